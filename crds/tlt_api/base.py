@@ -1,0 +1,78 @@
+"""How our API types are written: immutable pydantic models with camelCase on the wire, and rules.
+
+A :class:`Rule` is a check across fields, written once: in CEL for the API server, which refuses a bad object
+when it is applied, and in Python for runs without a cluster. Checks of one field are ordinary constraints
+(``ge``, ``multiple_of``, ``Literal``), which become the schema's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic.alias_generators import to_camel
+
+GROUP = "tlt.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One cross-field rule of a model.
+
+    Attributes:
+        cel: The rule in CEL; ``self`` is the object. True means valid.
+        check: The same rule in Python.
+        message: What is expected and how to get there, one sentence.
+    """
+
+    cel: str
+    check: Callable[[Any], bool]
+    message: str
+
+
+def exactly_one_of(*fields: str, hint: str) -> Rule:
+    """The rule of a union: exactly one of these optional fields is given."""
+    wire = [to_camel(field.rstrip("_")) for field in fields]
+    counted = " + ".join(f"(has(self.{name}) ? 1 : 0)" for name in wire)
+    return Rule(
+        cel=f"({counted}) == 1",
+        check=lambda self: sum(getattr(self, field) is not None for field in fields) == 1,
+        message=f"expected exactly one of {', '.join(wire)}; {hint}",
+    )
+
+
+class ApiModel(BaseModel):
+    """Base of every API type: frozen, unknown fields refused, camelCase in JSON and YAML."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        validate_by_alias=True,
+        validate_by_name=True,
+        serialize_by_alias=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+    )
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _obey_rules(self) -> Self:
+        for rule in self.rules:
+            if not rule.check(self):
+                raise ValueError(rule.message)
+        return self
+
+    def to_wire(self) -> dict[str, Any]:
+        """The object as JSON data: camelCase, absent fields left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class StatusModel(ApiModel):
+    """Base of what is read back from a cluster: fields that a newer version added are ignored."""
+
+    model_config = ConfigDict(extra="ignore")

@@ -1,0 +1,45 @@
+"""PruneJob: take whole filters out of a trained detector, by TLT's rule."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tlt_api.base import ApiModel, exactly_one_of
+from tlt_api.common import JobSpec, ModelSource
+from tlt_api.trainingjob import OpenFraction
+
+
+class PruneTarget(ApiModel):
+    """How much to keep; the threshold that gives it is searched for."""
+
+    parameters: OpenFraction | None = None
+    """Fraction of the parameters to keep."""
+    flops: OpenFraction | None = None
+    """Fraction of the FLOPs to keep."""
+
+    rules = (exactly_one_of("parameters", "flops", hint="aim at one of them"),)
+
+
+class PruneJobSpec(JobSpec):
+    """What to prune, and how much."""
+
+    model: ModelSource
+    """The trained model."""
+    threshold: OpenFraction | None = None
+    """TLT's pth: filters whose normalised norm is not above it go. Higher is smaller."""
+    target: PruneTarget | None = None
+    """How much to keep, instead of a threshold."""
+    normalizer: Literal["max", "l2"] = "max"
+    """What a filter's norm is divided by: the layer's largest, or the layer's root mean square."""
+    equalization: Literal["union", "intersection", "arithmeticMean", "geometricMean"] = "union"
+    """How the norms of filters that must go together (residual additions) are merged."""
+    granularity: Annotated[int, Field(ge=1, le=512)] = 8
+    """The number of filters kept is rounded up to a multiple of this."""
+    min_filters: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Filters that every layer keeps at least."""
+    excluded_layers: Annotated[list[Annotated[str, Field(max_length=128)]], Field(max_length=256)] = []
+    """Layers (by name) that keep all their filters."""
+
+    rules = (exactly_one_of("threshold", "target", hint="give TLT's threshold, or the fraction to keep"),)

@@ -1,0 +1,158 @@
+"""References between resources: TrainingJob <- PruneJob <- TrainingJob <- ExportJob, in any order of arrival.
+
+Pure: the resources come in by a function. The operator and ``tlt run`` resolve by the same rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tlt_api.common import ModelSource
+from tlt_api.exportjob import ExportJobSpec
+from tlt_api.failures import Reason
+from tlt_api.prunejob import PruneJobSpec
+from tlt_api.resources import Resource
+from tlt_api.status import (
+    Dependency,
+    Inputs,
+    Phase,
+    ResolvedModel,
+    ResolvedRecords,
+    TrainingJobStatus,
+)
+from tlt_api.trainingjob import TrainingJobSpec
+
+Lookup = Callable[[str, str], Resource | None]
+"""(kind, name) -> the resource of this namespace, or None."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """All references are resolved."""
+
+    inputs: Inputs
+    dependency: Dependency | None = None
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A reference cannot be resolved yet.
+
+    Attributes:
+        message: What is waited for.
+        dependency: The resource waited for, where it exists.
+    """
+
+    message: str
+    dependency: Dependency | None = None
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A reference can never be resolved: the dependant fails with this reason."""
+
+    reason: Reason
+    message: str
+    dependency: Dependency | None = None
+
+
+def model_source(resource: Resource) -> ModelSource | None:
+    """Where the resource's model comes from; None for a training from nothing."""
+    spec = resource.spec
+    if isinstance(spec, TrainingJobSpec):
+        return spec.model.from_
+    if isinstance(spec, PruneJobSpec | ExportJobSpec):
+        return spec.model
+    return None
+
+
+def parent_key(source: ModelSource | None) -> tuple[str, str] | None:
+    """(kind, name) of the resource that a source refers to; None for a file."""
+    if source is None:
+        return None
+    if source.training_job_ref:
+        return "TrainingJob", source.training_job_ref.name
+    if source.prune_job_ref:
+        return "PruneJob", source.prune_job_ref.name
+    return None
+
+
+def resolve(resource: Resource, lookup: Lookup) -> Resolved | Waiting | Broken:
+    """Resolve the resource's reference, given the other resources of its namespace.
+
+    A parent that was seen before (``status.dependency``) and is gone, or is another object of the same name,
+    breaks the reference; one that has never been seen is waited for.
+    """
+    source = model_source(resource)
+    key = parent_key(source)
+    if source is None:
+        return Resolved(Inputs())
+    if key is None:
+        return Resolved(Inputs(model=ResolvedModel(uri=source.uri or "", sha256=source.sha256)))
+    cycle = _cycle(resource, lookup)
+    if cycle:
+        return Broken(Reason.DEPENDENCY_CYCLE, f"the references form a circle: {' -> '.join(cycle)}")
+    parent = lookup(*key)
+    known = resource.status.dependency
+    if known and (parent is None or parent.uid != known.uid):
+        return Broken(
+            Reason.DEPENDENCY_DELETED,
+            f"{key[0]}/{key[1]} (uid {known.uid}), which this refers to, was deleted before it succeeded",
+            known,
+        )
+    if parent is None:
+        return Waiting(f"waits for {key[0]}/{key[1]}, which does not exist yet")
+    return _from_parent(source, parent, lookup)
+
+
+def _from_parent(source: ModelSource, parent: Resource, lookup: Lookup) -> Resolved | Waiting | Broken:
+    dependency = Dependency(kind=parent.kind.name, name=parent.name, uid=parent.uid)
+    if parent.status.phase == Phase.FAILED:
+        why = parent.status.failure
+        text = f": {why.reason}: {why.message}" if why else ""
+        return Broken(Reason.DEPENDENCY_FAILED, f"{parent.key} failed{text}", dependency)
+    if parent.status.phase != Phase.SUCCEEDED:
+        phase = parent.status.phase or Phase.PENDING
+        return Waiting(f"waits for {parent.key}, which is {phase}", dependency)
+    name = source.training_job_ref.checkpoint if source.training_job_ref else "model"
+    artifact = parent.status.artifact(name)
+    if artifact is None:
+        there = ", ".join(item.name for item in parent.status.artifacts or ()) or "none"
+        return Broken(
+            Reason.DEPENDENCY_UNUSABLE,
+            f"{parent.key} succeeded without an artifact {name!r}; it has: {there}",
+            dependency,
+        )
+    model = ResolvedModel(uri=artifact.uri, sha256=artifact.sha256)
+    return Resolved(Inputs(model=model, records=_records(parent, lookup)), dependency)
+
+
+def _records(resource: Resource | None, lookup: Lookup) -> ResolvedRecords | None:
+    """The data behind a model: the nearest TrainingJob's, up the chain."""
+    while resource is not None:
+        status = resource.status
+        if isinstance(status, TrainingJobStatus):
+            data = status.dataset
+            if data and data.records_uri and data.digest:
+                return ResolvedRecords(uri=data.records_uri, digest=data.digest)
+            return None
+        if status.inputs and status.inputs.records:
+            return status.inputs.records
+        key = parent_key(model_source(resource))
+        resource = lookup(*key) if key else None
+    return None
+
+
+def _cycle(resource: Resource, lookup: Lookup) -> list[str]:
+    path = [resource.key]
+    current: Resource | None = resource
+    while current is not None:
+        key = parent_key(model_source(current))
+        if key is None:
+            return []
+        path.append(f"{key[0]}/{key[1]}")
+        if path[-1] in path[:-1]:
+            return path if path[-1] == path[0] else []
+        current = lookup(*key)
+    return []

@@ -1,0 +1,185 @@
+"""The kinds: their names, commands and printer columns, and reading a resource from JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from tlt_api.base import API_VERSION, GROUP
+from tlt_api.common import JobSpec
+from tlt_api.exportjob import ExportJobSpec
+from tlt_api.prunejob import PruneJobSpec
+from tlt_api.status import ExportJobStatus, JobStatus, PruneJobStatus, TrainingJobStatus
+from tlt_api.trainingjob import TrainingJobSpec
+
+MAX_NAME_LENGTH = 40
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of ``kubectl get``. ``wide`` shows it with ``-o wide`` only."""
+
+    name: str
+    type: str
+    path: str
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One of our kinds.
+
+    Attributes:
+        name: Kind, as in a manifest.
+        plural: As in an API path.
+        short_name: For kubectl.
+        command: The runner's command, which also names the child Jobs: ``<cr>-<command>-<attempt>``.
+        spec: Its spec.
+        status: Its status.
+        columns: Printer columns.
+    """
+
+    name: str
+    plural: str
+    short_name: str
+    command: str
+    spec: type[JobSpec]
+    status: type[JobStatus]
+    columns: tuple[Column, ...]
+
+
+_PHASE = Column("Phase", "string", ".status.phase")
+_AGE = Column("Age", "date", ".metadata.creationTimestamp")
+_REASON = Column("Reason", "string", ".status.failure.reason", wide=True)
+
+TRAINING_JOB = Kind(
+    "TrainingJob", "trainingjobs", "tj", "train", TrainingJobSpec, TrainingJobStatus,
+    (
+        _PHASE,
+        Column("Epoch", "integer", ".status.progress.epoch"),
+        Column("mAP", "number", ".status.metrics.mAP"),
+        Column("ETA", "integer", ".status.progress.etaSeconds"),
+        Column("GPUs", "integer", ".spec.resources.gpus"),
+        Column("Attempt", "integer", ".status.attempt"),
+        Column("Backbone", "string", ".spec.model.backbone", wide=True),
+        Column("Loss", "number", ".status.progress.loss", wide=True),
+        Column("Images", "integer", ".status.dataset.images", wide=True),
+        _REASON,
+        _AGE,
+    ),
+)  # fmt: skip
+PRUNE_JOB = Kind(
+    "PruneJob", "prunejobs", "pj", "prune", PruneJobSpec, PruneJobStatus,
+    (
+        _PHASE,
+        Column("Model", "string", ".spec.model.trainingJobRef.name"),
+        Column("Threshold", "number", ".spec.threshold"),
+        Column("Params", "string", ".status.pruning.parametersKept"),
+        Column("FLOPs", "string", ".status.pruning.flopsKept"),
+        _REASON,
+        _AGE,
+    ),
+)  # fmt: skip
+EXPORT_JOB = Kind(
+    "ExportJob", "exportjobs", "ej", "export", ExportJobSpec, ExportJobStatus,
+    (
+        _PHASE,
+        Column("Model", "string", ".spec.model.trainingJobRef.name"),
+        Column("Precisions", "string", ".spec.precisions"),
+        Column("mAP", "number", ".status.lowestMAP"),
+        Column("Drop", "number", ".status.largestDrop"),
+        _REASON,
+        _AGE,
+    ),
+)  # fmt: skip
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (TRAINING_JOB, PRUNE_JOB, EXPORT_JOB)}
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A resource as read: identity, spec and status, all typed.
+
+    Attributes:
+        kind: Its kind.
+        namespace: Its namespace.
+        name: Its name.
+        uid: Its uid; empty in local runs before one is given.
+        generation: Its generation.
+        spec: Its spec, validated.
+        status: Its status, as far as it is understood.
+        deleting: Whether it is being deleted.
+        created: ``metadata.creationTimestamp``, or empty.
+    """
+
+    kind: Kind
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    spec: JobSpec
+    status: JobStatus
+    deleting: bool = False
+    created: str = ""
+
+    @property
+    def key(self) -> str:
+        """``Kind/name``, for messages; references never leave the namespace."""
+        return f"{self.kind.name}/{self.name}"
+
+
+class InvalidResourceError(ValueError):
+    """A resource that does not follow the schema: which field, what was expected, what was given."""
+
+
+def parse(body: Mapping[str, Any]) -> Resource:
+    """Read a resource from its JSON form.
+
+    Raises:
+        InvalidResourceError: API version, kind or spec are not ours; the message lists every field at fault.
+    """
+    if body.get("apiVersion") != API_VERSION or body.get("kind") not in KINDS:
+        raise InvalidResourceError(
+            f"expected apiVersion {API_VERSION} and kind {' or '.join(KINDS)}, "
+            f"got {body.get('apiVersion')!r} and {body.get('kind')!r}"
+        )
+    kind = KINDS[body["kind"]]
+    metadata = body.get("metadata") or {}
+    name = metadata.get("name") or ""
+    if not 0 < len(name) <= MAX_NAME_LENGTH:
+        raise InvalidResourceError(
+            f"metadata.name: expected 1 to {MAX_NAME_LENGTH} characters, got {len(name)} ({name!r})"
+        )
+    try:
+        spec = kind.spec.model_validate(body.get("spec") or {})
+    except ValidationError as error:
+        raise InvalidResourceError(f"{kind.name}/{name}: {explain(error)}") from None
+    return Resource(
+        kind=kind,
+        namespace=metadata.get("namespace") or "default",
+        name=name,
+        uid=metadata.get("uid") or "",
+        generation=metadata.get("generation") or 1,
+        spec=spec,
+        status=kind.status.model_validate(body.get("status") or {}),
+        deleting=bool(metadata.get("deletionTimestamp")),
+        created=metadata.get("creationTimestamp") or "",
+    )
+
+
+def explain(error: ValidationError, root: str = "spec") -> str:
+    """A validation error as one line per field: path, what was expected, what was given."""
+    lines = []
+    for item in error.errors():
+        path = ".".join([root, *(str(part) for part in item["loc"])])
+        given = "" if item["type"] == "missing" else f", got {item['input']!r:.120}"
+        lines.append(f"{path}: {item['msg'].removeprefix('Value error, ')}{given}")
+    return "; ".join(lines)
+
+
+def crd_name(kind: Kind) -> str:
+    """Name of the kind's CustomResourceDefinition."""
+    return f"{kind.plural}.{GROUP}"

@@ -1,0 +1,75 @@
+"""RunReport: what a runner says of its run, on two ways that carry the same thing.
+
+While it runs it applies the report to its own resource's status. When it ends it writes it once more, shortened
+to Kubernetes' 4,096 bytes, as the container's termination message: an API server that was away loses nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from tlt_api.base import StatusModel
+from tlt_api.status import (
+    Artifact,
+    DatasetStatus,
+    ExportStatus,
+    Failure,
+    Metrics,
+    Progress,
+    PruningStatus,
+)
+
+TERMINATION_MESSAGE_LIMIT = 4096
+
+
+class RunReport(StatusModel):
+    """The runner's part of the status. Absent fields have not been learnt yet (or do not apply)."""
+
+    progress: Progress | None = None
+    dataset: DatasetStatus | None = None
+    metrics: Metrics | None = None
+    pruning: PruningStatus | None = None
+    exports: list[ExportStatus] | None = None
+    lowest_m_ap: Annotated[float | None, Field(alias="lowestMAP")] = None
+    largest_drop: float | None = None
+    artifacts: list[Artifact] | None = None
+    failure: Failure | None = None
+    """Set when the run ended without success; in the termination message only."""
+
+    def to_status(self) -> dict[str, Any]:
+        """The fields that the runner applies to its resource's status."""
+        return {key: value for key, value in self.to_wire().items() if key != "failure"}
+
+
+def to_termination_message(report: RunReport, limit: int = TERMINATION_MESSAGE_LIMIT) -> str:
+    """The report as JSON of at most ``limit`` bytes.
+
+    What is longest and stands elsewhere goes first: per-class lists, then the texts of a failure are cut,
+    then everything but failure, metrics and artifacts, then all but a cut failure.
+    """
+    for attempt in _shorter_and_shorter(report):
+        text = attempt.model_dump_json(by_alias=True, exclude_none=True)
+        if len(text.encode()) <= limit:
+            return text
+    raise ValueError(f"a report of {len(text.encode())} bytes cannot be shortened to {limit}")
+
+
+def _shorter_and_shorter(report: RunReport) -> list[RunReport]:
+    no_classes = report.model_copy(
+        update={
+            "dataset": report.dataset and report.dataset.model_copy(update={"classes": None}),
+            "metrics": report.metrics and report.metrics.model_copy(update={"per_class": None}),
+        }
+    )
+    failure = report.failure and report.failure.model_copy(
+        update={"message": _cut(report.failure.message), "hint": _cut(report.failure.hint)}
+    )
+    cut = no_classes.model_copy(update={"failure": failure})
+    core = RunReport(failure=failure, metrics=cut.metrics, artifacts=cut.artifacts)
+    return [report, no_classes, cut, core, RunReport(failure=failure)]
+
+
+def _cut(text: str, length: int = 600) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."

@@ -1,0 +1,61 @@
+"""What a task gets besides its RunSpec: where to read and write, whom to tell, when to stop.
+
+A task is a function ``run(run_spec, context) -> None`` in ``tlt_runner.tasks``. It raises
+:class:`~tlt_runner.errors.RunnerError` to fail; whatever it reported before stays reported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Protocol
+
+from tlt_api.status import (
+    Artifact,
+    DatasetStatus,
+    ExportStatus,
+    Metrics,
+    Progress,
+    PruningStatus,
+)
+from tlt_runner.storage import Storage
+
+
+class Reporter(Protocol):
+    """Takes what a task has learnt and sees to it that it reaches the resource's status."""
+
+    def progress(self, progress: Progress) -> None:
+        """Where the run is. Cheap: called every step, sent at most every few seconds."""
+
+    def dataset(self, dataset: DatasetStatus) -> None:
+        """What preparation found."""
+
+    def metrics(self, metrics: Metrics) -> None:
+        """Evaluation of the best model so far."""
+
+    def pruning(self, pruning: PruningStatus) -> None:
+        """What pruning did."""
+
+    def exports(self, exports: list[ExportStatus]) -> None:
+        """What was exported; lowestMAP and largestDrop are derived."""
+
+    def artifact(self, artifact: Artifact) -> None:
+        """A whole file; replaces an artifact of the same name."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Surroundings of a task.
+
+    Attributes:
+        storage: Reads and writes addresses.
+        reporter: Takes progress and results.
+        scratch: An empty folder for temporary files, removed when the run ends.
+        stop: Set when the run must end soon (SIGTERM): checkpoint, then raise ``Interrupted``.
+    """
+
+    storage: Storage
+    reporter: Reporter
+    scratch: Path
+    stop: Event
