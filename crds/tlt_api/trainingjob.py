@@ -81,7 +81,7 @@ class Dataset(ApiModel):
 
     rules = (
         Rule(
-            cel="self.targetClassMapping.all(k, ![k, self.targetClassMapping[k]].exists(n, n == 'background'))",
+            cel="self.targetClassMapping.all(k, !('background' in [k, self.targetClassMapping[k]]))",
             check=lambda self: (
                 "background" not in {*self.target_class_mapping, *self.target_class_mapping.values()}
             ),
