@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic_core import CoreSchema
 
 GROUP = "tlt.dev"
 VERSION = "v1alpha1"
@@ -27,11 +28,22 @@ class Rule:
         cel: The rule in CEL; ``self`` is the object. True means valid.
         check: The same rule in Python.
         message: What is expected and how to get there, one sentence.
+        given: CEL text expression that says what was given, for the API server's message.
     """
 
     cel: str
     check: Callable[[Any], bool]
     message: str
+    given: str
+
+    def to_schema(self) -> dict[str, str]:
+        """The rule as an item of ``x-kubernetes-validations``."""
+        quoted = self.message.replace("'", "\\'")
+        return {
+            "rule": self.cel,
+            "message": self.message,
+            "messageExpression": f"'{quoted}, got ' + {self.given}",
+        }
 
 
 def exactly_one_of(*fields: str, hint: str) -> Rule:
@@ -41,8 +53,14 @@ def exactly_one_of(*fields: str, hint: str) -> Rule:
     return Rule(
         cel=f"({counted}) == 1",
         check=lambda self: sum(getattr(self, field) is not None for field in fields) == 1,
-        message=f"expected exactly one of {', '.join(wire)}; {hint}",
+        message=f"expected exactly one of {', '.join(wire)} ({hint})",
+        given=f"({counted} == 0 ? 'none' : 'several')",
     )
+
+
+def pair(left: str, right: str) -> str:
+    """The ``given`` of a rule that compares two numbers: both, by name."""
+    return f"'{left} ' + string(self.{left}) + ' and {right} ' + string(self.{right})"
 
 
 class ApiModel(BaseModel):
@@ -59,6 +77,15 @@ class ApiModel(BaseModel):
         allow_inf_nan=False,
     )
     rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        if cls.rules:
+            schema["x-kubernetes-validations"] = [rule.to_schema() for rule in cls.rules]
+        return schema
 
     @model_validator(mode="after")
     def _obey_rules(self) -> Self:

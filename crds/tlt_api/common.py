@@ -54,7 +54,8 @@ class ModelSource(ApiModel):
         Rule(
             cel="!has(self.sha256) || has(self.uri)",
             check=lambda self: self.sha256 is None or self.uri is not None,
-            message="sha256 belongs to uri; for a reference the digest is taken from that resource",
+            message="expected sha256 only beside uri: for a reference the digest is that resource's own",
+            given="'sha256 without uri'",
         ),
     )
 

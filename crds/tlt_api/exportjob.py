@@ -26,6 +26,7 @@ class Batch(ApiModel):
             cel="self.min <= self.opt && self.opt <= self.max",
             check=lambda self: self.min <= self.opt <= self.max,
             message="expected min <= opt <= max",
+            given="'min ' + string(self.min) + ', opt ' + string(self.opt) + ', max ' + string(self.max)",
         ),
     )
 
@@ -44,7 +45,8 @@ class Engine(ApiModel):
         Rule(
             cel="self.builder == 'tensorrt-rtx' || size(self.computeCapabilities) == 0",
             check=lambda self: self.builder == "tensorrt-rtx" or not self.compute_capabilities,
-            message="computeCapabilities belongs to tensorrt-rtx: tensorrt builds for the GPU it runs on",
+            message="expected computeCapabilities only with tensorrt-rtx: tensorrt builds for its own GPU",
+            given="'builder ' + self.builder",
         ),
     )
 
@@ -77,5 +79,6 @@ class ExportJobSpec(JobSpec):
             cel="self.precisions.all(p, self.precisions.exists_one(q, p == q))",
             check=lambda self: len(set(self.precisions)) == len(self.precisions),
             message="expected each precision once",
+            given="self.precisions.join(', ')",
         ),
     )

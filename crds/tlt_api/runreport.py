@@ -1,8 +1,8 @@
 """RunReport: what a runner says of its run, on two ways that carry the same thing.
 
 While it runs it applies the report to its own resource's status. When it ends it writes it once more,
-shortened to Kubernetes' 4,096 bytes, as the container's termination message: an API server that was away loses
-nothing.
+shortened to Kubernetes' 4,096 bytes, as the container's termination message: nothing is lost while the API
+server is away.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tlt_api.base import ApiModel, Rule, exactly_one_of
+from tlt_api.base import ApiModel, Rule, exactly_one_of, pair
 from tlt_api.common import JobSpec, ModelSource, RelativePath, Sha256, Uri
 
 Multiple16 = Annotated[int, Field(ge=64, le=4096, multiple_of=16)]
@@ -45,7 +45,8 @@ class Validation(ApiModel):
         Rule(
             cel="has(self.images) == has(self.labels)",
             check=lambda self: (self.images is None) == (self.labels is None),
-            message="images and labels go together: give both or neither",
+            message="expected images and labels together: give both or neither",
+            given="'one of them'",
         ),
     )
 
@@ -85,7 +86,8 @@ class Dataset(ApiModel):
             check=lambda self: (
                 "background" not in {*self.target_class_mapping, *self.target_class_mapping.values()}
             ),
-            message="targetClassMapping may not use the name background: the detector adds that class itself",
+            message="expected no class background in targetClassMapping: the detector adds it itself",
+            given="'background'",
         ),
     )
 
@@ -134,6 +136,7 @@ class ProposalCounts(ApiModel):
             cel="self.postNms < self.preNms",
             check=lambda self: self.post_nms < self.pre_nms,
             message="expected postNms < preNms: suppression keeps fewer boxes than it is given",
+            given=pair("postNms", "preNms"),
         ),
     )
 
@@ -168,6 +171,7 @@ class Proposals(ApiModel):
             cel="self.minOverlap < self.maxOverlap",
             check=lambda self: self.min_overlap < self.max_overlap,
             message="expected minOverlap < maxOverlap",
+            given=pair("minOverlap", "maxOverlap"),
         ),
     )
 
@@ -193,6 +197,7 @@ class Roi(ApiModel):
             cel="self.minOverlap < self.maxOverlap",
             check=lambda self: self.min_overlap < self.max_overlap,
             message="expected minOverlap < maxOverlap",
+            given=pair("minOverlap", "maxOverlap"),
         ),
     )
 
@@ -238,7 +243,8 @@ class Model(ApiModel):
         Rule(
             cel="!(has(self.pretrainedWeights) && has(self.from))",
             check=lambda self: self.pretrained_weights is None or self.from_ is None,
-            message="pretrainedWeights and from exclude each other: a whole model brings its weights along",
+            message="expected pretrainedWeights or from: a whole model brings its weights along",
+            given="'both'",
         ),
     )
 
@@ -262,11 +268,13 @@ class LearningRate(ApiModel):
             cel="self.min <= self.max",
             check=lambda self: self.min <= self.max,
             message="expected min <= max",
+            given=pair("min", "max"),
         ),
         Rule(
             cel="self.softStart <= self.annealing",
             check=lambda self: self.soft_start <= self.annealing,
             message="expected softStart <= annealing: the fall begins after the rise has ended",
+            given=pair("softStart", "annealing"),
         ),
     )
 

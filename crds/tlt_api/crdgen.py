@@ -1,0 +1,202 @@
+"""Generates the CustomResourceDefinitions from the models: ``python -m tlt_api.crdgen crds``.
+
+pydantic's JSON Schema becomes a structural schema: references inlined, optional fields without ``null`` (absent
+is absent: CEL's ``has`` means what it says), numbers' exclusive bounds in OpenAPI 3.0's form. Added are the
+models' rules in CEL, immutability of ``spec``, size limits that bound CEL's cost, and printer columns.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tlt_api.base import GROUP, VERSION
+from tlt_api.resources import KINDS, MAX_NAME_LENGTH, Kind, crd_name
+
+Schema = dict[str, Any]
+
+MUTABLE = {"suspend", "runPolicy.ttlSecondsAfterFinished"}
+_PARTLY_MUTABLE = {path.rsplit(".", 1)[0] for path in MUTABLE if "." in path}
+_DEFAULT_MAX_LENGTH = 1024
+_DEFAULT_MAX_ITEMS = 1024
+_DROPPED = {"title", "$defs", "additionalProperties", "x-list-map-key"}
+
+
+def custom_resource_definition(kind: Kind) -> Schema:
+    """The CustomResourceDefinition of a kind, as JSON data."""
+    spec = _structural(kind.spec.model_json_schema(by_alias=True))
+    _limit_sizes(spec)
+    _make_immutable(spec)
+    status = _structural(kind.status.model_json_schema(by_alias=True))
+    root = {
+        "description": (kind.spec.__doc__ or "").strip(),
+        "type": "object",
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "spec": spec,
+            "status": status,
+        },
+        "x-kubernetes-validations": [_name_rule()],
+    }
+    version = {
+        "name": VERSION,
+        "served": True,
+        "storage": True,
+        "schema": {"openAPIV3Schema": root},
+        "subresources": {"status": {}},
+        "additionalPrinterColumns": [
+            {"name": c.name, "type": c.type, "jsonPath": c.path, **({"priority": 1} if c.wide else {})}
+            for c in kind.columns
+        ],
+    }
+    names = {
+        "kind": kind.name,
+        "listKind": f"{kind.name}List",
+        "plural": kind.plural,
+        "singular": kind.name.lower(),
+        "shortNames": [kind.short_name],
+        "categories": ["tlt"],
+    }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": crd_name(kind)},
+        "spec": {"group": GROUP, "scope": "Namespaced", "names": names, "versions": [version]},
+    }
+
+
+def _name_rule() -> Schema:
+    return {
+        "rule": f"size(self.metadata.name) <= {MAX_NAME_LENGTH}",
+        "message": f"metadata.name: expected at most {MAX_NAME_LENGTH} characters",
+        "messageExpression": (
+            f"'metadata.name: expected at most {MAX_NAME_LENGTH} characters (child names must fit), got ' + "
+            "string(size(self.metadata.name))"
+        ),
+    }
+
+
+def _structural(schema: Schema) -> Schema:
+    inlined: Schema = _inline(schema, schema.get("$defs", {}))
+    return inlined
+
+
+def _inline(node: Any, definitions: Schema) -> Any:
+    if isinstance(node, list):
+        return [_inline(item, definitions) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = _without_reference(_without_null(node), definitions)
+    result = {key: value for key, value in node.items() if key not in _DROPPED}
+    for key in ("properties", "items"):
+        if key == "properties" and key in result:
+            result[key] = {name: _inline(value, definitions) for name, value in result[key].items()}
+        elif key in result:
+            result[key] = _inline(result[key], definitions)
+    if isinstance(node.get("additionalProperties"), dict):
+        result["additionalProperties"] = _inline(node["additionalProperties"], definitions)
+    if "x-list-map-key" in node:
+        result |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [node["x-list-map-key"]]}
+    if "const" in result:
+        result["enum"] = [result.pop("const")]
+    if "default" in result:
+        result["default"] = _without_absent(result["default"])
+        if result["default"] is None:
+            del result["default"]
+    for bound in ("Minimum", "Maximum"):
+        if isinstance(result.get(f"exclusive{bound}"), int | float):
+            result[bound.lower()] = result[f"exclusive{bound}"]
+            result[f"exclusive{bound}"] = True
+    if "description" in result:
+        result["description"] = " ".join(result["description"].split())
+    return result
+
+
+def _without_null(node: Schema) -> Schema:
+    options = [option for option in node.get("anyOf", ()) if option != {"type": "null"}]
+    if "anyOf" not in node:
+        return node
+    if len(options) != 1:
+        raise ValueError(f"a structural schema has one type a field, got {node['anyOf']}")
+    return {**options[0], **{key: value for key, value in node.items() if key != "anyOf"}}
+
+
+def _without_reference(node: Schema, definitions: Schema) -> Schema:
+    if "$ref" not in node:
+        return node
+    target = definitions[node["$ref"].rsplit("/", 1)[1]]
+    own = {key: value for key, value in node.items() if key != "$ref"}
+    return _without_null({**target, **own})
+
+
+def _without_absent(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_absent(item) for key, item in value.items() if item is not None}
+    return value
+
+
+def _limit_sizes(schema: Schema) -> None:
+    for node in _walk(schema):
+        if node.get("type") == "string" and "enum" not in node:
+            node.setdefault("maxLength", _DEFAULT_MAX_LENGTH)
+        if node.get("type") == "array":
+            node.setdefault("maxItems", _DEFAULT_MAX_ITEMS)
+
+
+def _walk(schema: Schema) -> Iterator[Schema]:
+    yield schema
+    for child in schema.get("properties", {}).values():
+        yield from _walk(child)
+    for key in ("items", "additionalProperties"):
+        if isinstance(schema.get(key), dict):
+            yield from _walk(schema[key])
+
+
+def _make_immutable(schema: Schema, prefix: str = "") -> None:
+    required = set(schema.get("required", ()))
+    for name, child in schema["properties"].items():
+        path = f"{prefix}{name}"
+        if path in MUTABLE:
+            continue
+        if path in _PARTLY_MUTABLE:
+            _make_immutable(child, f"{path}.")
+            continue
+        reason = f"spec.{path} is immutable: create another resource, or delete this one and create it again"
+        child.setdefault("x-kubernetes-validations", []).append(
+            {"rule": "self == oldSelf", "message": reason}
+        )
+        if name not in required and "default" not in child:
+            schema.setdefault("x-kubernetes-validations", []).append(
+                {"rule": f"has(self.{name}) == has(oldSelf.{name})", "message": reason}
+            )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Block style, keys in our order, no anchors: two equal defaults are written twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def to_yaml(kind: Kind) -> str:
+    """The CustomResourceDefinition as the YAML file that is committed."""
+    head = "# Generated by `make generate` (tlt_api.crdgen) from the models in crds/tlt_api. Do not edit.\n"
+    body = yaml.dump(custom_resource_definition(kind), Dumper=_Dumper, sort_keys=False, width=110)
+    return head + body
+
+
+def main(folder: Path) -> None:
+    """Write one file per kind into ``folder``."""
+    for kind in KINDS.values():
+        (folder / f"{crd_name(kind)}.yaml").write_text(to_yaml(kind), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "crds"))
