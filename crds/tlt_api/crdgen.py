@@ -1,8 +1,8 @@
 """Generates the CustomResourceDefinitions from the models: ``python -m tlt_api.crdgen crds``.
 
-pydantic's JSON Schema becomes a structural schema: references inlined, optional fields without ``null`` (absent
-is absent: CEL's ``has`` means what it says), numbers' exclusive bounds in OpenAPI 3.0's form. Added are the
-models' rules in CEL, immutability of ``spec``, size limits that bound CEL's cost, and printer columns.
+pydantic's JSON Schema becomes a structural schema: references inlined, optional fields without ``null``
+(absent is absent: CEL's ``has`` means what it says), numbers' exclusive bounds in OpenAPI 3.0's form. Added
+are the models' rules in CEL, immutability of ``spec``, size limits that bound CEL's cost, printer columns.
 """
 
 from __future__ import annotations

@@ -1,0 +1,32 @@
+"""A report always fits into a termination message, and keeps what matters most."""
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tlt_api.runreport import TERMINATION_MESSAGE_LIMIT, RunReport, to_termination_message
+from tlt_api.status import Artifact, ClassMetric, Failure, Metrics
+
+ARTIFACT = Artifact(name="best", uri="pvc://d/best.keras", sha256="a" * 64, size_bytes=1)
+
+
+def test_a_short_report_is_carried_whole() -> None:
+    report = RunReport(metrics=Metrics(m_ap=0.9), artifacts=[ARTIFACT])
+    assert RunReport.model_validate_json(to_termination_message(report)) == report
+
+
+def test_many_classes_leave_the_message_before_the_map_does() -> None:
+    classes = [ClassMetric(name=f"class {i}", average_precision=0.5) for i in range(500)]
+    report = RunReport(metrics=Metrics(m_ap=0.5, per_class=classes), artifacts=[ARTIFACT])
+    carried = RunReport.model_validate_json(to_termination_message(report))
+    assert carried.metrics == Metrics(m_ap=0.5)
+    assert carried.artifacts == [ARTIFACT]
+
+
+@given(st.text(max_size=20000), st.text(max_size=20000), st.integers(0, 80))
+def test_no_report_is_too_long(message: str, hint: str, artifacts: int) -> None:
+    failure = Failure(reason="Internal", message=message, hint=hint)
+    text = to_termination_message(RunReport(failure=failure, artifacts=[ARTIFACT] * artifacts))
+    assert len(text.encode()) <= TERMINATION_MESSAGE_LIMIT
+    assert json.loads(text)["failure"]["reason"] == "Internal"

@@ -1,0 +1,92 @@
+"""The API's own rules, without a cluster."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from tlt_api import resources, runspec
+from tlt_api.failures import CLASSES, Reason, by_exit_code
+from tlt_api.status import Inputs, ResolvedModel
+
+TRAINING: dict[str, Any] = {
+    "apiVersion": "tlt.dev/v1alpha1",
+    "kind": "TrainingJob",
+    "metadata": {"name": "digits", "namespace": "team", "uid": "u-1"},
+    "spec": {
+        "dataset": {
+            "uri": "pvc://tlt-data/digits",
+            "targetClassMapping": {"one": "one", "two": "two"},
+            "imageSize": {"width": 192, "height": 128},
+        },
+        "output": {"uri": "pvc://tlt-data/runs/digits"},
+    },
+}
+
+
+def changed(path: str, value: Any, body: dict[str, Any] = TRAINING) -> dict[str, Any]:
+    body = copy.deepcopy(body)
+    node = body
+    *parents, last = path.split(".")
+    for part in parents:
+        node = node.setdefault(part, {})
+    node[last] = value
+    return body
+
+
+def test_a_minimal_training_job_takes_tlts_defaults() -> None:
+    spec = resources.parse(TRAINING).spec.to_wire()
+    assert spec["model"]["anchors"] == {"scales": [64, 128, 256], "ratios": [1.0, 0.5, 2.0]}
+    assert spec["training"]["batchSizePerGPU"] == 4
+    assert spec["dataset"]["validation"] == {"fraction": 0.2, "seed": 42}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("spec.dataset.imageSize.width", 190, "imageSize.width: Input should be a multiple of 16"),
+        ("spec.dataset.uri", "/data", "spec.dataset.uri"),
+        ("spec.dataset.validation", {"fraction": 0.1, "images": "v"}, "exactly one of fraction, images"),
+        ("spec.dataset.validation", {"images": "v"}, "expected images and labels together"),
+        ("spec.dataset.targetClassMapping", {}, "spec.dataset.targetClassMapping"),
+        ("spec.dataset.targetClassMapping", {"a": "background"}, "expected no class background"),
+        ("spec.model.backbone", "resnet51", "spec.model.backbone"),
+        ("spec.model.proposals.inference", {"preNms": 4000, "postNms": 10}, "preNms"),
+        ("spec.model.proposals.training", {"preNms": 10, "postNms": 10}, "expected postNms < preNms"),
+        ("spec.training.learningRate", {"min": 1.0, "max": 0.1}, "expected min <= max"),
+        ("spec.training.epoch", 3, "spec.training.epoch: Extra inputs are not permitted, got 3"),
+        ("metadata.name", "x" * 41, "metadata.name: expected 1 to 40 characters, got 41"),
+        ("kind", "TrainJob", "got 'tlt.dev/v1alpha1' and 'TrainJob'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_manifest_is_refused_with_the_field_at_fault(path: str, value: Any, expected: str) -> None:
+    with pytest.raises(resources.InvalidResourceError) as error:
+        resources.parse(changed(path, value))
+    assert expected in str(error.value)
+
+
+def test_a_run_spec_survives_its_trip_through_an_annotation() -> None:
+    resource = resources.parse(TRAINING)
+    inputs = Inputs(model=ResolvedModel(uri="pvc://tlt-data/m.keras", sha256="0" * 64))
+    sent = runspec.for_attempt(resource, resource.spec, inputs, attempt=2)
+    received = runspec.RunSpec.from_json(sent.to_json())
+    assert received == sent
+    assert received.kind.command == "train"
+
+
+def test_every_address_of_a_spec_is_found() -> None:
+    body = changed("spec.model.pretrainedWeights", {"uri": "s3://models/resnet.h5"})
+    assert resources.parse(body).spec.referenced_uris() == [
+        "pvc://tlt-data/digits",
+        "pvc://tlt-data/runs/digits",
+        "s3://models/resnet.h5",
+    ]
+
+
+def test_every_reason_has_one_class_and_exit_codes_are_unique() -> None:
+    assert set(CLASSES) == set(Reason)
+    codes = [entry.exit_code for entry in CLASSES.values() if entry.exit_code is not None]
+    assert len(codes) == len(set(codes))
+    assert all(0 < code < 128 for code in codes)
+    assert by_exit_code(12).reason == Reason.OUT_OF_MEMORY
+    assert by_exit_code(139).reason == Reason.INTERNAL
