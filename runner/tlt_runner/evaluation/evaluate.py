@@ -1,0 +1,88 @@
+"""Evaluation of a detector on batches, whatever computes the detections.
+
+Called by training (each interval), by ``tlt evaluate`` and by the verification of an export: Keras and ONNX
+Runtime are judged by this one function, so that their figures can be compared.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlt_api.status import ClassMetric, Metrics
+from tlt_runner.evaluation.average_precision import Accumulator, Method, Result
+
+log = logging.getLogger(__name__)
+
+Detect = Callable[[NDArray[np.float32]], Mapping[str, Any]]
+"""Images [B, H, W, 3], RGB 0 to 255 -> ``boxes`` [B, D, 4] yxyx in pixels, ``scores`` [B, D], ``classes``
+[B, D] (-1 is padding)."""
+
+
+def evaluate(
+    detect: Detect,
+    batches: Iterable[Mapping[str, Any]],
+    class_names: Sequence[str],
+    iou_threshold: float,
+    method: Method,
+) -> Metrics:
+    """Average precision of ``detect`` on ``batches``.
+
+    Args:
+        detect: The detector.
+        batches: Mappings of ``image`` [B, H, W, 3], ``boxes`` [B, G, 4] yxyx in pixels, ``classes`` [B, G]
+            (-1 is padding), ``difficult`` [B, G] and ``valid`` [B] (False fills up the last batch). Arrays or
+            tensors.
+        class_names: Names, in the order of ids.
+        iou_threshold: IoU from which a detection counts.
+        method: ``area`` or ``voc07``.
+
+    Returns:
+        mAP and AP by class; None where the data have no object of the class. What was ignored or left out is
+        logged.
+
+    Raises:
+        ValueError: A class id is beyond ``class_names``.
+    """
+    accumulator = Accumulator(class_names, iou_threshold)
+    for batch in batches:
+        _add_batch(accumulator, detect, batch)
+    result = accumulator.result(method)
+    _log(result)
+    return Metrics(
+        m_ap=result.mean,
+        iou_threshold=iou_threshold,
+        per_class=[
+            ClassMetric(name=item.name, average_precision=item.average_precision) for item in result.classes
+        ],
+    )
+
+
+def _add_batch(accumulator: Accumulator, detect: Detect, batch: Mapping[str, Any]) -> None:
+    found = {name: np.asarray(value) for name, value in detect(np.asarray(batch["image"])).items()}
+    truth = {name: np.asarray(batch[name]) for name in ("boxes", "classes", "difficult", "valid")}
+    for index in np.flatnonzero(truth["valid"]):
+        accumulator.add_image(
+            found["boxes"][index],
+            found["scores"][index],
+            found["classes"][index].astype(np.int64),
+            truth["boxes"][index],
+            truth["classes"][index].astype(np.int64),
+            truth["difficult"][index],
+        )
+
+
+def _log(result: Result) -> None:
+    ignored = sum(item.ignored for item in result.classes)
+    absent = [item.name for item in result.classes if item.average_precision is None]
+    log.info("evaluated %d images, mAP %s", result.images, result.mean)
+    if ignored:
+        log.info("%d detections of difficult objects were ignored", ignored)
+    if absent:
+        log.info("no object of %s in the validation data: not in the mean", ", ".join(absent))
+    if result.non_finite:
+        log.warning("%d detections with NaN or infinite values were left out", result.non_finite)
