@@ -37,12 +37,15 @@ class Rule:
     given: str
 
     def to_schema(self) -> dict[str, str]:
-        """The rule as an item of ``x-kubernetes-validations``."""
+        """The rule as an item of ``x-kubernetes-validations``.
+
+        ``format``, not ``+``: the API server takes a number's text to be of any length and refuses to add it.
+        """
         quoted = self.message.replace("'", "\\'")
         return {
             "rule": self.cel,
             "message": self.message,
-            "messageExpression": f"'{quoted}, got ' + {self.given}",
+            "messageExpression": f"'{quoted}, got %s'.format([{self.given}])",
         }
 
 
@@ -60,7 +63,7 @@ def exactly_one_of(*fields: str, hint: str) -> Rule:
 
 def pair(left: str, right: str) -> str:
     """The ``given`` of a rule that compares two numbers: both, by name."""
-    return f"'{left} ' + string(self.{left}) + ' and {right} ' + string(self.{right})"
+    return f"'{left} %s and {right} %s'.format([self.{left}, self.{right}])"
 
 
 class ApiModel(BaseModel):

@@ -77,8 +77,8 @@ def _name_rule() -> Schema:
         "rule": f"size(self.metadata.name) <= {MAX_NAME_LENGTH}",
         "message": f"metadata.name: expected at most {MAX_NAME_LENGTH} characters",
         "messageExpression": (
-            f"'metadata.name: expected at most {MAX_NAME_LENGTH} characters (child names must fit), got ' + "
-            "string(size(self.metadata.name))"
+            f"'metadata.name: expected at most {MAX_NAME_LENGTH} characters (child names must fit), "
+            "got %s'.format([size(self.metadata.name)])"
         ),
     }
 

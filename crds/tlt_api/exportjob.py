@@ -26,7 +26,7 @@ class Batch(ApiModel):
             cel="self.min <= self.opt && self.opt <= self.max",
             check=lambda self: self.min <= self.opt <= self.max,
             message="expected min <= opt <= max",
-            given="'min ' + string(self.min) + ', opt ' + string(self.opt) + ', max ' + string(self.max)",
+            given="'min %s, opt %s, max %s'.format([self.min, self.opt, self.max])",
         ),
     )
 
@@ -46,7 +46,7 @@ class Engine(ApiModel):
             cel="self.builder == 'tensorrt-rtx' || size(self.computeCapabilities) == 0",
             check=lambda self: self.builder == "tensorrt-rtx" or not self.compute_capabilities,
             message="expected computeCapabilities only with tensorrt-rtx: tensorrt builds for its own GPU",
-            given="'builder ' + self.builder",
+            given="self.builder",
         ),
     )
 
@@ -78,7 +78,7 @@ class ExportJobSpec(JobSpec):
         Rule(
             cel="self.precisions.all(p, self.precisions.exists_one(q, p == q))",
             check=lambda self: len(set(self.precisions)) == len(self.precisions),
-            message="expected each precision once",
-            given="self.precisions.join(', ')",
+            message="expected each of spec.precisions once",
+            given="self.precisions",
         ),
     )

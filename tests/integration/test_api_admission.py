@@ -1,0 +1,160 @@
+"""A real API server takes our CRDs and samples, and refuses wrong resources with a sentence that helps."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster.control_plane import ControlPlane
+from cluster.errors import ClusterError
+
+ROOT = Path(__file__).parents[2]
+TRAINING: dict[str, Any] = {
+    "apiVersion": "tlt.dev/v1alpha1",
+    "kind": "TrainingJob",
+    "metadata": {"name": "digits", "namespace": "default"},
+    "spec": {
+        "dataset": {
+            "uri": "pvc://tlt-data/digits",
+            "targetClassMapping": {"one": "one"},
+            "imageSize": {"width": 192, "height": 128},
+        },
+        "output": {"uri": "pvc://tlt-data/runs/digits"},
+    },
+}
+EXPORT: dict[str, Any] = {
+    "apiVersion": "tlt.dev/v1alpha1",
+    "kind": "ExportJob",
+    "metadata": {"name": "digits", "namespace": "default"},
+    "spec": {"model": {"trainingJobRef": {"name": "digits"}}, "output": {"uri": "pvc://tlt-data/out"}},
+}
+
+
+@pytest.fixture(scope="module")
+def cluster(control_plane_cluster: ControlPlane) -> ControlPlane:
+    control_plane_cluster.kubectl("apply", "-k", ROOT / "crds")
+    control_plane_cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    return control_plane_cluster
+
+
+def with_field(body: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    body = copy.deepcopy(body)
+    node = body
+    *parents, last = path.split(".")
+    for part in parents:
+        node = node.setdefault(part, {})
+    node[last] = value
+    return body
+
+
+def refusal(cluster: ControlPlane, body: dict[str, Any], *flags: str) -> str:
+    with pytest.raises(ClusterError) as error:
+        cluster.kubectl("apply", *flags, "-f", "-", stdin=json.dumps(body))
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "value", "expected"),
+    [
+        (
+            TRAINING,
+            "spec.dataset.imageSize.width",
+            190,
+            ["spec.dataset.imageSize.width", "190", "multiple of 16"],
+        ),
+        (TRAINING, "spec.dataset.uri", "/data", ["spec.dataset.uri", "/data", "pvc://"]),
+        (
+            TRAINING,
+            "spec.dataset.validation",
+            {"fraction": 0.1, "images": "a", "labels": "b"},
+            ["spec.dataset.validation", "expected exactly one of fraction, images", "got several"],
+        ),
+        (TRAINING, "spec.dataset.validation", {"seed": 1}, ["spec.dataset.validation", "got none"]),
+        (
+            TRAINING,
+            "spec.dataset.targetClassMapping",
+            {"a": "background"},
+            ["expected no class background in targetClassMapping"],
+        ),
+        (TRAINING, "spec.dataset.targetClassMapping", {}, ["spec.dataset.targetClassMapping"]),
+        (TRAINING, "spec.model.backbone", "resnet51", ["spec.model.backbone", "resnet51", "resnet18"]),
+        (
+            TRAINING,
+            "spec.model.from",
+            {},
+            ["spec.model.from", "expected exactly one of trainingJobRef, pruneJobRef, uri"],
+        ),
+        (TRAINING, "spec.model.proposals.inference.preNms", 6000, ["preNms", "6000", "3840"]),
+        (
+            TRAINING,
+            "spec.training.learningRate",
+            {"min": 0.5, "max": 0.01},
+            ["spec.training.learningRate", "expected min <= max", "got min 0.5 and max 0.01"],
+        ),
+        (TRAINING, "spec.training.epoch", 3, ['unknown field "spec.training.epoch"']),
+        (TRAINING, "spec.training.epochs", "many", ["spec.training.epochs", "string", "integer"]),
+        (TRAINING, "metadata.name", "x" * 41, ["metadata.name", "expected at most 40 characters", "got 41"]),
+        (EXPORT, "spec.precisions", ["int4"], ["spec.precisions[0]", "int4", "fp16"]),
+        (EXPORT, "spec.precisions", ["fp16", "fp16"], ["spec.precisions", "expected each of spec.precisions once"]),
+        (
+            EXPORT,
+            "spec.batch",
+            {"min": 4, "opt": 2, "max": 8},
+            ["expected min <= opt <= max", "got min 4, opt 2, max 8"],
+        ),
+        (
+            EXPORT,
+            "spec.engine",
+            {"builder": "tensorrt", "computeCapabilities": ["8.6"]},
+            ["spec.engine", "got tensorrt"],
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_a_wrong_resource_is_refused_by_the_api_server(
+    cluster: ControlPlane, body: dict[str, Any], path: str, value: Any, expected: list[str]
+) -> None:
+    message = refusal(cluster, with_field(body, path, value), "--dry-run=server")
+    assert [text for text in expected if text not in message] == [], message
+
+
+def test_the_spec_is_immutable_but_for_suspend_and_ttl(cluster: ControlPlane) -> None:
+    cluster.apply(TRAINING)
+    try:
+        changed = with_field(TRAINING, "spec.suspend", True)
+        cluster.apply(with_field(changed, "spec.runPolicy.ttlSecondsAfterFinished", 60))
+        for path, value in [
+            ("spec.dataset.imageSize.width", 256),
+            ("spec.model.pretrainedWeights", {"uri": "s3://bucket/weights.h5"}),
+            ("spec.training.epochs", 7),
+            ("spec.runPolicy.activeDeadlineSeconds", 5),
+        ]:
+            assert "is immutable" in refusal(cluster, with_field(TRAINING, path, value)), path
+    finally:
+        cluster.kubectl("delete", "tj", "digits")
+
+
+def test_defaults_are_filled_in_and_the_short_names_work(cluster: ControlPlane) -> None:
+    cluster.apply(TRAINING)
+    try:
+        stored = json.loads(cluster.kubectl("get", "tj", "digits", "-o", "json"))
+        assert stored["spec"]["training"]["batchSizePerGPU"] == 4
+        assert stored["spec"]["model"]["proposals"]["inference"] == {"preNms": 2000, "postNms": 300}
+        header = cluster.kubectl("get", "tj").splitlines()[0].split()
+        assert header == ["NAME", "PHASE", "EPOCH", "MAP", "ETA", "GPUS", "ATTEMPT", "AGE"]
+        assert "digits" in cluster.kubectl("get", "tlt")
+    finally:
+        cluster.kubectl("delete", "tj", "digits")
+
+
+def test_the_api_server_takes_every_sample(cluster: ControlPlane) -> None:
+    for file in sorted((ROOT / "manifests" / "samples").rglob("*.yaml")):
+        documents = [item for item in yaml.safe_load_all(file.read_text()) if item]
+        for item in documents:
+            if item["apiVersion"].startswith("tlt.dev/"):
+                cluster.kubectl(
+                    "apply", "--dry-run=server", "-n", "default", "-f", "-", stdin=json.dumps(item)
+                )
