@@ -1,0 +1,207 @@
+"""A data set to try the product on, without a download: scenes of handwritten digits in the KITTI layout.
+
+The glyphs are the 1,797 real 8x8 scans that come inside scikit-learn (UCI "Optical Recognition of Handwritten
+Digits"), scaled up smoothly and drawn in varied sizes and colours on cluttered backgrounds. Called by
+``tlt digits``, by tests and by benchmarks.
+
+Scenes of one call draw from one pool of glyphs. With ``glyphs="even"`` and ``glyphs="odd"`` two calls draw from
+disjoint pools: use that where a held-out score must not depend on a glyph that was seen in training. (A split by
+``validation.fraction`` of one call shares glyphs, though never a scene.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tlt_api.failures import Reason
+from tlt_runner.errors import RunnerError
+
+CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+SMALLEST, LARGEST = 0.125, 0.375
+"""Height of a digit as a fraction of the scene's shorter side."""
+MOST_DIGITS = 6
+INK = 0.35
+"""Opacity from which a pixel belongs to the digit, for its box."""
+LEAST_CONTRAST = 70.0
+"""Difference of brightness (0..255) between a digit and what is behind it."""
+
+Pixels = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Glyph:
+    """One scanned digit: 8x8 opacities 0..1, and which digit it is."""
+
+    opacity: Pixels
+    digit: int
+
+
+def generate(
+    folder: Path,
+    images: int,
+    width: int,
+    height: int,
+    seed: int,
+    classes: Sequence[int] | None = None,
+    *,
+    part: str = "training",
+    glyphs: Literal["all", "even", "odd"] = "all",
+) -> None:
+    """Write scenes as ``<part>/image_2/000000.jpg`` and their labels as ``<part>/label_2/000000.txt``.
+
+    The same arguments give the same bytes; a larger ``images`` only adds scenes.
+
+    Args:
+        folder: Root of the data set; made where it is missing.
+        images: How many scenes.
+        width: Pixels of a scene.
+        height: Pixels of a scene.
+        seed: What the scenes depend on.
+        classes: Digits (0..9) that occur; None means all.
+        part: Sub-folder.
+        glyphs: Pool of scans: all, or those of even or odd number.
+
+    Raises:
+        RunnerError: ``InvalidSpec`` for impossible sizes or classes, or when scikit-learn is not installed.
+    """
+    wanted = sorted(set(range(10) if classes is None else classes))
+    if images < 1 or min(width, height) < 64 or not wanted or not set(wanted) <= set(range(10)):
+        raise RunnerError(
+            Reason.INVALID_SPEC,
+            "digits: expected images >= 1, width and height >= 64 and classes among 0..9, "
+            f"got images={images}, width={width}, height={height}, classes={wanted}",
+        )
+    pool = [glyph for glyph in _load_glyphs(glyphs) if glyph.digit in wanted]
+    image_folder, label_folder = folder / part / "image_2", folder / part / "label_2"
+    for target in (image_folder, label_folder):
+        target.mkdir(parents=True, exist_ok=True)
+
+    def write(index: int) -> None:
+        jpeg, lines = _scene(np.random.default_rng([seed, index]), pool, wanted, width, height)
+        (image_folder / f"{index:06d}.jpg").write_bytes(jpeg)
+        (label_folder / f"{index:06d}.txt").write_text("".join(lines))
+
+    with ThreadPoolExecutor() as threads:
+        for _ in threads.map(write, range(images)):
+            pass
+
+
+def _load_glyphs(which: Literal["all", "even", "odd"]) -> list[Glyph]:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise RunnerError(
+            Reason.INVALID_SPEC,
+            "digits: scikit-learn, which holds the scans, is not installed",
+            "pip install 'tlt-operator[demo]'",
+        ) from error
+    data = load_digits()
+    chosen = {"all": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}[which]
+    scans = zip(data.images[chosen] / 16.0, data.target[chosen], strict=True)
+    return [Glyph(opacity.astype(np.float32), int(digit)) for opacity, digit in scans]
+
+
+def _scene(
+    random: np.random.Generator, pool: list[Glyph], wanted: Sequence[int], width: int, height: int
+) -> tuple[bytes, list[str]]:
+    import cv2
+
+    canvas = _background(random, width, height)
+    by_digit = {digit: [glyph for glyph in pool if glyph.digit == digit] for digit in wanted}
+    taken: list[tuple[int, int, int, int]] = []
+    lines: list[str] = []
+    for _ in range(int(random.integers(1, MOST_DIGITS + 1))):
+        digit = int(random.choice(wanted))
+        glyph = by_digit[digit][int(random.integers(len(by_digit[digit])))]
+        box = _draw(random, canvas, glyph, taken)
+        if box is not None:
+            taken.append(box)
+            y1, x1, y2, x2 = box
+            lines.append(f"{CLASS_NAMES[digit]} 0.00 0 0.00 {x1}.00 {y1}.00 {x2}.00 {y2}.00 0 0 0 0 0 0 0\n")
+    encoded, jpeg = cv2.imencode(".jpg", canvas, [cv2.IMWRITE_JPEG_QUALITY, 90])
+    if not encoded:
+        raise RunnerError(Reason.INTERNAL, f"digits: could not encode a scene of {width}x{height}")
+    return jpeg.tobytes(), lines
+
+
+def _draw(
+    random: np.random.Generator, canvas: Pixels, glyph: Glyph, taken: list[tuple[int, int, int, int]]
+) -> tuple[int, int, int, int] | None:
+    """Draw a digit where there is room; its box (yxyx, pixel edges) around the ink, or None without room."""
+    import cv2
+
+    height, width = canvas.shape[:2]
+    side = min(height, width)
+    size = int(random.integers(int(SMALLEST * side), int(LARGEST * side) + 1))
+    stretch = float(random.uniform(0.75, 1.1))
+    opacity = cv2.resize(glyph.opacity, (max(8, int(size * stretch)), size), interpolation=cv2.INTER_CUBIC)
+    opacity = np.clip(opacity * 1.3 - 0.1, 0.0, 1.0)
+    rows, columns = np.flatnonzero((opacity > INK).any(1)), np.flatnonzero((opacity > INK).any(0))
+    for _ in range(20):
+        top = int(random.integers(0, height - opacity.shape[0] + 1))
+        left = int(random.integers(0, width - opacity.shape[1] + 1))
+        box = (
+            top + int(rows[0]),
+            left + int(columns[0]),
+            top + int(rows[-1]) + 1,
+            left + int(columns[-1]) + 1,
+        )
+        if not any(_touch(box, other) for other in taken):
+            break
+    else:
+        return None
+    patch = canvas[top : top + opacity.shape[0], left : left + opacity.shape[1]]
+    colour = _contrasting(random, patch)
+    patch[:] = np.rint(patch * (1 - opacity[..., None]) + colour * opacity[..., None]).astype(np.uint8)
+    return box
+
+
+def _touch(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
+    """Whether two boxes overlap by more than a tenth of their sides."""
+    slack = 0.1 * min(one[2] - one[0], one[3] - one[1], other[2] - other[0], other[3] - other[1])
+    rows = min(one[2], other[2]) - max(one[0], other[0])
+    columns = min(one[3], other[3]) - max(one[1], other[1])
+    return rows > slack and columns > slack
+
+
+def _contrasting(random: np.random.Generator, patch: Pixels) -> Pixels:
+    """A random colour (BGR) that stands out in brightness from the patch's mean."""
+    brightness = float(patch.mean())
+    while True:
+        colour = random.uniform(0, 255, 3)
+        if abs(float(colour.mean()) - brightness) >= LEAST_CONTRAST:
+            return colour
+
+
+def _background(random: np.random.Generator, width: int, height: int) -> Pixels:
+    """A gradient with distractors (lines, rectangles, ellipses) and noise: uint8 [height, width, 3]."""
+    import cv2
+
+    corners = random.uniform(30, 225, (2, 2, 3)).astype(np.float32)
+    canvas = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
+    for _ in range(int(random.integers(4, 13))):
+        colour = tuple(float(value) for value in random.uniform(0, 255, 3))
+        start = (int(random.integers(width)), int(random.integers(height)))
+        end = (int(random.integers(width)), int(random.integers(height)))
+        thickness = int(random.integers(1, 4))
+        kind = int(random.integers(3))
+        layer = canvas.copy()
+        if kind == 0:
+            cv2.line(layer, start, end, colour, thickness, cv2.LINE_AA)
+        elif kind == 1:
+            cv2.rectangle(layer, start, end, colour, thickness if random.random() < 0.5 else -1)
+        else:
+            axes = (int(random.integers(4, max(5, width // 5))), int(random.integers(4, max(5, height // 5))))
+            angle = float(random.uniform(0, 180))
+            cv2.ellipse(layer, start, axes, angle, 0, 360, colour, thickness, cv2.LINE_AA)
+        weight = float(random.uniform(0.25, 0.7))
+        canvas = canvas * (1 - weight) + layer * weight
+    canvas += random.normal(0, random.uniform(2, 10), canvas.shape)
+    return np.clip(canvas, 0, 255).astype(np.uint8)

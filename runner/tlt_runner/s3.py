@@ -1,0 +1,170 @@
+"""An S3 server as files: downloads, uploads, listings. Only :mod:`tlt_runner.storage` calls it.
+
+boto3 is imported here and nowhere else. Credentials come from the environment (``AWS_*``) or the pod's identity, are
+never logged and never leave boto3. Retries (with back-off) are botocore's standard mode.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import boto3
+import boto3.exceptions
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+
+from tlt_api.common import S3Storage
+from tlt_api.failures import Reason
+from tlt_runner.errors import RunnerError
+from tlt_runner.storage import PARTIAL_SUFFIX, NotFoundError, storage_errors
+
+PARALLEL_DOWNLOADS = 8
+_MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
+_DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
+_FULL = {"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage"}
+
+
+class ObjectStore:
+    """One S3 server.
+
+    Args:
+        settings: Endpoint and region.
+    """
+
+    def __init__(self, settings: S3Storage) -> None:
+        own_server = settings.endpoint is not None
+        self._where = settings.endpoint or "AWS"
+        self._client = boto3.session.Session().client(
+            "s3",
+            endpoint_url=settings.endpoint,
+            region_name=settings.region,
+            config=Config(
+                retries={"mode": "standard", "max_attempts": 5},
+                connect_timeout=10,
+                read_timeout=60,
+                max_pool_connections=2 * PARALLEL_DOWNLOADS,
+                s3={"addressing_style": "path" if own_server else "auto"},
+                # Servers other than AWS's often refuse the checksum trailers that boto3 adds by default.
+                request_checksum_calculation="when_required" if own_server else "when_supported",
+                response_checksum_validation="when_required" if own_server else "when_supported",
+            ),
+        )
+
+    def download(self, bucket: str, key: str, target: Path) -> Path:
+        """One object into a file, which appears whole or not at all."""
+        uri = f"s3://{bucket}/{key}"
+        partial = target.parent / f".{target.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
+        with storage_errors(str(target)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with self._errors(uri):
+                    self._client.download_file(bucket, key, str(partial))
+                partial.replace(target)
+            except NotFoundError as error:
+                raise NotFoundError(
+                    f"expected an object at {uri}, {self._what_is_there(bucket, key)}"
+                ) from error
+            finally:
+                partial.unlink(missing_ok=True)
+        return target
+
+    def download_folder(self, bucket: str, prefix: str, target: Path) -> Path:
+        """Every object below a prefix into a folder, several at a time."""
+        start = f"{prefix}/" if prefix else ""
+        with self._errors(f"s3://{bucket}/{prefix}"):
+            keys = [key for key in self._keys(bucket, start) if not key.endswith("/")]
+        if not keys:
+            raise NotFoundError(
+                f"expected objects below s3://{bucket}/{start} ({self._where}), {self._what_is_there(bucket, prefix)}"
+            )
+        target.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(PARALLEL_DOWNLOADS) as threads:
+            jobs = [
+                threads.submit(self.download, bucket, key, target / _safe(bucket, key[len(start) :]))
+                for key in keys
+            ]
+            try:
+                for job in jobs:
+                    job.result()
+            finally:
+                threads.shutdown(cancel_futures=True)
+        return target
+
+    def upload(self, local: Path, bucket: str, key: str, sha256: str) -> None:
+        """A file as an object, its digest beside it as metadata. An S3 put is atomic."""
+        with self._errors(f"s3://{bucket}/{key}"), local.open("rb") as file:
+            self._client.upload_fileobj(file, bucket, key, ExtraArgs={"Metadata": {"sha256": sha256}})
+
+    def exists(self, bucket: str, key: str) -> bool:
+        """Whether there is such an object, or objects below it."""
+        with self._errors(f"s3://{bucket}/{key}"):
+            for prefix in (key, f"{key}/" if key else ""):
+                answer = self._client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+                found = [item["Key"] for item in answer.get("Contents", ())]
+                if any(name == key or name.startswith(f"{key}/" if key else "") for name in found):
+                    return True
+        return False
+
+    def _keys(self, bucket: str, prefix: str) -> Iterator[str]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        for page in pages:
+            for item in page.get("Contents", ()):
+                yield item["Key"]
+
+    def _what_is_there(self, bucket: str, key: str) -> str:
+        parent = "/".join(PurePosixPath(key).parts[:-1])
+        start = f"{parent}/" if parent else ""
+        with self._errors(f"s3://{bucket}/{parent}"):
+            answer: dict[str, Any] = self._client.list_objects_v2(
+                Bucket=bucket, Prefix=start, Delimiter="/", MaxKeys=11
+            )
+        names = [item["Prefix"] for item in answer.get("CommonPrefixes", ())]
+        names = sorted(names + [item["Key"] for item in answer.get("Contents", ())])
+        listed = ", ".join(name[len(start) :] for name in names[:10]) + (
+            " and more" if len(names) > 10 else ""
+        )
+        return f"which does not exist; s3://{bucket}/{start} holds: {listed or 'nothing'}"
+
+    @contextmanager
+    def _errors(self, uri: str) -> Iterator[None]:
+        """Turn botocore's errors into the failure taxonomy."""
+        where = f"{uri} ({self._where})"
+        try:
+            yield
+        except ClientError as error:
+            raise _of_answer(where, error) from error
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise RunnerError(
+                Reason.STORAGE_DENIED,
+                f"{where}: {error}: expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
+            ) from error
+        except (BotoCoreError, boto3.exceptions.Boto3Error, ConnectionError) as error:
+            raise RunnerError(Reason.STORAGE_UNAVAILABLE, f"{where}: {error}") from error
+
+
+def _of_answer(where: str, error: ClientError) -> RunnerError:
+    answer = error.response.get("Error", {})
+    code = str(answer.get("Code", ""))
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    text = f"{where}: {code}: {answer.get('Message') or f'HTTP {status}'}"
+    if code in _FULL or status == 507:
+        return RunnerError(Reason.STORAGE_FULL, text)
+    if code in _MISSING:
+        return NotFoundError(text)
+    if code in _DENIED or status in (401, 403):
+        return RunnerError(Reason.STORAGE_DENIED, text)
+    return RunnerError(Reason.STORAGE_UNAVAILABLE, text)
+
+
+def _safe(bucket: str, relative: str) -> str:
+    if ".." in PurePosixPath(relative).parts or os.path.isabs(relative):
+        raise RunnerError(
+            Reason.INVALID_SPEC, f"s3://{bucket}: expected keys without '..' or '//', got {relative!r}"
+        )
+    return relative

@@ -1,0 +1,282 @@
+"""Addresses to files and back: ``pvc://claim/path``, ``s3://bucket/key``, ``file:///path``.
+
+Every task reads its inputs and publishes its results through :class:`Storage`; nothing else opens an address.
+What is published is whole or absent: a temporary name in the target folder, fsync, rename (S3 puts are atomic
+by themselves). Failures leave as :class:`RunnerError`; an address that names nothing is a :class:`NotFoundError`, so
+that a caller who knows what was meant (a data set, weights) can give it a better reason.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from tlt_api.common import S3Storage
+from tlt_api.failures import Reason
+from tlt_api.runspec import VOLUMES_ROOT
+from tlt_runner.errors import RunnerError
+
+if TYPE_CHECKING:
+    from tlt_runner.s3 import ObjectStore
+
+CHUNK_BYTES = 1 << 20
+PARTIAL_SUFFIX = ".partial"
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+class NotFoundError(RunnerError):
+    """An address that names nothing; what is there instead stands in the message."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            Reason.INVALID_SPEC, message, "Check the uri against what the volume or bucket holds."
+        )
+
+
+@dataclass(frozen=True)
+class Published:
+    """A whole file at its address.
+
+    Attributes:
+        uri: Where it is.
+        sha256: Digest of its content, hexadecimal.
+        size_bytes: Its size.
+    """
+
+    uri: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Address:
+    """An address, taken apart: ``scheme://root/path``; ``root`` is empty for ``file``."""
+
+    scheme: str
+    root: str
+    path: str
+
+    @property
+    def uri(self) -> str:
+        """The address as text, without a trailing slash."""
+        return f"{self.scheme}://{self.root}/{self.path}".rstrip("/")
+
+
+def parse(uri: str) -> Address:
+    """Take an address apart.
+
+    Raises:
+        RunnerError: ``InvalidSpec`` for an unknown scheme or a path that climbs out (``..``).
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme not in ("pvc", "s3", "file") or (scheme == "file" and rest[:1] != "/"):
+        raise RunnerError(
+            Reason.INVALID_SPEC, f"expected pvc://claim/path, s3://bucket/prefix or file:///path, got {uri!r}"
+        )
+    root, _, path = rest.partition("/")
+    if ".." in PurePosixPath(path).parts or root in (".", "..") or "\0" in rest:
+        raise RunnerError(Reason.INVALID_SPEC, f"expected an address without '..', got {uri!r}")
+    if scheme != "file" and not root:
+        raise RunnerError(Reason.INVALID_SPEC, f"expected a claim or bucket after {scheme}://, got {uri!r}")
+    return Address(scheme, root, str(PurePosixPath(path)) if path.strip("/") else "")
+
+
+def join(uri: str, *parts: str) -> str:
+    """``uri`` and the relative paths below it, as one address: ``join("pvc://a/b", "c/d") == "pvc://a/b/c/d"``."""
+    relative = "/".join(part.strip("/") for part in parts if part.strip("/"))
+    return parse(f"{uri.rstrip('/')}/{relative}").uri if relative else parse(uri).uri
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def storage_errors(uri: str) -> Iterator[None]:
+    """Turn the operating system's errors into the failure taxonomy: full, denied, unavailable."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise NotFoundError(f"{uri}: {error.strerror}: {error.filename}") from error
+        reason = Reason.STORAGE_UNAVAILABLE
+        if error.errno in _FULL:
+            reason = Reason.STORAGE_FULL
+        elif error.errno in _DENIED:
+            reason = Reason.STORAGE_DENIED
+        raise RunnerError(
+            reason, f"{uri}: {error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        ) from error
+
+
+class Storage:
+    """Reads and writes addresses.
+
+    Args:
+        scratch: Folder for downloads; the caller removes it.
+        s3: How s3:// is reached; None means AWS with the environment's credentials.
+        volumes_root: Where claims are mounted: ``pvc://claim/path`` is ``volumes_root/claim/path``. By default
+            the environment's ``TLT_VOLUMES_ROOT``, else the pod's mount point.
+    """
+
+    def __init__(
+        self, *, scratch: Path, s3: S3Storage | None = None, volumes_root: Path | None = None
+    ) -> None:
+        self._scratch = scratch
+        self._s3 = s3 or S3Storage()
+        self._volumes_root = volumes_root or Path(os.environ.get("TLT_VOLUMES_ROOT") or VOLUMES_ROOT)
+        self._store: ObjectStore | None = None
+
+    def local_path(self, uri: str) -> Path | None:
+        """Where the address is in the file system, whether it exists or not; None for s3://.
+
+        Raises:
+            RunnerError: ``StorageUnavailable`` when the claim is not mounted.
+        """
+        address = parse(uri)
+        if address.scheme == "s3":
+            return None
+        if address.scheme == "file":
+            return Path("/") / address.path
+        mount = self._volumes_root / address.root
+        if not mount.is_dir():
+            raise RunnerError(
+                Reason.STORAGE_UNAVAILABLE,
+                f"{uri}: the volume of claim {address.root} is not mounted: expected the folder {mount}",
+                "In a cluster check the PersistentVolumeClaim; in a local run use file:/// or set TLT_VOLUMES_ROOT.",
+            )
+        return mount / address.path
+
+    def folder(self, uri: str) -> Path:
+        """An existing folder, for reading; of s3:// a copy under the scratch folder.
+
+        Raises:
+            NotFoundError: There is no such folder; the message says what is there.
+        """
+        path = self.local_path(uri)
+        if path is None:
+            address = parse(uri)
+            return self._objects().download_folder(address.root, address.path, self._copy_of(address))
+        with storage_errors(uri):
+            if not path.is_dir():
+                raise NotFoundError(f"expected a folder at {uri} ({path}), {_what_is_there(path)}")
+            next(path.iterdir(), None)
+        return path
+
+    def fetch(self, uri: str, sha256: str | None = None) -> Path:
+        """A local file with the content of the address, verified where a digest is given.
+
+        Raises:
+            NotFoundError: There is no such file.
+            RunnerError: ``ChecksumMismatch`` when the content is not the expected one.
+        """
+        path = self.local_path(uri)
+        if path is None:
+            address = parse(uri)
+            path = self._objects().download(address.root, address.path, self._copy_of(address))
+        with storage_errors(uri):
+            if not path.is_file():
+                raise NotFoundError(f"expected a file at {uri} ({path}), {_what_is_there(path)}")
+            got = sha256_of(path) if sha256 else None
+        if got != sha256:
+            raise RunnerError(Reason.CHECKSUM_MISMATCH, f"{uri}: expected sha256 {sha256}, got {got}")
+        return path
+
+    def publish(self, local: Path, uri: str) -> Published:
+        """Copy a local file to the address; it appears there whole or not at all.
+
+        Raises:
+            RunnerError: ``StorageFull``, ``StorageDenied`` or ``StorageUnavailable``.
+        """
+        address = parse(uri)
+        target = self.local_path(uri)
+        if target is None:
+            digest = sha256_of(local)
+            self._objects().upload(local, address.root, address.path, digest)
+            return Published(address.uri, digest, local.stat().st_size)
+        with storage_errors(uri):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            digest = _copy_atomically(local, target)
+            return Published(address.uri, digest, target.stat().st_size)
+
+    def publish_folder(self, local: Path, uri: str, last: str | None = None) -> list[Published]:
+        """Publish every file below a local folder, each as :meth:`publish` does.
+
+        Args:
+            local: The folder.
+            uri: Where its content goes.
+            last: A file (path relative to ``local``) that is published after all others, so that its presence
+                says that the folder is whole.
+        """
+        names = sorted(path.relative_to(local).as_posix() for path in local.rglob("*") if path.is_file())
+        names.sort(key=lambda name: name == last)
+        return [self.publish(local / name, join(uri, name)) for name in names]
+
+    def exists(self, uri: str) -> bool:
+        """Whether the address names a file or a folder that is not empty (S3) or is there (elsewhere)."""
+        path = self.local_path(uri)
+        if path is None:
+            address = parse(uri)
+            return self._objects().exists(address.root, address.path)
+        with storage_errors(uri):
+            return path.exists()
+
+    def _copy_of(self, address: Address) -> Path:
+        return self._scratch / "s3" / address.root / address.path
+
+    def _objects(self) -> ObjectStore:
+        if self._store is None:
+            from tlt_runner.s3 import ObjectStore
+
+            self._store = ObjectStore(self._s3)
+        return self._store
+
+
+def _copy_atomically(source: Path, target: Path) -> str:
+    partial = target.parent / f".{target.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
+    digest = hashlib.sha256()
+    try:
+        with source.open("rb") as reader, partial.open("wb") as writer:
+            while chunk := reader.read(CHUNK_BYTES):
+                digest.update(chunk)
+                writer.write(chunk)
+            writer.flush()
+            os.fsync(writer.fileno())
+        shutil.copymode(source, partial)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync_folder(target.parent)
+    return digest.hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _what_is_there(path: Path) -> str:
+    if path.exists():
+        return "which is a folder" if path.is_dir() else "which is a file"
+    nearest = next(parent for parent in path.parents if parent.is_dir())
+    names = sorted(entry.name + "/" * entry.is_dir() for entry in nearest.iterdir())
+    listed = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return f"which does not exist; {nearest} holds: {listed or 'nothing'}"
