@@ -1,0 +1,29 @@
+"""The reference boxes of the region proposal network: every scale and ratio at every cell."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tlt_runner.detector.config import STRIDE, DetectorConfig
+
+
+def shapes(config: DetectorConfig) -> np.ndarray:
+    """Height and width [A, 2] in pixels of the anchors of one cell, scales outermost.
+
+    An anchor of scale s and ratio r has the area s squared and width / height = r.
+    """
+    pairs = [(s / np.sqrt(r), s * np.sqrt(r)) for s in config.anchors.scales for r in config.anchors.ratios]
+    return np.array(pairs, np.float32)
+
+
+def anchors(config: DetectorConfig) -> np.ndarray:
+    """All anchors of an image [N, 4] (yxyx, pixels), ordered by row, column, scale, ratio.
+
+    They are centred in their cell of STRIDE x STRIDE pixels and may reach over the image's border.
+    """
+    rows = (np.arange(config.feature_height) + 0.5) * STRIDE
+    columns = (np.arange(config.feature_width) + 0.5) * STRIDE
+    centres = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)[:, :, None, :]
+    half = shapes(config)[None, None] / 2
+    boxes = np.concatenate([centres - half, centres + half], axis=-1)
+    return boxes.reshape(-1, 4).astype(np.float32)

@@ -1,0 +1,82 @@
+"""Arithmetic of boxes: ``yxyx`` (top, left, bottom, right), float32, absolute pixels of the network's input.
+
+Everything here is batch-wise, of static rank, and made of ops that export to plain ONNX.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+Tensor = Any
+"""A tensor of the Keras backend, symbolic or not."""
+
+HEAD_SCALES = (10.0, 10.0, 5.0, 5.0)
+"""Factors of the head's (dy, dx, dh, dw): its targets get about unit variance (Faster R-CNN, TLT)."""
+RPN_SCALES = (1.0, 1.0, 1.0, 1.0)
+"""The same of the region proposal network."""
+LARGEST_LOG_RATIO = 4.135
+"""log(1000 / 16): a decoded side is at most 62.5 times its reference's, whatever the network says."""
+
+
+def area(boxes: Tensor) -> Tensor:
+    """Areas [...] of boxes [..., 4]; 0 for empty or inverted ones."""
+    height = ops.maximum(boxes[..., 2] - boxes[..., 0], 0.0)
+    width = ops.maximum(boxes[..., 3] - boxes[..., 1], 0.0)
+    return height * width
+
+
+def iou(left: Tensor, right: Tensor) -> Tensor:
+    """Intersection over union [..., N, M] of all pairs of boxes [..., N, 4] and [..., M, 4]."""
+    a, b = left[..., :, None, :], right[..., None, :, :]
+    height = ops.minimum(a[..., 2], b[..., 2]) - ops.maximum(a[..., 0], b[..., 0])
+    width = ops.minimum(a[..., 3], b[..., 3]) - ops.maximum(a[..., 1], b[..., 1])
+    intersection = ops.maximum(height, 0.0) * ops.maximum(width, 0.0)
+    union = area(left)[..., :, None] + area(right)[..., None, :] - intersection
+    return intersection / ops.maximum(union, 1e-6)
+
+
+def encode(boxes: Tensor, references: Tensor, scales: tuple[float, ...] = RPN_SCALES) -> Tensor:
+    """Offsets (dy, dx, dh, dw) [..., 4] that :func:`decode` turns back into ``boxes``.
+
+    Centres move in units of the reference's sides, sides by the logarithm of their ratio (R-CNN). Sides below
+    one thousandth of a pixel count as that, so padding boxes stay finite.
+    """
+    cy, cx, h, w = _centre_and_sides(boxes)
+    ry, rx, rh, rw = _centre_and_sides(references)
+    deltas = [(cy - ry) / rh, (cx - rx) / rw, ops.log(h / rh), ops.log(w / rw)]
+    return ops.stack([delta * scale for delta, scale in zip(deltas, scales, strict=True)], axis=-1)
+
+
+def decode(deltas: Tensor, references: Tensor, scales: tuple[float, ...] = RPN_SCALES) -> Tensor:
+    """Boxes [..., 4] from offsets [..., 4] and reference boxes [..., 4]."""
+    ry, rx, rh, rw = _centre_and_sides(references)
+    cy = ry + deltas[..., 0] / scales[0] * rh
+    cx = rx + deltas[..., 1] / scales[1] * rw
+    h = rh * ops.exp(ops.minimum(deltas[..., 2] / scales[2], LARGEST_LOG_RATIO))
+    w = rw * ops.exp(ops.minimum(deltas[..., 3] / scales[3], LARGEST_LOG_RATIO))
+    return ops.stack([cy - h / 2, cx - w / 2, cy + h / 2, cx + w / 2], axis=-1)
+
+
+def clip(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Boxes [..., 4] cut to an image of height x width pixels."""
+    limit = ops.convert_to_tensor([height, width, height, width], dtype="float32")
+    return ops.minimum(ops.maximum(boxes, 0.0), limit)
+
+
+def gather(values: Tensor, indices: Tensor) -> Tensor:
+    """Rows [B, K, ...] of ``values`` [B, N, ...] at ``indices`` [B, K], each image from its own.
+
+    One flat Gather: it converts to one ONNX Gather, also with a dynamic batch.
+    """
+    count, rest = values.shape[1], tuple(values.shape[2:])
+    batch = ops.shape(values)[0]
+    offsets = ops.cast(ops.arange(batch), "int32")[:, None] * count
+    return ops.take(ops.reshape(values, (-1, *rest)), ops.cast(indices, "int32") + offsets, axis=0)
+
+
+def _centre_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    height = ops.maximum(boxes[..., 2] - boxes[..., 0], 1e-3)
+    width = ops.maximum(boxes[..., 3] - boxes[..., 1], 1e-3)
+    return (boxes[..., 0] + boxes[..., 2]) / 2, (boxes[..., 1] + boxes[..., 3]) / 2, height, width

@@ -1,0 +1,110 @@
+"""What a detector is: classes, input size, architecture, anchors, and the numbers of its two stages.
+
+Made from a TrainingJob's spec, saved inside the ``.keras`` file beside the graphs, and read back from there
+by pruning, evaluation and export: a model file needs no spec to be understood.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field
+
+from tlt_api import trainingjob
+from tlt_api.base import StatusModel
+from tlt_api.trainingjob import Anchors, Detections, Proposals, Roi
+
+STRIDE = 16
+"""Pixels of the network's input for one cell of the feature map."""
+
+
+class DetectorConfig(StatusModel):
+    """A detector's description. Fields that a newer version added are ignored."""
+
+    class_names: list[str] = Field(min_length=1)
+    """Classes to detect; a class's id is its place here."""
+    height: int
+    """Pixels of the network's input."""
+    width: int
+    """Pixels of the network's input."""
+    backbone: Literal["resnet10", "resnet18", "resnet50"] = "resnet18"
+    """Feature extractor before any pruning."""
+    width_multiplier: float = 1.0
+    """Factor on every layer's filters, before any pruning."""
+    anchors: Anchors = Anchors()
+    """Reference boxes."""
+    proposals: Proposals = Proposals()
+    """Region proposal network."""
+    roi: Roi = Roi()
+    """Head."""
+    head_stride: int = 2
+    """Stride of the backbone's last stage on the pooled features."""
+    detections: Detections = Detections()
+    """Final detections."""
+    max_objects: int = 100
+    """Objects of an image that are used in training."""
+    freeze_blocks: list[int] = []
+    """Stages that are not trained; 0 is the stem with stage 1."""
+    freeze_batch_norm: bool = False
+    """Whether batch normalisation uses its stored statistics in training."""
+    pixel_mean: tuple[float, float, float] = (123.68, 116.779, 103.939)
+    """Subtracted from the RGB pixels 0 to 255, inside the graph."""
+
+    @classmethod
+    def from_spec(cls, model: trainingjob.Model, dataset: trainingjob.Dataset) -> Self:
+        """The detector that a TrainingJob asks for."""
+        return cls(
+            class_names=dataset.class_names,
+            height=dataset.image_size.height,
+            width=dataset.image_size.width,
+            backbone=model.backbone,
+            width_multiplier=model.width_multiplier,
+            anchors=model.anchors,
+            proposals=model.proposals,
+            roi=model.roi,
+            detections=model.detections,
+            max_objects=model.max_objects,
+            freeze_blocks=model.freeze_blocks,
+            freeze_batch_norm=model.freeze_batch_norm,
+        )
+
+    def retrained_by(self, model: trainingjob.Model) -> Self:
+        """This detector with what a retraining may choose anew.
+
+        Architecture, anchors, pooling and classes stay: the weights were made for them.
+        """
+        return self.model_copy(
+            update={
+                "proposals": model.proposals,
+                "roi": model.roi.model_copy(update={"pool_size": self.roi.pool_size}),
+                "detections": model.detections,
+                "max_objects": model.max_objects,
+                "freeze_blocks": model.freeze_blocks,
+                "freeze_batch_norm": model.freeze_batch_norm,
+            }
+        )
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, without background."""
+        return len(self.class_names)
+
+    @property
+    def feature_height(self) -> int:
+        """Rows of the feature map."""
+        return self.height // STRIDE
+
+    @property
+    def feature_width(self) -> int:
+        """Columns of the feature map."""
+        return self.width // STRIDE
+
+    @property
+    def anchors_per_cell(self) -> int:
+        """Anchors at one place of the feature map."""
+        return len(self.anchors.scales) * len(self.anchors.ratios)
+
+    @property
+    def anchor_count(self) -> int:
+        """Anchors of an image."""
+        return self.feature_height * self.feature_width * self.anchors_per_cell

@@ -1,0 +1,154 @@
+"""The detector as one Keras model: two functional graphs, and the tensor ops between them.
+
+``trunk`` (backbone and region proposal network) and ``head`` hold all weights; pruning rebuilds these two.
+Calling the model detects, with the same ops in evaluation and in the exported file. Training composes the
+same parts in :mod:`tlt_runner.detector.losses`.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any, Self
+
+import keras
+from keras import layers, ops
+
+from tlt_api.failures import Reason
+from tlt_runner.detector import head, roi, rpn
+from tlt_runner.detector.backbones import resnet
+from tlt_runner.detector.boxes import Tensor
+from tlt_runner.detector.config import DetectorConfig
+from tlt_runner.errors import RunnerError
+
+OUTPUT_LAYERS = ("rpn_objectness", "rpn_deltas", "head_classes", "head_deltas")
+"""Layers whose filters have a meaning each: never pruned."""
+
+
+@keras.saving.register_keras_serializable(package="tlt")
+class FasterRCNN(keras.Model):
+    """A C4 Faster R-CNN.
+
+    Attributes:
+        config: What it detects, and how.
+        trunk: Functional graph: images [B, H, W, 3] (RGB, 0 to 255) to {features [B, H/16, W/16, C],
+            objectness [B, N] logits, deltas [B, N, 4]}; the pixel mean is subtracted inside.
+        head: Functional graph: pooled features [M, P, P, C] to {classes [M, K + 1] logits with
+            background last, deltas [M, K, 4]}.
+    """
+
+    def __init__(
+        self, config: DetectorConfig, trunk: keras.Model, head: keras.Model, name: str = "detector"
+    ) -> None:
+        super().__init__(name=name)
+        self.config = config
+        self.trunk = trunk
+        self.head = head
+        self.built = True
+        freeze(self)
+
+    def call(self, images: Tensor) -> dict[str, Tensor]:
+        """Detect: images [B, H, W, 3] to boxes [B, D, 4], scores [B, D], classes [B, D], count [B].
+
+        Boxes are yxyx in pixels of the network's input; see :func:`tlt_runner.detector.head.detect`.
+        """
+        found = self.trunk(images, training=False)
+        proposals, valid = rpn.propose(
+            self.config, found["objectness"], found["deltas"], self.config.proposals.inference
+        )
+        logits, deltas = self.classify(found["features"], proposals, training=False)
+        return head.detect(self.config, proposals, valid, logits, deltas)
+
+    def classify(self, features: Tensor, boxes: Tensor, training: bool) -> tuple[Tensor, Tensor]:
+        """The head's logits [B, R, K + 1] and deltas [B, R, K, 4] for boxes [B, R, 4]."""
+        pooled = roi.pool(features, boxes, self.config.roi.pool_size)
+        out = self.head(pooled, training=training)
+        count, classes = boxes.shape[1], self.config.classes
+        return (
+            ops.reshape(out["classes"], (-1, count, classes + 1)),
+            ops.reshape(out["deltas"], (-1, count, classes, 4)),
+        )
+
+    def build(self, input_shape: Any = None) -> None:
+        """Nothing to do: both graphs come with their weights."""
+        self.built = True
+
+    def get_config(self) -> dict[str, Any]:
+        """Both graphs and the description: enough to rebuild a pruned detector, too."""
+        return {
+            "name": self.name,
+            "config": self.config.to_wire(),
+            "trunk": keras.saving.serialize_keras_object(self.trunk),
+            "head": keras.saving.serialize_keras_object(self.head),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
+        """The inverse of :meth:`get_config`, with fresh weights."""
+        return cls(
+            DetectorConfig.model_validate(config["config"]),
+            keras.saving.deserialize_keras_object(config["trunk"], custom_objects),
+            keras.saving.deserialize_keras_object(config["head"], custom_objects),
+            name=config["name"],
+        )
+
+
+def build(config: DetectorConfig, seed: int) -> FasterRCNN:
+    """A detector with fresh weights; the same seed gives the same weights."""
+    make = resnet.Layers(seed, config.width_multiplier)
+    images = keras.Input((config.height, config.width, 3), name="images")
+    offset = [-mean for mean in config.pixel_mean]
+    pixels = layers.Rescaling(scale=1.0, offset=offset, name="pixels")(images)
+    features = resnet.trunk(config.backbone, make, pixels)
+    objectness, deltas = rpn.add_layers(config, make, features)
+    trunk = keras.Model(
+        images, {"features": features, "objectness": objectness, "deltas": deltas}, name="trunk"
+    )
+    return FasterRCNN(config, trunk, head.build(config, make, features.shape[-1]))
+
+
+def freeze(model: FasterRCNN) -> None:
+    """Make trainable what the model's config does not freeze, and nothing else.
+
+    A frozen batch normalisation uses its stored statistics in training (Keras).
+    """
+    config = model.config
+    for layer in [*model.trunk.layers, *model.head.layers]:
+        frozen = any(resnet.is_in_block(layer.name, block) for block in config.freeze_blocks)
+        if isinstance(layer, layers.BatchNormalization):
+            frozen = frozen or config.freeze_batch_norm
+        layer.trainable = not frozen
+
+
+def with_config(model: FasterRCNN, config: DetectorConfig) -> FasterRCNN:
+    """The same graphs and weights under another description, for example with other thresholds."""
+    return FasterRCNN(config, model.trunk, model.head, name=model.name)
+
+
+def save(model: FasterRCNN, path: Path) -> None:
+    """Write the model to a local ``.keras`` file."""
+    model.save(path)
+
+
+def load(path: Path) -> FasterRCNN:
+    """Read a model that :func:`save` wrote.
+
+    Raises:
+        RunnerError: UnreadableModel, for anything else.
+    """
+    if not zipfile.is_zipfile(path):
+        raise RunnerError(
+            Reason.UNREADABLE_MODEL, f"expected a .keras file, got {path.name}, which is no zip"
+        )
+    try:
+        model = keras.saving.load_model(path, compile=False)
+    except Exception as error:
+        # Keras raises many types, for a foreign layer, a missing entry or broken weights.
+        raise RunnerError(Reason.UNREADABLE_MODEL, f"{path.name} cannot be read: {error}") from error
+    if not isinstance(model, FasterRCNN):
+        kind = type(model).__name__
+        raise RunnerError(
+            Reason.UNREADABLE_MODEL,
+            f"expected a detector written by this product, got a Keras {kind} in {path.name}",
+        )
+    return model

@@ -1,0 +1,70 @@
+"""The region proposal network: its layers, and how its output becomes proposals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+from tlt_api.trainingjob import ProposalCounts
+from tlt_runner.detector import boxes as box_ops
+from tlt_runner.detector import nms
+from tlt_runner.detector.anchors import anchors
+from tlt_runner.detector.backbones.resnet import Layers
+from tlt_runner.detector.boxes import Tensor
+from tlt_runner.detector.config import DetectorConfig
+
+FILTERS = 512
+SMALLEST_SIDE = 1.0
+"""Pixels; proposals with a side of at most this are dropped."""
+
+
+def add_layers(config: DetectorConfig, make: Layers, features: Any) -> tuple[Any, Any]:
+    """Objectness logits [B, N] and deltas [B, N, 4] of all anchors, from features [B, H, W, C]."""
+    per_cell = config.anchors_per_cell
+    x = layers.Conv2D(
+        make.filters(FILTERS),
+        3,
+        padding="same",
+        activation="relu",
+        kernel_initializer=keras.initializers.HeNormal(seed=make.seed()),
+        name="rpn_conv",
+    )(features)
+    objectness = _output(make, "rpn_objectness", per_cell)(x)
+    deltas = _output(make, "rpn_deltas", 4 * per_cell)(x)
+    return (
+        layers.Reshape((config.anchor_count,), name="rpn_objectness_flat")(objectness),
+        layers.Reshape((config.anchor_count, 4), name="rpn_deltas_flat")(deltas),
+    )
+
+
+def _output(make: Layers, name: str, filters: int) -> Any:
+    initializer = keras.initializers.RandomNormal(stddev=0.01, seed=make.seed())
+    return layers.Conv2D(filters, 1, kernel_initializer=initializer, name=name)
+
+
+def propose(
+    config: DetectorConfig, objectness: Tensor, deltas: Tensor, counts: ProposalCounts
+) -> tuple[Tensor, Tensor]:
+    """The best boxes that the network proposes; no gradient flows through them.
+
+    Args:
+        config: The detector.
+        objectness: [B, N] logits.
+        deltas: [B, N, 4].
+        counts: How many enter and leave non-maximum suppression.
+
+    Returns:
+        Proposals [B, R, 4] (yxyx, pixels, inside the image) by falling objectness, and which of
+        them are proposals at all [B, R] bool. R is the smaller of counts.post_nms and what enters.
+    """
+    scores, indices = ops.top_k(ops.stop_gradient(objectness), min(counts.pre_nms, config.anchor_count))
+    references = ops.take(ops.convert_to_tensor(anchors(config)), indices, axis=0)
+    boxes = box_ops.decode(box_ops.gather(ops.stop_gradient(deltas), indices), references)
+    boxes = box_ops.clip(boxes, config.height, config.width)
+    sides = boxes[..., 2:] - boxes[..., :2]
+    valid = ops.all(sides > SMALLEST_SIDE, axis=-1)
+    keep = nms.keep_mask(boxes, valid, config.proposals.nms_overlap)
+    best, kept = nms.keep_best(ops.sigmoid(scores), keep, counts.post_nms)
+    return box_ops.gather(boxes, best), kept
