@@ -1,14 +1,13 @@
 """``make demo``: a digits detector is trained, pruned, retrained and exported on a real Kubernetes.
 
 Starts a cluster (or uses the one that KUBECONFIG names), installs the operator from manifests/base as a pod,
-puts the sample data on the volume, applies the four resources of manifests/samples/digits at once, and watches
-them. Every step looks first at what is there already: after Ctrl-C, or for a second run, start it again.
+puts the sample data on the volume, applies the four resources of manifests/samples/digits at once, watches.
+Every step looks first at what is there already: after Ctrl-C, or for a second run, start it again.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -24,11 +23,10 @@ from cluster.errors import ClusterError, UnavailableError
 from cluster.existing import ExistingCluster
 from cluster.images import Images, load_images
 from cluster.node import Node
-from demo import loader, table
+from demo import install, loader, table
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "manifests" / "samples" / "digits"
-WORK = paths.CACHE / "demo"
 NAME = "demo"
 NAMESPACE = "digits"
 CLAIM = "tlt-data"
@@ -40,9 +38,9 @@ def main() -> int:
     started = time.monotonic()
     try:
         cluster, images = find_cluster()
-        install(cluster, images)
-        volume = prepare_namespace(cluster)
-        loader.load(cluster, images.runner, NAMESPACE, CLAIM, WORK / "digits")
+        install.operator(cluster, images)
+        volume = install.namespace(cluster, NAMESPACE, CLAIM)
+        loader.load(cluster, images.runner, NAMESPACE, CLAIM, paths.CACHE / "demo" / "digits")
         apply_samples(cluster)
         resources = watch(cluster)
     except UnavailableError as error:
@@ -74,42 +72,6 @@ def find_cluster() -> tuple[Node | ExistingCluster, Images]:
     if machine is None:
         raise ClusterError("the cluster was started, but its node is not there; try `make demo-down` first")
     return machine, load_images(machine)
-
-
-def install(cluster: Cluster, images: Images) -> None:
-    """The operator, from manifests/base, with these images."""
-    folder = WORK / "operator"
-    folder.mkdir(parents=True, exist_ok=True)
-    runner = [
-        {"op": "replace", "path": "/spec/template/spec/containers/0/env/0/value", "value": images.runner}
-    ]
-    name, tag = images.operator.rsplit(":", 1)
-    kustomization = {
-        "resources": [os.path.relpath(ROOT / "manifests" / "base", folder)],
-        "images": [{"name": "tlt-operator", "newName": name, "newTag": tag}],
-        "patches": [
-            {"target": {"kind": "Deployment", "name": "tlt-operator"}, "patch": yaml.safe_dump(runner)}
-        ],
-    }
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-    steps.say("installing the operator from manifests/base")
-    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-k", folder)
-    rollout = ("rollout", "status", "deployment/tlt-operator", "-n", "tlt-system", "--timeout=180s")
-    cluster.kubectl(*rollout)
-
-
-def prepare_namespace(cluster: Node | ExistingCluster) -> Path | None:
-    """A namespace with the runner's rights and a volume; the volume's folder where it is here."""
-    restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
-    cluster.apply(
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": restricted}}
-    )
-    folder = WORK / "namespace"
-    folder.mkdir(parents=True, exist_ok=True)
-    base = os.path.relpath(ROOT / "manifests" / "namespace", folder)
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump({"namespace": NAMESPACE, "resources": [base]}))
-    cluster.kubectl("apply", "--server-side", "-k", folder)
-    return cluster.persistent_volume(CLAIM, NAMESPACE)
 
 
 def apply_samples(cluster: Cluster) -> None:

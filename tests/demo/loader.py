@@ -6,6 +6,7 @@ import contextlib
 import io
 import subprocess
 import tarfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import binaries, steps
@@ -13,9 +14,16 @@ from cluster.control_plane import Cluster
 from cluster.errors import ClusterError
 from tlt_runner.data import digits
 
-IMAGES = 400
-SIDE = 192
-SEED = 7
+
+@dataclass(frozen=True)
+class Scenes:
+    """What to generate: ``images`` square scenes of ``side`` pixels."""
+
+    images: int = 400
+    side: int = 192
+    seed: int = 7
+
+
 _POD = "load-sample-data"
 _MARKER = "digits/.complete"
 _UNPACK = """import sys, tarfile
@@ -23,14 +31,24 @@ tarfile.open(fileobj=sys.stdin.buffer, mode="r|").extractall("/data", filter="da
 _LOOK = f"import pathlib, sys; sys.exit(not pathlib.Path('/data/{_MARKER}').exists())"
 
 
-def load(cluster: Cluster, image: str, namespace: str, claim: str, folder: Path) -> None:
-    """Generate digits scenes into ``folder`` and copy them to ``pvc://<claim>/digits``, unless there already."""
+def load(
+    cluster: Cluster, image: str, namespace: str, claim: str, folder: Path, scenes: Scenes | None = None
+) -> None:
+    """Generate digits scenes into ``folder``; copy them to the claim's ``digits/``, unless they are there."""
+    scenes = scenes or Scenes()
     with _pod(cluster, image, namespace, claim):
         if _exec(cluster, namespace, _LOOK, None).returncode == 0:
             steps.say("the sample data are on the volume already")
             return
-        steps.say(f"generating {IMAGES} scenes of handwritten digits")
-        digits.generate(folder, images=IMAGES, width=SIDE, height=SIDE, seed=SEED, classes=None)
+        steps.say(f"generating {scenes.images} scenes of handwritten digits")
+        digits.generate(
+            folder,
+            images=scenes.images,
+            width=scenes.side,
+            height=scenes.side,
+            seed=scenes.seed,
+            classes=None,
+        )
         steps.say("copying them to the volume")
         done = _exec(cluster, namespace, _UNPACK, _archive(folder))
         if done.returncode != 0:
