@@ -2,7 +2,7 @@
 
 Greedy NMS keeps a box unless a kept box of higher score overlaps it. Cluster-NMS (Zheng et al. 2020) starts
 with all boxes kept and applies that sentence to all of them at once, again and again. Once nothing changes
-the result is greedy NMS; a box's verdict is final after as many rounds as the longest chain of overlaps above.
+the result is greedy NMS; a box's verdict is final after as many rounds as its longest chain of overlaps.
 Rounds alternate between too few and too many boxes, so after an even number nothing that greedy NMS keeps is
 lost, and what is left too many are duplicates at the end of chains longer than the number of rounds.
 

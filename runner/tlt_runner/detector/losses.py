@@ -1,0 +1,96 @@
+"""The four losses of Faster R-CNN, of one batch, and the forward pass that they need.
+
+Each is a sum over the sampled anchors or proposals of an image, divided by the *configured* size of its
+mini-batch (not by how many were found; TLT does so), then averaged over the images:
+
+=====================  ==========================================  ================================
+loss                   of                                          divided by
+=====================  ==========================================  ================================
+rpn_objectness         binary cross-entropy, sampled anchors       min(proposals.miniBatch, anchors)
+rpn_deltas             smooth L1 (beta 1/9), positive anchors      the same
+head_classes           cross-entropy, sampled proposals            S, the proposals drawn
+head_deltas            smooth L1 (beta 1), positive proposals      S
+=====================  ==========================================  ================================
+
+S is min(roi.miniBatch, candidates). A smooth L1 sums its four coordinates; the head's is of the true
+class only.
+"""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+from tlt_api.trainingjob import Regularizer
+from tlt_runner.detector import matching, rpn
+from tlt_runner.detector.anchors import anchors
+from tlt_runner.detector.boxes import Tensor
+from tlt_runner.detector.matching import AnchorTargets, RoiTargets
+from tlt_runner.detector.model import FasterRCNN
+
+RPN_BETA = 1.0 / 9.0
+HEAD_BETA = 1.0
+
+
+def losses(
+    model: FasterRCNN, images: Tensor, boxes: Tensor, classes: Tensor, random: keras.random.SeedGenerator
+) -> dict[str, Tensor]:
+    """Forward pass in training mode, and the four losses (scalars).
+
+    Args:
+        model: The detector.
+        images: [B, H, W, 3] RGB, 0 to 255.
+        boxes: Objects [B, G, 4] yxyx in pixels.
+        classes: [B, G] int32, -1 in padding.
+        random: Source of the mini-batches' draws.
+    """
+    config = model.config
+    out = model.trunk(images, training=True)
+    reference = ops.convert_to_tensor(anchors(config))
+    of_anchors = matching.anchor_targets(reference, boxes, classes, config.proposals, random)
+    proposals, valid = rpn.propose(config, out["objectness"], out["deltas"], config.proposals.training)
+    of_rois = matching.roi_targets(proposals, valid, boxes, classes, config.roi, config.classes, random)
+    logits, deltas = model.classify(out["features"], of_rois.boxes, training=True)
+    size = min(config.proposals.mini_batch, config.anchor_count)
+    return {
+        **rpn_losses(out["objectness"], out["deltas"], of_anchors, size),
+        **head_losses(logits, deltas, of_rois),
+    }
+
+
+def rpn_losses(objectness: Tensor, deltas: Tensor, targets: AnchorTargets, size: int) -> dict[str, Tensor]:
+    """Losses of the region proposal network; ``size`` is what they are divided by."""
+    entropy = ops.softplus(objectness) - targets.positive * objectness
+    distance = ops.sum(smooth_l1(deltas - targets.deltas, RPN_BETA), axis=-1)
+    return {
+        "rpn_objectness": ops.mean(ops.sum(targets.sampled * entropy, axis=1)) / size,
+        "rpn_deltas": ops.mean(ops.sum(targets.positive * distance, axis=1)) / size,
+    }
+
+
+def head_losses(logits: Tensor, deltas: Tensor, targets: RoiTargets) -> dict[str, Tensor]:
+    """Losses of the head, from logits [B, S, K + 1] and deltas [B, S, K, 4]."""
+    size, classes = logits.shape[1], deltas.shape[2]
+    chosen = ops.one_hot(targets.classes, classes + 1)
+    entropy = -ops.sum(chosen * ops.log_softmax(logits, axis=-1), axis=-1)
+    of_class = ops.sum(deltas * chosen[..., :classes, None], axis=2)
+    distance = ops.sum(smooth_l1(of_class - targets.deltas, HEAD_BETA), axis=-1)
+    return {
+        "head_classes": ops.mean(ops.sum(targets.sampled * entropy, axis=1)) / size,
+        "head_deltas": ops.mean(ops.sum(targets.positive * distance, axis=1)) / size,
+    }
+
+
+def smooth_l1(x: Tensor, beta: float) -> Tensor:
+    """Elementwise: x^2 / (2 beta) below beta, |x| - beta / 2 above (Fast R-CNN)."""
+    size = ops.abs(x)
+    return ops.where(size < beta, 0.5 * x * x / beta, size - 0.5 * beta)
+
+
+def penalty(model: FasterRCNN, regularizer: Regularizer) -> Tensor:
+    """Weight penalty: the sum of squares (l2) or magnitudes (l1) of trainable kernels, times the factor."""
+    if regularizer.type == "none" or not regularizer.weight:
+        return ops.zeros(())
+    measure = ops.square if regularizer.type == "l2" else ops.abs
+    kernels = [variable for variable in model.trainable_variables if variable.name == "kernel"]
+    return regularizer.weight * sum((ops.sum(measure(kernel)) for kernel in kernels), ops.zeros(()))

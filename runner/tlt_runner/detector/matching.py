@@ -1,0 +1,153 @@
+"""Targets: which anchors and proposals stand for which object, and which of them the losses look at.
+
+In the graph and of static shape: ground truth is padded (class -1), samples are chosen by the largest of
+random numbers, and what is not chosen has weight 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import keras
+from keras import ops
+
+from tlt_api.trainingjob import Proposals, Roi
+from tlt_runner.detector import boxes as box_ops
+from tlt_runner.detector.boxes import Tensor
+
+
+@dataclass(frozen=True)
+class AnchorTargets:
+    """What the region proposal network should have said.
+
+    Attributes:
+        positive: [B, N], 1 where an anchor stands for an object and is in the mini-batch.
+        sampled: [B, N], 1 where an anchor is in the mini-batch at all.
+        deltas: [B, N, 4] to the anchor's object; meaningful where positive.
+    """
+
+    positive: Tensor
+    sampled: Tensor
+    deltas: Tensor
+
+
+@dataclass(frozen=True)
+class RoiTargets:
+    """The proposals that the head is trained on, and what it should say of them.
+
+    Attributes:
+        boxes: [B, S, 4], S is the mini-batch (or all candidates, where there are fewer).
+        classes: [B, S] int32; background is the number of classes.
+        positive: [B, S], 1 where the box stands for an object.
+        sampled: [B, S], 0 where an image had too few candidates.
+        deltas: [B, S, 4] to the box's object, scaled; meaningful where positive.
+    """
+
+    boxes: Tensor
+    classes: Tensor
+    positive: Tensor
+    sampled: Tensor
+    deltas: Tensor
+
+
+def anchor_targets(
+    anchors: Tensor, boxes: Tensor, classes: Tensor, spec: Proposals, random: keras.random.SeedGenerator
+) -> AnchorTargets:
+    """Match anchors to objects and draw the mini-batch, at most half of it objects.
+
+    An anchor is positive from IoU spec.max_overlap on, or where no anchor overlaps an object more (so each
+    object has one); negative below spec.min_overlap with all objects. Anchors reaching over the border take
+    part: on small images they are most of the anchors (TLT gives them IoU 0).
+
+    Args:
+        anchors: [N, 4].
+        boxes: Objects [B, G, 4].
+        classes: [B, G] int32, -1 in padding.
+        spec: Overlaps and size of the mini-batch.
+        random: Source of the draw.
+    """
+    real = classes >= 0
+    overlaps = box_ops.iou(anchors[None], boxes) * ops.cast(real, "float32")[:, None, :]
+    best = ops.max(overlaps, axis=2)
+    best_of_object = ops.max(overlaps, axis=1, keepdims=True)
+    forced = ops.logical_and(overlaps >= best_of_object, best_of_object > 0.0)
+    positive = ops.logical_or(best >= spec.max_overlap, ops.any(forced, axis=2))
+    negative = ops.logical_and(best < spec.min_overlap, ops.logical_not(positive))
+    positive, negative = _draw(positive, negative, spec.mini_batch, spec.mini_batch // 2, random)
+    matched = box_ops.gather(boxes, ops.argmax(overlaps, axis=2))
+    return AnchorTargets(
+        positive=ops.cast(positive, "float32"),
+        sampled=ops.cast(ops.logical_or(positive, negative), "float32"),
+        deltas=box_ops.encode(matched, anchors[None], box_ops.RPN_SCALES),
+    )
+
+
+def roi_targets(
+    proposals: Tensor,
+    valid: Tensor,
+    boxes: Tensor,
+    classes: Tensor,
+    spec: Roi,
+    background: int,
+    random: keras.random.SeedGenerator,
+) -> RoiTargets:
+    """Match proposals to objects and draw the mini-batch, at most spec.positive_fraction of it objects.
+
+    Args:
+        proposals: [B, R, 4].
+        valid: [B, R] bool, which of them are proposals.
+        boxes: Objects [B, G, 4].
+        classes: [B, G] int32, -1 in padding.
+        spec: Overlaps, size of the mini-batch, and whether objects are added to the proposals.
+        background: Class of background: the number of classes.
+        random: Source of the draw.
+    """
+    real = classes >= 0
+    if spec.ground_truth_as_roi:
+        proposals = ops.concatenate([proposals, boxes], axis=1)
+        valid = ops.concatenate([valid, real], axis=1)
+    overlaps = box_ops.iou(proposals, boxes) * ops.cast(real, "float32")[:, None, :]
+    best = ops.max(overlaps, axis=2)
+    positive = ops.logical_and(valid, best >= spec.max_overlap)
+    negative = ops.logical_and(valid, ops.logical_and(best < spec.max_overlap, best >= spec.min_overlap))
+    size = min(spec.mini_batch, proposals.shape[1])
+    most_positive = max(1, int(spec.mini_batch * spec.positive_fraction))
+    positive, negative = _draw(positive, negative, size, most_positive, random)
+    chosen = _first(positive, negative, size)
+    proposals = box_ops.gather(proposals, chosen)
+    positive, negative = box_ops.gather(positive, chosen), box_ops.gather(negative, chosen)
+    match = box_ops.gather(ops.cast(ops.argmax(overlaps, axis=2), "int32"), chosen)
+    return RoiTargets(
+        boxes=proposals,
+        classes=ops.where(positive, ops.cast(box_ops.gather(classes, match), "int32"), background),
+        positive=ops.cast(positive, "float32"),
+        sampled=ops.cast(ops.logical_or(positive, negative), "float32"),
+        deltas=box_ops.encode(box_ops.gather(boxes, match), proposals, box_ops.HEAD_SCALES),
+    )
+
+
+def _draw(
+    positive: Tensor, negative: Tensor, size: int, most_positive: int, random: keras.random.SeedGenerator
+) -> tuple[Tensor, Tensor]:
+    """At random: at most ``most_positive`` positives, then negatives up to ``size`` in all; [B, N] bool each."""
+    noise = keras.random.uniform(ops.shape(positive), seed=random)
+    size = min(size, positive.shape[1])
+    positive = _largest(positive, noise, min(most_positive, size))
+    taken = ops.sum(ops.cast(positive, "int32"), axis=1, keepdims=True)
+    keyed = ops.where(negative, noise, -1.0)
+    place = ops.maximum(size - taken - 1, 0)
+    threshold = box_ops.gather(ops.top_k(keyed, size)[0], place)
+    room = ops.logical_and(negative, taken < size)
+    return positive, ops.logical_and(room, keyed >= threshold)
+
+
+def _largest(mask: Tensor, noise: Tensor, count: int) -> Tensor:
+    keyed = ops.where(mask, noise, -1.0)
+    threshold = ops.top_k(keyed, count)[0][:, -1:]
+    return ops.logical_and(mask, keyed >= threshold)
+
+
+def _first(positive: Tensor, negative: Tensor, size: int) -> Tensor:
+    """Indices [B, size]: positives first, then negatives, then the rest."""
+    order = 2.0 * ops.cast(positive, "float32") + ops.cast(negative, "float32")
+    return ops.top_k(order, size)[1]
