@@ -1,4 +1,4 @@
-"""Installs the product on a cluster as a user would: by kustomize, from manifests/. For demo and e2e tests."""
+"""Installs the product on a cluster as a user would: by kustomize, from manifests/. For demo and tests."""
 
 from __future__ import annotations
 

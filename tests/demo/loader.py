@@ -6,6 +6,7 @@ import contextlib
 import io
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +37,8 @@ def load(
 ) -> None:
     """Generate digits scenes into ``folder``; copy them to the claim's ``digits/``, unless they are there."""
     scenes = scenes or Scenes()
-    with _pod(cluster, image, namespace, claim):
-        if _exec(cluster, namespace, _LOOK, None).returncode == 0:
+    with pod(cluster, image, namespace, claim):
+        if execute(cluster, namespace, _LOOK, None).returncode == 0:
             steps.say("the sample data are on the volume already")
             return
         steps.say(f"generating {scenes.images} scenes of handwritten digits")
@@ -50,7 +51,7 @@ def load(
             classes=None,
         )
         steps.say("copying them to the volume")
-        done = _exec(cluster, namespace, _UNPACK, _archive(folder))
+        done = execute(cluster, namespace, _UNPACK, _archive(folder))
         if done.returncode != 0:
             raise ClusterError(f"copying the sample data failed: {done.stderr.decode(errors='replace')}")
 
@@ -63,7 +64,7 @@ def _archive(folder: Path) -> bytes:
     return buffer.getvalue()
 
 
-def _exec(
+def execute(
     cluster: Cluster, namespace: str, code: str, data: bytes | None
 ) -> subprocess.CompletedProcess[bytes]:
     command = ("exec", "-i", "-n", namespace, _POD, "--", "python", "-c", code)
@@ -72,7 +73,8 @@ def _exec(
 
 
 @contextlib.contextmanager
-def _pod(cluster: Cluster, image: str, namespace: str, claim: str):  # type: ignore[no-untyped-def]
+def pod(cluster: Cluster, image: str, namespace: str, claim: str) -> Iterator[None]:
+    """A pod of the runner's image with the claim at /data, for the time of a with block."""
     security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     container = {
         "name": "load",

@@ -1,0 +1,105 @@
+"""The product on a cluster, as the e2e tests see it: reading, waiting, and resources that take seconds."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster import paths
+from cluster.existing import ExistingCluster
+from cluster.images import Images
+from cluster.node import Node
+from demo import install, loader
+
+TINY = loader.Scenes(images=24, side=96, seed=3)
+CLASSES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+FINISHED = ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True)
+class Product:
+    """A cluster with the operator running on it."""
+
+    cluster: Node | ExistingCluster
+    images: Images
+
+    def get(self, kind: str, name: str, namespace: str) -> dict[str, Any]:
+        """The object as JSON data."""
+        text = self.cluster.kubectl("get", kind, name, "-n", namespace, "-o", "json")
+        result: dict[str, Any] = json.loads(text)
+        return result
+
+    def list(self, kind: str, namespace: str, *selector: str) -> list[dict[str, Any]]:
+        """Objects of a kind as JSON data."""
+        text = self.cluster.kubectl("get", kind, "-n", namespace, "-o", "json", *selector)
+        result: list[dict[str, Any]] = json.loads(text)["items"]
+        return result
+
+    def wait(
+        self,
+        kind: str,
+        name: str,
+        namespace: str,
+        until: Callable[[dict[str, Any]], bool],
+        limit_s: float = 300,
+    ) -> dict[str, Any]:
+        """The status, once the condition holds for it.
+
+        Raises:
+            AssertionError: It does not within the limit; the message shows the last status.
+        """
+        deadline = time.monotonic() + limit_s
+        while True:
+            status: dict[str, Any] = self.get(kind, name, namespace).get("status", {})
+            if until(status):
+                return status
+            assert time.monotonic() < deadline, f"{kind}/{name}: {json.dumps(status, indent=1)}"
+            time.sleep(1)
+
+    def wait_finished(self, kind: str, name: str, namespace: str, limit_s: float = 420) -> dict[str, Any]:
+        """The status of a finished resource."""
+        return self.wait(kind, name, namespace, lambda status: status.get("phase") in FINISHED, limit_s)
+
+
+def make_namespace(product: Product, name: str, scenes: loader.Scenes = TINY) -> str:
+    """A namespace opened to jobs, with digits scenes at pvc://tlt-data/digits."""
+    install.namespace(product.cluster, name, "tlt-data")
+    folder: Path = paths.CACHE / "e2e" / f"digits-{scenes.images}-{scenes.side}-{scenes.seed}"
+    loader.load(product.cluster, product.images.runner, name, "tlt-data", folder, scenes)
+    return name
+
+
+def training(name: str, namespace: str, epochs: int = 1, **changes: Any) -> dict[str, Any]:
+    """A TrainingJob that takes seconds of work. ``changes`` replace parts of the spec."""
+    spec: dict[str, Any] = {
+        "dataset": {
+            "uri": "pvc://tlt-data/digits",
+            "targetClassMapping": {name: name for name in CLASSES},
+            "imageSize": {"width": 96, "height": 96},
+        },
+        "model": {
+            "backbone": "resnet10",
+            "widthMultiplier": 0.125,
+            "anchors": {"scales": [24, 40], "ratios": [1.0]},
+            "proposals": {
+                "training": {"preNms": 60, "postNms": 20},
+                "inference": {"preNms": 60, "postNms": 20},
+            },
+            "roi": {"miniBatch": 16},
+            "maxObjects": 16,
+        },
+        "training": {"epochs": epochs, "batchSizePerGPU": 4},
+        "output": {"uri": f"pvc://tlt-data/runs/{name}"},
+        "resources": {"gpus": 0},
+    }
+    return resource("TrainingJob", name, namespace, spec | changes)
+
+
+def resource(kind: str, name: str, namespace: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """One of our resources as JSON data."""
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": "tlt.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}

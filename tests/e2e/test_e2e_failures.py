@@ -1,0 +1,73 @@
+"""What fails says why, by a reason of its own and with a hint; a parent's failure reaches its children."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from e2e.product import Product, resource, training
+
+
+def dataset(**changes: Any) -> dict[str, Any]:
+    return training("any", "any")["spec"]["dataset"] | changes
+
+
+def weights(**fields: Any) -> dict[str, Any]:
+    return {"model": training("any", "any")["spec"]["model"] | {"pretrainedWeights": fields}}
+
+
+LABEL = "pvc://tlt-data/digits/training/label_2/000000.txt"
+CASES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "no-folder": ({"dataset": dataset(uri="pvc://tlt-data/nowhere")}, "DatasetNotFound", "nowhere"),
+    "no-labels": ({"dataset": dataset(labels="training/image_2")}, "NoLabels", "training/image_2"),
+    "no-class": ({"dataset": dataset(targetClassMapping={"car": "car"})}, "UnknownClass", "car"),
+    "wrong-sha": (weights(uri=LABEL, sha256="0" * 64), "ChecksumMismatch", "0000"),
+    "no-weights": (weights(uri=LABEL), "UnreadableModel", "000000.txt"),
+    "no-gpu": ({"resources": {"gpus": 1}}, "NotEnoughGPUs", "1"),
+    "no-memory": (
+        {"resources": {"gpus": 0, "memory": "150Mi"}, "runPolicy": {"maxRetries": 0}},
+        "OutOfMemory",
+        "",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def applied(product: Product, namespace: str) -> str:
+    """All wrong resources at once: they do not wait for each other."""
+    if hasattr(product.cluster, "set_gpus"):
+        product.cluster.set_gpus(1)
+    for name, (changes, _, _) in CASES.items():
+        product.cluster.apply(training(name, namespace, **changes))
+    return namespace
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_wrong_input_fails_with_its_own_reason(product: Product, applied: str, name: str) -> None:
+    _, reason, told = CASES[name]
+    status = product.wait_finished("tj", name, applied)
+    assert status["phase"] == "Failed"
+    assert status["failure"]["reason"] == reason, status["failure"]
+    assert told in status["failure"]["message"]
+    assert status["failure"]["hint"]
+    failed = {item["type"]: item for item in status["conditions"]}["Failed"]
+    assert (failed["status"], failed["reason"]) == ("True", reason)
+
+
+def test_children_of_a_failed_parent_fail_and_say_so(product: Product, applied: str) -> None:
+    output = {"uri": "pvc://tlt-data/runs/orphan"}
+    spec = {"model": {"trainingJobRef": {"name": "no-class"}}, "threshold": 0.5, "output": output}
+    product.cluster.apply(resource("PruneJob", "orphan", applied, spec))
+    status = product.wait_finished("pj", "orphan", applied)
+    assert status["failure"]["reason"] == "DependencyFailed"
+    assert "UnknownClass" in status["failure"]["message"]
+
+
+def test_an_out_of_memory_kill_is_retried_with_half_the_batch(product: Product, applied: str) -> None:
+    changes = {"resources": {"gpus": 0, "memory": "150Mi"}, "runPolicy": {"maxRetries": 1}}
+    product.cluster.apply(training("squeezed", applied, **changes))
+    status = product.wait_finished("tj", "squeezed", applied)
+    assert (status["phase"], status["attempt"]) == ("Failed", 2)
+    assert status["failure"]["reason"] == "OutOfMemory"
+    assert status["history"][0]["remedy"] == "batchSizePerGPU 4 -> 2"
