@@ -1,0 +1,182 @@
+"""The detector as a plugin-free ONNX file.
+
+Called by ``tlt_runner.tasks.export``. The graph is the one that evaluation runs, with the conventions of
+TensorRT, DeepStream and Triton at its border: images are NCHW, boxes xyxy. Whatever does not need a GPU or
+a plugin to run is checked here: standard operators only, none of those that TensorRT takes a plugin or a
+loop for.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx
+import tensorflow as tf
+import tf2onnx
+from keras import ops
+from onnx import ModelProto, TensorProto, helper
+
+from tlt_api.failures import Reason
+from tlt_runner.detector.config import DetectorConfig
+from tlt_runner.detector.model import FasterRCNN
+from tlt_runner.errors import RunnerError
+
+log = logging.getLogger(__name__)
+
+OPSET = 17
+"""Operator set of the file; TensorRT 8.6 and later, DeepStream 6.4 and later read it."""
+
+REFUSED_OPS = frozenset(
+    {"NonMaxSuppression", "RoiAlign", "Loop", "If", "Scan", "NonZero", "Unique", "EfficientNMS_TRT"}
+)
+"""What TensorRT-RTX does not build, or builds only with plugins, loops or sizes that depend on the data."""
+
+INPUT = "images"
+OUTPUTS = ("boxes", "scores", "classes", "count")
+BORDER = """Input: images, float32 [batch, 3, H, W], RGB, 0 to 255.
+Outputs, D detections by falling score: boxes float32 [batch, D, 4], xyxy in pixels of the input;
+scores float32 [batch, D]; classes int32 [batch, D]; count int32 [batch]. Places after count hold zeros
+and class -1."""
+"""What goes in and comes out; stands in the file's doc_string."""
+_PREFIX = "tlt."
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """An ONNX file.
+
+    Attributes:
+        path: Where it is.
+        size_bytes: Its size.
+        operators: How many nodes of each operator it has.
+    """
+
+    path: Path
+    size_bytes: int
+    operators: dict[str, int]
+
+
+def to_onnx(model: FasterRCNN, source_digest: str | None = None, opset: int = OPSET) -> ModelProto:
+    """The detector as a float32 ONNX model.
+
+    :data:`BORDER` says what goes in and comes out. Boxes are **xyxy** there, converted once, here:
+    DeepStream and Triton users expect it. The detector's own are yxyx.
+
+    Args:
+        model: The detector.
+        source_digest: SHA-256 of the file the model came from, for the metadata.
+        opset: Operator set.
+
+    Raises:
+        RunnerError: ExportFailed, when an operator has no plugin-free form or the file is not valid.
+    """
+    config = model.config
+
+    def detect(images: Any) -> dict[str, Any]:
+        found = model(images)
+        top, left, bottom, right = (found["boxes"][..., side] for side in range(4))
+        return {**found, "boxes": ops.stack([left, top, right, bottom], axis=-1)}
+
+    signature = [tf.TensorSpec((None, config.height, config.width, 3), tf.float32, name=INPUT)]
+    try:
+        exported, _ = tf2onnx.convert.from_function(
+            tf.function(detect, input_signature=signature),
+            input_signature=signature,
+            opset=opset,
+            inputs_as_nchw=[INPUT],
+        )
+    except Exception as error:
+        # tf2onnx raises many types, for an operator or a shape that it cannot convert.
+        raise RunnerError(Reason.EXPORT_FAILED, f"tf2onnx could not convert the detector: {error}") from error
+    _describe(exported, config, source_digest)
+    check(exported)
+    return exported
+
+
+def export_onnx(
+    model: FasterRCNN, path: Path, source_digest: str | None = None, opset: int = OPSET
+) -> OnnxFile:
+    """Write the detector as a float32 ONNX file; see :func:`to_onnx`."""
+    return write(to_onnx(model, source_digest, opset), path)
+
+
+def write(exported: ModelProto, path: Path) -> OnnxFile:
+    """Check an ONNX model and write it.
+
+    Raises:
+        RunnerError: ExportFailed, when it is not valid or not plugin-free.
+    """
+    check(exported)
+    path.write_bytes(exported.SerializeToString())
+    operators = dict(Counter(node.op_type for node in exported.graph.node))
+    size = path.stat().st_size
+    log.info("wrote %s: %d bytes, %d nodes", path.name, size, sum(operators.values()))
+    return OnnxFile(path, size, operators)
+
+
+def check(exported: ModelProto) -> None:
+    """See that a model is valid ONNX, of standard operators only, and none that TensorRT refuses.
+
+    Raises:
+        RunnerError: ExportFailed, naming the operators.
+    """
+    used = {(node.domain, node.op_type) for node in exported.graph.node}
+    foreign = sorted(f"{domain}::{name}" for domain, name in used if domain not in ("", "ai.onnx"))
+    refused = sorted(name for _, name in used if name in REFUSED_OPS)
+    if foreign or refused:
+        raise RunnerError(
+            Reason.EXPORT_FAILED,
+            f"expected operators that TensorRT builds without a plugin, got {', '.join(foreign + refused)}",
+        )
+    try:
+        onnx.checker.check_model(exported, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise RunnerError(Reason.EXPORT_FAILED, f"expected a valid ONNX model, got: {error}") from error
+
+
+def metadata(exported: ModelProto) -> dict[str, Any]:
+    """What the file says of itself: class_names, height, width, version, and where known source_sha256."""
+    stored = {item.key: item.value for item in exported.metadata_props}
+    return {
+        key.removeprefix(_PREFIX): json.loads(value)
+        for key, value in stored.items()
+        if key.startswith(_PREFIX)
+    }
+
+
+def _describe(exported: ModelProto, config: DetectorConfig, source_digest: str | None) -> None:
+    """Names, shapes and order of the border, and the metadata."""
+    exported.producer_name, exported.producer_version = "tlt", version("tlt-operator")
+    exported.graph.name = "detector"
+    exported.doc_string = BORDER
+    detections = config.detections.max_detections
+    shapes = {"boxes": ["batch", detections, 4], "scores": ["batch", detections]}
+    shapes |= {"classes": ["batch", detections], "count": ["batch"]}
+    kinds = {"boxes": TensorProto.FLOAT, "scores": TensorProto.FLOAT}
+    missing = set(OUTPUTS) - {output.name for output in exported.graph.output}
+    if missing:
+        raise RunnerError(Reason.EXPORT_FAILED, f"expected outputs {OUTPUTS}, got none named {missing}")
+    outputs = [
+        helper.make_tensor_value_info(name, kinds.get(name, TensorProto.INT32), shapes[name])
+        for name in OUTPUTS
+    ]
+    images = helper.make_tensor_value_info(
+        INPUT, TensorProto.FLOAT, ["batch", 3, config.height, config.width]
+    )
+    del exported.graph.output[:], exported.graph.input[:], exported.graph.value_info[:]
+    exported.graph.output.extend(outputs)
+    exported.graph.input.append(images)
+    facts = {
+        "class_names": config.class_names,
+        "height": config.height,
+        "width": config.width,
+        "version": version("tlt-operator"),
+    }
+    facts |= {"source_sha256": source_digest} if source_digest else {}
+    helper.set_model_props(exported, {f"{_PREFIX}{key}": json.dumps(value) for key, value in facts.items()})
