@@ -1,0 +1,124 @@
+"""From an exception, or a dead process, to the failure taxonomy: why a run ended, and its exit code.
+
+Called by :mod:`tlt_runner.process` at the end of a run and by :mod:`tlt_runner.local`, which watches such a
+process from outside. TensorFlow and OpenCV are recognised by class name, so that neither is imported here.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+from collections.abc import Iterator
+
+from tlt_api.failures import CLASSES, Reason, by_exit_code
+from tlt_api.status import Failure
+from tlt_runner.errors import RunnerError
+
+INTERNAL_EXIT = 70
+_MEMORY_CLASSES = {"ResourceExhaustedError", "OutOfMemoryError"}
+_MEMORY_TEXTS = (
+    "RESOURCE_EXHAUSTED",
+    "CUDA_ERROR_OUT_OF_MEMORY",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "std::bad_alloc",
+    "Insufficient memory",
+)
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FULL_TEXTS = ("No space left on device", "Disk quota exceeded")
+
+
+def reason_of(error: BaseException) -> Reason:
+    """The taxonomy's reason for an exception, or for what it was raised from."""
+    reasons = (_own_reason(link) for link in _chain(error))
+    return next((reason for reason in reasons if reason is not None), Reason.INTERNAL)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__
+
+
+def _own_reason(error: BaseException) -> Reason | None:
+    if isinstance(error, RunnerError):
+        return error.reason
+    if isinstance(error, KeyboardInterrupt):
+        return Reason.INTERRUPTED
+    if isinstance(error, MemoryError):
+        return Reason.OUT_OF_MEMORY
+    if isinstance(error, OSError) and error.errno is not None:
+        return _of_errno(error.errno)
+    return _of_native(error)
+
+
+def _of_errno(number: int) -> Reason | None:
+    if number in _FULL:
+        return Reason.STORAGE_FULL
+    return Reason.OUT_OF_MEMORY if number == errno.ENOMEM else None
+
+
+def _of_native(error: BaseException) -> Reason | None:
+    """Errors of native libraries: TensorFlow calls a full disk ResourceExhausted too, hence the texts."""
+    text = str(error)
+    if any(sign in text for sign in _FULL_TEXTS):
+        return Reason.STORAGE_FULL
+    names = {ancestor.__name__ for ancestor in type(error).__mro__}
+    if names & _MEMORY_CLASSES or any(sign in text for sign in _MEMORY_TEXTS):
+        return Reason.OUT_OF_MEMORY
+    return None
+
+
+def failure_of(error: BaseException) -> Failure:
+    """The failure that an exception amounts to, as it stands in the termination message."""
+    known = next((link for link in _chain(error) if isinstance(link, RunnerError)), None)
+    message = known.message if known else _sentence(error)
+    return failure(reason_of(error), message, known.hint if known else None)
+
+
+def failure(reason: Reason, message: str, hint: str | None = None) -> Failure:
+    """A failure of this reason; the taxonomy's hint unless a better one is given."""
+    known = CLASSES[reason]
+    return Failure(
+        reason=reason.value,
+        exit_code=known.exit_code,
+        message=message,
+        hint=hint or known.hint,
+        retryable=known.retryable,
+    )
+
+
+def _sentence(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def exit_code(reported: Failure, otherwise: int) -> int:
+    """The exit code of a failure; ``otherwise`` for reasons that only an operator sees."""
+    return reported.exit_code if reported.exit_code is not None else otherwise
+
+
+def paragraph(program: str, reported: Failure) -> str:
+    """A failure for people: reason, message, hint."""
+    return f"{program}: {reported.reason}: {reported.message}\n  {reported.hint}"
+
+
+def failure_of_exit(returncode: int) -> Failure:
+    """The failure of a process that left no termination message.
+
+    Args:
+        returncode: As of :class:`subprocess.Popen`: an exit code, or minus the number of a signal.
+    """
+    if returncode == -signal.SIGKILL:
+        return failure(
+            Reason.OUT_OF_MEMORY,
+            "the run was ended by SIGKILL, most likely by the kernel for want of memory",
+        )
+    if returncode in (-signal.SIGTERM, -signal.SIGINT):
+        name = signal.Signals(-returncode).name
+        return failure(Reason.INTERRUPTED, f"the run was ended by {name} before it could write a checkpoint")
+    if returncode < 0:
+        name = signal.Signals(-returncode).name
+        return failure(Reason.INTERNAL, f"the run crashed: it was ended by {name}")
+    known = by_exit_code(returncode)
+    return failure(known.reason, f"the run ended with exit code {returncode} and left no message")

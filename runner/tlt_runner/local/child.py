@@ -1,0 +1,149 @@
+"""A run as a child process: its memory is returned, and its being killed is seen from outside.
+
+The child is the pod's own command with a RunSpec; the report and the termination message come back as files.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from pydantic import ValidationError
+
+from tlt_api.runreport import RunReport
+from tlt_api.runspec import RunSpec
+from tlt_api.status import Failure
+from tlt_runner import exits
+from tlt_runner.commands import TERMINATION_LOG_VARIABLE, VOLUMES_VARIABLE
+
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended.
+
+    Attributes:
+        report: The last report, whole.
+        failure: Why it failed, or None.
+        log: What it printed.
+    """
+
+    report: RunReport
+    failure: Failure | None
+    log: Path
+
+
+class Interrupts:
+    """Ctrl-C and SIGTERM while children run: counted here, handed on one by one as SIGTERM."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def install(self) -> None:
+        """Take over both signals."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._count)
+
+    def _count(self, _number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+
+
+def run(
+    command: str,
+    spec: RunSpec,
+    folder: Path,
+    volumes: Path,
+    interrupts: Interrupts,
+    tell: Callable[[RunReport], None],
+    lock: int,
+) -> Ended:
+    """Run a task in a child and wait for its end.
+
+    Args:
+        command: The runner's command.
+        spec: What to do.
+        folder: Where spec, report, termination message and log are written; older ones are replaced.
+        volumes: ``pvc://claim/path`` is ``volumes/claim/path``.
+        interrupts: Handed on to the child.
+        tell: Called with each new report.
+        lock: File descriptor that the child holds as long as it lives.
+    """
+    files = {name: folder / f"{name}.json" for name in ("spec", "report", "termination")}
+    for stale in ("report", "termination"):
+        files[stale].unlink(missing_ok=True)
+    files["spec"].write_text(spec.to_json(), encoding="utf-8")
+    log = folder / "log.txt"
+    arguments = [
+        command,
+        "--spec",
+        str(files["spec"]),
+        "--report",
+        str(files["report"]),
+        "--volumes",
+        str(volumes),
+    ]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tlt_runner", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=_environment(spec, volumes, files["termination"]),
+            process_group=0,  # a terminal's Ctrl-C reaches the parent only, which hands it on once
+            pass_fds=(lock,),
+        )
+        code = _wait(process, files["report"], interrupts, tell)
+    report = _read(files["report"]) or RunReport()
+    return Ended(report, _failure(code, _read(files["termination"])), log)
+
+
+def _environment(spec: RunSpec, volumes: Path, termination: Path) -> Mapping[str, str]:
+    chosen = {item.name: item.value for item in spec.spec.pod_template.env}
+    own = {
+        VOLUMES_VARIABLE: str(volumes),
+        TERMINATION_LOG_VARIABLE: str(termination),
+        "PYTHONUNBUFFERED": "1",
+    }
+    return {**os.environ, **chosen, **own}
+
+
+def _wait(
+    process: subprocess.Popen[bytes], report: Path, interrupts: Interrupts, tell: Callable[[RunReport], None]
+) -> int:
+    handed_on, told = 0, 0
+    while (code := process.poll()) is None:
+        while handed_on < interrupts.count:
+            handed_on += 1
+            process.send_signal(signal.SIGTERM if handed_on < 3 else signal.SIGKILL)
+        changed = report.stat().st_mtime_ns if report.exists() else 0
+        if changed != told:
+            told = changed
+            found = _read(report)
+            if found is not None:
+                tell(found)
+        time.sleep(POLL_S)
+    return code
+
+
+def _read(file: Path) -> RunReport | None:
+    """A report from a file; None where there is none, or none that is whole."""
+    try:
+        return RunReport.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _failure(code: int, message: RunReport | None) -> Failure | None:
+    """The exit decides whether it failed; the termination message says why, where there is one."""
+    if code == 0:
+        return None
+    said = message.failure if message else None
+    return said if said is not None and said.exit_code == code else exits.failure_of_exit(code)

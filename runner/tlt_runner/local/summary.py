@@ -1,0 +1,61 @@
+"""What a local run prints at its end: the columns of ``kubectl get``, the artifacts, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from tlt_api.resources import Resource
+from tlt_api.status import Phase
+from tlt_runner import exits
+from tlt_runner.local import table
+from tlt_runner.local.child import Ended
+from tlt_runner.local.state import Folders
+from tlt_runner.report import lines as report_lines
+
+
+def lines(
+    resources: Sequence[Resource], folders: Folders, logs: Mapping[str, Path], now: datetime
+) -> list[str]:
+    """The end of a flow.
+
+    Args:
+        resources: As they ended.
+        folders: Where artifacts are.
+        logs: The log of each resource that ran, by ``Kind/name``.
+        now: For ages.
+    """
+    tables = [table.aligned(rows) for rows in table.by_kind(resources, now)]
+    made = table.artifacts(resources, folders)
+    if made:
+        tables.append(table.aligned(made))
+    failures = [text for item in resources for text in _failure(item, logs.get(item.key))]
+    blocks = [*tables, failures] if failures else tables
+    return [line for block in blocks for line in ("", *block)]
+
+
+def _failure(resource: Resource, log: Path | None) -> list[str]:
+    failure = resource.status.failure
+    if failure is None:
+        return []
+    text = [exits.paragraph(resource.key, failure)]
+    if log is not None:
+        text.append(f"  Its log: {log}")
+    if resource.status.phase == Phase.SUSPENDED:
+        text.append("  The same command goes on from the last checkpoint.")
+    elif failure.retryable:
+        text.append("  A local run does not retry by itself; the same command makes a further attempt.")
+    return text
+
+
+def of_part(resource: Resource, ended: Ended) -> list[str]:
+    """The end of a command that is not the whole of a resource: what it found, or why it failed."""
+    found = ended.report
+    said = [
+        found.dataset and report_lines.dataset(found.dataset),
+        found.metrics and report_lines.metrics(found.metrics),
+        *(report_lines.artifact(item) for item in found.artifacts or ()),
+    ]
+    failure = [exits.paragraph(resource.key, ended.failure)] if ended.failure else []
+    return [*(text for text in said if text), *failure, f"log: {ended.log}"]

@@ -1,0 +1,105 @@
+"""What a local run shows while it goes on: a live table on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from tlt_api.resources import Resource
+from tlt_api.status import Phase
+from tlt_runner.local import table
+from tlt_runner.report.lines import ProgressLines
+
+
+class View(Protocol):
+    """Shows a flow."""
+
+    def show(self, resources: Sequence[Resource], now: datetime) -> None:
+        """The resources as they are now."""
+
+    def say(self, text: str) -> None:
+        """Something that stays on the screen."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+def for_output() -> View:
+    """The view that suits standard output."""
+    return LiveView() if sys.stdout.isatty() else PlainView()
+
+
+class PlainView:
+    """A line where a phase changes, and progress every ten seconds."""
+
+    def __init__(self, say: Callable[[str], None] | None = None) -> None:
+        self._say = say or (lambda text: print(text, flush=True))
+        self._phases: dict[str, Phase | None] = {}
+        self._lines: dict[str, ProgressLines] = {}
+
+    def show(self, resources: Sequence[Resource], now: datetime) -> None:
+        """Say what is new."""
+        for item in resources:
+            self._show(item, now)
+
+    def _show(self, resource: Resource, now: datetime) -> None:
+        phase = resource.status.phase
+        if phase != self._phases.get(resource.key):
+            self._phases[resource.key] = phase
+            detail = table.what_now(resource)
+            self._say(f"{resource.key}: {phase}{f': {detail}' if detail else ''}")
+        elif phase == Phase.RUNNING and resource.status.progress:
+            lines = self._lines.setdefault(
+                resource.key,
+                ProgressLines(lambda text, key=resource.key: self._say(f"{key}: {text}")),  # type: ignore[misc]
+            )
+            lines.progress(resource.status.progress, now)
+
+    def say(self, text: str) -> None:
+        """A line."""
+        self._say(text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+class LiveView:
+    """A table that is drawn anew in its place."""
+
+    def __init__(self) -> None:
+        from rich.live import Live
+
+        self._live: Any = Live(auto_refresh=False)
+
+    def show(self, resources: Sequence[Resource], now: datetime) -> None:
+        """Draw the table."""
+        from rich.table import Table
+
+        header, *rows = table.live(resources)
+        drawn = Table(*header, box=None, pad_edge=False)
+        for row in rows:
+            drawn.add_row(*row)
+        self._live.update(drawn, refresh=True)
+
+    def say(self, text: str) -> None:
+        """Print above the table."""
+        self._live.console.print(text, markup=False, highlight=False)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()

@@ -1,0 +1,208 @@
+"""Manifests as files: which documents are ours, and every mistake in them, by file, document and field.
+
+Called by ``tlt validate``, ``tlt run`` and ``tlt <command> -f``. The verdict is the models' own, read as
+strictly as an API server reads: a text is not a number, and a key stands once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from tlt_api import references, resources
+from tlt_api.base import GROUP
+from tlt_api.failures import Reason
+from tlt_api.resources import KINDS, InvalidResourceError, Resource
+from tlt_runner.errors import RunnerError
+
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document that is ours and valid.
+
+    Attributes:
+        place: ``file, document N``.
+        resource: What it says.
+    """
+
+    place: str
+    resource: Resource
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found in a file or folder.
+
+    Attributes:
+        documents: Ours and valid, in order of reading.
+        problems: Ours and wrong: one text each, with place, field, expected and got.
+        ignored: Not ours: one text each.
+    """
+
+    documents: tuple[Document, ...]
+    problems: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """The verdict for people, one line a document."""
+        valid = [f"valid    {item.place}: {item.resource.key}" for item in self.documents]
+        wrong = [f"invalid  {text}" for text in self.problems]
+        other = [f"ignored  {text}" for text in self.ignored]
+        total = f"{len(valid)} valid, {len(wrong)} invalid, {len(other)} ignored"
+        return [*valid, *wrong, *other, total]
+
+    def require_valid(self) -> list[Resource]:
+        """The resources.
+
+        Raises:
+            RunnerError: InvalidSpec; something is wrong, or nothing is ours.
+        """
+        if self.problems:
+            raise RunnerError(Reason.INVALID_SPEC, "\n  ".join(("", *self.problems)))
+        if not self.documents:
+            there = "; ".join(self.ignored) or "no documents"
+            raise RunnerError(
+                Reason.INVALID_SPEC, f"expected at least one {' or '.join(KINDS)}, got: {there}"
+            )
+        return [item.resource for item in self.documents]
+
+
+def read(path: Path) -> Verdict:
+    """Read a manifest file, or all of a folder (not of its subfolders), without raising for its content.
+
+    Raises:
+        RunnerError: InvalidSpec; the path does not exist or cannot be read.
+    """
+    files, ignored = _files(path)
+    documents: list[Document] = []
+    problems: list[str] = []
+    for file in files:
+        try:
+            bodies = list(_bodies(file))
+        except yaml.YAMLError as error:
+            problems.append(f"{file}: not YAML: {' '.join(str(error).split())}")
+            continue
+        for place, body in bodies:
+            if not _is_ours(body):
+                ignored.append(f"{place}: {_what(body)} is not of {GROUP}")
+                continue
+            try:
+                documents.append(Document(place, _parse(body)))
+            except InvalidResourceError as error:
+                problems.append(f"{place}: {error}")
+    return Verdict(
+        tuple(documents), (*problems, *_duplicates(documents), *_cycles(documents)), tuple(ignored)
+    )
+
+
+def _files(path: Path) -> tuple[list[Path], list[str]]:
+    if path.is_file():
+        return [path], []
+    if not path.is_dir():
+        raise RunnerError(
+            Reason.INVALID_SPEC,
+            f"expected a manifest or a folder of manifests, got {path}, which is not there",
+        )
+    entries = sorted(path.iterdir())
+    files = [entry for entry in entries if entry.is_file() and entry.suffix in SUFFIXES]
+    return files, [f"{entry}: a subfolder; name it to read it" for entry in entries if entry.is_dir()]
+
+
+def _bodies(file: Path) -> Iterator[tuple[str, Any]]:
+    """(place, body) of each document; the items of a List count as documents."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunnerError(Reason.INVALID_SPEC, f"expected UTF-8 text in {file}, got: {error}") from None
+    number = 0
+    for body in yaml.load_all(text, Loader=_Loader):  # noqa: S506 - a SafeLoader
+        if body is None:
+            continue
+        number += 1
+        place = f"{file}, document {number}"
+        if isinstance(body, dict) and body.get("kind") == "List" and isinstance(body.get("items"), list):
+            yield from ((f"{place}, item {i}", item) for i, item in enumerate(body["items"], start=1))
+        else:
+            yield place, body
+
+
+def _is_ours(body: Any) -> bool:
+    if not isinstance(body, dict):
+        return False
+    return str(body.get("apiVersion")).startswith(f"{GROUP}/") or body.get("kind") in KINDS
+
+
+def _what(body: Any) -> str:
+    if not isinstance(body, dict):
+        return f"a {type(body).__name__}"
+    name = (body.get("metadata") or {}).get("name") if isinstance(body.get("metadata"), dict) else None
+    return f"{body.get('kind') or 'a document without kind'}{f'/{name}' if name else ''}"
+
+
+def _parse(body: dict[str, Any]) -> Resource:
+    metadata = body.get("metadata")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
+        raise InvalidResourceError(f"metadata.name: expected a text, got {metadata!r:.120}")
+    resource = resources.parse(body)
+    try:  # as an API server types: 100 and 1e2 are numbers, "100" is a text
+        resource.kind.spec.model_validate_json(json.dumps(body.get("spec") or {}), strict=True)
+    except ValidationError as error:
+        raise InvalidResourceError(f"{resource.key}: {resources.explain(error)}") from None
+    return resource
+
+
+def _duplicates(documents: list[Document]) -> Iterator[str]:
+    seen: dict[str, str] = {}
+    for item in documents:
+        first = seen.setdefault(item.resource.key, item.place)
+        if first != item.place:
+            yield f"{item.place}: {item.resource.key} stands in {first} already"
+
+
+def _cycles(documents: list[Document]) -> Iterator[str]:
+    by_key = {(item.resource.kind.name, item.resource.name): item.resource for item in documents}
+    for item in documents:
+        found = references.resolve(item.resource, lambda kind, name: by_key.get((kind, name)))
+        if isinstance(found, references.Broken) and found.reason == Reason.DEPENDENCY_CYCLE:
+            yield f"{item.place}: {found.message}"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as an API server reads it: duplicate keys are a mistake, 5e-6 is a number, a date is a text."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping, whose keys all differ."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str | int | float | bool) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    "while reading a mapping",
+                    node.start_mark,
+                    f"the key {key!r} stands twice",
+                    key_node.start_mark,
+                )
+            seen.add(key if isinstance(key, str | int | float | bool) else id(key_node))
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)

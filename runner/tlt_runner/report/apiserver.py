@@ -1,0 +1,133 @@
+"""Server-side apply of a status from inside a pod: one PATCH, with what Kubernetes mounts into every pod.
+
+Only the standard library: the runner needs one verb of the API server, on one object. A connection serves
+one request, and token and certificate authority are read for each, because the kubelet rotates them.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tlt_api.base import API_VERSION, GROUP, VERSION
+from tlt_api.resources import KINDS
+from tlt_api.runspec import Owner
+from tlt_api.status import RUNNER_FIELD_MANAGER
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_ANSWER_LIMIT = 4 * 1024 * 1024
+
+
+class ApiServerError(Exception):
+    """The API server did not take a report.
+
+    Attributes:
+        status: The HTTP status, or None where there was no answer.
+        retry_after: Seconds that it asks to wait.
+    """
+
+    def __init__(self, message: str, status: int | None = None, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class OwnerGoneError(ApiServerError):
+    """The resource was deleted, or another one has its name: there is nobody left to report to."""
+
+
+@dataclass(frozen=True)
+class ApiServer:
+    """Where the API server is, and what proves who we are.
+
+    Attributes:
+        host: Name or address.
+        port: Port.
+        token: File with the bearer token.
+        authority: File with the certificate authority, PEM.
+    """
+
+    host: str
+    port: int
+    token: Path
+    authority: Path
+
+    @classmethod
+    def of_this_pod(
+        cls, environment: Mapping[str, str] = os.environ, account: Path = SERVICE_ACCOUNT
+    ) -> ApiServer | None:
+        """The cluster that this process runs in; None outside of one, or without a service account."""
+        host = environment.get("KUBERNETES_SERVICE_HOST")
+        token, authority = account / "token", account / "ca.crt"
+        if not host or not token.is_file() or not authority.is_file():
+            return None
+        return cls(host, int(environment.get("KUBERNETES_SERVICE_PORT", "443")), token, authority)
+
+    def apply_status(self, owner: Owner, status: Mapping[str, Any], timeout: float) -> None:
+        """Apply the runner's part of the owner's status.
+
+        Raises:
+            OwnerGoneError: The owner is gone; its uid is part of the request.
+            ApiServerError: It did not arrive, or was refused.
+        """
+        path = (
+            f"/apis/{GROUP}/{VERSION}/namespaces/{owner.namespace}/{KINDS[owner.kind].plural}/{owner.name}"
+            f"/status?fieldManager={RUNNER_FIELD_MANAGER}&force=true"
+        )
+        body = {
+            "apiVersion": API_VERSION,
+            "kind": owner.kind,
+            "metadata": {"name": owner.name, "namespace": owner.namespace, "uid": owner.uid},
+            "status": status,
+        }
+        code, headers, answer = self._patch(path, json.dumps(body), timeout)
+        if code >= 400:
+            raise _refusal(owner, code, headers, answer)
+        uid = (answer.get("metadata") or {}).get("uid")
+        if uid != owner.uid:
+            raise OwnerGoneError(f"{owner.kind}/{owner.name} is another object now (uid {uid})", code)
+
+    def _patch(self, path: str, body: str, timeout: float) -> tuple[int, Mapping[str, str], dict[str, Any]]:
+        try:
+            context = ssl.create_default_context(cafile=str(self.authority))
+            headers = {
+                "Authorization": f"Bearer {self.token.read_text().strip()}",
+                "Content-Type": "application/apply-patch+yaml",
+                "Accept": "application/json",
+                "User-Agent": RUNNER_FIELD_MANAGER,
+            }
+            connection = http.client.HTTPSConnection(self.host, self.port, timeout=timeout, context=context)
+            try:
+                connection.request("PATCH", path, body=body.encode(), headers=headers)
+                response = connection.getresponse()
+                text = response.read(_ANSWER_LIMIT)
+            finally:
+                connection.close()
+        except (OSError, http.client.HTTPException) as error:
+            raise ApiServerError(f"{self.host}:{self.port}: {type(error).__name__}: {error}") from error
+        return response.status, dict(response.headers.items()), _as_object(text)
+
+
+def _refusal(owner: Owner, code: int, headers: Mapping[str, str], answer: dict[str, Any]) -> ApiServerError:
+    """The error of an answer. A 404 or 409 need not say that the owner is gone."""
+    message = f"HTTP {code} {answer.get('reason') or ''}: {answer.get('message') or 'no message'}"
+    missing = code == 404 and (answer.get("details") or {}).get("name") == owner.name
+    replaced = code == 409 and "uid" in message.lower()
+    if missing or replaced:
+        return OwnerGoneError(message, code)
+    wait = headers.get("Retry-After") or ""
+    return ApiServerError(message, code, float(wait) if wait.isdigit() else 0.0)
+
+
+def _as_object(text: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    return value if isinstance(value, dict) else {"message": text[:200].decode(errors="replace")}
