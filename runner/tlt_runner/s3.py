@@ -1,7 +1,7 @@
 """An S3 server as files: downloads, uploads, listings. Only :mod:`tlt_runner.storage` calls it.
 
-boto3 is imported here and nowhere else. Credentials come from the environment (``AWS_*``) or the pod's identity, are
-never logged and never leave boto3. Retries (with back-off) are botocore's standard mode.
+boto3 is imported here and nowhere else. Credentials come from the environment (``AWS_*``) or the pod's
+identity, are never logged and never leave boto3. Retries (with back-off) are botocore's standard mode.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class ObjectStore:
             keys = [key for key in self._keys(bucket, start) if not key.endswith("/")]
         if not keys:
             raise NotFoundError(
-                f"expected objects below s3://{bucket}/{start} ({self._where}), {self._what_is_there(bucket, prefix)}"
+                f"expected objects below s3://{bucket}/{start} ({self._where}), "
+                f"{self._what_is_there(bucket, prefix)}"
             )
         target.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(PARALLEL_DOWNLOADS) as threads:

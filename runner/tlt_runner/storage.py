@@ -2,8 +2,9 @@
 
 Every task reads its inputs and publishes its results through :class:`Storage`; nothing else opens an address.
 What is published is whole or absent: a temporary name in the target folder, fsync, rename (S3 puts are atomic
-by themselves). Failures leave as :class:`RunnerError`; an address that names nothing is a :class:`NotFoundError`, so
-that a caller who knows what was meant (a data set, weights) can give it a better reason.
+by themselves). Failures leave as :class:`RunnerError`; an address that names nothing is a
+:class:`NotFoundError`, so that a caller who knows what was meant (a data set, weights) can give it a better
+reason.
 """
 
 from __future__ import annotations
@@ -129,14 +130,14 @@ class Storage:
     Args:
         scratch: Folder for downloads; the caller removes it.
         s3: How s3:// is reached; None means AWS with the environment's credentials.
-        volumes_root: Where claims are mounted: ``pvc://claim/path`` is ``volumes_root/claim/path``. By default
-            the environment's ``TLT_VOLUMES_ROOT``, else the pod's mount point.
+        volumes_root: Where claims are mounted: ``pvc://claim/path`` is ``volumes_root/claim/path``. By
+            default the environment's ``TLT_VOLUMES_ROOT``, else the pod's mount point.
     """
 
     def __init__(
         self, *, scratch: Path, s3: S3Storage | None = None, volumes_root: Path | None = None
     ) -> None:
-        self._scratch = scratch
+        self.scratch = scratch
         self._s3 = s3 or S3Storage()
         self._volumes_root = volumes_root or Path(os.environ.get("TLT_VOLUMES_ROOT") or VOLUMES_ROOT)
         self._store: ObjectStore | None = None
@@ -157,7 +158,8 @@ class Storage:
             raise RunnerError(
                 Reason.STORAGE_UNAVAILABLE,
                 f"{uri}: the volume of claim {address.root} is not mounted: expected the folder {mount}",
-                "In a cluster check the PersistentVolumeClaim; in a local run use file:/// or set TLT_VOLUMES_ROOT.",
+                "In a cluster check the PersistentVolumeClaim; in a local run use file:/// or set "
+                "TLT_VOLUMES_ROOT.",
             )
         return mount / address.path
 
@@ -236,7 +238,7 @@ class Storage:
             return path.exists()
 
     def _copy_of(self, address: Address) -> Path:
-        return self._scratch / "s3" / address.root / address.path
+        return self.scratch / "s3" / address.root / address.path
 
     def _objects(self) -> ObjectStore:
         if self._store is None:

@@ -4,9 +4,9 @@ The glyphs are the 1,797 real 8x8 scans that come inside scikit-learn (UCI "Opti
 Digits"), scaled up smoothly and drawn in varied sizes and colours on cluttered backgrounds. Called by
 ``tlt digits``, by tests and by benchmarks.
 
-Scenes of one call draw from one pool of glyphs. With ``glyphs="even"`` and ``glyphs="odd"`` two calls draw from
-disjoint pools: use that where a held-out score must not depend on a glyph that was seen in training. (A split by
-``validation.fraction`` of one call shares glyphs, though never a scene.)
+Scenes of one call draw from one pool of glyphs. With ``glyphs="even"`` and ``glyphs="odd"`` two calls draw
+from disjoint pools: use that where a held-out score must not depend on a glyph that was seen in training. (A
+split by ``validation.fraction`` of one call shares glyphs, though never a scene.)
 """
 
 from __future__ import annotations

@@ -1,0 +1,105 @@
+"""Where an original image lies in the network's input, and how boxes and pixels get there and back.
+
+Coordinates are edges: pixel 0 reaches from 0.0 to 1.0, so scaling a box is a plain product, and it agrees
+with what ``cv2.resize`` does to the pixels. Pure but for the resize itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """``network = original * scale + offset``, in pixels.
+
+    Attributes:
+        scale_y: Vertical scale.
+        scale_x: Horizontal scale.
+        offset_y: Rows of padding above.
+        offset_x: Columns of padding at the left.
+        content_height: Rows of the image inside the network's input.
+        content_width: Columns of the image inside the network's input.
+        height: Rows of the network's input.
+        width: Columns of the network's input.
+    """
+
+    scale_y: float
+    scale_x: float
+    offset_y: int
+    offset_x: int
+    content_height: int
+    content_width: int
+    height: int
+    width: int
+
+    def to_network(self, boxes: FloatArray) -> FloatArray:
+        """Boxes [N, 4] yxyx, original pixels -> network pixels."""
+        scale = np.array([self.scale_y, self.scale_x] * 2)
+        offset = np.array([self.offset_y, self.offset_x] * 2)
+        return np.asarray(boxes, np.float64).reshape(-1, 4) * scale + offset
+
+    def to_original(self, boxes: FloatArray) -> FloatArray:
+        """Boxes [N, 4] yxyx, network pixels -> original pixels."""
+        scale = np.array([self.scale_y, self.scale_x] * 2)
+        offset = np.array([self.offset_y, self.offset_x] * 2)
+        return (np.asarray(boxes, np.float64).reshape(-1, 4) - offset) / scale
+
+
+def placement(
+    original_height: int, original_width: int, height: int, width: int, mode: Literal["stretch", "letterbox"]
+) -> Placement:
+    """Where an image of the original size goes in an input of ``height`` x ``width``.
+
+    ``letterbox`` keeps the aspect ratio (to the nearest pixel) and centres the image.
+    """
+    content_height, content_width = height, width
+    if mode == "letterbox":
+        scale = min(height / original_height, width / original_width)
+        content_height = min(height, max(1, round(original_height * scale)))
+        content_width = min(width, max(1, round(original_width * scale)))
+    return Placement(
+        scale_y=content_height / original_height,
+        scale_x=content_width / original_width,
+        offset_y=(height - content_height) // 2,
+        offset_x=(width - content_width) // 2,
+        content_height=content_height,
+        content_width=content_width,
+        height=height,
+        width=width,
+    )
+
+
+def place_image(image: npt.NDArray[np.uint8], where: Placement) -> npt.NDArray[np.uint8]:
+    """Bring an image [h, w, 3] to the network's size: area averaging to shrink, cubic to enlarge.
+
+    Padding is black, as DeepStream pads (``maintain-aspect-ratio`` with ``symmetric-padding``).
+    """
+    import cv2
+
+    # One axis may shrink while the other grows: shrink first, each with its own method.
+    smaller = (min(image.shape[1], where.content_width), min(image.shape[0], where.content_height))
+    if smaller != (image.shape[1], image.shape[0]):
+        image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
+    if smaller != (where.content_width, where.content_height):
+        size = (where.content_width, where.content_height)
+        image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+    if image.shape[:2] == (where.height, where.width):
+        return image
+    canvas = np.zeros((where.height, where.width, 3), np.uint8)
+    rows = slice(where.offset_y, where.offset_y + where.content_height)
+    columns = slice(where.offset_x, where.offset_x + where.content_width)
+    canvas[rows, columns] = image
+    return canvas
+
+
+def clip(boxes: FloatArray, height: float, width: float) -> FloatArray:
+    """Boxes [N, 4] yxyx cut at the edges of an image; one that lies outside gets no area."""
+    limits = np.array([height, width, height, width], np.float64)
+    return np.clip(np.asarray(boxes, np.float64).reshape(-1, 4), 0.0, limits)

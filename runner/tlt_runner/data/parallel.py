@@ -1,0 +1,106 @@
+"""Work on many files at once: bounded window, results in order, progress told, stopped when asked."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from threading import Event
+from typing import TypeVar
+
+from tlt_api.failures import Reason
+from tlt_api.status import Progress
+from tlt_runner.context import Reporter
+from tlt_runner.errors import RunnerError
+
+WINDOW = 4
+"""Items in flight for each worker: what bounds the memory."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def workers() -> int:
+    """Threads to use: the cores that this process may run on."""
+    return max(1, len(os.sched_getaffinity(0)))
+
+
+def in_order(
+    executor: Executor,
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    check: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[Item, Result]]:
+    """``(item, function(item))`` in the items' order, at most ``WINDOW * workers()`` of them at a time.
+
+    Args:
+        executor: Runs the function.
+        function: The work.
+        items: What to work on.
+        check: Called before each item; raises to stop.
+    """
+    pending: deque[tuple[Item, Future[Result]]] = deque()
+    limit = WINDOW * workers()
+    try:
+        for item in items:
+            check()
+            pending.append((item, executor.submit(function, item)))
+            if len(pending) >= limit:
+                first, future = pending.popleft()
+                yield first, future.result()
+        while pending:
+            check()
+            first, future = pending.popleft()
+            yield first, future.result()
+    finally:
+        for _, future in pending:
+            future.cancel()
+
+
+class Meter:
+    """Progress of a stage.
+
+    Args:
+        stage: Its name.
+        total: Steps in all.
+        reporter: Is told; None means nobody.
+        stop: When it is set, :meth:`check` raises.
+    """
+
+    def __init__(self, stage: str, total: int, reporter: Reporter | None, stop: Event | None) -> None:
+        self._stage = stage
+        self._total = total
+        self._reporter = reporter
+        self._stop = stop
+        self._start = time.monotonic()
+        self._done = 0
+
+    def start(self) -> None:
+        """The clock starts now."""
+        self._start = time.monotonic()
+        self._done = 0
+
+    def advance(self) -> None:
+        """One step is done."""
+        self._done += 1
+        if self._reporter is None:
+            return
+        elapsed = max(time.monotonic() - self._start, 1e-6)
+        self._reporter.progress(
+            Progress(
+                stage=self._stage,
+                step=self._done,
+                images_per_second=round(self._done / elapsed, 2),
+            )
+        )
+
+    def check(self) -> None:
+        """Raise when the run is to stop.
+
+        Raises:
+            RunnerError: ``Interrupted``.
+        """
+        if self._stop is not None and self._stop.is_set():
+            raise RunnerError(Reason.INTERRUPTED, f"stopped at image {self._done} of {self._total}")

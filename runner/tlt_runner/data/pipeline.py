@@ -1,0 +1,129 @@
+"""Records to batches of tensors: what the training loop, the evaluation and the exporters iterate over.
+
+Shapes are static (ground truth is padded, the last validation batch is filled up), so that XLA compiles a
+step once. The order depends on the seed and the epoch alone: a run that resumes at an epoch sees what it
+would have seen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tlt_api.failures import Reason
+from tlt_api.trainingjob import Augmentation
+from tlt_runner.data import augment, tfrecords
+from tlt_runner.data.records import Records
+from tlt_runner.errors import RunnerError
+
+SHUFFLE_BYTES = 512 << 20
+"""Encoded images that the shuffle holds at most; a smaller subset is shuffled as a whole."""
+PADDING_CLASS = -1
+
+
+def training_batches(
+    records: Records, batch_size: int, seed: int, augmentation: Augmentation, max_objects: int, epoch: int
+) -> tf.data.Dataset:
+    """One epoch of training images, shuffled and augmented; what fills no batch is left to other epochs.
+
+    Args:
+        records: Prepared data.
+        batch_size: Images of a batch, all replicas together (B).
+        seed: With the epoch, what order and augmentation depend on.
+        augmentation: Random changes.
+        max_objects: Objects of an image at most (G); ``records.manifest.objects_beyond`` counts those that
+            do not fit.
+        epoch: Number of the epoch.
+
+    Returns:
+        Batches of ``image`` float32 [B, H, W, 3] RGB 0..255, ``boxes`` float32 [B, G, 4] yxyx pixels (zeros
+        where there is no object), ``classes`` int32 [B, G] (-1 there), ``id`` string [B]. Difficult objects
+        are objects here.
+
+    Raises:
+        RunnerError: ``InvalidSpec`` when there are fewer images than a batch takes.
+    """
+    manifest = records.manifest
+    if manifest.training_images < batch_size:
+        raise RunnerError(
+            Reason.INVALID_SPEC,
+            f"expected at least as many training images as a batch takes, got {manifest.training_images} images "
+            f"for batches of {batch_size} (batchSizePerGPU x GPUs)",
+            "Lower spec.training.batchSizePerGPU or add images.",
+        )
+    files = tf.data.Dataset.from_tensor_slices([str(path) for path in records.files("training")])
+    order = seed * 1_000_003 + epoch
+    files = files.shuffle(len(files), seed=order, reshuffle_each_iteration=False)
+    data = files.interleave(
+        tf.data.TFRecordDataset, cycle_length=4, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    data = data.shuffle(_shuffle_buffer(records), seed=order, reshuffle_each_iteration=False)
+
+    def load(place: Any, serialized: Any) -> dict[str, Any]:
+        sample = tfrecords.parse(serialized, manifest.height, manifest.width)
+        sample = augment.apply(sample, augmentation, seed=tf.stack([tf.constant(order, tf.int64), place]))
+        sample = _pad_objects(sample, max_objects)
+        return {key: sample[key] for key in ("image", "boxes", "classes", "id")}
+
+    data = data.enumerate().map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return data.batch(batch_size, drop_remainder=True).prefetch(2)
+
+
+def validation_batches(
+    records: Records, batch_size: int, max_objects: int, limit: int | None = None
+) -> tf.data.Dataset:
+    """The validation images in a fixed order, each once; the last batch is filled up with black images.
+
+    Args:
+        records: Prepared data.
+        batch_size: Images of a batch (B).
+        max_objects: Objects of an image at most (G).
+        limit: Images at most; None means all.
+
+    Returns:
+        Batches as :func:`training_batches` gives them, not augmented, with ``difficult`` bool [B, G] and
+        ``valid`` bool [B], which is False for what fills up.
+    """
+    manifest = records.manifest
+    data = tf.data.TFRecordDataset([str(path) for path in records.files("validation")])
+    images = manifest.validation_images
+    if limit is not None:
+        images = min(images, limit)
+        data = data.take(images)
+
+    def load(serialized: Any) -> dict[str, Any]:
+        sample = tfrecords.parse(serialized, manifest.height, manifest.width)
+        return {**_pad_objects(sample, max_objects), "valid": tf.constant(True)}
+
+    data = data.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    missing = -images % batch_size
+    if missing:
+        blank = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), _without_strings(data))
+        blank |= {"id": tf.constant(""), "classes": tf.fill([max_objects], PADDING_CLASS)}
+        data = data.concatenate(tf.data.Dataset.from_tensors(blank).repeat(missing))
+    return data.batch(batch_size, drop_remainder=True).prefetch(2)
+
+
+def _without_strings(data: tf.data.Dataset) -> dict[str, Any]:
+    return {key: spec for key, spec in data.element_spec.items() if spec.dtype != tf.string}
+
+
+def _shuffle_buffer(records: Records) -> int:
+    shards = [shard for shard in records.manifest.shards if shard.subset == "training"]
+    images = sum(shard.images for shard in shards)
+    mean_bytes = max(1, sum(shard.size_bytes for shard in shards) // images)
+    return max(1, min(images, SHUFFLE_BYTES // mean_bytes))
+
+
+def _pad_objects(sample: dict[str, Any], max_objects: int) -> dict[str, Any]:
+    count = tf.minimum(tf.shape(sample["classes"])[0], max_objects)
+    missing = max_objects - count
+    return {
+        **sample,
+        "boxes": tf.ensure_shape(tf.pad(sample["boxes"][:count], [[0, missing], [0, 0]]), [max_objects, 4]),
+        "classes": tf.ensure_shape(
+            tf.pad(sample["classes"][:count], [[0, missing]], constant_values=PADDING_CLASS), [max_objects]
+        ),
+        "difficult": tf.ensure_shape(tf.pad(sample["difficult"][:count], [[0, missing]]), [max_objects]),
+    }

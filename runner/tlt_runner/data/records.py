@@ -1,0 +1,154 @@
+"""Prepared data: a folder of TFRecords with a manifest, ``dataset.json``, that is written last.
+
+Preparation makes them; training, evaluation and export open them by address and digest. A folder without a
+manifest, or whose files are not the manifest's, does not count as records.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from tlt_api.base import ApiModel, StatusModel
+from tlt_api.failures import Reason
+from tlt_runner.errors import RunnerError
+from tlt_runner.storage import NotFoundError, Storage, sha256_of
+
+MANIFEST = "dataset.json"
+REPORT = "dataset-report.json"
+SCHEMA = 1
+"""Version of the records' layout; part of the digest."""
+Subset = Literal["training", "validation"]
+
+
+class Shard(ApiModel):
+    """One TFRecord file."""
+
+    name: str
+    """File name."""
+    subset: Subset
+    """What it is for."""
+    images: int
+    """Records in it."""
+    size_bytes: int
+    """Its size."""
+    sha256: str
+    """Its digest."""
+
+
+class Manifest(StatusModel):
+    """What the records hold."""
+
+    schema_version: int = SCHEMA
+    """Version of the layout."""
+    digest: str
+    """Digest of the sources' content and of the options: ``sha256:...``."""
+    class_names: list[str]
+    """Classes; a class's id is its place here."""
+    height: int
+    """Rows of every image."""
+    width: int
+    """Columns of every image."""
+    mode: Literal["stretch", "letterbox"]
+    """How images were brought to that size."""
+    training_images: int
+    """Images to train on."""
+    validation_images: int
+    """Images to validate on."""
+    training_objects: list[int]
+    """Objects to train on, by class id."""
+    validation_objects: list[int]
+    """Objects to validate on, by class id."""
+    objects_per_image: dict[int, int]
+    """Number of objects in an image -> images with as many."""
+    shards: list[Shard]
+    """The files."""
+
+    @property
+    def objects(self) -> list[int]:
+        """Objects by class id, training and validation."""
+        pairs = zip(self.training_objects, self.validation_objects, strict=True)
+        return [training + validation for training, validation in pairs]
+
+    def objects_beyond(self, max_objects: int) -> int:
+        """Objects that do not fit when an image has room for ``max_objects``."""
+        return sum(max(0, count - max_objects) * images for count, images in self.objects_per_image.items())
+
+
+@dataclass(frozen=True)
+class Records:
+    """Records that can be read.
+
+    Attributes:
+        folder: Where they are in the file system.
+        uri: Their address.
+        digest: Digest of content and options.
+        manifest: What they hold.
+    """
+
+    folder: Path
+    uri: str
+    digest: str
+    manifest: Manifest
+
+    def files(self, subset: Subset) -> list[Path]:
+        """The subset's TFRecord files, in order."""
+        return [self.folder / shard.name for shard in self.manifest.shards if shard.subset == subset]
+
+
+def load_records(storage: Storage, uri: str, digest: str | None = None) -> Records:
+    """Open prepared records and verify every file.
+
+    Args:
+        storage: Reads the address.
+        uri: Folder of the records.
+        digest: The digest they must have, where it is known.
+
+    Raises:
+        RunnerError: ``DatasetNotFound`` when there are none; ``ChecksumMismatch`` when they are others or
+            damaged.
+    """
+    try:
+        folder = storage.folder(uri)
+    except NotFoundError as error:
+        raise RunnerError(Reason.DATASET_NOT_FOUND, f"prepared data set: {error.message}") from error
+    return open_records(folder, uri, digest)
+
+
+def open_records(folder: Path, uri: str, digest: str | None = None) -> Records:
+    """The same for a folder at hand."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise RunnerError(
+            Reason.DATASET_NOT_FOUND,
+            f"expected prepared records with a {MANIFEST} at {uri}, which has none",
+            "The conversion did not finish, or the address is another folder: run the TrainingJob again.",
+        )
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise RunnerError(Reason.CHECKSUM_MISMATCH, f"{uri}/{MANIFEST} is damaged: {error}") from error
+    if digest is not None and manifest.digest != digest:
+        raise RunnerError(
+            Reason.CHECKSUM_MISMATCH, f"{uri}: expected records of digest {digest}, got {manifest.digest}"
+        )
+    for shard in manifest.shards:
+        _verify(folder / shard.name, shard, uri)
+    return Records(folder, uri, manifest.digest, manifest)
+
+
+def _verify(path: Path, shard: Shard, uri: str) -> None:
+    size = path.stat().st_size if path.is_file() else None
+    if size != shard.size_bytes:
+        got = "no such file" if size is None else f"{size} bytes"
+        raise RunnerError(
+            Reason.CHECKSUM_MISMATCH, f"{uri}/{shard.name}: expected {shard.size_bytes} bytes, got {got}"
+        )
+    sha256 = sha256_of(path)
+    if sha256 != shard.sha256:
+        raise RunnerError(
+            Reason.CHECKSUM_MISMATCH, f"{uri}/{shard.name}: expected sha256 {shard.sha256}, got {sha256}"
+        )

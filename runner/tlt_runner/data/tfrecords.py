@@ -1,0 +1,213 @@
+"""One prepared image as a ``tf.train.Example``, written and read back.
+
+Keys and units are TLT's (``frame/*``, ``target/*``; boxes in absolute pixels of the encoded image), with
+what is needed to find the original's pixels again: its size, the scale and the offset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from tlt_api.failures import Reason
+from tlt_runner.data.geometry import Placement
+from tlt_runner.data.records import Shard, Subset
+from tlt_runner.errors import RunnerError
+from tlt_runner.storage import sha256_of, storage_errors
+
+DIFFICULT_OCCLUSION = 1
+"""Occlusion from which an object is "difficult" in evaluation, as in TLT."""
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects of one image, in pixels of the network's input.
+
+    Attributes:
+        names: Class names, after mapping.
+        class_ids: Their ids.
+        boxes: [N, 4] yxyx.
+        truncation: 0 to 1.
+        occlusion: 0 to 3.
+    """
+
+    names: Sequence[str]
+    class_ids: Sequence[int]
+    boxes: npt.NDArray[np.floating[Any]]
+    truncation: Sequence[float]
+    occlusion: Sequence[int]
+
+
+def to_example(
+    name: str, encoded: bytes, original_size: tuple[int, int], where: Placement, objects: Objects
+) -> bytes:
+    """Serialise one image.
+
+    Args:
+        name: ``frame/id``.
+        encoded: JPEG of the network's size.
+        original_size: Height and width of the original image.
+        where: How it was placed.
+        objects: Its objects.
+    """
+    y1, x1, y2, x2 = objects.boxes.T if len(objects.boxes) else np.zeros((4, 0))
+    features = {
+        "frame/id": _bytes([name.encode()]),
+        "frame/height": _ints([where.height]),
+        "frame/width": _ints([where.width]),
+        "frame/encoded": _bytes([encoded]),
+        "frame/original_height": _ints([original_size[0]]),
+        "frame/original_width": _ints([original_size[1]]),
+        "frame/scale_y": _floats([where.scale_y]),
+        "frame/scale_x": _floats([where.scale_x]),
+        "frame/offset_y": _floats([where.offset_y]),
+        "frame/offset_x": _floats([where.offset_x]),
+        "target/object_class": _bytes([name.encode() for name in objects.names]),
+        "target/object_class_id": _ints(objects.class_ids),
+        "target/truncation": _floats(objects.truncation),
+        "target/occlusion": _ints(objects.occlusion),
+        "target/coordinates_x1": _floats(x1),
+        "target/coordinates_y1": _floats(y1),
+        "target/coordinates_x2": _floats(x2),
+        "target/coordinates_y2": _floats(y2),
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return bytes(example.SerializeToString())
+
+
+def _bytes(values: Sequence[bytes]) -> Any:
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+
+
+def _ints(values: Sequence[int]) -> Any:
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+
+def _floats(values: Any) -> Any:
+    return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+
+
+_LISTS = {
+    "target/object_class_id": tf.int64,
+    "target/occlusion": tf.int64,
+    **{f"target/coordinates_{edge}": tf.float32 for edge in ("y1", "x1", "y2", "x2")},
+}
+_SCALARS = {"frame/id": tf.string, "frame/encoded": tf.string}
+
+
+def parse(serialized: Any, height: int, width: int) -> dict[str, Any]:
+    """Read one image back, as tensors (called inside a tf.data map).
+
+    Returns:
+        ``image`` float32 [height, width, 3] RGB 0..255, ``boxes`` float32 [N, 4] yxyx pixels, ``classes``
+        int32 [N], ``difficult`` bool [N], ``id`` string [].
+    """
+    features = {key: tf.io.VarLenFeature(kind) for key, kind in _LISTS.items()}
+    features |= {key: tf.io.FixedLenFeature([], kind) for key, kind in _SCALARS.items()}
+    parsed = tf.io.parse_single_example(serialized, features)
+    lists = {key: tf.sparse.to_dense(parsed[key]) for key in _LISTS}
+    image = tf.io.decode_jpeg(parsed["frame/encoded"], channels=3, dct_method="INTEGER_ACCURATE")
+    image = tf.ensure_shape(image, [height, width, 3])
+    edges = [lists[f"target/coordinates_{edge}"] for edge in ("y1", "x1", "y2", "x2")]
+    return {
+        "image": tf.cast(image, tf.float32),
+        "boxes": tf.stack(edges, axis=-1),
+        "classes": tf.cast(lists["target/object_class_id"], tf.int32),
+        "difficult": lists["target/occlusion"] >= DIFFICULT_OCCLUSION,
+        "id": parsed["frame/id"],
+    }
+
+
+class ShardWriter:
+    """Writes the records of one subset in order, a new file every so many planned images.
+
+    Args:
+        folder: Where the files go.
+        subset: What they are for.
+        planned: Images that will be offered, written or not; the number of files follows from it.
+        images_per_shard: Offered images of one file.
+    """
+
+    def __init__(self, folder: Path, subset: Subset, planned: int, images_per_shard: int) -> None:
+        self._folder = folder
+        self._subset: Subset = subset
+        self._per_shard = images_per_shard
+        self._count = max(1, -(-planned // images_per_shard))
+        self._offered = 0
+        self._written = 0
+        self._writer: Any = None
+        self.shards: list[Shard] = []
+
+    def __enter__(self) -> Self:
+        """Nothing to open yet."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finish the last file; after an error only close it."""
+        if kind is None:
+            self._finish()
+        elif self._writer is not None:
+            self._writer.close()
+
+    def offer(self, example: bytes | None) -> None:
+        """The next planned image; None when it was left out."""
+        if self._offered and self._offered % self._per_shard == 0:
+            self._finish()
+        self._offered += 1
+        if example is None:
+            return
+        with tensorflow_errors(self._path):
+            if self._writer is None:
+                self._writer = tf.io.TFRecordWriter(str(self._path))
+            self._writer.write(example)
+        self._written += 1
+
+    @property
+    def _path(self) -> Path:
+        number = (self._offered - 1) // self._per_shard
+        return self._folder / f"{self._subset}-{number:05d}-of-{self._count:05d}.tfrecord"
+
+    def _finish(self) -> None:
+        if self._writer is None:
+            return
+        path = self._path
+        with tensorflow_errors(path):
+            self._writer.close()
+        with storage_errors(str(path)):
+            size, digest = path.stat().st_size, sha256_of(path)
+        self.shards.append(
+            Shard(name=path.name, subset=self._subset, images=self._written, size_bytes=size, sha256=digest)
+        )
+        self._writer, self._written = None, 0
+
+
+class tensorflow_errors:  # noqa: N801 - reads as a statement, like contextlib's
+    """Turn TensorFlow's file errors into the failure taxonomy."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        """Nothing to do."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Translate an error of a file operation."""
+        if not isinstance(error, tf.errors.OpError):
+            return
+        reasons = {
+            tf.errors.RESOURCE_EXHAUSTED: Reason.STORAGE_FULL,
+            tf.errors.PERMISSION_DENIED: Reason.STORAGE_DENIED,
+        }
+        reason = reasons.get(error.error_code, Reason.STORAGE_UNAVAILABLE)
+        raise RunnerError(reason, f"{self._path}: {error.message}") from error
