@@ -3,8 +3,7 @@
 Called by ``tlt_runner.tasks.export``. TensorRT-RTX builds ahead of time with no GPU, one engine for several
 GPU generations, and finishes the compilation where the engine is loaded; TensorRT builds for the GPU of its
 node. Both networks are strongly typed: the precision is what the ONNX model says. Imports neither package
-before it is
-needed: they are large, and ``tensorrt`` is not there on a CPU image.
+before it is needed: they are large, and ``tensorrt`` is not there on a CPU image.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -34,8 +34,6 @@ SAME_OBJECT_IOU = 0.9
 """IoU from which two detections of one class are taken for the same one."""
 LATENCY_RUNS = 9
 
-Batches = Callable[[], Iterable[Mapping[str, Any]]]
-"""Starts the same batches again; see :func:`tlt_runner.evaluation.evaluate.evaluate` for what they hold."""
 Found = Mapping[str, NDArray[Any]]
 """Detections of a batch: boxes yxyx, scores, classes."""
 
@@ -60,7 +58,7 @@ class Difference:
     Attributes:
         max_abs_error: Largest difference of a matched detection's score; 0 where nothing matches.
         matched: Detections that both have.
-        unmatched: Detections that only one of them has.
+        unmatched: Detections that only one of them has, or that are not finite numbers.
     """
 
     max_abs_error: float
@@ -173,7 +171,7 @@ def status_of(
 
 def _images(found: Found) -> Iterator[dict[str, NDArray[Any]]]:
     for boxes, scores, classes in zip(found["boxes"], found["scores"], found["classes"], strict=True):
-        real = np.asarray(classes) >= 0
+        real = (np.asarray(classes) >= 0) & np.isfinite(scores) & np.isfinite(boxes).all(axis=-1)
         yield {
             "boxes": np.asarray(boxes)[real],
             "scores": np.asarray(scores)[real],

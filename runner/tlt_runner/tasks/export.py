@@ -1,0 +1,159 @@
+"""``tlt export``: a detector to plugin-free ONNX, verified against Keras, and engines built from it.
+
+Called by :mod:`tlt_runner.process` with the RunSpec of an ExportJob. Files are published and listed as soon
+as they are whole; verification comes before the engines, so that a precision that lost too much costs no
+build. A job that fails by its mAP leaves its ONNX files and figures behind, to look into.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tlt_api.exportjob import ExportJobSpec
+from tlt_api.failures import Reason
+from tlt_api.runspec import RunSpec
+from tlt_api.status import Artifact, ExportStatus, Progress
+from tlt_runner import storage
+from tlt_runner.context import Context
+from tlt_runner.data import pipeline, records
+from tlt_runner.data.records import Records
+from tlt_runner.detector import model as detector
+from tlt_runner.detector.config import DetectorConfig
+from tlt_runner.detector.model import FasterRCNN
+from tlt_runner.errors import RunnerError
+from tlt_runner.export import engine, onnx, precision, verify
+
+log = logging.getLogger(__name__)
+
+VERIFICATION_BATCH = 4
+RANDOM_BATCHES = 2
+"""Batches of random images that are compared where there are no validation data."""
+
+
+def run(run: RunSpec, context: Context) -> None:
+    """Export, verify, build engines.
+
+    Raises:
+        RunnerError: MetricDrop, ExportFailed, EngineBuildFailed; or what is wrong with spec, model or
+            records.
+    """
+    spec = run.spec
+    if not isinstance(spec, ExportJobSpec):
+        raise RunnerError(
+            Reason.INVALID_SPEC, f"expected the spec of an ExportJob, got one of {run.owner.kind}"
+        )
+    if run.inputs.model is None:
+        raise RunnerError(Reason.INVALID_SPEC, "expected inputs.model, the resolved spec.model, got none")
+    if spec.engine:
+        engine.check_capabilities(spec.engine)
+    path = context.storage.fetch(run.inputs.model.uri, run.inputs.model.sha256)
+    model = detector.load(path)
+    data = _records(run, context, model.config)
+    files = _export(model, storage.sha256_of(path), spec, context)
+    exports = _verify(model, files, data, spec, context)
+    _refuse_drops(exports, spec.verification.max_metric_drop)
+    _build(files, spec, context)
+
+
+def _records(run: RunSpec, context: Context, config: DetectorConfig) -> Records | None:
+    """The validation data, if the model's origin is known; they must be made for this model."""
+    if run.inputs.records is None:
+        log.warning("the model comes from a file: no validation data, so mAP is not compared")
+        return None
+    data = records.load_records(context.storage, run.inputs.records.uri, run.inputs.records.digest)
+    manifest = data.manifest
+    made_for = (manifest.class_names, manifest.height, manifest.width)
+    if made_for != (config.class_names, config.height, config.width):
+        raise RunnerError(
+            Reason.MODEL_MISMATCH,
+            f"expected records of classes {config.class_names} and {config.width} x {config.height} pixels, as "
+            f"the model; got {made_for[0]} and {manifest.width} x {manifest.height}",
+        )
+    return data
+
+
+def _export(
+    model: FasterRCNN, digest: str, spec: ExportJobSpec, context: Context
+) -> dict[str, onnx.OnnxFile]:
+    full = onnx.to_onnx(model, digest)
+    files = {}
+    for step, name in enumerate(spec.precisions):
+        _continue(context, "export", step)
+        exported = full if name == "fp32" else precision.to_float16(full)
+        files[name] = onnx.write(exported, context.scratch / f"model-{name}.onnx")
+        _publish(files[name].path, f"onnx-{name}", spec, context)
+    return files
+
+
+def _verify(
+    model: FasterRCNN,
+    files: Mapping[str, onnx.OnnxFile],
+    data: Records | None,
+    spec: ExportJobSpec,
+    context: Context,
+) -> list[ExportStatus]:
+    _continue(context, "verify", 0)
+    reference = _judge(verify.keras_detector(model), model.config, data, spec)
+    if reference.metrics:
+        context.reporter.metrics(reference.metrics)
+    exports: list[ExportStatus] = []
+    for step, (name, file) in enumerate(files.items(), start=1):
+        _continue(context, "verify", step)
+        detect = verify.OnnxDetector(file.path)
+        judged = _judge(detect, model.config, data, spec)
+        latency = verify.latency_milliseconds(detect, model.config.height, model.config.width)
+        exports.append(verify.status_of(name, reference, judged, file.size_bytes, latency))
+        context.reporter.exports(list(exports))
+    return exports
+
+
+def _judge(
+    detect: verify.Detect, config: DetectorConfig, data: Records | None, spec: ExportJobSpec
+) -> verify.Judged:
+    if data is None:
+        images = verify.random_images(0, RANDOM_BATCHES, VERIFICATION_BATCH, config.height, config.width)
+        return verify.run_random(detect, images)
+    batches: Iterable[Mapping[str, Any]] = pipeline.validation_batches(
+        data, VERIFICATION_BATCH, config.max_objects, spec.verification.max_images
+    )
+    return verify.judge(detect, batches, config.class_names)
+
+
+def _refuse_drops(exports: Iterable[ExportStatus], limit: float) -> None:
+    too_much = [
+        f"{item.precision} has mAP {item.m_ap:.4f} of {item.m_ap + item.m_ap_drop:.4f} in Keras"
+        for item in exports
+        if item.m_ap is not None and item.m_ap_drop is not None and item.m_ap_drop > limit
+    ]
+    if too_much:
+        raise RunnerError(
+            Reason.METRIC_DROP, f"expected to lose at most {limit:g} of mAP, got: {'; '.join(too_much)}"
+        )
+
+
+def _build(files: Mapping[str, onnx.OnnxFile], spec: ExportJobSpec, context: Context) -> None:
+    if spec.engine is None:
+        return
+    for step, (name, file) in enumerate(files.items()):
+        _continue(context, "build", step)
+        target = context.scratch / f"model-{name}.engine"
+        engine.build_engine(file.path, target, spec.engine, spec.batch)
+        if spec.engine.builder == "tensorrt-rtx":
+            log.info("%s: %s", target.name, engine.check_engine(target))
+        _publish(target, f"engine-{name}", spec, context)
+
+
+def _publish(path: Path, name: str, spec: ExportJobSpec, context: Context) -> None:
+    published = context.storage.publish(path, storage.join(spec.output.uri, path.name))
+    context.reporter.artifact(
+        Artifact(name=name, uri=published.uri, sha256=published.sha256, size_bytes=published.size_bytes)
+    )
+
+
+def _continue(context: Context, stage: str, step: int) -> None:
+    if context.stop.is_set():
+        raise RunnerError(Reason.INTERRUPTED, f"asked to stop in stage {stage}, step {step}")
+    context.reporter.progress(Progress(stage=stage, step=step))

@@ -1,0 +1,48 @@
+"""A detector small enough for tests, whose outputs are spread like a trained one's, and images for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tlt_runner.detector import model as detector
+from tlt_runner.detector.config import DetectorConfig
+
+SIZE = 96
+DETECTIONS = 20
+CLASS_NAMES = ["bus", "car"]
+
+
+def tiny_config(size: int = SIZE, class_names: list[str] | None = None) -> DetectorConfig:
+    """resnet10 of a quarter of the width, a few dozen proposals."""
+    return DetectorConfig.model_validate(
+        {
+            "classNames": class_names or CLASS_NAMES,
+            "height": size,
+            "width": size,
+            "backbone": "resnet10",
+            "widthMultiplier": 0.25,
+            "anchors": {"scales": [24, 48], "ratios": [1.0, 0.5]},
+            "proposals": {"inference": {"preNms": 100, "postNms": 32}},
+            "detections": {"maxDetections": DETECTIONS, "scoreThreshold": 0.05},
+        }
+    )
+
+
+def settled(config: DetectorConfig, images: np.ndarray, seed: int = 3) -> detector.FasterRCNN:
+    """Fresh weights, with the output layers scaled on ``images``: scores apart, boxes near their anchors."""
+    model = detector.build(config, seed)
+    found = model.trunk(images)
+    _spread(model.trunk.get_layer("rpn_objectness"), found["objectness"], 2.0)
+    _spread(model.trunk.get_layer("rpn_deltas"), found["deltas"], 0.3)
+    corners = range(0, config.height // 2, 8)
+    boxes = np.array([[[y, x, y + 40, x + 32] for y in corners for x in corners]], np.float32)
+    logits, deltas = model.classify(found["features"], boxes.repeat(len(images), axis=0), training=False)
+    _spread(model.head.get_layer("head_classes"), logits, 1.5)
+    _spread(model.head.get_layer("head_deltas"), deltas, 0.5)
+    return model
+
+
+def _spread(layer: Any, values: Any, wanted: float) -> None:
+    layer.kernel.assign(layer.kernel * (wanted / float(np.std(values))))
