@@ -13,7 +13,7 @@ def apply(sample: dict[str, Any], augmentation: Augmentation, seed: Any) -> dict
     """Change one image.
 
     Args:
-        sample: ``image`` float32 [H, W, 3] and ``boxes`` float32 [N, 4] yxyx pixels, beside anything else.
+        sample: ``image`` uint8 [H, W, 3] and ``boxes`` float32 [N, 4] yxyx pixels, beside anything else.
         augmentation: What may happen.
         seed: int64 [2].
     """
@@ -21,12 +21,11 @@ def apply(sample: dict[str, Any], augmentation: Augmentation, seed: Any) -> dict
         return sample
     flip = tf.random.stateless_uniform([], seed) < augmentation.horizontal_flip
     image, boxes = sample["image"], sample["boxes"]
-    flipped_image, flipped_boxes = flip_horizontally(image, boxes)
-    return {
-        **sample,
-        "image": tf.where(flip, flipped_image, image),
-        "boxes": tf.where(flip, flipped_boxes, boxes),
-    }
+    changed_image, changed_boxes = tf.cond(
+        flip, lambda: flip_horizontally(image, boxes), lambda: (image, boxes)
+    )
+    changed_image = tf.ensure_shape(changed_image, image.shape)
+    return {**sample, "image": changed_image, "boxes": changed_boxes}
 
 
 def flip_horizontally(image: Any, boxes: Any) -> tuple[Any, Any]:

@@ -1,8 +1,9 @@
 """Records to batches of tensors: what the training loop, the evaluation and the exporters iterate over.
 
 Shapes are static (ground truth is padded, the last validation batch is filled up), so that XLA compiles a
-step once. The order depends on the seed and the epoch alone: a run that resumes at an epoch sees what it
-would have seen.
+step once. Nothing is kept decoded: decoding costs 0.5 ms of one core for 256 x 192 pixels (measured), a
+training step many times that. The order depends on the seed and the epoch alone: a run that resumes at an
+epoch sees what it would have seen.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ def training_batches(
     if manifest.training_images < batch_size:
         raise RunnerError(
             Reason.INVALID_SPEC,
-            f"expected at least as many training images as a batch takes, got {manifest.training_images} images "
-            f"for batches of {batch_size} (batchSizePerGPU x GPUs)",
+            f"expected at least as many training images as a batch takes, got {manifest.training_images} "
+            f"images for batches of {batch_size} (batchSizePerGPU x GPUs)",
             "Lower spec.training.batchSizePerGPU or add images.",
         )
     files = tf.data.Dataset.from_tensor_slices([str(path) for path in records.files("training")])
@@ -63,7 +64,7 @@ def training_batches(
     def load(place: Any, serialized: Any) -> dict[str, Any]:
         sample = tfrecords.parse(serialized, manifest.height, manifest.width)
         sample = augment.apply(sample, augmentation, seed=tf.stack([tf.constant(order, tf.int64), place]))
-        sample = _pad_objects(sample, max_objects)
+        sample = _fixed_shape(sample, max_objects)
         return {key: sample[key] for key in ("image", "boxes", "classes", "id")}
 
     data = data.enumerate().map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -94,7 +95,7 @@ def validation_batches(
 
     def load(serialized: Any) -> dict[str, Any]:
         sample = tfrecords.parse(serialized, manifest.height, manifest.width)
-        return {**_pad_objects(sample, max_objects), "valid": tf.constant(True)}
+        return {**_fixed_shape(sample, max_objects), "valid": tf.constant(True)}
 
     data = data.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     missing = -images % batch_size
@@ -116,11 +117,12 @@ def _shuffle_buffer(records: Records) -> int:
     return max(1, min(images, SHUFFLE_BYTES // mean_bytes))
 
 
-def _pad_objects(sample: dict[str, Any], max_objects: int) -> dict[str, Any]:
+def _fixed_shape(sample: dict[str, Any], max_objects: int) -> dict[str, Any]:
     count = tf.minimum(tf.shape(sample["classes"])[0], max_objects)
     missing = max_objects - count
     return {
         **sample,
+        "image": tf.cast(sample["image"], tf.float32),
         "boxes": tf.ensure_shape(tf.pad(sample["boxes"][:count], [[0, missing], [0, 0]]), [max_objects, 4]),
         "classes": tf.ensure_shape(
             tf.pad(sample["classes"][:count], [[0, missing]], constant_values=PADDING_CLASS), [max_objects]

@@ -106,7 +106,7 @@ def parse(serialized: Any, height: int, width: int) -> dict[str, Any]:
     """Read one image back, as tensors (called inside a tf.data map).
 
     Returns:
-        ``image`` float32 [height, width, 3] RGB 0..255, ``boxes`` float32 [N, 4] yxyx pixels, ``classes``
+        ``image`` uint8 [height, width, 3] RGB, ``boxes`` float32 [N, 4] yxyx pixels, ``classes``
         int32 [N], ``difficult`` bool [N], ``id`` string [].
     """
     features = {key: tf.io.VarLenFeature(kind) for key, kind in _LISTS.items()}
@@ -117,7 +117,7 @@ def parse(serialized: Any, height: int, width: int) -> dict[str, Any]:
     image = tf.ensure_shape(image, [height, width, 3])
     edges = [lists[f"target/coordinates_{edge}"] for edge in ("y1", "x1", "y2", "x2")]
     return {
-        "image": tf.cast(image, tf.float32),
+        "image": image,
         "boxes": tf.stack(edges, axis=-1),
         "classes": tf.cast(lists["target/object_class_id"], tf.int32),
         "difficult": lists["target/occlusion"] >= DIFFICULT_OCCLUSION,
