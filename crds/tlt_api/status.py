@@ -1,7 +1,7 @@
 """The status of our resources: who owns which field, and what it means.
 
 The operator writes ``phase`` to ``inputs`` (field manager ``tlt-operator``); the runner writes ``progress``,
-``dataset``, ``metrics``, ``pruning``, ``exports`` and ``artifacts`` of its own resource (field manager
+``dataset``, ``metrics``, ``pruning``, ``exports``, ``artifacts`` and ``reportedFor`` of its own resource (field manager
 ``tlt-runner``). Both by server-side apply.
 """
 
@@ -258,6 +258,8 @@ class JobStatus(StatusModel):
     """Attempts that failed and count against maxRetries."""
     job_name: str | None = None
     """batch/v1 Job of that attempt."""
+    job_uid: str | None = None
+    """uid of that Job, from when it was first seen: a Job that was seen and is gone was deleted."""
     start_time: Time | None = None
     """When the first attempt started."""
     completion_time: Time | None = None
@@ -274,6 +276,8 @@ class JobStatus(StatusModel):
     """Where the runner is."""
     artifacts: list[Artifact] | None = None
     """Files that the run made."""
+    reported_for: str | None = None
+    """uid for which the runner reports: a runner of a former resource of this name is refused."""
 
     def artifact(self, name: str) -> Artifact | None:
         """The artifact of this name, if it is there yet."""

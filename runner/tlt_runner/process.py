@@ -69,8 +69,17 @@ def termination_log(environment: Mapping[str, str]) -> Path | None:
     return POD_TERMINATION_LOG if POD_TERMINATION_LOG.exists() else None
 
 
-def execute(command: str, spec_file: Path, around: Surroundings) -> int:
-    """Run the task of ``command`` and return the exit code. Raises nothing."""
+def execute(
+    command: str, spec_file: Path, around: Surroundings, load: Callable[[str], Task] | None = None
+) -> int:
+    """Run the task of ``command`` and return the exit code. Raises nothing.
+
+    Args:
+        command: A command of :data:`tlt_runner.commands.COMMANDS`.
+        spec_file: The RunSpec.
+        around: Where volumes are, and where reports go.
+        load: Gives the task of a command; ``tlt_runner.tasks`` unless told otherwise.
+    """
     stop = Event()
     signals = StopSignals(stop)
     signals.install()
@@ -79,14 +88,14 @@ def execute(command: str, spec_file: Path, around: Surroundings) -> int:
     try:
         run = read_run_spec(spec_file, command)
         reporter = _reporter(run, around)
-        signals.at_second = lambda: _leave_message(
+        signals.at_second = lambda: leave_message(
             reporter.snapshot(), _interrupted("a second signal"), around
         )
-        _run_task(_load_task(command), run, around, reporter, stop)
+        _run_task((load or load_task)(command), run, around, reporter, stop)
     except BaseException as error:  # KeyboardInterrupt and SystemExit too: every end has a reason
         failure = exits.failure_of(error)
         _explain(command, failure, error)
-    _leave_message(reporter.snapshot(), failure, around)
+    leave_message(reporter.snapshot(), failure, around)
     reporter.close(FLUSH_AFTER_STOP_S if stop.is_set() else FLUSH_S)
     return 0 if failure is None else exits.exit_code(failure, otherwise=exits.INTERNAL_EXIT)
 
@@ -148,7 +157,7 @@ def _reporter(run: RunSpec, around: Surroundings) -> AccumulatingReporter:
     return KubernetesReporter(lambda status, timeout: server.apply_status(run.owner, status, timeout))
 
 
-def _load_task(command: str) -> Task:
+def load_task(command: str) -> Task:
     """Import the task: this is where TensorFlow comes in."""
     task: Task = importlib.import_module(f"tlt_runner.tasks.{command}").run
     return task
@@ -177,7 +186,7 @@ def _explain(command: str, failure: Failure, error: BaseException) -> None:
     print(exits.paragraph(f"tlt {command}", failure), file=sys.stderr, flush=True)
 
 
-def _leave_message(report: RunReport, failure: Failure | None, around: Surroundings) -> None:
+def leave_message(report: RunReport, failure: Failure | None, around: Surroundings) -> None:
     """Write the termination message. The kubelet mounts a file to be written in place, not replaced."""
     if around.termination is None:
         return

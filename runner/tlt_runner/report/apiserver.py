@@ -72,8 +72,11 @@ class ApiServer:
     def apply_status(self, owner: Owner, status: Mapping[str, Any], timeout: float) -> None:
         """Apply the runner's part of the owner's status.
 
+        The owner's uid is a field of that status, which the runner's policy compares: the API server ignores a
+        uid in the metadata of a status request. Without the policy the answer tells, one report too late.
+
         Raises:
-            OwnerGoneError: The owner is gone; its uid is part of the request.
+            OwnerGoneError: The owner is gone; another resource may have its name.
             ApiServerError: It did not arrive, or was refused.
         """
         path = (
@@ -83,8 +86,8 @@ class ApiServer:
         body = {
             "apiVersion": API_VERSION,
             "kind": owner.kind,
-            "metadata": {"name": owner.name, "namespace": owner.namespace, "uid": owner.uid},
-            "status": status,
+            "metadata": {"name": owner.name, "namespace": owner.namespace},
+            "status": {**status, "reportedFor": owner.uid},
         }
         code, headers, answer = self._patch(path, json.dumps(body), timeout)
         if code >= 400:
@@ -115,10 +118,10 @@ class ApiServer:
 
 
 def _refusal(owner: Owner, code: int, headers: Mapping[str, str], answer: dict[str, Any]) -> ApiServerError:
-    """The error of an answer. A 404 or 409 need not say that the owner is gone."""
+    """The error of an answer. A 404 or 422 need not say that the owner is gone."""
     message = f"HTTP {code} {answer.get('reason') or ''}: {answer.get('message') or 'no message'}"
     missing = code == 404 and (answer.get("details") or {}).get("name") == owner.name
-    replaced = code == 409 and "uid" in message.lower()
+    replaced = code == 422 and "a former resource of this name" in message
     if missing or replaced:
         return OwnerGoneError(message, code)
     wait = headers.get("Retry-After") or ""

@@ -1,0 +1,86 @@
+"""Why a run ended: exceptions and dead processes against the failure taxonomy."""
+
+import errno
+import signal
+
+import pytest
+
+from tlt_api.failures import CLASSES, Reason
+from tlt_runner import exits
+from tlt_runner.errors import RunnerError
+
+
+class ResourceExhaustedError(Exception):
+    """Stands where TensorFlow's class of that name does: it is recognised by name, never imported."""
+
+
+class UnknownError(Exception):
+    """As TensorFlow's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "code"),
+    [
+        (RunnerError(Reason.NO_LABELS, "no labels"), Reason.NO_LABELS, 21),
+        (RunnerError(Reason.INTERRUPTED, "stopped"), Reason.INTERRUPTED, 75),
+        (MemoryError(), Reason.OUT_OF_MEMORY, 12),
+        (ResourceExhaustedError("OOM when allocating tensor"), Reason.OUT_OF_MEMORY, 12),
+        (ResourceExhaustedError("model.keras; No space left on device"), Reason.STORAGE_FULL, 42),
+        (UnknownError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"), Reason.OUT_OF_MEMORY, 12),
+        (RuntimeError("std::bad_alloc"), Reason.OUT_OF_MEMORY, 12),
+        (OSError(errno.ENOSPC, "No space left on device"), Reason.STORAGE_FULL, 42),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), Reason.STORAGE_FULL, 42),
+        (OSError("Can't write data (No space left on device)"), Reason.STORAGE_FULL, 42),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), Reason.OUT_OF_MEMORY, 12),
+        (KeyboardInterrupt(), Reason.INTERRUPTED, 75),
+        (FileNotFoundError(errno.ENOENT, "No such file", "x"), Reason.INTERNAL, 70),
+        (SystemExit(3), Reason.INTERNAL, 70),
+        (KeyError("x"), Reason.INTERNAL, 70),
+    ],
+)
+def test_each_exception_has_its_reason_and_exit_code(error: BaseException, reason: Reason, code: int) -> None:
+    failure = exits.failure_of(error)
+    assert (failure.reason, failure.exit_code) == (reason, code)
+    assert failure.retryable == CLASSES[reason].retryable
+    assert failure.hint
+
+
+def test_the_cause_of_an_exception_counts() -> None:
+    try:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as cause:
+            raise RuntimeError("could not save") from cause
+    except RuntimeError as error:
+        assert exits.reason_of(error) == Reason.STORAGE_FULL
+
+
+def test_a_better_hint_of_the_task_is_kept() -> None:
+    failure = exits.failure_of(RunnerError(Reason.NAN_LOSS, "loss is NaN at step 3", "Try 1e-4."))
+    assert (failure.message, failure.hint) == ("loss is NaN at step 3", "Try 1e-4.")
+
+
+@pytest.mark.parametrize(
+    ("returncode", "reason"),
+    [
+        (-signal.SIGKILL, Reason.OUT_OF_MEMORY),
+        (-signal.SIGTERM, Reason.INTERRUPTED),
+        (-signal.SIGINT, Reason.INTERRUPTED),
+        (-signal.SIGSEGV, Reason.INTERNAL),
+        (13, Reason.NAN_LOSS),
+        (1, Reason.INTERNAL),
+    ],
+)
+def test_a_process_that_left_no_message_has_a_reason(returncode: int, reason: Reason) -> None:
+    assert exits.failure_of_exit(returncode).reason == reason
+
+
+def test_every_exit_code_of_the_taxonomy_comes_back_as_its_reason() -> None:
+    for reason, known in CLASSES.items():
+        if known.exit_code is not None:
+            assert exits.failure_of_exit(known.exit_code).reason == reason
+
+
+def test_a_reason_without_exit_code_takes_the_given_one() -> None:
+    failure = exits.failure(Reason.DEPENDENCY_CYCLE, "a -> a")
+    assert exits.exit_code(failure, otherwise=70) == 70

@@ -1,0 +1,168 @@
+"""One run in a process of its own: exit code, termination message and report agree, whatever happens."""
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tlt_api.failures import Reason
+
+SPEC = {
+    "owner": {"kind": "PruneJob", "namespace": "default", "name": "p", "uid": "u-1"},
+    "attempt": 1,
+    "spec": {
+        "model": {"uri": "pvc://data/model.keras"},
+        "threshold": 0.5,
+        "output": {"uri": "pvc://data/out"},
+    },
+}
+MAIN = """
+import os, sys, time
+from pathlib import Path
+from tlt_api.failures import Reason
+from tlt_api.status import Artifact, Metrics, Progress
+from tlt_runner import process
+from tlt_runner.errors import RunnerError
+
+def task(run, context):
+{body}
+
+here = Path(sys.argv[1])
+around = process.Surroundings(here, here / "report.json", here / "termination.json")
+sys.exit(process.execute("prune", here / "run.json", around, load=lambda command: task))
+"""
+STOPPABLE = """
+context.reporter.progress(Progress(stage="prune", step=1))
+print("ready", flush=True)
+while not context.stop.wait(0.05): pass
+raise RunnerError(Reason.INTERRUPTED, "checkpoint of epoch 3 is written")
+"""
+
+
+class Run:
+    """A run whose task is a few lines of Python."""
+
+    def __init__(self, folder: Path, body: str, spec: Any = SPEC) -> None:
+        self.folder = folder
+        (folder / "run.json").write_text(spec if isinstance(spec, str) else json.dumps(spec))
+        code = MAIN.format(body=textwrap.indent(textwrap.dedent(body), "    "))
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def end(self) -> tuple[int, dict[str, Any], str]:
+        """Exit code, termination message, standard error."""
+        _, error = self.process.communicate(timeout=60)
+        message = json.loads((self.folder / "termination.json").read_text())
+        return self.process.returncode, message, error
+
+    def until_ready(self) -> None:
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"
+
+
+def test_success_leaves_its_results(tmp_path: Path) -> None:
+    run = Run(
+        tmp_path,
+        """
+        context.reporter.metrics(Metrics(m_ap=0.9))
+        context.reporter.progress(Progress(stage="prune", step=1))
+        context.reporter.progress(Progress(stage="prune", step=2))
+        (context.scratch / "file").write_text("x")
+        """,
+    )
+    code, message, _ = run.end()
+    assert code == 0
+    assert "failure" not in message
+    assert message["metrics"] == {"mAP": 0.9}
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["progress"]["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "code"),
+    [
+        ("raise RunnerError(Reason.NOTHING_TO_PRUNE, 'all filters are above 0.5')", "NothingToPrune", 28),
+        ("raise MemoryError", "OutOfMemory", 12),
+        ("raise OSError(28, 'No space left on device')", "StorageFull", 42),
+        ("raise KeyboardInterrupt", "Interrupted", 75),
+        ("sys.exit(0)", "Internal", 70),
+        ("{}['x']", "Internal", 70),
+        ("context.storage.fetch(run.inputs.model.uri)", "Internal", 70),
+    ],
+)
+def test_each_end_has_its_code_and_message(tmp_path: Path, body: str, reason: str, code: int) -> None:
+    got, message, error = Run(tmp_path, f"context.reporter.metrics(Metrics(m_ap=0.9))\n{body}").end()
+    assert (got, message["failure"]["reason"]) == (code, reason)
+    assert message["failure"]["exitCode"] == code
+    assert message["metrics"] == {"mAP": 0.9}
+    assert ("Traceback" in error) == (reason == "Internal")
+    assert error.splitlines()[-2].startswith(f"tlt prune: {reason}: ")
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("no json", "run.json: "),
+        ({**SPEC, "attempt": "x"}, "runSpec.attempt: "),
+        ({**SPEC, "spec": {**SPEC["spec"], "threshold": 2}}, "threshold: "),  # type: ignore[dict-item]
+        ({**SPEC, "owner": {**SPEC["owner"], "kind": "ExportJob"}}, "threshold: "),  # type: ignore[dict-item]
+    ],
+)
+def test_a_wrong_run_spec_names_the_field(tmp_path: Path, spec: Any, expected: str) -> None:
+    code, message, error = Run(tmp_path, "pass", spec).end()
+    assert (code, message["failure"]["reason"]) == (2, Reason.INVALID_SPEC)
+    assert expected in message["failure"]["message"]
+    assert "Traceback" not in error
+
+
+def test_a_run_spec_of_another_kind_is_refused(tmp_path: Path) -> None:
+    export = {"model": {"uri": "pvc://data/m.keras"}, "output": {"uri": "pvc://data/out"}}
+    owner = {**SPEC["owner"], "kind": "ExportJob"}  # type: ignore[dict-item]
+    code, message, _ = Run(tmp_path, "pass", {**SPEC, "owner": owner, "spec": export}).end()
+    assert code == 2
+    assert "expected the RunSpec of a PruneJob" in message["failure"]["message"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_task_end_by_itself(tmp_path: Path, number: signal.Signals) -> None:
+    run = Run(tmp_path, STOPPABLE)
+    run.until_ready()
+    run.process.send_signal(number)
+    code, message, _ = run.end()
+    assert code == 75
+    assert message["failure"]["message"] == "checkpoint of epoch 3 is written"
+
+
+def test_a_second_signal_ends_a_task_that_does_not_listen(tmp_path: Path) -> None:
+    body = """
+    context.reporter.metrics(Metrics(m_ap=0.9))
+    print("ready", flush=True)
+    while not context.stop.wait(0.05): pass
+    print("ready", flush=True)
+    while True: time.sleep(0.05)
+    """
+    run = Run(tmp_path, body)
+    for _ in range(2):
+        run.until_ready()
+        run.process.send_signal(signal.SIGTERM)
+    code, message, _ = run.end()
+    assert (code, message["failure"]["reason"]) == (75, "Interrupted")
+    assert message["metrics"] == {"mAP": 0.9}
+
+
+def test_the_scratch_folder_is_gone_afterwards(tmp_path: Path) -> None:
+    run = Run(
+        tmp_path,
+        "(context.scratch / 'x').write_text('x'); Path(sys.argv[1], 'at').write_text(str(context.scratch))",
+    )
+    assert run.end()[0] == 0
+    assert not Path((tmp_path / "at").read_text()).exists()

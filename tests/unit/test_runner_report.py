@@ -1,0 +1,266 @@
+"""What is reported: accumulation, derived fields, throttling, and an API server that does not answer."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Event, Lock
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tlt_api.failures import Reason
+from tlt_api.runreport import TERMINATION_MESSAGE_LIMIT, RunReport
+from tlt_api.status import Artifact, ExportStatus, Metrics, Progress
+from tlt_runner import exits, process
+from tlt_runner.report.apiserver import ApiServer, ApiServerError, OwnerGoneError
+from tlt_runner.report.cluster import KubernetesReporter
+from tlt_runner.report.lines import ProgressLines, duration
+from tlt_runner.report.local import LocalReporter
+from tlt_runner.report.pacing import Pacing
+
+NOON = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
+
+
+def artifact(name: str, size: int = 1) -> Artifact:
+    return Artifact(name=name, uri=f"pvc://c/{name}", sha256="0" * 64, size_bytes=size)
+
+
+class Server:
+    """An API server that takes what it is sent, unless it is told to fail."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.taken: list[dict[str, Any]] = []
+        self.error: ApiServerError | None = None
+        self.tried = Event()
+
+    def __call__(self, status: Mapping[str, Any], timeout: float) -> None:
+        with self.lock:
+            self.tried.set()
+            if self.error is not None:
+                raise self.error
+            self.taken.append(dict(status))
+
+
+def test_fields_gather_and_the_time_is_set() -> None:
+    reporter = LocalReporter(None, now=lambda: NOON)
+    reporter.progress(Progress(stage="train", epoch=1, epochs=3))
+    reporter.metrics(Metrics(m_ap=0.5))
+    assert reporter.snapshot().to_status() == {
+        "progress": {"stage": "train", "epoch": 1, "epochs": 3, "lastUpdateTime": "2026-01-01T12:00:00Z"},
+        "metrics": {"mAP": 0.5},
+    }
+
+
+def test_an_artifact_of_the_same_name_is_replaced_in_its_place() -> None:
+    reporter = LocalReporter(None)
+    for item in (artifact("best", 1), artifact("last", 2), artifact("best", 3)):
+        reporter.artifact(item)
+    assert [(item.name, item.size_bytes) for item in reporter.snapshot().artifacts or ()] == [
+        ("best", 3),
+        ("last", 2),
+    ]
+
+
+def test_lowest_map_and_largest_drop_come_from_the_exports() -> None:
+    reporter = LocalReporter(None)
+    reporter.exports(
+        [
+            ExportStatus(precision="fp32", m_ap=0.8, m_ap_drop=-0.01),
+            ExportStatus(precision="fp16", m_ap=0.7, m_ap_drop=0.09),
+        ]
+    )
+    status = reporter.snapshot().to_status()
+    assert (status["lowestMAP"], status["largestDrop"]) == (0.7, 0.09)
+
+
+def test_exports_without_figures_derive_nothing() -> None:
+    reporter = LocalReporter(None)
+    reporter.exports([ExportStatus(precision="fp32")])
+    assert set(reporter.snapshot().to_status()) == {"exports"}
+
+
+def test_progress_waits_for_the_interval_and_results_do_not() -> None:
+    pacing = Pacing(interval=5.0)
+    assert pacing.wait(100.0) is None
+    pacing.changed(urgent=False)
+    assert pacing.wait(100.0) == 0
+    pacing.sending(100.0)
+    pacing.arrived()
+    pacing.changed(urgent=False)
+    assert pacing.wait(101.0) == 4.0
+    pacing.changed(urgent=True)
+    assert pacing.wait(101.0) == 0
+
+
+def test_failures_wait_longer_and_longer_and_success_forgets_them() -> None:
+    pacing = Pacing(interval=5.0, longest_wait=4.0)
+    waits = []
+    for _ in range(4):
+        pacing.changed(urgent=True)
+        pacing.sending(0.0)
+        waits.append(pacing.failed(0.0))
+    assert waits == [1.0, 2.0, 4.0, 4.0]
+    assert pacing.wait(1.0) == 3.0
+    pacing.sending(4.0)
+    pacing.arrived()
+    pacing.changed(urgent=True)
+    assert pacing.wait(4.0) == 0
+
+
+def test_what_changes_while_a_report_is_sent_is_sent_again() -> None:
+    pacing = Pacing(interval=5.0)
+    pacing.changed(urgent=True)
+    pacing.sending(0.0)
+    pacing.changed(urgent=True)
+    pacing.arrived()
+    assert pacing.pending
+
+
+def test_the_last_state_arrives_on_close() -> None:
+    server = Server()
+    reporter = KubernetesReporter(server, interval=3600)
+    reporter.progress(Progress(epoch=1))
+    assert server.tried.wait(30)
+    for epoch in range(2, 200):
+        reporter.progress(Progress(epoch=epoch))
+    assert reporter.close(30)
+    assert server.taken[-1]["progress"]["epoch"] == 199
+    assert len(server.taken) <= 3
+
+
+def test_an_unreachable_server_loses_nothing_once_it_is_back() -> None:
+    server = Server()
+    server.error = ApiServerError("connection refused")
+    reporter = KubernetesReporter(server)
+    reporter.artifact(artifact("best"))
+    assert server.tried.wait(30)
+    reporter.metrics(Metrics(m_ap=0.5))
+    with server.lock:
+        server.error = None
+    assert reporter.close(30)
+    assert server.taken[-1]["metrics"] == {"mAP": 0.5}
+    assert server.taken[-1]["artifacts"][0]["name"] == "best"
+    assert reporter.failed >= 1
+
+
+def test_close_gives_up_when_the_server_never_answers() -> None:
+    server = Server()
+    server.error = ApiServerError("connection refused")
+    reporter = KubernetesReporter(server)
+    reporter.metrics(Metrics(m_ap=0.5))
+    assert not reporter.close(0.1)
+    assert server.taken == []
+
+
+def test_refusals_are_not_repeated_in_a_hurry_and_the_end_tries_once_more() -> None:
+    server = Server()
+    server.error = ApiServerError("HTTP 403 Forbidden", 403)
+    reporter = KubernetesReporter(server)
+    reporter.metrics(Metrics(m_ap=0.5))
+    assert server.tried.wait(30)
+    reporter.metrics(Metrics(m_ap=0.6))
+    assert not reporter.close(5)
+    assert reporter.failed == 2
+
+
+def test_nothing_is_sent_to_a_resource_that_is_gone() -> None:
+    server = Server()
+    server.error = OwnerGoneError("HTTP 404 NotFound", 404)
+    reporter = KubernetesReporter(server)
+    reporter.metrics(Metrics(m_ap=0.5))
+    assert server.tried.wait(30)
+    server.error = None
+    reporter.metrics(Metrics(m_ap=0.6))
+    assert not reporter.close(5)
+    assert server.taken == []
+
+
+def test_a_bug_in_sending_does_not_end_the_reports() -> None:
+    server = Server()
+    calls: list[int] = []
+
+    def send(status: Mapping[str, Any], timeout: float) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ZeroDivisionError
+        server(status, timeout)
+
+    reporter = KubernetesReporter(send)
+    reporter.metrics(Metrics(m_ap=0.5))
+    assert reporter.close(30)
+    assert server.taken[-1]["metrics"] == {"mAP": 0.5}
+
+
+def test_the_local_report_is_whole_on_disk_after_close(tmp_path: Path) -> None:
+    clock = [0.0]
+    reporter = LocalReporter(tmp_path / "report.json", now=lambda: NOON, monotonic=lambda: clock[0])
+    for epoch in (1, 2, 3):
+        reporter.progress(Progress(epoch=epoch))
+    early = json.loads((tmp_path / "report.json").read_text())
+    reporter.close(0)
+    late = json.loads((tmp_path / "report.json").read_text())
+    assert (early["progress"]["epoch"], late["progress"]["epoch"]) == (1, 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_progress_lines_come_by_epoch_or_every_ten_seconds() -> None:
+    said: list[str] = []
+    lines = ProgressLines(said.append)
+    for second, epoch in ((0, 1), (1, 1), (2, 2), (11, 2), (12, 2)):
+        lines.progress(Progress(stage="train", epoch=epoch, step=second), NOON + timedelta(seconds=second))
+    assert said == ["train, epoch 1, step 0", "train, epoch 2, step 2", "train, epoch 2, step 12"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (45, "45s"), (200, "3m20s"), (7500, "2h5m"), (3600, "1h"), (273600, "3d4h")],
+)
+def test_durations_read_as_ages_of_kubectl(seconds: int, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_outside_a_pod_there_is_no_api_server(tmp_path: Path) -> None:
+    assert ApiServer.of_this_pod({}, tmp_path) is None
+    assert ApiServer.of_this_pod({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, tmp_path) is None
+
+
+def test_in_a_pod_the_service_account_names_the_api_server(tmp_path: Path) -> None:
+    for name in ("token", "ca.crt"):
+        (tmp_path / name).write_text("x")
+    environment = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "6443"}
+    server = ApiServer.of_this_pod(environment, tmp_path)
+    assert server == ApiServer("10.0.0.1", 6443, tmp_path / "token", tmp_path / "ca.crt")
+
+
+names = st.text(min_size=1, max_size=80)
+reports = st.builds(
+    RunReport,
+    metrics=st.none() | st.builds(Metrics, m_ap=st.floats(0, 1)),
+    artifacts=st.none()
+    | st.lists(
+        st.builds(Artifact, name=names, uri=names, sha256=names, size_bytes=st.integers(0)), max_size=60
+    ),
+)
+
+
+@given(report=reports, message=st.text(max_size=6000), hint=st.text(max_size=3000))
+def test_a_termination_message_is_json_within_the_limit(
+    tmp_path_factory: pytest.TempPathFactory, report: RunReport, message: str, hint: str
+) -> None:
+    file = tmp_path_factory.mktemp("pod") / "termination-log"
+    failure = exits.failure(Reason.INTERNAL, message, hint)
+    process.leave_message(report, failure, process.Surroundings(Path(), termination=file))
+    text = file.read_bytes()
+    assert len(text) <= TERMINATION_MESSAGE_LIMIT
+    assert RunReport.model_validate_json(text).failure is not None
+
+
+def test_success_leaves_a_termination_message_too(tmp_path: Path) -> None:
+    file = tmp_path / "termination-log"
+    report = RunReport(artifacts=[artifact("best")])
+    process.leave_message(report, None, process.Surroundings(Path(), termination=file))
+    assert RunReport.model_validate_json(file.read_text()) == report
