@@ -129,7 +129,7 @@ def roi_targets(
 def _draw(
     positive: Tensor, negative: Tensor, size: int, most_positive: int, random: keras.random.SeedGenerator
 ) -> tuple[Tensor, Tensor]:
-    """At random: at most ``most_positive`` positives, then negatives up to ``size`` in all; [B, N] bool each."""
+    """At random: at most ``most_positive`` positives, negatives up to ``size`` in all; both [B, N] bool."""
     noise = keras.random.uniform(ops.shape(positive), seed=random)
     size = min(size, positive.shape[1])
     positive = _largest(positive, noise, min(most_positive, size))

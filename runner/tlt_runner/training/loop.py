@@ -1,0 +1,163 @@
+"""The training loop: epochs of steps, evaluation, checkpoints, early stopping. To be read top to bottom.
+
+Data, evaluation and files come in as callables, so that the loop knows neither formats nor storage. Every
+way in which a training can end badly is named here.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from threading import Event
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tlt_api.failures import Reason
+from tlt_api.status import Metrics
+from tlt_api.trainingjob import Evaluation, Training
+from tlt_runner.errors import RunnerError
+from tlt_runner.training.checkpoints import Position
+from tlt_runner.training.meter import Meter
+from tlt_runner.training.schedule import learning_rate
+from tlt_runner.training.trainer import FIGURES, Trainer
+
+log = logging.getLogger(__name__)
+Batch = dict[str, Any]
+Pending = tuple[int, float, Batch, tf.Tensor]
+"""Number, learning rate, batch and figures of a step that is not waited for yet."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the loop works with.
+
+    Attributes:
+        batches: Training batches of an epoch (from 0), from a step on: the same order for the same epoch.
+        steps: Batches of an epoch.
+        evaluate: Judges the model as it is.
+        save_best: Keeps the model as the best one.
+        save_last: Keeps model and position, as a checkpoint that people can use.
+        save_position: Keeps model and position for resuming only.
+        stop: Set when the run must end soon.
+    """
+
+    batches: Callable[[int, int], Iterable[Batch]]
+    steps: int
+    evaluate: Callable[[], Metrics]
+    save_best: Callable[[Position], None]
+    save_last: Callable[[Position], None]
+    save_position: Callable[[Position], None]
+    stop: Event
+
+
+def train(
+    trainer: Trainer, work: Work, spec: Training, judged: Evaluation, start: Position, meter: Meter
+) -> Position:
+    """Train until the last epoch or until it no longer gets better.
+
+    Returns:
+        Where it ended; ``best`` is the evaluation of the best model.
+
+    Raises:
+        RunnerError: NaNLoss, naming step, learning rate and images; Interrupted, after a checkpoint.
+    """
+    position = start
+    while position.epoch < spec.epochs and not _is_stale(position, spec):
+        loss = _epoch(trainer, work, spec, position, meter)
+        position = position.model_copy(update={"epoch": position.epoch + 1, "step": 0})
+        last = position.epoch == spec.epochs
+        if position.epoch % judged.interval_epochs == 0 or last:
+            meter.stage("evaluate")
+            position = _evaluated(position, work, spec)
+        position = _with_loss(position, loss, spec)
+        last = last or _is_stale(position, spec)
+        log.info("epoch %d/%d: loss %.4f, best mAP %s", position.epoch, spec.epochs, loss, _best(position))
+        if position.epoch % spec.checkpoint_interval == 0 or last:
+            work.save_last(position)
+    if position.epoch < spec.epochs:
+        log.info("stopped early: no better %s for %d times", _monitor(spec), position.stale)
+    return position
+
+
+def _epoch(trainer: Trainer, work: Work, spec: Training, start: Position, meter: Meter) -> float:
+    """Take the epoch's remaining steps; the mean loss of them."""
+    totals: list[float] = []
+    pending: Pending | None = None
+    meter.epoch(start.epoch)
+    step = start.step
+    for batch in work.batches(start.epoch, start.step):
+        if work.stop.is_set():
+            _settle(trainer, pending, totals)
+            _interrupt(work, start.model_copy(update={"step": step}))
+        number = start.epoch * work.steps + step
+        rate = learning_rate(number / (spec.epochs * work.steps), spec.learning_rate)
+        figures = trainer.step(batch, number, rate)
+        _settle(trainer, pending, totals)  # of the step before: the device never waits for us
+        pending = (number, rate, batch, figures)
+        step += 1
+        meter.step(step, totals, rate)
+    _settle(trainer, pending, totals)
+    return float(np.mean(totals)) if totals else math.nan
+
+
+def _settle(trainer: Trainer, pending: Pending | None, totals: list[float]) -> None:
+    """Wait for a step's figures and look at them."""
+    if pending is None:
+        return
+    number, rate, batch, figures = pending
+    values = dict(zip(FIGURES, figures.numpy().tolist(), strict=True))
+    if not (math.isfinite(values["total"]) and math.isfinite(values["gradient_norm"])):
+        parts = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        raise RunnerError(
+            Reason.NAN_LOSS,
+            f"loss or gradient is not finite at step {number + 1} with learning rate {rate:.3g}: {parts}; "
+            f"images {', '.join(trainer.image_ids(batch))}",
+        )
+    totals.append(values["total"])
+
+
+def _interrupt(work: Work, position: Position) -> None:
+    work.save_position(position)
+    raise RunnerError(
+        Reason.INTERRUPTED,
+        f"stopped from outside after epoch {position.epoch} and step {position.step} of the next; "
+        "a checkpoint is written",
+    )
+
+
+def _evaluated(position: Position, work: Work, spec: Training) -> Position:
+    metrics = work.evaluate().model_copy(update={"epoch": position.epoch})
+    best = position.best
+    better = best is None or (metrics.m_ap or 0.0) > (best.m_ap or 0.0)
+    if better:
+        position = position.model_copy(update={"best": metrics})
+        work.save_best(position)
+    if spec.early_stopping and spec.early_stopping.monitor == "mAP":
+        position = position.model_copy(update={"stale": 0 if better else position.stale + 1})
+    return position
+
+
+def _with_loss(position: Position, loss: float, spec: Training) -> Position:
+    better = position.best_loss is None or loss < position.best_loss
+    update: dict[str, Any] = {"best_loss": loss if better else position.best_loss}
+    if spec.early_stopping and spec.early_stopping.monitor == "loss":
+        update["stale"] = 0 if better else position.stale + 1
+    return position.model_copy(update=update)
+
+
+def _is_stale(position: Position, spec: Training) -> bool:
+    return spec.early_stopping is not None and position.stale >= spec.early_stopping.patience
+
+
+def _monitor(spec: Training) -> str:
+    return spec.early_stopping.monitor if spec.early_stopping else "metric"
+
+
+def _best(position: Position) -> str:
+    if position.best is None or position.best.m_ap is None:
+        return "unknown"
+    return f"{position.best.m_ap:.4f} (epoch {position.best.epoch})"
