@@ -72,7 +72,7 @@ class ApiServer:
     def apply_status(self, owner: Owner, status: Mapping[str, Any], timeout: float) -> None:
         """Apply the runner's part of the owner's status.
 
-        The owner's uid is a field of that status, which the runner's policy compares: the API server ignores a
+        The owner's uid is a field of that status, which the policy compares: the API server ignores a
         uid in the metadata of a status request. Without the policy the answer tells, one report too late.
 
         Raises:

@@ -1,0 +1,152 @@
+"""The command line: quick to answer, clear in refusing. Each test starts it as a user does."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TRAIN = """
+apiVersion: tlt.dev/v1alpha1
+kind: TrainingJob
+metadata: {name: digits}
+spec:
+  dataset:
+    uri: pvc://data/digits
+    targetClassMapping: {one: one}
+    imageSize: {width: 64, height: 64}
+  output: {uri: pvc://data/out}
+  resources: {gpus: 0}
+"""
+PRUNE = """
+apiVersion: tlt.dev/v1alpha1
+kind: PruneJob
+metadata: {name: half}
+spec:
+  model: {trainingJobRef: {name: digits}}
+  threshold: 0.5
+  output: {uri: pvc://data/pruned}
+"""
+
+
+def tlt(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tlt_runner", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from tlt_runner import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'numpy', 'tensorflow', 'keras', 'pydantic', 'yaml', 'cv2', 'boto3', 'onnx', 'rich'}\n"
+        "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "train" in done.stdout
+
+
+def test_the_module_answers_as_the_script_does(tmp_path: Path) -> None:
+    assert tlt("version", cwd=tmp_path).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trian"], "invalid choice: 'trian'"),
+        (["train"], "one of the arguments --spec -f/--file is required"),
+        (["train", "--spec", "a", "-f", "b"], "not allowed with argument"),
+        (["train", "--spe", "a"], "required"),
+        (["run", ".", "--agian"], "unrecognized arguments: --agian"),
+        (["sample-data", "digits", "out", "--images", "0"], "expected a whole number from 1, got '0'"),
+        (["sample-data", "digits", "out", "--classes", "1,1"], "expected different digits"),
+        (["run", "nothing"], "InvalidSpec: expected a manifest or a folder of manifests, got nothing"),
+        (["train", "-f", "nothing.yaml"], "InvalidSpec: "),
+        (["train", "-f", "m.yaml", "--report", "r.json"], "--report goes with --spec"),
+        (["train", "--spec", "nothing.json"], "InvalidSpec: expected a RunSpec in nothing.json"),
+        (["train", "--spec", "r.json", "--state", "s"], "--state goes with -f"),
+    ],
+)
+def test_misuse_is_one_clear_paragraph(tmp_path: Path, arguments: list[str], expected: str) -> None:
+    done = tlt(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_validate_says_file_document_and_field(tmp_path: Path) -> None:
+    text = "---".join((TRAIN, PRUNE.replace("0.5", "1.5"), "\nkind: Namespace\nmetadata: {name: n}\n"))
+    (tmp_path / "all.yaml").write_text(text)
+    done = tlt("validate", "all.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    lines = done.stdout.splitlines()
+    assert lines[0] == "valid    all.yaml, document 1: TrainingJob/digits"
+    assert lines[1].startswith("invalid  all.yaml, document 2: PruneJob/half: spec.threshold: ")
+    assert lines[1].endswith("got 1.5")
+    assert lines[2].startswith("ignored  all.yaml, document 3: Namespace/n")
+    assert lines[3] == "1 valid, 1 invalid, 1 ignored"
+
+
+def test_validate_of_valid_manifests_succeeds(tmp_path: Path) -> None:
+    (tmp_path / "all.yaml").write_text(TRAIN)
+    assert tlt("validate", tmp_path, cwd=tmp_path).returncode == 0
+
+
+def test_a_wrong_manifest_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "all.yaml").write_text(f"{TRAIN}---{PRUNE.replace('0.5', '1.5')}")
+    done = tlt("run", "all.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "PruneJob/half: spec.threshold" in done.stderr
+    assert not (tmp_path / ".tlt").exists()
+
+
+def test_a_missing_reference_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "all.yaml").write_text(PRUNE)
+    done = tlt("prune", "-f", "all.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "PruneJob/half refers to TrainingJob/digits, which is neither among" in done.stderr
+    assert list((tmp_path / ".tlt" / "status").iterdir()) == []
+
+
+def test_a_missing_data_set_is_refused_with_a_way_to_make_one(tmp_path: Path) -> None:
+    (tmp_path / "all.yaml").write_text(TRAIN)
+    done = tlt("run", "all.yaml", cwd=tmp_path)
+    assert done.returncode == 20
+    assert f"tlt sample-data digits {tmp_path}/.tlt/volumes/data/digits" in done.stderr
+
+
+def test_a_file_with_two_fitting_resources_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "all.yaml").write_text(f"{TRAIN}---{TRAIN.replace('name: digits', 'name: more')}")
+    done = tlt("train", "-f", "all.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert (
+        "expected exactly one TrainingJob in all.yaml, got TrainingJob/digits, TrainingJob/more"
+        in done.stderr
+    )
+
+
+def test_a_suspended_resource_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / ".tlt" / "volumes" / "data" / "digits").mkdir(parents=True)
+    (tmp_path / "all.yaml").write_text(f"{TRAIN}  suspend: true\n---{PRUNE}")
+    done = tlt("run", "all.yaml", cwd=tmp_path)
+    assert done.returncode == 0
+    files = {"TrainingJob-digits": "Suspended", "PruneJob-half": "Pending"}
+    for name, phase in files.items():
+        body = json.loads((tmp_path / ".tlt" / "status" / f"{name}.json").read_text())
+        assert body["status"]["phase"] == phase
+    assert "waits for TrainingJob/digits, which is Suspended" in done.stdout
+
+
+def test_damaged_state_is_named(tmp_path: Path) -> None:
+    status = tmp_path / ".tlt" / "status"
+    status.mkdir(parents=True)
+    (status / "TrainingJob-digits.json").write_text("{")
+    (tmp_path / "all.yaml").write_text(TRAIN)
+    done = tlt("run", "all.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Remove that file" in done.stderr
