@@ -20,15 +20,12 @@ SMALLEST_SIDE = 1.0
 def convert(sample: Sample, reader: Reader, mapping: ClassMapping, size: ImageSize) -> Converted:
     """Make the record of one sample. Bad data are in the result, never an exception."""
     labels = reader.read(sample)
-    source_classes = [box.class_name for box in labels.boxes]
     data = sample.image.read_bytes()
     try:
         image = images.decode(data)
     except images.BadImageError as error:
-        file = f"{sample.image.parent.name}/{sample.image.name}"
-        skipped = Finding(file, error.problem, error.message)
-        return Converted(skipped=skipped, source_classes=source_classes, ignored=labels.ignored)
-    original_size = (image.shape[0], image.shape[1])
+        return Converted(skipped=Finding(sample.image_file, error.problem, error.message))
+    original_size = (image.pixels.shape[0], image.pixels.shape[1])
     where = geometry.placement(*original_size, size.height, size.width, size.mode)
     dropped = list(labels.findings)
     kept: list[tuple[LabelledBox, str, np.ndarray]] = []
@@ -39,8 +36,7 @@ def convert(sample: Sample, reader: Reader, mapping: ClassMapping, size: ImageSi
             continue
         placed, problem = _place(box, original_size, where)
         if problem is not None:
-            file = f"{sample.label.parent.name}/{sample.label.name}"
-            dropped.append(Finding(file, problem, _why(problem, box, original_size), box.line))
+            dropped.append(Finding(sample.label_file, problem, _why(problem, box, original_size), box.line))
             continue
         clipped += not _inside(box, original_size)
         kept.append((box, target, placed))
@@ -51,15 +47,16 @@ def convert(sample: Sample, reader: Reader, mapping: ClassMapping, size: ImageSi
         truncation=[box.truncation for box, _, _ in kept],
         occlusion=[box.occlusion for box, _, _ in kept],
     )
-    as_it_is = original_size == (size.height, size.width) and images.keeps_its_bytes(data)
-    encoded = data if as_it_is else images.encode(geometry.place_image(image, where))
+    as_it_is = original_size == (size.height, size.width) and image.fits_records
+    encoded = data if as_it_is else images.encode(geometry.place_image(image.pixels, where))
     return Converted(
         example=tfrecords.to_example(sample.name, encoded, original_size, where, objects),
         dropped=dropped,
         objects=list(objects.class_ids),
-        source_classes=source_classes,
+        source_classes=[box.class_name for box in labels.boxes],
         clipped=clipped,
         ignored=labels.ignored,
+        upright=image.upright,
     )
 
 

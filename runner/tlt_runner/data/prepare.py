@@ -60,7 +60,7 @@ def prepare(
     found = sources.find(dataset, storage)
     planned = sources.plan(found, dataset)
     meter = Meter("convert", len(planned), reporter, stop)
-    digest = _survey(dataset, planned, mapping, meter)
+    digest = _survey(dataset, found, planned, mapping, meter)
     uri = join(output_uri, "tfrecords", digest.removeprefix("sha256:")[:16])
     records = staging.existing(storage, uri, digest)
     if records is None:
@@ -78,17 +78,24 @@ def prepare(
     return records
 
 
-def _survey(dataset: Dataset, planned: Sequence[Planned], mapping: ClassMapping, meter: Meter) -> str:
+def _survey(
+    dataset: Dataset, found: Sequence[Source], planned: Sequence[Planned], mapping: ClassMapping, meter: Meter
+) -> str:
     """The digest of content and options; fails where no label has a class of the mapping."""
     options = dataset.model_dump(
         mode="json", include={"format", "target_class_mapping", "image_size"}, by_alias=False
     )
     content = hashlib.sha256(json.dumps([SCHEMA, options], sort_keys=True).encode())
+    for source in found:
+        listing = source.listing
+        for finding in (*listing.skipped, *listing.orphans):
+            content.update(f"{finding}\n".encode())
+        content.update(f"{listing.images} {listing.other_files}\n".encode())
     classes: Counter[str] = Counter()
     with storage_errors(dataset.uri), ThreadPoolExecutor(workers()) as threads:
-        for item, (line, found) in in_order(threads, _inspect, planned, meter.check):
+        for item, (line, classes_of_item) in in_order(threads, _inspect, planned, meter.check):
             content.update(f"{item.subset} {line}\n".encode())
-            classes.update(found)
+            classes.update(classes_of_item)
     if classes and not any(mapping.target(name) for name in classes):
         named = ", ".join(f"{name} ({count})" for name, count in classes.most_common(20))
         more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
@@ -159,7 +166,7 @@ class _Conversion:
 
         size, mapping = self._dataset.image_size, self._mapping
         writers: dict[Subset, tfrecords.ShardWriter] = {}
-        with ExitStack() as stack:
+        with storage_errors(self._dataset.uri), ExitStack() as stack:
             for subset in SUBSETS:
                 count = sum(item.subset == subset for item in planned)
                 writer = tfrecords.ShardWriter(self._folder, subset, count, IMAGES_PER_SHARD)

@@ -41,6 +41,8 @@ class DatasetReport(StatusModel):
     """Images in the records."""
     images_without_objects: int
     """Of these, images without any object: background only."""
+    turned_images: int
+    """Of these, images whose EXIF tag asks viewers to turn them. Their pixels are used as stored."""
     bad_images: int
     """Images left out, or used without some of their lines because those are wrong."""
     objects: int
@@ -50,9 +52,9 @@ class DatasetReport(StatusModel):
     ignored_regions: int
     """Regions that the labels mark as "do not care"."""
     other_files: int
-    """Files in the image folders that are no images."""
+    """Entries of the image folders that are no images."""
     source_classes: dict[str, int]
-    """Objects by the labels' own class."""
+    """Label lines of the usable images by their own class; lines that could not be read have none."""
     unmapped_classes: dict[str, int]
     """Of these, classes that targetClassMapping does not name; their lines are no objects."""
     unused_mapping_keys: list[str]
@@ -85,6 +87,7 @@ class Tally:
     images: int = 0
     usable_images: int = 0
     images_without_objects: int = 0
+    turned_images: int = 0
     bad_images: int = 0
     clipped_boxes: int = 0
     ignored_regions: int = 0
@@ -108,12 +111,13 @@ class Tally:
 
     def add(self, converted: Converted) -> None:
         """What became of one sample."""
-        self.source_classes.update(converted.source_classes)
-        self.ignored_regions += converted.ignored
         if converted.skipped is not None:
             self.skip(converted.skipped)
             return
         self.usable_images += 1
+        self.turned_images += not converted.upright
+        self.source_classes.update(converted.source_classes)
+        self.ignored_regions += converted.ignored
         self.images_without_objects += not converted.objects
         self.clipped_boxes += converted.clipped
         self.bad_images += any(finding.problem not in HARMLESS for finding in converted.dropped)
@@ -149,6 +153,7 @@ class Tally:
             images=self.images,
             usable_images=self.usable_images,
             images_without_objects=self.images_without_objects,
+            turned_images=self.turned_images,
             bad_images=self.bad_images,
             objects=objects,
             clipped_boxes=self.clipped_boxes,
@@ -176,8 +181,16 @@ class Tally:
             warnings.append(
                 f"{self.images_without_objects} images have no object: they train background only"
             )
+        if self.turned_images:
+            warnings.append(
+                f"{self.turned_images} images have an EXIF orientation; labels are taken to speak of the "
+                "pixels as stored, not as a viewer turns them"
+            )
         if self.other_files:
-            warnings.append(f"{self.other_files} files in the image folders are no .jpg, .jpeg or .png")
+            warnings.append(
+                f"{self.other_files} entries of the image folders are no .jpg, .jpeg or .png files and were "
+                "not read"
+            )
         return warnings
 
 

@@ -90,14 +90,18 @@ class Sample:
     """An image with its label.
 
     Attributes:
-        name: Image folder and stem: ``image_2/000001``.
+        name: Image folder and stem: ``training/image_2/000001``.
         image: File.
         label: File.
+        image_file: The image's path relative to the data set's root, for messages.
+        label_file: The label's.
     """
 
     name: str
     image: Path
     label: Path
+    image_file: str
+    label_file: str
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ class Listing:
         images: Number of image files.
         skipped: Images that cannot be samples.
         orphans: Labels without an image.
-        other_files: Files in the image folder that are no images.
+        other_files: Entries of the image folder that are no images.
     """
 
     samples: Sequence[Sample]
@@ -128,9 +132,10 @@ class Converted:
         skipped: Why it was left out.
         dropped: Label lines that were left out of it.
         objects: Objects in the record, by class id.
-        source_classes: Class of every label line that could be read.
+        source_classes: Class of every label line that could be read; empty when the image was left out.
         clipped: Boxes that were cut at the image's edge.
         ignored: Regions to leave out of account.
+        upright: Whether the image file asks viewers for no turning or mirroring.
     """
 
     example: bytes | None = None
@@ -140,12 +145,13 @@ class Converted:
     source_classes: list[str] = field(default_factory=list)
     clipped: int = 0
     ignored: int = 0
+    upright: bool = True
 
 
 class Reader(Protocol):
     """One label format."""
 
-    def list(self) -> Listing:
+    def listing(self) -> Listing:
         """Find the samples, opening as little as possible."""
 
     def read(self, sample: Sample) -> Labels:

@@ -60,9 +60,9 @@ def _source(dataset: Dataset, storage: Storage, images: str, labels: str, subset
         image_folder, label_folder = storage.folder(image_uri), storage.folder(label_uri)
     except NotFoundError as error:
         raise RunnerError(Reason.DATASET_NOT_FOUND, error.message) from error
-    reader = KittiReader(image_folder, label_folder)
+    reader = KittiReader(image_folder, label_folder, images.strip("/"), labels.strip("/"))
     with storage_errors(dataset.uri):
-        listing = reader.list()
+        listing = reader.listing()
     if not listing.images:
         raise RunnerError(
             Reason.DATASET_NOT_FOUND,

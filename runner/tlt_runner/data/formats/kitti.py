@@ -28,49 +28,70 @@ class KittiReader:
     Attributes:
         images: Folder.
         labels: Folder.
+        image_place: The image folder's path relative to the data set's root, for names and messages.
+        label_place: The label folder's.
     """
 
     images: Path
     labels: Path
+    image_place: str
+    label_place: str
 
-    def list(self) -> Listing:
+    def listing(self) -> Listing:
         """Pair images and labels by stem."""
-        names = sorted(entry.name for entry in os.scandir(self.images) if entry.is_file())
-        images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
-        labels = {
-            Path(entry.name).stem: entry.name
-            for entry in os.scandir(self.labels)
-            if entry.is_file() and entry.name.lower().endswith(LABEL_SUFFIX)
-        }
+        images, other_files = self._image_names()
+        labels = self._label_names()
         samples: dict[str, Sample] = {}
         skipped = []
         for name in images:
-            stem, file = Path(name).stem, f"{self.images.name}/{name}"
-            if stem in samples:
-                first = samples[stem].image.name
-                skipped.append(
-                    Finding(file, Problem.DUPLICATE_NAME, f"{first} has the same stem and is used")
-                )
+            stem = Path(name).stem
+            image_file = f"{self.image_place}/{name}"
+            problem: tuple[Problem, str] | None = None
+            if not (self.images / name).is_file():
+                problem = Problem.UNREADABLE_IMAGE, "expected a file, got a link to nothing or a special file"
+            elif stem in samples:
+                problem = Problem.DUPLICATE_NAME, f"{samples[stem].image.name} has the same stem and is used"
             elif stem not in labels:
-                expected = f"expected {self.labels.name}/{stem}{LABEL_SUFFIX}, which does not exist"
-                skipped.append(Finding(file, Problem.NO_LABEL, expected))
-            else:
-                sample_name = f"{self.images.name}/{stem}"
-                samples[stem] = Sample(sample_name, self.images / name, self.labels / labels[stem])
+                problem = Problem.NO_LABEL, f"expected {self.label_place}/{stem}.txt, which does not exist"
+            if problem is not None:
+                skipped.append(Finding(image_file, *problem))
+                continue
+            label = labels[stem]
+            samples[stem] = Sample(
+                name=f"{self.image_place}/{stem}",
+                image=self.images / name,
+                label=self.labels / label,
+                image_file=image_file,
+                label_file=f"{self.label_place}/{label}",
+            )
         stems = {Path(name).stem for name in images}
         orphans = [
             Finding(
-                f"{self.labels.name}/{labels[stem]}",
+                f"{self.label_place}/{labels[stem]}",
                 Problem.LABEL_WITHOUT_IMAGE,
-                f"expected an image {self.images.name}/{stem} with one of {', '.join(IMAGE_SUFFIXES)}",
+                f"expected {self.image_place}/{stem} with one of {', '.join(IMAGE_SUFFIXES)}",
             )
             for stem in sorted(labels.keys() - stems)
         ]
-        return Listing(list(samples.values()), len(images), skipped, orphans, len(names) - len(images))
+        return Listing(list(samples.values()), len(images), skipped, orphans, other_files)
+
+    def _image_names(self) -> tuple[list[str], int]:
+        """File names of the images, sorted, and the number of other entries."""
+        with os.scandir(self.images) as entries:
+            images = [(_is_named(entry, IMAGE_SUFFIXES), entry.name) for entry in entries]
+        return sorted(name for is_image, name in images if is_image), sum(
+            not is_image for is_image, _ in images
+        )
+
+    def _label_names(self) -> dict[str, str]:
+        """Stem -> file name of the labels."""
+        with os.scandir(self.labels) as entries:
+            names = [e.name for e in entries if _is_named(e, (LABEL_SUFFIX,)) and e.is_file()]
+        return {Path(name).stem: name for name in sorted(names)}
 
     def read(self, sample: Sample) -> Labels:
         """Read one label file."""
-        file = f"{self.labels.name}/{sample.label.name}"
+        file = sample.label_file
         try:
             text = sample.label.read_bytes().decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
@@ -91,6 +112,11 @@ class KittiReader:
             else:
                 boxes.append(result)
         return Labels(tuple(boxes), tuple(findings), ignored)
+
+
+def _is_named(entry: os.DirEntry[str], suffixes: tuple[str, ...]) -> bool:
+    """Whether an entry is meant to be read: no folder, not hidden, one of the suffixes in any case."""
+    return not entry.name.startswith(".") and entry.name.lower().endswith(suffixes) and not entry.is_dir()
 
 
 def parse_line(columns: list[str], file: str, number: int) -> LabelledBox | Finding:
