@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
+
 from tlt_api.exportjob import ExportJobSpec
 from tlt_api.failures import Reason
 from tlt_api.runspec import RunSpec
@@ -24,6 +26,7 @@ from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
+from tlt_runner.evaluation.evaluate import Detect
 from tlt_runner.export import engine, onnx, precision, verify
 
 log = logging.getLogger(__name__)
@@ -49,6 +52,8 @@ def run(run: RunSpec, context: Context) -> None:
         raise RunnerError(Reason.INVALID_SPEC, "expected inputs.model, the resolved spec.model, got none")
     if spec.engine:
         engine.check_capabilities(spec.engine)
+    # Keras is compared with ONNX Runtime on the same CPU; a GPU is the engine builder's.
+    tf.config.set_visible_devices([], "GPU")
     path = context.storage.fetch(run.inputs.model.uri, run.inputs.model.sha256)
     model = detector.load(path)
     data = _records(run, context, model.config)
@@ -69,8 +74,8 @@ def _records(run: RunSpec, context: Context, config: DetectorConfig) -> Records 
     if made_for != (config.class_names, config.height, config.width):
         raise RunnerError(
             Reason.MODEL_MISMATCH,
-            f"expected records of classes {config.class_names} and {config.width} x {config.height} pixels, as "
-            f"the model; got {made_for[0]} and {manifest.width} x {manifest.height}",
+            f"expected records of classes {config.class_names} and {config.width} x {config.height} pixels, "
+            f"as the model; got {made_for[0]} and {manifest.width} x {manifest.height}",
         )
     return data
 
@@ -79,7 +84,7 @@ def _export(
     model: FasterRCNN, digest: str, spec: ExportJobSpec, context: Context
 ) -> dict[str, onnx.OnnxFile]:
     full = onnx.to_onnx(model, digest)
-    files = {}
+    files: dict[str, onnx.OnnxFile] = {}
     for step, name in enumerate(spec.precisions):
         _continue(context, "export", step)
         exported = full if name == "fp32" else precision.to_float16(full)
@@ -111,13 +116,14 @@ def _verify(
 
 
 def _judge(
-    detect: verify.Detect, config: DetectorConfig, data: Records | None, spec: ExportJobSpec
+    detect: Detect, config: DetectorConfig, data: Records | None, spec: ExportJobSpec
 ) -> verify.Judged:
     if data is None:
         images = verify.random_images(0, RANDOM_BATCHES, VERIFICATION_BATCH, config.height, config.width)
         return verify.run_random(detect, images)
+    most = max(data.manifest.objects_per_image, default=1)
     batches: Iterable[Mapping[str, Any]] = pipeline.validation_batches(
-        data, VERIFICATION_BATCH, config.max_objects, spec.verification.max_images
+        data, VERIFICATION_BATCH, max(1, most), spec.verification.max_images
     )
     return verify.judge(detect, batches, config.class_names)
 

@@ -1,0 +1,162 @@
+"""The export task from RunSpec to artifacts, on a tiny detector and real scenes."""
+
+import hashlib
+from threading import Event
+
+import numpy as np
+import onnx
+import pytest
+
+from tiny_detector import settled, tiny_config
+from tlt_api.exportjob import ExportJobSpec
+from tlt_api.failures import Reason
+from tlt_api.runspec import Owner, RunSpec
+from tlt_api.status import Inputs, ResolvedModel, ResolvedRecords
+from tlt_api.trainingjob import Dataset
+from tlt_runner.context import Context
+from tlt_runner.data import digits
+from tlt_runner.data.prepare import prepare
+from tlt_runner.detector import model as detector
+from tlt_runner.errors import RunnerError
+from tlt_runner.export import onnx as exported_onnx
+from tlt_runner.export import precision, verify
+from tlt_runner.report.local import LocalReporter
+from tlt_runner.storage import Storage
+from tlt_runner.tasks import export
+
+SIZE = 96
+CLASSES = {"one": "one", "seven": "seven"}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return next(verify.random_images(7, 1, 2, SIZE, SIZE))
+
+
+@pytest.fixture(scope="module")
+def model(images):
+    return settled(tiny_config(class_names=sorted(CLASSES)), images)
+
+
+@pytest.fixture(scope="module")
+def model_file(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "best.keras"
+    detector.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    root = tmp_path_factory.mktemp("digits")
+    digits.generate(root / "data", 12, SIZE, SIZE, seed=1, classes=[1, 7])
+    dataset = Dataset.model_validate(
+        {
+            "uri": f"file://{root}/data",
+            "targetClassMapping": CLASSES,
+            "imageSize": {"width": SIZE, "height": SIZE},
+            "validation": {"fraction": 0.5},
+        }
+    )
+    return prepare(dataset, Storage(scratch=root / "scratch"), f"file://{root}/out")
+
+
+class Run:
+    """One run of the task in a folder of its own."""
+
+    def __init__(self, folder, **spec):
+        (folder / "scratch").mkdir()
+        self.output = folder / "out"
+        self.spec = {"output": {"uri": f"file://{self.output}"}, **spec}
+        self.reporter = LocalReporter(None)
+        self.context = Context(
+            Storage(scratch=folder / "scratch"), self.reporter, folder / "scratch", Event()
+        )
+
+    def __call__(self, model_file, records=None, sha256=None):
+        inputs = Inputs(
+            model=ResolvedModel(uri=f"file://{model_file}", sha256=sha256),
+            records=records and ResolvedRecords(uri=records.uri, digest=records.digest),
+        )
+        spec = ExportJobSpec.model_validate({"model": {"uri": f"file://{model_file}"}, **self.spec})
+        owner = Owner(kind="ExportJob", namespace="default", name="e", uid="u")
+        export.run(RunSpec(owner=owner, attempt=1, spec=spec, inputs=inputs), self.context)
+        return self.reporter.snapshot()
+
+
+def test_everything_is_published_verified_and_built(model_file, records, tmp_path):
+    digest = hashlib.sha256(model_file.read_bytes()).hexdigest()
+    run = Run(
+        tmp_path,
+        precisions=["fp32", "fp16"],
+        batch={"max": 2},
+        engine={"builder": "tensorrt-rtx", "computeCapabilities": ["8.6"]},
+    )
+    report = run(model_file, records, digest)
+    by_name = {item.name: item for item in report.artifacts}
+    assert set(by_name) == {"onnx-fp32", "onnx-fp16", "engine-fp32", "engine-fp16"}
+    for item in by_name.values():
+        content = (run.output / item.uri.rsplit("/", 1)[1]).read_bytes()
+        assert (item.sha256, item.size_bytes) == (hashlib.sha256(content).hexdigest(), len(content))
+    assert [item.precision for item in report.exports] == ["fp32", "fp16"]
+    assert report.metrics.m_ap is not None
+    for item in report.exports:
+        assert abs(item.m_ap_drop) <= 0.01
+        assert item.max_abs_error <= 0.02
+        assert item.latency_milliseconds > 0
+    said = exported_onnx.metadata(onnx.load(run.output / "model-fp16.onnx"))
+    assert said["source_sha256"] == digest
+    assert said["class_names"] == sorted(CLASSES)
+
+
+def test_model_without_records_is_compared_on_random_images(model_file, tmp_path):
+    report = Run(tmp_path, precisions=["fp16"])(model_file)
+    (only,) = report.exports
+    assert (only.m_ap, only.m_ap_drop) == (None, None)
+    assert 0 < only.max_abs_error <= 0.02
+    assert report.metrics is None
+    assert [item.name for item in report.artifacts] == ["onnx-fp16"]
+
+
+def test_records_of_other_classes_are_refused_before_anything_is_exported(images, records, tmp_path):
+    other = tmp_path / "other.keras"
+    detector.save(settled(tiny_config(class_names=["bus", "car"]), images), other)
+    run = Run(tmp_path)
+    with pytest.raises(RunnerError, match=r"bus.*seven") as caught:
+        run(other, records)
+    assert caught.value.reason == Reason.MODEL_MISMATCH
+    assert not run.output.exists()
+
+
+def test_missing_builder_is_found_before_the_model_is_read(tmp_path):
+    with pytest.raises(RunnerError) as caught:
+        Run(tmp_path, engine={"computeCapabilities": ["9.9"]})(tmp_path / "absent.keras")
+    assert caught.value.reason == Reason.INVALID_SPEC
+
+
+def test_request_to_stop_ends_the_run_as_interrupted(model_file, tmp_path):
+    run = Run(tmp_path)
+    run.context.stop.set()
+    with pytest.raises(RunnerError) as caught:
+        run(model_file)
+    assert caught.value.reason == Reason.INTERRUPTED
+
+
+def test_map_against_the_models_own_detections_is_kept_in_both_precisions(model, tmp_path):
+    """Truth is what Keras finds: its mAP is then 1, and an export that loses boxes or classes shows."""
+    images = next(verify.random_images(11, 1, 6, SIZE, SIZE))
+    detect = verify.keras_detector(model)
+    truth = detect(images)
+    batch = {
+        "image": images,
+        "boxes": truth["boxes"],
+        "classes": truth["classes"],
+        "difficult": np.zeros(truth["classes"].shape, bool),
+        "valid": np.ones(len(images), bool),
+    }
+    names = sorted(CLASSES)
+    assert verify.judge(detect, [batch], names).metrics.m_ap == pytest.approx(1.0)
+    full = exported_onnx.to_onnx(model)
+    for name, exported in (("fp32", full), ("fp16", precision.to_float16(full))):
+        exported_onnx.write(exported, tmp_path / f"{name}.onnx")
+        judged = verify.judge(verify.OnnxDetector(tmp_path / f"{name}.onnx"), [batch], names)
+        assert judged.metrics.m_ap == pytest.approx(1.0, abs=0.01)
