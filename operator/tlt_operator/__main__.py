@@ -1,0 +1,75 @@
+"""``tlt-operator``: starts the parts, and ends when one of them does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+
+from tlt_api.resources import KINDS
+from tlt_operator import credentials, handlers, server, settings
+from tlt_operator.controller import Controller
+from tlt_operator.health import Health
+from tlt_operator.kube import ApiError, Kube
+from tlt_operator.kube_http import HttpKube
+
+log = logging.getLogger("tlt_operator")
+
+_POLL_SECONDS = 5
+
+
+async def run(chosen: settings.Settings, access: credentials.Credentials) -> None:
+    """Run the operator until a signal ends it."""
+    async with HttpKube(access, chosen.request_timeout_seconds) as kube:
+        health = Health(chosen.sweep_seconds)
+        controller = Controller(kube, chosen, health)
+        health.longest_wait = controller.queue.longest_wait
+        runners = await server.start(controller, health, chosen)
+        await _wait_for_kinds(kube, chosen)
+        work = asyncio.create_task(controller.run(), name="controller")
+        await asyncio.sleep(0)  # kopf, in the end, cancels every task that is younger than itself
+        watch = asyncio.create_task(
+            handlers.watch(controller, health, access, chosen.namespaces), name="watch"
+        )
+        done, pending = await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        controller.queue.close()
+        for runner in runners:
+            await runner.cleanup()
+        for task in done:
+            task.result()
+
+
+async def _wait_for_kinds(kube: Kube, chosen: settings.Settings) -> None:
+    """Watches start once and for all: before, the CRDs must be there."""
+    for kind in KINDS.values():
+        for namespace in chosen.namespaces or (None,):
+            while True:
+                try:
+                    async for _ in kube.list_metadata(kind, namespace):
+                        break
+                    break
+                except ApiError as error:
+                    log.warning("cannot list %s yet: %s", kind.plural, error)
+                    await asyncio.sleep(_POLL_SECONDS)
+
+
+def main() -> None:
+    """Entry point; exit code 2 for settings or credentials that cannot be used."""
+    try:
+        chosen = settings.from_environment(os.environ)
+        access = credentials.find()
+    except (settings.SettingsError, credentials.CredentialsError) as error:
+        sys.exit(f"tlt-operator: {error}")
+    logging.basicConfig(level=chosen.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    where = ", ".join(chosen.namespaces) or "all namespaces"
+    log.info("serves %s at %s; runner image %s", where, access.server, chosen.runner_image)
+    asyncio.run(run(chosen, access))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The batch/v1 Job of an attempt. Pure: the same attempt always gives the same Job.
+
+No ``ttlSecondsAfterFinished`` is set here: a Job must not vanish before its outcome stands in the resource's
+status. :mod:`tlt_operator.reconcile.cleanup` sets it then.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tlt_api.base import API_VERSION
+from tlt_api.runspec import RUN_SPEC_ANNOTATION, RunSpec
+from tlt_operator.build import pod
+from tlt_operator.settings import Settings
+
+OWNER_KIND = "tlt.dev/owner-kind"
+OWNER_NAME = "tlt.dev/owner-name"
+OWNER_UID = "tlt.dev/owner-uid"
+ATTEMPT = "tlt.dev/attempt"
+
+
+def build(run: RunSpec, settings: Settings) -> dict[str, Any]:
+    """The Job's manifest."""
+    owner = run.owner
+    labels = _labels(run)
+    spec: dict[str, Any] = {
+        "backoffLimit": 0,
+        # A pod that Kubernetes itself took away ends the Job with a reason of its own (PodFailurePolicy), which
+        # can be told from a failed run after the pod is gone.
+        "podFailurePolicy": {
+            "rules": [
+                {
+                    "action": "FailJob",
+                    "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+                }
+            ]
+        },
+        "template": {
+            "metadata": {"labels": labels, "annotations": {RUN_SPEC_ANNOTATION: run.to_json()}},
+            "spec": pod.build(run, settings),
+        },
+    }
+    deadline = run.spec.run_policy.active_deadline_seconds
+    if deadline is not None:
+        spec["activeDeadlineSeconds"] = deadline
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": f"{owner.name}-{run.kind.command}-{run.attempt}",
+            "namespace": owner.namespace,
+            "labels": labels,
+            "ownerReferences": [
+                {
+                    "apiVersion": API_VERSION,
+                    "kind": owner.kind,
+                    "name": owner.name,
+                    "uid": owner.uid,
+                    "controller": True,
+                    # True would need permission on the owner's finalizers, for nothing that we use.
+                    "blockOwnerDeletion": False,
+                }
+            ],
+        },
+        "spec": spec,
+    }
+
+
+def _labels(run: RunSpec) -> dict[str, str]:
+    return {
+        "app.kubernetes.io/name": "tlt-runner",
+        "app.kubernetes.io/component": run.kind.command,
+        "app.kubernetes.io/managed-by": "tlt-operator",
+        OWNER_KIND: run.owner.kind,
+        OWNER_NAME: run.owner.name,
+        OWNER_UID: run.owner.uid,
+        ATTEMPT: str(run.attempt),
+    }

@@ -1,0 +1,130 @@
+"""The pod of an attempt: what the user chose, inside the ``restricted`` Pod Security Standard. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tlt_api.common import JobSpec
+from tlt_api.runspec import RUN_SPEC_ANNOTATION, RUN_SPEC_PATH, VOLUMES_ROOT, RunSpec
+from tlt_operator.settings import Settings
+
+CONTAINER = "runner"
+USER = 65532
+GRACE_SECONDS = 120
+"""Time to write a checkpoint after SIGTERM."""
+SHARED_MEMORY = "2Gi"
+
+
+def build(run: RunSpec, settings: Settings) -> dict[str, Any]:
+    """The pod's spec."""
+    template = run.spec.pod_template
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "serviceAccountName": settings.runner_service_account,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(run, settings)],
+        "volumes": _volumes(run),
+    }
+    chosen = {
+        "imagePullSecrets": [secret.to_wire() for secret in template.image_pull_secrets],
+        "nodeSelector": template.node_selector,
+        "tolerations": [toleration.to_wire() for toleration in template.tolerations],
+        "runtimeClassName": template.runtime_class_name,
+        "priorityClassName": template.priority_class_name,
+    }
+    return pod | {key: value for key, value in chosen.items() if value}
+
+
+def claims(run: RunSpec) -> dict[str, bool]:
+    """The PersistentVolumeClaims that a run needs, and whether it only reads from them."""
+    inputs = run.inputs
+    uris = run.spec.referenced_uris()
+    uris += [inputs.model.uri] if inputs.model else []
+    uris += [inputs.records.uri] if inputs.records else []
+    output = _claim(run.spec.output.uri)
+    found = {claim for claim in map(_claim, uris) if claim}
+    return {claim: claim != output for claim in sorted(found)}
+
+
+def local_uris(spec: JobSpec) -> list[str]:
+    """Addresses that only a run on a laptop can reach."""
+    return [uri for uri in spec.referenced_uris() if uri.startswith("file:")]
+
+
+def _claim(uri: str) -> str | None:
+    return uri.removeprefix("pvc://").split("/", 1)[0] if uri.startswith("pvc://") else None
+
+
+def _container(run: RunSpec, settings: Settings) -> dict[str, Any]:
+    template = run.spec.pod_template
+    container: dict[str, Any] = {
+        "name": CONTAINER,
+        "image": template.image or settings.runner_image,
+        "imagePullPolicy": template.image_pull_policy,
+        "args": [run.kind.command, "--spec", RUN_SPEC_PATH],
+        "env": _environment(run),
+        "resources": _resources(run.spec),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePolicy": "File",
+        "volumeMounts": [
+            {"name": "run", "mountPath": RUN_SPEC_PATH.rsplit("/", 1)[0], "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "shm", "mountPath": "/dev/shm"},
+            *(
+                {"name": f"claim-{i}", "mountPath": f"{VOLUMES_ROOT}/{claim}", "readOnly": read_only}
+                for i, (claim, read_only) in enumerate(claims(run).items())
+            ),
+        ],
+    }
+    secret = run.spec.storage.s3.secret_ref
+    if secret:
+        container["envFrom"] = [{"secretRef": {"name": secret.name}}]
+    return container
+
+
+def _environment(run: RunSpec) -> list[dict[str, str]]:
+    env = {"HOME": "/tmp", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+    if run.spec.resources.gpus == 0:
+        env["CUDA_VISIBLE_DEVICES"] = ""
+    env |= {variable.name: variable.value for variable in run.spec.pod_template.env}
+    return [{"name": name, "value": value} for name, value in env.items()]
+
+
+def _resources(spec: JobSpec) -> dict[str, Any]:
+    wanted = spec.resources
+    requests: dict[str, str] = {}
+    limits: dict[str, str] = {}
+    if wanted.cpu:
+        requests["cpu"] = wanted.cpu
+    if wanted.memory:
+        requests["memory"] = limits["memory"] = wanted.memory
+    if wanted.gpus:
+        limits["nvidia.com/gpu"] = str(wanted.gpus)
+    return {key: value for key, value in (("requests", requests), ("limits", limits)) if value}
+
+
+def _volumes(run: RunSpec) -> list[dict[str, Any]]:
+    field = {"fieldPath": f"metadata.annotations['{RUN_SPEC_ANNOTATION}']"}
+    item = {"path": RUN_SPEC_PATH.rsplit("/", 1)[1], "fieldRef": field}
+    return [
+        {"name": "run", "downwardAPI": {"items": [item]}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY}},
+        *(
+            {"name": f"claim-{i}", "persistentVolumeClaim": {"claimName": claim, "readOnly": read_only}}
+            for i, (claim, read_only) in enumerate(claims(run).items())
+        ),
+    ]

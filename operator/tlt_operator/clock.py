@@ -1,0 +1,15 @@
+"""Times as Kubernetes writes them: UTC, whole seconds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+
+def to_wire(moment: datetime) -> str:
+    """RFC 3339 in UTC, without fractions of a second."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def from_wire(text: str | None) -> datetime | None:
+    """The inverse of :func:`to_wire`; fractions and offsets are understood too. None for nothing."""
+    return datetime.fromisoformat(text) if text else None

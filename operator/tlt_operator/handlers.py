@@ -1,0 +1,100 @@
+"""The only module that knows kopf: watches our kinds and their Jobs, and puts keys into the queue.
+
+``on.event`` handlers only: kopf then writes nothing (no finalizers, no annotations), so that objects can be
+deleted with the operator gone, and what a watch missed is no loss: the next event or sweep looks at the
+whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import kopf
+
+from tlt_api.base import GROUP, VERSION
+from tlt_api.resources import KINDS
+from tlt_operator.build.job import OWNER_KIND, OWNER_NAME
+from tlt_operator.controller import Controller
+from tlt_operator.credentials import Credentials
+from tlt_operator.health import Health
+from tlt_operator.index import key_of
+from tlt_operator.observe import Key
+
+_TOKEN_LIFE = timedelta(minutes=10)
+"""Service account tokens are renewed hourly: read anew well before."""
+
+
+def registry(controller: Controller, health: Health, credentials: Credentials) -> kopf.OperatorRegistry:
+    """The handlers."""
+    found = kopf.OperatorRegistry()
+
+    async def resource_changed(event: Any, **_: Any) -> None:
+        body = event["object"]
+        key = key_of(body)
+        health.told(key)
+        gone = event["type"] == "DELETED"
+        for woken in controller.index.remove(key) if gone else controller.index.update(body):
+            controller.queue.add(woken)
+
+    async def job_changed(event: Any, **_: Any) -> None:
+        metadata = event["object"]["metadata"]
+        labels = metadata.get("labels") or {}
+        if labels.get(OWNER_KIND) in KINDS and labels.get(OWNER_NAME):
+            controller.queue.add(Key(labels[OWNER_KIND], metadata["namespace"], labels[OWNER_NAME]))
+
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        return kopf.ConnectionInfo(
+            server=credentials.server,
+            ca_data=credentials.ca_data,
+            insecure=credentials.insecure,
+            token=credentials.current_token(),
+            certificate_data=credentials.certificate_data,
+            private_key_data=credentials.private_key_data,
+            expiration=datetime.now(UTC) + _TOKEN_LIFE if credentials.token_file else None,
+        )
+
+    for kind in KINDS.values():
+        kopf.on.event(GROUP, VERSION, kind.plural, registry=found, id=kind.plural)(resource_changed)
+    kopf.on.event("batch", "v1", "jobs", registry=found, id="jobs")(job_changed)
+    kopf.on.login(registry=found, id="login")(login)
+    return found
+
+
+def settings() -> kopf.OperatorSettings:
+    """How kopf is to behave."""
+    chosen = kopf.OperatorSettings()
+    chosen.posting.enabled = False
+    chosen.scanning.disabled = True
+    chosen.peering.standalone = True
+    chosen.watching.server_timeout = 300
+    chosen.watching.client_timeout = 360
+    chosen.watching.connect_timeout = 10
+    chosen.watching.chunk_size = 500
+    chosen.watching.label_selectors["batch", "v1", "jobs"] = OWNER_KIND
+    chosen.queueing.worker_limit = 50
+    chosen.networking.request_timeout = 30
+    chosen.networking.connect_timeout = 10
+    chosen.networking.enforce_retry_after = True
+    return chosen
+
+
+async def watch(
+    controller: Controller, health: Health, credentials: Credentials, namespaces: Collection[str]
+) -> None:
+    """Watch until SIGTERM or SIGINT.
+
+    Args:
+        controller: Whose queue and index to fill.
+        health: Whom to tell of signs of life.
+        credentials: Access to the API server.
+        namespaces: Namespaces to watch; empty means all.
+    """
+    await kopf.operator(
+        registry=registry(controller, health, credentials),
+        settings=settings(),
+        standalone=True,
+        clusterwide=not namespaces,
+        namespaces=namespaces,
+    )

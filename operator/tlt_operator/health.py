@@ -1,0 +1,79 @@
+"""Whether the operator does its work, not only whether its process exists.
+
+A watch that has silently died is noticed by the sweep: it lists what there is, and a resource whose watch
+has not told of the version that an earlier sweep saw is one that the watch will never tell of.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+
+from tlt_operator import metrics
+from tlt_operator.observe import Key
+
+_MISSED_SWEEPS = 3
+
+
+class Health:
+    """Collects signs of life; :meth:`problems` judges them.
+
+    Args:
+        sweep_seconds: Time between sweeps.
+        patience_seconds: How long nothing may succeed while something fails, and how long a key may wait.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        sweep_seconds: float,
+        patience_seconds: float = 600,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._sweep_seconds = sweep_seconds
+        self._patience = patience_seconds
+        self._clock = clock
+        self._swept = clock()
+        self._succeeded = clock()
+        self._failing_since: float | None = None
+        self._behind: dict[Key, float] = {}
+        self.longest_wait: Callable[[], float] = lambda: 0.0
+
+    def reconciled(self) -> None:
+        """A reconciliation succeeded."""
+        self._succeeded = self._clock()
+        self._failing_since = None
+
+    def failed(self) -> None:
+        """A reconciliation failed."""
+        if self._failing_since is None:
+            self._failing_since = self._clock()
+
+    def swept(self) -> None:
+        """A sweep has ended, well or not."""
+        self._swept = self._clock()
+
+    def behind(self, keys: Collection[Key]) -> None:
+        """A sweep found these resources in a version of which their watch has not told."""
+        metrics.MISSED.inc(len(keys))
+        now = self._clock()
+        self._behind = {key: self._behind.get(key, now) for key in keys}
+
+    def told(self, key: Key) -> None:
+        """The watch told of a resource."""
+        self._behind.pop(key, None)
+
+    def problems(self) -> list[str]:
+        """Why the operator should be restarted; empty while it should not."""
+        now = self._clock()
+        found = []
+        if now - self._swept > _MISSED_SWEEPS * self._sweep_seconds:
+            found.append(f"no sweep has ended for {now - self._swept:.0f} s")
+        if self._failing_since is not None and now - self._failing_since > self._patience:
+            found.append(f"every reconciliation has failed for {now - self._failing_since:.0f} s")
+        if self.longest_wait() > self._patience:
+            found.append(f"a resource has waited for a worker for {self.longest_wait():.0f} s")
+        missed = [key for key, since in self._behind.items() if now - since > self._sweep_seconds * 0.9]
+        if missed:
+            found.append(f"the watch has not told of {len(missed)} changes, for example of {missed[0]}")
+        return found

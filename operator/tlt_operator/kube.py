@@ -1,0 +1,92 @@
+"""The little that the operator asks of the API server, as a protocol, and how that can fail.
+
+:mod:`tlt_operator.kube_http` speaks to a real server; tests have one in memory.
+
+    ApiError             any answer that is not a success
+    ├── NotFound         404
+    ├── Conflict         409: exists already, or is no longer what it was when it was read
+    └── Refused          400, 403, 422: asking again in the same way will be answered in the same way
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from tlt_api.resources import Kind
+
+Json = Mapping[str, Any]
+
+
+class ApiError(Exception):
+    """The API server answered with an error.
+
+    Attributes:
+        code: HTTP status; 0 where there was no answer.
+        message: What it said.
+        retry_after: Seconds that it asks to wait, if it does.
+    """
+
+    def __init__(self, code: int, message: str, retry_after: float | None = None) -> None:
+        super().__init__(f"{code or 'no answer'}: {message}")
+        self.code = code
+        self.message = message
+        self.retry_after = retry_after
+
+
+class NotFoundError(ApiError):
+    """404."""
+
+
+class ConflictError(ApiError):
+    """409."""
+
+
+class RefusedError(ApiError):
+    """400, 403, 422."""
+
+
+def api_error(code: int, message: str, retry_after: float | None = None) -> ApiError:
+    """The error for a status code."""
+    kinds: dict[int, type[ApiError]] = {404: NotFoundError, 409: ConflictError}
+    kinds |= dict.fromkeys((400, 403, 422), RefusedError)
+    return kinds.get(code, ApiError)(code, message, retry_after)
+
+
+class Kube(Protocol):
+    """Access to the cluster. Every method raises :class:`ApiError`."""
+
+    async def get_resource(self, kind: Kind, namespace: str, name: str) -> Json | None:
+        """A resource of ours, or None."""
+
+    async def get_job(self, namespace: str, name: str) -> Json | None:
+        """A batch Job, or None."""
+
+    async def list_jobs(self, namespace: str, owner_uid: str) -> Sequence[Json]:
+        """The batch Jobs with the label of this owner."""
+
+    async def list_pods(self, namespace: str, owner_uid: str) -> Sequence[Json]:
+        """The pods with the label of this owner."""
+
+    async def list_warnings(self, namespace: str, uid: str) -> Sequence[Json]:
+        """The Warning events about an object."""
+
+    def list_metadata(self, kind: Kind, namespace: str | None) -> AsyncIterator[Json]:
+        """The metadata of all resources of a kind, in a namespace or everywhere."""
+
+    async def apply_status(
+        self, kind: Kind, namespace: str, name: str, uid: str, status: Json, manager: str, version: str
+    ) -> str:
+        """Server-side apply of a status by a field manager, only to this uid and version; the new version."""
+
+    async def create_job(self, job: Json) -> None:
+        """Create a batch Job."""
+
+    async def delete_job(self, namespace: str, name: str, uid: str, version: str) -> None:
+        """Delete a batch Job after its pods, if it is still this very version."""
+
+    async def set_job_ttl(self, namespace: str, name: str, seconds: int) -> None:
+        """Set a batch Job's ttlSecondsAfterFinished."""
+
+    async def create_event(self, event: Json) -> None:
+        """Create an Event."""

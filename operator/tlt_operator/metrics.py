@@ -1,0 +1,47 @@
+"""What the operator counts, for Prometheus. Served on ``/metrics`` by :mod:`tlt_operator.server`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from tlt_operator.kube import ApiError, ConflictError, RefusedError
+
+_SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+RECONCILE_SECONDS = Histogram(
+    "tlt_operator_reconcile_seconds", "Duration of one reconciliation, requests included", buckets=_SHORT
+)
+RECONCILES = Counter("tlt_operator_reconciles_total", "Reconciliations by outcome", ["outcome"])
+QUEUE_DEPTH = Gauge("tlt_operator_queue_depth", "Resources that wait for a worker")
+QUEUE_WAIT_SECONDS = Histogram(
+    "tlt_operator_queue_wait_seconds", "Time that a resource waited for a worker", buckets=_SHORT
+)
+WRITES = Counter("tlt_operator_writes_total", "Writes to the API server", ["what", "outcome"])
+ATTEMPTS = Counter("tlt_attempts_total", "Attempts started", ["kind"])
+FAILURES = Counter("tlt_failures_total", "Attempts and resources that failed", ["kind", "reason"])
+RESOURCES = Gauge("tlt_resources", "Resources by phase", ["kind", "phase"])
+MISSED = Counter(
+    "tlt_operator_missed_events_total", "Changes that a sweep found before the watch told of them"
+)
+
+
+@contextmanager
+def write(what: str) -> Iterator[None]:
+    """Counts a write by how it ends."""
+    outcome = "ok"
+    try:
+        yield
+    except ConflictError:
+        outcome = "conflict"
+        raise
+    except RefusedError:
+        outcome = "refused"
+        raise
+    except ApiError:
+        outcome = "error"
+        raise
+    finally:
+        WRITES.labels(what, outcome).inc()

@@ -1,0 +1,178 @@
+"""What one look at the cluster shows of one resource: the input of :mod:`tlt_operator.reconcile`.
+
+Filled by :mod:`tlt_operator.observe`, from live reads. Jobs and pods are trimmed to what decisions need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from tlt_api.resources import Kind, Resource
+from tlt_api.status import JobStatus
+
+
+@dataclass(frozen=True)
+class ConditionState:
+    """A condition of a Job or pod that is True or False; unknown ones are left out."""
+
+    true: bool
+    reason: str = ""
+    message: str = ""
+    since: datetime | None = None
+
+
+@dataclass(frozen=True)
+class JobState:
+    """A batch/v1 Job.
+
+    Attributes:
+        name: Its name.
+        uid: Its uid.
+        resource_version: Version seen, for preconditions.
+        owner_uid: uid of its controller; empty where it has none.
+        created: When it was created.
+        start_time: When the Job controller started it.
+        completion_time: When it completed.
+        conditions: By type.
+        ready: Pods that are ready.
+        deleting: Whether it is being deleted.
+        suspended: Whether its spec.suspend is set.
+        ttl_seconds: Its ttlSecondsAfterFinished.
+    """
+
+    name: str
+    uid: str
+    resource_version: str = ""
+    owner_uid: str = ""
+    created: datetime | None = None
+    start_time: datetime | None = None
+    completion_time: datetime | None = None
+    conditions: Mapping[str, ConditionState] = field(default_factory=dict)
+    ready: int = 0
+    deleting: bool = False
+    suspended: bool = False
+    ttl_seconds: int | None = None
+
+    def holds(self, condition: str) -> bool:
+        """Whether a condition is True."""
+        state = self.conditions.get(condition)
+        return state is not None and state.true
+
+    @property
+    def finished(self) -> bool:
+        """Whether it completed or failed."""
+        return self.holds("Complete") or self.holds("Failed")
+
+
+@dataclass(frozen=True)
+class ContainerState:
+    """The runner's container. Exactly one of waiting, running and ended (exit_code) is set."""
+
+    waiting_reason: str = ""
+    waiting_message: str = ""
+    running: bool = False
+    exit_code: int | None = None
+    reason: str = ""
+    message: str = ""
+    """The termination message."""
+
+
+@dataclass(frozen=True)
+class PodState:
+    """A pod of an attempt."""
+
+    name: str
+    uid: str
+    attempt: int
+    phase: str = "Pending"
+    reason: str = ""
+    message: str = ""
+    node: str = ""
+    created: datetime | None = None
+    deleting: bool = False
+    conditions: Mapping[str, ConditionState] = field(default_factory=dict)
+    container: ContainerState | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether no process of it can run any more."""
+        return self.phase in ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True)
+class EventState:
+    """A Warning event about the attempt's Job or pod."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The API server refused the attempt's Job.
+
+    Attributes:
+        code: HTTP status.
+        message: Its message.
+    """
+
+    code: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A resource and what belongs to it.
+
+    Attributes:
+        kind: Its kind.
+        namespace: Its namespace.
+        name: Its name.
+        uid: Its uid.
+        generation: Its generation.
+        resource_version: Version seen; status writes are refused when it is no longer current.
+        deleting: Whether it is being deleted.
+        status: Its status.
+        resource: The whole resource, or None where the spec cannot be read.
+        invalid: Why the spec cannot be read.
+        parents: Resources that its references lead to, by (kind, name); None where there is none.
+        invalid_parents: Why a parent's spec cannot be read, by (kind, name).
+        job: The Job of the current attempt.
+        finished_jobs: Finished Jobs of all its attempts; read only where a TTL is set.
+        pods: Pods of all its attempts; not read while the attempt's pod is ready.
+        events: Warnings about the attempt's Job or pod; read only while the pod does not start.
+        refusal: Set when the attempt's Job was refused a moment ago.
+    """
+
+    kind: Kind
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    resource_version: str
+    status: JobStatus
+    deleting: bool = False
+    resource: Resource | None = None
+    invalid: str = ""
+    parents: Mapping[tuple[str, str], Resource | None] = field(default_factory=dict)
+    invalid_parents: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    job: JobState | None = None
+    finished_jobs: tuple[JobState, ...] = ()
+    pods: tuple[PodState, ...] = ()
+    events: tuple[EventState, ...] = ()
+    refusal: Refusal | None = None
+
+    def job_name(self, attempt: int) -> str:
+        """Name of an attempt's Job."""
+        return f"{self.name}-{self.kind.command}-{attempt}"
+
+    @property
+    def own_job(self) -> JobState | None:
+        """The current attempt's Job, if it is this resource's and not another's of the same name."""
+        return self.job if self.job and self.job.owner_uid == self.uid else None
+
+    def pods_of(self, attempt: int) -> tuple[PodState, ...]:
+        """Pods of one attempt, newest last."""
+        return tuple(pod for pod in self.pods if pod.attempt == attempt)

@@ -1,0 +1,109 @@
+"""Retries: which failures count, how long to wait, and what the next attempt does differently.
+
+All of it follows from the spec and ``status.history``: it is the same after a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from tlt_api.common import JobSpec
+from tlt_api.failures import Reason
+from tlt_api.status import Attempt, JobStatus
+from tlt_api.trainingjob import TrainingJobSpec
+from tlt_operator import clock
+from tlt_operator.settings import Settings
+
+SUSPENDED = "Suspended"
+"""Reason in the history of an attempt that the user suspended: not a failure."""
+
+UNCOUNTED = frozenset({Reason.INTERRUPTED, Reason.EVICTED, Reason.NODE_LOST, Reason.JOB_DELETED})
+"""Failures that are not the run's own: they are retried without limit, ever more slowly."""
+
+HISTORY_LIMIT = 20
+_CALM_SECONDS = 3600
+"""An interruption this long after the one before starts counting anew."""
+
+
+def over(status: JobStatus) -> bool:
+    """Whether the current attempt has ended and stands in the history."""
+    history = status.history or []
+    return bool(history) and history[-1].attempt == status.attempt
+
+
+def may_retry(reason: Reason, retryable: bool, status: JobStatus, spec: JobSpec) -> bool:
+    """Whether another attempt follows a failure."""
+    if not retryable:
+        return False
+    return reason in UNCOUNTED or (status.retries or 0) < spec.run_policy.max_retries
+
+
+def delay(history: Sequence[Attempt], retries: int, settings: Settings) -> float:
+    """Seconds between the end of the last attempt and the start of the next."""
+    last = history[-1].reason
+    if last == SUSPENDED:
+        return 0
+    doublings = _interruptions(history) - 2 if last in UNCOUNTED else retries - 1
+    if doublings < 0:
+        return 0
+    return min(settings.retry_base_seconds * 2.0 ** min(doublings, 32), settings.retry_limit_seconds)
+
+
+def _interruptions(history: Sequence[Attempt]) -> int:
+    """How many of the last attempts were interrupted one soon after the other."""
+    count = 1
+    for earlier, later in reversed(list(pairwise(history))):
+        between = (clock.from_wire(later.time), clock.from_wire(earlier.time))
+        if earlier.reason not in UNCOUNTED or between[0] is None or between[1] is None:
+            break
+        if (between[0] - between[1]).total_seconds() > _CALM_SECONDS:
+            break
+        count += 1
+    return count
+
+
+def append(history: Sequence[Attempt] | None, entry: Attempt) -> list[Attempt]:
+    """The history with an entry more; the oldest without a remedy go first, since remedies add up."""
+    entries = [*(history or ()), entry]
+    while len(entries) > HISTORY_LIMIT:
+        plain = next((i for i, item in enumerate(entries[:-1]) if item.remedy is None), 0)
+        del entries[plain]
+    return entries
+
+
+def remedy(spec: JobSpec, history: Sequence[Attempt] | None, reason: Reason) -> str | None:
+    """What the attempt after this failure changes, in words; None where nothing can be changed."""
+    if not isinstance(spec, TrainingJobSpec):
+        return None
+    entry = Attempt(attempt=0, reason=reason, remedy="")
+    before = _remedied(spec, history).training
+    after = _remedied(spec, [*(history or ()), entry]).training
+    if before.batch_size_per_gpu != after.batch_size_per_gpu:
+        return f"batchSizePerGPU {before.batch_size_per_gpu} -> {after.batch_size_per_gpu}"
+    if before.learning_rate != after.learning_rate:
+        return f"learningRate.max {before.learning_rate.max:g} -> {after.learning_rate.max:g}"
+    return None
+
+
+def for_attempt(spec: JobSpec, history: Sequence[Attempt] | None) -> JobSpec:
+    """The spec with the remedies of all failures so far."""
+    if not isinstance(spec, TrainingJobSpec):
+        return spec
+    return _remedied(spec, history)
+
+
+def _remedied(spec: TrainingJobSpec, history: Sequence[Attempt] | None) -> TrainingJobSpec:
+    remedied = [entry.reason for entry in history or () if entry.remedy is not None]
+    remedies = spec.run_policy.remedies
+    training = spec.training
+    if remedies.out_of_memory == "HalveBatch":
+        halvings = remedied.count(Reason.OUT_OF_MEMORY)
+        batch = max(1, training.batch_size_per_gpu >> halvings)
+        training = training.model_copy(update={"batch_size_per_gpu": batch})
+    if remedies.nan_loss == "LowerLearningRate":
+        factor = 10.0 ** remedied.count(Reason.NAN_LOSS)
+        rate = training.learning_rate
+        rate = rate.model_copy(update={"min": rate.min / factor, "max": rate.max / factor})
+        training = training.model_copy(update={"learning_rate": rate})
+    return spec.model_copy(update={"training": training})

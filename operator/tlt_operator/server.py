@@ -1,0 +1,40 @@
+"""``/healthz`` and ``/metrics``, on ports of their own, served by the loop that does the work."""
+
+from __future__ import annotations
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+
+from tlt_operator import metrics
+from tlt_operator.controller import Controller
+from tlt_operator.health import Health
+from tlt_operator.settings import Settings
+
+
+async def start(controller: Controller, health: Health, settings: Settings) -> list[web.AppRunner]:
+    """Start both servers; clean the runners up at the end."""
+
+    async def healthz(request: web.Request) -> web.Response:
+        problems = health.problems()
+        return web.json_response({"ok": not problems, "problems": problems}, status=503 if problems else 200)
+
+    async def exposition(request: web.Request) -> web.Response:
+        metrics.QUEUE_DEPTH.set(len(controller.queue))
+        metrics.RESOURCES.clear()
+        for (kind, phase), count in controller.index.counts().items():
+            metrics.RESOURCES.labels(kind, phase).set(count)
+        return web.Response(body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return [
+        await _serve("/healthz", healthz, settings.health_port),
+        await _serve("/metrics", exposition, settings.metrics_port),
+    ]
+
+
+async def _serve(path: str, handler: object, port: int) -> web.AppRunner:
+    app = web.Application()
+    app.router.add_get(path, handler)  # type: ignore[arg-type]
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, port=port).start()
+    return runner

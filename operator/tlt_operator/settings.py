@@ -1,0 +1,92 @@
+"""What an installation may choose, by environment variables ``TLT_*``; ``__main__`` reads them once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the operator.
+
+    Attributes:
+        runner_image: Image of runner pods whose resource does not choose one.
+        runner_service_account: ServiceAccount of runner pods, in each namespace.
+        namespaces: Namespaces to serve; empty means all of the cluster.
+        workers: Resources that are reconciled at the same time.
+        sweep_seconds: Time between two sweeps, which find what the watches missed.
+        start_timeout_seconds: How long a pod may be kept from starting by an error before its resource fails.
+        retry_base_seconds: Delay before the first retry; each further one doubles it.
+        retry_limit_seconds: Longest delay between two attempts.
+        health_port: Port of ``/healthz``.
+        metrics_port: Port of ``/metrics``.
+        request_timeout_seconds: Longest time for one request to the API server.
+        log_level: Level of the operator's log.
+    """
+
+    runner_image: str = "tlt-runner:latest"
+    runner_service_account: str = "tlt-runner"
+    namespaces: tuple[str, ...] = ()
+    workers: int = 8
+    sweep_seconds: float = 300
+    start_timeout_seconds: float = 300
+    retry_base_seconds: float = 10
+    retry_limit_seconds: float = 600
+    health_port: int = 8080
+    metrics_port: int = 9090
+    request_timeout_seconds: float = 30
+    log_level: str = "INFO"
+
+
+class SettingsError(ValueError):
+    """An environment variable has a value that cannot be used."""
+
+
+def from_environment(environment: Mapping[str, str]) -> Settings:
+    """Settings from ``TLT_*`` variables: the attribute's name in capitals; unset ones keep their default.
+
+    Raises:
+        SettingsError: A value is not a number, out of range, or not a known level.
+    """
+    default = Settings()
+    namespaces = environment.get("TLT_NAMESPACES", "")
+    return Settings(
+        runner_image=environment.get("TLT_RUNNER_IMAGE") or default.runner_image,
+        runner_service_account=environment.get("TLT_RUNNER_SERVICE_ACCOUNT")
+        or default.runner_service_account,
+        namespaces=tuple(sorted({name.strip() for name in namespaces.split(",") if name.strip()})),
+        workers=int(_number(environment, "TLT_WORKERS", default.workers, least=1)),
+        sweep_seconds=_number(environment, "TLT_SWEEP_SECONDS", default.sweep_seconds, least=1),
+        start_timeout_seconds=_number(
+            environment, "TLT_START_TIMEOUT_SECONDS", default.start_timeout_seconds, least=1
+        ),
+        retry_base_seconds=_number(environment, "TLT_RETRY_BASE_SECONDS", default.retry_base_seconds),
+        retry_limit_seconds=_number(environment, "TLT_RETRY_LIMIT_SECONDS", default.retry_limit_seconds),
+        health_port=int(_number(environment, "TLT_HEALTH_PORT", default.health_port)),
+        metrics_port=int(_number(environment, "TLT_METRICS_PORT", default.metrics_port)),
+        request_timeout_seconds=_number(
+            environment, "TLT_REQUEST_TIMEOUT_SECONDS", default.request_timeout_seconds, least=1
+        ),
+        log_level=_level(environment.get("TLT_LOG_LEVEL") or default.log_level),
+    )
+
+
+def _number(environment: Mapping[str, str], name: str, default: float, least: float = 0) -> float:
+    text = environment.get(name, "")
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        raise SettingsError(f"{name}: expected a number, got {text!r}") from None
+    if value < least:
+        raise SettingsError(f"{name}: expected at least {least:g}, got {text}")
+    return value
+
+
+def _level(text: str) -> str:
+    levels = ("DEBUG", "INFO", "WARNING", "ERROR")
+    if text.upper() not in levels:
+        raise SettingsError(f"TLT_LOG_LEVEL: expected one of {', '.join(levels)}, got {text!r}")
+    return text.upper()

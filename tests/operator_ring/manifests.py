@@ -1,0 +1,62 @@
+"""The smallest valid resources, Jobs and pods, as the API server would give them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from tlt_operator import clock
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+SHA = "a" * 64
+
+_SPECS: dict[str, dict[str, Any]] = {
+    "TrainingJob": {
+        "dataset": {
+            "uri": "pvc://data/traffic",
+            "targetClassMapping": {"car": "car"},
+            "imageSize": {"width": 64, "height": 64},
+        },
+        "output": {"uri": "pvc://runs/traffic"},
+    },
+    "PruneJob": {
+        "model": {"trainingJobRef": {"name": "traffic"}},
+        "threshold": 0.5,
+        "output": {"uri": "pvc://runs/pruned"},
+    },
+    "ExportJob": {
+        "model": {"trainingJobRef": {"name": "traffic"}},
+        "output": {"uri": "pvc://runs/exported"},
+    },
+}
+
+
+def resource(kind: str = "TrainingJob", name: str = "traffic", **spec: Any) -> dict[str, Any]:
+    """A manifest; ``spec`` overrides top-level fields."""
+    return {
+        "apiVersion": "tlt.dev/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {**_SPECS[kind], **spec},
+    }
+
+
+def job_condition(kind: str, reason: str = "", message: str = "") -> dict[str, Any]:
+    """A True condition of a Job."""
+    return {
+        "type": kind,
+        "status": "True",
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": clock.to_wire(START),
+    }
+
+
+def ended(code: int, reason: str = "Error", message: str = "") -> dict[str, Any]:
+    """The state of a container that ended."""
+    return {"terminated": {"exitCode": code, "reason": reason, "message": message}}
+
+
+def waiting(reason: str, message: str = "") -> dict[str, Any]:
+    """The state of a container that waits."""
+    return {"waiting": {"reason": reason, "message": message}}

@@ -1,0 +1,250 @@
+"""A cluster in memory: what the operator's :class:`~tlt_operator.kube.Kube` needs, and no more.
+
+It keeps the API server's promises that the operator's correctness stands on: names are unique, a write with
+an old resourceVersion or another uid is refused, server-side apply removes what its manager no longer sends,
+owners take their Jobs along. ``kill_at`` raises :class:`KilledError` in place of the n-th write, as SIGKILL would.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from operator_ring.manifests import START, job_condition
+from tlt_api.resources import KINDS, Kind
+from tlt_operator import clock, controller
+from tlt_operator.build.job import ATTEMPT, OWNER_UID
+from tlt_operator.kube import ApiError, ConflictError, NotFoundError, RefusedError
+from tlt_operator.observe import Key
+from tlt_operator.settings import Settings
+
+Body = dict[str, Any]
+
+
+class KilledError(BaseException):
+    """The operator's process is gone."""
+
+
+class MemoryKube:
+    """See the module."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+        self.now: datetime = START
+        self.resources: dict[Key, Body] = {}
+        self.jobs: dict[str, Body] = {}
+        self.pods: dict[str, Body] = {}
+        self.warnings: dict[str, list[Body]] = {}
+        self.events: dict[str, Body] = {}
+        self.created_jobs: Counter[str] = Counter()
+        self.writes = 0
+        self.kill_at: int | None = None
+        self.refuse_jobs: ApiError | None = None
+        self._version = 0
+        self._owned: dict[tuple[Key, str], set[str]] = {}
+
+    # --- what a user, the Job controller and the kubelet do -------------------------------------------------
+
+    def add(self, manifest: Body) -> Key:
+        """kubectl create."""
+        body = copy.deepcopy(manifest)
+        key = Key(body["kind"], body["metadata"]["namespace"], body["metadata"]["name"])
+        assert key not in self.resources
+        body["metadata"] |= {"uid": f"uid-{self._next()}", "generation": 1}
+        self.resources[key] = self._touch(body)
+        return key
+
+    def edit(self, key: Key, **spec: Any) -> None:
+        """kubectl patch of the spec."""
+        body = self.resources[key]
+        body["spec"] |= spec
+        body["metadata"]["generation"] += 1
+        self._touch(body)
+
+    def remove(self, key: Key) -> None:
+        """kubectl delete of a resource, with the garbage collector's work done."""
+        uid = self.resources.pop(key)["metadata"]["uid"]
+        for name, job in list(self.jobs.items()):
+            if any(owner["uid"] == uid for owner in job["metadata"].get("ownerReferences", ())):
+                self.remove_job(name)
+
+    def remove_job(self, name: str) -> None:
+        """kubectl delete job, pods included."""
+        del self.jobs[name]
+        self.pods = {pod: body for pod, body in self.pods.items() if _job_of(body) != name}
+
+    def run_pod(self, name: str, **status: Any) -> None:
+        """The Job's pod exists; ``state`` is its container's, ``phase`` Running unless given."""
+        job = self.jobs[name]
+        state = status.pop("state", {"running": {}})
+        phase = status.pop("phase", "Running" if "running" in state else "Pending")
+        status |= {"phase": phase, "containerStatuses": [{"name": "runner", "state": state}]}
+        labels = job["spec"]["template"]["metadata"]["labels"]
+        metadata = {"name": f"{name}-abcde", "namespace": "default", "uid": f"pod-{name}", "labels": labels}
+        metadata["creationTimestamp"] = clock.to_wire(self.now)
+        self.pods[f"{name}-abcde"] = {"metadata": metadata, "status": status}
+        job["status"] = {"ready": int(phase == "Running"), "startTime": clock.to_wire(self.now)}
+        self._touch(job)
+
+    def finish(self, name: str, state: Body, reason: str = "BackoffLimitExceeded", **status: Any) -> None:
+        """The Job's pod ended, and the Job with it."""
+        good = state["terminated"]["exitCode"] == 0
+        self.run_pod(name, state=state, phase="Succeeded" if good else "Failed", **status)
+        condition = job_condition("Complete") if good else job_condition("Failed", reason, "told by the Job")
+        done = {"completionTime": clock.to_wire(self.now)} if good else {}
+        self.jobs[name]["status"] |= {"ready": 0, "conditions": [condition], **done}
+        self._touch(self.jobs[name])
+
+    def report(self, key: Key, **fields: Any) -> None:
+        """The runner applies its fields of the status."""
+        self._apply(key, fields, "tlt-runner")
+
+    def status(self, key: Key) -> Body:
+        """The status of a resource."""
+        return self.resources[key].get("status", {})
+
+    async def settle(self, *keys: Key) -> float | None:
+        """Reconcile until nothing is written any more; the shortest delay that was asked for."""
+        for _ in range(50):
+            before, delays = self.writes, []
+            for key in keys or list(self.resources):
+                delays.append(await controller.reconcile_once(self, key, self.settings, lambda: self.now))
+            asked = [delay for delay in delays if delay is not None]
+            if self.writes == before:
+                return min(asked, default=None)
+        raise AssertionError("does not come to rest")
+
+    async def settle_refused(self, key: Key) -> None:
+        """Reconcile a few times, where each time a Job is asked for in vain."""
+        for _ in range(3):
+            await controller.reconcile_once(self, key, self.settings, lambda: self.now)
+
+    def wait(self, seconds: float) -> None:
+        """Time passes."""
+        self.now += timedelta(seconds=seconds)
+
+    # --- Kube -----------------------------------------------------------------------------------------------
+
+    async def get_resource(self, kind: Kind, namespace: str, name: str) -> Body | None:
+        return copy.deepcopy(self.resources.get(Key(kind.name, namespace, name)))
+
+    async def get_job(self, namespace: str, name: str) -> Body | None:
+        return copy.deepcopy(self.jobs.get(name))
+
+    async def list_jobs(self, namespace: str, owner_uid: str) -> list[Body]:
+        return [copy.deepcopy(job) for job in self.jobs.values() if _owner_label(job) == owner_uid]
+
+    async def list_pods(self, namespace: str, owner_uid: str) -> list[Body]:
+        return [copy.deepcopy(pod) for pod in self.pods.values() if _owner_label(pod) == owner_uid]
+
+    async def list_warnings(self, namespace: str, uid: str) -> list[Body]:
+        return self.warnings.get(uid, [])
+
+    async def list_metadata(self, kind: Kind, namespace: str | None) -> AsyncIterator[Body]:
+        for key, body in self.resources.items():
+            if key.kind == kind.name and namespace in (None, key.namespace):
+                yield body["metadata"]
+
+    async def apply_status(
+        self,
+        kind: Kind,
+        namespace: str,
+        name: str,
+        uid: str,
+        status: Mapping[str, Any],
+        manager: str,
+        version: str,
+    ) -> str:
+        self._write()
+        key = Key(kind.name, namespace, name)
+        body = self.resources.get(key)
+        if body is None:
+            raise NotFoundError(404, f"{key} not found")
+        if (body["metadata"]["uid"], body["metadata"]["resourceVersion"]) != (uid, version):
+            raise ConflictError(409, f"{key} has been modified")
+        known = set(KINDS[kind.name].status.model_validate(status).to_wire())
+        assert known >= set(status), f"not in the schema of {kind.name}: {set(status) - known}"
+        self._apply(key, status, manager)
+        return str(body["metadata"]["resourceVersion"])
+
+    async def create_job(self, job: Mapping[str, Any]) -> None:
+        self._write()
+        name = job["metadata"]["name"]
+        if name in self.jobs:
+            raise ConflictError(409, f"job {name} exists")
+        if self.refuse_jobs:
+            raise self.refuse_jobs
+        body = copy.deepcopy(dict(job))
+        body["metadata"] |= {"uid": f"uid-{self._next()}", "creationTimestamp": clock.to_wire(self.now)}
+        self.created_jobs[name] += 1
+        self.jobs[name] = self._touch(body)
+
+    async def delete_job(self, namespace: str, name: str, uid: str, version: str) -> None:
+        self._write()
+        job = self.jobs.get(name)
+        if job is None:
+            raise NotFoundError(404, f"job {name} not found")
+        if (job["metadata"]["uid"], job["metadata"]["resourceVersion"]) != (uid, version):
+            raise ConflictError(409, f"job {name} has been modified")
+        job["metadata"]["deletionTimestamp"] = clock.to_wire(self.now)
+        self._touch(job)
+        if not await self.list_pods(namespace, _owner_label(job)):
+            del self.jobs[name]
+
+    async def set_job_ttl(self, namespace: str, name: str, seconds: int) -> None:
+        self._write()
+        if name not in self.jobs:
+            raise NotFoundError(404, f"job {name} not found")
+        self.jobs[name]["spec"]["ttlSecondsAfterFinished"] = seconds
+        self._touch(self.jobs[name])
+
+    async def create_event(self, event: Mapping[str, Any]) -> None:
+        self._write()
+        name = event["metadata"]["name"]
+        if name in self.events:
+            raise ConflictError(409, f"event {name} exists")
+        self.events[name] = dict(event)
+
+    # --- insides --------------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        self.writes += 1
+        if self.writes == self.kill_at:
+            raise KilledError
+
+    def _apply(self, key: Key, status: Mapping[str, Any], manager: str) -> None:
+        body = self.resources[key]
+        current = body.setdefault("status", {})
+        before = copy.deepcopy(current)
+        for field in self._owned.get((key, manager), set()) - set(status):
+            current.pop(field, None)
+        current |= copy.deepcopy(dict(status))
+        self._owned[key, manager] = set(status)
+        if current != before:
+            self._touch(body)
+
+    def _touch(self, body: Body) -> Body:
+        body["metadata"]["resourceVersion"] = str(self._next())
+        return body
+
+    def _next(self) -> int:
+        self._version += 1
+        return self._version
+
+
+def refusal(code: int, message: str) -> RefusedError:
+    """What the API server answers to a Job that it does not want."""
+    return RefusedError(code, message)
+
+
+def _owner_label(body: Body) -> str:
+    return str(body["metadata"].get("labels", {}).get(OWNER_UID, ""))
+
+
+def _job_of(pod: Body) -> str:
+    labels = pod["metadata"]["labels"]
+    command = KINDS[labels["tlt.dev/owner-kind"]].command
+    return f"{labels['tlt.dev/owner-name']}-{command}-{labels[ATTEMPT]}"

@@ -1,0 +1,377 @@
+"""The life of a resource, as the operator leads it: phases, attempts and references."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from operator_ring.manifests import SHA, ended, resource
+from operator_ring.memory_kube import MemoryKube, refusal
+from tlt_operator.apply import apply
+from tlt_operator.kube import ConflictError
+from tlt_operator.observe import Key, observe
+from tlt_operator.reconcile import reconcile
+
+ARTIFACT = {"name": "best", "uri": "pvc://runs/traffic/best.keras", "sha256": SHA, "sizeBytes": 7}
+
+
+def play(scenario: Callable[[MemoryKube], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """Runs a test that is a coroutine, in a fresh cluster."""
+
+    def test() -> None:
+        asyncio.run(scenario(MemoryKube()))
+
+    test.__name__ = scenario.__name__
+    return test
+
+
+def true_conditions(cluster: MemoryKube, key: Key) -> set[str]:
+    return {c["type"] for c in cluster.status(key)["conditions"] if c["status"] == "True"}
+
+
+def condition(cluster: MemoryKube, key: Key, type_: str) -> dict[str, Any]:
+    return next(c for c in cluster.status(key)["conditions"] if c["type"] == type_)
+
+
+async def trained(cluster: MemoryKube) -> Key:
+    """A TrainingJob that succeeded with an artifact."""
+    key = cluster.add(resource())
+    await cluster.settle(key)
+    cluster.run_pod("traffic-train-1")
+    await cluster.settle(key)
+    cluster.report(key, artifacts=[ARTIFACT])
+    cluster.finish("traffic-train-1", ended(0, "Completed"))
+    await cluster.settle(key)
+    return key
+
+
+@play
+async def test_a_training_job_becomes_a_job_and_succeeds(cluster: MemoryKube) -> None:
+    key = cluster.add(resource())
+    await cluster.settle()
+    status = cluster.status(key)
+    assert (status["phase"], status["attempt"], status["jobName"]) == ("Queued", 1, "traffic-train-1")
+    assert status["jobUid"] == cluster.jobs["traffic-train-1"]["metadata"]["uid"]
+
+    cluster.run_pod("traffic-train-1")
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Running"
+    assert true_conditions(cluster, key) == {"Reconciling"}
+
+    cluster.finish("traffic-train-1", ended(0, "Completed"))
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Succeeded"
+    assert true_conditions(cluster, key) == {"Ready", "Complete"}
+    assert cluster.status(key)["completionTime"] == "2026-01-01T00:00:00Z"
+
+
+@play
+async def test_nothing_is_written_when_nothing_changed(cluster: MemoryKube) -> None:
+    key = await trained(cluster)
+    running = cluster.add(resource(name="other"))
+    await cluster.settle()
+    cluster.run_pod("other-train-1")
+    await cluster.settle()
+    before = cluster.writes
+    cluster.wait(1000)
+    cluster.report(running, progress={"epoch": 3})
+    await cluster.settle(key, running)
+    assert cluster.writes == before
+
+
+@play
+async def test_a_whole_life_takes_at_most_six_writes_and_its_events(cluster: MemoryKube) -> None:
+    await trained(cluster)
+    assert cluster.writes - len(cluster.events) <= 6
+    assert [event["reason"] for event in cluster.events.values()] == [
+        "CreatingJob", "WaitingForPod", "Running", "Succeeded",
+    ]  # fmt: skip
+
+
+@play
+async def test_a_dependant_applied_first_waits_and_starts_when_its_parent_has_succeeded(
+    cluster: MemoryKube,
+) -> None:
+    prune = cluster.add(resource("PruneJob", "small"))
+    await cluster.settle()
+    assert cluster.status(prune)["phase"] == "Pending"
+    assert "TrainingJob/traffic" in condition(cluster, prune, "Reconciling")["message"]
+    assert not cluster.jobs
+
+    parent = await trained(cluster)
+    await cluster.settle()
+    status = cluster.status(prune)
+    assert status["phase"] == "Queued"
+    assert status["inputs"]["model"] == {"uri": ARTIFACT["uri"], "sha256": SHA}
+    assert status["dependency"]["uid"] == cluster.resources[parent]["metadata"]["uid"]
+    run = cluster.jobs["small-prune-1"]["spec"]["template"]["metadata"]["annotations"]["tlt.dev/run-spec"]
+    assert json.loads(run)["inputs"]["model"]["sha256"] == SHA
+
+
+@play
+async def test_a_dependant_applied_last_starts_at_once(cluster: MemoryKube) -> None:
+    await trained(cluster)
+    cluster.add(resource("PruneJob", "small"))
+    await cluster.settle()
+    assert "small-prune-1" in cluster.jobs
+
+
+@play
+async def test_a_dependant_of_a_failed_parent_fails_and_says_why(cluster: MemoryKube) -> None:
+    prune = cluster.add(resource("PruneJob", "small"))
+    cluster.add(resource())
+    await cluster.settle()
+    cluster.finish("traffic-train-1", ended(22))
+    await cluster.settle()
+    failure = cluster.status(prune)["failure"]
+    assert failure["reason"] == "DependencyFailed"
+    assert "UnknownClass" in failure["message"]
+    assert true_conditions(cluster, prune) == {"Failed", "Stalled"}
+
+
+@play
+async def test_a_dependant_whose_parent_was_deleted_while_it_waited_fails(cluster: MemoryKube) -> None:
+    parent = cluster.add(resource())
+    prune = cluster.add(resource("PruneJob", "small"))
+    await cluster.settle()
+    cluster.remove(parent)
+    cluster.add(resource())  # another of the same name is another
+    await cluster.settle(prune)
+    assert cluster.status(prune)["failure"]["reason"] == "DependencyDeleted"
+
+
+@play
+async def test_a_started_dependant_no_longer_needs_its_parent(cluster: MemoryKube) -> None:
+    parent = await trained(cluster)
+    prune = cluster.add(resource("PruneJob", "small"))
+    await cluster.settle()
+    cluster.remove(parent)
+    cluster.finish("small-prune-1", ended(70))
+    await cluster.settle()
+    cluster.wait(10)
+    await cluster.settle()
+    assert cluster.status(prune)["attempt"] == 2
+    run = cluster.jobs["small-prune-2"]["spec"]["template"]["metadata"]["annotations"]["tlt.dev/run-spec"]
+    assert json.loads(run)["inputs"]["model"]["sha256"] == SHA
+
+
+@play
+async def test_resources_that_refer_to_each_other_fail(cluster: MemoryKube) -> None:
+    training = cluster.add(resource(model={"from": {"pruneJobRef": {"name": "small"}}}))
+    prune = cluster.add(resource("PruneJob", "small"))
+    await cluster.settle(training)
+    assert cluster.status(training)["failure"]["reason"] == "DependencyCycle"
+    await cluster.settle()
+    assert cluster.status(prune)["phase"] == "Failed"
+    assert not cluster.jobs
+
+
+@play
+async def test_a_dependant_of_an_artifact_that_is_not_there_fails(cluster: MemoryKube) -> None:
+    await trained(cluster)
+    reference = {"trainingJobRef": {"name": "traffic", "checkpoint": "last"}}
+    prune = cluster.add(resource("PruneJob", "small", model=reference))
+    await cluster.settle()
+    assert cluster.status(prune)["failure"]["reason"] == "DependencyUnusable"
+
+
+@play
+async def test_a_dependant_of_an_unreadable_parent_fails(cluster: MemoryKube) -> None:
+    cluster.add(resource(dataset={}))
+    prune = cluster.add(resource("PruneJob", "small"))
+    await cluster.settle(prune)
+    assert cluster.status(prune)["failure"]["reason"] == "DependencyFailed"
+
+
+@play
+async def test_an_invalid_spec_fails_with_the_field_at_fault(cluster: MemoryKube) -> None:
+    key = cluster.add(resource(training={"epochs": 0}))
+    await cluster.settle()
+    status = cluster.status(key)
+    assert status["failure"]["reason"] == "InvalidSpec"
+    assert "spec.training.epochs" in status["failure"]["message"]
+    assert true_conditions(cluster, key) == {"Failed", "Stalled"}
+    before = cluster.writes
+    cluster.wait(100)
+    await cluster.settle()
+    assert cluster.writes == before
+
+
+@play
+async def test_a_corrected_spec_is_attempted(cluster: MemoryKube) -> None:
+    key = cluster.add(resource(training={"epochs": 0}))
+    await cluster.settle()
+    cluster.edit(key, training={"epochs": 1})
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Queued"
+    assert "failure" not in cluster.status(key)
+    assert "completionTime" not in cluster.status(key)
+
+
+@play
+async def test_a_run_goes_on_although_its_spec_has_become_unreadable(cluster: MemoryKube) -> None:
+    key = cluster.add(resource())
+    await cluster.settle()
+    cluster.run_pod("traffic-train-1")
+    await cluster.settle()
+    cluster.edit(key, training={"ofTomorrow": 1})
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Running"
+    assert "Stalled" in true_conditions(cluster, key)
+    cluster.edit(key, training={})
+    cluster.finish("traffic-train-1", ended(0))
+    await cluster.settle()
+    assert true_conditions(cluster, key) == {"Ready", "Complete"}
+
+
+@play
+async def test_addresses_of_a_laptop_are_refused_in_a_cluster(cluster: MemoryKube) -> None:
+    key = cluster.add(resource(output={"uri": "file:///tmp/out"}))
+    await cluster.settle()
+    assert cluster.status(key)["failure"]["reason"] == "InvalidSpec"
+    assert "file:///tmp/out" in cluster.status(key)["failure"]["message"]
+
+
+@pytest.mark.parametrize("code", [0, 22])
+def test_a_finished_resource_stays_finished_when_its_job_is_gone(code: int) -> None:
+    async def scenario(cluster: MemoryKube) -> None:
+        key = cluster.add(resource())
+        await cluster.settle()
+        cluster.finish("traffic-train-1", ended(code))
+        await cluster.settle()
+        phase = cluster.status(key)["phase"]
+        cluster.remove_job("traffic-train-1")
+        cluster.wait(10_000)
+        await cluster.settle()
+        assert cluster.status(key)["phase"] == phase
+        assert not cluster.jobs
+
+    asyncio.run(scenario(MemoryKube()))
+
+
+@play
+async def test_a_finished_resource_takes_note_of_a_new_generation_and_no_more(cluster: MemoryKube) -> None:
+    key = await trained(cluster)
+    cluster.edit(key, suspend=True)
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Succeeded"
+    assert cluster.status(key)["observedGeneration"] == 2
+    assert condition(cluster, key, "Ready")["observedGeneration"] == 2
+    assert condition(cluster, key, "Ready")["lastTransitionTime"] == "2026-01-01T00:00:00Z"
+
+
+@play
+async def test_a_job_gets_its_ttl_only_after_its_outcome_was_recorded(cluster: MemoryKube) -> None:
+    key = cluster.add(resource(runPolicy={"ttlSecondsAfterFinished": 0}))
+    await cluster.settle()
+    assert "ttlSecondsAfterFinished" not in cluster.jobs["traffic-train-1"]["spec"]
+    cluster.finish("traffic-train-1", ended(0))
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Succeeded"
+    assert cluster.jobs["traffic-train-1"]["spec"]["ttlSecondsAfterFinished"] == 0
+    cluster.edit(key, runPolicy={"ttlSecondsAfterFinished": 60})
+    await cluster.settle()
+    assert cluster.jobs["traffic-train-1"]["spec"]["ttlSecondsAfterFinished"] == 60
+
+
+@play
+async def test_earlier_attempts_get_their_ttl_while_the_next_one_runs(cluster: MemoryKube) -> None:
+    cluster.add(resource(runPolicy={"ttlSecondsAfterFinished": 5}))
+    await cluster.settle()
+    cluster.finish("traffic-train-1", ended(12))
+    await cluster.settle()
+    cluster.wait(10)
+    await cluster.settle()
+    assert cluster.jobs["traffic-train-1"]["spec"]["ttlSecondsAfterFinished"] == 5
+    assert "ttlSecondsAfterFinished" not in cluster.jobs["traffic-train-2"]["spec"]
+
+
+@play
+async def test_a_job_of_the_same_name_that_is_not_ours_is_never_adopted(cluster: MemoryKube) -> None:
+    foreign = {"metadata": {"name": "traffic-train-1", "namespace": "default"}, "spec": {}}
+    await cluster.create_job(foreign)
+    key = cluster.add(resource())
+    assert await cluster.settle() == 30
+    assert condition(cluster, key, "Reconciling")["reason"] == "JobNameTaken"
+    assert "jobUid" not in cluster.status(key)
+    cluster.wait(30)
+    del cluster.jobs["traffic-train-1"]
+    await cluster.settle()
+    assert cluster.status(key)["jobUid"] == cluster.jobs["traffic-train-1"]["metadata"]["uid"]
+
+
+@play
+async def test_the_job_of_a_deleted_resource_of_the_same_name_is_waited_for(cluster: MemoryKube) -> None:
+    key = cluster.add(resource())
+    await cluster.settle()
+    del cluster.resources[key]  # the garbage collector has not come by yet
+    cluster.add(resource())
+    await cluster.settle()
+    assert condition(cluster, key, "Reconciling")["reason"] == "JobNameTaken"
+    cluster.remove_job("traffic-train-1")
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Queued"
+    assert cluster.created_jobs["traffic-train-1"] == 2
+
+
+@play
+async def test_a_resource_that_is_being_deleted_gets_no_job(cluster: MemoryKube) -> None:
+    key = cluster.add(resource())
+    cluster.resources[key]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    await cluster.settle()
+    assert not cluster.jobs
+    assert cluster.status(key) == {}
+
+
+@play
+async def test_a_job_that_the_server_refuses_for_its_content_fails_the_resource(cluster: MemoryKube) -> None:
+    key = cluster.add(resource(podTemplate={"nodeSelector": {"a/b/c": "x"}}))
+    cluster.refuse_jobs = refusal(422, "nodeSelector: Invalid value")
+    await cluster.settle()
+    assert cluster.status(key)["failure"]["reason"] == "InvalidSpec"
+    assert "nodeSelector" in cluster.status(key)["failure"]["message"]
+
+
+@play
+async def test_a_job_beyond_quota_is_waited_for(cluster: MemoryKube) -> None:
+    key = cluster.add(resource())
+    cluster.refuse_jobs = refusal(403, "jobs.batch is forbidden: exceeded quota: small")
+    for _ in range(5):
+        await cluster.settle_refused(key)
+        cluster.wait(1000)
+    assert cluster.status(key)["phase"] == "Queued"
+    assert condition(cluster, key, "Blocked")["reason"] == "QuotaExceeded"
+    cluster.refuse_jobs = None
+    await cluster.settle()
+    assert "traffic-train-1" in cluster.jobs
+    assert condition(cluster, key, "Blocked")["status"] == "False"
+
+
+@play
+async def test_a_job_that_a_webhook_refuses_fails_the_resource_after_a_while(cluster: MemoryKube) -> None:
+    key = cluster.add(resource())
+    cluster.refuse_jobs = refusal(403, "admission webhook denied the request: no")
+    await cluster.settle_refused(key)
+    assert condition(cluster, key, "Blocked")["status"] == "True"
+    assert cluster.status(key)["phase"] == "Queued"
+    cluster.wait(301)
+    await cluster.settle_refused(key)
+    assert cluster.status(key)["failure"]["reason"] == "PodRejected"
+
+
+@play
+async def test_an_operator_that_saw_an_old_state_cannot_act_on_it(cluster: MemoryKube) -> None:
+    key = cluster.add(resource())
+    await cluster.settle()
+    cluster.finish("traffic-train-1", ended(12))
+    seen = await observe(cluster, key, cluster.now)
+    assert seen
+    late = reconcile(seen, cluster.now, cluster.settings)
+    await cluster.settle()  # another operator acts first
+    with pytest.raises(ConflictError):
+        await apply(cluster, seen, late, cluster.now)
+    assert len(cluster.status(key)["history"]) == 1
