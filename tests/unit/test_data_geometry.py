@@ -1,0 +1,97 @@
+"""Boxes follow their image: numbers worked out by hand, then the property for drawings of any size."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tlt_runner.data import geometry
+
+
+def test_stretch_scales_each_axis_on_its_own() -> None:
+    where = geometry.placement(100, 200, height=64, width=64, mode="stretch")
+    # y * 0.64, x * 0.32
+    assert where.to_network(np.array([[10.0, 20.0, 50.0, 100.0]])).tolist() == [[6.4, 6.4, 32.0, 32.0]]
+
+
+def test_letterbox_keeps_the_aspect_ratio_and_centres() -> None:
+    where = geometry.placement(100, 200, height=128, width=128, mode="letterbox")
+    # scale 0.64: the content is 64 x 128, with 32 rows of padding above and below
+    assert (where.content_height, where.content_width, where.offset_y, where.offset_x) == (64, 128, 32, 0)
+    assert where.to_network(np.array([[0.0, 0.0, 100.0, 200.0]])).tolist() == [[32.0, 0.0, 96.0, 128.0]]
+    assert where.to_network(np.array([[50.0, 100.0, 75.0, 150.0]])).tolist() == [[64.0, 64.0, 80.0, 96.0]]
+
+
+def test_letterbox_puts_an_odd_pixel_of_padding_below() -> None:
+    where = geometry.placement(101, 128, height=128, width=128, mode="letterbox")
+    image = geometry.place_image(np.full((101, 128, 3), 200, np.uint8), where)
+    assert where.offset_y == 13
+    assert image[12].max() == 0
+    assert image[13].min() == 200
+    assert image[113].min() == 200
+    assert image[114].max() == 0
+
+
+def test_clip_cuts_at_the_edges_and_empties_what_lies_outside() -> None:
+    boxes = np.array([[-5.0, -5.0, 20.0, 30.0], [2.0, 3.0, 4.0, 5.0], [120.0, 0.0, 130.0, 10.0]])
+    assert geometry.clip(boxes, 100, 25).tolist() == [
+        [0.0, 0.0, 20.0, 25.0],
+        [2.0, 3.0, 4.0, 5.0],
+        [100.0, 0.0, 100.0, 10.0],
+    ]
+
+
+@pytest.mark.parametrize("mode", ["stretch", "letterbox"])
+def test_no_boxes_stay_no_boxes(mode: str) -> None:
+    where = geometry.placement(10, 10, 64, 64, mode)  # type: ignore[arg-type]
+    assert where.to_network(np.zeros((0, 4))).shape == (0, 4)
+
+
+def test_an_image_of_the_right_size_is_left_alone() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 80, 3)).astype(np.uint8)
+    where = geometry.placement(64, 80, 64, 80, "letterbox")
+    assert np.array_equal(geometry.place_image(pixels, where), pixels)
+
+
+@given(
+    original=st.tuples(st.integers(1, 4000), st.integers(1, 4000)),
+    size=st.tuples(st.integers(4, 64), st.integers(4, 64)),
+    mode=st.sampled_from(["stretch", "letterbox"]),
+    corners=st.lists(st.floats(0, 1), min_size=4, max_size=4),
+)
+def test_to_original_undoes_to_network(
+    original: tuple[int, int], size: tuple[int, int], mode: str, corners: list[float]
+) -> None:
+    where = geometry.placement(*original, 16 * size[0], 16 * size[1], mode)  # type: ignore[arg-type]
+    boxes = np.array([corners]) * np.array([*original, *original])
+    there = where.to_network(boxes)
+    assert np.allclose(where.to_original(there), boxes, atol=1e-6 * max(original))
+    assert (there >= 0).all()
+    assert (there[:, 0::2] <= 16 * size[0] + 1e-9).all()
+    assert (there[:, 1::2] <= 16 * size[1] + 1e-9).all()
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    original=st.tuples(st.integers(32, 300), st.integers(32, 300)),
+    size=st.tuples(st.integers(4, 12), st.integers(4, 12)),
+    mode=st.sampled_from(["stretch", "letterbox"]),
+    place=st.tuples(st.floats(0, 0.6), st.floats(0, 0.6), st.floats(0.25, 0.4), st.floats(0.25, 0.4)),
+)
+def test_the_box_of_the_resized_drawing_is_the_resized_box(
+    original: tuple[int, int], size: tuple[int, int], mode: str, place: tuple[float, float, float, float]
+) -> None:
+    height, width = original
+    top, left = int(place[0] * height), int(place[1] * width)
+    bottom, right = top + max(4, int(place[2] * height)), left + max(4, int(place[3] * width))
+    bottom, right = min(bottom, height), min(right, width)
+    drawing = np.zeros((height, width, 3), np.uint8)
+    drawing[top:bottom, left:right] = 255
+    where = geometry.placement(height, width, 16 * size[0], 16 * size[1], mode)  # type: ignore[arg-type]
+    placed = geometry.place_image(drawing, where)[..., 0]
+    assert placed.shape == (16 * size[0], 16 * size[1])
+    inked = np.argwhere(placed > 127)
+    seen = np.array([*inked.min(0), *(inked.max(0) + 1)], np.float64)
+    expected = where.to_network(np.array([[top, left, bottom, right]]))[0]
+    # An edge is seen to the pixel; half of the ink decides.
+    assert np.abs(seen - expected).max() <= 1.0

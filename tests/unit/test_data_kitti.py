@@ -1,0 +1,142 @@
+"""KITTI labels: what is an object, and what is said of a line that is none."""
+
+from pathlib import Path
+
+import pytest
+
+from tlt_runner.data.formats.kitti import KittiReader
+from tlt_runner.data.sample import Labels, Problem, Sample
+
+GOOD = "Car 0.50 2 -1.57 10.5 20 30.25 40 1.5 1.6 4.0 1.0 1.7 46.7 -1.6"
+
+
+def _read(folder: Path, content: bytes) -> Labels:
+    (folder / "images").mkdir()
+    (folder / "labels").mkdir()
+    label = folder / "labels" / "a.txt"
+    label.write_bytes(content)
+    reader = KittiReader(folder / "images", folder / "labels", "training/images", "training/labels")
+    return reader.read(
+        Sample(
+            "training/images/a",
+            folder / "images/a.jpg",
+            label,
+            "training/images/a.jpg",
+            "training/labels/a.txt",
+        )
+    )
+
+
+def test_a_line_is_an_object(tmp_path: Path) -> None:
+    (box,) = _read(tmp_path, GOOD.encode()).boxes
+    assert box.class_name == "Car"
+    assert box.yxyx == (20.0, 10.5, 40.0, 30.25)
+    assert (box.truncation, box.occlusion, box.line) == (0.5, 2, 1)
+
+
+def test_a_score_in_column_16_is_allowed(tmp_path: Path) -> None:
+    assert len(_read(tmp_path, f"{GOOD} 0.9\n".encode()).boxes) == 1
+
+
+def test_dont_care_regions_are_counted_and_are_no_objects(tmp_path: Path) -> None:
+    line = "DontCare -1 -1 -10 503.89 169.71 590.61 190.13 -1 -1 -1 -1000 -1000 -1000 -10"
+    labels = _read(tmp_path, f"{GOOD}\n{line}\n{line}\n".encode())
+    assert (len(labels.boxes), labels.ignored, labels.findings) == (1, 2, ())
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"  \r\n"])
+def test_an_empty_label_is_an_image_without_objects(tmp_path: Path, content: bytes) -> None:
+    assert _read(tmp_path, content) == Labels()
+
+
+def test_line_ends_of_windows_and_a_byte_order_mark_do_not_matter(tmp_path: Path) -> None:
+    labels = _read(tmp_path, b"\xef\xbb\xbf" + f"{GOOD}\r\n{GOOD}\r\n".encode())
+    assert [box.class_name for box in labels.boxes] == ["Car", "Car"]
+    assert [box.line for box in labels.boxes] == [1, 2]
+
+
+VERDICTS = [
+    ("Car 0 0 0 1 2 3 4", Problem.WRONG_COLUMNS, "expected 15 or 16 columns, got 8: Car 0 0 0 1 2 3 4"),
+    (f"{GOOD} 1 2", Problem.WRONG_COLUMNS, "expected 15 or 16 columns, got 17"),
+    (
+        GOOD.replace(" 10.5 ", " ten "),
+        Problem.NOT_A_NUMBER,
+        "xmin (column 5): expected a finite number, got 'ten'",
+    ),
+    (
+        GOOD.replace(" 40 ", " nan "),
+        Problem.NOT_A_NUMBER,
+        "ymax (column 8): expected a finite number, got 'nan'",
+    ),
+    (
+        GOOD.replace(" 40 ", " inf "),
+        Problem.NOT_A_NUMBER,
+        "ymax (column 8): expected a finite number, got 'inf'",
+    ),
+    (
+        GOOD.replace(" 2 ", " 1.5 "),
+        Problem.NOT_A_NUMBER,
+        "occlusion (column 3): expected a whole number, got '1.5'",
+    ),
+    (
+        GOOD.replace("0.50", "half"),
+        Problem.NOT_A_NUMBER,
+        "truncation (column 2): expected a finite number, got 'half'",
+    ),
+    (
+        GOOD.replace(" 30.25 ", " 5 "),
+        Problem.INVERTED_BOX,
+        "expected xmin < xmax, got xmin 10.5 and xmax 5",
+    ),
+    (GOOD.replace(" 40 ", " 20 "), Problem.INVERTED_BOX, "expected ymin < ymax, got ymin 20 and ymax 20"),
+    (
+        f"traffic light {GOOD.split(' ', 1)[1]}",
+        Problem.NOT_A_NUMBER,
+        "truncation (column 2): expected a finite number, got 'light'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "problem", "message"), VERDICTS)
+def test_a_bad_line_gets_a_verdict_with_file_line_and_field(
+    tmp_path: Path, line: str, problem: Problem, message: str
+) -> None:
+    labels = _read(tmp_path, f"{GOOD}\n\n{line}\n{GOOD}\n".encode())
+    assert [box.line for box in labels.boxes] == [1, 4]
+    (finding,) = labels.findings
+    assert (finding.file, finding.line, finding.problem) == ("training/labels/a.txt", 3, problem)
+    assert finding.message.startswith(message)
+
+
+def test_a_label_that_is_no_text_gets_one_verdict(tmp_path: Path) -> None:
+    labels = _read(tmp_path, b"\x89PNG\xff\xfe\x00")
+    assert labels.boxes == ()
+    assert [(finding.problem, finding.line) for finding in labels.findings] == [
+        (Problem.UNREADABLE_LABEL, None)
+    ]
+
+
+def test_images_and_labels_are_paired_by_stem(tmp_path: Path) -> None:
+    images, labels = tmp_path / "i", tmp_path / "l"
+    (images / "folder.jpg").mkdir(parents=True)
+    labels.mkdir()
+    for name in ("b.JPG", "a.png", "a.jpg", "c.jpeg", "notes.md", "._b.jpg"):
+        (images / name).touch()
+    (images / "broken.jpg").symlink_to("nowhere")
+    for name in ("a.txt", "b.txt", "z.txt", "readme.md"):
+        (labels / name).touch()
+    listing = KittiReader(images, labels, "i", "l").listing()
+    assert [(sample.name, sample.image.name) for sample in listing.samples] == [
+        ("i/a", "a.jpg"),
+        ("i/b", "b.JPG"),
+    ]
+    assert listing.images == 5
+    assert listing.other_files == 3  # a folder, a note, a hidden file
+    assert [(finding.file, finding.problem) for finding in listing.skipped] == [
+        ("i/a.png", Problem.DUPLICATE_NAME),
+        ("i/broken.jpg", Problem.UNREADABLE_IMAGE),
+        ("i/c.jpeg", Problem.NO_LABEL),
+    ]
+    assert [(finding.file, finding.problem) for finding in listing.orphans] == [
+        ("l/z.txt", Problem.LABEL_WITHOUT_IMAGE)
+    ]
