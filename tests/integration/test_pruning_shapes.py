@@ -156,7 +156,7 @@ def spatial_concatenation():
 
 def pool_pad_upsample():
     i = image()
-    x = kl.AveragePooling2D(name="pool")(conv(kl.ZeroPadding2D(name="pad")(i), "a", 8))
+    x = kl.AveragePooling2D(2, name="pool")(conv(kl.ZeroPadding2D(name="pad")(i), "a", 8))
     x = kl.Dropout(0.5, name="drop")(kl.UpSampling2D(name="up")(x))
     return end(i, conv(kl.Cropping2D(1, name="crop")(x), "b", 6, norm=False))
 

@@ -1,0 +1,22 @@
+"""A Keras detector as the function that :func:`tlt_runner.evaluation.evaluate.evaluate` takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tlt_runner.detector.model import FasterRCNN
+from tlt_runner.evaluation.evaluate import Detect
+
+
+def of_keras(model: FasterRCNN) -> Detect:
+    """The model as a function of arrays, compiled once for each batch size."""
+    compiled = tf.function(lambda images: model(images, training=False))
+
+    def detect(images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        return {name: value.numpy() for name, value in compiled(tf.constant(images, tf.float32)).items()}
+
+    return detect
