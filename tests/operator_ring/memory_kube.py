@@ -2,14 +2,15 @@
 
 It keeps the API server's promises that the operator's correctness stands on: names are unique, a write with
 an old resourceVersion or another uid is refused, server-side apply removes what its manager no longer sends,
-owners take their Jobs along. ``kill_at`` raises :class:`KilledError` in place of the n-th write, as SIGKILL would.
+owners take their Jobs along. ``kill_at`` raises :class:`KilledError` in place of the n-th write, as SIGKILL
+would; ``lose_at`` does the n-th write and loses the answer, as a broken connection would.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -28,6 +29,22 @@ class KilledError(BaseException):
     """The operator's process is gone."""
 
 
+def _write(method: Any) -> Any:
+    """Counts a write, and makes it fail where that is wanted."""
+
+    async def counted(self: MemoryKube, *args: Any, **named: Any) -> Any:
+        self.writes += 1
+        number = self.writes
+        if number == self.kill_at:
+            raise KilledError
+        answer = await method(self, *args, **named)
+        if number == self.lose_at:
+            raise ApiError(0, "connection reset by peer")
+        return answer
+
+    return counted
+
+
 class MemoryKube:
     """See the module."""
 
@@ -42,6 +59,8 @@ class MemoryKube:
         self.created_jobs: Counter[str] = Counter()
         self.writes = 0
         self.kill_at: int | None = None
+        self.kills: Iterator[int] = iter(())
+        self.lose_at: int | None = None
         self.refuse_jobs: ApiError | None = None
         self._version = 0
         self._owned: dict[tuple[Key, str], set[str]] = {}
@@ -148,6 +167,7 @@ class MemoryKube:
             if key.kind == kind.name and namespace in (None, key.namespace):
                 yield body["metadata"]
 
+    @_write
     async def apply_status(
         self,
         kind: Kind,
@@ -158,7 +178,6 @@ class MemoryKube:
         manager: str,
         version: str,
     ) -> str:
-        self._write()
         key = Key(kind.name, namespace, name)
         body = self.resources.get(key)
         if body is None:
@@ -170,8 +189,8 @@ class MemoryKube:
         self._apply(key, status, manager)
         return str(body["metadata"]["resourceVersion"])
 
+    @_write
     async def create_job(self, job: Mapping[str, Any]) -> None:
-        self._write()
         name = job["metadata"]["name"]
         if name in self.jobs:
             raise ConflictError(409, f"job {name} exists")
@@ -182,8 +201,8 @@ class MemoryKube:
         self.created_jobs[name] += 1
         self.jobs[name] = self._touch(body)
 
+    @_write
     async def delete_job(self, namespace: str, name: str, uid: str, version: str) -> None:
-        self._write()
         job = self.jobs.get(name)
         if job is None:
             raise NotFoundError(404, f"job {name} not found")
@@ -194,26 +213,21 @@ class MemoryKube:
         if not await self.list_pods(namespace, _owner_label(job)):
             del self.jobs[name]
 
+    @_write
     async def set_job_ttl(self, namespace: str, name: str, seconds: int) -> None:
-        self._write()
         if name not in self.jobs:
             raise NotFoundError(404, f"job {name} not found")
         self.jobs[name]["spec"]["ttlSecondsAfterFinished"] = seconds
         self._touch(self.jobs[name])
 
+    @_write
     async def create_event(self, event: Mapping[str, Any]) -> None:
-        self._write()
         name = event["metadata"]["name"]
         if name in self.events:
             raise ConflictError(409, f"event {name} exists")
         self.events[name] = dict(event)
 
     # --- insides --------------------------------------------------------------------------------------------
-
-    def _write(self) -> None:
-        self.writes += 1
-        if self.writes == self.kill_at:
-            raise KilledError
 
     def _apply(self, key: Key, status: Mapping[str, Any], manager: str) -> None:
         body = self.resources[key]

@@ -1,4 +1,4 @@
-"""Events: for people, in ``kubectl describe``. Pure; the same transition always has the same name, so is told once."""
+"""Events, for people. Pure: the same transition always has the same name, and so is told once."""
 
 from __future__ import annotations
 

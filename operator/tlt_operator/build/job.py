@@ -25,8 +25,8 @@ def build(run: RunSpec, settings: Settings) -> dict[str, Any]:
     labels = _labels(run)
     spec: dict[str, Any] = {
         "backoffLimit": 0,
-        # A pod that Kubernetes itself took away ends the Job with a reason of its own (PodFailurePolicy), which
-        # can be told from a failed run after the pod is gone.
+        # A pod that Kubernetes itself took away ends the Job with a reason of its own (PodFailurePolicy),
+        # which can be told from a failed run after the pod is gone.
         "podFailurePolicy": {
             "rules": [
                 {

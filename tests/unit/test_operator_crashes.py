@@ -1,0 +1,134 @@
+"""SIGKILL at every write of a flow, twice in a row too, and lost answers: always one Job per attempt."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from operator_ring.manifests import SHA, ended, resource
+from operator_ring.memory_kube import KilledError, MemoryKube
+from tlt_operator import controller
+from tlt_operator.kube import ApiError
+from tlt_operator.observe import Key
+
+BEST = {"artifacts": [{"name": "best", "uri": "pvc://runs/best", "sha256": SHA, "sizeBytes": 7}]}
+OUTCOMES = {
+    "traffic-train-1": [ended(12, "OOMKilled")],
+    "traffic-train-2": [ended(75)],
+    "traffic-train-3": [ended(0, "Completed", json.dumps(BEST))],
+    "small-prune-1": [ended(70)],
+    "small-prune-2": [ended(0, "Completed")],
+}
+
+
+def world_turns(cluster: MemoryKube) -> None:
+    """What the Job controller, the kubelet and time do between two looks of the operator."""
+    for name, job in list(cluster.jobs.items()):
+        if job["metadata"].get("deletionTimestamp"):
+            cluster.remove_job(name)
+        elif "status" not in job:
+            cluster.run_pod(name)
+        elif job["status"]["ready"]:
+            cluster.finish(name, OUTCOMES[name][0])
+        elif "ttlSecondsAfterFinished" in job["spec"]:
+            cluster.remove_job(name)
+    cluster.wait(60)
+
+
+async def operate(cluster: MemoryKube, keys: list[Key]) -> int:
+    """The operator works on all keys until nothing changes; it is started anew whenever it was killed."""
+    deaths = 0
+    idle = 0
+    while idle < 3:
+        before = cluster.writes
+        for key in keys:
+            try:
+                await controller.reconcile_once(cluster, key, cluster.settings, lambda: cluster.now)
+            except KilledError:
+                deaths += 1
+                cluster.kill_at = next(cluster.kills, None)
+                break
+            except ApiError:
+                continue  # the queue would bring the key again
+        idle = idle + 1 if cluster.writes == before else 0
+        world_turns(cluster)
+        assert cluster.writes < 500, "does not come to rest"
+    return deaths
+
+
+def play(kills: tuple[int, ...], ttl: int | None) -> tuple[MemoryKube, dict[str, Any], dict[str, Any], int]:
+    cluster = MemoryKube()
+    cluster.kills = iter(kills[1:])
+    cluster.kill_at = kills[0] if kills else None
+    policy = {"ttlSecondsAfterFinished": ttl} if ttl is not None else {}
+    small = cluster.add(resource("PruneJob", "small", runPolicy=policy))
+    traffic = cluster.add(resource(runPolicy=policy))
+    deaths = asyncio.run(operate(cluster, [small, traffic]))
+    return cluster, cluster.status(traffic), cluster.status(small), deaths
+
+
+WRITES = play((), ttl=0)[0].writes
+
+
+@pytest.mark.parametrize("ttl", [None, 0])
+def test_a_kill_at_any_write_leaves_one_job_per_attempt_and_the_same_end(ttl: int | None) -> None:
+    for kill in range(1, WRITES + 1):
+        cluster, traffic, small, deaths = play((kill,), ttl)
+        assert deaths == (kill <= cluster.writes), kill
+        assert cluster.created_jobs == dict.fromkeys(OUTCOMES, 1), kill
+        assert (traffic["phase"], traffic["attempt"], traffic["retries"]) == ("Succeeded", 3, 1), kill
+        assert [entry["reason"] for entry in traffic["history"]] == ["OutOfMemory", "Interrupted"], kill
+        assert traffic["artifacts"] == BEST["artifacts"], kill
+        assert (small["phase"], small["attempt"]) == ("Succeeded", 2), kill
+
+
+def test_a_kill_soon_after_a_kill_leaves_one_job_per_attempt() -> None:
+    for kills in [(first, first + gap) for first in range(1, WRITES) for gap in (1, 2, 3)]:
+        cluster, traffic, small, _ = play(kills, ttl=0)
+        assert cluster.created_jobs == dict.fromkeys(OUTCOMES, 1), kills
+        assert (traffic["phase"], small["phase"]) == ("Succeeded", "Succeeded"), kills
+
+
+def test_an_answer_lost_at_any_write_leaves_one_job_per_attempt() -> None:
+    for lost in range(1, WRITES + 1):
+        cluster = MemoryKube()
+        cluster.lose_at = lost
+        small, traffic = cluster.add(resource("PruneJob", "small")), cluster.add(resource())
+        asyncio.run(operate(cluster, [small, traffic]))
+        assert cluster.created_jobs == dict.fromkeys(OUTCOMES, 1), lost
+        assert cluster.status(traffic)["artifacts"] == BEST["artifacts"], lost
+        assert {cluster.status(key)["phase"] for key in (small, traffic)} == {"Succeeded"}, lost
+
+
+@pytest.mark.parametrize("kill", range(1, 12))
+def test_a_kill_at_any_write_of_a_suspension_leaves_one_job_per_attempt(kill: int) -> None:
+    async def scenario(cluster: MemoryKube) -> None:
+        key = cluster.add(resource())
+        await cluster.settle()
+        cluster.run_pod("traffic-train-1")
+        cluster.kill_at = cluster.writes + kill
+        cluster.kills = iter(())
+        cluster.edit(key, suspend=True)
+        await operate_quietly(cluster, key)
+        assert cluster.status(key)["phase"] == "Suspended"
+        cluster.edit(key, suspend=False)
+        await operate_quietly(cluster, key)
+        assert cluster.created_jobs == {"traffic-train-1": 1, "traffic-train-2": 1}
+        assert [entry["reason"] for entry in cluster.status(key)["history"]] == ["Suspended"]
+
+    asyncio.run(scenario(MemoryKube()))
+
+
+async def operate_quietly(cluster: MemoryKube, key: Key) -> None:
+    """The operator works, is killed and started anew; of the world only deletions go on."""
+    for _ in range(12):
+        try:
+            await controller.reconcile_once(cluster, key, cluster.settings, lambda: cluster.now)
+        except KilledError:
+            cluster.kill_at = None
+        for name, job in list(cluster.jobs.items()):
+            if job["metadata"].get("deletionTimestamp"):
+                cluster.remove_job(name)
