@@ -103,12 +103,15 @@ def paragraph(program: str, reported: Failure) -> str:
     return f"{program}: {reported.reason}: {reported.message}\n  {reported.hint}"
 
 
-def failure_of_exit(returncode: int) -> Failure:
+def failure_of_exit(returncode: int, *, stopped: bool = False) -> Failure:
     """The failure of a process that left no termination message.
 
     Args:
         returncode: As of :class:`subprocess.Popen`: an exit code, or minus the number of a signal.
+        stopped: Whether it was told to stop; a signal that ended it is then ours.
     """
+    if stopped and returncode < 0:
+        return failure(Reason.INTERRUPTED, "the run was ended before it could write a checkpoint")
     if returncode == -signal.SIGKILL:
         return failure(
             Reason.OUT_OF_MEMORY,

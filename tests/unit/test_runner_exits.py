@@ -75,6 +75,10 @@ def test_a_process_that_left_no_message_has_a_reason(returncode: int, reason: Re
     assert exits.failure_of_exit(returncode).reason == reason
 
 
+def test_a_kill_after_being_told_to_stop_is_an_interruption() -> None:
+    assert exits.failure_of_exit(-signal.SIGKILL, stopped=True).reason == Reason.INTERRUPTED
+
+
 def test_every_exit_code_of_the_taxonomy_comes_back_as_its_reason() -> None:
     for reason, known in CLASSES.items():
         if known.exit_code is not None:

@@ -102,7 +102,7 @@ def run(
         )
         code = _wait(process, files["report"], interrupts, tell)
     report = _read(files["report"]) or RunReport()
-    return Ended(report, _failure(code, _read(files["termination"])), log)
+    return Ended(report, _failure(code, _read(files["termination"]), stopped=interrupts.count > 0), log)
 
 
 def _environment(spec: RunSpec, volumes: Path, termination: Path) -> Mapping[str, str]:
@@ -141,9 +141,11 @@ def _read(file: Path) -> RunReport | None:
         return None
 
 
-def _failure(code: int, message: RunReport | None) -> Failure | None:
+def _failure(code: int, message: RunReport | None, *, stopped: bool) -> Failure | None:
     """The exit decides whether it failed; the termination message says why, where there is one."""
     if code == 0:
         return None
     said = message.failure if message else None
-    return said if said is not None and said.exit_code == code else exits.failure_of_exit(code)
+    if said is not None and said.exit_code == code:
+        return said
+    return exits.failure_of_exit(code, stopped=stopped)

@@ -18,7 +18,7 @@ from tlt_api.status import Artifact, DatasetStatus, ExportStatus, Metrics, Progr
 from tlt_runner.report import lines
 
 Clock = Callable[[], datetime]
-log = logging.getLogger(__name__)
+log = logging.getLogger("tlt.status")
 
 
 def utc_now() -> datetime:
