@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.evaluation.evaluate import Detect
 
 
-def of_keras(model: FasterRCNN) -> Detect:
-    """The model as a function of arrays, compiled once for each batch size."""
+def of_keras(model: Callable[..., Any]) -> Detect:
+    """The model (images to a mapping of tensors) as a function of arrays, compiled once a batch size."""
     compiled = tf.function(lambda images: model(images, training=False))
 
     def detect(images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,111 @@
+"""``tlt evaluate`` on a tiny detector and real scenes."""
+
+from __future__ import annotations
+
+from threading import Event
+
+import numpy as np
+import pytest
+
+from tiny_detector import settled, tiny_config
+from tlt_api.failures import Reason
+from tlt_api.runspec import Owner, RunSpec
+from tlt_api.status import Inputs, ResolvedModel
+from tlt_api.trainingjob import TrainingJobSpec
+from tlt_runner.context import Context
+from tlt_runner.data import digits, pipeline
+from tlt_runner.data.prepare import prepare
+from tlt_runner.detector import model as detector
+from tlt_runner.errors import RunnerError
+from tlt_runner.evaluation import detectors
+from tlt_runner.evaluation.evaluate import evaluate as judge
+from tlt_runner.report.local import LocalReporter
+from tlt_runner.storage import Storage
+from tlt_runner.tasks import evaluate
+
+SIZE = 96
+CLASSES = {"one": "one", "seven": "seven"}
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("digits")
+    digits.generate(folder, 10, SIZE, SIZE, seed=1, classes=[1, 7])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model():
+    images = np.random.default_rng(5).uniform(0, 255, (2, SIZE, SIZE, 3)).astype(np.float32)
+    return settled(tiny_config(class_names=sorted(CLASSES)), images)
+
+
+class Run:
+    """One run of the task in a folder of its own."""
+
+    def __init__(self, folder, scenes):
+        (folder / "scratch").mkdir()
+        self.output = folder / "out"
+        self.output.mkdir()
+        self.storage = Storage(scratch=folder / "scratch")
+        self.reporter = LocalReporter(None)
+        self.context = Context(self.storage, self.reporter, folder / "scratch", Event())
+        self.spec = TrainingJobSpec.model_validate(
+            {
+                "dataset": {
+                    "uri": f"file://{scenes}",
+                    "targetClassMapping": CLASSES,
+                    "imageSize": {"width": SIZE, "height": SIZE},
+                    "validation": {"fraction": 0.5},
+                },
+                "training": {"batchSizePerGPU": 4},
+                "evaluation": {"averagePrecision": "voc07", "iouThreshold": 0.25},
+                "output": {"uri": f"file://{self.output}"},
+            }
+        )
+
+    def __call__(self, start=None):
+        inputs = Inputs(model=ResolvedModel(uri=f"file://{start}") if start else None)
+        owner = Owner(kind="TrainingJob", namespace="default", name="t", uid="u")
+        evaluate.run(RunSpec(owner=owner, attempt=1, spec=self.spec, inputs=inputs), self.context)
+        return self.reporter.snapshot()
+
+
+def test_the_best_model_is_judged_on_the_validation_images(scenes, model, tmp_path):
+    run = Run(tmp_path, scenes)
+    detector.save(model, run.output / "best.keras")
+    metrics = run().metrics
+    records = prepare(run.spec.dataset, run.storage, run.spec.output.uri)
+    batches = pipeline.validation_batches(records, 3, 20)
+    assert metrics == judge(detectors.of_keras(model), batches, sorted(CLASSES), 0.25, "voc07")
+    assert [item.name for item in metrics.per_class] == sorted(CLASSES)
+    assert metrics.iou_threshold == 0.25
+
+
+def test_without_a_trained_model_the_one_to_start_from_is_judged(scenes, model, tmp_path):
+    run = Run(tmp_path, scenes)
+    detector.save(model, tmp_path / "pruned.keras")
+    assert run(start=tmp_path / "pruned.keras").metrics.m_ap is not None
+
+
+def test_without_any_model_the_user_is_told_to_train_first(scenes, tmp_path):
+    with pytest.raises(RunnerError, match=r"best\.keras does not exist") as error:
+        Run(tmp_path, scenes)()
+    assert error.value.reason == Reason.INVALID_SPEC
+
+
+def test_a_model_of_other_classes_is_refused(scenes, tmp_path):
+    run = Run(tmp_path, scenes)
+    detector.save(detector.build(tiny_config(class_names=["bus", "car"]), 0), run.output / "best.keras")
+    with pytest.raises(RunnerError, match="bus, car") as error:
+        run()
+    assert error.value.reason == Reason.MODEL_MISMATCH
+
+
+def test_a_stop_ends_the_evaluation(scenes, model, tmp_path):
+    run = Run(tmp_path, scenes)
+    detector.save(model, run.output / "best.keras")
+    run.context.stop.set()
+    with pytest.raises(RunnerError) as error:
+        run()
+    assert error.value.reason == Reason.INTERRUPTED
