@@ -12,7 +12,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,17 +113,17 @@ class Channels:
     outputs: Mapping[Call, Layout]
 
 
-def trace(graph: Graph, excluded: Collection[str]) -> Channels:
+def trace(graph: Graph, whole: Mapping[str, str]) -> Channels:
     """Follow channels through the graph.
 
     Args:
         graph: The network.
-        excluded: Layers whose output channels must all stay.
+        whole: Layers whose output channels must all stay -> why.
 
     Raises:
         RunnerError: ``InvalidSpec``: channels that may be pruned reach a layer that is not understood.
     """
-    tracer = _Tracer(graph, excluded)
+    tracer = _Tracer(graph, whole)
     for node in graph.nodes:
         tracer.visit(node)
     for edge in graph.outputs:
@@ -133,8 +133,8 @@ def trace(graph: Graph, excluded: Collection[str]) -> Channels:
 
 
 class _Tracer:
-    def __init__(self, graph: Graph, excluded: Collection[str]) -> None:
-        self.graph, self.excluded = graph, frozenset(excluded)
+    def __init__(self, graph: Graph, whole: Mapping[str, str]) -> None:
+        self.graph, self.whole = graph, whole
         self.atoms = Atoms()
         self.filters: dict[str, Layout] = {}
         self.inputs: dict[str, Layout] = {}
@@ -147,8 +147,8 @@ class _Tracer:
         out = self._output(layer, node, layouts)
         if out is None:
             return
-        if layer.name in self.excluded:
-            self.atoms.fix(out, "excluded")
+        if layer.name in self.whole:
+            self.atoms.fix(out, self.whole[layer.name])
         self.outputs[node.call] = out
 
     def fix_output(self, edge: Edge) -> None:

@@ -19,7 +19,7 @@ def network(model: FasterRCNN) -> Network:
         models={"trunk": model.trunk, "head": model.head},
         ties=(Tie(source="trunk", output="features", target="head"),),
         runs={"head": model.config.proposals.inference.post_nms},
-        kept=frozenset(OUTPUT_LAYERS),
+        kept=dict.fromkeys(OUTPUT_LAYERS, "output layer"),
     )
 
 

@@ -72,13 +72,13 @@ class Network:
         models: By name.
         ties: Which outputs feed which inputs; an output that is not tied keeps all its channels.
         runs: How often a model runs for one image, for FLOPs; 1 where nothing is said.
-        kept: Layers that keep all their filters, whatever is asked for.
+        kept: Layers that keep all their filters, whatever is asked for -> why.
     """
 
     models: Mapping[str, keras.Model]
     ties: tuple[Tie, ...] = ()
     runs: Mapping[str, int] = field(default_factory=dict)
-    kept: frozenset[str] = frozenset()
+    kept: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -92,10 +92,15 @@ def make(
     )
 
 
+def whole_layers(network: Network, options: Options) -> dict[str, str]:
+    """Layers that keep all their filters -> why."""
+    return {**dict.fromkeys(options.excluded_layers, "excluded"), **network.kept}
+
+
 def _analyse(network: Network, options: Options) -> _Analysis:
     read = graph.read(network)
     _check_names(options.excluded_layers, list(read.layers))
-    found = groups.find(channels.trace(read, {*network.kept, *options.excluded_layers}))
+    found = groups.find(channels.trace(read, whole_layers(network, options)))
     statistics = {
         name: importance.normalize(_norms(network, read, name), options.normalizer) for name in found.classes
     }

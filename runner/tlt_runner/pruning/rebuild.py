@@ -14,7 +14,7 @@ import numpy as np
 
 from tlt_api.failures import Reason
 from tlt_runner.errors import RunnerError
-from tlt_runner.pruning import channels, graph, groups
+from tlt_runner.pruning import channels, graph, groups, planning
 from tlt_runner.pruning.channels import WIDTH
 from tlt_runner.pruning.costs import IN, WEIGHT_AXES
 from tlt_runner.pruning.graph import Call, Graph, Layer, Network
@@ -33,7 +33,7 @@ def rebuild(network: Network, plan: PruningPlan) -> dict[str, keras.Model]:
         RunnerError: ``ModelMismatch`` where the plan was made for another network.
     """
     read = graph.read(network)
-    traced = channels.trace(read, {*network.kept, *plan.options.excluded_layers})
+    traced = channels.trace(read, planning.whole_layers(network, plan.options))
     found = groups.find(traced)
     kept = _mask(found, plan)
     class_of = np.unique(traced.atoms.roots(), return_inverse=True)[1]
