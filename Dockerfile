@@ -41,6 +41,10 @@ RUN python3.11 -m venv --without-pip /opt/tlt \
  && /opt/build/bin/pip wheel --no-deps --no-index --no-build-isolation --wheel-dir /dist . \
  && /opt/build/bin/pip --python /opt/tlt/bin/python install --no-deps --no-index --prefix /opt/package /dist/*.whl
 
+# The last layer of both images. tests/cluster pushes it alone when nothing below it has changed.
+FROM scratch AS sources
+COPY --from=package /opt/package/ /opt/tlt/
+
 FROM base AS operator-dependencies
 COPY constraints-operator.txt /opt/
 RUN --mount=type=secret,id=build-env --mount=type=secret,id=ca-certificates --mount=type=secret,id=pip.conf \
@@ -49,22 +53,23 @@ RUN --mount=type=secret,id=build-env --mount=type=secret,id=ca-certificates --mo
  && /opt/build/bin/pip --python /opt/tlt/bin/python install --no-cache-dir --require-hashes -r /opt/constraints-operator.txt \
  && rm -rf /opt/build
 
+# TensorFlow's C++ headers (430 MB) are for building custom ops, which nothing here does.
 FROM base AS runner-dependencies
 COPY constraints-runner.txt /opt/
 RUN --mount=type=secret,id=build-env --mount=type=secret,id=ca-certificates --mount=type=secret,id=pip.conf \
     if [ -f /run/secrets/build-env ]; then . /run/secrets/build-env; fi \
  && python3.11 -m venv /opt/build && python3.11 -m venv --without-pip /opt/tlt \
  && /opt/build/bin/pip --python /opt/tlt/bin/python install --no-cache-dir --require-hashes -r /opt/constraints-runner.txt \
- && rm -rf /opt/build
+ && rm -rf /opt/build /opt/tlt/lib/python3.11/site-packages/tensorflow/include
 
 FROM operator-dependencies AS operator
-COPY --from=package /opt/package/ /opt/tlt/
+COPY --from=sources / /
 USER 65532:65532
 WORKDIR /tmp
 ENTRYPOINT ["tlt-operator"]
 
 FROM runner-dependencies AS runner
-COPY --from=package /opt/package/ /opt/tlt/
+COPY --from=sources / /
 USER 65532:65532
 WORKDIR /tmp
 ENTRYPOINT ["tlt"]

@@ -1,9 +1,9 @@
 """Builds the project's images from its own Dockerfile, and brings them into a node's containerd.
 
 Called by the e2e ring's fixtures and by the demo. The base is a debootstrap system, so no registry is needed.
-Images are kept as one OCI layout (a folder of blobs) with uncompressed layers: compressing gigabytes on two
-cores takes longer than everything else, and the dependency layer is a blob that stays when only our sources
-change. Importing sends containerd only the blobs it does not hold yet.
+Images are kept as one OCI layout, a folder of blobs. The dependency layer is a blob that stays while only our
+sources change: then a new image is a small layer, a configuration and a manifest, and an import sends
+containerd nothing else.
 """
 
 import hashlib
@@ -29,6 +29,8 @@ TARGETS = ("operator", "runner")
 PAUSE = "localhost/tlt-pause:1"
 BASE = "localhost/tlt-base:bookworm-1"
 _LAYOUT = paths.CACHE / "images"
+_NAME = "org.opencontainers.image.ref.name"
+_KEPT = 3
 _SHIPPED = (
     "Dockerfile",
     ".dockerignore",
@@ -132,15 +134,73 @@ def _digest(context: Path, target: str) -> str:
 
 def _build(context: Path, target: str, reference: str) -> None:
     _ensure_base()
+    _bud(context, target, reference)
+    if not _add_with_known_layers(context, reference):
+        _push(reference)
+    _prune(target)
+
+
+def _bud(context: Path, target: str, reference: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         _buildah(
-            f"building the {target} image {reference}",
+            f"building {reference}",
             *("bud", "--isolation", "chroot", "--layers", "--format", "oci", "--pull-never"),
             *("--build-arg", f"BASE_IMAGE={BASE}", "--target", target, "--tag", reference),
             *_build_settings(Path(folder)),
             context,
         )
-    _push(reference)
+
+
+def _add_with_known_layers(context: Path, reference: str) -> bool:
+    """Adds an image of which the layout lacks the last layer only: the Dockerfile's stage `sources`.
+
+    buildah would read and compress all gigabytes below it again to find that nothing is new. Returns whether
+    it could: the first time, and when dependencies change, it cannot.
+    """
+    config = json.loads(_buildah_output("inspect", "--type", "image", reference))["OCIv1"]
+    *lower, _ = config["rootfs"]["diff_ids"]
+    known = _known_layers()
+    if not all(identity in known for identity in lower):
+        return False
+    sources = reference.replace("localhost/tlt-", "localhost/tlt-sources-")
+    _bud(context, "sources", sources)
+    _push(sources)
+    (entry,) = (entry for entry in _index() if _name(entry) == sources)
+    _write_index([other for other in _index() if other != entry])
+    manifest = _json(entry)
+    config["rootfs"]["diff_ids"] = [*lower, *_json(manifest["config"])["rootfs"]["diff_ids"]]
+    manifest["layers"] = [*(known[identity] for identity in lower), *manifest["layers"]]
+    manifest["config"] = {**manifest["config"], **_add_blob(config)}
+    added = {**entry, **_add_blob(manifest), "annotations": {_NAME: reference}}
+    _write_index([*_index(), added])
+    return True
+
+
+def _known_layers() -> dict[str, dict]:
+    """Digest of a layer's content -> the blob of it in the layout."""
+    known: dict[str, dict] = {}
+    for entry in _index():
+        manifest = _json(entry)
+        known |= zip(_json(manifest["config"])["rootfs"]["diff_ids"], manifest["layers"], strict=True)
+    return known
+
+
+def _prune(target: str) -> None:
+    """Keeps the newest images of a target, and the blobs that any image has."""
+    old = [entry for entry in _index() if _name(entry).startswith(f"localhost/tlt-{target}:")][:-_KEPT]
+    kept = [entry for entry in _index() if entry not in old]
+    _write_index(kept)
+    used = set()
+    for entry in kept:
+        manifest = _json(entry)
+        used |= {
+            entry["digest"],
+            manifest["config"]["digest"],
+            *(layer["digest"] for layer in manifest["layers"]),
+        }
+    for file in (_LAYOUT / "blobs" / "sha256").iterdir():
+        if f"sha256:{file.name}" not in used:
+            file.unlink()
 
 
 def _build_settings(folder: Path) -> Iterator[str | Path]:
@@ -245,14 +305,9 @@ def _buildah_output(*arguments: str | Path) -> str:
 
 
 def _push(reference: str) -> None:
-    """Adds an image of buildah's storage to the layout, its layers uncompressed."""
-    _buildah(
-        f"writing {reference} to {_LAYOUT}",
-        "push",
-        "--disable-compression",
-        reference,
-        f"oci:{_LAYOUT}:{reference}",
-    )
+    """Adds an image of buildah's storage to the layout. Light zstd is faster to write and read than gzip."""
+    light = ("--compression-format", "zstd", "--compression-level", "1")
+    _buildah(f"writing {reference} to {_LAYOUT}", "push", *light, reference, f"oci:{_LAYOUT}:{reference}")
 
 
 def _index() -> list[dict]:
@@ -260,8 +315,26 @@ def _index() -> list[dict]:
     return json.loads(file.read_text())["manifests"] if file.exists() else []
 
 
+def _write_index(entries: list[dict]) -> None:
+    part = _LAYOUT / "index.json.part"
+    part.write_text(json.dumps({"schemaVersion": 2, "manifests": entries}))
+    part.replace(_LAYOUT / "index.json")
+
+
 def _name(entry: dict) -> str:
-    return entry.get("annotations", {}).get("org.opencontainers.image.ref.name", "")
+    return entry.get("annotations", {}).get(_NAME, "")
+
+
+def _json(descriptor: dict) -> dict:
+    return json.loads(_blob(descriptor["digest"]).read_text())
+
+
+def _add_blob(content: dict) -> dict:
+    """Writes JSON as a blob and returns its digest and size."""
+    data = json.dumps(content).encode()
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    _blob(digest).write_bytes(data)
+    return {"digest": digest, "size": len(data)}
 
 
 def _held() -> set[str]:
@@ -272,7 +345,7 @@ def _write_archive(archive: Path, entries: list[dict], held: set[str]) -> int:
     """Writes an OCI archive of images without layers that the reader holds; returns its bytes of blobs."""
     blobs: dict[str, Path] = {}
     for entry in entries:
-        manifest = json.loads(_blob(entry["digest"]).read_text())
+        manifest = _json(entry)
         for digest in (entry["digest"], manifest["config"]["digest"]):
             blobs[digest] = _blob(digest)
         for layer in manifest["layers"]:

@@ -6,10 +6,15 @@ Called by tests and benchmarks of the operator at scale. No root needed.
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
-from . import binaries
+from . import binaries, paths, steps
 from .control_plane import ControlPlane
 
+STAGES = paths.SOURCES / "kwok-stages.yaml"
+"""Ready at once, running at once; pods of Jobs succeed at once."""
+
+READY_LIMIT_S = 60.0
 _ANNOTATION = "kwok.x-k8s.io/node"
 
 
@@ -42,18 +47,30 @@ class Kwok:
                 for name in names
             )
         )
-        wait = ("wait", "--for=condition=Ready", "--timeout=60s")
-        self._plane.kubectl(*wait, *(f"node/{name}" for name in names))
+
+        def are_ready() -> bool:
+            self._plane.record.check("kwok")
+            condition = 'jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}'
+            states = self._plane.kubectl("get", "nodes", "--selector=type=kwok", "-o", condition).split()
+            return states == ["True"] * self._nodes
+
+        steps.until(f"{self._nodes} simulated nodes to be ready", are_ready, READY_LIMIT_S)
         return names
 
 
 @contextlib.contextmanager
-def kwok(plane: ControlPlane) -> Iterator[Kwok]:
-    """Runs the simulator for the time of a `with` block. It manages only nodes that `add_nodes` made."""
+def kwok(plane: ControlPlane, stages: Path = STAGES) -> Iterator[Kwok]:
+    """Runs the simulator for the time of a `with` block. It manages only nodes that `add_nodes` made.
+
+    Args:
+        plane: the cluster to simulate nodes of.
+        stages: a file of kwok Stages that says how nodes and pods behave.
+    """
     plane.record.spawn(
         "kwok",
         binaries.binary("kwok"),
         f"--kubeconfig={plane.kubeconfig}",
+        f"--config={stages}",
         "--manage-all-nodes=false",
         f"--manage-nodes-with-annotation-selector={_ANNOTATION}=fake",
         "--node-lease-duration-seconds=40",

@@ -445,12 +445,16 @@ def _undo(record: records.Record) -> None:
         _remove_cgroups(name)
     record.stop_all()
     _unmount_below(record.directory)
-    _forget_logs(record.directory)
+    _forget(record)
     record.remove()
 
 
-def _forget_logs(directory: Path) -> None:
-    """The kubelet links its logs from a folder that all kubelets of a machine share."""
+def _forget(record: records.Record) -> None:
+    """Removes what the kubelet and CNI left in folders that all nodes of a machine share."""
     for link in Path("/var/log/containers").glob("*.log"):
-        if link.is_symlink() and os.readlink(link).startswith(f"{directory}/"):
+        if link.is_symlink() and os.readlink(link).startswith(f"{record.directory}/"):
             link.unlink()
+    for result in Path("/var/lib/cni/results").glob(f"tlt{record.facts.get('network')}-*-eth0"):
+        sandbox = result.name.split("-")[1]
+        result.unlink()
+        result.with_name(f"cni-loopback-{sandbox}-lo").unlink(missing_ok=True)
