@@ -40,7 +40,7 @@ STEMS = [f"{number:06d}" for number in range(1000)]
 
 
 def test_the_draw_of_a_name_never_changes() -> None:
-    # printf 42:000000 | sha256sum gives fa0305f7445949a7... of 2**64. Another value would move people's held-out images.
+    # `printf 42:000000 | sha256sum` begins fa0305f7445949a7. Another value would move held-out images.
     assert sources.draw("000000", 42) == pytest.approx(0.97660863, abs=1e-8)
 
 

@@ -1,0 +1,173 @@
+"""Batches of tensors from real records: shapes, order, mirroring, padding."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tlt_api.failures import Reason
+from tlt_api.trainingjob import Augmentation, Dataset
+from tlt_runner.data import augment
+from tlt_runner.data.pipeline import training_batches, validation_batches
+from tlt_runner.data.prepare import prepare
+from tlt_runner.data.records import Records
+from tlt_runner.errors import RunnerError
+from tlt_runner.storage import Storage
+
+STILL = Augmentation(horizontal_flip=0)
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
+    """17 training and 5 validation images: a red box on black at a place of its own, every third difficult."""
+    root = tmp_path_factory.mktemp("set")
+    for part, count in (("training", 17), ("validation", 5)):
+        for folder in ("image", "label"):
+            (root / part / folder).mkdir(parents=True)
+        for number in range(count):
+            left, top = 2 * number, 30
+            pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
+            pixels[top : top + 16, left : left + 16] = (0, 0, 255)  # red, in BGR
+            cv2.imwrite(str(root / part / "image" / f"{number:03d}.png"), pixels)
+            line = f"box 0 {int(number % 3 == 0)} 0 {left} {top} {left + 16} {top + 16} 0 0 0 0 0 0 0\n"
+            (root / part / "label" / f"{number:03d}.txt").write_text(line * (1 + number % 2))
+    dataset = Dataset.model_validate(
+        {
+            "uri": f"file://{root}",
+            "images": "training/image",
+            "labels": "training/label",
+            "targetClassMapping": {"box": "box", "ball": "ball"},
+            "imageSize": {"width": SIZE, "height": SIZE},
+            "validation": {"images": "validation/image", "labels": "validation/label"},
+        }
+    )
+    return prepare(dataset, Storage(scratch=root / "scratch"), f"file://{root}/out")
+
+
+def _epoch(records: Records, epoch: int, **changes: Any) -> list[dict[str, np.ndarray]]:
+    arguments = {"batch_size": 4, "seed": 1, "augmentation": STILL, "max_objects": 3, **changes}
+    data = training_batches(records, epoch=epoch, **arguments)
+    return [{key: value.numpy() for key, value in batch.items()} for batch in data]
+
+
+def _ids(batches: list[dict[str, np.ndarray]]) -> list[bytes]:
+    return [name for batch in batches for name in batch["id"]]
+
+
+def test_training_batches_have_static_shapes(records: Records) -> None:
+    data = training_batches(records, 4, 1, STILL, 3, epoch=0)
+    spec = {key: (tuple(value.shape), value.dtype) for key, value in data.element_spec.items()}
+    assert spec == {
+        "image": ((4, SIZE, SIZE, 3), tf.float32),
+        "boxes": ((4, 3, 4), tf.float32),
+        "classes": ((4, 3), tf.int32),
+        "id": ((4,), tf.string),
+    }
+
+
+def test_an_epoch_has_each_image_at_most_once_and_whole_batches(records: Records) -> None:
+    ids = _ids(_epoch(records, 0))
+    assert len(ids) == 16
+    assert len(set(ids)) == 16
+
+
+def test_the_order_depends_on_seed_and_epoch_alone(records: Records) -> None:
+    first, again, second, other = (
+        _ids(_epoch(records, 0)),
+        _ids(_epoch(records, 0)),
+        _ids(_epoch(records, 1)),
+        _ids(_epoch(records, 0, seed=2)),
+    )
+    assert first == again
+    assert first not in (second, other, sorted(first))
+
+
+def test_pixels_are_rgb_from_0_to_255_and_lie_under_their_box(records: Records) -> None:
+    for batch in _epoch(records, 0):
+        for image, boxes in zip(batch["image"], batch["boxes"], strict=True):
+            y1, x1, y2, x2 = boxes[0].astype(int)
+            inside = image[y1:y2, x1:x2].reshape(-1, 3).mean(0)
+            assert inside[0] > 230
+            assert inside[1:].max() < 25
+
+
+def test_what_is_no_object_is_zero_and_class_minus_one(records: Records) -> None:
+    for batch in _epoch(records, 0):
+        for name, boxes, classes in zip(batch["id"], batch["boxes"], batch["classes"], strict=True):
+            count = 1 + int(name[-3:]) % 2
+            # Class ids are places in [ball, box].
+            assert classes.tolist() == [1] * count + [-1] * (3 - count)
+            assert (boxes[count:] == 0).all()
+            assert boxes[0].tolist() == [30.0, 2.0 * int(name[-3:]), 46.0, 2.0 * int(name[-3:]) + 16]
+
+
+def test_more_objects_than_there_is_room_for_are_cut(records: Records) -> None:
+    assert {batch["classes"].shape for batch in _epoch(records, 0, max_objects=1)} == {(4, 1)}
+
+
+def test_mirrored_images_take_their_boxes_along(records: Records) -> None:
+    plain = {
+        n: (i, b) for e in _epoch(records, 0) for n, i, b in zip(e["id"], e["image"], e["boxes"], strict=True)
+    }
+    for batch in _epoch(records, 0, augmentation=Augmentation(horizontal_flip=1)):
+        for name, image, boxes in zip(batch["id"], batch["image"], batch["boxes"], strict=True):
+            before_image, before = plain[name]
+            assert np.array_equal(image, before_image[:, ::-1])
+            assert boxes[0].tolist() == [before[0, 0], SIZE - before[0, 3], before[0, 2], SIZE - before[0, 1]]
+
+
+def test_mirroring_is_the_same_again_for_the_same_epoch_and_another_for_the_next(records: Records) -> None:
+    half = Augmentation(horizontal_flip=0.5)
+    epochs = [_epoch(records, number, augmentation=half) for number in (0, 0, 1)]
+    boxes = [
+        {n: b[0, 1] for e in epoch for n, b in zip(e["id"], e["boxes"], strict=True)} for epoch in epochs
+    ]
+    assert boxes[0] == boxes[1]
+    plain = {n: 2.0 * int(n[-3:]) for n in boxes[0]}
+    assert 0 < sum(boxes[0][name] != plain[name] for name in plain) < 16
+    assert boxes[0] != boxes[2]
+
+
+def test_mirroring_twice_is_no_change() -> None:
+    image, boxes = tf.random.uniform([8, 12, 3]), tf.constant([[1.0, 2.0, 5.0, 7.0]])
+    there = augment.flip_horizontally(image, boxes)
+    assert there[1].numpy().tolist() == [[1.0, 5.0, 5.0, 10.0]]
+    back = augment.flip_horizontally(*there)
+    assert np.array_equal(back[0], image)
+    assert np.array_equal(back[1], boxes)
+
+
+def test_fewer_images_than_a_batch_are_refused_with_both_numbers(records: Records) -> None:
+    with pytest.raises(RunnerError) as caught:
+        training_batches(records, 18, 1, STILL, 3, epoch=0)
+    assert caught.value.reason == Reason.INVALID_SPEC
+    assert "17" in caught.value.message
+    assert "18" in caught.value.message
+
+
+def test_validation_has_every_image_once_in_order_and_a_filled_last_batch(records: Records) -> None:
+    batches = list(validation_batches(records, 4, 3))
+    assert [batch["valid"].numpy().tolist() for batch in batches] == [[True] * 4, [True, False, False, False]]
+    ids = [name for batch in batches for name in batch["id"].numpy()]
+    assert ids == [f"validation/image/{number:03d}".encode() for number in range(5)] + [b""] * 3
+    filler = {key: value.numpy()[1:] for key, value in batches[1].items()}
+    assert filler["image"].max() == 0
+    assert (filler["classes"] == -1).all()
+    assert (filler["boxes"] == 0).all()
+    difficult = np.concatenate([batch["difficult"].numpy() for batch in batches])
+    assert difficult[:, 0].tolist() == [True, False, False, True, False, False, False, False]
+    assert difficult[:5, 1].tolist() == [False, False, False, True, False]
+
+
+def test_a_limit_takes_the_first_images(records: Records) -> None:
+    (batch,) = validation_batches(records, 4, 3, limit=2)
+    assert batch["valid"].numpy().tolist() == [True, True, False, False]
+    assert batch["image"].shape == (4, SIZE, SIZE, 3)
+
+
+def test_whole_batches_need_no_filling(records: Records) -> None:
+    (batch,) = validation_batches(records, 5, 3)
+    assert batch["valid"].numpy().all()

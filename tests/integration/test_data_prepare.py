@@ -1,0 +1,550 @@
+"""Preparation of real files: exact reports, exact records, reuse, and what a kill leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier, Event
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tlt_api.failures import Reason
+from tlt_api.runspec import Owner, RunSpec
+from tlt_api.status import DatasetStatus, Progress
+from tlt_api.trainingjob import Dataset, TrainingJobSpec
+from tlt_runner.context import Context
+from tlt_runner.data import digits
+from tlt_runner.data.prepare import prepare
+from tlt_runner.data.records import load_records
+from tlt_runner.errors import RunnerError
+from tlt_runner.storage import Storage
+from tlt_runner.tasks import convert
+
+HEIGHT, WIDTH = 100, 200
+REST = "0 0 0 0 0 0 0"
+
+
+class Heard:
+    """A reporter that remembers."""
+
+    def __init__(self) -> None:
+        self.steps: list[Progress] = []
+        self.found: DatasetStatus | None = None
+
+    def progress(self, progress: Progress) -> None:
+        self.steps.append(progress)
+
+    def dataset(self, dataset: DatasetStatus) -> None:
+        self.found = dataset
+
+
+class Folder:
+    """A data set in the making."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.images = root / "training" / "image_2"
+        self.labels = root / "training" / "label_2"
+        self.images.mkdir(parents=True)
+        self.labels.mkdir(parents=True)
+        self.random = np.random.default_rng(0)
+
+    def image(self, name: str) -> Path:
+        pixels = self.random.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+        cv2.imwrite(str(self.images / name), pixels)
+        return self.images / name
+
+    def label(self, stem: str, *lines: str) -> None:
+        (self.labels / f"{stem}.txt").write_text("".join(f"{line}\n" for line in lines))
+
+    def dataset(self, **changes: Any) -> Dataset:
+        return Dataset.model_validate(
+            {
+                "uri": f"file://{self.root}",
+                "targetClassMapping": {"car": "vehicle", "van": "vehicle", "pedestrian": "person"},
+                "imageSize": {"width": 64, "height": 64},
+                **changes,
+            }
+        )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path / "set")
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(scratch=tmp_path / "scratch")
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> str:
+    return f"file://{tmp_path}/out"
+
+
+def _car(x1: float, y1: float, x2: float, y2: float, name: str = "Car") -> str:
+    return f"{name} 0.1 1 0 {x1} {y1} {x2} {y2} {REST}"
+
+
+def _good(folder: Folder, count: int) -> None:
+    for number in range(count):
+        folder.image(f"good{number:03d}.jpg")
+        folder.label(f"good{number:03d}", _car(20, 10, 100, 50))
+
+
+def _examples(path: Path) -> list[Any]:
+    raw = tf.data.TFRecordDataset(sorted(str(file) for file in path.glob("*.tfrecord")))
+    return [tf.train.Example.FromString(item.numpy()).features.feature for item in raw]
+
+
+def _torture(folder: Folder) -> None:
+    _good(folder, 6)
+    (folder.images / "zero.jpg").touch()
+    folder.label("zero", _car(1, 1, 9, 9))
+    whole = folder.image("cut.jpg").read_bytes()
+    (folder.images / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    folder.label("cut", _car(1, 1, 9, 9))
+    (folder.images / "text.jpg").write_text("this is a text with the name of an image")
+    folder.label("text", _car(1, 1, 9, 9))
+    folder.image("alone.jpg")
+    folder.label("orphan", _car(1, 1, 9, 9))
+    folder.image("lines.png")
+    folder.label(
+        "lines",
+        _car(20, 10, 100, 50),
+        "Car 0 0 0 1 2 3",
+        _car(20, 10, 100, float("nan")),
+        _car(100, 10, 20, 50),
+        _car(300, 10, 400, 50),
+        _car(-50, -50, 20, 10),
+        _car(20, 10, 21, 50),
+        _car(0, 0, 10, 10, "Tram"),
+        f"DontCare -1 -1 -10 0 0 10 10 {REST}",
+    )
+    folder.image("empty.jpg")
+    folder.label("empty")
+    (folder.images / "notes.md").touch()
+
+
+def test_a_tortured_folder_gives_exactly_the_expected_report(
+    folder: Folder, storage: Storage, output: str, tmp_path: Path
+) -> None:
+    _torture(folder)
+    heard = Heard()
+    dataset = folder.dataset(badSamples={"maxFraction": 0.5})
+    records = prepare(dataset, storage, output, heard)  # type: ignore[arg-type]
+    report = json.loads((tmp_path / "out" / "dataset-report.json").read_text())
+    whole = len((folder.images / "cut.jpg").read_bytes())
+    skipped = {item.pop("file"): item for item in report.pop("skipped")}
+    assert skipped == {
+        "training/image_2/alone.jpg": {
+            "problem": "NoLabel",
+            "message": "expected training/label_2/alone.txt, which does not exist",
+        },
+        "training/image_2/cut.jpg": {
+            "problem": "TruncatedImage",
+            "message": f"the JPEG ends after {whole} bytes without its end-of-image marker",
+        },
+        "training/image_2/text.jpg": {
+            "problem": "UnreadableImage",
+            "message": "expected a JPEG or PNG file, got one that begins with b'this is '",
+        },
+        "training/image_2/zero.jpg": {"problem": "EmptyFile", "message": "expected an image, got 0 bytes"},
+    }
+    file = "training/label_2/lines.txt"
+    assert report.pop("dropped") == [
+        {
+            "file": file,
+            "line": 2,
+            "problem": "WrongColumns",
+            "message": "expected 15 or 16 columns, got 7: Car 0 0 0 1 2 3",
+        },
+        {
+            "file": file,
+            "line": 3,
+            "problem": "NotANumber",
+            "message": "ymax (column 8): expected a finite number, got 'nan'",
+        },
+        {
+            "file": file,
+            "line": 4,
+            "problem": "InvertedBox",
+            "message": "expected xmin < xmax, got xmin 100 and xmax 20",
+        },
+        {
+            "file": file,
+            "line": 5,
+            "problem": "OutsideImage",
+            "message": "expected a box that overlaps the image of 200 x 100 pixels, "
+            "got xmin 300, ymin 10, xmax 400, ymax 50",
+        },
+        {
+            "file": file,
+            "line": 7,
+            "problem": "TooSmall",
+            "message": "expected a box of at least 1 pixel a side after resizing, "
+            "got xmin 20, ymin 10, xmax 21, ymax 50",
+        },
+    ]
+    assert report.pop("orphans") == [
+        {
+            "file": "training/label_2/orphan.txt",
+            "problem": "LabelWithoutImage",
+            "message": "expected training/image_2/orphan with one of .jpg, .jpeg, .png",
+        }
+    ]
+    assert report == {
+        "images": 12,
+        "usableImages": 8,
+        "imagesWithoutObjects": 1,
+        "turnedImages": 0,
+        "badImages": 5,
+        "objects": 8,
+        "clippedBoxes": 1,
+        "ignoredRegions": 1,
+        "otherFiles": 1,
+        "sourceClasses": {"Car": 10, "Tram": 1},
+        "unmappedClasses": {"Tram": 1},
+        "unusedMappingKeys": ["pedestrian", "van"],
+        "skippedByProblem": {"EmptyFile": 1, "NoLabel": 1, "TruncatedImage": 1, "UnreadableImage": 1},
+        "droppedByProblem": {
+            "InvertedBox": 1,
+            "NotANumber": 1,
+            "OutsideImage": 1,
+            "TooSmall": 1,
+            "WrongColumns": 1,
+        },
+        "labelsWithoutImage": 1,
+        "warnings": [
+            "targetClassMapping: no label uses class 'pedestrian'; the labels' classes are: Car, Tram",
+            "targetClassMapping: no label uses class 'van'; the labels' classes are: Car, Tram",
+            "1 images have no object: they train background only",
+            "1 entries of the image folders are no .jpg, .jpeg or .png files and were not read",
+        ],
+    }
+    found = heard.found
+    assert found is not None
+    assert (found.images, found.objects, found.skipped, found.dropped_objects) == (8, 8, 4, 6)
+    assert [(item.name, item.objects) for item in found.classes or ()] == [("person", 0), ("vehicle", 8)]
+    assert (found.digest, found.records_uri) == (records.digest, records.uri)
+    # Three bad images are only found out when they are opened: 11 have a label, 8 + 3 are offered.
+    assert [step.step for step in heard.steps] == list(range(1, 12))
+    assert {step.stage for step in heard.steps} == {"convert"}
+
+
+def test_a_record_holds_the_resized_image_and_its_boxes(
+    folder: Folder, storage: Storage, output: str
+) -> None:
+    _good(folder, 2)
+    records = prepare(folder.dataset(), storage, output)
+    feature = _examples(records.folder)[0]
+    assert feature["frame/id"].bytes_list.value[0].startswith(b"training/image_2/good00")
+    assert feature["frame/height"].int64_list.value[:] == [64]
+    assert feature["frame/original_width"].int64_list.value[:] == [200]
+    # x * 64 / 200, y * 64 / 100
+    edges = [feature[f"target/coordinates_{edge}"].float_list.value[0] for edge in ("y1", "x1", "y2", "x2")]
+    assert edges == pytest.approx([6.4, 6.4, 32.0, 32.0])
+    assert feature["target/object_class"].bytes_list.value[:] == [b"vehicle"]
+    assert feature["target/object_class_id"].int64_list.value[:] == [1]
+    assert feature["target/occlusion"].int64_list.value[:] == [1]
+    assert feature["target/truncation"].float_list.value[0] == pytest.approx(0.1)
+    pixels = cv2.imdecode(
+        np.frombuffer(feature["frame/encoded"].bytes_list.value[0], np.uint8), cv2.IMREAD_COLOR
+    )
+    assert pixels.shape == (64, 64, 3)
+
+
+def test_an_image_of_the_right_size_keeps_its_bytes(folder: Folder, storage: Storage, output: str) -> None:
+    for stem in ("a", "b"):
+        cv2.imwrite(str(folder.images / f"{stem}.jpg"), np.full((64, 64, 3), 90, np.uint8))
+        folder.label(stem, _car(1, 2, 30, 40))
+    records = prepare(folder.dataset(), storage, output)
+    for feature in _examples(records.folder):
+        stem = Path(feature["frame/id"].bytes_list.value[0].decode()).name
+        original = (folder.images / f"{stem}.jpg").read_bytes()
+        assert feature["frame/encoded"].bytes_list.value[0] == original
+
+
+def test_validation_folders_of_their_own_are_used(folder: Folder, storage: Storage, output: str) -> None:
+    _good(folder, 3)
+    (folder.root / "testing").mkdir()
+    for name in ("images", "labels"):
+        (folder.root / "testing" / name).mkdir()
+    (folder.root / "testing/images/x.jpg").write_bytes((folder.images / "good000.jpg").read_bytes())
+    (folder.root / "testing/labels/x.txt").write_text(_car(1, 1, 99, 99, "Pedestrian"))
+    dataset = folder.dataset(validation={"images": "testing/images", "labels": "testing/labels"})
+    manifest = prepare(dataset, storage, output).manifest
+    assert (manifest.training_images, manifest.validation_images) == (3, 1)
+    assert (manifest.training_objects, manifest.validation_objects) == ([0, 3], [1, 0])
+
+
+def test_objects_beyond_the_network_room_are_counted(folder: Folder, storage: Storage, output: str) -> None:
+    _good(folder, 3)
+    folder.image("crowd.jpg")
+    folder.label("crowd", *[_car(10 * k, 10, 10 * k + 9, 50) for k in range(7)])
+    manifest = prepare(folder.dataset(), storage, output).manifest
+    assert manifest.objects_per_image == {1: 3, 7: 1}
+    assert [manifest.objects_beyond(room) for room in (7, 5, 1)] == [0, 2, 6]
+
+
+def test_records_are_made_once_and_again_when_anything_changes(
+    folder: Folder, storage: Storage, output: str, tmp_path: Path
+) -> None:
+    _good(folder, 5)
+    first = prepare(folder.dataset(), storage, output)
+    written = {path: path.stat().st_mtime_ns for path in first.folder.iterdir()}
+    again = prepare(folder.dataset(), storage, output)
+    assert again == first
+    assert {path: path.stat().st_mtime_ns for path in again.folder.iterdir()} == written
+    digests = {first.digest}
+    digests.add(prepare(folder.dataset(validation={"fraction": 0.5}), storage, output).digest)
+    digests.add(prepare(folder.dataset(imageSize={"width": 80, "height": 64}), storage, output).digest)
+    digests.add(prepare(folder.dataset(targetClassMapping={"car": "car"}), storage, output).digest)
+    folder.label("good001", _car(20, 10, 101, 50))
+    digests.add(prepare(folder.dataset(), storage, output).digest)
+    assert len(digests) == 5
+    moved = Folder(tmp_path / "copy")
+    for part in ("image_2", "label_2"):
+        for path in (folder.root / "training" / part).iterdir():
+            (moved.root / "training" / part / path.name).write_bytes(path.read_bytes())
+    assert prepare(moved.dataset(), storage, output).digest in digests
+
+
+def test_the_policy_is_applied_to_records_that_are_there_already(
+    folder: Folder, storage: Storage, output: str
+) -> None:
+    _good(folder, 5)
+    folder.image("alone.jpg")
+    prepare(folder.dataset(badSamples={"maxFraction": 0.5}), storage, output)
+    with pytest.raises(RunnerError) as caught:
+        prepare(folder.dataset(badSamples={"policy": "Fail"}), storage, output)
+    assert caught.value.reason == Reason.BAD_SAMPLES
+
+
+def test_refused_data_leave_a_report_and_no_records(
+    folder: Folder, storage: Storage, output: str, tmp_path: Path
+) -> None:
+    _torture(folder)
+    with pytest.raises(RunnerError) as caught:
+        prepare(folder.dataset(), storage, output)
+    assert caught.value.reason == Reason.BAD_SAMPLES
+    assert "training/image_2/cut.jpg: TruncatedImage" in caught.value.message
+    assert "training/label_2/lines.txt:2: WrongColumns" in caught.value.message
+    assert json.loads((tmp_path / "out/dataset-report.json").read_text())["badImages"] == 5
+    assert list((tmp_path / "out/tfrecords").iterdir()) == []
+
+
+def test_damaged_records_are_made_again(folder: Folder, storage: Storage, output: str) -> None:
+    _good(folder, 3)
+    first = prepare(folder.dataset(), storage, output)
+    shard = first.files("training")[0]
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(RunnerError) as caught:
+        load_records(storage, first.uri, first.digest)
+    assert caught.value.reason == Reason.CHECKSUM_MISMATCH
+    assert prepare(folder.dataset(), storage, output) == first
+    assert shard.read_bytes() == content
+
+
+def test_records_without_their_manifest_or_of_another_digest_are_refused(
+    folder: Folder, storage: Storage, output: str
+) -> None:
+    _good(folder, 3)
+    records = prepare(folder.dataset(), storage, output)
+    assert load_records(storage, records.uri, records.digest) == records
+    with pytest.raises(RunnerError) as caught:
+        load_records(storage, records.uri, "sha256:other")
+    assert caught.value.reason == Reason.CHECKSUM_MISMATCH
+    (records.folder / "dataset.json").unlink()
+    for uri in (records.uri, f"{output}/nowhere"):
+        with pytest.raises(RunnerError) as caught:
+            load_records(storage, uri)
+        assert caught.value.reason == Reason.DATASET_NOT_FOUND
+
+
+def test_a_missing_folder_is_named_with_what_is_there(folder: Folder, storage: Storage, output: str) -> None:
+    with pytest.raises(RunnerError) as caught:
+        prepare(folder.dataset(images="training/images"), storage, output)
+    assert caught.value.reason == Reason.DATASET_NOT_FOUND
+    assert f"file://{folder.root}/training/images" in caught.value.message
+    assert "image_2/, label_2/" in caught.value.message
+
+
+def test_a_folder_without_images_is_not_found(folder: Folder, storage: Storage, output: str) -> None:
+    (folder.images / "scan.tiff").touch()
+    with pytest.raises(RunnerError) as caught:
+        prepare(folder.dataset(), storage, output)
+    assert caught.value.reason == Reason.DATASET_NOT_FOUND
+    assert "1 other" in caught.value.message
+
+
+def test_images_without_any_label_have_a_reason_of_their_own(
+    folder: Folder, storage: Storage, output: str
+) -> None:
+    folder.image("a.jpg")
+    with pytest.raises(RunnerError) as caught:
+        prepare(folder.dataset(), storage, output)
+    assert caught.value.reason == Reason.NO_LABELS
+    folder.label("b", _car(1, 1, 9, 9))
+    with pytest.raises(RunnerError) as caught:
+        prepare(folder.dataset(), storage, output)
+    assert caught.value.reason == Reason.NO_LABELS
+    assert "1 labels of other names" in caught.value.message
+
+
+def test_a_mapping_that_matches_nothing_lists_both_sides(
+    folder: Folder, storage: Storage, output: str
+) -> None:
+    _good(folder, 3)
+    with pytest.raises(RunnerError) as caught:
+        prepare(folder.dataset(targetClassMapping={"automobile": "car", "bike": "bike"}), storage, output)
+    assert caught.value.reason == Reason.UNKNOWN_CLASS
+    assert "the labels have Car (3)" in caught.value.message
+    assert "automobile, bike" in caught.value.message
+
+
+def test_one_usable_image_is_not_enough(folder: Folder, storage: Storage, output: str) -> None:
+    _good(folder, 1)
+    with pytest.raises(RunnerError) as caught:
+        prepare(folder.dataset(), storage, output)
+    assert caught.value.reason == Reason.BAD_SAMPLES
+    assert "got none for" in caught.value.message
+
+
+def test_a_stop_interrupts_and_leaves_nothing(
+    folder: Folder, storage: Storage, output: str, tmp_path: Path
+) -> None:
+    _good(folder, 30)
+    stop = Event()
+
+    class StopsAtFive(Heard):
+        def progress(self, progress: Progress) -> None:
+            if progress.step == 5:
+                stop.set()
+
+    with pytest.raises(RunnerError) as caught:
+        prepare(folder.dataset(), storage, output, StopsAtFive(), stop)  # type: ignore[arg-type]
+    assert caught.value.reason == Reason.INTERRUPTED
+    assert list((tmp_path / "out/tfrecords").iterdir()) == []
+
+
+def test_the_convert_task_prepares_and_reports(
+    folder: Folder, storage: Storage, output: str, tmp_path: Path
+) -> None:
+    _good(folder, 3)
+    heard = Heard()
+    spec = TrainingJobSpec.model_validate({"dataset": folder.dataset().to_wire(), "output": {"uri": output}})
+    run = RunSpec(owner=Owner(kind="TrainingJob", namespace="n", name="t", uid="u"), attempt=1, spec=spec)
+    convert.run(run, Context(storage, heard, tmp_path / "scratch", Event()))  # type: ignore[arg-type]
+    assert heard.found is not None
+    assert heard.found.images == 3
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tlt_api.trainingjob import Dataset
+from tlt_runner.data.prepare import prepare
+from tlt_runner.storage import Storage
+
+class KilledAtTen:
+    def progress(self, progress):
+        if progress.step == 10:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+dataset = Dataset.model_validate_json(sys.argv[1])
+prepare(dataset, Storage(scratch=Path(sys.argv[3])), sys.argv[2], KilledAtTen())
+"""
+
+
+def test_a_killed_conversion_leaves_nothing_that_counts_and_the_next_run_finishes(
+    folder: Folder, storage: Storage, output: str, tmp_path: Path
+) -> None:
+    _good(folder, 40)
+    dataset = folder.dataset()
+    killed = subprocess.run(
+        [sys.executable, "-c", _KILLED, dataset.model_dump_json(), output, str(tmp_path / "s")],
+        capture_output=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    left = list((tmp_path / "out/tfrecords").iterdir())
+    assert [path.name.startswith(".") for path in left] == [True]
+    for path in (*left[0].iterdir(), left[0]):
+        os.utime(path, (1, 1))
+    records = prepare(dataset, storage, output)
+    assert records.manifest.training_images + records.manifest.validation_images == 40
+    assert list((tmp_path / "out/tfrecords").iterdir()) == [records.folder]
+
+
+def test_two_conversions_at_once_end_with_the_same_records(
+    folder: Folder, storage: Storage, output: str, tmp_path: Path
+) -> None:
+    _good(folder, 20)
+    finish_together = Barrier(2, timeout=60)
+
+    class WaitsAtTheEnd(Heard):
+        def progress(self, progress: Progress) -> None:
+            if progress.step == 20:
+                finish_together.wait()
+
+    with ThreadPoolExecutor(2) as threads:
+        runs = [
+            threads.submit(prepare, folder.dataset(), storage, output, WaitsAtTheEnd())  # type: ignore[arg-type]
+            for _ in range(2)
+        ]
+        first, second = (run.result() for run in runs)
+    assert first == second == prepare(folder.dataset(), storage, output)
+    assert list((tmp_path / "out/tfrecords").iterdir()) == [first.folder]
+
+
+def test_digits_come_out_the_same_byte_for_byte_and_convert_without_a_complaint(
+    storage: Storage, output: str, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        digits.generate(tmp_path / name, images=12, width=192, height=160, seed=3, classes=[1, 7])
+    digits.generate(tmp_path / "more", images=14, width=192, height=160, seed=3, classes=[1, 7])
+    files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.*"))
+    assert len(files) == 24
+    for file in files:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "more" / file).read_bytes()
+    dataset = Dataset.model_validate(
+        {
+            "uri": f"file://{tmp_path}/one",
+            "targetClassMapping": {"one": "one", "seven": "seven"},
+            "imageSize": {"width": 192, "height": 160},
+            "badSamples": {"policy": "Fail"},
+        }
+    )
+    records = prepare(dataset, storage, output)
+    report = json.loads((records.folder / "dataset-report.json").read_text())
+    assert (report["usableImages"], report["warnings"], report["clippedBoxes"]) == (12, [], 0)
+    assert set(report["sourceClasses"]) == {"one", "seven"}
+
+
+def test_even_and_odd_glyphs_make_other_scenes(tmp_path: Path) -> None:
+    digits.generate(tmp_path, images=4, width=128, height=128, seed=1, part="training", glyphs="even")
+    digits.generate(tmp_path, images=4, width=128, height=128, seed=1, part="testing", glyphs="odd")
+    assert (tmp_path / "training/image_2/000000.jpg").read_bytes() != (
+        tmp_path / "testing/image_2/000000.jpg"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"images": 0}, {"width": 8}, {"classes": []}, {"classes": [11]}], ids=lambda wrong: str(wrong)
+)
+def test_impossible_digits_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    arguments = {"images": 1, "width": 64, "height": 64, "seed": 0, "classes": None, **wrong}
+    with pytest.raises(RunnerError) as caught:
+        digits.generate(tmp_path, **arguments)
+    assert caught.value.reason == Reason.INVALID_SPEC
