@@ -138,7 +138,7 @@ class Storage:
         self, *, scratch: Path, s3: S3Storage | None = None, volumes_root: Path | None = None
     ) -> None:
         self.scratch = scratch
-        self._s3 = s3 or S3Storage()
+        self.s3 = s3 or S3Storage()
         self._volumes_root = volumes_root or Path(os.environ.get("TLT_VOLUMES_ROOT") or VOLUMES_ROOT)
         self._store: ObjectStore | None = None
 
@@ -244,7 +244,7 @@ class Storage:
         if self._store is None:
             from tlt_runner.s3 import ObjectStore
 
-            self._store = ObjectStore(self._s3)
+            self._store = ObjectStore(self.s3)
         return self._store
 
 

@@ -22,7 +22,7 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
-    """17 training and 5 validation images: a red box on black at a place of its own, every third difficult."""
+    """17 training and 5 validation images: a red box on black, at its own place, every third difficult."""
     root = tmp_path_factory.mktemp("set")
     for part, count in (("training", 17), ("validation", 5)):
         for folder in ("image", "label"):

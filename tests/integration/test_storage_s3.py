@@ -1,0 +1,181 @@
+"""s3:// against a real S3 server: files, folders, data sets, and what its refusals are called."""
+
+import hashlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import UnavailableError
+from cluster.object_store import ObjectStore, object_store
+from tlt_api.common import S3Storage
+from tlt_api.failures import Reason
+from tlt_api.trainingjob import Dataset
+from tlt_runner.data import digits
+from tlt_runner.data.prepare import prepare
+from tlt_runner.data.records import load_records
+from tlt_runner.errors import RunnerError
+from tlt_runner.storage import NotFoundError, Storage
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ObjectStore]:
+    try:
+        with object_store() as store:
+            store.make_bucket("bucket")
+            yield store
+    except UnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(autouse=True)
+def credentials(server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", server.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", server.secret_key)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+
+
+@pytest.fixture
+def storage(server: ObjectStore, tmp_path: Path) -> Storage:
+    return Storage(scratch=tmp_path / "scratch", s3=S3Storage(endpoint=server.endpoint))
+
+
+def _file(tmp_path: Path, content: bytes) -> Path:
+    path = tmp_path / "local"
+    path.write_bytes(content)
+    return path
+
+
+def test_what_is_published_is_fetched_with_its_digest(storage: Storage, tmp_path: Path) -> None:
+    content = b"weights" * 2_000_000  # more than one part of a multipart upload
+    published = storage.publish(_file(tmp_path, content), "s3://bucket/runs/1/model.keras")
+    assert published.uri == "s3://bucket/runs/1/model.keras"
+    assert (published.sha256, published.size_bytes) == (hashlib.sha256(content).hexdigest(), len(content))
+    assert storage.fetch(published.uri, published.sha256).read_bytes() == content
+
+
+def test_a_second_fetch_sees_a_replaced_object(storage: Storage, tmp_path: Path) -> None:
+    for content in (b"first", b"second"):
+        published = storage.publish(_file(tmp_path, content), "s3://bucket/replaced/x")
+        assert storage.fetch("s3://bucket/replaced/x", published.sha256).read_bytes() == content
+
+
+def test_another_content_than_expected_is_refused(storage: Storage, tmp_path: Path) -> None:
+    storage.publish(_file(tmp_path, b"x"), "s3://bucket/other/x")
+    with pytest.raises(RunnerError) as caught:
+        storage.fetch("s3://bucket/other/x", "0" * 64)
+    assert caught.value.reason == Reason.CHECKSUM_MISMATCH
+
+
+def test_exists_knows_objects_folders_and_nothing_else(storage: Storage, tmp_path: Path) -> None:
+    storage.publish(_file(tmp_path, b"x"), "s3://bucket/there/file.bin")
+    there = ["s3://bucket", "s3://bucket/there", "s3://bucket/there/file.bin"]
+    not_there = [
+        "s3://bucket/the",
+        "s3://bucket/there/file",
+        "s3://bucket/there/file.bin/x",
+        "s3://bucket/no",
+    ]
+    assert [storage.exists(uri) for uri in there] == [True] * 3
+    assert [storage.exists(uri) for uri in not_there] == [False] * 4
+
+
+def test_a_folder_comes_down_with_its_sub_folders(storage: Storage, tmp_path: Path) -> None:
+    for name in [f"{number:03d}.txt" for number in range(40)] + ["deep/er/x.txt"]:
+        path = tmp_path / "tree" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    published = storage.publish_folder(tmp_path / "tree", "s3://bucket/tree", last="000.txt")
+    assert published[-1].uri == "s3://bucket/tree/000.txt"
+    folder = storage.folder("s3://bucket/tree")
+    assert sorted(path.relative_to(folder) for path in folder.rglob("*.txt")) == sorted(
+        path.relative_to(tmp_path / "tree") for path in (tmp_path / "tree").rglob("*.txt")
+    )
+    assert (folder / "deep/er/x.txt").read_text() == "deep/er/x.txt"
+
+
+def test_a_missing_object_or_folder_names_what_is_there(storage: Storage, tmp_path: Path) -> None:
+    storage.publish(_file(tmp_path, b"x"), "s3://bucket/shelf/book.txt")
+    storage.publish(_file(tmp_path, b"x"), "s3://bucket/shelf/box/pen.txt")
+    with pytest.raises(NotFoundError, match=r"holds: book\.txt, box/"):
+        storage.fetch("s3://bucket/shelf/bock.txt")
+    with pytest.raises(NotFoundError, match=r"holds: book\.txt, box/"):
+        storage.folder("s3://bucket/shelf/bok")
+
+
+def test_a_missing_bucket_is_not_found(storage: Storage) -> None:
+    with pytest.raises(NotFoundError, match="NoSuchBucket"):
+        storage.folder("s3://no-such-bucket/x")
+
+
+def test_a_wrong_secret_is_denied_and_not_told(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
+    for attempt in (
+        lambda: storage.folder("s3://bucket/x"),
+        lambda: storage.fetch("s3://bucket/x"),
+        lambda: storage.publish(_file(tmp_path, b"x"), "s3://bucket/x"),
+        lambda: storage.exists("s3://bucket/x"),
+    ):
+        with pytest.raises(RunnerError) as caught:
+            attempt()
+        assert caught.value.reason == Reason.STORAGE_DENIED
+        assert "not-the-secret" not in caught.value.message
+
+
+def test_no_credentials_are_denied_and_named(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(RunnerError) as caught:
+        storage.fetch("s3://bucket/x")
+    assert caught.value.reason == Reason.STORAGE_DENIED
+    assert "AWS_ACCESS_KEY_ID" in caught.value.message
+
+
+def test_a_server_that_is_away_is_unavailable_and_worth_a_retry(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    storage = Storage(scratch=tmp_path, s3=S3Storage(endpoint=f"http://127.0.0.1:{port}"))
+    with pytest.raises(RunnerError) as caught:
+        storage.fetch("s3://bucket/x")
+    assert caught.value.reason == Reason.STORAGE_UNAVAILABLE
+    assert caught.value.failure_class.retryable
+
+
+def test_a_data_set_is_prepared_from_s3_to_s3_and_found_again(storage: Storage, tmp_path: Path) -> None:
+    digits.generate(tmp_path / "digits", images=8, width=128, height=96, seed=1)
+    storage.publish_folder(tmp_path / "digits", "s3://bucket/digits")
+    dataset = Dataset.model_validate(
+        {
+            "uri": "s3://bucket/digits",
+            "targetClassMapping": {name: name for name in digits.CLASS_NAMES},
+            "imageSize": {"width": 128, "height": 96},
+        }
+    )
+    records = prepare(dataset, storage, "s3://bucket/out")
+    assert records.uri == f"s3://bucket/out/tfrecords/{records.digest.removeprefix('sha256:')[:16]}"
+    assert storage.exists(f"{records.uri}/dataset.json")
+    assert storage.exists("s3://bucket/out/dataset-report.json")
+    elsewhere = Storage(scratch=tmp_path / "elsewhere", s3=storage.s3)
+    assert prepare(dataset, elsewhere, "s3://bucket/out").manifest == records.manifest
+    loaded = load_records(elsewhere, records.uri, records.digest)
+    assert loaded.manifest.training_images + loaded.manifest.validation_images == 8
+
+
+def test_a_data_set_that_is_not_in_the_bucket_is_not_found(storage: Storage) -> None:
+    dataset = Dataset.model_validate(
+        {
+            "uri": "s3://bucket/no-such-set",
+            "targetClassMapping": {"car": "car"},
+            "imageSize": {"width": 64, "height": 64},
+        }
+    )
+    with pytest.raises(RunnerError) as caught:
+        prepare(dataset, storage, "s3://bucket/out")
+    assert caught.value.reason == Reason.DATASET_NOT_FOUND
+    assert "s3://bucket/no-such-set/training/image_2" in caught.value.message
