@@ -407,9 +407,21 @@ def test_unknown_names_in_excluded_layers_are_refused_with_the_nearest_ones():
     assert "'a1'" not in error.value.message
 
 
-def test_a_threshold_below_all_filters_is_said_to_prune_nothing():
+def test_where_nothing_goes_the_threshold_is_named_from_which_something_does():
+    network = Network({"net": randomize(sequential())})
     with pytest.raises(RunnerError) as error:
-        planning.make(Network({"net": randomize(sequential())}), FINE, threshold=0.01)
+        planning.make(network, FINE, threshold=0.01)
+    assert error.value.reason == Reason.NOTHING_TO_PRUNE
+    named = float(error.value.hint.split(" or more")[0].rsplit(" ", 1)[1])
+    assert planning.make(network, FINE, threshold=named).parameters_kept < 1
+    with pytest.raises(RunnerError):
+        planning.make(network, FINE, threshold=named - 0.02)
+
+
+def test_where_nothing_can_ever_go_that_is_said():
+    network = Network({"net": randomize(sequential())})
+    with pytest.raises(RunnerError, match="at any threshold") as error:
+        planning.make(network, FINE.model_copy(update={"min_filters": 8}), threshold=0.9)
     assert error.value.reason == Reason.NOTHING_TO_PRUNE
 
 

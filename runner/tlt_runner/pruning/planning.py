@@ -6,7 +6,7 @@ Fifth stage of pruning; reads the network and changes nothing.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,14 +136,14 @@ def _search(analysis: _Analysis, before: Costs, target: PruneTarget) -> float:
     """The lowest threshold that keeps at most the target, by bisection over the values that occur."""
     values = analysis.prunable_values()
 
-    def kept_fraction(index: int) -> float:
-        after = analysis.costs(analysis.mask(values[index]))
+    def kept_fraction(threshold: float) -> float:
+        after = analysis.costs(analysis.mask(threshold))
         if target.flops is not None:
             return after.flops / max(before.flops, 1)
         return after.parameters / before.parameters
 
     goal = target.flops if target.flops is not None else target.parameters or 0.0
-    lowest = kept_fraction(len(values) - 1) if len(values) else 1.0
+    lowest = kept_fraction(values[-1]) if len(values) else 1.0
     if lowest > goal:
         raise RunnerError(
             Reason.INVALID_SPEC,
@@ -152,10 +152,15 @@ def _search(analysis: _Analysis, before: Costs, target: PruneTarget) -> float:
             f"the outputs keep {lowest:.3f} at least",
             "Aim at more, or lower spec.minFilters and spec.granularity.",
         )
+    return _lowest_threshold(values, lambda value: kept_fraction(value) <= goal)
+
+
+def _lowest_threshold(values: FloatArray, enough: Callable[[float], bool]) -> float:
+    """The lowest threshold at which ``enough`` holds, by bisection; it holds at the last of ``values``."""
     low, high = 0, len(values) - 1
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if kept_fraction(middle) <= goal else (middle + 1, high)
+        low, high = (low, middle) if enough(values[middle]) else (middle + 1, high)
     return _shortest(values[low], values[low + 1] if low + 1 < len(values) else values[low] + 1)
 
 
@@ -189,14 +194,22 @@ def _layer_plans(analysis: _Analysis, kept: Mask) -> tuple[LayerPlan, ...]:
 
 
 def _nothing(analysis: _Analysis, threshold: float) -> RunnerError:
-    values = analysis.prunable_values()
-    if not len(values):
-        why = "excluded layers and model outputs leave no filter that may go"
-    else:
-        options = analysis.options
-        why = (
-            f"the values of filters that may go are {values[0]:.4g} to {values[-1]:.4g}, and "
-            f"{options.min_filters} filters (minFilters) and multiples of {options.granularity} "
-            "(granularity) stay"
+    values, options = analysis.prunable_values(), analysis.options
+    message = f"no filter goes at threshold {threshold:g}: "
+    if not len(values) or analysis.mask(values[-1]).all():
+        message += (
+            f"excludedLayers, outputs, minFilters {options.min_filters} and granularity "
+            f"{options.granularity} leave none that may go at any threshold"
         )
-    return RunnerError(Reason.NOTHING_TO_PRUNE, f"no filter goes at threshold {threshold:g}: {why}")
+        return RunnerError(
+            Reason.NOTHING_TO_PRUNE,
+            message,
+            "Lower spec.minFilters or spec.granularity, or exclude fewer layers.",
+        )
+    first = _lowest_threshold(values, lambda value: not analysis.mask(value).all())
+    message += (
+        f"the values of filters that may go are {values[0]:.4g} to {values[-1]:.4g}, and minFilters "
+        f"{options.min_filters} and granularity {options.granularity} let the first go at threshold {first:g}"
+    )
+    threshold_too = f", or a spec.threshold of {first:g} or more" if first < 1 else ""
+    return RunnerError(Reason.NOTHING_TO_PRUNE, message, f"Give a spec.target{threshold_too}.")
