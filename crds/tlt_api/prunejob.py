@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tlt_api.base import ApiModel, exactly_one_of
+from tlt_api.base import ApiModel, Rule, exactly_one_of
 from tlt_api.common import JobSpec, ModelSource
 from tlt_api.trainingjob import OpenFraction
 
@@ -27,12 +27,12 @@ class PruneJobSpec(JobSpec):
 
     model: ModelSource
     """The trained model."""
-    threshold: OpenFraction | None = None
-    """TLT's pth: filters whose normalised norm is not above it go. Higher is smaller."""
+    threshold: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """TLT's pth: filters whose normalised norm is not above it go. Higher is smaller. Below 1 with max."""
     target: PruneTarget | None = None
     """How much to keep, instead of a threshold."""
     normalizer: Literal["max", "l2"] = "max"
-    """What a filter's norm is divided by: the layer's largest, or the layer's root mean square."""
+    """max: norm / largest norm of the layer. l2: norm / 2-norm of the layer's norms * number of filters."""
     equalization: Literal["union", "intersection", "arithmeticMean", "geometricMean"] = "union"
     """How the norms of filters that must go together (residual additions) are merged."""
     granularity: Annotated[int, Field(ge=1, le=512)] = 8
@@ -42,4 +42,12 @@ class PruneJobSpec(JobSpec):
     excluded_layers: Annotated[list[Annotated[str, Field(max_length=128)]], Field(max_length=256)] = []
     """Layers (by name) that keep all their filters."""
 
-    rules = (exactly_one_of("threshold", "target", hint="give TLT's threshold, or the fraction to keep"),)
+    rules = (
+        exactly_one_of("threshold", "target", hint="give TLT's threshold, or the fraction to keep"),
+        Rule(
+            cel="!has(self.threshold) || self.normalizer == 'l2' || self.threshold < 1.0",
+            check=lambda self: self.threshold is None or self.normalizer == "l2" or self.threshold < 1,
+            message="expected threshold < 1 with normalizer max: no filter's norm exceeds the largest",
+            given="'%s'.format([self.threshold])",
+        ),
+    )

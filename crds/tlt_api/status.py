@@ -1,8 +1,8 @@
 """The status of our resources: who owns which field, and what it means.
 
 The operator writes ``phase`` to ``inputs`` (field manager ``tlt-operator``); the runner writes ``progress``,
-``dataset``, ``metrics``, ``pruning``, ``exports``, ``artifacts`` and ``reportedFor`` of its own resource (field manager
-``tlt-runner``). Both by server-side apply.
+``dataset``, ``metrics``, ``pruning``, ``exports``, ``artifacts`` and ``reportedFor`` of its own resource (field
+manager ``tlt-runner``). Both by server-side apply.
 """
 
 from __future__ import annotations

@@ -25,6 +25,12 @@ TRAINING: dict[str, Any] = {
         "output": {"uri": "pvc://tlt-data/runs/digits"},
     },
 }
+PRUNE: dict[str, Any] = {
+    "apiVersion": "tlt.dev/v1alpha1",
+    "kind": "PruneJob",
+    "metadata": {"name": "digits", "namespace": "default"},
+    "spec": {"model": {"trainingJobRef": {"name": "digits"}}, "output": {"uri": "pvc://tlt-data/out"}},
+}
 EXPORT: dict[str, Any] = {
     "apiVersion": "tlt.dev/v1alpha1",
     "kind": "ExportJob",
@@ -97,8 +103,20 @@ def refusal(cluster: ControlPlane, body: dict[str, Any], *flags: str) -> str:
         (TRAINING, "spec.training.epoch", 3, ['unknown field "spec.training.epoch"']),
         (TRAINING, "spec.training.epochs", "many", ["spec.training.epochs", "string", "integer"]),
         (TRAINING, "metadata.name", "x" * 41, ["metadata.name", "expected at most 40 characters", "got 41"]),
+        (PRUNE, "spec.threshold", 1.5, ["expected threshold < 1 with normalizer max", "got 1.5"]),
+        (
+            PRUNE,
+            "spec.output",
+            {"uri": "pvc://tlt-data/out"},
+            ["exactly one of threshold, target", "got none"],
+        ),
         (EXPORT, "spec.precisions", ["int4"], ["spec.precisions[0]", "int4", "fp16"]),
-        (EXPORT, "spec.precisions", ["fp16", "fp16"], ["spec.precisions", "expected each of spec.precisions once"]),
+        (
+            EXPORT,
+            "spec.precisions",
+            ["fp16", "fp16"],
+            ["spec.precisions", "expected each of spec.precisions once"],
+        ),
         (
             EXPORT,
             "spec.batch",
