@@ -214,6 +214,7 @@ def test_a_tortured_folder_gives_exactly_the_expected_report(
         "sourceClasses": {"Car": 10, "Tram": 1},
         "unmappedClasses": {"Tram": 1},
         "unusedMappingKeys": ["pedestrian", "van"],
+        "leakedImages": 0,
         "skippedByProblem": {"EmptyFile": 1, "NoLabel": 1, "TruncatedImage": 1, "UnreadableImage": 1},
         "droppedByProblem": {
             "InvertedBox": 1,
@@ -281,9 +282,14 @@ def test_validation_folders_of_their_own_are_used(folder: Folder, storage: Stora
     (folder.root / "testing/images/x.jpg").write_bytes((folder.images / "good000.jpg").read_bytes())
     (folder.root / "testing/labels/x.txt").write_text(_car(1, 1, 99, 99, "Pedestrian"))
     dataset = folder.dataset(validation={"images": "testing/images", "labels": "testing/labels"})
-    manifest = prepare(dataset, storage, output).manifest
+    records = prepare(dataset, storage, output)
+    manifest = records.manifest
     assert (manifest.training_images, manifest.validation_images) == (3, 1)
     assert (manifest.training_objects, manifest.validation_objects) == ([0, 3], [1, 0])
+    # It is a copy of a training image, and the report says so.
+    report = json.loads((records.folder / "dataset-report.json").read_text())
+    assert report["leakedImages"] == 1
+    assert "testing/images/x" in report["warnings"][-1]
 
 
 def test_objects_beyond_the_network_room_are_counted(folder: Folder, storage: Storage, output: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
+from pathlib import Path
 from threading import Event
 from typing import TypeVar
 
@@ -15,6 +17,7 @@ from tlt_api.status import Progress
 from tlt_runner.context import Reporter
 from tlt_runner.errors import RunnerError
 
+MOST_WORKERS = 32
 WINDOW = 4
 """Items in flight for each worker: what bounds the memory."""
 
@@ -22,9 +25,15 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def workers() -> int:
-    """Threads to use: the cores that this process may run on."""
-    return max(1, len(os.sched_getaffinity(0)))
+def workers(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Threads to use: the cores that this process may run on, or fewer where the pod's CPU limit is lower."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = cgroup.read_text().split()
+        cores = min(cores, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):
+        pass  # no cgroup v2, or "max": no limit
+    return max(1, min(cores, MOST_WORKERS))
 
 
 def in_order(

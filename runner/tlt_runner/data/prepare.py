@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
@@ -60,12 +61,12 @@ def prepare(
     found = sources.find(dataset, storage)
     planned = sources.plan(found, dataset)
     meter = Meter("convert", len(planned), reporter, stop)
-    digest = _survey(dataset, found, planned, mapping, meter)
-    uri = join(output_uri, "tfrecords", digest.removeprefix("sha256:")[:16])
-    records = staging.existing(storage, uri, digest)
+    survey = _survey(dataset, found, planned, mapping, meter)
+    uri = join(output_uri, "tfrecords", survey.digest.removeprefix("sha256:")[:16])
+    records = staging.existing(storage, uri, survey.digest)
     if records is None:
         with staging.staging_folder(storage, uri) as folder:
-            conversion = _Conversion(dataset, mapping, digest, folder)
+            conversion = _Conversion(dataset, mapping, survey, folder)
             conversion.run(found, planned, meter)
             storage.publish(folder / REPORT, join(output_uri, REPORT))
             conversion.judge()
@@ -78,10 +79,23 @@ def prepare(
     return records
 
 
+@dataclass(frozen=True)
+class _Survey:
+    """What the first pass found.
+
+    Attributes:
+        digest: Digest of content and options.
+        leaked: Names of validation images whose very bytes are among the training images, too.
+    """
+
+    digest: str
+    leaked: Sequence[str]
+
+
 def _survey(
     dataset: Dataset, found: Sequence[Source], planned: Sequence[Planned], mapping: ClassMapping, meter: Meter
-) -> str:
-    """The digest of content and options; fails where no label has a class of the mapping."""
+) -> _Survey:
+    """Hash everything; fail where no label has a class of the mapping."""
     options = dataset.model_dump(
         mode="json", include={"format", "target_class_mapping", "image_size"}, by_alias=False
     )
@@ -92,10 +106,17 @@ def _survey(
             content.update(f"{finding}\n".encode())
         content.update(f"{listing.images} {listing.other_files}\n".encode())
     classes: Counter[str] = Counter()
+    training_images: set[str] = set()
+    leaked: list[str] = []
     with storage_errors(dataset.uri), ThreadPoolExecutor(workers()) as threads:
-        for item, (line, classes_of_item) in in_order(threads, _inspect, planned, meter.check):
-            content.update(f"{item.subset} {line}\n".encode())
-            classes.update(classes_of_item)
+        # Training comes first in the plan.
+        for item, (image, label, item_classes) in in_order(threads, _inspect, planned, meter.check):
+            content.update(f"{item.subset} {item.sample.name} {image} {label}\n".encode())
+            classes.update(item_classes)
+            if item.subset == "training":
+                training_images.add(image)
+            elif image in training_images:
+                leaked.append(item.sample.name)
     if classes and not any(mapping.target(name) for name in classes):
         named = ", ".join(f"{name} ({count})" for name, count in classes.most_common(20))
         more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
@@ -104,22 +125,22 @@ def _survey(
             f"no label has a class of targetClassMapping: the labels have {named}{more}; "
             f"the mapping's keys are {', '.join(sorted(mapping.targets))}",
         )
-    return f"sha256:{content.hexdigest()}"
+    return _Survey(f"sha256:{content.hexdigest()}", leaked)
 
 
-def _inspect(item: Planned) -> tuple[str, Counter[str]]:
-    digests = f"{sha256_of(item.sample.image)} {sha256_of(item.sample.label)}"
-    labels = item.reader.read(item.sample)
-    return f"{item.sample.name} {digests}", Counter(box.class_name for box in labels.boxes)
+def _inspect(item: Planned) -> tuple[str, str, Counter[str]]:
+    """Digest of the image, digest of the label, objects by class."""
+    classes = Counter(box.class_name for box in item.reader.read(item.sample).boxes)
+    return sha256_of(item.sample.image), sha256_of(item.sample.label), classes
 
 
 class _Conversion:
     """Writes the records, the report and, last, the manifest into a folder."""
 
-    def __init__(self, dataset: Dataset, mapping: ClassMapping, digest: str, folder: Path) -> None:
+    def __init__(self, dataset: Dataset, mapping: ClassMapping, survey: _Survey, folder: Path) -> None:
         self._dataset = dataset
         self._mapping = mapping
-        self._digest = digest
+        self._survey = survey
         self._folder = folder
         self._tally = Tally()
         self._images: Counter[Subset] = Counter()
@@ -131,6 +152,7 @@ class _Conversion:
         """Convert everything."""
         for source in found:
             self._tally.add_listing(source.listing)
+        self._tally.leaked = self._survey.leaked
         meter.start()
         shards = self._write_records(planned, meter)
         sources_seen = self._tally.source_classes
@@ -192,7 +214,7 @@ class _Conversion:
         classes = range(len(self._mapping.class_names))
         size = self._dataset.image_size
         return Manifest(
-            digest=self._digest,
+            digest=self._survey.digest,
             class_names=list(self._mapping.class_names),
             height=size.height,
             width=size.width,

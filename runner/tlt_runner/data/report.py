@@ -6,6 +6,7 @@ A tally is filled in while the data are converted, by one thread; the report is 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tlt_api.base import StatusModel
@@ -59,6 +60,8 @@ class DatasetReport(StatusModel):
     """Of these, classes that targetClassMapping does not name; their lines are no objects."""
     unused_mapping_keys: list[str]
     """Keys of targetClassMapping that no label uses."""
+    leaked_images: int
+    """Validation images that are also training images, byte for byte: they make the metrics too good."""
     skipped_by_problem: dict[Problem, int]
     """Number of images left out, by why."""
     dropped_by_problem: dict[Problem, int]
@@ -99,6 +102,7 @@ class Tally:
     skipped_by_problem: Counter[Problem] = field(default_factory=Counter)
     dropped_by_problem: Counter[Problem] = field(default_factory=Counter)
     labels_without_image: int = 0
+    leaked: Sequence[str] = ()
 
     def add_listing(self, listing: Listing) -> None:
         """What a folder holds."""
@@ -162,6 +166,7 @@ class Tally:
             source_classes=dict(sorted(self.source_classes.items())),
             unmapped_classes=unmapped,
             unused_mapping_keys=unused_keys,
+            leaked_images=len(self.leaked),
             skipped_by_problem=dict(sorted(self.skipped_by_problem.items())),
             dropped_by_problem=dict(sorted(self.dropped_by_problem.items())),
             labels_without_image=self.labels_without_image,
@@ -180,6 +185,12 @@ class Tally:
         if self.images_without_objects:
             warnings.append(
                 f"{self.images_without_objects} images have no object: they train background only"
+            )
+        if self.leaked:
+            named = ", ".join(self.leaked[:NAMED_IN_ERROR])
+            warnings.append(
+                f"{len(self.leaked)} validation images are also training images, byte for byte, which makes "
+                f"metrics too good: {named}{' ...' if len(self.leaked) > NAMED_IN_ERROR else ''}"
             )
         if self.turned_images:
             warnings.append(
