@@ -74,7 +74,7 @@ class HttpKube:
         query = {"limit": str(_PAGE)}
         while True:
             page = await self._request("GET", path, query=query, accept=_METADATA_ONLY)
-            for item in page["items"]:
+            for item in page["items"] or ():
                 yield item["metadata"]
             token = page["metadata"].get("continue")
             if not token:
@@ -122,8 +122,8 @@ class HttpKube:
             return None
 
     async def _list(self, path: str, **query: str) -> Sequence[Json]:
-        items: Sequence[Json] = (await self._request("GET", path, query=query))["items"]
-        return items
+        answer = await self._request("GET", path, query=query)
+        return answer["items"] or ()  # an empty list may come as null
 
     async def _request(
         self,

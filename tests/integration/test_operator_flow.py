@@ -1,0 +1,281 @@
+"""The operator as a process, with its ServiceAccount's rights, against a real API server and Job controller.
+
+There is no node: the tests say of pods what a kubelet would say.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster.control_plane import ControlPlane
+from operator_ring.live import NODE, Api, ApiAnswerError, Kubelet, OperatorProcess, until
+from operator_ring.manifests import SHA, resource
+
+ROOT = Path(__file__).parents[2]
+BEST = {"artifacts": [{"name": "best", "uri": "pvc://runs/best", "sha256": SHA, "sizeBytes": 7}]}
+
+
+@pytest.fixture(scope="module")
+def installed(control_plane_cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CRDs and RBAC are there; a kubeconfig with the operator's ServiceAccount's token."""
+    plane = control_plane_cluster
+    plane.kubectl("apply", "-k", ROOT / "crds")
+    plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    base = ROOT / "manifests" / "base"
+    plane.kubectl("create", "namespace", "tlt-system", check=False)
+    plane.kubectl("apply", "-n", "tlt-system", "-f", base / "operator-rbac.yaml")
+    token = plane.kubectl("create", "token", "tlt-operator", "-n", "tlt-system", "--duration=2h").strip()
+    config = yaml.safe_load(plane.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": token}
+    path = tmp_path_factory.mktemp("operator") / "kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture(scope="module")
+def api(control_plane_cluster: ControlPlane, installed: Path) -> Api:
+    found = Api(control_plane_cluster.kubeconfig)
+    node = {"metadata": {"name": NODE}, "spec": {"unschedulable": True}}
+    found.request("POST", "/api/v1/nodes", node)
+    return found
+
+
+@pytest.fixture
+def namespace(api: Api, request: pytest.FixtureRequest) -> str:
+    """A namespace of the test's own, with the runner's ServiceAccount."""
+    name = "n" + str(abs(hash(request.node.name)) % 10**9)
+    api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    api.request("POST", f"/api/v1/namespaces/{name}/serviceaccounts", {"metadata": {"name": "tlt-runner"}})
+    return name
+
+
+@pytest.fixture
+def operator(installed: Path, tmp_path: Path) -> Iterator[OperatorProcess]:
+    with OperatorProcess(installed, tmp_path / "operator.log") as process:
+        yield process
+    assert "Traceback" not in process.log(), process.log()
+
+
+def made(namespace: str, kind: str = "TrainingJob", name: str = "traffic", **spec: Any) -> dict[str, Any]:
+    spec.setdefault("resources", {"gpus": 0})
+    manifest = resource(kind, name, **spec)
+    manifest["metadata"]["namespace"] = namespace
+    return manifest
+
+
+def test_a_flow_applied_child_first_runs_to_its_end(
+    api: Api, namespace: str, operator: OperatorProcess
+) -> None:
+    kubelet = Kubelet(api, namespace)
+    export = made(namespace, "ExportJob", "deploy")
+    prune = made(namespace, "PruneJob", "small")
+    training = made(namespace)
+    for manifest in (export, prune):
+        api.create(manifest)
+        api.until_phase(manifest, "Pending")
+    api.create(training)
+    api.until_phase(training, "Queued")
+    kubelet.run("traffic-train-1")
+    api.until_phase(training, "Running")
+    kubelet.end("traffic-train-1", 0, "Completed", json.dumps(BEST))
+    status = api.until_phase(training, "Succeeded")
+    assert status["artifacts"] == BEST["artifacts"]
+    for manifest, job in ((prune, "small-prune-1"), (export, "deploy-export-1")):
+        kubelet.run(job)
+        kubelet.end(job, 0, "Completed")
+        assert api.until_phase(manifest, "Succeeded")["inputs"]["model"]["sha256"] == SHA
+    found = api.resource(training)
+    assert found
+    assert "finalizers" not in found["metadata"]
+    assert "annotations" not in found["metadata"]
+    managers = {entry["manager"] for entry in found["metadata"]["managedFields"]}
+    assert {"tlt-operator", "tlt-runner"} <= managers
+    events = api.items(f"/api/v1/namespaces/{namespace}/events")
+    told = {item["reason"] for item in events if item["involvedObject"]["name"] == "traffic"}
+    assert {"CreatingJob", "Running", "Succeeded"} <= told
+
+
+def test_memory_runs_out_and_the_next_attempt_has_half_the_batch(
+    api: Api, namespace: str, operator: OperatorProcess
+) -> None:
+    kubelet = Kubelet(api, namespace)
+    training = made(namespace)
+    api.create(training)
+    kubelet.run("traffic-train-1")
+    kubelet.end("traffic-train-1", 137, "OOMKilled")
+    pod = kubelet.pod("traffic-train-2")
+    run = json.loads(pod["metadata"]["annotations"]["tlt.dev/run-spec"])
+    assert (run["attempt"], run["spec"]["training"]["batchSizePerGPU"]) == (2, 2)
+    kubelet.run("traffic-train-2")
+    kubelet.end("traffic-train-2", 0)
+    status = api.until_phase(training, "Succeeded")
+    assert [entry["reason"] for entry in status["history"]] == ["OutOfMemory"]
+    assert "failure" not in status
+
+
+def test_an_evicted_pod_is_told_from_a_failed_run_and_costs_no_retry(
+    api: Api, namespace: str, operator: OperatorProcess
+) -> None:
+    kubelet = Kubelet(api, namespace)
+    training = made(namespace, runPolicy={"maxRetries": 0})
+    api.create(training)
+    kubelet.run("traffic-train-1")
+    target = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "m"}
+    kubelet.end("traffic-train-1", 75, conditions=[target])
+    kubelet.run("traffic-train-2")
+    status = api.until_phase(training, "Running")
+    assert status["attempt"] == 2
+    assert [entry["reason"] for entry in status["history"]] == ["Evicted"]
+    assert "retries" not in status
+
+
+def test_a_run_longer_than_its_deadline_fails(api: Api, namespace: str, operator: OperatorProcess) -> None:
+    kubelet = Kubelet(api, namespace)
+    training = made(namespace, runPolicy={"activeDeadlineSeconds": 1})
+    api.create(training)
+    kubelet.run("traffic-train-1")
+    kubelet.until_stopped("traffic-train-1")
+    kubelet.end("traffic-train-1", 75)
+    assert api.until_phase(training, "Failed")["failure"]["reason"] == "DeadlineExceeded"
+
+
+def test_suspending_ends_the_pod_and_resuming_makes_attempt_2(
+    api: Api, namespace: str, operator: OperatorProcess
+) -> None:
+    kubelet = Kubelet(api, namespace)
+    training = made(namespace)
+    api.create(training)
+    kubelet.run("traffic-train-1")
+    api.until_phase(training, "Running")
+    api.edit(training, suspend=True)
+    kubelet.until_stopped("traffic-train-1")
+    assert api.status(training)["phase"] == "Running"
+    kubelet.end("traffic-train-1", 75)
+    api.until_phase(training, "Suspended")
+    api.edit(training, suspend=False)
+    kubelet.run("traffic-train-2")
+    assert api.until_phase(training, "Running")["attempt"] == 2
+
+
+def test_a_pod_that_pod_security_refuses_is_told_at_once(
+    api: Api, namespace: str, operator: OperatorProcess
+) -> None:
+    quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    api.request("POST", f"/api/v1/namespaces/{namespace}/resourcequotas", quota)
+    training = made(namespace)
+    api.create(training)
+
+    def blocked() -> str:
+        conditions = api.status(training).get("conditions", [])
+        return next(
+            (c["message"] for c in conditions if c["type"] == "Blocked" and c["status"] == "True"), ""
+        )
+
+    assert "exceeded quota" in until("the obstacle to be told", blocked, lambda: api.status(training))
+    assert api.status(training)["phase"] == "Queued"
+
+
+def test_pods_pass_the_restricted_pod_security_standard(
+    api: Api, namespace: str, operator: OperatorProcess
+) -> None:
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    merge = "application/merge-patch+json"
+    api.request("PATCH", f"/api/v1/namespaces/{namespace}", {"metadata": {"labels": labels}}, merge)
+    api.create(made(namespace, resources={"gpus": 2, "cpu": "1", "memory": "1Gi"}))
+    pod = Kubelet(api, namespace).pod("traffic-train-1")
+    assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
+
+
+def test_a_finished_job_is_removed_after_its_ttl_and_the_resource_stays(
+    api: Api, namespace: str, operator: OperatorProcess
+) -> None:
+    kubelet = Kubelet(api, namespace)
+    training = made(namespace, runPolicy={"ttlSecondsAfterFinished": 0})
+    api.create(training)
+    kubelet.run("traffic-train-1")
+    kubelet.end("traffic-train-1", 0)
+    api.until_phase(training, "Succeeded")
+    until("the Job to be removed", lambda: not api.jobs(namespace))
+    assert api.status(training)["phase"] == "Succeeded"
+    assert api.status(training)["attempt"] == 1
+
+
+def test_a_deleted_job_is_made_again_as_the_next_attempt(
+    api: Api, namespace: str, operator: OperatorProcess
+) -> None:
+    kubelet = Kubelet(api, namespace)
+    training = made(namespace)
+    api.create(training)
+    kubelet.run("traffic-train-1")
+    api.until_phase(training, "Running")
+    job = f"/apis/batch/v1/namespaces/{namespace}/jobs/traffic-train-1"
+    api.request("DELETE", job, {"propagationPolicy": "Background"})
+    kubelet.until_stopped("traffic-train-1")
+    assert "traffic-train-2" not in api.jobs(namespace)  # two pods must not write to one output
+    kubelet.remove("traffic-train-1")
+    kubelet.run("traffic-train-2")
+    assert [entry["reason"] for entry in api.until_phase(training, "Running")["history"]] == ["JobDeleted"]
+
+
+def test_everything_can_be_deleted_while_the_operator_is_gone(
+    api: Api, namespace: str, operator: OperatorProcess
+) -> None:
+    kubelet = Kubelet(api, namespace)
+    training = made(namespace)
+    api.create(training)
+    kubelet.run("traffic-train-1")
+    api.until_phase(training, "Running")
+    operator.kill()
+    api.delete(training)
+    kubelet.until_stopped("traffic-train-1")
+    kubelet.remove("traffic-train-1")
+    until("its Job to be collected", lambda: not api.jobs(namespace))
+    assert api.resource(training) is None
+    api.request("DELETE", f"/api/v1/namespaces/{namespace}")
+    until("the namespace to be gone", lambda: api.find(f"/api/v1/namespaces/{namespace}") is None)
+
+
+def test_in_namespaced_mode_other_namespaces_are_left_alone(
+    api: Api, namespace: str, installed: Path, tmp_path: Path
+) -> None:
+    other = f"{namespace}-other"
+    api.request("POST", "/api/v1/namespaces", {"metadata": {"name": other}})
+    here, there = made(namespace), made(other)
+    with OperatorProcess(installed, tmp_path / "log", TLT_NAMESPACES=f"default,{namespace}") as process:
+        api.create(there)
+        api.create(here)
+        api.until_phase(here, "Queued")
+        assert api.status(there) == {}
+        assert "Traceback" not in process.log()
+
+
+def test_health_and_metrics_are_served(api: Api, namespace: str, operator: OperatorProcess) -> None:
+    api.create(made(namespace))
+    api.until_phase(made(namespace), "Queued")
+    status, text = operator.get(operator.health_address, "/healthz")
+    assert (status, json.loads(text)) == (200, {"ok": True, "problems": []})
+    _, text = operator.get(operator.metrics_address, "/metrics")
+    assert 'tlt_resources{kind="TrainingJob",phase="Queued"}' in text
+    assert 'tlt_operator_writes_total{outcome="ok",what="job"} 1.0' in text
+    assert operator.stop() == 0
+
+
+def test_the_operator_may_not_read_secrets_or_change_specs(api: Api, namespace: str, installed: Path) -> None:
+    mine = Api(installed)
+    training = made(namespace)
+    api.create(training)
+    for attempt in (
+        lambda: mine.items(f"/api/v1/namespaces/{namespace}/secrets"),
+        lambda: mine.edit(training, suspend=True),
+        lambda: mine.delete(training),
+        lambda: mine.request("POST", f"/api/v1/namespaces/{namespace}/pods", {"metadata": {"name": "p"}}),
+    ):
+        with pytest.raises(ApiAnswerError) as refused:
+            attempt()
+        assert refused.value.status == 403
