@@ -185,6 +185,19 @@ def test_convert_alone_reports_the_data_and_leaves_the_status(flow: tuple[Path, 
     assert resource(folder, "TrainingJob-tiny") == before
 
 
+def test_evaluate_alone_gives_the_same_map_and_leaves_the_status(flow: tuple[Path, str]) -> None:
+    folder, _ = flow
+    before = resource(folder, "TrainingJob-retrained")
+    (folder / "retrained.yaml").write_text(training("retrained", PRUNED))
+    code, output = tlt("evaluate", "-f", "retrained.yaml", cwd=folder)
+    assert code == 0, output
+    report = json.loads(
+        (folder / ".tlt" / "runs" / "TrainingJob-retrained-evaluate" / "report.json").read_text()
+    )
+    assert report["metrics"]["mAP"] == pytest.approx(before["status"]["metrics"]["mAP"], abs=1e-6)
+    assert resource(folder, "TrainingJob-retrained") == before
+
+
 def test_a_failed_resource_fails_its_dependants(tmp_path: Path) -> None:
     digits(tmp_path)
     wrong = training("tiny", NEW).replace("{zero: zero, one: one}", "{seven: seven}")

@@ -42,15 +42,16 @@ class Ended:
 
 
 class Interrupts:
-    """Ctrl-C and SIGTERM while children run: counted here, handed on one by one as SIGTERM."""
+    """Ctrl-C, SIGTERM, a closed terminal: counted here, handed on to the child one by one as SIGTERM."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def install(self) -> None:
-        """Take over both signals."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._count)
+        """Take over the signals, but for those that are ignored (nohup)."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._count)
 
     def _count(self, _number: int, _frame: FrameType | None) -> None:
         self.count += 1

@@ -55,7 +55,7 @@ def run_one(command: Command, file: Path, folders: Folders) -> int:
 def _run(wanted: Sequence[Resource], folders: Folders, *, again: bool, part: Command | None = None) -> int:
     state = State(folders.state)
     with state.locked() as lock:
-        ordered = plan.in_order(wanted, state.load)
+        ordered = list(wanted) if part else plan.in_order(wanted, state.load)
         flow = Flow(ordered, folders, state, lock, again=again)
         plan.require_data(flow.unfinished(), folders)
         for resource in ordered:
@@ -113,8 +113,11 @@ class Flow:
         same = stored is not None and lifecycle.same_work(resource, stored)
         resource = lifecycle.kept(resource, stored) if same and stored else lifecycle.new(resource, utc_now())
         resolved = references.resolve(resource, self._lookup)
-        if not isinstance(resolved, references.Resolved):
-            raise RunnerError(Reason.INVALID_SPEC, f"{resource.key}: {resolved.message}")
+        if not isinstance(
+            resolved, references.Resolved
+        ):  # convert needs no model; evaluate says what it needs
+            print(f"{resource.key}: without the model it starts from: {resolved.message}", flush=True)
+            resolved = references.Resolved(Inputs())
         self._interrupts.install()
         begun = lifecycle.begun(resource, resolved, utc_now())
         folder = self._folders.run_folder(resource.kind.name, resource.name, command.name)

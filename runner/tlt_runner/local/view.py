@@ -86,11 +86,12 @@ class LiveView:
     def show(self, resources: Sequence[Resource], now: datetime) -> None:
         """Draw the table."""
         from rich.table import Table
+        from rich.text import Text
 
         header, *rows = table.live(resources)
         drawn = Table(*header, box=None, pad_edge=False)
         for row in rows:
-            drawn.add_row(*row)
+            drawn.add_row(*map(Text, row))
         self._live.update(drawn, refresh=True)
 
     def say(self, text: str) -> None:
