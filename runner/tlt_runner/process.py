@@ -81,6 +81,7 @@ def execute(
         load: Gives the task of a command; ``tlt_runner.tasks`` unless told otherwise.
     """
     stop = Event()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings and errors, without a page of information
     signals = StopSignals(stop)
     signals.install()
     reporter: AccumulatingReporter = LocalReporter(None)
