@@ -80,14 +80,14 @@ def test_misuse_is_one_clear_paragraph(tmp_path: Path, arguments: list[str], exp
 
 
 def test_validate_says_file_document_and_field(tmp_path: Path) -> None:
-    text = "---".join((TRAIN, PRUNE.replace("0.5", "1.5"), "\nkind: Namespace\nmetadata: {name: n}\n"))
+    text = "---".join((TRAIN, PRUNE.replace("0.5", "-1"), "\nkind: Namespace\nmetadata: {name: n}\n"))
     (tmp_path / "all.yaml").write_text(text)
     done = tlt("validate", "all.yaml", cwd=tmp_path)
     assert done.returncode == 2
     lines = done.stdout.splitlines()
     assert lines[0] == "valid    all.yaml, document 1: TrainingJob/digits"
     assert lines[1].startswith("invalid  all.yaml, document 2: PruneJob/half: spec.threshold: ")
-    assert lines[1].endswith("got 1.5")
+    assert lines[1].endswith("got -1")
     assert lines[2].startswith("ignored  all.yaml, document 3: Namespace/n")
     assert lines[3] == "1 valid, 1 invalid, 1 ignored"
 
@@ -98,7 +98,7 @@ def test_validate_of_valid_manifests_succeeds(tmp_path: Path) -> None:
 
 
 def test_a_wrong_manifest_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    (tmp_path / "all.yaml").write_text(f"{TRAIN}---{PRUNE.replace('0.5', '1.5')}")
+    (tmp_path / "all.yaml").write_text(f"{TRAIN}---{PRUNE.replace('0.5', '-1')}")
     done = tlt("run", "all.yaml", cwd=tmp_path)
     assert done.returncode == 2
     assert "PruneJob/half: spec.threshold" in done.stderr

@@ -113,7 +113,7 @@ def test_each_end_has_its_code_and_message(tmp_path: Path, body: str, reason: st
     [
         ("no json", "run.json: "),
         ({**SPEC, "attempt": "x"}, "runSpec.attempt: "),
-        ({**SPEC, "spec": {**SPEC["spec"], "threshold": 2}}, "threshold: "),  # type: ignore[dict-item]
+        ({**SPEC, "spec": {**SPEC["spec"], "threshold": -1}}, "threshold: "),  # type: ignore[dict-item]
         ({**SPEC, "owner": {**SPEC["owner"], "kind": "ExportJob"}}, "threshold: "),  # type: ignore[dict-item]
     ],
 )
