@@ -103,13 +103,17 @@ def build_engine(onnx_path: Path, engine_path: Path, engine: Engine, batch: Batc
     trt = load_builder(engine.builder)
     logger = _collector(trt)
     started = time.monotonic()
-    builder = _not_none(trt.Builder(logger), logger, "create a builder")
+    builder = _builder(trt, logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(onnx_path)) or not network.num_inputs:
         raise _parse_error(parser, onnx_path)
     config = _config(trt, builder, network, engine, batch)
-    blob = _not_none(builder.build_serialized_network(network, config), logger, "build the engine")
+    blob = builder.build_serialized_network(network, config)
+    if blob is None:
+        raise RunnerError(
+            Reason.ENGINE_BUILD_FAILED, f"could not build the engine: {_several(logger.errors)}"
+        )
     _write(memoryview(blob), engine_path)
     built = BuiltEngine(
         engine_path,
@@ -198,10 +202,16 @@ def _collector(trt: Any) -> Any:
     return Collector()
 
 
-def _not_none(value: Any, logger: Any, what: str) -> Any:
-    if value is None:
-        raise RunnerError(Reason.ENGINE_BUILD_FAILED, f"could not {what}: {_several(logger.errors)}")
-    return value
+def _builder(trt: Any, logger: Any) -> Any:
+    try:
+        return trt.Builder(logger)
+    except TypeError as error:
+        # What pybind11 makes of a null pointer: TensorRT found no GPU.
+        raise RunnerError(
+            Reason.ENGINE_BUILD_FAILED,
+            f"could not create a builder: {_several(logger.errors)}",
+            "tensorrt needs a GPU and its driver; use tensorrt-rtx to build on any node.",
+        ) from error
 
 
 def _parse_error(parser: Any, onnx_path: Path) -> RunnerError:

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -45,6 +48,7 @@ scores float32 [batch, D]; classes int32 [batch, D]; count int32 [batch]. Places
 and class -1."""
 """What goes in and comes out; stands in the file's doc_string."""
 _PREFIX = "tlt."
+_CATCH_ERRORS = "TF2ONNX_CATCH_ERRORS"
 
 
 @dataclass(frozen=True)
@@ -85,12 +89,13 @@ def to_onnx(model: FasterRCNN, source_digest: str | None = None, opset: int = OP
 
     signature = [tf.TensorSpec((None, config.height, config.width, 3), tf.float32, name=INPUT)]
     try:
-        exported, _ = tf2onnx.convert.from_function(
-            tf.function(detect, input_signature=signature),
-            input_signature=signature,
-            opset=opset,
-            inputs_as_nchw=[INPUT],
-        )
+        with _optimizers_may_fail():
+            exported, _ = tf2onnx.convert.from_function(
+                tf.function(detect, input_signature=signature),
+                input_signature=signature,
+                opset=opset,
+                inputs_as_nchw=[INPUT],
+            )
     except Exception as error:
         # tf2onnx raises many types, for an operator or a shape that it cannot convert.
         raise RunnerError(Reason.EXPORT_FAILED, f"tf2onnx could not convert the detector: {error}") from error
@@ -148,6 +153,24 @@ def metadata(exported: ModelProto) -> dict[str, Any]:
         for key, value in stored.items()
         if key.startswith(_PREFIX)
     }
+
+
+@contextmanager
+def _optimizers_may_fail() -> Iterator[None]:
+    """Let tf2onnx pass errors of its optimizers on.
+
+    Otherwise it copies all weights before each pass, to fall back on: 5.9 instead of 4.3 GB for a whole
+    resnet50, and 21 instead of 9 s.
+    """
+    before = os.environ.get(_CATCH_ERRORS)
+    os.environ[_CATCH_ERRORS] = "FALSE"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_CATCH_ERRORS]
+        else:
+            os.environ[_CATCH_ERRORS] = before
 
 
 def _describe(exported: ModelProto, config: DetectorConfig, source_digest: str | None) -> None:

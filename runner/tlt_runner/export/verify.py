@@ -8,6 +8,7 @@ is how far the two are apart on random images.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -70,7 +71,11 @@ class OnnxDetector:
     """An exported file in ONNX Runtime on the CPU, with the detector's own conventions (NHWC, yxyx)."""
 
     def __init__(self, path: Path) -> None:
-        self._session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = len(os.sched_getaffinity(0))
+        # A pod's CPU limit is a quota: threads that spin while they wait use it up.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def __call__(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Images [B, H, W, 3] to boxes [B, D, 4] yxyx, scores [B, D], classes [B, D], count [B]."""
