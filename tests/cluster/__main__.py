@@ -82,7 +82,8 @@ def up(name: str, level: str | None, no_images: bool) -> None:
             f"another process is starting or using the cluster {name!r}; wait for it or choose another --name"
         )
     if not usable:
-        _end(name)
+        if _end(name):
+            steps.say(f"{name} was not healthy, or had no network for a node: it is started anew, and empty")
         plane, machine = start_control_plane(name, with_node=with_node), None
     assert plane is not None
     images = None

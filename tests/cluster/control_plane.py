@@ -228,9 +228,10 @@ def _start(record: records.Record, programs: Mapping[str, Path], with_node: bool
                 f"--root-ca-file={ca}",
                 f"--service-account-private-key-file={authority.key('service-accounts')}",
             ]
-        record.spawn(
-            part, programs[part], f"--kubeconfig={own}", "--leader-elect=false", "--secure-port=0", *extra
-        )
+        # The default limits of 20 and 50 requests a second make thousands of simulated pods take minutes.
+        limits = ("--kube-api-qps=500", "--kube-api-burst=1000")
+        alone = ("--leader-elect=false", "--secure-port=0")
+        record.spawn(part, programs[part], f"--kubeconfig={own}", *alone, *limits, *extra)
     steps.until("the default service account", lambda: _has_default_account(plane), READY_LIMIT_S)
 
 
