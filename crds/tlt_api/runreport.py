@@ -7,6 +7,7 @@ server is away.
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -64,13 +65,25 @@ def _shorter_and_shorter(report: RunReport) -> list[RunReport]:
             "metrics": report.metrics and report.metrics.model_copy(update={"per_class": None}),
         }
     )
-    failure = report.failure and report.failure.model_copy(
-        update={"message": _cut(report.failure.message), "hint": _cut(report.failure.hint)}
-    )
-    cut = no_classes.model_copy(update={"failure": failure})
-    core = RunReport(failure=failure, metrics=cut.metrics, artifacts=cut.artifacts)
-    return [report, no_classes, cut, core, RunReport(failure=failure)]
+    cut = no_classes.model_copy(update={"failure": _with_cut_texts(report.failure, 1500)})
+    core = RunReport(failure=cut.failure, metrics=cut.metrics, artifacts=cut.artifacts)
+    return [report, no_classes, cut, core, RunReport(failure=cut.failure)]
 
 
-def _cut(text: str, length: int = 600) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."
+def _with_cut_texts(failure: Failure | None, limit: int) -> Failure | None:
+    if failure is None:
+        return None
+    texts = {"message": _cut(failure.message, limit), "hint": _cut(failure.hint, limit // 3)}
+    return failure.model_copy(update=texts)
+
+
+def _cut(text: str, limit: int) -> str:
+    """The text, cut to ``limit`` bytes as it stands in JSON (where a control character takes six)."""
+    if len(json.dumps(text, ensure_ascii=False).encode()) <= limit:
+        return text
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        short = json.dumps(text[:middle] + "...", ensure_ascii=False).encode(errors="replace")
+        low, high = (middle, high) if len(short) <= limit else (low, middle - 1)
+    return text[:low] + "..."

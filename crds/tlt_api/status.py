@@ -1,7 +1,7 @@
 """The status of our resources: who owns which field, and what it means.
 
 The operator writes ``phase`` to ``inputs`` (field manager ``tlt-operator``); the runner writes ``progress``,
-``dataset``, ``metrics``, ``pruning``, ``exports``, ``artifacts`` and ``reportedFor`` of its own resource (field
+``dataset``, ``metrics``, ``pruning``, ``exports``, ``artifacts``, ``reportedFor`` of its own resource (field
 manager ``tlt-runner``). Both by server-side apply.
 """
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from cluster.control_plane import ControlPlane
+from tlt_api.resources import KINDS
 from tlt_api.runspec import Owner
 from tlt_api.status import Artifact, Metrics, Progress
 from tlt_runner.report.apiserver import ApiServer, ApiServerError, OwnerGoneError
@@ -113,17 +114,26 @@ def forwarder(cluster: ControlPlane) -> Iterator[Forwarder]:
 
 
 def create(cluster: ControlPlane, body: dict[str, Any], name: str) -> Owner:
+    """A resource whose first attempt the operator has announced."""
     named = {**body, "metadata": {**body["metadata"], "name": name}}
     cluster.kubectl("create", "-f", "-", stdin=json.dumps(named))
     uid = json.loads(cluster.kubectl("get", "-n", NAMESPACE, body["kind"], name, "-o", "json"))["metadata"][
         "uid"
     ]
+    announced = {"phase": "Running", "attempt": 1, "jobName": f"{name}-{KINDS[body['kind']].command}-1"}
+    flags = ("--server-side", "--subresource=status", "--field-manager=tlt-operator")
+    cluster.kubectl("apply", *flags, "-f", "-", stdin=json.dumps({**named, "status": announced}))
     return Owner(kind=body["kind"], namespace=NAMESPACE, name=name, uid=uid)
 
 
 def status(cluster: ControlPlane, owner: Owner) -> dict[str, Any]:
     body = json.loads(cluster.kubectl("get", "-n", NAMESPACE, owner.kind, owner.name, "-o", "json"))
     return dict(body.get("status") or {})
+
+
+def reported(cluster: ControlPlane, owner: Owner) -> set[str]:
+    """The fields of the status that are not the operator's."""
+    return set(status(cluster, owner)) - {"phase", "attempt", "jobName"}
 
 
 def server_of(cluster: ControlPlane, forwarder: Forwarder, pod: str, folder: Path) -> ApiServer:
@@ -152,10 +162,6 @@ def test_a_report_reaches_the_status_and_leaves_the_operators_fields(
     cluster: ControlPlane, forwarder: Forwarder, tmp_path: Path
 ) -> None:
     owner = create(cluster, TRAINING_JOB, "reached")
-    body = {**TRAINING_JOB, "metadata": {"namespace": NAMESPACE, "name": "reached"}}
-    body["status"] = {"phase": "Running", "attempt": 1}
-    flags = ("--server-side", "--subresource=status", "--field-manager=tlt-operator")
-    cluster.kubectl("apply", *flags, "-f", "-", stdin=json.dumps(body))
     reporter = reporter_of(server_of(cluster, forwarder, "reached-train-1-abcde", tmp_path), owner)
     reporter.progress(Progress(stage="train", epoch=1, epochs=2))
     reporter.metrics(Metrics(m_ap=0.5, epoch=1))
@@ -188,7 +194,7 @@ def test_the_last_state_arrives_after_the_api_server_was_away(
     reporter.artifact(ARTIFACT)
     assert failed.wait(60)
     reporter.progress(Progress(stage="prune", step=7))
-    assert status(cluster, owner) == {}
+    assert reported(cluster, owner) == set()
     forwarder.open()
     assert reporter.close(30)
     got = status(cluster, owner)
@@ -204,7 +210,18 @@ def test_a_pod_cannot_report_on_the_resource_of_another(
     with pytest.raises(ApiServerError) as caught:
         server.apply_status(owner, {"progress": {"step": 1}}, 30)
     assert caught.value.status == 422
-    assert status(cluster, owner) == {}
+    assert reported(cluster, owner) == set()
+
+
+def test_a_late_report_of_an_earlier_attempt_is_refused(
+    cluster: ControlPlane, forwarder: Forwarder, tmp_path: Path
+) -> None:
+    owner = create(cluster, PRUNE_JOB, "late")
+    server = server_of(cluster, forwarder, "late-prune-0-abcde", tmp_path)
+    with pytest.raises(ApiServerError) as caught:
+        server.apply_status(owner, {"progress": {"step": 1}}, 30)
+    assert "by the pod of its present attempt (late-prune-1-xxxxx)" in str(caught.value)
+    assert reported(cluster, owner) == set()
 
 
 def test_a_resource_of_the_same_name_but_another_uid_is_not_written_to(
@@ -217,7 +234,7 @@ def test_a_resource_of_the_same_name_but_another_uid_is_not_written_to(
     assert second.uid != owner.uid
     with pytest.raises(OwnerGoneError):
         server.apply_status(owner, {"progress": {"step": 1}}, 30)
-    assert status(cluster, second) == {}
+    assert reported(cluster, second) == set()
 
 
 def test_a_deleted_resource_ends_the_reports(

@@ -24,6 +24,11 @@ def test_many_classes_leave_the_message_before_the_map_does() -> None:
     assert carried.artifacts == [ARTIFACT]
 
 
+def test_a_text_of_control_characters_is_cut_by_its_length_in_json() -> None:
+    failure = Failure(reason="Internal", message="\x00" * 20000, hint="\U0001f600" * 20000)
+    assert len(to_termination_message(RunReport(failure=failure)).encode()) <= TERMINATION_MESSAGE_LIMIT
+
+
 @given(st.text(max_size=20000), st.text(max_size=20000), st.integers(0, 80))
 def test_no_report_is_too_long(message: str, hint: str, artifacts: int) -> None:
     failure = Failure(reason="Internal", message=message, hint=hint)
