@@ -32,6 +32,7 @@ def custom_resource_definition(kind: Kind) -> Schema:
     _limit_sizes(spec)
     _make_immutable(spec)
     status = _structural(kind.status.model_json_schema(by_alias=True))
+    _drop_defaults(status)
     root = {
         "description": (kind.spec.__doc__ or "").strip(),
         "type": "object",
@@ -148,6 +149,12 @@ def _limit_sizes(schema: Schema) -> None:
             node.setdefault("maxLength", _DEFAULT_MAX_LENGTH)
         if node.get("type") == "array":
             node.setdefault("maxItems", _DEFAULT_MAX_ITEMS)
+
+
+def _drop_defaults(status: Schema) -> None:
+    """In a status a default would be a claim that nobody made."""
+    for node in _walk(status):
+        node.pop("default", None)
 
 
 def _walk(schema: Schema) -> Iterator[Schema]:
