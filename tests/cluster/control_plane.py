@@ -225,7 +225,7 @@ def _start(record: records.Record, programs: Mapping[str, Path], with_node: bool
         if part == "kube-controller-manager":
             extra = [
                 "--use-service-account-credentials",
-                # A claim made beside its volume is bound at the next turn of this, by default up to 15 s later.
+                # A claim made beside its volume is bound at the next turn of this, every 15 s by default.
                 "--pvclaimbinder-sync-period=1s",
                 f"--root-ca-file={ca}",
                 f"--service-account-private-key-file={authority.key('service-accounts')}",
