@@ -196,7 +196,7 @@ class Artifact(StatusModel):
     """A file that a run made; listed once it is whole."""
 
     name: str
-    """What it is: best, last, model, plan, onnx-fp32, engine-fp16-sm86 ..."""
+    """What it is: best, last, model, plan, onnx-fp32, engine-fp16 ..."""
     uri: str
     """Where it is."""
     sha256: str
