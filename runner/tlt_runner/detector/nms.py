@@ -17,7 +17,8 @@ from tlt_runner.detector import boxes as box_ops
 from tlt_runner.detector.boxes import Tensor
 
 ROUNDS = 16
-"""Unrolled rounds; even, see above. benchmarks/nms_rounds.py shows how many boxes of which density need."""
+"""Unrolled rounds; even, see above. Random sets of 1,000 and 2,000 boxes, from sparse to all in a heap and in
+clusters like proposals, reach the fixed point after 1 to 8."""
 
 
 def keep_mask(
