@@ -359,6 +359,9 @@ def test_damaged_records_are_made_again(folder: Folder, storage: Storage, output
     assert caught.value.reason == Reason.CHECKSUM_MISMATCH
     assert prepare(folder.dataset(), storage, output) == first
     assert shard.read_bytes() == content
+    (first.folder / "dataset-report.json").unlink()
+    assert prepare(folder.dataset(), storage, output) == first
+    assert (first.folder / "dataset-report.json").is_file()
 
 
 def test_records_without_their_manifest_or_of_another_digest_are_refused(

@@ -2,7 +2,7 @@
 
 The glyphs are the 1,797 real 8x8 scans that come inside scikit-learn (UCI "Optical Recognition of Handwritten
 Digits"), scaled up smoothly and drawn in varied sizes and colours on cluttered backgrounds. Called by
-``tlt digits``, by tests and by benchmarks.
+``tlt sample-data``, by tests and by benchmarks.
 
 Scenes of one call draw from one pool of glyphs. With ``glyphs="even"`` and ``glyphs="odd"`` two calls draw
 from disjoint pools: use that where a held-out score must not depend on a glyph that was seen in training. (A

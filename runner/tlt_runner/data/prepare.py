@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ from tlt_runner.data.sources import Planned, Source
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Storage, join, sha256_of, storage_errors
 
+log = logging.getLogger(__name__)
 IMAGES_PER_SHARD = 512
 SUBSETS: tuple[Subset, ...] = ("training", "validation")
 
@@ -64,7 +66,9 @@ def prepare(
     survey = _survey(dataset, found, planned, mapping, meter)
     uri = join(output_uri, "tfrecords", survey.digest.removeprefix("sha256:")[:16])
     records = staging.existing(storage, uri, survey.digest)
-    if records is None:
+    if records is not None:
+        log.info("%s: records of %s are at %s already", dataset.uri, survey.digest, uri)
+    else:
         with staging.staging_folder(storage, uri) as folder:
             conversion = _Conversion(dataset, mapping, survey, folder)
             conversion.run(found, planned, meter)
@@ -73,6 +77,8 @@ def prepare(
             records = staging.publish(storage, folder, uri)
     result = DatasetReport.model_validate_json((records.folder / REPORT).read_bytes())
     storage.publish(records.folder / REPORT, join(output_uri, REPORT))
+    for warning in result.warnings:
+        log.warning("%s: %s", dataset.uri, warning)
     report.judge(result, dataset.bad_samples)
     if reporter is not None:
         reporter.dataset(report.to_status(records.manifest, result, records.uri))
@@ -153,7 +159,6 @@ class _Conversion:
         for source in found:
             self._tally.add_listing(source.listing)
         self._tally.leaked = self._survey.leaked
-        meter.start()
         shards = self._write_records(planned, meter)
         sources_seen = self._tally.source_classes
         self._report = self._tally.to_report(
@@ -186,6 +191,7 @@ class _Conversion:
     def _write_records(self, planned: Sequence[Planned], meter: Meter) -> list[Shard]:
         from tlt_runner.data import conversion, tfrecords
 
+        meter.start()
         size, mapping = self._dataset.image_size, self._mapping
         writers: dict[Subset, tfrecords.ShardWriter] = {}
         with storage_errors(self._dataset.uri), ExitStack() as stack:

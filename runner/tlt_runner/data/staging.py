@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import secrets
 import shutil
@@ -19,10 +20,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tlt_api.failures import Reason
-from tlt_runner.data.records import MANIFEST, Records, load_records, open_records
+from tlt_runner.data.records import MANIFEST, REPORT, Records, load_records, open_records
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import PARTIAL_SUFFIX, Storage, join, storage_errors, sync_folder
 
+log = logging.getLogger(__name__)
 LOCK = ".lock"
 QUIET_SECONDS = 60.0
 """A hidden folder written to this recently is never removed: locks may not reach across nodes."""
@@ -33,10 +35,14 @@ def existing(storage: Storage, uri: str, digest: str) -> Records | None:
     if not storage.exists(join(uri, MANIFEST)):
         return None
     try:
-        return load_records(storage, uri, digest)
+        records = load_records(storage, uri, digest)
+        if (records.folder / REPORT).is_file():
+            return records
+        log.warning("%s has no %s: the records are made again", uri, REPORT)
     except RunnerError as error:
         if error.reason != Reason.CHECKSUM_MISMATCH:
             raise
+        log.warning("damaged records are made again: %s", error.message)
     damaged = storage.local_path(uri)
     if damaged is not None:
         with storage_errors(uri):
@@ -100,6 +106,7 @@ def remove_abandoned(parent: Path, quiet_seconds: float = QUIET_SECONDS) -> list
     removed = []
     for folder in sorted(parent.glob(f".*{PARTIAL_SUFFIX}")):
         if folder.is_dir() and _is_quiet(folder, quiet_seconds) and not _is_locked(folder):
+            log.warning("removing the half-made records of a killed run: %s", folder)
             shutil.rmtree(folder, ignore_errors=True)
             removed.append(folder)
     return removed
