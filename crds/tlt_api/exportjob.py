@@ -39,7 +39,7 @@ class Engine(ApiModel):
     compute_capabilities: Annotated[
         list[Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]$", max_length=8)]], Field(max_length=16)
     ] = []
-    """GPU generations of one engine, for example "8.6" (tensorrt-rtx). Absent: all from 8.0 on. 7.5 takes fp16."""
+    """GPU generations of one engine, for example "8.6". Absent: all from 8.0 on. 7.5 takes fp16 only."""
 
     rules = (
         Rule(

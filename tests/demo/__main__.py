@@ -8,6 +8,7 @@ Every step looks first at what is there already: after Ctrl-C, or for a second r
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -63,6 +64,10 @@ def find_cluster() -> tuple[Node | ExistingCluster, Images]:
     if existing.is_named():
         cluster = existing.existing_cluster()
         return cluster, cluster.images
+    if "KUBECONFIG" in os.environ:
+        steps.say(
+            "KUBECONFIG is set, but not TLT_OPERATOR_IMAGE and TLT_RUNNER_IMAGE: using a cluster of our own"
+        )
     abilities.require_node()
     _, machine = attach(NAME)
     if machine is None or not machine.is_healthy():
