@@ -13,7 +13,6 @@ import errno
 import hashlib
 import os
 import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -258,7 +257,6 @@ def _copy_atomically(source: Path, target: Path) -> str:
                 writer.write(chunk)
             writer.flush()
             os.fsync(writer.fileno())
-        shutil.copymode(source, partial)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
