@@ -1,6 +1,7 @@
 """RoI pooling against bilinear sampling, written out."""
 
 import numpy as np
+import pytest
 
 from tlt_runner.detector import roi
 
@@ -28,9 +29,10 @@ def reference(features: np.ndarray, box: np.ndarray, size: int, samples: int) ->
     return out
 
 
-def test_pooling_equals_bilinear_sampling() -> None:
+@pytest.mark.parametrize("shape", [(6, 8), (8, 6)])
+def test_pooling_equals_bilinear_sampling(shape: tuple[int, int]) -> None:
     random = np.random.default_rng(1)
-    features = random.normal(size=(2, 6, 8, 3)).astype(np.float32)
+    features = random.normal(size=(2, *shape, 3)).astype(np.float32)
     boxes = np.array(
         [[[3, 5, 60, 90], [0, 0, 96, 128], [40.5, 7.25, 44, 120]], [[80, 100, 96, 128]] * 3], np.float32
     )

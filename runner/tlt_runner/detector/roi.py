@@ -31,16 +31,25 @@ def pool(features: Tensor, boxes: Tensor, size: int) -> Tensor:
     Returns:
         [B * R, P, P, C].
     """
-    height, width, channels = features.shape[1:]
-    count = boxes.shape[1]
+    height, width = features.shape[1:3]
     boxes = ops.stop_gradient(boxes)
     rows = weights(boxes[..., 0], boxes[..., 2], height, size)
     columns = weights(boxes[..., 1], boxes[..., 3], width, size)
-    flat = ops.reshape(features, (-1, height, width * channels))
-    by_row = ops.matmul(ops.reshape(rows, (-1, count * size, height)), flat)
-    by_row = ops.reshape(by_row, (-1, size, width, channels))
-    columns = ops.reshape(columns, (-1, 1, size, width))
-    return ops.matmul(columns, by_row)
+    if height >= width:
+        return _contract(features, rows, columns)
+    # The longer side first: what lies between the two products is as large as the other side.
+    turned = _contract(ops.transpose(features, (0, 2, 1, 3)), columns, rows)
+    return ops.transpose(turned, (0, 2, 1, 3))
+
+
+def _contract(features: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Both products: [B, L, S, C] with [B, R, P, L] and [B, R, P, S] to [B * R, P, P, C]."""
+    length, other, channels = features.shape[1:]
+    count, size = first.shape[1:3]
+    flat = ops.reshape(features, (-1, length, other * channels))
+    between = ops.matmul(ops.reshape(first, (-1, count * size, length)), flat)
+    between = ops.reshape(between, (-1, size, other, channels))
+    return ops.matmul(ops.reshape(second, (-1, 1, size, other)), between)
 
 
 def weights(start: Tensor, end: Tensor, length: int, size: int) -> Tensor:
