@@ -37,9 +37,14 @@ class ApiAnswerError(Exception):
         self.status = status
 
 
-def until(what: str, check: Callable[[], Any], explain: Callable[[], Any] = lambda: "") -> Any:
+def until(
+    what: str,
+    check: Callable[[], Any],
+    explain: Callable[[], Any] = lambda: "",
+    patience: float = PATIENCE_SECONDS,
+) -> Any:
     """The first result of ``check`` that is true."""
-    end = time.monotonic() + PATIENCE_SECONDS
+    end = time.monotonic() + patience
     while time.monotonic() < end:
         result = check()
         if result:
@@ -74,6 +79,9 @@ class Api:
         if answer.status >= 400:
             raise ApiAnswerError(answer.status, text)
         return json.loads(text)
+
+    def close(self) -> None:
+        self._connection.close()
 
     def find(self, path: str) -> Body | None:
         try:

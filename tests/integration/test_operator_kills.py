@@ -1,0 +1,130 @@
+"""SIGKILL right after every single write, on a real API server: one Job per attempt, and the same end."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.control_plane import ControlPlane
+from operator_ring.deadly_proxy import DeadlyProxy
+from operator_ring.live import NODE, Api, Kubelet, OperatorProcess, until
+from operator_ring.manifests import SHA, resource
+
+ROOT = Path(__file__).parents[2]
+BEST = {"artifacts": [{"name": "best", "uri": "pvc://runs/best", "sha256": SHA, "sizeBytes": 7}]}
+
+
+@pytest.fixture(scope="module")
+def api(control_plane_cluster: ControlPlane) -> Iterator[Api]:
+    control_plane_cluster.kubectl("apply", "-k", ROOT / "crds")
+    control_plane_cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    control_plane_cluster.apply(
+        {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}, "spec": {"unschedulable": True}}
+    )
+    found = Api(control_plane_cluster.kubeconfig)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def namespace(api: Api, request: pytest.FixtureRequest) -> str:
+    name = "k" + str(abs(hash(request.node.name)) % 10**9)
+    api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    api.request("POST", f"/api/v1/namespaces/{name}/serviceaccounts", {"metadata": {"name": "tlt-runner"}})
+    return name
+
+
+def made(namespace: str, kind: str = "TrainingJob", name: str = "traffic", **spec: Any) -> dict[str, Any]:
+    manifest = resource(kind, name, resources={"gpus": 0}, **spec)
+    manifest["metadata"]["namespace"] = namespace
+    return manifest
+
+
+def play_kubelet(api: Api, namespace: str, stop: threading.Event) -> None:
+    """Attempt 1 of the training runs out of memory, everything else succeeds."""
+    kubelet = Kubelet(api, namespace)
+    while not stop.wait(0.2):
+        for name in api.jobs(namespace):
+            phase = kubelet.pod(name)["status"].get("phase")
+            if phase == "Pending":
+                kubelet.run(name)
+            elif phase == "Running" and name == "traffic-train-1":
+                kubelet.end(name, 137, "OOMKilled")
+            elif phase == "Running":
+                kubelet.end(name, 0, "Completed", json.dumps(BEST))
+
+
+def test_an_operator_that_dies_after_each_of_its_writes_makes_one_job_per_attempt(
+    api: Api, namespace: str, control_plane_cluster: ControlPlane, tmp_path: Path
+) -> None:
+    admin = control_plane_cluster.kubeconfig
+    stop = threading.Event()
+    mine = Api(admin)
+    kubelet = threading.Thread(target=play_kubelet, args=(mine, namespace, stop), daemon=True)
+    with DeadlyProxy(admin) as proxy:
+        kubeconfig = proxy.kubeconfig(admin, tmp_path / "kubeconfig")
+        operator = OperatorProcess(kubeconfig, tmp_path / "log", TLT_NAMESPACES=namespace)
+        training, prune = made(namespace), made(namespace, "PruneJob", "small")
+        api.create(prune)
+        api.create(training)
+        kubelet.start()
+        with operator:
+            proxy.victim = lambda: operator.pid if operator.is_running() else None
+
+            def finished() -> bool:
+                if not operator.is_running():
+                    operator.kill()
+                    operator.start()
+                return api.status(prune).get("phase") == "Succeeded"
+
+            until("the flow to end", finished, lambda: (api.jobs(namespace), api.status(prune)), 240)
+            proxy.victim = lambda: None
+        stop.set()
+        kubelet.join()
+        mine.close()
+    jobs = {key: count for key, count in proxy.writes.items() if key.startswith("POST batch/v1")}
+    path = f"POST batch/v1/namespaces/{namespace}/jobs"
+    assert jobs == {f"{path} traffic-train-1": 1, f"{path} traffic-train-2": 1, f"{path} small-prune-1": 1}
+    assert proxy.deaths >= 10
+    status = api.status(training)
+    assert (status["phase"], status["attempt"], status["retries"]) == ("Succeeded", 2, 1)
+    assert [entry["reason"] for entry in status["history"]] == ["OutOfMemory"]
+    assert api.status(prune)["inputs"]["model"]["sha256"] == SHA
+
+
+def test_an_operator_killed_at_random_moments_makes_one_job_per_attempt(
+    api: Api, namespace: str, control_plane_cluster: ControlPlane, tmp_path: Path
+) -> None:
+    names = [f"j{number}" for number in range(10)]
+    moments = random.Random(7)
+    with OperatorProcess(
+        control_plane_cluster.kubeconfig, tmp_path / "log", TLT_NAMESPACES=namespace
+    ) as operator:
+        manifests = [made(namespace, name=name) for name in names]
+        for manifest in manifests:
+            api.create(manifest)
+        for _ in range(5):
+            until(
+                "the operator to be up", lambda: operator.get(operator.health_address, "/healthz")[0] == 200
+            )
+            time.sleep(moments.uniform(0, 0.8))
+            operator.kill()
+            operator.start()
+        for manifest in manifests:
+            api.until_phase(manifest, "Queued")
+        statuses = {name: api.status(manifest) for name, manifest in zip(names, manifests, strict=True)}
+        jobs = api.jobs(namespace)
+    assert set(jobs) == {f"{name}-train-1" for name in names}
+    assert {name: status["attempt"] for name, status in statuses.items()} == dict.fromkeys(names, 1)
+    assert all(
+        statuses[name].get("jobUid", jobs[f"{name}-train-1"]["metadata"]["uid"])
+        == jobs[f"{name}-train-1"]["metadata"]["uid"]
+        for name in names
+    )

@@ -1,0 +1,130 @@
+"""A proxy in front of a real API server that kills the operator by SIGKILL, right after it has written."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import ssl
+import threading
+import urllib.parse
+from collections import Counter
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import yaml
+
+from tlt_operator import credentials
+
+_WRITES = ("POST", "PATCH", "DELETE")
+_HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "host"}
+
+
+class DeadlyProxy:
+    """Forwards everything, lets each process make one write, and kills it before it hears of the answer.
+
+    A context manager. ``victim`` gives the process's id; once ``lives`` have been taken, it only forwards.
+    """
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self._access = credentials.from_kubeconfig(kubeconfig)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # its clients are killed
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._lock = threading.Lock()
+        self.victim: Callable[[], int | None] = lambda: None
+        self.writes: Counter[str] = Counter()
+        """Writes that succeeded, by method, path and name of what was created."""
+        self.deaths = 0
+
+    def __enter__(self) -> DeadlyProxy:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def kubeconfig(self, original: Path, path: Path) -> Path:
+        """A kubeconfig like the original one, that leads here."""
+        config = yaml.safe_load(original.read_text())
+        config["clusters"][0]["cluster"] = {"server": f"http://127.0.0.1:{self._server.server_port}"}
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+    def strike(self) -> None:
+        """Kill the operator, if it is there."""
+        pid = self.victim()
+        if pid is not None:
+            self.deaths += 1
+            os.kill(pid, signal.SIGKILL)
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        proxy = self
+        address = urllib.parse.urlsplit(self._access.server)
+        context: ssl.SSLContext = self._access.ssl_context()
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _forward(self) -> None:
+                length = int(self.headers.get("Content-Length") or 0)
+                body = self.rfile.read(length) if length else None
+                headers = {k: v for k, v in self.headers.items() if k.lower() not in _HOP_BY_HOP}
+                upstream = http.client.HTTPSConnection(address.hostname or "", address.port, context=context)
+                try:
+                    if self.command in _WRITES:
+                        with proxy._lock:  # one write at a time, so that the one counted is the last
+                            if proxy.victim() is None:
+                                return
+                            upstream.request(self.command, self.path, body, headers)
+                            answer = upstream.getresponse()
+                            content = answer.read()
+                            if answer.status < 300:
+                                proxy._count(self.command, self.path, content)
+                                proxy.strike()
+                                return
+                            self._answer(answer.status, answer.getheaders(), content)
+                        return
+                    upstream.request(self.command, self.path, body, headers)
+                    self._stream(upstream.getresponse())
+                except OSError:
+                    self.close_connection = True
+                finally:
+                    upstream.close()
+
+            do_GET = do_POST = do_PATCH = do_DELETE = _forward  # noqa: N815
+
+            def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+                self.send_response(status)
+                for name, value in headers:
+                    if name.lower() not in _HOP_BY_HOP:
+                        self.send_header(name, value)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def _stream(self, answer: http.client.HTTPResponse) -> None:
+                self.send_response(answer.status)
+                self.send_header("Content-Type", answer.getheader("Content-Type") or "application/json")
+                self.send_header("Transfer-Encoding", "chunked")
+                self.end_headers()
+                while chunk := answer.read1(65536):
+                    self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+                self.wfile.write(b"0\r\n\r\n")
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        return Handler
+
+    def _count(self, method: str, path: str, content: bytes) -> None:
+        route = path.split("?")[0].removeprefix("/apis/")
+        self.writes[f"{method} {route} {_name(content)}"] += 1
+
+
+def _name(content: bytes) -> str:
+    metadata = yaml.safe_load(content).get("metadata") or {}
+    return str(metadata.get("name", ""))
