@@ -131,7 +131,7 @@ class Controller:
                     key = Key(kind.name, metadata["namespace"], metadata["name"])
                     there[key] = metadata["resourceVersion"]
         behind = {key for key, version in there.items() if self.index.version(key) != version}
-        gone = self.index.keys() - there.keys()
+        gone = self.index.known() - there.keys()
         self._health.behind(behind | gone)
         for key in behind | self.index.unsettled():
             self.queue.add(key)

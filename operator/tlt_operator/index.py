@@ -78,7 +78,7 @@ class Index:
         """Resources that have not ended."""
         return {key for key, entry in self._entries.items() if not entry.settled}
 
-    def keys(self) -> set[Key]:
+    def known(self) -> set[Key]:
         """All resources."""
         return set(self._entries)
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from cluster.control_plane import ControlPlane
-from operator_ring.live import NODE, Api, ApiAnswerError, Kubelet, OperatorProcess, until
+from operator_ring.live import NODE_MANIFEST, Api, ApiAnswerError, Kubelet, OperatorProcess, until
 from operator_ring.manifests import SHA, resource
 
 ROOT = Path(__file__).parents[2]
@@ -40,9 +40,8 @@ def installed(control_plane_cluster: ControlPlane, tmp_path_factory: pytest.Temp
 
 @pytest.fixture(scope="module")
 def api(control_plane_cluster: ControlPlane, installed: Path) -> Iterator[Api]:
+    control_plane_cluster.apply(NODE_MANIFEST)
     found = Api(control_plane_cluster.kubeconfig)
-    node = {"metadata": {"name": NODE}, "spec": {"unschedulable": True}}
-    found.request("POST", "/api/v1/nodes", node)
     yield found
     found.close()
 
@@ -266,9 +265,14 @@ def test_health_and_metrics_are_served(api: Api, namespace: str, operator: Opera
     api.until_phase(made(namespace), "Queued")
     status, text = operator.get(operator.health_address, "/healthz")
     assert (status, json.loads(text)) == (200, {"ok": True, "problems": []})
-    _, text = operator.get(operator.metrics_address, "/metrics")
-    assert 'tlt_resources{kind="TrainingJob",phase="Queued"}' in text
-    assert 'tlt_operator_writes_total{outcome="ok",what="job"}' in text
+
+    def exposition() -> str:
+        return operator.get(operator.metrics_address, "/metrics")[1]
+
+    until(
+        "the Job to be counted", lambda: 'writes_total{outcome="ok",what="job"}' in exposition(), exposition
+    )
+    assert 'tlt_resources{kind="TrainingJob",phase="Queued"}' in exposition()
     assert operator.stop() == 0
     operator.start()
 

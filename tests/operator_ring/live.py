@@ -26,6 +26,12 @@ Body = dict[str, Any]
 PATIENCE_SECONDS = 90.0
 NODE = "nobody"
 """A node without a kubelet: a pod that is bound to it is not simply gone when it is deleted."""
+NODE_MANIFEST = {
+    "apiVersion": "v1",
+    "kind": "Node",
+    "metadata": {"name": NODE},
+    "spec": {"unschedulable": True},
+}
 _MERGE = "application/merge-patch+json"
 
 

@@ -1,0 +1,170 @@
+"""The Job of an attempt: restricted, told everything, and nothing that the user did not choose or we need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from operator_ring.manifests import SHA, resource
+from tlt_api.resources import parse
+from tlt_api.runspec import RUN_SPEC_ANNOTATION, RUN_SPEC_PATH, RunSpec, for_attempt
+from tlt_api.status import Inputs, ResolvedModel, ResolvedRecords
+from tlt_operator.build import job
+from tlt_operator.settings import Settings
+
+
+def run(kind: str = "TrainingJob", inputs: Inputs | None = None, **spec: Any) -> RunSpec:
+    body = resource(kind, **spec)
+    body["metadata"]["uid"] = "u-1"
+    parsed = parse(body)
+    return for_attempt(parsed, parsed.spec, inputs or Inputs(), 2)
+
+
+def built(settings: Settings | None = None, **options: Any) -> dict[str, Any]:
+    return job.build(run(**options), settings or Settings())
+
+
+def pod(**options: Any) -> dict[str, Any]:
+    return built(**options)["spec"]["template"]["spec"]
+
+
+def container(**options: Any) -> dict[str, Any]:
+    return pod(**options)["containers"][0]
+
+
+def environment(**options: Any) -> dict[str, str]:
+    return {item["name"]: item["value"] for item in container(**options)["env"]}
+
+
+def test_the_job_runs_once_and_belongs_to_its_resource() -> None:
+    body = built()
+    assert body["metadata"]["name"] == "traffic-train-2"
+    assert body["spec"]["backoffLimit"] == 0
+    assert body["spec"]["template"]["spec"]["restartPolicy"] == "Never"
+    assert body["metadata"]["ownerReferences"] == [
+        {
+            "apiVersion": "tlt.dev/v1alpha1",
+            "kind": "TrainingJob",
+            "name": "traffic",
+            "uid": "u-1",
+            "controller": True,
+            "blockOwnerDeletion": False,
+        }
+    ]
+    assert body["metadata"]["labels"]["tlt.dev/owner-kind"] == "TrainingJob"
+    assert body["spec"]["template"]["metadata"]["labels"] == body["metadata"]["labels"]
+
+
+def test_the_same_attempt_always_gives_the_same_job() -> None:
+    assert built() == built()
+
+
+def test_the_pod_is_restricted() -> None:
+    security = pod()["securityContext"]
+    assert security["runAsNonRoot"] is True
+    assert (security["runAsUser"], security["runAsGroup"], security["fsGroup"]) == (65532, 65532, 65532)
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container()["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_the_run_spec_reaches_the_pod_as_a_file() -> None:
+    body = built()
+    template = body["spec"]["template"]
+    told = RunSpec.from_json(template["metadata"]["annotations"][RUN_SPEC_ANNOTATION])
+    assert told == run()
+    volume = next(item for item in template["spec"]["volumes"] if item["name"] == "run")
+    item = volume["downwardAPI"]["items"][0]
+    mount = next(m for m in container()["volumeMounts"] if m["name"] == "run")
+    assert f"{mount['mountPath']}/{item['path']}" == RUN_SPEC_PATH
+    assert item["fieldRef"]["fieldPath"] == f"metadata.annotations['{RUN_SPEC_ANNOTATION}']"
+    assert container()["args"] == ["train", "--spec", RUN_SPEC_PATH]
+
+
+def test_every_claim_that_the_run_needs_is_mounted_once_and_inputs_read_only() -> None:
+    inputs = Inputs(
+        model=ResolvedModel(uri="pvc://models/a.keras", sha256=SHA),
+        records=ResolvedRecords(uri="pvc://data/records", digest="d"),
+    )
+    mounts = container(
+        inputs=inputs, model={"pretrainedWeights": {"uri": "pvc://models.shared/w.h5"}}
+    )["volumeMounts"]  # fmt: skip
+    claims = {m["mountPath"]: m["readOnly"] for m in mounts if m["mountPath"].startswith("/mnt/tlt")}
+    assert claims == {
+        "/mnt/tlt/data": True,
+        "/mnt/tlt/models": True,
+        "/mnt/tlt/models.shared": True,
+        "/mnt/tlt/runs": False,
+    }
+    names = [volume["name"] for volume in pod(inputs=inputs)["volumes"]]
+    assert len(names) == len(set(names))
+    assert all("." not in name for name in names)
+
+
+def test_a_claim_that_is_read_and_written_is_writable() -> None:
+    mounts = container(output={"uri": "pvc://data/out"})["volumeMounts"]
+    assert [m["readOnly"] for m in mounts if m["mountPath"] == "/mnt/tlt/data"] == [False]
+
+
+def test_object_stores_need_no_volume_and_get_their_secret_as_environment() -> None:
+    spec = {
+        "dataset": {**resource()["spec"]["dataset"], "uri": "s3://bucket/data"},
+        "output": {"uri": "s3://bucket/out"},
+        "storage": {"s3": {"endpoint": "http://minio:9000", "secretRef": {"name": "s3"}}},
+    }
+    assert not [v for v in pod(**spec)["volumes"] if "persistentVolumeClaim" in v]
+    assert container(**spec)["envFrom"] == [{"secretRef": {"name": "s3"}}]
+    assert "envFrom" not in container()
+
+
+def test_gpus_are_limits_and_without_them_the_cpu_is_used() -> None:
+    assert container(resources={"gpus": 4, "cpu": "8", "memory": "32Gi"})["resources"] == {
+        "requests": {"cpu": "8", "memory": "32Gi"},
+        "limits": {"memory": "32Gi", "nvidia.com/gpu": "4"},
+    }
+    assert container(resources={"gpus": 0})["resources"] == {}
+    assert environment(resources={"gpus": 0})["CUDA_VISIBLE_DEVICES"] == ""
+    assert "CUDA_VISIBLE_DEVICES" not in environment()
+
+
+def test_what_the_user_chose_of_the_pod_is_there() -> None:
+    template = {
+        "image": "registry/runner:7",
+        "imagePullPolicy": "Always",
+        "imagePullSecrets": [{"name": "pull"}],
+        "nodeSelector": {"gpu": "a100"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+        "env": [{"name": "HOME", "value": "/tmp/me"}, {"name": "X", "value": "1"}],
+        "runtimeClassName": "nvidia",
+        "priorityClassName": "high",
+    }
+    body = pod(podTemplate=template)
+    assert body["imagePullSecrets"] == [{"name": "pull"}]
+    assert body["nodeSelector"] == {"gpu": "a100"}
+    assert body["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
+    assert (body["runtimeClassName"], body["priorityClassName"]) == ("nvidia", "high")
+    runner = body["containers"][0]
+    assert (runner["image"], runner["imagePullPolicy"]) == ("registry/runner:7", "Always")
+    assert environment(podTemplate=template)["HOME"] == "/tmp/me"
+    assert len([item for item in runner["env"] if item["name"] == "HOME"]) == 1
+
+
+def test_what_the_installation_chose_is_used_where_the_user_did_not() -> None:
+    settings = Settings(runner_image="ours:1", runner_service_account="runs")
+    body = built(settings)["spec"]["template"]["spec"]
+    assert body["containers"][0]["image"] == "ours:1"
+    assert body["serviceAccountName"] == "runs"
+
+
+def test_a_deadline_is_the_jobs_and_a_ttl_is_not_yet() -> None:
+    policy = {"activeDeadlineSeconds": 60, "ttlSecondsAfterFinished": 5}
+    body = built(runPolicy=policy)
+    assert body["spec"]["activeDeadlineSeconds"] == 60
+    assert "ttlSecondsAfterFinished" not in body["spec"]
+
+
+def test_each_kind_runs_its_own_command() -> None:
+    commands = [container(kind=kind)["args"][0] for kind in ("TrainingJob", "PruneJob", "ExportJob")]
+    assert commands == ["train", "prune", "export"]

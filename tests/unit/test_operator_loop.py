@@ -1,0 +1,358 @@
+"""The parts around the decision: queue, index, sweep, health, settings, credentials, conditions."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from operator_ring.manifests import resource
+from operator_ring.memory_kube import MemoryKube
+from tlt_api.status import Condition, Phase
+from tlt_operator import conditions, credentials, settings
+from tlt_operator.controller import Controller
+from tlt_operator.health import Health
+from tlt_operator.index import Index
+from tlt_operator.observe import Key
+from tlt_operator.workqueue import Backoff, WorkQueue
+
+A = Key("TrainingJob", "default", "a")
+B = Key("TrainingJob", "default", "b")
+
+
+def in_a_loop(scenario: Any) -> Any:
+    def test() -> None:
+        asyncio.run(scenario())
+
+    test.__name__ = scenario.__name__
+    return test
+
+
+# --- queue
+
+
+@in_a_loop
+async def test_a_key_that_is_added_twice_is_worked_on_once() -> None:
+    queue: WorkQueue[Key] = WorkQueue()
+    for key in (A, B, A, A):
+        queue.add(key)
+    assert len(queue) == 2
+    assert [(await queue.get())[0], (await queue.get())[0]] == [A, B]
+    assert len(queue) == 0
+
+
+@in_a_loop
+async def test_a_key_that_is_added_while_it_is_worked_on_comes_again_afterwards() -> None:
+    queue: WorkQueue[Key] = WorkQueue()
+    queue.add(A)
+    await queue.get()
+    queue.add(A)
+    assert len(queue) == 0  # never to two workers at a time
+    queue.done(A)
+    assert (await queue.get())[0] == A
+    queue.done(A)
+    assert len(queue) == 0
+
+
+@in_a_loop
+async def test_of_two_delays_the_shorter_counts() -> None:
+    queue: WorkQueue[Key] = WorkQueue()
+    queue.add_after(A, 3600)
+    queue.add_after(A, 0.01)
+    queue.add_after(A, 3600)
+    assert (await asyncio.wait_for(queue.get(), 60))[0] == A
+    queue.close()
+
+
+@in_a_loop
+async def test_whoever_works_on_a_key_says_anew_when_to_look_again() -> None:
+    queue: WorkQueue[Key] = WorkQueue()
+    queue.add_after(A, 0.01)
+    queue.add(A)
+    await queue.get()
+    queue.done(A)
+    await asyncio.sleep(0.05)
+    assert len(queue) == 0
+
+
+@in_a_loop
+async def test_failures_are_tried_again_ever_later_until_one_success() -> None:
+    queue: WorkQueue[Key] = WorkQueue(Backoff(base=1, limit=10))
+    assert [queue.retry(A) for _ in range(6)] == [1, 2, 4, 8, 10, 10]
+    assert queue.retry(B) == 1
+    assert queue.retry(B, at_least=7) == 7  # the server's Retry-After
+    queue.forget_failures(A)
+    assert queue.retry(A) == 1
+    queue.close()
+
+
+@given(st.lists(st.sampled_from(["add a", "add b", "get", "done"]), max_size=40))
+def test_no_key_is_lost_and_none_is_worked_on_twice_at_a_time(steps: list[str]) -> None:
+    async def scenario() -> None:
+        queue: WorkQueue[str] = WorkQueue()
+        active: list[str] = []
+        dirty: set[str] = set()
+        for step in steps:
+            if step.startswith("add"):
+                queue.add(step[-1])
+                dirty.add(step[-1])
+            elif step == "get" and len(queue):
+                key, _ = await queue.get()
+                assert key not in active
+                active.append(key)
+                dirty.discard(key)
+            elif step == "done" and active:
+                queue.done(active.pop())
+        for key in active:
+            queue.done(key)
+        assert {(await queue.get())[0] for _ in range(len(queue))} == dirty
+
+    asyncio.run(scenario())
+
+
+# --- index
+
+
+def stored(kind: str = "TrainingJob", name: str = "traffic", version: int = 1, **spec: Any) -> dict[str, Any]:
+    body = resource(kind, name, **spec)
+    body["metadata"] |= {"uid": f"u-{name}", "generation": 1, "resourceVersion": str(version)}
+    return body
+
+
+def test_a_dependant_is_woken_when_its_parent_appears_changes_phase_or_is_gone() -> None:
+    index = Index()
+    prune = Key("PruneJob", "default", "small")
+    traffic = Key("TrainingJob", "default", "traffic")
+    assert index.update(stored("PruneJob", "small")) == {prune}
+    parent = stored()
+    assert index.update(parent) == {traffic, prune}
+    assert index.update(parent | {"status": {"phase": "Running"}}) == {traffic, prune}
+    assert index.update(parent | {"status": {"phase": "Running", "attempt": 2}}) == {traffic}
+    assert index.remove(traffic) == {prune}
+    assert index.remove(prune) == set()
+    assert len(index) == 0
+
+
+def test_progress_alone_wakes_nobody() -> None:
+    index = Index()
+    index.update(stored())
+    later = stored(version=2) | {"status": {"progress": {"epoch": 3}, "artifacts": [{"name": "best"}]}}
+    assert index.update(later) == set()
+    assert index.version(Key("TrainingJob", "default", "traffic")) == "2"
+
+
+def test_an_unreadable_spec_still_has_a_parent_and_wakes() -> None:
+    index = Index()
+    body = stored(model={"from": {"pruneJobRef": {"name": "small"}}}, dataset=None)
+    assert index.update(body) == {Key("TrainingJob", "default", "traffic")}
+    assert Key("TrainingJob", "default", "traffic") in index.update(stored("PruneJob", "small"))
+
+
+def test_ended_resources_are_settled_until_their_spec_changes() -> None:
+    index = Index()
+    done = stored() | {"status": {"phase": "Failed", "observedGeneration": 1}}
+    index.update(done)
+    assert index.unsettled() == set()
+    done["metadata"]["generation"] = 2
+    index.update(done)
+    assert len(index.unsettled()) == 1
+    assert index.counts() == {("TrainingJob", "Failed"): 1}
+
+
+# --- sweep and health
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@in_a_loop
+async def test_a_sweep_wakes_what_has_not_ended_and_what_the_watch_missed() -> None:
+    cluster = MemoryKube()
+    seen, missed = cluster.add(resource(name="seen")), cluster.add(resource(name="missed"))
+    controller = Controller(cluster, settings.Settings(), Health(300))
+    controller.index.update(cluster.resources[seen])
+    controller.index.update(stored("PruneJob", "small", model={"trainingJobRef": {"name": "gone"}}))
+    controller.index.update(stored(name="gone"))
+    await controller.sweep()
+    woken = {(await controller.queue.get())[0] for _ in range(len(controller.queue))}
+    small = Key("PruneJob", "default", "small")
+    assert woken == {seen, missed, small, Key("TrainingJob", "default", "gone")}
+    assert Key("TrainingJob", "default", "gone") not in controller.index.known()
+
+
+def test_a_watch_that_is_silent_from_one_sweep_to_the_next_is_unhealthy() -> None:
+    clock = Clock()
+    health = Health(300, clock=clock)
+    health.behind({A})
+    assert health.problems() == []  # the event may be on its way
+    clock.now = 300
+    health.swept()
+    health.behind({A, B})
+    assert "TrainingJob/default/a" in health.problems()[0]
+    health.told(A)
+    assert health.problems() == []
+
+
+def test_failing_alone_or_waiting_for_long_is_unhealthy_and_idleness_is_not() -> None:
+    clock = Clock()
+    health = Health(300, patience_seconds=600, clock=clock)
+    clock.now = 800
+    assert health.problems() == []
+    health.failed()
+    clock.now = 1401
+    health.swept()
+    assert "every reconciliation has failed" in health.problems()[0]
+    health.reconciled()
+    assert health.problems() == []
+    health.longest_wait = lambda: 601.0
+    assert "waited for a worker" in health.problems()[0]
+
+
+def test_a_sweep_that_no_longer_ends_is_unhealthy() -> None:
+    clock = Clock()
+    health = Health(10, clock=clock)
+    clock.now = 31
+    assert "no sweep" in health.problems()[0]
+
+
+@in_a_loop
+async def test_an_error_of_one_resource_does_not_stop_the_others() -> None:
+    cluster = MemoryKube()
+    bad, good = cluster.add(resource(name="bad")), cluster.add(resource(name="good"))
+    cluster.resources[bad]["status"] = {"phase": "NotAPhase"}
+    controller = Controller(cluster, settings.Settings(workers=1), Health(300))
+    work = asyncio.create_task(controller.run())
+    controller.queue.add(bad)
+    controller.queue.add(good)
+    for _ in range(1000):
+        if "good-train-1" in cluster.jobs:
+            break
+        await asyncio.sleep(0.01)
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    controller.queue.close()
+    assert list(cluster.jobs) == ["good-train-1"]
+
+
+# --- conditions
+
+
+def condition(built: list[Condition], type_: str) -> Condition:
+    found = conditions.find(built, type_)
+    assert found
+    return found
+
+
+def test_the_phase_follows_from_the_conditions() -> None:
+    reasons = {
+        Phase.PENDING: conditions.WAITING_FOR_DEPENDENCY,
+        Phase.RUNNING: conditions.RUNNING,
+        Phase.RETRYING: conditions.RETRYING,
+    }
+    for phase in Phase:
+        state = conditions.State(phase, reasons.get(phase, "Whatever"), "m")
+        assert conditions.phase(conditions.build([], state, 1, "2026-01-01T00:00:00Z")) == phase
+    assert conditions.phase([]) == Phase.PENDING
+
+
+def test_a_transition_time_is_kept_while_the_status_stays() -> None:
+    running = conditions.State(Phase.RUNNING, conditions.RUNNING, "m")
+    retrying = conditions.State(Phase.RETRYING, conditions.RETRYING, "other")
+    done = conditions.State(Phase.SUCCEEDED, "Succeeded", "m")
+    built: list[Condition] = []
+    for state, now in zip((running, retrying, done), ("t1", "t2", "t3"), strict=True):
+        built = conditions.build(built, state, 1, now)
+    assert condition(built, "Ready").last_transition_time == "t3"
+    assert condition(built, "Failed").last_transition_time == "t1"
+    assert condition(built, "Reconciling").last_transition_time == "t3"
+
+
+def test_another_obstacle_has_a_time_of_its_own() -> None:
+    built: list[Condition] = []
+    for reason, now in (("Unschedulable", "t1"), ("ImagePullFailed", "t2"), ("ImagePullFailed", "t3")):
+        block = conditions.Block(reason, "m")
+        built = conditions.build(built, conditions.State(Phase.QUEUED, reason, "m", block), 1, now)
+    assert condition(built, "Blocked").last_transition_time == "t2"
+
+
+def test_ready_reconciling_and_stalled_are_never_true_together() -> None:
+    for phase in Phase:
+        built = conditions.build([], conditions.State(phase, "R", "m"), 1, "t")
+        true = {c.type for c in built if c.status == "True"}
+        pairs = itertools.combinations(("Ready", "Reconciling", "Stalled"), 2)
+        assert not any(true.issuperset(pair) for pair in pairs)
+
+
+# --- settings and credentials
+
+
+def test_settings_come_from_the_environment() -> None:
+    chosen = settings.from_environment(
+        {"TLT_NAMESPACES": "b, a,,a", "TLT_WORKERS": "3", "TLT_LOG_LEVEL": "debug"}
+    )
+    assert chosen.namespaces == ("a", "b")
+    assert (chosen.workers, chosen.log_level) == (3, "DEBUG")
+    assert settings.from_environment({}) == settings.Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("TLT_WORKERS", "many"), ("TLT_WORKERS", "0"), ("TLT_SWEEP_SECONDS", "-1"), ("TLT_LOG_LEVEL", "loud")],
+)
+def test_a_wrong_setting_is_refused_by_its_name(name: str, value: str) -> None:
+    with pytest.raises(settings.SettingsError, match=name):
+        settings.from_environment({name: value})
+
+
+def kubeconfig(path: Path, user: dict[str, Any]) -> Path:
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "current-context": "c",
+                "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+                "clusters": [{"name": "k", "cluster": {"server": "https://api:6443/"}}],
+                "users": [{"name": "u", "user": user}],
+            }
+        )
+    )
+    return path
+
+
+def test_a_kubeconfig_gives_server_and_token(tmp_path: Path) -> None:
+    found = credentials.find({"KUBECONFIG": str(kubeconfig(tmp_path / "config", {"token": "t"}))})
+    assert (found.server, found.current_token()) == ("https://api:6443", "t")
+
+
+def test_a_token_file_is_read_anew_each_time(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("one\n")
+    found = credentials.from_kubeconfig(kubeconfig(tmp_path / "config", {"tokenFile": "token"}))
+    assert found.current_token() == "one"
+    (tmp_path / "token").write_text("two\n")
+    assert found.current_token() == "two"
+
+
+def test_certificates_may_be_data_or_files(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("K")
+    data = base64.b64encode(b"C").decode()
+    user = {"client-certificate-data": data, "client-key": "key"}
+    found = credentials.from_kubeconfig(kubeconfig(tmp_path / "config", user))
+    assert (found.certificate_data, found.private_key_data) == ("C", "K")
+
+
+def test_missing_or_unusable_credentials_are_told(tmp_path: Path) -> None:
+    with pytest.raises(credentials.CredentialsError, match="got neither"):
+        credentials.find({"KUBECONFIG": str(tmp_path / "absent")})
+    with pytest.raises(credentials.CredentialsError, match="by a program"):
+        credentials.from_kubeconfig(kubeconfig(tmp_path / "config", {"exec": {"command": "aws"}}))
