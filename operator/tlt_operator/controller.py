@@ -16,7 +16,7 @@ from tlt_operator import metrics
 from tlt_operator.apply import apply
 from tlt_operator.health import Health
 from tlt_operator.index import Index
-from tlt_operator.kube import ApiError, ConflictError, Kube, RefusedError
+from tlt_operator.kube import ApiError, ConflictError, Kube, NotFoundError, RefusedError
 from tlt_operator.observe import Key, observe
 from tlt_operator.observed import Observed, Refusal
 from tlt_operator.reconcile import Plan, reconcile
@@ -89,9 +89,9 @@ class Controller:
                 with metrics.RECONCILE_SECONDS.time():
                     again = await reconcile_once(self._kube, key, self._settings)
                 self._succeeded(key, again)
-            except ConflictError as error:
+            except (ConflictError, NotFoundError) as error:
                 log.debug("%s: changed meanwhile, looks again: %s", key, error)
-                self._failed(key, "conflict")
+                self._changed(key)
             except ApiError as error:
                 seconds = self._failed(key, "error", error.retry_after or 0)
                 log.warning("%s: %s; tries again in %.1f s", key, error, seconds)
@@ -107,6 +107,10 @@ class Controller:
         self.queue.forget_failures(key)
         if again is not None:
             self.queue.add_after(key, again)
+
+    def _changed(self, key: Key) -> None:
+        metrics.RECONCILES.labels("conflict").inc()
+        self.queue.retry(key)
 
     def _failed(self, key: Key, outcome: str, at_least: float = 0.0) -> float:
         metrics.RECONCILES.labels(outcome).inc()

@@ -85,6 +85,7 @@ class HttpKube:
         self, kind: Kind, namespace: str, name: str, uid: str, status: Json, manager: str, version: str
     ) -> str:
         """Server-side apply of a status by a field manager, only to this uid and version; the new version."""
+        # The version alone guards: a status patch ignores a wrong uid, but no two objects share a version.
         metadata = {"name": name, "namespace": namespace, "uid": uid, "resourceVersion": version}
         body = {"apiVersion": API_VERSION, "kind": kind.name, "metadata": metadata, "status": status}
         path = f"{_resource(kind, namespace, name)}/status"

@@ -67,6 +67,7 @@ async def observe(kube: Kube, key: Key, now: datetime) -> Observed | None:
         resource_version=metadata.get("resourceVersion", ""),
         status=status,
         deleting=bool(metadata.get("deletionTimestamp")),
+        labels=metadata.get("labels") or {},
         resource=resource,
         invalid=invalid,
         parents=parents,

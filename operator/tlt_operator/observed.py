@@ -135,6 +135,7 @@ class Observed:
         resource_version: Version seen; status writes are refused when it is no longer current.
         deleting: Whether it is being deleted.
         status: Its status.
+        labels: Its labels.
         resource: The whole resource, or None where the spec cannot be read.
         invalid: Why the spec cannot be read.
         parents: Resources that its references lead to, by (kind, name); None where there is none.
@@ -154,6 +155,7 @@ class Observed:
     resource_version: str
     status: JobStatus
     deleting: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
     resource: Resource | None = None
     invalid: str = ""
     parents: Mapping[tuple[str, str], Resource | None] = field(default_factory=dict)

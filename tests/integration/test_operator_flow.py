@@ -5,6 +5,7 @@ There is no node: the tests say of pods what a kubelet would say.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,10 @@ import yaml
 from cluster.control_plane import ControlPlane
 from operator_ring.live import NODE_MANIFEST, Api, ApiAnswerError, Kubelet, OperatorProcess, until
 from operator_ring.manifests import SHA, resource
+from tlt_api.resources import KINDS
+from tlt_operator import credentials
+from tlt_operator.kube import ConflictError
+from tlt_operator.kube_http import HttpKube
 
 ROOT = Path(__file__).parents[2]
 BEST = {"artifacts": [{"name": "best", "uri": "pvc://runs/best", "sha256": SHA, "sizeBytes": 7}]}
@@ -275,6 +280,27 @@ def test_health_and_metrics_are_served(api: Api, namespace: str, operator: Opera
     assert 'tlt_resources{kind="TrainingJob",phase="Queued"}' in exposition()
     assert operator.stop() == 0
     operator.start()
+
+
+def test_a_status_written_from_an_old_look_is_refused_by_the_server(
+    api: Api, namespace: str, installed: Path, operator: OperatorProcess
+) -> None:
+    training = made(namespace)
+    old = api.create(training)["metadata"]
+    api.until_phase(training, "Queued")
+
+    async def write(version: str, uid: str) -> str:
+        async with HttpKube(credentials.from_kubeconfig(installed)) as kube:
+            where = (KINDS["TrainingJob"], namespace, "traffic", uid)
+            return await kube.apply_status(*where, {"phase": "Failed"}, "somebody-late", version)
+
+    with pytest.raises(ConflictError):
+        asyncio.run(write(old["resourceVersion"], old["uid"]))
+    api.delete(training)
+    api.create(training)  # another of the same name
+    with pytest.raises(ConflictError):
+        asyncio.run(write(old["resourceVersion"], old["uid"]))
+    assert api.status(training).get("phase") != "Failed"
 
 
 def test_the_operator_may_not_read_secrets_or_change_specs(

@@ -165,6 +165,13 @@ def test_a_deadline_is_the_jobs_and_a_ttl_is_not_yet() -> None:
     assert "ttlSecondsAfterFinished" not in body["spec"]
 
 
+def test_labels_for_kueue_are_handed_on_to_the_job_and_no_others() -> None:
+    labels = {"kueue.x-k8s.io/queue-name": "gpus", "team": "vision"}
+    body = job.build(run(), Settings(), labels)
+    assert body["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+    assert "team" not in body["metadata"]["labels"]
+
+
 def test_each_kind_runs_its_own_command() -> None:
     commands = [container(kind=kind)["args"][0] for kind in ("TrainingJob", "PruneJob", "ExportJob")]
     assert commands == ["train", "prune", "export"]

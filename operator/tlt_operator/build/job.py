@@ -6,6 +6,7 @@ status. :mod:`tlt_operator.reconcile.cleanup` sets it then.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tlt_api.base import API_VERSION
@@ -17,12 +18,15 @@ OWNER_KIND = "tlt.dev/owner-kind"
 OWNER_NAME = "tlt.dev/owner-name"
 OWNER_UID = "tlt.dev/owner-uid"
 ATTEMPT = "tlt.dev/attempt"
+KUEUE = "kueue.x-k8s.io/"
+"""Prefix of the labels by which Kueue admits a Job (queue-name, priority-class)."""
 
 
-def build(run: RunSpec, settings: Settings) -> dict[str, Any]:
-    """The Job's manifest."""
+def build(run: RunSpec, settings: Settings, owner_labels: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The Job's manifest; of the owner's labels those for Kueue are handed on."""
     owner = run.owner
     labels = _labels(run)
+    queue = {key: value for key, value in (owner_labels or {}).items() if key.startswith(KUEUE)}
     spec: dict[str, Any] = {
         "backoffLimit": 0,
         # A pod that Kubernetes itself took away ends the Job with a reason of its own (PodFailurePolicy),
@@ -49,7 +53,7 @@ def build(run: RunSpec, settings: Settings) -> dict[str, Any]:
         "metadata": {
             "name": f"{owner.name}-{run.kind.command}-{run.attempt}",
             "namespace": owner.namespace,
-            "labels": labels,
+            "labels": labels | queue,
             "ownerReferences": [
                 {
                     "apiVersion": API_VERSION,

@@ -134,7 +134,7 @@ def _create(seen: Observed, resource: Resource, now: datetime, settings: Setting
         return _blocked(seen, resource, obstacle, None, now, settings, REFUSED_POLL_SECONDS)
     spec = retry.for_attempt(resource.spec, seen.status.history)
     run = for_attempt(resource, spec, seen.status.inputs or Inputs(), attempt)
-    return Plan(create=job_builder.build(run, settings), requeue_after=0)
+    return Plan(create=job_builder.build(run, settings, seen.labels), requeue_after=0)
 
 
 def _active(seen: Observed, resource: Resource, job: JobState, now: datetime, settings: Settings) -> Plan:
