@@ -27,8 +27,10 @@ class Scenes:
 
 _POD = "load-sample-data"
 _MARKER = "digits/.complete"
-_UNPACK = """import sys, tarfile
-tarfile.open(fileobj=sys.stdin.buffer, mode="r|").extractall("/data", filter="data")"""
+# All of stdin is read before anything can fail: kubectl waits for ever for a reader that is gone.
+_UNPACK = """import io, sys, tarfile
+archive = io.BytesIO(sys.stdin.buffer.read())
+tarfile.open(fileobj=archive).extractall("/data")"""
 _LOOK = f"import pathlib, sys; sys.exit(not pathlib.Path('/data/{_MARKER}').exists())"
 
 
@@ -69,7 +71,7 @@ def execute(
 ) -> subprocess.CompletedProcess[bytes]:
     command = ("exec", "-i", "-n", namespace, _POD, "--", "python", "-c", code)
     program = [str(binaries.binary("kubectl")), "--kubeconfig", str(cluster.kubeconfig), *command]
-    return subprocess.run(program, input=data or b"", capture_output=True, check=False)
+    return subprocess.run(program, input=data or b"", capture_output=True, check=False, timeout=120)
 
 
 @contextlib.contextmanager
