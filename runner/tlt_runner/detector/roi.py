@@ -3,6 +3,9 @@
 Bilinear interpolation is separable and linear in the features: pooled = Y @ features @ X^T, where a row of
 Y (or X) holds the weights with which one bin takes the feature map's rows (or columns). Averaging several
 samples in a bin costs nothing more, for it only changes the weights. The gradient is two products again.
+
+Columns go first: images are wide, and what lies between the products is as large as the other side. Neither
+product broadcasts: that corrupts memory in TensorFlow 2.21 on CPUs (tensorflow/tensorflow#123109).
 """
 
 from __future__ import annotations
@@ -31,25 +34,17 @@ def pool(features: Tensor, boxes: Tensor, size: int) -> Tensor:
     Returns:
         [B * R, P, P, C].
     """
-    height, width = features.shape[1:3]
+    height, width, channels = features.shape[1:]
+    count = boxes.shape[1]
     boxes = ops.stop_gradient(boxes)
     rows = weights(boxes[..., 0], boxes[..., 2], height, size)
     columns = weights(boxes[..., 1], boxes[..., 3], width, size)
-    if height >= width:
-        return _contract(features, rows, columns)
-    # The longer side first: what lies between the two products is as large as the other side.
-    turned = _contract(ops.transpose(features, (0, 2, 1, 3)), columns, rows)
-    return ops.transpose(turned, (0, 2, 1, 3))
-
-
-def _contract(features: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Both products: [B, L, S, C] with [B, R, P, L] and [B, R, P, S] to [B * R, P, P, C]."""
-    length, other, channels = features.shape[1:]
-    count, size = first.shape[1:3]
-    flat = ops.reshape(features, (-1, length, other * channels))
-    between = ops.matmul(ops.reshape(first, (-1, count * size, length)), flat)
-    between = ops.reshape(between, (-1, size, other, channels))
-    return ops.matmul(ops.reshape(second, (-1, 1, size, other)), between)
+    by_column = ops.reshape(ops.transpose(features, (0, 2, 1, 3)), (-1, width, height * channels))
+    strips = ops.matmul(ops.reshape(columns, (-1, count * size, width)), by_column)
+    strips = ops.transpose(ops.reshape(strips, (-1, size, height, channels)), (0, 2, 1, 3))
+    strips = ops.reshape(strips, (-1, height, size * channels))
+    pooled = ops.matmul(ops.reshape(rows, (-1, size, height)), strips)
+    return ops.reshape(pooled, (-1, size, size, channels))
 
 
 def weights(start: Tensor, end: Tensor, length: int, size: int) -> Tensor:

@@ -63,18 +63,22 @@ def train(
         Where it ended; ``best`` is the evaluation of the best model.
 
     Raises:
-        RunnerError: NaNLoss, naming step, learning rate and images; Interrupted, after a checkpoint.
+        RunnerError: NaNLoss, naming step, learning rate and images; OutOfMemory; Interrupted, after a
+            checkpoint.
     """
     position = start
     while position.epoch < spec.epochs and not _is_stale(position, spec):
-        loss = _epoch(trainer, work, spec, position, meter)
+        try:
+            loss = _epoch(trainer, work, spec, position, meter)
+        except tf.errors.ResourceExhaustedError as error:
+            raise _out_of_memory(error, spec) from error
         position = position.model_copy(update={"epoch": position.epoch + 1, "step": 0})
-        last = position.epoch == spec.epochs
+        position = _with_loss(position, loss, spec)
+        last = position.epoch == spec.epochs or _is_stale(position, spec)
         if position.epoch % judged.interval_epochs == 0 or last:
             meter.stage("evaluate")
             position = _evaluated(position, work, spec)
-        position = _with_loss(position, loss, spec)
-        last = last or _is_stale(position, spec)
+            last = last or _is_stale(position, spec)
         log.info("epoch %d/%d: loss %.4f, best mAP %s", position.epoch, spec.epochs, loss, _best(position))
         if position.epoch % spec.checkpoint_interval == 0 or last:
             work.save_last(position)
@@ -118,6 +122,14 @@ def _settle(trainer: Trainer, pending: Pending | None, totals: list[float]) -> N
             f"images {', '.join(trainer.image_ids(batch))}",
         )
     totals.append(values["total"])
+
+
+def _out_of_memory(error: Exception, spec: Training) -> RunnerError:
+    what = str(error).strip().splitlines()[0][:300]
+    return RunnerError(
+        Reason.OUT_OF_MEMORY,
+        f"a step with spec.training.batchSizePerGPU {spec.batch_size_per_gpu} does not fit in memory: {what}",
+    )
 
 
 def _interrupt(work: Work, position: Position) -> None:

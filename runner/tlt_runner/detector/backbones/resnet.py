@@ -77,9 +77,16 @@ def _bottleneck(make: Layers, x: Any, name: str, filters: int, stride: int) -> A
 
 
 def _join(make: Layers, x: Any, y: Any, name: str, filters: int, stride: int) -> Any:
-    """Add the shortcut, projected where the shape changes."""
+    """Add the shortcut, projected where the shape changes.
+
+    Where the block strides the shortcut averages 2x2 before it projects (ResNet-D): nothing is skipped, both
+    branches keep the same centre, and the gradient of a strided 1x1 convolution of few channels, which writes
+    past its memory in TensorFlow 2.21 on CPUs, is not needed.
+    """
+    if stride != 1:
+        x = layers.AveragePooling2D(stride, stride, "same", name=f"{name}_shortcut_pool")(x)
     if stride != 1 or x.shape[-1] != filters:
-        x = make.norm(make.conv(x, f"{name}_shortcut", filters, 1, stride), f"{name}_shortcut_bn")
+        x = make.norm(make.conv(x, f"{name}_shortcut", filters, 1), f"{name}_shortcut_bn")
     return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([x, y]))
 
 

@@ -1,0 +1,127 @@
+"""The loop's decisions: when to evaluate, keep, stop early; and memory that does not suffice."""
+
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tlt_api.failures import Reason
+from tlt_api.status import Metrics
+from tlt_api.trainingjob import EarlyStopping, Evaluation, LearningRate, Training
+from tlt_runner.detector import model as detector
+from tlt_runner.detector.config import DetectorConfig
+from tlt_runner.errors import RunnerError
+from tlt_runner.training import loop
+from tlt_runner.training.checkpoints import Position
+from tlt_runner.training.meter import Meter
+from tlt_runner.training.trainer import Trainer
+
+CONFIG = DetectorConfig.model_validate(
+    {
+        "classNames": ["car"],
+        "height": 64,
+        "width": 64,
+        "backbone": "resnet10",
+        "widthMultiplier": 0.125,
+        "anchors": {"scales": [24], "ratios": [1.0]},
+        "proposals": {"miniBatch": 8, "training": {"preNms": 12, "postNms": 4}},
+        "roi": {"poolSize": 2, "miniBatch": 4},
+        "maxObjects": 1,
+    }
+)
+STILL = LearningRate(min=1e-12, max=1e-12)
+"""Nothing moves: the loss does not fall but by the draws."""
+
+
+@pytest.fixture(scope="module")
+def trainer() -> Trainer:
+    return Trainer(detector.build(CONFIG, 1), Training(), tf.distribute.get_strategy())
+
+
+class Run:
+    """One training with a given course of mAP, and what the loop kept of it."""
+
+    def __init__(self, course: list[float]) -> None:
+        self._course = iter(course)
+        self.evaluated = 0
+        self.best: list[int] = []
+        self.last: list[int] = []
+
+    def work(self) -> loop.Work:
+        return loop.Work(
+            batches=self._batches,
+            steps=1,
+            evaluate=self._evaluate,
+            save_best=lambda position: self.best.append(position.epoch),
+            save_last=lambda position: self.last.append(position.epoch),
+            save_position=lambda position: None,
+            stop=threading.Event(),
+        )
+
+    def train(self, trainer: Trainer, spec: Training, judged: Evaluation | None = None) -> Position:
+        meter = Meter(lambda progress: None, spec.epochs, 1, 1, clock=lambda: 0.0)
+        start = Position(run="one", batch_size=1)
+        return loop.train(trainer, self.work(), spec, judged or Evaluation(), start, meter)
+
+    def _batches(self, epoch: int, first_step: int) -> Iterable[dict[str, Any]]:
+        return [
+            {
+                "image": np.full((1, 64, 64, 3), 99, np.float32),
+                "boxes": np.array([[[8, 8, 40, 40]]], np.float32),
+                "classes": np.array([[0]], np.int32),
+                "id": tf.constant(["a"]),
+            }
+        ]
+
+    def _evaluate(self) -> Metrics:
+        self.evaluated += 1
+        return Metrics(m_ap=next(self._course))
+
+
+def test_the_best_model_is_kept_whenever_it_gets_better(trainer: Trainer) -> None:
+    run = Run([0.2, 0.1, 0.3, 0.3])
+    end = run.train(trainer, Training(epochs=4, learning_rate=STILL))
+    assert run.best == [1, 3]
+    assert end.best is not None
+    assert (end.best.m_ap, end.best.epoch) == (0.3, 3)
+
+
+def test_training_ends_after_evaluations_without_a_better_map(trainer: Trainer) -> None:
+    run = Run([0.5, 0.4, 0.4, 0.9])
+    spec = Training(epochs=9, learning_rate=STILL, early_stopping=EarlyStopping(patience=2))
+    assert run.train(trainer, spec).epoch == 3
+    assert run.last[-1] == 3
+
+
+def test_the_last_epoch_is_evaluated_and_kept_whatever_the_intervals(trainer: Trainer) -> None:
+    run = Run([0.1, 0.2])
+    run.train(
+        trainer,
+        Training(epochs=5, learning_rate=STILL, checkpoint_interval=4),
+        Evaluation(interval_epochs=3),
+    )
+    assert run.evaluated == 2
+    assert run.last == [4, 5]
+
+
+def test_a_training_that_stops_by_its_loss_still_has_a_best_model(trainer: Trainer) -> None:
+    run = Run([0.1])
+    early = EarlyStopping(monitor="loss", patience=1)
+    spec = Training(epochs=50, learning_rate=STILL, early_stopping=early)
+    end = run.train(trainer, spec, Evaluation(interval_epochs=50))
+    assert end.epoch < 50
+    assert run.best == run.last[-1:] == [end.epoch]
+
+
+def test_memory_that_does_not_suffice_is_named_with_the_batch_size(trainer: Trainer) -> None:
+    def exhausted(epoch: int, first_step: int) -> Iterable[dict[str, Any]]:
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[9]")
+
+    run = Run([])
+    run._batches = exhausted  # type: ignore[method-assign]
+    with pytest.raises(RunnerError, match="batchSizePerGPU 4 does not fit") as caught:
+        run.train(trainer, Training())
+    assert caught.value.reason == Reason.OUT_OF_MEMORY
