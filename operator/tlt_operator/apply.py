@@ -21,15 +21,15 @@ from tlt_operator.reconcile.plan import Plan, operator_fields
 log = logging.getLogger(__name__)
 
 
-async def apply(kube: Kube, seen: Observed, plan: Plan, now: datetime) -> None:
-    """Do a plan.
+async def apply(kube: Kube, seen: Observed, plan: Plan, now: datetime) -> str:
+    """Do a plan; the resourceVersion of the resource afterwards.
 
     Raises:
         ConflictError: What was seen is no longer so; look again.
         RefusedError: The Job was refused.
         ApiError: The API server could not be asked.
     """
-    await _statuses(kube, seen, plan)
+    version = await _statuses(kube, seen, plan)
     if plan.create is not None:
         with metrics.write("job"):
             await kube.create_job(plan.create)
@@ -44,9 +44,10 @@ async def apply(kube: Kube, seen: Observed, plan: Plan, now: datetime) -> None:
         with metrics.write("ttl"), contextlib.suppress(NotFoundError):
             await kube.set_job_ttl(seen.namespace, name, seconds)
     await _tell(kube, seen, plan, now)
+    return version
 
 
-async def _statuses(kube: Kube, seen: Observed, plan: Plan) -> None:
+async def _statuses(kube: Kube, seen: Observed, plan: Plan) -> str:
     version = seen.resource_version
     where = (seen.kind, seen.namespace, seen.name, seen.uid)
     if plan.report is not None:
@@ -55,7 +56,7 @@ async def _statuses(kube: Kube, seen: Observed, plan: Plan) -> None:
     if plan.status is not None:
         fields = operator_fields(plan.status)
         with metrics.write("status"):
-            await kube.apply_status(*where, fields, OPERATOR_FIELD_MANAGER, version)
+            version = await kube.apply_status(*where, fields, OPERATOR_FIELD_MANAGER, version)
         before, failure = seen.status.history or (), plan.status.failure
         if failure and (
             len(plan.status.history or ()) > len(before) or plan.status.phase != seen.status.phase
@@ -63,6 +64,7 @@ async def _statuses(kube: Kube, seen: Observed, plan: Plan) -> None:
             metrics.FAILURES.labels(seen.kind.name, failure.reason).inc()
         if plan.status.phase != seen.status.phase:
             log.info("%s/%s: %s -> %s", seen.namespace, seen.name, seen.status.phase, plan.status.phase)
+    return version
 
 
 async def _tell(kube: Kube, seen: Observed, plan: Plan, now: datetime) -> None:

@@ -32,6 +32,10 @@ COMPLETE = "Complete"
 FAILED = "Failed"
 BLOCKED = "Blocked"
 
+TERMINAL = (Phase.SUCCEEDED, Phase.FAILED)
+"""Phases that stay, whatever becomes of Jobs and pods."""
+
+WAITING_FOR_POD = "WaitingForPod"
 WAITING_FOR_DEPENDENCY = "WaitingForDependency"
 RUNNING = "Running"
 STOPPING = "Stopping"

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 from tlt_api.resources import KINDS
 from tlt_operator import metrics
@@ -18,8 +19,8 @@ from tlt_operator.health import Health
 from tlt_operator.index import Index
 from tlt_operator.kube import ApiError, ConflictError, Kube, NotFoundError, RefusedError
 from tlt_operator.observe import Key, observe
-from tlt_operator.observed import Observed, Refusal
-from tlt_operator.reconcile import Plan, reconcile
+from tlt_operator.observed import Refusal
+from tlt_operator.reconcile import reconcile
 from tlt_operator.settings import Settings
 from tlt_operator.workqueue import WorkQueue
 
@@ -32,9 +33,20 @@ def utc_now() -> datetime:
 
 
 async def reconcile_once(
-    kube: Kube, key: Key, settings: Settings, clock: Callable[[], datetime] = utc_now
+    kube: Kube,
+    key: Key,
+    settings: Settings,
+    clock: Callable[[], datetime] = utc_now,
+    wrote: Callable[[str], None] = lambda version: None,
 ) -> float | None:
     """Look at a resource and do what is to be done; seconds after which to look again, if so.
+
+    Args:
+        kube: The cluster.
+        key: Which resource.
+        settings: The installation's choices.
+        clock: The time.
+        wrote: Told the resourceVersion that our own write made.
 
     Raises:
         ConflictError: Something changed meanwhile; look again.
@@ -46,22 +58,17 @@ async def reconcile_once(
         return None
     plan = reconcile(seen, now, settings)
     try:
-        await apply(kube, seen, plan, now)
+        version = await apply(kube, seen, plan, now)
     except RefusedError as error:
         if plan.create is None:
             raise
-        plan = await _refused(kube, seen, error, now, settings)
+        # That, too, is something seen, and has to show in the status.
+        refused = replace(seen, refusal=Refusal(error.code, error.message))
+        plan = reconcile(refused, now, settings)
+        version = await apply(kube, refused, plan, now)
+    if version != seen.resource_version:
+        wrote(version)
     return plan.requeue_after
-
-
-async def _refused(
-    kube: Kube, seen: Observed, error: RefusedError, now: datetime, settings: Settings
-) -> Plan:
-    """The Job was refused: that, too, is something seen, and has to show in the status."""
-    refused = replace(seen, refusal=Refusal(error.code, error.message))
-    plan = reconcile(refused, now, settings)
-    await apply(kube, refused, plan, now)
-    return plan
 
 
 class Controller:
@@ -87,7 +94,9 @@ class Controller:
             metrics.QUEUE_WAIT_SECONDS.observe(waited)
             try:
                 with metrics.RECONCILE_SECONDS.time():
-                    again = await reconcile_once(self._kube, key, self._settings)
+                    again = await reconcile_once(
+                        self._kube, key, self._settings, wrote=partial(self.index.expect, key)
+                    )
                 self._succeeded(key, again)
             except (ConflictError, NotFoundError) as error:
                 log.debug("%s: changed meanwhile, looks again: %s", key, error)

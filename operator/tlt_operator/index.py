@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tlt_api.resources import KINDS
+from tlt_operator.conditions import TERMINAL
 from tlt_operator.observe import Key
-from tlt_operator.reconcile.cleanup import TERMINAL
 
 _RUNNER_WRITES = (
     "progress",
@@ -51,9 +51,14 @@ class Index:
     def __init__(self) -> None:
         self._entries: dict[Key, Entry] = {}
         self._dependants: dict[Key, set[Key]] = {}
+        self._expected: dict[Key, str] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def expect(self, key: Key, version: str) -> None:
+        """The operator itself made this resourceVersion: hearing of it needs no look at the resource."""
+        self._expected[key] = version
 
     def update(self, body: Mapping[str, Any]) -> set[Key]:
         """Take in a resource; the keys that this concerns: itself and those that refer to it."""
@@ -63,7 +68,7 @@ class Index:
         self._entries[key] = after
         if before and before.digest == after.digest:
             return set()
-        woken = {key}
+        woken = set() if self._expected.pop(key, None) == after.version else {key}
         if before is None or before.phase != after.phase:
             woken |= self._dependants.get(key, set())
         return woken
@@ -71,6 +76,7 @@ class Index:
     def remove(self, key: Key) -> set[Key]:
         """Forget a deleted resource; the keys that refer to it."""
         before = self._entries.pop(key, None)
+        self._expected.pop(key, None)
         self._link(key, before.parent if before else None, None)
         return set(self._dependants.get(key, set()))
 

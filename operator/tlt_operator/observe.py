@@ -13,6 +13,7 @@ from tlt_api.status import JobStatus
 from tlt_operator import clock
 from tlt_operator.build.job import ATTEMPT
 from tlt_operator.build.pod import CONTAINER
+from tlt_operator.conditions import TERMINAL
 from tlt_operator.kube import Json, Kube
 from tlt_operator.observed import (
     ConditionState,
@@ -24,6 +25,7 @@ from tlt_operator.observed import (
 )
 
 _LONGEST_CHAIN = 32
+_PODS_AFTER_SECONDS = 3
 _EVENTS_AFTER_SECONDS = 10
 """A pod that does not start within this time is asked why."""
 
@@ -116,13 +118,18 @@ async def _attempt(
     name = status.job_name or f"{key.name}-{kind.command}-{status.attempt}"
     body = await kube.get_job(key.namespace, name)
     job = job_state(body) if body else None
-    if status.phase in ("Succeeded", "Failed") or (job and job.ready and not job.finished):
+    if status.phase in TERMINAL or (job and not job.finished and (job.ready or _is_new(job, now))):
         return job, (), ()
     listed = [pod_state(item) for item in await kube.list_pods(key.namespace, uid)]
     pods = tuple(
         sorted(listed, key=lambda pod: (clock.to_wire(pod.created) if pod.created else "", pod.name))
     )
     return job, pods, await _why_not_started(kube, key, status, job, pods, now)
+
+
+def _is_new(job: JobState, now: datetime) -> bool:
+    """Whether its pod cannot be there yet, or not have anything to say."""
+    return job.created is not None and (now - job.created).total_seconds() < _PODS_AFTER_SECONDS
 
 
 async def _why_not_started(

@@ -148,6 +148,17 @@ def test_progress_alone_wakes_nobody() -> None:
     assert index.version(Key("TrainingJob", "default", "traffic")) == "2"
 
 
+def test_the_operators_own_write_wakes_dependants_only() -> None:
+    index = Index()
+    traffic, small = Key("TrainingJob", "default", "traffic"), Key("PruneJob", "default", "small")
+    index.update(stored("PruneJob", "small"))
+    index.update(stored())
+    index.expect(traffic, "7")
+    assert index.update(stored(version=7) | {"status": {"phase": "Succeeded"}}) == {small}
+    index.expect(traffic, "9")
+    assert index.update(stored(version=8) | {"status": {"phase": "Failed"}}) == {traffic, small}
+
+
 def test_an_unreadable_spec_still_has_a_parent_and_wakes() -> None:
     index = Index()
     body = stored(model={"from": {"pruneJobRef": {"name": "small"}}}, dataset=None)

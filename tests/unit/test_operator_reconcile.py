@@ -88,7 +88,7 @@ async def test_a_whole_life_takes_at_most_six_writes_and_its_events(cluster: Mem
     await trained(cluster)
     assert cluster.writes - len(cluster.events) <= 6
     assert [event["reason"] for event in cluster.events.values()] == [
-        "CreatingJob", "WaitingForPod", "Running", "Succeeded",
+        "CreatingJob", "Running", "Succeeded",
     ]  # fmt: skip
 
 

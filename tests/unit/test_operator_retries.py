@@ -336,6 +336,7 @@ async def test_an_image_that_cannot_be_pulled_is_told_at_once_and_fails_after_a_
 ) -> None:
     key = cluster.add(resource())
     await cluster.settle()
+    cluster.wait(3)
     cluster.run_pod("traffic-train-1", state=waiting("ErrImagePull", "no such tag"))
     await cluster.settle()
     blocked = condition(cluster, key, "Blocked")
@@ -389,6 +390,7 @@ async def test_a_pod_that_finds_no_node_waits_and_says_why(cluster: MemoryKube) 
 async def test_a_missing_secret_fails_the_resource_after_a_while(cluster: MemoryKube) -> None:
     key = cluster.add(resource())
     await cluster.settle()
+    cluster.wait(3)
     cluster.run_pod("traffic-train-1", state=waiting("CreateContainerConfigError", 'secret "s3" not found'))
     await cluster.settle()
     cluster.wait(300)

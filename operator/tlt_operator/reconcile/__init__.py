@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from tlt_api.failures import Reason
+from tlt_operator.conditions import TERMINAL
 from tlt_operator.observed import Observed
 from tlt_operator.reconcile import attempts, cleanup, references, suspend, unreadable
 from tlt_operator.reconcile.plan import Plan
@@ -30,7 +31,7 @@ def reconcile(seen: Observed, now: datetime, settings: Settings) -> Plan:
 
 
 def _decide(seen: Observed, now: datetime, settings: Settings) -> Plan:
-    if seen.status.phase in cleanup.TERMINAL and not _repaired(seen):
+    if seen.status.phase in TERMINAL and not _repaired(seen):
         return cleanup.settled(seen, now)
     if seen.resource is None:
         return unreadable.reconcile(seen, now)

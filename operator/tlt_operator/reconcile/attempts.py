@@ -134,7 +134,8 @@ def _create(seen: Observed, resource: Resource, now: datetime, settings: Setting
         return _blocked(seen, resource, obstacle, None, now, settings, REFUSED_POLL_SECONDS)
     spec = retry.for_attempt(resource.spec, seen.status.history)
     run = for_attempt(resource, spec, seen.status.inputs or Inputs(), attempt)
-    return Plan(create=job_builder.build(run, settings, seen.labels), requeue_after=0)
+    job = job_builder.build(run, settings, seen.labels)
+    return Plan(create=job, requeue_after=OLD_POD_POLL_SECONDS)  # sooner, when its event comes
 
 
 def _active(seen: Observed, resource: Resource, job: JobState, now: datetime, settings: Settings) -> Plan:
@@ -142,13 +143,12 @@ def _active(seen: Observed, resource: Resource, job: JobState, now: datetime, se
         state = State(Phase.RUNNING, conditions.RUNNING, f"attempt {_attempt(seen)} runs as Job {job.name}")
         status = with_state(seen, state, now, job_uid=job.uid, start_time=_started(seen, job, now))
         return to_status(seen, status, requeue_after=None if job.ready else REFUSED_POLL_SECONDS)
-    poll = min(max((now - (job.created or now)).total_seconds() / 4, 2.0), 120.0)
+    poll = min(max((now - (job.created or now)).total_seconds() / 4, 5.0), 120.0)
     obstacle = obstacles.find(job, seen.pods_of(_attempt(seen)), seen.events)
     if obstacle:
         return _blocked(seen, resource, obstacle, job, now, settings, poll)
-    return _queued(
-        seen, "WaitingForPod", f"Job {job.name} waits for its pod to run", now, poll, job_uid=job.uid
-    )
+    text = f"attempt {_attempt(seen)}: Job {job.name} waits for its pod to run"
+    return _queued(seen, conditions.WAITING_FOR_POD, text, now, poll, job_uid=job.uid)
 
 
 def _runs(seen: Observed, job: JobState) -> bool:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from tlt_api.status import Phase
+from tlt_operator.conditions import TERMINAL
 from tlt_operator.observed import Observed
 from tlt_operator.reconcile.plan import Plan, to_status
-
-TERMINAL = (Phase.SUCCEEDED, Phase.FAILED)
 
 
 def settled(seen: Observed, now: datetime) -> Plan:

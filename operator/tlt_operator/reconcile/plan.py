@@ -93,7 +93,7 @@ def _event(before: JobStatus, after: JobStatus) -> Event | None:
     if ready is None:
         return None
     was = (before.phase, before.attempt, was_ready.reason if was_ready else None)
-    if was == (after.phase, after.attempt, ready.reason):
+    if was == (after.phase, after.attempt, ready.reason) or ready.reason == conditions.WAITING_FOR_POD:
         return None
     bad = conditions.find(after.conditions, conditions.BLOCKED)
     warns = after.phase in ("Failed", "Retrying") or (bad is not None and bad.status == "True")
