@@ -21,6 +21,7 @@ from tlt_api.status import (
     Metrics,
     Progress,
     PruningStatus,
+    Score,
 )
 
 TERMINATION_MESSAGE_LIMIT = 4096
@@ -34,8 +35,8 @@ class RunReport(StatusModel):
     metrics: Metrics | None = None
     pruning: PruningStatus | None = None
     exports: list[ExportStatus] | None = None
-    lowest_m_ap: Annotated[float | None, Field(alias="lowestMAP")] = None
-    largest_drop: float | None = None
+    lowest_m_ap: Annotated[Score | None, Field(alias="lowestMAP")] = None
+    largest_drop: Score | None = None
     artifacts: list[Artifact] | None = None
     failure: Failure | None = None
     """Set when the run ended without success; in the termination message only."""

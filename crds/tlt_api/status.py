@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from tlt_api.base import StatusModel
 
@@ -18,6 +18,10 @@ OPERATOR_FIELD_MANAGER = "tlt-operator"
 RUNNER_FIELD_MANAGER = "tlt-runner"
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+Score = Annotated[float, AfterValidator(lambda value: round(value, 5))]
+"""A figure that people read: five decimals, which is finer than any validation set can tell."""
 
 
 class Phase(StrEnum):
@@ -175,14 +179,14 @@ class ClassMetric(StatusModel):
 
     name: str
     """Class name."""
-    average_precision: float | None = None
+    average_precision: Score | None = None
     """AP; absent where the validation data have no object of the class."""
 
 
 class Metrics(StatusModel):
     """Evaluation of the best model on the validation data."""
 
-    m_ap: Annotated[float | None, Field(alias="mAP")] = None
+    m_ap: Annotated[Score | None, Field(alias="mAP")] = None
     """Mean of the classes' average precision, and of the IoU thresholds where there are several."""
     iou_threshold: float | None = None
     """IoU from which a detection counts, where there is one."""
@@ -231,9 +235,9 @@ class ExportStatus(StatusModel):
 
     precision: str
     """fp32, fp16 or int8."""
-    m_ap: Annotated[float | None, Field(alias="mAP")] = None
+    m_ap: Annotated[Score | None, Field(alias="mAP")] = None
     """mAP of the exported model in ONNX Runtime on the validation data."""
-    m_ap_drop: Annotated[float | None, Field(alias="mAPDrop")] = None
+    m_ap_drop: Annotated[Score | None, Field(alias="mAPDrop")] = None
     """mAP of the Keras model on the same data, less the exported one's."""
     max_abs_error: float | None = None
     """Largest difference of a matched detection's score to Keras."""
@@ -307,7 +311,7 @@ class ExportJobStatus(JobStatus):
     """Evaluation of the Keras model on the validation data, to compare with."""
     exports: list[ExportStatus] | None = None
     """By precision."""
-    lowest_m_ap: Annotated[float | None, Field(alias="lowestMAP")] = None
+    lowest_m_ap: Annotated[Score | None, Field(alias="lowestMAP")] = None
     """The lowest mAP among the exports, for printing."""
-    largest_drop: float | None = None
+    largest_drop: Score | None = None
     """The largest mAPDrop among the exports, for printing."""
