@@ -7,7 +7,8 @@ whole.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -24,6 +25,13 @@ from tlt_operator.observe import Key
 
 _TOKEN_LIFE = timedelta(minutes=10)
 """Service account tokens are renewed hourly: read anew well before."""
+
+
+class _Forever:
+    """Delays between attempts to reach the API server, without an end: a finite list would end the watch."""
+
+    def __iter__(self) -> Iterator[float]:
+        return itertools.chain((0.5, 1, 2, 4, 8), itertools.repeat(15.0))
 
 
 def registry(controller: Controller, health: Health, credentials: Credentials) -> kopf.OperatorRegistry:
@@ -77,6 +85,7 @@ def settings() -> kopf.OperatorSettings:
     chosen.networking.request_timeout = 30
     chosen.networking.connect_timeout = 10
     chosen.networking.enforce_retry_after = True
+    chosen.networking.error_backoffs = _Forever()
     return chosen
 
 

@@ -83,7 +83,7 @@ def test_an_operator_that_dies_after_each_of_its_writes_makes_one_job_per_attemp
                 return api.status(prune).get("phase") == "Succeeded"
 
             until("the flow to end", finished, lambda: (api.jobs(namespace), api.status(prune)), 240)
-            proxy.victim = lambda: None
+            proxy.victim = None
         stop.set()
         kubelet.join()
         mine.close()
@@ -122,3 +122,29 @@ def test_an_operator_killed_at_random_moments_makes_one_job_per_attempt(
     uids = {name: job["metadata"]["uid"] for name, job in jobs.items()}
     assert {status["jobName"]: status["jobUid"] for status in statuses.values()} == uids
     assert set(uids) == {f"{name}-train-1" for name in names}
+
+
+def test_an_operator_that_was_cut_off_from_the_api_server_goes_on_afterwards(
+    api: Api, namespace: str, control_plane_cluster: ControlPlane, tmp_path: Path
+) -> None:
+    admin = control_plane_cluster.kubeconfig
+    kubelet = Kubelet(api, namespace)
+    before, meanwhile = made(namespace, name="before"), made(namespace, name="meanwhile")
+    with DeadlyProxy(admin) as proxy:
+        kubeconfig = proxy.kubeconfig(admin, tmp_path / "kubeconfig")
+        with OperatorProcess(kubeconfig, tmp_path / "log", TLT_NAMESPACES=namespace) as operator:
+            api.create(before)
+            api.until_phase(before, "Queued")
+            pod = kubelet.pod("before-train-1")["metadata"]["name"]
+            proxy.cut()
+            kubelet.run("before-train-1")
+            kubelet.end("before-train-1", 0, "Completed", json.dumps(BEST))
+            api.create(meanwhile)
+            time.sleep(3)
+            assert api.status(before)["phase"] == "Queued"
+            assert operator.is_running()
+            proxy.down = False
+            assert api.until_phase(before, "Succeeded")["artifacts"] == BEST["artifacts"]
+            api.until_phase(meanwhile, "Queued")
+            assert operator.is_running()
+    assert kubelet.pod("before-train-1")["metadata"]["name"] == pod

@@ -1,10 +1,12 @@
-"""A proxy in front of a real API server that kills the operator by SIGKILL, right after it has written."""
+"""A proxy in front of a real API server that kills the operator once it has written, or cuts it off."""
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import signal
+import socket
 import ssl
 import threading
 import urllib.parse
@@ -22,9 +24,9 @@ _HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "host"}
 
 
 class DeadlyProxy:
-    """Forwards everything, lets each process make one write, and kills it before it hears of the answer.
+    """Forwards everything. Lets a victim make one write, and kills it before it hears of the answer.
 
-    A context manager. ``victim`` gives the process's id; once ``lives`` have been taken, it only forwards.
+    A context manager. Nobody is killed until there is a ``victim``.
     """
 
     def __init__(self, kubeconfig: Path) -> None:
@@ -34,10 +36,13 @@ class DeadlyProxy:
         self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # its clients are killed
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._lock = threading.Lock()
-        self.victim: Callable[[], int | None] = lambda: None
+        self.victim: Callable[[], int | None] | None = None
+        """Gives the process to kill; None for one that is gone already."""
         self.writes: Counter[str] = Counter()
         """Writes that succeeded, by method, path and name of what was created."""
         self.deaths = 0
+        self.down = False
+        self._connections: set[socket.socket] = set()
 
     def __enter__(self) -> DeadlyProxy:
         self._thread.start()
@@ -54,12 +59,25 @@ class DeadlyProxy:
         path.write_text(yaml.safe_dump(config))
         return path
 
-    def strike(self) -> None:
-        """Kill the operator, if it is there."""
-        pid = self.victim()
-        if pid is not None:
-            self.deaths += 1
-            os.kill(pid, signal.SIGKILL)
+    def cut(self) -> None:
+        """From now on nothing gets through; connections break."""
+        self.down = True
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def is_dead(self) -> bool:
+        """Whether there is a victim whose process is gone: what it still sent is not to be done."""
+        return self.victim is not None and self.victim() is None
+
+    def strike(self) -> bool:
+        """Kill the victim; whether there was one."""
+        pid = self.victim() if self.victim else None
+        if pid is None:
+            return False
+        self.deaths += 1
+        os.kill(pid, signal.SIGKILL)
+        return True
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         proxy = self
@@ -69,7 +87,19 @@ class DeadlyProxy:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def setup(self) -> None:
+                super().setup()
+                proxy._connections.add(self.connection)
+
+            def finish(self) -> None:
+                proxy._connections.discard(self.connection)
+                with contextlib.suppress(OSError):
+                    super().finish()
+
             def _forward(self) -> None:
+                if proxy.down:
+                    self.close_connection = True
+                    return
                 length = int(self.headers.get("Content-Length") or 0)
                 body = self.rfile.read(length) if length else None
                 headers = {k: v for k, v in self.headers.items() if k.lower() not in _HOP_BY_HOP}
@@ -77,16 +107,16 @@ class DeadlyProxy:
                 try:
                     if self.command in _WRITES:
                         with proxy._lock:  # one write at a time, so that the one counted is the last
-                            if proxy.victim() is None:
+                            if proxy.is_dead():
                                 return
                             upstream.request(self.command, self.path, body, headers)
                             answer = upstream.getresponse()
                             content = answer.read()
                             if answer.status < 300:
                                 proxy._count(self.command, self.path, content)
-                                proxy.strike()
-                                return
-                            self._answer(answer.status, answer.getheaders(), content)
+                                if proxy.strike():
+                                    return
+                        self._answer(answer.status, answer.getheaders(), content)
                         return
                     upstream.request(self.command, self.path, body, headers)
                     self._stream(upstream.getresponse())
