@@ -81,7 +81,10 @@ def settings() -> kopf.OperatorSettings:
     chosen.watching.connect_timeout = 10
     chosen.watching.chunk_size = 500
     chosen.watching.label_selectors["batch", "v1", "jobs"] = OWNER_KIND
-    chosen.queueing.worker_limit = 50
+    # kopf has a worker per object, which stays for a while after its last event: with a limit and the usual
+    # 5 s, a cluster's resources would come in at limit / 5 a second.
+    chosen.queueing.worker_limit = 200
+    chosen.queueing.idle_timeout = 0.05
     chosen.networking.request_timeout = 30
     chosen.networking.connect_timeout = 10
     chosen.networking.enforce_retry_after = True

@@ -83,6 +83,7 @@ def test_a_kill_at_any_write_leaves_one_job_per_attempt_and_the_same_end(ttl: in
         assert [entry["reason"] for entry in traffic["history"]] == ["OutOfMemory", "Interrupted"], kill
         assert traffic["artifacts"] == BEST["artifacts"], kill
         assert (small["phase"], small["attempt"]) == ("Succeeded", 2), kill
+        assert ttl is None or not cluster.jobs, kill
 
 
 def test_a_kill_soon_after_a_kill_leaves_one_job_per_attempt() -> None:

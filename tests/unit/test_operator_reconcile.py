@@ -12,6 +12,7 @@ import pytest
 from operator_ring.manifests import SHA, ended, resource
 from operator_ring.memory_kube import MemoryKube, refusal
 from tlt_operator.apply import apply
+from tlt_operator.controller import reconcile_once
 from tlt_operator.kube import ConflictError
 from tlt_operator.observe import Key, observe
 from tlt_operator.reconcile import reconcile
@@ -276,6 +277,16 @@ async def test_a_job_gets_its_ttl_only_after_its_outcome_was_recorded(cluster: M
     cluster.edit(key, runPolicy={"ttlSecondsAfterFinished": 60})
     await cluster.settle()
     assert cluster.jobs["traffic-train-1"]["spec"]["ttlSecondsAfterFinished"] == 60
+
+
+@play
+async def test_the_outcome_and_the_ttl_take_one_look(cluster: MemoryKube) -> None:
+    key = cluster.add(resource(runPolicy={"ttlSecondsAfterFinished": 7}))
+    await cluster.settle()
+    cluster.finish("traffic-train-1", ended(0))
+    await reconcile_once(cluster, key, cluster.settings, lambda: cluster.now)
+    assert cluster.status(key)["phase"] == "Succeeded"
+    assert cluster.jobs["traffic-train-1"]["spec"]["ttlSecondsAfterFinished"] == 7
 
 
 @play

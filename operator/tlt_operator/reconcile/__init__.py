@@ -27,7 +27,8 @@ def reconcile(seen: Observed, now: datetime, settings: Settings) -> Plan:
     """The plan for a resource."""
     if seen.deleting:
         return Plan()
-    return replace(_decide(seen, now, settings), ttl=cleanup.ttl(seen))
+    plan = _decide(seen, now, settings)
+    return replace(plan, ttl=cleanup.ttl(seen, plan.status or seen.status))
 
 
 def _decide(seen: Observed, now: datetime, settings: Settings) -> Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from tlt_api.status import JobStatus
 from tlt_operator.conditions import TERMINAL
 from tlt_operator.observed import Observed
 from tlt_operator.reconcile.plan import Plan, to_status
@@ -23,8 +24,8 @@ def settled(seen: Observed, now: datetime) -> Plan:
     return to_status(seen, status, delete=running)
 
 
-def ttl(seen: Observed) -> tuple[tuple[str, int], ...]:
-    """Jobs that may be removed, and after how many seconds.
+def ttl(seen: Observed, status: JobStatus) -> tuple[tuple[str, int], ...]:
+    """Jobs that may be removed once this status is written, and after how many seconds.
 
     A Job gets its TTL only here, after its outcome was recorded: one that vanished before, while the operator
     was away, would look as if somebody had deleted it, and the run would be made again.
@@ -34,9 +35,9 @@ def ttl(seen: Observed) -> tuple[tuple[str, int], ...]:
     seconds = seen.resource.spec.run_policy.ttl_seconds_after_finished
     if seconds is None:
         return ()
-    recorded = {seen.job_name(entry.attempt) for entry in seen.status.history or ()}
-    if seen.status.phase in TERMINAL and seen.status.job_name:
-        recorded.add(seen.status.job_name)
+    recorded = {seen.job_name(entry.attempt) for entry in status.history or ()}
+    if status.phase in TERMINAL and status.job_name:
+        recorded.add(status.job_name)
     return tuple(
         (job.name, seconds)
         for job in seen.finished_jobs
