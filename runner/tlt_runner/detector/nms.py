@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from keras import ops
 
-from tlt_runner.detector import boxes as box_ops
 from tlt_runner.detector.boxes import Tensor
 
 ROUNDS = 16
@@ -40,7 +39,7 @@ def keep_mask(
     Returns:
         [B, N] bool.
     """
-    overlaps = box_ops.iou(boxes, boxes) > threshold
+    overlaps = _overlap(boxes, threshold)
     index = ops.arange(boxes.shape[1], dtype="int32")
     overlaps = ops.logical_and(overlaps, (index[:, None] < index[None, :])[None])
     if classes is not None:
@@ -50,6 +49,17 @@ def keep_mask(
     for _ in range(rounds):
         kept = start * ops.cast(ops.matmul(kept, suppresses) < 0.5, "float32")
     return kept[:, 0, :] > 0.5
+
+
+def _overlap(boxes: Tensor, threshold: float) -> Tensor:
+    """Whether IoU is above the threshold [B, N, N], without the division: every pass over N x N counts."""
+    sides = ops.maximum(boxes[..., 2:] - boxes[..., :2], 0.0)
+    share = sides[..., 0] * sides[..., 1] * (threshold / (1.0 + threshold))
+    a, b = boxes[:, :, None, :], boxes[:, None, :, :]
+    height = ops.minimum(a[..., 2], b[..., 2]) - ops.maximum(a[..., 0], b[..., 0])
+    width = ops.minimum(a[..., 3], b[..., 3]) - ops.maximum(a[..., 1], b[..., 1])
+    # i / (s - i) > t is i > (t / (1 + t)) s; a negative height makes the product no larger than zero
+    return ops.maximum(height, 0.0) * width > share[:, :, None] + share[:, None, :]
 
 
 def keep_best(scores: Tensor, keep: Tensor, count: int) -> tuple[Tensor, Tensor]:
