@@ -58,7 +58,10 @@ async def _wait_for_kinds(kube: Kube, chosen: settings.Settings) -> None:
 
 
 def main() -> None:
-    """Entry point; exit code 2 for settings or credentials that cannot be used."""
+    """Entry point; exit code 1 for settings or credentials that cannot be used."""
+    if len(sys.argv) > 1:
+        print(f"usage: tlt-operator (no arguments)\n\n{settings.usage()}")
+        sys.exit(0 if sys.argv[1:] == ["--help"] else 2)
     try:
         chosen = settings.from_environment(os.environ)
         access = credentials.find()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,17 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         ),
         log_level=_level(environment.get("TLT_LOG_LEVEL") or default.log_level),
     )
+
+
+def usage() -> str:
+    """The variables and their defaults, a line each."""
+    default = Settings()
+    lines = [f"TLT_{field.name.upper()}={_shown(getattr(default, field.name))}" for field in fields(Settings)]
+    return "Environment variables and their defaults:\n  " + "\n  ".join(lines)
+
+
+def _shown(value: object) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _number(environment: Mapping[str, str], name: str, default: float, least: float = 0) -> float:

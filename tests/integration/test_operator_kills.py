@@ -148,3 +148,36 @@ def test_an_operator_that_was_cut_off_from_the_api_server_goes_on_afterwards(
             api.until_phase(meanwhile, "Queued")
             assert operator.is_running()
     assert kubelet.pod("before-train-1")["metadata"]["name"] == pod
+
+
+def test_two_operators_at_once_do_no_harm(
+    api: Api, namespace: str, control_plane_cluster: ControlPlane, tmp_path: Path
+) -> None:
+    admin = control_plane_cluster.kubeconfig
+    manifests = [made(namespace, name=f"j{number}") for number in range(8)]
+    kubelet = Kubelet(api, namespace)
+    with (
+        OperatorProcess(admin, tmp_path / "one", TLT_NAMESPACES=namespace) as one,
+        OperatorProcess(admin, tmp_path / "two", TLT_NAMESPACES=namespace) as two,
+    ):
+        for operator in (one, two):
+            until("the operator", lambda it=operator: it.get(it.health_address, "/healthz")[0] == 200)
+        for manifest in manifests:
+            api.create(manifest)
+        for manifest in manifests:
+            until("its Job to be noted", lambda it=manifest: api.status(it).get("jobUid"))
+            kubelet.run(f"{manifest['metadata']['name']}-train-1")
+            kubelet.end(f"{manifest['metadata']['name']}-train-1", 12)
+        for manifest in manifests:
+            until(
+                "attempt 2",
+                lambda it=manifest: api.status(it)["attempt"] == 2 and api.status(it).get("jobUid"),
+            )
+        assert one.is_running() and two.is_running()
+    jobs = {name: job["metadata"]["uid"] for name, job in api.jobs(namespace).items()}
+    assert set(jobs) == {f"j{number}-train-{attempt}" for number in range(8) for attempt in (1, 2)}
+    for manifest in manifests:
+        status = api.status(manifest)
+        assert status["jobUid"] == jobs[status["jobName"]]
+        assert [entry["attempt"] for entry in status["history"]] == [1]
+        assert status["retries"] == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -316,6 +317,14 @@ def test_settings_come_from_the_environment() -> None:
     assert chosen.namespaces == ("a", "b")
     assert (chosen.workers, chosen.log_level) == (3, "DEBUG")
     assert settings.from_environment({}) == settings.Settings()
+
+
+def test_every_setting_that_the_usage_names_is_read() -> None:
+    names = [line.strip().split("=")[0] for line in settings.usage().splitlines()[1:]]
+    values = {name: "warning" if name == "TLT_LOG_LEVEL" else "17" for name in names}
+    chosen = settings.from_environment(values)
+    assert len(names) == len(dataclasses.fields(chosen))
+    assert not [f.name for f in dataclasses.fields(chosen) if getattr(chosen, f.name) == f.default]
 
 
 @pytest.mark.parametrize(
