@@ -10,7 +10,7 @@ PYTHON := $(VENV)/bin/python
 export PYTHONPATH := tests
 EXTRAS := --extra operator --extra runner --extra demo --extra dev
 COMPILE := $(VENV)/bin/uv pip compile pyproject.toml --generate-hashes --no-emit-index-url --no-header \
-           --python-version 3.11 --quiet
+           --python-version 3.11 --universal --quiet
 PYTEST := $(PYTHON) -m pytest
 
 .PHONY: help
@@ -21,11 +21,11 @@ help: ## Show this list
 setup: $(VENV)/ready ## Make .venv with everything that development and the demo need
 
 $(VENV)/ready: constraints.txt pyproject.toml
-	@echo "Installing Python packages into $(VENV) (2.9 GB; about a minute)"
-	python3 -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet uv
-	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --require-hashes -r constraints.txt
-	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --no-deps --editable .
+	@echo "Installing Python packages into $(VENV) (2.9 GB; about a minute)" >&2
+	@python3 -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check uv >&2
+	@$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --require-hashes -r constraints.txt
+	@$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .PHONY: demo
@@ -43,12 +43,16 @@ test: unit integration e2e ## All tests: unit, integration (API server), e2e (no
 unit: setup ## Tests that take seconds: no TensorFlow graph, no cluster
 	$(PYTEST) tests/unit
 
+.PHONY: parts
+parts: setup ## Compile Kubernetes and build the images, as far as the cache lacks them
+	$(PYTHON) -m cluster build
+
 .PHONY: integration
-integration: setup ## Tests on a real API server, and with small real models
+integration: parts ## Tests on a real API server, and with small real models
 	$(PYTEST) tests/integration
 
 .PHONY: e2e
-e2e: setup ## Tests on a real node with the real images (root)
+e2e: parts ## Tests on a real node with the real images (root)
 	$(PYTEST) tests/e2e
 
 .PHONY: lint
@@ -90,10 +94,6 @@ cluster-up: setup ## Start a Kubernetes with a node here, and print the KUBECONF
 .PHONY: cluster-down
 cluster-down: setup ## Stop it
 	@$(PYTHON) -m cluster down
-
-.PHONY: images
-images: setup ## Build the operator's and the runner's image
-	@$(PYTHON) -m cluster build
 
 .PHONY: clean
 clean: ## Remove what tests and the demo made, but not what takes long to build

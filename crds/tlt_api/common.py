@@ -8,13 +8,13 @@ from pydantic import Field
 
 from tlt_api.base import ApiModel, Rule, exactly_one_of
 
-Uri = Annotated[
-    str,
-    Field(
-        pattern=r"^(pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?|s3://[a-z0-9][-a-z0-9.]*(/.*)?|file:///.*)$",
-        max_length=1024,
-    ),
-]
+_CLAIM = r"pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?"
+_BUCKET = r"s3://[a-z0-9][-a-z0-9.]*(/.*)?"
+URI_PATTERN = rf"^({_CLAIM}|{_BUCKET}|file:///.*)$"
+CLUSTER_URI_PATTERN = rf"^({_CLAIM}|{_BUCKET})$"
+"""In a cluster there is no file://: a pod has no folder of its own to keep."""
+
+Uri = Annotated[str, Field(pattern=URI_PATTERN, max_length=1024)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", max_length=64)]
 ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 RelativePath = Annotated[str, Field(pattern=r"^[^/].*$", max_length=512)]

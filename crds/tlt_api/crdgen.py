@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from tlt_api.base import GROUP, VERSION
+from tlt_api.common import CLUSTER_URI_PATTERN, URI_PATTERN
 from tlt_api.resources import KINDS, MAX_NAME_LENGTH, Kind, crd_name
 
 Schema = dict[str, Any]
@@ -29,7 +30,7 @@ _DROPPED = {"title", "$defs", "additionalProperties", "x-list-map-key"}
 def custom_resource_definition(kind: Kind) -> Schema:
     """The CustomResourceDefinition of a kind, as JSON data."""
     spec = _structural(kind.spec.model_json_schema(by_alias=True))
-    _limit_sizes(spec)
+    _fit_the_cluster(spec)
     _make_immutable(spec)
     status = _structural(kind.status.model_json_schema(by_alias=True))
     _drop_defaults(status)
@@ -44,7 +45,7 @@ def custom_resource_definition(kind: Kind) -> Schema:
             "spec": spec,
             "status": status,
         },
-        "x-kubernetes-validations": [_name_rule()],
+        "x-kubernetes-validations": _name_rules(),
     }
     version = {
         "name": VERSION,
@@ -73,15 +74,17 @@ def custom_resource_definition(kind: Kind) -> Schema:
     }
 
 
-def _name_rule() -> Schema:
-    return {
-        "rule": f"size(self.metadata.name) <= {MAX_NAME_LENGTH}",
-        "message": f"metadata.name: expected at most {MAX_NAME_LENGTH} characters",
-        "messageExpression": (
-            f"'metadata.name: expected at most {MAX_NAME_LENGTH} characters (child names must fit), "
-            "got %s'.format([size(self.metadata.name)])"
-        ),
-    }
+def _name_rules() -> list[Schema]:
+    length = f"metadata.name: expected at most {MAX_NAME_LENGTH} characters (child names must fit)"
+    dots = "metadata.name: expected no dots (references and child names have none)"
+    return [
+        {
+            "rule": f"size(self.metadata.name) <= {MAX_NAME_LENGTH}",
+            "message": length,
+            "messageExpression": f"'{length}, got %s'.format([size(self.metadata.name)])",
+        },
+        {"rule": "!self.metadata.name.contains('.')", "message": dots},
+    ]
 
 
 def _structural(schema: Schema) -> Schema:
@@ -143,10 +146,13 @@ def _without_absent(value: Any) -> Any:
     return value
 
 
-def _limit_sizes(schema: Schema) -> None:
+def _fit_the_cluster(schema: Schema) -> None:
+    """Bound sizes, and leave out the addresses that only a laptop has."""
     for node in _walk(schema):
         if node.get("type") == "string" and "enum" not in node:
             node.setdefault("maxLength", _DEFAULT_MAX_LENGTH)
+        if node.get("pattern") == URI_PATTERN:
+            node["pattern"] = CLUSTER_URI_PATTERN
         if node.get("type") == "array":
             node.setdefault("maxItems", _DEFAULT_MAX_ITEMS)
 

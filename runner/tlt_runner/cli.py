@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from tlt_runner.commands import COMMANDS, VOLUMES_VARIABLE
+from tlt_runner.data.scenes import Scenes
 from tlt_runner.errors import RunnerError
 
 if TYPE_CHECKING:
@@ -98,16 +99,27 @@ def _add_state(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_sample_data(parser: argparse.ArgumentParser) -> None:
+    scenes = Scenes()
     parser.allow_abbrev = False
     parser.add_argument(
         "kind", choices=["digits"], help="digits: handwritten digits on a canvas, KITTI labels"
     )
     parser.add_argument("folder", type=Path, metavar="OUT", help="a new or empty folder")
-    parser.add_argument("--images", type=_positive, default=100, metavar="N", help="images (default: 100)")
-    parser.add_argument("--width", type=_positive, default=160, metavar="W", help="pixels (default: 160)")
-    parser.add_argument("--height", type=_positive, default=160, metavar="H", help="pixels (default: 160)")
     parser.add_argument(
-        "--seed", type=int, default=42, metavar="S", help="same seed, same data (default: 42)"
+        "--images", type=_positive, default=scenes.images, metavar="N", help="images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--width", type=_positive, default=scenes.width, metavar="W", help="pixels (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--height", type=_positive, default=scenes.height, metavar="H", help="pixels (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=scenes.seed,
+        metavar="S",
+        help="same seed, same data (default: %(default)s)",
     )
     parser.add_argument("--classes", type=_digits, metavar="0,1,..", help="digits (default: all)")
     parser.set_defaults(run=_sample_data)

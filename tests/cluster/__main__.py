@@ -1,10 +1,10 @@
 """`python -m cluster`: a cluster that stays until it is taken down, for the demo and for work by hand.
 
-    eval "$(python -m cluster up --level node)"    starts it, or finds it running, and prints the export line
+    eval "$(python -m cluster up --level node)"    starts it, or finds it; prints its kubeconfig and kubectl
     python -m cluster status
     python -m cluster down
 
-Progress goes to standard error, so that `eval` sees the export line alone. `python -m cluster build` fills
+Progress goes to standard error, so that `eval` sees these two lines alone. `python -m cluster build` fills
 the cache (binaries, and images where this machine can) and starts nothing.
 """
 
@@ -101,11 +101,10 @@ def up(name: str, level: str | None, no_images: bool) -> None:
         if record is not None:
             record.keep()
     steps.say(f"{name} is running at {plane.server}")
-    lines = {"KUBECONFIG": str(plane.kubeconfig)}
     if images is not None:
-        lines |= {"TLT_OPERATOR_IMAGE": images.operator, "TLT_RUNNER_IMAGE": images.runner}
-    for variable, value in lines.items():
-        print(f"export {variable}={shlex.quote(value)}", file=sys.__stdout__, flush=True)
+        steps.say(f"it holds {images.operator} and {images.runner}")
+    print(f"export KUBECONFIG={shlex.quote(str(plane.kubeconfig))}", file=sys.__stdout__)
+    print(f"alias kubectl={shlex.quote(str(binaries.binary('kubectl')))}", file=sys.__stdout__, flush=True)
 
 
 def down(name: str) -> None:

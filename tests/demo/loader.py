@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from cluster import binaries, steps
 from cluster.control_plane import Cluster
 from cluster.errors import ClusterError
 from tlt_runner.data import digits
-
-
-@dataclass(frozen=True)
-class Scenes:
-    """What to generate: ``images`` square scenes of ``side`` pixels."""
-
-    images: int = 400
-    side: int = 192
-    seed: int = 7
-
+from tlt_runner.data.scenes import Scenes
 
 _POD = "load-sample-data"
-_MARKER = "digits/.complete"
 # All of stdin is read before anything can fail: kubectl waits for ever for a reader that is gone.
-_UNPACK = """import io, sys, tarfile
+_UNPACK = """import io, shutil, sys, tarfile
 archive = io.BytesIO(sys.stdin.buffer.read())
+shutil.rmtree("/data/digits", ignore_errors=True)
 tarfile.open(fileobj=archive).extractall("/data")"""
-_LOOK = f"import pathlib, sys; sys.exit(not pathlib.Path('/data/{_MARKER}').exists())"
 
 
 def load(
@@ -40,38 +31,42 @@ def load(
     """Generate digits scenes into ``folder``; copy them to the claim's ``digits/``, unless they are there."""
     scenes = scenes or Scenes()
     with pod(cluster, image, namespace, claim):
-        if execute(cluster, namespace, _LOOK, None).returncode == 0:
+        look = f"import pathlib, sys; sys.exit(not pathlib.Path('/data/{_marker(scenes)}').exists())"
+        if execute(cluster, namespace, look, None).returncode == 0:
             steps.say("the sample data are on the volume already")
             return
         steps.say(f"generating {scenes.images} scenes of handwritten digits")
-        digits.generate(
-            folder,
-            images=scenes.images,
-            width=scenes.side,
-            height=scenes.side,
-            seed=scenes.seed,
-            classes=None,
-        )
+        shutil.rmtree(folder, ignore_errors=True)
+        digits.generate(folder, **asdict(scenes))
         steps.say("copying them to the volume")
-        done = execute(cluster, namespace, _UNPACK, _archive(folder))
+        done = execute(cluster, namespace, _UNPACK, _archive(folder, _marker(scenes)))
         if done.returncode != 0:
             raise ClusterError(f"copying the sample data failed: {done.stderr.decode(errors='replace')}")
 
 
-def _archive(folder: Path) -> bytes:
+def _marker(scenes: Scenes) -> str:
+    """Last in the archive: where it is, these scenes are whole."""
+    return f"digits/.complete-{scenes.images}-{scenes.width}x{scenes.height}-{scenes.seed}"
+
+
+def _archive(folder: Path, marker: str) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         archive.add(folder, arcname="digits")
-        archive.addfile(tarfile.TarInfo(_MARKER))
+        archive.addfile(tarfile.TarInfo(marker))
     return buffer.getvalue()
 
 
 def execute(
     cluster: Cluster, namespace: str, code: str, data: bytes | None
 ) -> subprocess.CompletedProcess[bytes]:
+    """Run Python code in the loader's pod, with ``data`` as its standard input."""
     command = ("exec", "-i", "-n", namespace, _POD, "--", "python", "-c", code)
     program = [str(binaries.binary("kubectl")), "--kubeconfig", str(cluster.kubeconfig), *command]
-    return subprocess.run(program, input=data or b"", capture_output=True, check=False, timeout=120)
+    try:
+        return subprocess.run(program, input=data or b"", capture_output=True, check=False, timeout=120)
+    except subprocess.TimeoutExpired:
+        raise ClusterError(f"{_POD} in {namespace} did not answer within 120 s") from None
 
 
 @contextlib.contextmanager

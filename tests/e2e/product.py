@@ -14,8 +14,9 @@ from cluster.existing import ExistingCluster
 from cluster.images import Images
 from cluster.node import Node
 from demo import install, loader
+from tlt_runner.data.scenes import Scenes
 
-TINY = loader.Scenes(images=24, side=96, seed=3)
+TINY = Scenes(images=24, width=96, height=96, seed=3)
 CLASSES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 FINISHED = ("Succeeded", "Failed")
 
@@ -65,10 +66,10 @@ class Product:
         return self.wait(kind, name, namespace, lambda status: status.get("phase") in FINISHED, limit_s)
 
 
-def make_namespace(product: Product, name: str, scenes: loader.Scenes = TINY) -> str:
+def make_namespace(product: Product, name: str, scenes: Scenes = TINY) -> str:
     """A namespace opened to jobs, with digits scenes at pvc://tlt-data/digits."""
     install.namespace(product.cluster, name, "tlt-data")
-    folder: Path = paths.CACHE / "e2e" / f"digits-{scenes.images}-{scenes.side}-{scenes.seed}"
+    folder: Path = paths.CACHE / "e2e" / f"digits-{scenes.images}-{scenes.width}-{scenes.seed}"
     loader.load(product.cluster, product.images.runner, name, "tlt-data", folder, scenes)
     return name
 

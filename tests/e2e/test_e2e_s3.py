@@ -22,7 +22,7 @@ def upload(s3: ObjectStore, bucket: str) -> None:
         aws_access_key_id=s3.access_key,
         aws_secret_access_key=s3.secret_key,
     )
-    folder = paths.CACHE / "e2e" / f"digits-{TINY.images}-{TINY.side}-{TINY.seed}"
+    folder = paths.CACHE / "e2e" / f"digits-{TINY.images}-{TINY.width}-{TINY.seed}"
     for file in sorted(folder.rglob("*.*")):
         client.upload_file(str(file), bucket, f"digits/{file.relative_to(folder)}")
 

@@ -28,6 +28,14 @@ except urllib.error.HTTPError as error:
 """
 
 
+COMPLETE = {
+    "type": "Complete",
+    "status": "True",
+    "reason": "Succeeded",
+    "lastTransitionTime": "2026-01-01T00:00:00Z",
+}
+
+
 @pytest.fixture(scope="module")
 def pod(product: Product, namespace: str) -> str:
     """A pod named and privileged as the runner of TrainingJob mine; mine and other exist, suspended."""
@@ -99,10 +107,29 @@ def test_a_runner_cannot_report_on_another_resource(
     assert f"expected a report on {name} by the pod of its present attempt" in answer
 
 
-def test_a_runner_cannot_declare_itself_finished(product: Product, namespace: str, pod: str) -> None:
-    answer = report(product, namespace, pod, "mine", {"phase": "Succeeded"})
-    assert answer.startswith("422")
-    assert "phase, conditions, attempt and jobName of the status are the operator's" in answer
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"phase": "Succeeded"},
+        {"attempt": 9},
+        {"retries": 0},
+        {"jobName": "other-train-1"},
+        {"jobUid": "x"},
+        {"observedGeneration": 9},
+        {"startTime": "2026-01-01T00:00:00Z"},
+        {"completionTime": "2026-01-01T00:00:00Z"},
+        {"failure": {"reason": "Internal"}},
+        {"history": [{"attempt": 1, "reason": "Internal"}]},
+        {"dependency": {"kind": "PruneJob", "name": "p", "uid": "u"}},
+        {"inputs": {"model": {"uri": "pvc://tlt-data/other.keras"}}},
+        {"conditions": [COMPLETE]},
+    ],
+    ids=lambda status: next(iter(status)),
+)
+def test_a_runner_cannot_write_the_operators_part(
+    product: Product, namespace: str, pod: str, status: dict[str, Any]
+) -> None:
+    assert report(product, namespace, pod, "mine", status).startswith("422")
 
 
 def test_a_runner_cannot_change_a_spec(product: Product, namespace: str, pod: str) -> None:

@@ -78,6 +78,8 @@ def refusal(cluster: ControlPlane, body: dict[str, Any], *flags: str) -> str:
             {"fraction": 0.1, "images": "a", "labels": "b"},
             ["spec.dataset.validation", "expected exactly one of fraction, images", "got several"],
         ),
+        (TRAINING, "spec.dataset.uri", "file:///data", ["spec.dataset.uri", "file:///data", "pvc://"]),
+        (TRAINING, "metadata.name", "a.b", ["metadata.name: expected no dots"]),
         (TRAINING, "spec.dataset.validation", {"seed": 1}, ["spec.dataset.validation", "got none"]),
         (
             TRAINING,
