@@ -247,7 +247,7 @@ def _wait_for_epoch(folder: Path, process: subprocess.Popen[str], least: int) ->
     while process.poll() is None:
         if file.exists() and file.stat().st_mtime > started:
             progress = json.loads(file.read_text()).get("progress") or {}
-            if progress.get("stage") == "train" and progress.get("epoch", -1) >= least:
+            if progress.get("epoch", -1) >= least:
                 return int(progress["epoch"])
         time.sleep(0.2)
     raise AssertionError(process.communicate()[0])
