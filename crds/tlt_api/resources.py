@@ -157,6 +157,10 @@ def parse(body: Mapping[str, Any]) -> Resource:
         spec = kind.spec.model_validate(body.get("spec") or {})
     except ValidationError as error:
         raise InvalidResourceError(f"{kind.name}/{name}: {explain(error)}") from None
+    try:
+        status = kind.status.model_validate(body.get("status") or {})
+    except ValidationError as error:
+        raise InvalidResourceError(f"{kind.name}/{name}: {explain(error, 'status')}") from None
     return Resource(
         kind=kind,
         namespace=metadata.get("namespace") or "default",
@@ -164,7 +168,7 @@ def parse(body: Mapping[str, Any]) -> Resource:
         uid=metadata.get("uid") or "",
         generation=metadata.get("generation") or 1,
         spec=spec,
-        status=kind.status.model_validate(body.get("status") or {}),
+        status=status,
         deleting=bool(metadata.get("deletionTimestamp")),
         created=metadata.get("creationTimestamp") or "",
     )

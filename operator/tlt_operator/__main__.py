@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 
-from tlt_api.resources import KINDS
+from tlt_api.resources import KINDS, Kind
 from tlt_operator import credentials, handlers, server, settings
 from tlt_operator.controller import Controller
 from tlt_operator.health import Health
@@ -27,6 +28,7 @@ async def run(chosen: settings.Settings, access: credentials.Credentials) -> Non
         health.longest_wait = controller.queue.longest_wait
         runners = await server.start(controller, health, chosen)
         await _wait_for_kinds(kube, chosen)
+        health.ready = True
         work = asyncio.create_task(controller.run(), name="controller")
         await asyncio.sleep(0)  # kopf, in the end, cancels every task that is younger than itself
         watch = asyncio.create_task(
@@ -44,17 +46,25 @@ async def run(chosen: settings.Settings, access: credentials.Credentials) -> Non
 
 
 async def _wait_for_kinds(kube: Kube, chosen: settings.Settings) -> None:
-    """Watches start once and for all: before, the CRDs must be there."""
+    """Watches start once and for all: before, the CRDs must be there.
+
+    One namespace that can be listed is enough: another without a RoleBinding must not keep it waiting.
+    """
     for kind in KINDS.values():
-        for namespace in chosen.namespaces or (None,):
-            while True:
-                try:
-                    async for _ in kube.list_metadata(kind, namespace):
-                        break
-                    break
-                except ApiError as error:
-                    log.warning("cannot list %s yet: %s", kind.plural, error)
-                    await asyncio.sleep(_POLL_SECONDS)
+        while not any(
+            [await _is_listed(kube, kind, namespace) for namespace in chosen.namespaces or (None,)]
+        ):
+            await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _is_listed(kube: Kube, kind: Kind, namespace: str | None) -> bool:
+    try:
+        async for _ in kube.list_metadata(kind, namespace):
+            break
+    except ApiError as error:
+        log.warning("cannot list %s in %s yet: %s", kind.plural, namespace or "the cluster", error)
+        return False
+    return True
 
 
 def main() -> None:
@@ -71,6 +81,8 @@ def main() -> None:
     logging.getLogger("kopf").setLevel(logging.WARNING)
     where = ", ".join(chosen.namespaces) or "all namespaces"
     log.info("serves %s at %s; runner image %s", where, access.server, chosen.runner_image)
+    # Until kopf takes the signals over: a first process of a container ignores SIGTERM without a handler.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     asyncio.run(run(chosen, access))
 
 

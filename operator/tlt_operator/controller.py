@@ -123,7 +123,7 @@ class Controller:
 
     def _failed(self, key: Key, outcome: str, at_least: float = 0.0) -> float:
         metrics.RECONCILES.labels(outcome).inc()
-        self._health.failed()
+        self._health.failed(str(key))
         return self.queue.retry(key, at_least)
 
     async def _sweep_often(self) -> None:
@@ -133,10 +133,12 @@ class Controller:
                 await self.sweep()
             except ApiError as error:
                 log.warning("the sweep failed, the next one follows: %s", error)
+                self._health.failed("sweep")
             self._health.swept()
 
     async def sweep(self) -> None:
         """Wake everything that has not ended, and whatever the watches have not told of."""
+        known = self.index.uids()
         there: dict[Key, str] = {}
         for kind in KINDS.values():
             for namespace in self._settings.namespaces or (None,):
@@ -144,10 +146,10 @@ class Controller:
                     key = Key(kind.name, metadata["namespace"], metadata["name"])
                     there[key] = metadata["resourceVersion"]
         behind = {key for key, version in there.items() if self.index.version(key) != version}
-        gone = self.index.known() - there.keys()
+        gone = known.keys() - there.keys()
         self._health.behind(behind | gone)
         for key in behind | self.index.unsettled():
             self.queue.add(key)
         for key in gone:
-            for dependant in self.index.remove(key):
+            for dependant in self.index.remove(key, known[key]):
                 self.queue.add(dependant)

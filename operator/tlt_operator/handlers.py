@@ -43,7 +43,8 @@ def registry(controller: Controller, health: Health, credentials: Credentials) -
         key = key_of(body)
         health.told(key)
         gone = event["type"] == "DELETED"
-        for woken in controller.index.remove(key) if gone else controller.index.update(body):
+        uid = body["metadata"].get("uid") or ""
+        for woken in controller.index.remove(key, uid) if gone else controller.index.update(body):
             controller.queue.add(woken)
 
     async def job_changed(event: Any, **_: Any) -> None:

@@ -36,6 +36,9 @@ class Health:
         self._swept = clock()
         self._succeeded = clock()
         self._failing_since: float | None = None
+        self._failing: set[str] = set()
+        self.ready = False
+        """Set once the kinds are served and the watches start."""
         self._behind: dict[Key, float] = {}
         self.longest_wait: Callable[[], float] = lambda: 0.0
 
@@ -43,9 +46,11 @@ class Health:
         """A reconciliation succeeded."""
         self._succeeded = self._clock()
         self._failing_since = None
+        self._failing.clear()
 
-    def failed(self) -> None:
-        """A reconciliation failed."""
+    def failed(self, what: str) -> None:
+        """A reconciliation (or a sweep) failed; ``what`` names it."""
+        self._failing.add(what)
         if self._failing_since is None:
             self._failing_since = self._clock()
 
@@ -63,13 +68,18 @@ class Health:
         """The watch told of a resource."""
         self._behind.pop(key, None)
 
+    def waiting(self) -> list[str]:
+        """Why the operator does not work yet; empty once it does."""
+        return [] if self.ready else ["waits for the CRDs, or for the right to list our kinds"]
+
     def problems(self) -> list[str]:
         """Why the operator should be restarted; empty while it should not."""
         now = self._clock()
         found = []
         if now - self._swept > _MISSED_SWEEPS * self._sweep_seconds:
             found.append(f"no sweep has ended for {now - self._swept:.0f} s")
-        if self._failing_since is not None and now - self._failing_since > self._patience:
+        alone = len(self._failing) < 2  # one resource that always fails is not cured by a restart
+        if self._failing_since is not None and not alone and now - self._failing_since > self._patience:
             found.append(f"every reconciliation has failed for {now - self._failing_since:.0f} s")
         if self.longest_wait() > self._patience:
             found.append(f"a resource has waited for a worker for {self.longest_wait():.0f} s")

@@ -23,6 +23,7 @@ _RUNNER_WRITES = (
     "artifacts",
     "lowestMAP",
     "largestDrop",
+    "reportedFor",
 )
 
 
@@ -31,6 +32,7 @@ class Entry:
     """A resource as last told by its watch.
 
     Attributes:
+        uid: uid.
         version: resourceVersion.
         digest: Digest of all but what the runner writes: progress alone needs no reconciliation.
         parent: The resource that it refers to.
@@ -38,6 +40,7 @@ class Entry:
         settled: Whether it has ended and that status speaks of the current spec.
     """
 
+    uid: str
     version: str
     digest: int
     parent: Key | None
@@ -73,8 +76,10 @@ class Index:
             woken |= self._dependants.get(key, set())
         return woken
 
-    def remove(self, key: Key) -> set[Key]:
-        """Forget a deleted resource; the keys that refer to it."""
+    def remove(self, key: Key, uid: str) -> set[Key]:
+        """Forget a deleted resource; the keys that refer to it. A namesake made since stays."""
+        if key in self._entries and self._entries[key].uid != uid:
+            return set()
         before = self._entries.pop(key, None)
         self._expected.pop(key, None)
         self._link(key, before.parent if before else None, None)
@@ -84,9 +89,9 @@ class Index:
         """Resources that have not ended."""
         return {key for key, entry in self._entries.items() if not entry.settled}
 
-    def known(self) -> set[Key]:
-        """All resources."""
-        return set(self._entries)
+    def uids(self) -> dict[Key, str]:
+        """All resources, with their uids."""
+        return {key: entry.uid for key, entry in self._entries.items()}
 
     def version(self, key: Key) -> str | None:
         """The resourceVersion last told; None for an unknown resource."""
@@ -122,6 +127,7 @@ def _entry(body: Mapping[str, Any]) -> Entry:
     phase = status.get("phase")
     told = (metadata.get("uid"), generation, metadata.get("deletionTimestamp"), repr(status))
     return Entry(
+        uid=metadata.get("uid") or "",
         version=metadata.get("resourceVersion") or "",
         digest=hash(told),
         parent=_parent(body),

@@ -65,8 +65,8 @@ class Kube(Protocol):
     async def list_jobs(self, namespace: str, owner_uid: str) -> Sequence[Json]:
         """The batch Jobs with the label of this owner."""
 
-    async def list_pods(self, namespace: str, owner_uid: str) -> Sequence[Json]:
-        """The pods with the label of this owner."""
+    async def list_pods(self, namespace: str, owner_kind: str, owner_name: str) -> Sequence[Json]:
+        """The pods with the labels of this owner, or of an earlier one of its name."""
 
     async def list_warnings(self, namespace: str, uid: str) -> Sequence[Json]:
         """The Warning events about an object."""

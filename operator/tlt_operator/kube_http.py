@@ -14,7 +14,7 @@ import aiohttp
 
 from tlt_api.base import API_VERSION, GROUP, VERSION
 from tlt_api.resources import Kind
-from tlt_operator.build.job import OWNER_UID
+from tlt_operator.build.job import OWNER_KIND, OWNER_NAME, OWNER_UID
 from tlt_operator.credentials import Credentials
 from tlt_operator.kube import Json, NotFoundError, api_error
 
@@ -58,10 +58,10 @@ class HttpKube:
         """The batch Jobs with the label of this owner."""
         return await self._list(_job(namespace), labelSelector=f"{OWNER_UID}={owner_uid}")
 
-    async def list_pods(self, namespace: str, owner_uid: str) -> Sequence[Json]:
-        """The pods with the label of this owner."""
+    async def list_pods(self, namespace: str, owner_kind: str, owner_name: str) -> Sequence[Json]:
+        """The pods with the labels of this owner, or of an earlier one of its name."""
         path = f"/api/v1/namespaces/{namespace}/pods"
-        return await self._list(path, labelSelector=f"{OWNER_UID}={owner_uid}")
+        return await self._list(path, labelSelector=f"{OWNER_KIND}={owner_kind},{OWNER_NAME}={owner_name}")
 
     async def list_warnings(self, namespace: str, uid: str) -> Sequence[Json]:
         """The Warning events about an object."""

@@ -11,7 +11,7 @@ from tlt_api.references import model_source, parent_key
 from tlt_api.resources import KINDS, InvalidResourceError, Kind, Resource, parse
 from tlt_api.status import JobStatus
 from tlt_operator import clock
-from tlt_operator.build.job import ATTEMPT
+from tlt_operator.build.job import ATTEMPT, OWNER_UID
 from tlt_operator.build.pod import CONTAINER
 from tlt_operator.conditions import TERMINAL
 from tlt_operator.kube import Json, Kube
@@ -120,7 +120,7 @@ async def _attempt(
     job = job_state(body) if body else None
     if status.phase in TERMINAL or (job and not job.finished and (job.ready or _is_new(job, now))):
         return job, (), ()
-    listed = [pod_state(item) for item in await kube.list_pods(key.namespace, uid)]
+    listed = [pod_state(item, uid) for item in await kube.list_pods(key.namespace, key.kind, key.name)]
     pods = tuple(
         sorted(listed, key=lambda pod: (clock.to_wire(pod.created) if pod.created else "", pod.name))
     )
@@ -180,12 +180,13 @@ def job_state(body: Json) -> JobState:
     )
 
 
-def pod_state(body: Json) -> PodState:
-    """A pod, trimmed."""
+def pod_state(body: Json, owner_uid: str) -> PodState:
+    """A pod, trimmed. One of a former resource of this name is of attempt 0: it is waited for, not read."""
     metadata, status = body["metadata"], body.get("status") or {}
     containers = status.get("containerStatuses") or ()
     runner = next((item for item in containers if item.get("name") == CONTAINER), None)
-    attempt = (metadata.get("labels") or {}).get(ATTEMPT) or "0"
+    labels = metadata.get("labels") or {}
+    attempt = (labels.get(ATTEMPT) or "0") if labels.get(OWNER_UID) == owner_uid else "0"
     return PodState(
         name=metadata["name"],
         uid=metadata.get("uid") or "",

@@ -1,6 +1,8 @@
-"""``/healthz`` and ``/metrics``, on ports of their own, served by the loop that does the work."""
+"""``/healthz``, ``/readyz``, ``/metrics``, on ports of their own, served by the loop that does the work."""
 
 from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
@@ -10,6 +12,8 @@ from tlt_operator.controller import Controller
 from tlt_operator.health import Health
 from tlt_operator.settings import Settings
 
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+
 
 async def start(controller: Controller, health: Health, settings: Settings) -> list[web.AppRunner]:
     """Start both servers; clean the runners up at the end."""
@@ -17,6 +21,10 @@ async def start(controller: Controller, health: Health, settings: Settings) -> l
     async def healthz(request: web.Request) -> web.Response:
         problems = health.problems()
         return web.json_response({"ok": not problems, "problems": problems}, status=503 if problems else 200)
+
+    async def readyz(request: web.Request) -> web.Response:
+        status = 200 if health.ready else 503
+        return web.json_response({"ok": health.ready, "problems": health.waiting()}, status=status)
 
     async def exposition(request: web.Request) -> web.Response:
         metrics.QUEUE_DEPTH.set(len(controller.queue))
@@ -26,14 +34,15 @@ async def start(controller: Controller, health: Health, settings: Settings) -> l
         return web.Response(body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return [
-        await _serve("/healthz", healthz, settings.health_port),
-        await _serve("/metrics", exposition, settings.metrics_port),
+        await _serve({"/healthz": healthz, "/readyz": readyz}, settings.health_port),
+        await _serve({"/metrics": exposition}, settings.metrics_port),
     ]
 
 
-async def _serve(path: str, handler: object, port: int) -> web.AppRunner:
+async def _serve(handlers: Mapping[str, Handler], port: int) -> web.AppRunner:
     app = web.Application()
-    app.router.add_get(path, handler)  # type: ignore[arg-type]
+    for path, handler in handlers.items():
+        app.router.add_get(path, handler)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, port=port).start()

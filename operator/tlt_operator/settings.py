@@ -12,7 +12,6 @@ class Settings:
 
     Attributes:
         runner_image: Image of runner pods whose resource does not choose one.
-        runner_service_account: ServiceAccount of runner pods, in each namespace.
         namespaces: Namespaces to serve; empty means all of the cluster.
         workers: Resources that are reconciled at the same time.
         sweep_seconds: Time between two sweeps, which find what the watches missed.
@@ -26,7 +25,6 @@ class Settings:
     """
 
     runner_image: str = "tlt-runner:latest"
-    runner_service_account: str = "tlt-runner"
     namespaces: tuple[str, ...] = ()
     workers: int = 8
     sweep_seconds: float = 300
@@ -53,8 +51,6 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
     namespaces = environment.get("TLT_NAMESPACES", "")
     return Settings(
         runner_image=environment.get("TLT_RUNNER_IMAGE") or default.runner_image,
-        runner_service_account=environment.get("TLT_RUNNER_SERVICE_ACCOUNT")
-        or default.runner_service_account,
         namespaces=tuple(sorted({name.strip() for name in namespaces.split(",") if name.strip()})),
         workers=int(_number(environment, "TLT_WORKERS", default.workers, least=1)),
         sweep_seconds=_number(environment, "TLT_SWEEP_SECONDS", default.sweep_seconds, least=1),

@@ -17,7 +17,7 @@ from typing import Any
 from operator_ring.manifests import START, job_condition
 from tlt_api.resources import KINDS, Kind
 from tlt_operator import clock, controller
-from tlt_operator.build.job import ATTEMPT, OWNER_UID
+from tlt_operator.build.job import ATTEMPT, OWNER_KIND, OWNER_NAME, OWNER_UID
 from tlt_operator.kube import ApiError, ConflictError, NotFoundError, RefusedError
 from tlt_operator.observe import Key
 from tlt_operator.settings import Settings
@@ -156,8 +156,9 @@ class MemoryKube:
     async def list_jobs(self, namespace: str, owner_uid: str) -> list[Body]:
         return [copy.deepcopy(job) for job in self.jobs.values() if _owner_label(job) == owner_uid]
 
-    async def list_pods(self, namespace: str, owner_uid: str) -> list[Body]:
-        return [copy.deepcopy(pod) for pod in self.pods.values() if _owner_label(pod) == owner_uid]
+    async def list_pods(self, namespace: str, owner_kind: str, owner_name: str) -> list[Body]:
+        wanted = {OWNER_KIND: owner_kind, OWNER_NAME: owner_name}
+        return [copy.deepcopy(pod) for pod in self.pods.values() if wanted.items() <= _labels(pod).items()]
 
     async def list_warnings(self, namespace: str, uid: str) -> list[Body]:
         return self.warnings.get(uid, [])
@@ -210,7 +211,7 @@ class MemoryKube:
             raise ConflictError(409, f"job {name} has been modified")
         job["metadata"]["deletionTimestamp"] = clock.to_wire(self.now)
         self._touch(job)
-        if not await self.list_pods(namespace, _owner_label(job)):
+        if not await self.list_pods(namespace, _labels(job)[OWNER_KIND], _labels(job)[OWNER_NAME]):
             del self.jobs[name]
 
     @_write
@@ -254,8 +255,12 @@ def refusal(code: int, message: str) -> RefusedError:
     return RefusedError(code, message)
 
 
+def _labels(body: Body) -> dict[str, str]:
+    return dict(body["metadata"].get("labels", {}))
+
+
 def _owner_label(body: Body) -> str:
-    return str(body["metadata"].get("labels", {}).get(OWNER_UID, ""))
+    return _labels(body).get(OWNER_UID, "")
 
 
 def _job_of(pod: Body) -> str:

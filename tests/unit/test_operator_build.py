@@ -152,10 +152,10 @@ def test_what_the_user_chose_of_the_pod_is_there() -> None:
 
 
 def test_what_the_installation_chose_is_used_where_the_user_did_not() -> None:
-    settings = Settings(runner_image="ours:1", runner_service_account="runs")
+    settings = Settings(runner_image="ours:1")
     body = built(settings)["spec"]["template"]["spec"]
     assert body["containers"][0]["image"] == "ours:1"
-    assert body["serviceAccountName"] == "runs"
+    assert body["serviceAccountName"] == "tlt-runner"
 
 
 def test_a_deadline_is_the_jobs_and_a_ttl_is_not_yet() -> None:

@@ -136,9 +136,17 @@ def test_a_dependant_is_woken_when_its_parent_appears_changes_phase_or_is_gone()
     assert index.update(parent) == {traffic, prune}
     assert index.update(parent | {"status": {"phase": "Running"}}) == {traffic, prune}
     assert index.update(parent | {"status": {"phase": "Running", "attempt": 2}}) == {traffic}
-    assert index.remove(traffic) == {prune}
-    assert index.remove(prune) == set()
+    assert index.remove(traffic, "u-traffic") == {prune}
+    assert index.remove(prune, "u-small") == set()
     assert len(index) == 0
+
+
+def test_a_late_word_of_a_deletion_does_not_forget_the_namesake_made_since() -> None:
+    index = Index()
+    traffic = Key("TrainingJob", "default", "traffic")
+    index.update(stored())
+    assert index.remove(traffic, "u-of-the-one-before") == set()
+    assert index.version(traffic) == "1"
 
 
 def test_progress_alone_wakes_nobody() -> None:
@@ -201,7 +209,7 @@ async def test_a_sweep_wakes_what_has_not_ended_and_what_the_watch_missed() -> N
     woken = {(await controller.queue.get())[0] for _ in range(len(controller.queue))}
     small = Key("PruneJob", "default", "small")
     assert woken == {seen, missed, small, Key("TrainingJob", "default", "gone")}
-    assert Key("TrainingJob", "default", "gone") not in controller.index.known()
+    assert Key("TrainingJob", "default", "gone") not in controller.index.uids()
 
 
 def test_a_watch_that_is_silent_from_one_sweep_to_the_next_is_unhealthy() -> None:
@@ -217,14 +225,16 @@ def test_a_watch_that_is_silent_from_one_sweep_to_the_next_is_unhealthy() -> Non
     assert health.problems() == []
 
 
-def test_failing_alone_or_waiting_for_long_is_unhealthy_and_idleness_is_not() -> None:
+def test_failing_everywhere_or_waiting_for_long_is_unhealthy_and_idleness_is_not() -> None:
     clock = Clock()
     health = Health(300, patience_seconds=600, clock=clock)
     clock.now = 800
     assert health.problems() == []
-    health.failed()
+    health.failed("a")
     clock.now = 1401
     health.swept()
+    assert health.problems() == [], "a restart does not cure one resource that always fails"
+    health.failed("b")
     assert "every reconciliation has failed" in health.problems()[0]
     health.reconciled()
     assert health.problems() == []

@@ -203,14 +203,13 @@ async def test_an_invalid_spec_fails_with_the_field_at_fault(cluster: MemoryKube
 
 
 @play
-async def test_a_corrected_spec_is_attempted(cluster: MemoryKube) -> None:
+async def test_a_resource_that_failed_stays_failed_whatever_is_edited(cluster: MemoryKube) -> None:
     key = cluster.add(resource(training={"epochs": 0}))
     await cluster.settle()
-    cluster.edit(key, training={"epochs": 1})
+    cluster.edit(key, suspend=True)
     await cluster.settle()
-    assert cluster.status(key)["phase"] == "Queued"
-    assert "failure" not in cluster.status(key)
-    assert "completionTime" not in cluster.status(key)
+    assert cluster.status(key)["phase"] == "Failed"
+    assert cluster.jobs == {}
 
 
 @play

@@ -76,7 +76,9 @@ ENDS = [
     ("Python's traceback", ended(1, "Error", "Traceback (most recent call last)"), {}, "Internal"),
     ("message and code disagree", ended(22, "Error", json.dumps(MESSAGE)), {}, "UnknownClass"),
     ("garbage for a message", ended(13, "Error", '{"failure": 7'), {}, "NaNLoss"),
-    ("could not start", ended(128, "StartError", "exec: tlt: not found"), {}, "Internal"),
+    ("could not start", ended(128, "StartError", "exec: tlt: not found"), {}, "PodRejected"),
+    ("node forgot", ended(137, "ContainerStatusUnknown"), {}, "NodeLost"),
+    ("node restarted", ended(255, "Unknown"), {}, "NodeLost"),
     ("deadline", ended(143, "Error"), {"reason": "DeadlineExceeded"}, "DeadlineExceeded"),
     ("preempted", ended(75, "Error"), disruption("PreemptionByScheduler"), "Evicted"),
     ("drained", ended(137, "Error"), disruption("EvictionByEvictionAPI"), "Evicted"),
@@ -258,6 +260,45 @@ async def test_the_next_attempt_waits_until_the_last_pod_of_the_one_before_is_go
     cluster.pods.clear()
     await cluster.settle()
     assert "traffic-train-2" in cluster.jobs
+
+
+@play
+async def test_a_resource_created_again_waits_for_the_pod_of_the_one_before(cluster: MemoryKube) -> None:
+    key = await started(cluster)
+    pods = dict(cluster.pods)
+    cluster.remove(key)
+    cluster.pods.update(pods)  # still within its grace period
+    cluster.add(resource())
+    await cluster.settle()
+    assert condition(cluster, key, "Reconciling")["reason"] == "WaitingForOldPod"
+    assert cluster.jobs == {}
+    cluster.pods.clear()
+    await cluster.settle()
+    assert list(cluster.jobs) == ["traffic-train-1"]
+
+
+@play
+async def test_ten_interruptions_in_a_row_count_from_then_on(cluster: MemoryKube) -> None:
+    key = await started(cluster, runPolicy={"maxRetries": 1})
+    for attempt in range(1, 13):
+        await fail(cluster, attempt, 75, **disruption("TerminationByKubelet"))
+    assert cluster.status(key)["phase"] == "Failed"
+    assert cluster.status(key)["failure"]["reason"] == "Evicted"
+    assert cluster.status(key)["attempt"] == 12
+
+
+@play
+async def test_resumed_within_the_delay_it_no_longer_says_suspended(cluster: MemoryKube) -> None:
+    key = await started(cluster)
+    cluster.finish("traffic-train-1", ended(70, "Error"))
+    await cluster.settle()
+    cluster.edit(key, suspend=True)
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Suspended"
+    cluster.edit(key, suspend=False)
+    assert (await cluster.settle() or 0) > 0
+    status = cluster.status(key)
+    assert (status["phase"], status["observedGeneration"]) == ("Retrying", 3)
 
 
 @play

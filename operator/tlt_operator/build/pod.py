@@ -9,6 +9,8 @@ from tlt_api.runspec import RUN_SPEC_ANNOTATION, RUN_SPEC_PATH, VOLUMES_ROOT, Ru
 from tlt_operator.settings import Settings
 
 CONTAINER = "runner"
+RUNNER_SERVICE_ACCOUNT = "tlt-runner"
+"""Not a setting: manifests/base/runner-policy.yaml knows runners by it."""
 USER = 65532
 GRACE_SECONDS = 120
 """Time to write a checkpoint after SIGTERM."""
@@ -20,7 +22,7 @@ def build(run: RunSpec, settings: Settings) -> dict[str, Any]:
     template = run.spec.pod_template
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
-        "serviceAccountName": settings.runner_service_account,
+        "serviceAccountName": RUNNER_SERVICE_ACCOUNT,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "enableServiceLinks": False,
         "securityContext": {

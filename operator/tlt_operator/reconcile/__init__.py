@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from tlt_api.failures import Reason
 from tlt_operator.conditions import TERMINAL
 from tlt_operator.observed import Observed
 from tlt_operator.reconcile import attempts, cleanup, references, suspend, unreadable
@@ -32,7 +31,7 @@ def reconcile(seen: Observed, now: datetime, settings: Settings) -> Plan:
 
 
 def _decide(seen: Observed, now: datetime, settings: Settings) -> Plan:
-    if seen.status.phase in TERMINAL and not _repaired(seen):
+    if seen.status.phase in TERMINAL:
         return cleanup.settled(seen, now)
     if seen.resource is None:
         return unreadable.reconcile(seen, now)
@@ -41,14 +40,3 @@ def _decide(seen: Observed, now: datetime, settings: Settings) -> Plan:
     if seen.status.attempt is None:
         return references.reconcile(seen, seen.resource, now)
     return attempts.reconcile(seen, seen.resource, now, settings)
-
-
-def _repaired(seen: Observed) -> bool:
-    """Whether the resource failed for its spec alone, and the spec has been changed since."""
-    status = seen.status
-    return (
-        status.attempt is None
-        and status.failure is not None
-        and status.failure.reason == Reason.INVALID_SPEC
-        and status.observed_generation != seen.generation
-    )

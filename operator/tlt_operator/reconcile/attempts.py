@@ -85,7 +85,7 @@ def ended(
     history = retry.append(status.history, entry)
     if not again:
         return fail(seen, why, now, delete=delete, history=history)
-    retries = (status.retries or 0) + (reason not in retry.UNCOUNTED)
+    retries = (status.retries or 0) + retry.counts(reason, status.history)
     text = f"attempt {attempt} ended: {reason}: {why.message}"
     state = State(Phase.RETRYING, conditions.RETRYING, f"{text}; next: {remedy or 'the same again'}")
     new = with_state(seen, state, now, history=history, retries=retries or None, failure=why)
@@ -111,7 +111,12 @@ def _next(seen: Observed, now: datetime, settings: Settings) -> Plan:
     due = since + timedelta(seconds=retry.delay(history, seen.status.retries or 0, settings))
     if now >= due:
         return start(seen, _attempt(seen) + 1, now)
-    return Plan(requeue_after=(due - now).total_seconds())
+    wait = (due - now).total_seconds()
+    if seen.status.phase == Phase.RETRYING and seen.status.observed_generation == seen.generation:
+        return Plan(requeue_after=wait)
+    text = f"attempt {_attempt(seen)} ended: {history[-1].reason}; the next starts at {clock.to_wire(due)}"
+    status = with_state(seen, State(Phase.RETRYING, conditions.RETRYING, text), now)
+    return to_status(seen, status, requeue_after=wait)
 
 
 def _create(seen: Observed, resource: Resource, now: datetime, settings: Settings) -> Plan:

@@ -23,6 +23,11 @@ _LOST = {"DeletionByTaintManager", "DeletionByPodGC", "NodeLost", "NodeShutdown"
 """Reasons of DisruptionTarget and of pods that mean: the node went away. Others: the pod had to make room."""
 
 
+_NODE_FORGOT = ("ContainerStatusUnknown", "Unknown")
+"""Why a container ended, where its node was restarted or lost: the exit code (137, 255) is made up."""
+_NOT_STARTED = ("StartError", "ContainerCannotRun")
+
+
 def failure(reason: Reason, message: str, exit_code: int | None = None, hint: str | None = None) -> Failure:
     """A failure as the taxonomy has it."""
     known = CLASSES[reason]
@@ -78,6 +83,14 @@ def _exit_code(pod: PodState | None) -> int | None:
 
 
 def _exited(pod: PodState, container: ContainerState, code: int) -> Failure:
+    if container.reason in _NODE_FORGOT:
+        text = f"the node of pod {pod.name} lost sight of its container ({container.reason})"
+        return failure(Reason.NODE_LOST, text, code)
+    if container.reason in _NOT_STARTED:
+        text = f"the container of pod {pod.name} could not be started: {container.message}"
+        return failure(
+            Reason.POD_REJECTED, text, code, "Check that spec.podTemplate.image is a runner image."
+        )
     if container.reason == "OOMKilled":
         return failure(Reason.OUT_OF_MEMORY, f"the container of pod {pod.name} was killed for memory", code)
     told = report.parse(container.message)

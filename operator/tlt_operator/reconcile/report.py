@@ -41,7 +41,7 @@ def completed(status: JobStatus, report: RunReport | None) -> dict[str, Any] | N
     """The runner's fields of the status completed by a report; None where it adds nothing."""
     if report is None:
         return None
-    fields = RUNNER_FIELDS & set(type(status).model_fields)
+    fields = (RUNNER_FIELDS | {"reported_for"}) & set(type(status).model_fields)
     current = status.model_dump(mode="json", by_alias=True, exclude_none=True, include=set(fields))
     told = report.model_dump(mode="json", by_alias=True, exclude_none=True, include=set(fields))
     merged = {**current, **{name: _completed(name, current.get(name), value) for name, value in told.items()}}

@@ -19,9 +19,10 @@ SUSPENDED = "Suspended"
 """Reason in the history of an attempt that the user suspended: not a failure."""
 
 UNCOUNTED = frozenset({Reason.INTERRUPTED, Reason.EVICTED, Reason.NODE_LOST, Reason.JOB_DELETED})
-"""Failures that are not the run's own: they are retried without limit, ever more slowly."""
+"""Failures that are not the run's own: they are retried ever more slowly, and do not count, ten in a row."""
 
 HISTORY_LIMIT = 20
+_MANY = 10
 _CALM_SECONDS = 3600
 """An interruption this long after the one before starts counting anew."""
 
@@ -36,7 +37,15 @@ def may_retry(reason: Reason, retryable: bool, status: JobStatus, spec: JobSpec)
     """Whether another attempt follows a failure."""
     if not retryable:
         return False
-    return reason in UNCOUNTED or (status.retries or 0) < spec.run_policy.max_retries
+    return not counts(reason, status.history) or (status.retries or 0) < spec.run_policy.max_retries
+
+
+def counts(reason: Reason, history: Sequence[Attempt] | None) -> bool:
+    """Whether a failure counts against maxRetries: all but a few interruptions, one soon after the other.
+
+    An eviction for the pod's own use of disk comes back every time; a preemption does not.
+    """
+    return reason not in UNCOUNTED or (bool(history) and _interruptions(history or ()) >= _MANY)
 
 
 def delay(history: Sequence[Attempt], retries: int, settings: Settings) -> float:
@@ -52,6 +61,8 @@ def delay(history: Sequence[Attempt], retries: int, settings: Settings) -> float
 
 def _interruptions(history: Sequence[Attempt]) -> int:
     """How many of the last attempts were interrupted one soon after the other."""
+    if not history or history[-1].reason not in UNCOUNTED:
+        return 0
     count = 1
     for earlier, later in reversed(list(pairwise(history))):
         between = (clock.from_wire(later.time), clock.from_wire(earlier.time))
