@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from tiny_detector import CLASS_NAMES, DETECTIONS, SIZE, settled, tiny_config
 from tlt_api.failures import Reason
 from tlt_runner.errors import RunnerError
+from tlt_runner.evaluation import detectors
 from tlt_runner.export import onnx as export
 from tlt_runner.export import precision, verify
 
@@ -46,7 +47,7 @@ def detector_of(exported, folder: Path) -> verify.OnnxDetector:
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_onnx_detects_what_keras_detects(model, fp32, images, tmp_path, batch):
-    expected = verify.keras_detector(model)(images[:batch])
+    expected = detectors.of_keras(model)(images[:batch])
     found = detector_of(fp32, tmp_path)(images[:batch])
     assert expected["count"].min() >= 5
     np.testing.assert_array_equal(found["count"], expected["count"])
@@ -57,7 +58,7 @@ def test_onnx_detects_what_keras_detects(model, fp32, images, tmp_path, batch):
 
 
 def test_onnx_boxes_are_xyxy_at_the_border(model, fp32, images, tmp_path):
-    expected = verify.keras_detector(model)(images)
+    expected = detectors.of_keras(model)(images)
     export.write(fp32, tmp_path / "model.onnx")
     session = ort.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     first = session.run(["boxes"], {"images": images.transpose(0, 3, 1, 2).copy()})[0][0, 0]

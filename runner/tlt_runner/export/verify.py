@@ -18,11 +18,9 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from tlt_api.status import ExportStatus, Metrics
-from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.evaluation.average_precision import iou_matrix
 from tlt_runner.evaluation.evaluate import Detect, evaluate
 from tlt_runner.export.onnx import INPUT, OUTPUTS
@@ -82,16 +80,6 @@ class OnnxDetector:
         nchw = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32)
         found = dict(zip(OUTPUTS, self._session.run(list(OUTPUTS), {INPUT: nchw}), strict=True))
         return {**found, "boxes": found["boxes"][..., [1, 0, 3, 2]]}
-
-
-def keras_detector(model: FasterRCNN) -> Detect:
-    """The Keras model as a function of arrays, compiled once."""
-    compiled = tf.function(lambda images: model(images), reduce_retracing=True)
-
-    def detect(images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        return {name: value.numpy() for name, value in compiled(tf.constant(images, tf.float32)).items()}
-
-    return detect
 
 
 def judge(detect: Detect, batches: Iterable[Mapping[str, Any]], class_names: list[str]) -> Judged:

@@ -26,6 +26,7 @@ from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
+from tlt_runner.evaluation import detectors
 from tlt_runner.evaluation.evaluate import Detect
 from tlt_runner.export import engine, onnx, precision, verify
 
@@ -101,7 +102,7 @@ def _verify(
     context: Context,
 ) -> list[ExportStatus]:
     _continue(context, "verify", 0)
-    reference = _judge(verify.keras_detector(model), model.config, data, spec)
+    reference = _judge(detectors.of_keras(model), model.config, data, spec)
     if reference.metrics:
         context.reporter.metrics(reference.metrics)
     exports: list[ExportStatus] = []

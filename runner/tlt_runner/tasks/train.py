@@ -10,9 +10,6 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-import tensorflow as tf
-
 from tlt_api.failures import Reason
 from tlt_api.runspec import RunSpec
 from tlt_api.status import Metrics
@@ -23,6 +20,7 @@ from tlt_runner.data.prepare import prepare
 from tlt_runner.data.records import Records
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
+from tlt_runner.evaluation import detectors
 from tlt_runner.evaluation.evaluate import evaluate
 from tlt_runner.training import devices, loop
 from tlt_runner.training.checkpoints import Position
@@ -97,12 +95,12 @@ def _training_data(records: Records, spec: TrainingJobSpec, trainer: Trainer, ba
 
 
 def _judge(records: Records, spec: TrainingJobSpec, model: FasterRCNN) -> Any:
-    detect = tf.function(lambda images: model(images, training=False))
+    detect = detectors.of_keras(model)
     most = max(records.manifest.objects_per_image, default=1)
 
     def judge() -> Metrics:
         return evaluate(
-            lambda images: _to_numpy(detect(tf.constant(images))),
+            detect,
             pipeline.validation_batches(records, spec.training.batch_size_per_gpu, max(1, most)),
             records.manifest.class_names,
             spec.evaluation.iou_threshold,
@@ -110,10 +108,6 @@ def _judge(records: Records, spec: TrainingJobSpec, model: FasterRCNN) -> Any:
         )
 
     return judge
-
-
-def _to_numpy(found: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
-    return {name: value.numpy() for name, value in found.items()}
 
 
 def _conclude(end: Position) -> None:
