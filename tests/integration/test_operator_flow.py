@@ -248,21 +248,54 @@ def test_everything_can_be_deleted_while_the_operator_is_gone(
     operator.start()
 
 
-def test_in_namespaced_mode_other_namespaces_are_left_alone(
-    api: Api, namespace: str, installed: Path, tmp_path: Path, operator: OperatorProcess
+def bound_in(plane: ControlPlane, folder: Path, *namespaces: str) -> Path:
+    """A kubeconfig of an operator with RoleBindings in these namespaces, and no right beyond them."""
+    account = {"name": "operator-of-some", "namespace": "tlt-system"}
+    plane.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account})
+    for namespace in namespaces:
+        plane.apply(
+            {
+                "apiVersion": "rbac.authorization.k8s.io/v1",
+                "kind": "RoleBinding",
+                "metadata": {"name": "tlt-operator", "namespace": namespace},
+                "roleRef": {
+                    "apiGroup": "rbac.authorization.k8s.io",
+                    "kind": "ClusterRole",
+                    "name": "tlt-operator",
+                },
+                "subjects": [{"kind": "ServiceAccount", **account}],
+            }
+        )
+    token = plane.kubectl("create", "token", account["name"], "-n", "tlt-system").strip()
+    config = yaml.safe_load(plane.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": token}
+    path = folder / "kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def test_with_rolebindings_alone_it_serves_its_namespaces_and_leaves_others_alone(
+    api: Api,
+    namespace: str,
+    control_plane_cluster: ControlPlane,
+    tmp_path: Path,
+    operator: OperatorProcess,
 ) -> None:
     operator.stop()
-    other = f"{namespace}-other"
-    api.request("POST", "/api/v1/namespaces", {"metadata": {"name": other}})
-    here, there = made(namespace), made(other)
-    with OperatorProcess(installed, tmp_path / "log", TLT_NAMESPACES=f"default,{namespace}") as process:
-        api.create(there)
-        api.create(here)
-        api.until_phase(here, "Queued")
-        assert api.status(there) == {}
+    second, other = f"{namespace}-second", f"{namespace}-other"
+    for name in (second, other):
+        api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    access = bound_in(control_plane_cluster, tmp_path, namespace, second)
+    with OperatorProcess(access, tmp_path / "log", TLT_NAMESPACES=f"{namespace},{second}") as process:
+        for name in (other, second, namespace):
+            api.create(made(name))
+        api.until_phase(made(namespace), "Queued")
+        api.until_phase(made(second), "Queued")
+        assert api.status(made(other)) == {}
         assert "Traceback" not in process.log()
+        assert "Forbidden" not in process.log()
     operator.start()
-    api.until_phase(there, "Queued")
+    api.until_phase(made(other), "Queued")
 
 
 def test_health_and_metrics_are_served(api: Api, namespace: str, operator: OperatorProcess) -> None:
