@@ -74,7 +74,10 @@ class FailureClass:
 
 _TABLE = (
     FailureClass(
-        Reason.INVALID_SPEC, 2, False, "Correct the named field; kubectl explain shows what it takes."
+        Reason.INVALID_SPEC,
+        2,
+        False,
+        "Correct the named field (see kubectl explain) and create it again.",
     ),
     FailureClass(
         Reason.OUT_OF_MEMORY, 12, True, "Lower batchSizePerGPU or imageSize, or raise spec.resources.memory."

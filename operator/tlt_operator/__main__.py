@@ -9,7 +9,7 @@ import signal
 import sys
 
 from tlt_api.resources import KINDS, Kind
-from tlt_operator import credentials, handlers, server, settings
+from tlt_operator import credentials, handlers, metrics, server, settings
 from tlt_operator.controller import Controller
 from tlt_operator.health import Health
 from tlt_operator.kube import ApiError, Kube
@@ -62,6 +62,7 @@ async def _is_listed(kube: Kube, kind: Kind, namespace: str | None) -> bool:
         async for _ in kube.list_metadata(kind, namespace):
             break
     except ApiError as error:
+        metrics.UNLISTED.labels(kind.name, namespace or "").inc()
         log.warning("cannot list %s in %s yet: %s", kind.plural, namespace or "the cluster", error)
         return False
     return True

@@ -1,8 +1,8 @@
 """Does what a plan says, in its order; each step can be done twice without harm.
 
 The order is what makes a crash between any two writes harmless: results before the phase that says they are
-there, the attempt before its Job, the outcome before the Job may vanish. The Event comes last and may be
-lost.
+there, the attempt before its Job, the outcome before the Job may vanish. The Event comes before the
+status that it tells of: its name follows from the transition, so that after a crash it is not told twice.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ async def apply(kube: Kube, seen: Observed, plan: Plan, now: datetime) -> str:
         RefusedError: The Job was refused.
         ApiError: The API server could not be asked.
     """
-    version = await _statuses(kube, seen, plan)
+    version = await _statuses(kube, seen, plan, now)
     if plan.create is not None:
         with metrics.write("job"):
             await kube.create_job(plan.create)
@@ -43,16 +43,16 @@ async def apply(kube: Kube, seen: Observed, plan: Plan, now: datetime) -> str:
     for name, seconds in plan.ttl:
         with metrics.write("ttl"), contextlib.suppress(NotFoundError):
             await kube.set_job_ttl(seen.namespace, name, seconds)
-    await _tell(kube, seen, plan, now)
     return version
 
 
-async def _statuses(kube: Kube, seen: Observed, plan: Plan) -> str:
+async def _statuses(kube: Kube, seen: Observed, plan: Plan, now: datetime) -> str:
     version = seen.resource_version
     where = (seen.kind, seen.namespace, seen.name, seen.uid)
     if plan.report is not None:
         with metrics.write("report"):
             version = await kube.apply_status(*where, plan.report, RUNNER_FIELD_MANAGER, version)
+    await _tell(kube, seen, plan, now)
     if plan.status is not None:
         fields = operator_fields(plan.status)
         with metrics.write("status"):

@@ -139,17 +139,38 @@ class Controller:
     async def sweep(self) -> None:
         """Wake everything that has not ended, and whatever the watches have not told of."""
         known = self.index.uids()
-        there: dict[Key, str] = {}
-        for kind in KINDS.values():
-            for namespace in self._settings.namespaces or (None,):
-                async for metadata in self._kube.list_metadata(kind, namespace):
-                    key = Key(kind.name, metadata["namespace"], metadata["name"])
-                    there[key] = metadata["resourceVersion"]
+        there, unlisted = await self._list()
         behind = {key for key, version in there.items() if self.index.version(key) != version}
-        gone = known.keys() - there.keys()
+        gone = {
+            key
+            for key in known.keys() - there.keys()
+            if not unlisted & {(key.kind, key.namespace), (key.kind, None)}
+        }
         self._health.behind(behind | gone)
         for key in behind | self.index.unsettled():
             self.queue.add(key)
         for key in gone:
             for dependant in self.index.remove(key, known[key]):
                 self.queue.add(dependant)
+
+    async def _list(self) -> tuple[dict[Key, str], set[tuple[str, str | None]]]:
+        """The versions of all resources, and the (kind, namespace) that could not be listed.
+
+        Raises:
+            ApiError: Nothing could be listed.
+        """
+        there: dict[Key, str] = {}
+        unlisted: set[tuple[str, str | None]] = set()
+        places = [(kind, it) for kind in KINDS.values() for it in self._settings.namespaces or (None,)]
+        for kind, namespace in places:
+            try:
+                async for metadata in self._kube.list_metadata(kind, namespace):
+                    key = Key(kind.name, metadata["namespace"], metadata["name"])
+                    there[key] = metadata["resourceVersion"]
+            except ApiError as error:
+                metrics.UNLISTED.labels(kind.name, namespace or "").inc()
+                log.warning("cannot list %s in %s: %s", kind.plural, namespace or "the cluster", error)
+                unlisted.add((kind.name, namespace))
+                if len(unlisted) == len(places):
+                    raise
+        return there, unlisted

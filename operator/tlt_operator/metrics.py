@@ -27,6 +27,12 @@ MISSED = Counter(
     "tlt_operator_missed_events_total", "Changes that a sweep found before the watch told of them"
 )
 
+UNLISTED = Counter(
+    "tlt_operator_failed_lists_total",
+    "Lists of our kinds that the API server did not give",
+    ["kind", "namespace"],
+)
+
 
 @contextmanager
 def write(what: str) -> Iterator[None]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from pydantic import ValidationError
+
 from tlt_api.references import model_source, parent_key
 from tlt_api.resources import KINDS, InvalidResourceError, Kind, Resource, parse
 from tlt_api.status import JobStatus
@@ -48,7 +50,7 @@ async def observe(kube: Kube, key: Key, now: datetime) -> Observed | None:
     body = await kube.get_resource(kind, key.namespace, key.name)
     if body is None:
         return None
-    status = kind.status.model_validate(body.get("status") or {})
+    status = _readable_status(kind, body.get("status") or {})
     resource, invalid = _parse(body)
     parents: dict[tuple[str, str], Resource | None] = {}
     invalid_parents: dict[tuple[str, str], str] = {}
@@ -86,6 +88,15 @@ def _parse(body: Json) -> tuple[Resource | None, str]:
         return parse(body), ""
     except InvalidResourceError as error:
         return None, str(error)
+
+
+def _readable_status(kind: Kind, body: Json) -> JobStatus:
+    """The status without the fields that cannot be read; :func:`parse` tells of those."""
+    try:
+        return kind.status.model_validate(body)
+    except ValidationError as error:
+        bad = {str(item["loc"][0]) for item in error.errors() if item["loc"]}
+        return kind.status.model_validate({name: value for name, value in body.items() if name not in bad})
 
 
 async def _ancestors(

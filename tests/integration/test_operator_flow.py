@@ -298,6 +298,42 @@ def test_with_rolebindings_alone_it_serves_its_namespaces_and_leaves_others_alon
     api.until_phase(made(other), "Queued")
 
 
+def test_until_it_may_list_anywhere_it_is_alive_but_not_ready_and_then_serves_where_it_may(
+    api: Api,
+    namespace: str,
+    control_plane_cluster: ControlPlane,
+    tmp_path: Path,
+    operator: OperatorProcess,
+) -> None:
+    operator.stop()
+    shut = f"{namespace}-shut"
+    api.request("POST", "/api/v1/namespaces", {"metadata": {"name": shut}})
+    access = bound_in(control_plane_cluster, tmp_path)
+    for name in (shut, namespace):
+        api.create(made(name))
+    with OperatorProcess(access, tmp_path / "log", TLT_NAMESPACES=f"{namespace},{shut}") as process:
+
+        def ready() -> int:
+            return process.get(process.health_address, "/readyz")[0]
+
+        until("the operator to wait", lambda: ready() == 503, process.log)
+        assert process.get(process.health_address, "/healthz")[0] == 200
+        assert process.stop() == 0
+        bound_in(control_plane_cluster, tmp_path, namespace)
+        process.start()
+        until("the operator to be ready", lambda: ready() == 200, process.log)
+        api.until_phase(made(namespace), "Queued")
+        kubelet = Kubelet(api, namespace)
+        kubelet.run("traffic-train-1")
+        kubelet.end("traffic-train-1", 0)
+        api.until_phase(made(namespace), "Succeeded")
+        assert api.status(made(shut)) == {}
+        lists = process.get(process.metrics_address, "/metrics")[1]
+        assert f'tlt_operator_failed_lists_total{{kind="TrainingJob",namespace="{shut}"}}' in lists
+        assert "Traceback" not in process.log()
+    operator.start()
+
+
 def test_health_and_metrics_are_served(api: Api, namespace: str, operator: OperatorProcess) -> None:
     api.create(made(namespace))
     api.until_phase(made(namespace), "Queued")

@@ -16,7 +16,7 @@ from typing import Any
 
 from operator_ring.manifests import START, job_condition
 from tlt_api.resources import KINDS, Kind
-from tlt_operator import clock, controller
+from tlt_operator import clock, conditions, controller
 from tlt_operator.build.job import ATTEMPT, OWNER_KIND, OWNER_NAME, OWNER_UID
 from tlt_operator.kube import ApiError, ConflictError, NotFoundError, RefusedError
 from tlt_operator.observe import Key
@@ -56,6 +56,8 @@ class MemoryKube:
         self.pods: dict[str, Body] = {}
         self.warnings: dict[str, list[Body]] = {}
         self.events: dict[str, Body] = {}
+        self.transitions: set[tuple[str, str]] = set()
+        """(name, message) of each state that the operator brought a resource into."""
         self.created_jobs: Counter[str] = Counter()
         self.writes = 0
         self.kill_at: int | None = None
@@ -187,7 +189,11 @@ class MemoryKube:
             raise ConflictError(409, f"{key} has been modified")
         known = set(KINDS[kind.name].status.model_validate(status).to_wire())
         assert known >= set(status), f"not in the schema of {kind.name}: {set(status) - known}"
+        before = _state(body.get("status", {}))
         self._apply(key, status, manager)
+        state = _state(body["status"])
+        if state[:3] != before[:3] and state[2] not in ("", conditions.WAITING_FOR_POD):
+            self.transitions.add((name, state[3]))
         return str(body["metadata"]["resourceVersion"])
 
     @_write
@@ -253,6 +259,12 @@ class MemoryKube:
 def refusal(code: int, message: str) -> RefusedError:
     """What the API server answers to a Job that it does not want."""
     return RefusedError(code, message)
+
+
+def _state(status: Body) -> tuple[Any, Any, str, str]:
+    """Phase, attempt, and the reason and message of Ready."""
+    ready = next((item for item in status.get("conditions", ()) if item["type"] == "Ready"), {})
+    return status.get("phase"), status.get("attempt"), ready.get("reason", ""), ready.get("message", "")
 
 
 def _labels(body: Body) -> dict[str, str]:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import dataclasses
 import itertools
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from hypothesis import strategies as st
 
 from operator_ring.manifests import resource
 from operator_ring.memory_kube import MemoryKube
+from tlt_api.resources import Kind
 from tlt_api.status import Condition, Phase
 from tlt_operator import conditions, credentials, settings
 from tlt_operator.controller import Controller
 from tlt_operator.health import Health
 from tlt_operator.index import Index
+from tlt_operator.kube import ApiError
 from tlt_operator.observe import Key
 from tlt_operator.workqueue import Backoff, WorkQueue
 
@@ -210,6 +213,51 @@ async def test_a_sweep_wakes_what_has_not_ended_and_what_the_watch_missed() -> N
     small = Key("PruneJob", "default", "small")
     assert woken == {seen, missed, small, Key("TrainingJob", "default", "gone")}
     assert Key("TrainingJob", "default", "gone") not in controller.index.uids()
+
+
+class Partial(MemoryKube):
+    """Lists no resource of namespace ``shut``; ``meanwhile`` runs once all else has been listed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    async def list_metadata(self, kind: Kind, namespace: str | None) -> AsyncIterator[dict[str, Any]]:
+        if namespace == "shut":
+            raise ApiError(403, "forbidden")
+        async for metadata in super().list_metadata(kind, namespace):
+            yield metadata
+        self.meanwhile()
+
+
+@in_a_loop
+async def test_a_sweep_forgets_nobody_made_while_it_lists() -> None:
+    cluster = Partial()
+    controller = Controller(cluster, settings.Settings(), Health(300))
+    cluster.meanwhile = lambda: controller.index.update(stored())
+    await controller.sweep()
+    assert controller.index.uids() == {Key("TrainingJob", "default", "traffic"): "u-traffic"}
+
+
+@in_a_loop
+async def test_a_namespace_that_may_not_be_listed_keeps_no_other_from_being_swept() -> None:
+    cluster = Partial()
+    seen = cluster.add(resource(name="seen"))
+    controller = Controller(cluster, settings.Settings(namespaces=("default", "shut")), Health(300))
+    shut = stored()
+    shut["metadata"]["namespace"] = "shut"
+    controller.index.update(shut)
+    controller.index.update(stored(name="gone"))
+    await controller.sweep()
+    assert controller.index.uids() == {Key("TrainingJob", "shut", "traffic"): "u-traffic"}
+    assert seen in {(await controller.queue.get())[0] for _ in range(len(controller.queue))}
+
+
+@in_a_loop
+async def test_a_sweep_that_may_list_nothing_fails() -> None:
+    controller = Controller(Partial(), settings.Settings(namespaces=("shut",)), Health(300))
+    with pytest.raises(ApiError):
+        await controller.sweep()
 
 
 def test_a_watch_that_is_silent_from_one_sweep_to_the_next_is_unhealthy() -> None:

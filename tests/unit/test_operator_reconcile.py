@@ -213,6 +213,20 @@ async def test_a_resource_that_failed_stays_failed_whatever_is_edited(cluster: M
 
 
 @play
+async def test_a_run_goes_on_although_its_status_has_become_unreadable(cluster: MemoryKube) -> None:
+    key = cluster.add(resource())
+    await cluster.settle()
+    cluster.run_pod("traffic-train-1")
+    cluster.report(key, progress={"epoch": "the third"})
+    await cluster.settle()
+    status = cluster.status(key)
+    assert condition(cluster, key, "Stalled")["reason"] == "InvalidSpec"
+    assert "status.progress.epoch" in condition(cluster, key, "Stalled")["message"]
+    assert status["attempt"] == 1
+    assert list(cluster.jobs) == ["traffic-train-1"]
+
+
+@play
 async def test_a_run_goes_on_although_its_spec_has_become_unreadable(cluster: MemoryKube) -> None:
     key = cluster.add(resource())
     await cluster.settle()

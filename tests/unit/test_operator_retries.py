@@ -302,6 +302,16 @@ async def test_resumed_within_the_delay_it_no_longer_says_suspended(cluster: Mem
 
 
 @play
+async def test_which_report_the_runner_made_last_is_kept_at_the_end(cluster: MemoryKube) -> None:
+    key = await started(cluster)
+    cluster.report(key, reportedFor="pod-1")
+    cluster.finish("traffic-train-1", ended(0, "Completed", json.dumps({"metrics": {"mAP": 0.5}})))
+    await cluster.settle()
+    assert cluster.status(key)["metrics"]["mAP"] == 0.5
+    assert cluster.status(key)["reportedFor"] == "pod-1"
+
+
+@play
 async def test_a_job_that_is_being_deleted_is_waited_for(cluster: MemoryKube) -> None:
     key = await started(cluster)
     cluster.jobs["traffic-train-1"]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
