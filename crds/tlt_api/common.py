@@ -103,6 +103,13 @@ class Resources(ApiModel):
     """Memory request and limit, for example 32Gi."""
 
 
+class CpuResources(Resources):
+    """What the pod of a job gets that works on the CPU unless it is told otherwise."""
+
+    gpus: Annotated[int, Field(ge=0, le=16)] = 0
+    """Number of nvidia.com/gpu; an engine of builder tensorrt needs one."""
+
+
 class Remedies(ApiModel):
     """What a retry changes, so that it does not fail the same way."""
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tlt_api.base import ApiModel, Rule
-from tlt_api.common import JobSpec, ModelSource
+from tlt_api.common import CpuResources, JobSpec, ModelSource
 from tlt_api.trainingjob import Fraction
 
 
@@ -63,6 +63,8 @@ class Verification(ApiModel):
 class ExportJobSpec(JobSpec):
     """What to export, and in which forms."""
 
+    resources: CpuResources = CpuResources()
+    """What the pod gets."""
     model: ModelSource
     """The trained or pruned model."""
     precisions: Annotated[list[Literal["fp32", "fp16"]], Field(min_length=1, max_length=2)] = ["fp32"]
@@ -75,6 +77,14 @@ class ExportJobSpec(JobSpec):
     """Comparison with the Keras model."""
 
     rules = (
+        Rule(
+            cel="!has(self.engine) || self.engine.builder != 'tensorrt' || self.resources.gpus > 0",
+            check=lambda self: (
+                self.engine is None or self.engine.builder != "tensorrt" or self.resources.gpus > 0
+            ),
+            message="expected spec.resources.gpus of at least 1 with builder tensorrt: it builds on a GPU",
+            given="'%s'.format([self.resources.gpus])",
+        ),
         Rule(
             cel="self.precisions.all(p, self.precisions.exists_one(q, p == q))",
             check=lambda self: len(set(self.precisions)) == len(self.precisions),

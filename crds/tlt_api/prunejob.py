@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tlt_api.base import ApiModel, Rule, exactly_one_of
-from tlt_api.common import JobSpec, ModelSource
+from tlt_api.common import CpuResources, JobSpec, ModelSource
 from tlt_api.trainingjob import OpenFraction
 
 
@@ -25,6 +25,8 @@ class PruneTarget(ApiModel):
 class PruneJobSpec(JobSpec):
     """What to prune, and how much."""
 
+    resources: CpuResources = CpuResources()
+    """What the pod gets."""
     model: ModelSource
     """The trained model."""
     threshold: Annotated[float, Field(gt=0, le=1000)] | None = None

@@ -126,8 +126,8 @@ class Anchors(ApiModel):
 class ProposalCounts(ApiModel):
     """How many proposals go into and come out of non-maximum suppression."""
 
-    pre_nms: Annotated[int, Field(ge=1, le=20000)]
-    """Best-scored boxes that enter."""
+    pre_nms: Annotated[int, Field(ge=1, le=6000)]
+    """Best-scored boxes that enter; memory grows with the square of it, for every image of a batch."""
     post_nms: Annotated[int, Field(ge=1, le=4000)]
     """Boxes that are kept at most."""
 

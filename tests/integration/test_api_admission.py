@@ -112,6 +112,12 @@ def refusal(cluster: ControlPlane, body: dict[str, Any], *flags: str) -> str:
             {"uri": "pvc://tlt-data/out"},
             ["exactly one of threshold, target", "got none"],
         ),
+        (
+            EXPORT,
+            "spec.engine",
+            {"builder": "tensorrt"},
+            ["spec.resources.gpus of at least 1", "got 0"],
+        ),
         (EXPORT, "spec.precisions", ["int4"], ["spec.precisions[0]", "int4", "fp16"]),
         (
             EXPORT,

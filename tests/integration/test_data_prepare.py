@@ -396,6 +396,16 @@ def test_a_folder_without_images_is_not_found(folder: Folder, storage: Storage, 
     assert "1 other" in caught.value.message
 
 
+def test_labels_without_a_single_object_are_refused(folder: Folder, storage: Storage, output: str) -> None:
+    for number in range(20):
+        folder.image(f"{number}.jpg")
+        folder.label(str(number))
+    with pytest.raises(RunnerError) as caught:
+        prepare(folder.dataset(), storage, output)
+    assert caught.value.reason in (Reason.NO_LABELS, Reason.UNKNOWN_CLASS)
+    assert "none for training and validation" in caught.value.message
+
+
 def test_images_without_any_label_have_a_reason_of_their_own(
     folder: Folder, storage: Storage, output: str
 ) -> None:

@@ -44,11 +44,12 @@ def trainer() -> Trainer:
 class Run:
     """One training with a given course of mAP, and what the loop kept of it."""
 
-    def __init__(self, course: list[float]) -> None:
+    def __init__(self, course: list[float | None]) -> None:
         self._course = iter(course)
         self.evaluated = 0
         self.best: list[int] = []
         self.last: list[int] = []
+        self.saved: list[tuple[int, int]] = []
 
     def work(self) -> loop.Work:
         return loop.Work(
@@ -57,7 +58,7 @@ class Run:
             evaluate=self._evaluate,
             save_best=lambda position: self.best.append(position.epoch),
             save_last=lambda position: self.last.append(position.epoch),
-            save_position=lambda position: None,
+            save_position=lambda position: self.saved.append((position.epoch, self.evaluated)),
             stop=threading.Event(),
         )
 
@@ -87,6 +88,18 @@ def test_the_best_model_is_kept_whenever_it_gets_better(trainer: Trainer) -> Non
     assert run.best == [1, 3]
     assert end.best is not None
     assert (end.best.m_ap, end.best.epoch) == (0.3, 3)
+
+
+def test_without_an_object_to_judge_by_the_newest_model_is_kept(trainer: Trainer) -> None:
+    run = Run([None, None, None])
+    run.train(trainer, Training(epochs=3, learning_rate=STILL))
+    assert run.best == [1, 2, 3]
+
+
+def test_an_epoch_is_saved_before_it_is_evaluated_but_the_last(trainer: Trainer) -> None:
+    run = Run([0.1, 0.2, 0.3])
+    run.train(trainer, Training(epochs=3, learning_rate=STILL))
+    assert run.saved == [(1, 0), (2, 1)]
 
 
 def test_training_ends_after_evaluations_without_a_better_map(trainer: Trainer) -> None:

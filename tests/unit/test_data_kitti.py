@@ -79,6 +79,16 @@ VERDICTS = [
         "occlusion (column 3): expected a whole number, got '1.5'",
     ),
     (
+        GOOD.replace(" 2 ", " 1e300 "),
+        Problem.NOT_A_NUMBER,
+        "occlusion (column 3): expected -1 to 3, got '1e300'",
+    ),
+    (
+        GOOD.replace("0.50", "-7"),
+        Problem.NOT_A_NUMBER,
+        "truncation (column 2): expected -1 to 1, got '-7'",
+    ),
+    (
         GOOD.replace("0.50", "half"),
         Problem.NOT_A_NUMBER,
         "truncation (column 2): expected a finite number, got 'half'",

@@ -173,7 +173,7 @@ class _Conversion:
         """Fail where the data cannot be trained on.
 
         Raises:
-            RunnerError: ``BadSamples``.
+            RunnerError: ``BadSamples``, ``NoLabels``.
         """
         if self._report is None:
             raise RunnerError(Reason.INTERNAL, "the data were judged before they were converted")
@@ -186,6 +186,14 @@ class _Conversion:
                 f"{' and '.join(empty)}: {self._report.usable_images} of {self._report.images} images are "
                 "usable",
                 "Add images, or correct spec.dataset.validation.",
+            )
+        present = {subset for subset, _ in self._objects}
+        bare = [subset for subset in SUBSETS if subset not in present]
+        if bare:
+            raise RunnerError(
+                Reason.NO_LABELS,
+                f"expected objects to learn and to judge by, got none for {' and '.join(bare)}: of "
+                f"{self._report.images} images no label line there gives one (see {REPORT})",
             )
 
     def _write_records(self, planned: Sequence[Planned], meter: Meter) -> list[Shard]:

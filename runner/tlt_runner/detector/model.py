@@ -7,6 +7,7 @@ same parts in :mod:`tlt_runner.detector.losses`.
 
 from __future__ import annotations
 
+import errno
 import zipfile
 from pathlib import Path
 from typing import Any, Self
@@ -142,7 +143,11 @@ def load(path: Path) -> FasterRCNN:
         )
     try:
         model = keras.saving.load_model(path, compile=False)
+    except MemoryError:
+        raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise  # the volume's fault, not the file's
         # Keras raises many types, for a foreign layer, a missing entry or broken weights.
         raise RunnerError(Reason.UNREADABLE_MODEL, f"{path.name} cannot be read: {error}") from error
     if not isinstance(model, FasterRCNN):

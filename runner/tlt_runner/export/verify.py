@@ -20,7 +20,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from tlt_api.failures import Reason
 from tlt_api.status import ExportStatus, Metrics
+from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation.average_precision import iou_matrix
 from tlt_runner.evaluation.evaluate import Detect, evaluate
 from tlt_runner.export.onnx import INPUT, OUTPUTS
@@ -141,7 +143,11 @@ def latency_milliseconds(detect: Detect, height: int, width: int) -> float:
 def status_of(
     precision: str, reference: Judged, exported: Judged, size_bytes: int, latency: float
 ) -> ExportStatus:
-    """What is reported of one precision; what cannot be matched is logged."""
+    """What is reported of one precision; what cannot be matched is logged.
+
+    Raises:
+        RunnerError: ExportFailed, where not one detection is as in Keras.
+    """
     difference = compare(reference.found, exported.found)
     log.info(
         "%s: %d detections as in Keras, %d in one of the two only, scores differ by %.2g at most",
@@ -150,6 +156,12 @@ def status_of(
         difference.unmatched,
         difference.max_abs_error,
     )
+    if difference.unmatched and not difference.matched:
+        raise RunnerError(
+            Reason.EXPORT_FAILED,
+            f"{precision}: expected the detections of Keras, but none of {difference.unmatched} agrees in "
+            "class and place, or their figures are not finite",
+        )
     before = (reference.metrics or Metrics()).m_ap
     after = (exported.metrics or Metrics()).m_ap
     return ExportStatus(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tlt_api.failures import Reason
@@ -56,7 +56,7 @@ def run(run: RunSpec, context: Context) -> None:
     work = loop.Work(
         batches=_training_data(records, spec, trainer, batch_size),
         steps=steps,
-        evaluate=_judge(records, spec, model),
+        evaluate=_judge(records, spec, model, context),
         save_best=keeper.save_best,
         save_last=keeper.save_last,
         save_position=keeper.save_position,
@@ -94,20 +94,31 @@ def _training_data(records: Records, spec: TrainingJobSpec, trainer: Trainer, ba
     return batches
 
 
-def _judge(records: Records, spec: TrainingJobSpec, model: FasterRCNN) -> Any:
+def _judge(records: Records, spec: TrainingJobSpec, model: FasterRCNN, context: Context) -> Any:
     detect = detectors.of_keras(model)
     most = max(records.manifest.objects_per_image, default=1)
 
     def judge() -> Metrics:
         return evaluate(
             detect,
-            pipeline.validation_batches(records, spec.training.batch_size_per_gpu, max(1, most)),
+            _until_stopped(
+                pipeline.validation_batches(records, spec.training.batch_size_per_gpu, max(1, most)), context
+            ),
             records.manifest.class_names,
             spec.evaluation.iou_threshold,
             spec.evaluation.average_precision,
         )
 
     return judge
+
+
+def _until_stopped(batches: Iterable[Any], context: Context) -> Iterator[Any]:
+    for batch in batches:
+        if context.stop.is_set():
+            raise RunnerError(
+                Reason.INTERRUPTED, "stopped while evaluating; the checkpoint before it is kept"
+            )
+        yield batch
 
 
 def _conclude(end: Position) -> None:

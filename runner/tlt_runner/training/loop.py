@@ -76,6 +76,8 @@ def train(
         position = _with_loss(position, loss, spec)
         last = position.epoch == spec.epochs or _is_stale(position, spec)
         if position.epoch % judged.interval_epochs == 0 or last:
+            if not last:
+                work.save_position(position)  # an evaluation may outlast the pod's grace period
             meter.stage("evaluate")
             position = _evaluated(position, work, spec)
             last = last or _is_stale(position, spec)
@@ -144,7 +146,8 @@ def _interrupt(work: Work, position: Position) -> None:
 def _evaluated(position: Position, work: Work, spec: Training) -> Position:
     metrics = work.evaluate().model_copy(update={"epoch": position.epoch})
     best = position.best
-    better = best is None or (metrics.m_ap or 0.0) > (best.m_ap or 0.0)
+    unknown = metrics.m_ap is None  # no object that counts: the newest model is as good as any
+    better = best is None or unknown or (metrics.m_ap or 0.0) > (best.m_ap or 0.0)
     if better:
         position = position.model_copy(update={"best": metrics})
         work.save_best(position)

@@ -119,6 +119,11 @@ def _is_named(entry: os.DirEntry[str], suffixes: tuple[str, ...]) -> bool:
     return not entry.name.startswith(".") and entry.name.lower().endswith(suffixes) and not entry.is_dir()
 
 
+_FAR = 1e6
+"""Pixels: no image is as large."""
+_RANGES = {"truncation": (-1.0, 1.0), "occlusion": (-1.0, 3.0)}
+
+
 def parse_line(columns: list[str], file: str, number: int) -> LabelledBox | Finding:
     """One line as an object, or what is wrong with it."""
     if len(columns) not in COLUMNS:
@@ -134,6 +139,11 @@ def parse_line(columns: list[str], file: str, number: int) -> LabelledBox | Find
         if value is None or (field == "occlusion" and value != int(value)):
             kind = "a whole number" if field == "occlusion" else "a finite number"
             message = f"{field} (column {place + 1}): expected {kind}, got {columns[place][:40]!r}"
+            return Finding(file, Problem.NOT_A_NUMBER, message, number)
+        least, most = _RANGES.get(field, (-_FAR, _FAR))
+        if not least <= value <= most:
+            given = columns[place][:40]
+            message = f"{field} (column {place + 1}): expected {least:g} to {most:g}, got {given!r}"
             return Finding(file, Problem.NOT_A_NUMBER, message, number)
         values[field] = value
     for low, high in (("xmin", "xmax"), ("ymin", "ymax")):
