@@ -48,8 +48,8 @@ class Heard:
 
     def progress(self, progress: Progress) -> None:
         self.progresses.append(progress)
-        if self.stop is not None and progress.stage == "train":
-            self.stop.training = True
+        if self.stop is not None:
+            self.stop.training = progress.stage == "train"
 
     def artifact(self, artifact: Artifact) -> None:
         self.artifacts[artifact.name] = artifact
