@@ -96,19 +96,14 @@ def to_onnx(model: FasterRCNN, source_digest: str | None = None, opset: int = OP
                 opset=opset,
                 inputs_as_nchw=[INPUT],
             )
+    except MemoryError:
+        raise
     except Exception as error:
         # tf2onnx raises many types, for an operator or a shape that it cannot convert.
         raise RunnerError(Reason.EXPORT_FAILED, f"tf2onnx could not convert the detector: {error}") from error
     _describe(exported, config, source_digest)
     check(exported)
     return exported
-
-
-def export_onnx(
-    model: FasterRCNN, path: Path, source_digest: str | None = None, opset: int = OPSET
-) -> OnnxFile:
-    """Write the detector as a float32 ONNX file; see :func:`to_onnx`."""
-    return write(to_onnx(model, source_digest, opset), path)
 
 
 def write(exported: ModelProto, path: Path) -> OnnxFile:
