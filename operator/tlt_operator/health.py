@@ -34,7 +34,6 @@ class Health:
         self._patience = patience_seconds
         self._clock = clock
         self._swept = clock()
-        self._succeeded = clock()
         self._failing_since: float | None = None
         self._failing: set[str] = set()
         self.ready = False
@@ -44,7 +43,6 @@ class Health:
 
     def reconciled(self) -> None:
         """A reconciliation succeeded."""
-        self._succeeded = self._clock()
         self._failing_since = None
         self._failing.clear()
 
