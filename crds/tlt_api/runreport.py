@@ -14,6 +14,7 @@ from pydantic import Field
 
 from tlt_api.base import StatusModel
 from tlt_api.status import (
+    AnchorsStatus,
     Artifact,
     DatasetStatus,
     ExportStatus,
@@ -32,6 +33,7 @@ class RunReport(StatusModel):
 
     progress: Progress | None = None
     dataset: DatasetStatus | None = None
+    anchors: AnchorsStatus | None = None
     metrics: Metrics | None = None
     pruning: PruningStatus | None = None
     exports: list[ExportStatus] | None = None

@@ -1,8 +1,8 @@
 """The status of our resources: who owns which field, and what it means.
 
 The operator writes ``phase`` to ``inputs`` (field manager ``tlt-operator``); the runner writes ``progress``,
-``dataset``, ``metrics``, ``pruning``, ``exports``, ``artifacts``, ``reportedFor`` of its own resource (field
-manager ``tlt-runner``). Both by server-side apply.
+``dataset``, ``anchors``, ``metrics``, ``pruning``, ``exports``, ``artifacts``, ``reportedFor`` of its own
+resource (field manager ``tlt-runner``). Both by server-side apply.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Progress(StatusModel):
     """Where the runner is."""
 
     stage: str | None = None
-    """What it does: convert, train, evaluate, prune, export, verify, build."""
+    """What it does: survey, convert, train, evaluate, prune, export, verify, build."""
     epoch: int | None = None
     """Epochs finished."""
     epochs: int | None = None
@@ -137,7 +137,7 @@ class Progress(StatusModel):
     images_per_second: float | None = None
     """Throughput of the last interval."""
     eta_seconds: int | None = None
-    """Estimated time to the end of the run."""
+    """Estimated time to the end: of the run in training, else of the stage."""
     last_update_time: Time | None = None
     """When this was written."""
 
@@ -172,6 +172,19 @@ class DatasetStatus(StatusModel):
     """Digest of content and options."""
     records_uri: str | None = None
     """Folder of the TFRecords."""
+
+
+class AnchorsStatus(StatusModel):
+    """Anchors that were chosen by clustering the training boxes (spec.model.anchors.auto)."""
+
+    scales: list[float]
+    """Sizes in pixels of the network's input."""
+    ratios: list[float]
+    """Width / height."""
+    recall: Score
+    """Share of the training boxes that an anchor of these shapes fits with IoU >= 0.5."""
+    default_recall: Score
+    """The same with the scales and ratios that stand in the spec."""
 
 
 class ClassMetric(StatusModel):
@@ -293,6 +306,8 @@ class TrainingJobStatus(JobStatus):
 
     dataset: DatasetStatus | None = None
     """What preparation found."""
+    anchors: AnchorsStatus | None = None
+    """Anchors that were chosen from the data."""
     metrics: Metrics | None = None
     """Evaluation of the best model."""
 

@@ -15,6 +15,16 @@ OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 ClassName = Annotated[str, Field(min_length=1, max_length=128)]
 
 
+LabelFormat = Literal["kitti", "voc", "coco", "yolo"]
+DEFAULT_PLACES: dict[LabelFormat, tuple[str, str]] = {
+    "kitti": ("training/image_2", "training/label_2"),
+    "voc": ("JPEGImages", "Annotations"),
+    "coco": ("images", "annotations"),
+    "yolo": ("images", "labels"),
+}
+"""Images and labels of each format where the data set does not say."""
+
+
 class ImageSize(ApiModel):
     """The size to which every image is brought, with its labels."""
 
@@ -26,27 +36,55 @@ class ImageSize(ApiModel):
     """stretch changes the aspect ratio; letterbox keeps it and pads."""
 
 
+class GroupBy(ApiModel):
+    """Which images belong together: near-duplicates must not be trained on and judged by."""
+
+    separator: Annotated[str, Field(min_length=1, max_length=16)] | None = None
+    """An image's group is its name, relative to the image folder, up to the last such text: "/" groups by
+    sub-folder, "_" groups street_0001 with street_0002. A name without it is a group of its own."""
+    file: RelativePath | None = None
+    """File that names the groups, relative to the data set's uri: TLT's sequence map (.json, sequence ->
+    frames) or a table of two columns (image name, group) with a comma or white space between."""
+
+    rules = (exactly_one_of("separator", "file", hint="group by a part of the name, or by a file"),)
+
+
 class Validation(ApiModel):
-    """The held-out images: a fraction drawn at random, or a folder of their own."""
+    """The held-out images: a fraction drawn at random, a folder of their own, or a list of names."""
 
     fraction: OpenFraction | None = None
-    """Share of the images that is held out, drawn by a hash of the name and the seed."""
+    """Share of the images that is held out, of every class alike, drawn by a hash of the name and the seed:
+    images that come or go do not move the others."""
     seed: Annotated[int, Field(ge=0)] = 42
     """Seed of that draw."""
+    group_by: GroupBy | None = None
+    """Images that the draw keeps together."""
     images: RelativePath | None = None
     """Folder of validation images, relative to the data set's uri."""
     labels: RelativePath | None = None
-    """Folder of their labels."""
+    """Their labels: a folder, or for coco a file or a folder of files."""
+    image_set: RelativePath | None = None
+    """File with the names of the validation images, one a line, relative to the data set's uri: of VOC
+    ImageSets/Main/val.txt."""
 
     rules = (
         exactly_one_of(
-            "fraction", "images", hint="hold out a fraction, or name a folder of validation images"
+            "fraction",
+            "images",
+            "image_set",
+            hint="hold out a fraction, or name a folder or a list of validation images",
         ),
         Rule(
             cel="has(self.images) == has(self.labels)",
             check=lambda self: (self.images is None) == (self.labels is None),
             message="expected images and labels together: give both or neither",
             given="'one of them'",
+        ),
+        Rule(
+            cel="!has(self.groupBy) || has(self.fraction)",
+            check=lambda self: self.group_by is None or self.fraction is not None,
+            message="expected groupBy with fraction only: a folder or a list says already what is held out",
+            given="'groupBy without fraction'",
         ),
     )
 
@@ -65,12 +103,19 @@ class Dataset(ApiModel):
 
     uri: Uri
     """Root of the data set."""
-    format: Literal["kitti"] = "kitti"
+    format: LabelFormat = "kitti"
     """Format of the labels."""
-    images: RelativePath = "training/image_2"
-    """Folder of images, relative to uri."""
-    labels: RelativePath = "training/label_2"
-    """Folder of labels, relative to uri."""
+    images: RelativePath | None = None
+    """Folder of images, relative to uri, with its sub-folders. By default the format's own:
+    training/image_2 (kitti), JPEGImages (voc), images (coco, yolo)."""
+    labels: RelativePath | None = None
+    """Labels, relative to uri: a folder, or for coco a .json file or a folder of them. By default the
+    format's own: training/label_2 (kitti), Annotations (voc), annotations (coco), labels (yolo)."""
+    image_set: RelativePath | None = None
+    """File with the names of the images to use, one a line, relative to uri: of VOC
+    ImageSets/Main/train.txt. By default all images are used."""
+    class_names: Annotated[list[ClassName], Field(max_length=1000)] = []
+    """Of yolo: the classes by number, from 0. By default those of data.yaml at uri."""
     target_class_mapping: Annotated[dict[str, ClassName], Field(min_length=1, max_length=500)]
     """Class in the labels -> class to learn. Labels of other classes are not objects."""
     image_size: ImageSize
@@ -89,10 +134,22 @@ class Dataset(ApiModel):
             message="expected no class background in targetClassMapping: the detector adds it itself",
             given="'background'",
         ),
+        Rule(
+            cel="self.format == 'yolo' || !has(self.classNames) || size(self.classNames) == 0",
+            check=lambda self: self.format == "yolo" or not self.class_names,
+            message="expected classNames with format yolo only: labels of other formats name their classes",
+            given="self.format",
+        ),
     )
 
     @property
-    def class_names(self) -> list[str]:
+    def places(self) -> tuple[str, str]:
+        """Where the images and the labels are, relative to uri."""
+        images, labels = DEFAULT_PLACES[self.format]
+        return self.images or images, self.labels or labels
+
+    @property
+    def target_classes(self) -> list[str]:
         """The classes to learn, sorted; a class's id is its place here."""
         return sorted(set(self.target_class_mapping.values()))
 
@@ -109,6 +166,9 @@ class PretrainedWeights(ApiModel):
 class Anchors(ApiModel):
     """The reference boxes of the region proposal network."""
 
+    auto: bool = False
+    """Whether scales and ratios are chosen by clustering the boxes of the training images; the lists below
+    then say only how many of each."""
     scales: Annotated[list[Annotated[float, Field(gt=0, le=4096)]], Field(min_length=1, max_length=16)] = [
         64,
         128,
@@ -246,6 +306,12 @@ class Model(ApiModel):
             message="expected pretrainedWeights or from: a whole model brings its weights along",
             given="'both'",
         ),
+        Rule(
+            cel="!(has(self.from) && self.anchors.auto)",
+            check=lambda self: self.from_ is None or not self.anchors.auto,
+            message="expected anchors.auto without from: a whole model brings its anchors along",
+            given="'both'",
+        ),
     )
 
 
@@ -300,10 +366,38 @@ class Regularizer(ApiModel):
 
 
 class Augmentation(ApiModel):
-    """Random changes of training images; boxes follow."""
+    """Random changes of training images; boxes follow. All but horizontalFlip are off by default."""
 
     horizontal_flip: Fraction = 0.5
     """Probability of mirroring left to right. 0 where left and right differ (digits, text)."""
+    vertical_flip: Fraction = 0.0
+    """Probability of mirroring top to bottom."""
+    zoom_min: Annotated[float, Field(ge=0.1, le=1)] = 1.0
+    """Smallest factor of magnification: below 1 the image gets smaller, with black around it."""
+    zoom_max: Annotated[float, Field(ge=1, le=10)] = 1.0
+    """Largest factor of magnification."""
+    translate_max_x: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Most pixels of the network's input by which the image moves left or right."""
+    translate_max_y: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Most pixels by which it moves up or down."""
+    rotate_rad_max: Annotated[float, Field(ge=0, le=3.15)] = 0.0
+    """Largest angle of rotation about the centre, in radians, either way."""
+    rotate_probability: Fraction = 1.0
+    """Probability of rotating at all."""
+    color_shift_stddev: Fraction = 0.0
+    """Standard deviation of a shift of each colour channel, as a share of the full range."""
+    hue_rotation_max: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Largest rotation of the hue, in degrees, either way."""
+    saturation_shift_max: Fraction = 0.0
+    """Largest change of the saturation: 0.2 gives 0.8 to 1.2 times."""
+    contrast_scale_max: Fraction = 0.0
+    """Largest change of the contrast: 0.2 gives 0.8 to 1.2 times."""
+    contrast_center: Fraction = 0.5
+    """The brightness that contrast leaves alone, as a share of the full range."""
+    mosaic: Fraction = 0.0
+    """Probability that an image is composed of four."""
+    min_visible: Fraction = 0.25
+    """Share of a box that must remain inside the image; below it the object is left out of that sight."""
 
 
 class EarlyStopping(ApiModel):

@@ -17,6 +17,7 @@ from tlt_operator.observe import Key
 _RUNNER_WRITES = (
     "progress",
     "dataset",
+    "anchors",
     "metrics",
     "pruning",
     "exports",

@@ -12,6 +12,7 @@ from threading import Event
 from typing import Protocol
 
 from tlt_api.status import (
+    AnchorsStatus,
     Artifact,
     DatasetStatus,
     ExportStatus,
@@ -30,6 +31,9 @@ class Reporter(Protocol):
 
     def dataset(self, dataset: DatasetStatus) -> None:
         """What preparation found."""
+
+    def anchors(self, anchors: AnchorsStatus) -> None:
+        """The anchors that were chosen from the data."""
 
     def metrics(self, metrics: Metrics) -> None:
         """Evaluation of the best model so far."""

@@ -205,7 +205,7 @@ def test_a_tortured_folder_gives_exactly_the_expected_report(
         "images": 12,
         "usableImages": 8,
         "imagesWithoutObjects": 1,
-        "turnedImages": 0,
+        "oddImages": {},
         "badImages": 5,
         "objects": 8,
         "clippedBoxes": 1,

@@ -36,7 +36,7 @@ def changed(path: str, value: Any, body: dict[str, Any] = TRAINING) -> dict[str,
 
 def test_a_minimal_training_job_takes_tlts_defaults() -> None:
     spec = resources.parse(TRAINING).spec.to_wire()
-    assert spec["model"]["anchors"] == {"scales": [64, 128, 256], "ratios": [1.0, 0.5, 2.0]}
+    assert spec["model"]["anchors"] == {"auto": False, "scales": [64, 128, 256], "ratios": [1.0, 0.5, 2.0]}
     assert spec["training"]["batchSizePerGPU"] == 4
     assert spec["dataset"]["validation"] == {"fraction": 0.2, "seed": 42}
 
@@ -48,6 +48,17 @@ def test_a_minimal_training_job_takes_tlts_defaults() -> None:
         ("spec.dataset.uri", "/data", "spec.dataset.uri"),
         ("spec.dataset.validation", {"fraction": 0.1, "images": "v"}, "exactly one of fraction, images"),
         ("spec.dataset.validation", {"images": "v"}, "expected images and labels together"),
+        (
+            "spec.dataset.validation",
+            {"imageSet": "val.txt", "groupBy": {"separator": "_"}},
+            "expected groupBy with fraction only",
+        ),
+        ("spec.dataset.classNames", ["car"], "expected classNames with format yolo only"),
+        (
+            "spec.model",
+            {"from": {"uri": "s3://models/m.keras"}, "anchors": {"auto": True}},
+            "expected anchors.auto without from",
+        ),
         ("spec.dataset.targetClassMapping", {}, "spec.dataset.targetClassMapping"),
         ("spec.dataset.targetClassMapping", {"a": "background"}, "expected no class background"),
         ("spec.model.backbone", "resnet51", "spec.model.backbone"),

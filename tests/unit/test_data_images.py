@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlt_runner.data import images
-from tlt_runner.data.sample import Problem
+from tlt_runner.data.sample import Oddity, Problem
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
 
@@ -32,7 +32,7 @@ def test_a_whole_jpeg_decodes_and_can_be_kept() -> None:
     decoded = images.decode(JPEG)
     assert decoded.pixels.shape == (40, 60, 3)
     assert decoded.fits_records
-    assert decoded.upright
+    assert decoded.oddities == ()
 
 
 def test_a_progressive_jpeg_is_walked_through_all_its_scans() -> None:
@@ -115,7 +115,7 @@ def test_an_orientation_tag_is_reported_and_not_applied(order: str) -> None:
     segment = b"Exif\0\0" + tiff + b"\0\0\0\0"
     turned = JPEG[:2] + b"\xff\xe1" + (2 + len(segment)).to_bytes(2, "big") + segment + JPEG[2:]
     decoded = images.decode(turned)
-    assert not decoded.upright
+    assert decoded.oddities == (Oddity.TURNED,)
     assert np.array_equal(decoded.pixels, images.decode(JPEG).pixels)
 
 

@@ -19,11 +19,13 @@ def _read(folder: Path, content: bytes) -> Labels:
     return reader.read(
         Sample(
             "training/images/a",
+            "a",
             folder / "images/a.jpg",
-            label,
             "training/images/a.jpg",
             "training/labels/a.txt",
-        )
+            label,
+        ),
+        (100, 100),
     )
 
 

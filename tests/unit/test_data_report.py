@@ -30,7 +30,7 @@ def _report(images: int, bad: int, lines: int = 0, orphans: int = 0) -> DatasetR
     tally = Tally()
     skipped = [Finding(f"i/{number}.jpg", Problem.TRUNCATED_IMAGE, "cut off") for number in range(bad)]
     lonely = [Finding(f"l/{number}.txt", Problem.LABEL_WITHOUT_IMAGE, "alone") for number in range(orphans)]
-    tally.add_listing(Listing([], images, skipped, lonely, 0))
+    tally.add_listing(Listing([], images, skipped, lonely, [], 0, []))
     for number in range(lines):
         dropped = [Finding(f"l/{number}.txt", Problem.INVERTED_BOX, "inverted", line=7)]
         tally.add(Converted(example=b"x", dropped=dropped))

@@ -26,9 +26,9 @@ def _dataset(fraction: float = 0.2, seed: int = 42) -> Dataset:
 
 def _source(stems: list[str], subset: str | None = None) -> Source:
     samples = [
-        Sample(f"i/{s}", Path(f"i/{s}.jpg"), Path(f"l/{s}.txt"), f"i/{s}.jpg", f"l/{s}.txt") for s in stems
+        Sample(f"i/{s}", s, Path(f"i/{s}.jpg"), f"i/{s}.jpg", f"l/{s}.txt", Path(f"l/{s}.txt")) for s in stems
     ]
-    return Source(READER, Listing(samples, len(samples), [], [], 0), subset)  # type: ignore[arg-type]
+    return Source(READER, Listing(samples, len(samples), [], [], [], 0, []), subset)  # type: ignore[arg-type]
 
 
 def _held_out(stems: list[str], dataset: Dataset) -> set[str]:

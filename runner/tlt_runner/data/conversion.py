@@ -19,13 +19,13 @@ SMALLEST_SIDE = 1.0
 
 def convert(sample: Sample, reader: Reader, mapping: ClassMapping, size: ImageSize) -> Converted:
     """Make the record of one sample. Bad data are in the result, never an exception."""
-    labels = reader.read(sample)
     data = sample.image.read_bytes()
     try:
         image = images.decode(data)
     except images.BadImageError as error:
         return Converted(skipped=Finding(sample.image_file, error.problem, error.message))
     original_size = (image.pixels.shape[0], image.pixels.shape[1])
+    labels = reader.read(sample, original_size)
     where = geometry.placement(*original_size, size.height, size.width, size.mode)
     dropped = list(labels.findings)
     kept: list[tuple[LabelledBox, str, np.ndarray]] = []
@@ -46,6 +46,7 @@ def convert(sample: Sample, reader: Reader, mapping: ClassMapping, size: ImageSi
         boxes=np.array([placed for _, _, placed in kept]).reshape(-1, 4),
         truncation=[box.truncation for box, _, _ in kept],
         occlusion=[box.occlusion for box, _, _ in kept],
+        difficult=[box.difficult for box, _, _ in kept],
     )
     as_it_is = original_size == (size.height, size.width) and image.fits_records
     encoded = data if as_it_is else images.encode(geometry.place_image(image.pixels, where))
@@ -53,10 +54,11 @@ def convert(sample: Sample, reader: Reader, mapping: ClassMapping, size: ImageSi
         example=tfrecords.to_example(sample.name, encoded, original_size, where, objects),
         dropped=dropped,
         objects=list(objects.class_ids),
+        sizes=[(y2 - y1, x2 - x1) for y1, x1, y2, x2 in objects.boxes.tolist()],
         source_classes=[box.class_name for box in labels.boxes],
         clipped=clipped,
         ignored=labels.ignored,
-        upright=image.upright,
+        oddities=image.oddities,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from tlt_runner.data.sample import Problem
+from tlt_runner.data.sample import Oddity, Problem
 
 JPEG_START = b"\xff\xd8\xff"
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -60,12 +60,12 @@ class Decoded:
 
     Attributes:
         pixels: uint8 [height, width, 3], BGR, as stored (not turned).
-        upright: Whether the file asks viewers for no turning or mirroring.
+        oddities: What is unusual about the file.
         fits_records: Whether the file itself can be a record's ``frame/encoded``: a grey or colour JPEG.
     """
 
     pixels: npt.NDArray[np.uint8]
-    upright: bool
+    oddities: tuple[Oddity, ...]
     fits_records: bool
 
 
@@ -88,7 +88,7 @@ def decode(data: bytes) -> Decoded:
         )
     return Decoded(
         pixels=_decode_pixels(data),
-        upright=jpeg is None or jpeg.orientation == 1,
+        oddities=(Oddity.TURNED,) if jpeg is not None and jpeg.orientation != 1 else (),
         fits_records=jpeg is not None and jpeg.components in (1, 3),
     )
 

@@ -111,13 +111,15 @@ def _survey(
         for finding in (*listing.skipped, *listing.orphans):
             content.update(f"{finding}\n".encode())
         content.update(f"{listing.images} {listing.other_files}\n".encode())
+        for name, path in listing.label_files:
+            content.update(f"{name} {sha256_of(path)}\n".encode())
     classes: Counter[str] = Counter()
     training_images: set[str] = set()
     leaked: list[str] = []
     with storage_errors(dataset.uri), ThreadPoolExecutor(workers()) as threads:
         # Training comes first in the plan.
-        for item, (image, label, item_classes) in in_order(threads, _inspect, planned, meter.check):
-            content.update(f"{item.subset} {item.sample.name} {image} {label}\n".encode())
+        for item, (image, item_classes) in in_order(threads, _inspect, planned, meter.check):
+            content.update(f"{item.subset} {item.sample.name} {image}\n".encode())
             classes.update(item_classes)
             if item.subset == "training":
                 training_images.add(image)
@@ -134,10 +136,10 @@ def _survey(
     return _Survey(f"sha256:{content.hexdigest()}", leaked)
 
 
-def _inspect(item: Planned) -> tuple[str, str, Counter[str]]:
-    """Digest of the image, digest of the label, objects by class."""
-    classes = Counter(box.class_name for box in item.reader.read(item.sample).boxes)
-    return sha256_of(item.sample.image), sha256_of(item.sample.label), classes
+def _inspect(item: Planned) -> tuple[str, Counter[str]]:
+    """Digest of the image, objects by class."""
+    classes = item.reader.classes(item.sample)
+    return sha256_of(item.sample.image), classes
 
 
 class _Conversion:

@@ -19,7 +19,7 @@ from tlt_runner.storage import NotFoundError, Storage, sha256_of
 
 MANIFEST = "dataset.json"
 REPORT = "dataset-report.json"
-SCHEMA = 1
+SCHEMA = 2
 """Version of the layout of records and report; part of the digest, so that old ones are made again."""
 Subset = Literal["training", "validation"]
 

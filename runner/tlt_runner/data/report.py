@@ -14,7 +14,7 @@ from tlt_api.failures import Reason
 from tlt_api.status import ClassCount, DatasetStatus
 from tlt_api.trainingjob import BadSamples
 from tlt_runner.data.records import Manifest
-from tlt_runner.data.sample import Converted, Finding, Listing, Problem
+from tlt_runner.data.sample import Converted, Finding, Listing, Oddity, Problem
 from tlt_runner.errors import RunnerError
 
 LISTED = 10_000
@@ -42,8 +42,8 @@ class DatasetReport(StatusModel):
     """Images in the records."""
     images_without_objects: int
     """Of these, images without any object: background only."""
-    turned_images: int
-    """Of these, images whose EXIF tag asks viewers to turn them. Their pixels are used as stored."""
+    odd_images: dict[Oddity, int]
+    """Of these, images that are unusual, by how: what is done about it stands in the warnings."""
     bad_images: int
     """Images left out, or used without some of their lines because those are wrong."""
     objects: int
@@ -90,7 +90,7 @@ class Tally:
     images: int = 0
     usable_images: int = 0
     images_without_objects: int = 0
-    turned_images: int = 0
+    odd_images: Counter[Oddity] = field(default_factory=Counter)
     bad_images: int = 0
     clipped_boxes: int = 0
     ignored_regions: int = 0
@@ -112,6 +112,8 @@ class Tally:
             self.skip(finding)
         for finding in listing.orphans:
             self.orphan(finding)
+        for finding in listing.findings:
+            self.drop(finding)
 
     def add(self, converted: Converted) -> None:
         """What became of one sample."""
@@ -119,7 +121,7 @@ class Tally:
             self.skip(converted.skipped)
             return
         self.usable_images += 1
-        self.turned_images += not converted.upright
+        self.odd_images.update(converted.oddities)
         self.source_classes.update(converted.source_classes)
         self.ignored_regions += converted.ignored
         self.images_without_objects += not converted.objects
@@ -157,7 +159,7 @@ class Tally:
             images=self.images,
             usable_images=self.usable_images,
             images_without_objects=self.images_without_objects,
-            turned_images=self.turned_images,
+            odd_images=dict(sorted(self.odd_images.items())),
             bad_images=self.bad_images,
             objects=objects,
             clipped_boxes=self.clipped_boxes,
@@ -192,10 +194,10 @@ class Tally:
                 f"{len(self.leaked)} validation images are also training images, byte for byte, which makes "
                 f"metrics too good: {named}{' ...' if len(self.leaked) > NAMED_IN_ERROR else ''}"
             )
-        if self.turned_images:
+        if self.odd_images[Oddity.TURNED]:
             warnings.append(
-                f"{self.turned_images} images have an EXIF orientation; labels are taken to speak of the "
-                "pixels as stored, not as a viewer turns them"
+                f"{self.odd_images[Oddity.TURNED]} images have an EXIF orientation; labels are taken to speak "
+                "of the pixels as stored, not as a viewer turns them"
             )
         if self.other_files:
             warnings.append(

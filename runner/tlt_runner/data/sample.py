@@ -1,10 +1,12 @@
 """What a label format yields, whatever the format: samples, labelled boxes, and verdicts on what is wrong.
 
-Readers (:mod:`tlt_runner.data.formats`) fill these in; preparation consumes them and knows no format.
+Readers (:mod:`tlt_runner.data.formats`) fill these in; preparation and folder writers consume them and know
+no format.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,20 +15,39 @@ from typing import Protocol
 
 
 class Problem(StrEnum):
-    """What can be wrong with a file or a line."""
+    """What can be wrong with a file or a line, so that it is left out."""
 
     EMPTY_FILE = "EmptyFile"
     UNREADABLE_IMAGE = "UnreadableImage"
     TRUNCATED_IMAGE = "TruncatedImage"
+    CORRUPT_IMAGE = "CorruptImage"
+    HUGE_IMAGE = "HugeImage"
+    UNSUPPORTED_IMAGE = "UnsupportedImage"
+    SIZE_MISMATCH = "SizeMismatch"
     NO_LABEL = "NoLabel"
     DUPLICATE_NAME = "DuplicateName"
+    UNSAFE_NAME = "UnsafeName"
     LABEL_WITHOUT_IMAGE = "LabelWithoutImage"
     UNREADABLE_LABEL = "UnreadableLabel"
     WRONG_COLUMNS = "WrongColumns"
+    MISSING_FIELD = "MissingField"
     NOT_A_NUMBER = "NotANumber"
+    UNKNOWN_CLASS = "UnknownClass"
     INVERTED_BOX = "InvertedBox"
     OUTSIDE_IMAGE = "OutsideImage"
     TOO_SMALL = "TooSmall"
+
+
+class Oddity(StrEnum):
+    """What is unusual about an image that is used all the same, and what is done about it."""
+
+    WRONG_EXTENSION = "WrongExtension"
+    CMYK = "Cmyk"
+    SIXTEEN_BIT = "SixteenBit"
+    GRAYSCALE = "Grayscale"
+    ALPHA = "Alpha"
+    TURNED = "Turned"
+    ANIMATED = "Animated"
 
 
 @dataclass(frozen=True)
@@ -53,21 +74,23 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class LabelledBox:
-    """One object as its label says, in pixels of the original image; pixel 0 begins at 0.0.
+    """One object as its label says, in pixels of the image as stored; pixel 0 reaches from 0 to 1.
 
     Attributes:
         class_name: The label's own class, before mapping.
         yxyx: Top, left, bottom, right edge.
         truncation: 0 (whole) to 1 (almost outside the image).
-        occlusion: 0 visible, 1 partly, 2 largely occluded, 3 unknown; from 1 on "difficult" in evaluation.
-        line: Line of the label file, from 1.
+        occlusion: 0 visible, 1 partly, 2 largely occluded, 3 unknown.
+        difficult: Whether evaluation leaves it out of account. Of KITTI, as in TLT, from occlusion 1 on.
+        line: Line of the label file, from 1; None where the file has no lines (coco).
     """
 
     class_name: str
     yxyx: tuple[float, float, float, float]
-    truncation: float
-    occlusion: int
-    line: int
+    truncation: float = 0.0
+    occlusion: int = 0
+    difficult: bool = False
+    line: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,31 +100,35 @@ class Labels:
     Attributes:
         boxes: Its objects, all classes.
         findings: Lines that could not be used.
-        ignored: Regions marked as "do not care"; they are not objects.
+        ignored: Regions marked as "do not care" (DontCare, iscrowd); they are not objects.
+        image_size: Height and width of the image according to the label, where it says so.
     """
 
     boxes: tuple[LabelledBox, ...] = ()
     findings: tuple[Finding, ...] = ()
     ignored: int = 0
+    image_size: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """An image with its label.
 
     Attributes:
-        name: Image folder and stem: ``training/image_2/000001``.
+        name: Image folder, sub-folders and stem: ``training/image_2/000001``.
+        stem: The same relative to the image folder: ``000001``.
         image: File.
-        label: File.
         image_file: The image's path relative to the data set's root, for messages.
         label_file: The label's.
+        key: By which its reader finds its label again: a path, or the image's id in a coco file.
     """
 
     name: str
+    stem: str
     image: Path
-    label: Path
     image_file: str
     label_file: str
+    key: object
 
 
 @dataclass(frozen=True)
@@ -113,14 +140,18 @@ class Listing:
         images: Number of image files.
         skipped: Images that cannot be samples.
         orphans: Labels without an image.
+        findings: What is wrong with a label file as a whole, or with an entry that belongs to no image.
         other_files: Entries of the image folder that are no images.
+        label_files: Every file from which labels come, with its path relative to the data set's root.
     """
 
     samples: Sequence[Sample]
     images: int
     skipped: Sequence[Finding]
     orphans: Sequence[Finding]
+    findings: Sequence[Finding]
     other_files: int
+    label_files: Sequence[tuple[str, Path]]
 
 
 @dataclass(frozen=True)
@@ -132,27 +163,41 @@ class Converted:
         skipped: Why it was left out.
         dropped: Label lines that were left out of it.
         objects: Objects in the record, by class id.
+        sizes: Height and width of each of them, in pixels of the network's input.
         source_classes: Class of every label line that could be read; empty when the image was left out.
         clipped: Boxes that were cut at the image's edge.
         ignored: Regions to leave out of account.
-        upright: Whether the image file asks viewers for no turning or mirroring.
+        oddities: What is unusual about the image.
     """
 
     example: bytes | None = None
     skipped: Finding | None = None
     dropped: list[Finding] = field(default_factory=list)
     objects: list[int] = field(default_factory=list)
+    sizes: list[tuple[float, float]] = field(default_factory=list)
     source_classes: list[str] = field(default_factory=list)
     clipped: int = 0
     ignored: int = 0
-    upright: bool = True
+    oddities: tuple[Oddity, ...] = ()
 
 
 class Reader(Protocol):
-    """One label format."""
+    """One label format. Bad data are in the results, never an exception; threads call it side by side."""
 
     def listing(self) -> Listing:
-        """Find the samples, opening as little as possible."""
+        """Find the samples, opening as little as possible.
 
-    def read(self, sample: Sample) -> Labels:
-        """Read one sample's labels. What is wrong with them is in the result, never an exception."""
+        Raises:
+            RunnerError: ``DatasetNotFound`` or ``InvalidSpec`` where the whole cannot be read at all.
+        """
+
+    def classes(self, sample: Sample) -> Counter[str]:
+        """Objects by class, of the lines that can be read; opens no image."""
+
+    def read(self, sample: Sample, image_size: tuple[int, int]) -> Labels:
+        """Read one sample's labels.
+
+        Args:
+            sample: Of this reader's listing.
+            image_size: Height and width of the image as stored.
+        """

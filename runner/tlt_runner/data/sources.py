@@ -47,9 +47,9 @@ def find(dataset: Dataset, storage: Storage) -> list[Source]:
     """
     held_out = dataset.validation
     if held_out.images is None or held_out.labels is None:
-        return [_source(dataset, storage, dataset.images, dataset.labels, None)]
+        return [_source(dataset, storage, *dataset.places, None)]
     return [
-        _source(dataset, storage, dataset.images, dataset.labels, "training"),
+        _source(dataset, storage, *dataset.places, "training"),
         _source(dataset, storage, held_out.images, held_out.labels, "validation"),
     ]
 

@@ -22,9 +22,6 @@ from tlt_runner.data.records import Shard, Subset
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import sha256_of, storage_errors
 
-DIFFICULT_OCCLUSION = 1
-"""Occlusion from which an object is "difficult" in evaluation, as in TLT."""
-
 
 @dataclass(frozen=True)
 class Objects:
@@ -36,6 +33,7 @@ class Objects:
         boxes: [N, 4] yxyx.
         truncation: 0 to 1.
         occlusion: 0 to 3.
+        difficult: Whether evaluation leaves it out of account.
     """
 
     names: Sequence[str]
@@ -43,6 +41,7 @@ class Objects:
     boxes: npt.NDArray[np.floating[Any]]
     truncation: Sequence[float]
     occlusion: Sequence[int]
+    difficult: Sequence[bool]
 
 
 def to_example(
@@ -73,6 +72,7 @@ def to_example(
         "target/object_class_id": _ints(objects.class_ids),
         "target/truncation": _floats(objects.truncation),
         "target/occlusion": _ints(objects.occlusion),
+        "target/is_difficult": _ints([int(difficult) for difficult in objects.difficult]),
         "target/coordinates_x1": _floats(x1),
         "target/coordinates_y1": _floats(y1),
         "target/coordinates_x2": _floats(x2),
@@ -96,7 +96,7 @@ def _floats(values: Any) -> Any:
 
 _LISTS = {
     "target/object_class_id": tf.int64,
-    "target/occlusion": tf.int64,
+    "target/is_difficult": tf.int64,
     **{f"target/coordinates_{edge}": tf.float32 for edge in ("y1", "x1", "y2", "x2")},
 }
 _SCALARS = {"frame/id": tf.string, "frame/encoded": tf.string}
@@ -120,7 +120,7 @@ def parse(serialized: Any, height: int, width: int) -> dict[str, Any]:
         "image": image,
         "boxes": tf.stack(edges, axis=-1),
         "classes": tf.cast(lists["target/object_class_id"], tf.int32),
-        "difficult": lists["target/occlusion"] >= DIFFICULT_OCCLUSION,
+        "difficult": lists["target/is_difficult"] > 0,
         "id": parsed["frame/id"],
     }
 

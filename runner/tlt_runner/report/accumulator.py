@@ -1,6 +1,6 @@
 """The RunReport as it grows. Both reporters share it, so a status looks the same with and without a cluster.
 
-A task calls the six methods of :class:`tlt_runner.context.Reporter` from any thread; a subclass decides when
+A task calls the methods of :class:`tlt_runner.context.Reporter` from any thread; a subclass decides when
 and where the whole report goes.
 """
 
@@ -14,7 +14,15 @@ from threading import RLock
 from typing import Any
 
 from tlt_api.runreport import RunReport
-from tlt_api.status import Artifact, DatasetStatus, ExportStatus, Metrics, Progress, PruningStatus
+from tlt_api.status import (
+    AnchorsStatus,
+    Artifact,
+    DatasetStatus,
+    ExportStatus,
+    Metrics,
+    Progress,
+    PruningStatus,
+)
 from tlt_runner.report import lines
 
 Clock = Callable[[], datetime]
@@ -51,6 +59,11 @@ class AccumulatingReporter(ABC):
         """What preparation found."""
         self._update(dataset=dataset)
         self._say(lines.dataset(dataset))
+
+    def anchors(self, anchors: AnchorsStatus) -> None:
+        """The anchors that were chosen from the data."""
+        self._update(anchors=anchors)
+        self._say(lines.anchors(anchors))
 
     def metrics(self, metrics: Metrics) -> None:
         """Evaluation of the best model so far."""

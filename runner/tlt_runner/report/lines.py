@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from tlt_api.status import Artifact, DatasetStatus, ExportStatus, Metrics, Progress, PruningStatus
+from tlt_api.status import (
+    AnchorsStatus,
+    Artifact,
+    DatasetStatus,
+    ExportStatus,
+    Metrics,
+    Progress,
+    PruningStatus,
+)
 
 INTERVAL = timedelta(seconds=10)
 
@@ -51,6 +59,17 @@ def dataset(found: DatasetStatus) -> str:
         f"data set: {found.images} images ({found.training_images} to train on, {found.validation_images} to "
         f"validate on), {found.objects} objects, {found.skipped or 0} images skipped, "
         f"{found.dropped_objects or 0} objects dropped; by class: {classes or 'not known'}"
+    )
+
+
+def anchors(chosen: AnchorsStatus) -> str:
+    """Anchors chosen from the data."""
+    scales, ratios = (
+        ", ".join(f"{value:g}" for value in values) for values in (chosen.scales, chosen.ratios)
+    )
+    return (
+        f"anchors chosen from the data: scales {scales}, ratios {ratios}; they fit {chosen.recall:.1%} of "
+        f"the training boxes with IoU >= 0.5, those of the spec {chosen.default_recall:.1%}"
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 LABEL_SUFFIX = ".txt"
 COLUMNS = (15, 16)
 IGNORED_CLASS = "DontCare"
+DIFFICULT_OCCLUSION = 1
+"""Occlusion from which an object is "difficult" in evaluation, as in TLT."""
 _NUMBERS = {"truncation": 1, "occlusion": 2, "xmin": 4, "ymin": 5, "xmax": 6, "ymax": 7}
 
 
@@ -59,10 +62,11 @@ class KittiReader:
             label = labels[stem]
             samples[stem] = Sample(
                 name=f"{self.image_place}/{stem}",
+                stem=stem,
                 image=self.images / name,
-                label=self.labels / label,
                 image_file=image_file,
                 label_file=f"{self.label_place}/{label}",
+                key=self.labels / label,
             )
         stems = {Path(name).stem for name in images}
         orphans = [
@@ -73,7 +77,8 @@ class KittiReader:
             )
             for stem in sorted(labels.keys() - stems)
         ]
-        return Listing(list(samples.values()), len(images), skipped, orphans, other_files)
+        label_files = [(f"{self.label_place}/{name}", self.labels / name) for name in labels.values()]
+        return Listing(list(samples.values()), len(images), skipped, orphans, [], other_files, label_files)
 
     def _image_names(self) -> tuple[list[str], int]:
         """File names of the images, sorted, and the number of other entries."""
@@ -89,11 +94,15 @@ class KittiReader:
             names = [e.name for e in entries if _is_named(e, (LABEL_SUFFIX,)) and e.is_file()]
         return {Path(name).stem: name for name in sorted(names)}
 
-    def read(self, sample: Sample) -> Labels:
-        """Read one label file."""
+    def classes(self, sample: Sample) -> Counter[str]:
+        """Objects by class."""
+        return Counter(box.class_name for box in self.read(sample, (0, 0)).boxes)
+
+    def read(self, sample: Sample, image_size: tuple[int, int]) -> Labels:
+        """Read one label file; its pixels are absolute, so ``image_size`` does not matter."""
         file = sample.label_file
         try:
-            text = sample.label.read_bytes().decode("utf-8-sig")
+            text = Path(str(sample.key)).read_bytes().decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             return Labels(
                 findings=(Finding(file, Problem.UNREADABLE_LABEL, f"expected UTF-8 text: {error}"),)
@@ -151,7 +160,10 @@ def parse_line(columns: list[str], file: str, number: int) -> LabelledBox | Find
             message = f"expected {low} < {high}, got {low} {values[low]:g} and {high} {values[high]:g}"
             return Finding(file, Problem.INVERTED_BOX, message, number)
     box = (values["ymin"], values["xmin"], values["ymax"], values["xmax"])
-    return LabelledBox(columns[0], box, values["truncation"], int(values["occlusion"]), number)
+    occlusion = int(values["occlusion"])
+    return LabelledBox(
+        columns[0], box, values["truncation"], occlusion, occlusion >= DIFFICULT_OCCLUSION, number
+    )
 
 
 def _number(text: str) -> float | None:
