@@ -1,0 +1,225 @@
+"""Which images are held out: by a hash of the name and the seed, of every class alike, groups kept together.
+
+Pure but for :func:`read_groups`. Preparation calls it with the classes that the labels name.
+
+A group (of one image, where nothing else is said) has a draw in [0, 1) that depends on its name and the seed
+alone, and is held out when the draw is below the fraction. Groups are compared within their stratum, the
+rarest class that they show; only where a stratum's share would be off by more than a tenth (or half a group),
+the line is moved to the nearest draw with which it is not. So shares hold for rare classes too, and images
+that come or go move no others, but for a few at the line of a small stratum.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from tlt_api.failures import Reason
+from tlt_api.trainingjob import GroupBy
+from tlt_runner.data.sample import Sample
+from tlt_runner.errors import RunnerError
+
+TOLERANCE = 0.1
+"""Part of a stratum's share by which it may be off before the line is moved."""
+_SUFFIXES = {".jpg", ".jpeg", ".png"}
+
+
+def draw(name: str, seed: int) -> float:
+    """A number in [0, 1) that depends on the seed and the name alone."""
+    text = f"{seed}:{name}".encode(errors="surrogateescape")
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") / 2**64
+
+
+@dataclass
+class _Group:
+    """Images that stay together.
+
+    Attributes:
+        draw: Its place in [0, 1).
+        images: Their number.
+        classes: Classes that they show.
+    """
+
+    draw: float
+    images: int = 0
+    classes: set[str] = field(default_factory=set)
+
+
+def held_out(
+    groups: Sequence[str], classes: Sequence[Iterable[str]], fraction: float, seed: int
+) -> list[bool]:
+    """Whether each image is held out.
+
+    Args:
+        groups: Group of each image; images of one group stay together.
+        classes: Classes of each image's objects.
+        fraction: Share to hold out, above 0 and below 1.
+        seed: Seed of the draw.
+    """
+    members: dict[str, _Group] = {}
+    for name, image_classes in zip(groups, classes, strict=True):
+        group = members.setdefault(name, _Group(draw(name, seed)))
+        group.images += 1
+        group.classes.update(image_classes)
+    # Sorted by draw once: each stratum is then in the order of its draws.
+    ordered = sorted(members.items(), key=lambda item: (item[1].draw, item[0]))
+    held = _by_stratum([group for _, group in ordered], fraction)
+    _show_every_class_on_both_sides([group for _, group in ordered], held)
+    chosen = {name for (name, _), is_held in zip(ordered, held, strict=True) if is_held}
+    return [name in chosen for name in groups]
+
+
+def _by_stratum(ordered: Sequence[_Group], fraction: float) -> list[bool]:
+    spread = Counter(name for group in ordered for name in group.classes)
+    strata: defaultdict[str, list[int]] = defaultdict(list)
+    for place, group in enumerate(ordered):
+        rarest = min(group.classes, key=lambda name: (spread[name], name), default="")
+        strata[rarest].append(place)
+    held = [False] * len(ordered)
+    for places in strata.values():
+        for place in places[: _line([ordered[place] for place in places], fraction)]:
+            held[place] = True
+    return held
+
+
+def _line(stratum: Sequence[_Group], fraction: float) -> int:
+    """How many groups of a stratum, from the lowest draw, are held out."""
+    if len(stratum) == 1:
+        return 0  # what is there once is learnt, not judged by
+    sums = [0]
+    for group in stratum:
+        sums.append(sums[-1] + group.images)
+    wanted = fraction * sums[-1]
+    drawn = sum(group.draw < fraction for group in stratum)
+    slack = max(TOLERANCE * wanted, max(group.images for group in stratum) / 2)
+    both_sides = range(1, len(stratum))
+    fitting = [count for count in both_sides if abs(sums[count] - wanted) <= slack]
+    if fitting:
+        return min(fitting, key=lambda count: (abs(count - drawn), count))
+    return min(both_sides, key=lambda count: (abs(sums[count] - wanted), count))
+
+
+def _show_every_class_on_both_sides(ordered: Sequence[_Group], held: list[bool]) -> None:
+    """A class whose groups all fell on one side, because rarer classes decided, gets one of them moved.
+
+    None is moved that would leave a side without another class.
+    """
+    sides: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
+    for group, is_held in zip(ordered, held, strict=True):
+        sides[is_held].update(group.classes)
+    for name in sorted(sides[True] | sides[False]):
+        if sides[True][name] and sides[False][name]:
+            continue
+        side = sides[True][name] > 0
+        places = [place for place, group in enumerate(ordered) if name in group.classes]
+        for place in reversed(places) if side else places:
+            mine = ordered[place].classes
+            if all(sides[side][other] > 1 or other == name for other in mine) and sides[side][name] > 1:
+                held[place] = not side
+                sides[side].subtract(mine)
+                sides[not side].update(mine)
+                break
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Groups of samples.
+
+    Attributes:
+        groups: One a sample.
+        ungrouped: Samples that the file of groups does not name; each is a group of its own.
+        unused: Names in that file that are no samples.
+    """
+
+    groups: list[str]
+    ungrouped: int = 0
+    unused: int = 0
+
+
+def grouping(samples: Sequence[Sample], by: GroupBy | None, table: Mapping[str, str]) -> Grouping:
+    """The group of each sample.
+
+    Args:
+        samples: Whose.
+        by: How; None makes each sample a group of its own.
+        table: Image name -> group, from :func:`read_groups`, where ``by`` names a file.
+    """
+    if by is None:
+        return Grouping([sample.stem for sample in samples])
+    if by.separator is not None:
+        return Grouping([sample.stem.rpartition(by.separator)[0] or sample.stem for sample in samples])
+    groups, used, ungrouped = [], set(), 0
+    for sample in samples:
+        key = next((name for name in (sample.stem, sample.name) if name in table), None)
+        used.add(key)
+        ungrouped += key is None
+        # No group of the file has a NUL in its name.
+        groups.append(f"\0{sample.stem}" if key is None else table[key])
+    return Grouping(groups, ungrouped, len(table.keys() - used))
+
+
+def read_groups(path: Path, name: str) -> dict[str, str]:
+    """Image name (without suffix) -> group.
+
+    Args:
+        path: TLT's sequence map (``.json``: sequence -> list of frames) or a table of two columns, image name
+            and group, with a comma or white space between; a first line ``image,group`` is a heading.
+        name: What to call the file in errors.
+
+    Raises:
+        RunnerError: ``InvalidSpec`` with the file and the line or field at fault.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _wrong(name, f"expected UTF-8 text: {error}") from error
+    pairs = _of_sequences(text, name) if path.suffix.lower() == ".json" else _of_table(text, name)
+    table: dict[str, str] = {}
+    for image, group, place in pairs:
+        key = _without_suffix(image)
+        if table.setdefault(key, group) != group:
+            raise _wrong(name, f"{place}: expected one group for {image!r}, got {table[key]!r} and {group!r}")
+    return table
+
+
+def _of_sequences(text: str, name: str) -> Iterable[tuple[str, str, str]]:
+    try:
+        sequences = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _wrong(name, f"expected JSON: {error}") from error
+    if not isinstance(sequences, dict):
+        raise _wrong(name, f"expected an object, sequence -> list of frames, got {type(sequences).__name__}")
+    for sequence, frames in sequences.items():
+        if not isinstance(frames, list) or not all(isinstance(frame, str) for frame in frames):
+            raise _wrong(name, f"{sequence!r}: expected a list of frame names, got {str(frames)[:80]}")
+        for frame in frames:
+            yield frame, sequence, repr(sequence)
+
+
+def _of_table(text: str, name: str) -> Iterable[tuple[str, str, str]]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        columns = next(csv.reader([line], skipinitialspace=True)) if "," in line else line.split()
+        columns = [column.strip() for column in columns]
+        if len(columns) != 2 or not all(columns):
+            raise _wrong(name, f"line {number}: expected two columns, image and group, got {line[:80]!r}")
+        if number == 1 and [column.lower() for column in columns] == ["image", "group"]:
+            continue
+        yield columns[0], columns[1], f"line {number}"
+
+
+def _without_suffix(image: str) -> str:
+    path = PurePosixPath(image)
+    return str(path.with_suffix("")) if path.suffix.lower() in _SUFFIXES else str(path)
+
+
+def _wrong(name: str, message: str) -> RunnerError:
+    return RunnerError(
+        Reason.INVALID_SPEC, f"{name}: {message}", "Correct spec.dataset.validation.groupBy.file."
+    )

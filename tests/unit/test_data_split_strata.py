@@ -1,0 +1,149 @@
+"""The draw of held-out images: shares by class, stability, groups."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tlt_api.trainingjob import GroupBy
+from tlt_runner.data import split
+from tlt_runner.data.sample import Sample
+from tlt_runner.errors import RunnerError
+
+NAMES = [f"{number:06d}" for number in range(1000)]
+
+
+def _held(names: list[str], classes: dict[str, set[str]], fraction: float = 0.2, seed: int = 42) -> set[str]:
+    held = split.held_out(names, [classes.get(name, {"car"}) for name in names], fraction, seed)
+    return {name for name, is_held in zip(names, held, strict=True) if is_held}
+
+
+def test_the_draw_of_a_name_never_changes() -> None:
+    # `printf 42:000000 | sha256sum` begins fa0305f7445949a7. Another value would move held-out images.
+    assert split.draw("000000", 42) == pytest.approx(0.97660863, abs=1e-8)
+
+
+def test_the_share_of_every_class_is_within_a_tenth_or_half_an_image() -> None:
+    classes = {name: {"rare"} for name in NAMES[:30]} | {name: {"van", "car"} for name in NAMES[30:200]}
+    held = _held(NAMES, classes)
+    for members in (NAMES[:30], NAMES[30:200], NAMES[200:]):
+        share = len(held.intersection(members)) / len(members)
+        assert abs(share - 0.2) <= max(0.02, 0.5 / len(members))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sets(st.sampled_from("abcd"), max_size=3), min_size=2, max_size=60),
+    st.floats(0.05, 0.9),
+    st.integers(0, 9),
+)
+def test_a_class_of_two_images_of_its_own_is_on_both_sides(
+    classes: list[set[str]], fraction: float, seed: int
+) -> None:
+    names = [str(number) for number in range(len(classes))]
+    alone = [{"only"}, {"only"}, *classes]
+    held = split.held_out(["x", "y", *names], alone, fraction, seed)
+    assert sorted(held[:2]) == [False, True]
+
+
+def test_a_class_that_always_comes_with_rarer_ones_is_on_both_sides() -> None:
+    # Each image has a class of its own beside "common", so every stratum has one image.
+    names = NAMES[:6]
+    held = split.held_out(names, [{f"own {name}", "common"} for name in names], 0.2, 42)
+    # Moving an image would take its own class away from training, so nothing is held out ...
+    assert not any(held)
+    held = split.held_out(
+        names, [{"common"} if name == "000003" else {f"own {name}", "common"} for name in names], 0.2, 1
+    )
+    # ... but the image that shows nothing else can go.
+    assert [name for name, is_held in zip(names, held, strict=True) if is_held] == ["000003"]
+
+
+def test_what_is_there_once_is_learnt() -> None:
+    for seed in range(20):
+        held = split.held_out(["a", *NAMES[:50]], [{"unique"}, *[{"car"}] * 50], 0.5, seed)
+        assert not held[0]
+
+
+def test_new_images_do_not_move_old_ones_in_a_large_set() -> None:
+    before, after = _held(NAMES[:900], {}), _held(NAMES, {})
+    assert before == after.intersection(NAMES[:900])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(20, 60), st.integers(1, 10), st.integers(0, 1000))
+def test_new_images_move_few_old_ones_in_a_small_set(old: int, new: int, seed: int) -> None:
+    before = _held(NAMES[:old], {}, seed=seed)
+    after = _held(NAMES[: old + new], {}, seed=seed).intersection(NAMES[:old])
+    assert len(before ^ after) <= 1 + new
+
+
+def test_another_seed_holds_out_other_images() -> None:
+    assert _held(NAMES, {}, seed=1) != _held(NAMES, {}, seed=2)
+
+
+def test_it_does_not_depend_on_the_order() -> None:
+    assert _held(NAMES, {}) == _held(list(reversed(NAMES)), {})
+
+
+def test_groups_stay_together() -> None:
+    groups = [f"sequence {number // 40}" for number in range(1000)]
+    held = split.held_out(groups, [{"car"}] * 1000, 0.2, 42)
+    for start in range(0, 1000, 40):
+        assert len(set(held[start : start + 40])) == 1
+    assert abs(sum(held) - 200) <= 20
+
+
+def _sample(stem: str) -> Sample:
+    return Sample(f"images/{stem}", stem, Path(f"{stem}.jpg"), f"images/{stem}.jpg", f"{stem}.txt", None)
+
+
+SAMPLES = [_sample(stem) for stem in ("a/street_0001", "a/street_0002", "b/street_0001", "yard")]
+
+
+def test_a_separator_groups_by_what_is_before_its_last_place() -> None:
+    by_folder = split.grouping(SAMPLES, GroupBy(separator="/"), {}).groups
+    assert by_folder == ["a", "a", "b", "yard"]
+    by_prefix = split.grouping(SAMPLES, GroupBy(separator="_"), {}).groups
+    assert by_prefix == ["a/street", "a/street", "b/street", "yard"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("g.json", json.dumps({"one": ["a/street_0001", "images/a/street_0002"], "two": ["yard", "gone"]})),
+        (
+            "g.csv",
+            "image,group\na/street_0001.jpg,one\r\nimages/a/street_0002.png, one\nyard,two\ngone,two\n",
+        ),
+        ("g.txt", "\ufeffa/street_0001 one\nimages/a/street_0002\tone\n\nyard two\ngone two\n"),
+    ],
+)
+def test_a_file_of_groups_is_a_sequence_map_or_a_table(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    table = split.read_groups(tmp_path / name, name)
+    grouping = split.grouping(SAMPLES, GroupBy(file=name), table)
+    assert grouping.groups == ["one", "one", "\0b/street_0001", "two"]
+    assert (grouping.ungrouped, grouping.unused) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("g.json", "[1]", "g.json: expected an object"),
+        ("g.json", '{"a": [1]}', "g.json: 'a': expected a list of frame names"),
+        ("g.json", "{", "g.json: expected JSON"),
+        ("g.json", "[" * 100_000, "g.json: expected JSON"),
+        ("g.csv", "a,b\nc\n", "g.csv: line 2: expected two columns"),
+        ("g.csv", "a,b\na.jpg,c\n", "g.csv: line 2: expected one group for 'a.jpg', got 'b' and 'c'"),
+        ("g.csv", "\udcff", "g.csv: expected UTF-8"),
+    ],
+)
+def test_a_wrong_file_of_groups_is_refused_by_line(
+    tmp_path: Path, name: str, content: str, expected: str
+) -> None:
+    (tmp_path / name).write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(RunnerError, match=expected.replace("(", "\\(")):
+        split.read_groups(tmp_path / name, name)
