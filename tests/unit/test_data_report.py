@@ -1,13 +1,36 @@
-"""The mapping of classes, and when bad samples end the job."""
+"""The tally of a preparation, the report that comes of it, and when bad samples end the job."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tlt_api.failures import Reason
 from tlt_api.trainingjob import BadSamples
+from tlt_runner.data import tally as tally_module
 from tlt_runner.data.classes import ClassMapping
-from tlt_runner.data.report import DatasetReport, Tally, judge
-from tlt_runner.data.sample import Converted, Finding, Listing, Problem
+from tlt_runner.data.report import DatasetReport, judge
+from tlt_runner.data.sample import Converted, Finding, Listing, Oddity, Problem, Sample
+from tlt_runner.data.tally import Tally
 from tlt_runner.errors import RunnerError
+
+MAPPING = ClassMapping({"car": "vehicle", "van": "vehicle", "man": "person"})
+
+
+def _sample(stem: str = "1", folder: str = "i") -> Sample:
+    from pathlib import Path
+
+    image = f"{folder}/{stem}.jpg"
+    return Sample(f"{folder}/{stem}", stem, Path(image), image, f"l/{stem}.txt", stem)
+
+
+def _listing(
+    samples: list[Sample],
+    images: int = 0,
+    skipped: list[Finding] | None = None,
+    orphans: list[Finding] | None = None,
+    findings: list[Finding] | None = None,
+) -> Listing:
+    return Listing(samples, images, skipped or [], orphans or [], findings or [], 0, [])
 
 
 def test_classes_have_the_ids_of_their_sorted_names() -> None:
@@ -26,15 +49,21 @@ def test_keys_that_match_nothing_are_found() -> None:
     assert mapping.unused_keys(["Car", "person"]) == ["bus", "tram"]
 
 
-def _report(images: int, bad: int, lines: int = 0, orphans: int = 0) -> DatasetReport:
+def _report(images: int, bad: int, lines: int = 0, orphans: int = 0, entries: int = 0) -> DatasetReport:
     tally = Tally()
-    skipped = [Finding(f"i/{number}.jpg", Problem.TRUNCATED_IMAGE, "cut off") for number in range(bad)]
-    lonely = [Finding(f"l/{number}.txt", Problem.LABEL_WITHOUT_IMAGE, "alone") for number in range(orphans)]
-    tally.add_listing(Listing([], images, skipped, lonely, [], 0, []))
+    skipped = [Finding(f"i/{number:02d}.jpg", Problem.TRUNCATED_IMAGE, "cut off") for number in range(bad)]
+    lonely = [
+        Finding(f"l/{number:02d}.txt", Problem.LABEL_WITHOUT_IMAGE, "alone") for number in range(orphans)
+    ]
+    broken = [Finding("a.json", Problem.MISSING_FIELD, "no image_id") for _ in range(entries)]
+    tally.add_listings([_listing([], images, skipped, lonely, broken)])
     for number in range(lines):
-        dropped = [Finding(f"l/{number}.txt", Problem.INVERTED_BOX, "inverted", line=7)]
-        tally.add(Converted(example=b"x", dropped=dropped))
-    return tally.to_report(0, {}, [])
+        stem = f"{number:02d}"
+        dropped = [
+            Finding(f"l/{stem}.txt", Problem.INVERTED_BOX, f"inverted {line}", line=line) for line in (7, 9)
+        ]
+        tally.add(_sample(stem), Converted(example=b"x", dropped=dropped), "training")
+    return tally.to_report(MAPPING)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +73,7 @@ def _report(images: int, bad: int, lines: int = 0, orphans: int = 0) -> DatasetR
         (_report(100, 1), BadSamples(max_fraction=0.01)),
         (_report(100, 0, lines=1), BadSamples(max_fraction=0.01)),
         (_report(100, 0, orphans=50), BadSamples(max_fraction=0.01)),
+        (_report(100, 0, entries=50), BadSamples(max_fraction=0.01)),
         (_report(100, 100), BadSamples(max_fraction=1.0)),
     ],
 )
@@ -57,6 +87,7 @@ def test_what_the_policy_allows_passes(report: DatasetReport, policy: BadSamples
         (_report(100, 1), BadSamples(policy="Fail")),
         (_report(100, 0, lines=1), BadSamples(policy="Fail")),
         (_report(100, 0, orphans=1), BadSamples(policy="Fail")),
+        (_report(100, 0, entries=1), BadSamples(policy="Fail")),
         (_report(100, 2), BadSamples(max_fraction=0.01)),
         (_report(100, 1, lines=1), BadSamples(max_fraction=0.01)),
         (_report(100, 1), BadSamples(max_fraction=0.0)),
@@ -68,27 +99,183 @@ def test_what_the_policy_forbids_fails(report: DatasetReport, policy: BadSamples
     assert caught.value.reason == Reason.BAD_SAMPLES
 
 
-def test_the_failure_names_the_first_ten_with_their_lines_and_counts_the_rest() -> None:
+def test_the_failure_names_the_first_ten_files_with_their_lines_and_counts_the_rest() -> None:
     with pytest.raises(RunnerError) as caught:
         judge(_report(100, 0, lines=13), BadSamples())
     message = caught.value.message
-    assert "13 of 100 images (13.00%)" in message
-    assert "l/0.txt:7: InvertedBox: inverted" in message
-    assert message.count("InvertedBox") == 10
-    assert message.endswith("and 3 more")
+    assert "13 of 100 images (13.00%) are bad" in message
+    assert "l/00.txt: lines 7, 9: InvertedBox: inverted 7; l/01.txt: lines 7, 9" in message
+    assert message.count("l/") == 10
+    assert message.endswith("l/09.txt: lines 7, 9: InvertedBox: inverted 7; and 3 more files")
+
+
+def test_the_failure_names_a_file_of_many_bad_lines_once() -> None:
+    tally = Tally()
+    tally.add_listings([_listing([], images=1)])
+    dropped = [Finding("l/1.txt", Problem.WRONG_COLUMNS, "seven", line) for line in range(1, 26)]
+    tally.add(_sample(), Converted(example=b"x", dropped=dropped), "training")
+    with pytest.raises(RunnerError) as caught:
+        judge(tally.to_report(MAPPING), BadSamples())
+    expected = "l/1.txt: lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 15 more: WrongColumns: seven"
+    assert caught.value.message.endswith(expected)
 
 
 def test_an_object_that_became_too_small_says_nothing_against_its_image() -> None:
     tally = Tally()
-    tally.add(Converted(example=b"x", dropped=[Finding("l/1.txt", Problem.TOO_SMALL, "small", 1)]))
-    report = tally.to_report(0, {}, [])
+    small = Finding("l/1.txt", Problem.TOO_SMALL, "small", 1)
+    tally.add(_sample(), Converted(example=b"x", dropped=[small]), "training")
+    report = tally.to_report(MAPPING)
     assert (report.bad_images, report.dropped_objects) == (0, 1)
 
 
-def test_every_label_line_is_accounted_for() -> None:
+def test_every_image_and_every_label_line_is_accounted_for() -> None:
     tally = Tally()
+    cut = Finding("i/0.jpg", Problem.NO_LABEL, "no label")
+    tally.add_listings([_listing([_sample("1"), _sample("2"), _sample("3")], images=4, skipped=[cut])])
+    unread = Finding("l/1.txt", Problem.WRONG_COLUMNS, "seven", 1)
     outside = Finding("l/1.txt", Problem.OUTSIDE_IMAGE, "outside", 3)
-    tally.add(Converted(example=b"x", dropped=[outside], objects=[0], source_classes=["car", "car", "dog"]))
-    report = tally.to_report(1, {"car": "car", "dog": None}, [])
+    # Eight lines: one that cannot be read, two cars, one car outside, one dog, three regions.
+    converted = Converted(
+        example=b"x",
+        dropped=[unread, outside],
+        objects=[1, 1],
+        sizes=[(10.0, 20.0), (10.0, 20.0)],
+        source_classes=["Car", "Car", "Car", "dog"],
+        ignored=3,
+    )
+    tally.add(_sample("1"), converted, "training")
+    broken = Converted(skipped=Finding("i/2.jpg", Problem.EMPTY_FILE, "0 bytes"))
+    tally.add(_sample("2"), broken, "training")
+    person = Converted(example=b"y", objects=[0], sizes=[(9.0, 9.0)], source_classes=["man"])
+    tally.add(_sample("3"), person, "validation")
+    report = tally.to_report(MAPPING)
+    assert (report.lines, report.objects, report.ignored_regions) == (9, 3, 3)
     assert report.unmapped_classes == {"dog": 1}
-    assert report.objects + report.dropped_objects == 3
+    assert report.dropped_by_problem == {Problem.OUTSIDE_IMAGE: 1, Problem.WRONG_COLUMNS: 1}
+    assert (report.images, report.usable_images, report.bad_images) == (4, 2, 3)
+    assert report.skipped_by_problem == {Problem.EMPTY_FILE: 1, Problem.NO_LABEL: 1}
+    assert [(item.name, item.training, item.validation) for item in report.classes] == [
+        ("person", 0, 1),
+        ("vehicle", 2, 0),
+    ]
+    assert [item.image for item in report.dropped] == ["i/1.jpg", "i/1.jpg"]
+    # 2 ** (13 / 4) = 9.5 <= 10 < 11.3 and 2 ** (17 / 4) = 19.0 <= 20 < 22.6; 8 <= 9 < 9.5.
+    assert [(item.width, item.height, item.objects) for item in report.box_sizes] == [
+        (8.72, 8.72, 1),
+        (20.75, 10.37, 2),
+    ]
+
+
+def test_unusual_images_are_named_with_what_is_done_about_them() -> None:
+    tally = Tally()
+    for stem in ("2", "1"):
+        converted = Converted(example=b"x", objects=[1], oddities=(Oddity.CMYK,))
+        tally.add(_sample(stem), converted, "training")
+    report = tally.to_report(MAPPING)
+    assert report.odd == {Oddity.CMYK: ["i/1.jpg", "i/2.jpg"]}
+    assert report.warnings[-1] == (
+        "2 images are CMYK; they are converted to RGB without a colour profile, so colours may be off: "
+        "i/1.jpg, i/2.jpg"
+    )
+
+
+def test_every_kind_of_unusual_image_has_a_sentence() -> None:
+    tally = Tally()
+    tally.add(_sample(), Converted(example=b"x", oddities=tuple(Oddity)), "training")
+    report = tally.to_report(MAPPING)
+    assert sum(warning.endswith(": i/1.jpg") for warning in report.warnings) == len(Oddity)
+
+
+def test_leaks_duplicates_and_names_in_several_folders_are_warned_of() -> None:
+    tally = Tally()
+    tally.add_listings([_listing([_sample("1", "a"), _sample("2", "a")]), _listing([_sample("1", "b")])])
+    tally.add_duplicates(leaked=["b/1.jpg"], duplicates=["a/2.jpg", "a/3.jpg"])
+    report = tally.to_report(MAPPING)
+    assert (report.leaked_images, report.duplicate_images, report.repeated_names) == (1, 2, 1)
+    assert (report.leaked, report.duplicates) == (["b/1.jpg"], ["a/2.jpg", "a/3.jpg"])
+    assert [warning.split(" ", 1)[0] for warning in report.warnings[-3:]] == ["1", "2", "1"]
+
+
+def test_a_class_without_objects_to_learn_or_to_measure_is_warned_of() -> None:
+    tally = Tally()
+    tally.add(_sample(), Converted(example=b"x", objects=[1], source_classes=["car"]), "training")
+    warnings = tally.to_report(MAPPING).warnings
+    assert "class 'person' has no object for training: it cannot be learnt" in warnings
+    assert "class 'vehicle' has no object for validation: it is not measured" in warnings
+
+
+def test_a_rare_class_is_warned_of() -> None:
+    tally = Tally()
+    tally.add(_sample(), Converted(example=b"x", objects=[0] + [1] * 101), "training")
+    warned = [warning for warning in tally.to_report(MAPPING).warnings if "hardly" in warning]
+    assert warned == [
+        "class 'person' has 1 training objects, 'vehicle' has 101: the rare one will hardly be learnt"
+    ]
+
+
+_problems = st.sampled_from([Problem.INVERTED_BOX, Problem.TOO_SMALL, Problem.WRONG_COLUMNS])
+_skipped = st.builds(Converted, skipped=st.builds(Finding, st.text(), st.just(Problem.EMPTY_FILE), st.text()))
+_used = st.builds(
+    Converted,
+    example=st.just(b"x"),
+    dropped=st.lists(st.builds(Finding, st.text(), _problems, st.text(), st.integers(1, 9)), max_size=3),
+    objects=st.lists(st.integers(0, 1), max_size=3),
+    sizes=st.lists(st.tuples(st.floats(1, 4096), st.floats(1, 4096)), max_size=3),
+    source_classes=st.lists(st.sampled_from(["car", "man", "dog", "N/A"]), max_size=3),
+    clipped=st.integers(0, 2),
+    ignored=st.integers(0, 2),
+    oddities=st.lists(st.sampled_from(list(Oddity)), max_size=2, unique=True).map(tuple),
+)
+_added = st.lists(st.tuples(_skipped | _used, st.sampled_from(["training", "validation"])), max_size=3)
+
+
+def _tally(added: list[tuple[Converted, str]]) -> Tally:
+    tally = Tally()
+    for number, (converted, subset) in enumerate(added):
+        tally.add(_sample(str(number)), converted, "training" if subset == "training" else "validation")
+    return tally
+
+
+def _merged(*tallies: Tally) -> Tally:
+    result = Tally()
+    for tally in tallies:
+        result.merge(tally)
+    return result
+
+
+@settings(max_examples=60, deadline=None)
+@given(_added, _added, _added)
+def test_merging_is_associative_and_the_same_as_one_tally(
+    first: list[tuple[Converted, str]],
+    second: list[tuple[Converted, str]],
+    third: list[tuple[Converted, str]],
+) -> None:
+    one, two, three = _tally(first), _tally(second), _tally(third)
+    left = _merged(_merged(one, two), three)
+    assert left == _merged(one, _merged(two, three))
+    assert left.to_report(MAPPING).lines == sum(item.to_report(MAPPING).lines for item in (one, two, three))
+
+
+@settings(max_examples=60, deadline=None)
+@given(_added)
+def test_a_tally_comes_back_from_its_file_as_it_was(added: list[tuple[Converted, str]]) -> None:
+    tally = _tally(added)
+    tally.add_listings([_listing([_sample()], 3, orphans=[Finding("l/9", Problem.LABEL_WITHOUT_IMAGE, "x")])])
+    tally.add_duplicates(["a"], ["b"])
+    back = Tally.model_validate_json(tally.model_dump_json())
+    assert back == tally
+    back.merge(tally)
+    assert back.usable_images.total() == 2 * tally.usable_images.total()
+
+
+def test_lists_end_at_the_limit_and_counts_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tally_module, "LISTED", 3)
+    one, two = Tally(), Tally()
+    for number in range(2):
+        dropped = [Finding(f"l/{number}", Problem.INVERTED_BOX, "x", line) for line in range(2)]
+        one.add(_sample(str(number)), Converted(example=b"x", dropped=dropped), "training")
+        two.add(_sample(str(number)), Converted(example=b"x", dropped=dropped), "training")
+    one.merge(two)
+    report = one.to_report(MAPPING)
+    assert len(report.dropped) == 3
+    assert report.dropped_by_problem == {Problem.INVERTED_BOX: 8}

@@ -29,8 +29,9 @@ from tlt_runner.data import report, sources, staging
 from tlt_runner.data.classes import ClassMapping
 from tlt_runner.data.parallel import Meter, in_order, workers
 from tlt_runner.data.records import MANIFEST, REPORT, SCHEMA, Manifest, Records, Shard, Subset
-from tlt_runner.data.report import DatasetReport, Tally
+from tlt_runner.data.report import DatasetReport
 from tlt_runner.data.sources import Planned, Source
+from tlt_runner.data.tally import Tally
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Storage, join, sha256_of, storage_errors
 
@@ -158,16 +159,10 @@ class _Conversion:
 
     def run(self, found: Sequence[Source], planned: Sequence[Planned], meter: Meter) -> None:
         """Convert everything."""
-        for source in found:
-            self._tally.add_listing(source.listing)
-        self._tally.leaked = self._survey.leaked
+        self._tally.add_listings([source.listing for source in found])
+        self._tally.add_duplicates(self._survey.leaked, [])
         shards = self._write_records(planned, meter)
-        sources_seen = self._tally.source_classes
-        self._report = self._tally.to_report(
-            objects=self._objects.total(),
-            mapped={name: self._mapping.target(name) for name in sources_seen},
-            unused_keys=self._mapping.unused_keys(sources_seen),
-        )
+        self._report = self._tally.to_report(self._mapping)
         self._write(REPORT, self._report.model_dump_json(indent=1, exclude_none=True))
         self._write(MANIFEST, self._manifest(shards).model_dump_json(indent=1))
 
@@ -218,7 +213,7 @@ class _Conversion:
             )
             for item, converted in results:
                 writers[item.subset].offer(converted.example)
-                self._tally.add(converted)
+                self._tally.add(item.sample, converted, item.subset)
                 if converted.example is not None:
                     self._images[item.subset] += 1
                     self._objects.update((item.subset, class_id) for class_id in converted.objects)

@@ -59,12 +59,14 @@ class Finding:
         problem: What kind.
         message: Field, expected, got.
         line: Line number from 1, where the file has lines.
+        box: The box at fault, yxyx, in pixels of the image as stored, for people to look at; not compared.
     """
 
     file: str
     problem: Problem
     message: str
     line: int | None = None
+    box: tuple[float, float, float, float] | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         """``file:line: problem: message``."""

@@ -1,0 +1,297 @@
+"""Counts and findings of a preparation so far: one for each shard, kept with it, merged at the end.
+
+Its size does not grow with the data: findings are listed up to a limit and counted beyond it, sizes of boxes
+go into a histogram of fixed bins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from tlt_runner.data.classes import ClassMapping
+from tlt_runner.data.records import Subset
+from tlt_runner.data.report import (
+    HARMLESS,
+    LISTED,
+    NAMED_IN_ERROR,
+    DatasetReport,
+    ReportedClass,
+    ReportedFinding,
+    ReportedSize,
+)
+from tlt_runner.data.sample import Converted, Finding, Listing, Oddity, Problem, Sample
+
+BINS_PER_OCTAVE = 4
+"""Bins of the histogram of box sizes in each doubling of width or height."""
+_BINS = 64
+"""Bins of each axis: 1 to 65,536 pixels."""
+_IMBALANCE = 100
+"""How many times more objects the largest class may have than the smallest before a warning."""
+_ODDITIES = {
+    Oddity.WRONG_EXTENSION: "have the extension of another format; they are read by their content",
+    Oddity.CMYK: "are CMYK; they are converted to RGB without a colour profile, so colours may be off",
+    Oddity.SIXTEEN_BIT: "have 16 bits a channel; the lower 8 are dropped",
+    Oddity.GRAYSCALE: "are grayscale; they are used as RGB with three equal channels",
+    Oddity.ALPHA: "have transparency, which is dropped: the colours below it count",
+    Oddity.TURNED: (
+        "have an EXIF orientation; labels are taken to speak of the pixels as stored, not as a viewer turns "
+        "them"
+    ),
+    Oddity.ANIMATED: "are animated; their first frame is used",
+}
+_Item = TypeVar("_Item")
+
+
+class Tally(BaseModel):
+    """Counts and findings so far.
+
+    ``model_dump_json`` and ``model_validate_json`` are its way into a file and back.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: int = 0
+    usable_images: Counter[Subset] = Counter()
+    images_without_objects: int = 0
+    bad_images: int = 0
+    clipped_boxes: int = 0
+    ignored_regions: int = 0
+    other_files: int = 0
+    repeated_names: int = 0
+    labels_without_image: int = 0
+    leaked_images: int = 0
+    duplicate_images: int = 0
+    source_classes: Counter[str] = Counter()
+    training_objects: Counter[int] = Counter()
+    """Objects to train on, by class id."""
+    validation_objects: Counter[int] = Counter()
+    """Objects to validate on, by class id."""
+    objects_per_image: Counter[int] = Counter()
+    """Number of objects in an image -> images with as many."""
+    box_sizes: Counter[int] = Counter()
+    """Histogram: 64 times the height's bin plus the width's bin -> objects."""
+    odd_images: Counter[Oddity] = Counter()
+    skipped_by_problem: Counter[Problem] = Counter()
+    dropped_by_problem: Counter[Problem] = Counter()
+    label_problems: Counter[Problem] = Counter()
+    skipped: list[ReportedFinding] = []
+    dropped: list[ReportedFinding] = []
+    orphans: list[ReportedFinding] = []
+    label_findings: list[ReportedFinding] = []
+    odd: dict[Oddity, list[str]] = {}
+    leaked: list[str] = []
+    duplicates: list[str] = []
+
+    def add_listings(self, listings: Sequence[Listing]) -> None:
+        """What the folders hold; all of them at once, to find names that occur in several."""
+        folders: defaultdict[str, set[str]] = defaultdict(set)
+        for listing in listings:
+            self.images += listing.images
+            self.other_files += listing.other_files
+            self.labels_without_image += len(listing.orphans)
+            self.label_problems.update(finding.problem for finding in listing.findings)
+            _extend(self.orphans, map(_reported, listing.orphans))
+            _extend(self.label_findings, map(_reported, listing.findings))
+            for finding in listing.skipped:
+                self._skip(finding)
+            for sample in listing.samples:
+                path = PurePosixPath(sample.name)
+                folders[path.name].add(str(path.parent))
+        self.repeated_names += sum(len(places) > 1 for places in folders.values())
+
+    def add(self, sample: Sample, converted: Converted, subset: Subset) -> None:
+        """What became of one sample."""
+        if converted.skipped is not None:
+            self._skip(converted.skipped)
+            return
+        self.usable_images[subset] += 1
+        for oddity in converted.oddities:
+            self.odd_images[oddity] += 1
+            _extend(self.odd.setdefault(oddity, []), [sample.image_file])
+        self.source_classes.update(converted.source_classes)
+        self.ignored_regions += converted.ignored
+        self.images_without_objects += not converted.objects
+        self.clipped_boxes += converted.clipped
+        self.bad_images += any(finding.problem not in HARMLESS for finding in converted.dropped)
+        self.dropped_by_problem.update(finding.problem for finding in converted.dropped)
+        _extend(self.dropped, (_reported(finding, sample.image_file) for finding in converted.dropped))
+        objects = self.training_objects if subset == "training" else self.validation_objects
+        objects.update(converted.objects)
+        self.objects_per_image[len(converted.objects)] += 1
+        self.box_sizes.update(_BINS * _bin(height) + _bin(width) for height, width in converted.sizes)
+
+    def add_duplicates(self, leaked: Sequence[str], duplicates: Sequence[str]) -> None:
+        """Images that are there twice, byte for byte.
+
+        Args:
+            leaked: Validation images that are training images, too; paths relative to the data set's root.
+            duplicates: Training images that are another training image once more.
+        """
+        self.leaked_images += len(leaked)
+        self.duplicate_images += len(duplicates)
+        _extend(self.leaked, leaked)
+        _extend(self.duplicates, duplicates)
+
+    def merge(self, other: Tally) -> None:
+        """Add what another one counted. Associative; each list keeps its first 10,000."""
+        for name in type(self).model_fields:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if isinstance(mine, Counter):
+                mine.update(theirs)
+            elif isinstance(mine, int):
+                setattr(self, name, mine + theirs)
+            elif isinstance(mine, list):
+                _extend(mine, theirs)
+            else:
+                for oddity, names in theirs.items():
+                    _extend(mine.setdefault(oddity, []), names)
+
+    def to_report(self, mapping: ClassMapping) -> DatasetReport:
+        """The report, by the mapping with which the samples were converted."""
+        unmapped = {
+            name: count for name, count in self.source_classes.items() if mapping.target(name) is None
+        }
+        objects = self.training_objects.total() + self.validation_objects.total()
+        dropped = self.dropped_by_problem.total()
+        classes = [
+            ReportedClass(
+                name=name, training=self.training_objects[place], validation=self.validation_objects[place]
+            )
+            for place, name in enumerate(mapping.class_names)
+        ]
+        unused = mapping.unused_keys(self.source_classes)
+        return DatasetReport(
+            images=self.images,
+            usable_images=self.usable_images.total(),
+            training_images=self.usable_images["training"],
+            validation_images=self.usable_images["validation"],
+            images_without_objects=self.images_without_objects,
+            odd_images=dict(sorted(self.odd_images.items())),
+            bad_images=self.bad_images,
+            lines=objects + dropped + sum(unmapped.values()) + self.ignored_regions,
+            objects=objects,
+            clipped_boxes=self.clipped_boxes,
+            ignored_regions=self.ignored_regions,
+            other_files=self.other_files,
+            classes=classes,
+            source_classes=dict(sorted(self.source_classes.items())),
+            unmapped_classes=dict(sorted(unmapped.items())),
+            unused_mapping_keys=unused,
+            leaked_images=self.leaked_images,
+            duplicate_images=self.duplicate_images,
+            repeated_names=self.repeated_names,
+            skipped_by_problem=dict(sorted(self.skipped_by_problem.items())),
+            dropped_by_problem=dict(sorted(self.dropped_by_problem.items())),
+            labels_without_image=self.labels_without_image,
+            label_problems=dict(sorted(self.label_problems.items())),
+            skipped=_in_order(self.skipped),
+            dropped=_in_order(self.dropped),
+            orphans=_in_order(self.orphans),
+            label_findings=_in_order(self.label_findings),
+            odd={oddity: sorted(names) for oddity, names in sorted(self.odd.items())},
+            leaked=sorted(self.leaked),
+            duplicates=sorted(self.duplicates),
+            box_sizes=[
+                ReportedSize(width=_middle(key % _BINS), height=_middle(key // _BINS), objects=count)
+                for key, count in sorted(self.box_sizes.items())
+            ],
+            warnings=[*self._label_warnings(unused, classes), *self._image_warnings()],
+        )
+
+    def _skip(self, finding: Finding) -> None:
+        self.bad_images += 1
+        self.skipped_by_problem[finding.problem] += 1
+        _extend(self.skipped, [_reported(finding)])
+
+    def _label_warnings(self, unused_keys: Sequence[str], classes: Sequence[ReportedClass]) -> list[str]:
+        found = ", ".join(sorted(self.source_classes)) or "none"
+        warnings = [
+            f"targetClassMapping: no label uses class {key!r}; the labels' classes are: {found}"
+            for key in unused_keys
+        ]
+        for subset, purpose in (("training", "it cannot be learnt"), ("validation", "it is not measured")):
+            warnings += [
+                f"class {item.name!r} has no object for {subset}: {purpose}"
+                for item in classes
+                if not getattr(item, subset)
+            ]
+        learnt = sorted((item for item in classes if item.training), key=lambda item: item.training)
+        if learnt and learnt[-1].training > _IMBALANCE * learnt[0].training:
+            warnings.append(
+                f"class {learnt[0].name!r} has {learnt[0].training} training objects, {learnt[-1].name!r} "
+                f"has {learnt[-1].training}: the rare one will hardly be learnt"
+            )
+        if self.images_without_objects:
+            warnings.append(
+                f"{self.images_without_objects} images have no object: they train background only"
+            )
+        return warnings
+
+    def _image_warnings(self) -> list[str]:
+        warnings = []
+        if self.leaked_images:
+            warnings.append(
+                f"{self.leaked_images} validation images are also training images, byte for byte, which "
+                f"makes metrics too good: {_first(self.leaked, self.leaked_images)}"
+            )
+        if self.duplicate_images:
+            warnings.append(
+                f"{self.duplicate_images} training images are another training image once more, byte for "
+                f"byte, and weigh double: {_first(self.duplicates, self.duplicate_images)}"
+            )
+        if self.repeated_names:
+            warnings.append(
+                f"{self.repeated_names} file names occur in several folders; each is an image of its own, "
+                "with the label of its own folder"
+            )
+        warnings += [
+            f"{count} images {_ODDITIES[oddity]}: {_first(self.odd[oddity], count)}"
+            for oddity, count in sorted(self.odd_images.items())
+        ]
+        if self.other_files:
+            warnings.append(
+                f"{self.other_files} entries of the image folders are no .jpg, .jpeg or .png files and were "
+                "not read"
+            )
+        return warnings
+
+
+def _bin(pixels: float) -> int:
+    """Bin of a side: bin i reaches from 2 ** (i / 4) to 2 ** ((i + 1) / 4) pixels."""
+    return min(_BINS - 1, max(0, math.floor(math.log2(max(pixels, 1.0)) * BINS_PER_OCTAVE)))
+
+
+def _middle(place: int) -> float:
+    return round(2 ** ((place + 0.5) / BINS_PER_OCTAVE), 2)
+
+
+def _reported(finding: Finding, image: str | None = None) -> ReportedFinding:
+    return ReportedFinding(
+        file=finding.file,
+        line=finding.line,
+        image=image,
+        problem=finding.problem,
+        message=finding.message,
+        box=finding.box,
+    )
+
+
+def _extend(listed: list[_Item], items: Iterable[_Item]) -> None:
+    """Append up to the limit; beyond it nothing is even made."""
+    if len(listed) < LISTED:
+        listed.extend(item for _, item in zip(range(LISTED - len(listed)), items, strict=False))
+
+
+def _in_order(findings: Iterable[ReportedFinding]) -> list[ReportedFinding]:
+    return sorted(findings, key=lambda finding: (finding.file, finding.line or 0))
+
+
+def _first(names: Iterable[str], count: int) -> str:
+    named = ", ".join(sorted(names)[:NAMED_IN_ERROR])
+    return f"{named} ..." if count > NAMED_IN_ERROR else named
