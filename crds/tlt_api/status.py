@@ -185,6 +185,14 @@ class AnchorsStatus(StatusModel):
     """Share of the training boxes that an anchor of these shapes fits with IoU >= 0.5."""
     default_recall: Score
     """The same with the scales and ratios that stand in the spec."""
+    foreground_recall: Score
+    """Share of the training boxes that an anchor fits with IoU >= spec.model.proposals.maxOverlap."""
+    default_foreground_recall: Score
+    """The same with the scales and ratios that stand in the spec."""
+    mean_overlap: Score
+    """Mean IoU of the training boxes with the anchor that fits them best."""
+    default_mean_overlap: Score
+    """The same with the scales and ratios that stand in the spec."""
 
 
 class ClassMetric(StatusModel):

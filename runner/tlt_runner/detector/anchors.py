@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from tlt_api.trainingjob import Anchors
 from tlt_runner.detector.config import STRIDE, DetectorConfig
 
 
-def shapes(config: DetectorConfig) -> np.ndarray:
+def shapes(given: Anchors) -> np.ndarray:
     """Height and width [A, 2] in pixels of the anchors of one cell, scales outermost.
 
     An anchor of scale s and ratio r has the area s squared and width / height = r.
     """
-    pairs = [(s / np.sqrt(r), s * np.sqrt(r)) for s in config.anchors.scales for r in config.anchors.ratios]
+    pairs = [(s / np.sqrt(r), s * np.sqrt(r)) for s in given.scales for r in given.ratios]
     return np.array(pairs, np.float32)
 
 
@@ -24,6 +25,6 @@ def anchors(config: DetectorConfig) -> np.ndarray:
     rows = (np.arange(config.feature_height) + 0.5) * STRIDE
     columns = (np.arange(config.feature_width) + 0.5) * STRIDE
     centres = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)[:, :, None, :]
-    half = shapes(config)[None, None] / 2
+    half = shapes(config.anchors)[None, None] / 2
     boxes = np.concatenate([centres - half, centres + half], axis=-1)
     return boxes.reshape(-1, 4).astype(np.float32)

@@ -54,7 +54,7 @@ class DetectorConfig(StatusModel):
     def from_spec(cls, model: trainingjob.Model, dataset: trainingjob.Dataset) -> Self:
         """The detector that a TrainingJob asks for."""
         return cls(
-            class_names=dataset.class_names,
+            class_names=dataset.target_classes,
             height=dataset.image_size.height,
             width=dataset.image_size.width,
             backbone=model.backbone,

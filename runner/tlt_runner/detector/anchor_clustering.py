@@ -1,0 +1,171 @@
+"""Which anchors fit the objects of a data set: k-means with the IoU of shapes, on a grid of scales x ratios.
+
+Called by training with ``anchors.auto`` and by ``tlt anchors``. The region proposal network has an anchor
+for every pair of a scale and a ratio, so centres cannot move freely as in YOLO's anchor clustering (Redmon
+and Farhadi, "YOLO9000", 2017), from which the distance 1 - IoU is taken: all boxes whose best anchor has a
+scale move that scale, all whose best anchor has a ratio move that ratio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tlt_api.status import AnchorsStatus
+from tlt_api.trainingjob import Anchors
+from tlt_runner.detector.anchors import shapes
+
+FloatArray = npt.NDArray[np.floating[Any]]
+
+FITS = 0.5
+"""IoU from which an anchor fits a box: the recall of :class:`tlt_api.status.AnchorsStatus`."""
+RESTARTS = 8
+ROUNDS = 50
+BLOCK = 1 << 14
+"""Boxes that are compared with all anchors at once; bounds the memory."""
+LARGEST_SCALE, LARGEST_RATIO = 4096.0, 100.0
+
+
+def propose(sizes: FloatArray, given: Anchors, seed: int) -> Anchors:
+    """The anchors that fit best, as many scales and ratios as are given.
+
+    Args:
+        sizes: Height and width [N, 2] of the objects, in pixels of the network's input.
+        given: Anchors to better. They are kept where clustering finds none with a larger mean IoU.
+        seed: What the starts of the clustering depend on.
+
+    Returns:
+        Scales rounded to pixels and ratios to two digits, both rising.
+
+    Raises:
+        ValueError: There are no sizes, or one is not above 0.
+    """
+    if len(sizes) == 0 or not np.all(np.isfinite(sizes) & (np.asarray(sizes) > 0)):
+        raise ValueError(f"expected heights and widths above 0, got {len(sizes)} sizes, not all of them such")
+    random = np.random.default_rng(seed)
+    candidates = [given.model_copy(update={"auto": False})]
+    for _ in range(RESTARTS):
+        scales, ratios = _cluster(sizes, len(given.scales), len(given.ratios), random)
+        candidates.append(
+            Anchors(
+                scales=_filled([_round_scale(value) for value in scales], given.scales),
+                ratios=_filled([_round_ratio(value) for value in ratios], given.ratios),
+            )
+        )
+    return max(candidates, key=lambda anchors: best_overlaps(sizes, anchors).mean())
+
+
+def best_overlaps(sizes: FloatArray, anchors: Anchors) -> FloatArray:
+    """The IoU [N] of each size [N, 2] with the anchor that fits it best, both with the same centre."""
+    return _best(sizes, shapes(anchors))[0]
+
+
+def compare(sizes: FloatArray, given: Anchors, chosen: Anchors, foreground: float) -> AnchorsStatus:
+    """How well the given and the chosen anchors fit.
+
+    Args:
+        sizes: Height and width [N, 2] of the objects.
+        given: Anchors of the spec.
+        chosen: Anchors that were proposed.
+        foreground: IoU from which an anchor is trained as foreground (``proposals.maxOverlap``).
+    """
+    before, after = best_overlaps(sizes, given), best_overlaps(sizes, chosen)
+    return AnchorsStatus(
+        scales=chosen.scales,
+        ratios=chosen.ratios,
+        recall=float(np.mean(after >= FITS)),
+        default_recall=float(np.mean(before >= FITS)),
+        foreground_recall=float(np.mean(after >= foreground)),
+        default_foreground_recall=float(np.mean(before >= foreground)),
+        mean_overlap=float(after.mean()),
+        default_mean_overlap=float(before.mean()),
+    )
+
+
+def _best(sizes: FloatArray, anchor_shapes: FloatArray) -> tuple[FloatArray, npt.NDArray[np.intp]]:
+    """IoU [N] and index [N] of the best of the anchors [A, 2] for each size [N, 2]."""
+    overlaps, indices = np.empty(len(sizes), np.float32), np.empty(len(sizes), np.intp)
+    heights, widths = anchor_shapes.T.astype(np.float32)
+    for start in range(0, len(sizes), BLOCK):
+        block = np.asarray(sizes[start : start + BLOCK], np.float32)
+        height, width = block[:, :1], block[:, 1:]
+        shared = np.minimum(height, heights) * np.minimum(width, widths)
+        iou = shared / (height * width + heights * widths - shared)
+        here = slice(start, start + len(block))
+        indices[here] = iou.argmax(axis=1)
+        overlaps[here] = iou.max(axis=1)
+    return overlaps, indices
+
+
+def _cluster(
+    sizes: FloatArray, scales: int, ratios: int, random: np.random.Generator
+) -> tuple[FloatArray, FloatArray]:
+    """Scales and ratios after one start: those of the round with the largest mean IoU."""
+    heights, widths = np.log(np.asarray(sizes, np.float64)).T
+    sides, aspects = (heights + widths) / 2, widths - heights
+    side_centres = _spread(sides, scales, lambda apart: np.exp(-2 * apart), random)
+    aspect_centres = _spread(aspects, ratios, _overlap_of_aspects, random)
+    best, best_mean = (side_centres, aspect_centres), 0.0
+    nearest = np.empty(0, np.intp)
+    for _ in range(ROUNDS):
+        before = nearest
+        overlaps, nearest = _best(sizes, _grid(side_centres, aspect_centres))
+        if overlaps.mean() > best_mean:
+            best, best_mean = (side_centres, aspect_centres), float(overlaps.mean())
+        if np.array_equal(nearest, before):
+            break
+        of_side, of_aspect = np.divmod(nearest, len(aspect_centres))
+        side_centres = _medians(sides, of_side, side_centres)
+        aspect_centres = _medians(aspects, of_aspect, aspect_centres)
+    return np.exp(best[0]), np.exp(best[1])
+
+
+def _grid(sides: FloatArray, aspects: FloatArray) -> FloatArray:
+    """Height and width [S * R, 2] of every pair of logarithms, sides outermost."""
+    side, aspect = (grid.ravel() for grid in np.meshgrid(sides, aspects, indexing="ij"))
+    return np.exp(np.stack([side - aspect / 2, side + aspect / 2], axis=-1))
+
+
+def _overlap_of_aspects(apart: FloatArray) -> FloatArray:
+    """IoU of two shapes of the same area whose aspect ratios differ by the factor exp(apart)."""
+    shared = np.exp(-apart / 2)
+    return shared / (2 - shared)
+
+
+def _spread(
+    values: FloatArray, count: int, overlap: Callable[[FloatArray], FloatArray], random: np.random.Generator
+) -> FloatArray:
+    """Start centres as k-means++ draws them; fewer than ``count`` where there are fewer different values."""
+    centres = [values[random.integers(len(values))]]
+    distance = 1 - overlap(np.abs(values - centres[0]))
+    while len(centres) < count and distance.max() > 1e-9:
+        centres.append(values[random.choice(len(values), p=distance**2 / np.sum(distance**2))])
+        distance = np.minimum(distance, 1 - overlap(np.abs(values - centres[-1])))
+    return np.array(centres)
+
+
+def _medians(values: FloatArray, member_of: npt.NDArray[np.intp], centres: FloatArray) -> FloatArray:
+    """The median of each centre's members; a centre without members stays."""
+    members = (values[member_of == index] for index in range(len(centres)))
+    return np.array(
+        [np.median(own) if len(own) else centre for own, centre in zip(members, centres, strict=True)]
+    )
+
+
+def _round_scale(value: float) -> float:
+    return float(np.clip(round(value), 1, LARGEST_SCALE))
+
+
+def _round_ratio(value: float) -> float:
+    """Two digits after the point, or two that count for less than 1: 1.33, 0.41, 0.056."""
+    return min(float(f"{value:.2f}") if value >= 1 else float(f"{value:.2g}"), LARGEST_RATIO)
+
+
+def _filled(found: Sequence[float], given: Sequence[float]) -> list[float]:
+    """The values found, each once, rising; given ones in place of those that are missing."""
+    values = sorted(set(found))
+    spare = [value for value in given if value not in values]
+    return sorted([*values, *spare[: len(given) - len(values)]])
