@@ -1,0 +1,101 @@
+"""Labels out: folders of the formats that :mod:`tlt_runner.data.formats` reads.
+
+Called by :mod:`tlt_runner.data.translate`, which brings the images and names; a writer knows where its format
+wants them and how it says a label. What each format can say of a box::
+
+              edges            truncation       occlusion              difficult
+    kitti     6 decimals       6 decimals       0 to 3                 occlusion from 1 on, as in TLT
+    voc       6 decimals       none or some     visible or occluded    yes
+    coco      floating point   no               no                     no
+    yolo      10 decimals of   no               no                     no
+              the image's size
+
+What a format cannot say is counted (:meth:`Writer.lost`), never silently left out. Regions to leave out of
+account (DontCare, iscrowd) reach no writer: readers count them and keep no place of them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tlt_runner.data.records import Subset
+from tlt_runner.data.sample import LabelledBox
+from tlt_runner.data.writers import names
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image of the folder, with its objects.
+
+    Attributes:
+        subset: What it is for.
+        name: Path below its image folder, without suffix.
+        suffix: ``.jpg`` or ``.png``.
+        size: Height and width in pixels.
+        boxes: Objects inside the image, of classes that the writer was given.
+    """
+
+    subset: Subset
+    name: str
+    suffix: str
+    size: tuple[int, int]
+    boxes: Sequence[LabelledBox]
+
+
+class Writer(ABC):
+    """Writes the labels of one folder. One thread calls :meth:`add`, image by image, and then :meth:`close`.
+
+    Args:
+        root: The folder; it exists.
+        classes: Every class that will occur, sorted, as :meth:`class_name` gives them.
+    """
+
+    flat: ClassVar[bool] = False
+    """Whether image names must have neither sub-folders nor white space."""
+    image_folders: ClassVar[Mapping[Subset, str]]
+    """Where the images go, relative to the root."""
+    dataset: ClassVar[Mapping[str, Any]]
+    """Fields of ``spec.dataset`` with which the folder is read back, beside uri, classes and size."""
+
+    def __init__(self, root: Path, classes: Sequence[str]) -> None:
+        self._root = root
+        self._classes = tuple(classes)
+
+    @classmethod
+    def class_name(cls, source: str) -> str:
+        """How the format says the name of a class: the same, where it can."""
+        return names.printable(source)
+
+    @classmethod
+    @abstractmethod
+    def lost(cls, box: LabelledBox) -> tuple[str, ...]:
+        """What the format cannot say of a box: "truncation", "occlusion", "difficult"."""
+
+    @abstractmethod
+    def add(self, entry: Entry) -> None:
+        """Write the labels of one image."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Write what concerns the whole."""
+
+    def image_file(self, entry: Entry) -> str:
+        """Path of the entry's image, relative to the root."""
+        return f"{self.image_folders[entry.subset]}/{entry.name}{entry.suffix}"
+
+
+def number(value: float, least_decimals: int = 0) -> str:
+    """A coordinate with up to 6 decimals, no exponent, no zeros at the end beyond ``least_decimals``."""
+    whole, _, decimals = f"{value:.6f}".partition(".")
+    decimals = decimals.rstrip("0").ljust(least_decimals, "0")
+    return f"{whole}.{decimals}" if decimals else whole
+
+
+def plain_box(box: LabelledBox) -> tuple[str, ...]:
+    """What a format loses that says the class and the edges only."""
+    said = {"truncation": box.truncation, "occlusion": box.occlusion, "difficult": box.difficult}
+    return tuple(name for name, value in said.items() if value)

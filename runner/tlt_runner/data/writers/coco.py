@@ -1,0 +1,107 @@
+"""COCO folders out: ``images/{train,val}`` and ``annotations/instances_{train,val}.json``.
+
+``file_name`` is relative to the subset's image folder, as in COCO's own train2017. Images and annotations are
+written as they come, none is kept in memory; because both are lists of one JSON object, annotations wait in a
+file beside it until the images are complete.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from tlt_runner.data.records import Subset
+from tlt_runner.data.sample import LabelledBox
+from tlt_runner.data.writers import Entry, Writer, plain_box
+
+LABEL_FILES: dict[Subset, str] = {
+    "training": "annotations/instances_train.json",
+    "validation": "annotations/instances_val.json",
+}
+
+
+class CocoWriter(Writer):
+    """One JSON file a subset; classes are numbers from 1."""
+
+    image_folders = {"training": "images/train", "validation": "images/val"}
+    dataset = {
+        "format": "coco",
+        "images": image_folders["training"],
+        "labels": LABEL_FILES["training"],
+        "validation": {"images": image_folders["validation"], "labels": LABEL_FILES["validation"]},
+    }
+
+    def __init__(self, root: Path, classes: Sequence[str]) -> None:
+        super().__init__(root, classes)
+        (root / "annotations").mkdir()
+        self._files = {subset: _Instances(root / name, self._classes) for subset, name in LABEL_FILES.items()}
+
+    @classmethod
+    def lost(cls, box: LabelledBox) -> tuple[str, ...]:
+        """Everything but class and edges."""
+        return plain_box(box)
+
+    def add(self, entry: Entry) -> None:
+        """Write one image and its annotations."""
+        self._files[entry.subset].add(entry)
+
+    def close(self) -> None:
+        """Complete both files."""
+        for file in self._files.values():
+            file.close()
+
+
+class _Instances:
+    """One JSON file in the making."""
+
+    def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
+        self._path = path
+        self._category = {name: place for place, name in enumerate(classes, start=1)}
+        self._waiting = path.with_suffix(".annotations")
+        self._images: IO[str] = path.open("x", encoding="ascii")
+        self._annotations: IO[str] = self._waiting.open("x", encoding="ascii")
+        self._image_count = self._annotation_count = 0
+        categories = [{"id": number, "name": name} for name, number in self._category.items()]
+        self._images.write(f'{{"categories": {json.dumps(categories)},\n"images": [')
+
+    def add(self, entry: Entry) -> None:
+        height, width = entry.size
+        self._image_count += 1
+        image = {
+            "id": self._image_count,
+            "file_name": f"{entry.name}{entry.suffix}",
+            "height": height,
+            "width": width,
+        }
+        _append(self._images, image, first=self._image_count == 1)
+        for box in entry.boxes:
+            self._annotation_count += 1
+            annotation = self._annotation(box, self._annotation_count)
+            _append(self._annotations, annotation, first=self._annotation_count == 1)
+
+    def close(self) -> None:
+        self._annotations.close()
+        with self._images, self._waiting.open(encoding="ascii") as annotations:
+            self._images.write('],\n"annotations": [')
+            shutil.copyfileobj(annotations, self._images)
+            self._images.write("]}\n")
+        self._waiting.unlink()
+
+    def _annotation(self, box: LabelledBox, number: int) -> dict[str, Any]:
+        y1, x1, y2, x2 = box.yxyx
+        return {
+            "id": number,
+            "image_id": self._image_count,
+            "category_id": self._category[box.class_name],
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "area": (x2 - x1) * (y2 - y1),
+            "iscrowd": 0,
+            "segmentation": [],
+        }
+
+
+def _append(stream: IO[str], item: dict[str, Any], *, first: bool) -> None:
+    stream.write(("\n" if first else ",\n") + json.dumps(item))
