@@ -28,6 +28,7 @@ class Problem(StrEnum):
     DUPLICATE_NAME = "DuplicateName"
     UNSAFE_NAME = "UnsafeName"
     LABEL_WITHOUT_IMAGE = "LabelWithoutImage"
+    LISTED_WITHOUT_IMAGE = "ListedWithoutImage"
     UNREADABLE_LABEL = "UnreadableLabel"
     WRONG_COLUMNS = "WrongColumns"
     MISSING_FIELD = "MissingField"
@@ -145,6 +146,7 @@ class Listing:
         findings: What is wrong with a label file as a whole, or with an entry that belongs to no image.
         other_files: Entries of the image folder that are no images.
         label_files: Every file from which labels come, with its path relative to the data set's root.
+        unlisted: Images that none of the data set's lists (imageSet) names; they are not in ``images``.
     """
 
     samples: Sequence[Sample]
@@ -154,6 +156,7 @@ class Listing:
     findings: Sequence[Finding]
     other_files: int
     label_files: Sequence[tuple[str, Path]]
+    unlisted: int = 0
 
 
 @dataclass(frozen=True)
