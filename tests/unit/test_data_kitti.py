@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tlt_runner.data.formats.folders import Place
 from tlt_runner.data.formats.kitti import KittiReader
 from tlt_runner.data.sample import Labels, Problem, Sample
 
@@ -15,7 +16,9 @@ def _read(folder: Path, content: bytes) -> Labels:
     (folder / "labels").mkdir()
     label = folder / "labels" / "a.txt"
     label.write_bytes(content)
-    reader = KittiReader(folder / "images", folder / "labels", "training/images", "training/labels")
+    reader = KittiReader(
+        Place(folder / "images", "training/images"), Place(folder / "labels", "training/labels")
+    )
     return reader.read(
         Sample(
             "training/images/a",
@@ -137,13 +140,13 @@ def test_images_and_labels_are_paired_by_stem(tmp_path: Path) -> None:
     (images / "broken.jpg").symlink_to("nowhere")
     for name in ("a.txt", "b.txt", "z.txt", "readme.md"):
         (labels / name).touch()
-    listing = KittiReader(images, labels, "i", "l").listing()
+    listing = KittiReader(Place(images, "i"), Place(labels, "l")).listing()
     assert [(sample.name, sample.image.name) for sample in listing.samples] == [
         ("i/a", "a.jpg"),
         ("i/b", "b.JPG"),
     ]
     assert listing.images == 5
-    assert listing.other_files == 3  # a folder, a note, a hidden file
+    assert listing.other_files == 2  # a note, a hidden file
     assert [(finding.file, finding.problem) for finding in listing.skipped] == [
         ("i/a.png", Problem.DUPLICATE_NAME),
         ("i/broken.jpg", Problem.UNREADABLE_IMAGE),

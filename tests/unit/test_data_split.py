@@ -6,11 +6,12 @@ import pytest
 
 from tlt_api.trainingjob import Dataset
 from tlt_runner.data import sources
+from tlt_runner.data.formats.folders import Place
 from tlt_runner.data.formats.kitti import KittiReader
 from tlt_runner.data.sample import Listing, Sample
 from tlt_runner.data.sources import Source
 
-READER = KittiReader(Path("i"), Path("l"), "i", "l")
+READER = KittiReader(Place(Path("i"), "i"), Place(Path("l"), "l"))
 
 
 def _dataset(fraction: float = 0.2, seed: int = 42) -> Dataset:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tlt_api.failures import Reason
 from tlt_api.trainingjob import Dataset
+from tlt_runner.data.formats.folders import Place
 from tlt_runner.data.formats.kitti import KittiReader
 from tlt_runner.data.records import Subset
 from tlt_runner.data.sample import Listing, Reader, Sample
@@ -60,7 +61,7 @@ def _source(dataset: Dataset, storage: Storage, images: str, labels: str, subset
         image_folder, label_folder = storage.folder(image_uri), storage.folder(label_uri)
     except NotFoundError as error:
         raise RunnerError(Reason.DATASET_NOT_FOUND, error.message) from error
-    reader = KittiReader(image_folder, label_folder, images.strip("/"), labels.strip("/"))
+    reader = KittiReader(Place(image_folder, images.strip("/")), Place(label_folder, labels.strip("/")))
     with storage_errors(dataset.uri):
         listing = reader.listing()
     if not listing.images:

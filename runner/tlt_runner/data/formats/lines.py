@@ -1,0 +1,93 @@
+"""Label files of one line an object, with columns between white space (kitti, yolo), read with limits.
+
+UTF-8 with or without a byte order mark; lines end as on any system. A file beyond the limits yields nothing:
+half of an image's objects would teach that the other half is background.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from tlt_runner.data.sample import Finding, LabelledBox, Labels, Problem
+
+MAX_BYTES = 16 << 20
+MAX_LINES = 10_000
+MAX_NAME = 128
+LONG_NAME = f"expected a class of at most {MAX_NAME} characters"
+_SHOWN = 80
+"""Characters of a line that a message shows."""
+
+
+def read(
+    path: Path, file: str, parse_line: Callable[[list[str], str, int], LabelledBox | Finding | None]
+) -> Labels:
+    """Read one label file.
+
+    Args:
+        path: The file.
+        file: Its path relative to the data set's root, for messages.
+        parse_line: Makes an object of a line's columns, the file and the line's number from 1; or says what
+            is wrong with it; or None where the line is a region to leave out of account.
+    """
+    lines = _lines(path)
+    if isinstance(lines, str):
+        return Labels(findings=(Finding(file, Problem.UNREADABLE_LABEL, lines),))
+    boxes, findings, ignored = [], [], 0
+    for number, line in enumerate(lines, start=1):
+        columns = line.split()
+        if not columns:
+            continue
+        result = parse_line(columns, file, number)
+        if result is None:
+            ignored += 1
+        elif isinstance(result, Finding):
+            findings.append(result)
+        else:
+            boxes.append(result)
+    return Labels(tuple(boxes), tuple(findings), ignored)
+
+
+def text(path: Path, max_bytes: int) -> str:
+    """The content of a text file, without a byte order mark, every end of line as a line feed.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is larger than ``max_bytes``, or no UTF-8; the message says expected and got.
+    """
+    with path.open("rb") as opened:
+        data = opened.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError(f"expected at most {max_bytes / (1 << 20):g} MiB")
+    try:
+        decoded = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"expected UTF-8 text: {error}") from error
+    return decoded.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _lines(path: Path) -> list[str] | str:
+    """The lines, or why there are none."""
+    try:
+        lines = text(path, MAX_BYTES).split("\n")
+    except OSError as error:
+        return f"expected a file that can be read: {error.strerror}"
+    except ValueError as error:
+        return str(error)
+    return lines if len(lines) <= MAX_LINES else f"expected at most {MAX_LINES:,} lines, got {len(lines):,}"
+
+
+def number(column: str) -> float | None:
+    """A finite number; None where the column is none."""
+    try:
+        value = float(column)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and "_" not in column else None
+
+
+def shown(columns: list[str]) -> str:
+    """A line for a message, cut."""
+    line = " ".join(column[:_SHOWN] for column in columns[:_SHOWN])
+    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 3]}..."
