@@ -29,6 +29,7 @@ COMMANDS: dict[str, Command] = {
         Command("prune", "PruneJob", "take filters out of a trained detector"),
         Command("export", "ExportJob", "write a detector as ONNX, build engines, verify them"),
         Command("convert", "TrainingJob", "only convert and check the data set", whole=False),
+        Command("anchors", "TrainingJob", "propose anchors that fit the objects of a data set", whole=False),
         Command("evaluate", "TrainingJob", "only evaluate a trained detector", whole=False),
     )
 }

@@ -7,7 +7,8 @@ from datetime import datetime
 from pathlib import Path
 
 from tlt_api.resources import Resource
-from tlt_api.status import Phase
+from tlt_api.status import AnchorsStatus, Phase
+from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner import exits
 from tlt_runner.local import table
 from tlt_runner.local.child import Ended
@@ -54,8 +55,24 @@ def of_part(resource: Resource, ended: Ended) -> list[str]:
     found = ended.report
     said = [
         found.dataset and report_lines.dataset(found.dataset),
+        *_anchors(resource, found.anchors),
         found.metrics and report_lines.metrics(found.metrics),
         *(report_lines.artifact(item) for item in found.artifacts or ()),
     ]
     failure = [exits.paragraph(resource.key, ended.failure)] if ended.failure else []
-    return [*(text for text in said if text), *failure, f"log: {ended.log}"]
+    return [*(text for text in said if text is not None), *failure, f"log: {ended.log}"]
+
+
+def _anchors(resource: Resource, fitted: AnchorsStatus | None) -> list[str]:
+    """Fitted anchors beside the spec's, and what to write into the manifest."""
+    if fitted is None or not isinstance(resource.spec, TrainingJobSpec):
+        return []
+    compared = table.aligned(table.anchors(resource.spec.model, fitted))
+    given = resource.spec.model.anchors
+    if (fitted.scales, fitted.ratios) == (given.scales, given.ratios):
+        return ["", *compared, "", "No better ones were found.", ""]
+    numbers = {"scales": fitted.scales, "ratios": fitted.ratios}
+    lists = [
+        f"      {key}: [{', '.join(f'{value:g}' for value in values)}]" for key, values in numbers.items()
+    ]
+    return ["", *compared, "", "spec:", "  model:", "    anchors:", *lists, ""]

@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from tlt_api.resources import Column, Resource
-from tlt_api.status import Phase
+from tlt_api.status import AnchorsStatus, Phase
+from tlt_api.trainingjob import Model
 from tlt_runner.local.state import Folders, body_of
 from tlt_runner.report.lines import duration, progress_line
 
@@ -91,6 +92,23 @@ def result(resource: Resource) -> str:
         for name, value in texts
         if value is not None
     )
+
+
+def anchors(model: Model, fitted: AnchorsStatus) -> list[Row]:
+    """The anchors of a spec and those that were fitted to its data, and how well both fit."""
+    foreground = f"RECALL@{model.proposals.max_overlap:g}"
+    given = model.anchors
+    before = (fitted.default_recall, fitted.default_foreground_recall, fitted.default_mean_overlap)
+    after = (fitted.recall, fitted.foreground_recall, fitted.mean_overlap)
+    return [
+        ["ANCHORS", "SCALES", "RATIOS", "RECALL@0.5", foreground, "MEAN IOU"],
+        ["spec", _list(given.scales), _list(given.ratios), *(f"{figure:.4f}" for figure in before)],
+        ["proposed", _list(fitted.scales), _list(fitted.ratios), *(f"{figure:.4f}" for figure in after)],
+    ]
+
+
+def _list(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
 
 
 def aligned(rows: Sequence[Row]) -> list[str]:

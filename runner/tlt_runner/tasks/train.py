@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
+
 from tlt_api.failures import Reason
 from tlt_api.runspec import RunSpec
 from tlt_api.status import Metrics
@@ -24,7 +26,7 @@ from tlt_runner.evaluation import detectors
 from tlt_runner.evaluation.evaluate import evaluate
 from tlt_runner.training import devices, loop
 from tlt_runner.training.checkpoints import Position
-from tlt_runner.training.initial import initial_model
+from tlt_runner.training.initial import initial_model, with_anchors
 from tlt_runner.training.keeper import Keeper
 from tlt_runner.training.meter import Meter
 from tlt_runner.training.trainer import Trainer
@@ -45,6 +47,7 @@ def run(run: RunSpec, context: Context) -> None:
         )
     strategy = devices.claim(spec.resources.gpus)
     records = prepare(spec.dataset, context.storage, spec.output.uri, context.reporter, context.stop)
+    spec = with_anchors(spec, records, context.reporter)
     with strategy.scope():
         model = initial_model(run, spec, context.storage)
     trainer = Trainer(model, spec.training, strategy)
@@ -62,7 +65,7 @@ def run(run: RunSpec, context: Context) -> None:
         save_position=keeper.save_position,
         stop=context.stop,
     )
-    start = keeper.resume(Position(run=run.owner.uid, batch_size=batch_size))
+    start = keeper.resume(Position(run=run.owner.uid, batch_size=batch_size, anchors=model.config.anchors))
     end = loop.train(trainer, work, spec.training, spec.evaluation, start, meter)
     meter.finish(end.epoch)
     _conclude(end)
@@ -80,7 +83,7 @@ def _report_data(records: Records, model: FasterRCNN, batch_size: int) -> None:
 
 
 def _training_data(records: Records, spec: TrainingJobSpec, trainer: Trainer, batch_size: int) -> Any:
-    def batches(epoch: int, first_step: int) -> Iterable[loop.Batch]:
+    def batches(epoch: int, first_step: int) -> Iterator[loop.Batch]:
         data = pipeline.training_batches(
             records,
             batch_size,
@@ -88,8 +91,19 @@ def _training_data(records: Records, spec: TrainingJobSpec, trainer: Trainer, ba
             spec.training.augmentation,
             trainer.model.config.max_objects,
             epoch,
+            first_step,
         )
-        return trainer.distribute(data.skip(first_step))
+        left_out = np.zeros(2, np.int64)
+        for batch in trainer.distribute(data):
+            left_out += trainer.left_out(batch)
+            yield batch
+        if left_out.any():
+            log.info(
+                "epoch %d: augmentation moved %d objects out of sight (training.augmentation.minVisible) or "
+                "made them too small; %d were beyond model.maxObjects",
+                epoch + 1,
+                *left_out,
+            )
 
     return batches
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from tlt_api.base import StatusModel
 from tlt_api.status import Artifact, Metrics
+from tlt_api.trainingjob import Anchors
 from tlt_runner.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ class Position(StatusModel):
     """Steps taken in the epoch that has begun; 0 between epochs."""
     batch_size: int
     """Images of a step: a step number means nothing for another size."""
+    anchors: Anchors | None = None
+    """The model's: the same weights mean other boxes with others."""
     best: Metrics | None = None
     """Evaluation of the best model so far; its epoch is in it."""
     best_loss: float | None = None
@@ -59,7 +62,7 @@ def resume(storage: Storage, uri: str, start: Position, variables: Sequence[Any]
     Args:
         storage: Where checkpoints are.
         uri: Address of the state file.
-        start: The position of a run that has not begun: its uid and batch size.
+        start: The position of a run that has not begun: its uid, batch size and anchors.
         variables: Are set where a state is resumed, and left alone otherwise.
     """
     if not storage.exists(uri):
@@ -71,6 +74,11 @@ def resume(storage: Storage, uri: str, start: Position, variables: Sequence[Any]
         return start
     if position.run != start.run:
         log.warning("training starts anew: the checkpoint %s is of another run (%s)", uri, position.run)
+        return start
+    if position.anchors is not None and position.anchors != start.anchors:
+        log.warning(
+            "training starts anew: the checkpoint %s has other anchors; the data have changed since", uri
+        )
         return start
     if [array.shape for array in arrays] != [tuple(variable.shape) for variable in variables]:
         log.warning("training starts anew: the checkpoint %s is of another model or optimizer", uri)

@@ -1,4 +1,5 @@
-"""The model that a training starts from: fresh, with pretrained weights, or a whole one."""
+"""The model that a training starts from: fresh (on anchors fitted to the data, if wanted), with pretrained
+weights, or a whole one."""
 
 from __future__ import annotations
 
@@ -6,7 +7,12 @@ import logging
 
 from tlt_api.failures import Reason
 from tlt_api.runspec import RunSpec
-from tlt_api.trainingjob import TrainingJobSpec
+from tlt_api.status import AnchorsStatus
+from tlt_api.trainingjob import Anchors, TrainingJobSpec
+from tlt_runner.context import Reporter
+from tlt_runner.data import box_sizes
+from tlt_runner.data.records import Records
+from tlt_runner.detector import anchor_clustering
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.detector.model import FasterRCNN
@@ -15,6 +21,27 @@ from tlt_runner.storage import Storage
 from tlt_runner.training import weights
 
 log = logging.getLogger(__name__)
+
+
+def fitted_anchors(records: Records, spec: TrainingJobSpec) -> AnchorsStatus:
+    """Anchors for the boxes of the training images, as many as the spec has, beside the spec's own."""
+    given = spec.model.anchors
+    sizes = box_sizes.training_sizes(records)
+    chosen = anchor_clustering.propose(sizes, given, spec.training.seed)
+    return anchor_clustering.compare(sizes, given, chosen, spec.model.proposals.max_overlap)
+
+
+def with_anchors(spec: TrainingJobSpec, records: Records, reporter: Reporter) -> TrainingJobSpec:
+    """The spec with the anchors to train with; those fitted to the data (``anchors.auto``) are reported.
+
+    The same records give the same anchors, so an attempt that resumes goes on with them.
+    """
+    if not spec.model.anchors.auto:
+        return spec
+    fitted = fitted_anchors(records, spec)
+    reporter.anchors(fitted)
+    chosen = Anchors(scales=fitted.scales, ratios=fitted.ratios)
+    return spec.model_copy(update={"model": spec.model.model_copy(update={"anchors": chosen})})
 
 
 def initial_model(run: RunSpec, spec: TrainingJobSpec, storage: Storage) -> FasterRCNN:

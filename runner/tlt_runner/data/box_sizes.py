@@ -1,0 +1,50 @@
+"""How large the objects are that training sees: what anchors are fitted to.
+
+Called by training with ``anchors.auto`` and by ``tlt anchors``. The records are read, but no image is
+decoded. Augmentation (zoom, mosaic) is not in it: the sizes are those of the images as prepared.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from tlt_runner.data.records import Records
+
+log = logging.getLogger(__name__)
+MOST = 200_000
+"""Sizes from which further ones change no anchor: of more, so many are drawn."""
+_BATCH = 256
+_EDGES = {f"target/coordinates_{edge}": tf.io.VarLenFeature(tf.float32) for edge in ("y1", "x1", "y2", "x2")}
+
+
+def training_sizes(records: Records, most: int = MOST, seed: int = 0) -> npt.NDArray[np.float32]:
+    """Height and width of the objects of the training images.
+
+    Args:
+        records: Prepared data.
+        most: Sizes at most; of more objects as many are drawn at random.
+        seed: Of that draw.
+
+    Returns:
+        [N, 2], in pixels of the network's input, in no meaningful order; the same for the same objects,
+        however they are spread over files.
+    """
+    serialized = tf.data.TFRecordDataset([str(path) for path in records.files("training")])
+    parts = [_sizes(batch) for batch in serialized.batch(_BATCH).prefetch(2)]
+    sizes = np.concatenate([np.zeros((0, 2), np.float32), *parts])
+    sizes = sizes[np.lexsort(sizes.T)]
+    if len(sizes) <= most:
+        return sizes
+    log.info("anchors are fitted to %d of the %d training boxes, drawn at random", most, len(sizes))
+    return sizes[np.random.default_rng(seed).choice(len(sizes), most, replace=False)]
+
+
+def _sizes(serialized: Any) -> npt.NDArray[np.float32]:
+    parsed = tf.io.parse_example(serialized, _EDGES)
+    top, left, bottom, right = (parsed[key].values.numpy() for key in _EDGES)
+    return np.stack([bottom - top, right - left], axis=-1)

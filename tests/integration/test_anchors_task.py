@@ -1,0 +1,158 @@
+"""Anchors from the boxes of a data set: read from records, proposed by ``tlt anchors``, used by training."""
+
+import subprocess
+import sys
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from tlt_api.runspec import Owner, RunSpec
+from tlt_api.status import AnchorsStatus
+from tlt_api.trainingjob import Anchors, TrainingJobSpec
+from tlt_runner.context import Context
+from tlt_runner.data import box_sizes, digits
+from tlt_runner.data.prepare import prepare
+from tlt_runner.data.records import Records
+from tlt_runner.detector import anchor_clustering
+from tlt_runner.detector import model as detector
+from tlt_runner.report.local import LocalReporter
+from tlt_runner.storage import Storage
+from tlt_runner.tasks import anchors, train
+from tlt_runner.training import checkpoints
+from tlt_runner.training.checkpoints import Position
+
+SIZE = 96
+TRAINING_IMAGES = 12
+CLASSES = {"zero": "zero", "one": "one"}
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    digits.generate(folder, TRAINING_IMAGES, SIZE, SIZE, seed=3, classes=[0, 1])
+    digits.generate(folder, 4, SIZE, SIZE, seed=4, classes=[0, 1], part="testing")
+    return folder
+
+
+def job(scenes: Path, output: Path, **model: Any) -> dict[str, Any]:
+    """A TrainingJob's spec; the network's input is twice as wide as the scenes."""
+    return {
+        "dataset": {
+            "uri": f"file://{scenes}",
+            "targetClassMapping": CLASSES,
+            "imageSize": {"width": 2 * SIZE, "height": SIZE},
+            "validation": {"images": "testing/image_2", "labels": "testing/label_2"},
+        },
+        "model": {
+            "backbone": "resnet10",
+            "widthMultiplier": 0.125,
+            "anchors": {"scales": [64, 128], "ratios": [1.0, 0.5]},
+            "proposals": {
+                "miniBatch": 16,
+                "training": {"preNms": 30, "postNms": 16},
+                "inference": {"preNms": 30, "postNms": 16},
+            },
+            "roi": {"poolSize": 4, "miniBatch": 8},
+            **model,
+        },
+        "training": {"epochs": 1, "batchSizePerGPU": 4},
+        "output": {"uri": f"file://{output}"},
+        "resources": {"gpus": 0},
+    }
+
+
+def execute(task: Any, spec: dict[str, Any], scratch: Path) -> AnchorsStatus | None:
+    scratch.mkdir(parents=True)
+    reporter = LocalReporter(None)
+    owner = Owner(kind="TrainingJob", namespace="default", name="t", uid="u")
+    run = RunSpec(owner=owner, attempt=1, spec=TrainingJobSpec.model_validate(spec))
+    task.run(run, Context(Storage(scratch=scratch), reporter, scratch, Event()))
+    return reporter.snapshot().anchors
+
+
+@pytest.fixture(scope="module")
+def records(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Records:
+    folder = tmp_path_factory.mktemp("prepared")
+    spec = TrainingJobSpec.model_validate(job(scenes, folder))
+    return prepare(spec.dataset, Storage(scratch=folder / "scratch"), spec.output.uri)
+
+
+def labelled_sizes(scenes: Path) -> np.ndarray:
+    """Height and width in the network's input of every training label, from the text of the label files."""
+    rows = [
+        [float(value) for value in line.split()[4:8]]
+        for file in sorted((scenes / "training" / "label_2").iterdir())
+        for line in file.read_text().splitlines()
+    ]
+    x1, y1, x2, y2 = np.array(rows, np.float32).T
+    sizes = np.stack([y2 - y1, 2 * (x2 - x1)], axis=-1)
+    return sizes[np.lexsort(sizes.T)]
+
+
+def test_sizes_are_those_of_the_training_labels(scenes: Path, records: Records) -> None:
+    np.testing.assert_array_equal(box_sizes.training_sizes(records), labelled_sizes(scenes))
+
+
+def test_of_many_boxes_some_are_drawn_and_always_the_same(records: Records) -> None:
+    everything = {tuple(size) for size in box_sizes.training_sizes(records)}
+    drawn = box_sizes.training_sizes(records, most=7)
+    assert drawn.shape == (7, 2)
+    assert {tuple(size) for size in drawn} <= everything
+    np.testing.assert_array_equal(drawn, box_sizes.training_sizes(records, most=7))
+
+
+def test_the_task_reports_anchors_that_fit_better(scenes: Path, tmp_path: Path) -> None:
+    found = execute(anchors, job(scenes, tmp_path), tmp_path / "scratch")
+    assert found is not None
+    sizes, given = labelled_sizes(scenes), Anchors(scales=[64, 128], ratios=[1.0, 0.5])
+    chosen = anchor_clustering.propose(sizes, given, seed=42)
+    assert found == anchor_clustering.compare(sizes, given, chosen, foreground=0.7)
+    # Digits of 12 to 36 pixels, drawn to double width: no given anchor fits most of them.
+    assert found.default_recall < 0.2
+    assert found.recall > 0.9
+    assert max(found.scales) < 64
+
+
+def test_the_command_prints_a_table_and_what_to_write(scenes: Path, tmp_path: Path) -> None:
+    manifest = {
+        "apiVersion": "tlt.dev/v1alpha1",
+        "kind": "TrainingJob",
+        "metadata": {"name": "digits"},
+        "spec": job(scenes, tmp_path / "out"),
+    }
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(manifest))
+    command = [sys.executable, "-m", "tlt_runner", "anchors", "-f", "job.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    header = next(line for line in lines if line.startswith("ANCHORS"))
+    columns = ["ANCHORS", "SCALES", "RATIOS", "RECALL@0.5", "RECALL@0.7", "MEAN IOU"]
+    assert [cell.strip() for cell in header.split("   ") if cell.strip()] == columns
+    assert [line.split()[0] for line in lines[lines.index(header) :][1:3]] == ["spec", "proposed"]
+    start = lines.index("spec:")
+    pasted = yaml.safe_load("\n".join(lines[start : start + 5]))["spec"]["model"]["anchors"]
+    sizes, given = labelled_sizes(scenes), Anchors(scales=[64, 128], ratios=[1.0, 0.5])
+    assert Anchors.model_validate(pasted) == anchor_clustering.propose(sizes, given, seed=42)
+
+
+def test_a_training_uses_and_reports_them(scenes: Path, tmp_path: Path) -> None:
+    spec = job(scenes, tmp_path, anchors={"auto": True, "scales": [64, 128], "ratios": [1.0, 0.5]})
+    found = execute(train, spec, tmp_path / "scratch")
+    assert found is not None
+    trained = detector.load(tmp_path / "last.keras").config.anchors
+    assert trained == Anchors(scales=found.scales, ratios=found.ratios)
+    assert found == execute(anchors, spec, tmp_path / "more")  # what a resumed run gets
+    position, _ = checkpoints.read(tmp_path / "last.state.npz")
+    assert position.anchors == trained
+
+
+def test_a_checkpoint_of_other_anchors_is_not_resumed(tmp_path: Path) -> None:
+    before = Position(run="one", batch_size=4, epoch=3, anchors=Anchors(scales=[32]))
+    checkpoints.write(tmp_path / "state.npz", before, [np.ones(2)])
+    start = Position(run="one", batch_size=4, anchors=Anchors(scales=[33]))
+    storage, uri = Storage(scratch=tmp_path), f"file://{tmp_path}/state.npz"
+    assert checkpoints.resume(storage, uri, start, [np.zeros(2)]) == start
