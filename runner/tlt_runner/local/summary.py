@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from tlt_api.common import JobSpec
 from tlt_api.resources import Resource
 from tlt_api.status import AnchorsStatus, Phase
 from tlt_api.trainingjob import TrainingJobSpec
@@ -54,25 +55,29 @@ def of_part(resource: Resource, ended: Ended) -> list[str]:
     """The end of a command that is not the whole of a resource: what it found, or why it failed."""
     found = ended.report
     said = [
-        found.dataset and report_lines.dataset(found.dataset),
-        *_anchors(resource, found.anchors),
-        found.metrics and report_lines.metrics(found.metrics),
+        *([report_lines.dataset(found.dataset)] if found.dataset else ()),
+        *(_anchors(resource.spec, found.anchors) if found.anchors else ()),
+        *([report_lines.metrics(found.metrics)] if found.metrics else ()),
         *(report_lines.artifact(item) for item in found.artifacts or ()),
     ]
     failure = [exits.paragraph(resource.key, ended.failure)] if ended.failure else []
-    return [*(text for text in said if text is not None), *failure, f"log: {ended.log}"]
+    return [*said, *failure, f"log: {ended.log}"]
 
 
-def _anchors(resource: Resource, fitted: AnchorsStatus | None) -> list[str]:
+def _anchors(spec: JobSpec, fitted: AnchorsStatus) -> list[str]:
     """Fitted anchors beside the spec's, and what to write into the manifest."""
-    if fitted is None or not isinstance(resource.spec, TrainingJobSpec):
+    if not isinstance(spec, TrainingJobSpec):
         return []
-    compared = table.aligned(table.anchors(resource.spec.model, fitted))
-    given = resource.spec.model.anchors
+    compared = ["", *table.aligned(table.anchors(spec.model, fitted)), ""]
+    given = spec.model.anchors
     if (fitted.scales, fitted.ratios) == (given.scales, given.ratios):
-        return ["", *compared, "", "No better ones were found.", ""]
-    numbers = {"scales": fitted.scales, "ratios": fitted.ratios}
-    lists = [
-        f"      {key}: [{', '.join(f'{value:g}' for value in values)}]" for key, values in numbers.items()
+        return [*compared, "No better ones were found.", ""]
+    return [
+        *compared,
+        "spec:",
+        "  model:",
+        "    anchors:",
+        f"      scales: [{table.numbers(fitted.scales)}]",
+        f"      ratios: [{table.numbers(fitted.ratios)}]",
+        "",
     ]
-    return ["", *compared, "", "spec:", "  model:", "    anchors:", *lists, ""]

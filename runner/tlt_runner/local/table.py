@@ -102,12 +102,13 @@ def anchors(model: Model, fitted: AnchorsStatus) -> list[Row]:
     after = (fitted.recall, fitted.foreground_recall, fitted.mean_overlap)
     return [
         ["ANCHORS", "SCALES", "RATIOS", "RECALL@0.5", foreground, "MEAN IOU"],
-        ["spec", _list(given.scales), _list(given.ratios), *(f"{figure:.4f}" for figure in before)],
-        ["proposed", _list(fitted.scales), _list(fitted.ratios), *(f"{figure:.4f}" for figure in after)],
+        ["spec", numbers(given.scales), numbers(given.ratios), *(f"{figure:.4f}" for figure in before)],
+        ["proposed", numbers(fitted.scales), numbers(fitted.ratios), *(f"{figure:.4f}" for figure in after)],
     ]
 
 
-def _list(values: Sequence[float]) -> str:
+def numbers(values: Sequence[float]) -> str:
+    """Numbers as a manifest lists them."""
     return ", ".join(f"{value:g}" for value in values)
 
 

@@ -1,5 +1,4 @@
-"""The model that a training starts from: fresh (on anchors fitted to the data, if wanted), with pretrained
-weights, or a whole one."""
+"""The model that a training starts from: fresh, with pretrained weights, or a whole one; and its anchors."""
 
 from __future__ import annotations
 
