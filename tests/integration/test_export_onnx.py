@@ -104,7 +104,7 @@ def test_inputs_and_outputs_keep_their_names_types_and_dynamic_batch(fp32, fp16)
 def test_file_says_what_it_is(fp16):
     said = export.metadata(fp16)
     assert said["class_names"] == CLASS_NAMES
-    assert (said["height"], said["width"]) == (SIZE, SIZE)
+    assert (said["height"], said["width"], said["mode"]) == (SIZE, SIZE, "stretch")
     assert said["source_sha256"] == "0" * 64
 
 

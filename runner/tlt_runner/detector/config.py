@@ -27,6 +27,8 @@ class DetectorConfig(StatusModel):
     """Pixels of the network's input."""
     width: int
     """Pixels of the network's input."""
+    mode: Literal["stretch", "letterbox"] = "stretch"
+    """How images were brought to that size in training, and are to be brought to it."""
     backbone: Literal["resnet10", "resnet18", "resnet50"] = "resnet18"
     """Feature extractor before any pruning."""
     width_multiplier: float = 1.0
@@ -57,6 +59,7 @@ class DetectorConfig(StatusModel):
             class_names=dataset.target_classes,
             height=dataset.image_size.height,
             width=dataset.image_size.width,
+            mode=dataset.image_size.mode,
             backbone=model.backbone,
             width_multiplier=model.width_multiplier,
             anchors=model.anchors,
@@ -68,13 +71,14 @@ class DetectorConfig(StatusModel):
             freeze_batch_norm=model.freeze_batch_norm,
         )
 
-    def retrained_by(self, model: trainingjob.Model) -> Self:
+    def retrained_by(self, model: trainingjob.Model, dataset: trainingjob.Dataset) -> Self:
         """This detector with what a retraining may choose anew.
 
         Architecture, anchors, pooling and classes stay: the weights were made for them.
         """
         return self.model_copy(
             update={
+                "mode": dataset.image_size.mode,
                 "proposals": model.proposals,
                 "roi": model.roi.model_copy(update={"pool_size": self.roi.pool_size}),
                 "detections": model.detections,

@@ -141,7 +141,7 @@ def check(exported: ModelProto) -> None:
 
 
 def metadata(exported: ModelProto) -> dict[str, Any]:
-    """What the file says of itself: class_names, height, width, version, and where known source_sha256."""
+    """What the file says of itself: class_names, height, width, mode, version; where known source_sha256."""
     stored = {item.key: item.value for item in exported.metadata_props}
     return {
         key.removeprefix(_PREFIX): json.loads(value)
@@ -194,6 +194,7 @@ def _describe(exported: ModelProto, config: DetectorConfig, source_digest: str |
         "class_names": config.class_names,
         "height": config.height,
         "width": config.width,
+        "mode": config.mode,
         "version": version("tlt-operator"),
     }
     facts |= {"source_sha256": source_digest} if source_digest else {}

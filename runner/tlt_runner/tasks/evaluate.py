@@ -69,7 +69,7 @@ def _model(run: RunSpec, spec: TrainingJobSpec, context: Context) -> FasterRCNN:
         )
     log.info("%s does not exist: evaluating %s, from which the training starts", best, source.uri)
     given = detector.load(context.storage.fetch(source.uri, source.sha256))
-    return detector.with_config(given, given.config.retrained_by(spec.model))
+    return detector.with_config(given, given.config.retrained_by(spec.model, spec.dataset))
 
 
 def _check(model: FasterRCNN, records: Records) -> None:

@@ -55,13 +55,20 @@ def initial_model(run: RunSpec, spec: TrainingJobSpec, storage: Storage) -> Fast
     if source is not None:
         given = detector.load(storage.fetch(source.uri, source.sha256))
         _check(given.config, config)
+        if given.config.mode != config.mode:
+            log.warning(
+                "spec.dataset.imageSize.mode: the model learnt from images brought to size by %s; from now "
+                "on it is %s",
+                given.config.mode,
+                config.mode,
+            )
         log.info(
             "starting from %s: %s with %d parameters; its architecture, anchors and pooling are kept",
             source.uri,
             given.config.backbone,
             given.count_params(),
         )
-        return detector.with_config(given, given.config.retrained_by(spec.model))
+        return detector.with_config(given, given.config.retrained_by(spec.model, spec.dataset))
     if spec.model.from_ is not None:
         raise RunnerError(
             Reason.INTERNAL, "spec.model.from: expected a resolved model in the RunSpec, got none"
