@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 INVALID_EXIT = 2
 INTERNAL_EXIT = 70
+FORMATS = ("kitti", "voc", "coco", "yolo")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -54,7 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS.values():
-        _add_task(commands.add_parser(command.name, help=command.summary, allow_abbrev=False))
+        task = commands.add_parser(command.name, help=command.summary, allow_abbrev=False)
+        _add_task(task)
+        if command.name == "convert":
+            _add_translation(task)
     local = commands.add_parser("run", help="run a whole flow of manifests here, without a cluster")
     _add_manifests(local)
     _add_state(local)
@@ -82,6 +86,19 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
         "--report", type=Path, metavar="FILE", help="with --spec: write the report as JSON here"
     )
     parser.set_defaults(run=_run_task)
+
+
+def _add_translation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--to",
+        choices=FORMATS,
+        help="with -f: write a folder of this format instead of TFRecords; prints its dataset block",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="with --to: a new or empty folder")
+    parser.add_argument(
+        "--resize", action="store_true", help="with --to: bring images and boxes to spec.dataset.imageSize"
+    )
+    parser.set_defaults(run=_convert)
 
 
 def _add_manifests(parser: argparse.ArgumentParser) -> None:
@@ -138,6 +155,19 @@ def _digits(text: str) -> list[int]:
             f"expected different digits 0 to 9 with commas between, got {text!r}"
         )
     return [int(part) for part in parts]
+
+
+def _convert(options: argparse.Namespace) -> int:
+    if options.to is None:
+        if options.out is not None or options.resize:
+            return _misuse("--out and --resize go with --to; TFRecords go to spec.output.uri")
+        return _run_task(options)
+    if options.file is None or options.out is None or options.report is not None:
+        return _misuse("--to goes with -f and --out, and without --report")
+    from tlt_runner.local import translation
+
+    command, folders = COMMANDS[options.command], _folders(options)
+    return translation.run(command, options.file, folders, options.to, options.out, resize=options.resize)
 
 
 def _run_task(options: argparse.Namespace) -> int:

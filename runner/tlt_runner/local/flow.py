@@ -41,6 +41,15 @@ def run_one(command: Command, file: Path, folders: Folders) -> int:
     Raises:
         RunnerError: Nothing was started.
     """
+    return _run([only(command, file)], folders, again=True, part=None if command.whole else command)
+
+
+def only(command: Command, file: Path) -> Resource:
+    """The one resource of a file that fits a command.
+
+    Raises:
+        RunnerError: InvalidSpec; the file is wrong, or holds none or several.
+    """
     wanted = [item for item in manifests.read(file).require_valid() if item.kind.name == command.kind]
     if len(wanted) != 1:
         names = ", ".join(item.key for item in wanted) or "none"
@@ -49,7 +58,7 @@ def run_one(command: Command, file: Path, folders: Folders) -> int:
             f"expected exactly one {command.kind} in {file}, got {names}",
             "Keep it in a file of its own, or run all with tlt run.",
         )
-    return _run(wanted, folders, again=True, part=None if command.whole else command)
+    return wanted[0]
 
 
 def _run(wanted: Sequence[Resource], folders: Folders, *, again: bool, part: Command | None = None) -> int:

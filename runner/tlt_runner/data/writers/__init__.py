@@ -26,6 +26,9 @@ from tlt_runner.data.records import Subset
 from tlt_runner.data.sample import LabelledBox
 from tlt_runner.data.writers import names
 
+LONGEST_CLASS = 128
+"""Characters of a class's name: what targetClassMapping takes."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -68,7 +71,7 @@ class Writer(ABC):
     @classmethod
     def class_name(cls, source: str) -> str:
         """How the format says the name of a class: the same, where it can."""
-        return names.printable(source)
+        return names.printable(source)[:LONGEST_CLASS]
 
     @classmethod
     @abstractmethod

@@ -1,0 +1,332 @@
+"""A data set as a folder of another format: ``tlt convert --to``.
+
+Called by :mod:`tlt_runner.local.translation`. What is read, what is left out and which image is held out is
+decided as for training; only that all classes of the labels are kept, and that images stay as they are unless
+they are to be resized: then every image that is not of ``imageSize`` yet becomes a JPEG of quality 95 (a PNG,
+too), as in the records. Boxes are cut at the image's edge; those of less than a pixel a side are dropped, and
+with resizing those that become as small.
+
+The folder is built under a hidden name beside its own and renamed at the end, so it is whole or not there.
+"""
+
+from __future__ import annotations
+
+import errno
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tlt_api import resources
+from tlt_api.failures import Reason
+from tlt_api.trainingjob import Dataset, ImageSize, LabelFormat
+from tlt_runner.data import images, report, sources
+from tlt_runner.data.classes import ClassMapping
+from tlt_runner.data.parallel import in_order, workers
+from tlt_runner.data.records import REPORT
+from tlt_runner.data.report import DatasetReport
+from tlt_runner.data.sample import Converted, Finding
+from tlt_runner.data.sources import Planned
+from tlt_runner.data.tally import Tally
+from tlt_runner.data.writers import Entry, Writer, placing
+from tlt_runner.data.writers.coco import CocoWriter
+from tlt_runner.data.writers.kitti import KittiWriter
+from tlt_runner.data.writers.names import Names
+from tlt_runner.data.writers.voc import VocWriter
+from tlt_runner.data.writers.yolo import YoloWriter
+from tlt_runner.errors import RunnerError
+from tlt_runner.storage import PARTIAL_SUFFIX, Storage, storage_errors, sync_folder
+
+WRITERS: dict[LabelFormat, type[Writer]] = {
+    "kitti": KittiWriter,
+    "voc": VocWriter,
+    "coco": CocoWriter,
+    "yolo": YoloWriter,
+}
+MOST_CLASSES = 500
+NOT_A_CLASS = "background"
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A written folder.
+
+    Attributes:
+        dataset: With which it is read back.
+        report: What was found and left out.
+        notes: What differs from the data set that was read, for a person.
+    """
+
+    dataset: Dataset
+    report: DatasetReport
+    notes: list[str]
+
+
+def translate(
+    dataset: Dataset,
+    storage: Storage,
+    target: LabelFormat,
+    out: Path,
+    *,
+    resize: bool,
+    stopped: Callable[[], bool] = lambda: False,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> Translation:
+    """Write a data set as a folder of another format.
+
+    Args:
+        dataset: What to read.
+        storage: Reads it.
+        target: The format to write.
+        out: A new or empty folder.
+        resize: Whether images and boxes are brought to ``dataset.image_size``.
+        stopped: Whether to give up; asked before each image.
+        tell: Is told how many images of how many are done.
+
+    Raises:
+        RunnerError: ``InvalidSpec`` when ``out`` holds something; ``DatasetNotFound``, ``NoLabels``,
+            ``BadSamples``; ``Interrupted``; the storage's reasons.
+    """
+    folder = _free(out)
+    found = sources.find(dataset, storage)
+    planned = sources.plan(found, dataset)
+
+    def check() -> None:
+        if stopped():
+            raise RunnerError(Reason.INTERRUPTED, f"stopped before {out} was complete; nothing of it is left")
+
+    writer_type = WRITERS[target]
+    counts = _survey(planned, dataset, check)
+    mapping = _class_names(writer_type, counts, target)
+    result = _read_back(dataset, writer_type, folder, mapping, counts)
+    with _appearing(folder) as building:
+        writer = writer_type(building, mapping.class_names)
+        translator = _Translator(writer, building, mapping, dataset.image_size if resize else None)
+        translator.tally.add_listings([source.listing for source in found])
+        translator.run(planned, check, tell)
+        found_report = translator.tally.to_report(mapping)
+        _judge(found_report, dataset)
+        text = found_report.model_dump_json(indent=1, exclude_none=True)
+        (building / REPORT).write_text(f"{text}\n", encoding="utf-8")
+        check()
+    return Translation(result, found_report, [*_class_notes(result, mapping), *translator.notes(target)])
+
+
+def _survey(planned: Sequence[Planned], dataset: Dataset, check: Callable[[], None]) -> Counter[str]:
+    """Label lines by class; opens no image."""
+    counts: Counter[str] = Counter()
+    with storage_errors(dataset.uri), ThreadPoolExecutor(workers()) as threads:
+        for _, of_image in in_order(threads, lambda item: item.reader.classes(item.sample), planned, check):
+            counts.update(of_image)
+    if not counts:
+        raise RunnerError(
+            Reason.NO_LABELS, f"{dataset.uri}: no label line of {len(planned)} images is an object"
+        )
+    return counts
+
+
+def _class_names(writer: type[Writer], counts: Counter[str], target: LabelFormat) -> ClassMapping:
+    """The labels' classes as the format says them.
+
+    Raises:
+        RunnerError: ``InvalidSpec`` when two of them would become one.
+    """
+    names = {source: writer.class_name(source) for source in sorted(counts)}
+    first: dict[str, str] = {}
+    for source, name in names.items():
+        if first.setdefault(name, source) != source:
+            raise RunnerError(
+                Reason.INVALID_SPEC,
+                f"{target} cannot tell classes {first[name]!r} and {source!r} apart: both would be {name!r}",
+                "Rename one of them in the labels, or choose another format.",
+            )
+    return ClassMapping(names)
+
+
+def _read_back(
+    dataset: Dataset, writer: type[Writer], folder: Path, mapping: ClassMapping, counts: Counter[str]
+) -> Dataset:
+    """The dataset block of the folder that is going to be written."""
+    learnable = [source for source, _ in counts.most_common() if mapping.targets[source] != NOT_A_CLASS]
+    classes = sorted(mapping.targets[source] for source in learnable[:MOST_CLASSES])
+    try:
+        return Dataset.model_validate(
+            {
+                **writer.dataset,
+                "uri": f"file://{folder}",
+                "targetClassMapping": {name: name for name in classes},
+                "imageSize": dataset.image_size,
+                "badSamples": dataset.bad_samples,
+            }
+        )
+    except ValidationError as error:
+        raise RunnerError(
+            Reason.INVALID_SPEC, f"no dataset block can read {folder}: {resources.explain(error)}"
+        ) from None
+
+
+def _free(out: Path) -> Path:
+    """The absolute path of a folder that is new or empty.
+
+    Raises:
+        RunnerError: ``InvalidSpec`` when there is something.
+    """
+    folder = out.resolve()
+    with storage_errors(str(out)):
+        if folder.is_dir():
+            there = next((entry.name for entry in sorted(folder.iterdir())), None)
+        else:
+            there = "a file" if folder.exists() else None
+    if there is not None:
+        raise RunnerError(
+            Reason.INVALID_SPEC,
+            f"expected a new or empty folder for --out, got {out}, which holds {there}",
+            "Name another folder: nothing that is there is overwritten.",
+        )
+    return folder
+
+
+@contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A hidden folder that gets the folder's name at the end, or goes away."""
+    building = folder.parent / f".{folder.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
+    with storage_errors(str(folder)):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        building.mkdir()
+        try:
+            yield building
+            _rename(building, folder)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        sync_folder(folder.parent)
+
+
+def _rename(building: Path, folder: Path) -> None:
+    try:
+        building.replace(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise RunnerError(
+            Reason.INVALID_SPEC, f"{folder} was empty at the beginning and holds something now"
+        ) from error
+
+
+def _judge(found: DatasetReport, dataset: Dataset) -> None:
+    report.judge(found, dataset.bad_samples)
+    if not found.training_images or not found.validation_images:
+        raise RunnerError(
+            Reason.BAD_SAMPLES,
+            "expected at least one usable image for training and one for validation, got "
+            f"{found.training_images} and {found.validation_images} of {found.images}",
+            "Add images, or correct spec.dataset.validation.",
+        )
+
+
+@dataclass(frozen=True)
+class _Named:
+    """An image to translate, and its name in the folder."""
+
+    planned: Planned
+    name: str
+
+
+class _Translator:
+    """Writes images by threads, and their labels in order.
+
+    Args:
+        writer: Writes the labels.
+        root: The folder.
+        mapping: The labels' classes as the format says them.
+        size: To which images are brought; None leaves them as they are.
+    """
+
+    def __init__(self, writer: Writer, root: Path, mapping: ClassMapping, size: ImageSize | None) -> None:
+        self._writer = writer
+        self._root = root
+        self._mapping = mapping
+        self._size = size
+        self._names = Names(flat=writer.flat)
+        self._renamed = 0
+        self._lost: Counter[str] = Counter()
+        self.tally = Tally()
+
+    def run(
+        self, planned: Sequence[Planned], check: Callable[[], None], tell: Callable[[int, int], None]
+    ) -> None:
+        """Translate everything."""
+        with ThreadPoolExecutor(workers()) as threads:
+            results = in_order(threads, self._translate, map(self._named, planned), check)
+            for done, (item, (entry, converted)) in enumerate(results, start=1):
+                self.tally.add(item.planned.sample, converted, item.planned.subset)
+                if entry is not None:
+                    self._renamed += item.name != item.planned.sample.stem
+                    self._writer.add(entry)
+                    for box in entry.boxes:
+                        self._lost.update(self._writer.lost(box))
+                tell(done, len(planned))
+        self._writer.close()
+
+    def notes(self, target: LabelFormat) -> list[str]:
+        """What was changed, for a person."""
+        notes = [
+            f"{target} cannot say the {name} of {count} objects: it is lost"
+            for name, count in sorted(self._lost.items())
+        ]
+        if self.tally.ignored_regions:
+            notes.append(
+                f"{self.tally.ignored_regions} regions to leave out of account (DontCare, iscrowd) are lost"
+            )
+        if self._renamed:
+            notes.append(
+                f"{self._renamed} images got another name, because of the format or of one that had it"
+            )
+        return notes
+
+    def _named(self, item: Planned) -> _Named:
+        folder = self._writer.image_folders[item.subset]
+        return _Named(item, self._names.give(folder, item.sample.stem))
+
+    def _translate(self, item: _Named) -> tuple[Entry | None, Converted]:
+        """Check one image and write its file, not yet its labels. Worker threads run it."""
+        sample = item.planned.sample
+        try:
+            placed = placing.place(sample, images.read(sample.image), item.planned.reader, self._size)
+        except images.BadImageError as error:
+            return None, Converted(skipped=Finding(sample.image_file, error.problem, error.message))
+        boxes = [replace(box, class_name=self._mapping.targets[box.class_name]) for box in placed.boxes]
+        entry = Entry(item.planned.subset, item.name, placed.suffix, placed.size, boxes)
+        file = self._root / self._writer.image_file(entry)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("xb") as stream:
+            stream.write(placed.data)
+        return entry, Converted(
+            dropped=placed.dropped,
+            objects=[self._mapping.class_names.index(box.class_name) for box in boxes],
+            sizes=[(box.yxyx[2] - box.yxyx[0], box.yxyx[3] - box.yxyx[1]) for box in boxes],
+            source_classes=[box.class_name for box in placed.labels.boxes],
+            clipped=placed.clipped,
+            ignored=placed.labels.ignored,
+            oddities=placed.oddities,
+        )
+
+
+def _class_notes(dataset: Dataset, mapping: ClassMapping) -> list[str]:
+    notes = [
+        f"class {source!r} is written as {name!r}"
+        for source, name in mapping.targets.items()
+        if source != name
+    ]
+    left_out = sorted(set(mapping.class_names) - set(dataset.target_class_mapping))
+    if left_out:
+        notes.append(
+            f"targetClassMapping takes no class {NOT_A_CLASS!r} and at most {MOST_CLASSES} classes; not in "
+            f"it: {', '.join(left_out[:10])}{' ...' if len(left_out) > 10 else ''}"
+        )
+    return notes
