@@ -113,8 +113,8 @@ class Tally(BaseModel):
         self.usable_images[subset] += 1
         for oddity in converted.oddities:
             self.odd_images[oddity] += 1
-            _extend(self.odd.setdefault(oddity, []), [sample.image_file])
-        self.source_classes.update(converted.source_classes)
+            _extend(self.odd.setdefault(oddity, []), [_writable(sample.image_file)])
+        self.source_classes.update(map(_writable, converted.source_classes))
         self.ignored_regions += converted.ignored
         self.images_without_objects += not converted.objects
         self.clipped_boxes += converted.clipped
@@ -135,8 +135,8 @@ class Tally(BaseModel):
         """
         self.leaked_images += len(leaked)
         self.duplicate_images += len(duplicates)
-        _extend(self.leaked, leaked)
-        _extend(self.duplicates, duplicates)
+        _extend(self.leaked, map(_writable, leaked))
+        _extend(self.duplicates, map(_writable, duplicates))
 
     def merge(self, other: Tally) -> None:
         """Add what another one counted. Associative; each list keeps its first 10,000."""
@@ -273,13 +273,18 @@ def _middle(place: int) -> float:
 
 def _reported(finding: Finding, image: str | None = None) -> ReportedFinding:
     return ReportedFinding(
-        file=finding.file,
+        file=_writable(finding.file),
         line=finding.line,
-        image=image,
+        image=None if image is None else _writable(image),
         problem=finding.problem,
-        message=finding.message,
+        message=_writable(finding.message),
         box=finding.box,
     )
+
+
+def _writable(text: str) -> str:
+    """The text with lone surrogates, which file names and JSON can have and UTF-8 cannot, spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _extend(listed: list[_Item], items: Iterable[_Item]) -> None:

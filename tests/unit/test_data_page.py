@@ -1,0 +1,189 @@
+"""The report's page: what stands in it, that strangers' names stay text, and pictures of the worst images."""
+
+import base64
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tlt_api.trainingjob import Anchors
+from tlt_runner.data import charts, page
+from tlt_runner.data.classes import ClassMapping
+from tlt_runner.data.report import DatasetReport, ReportedSize
+from tlt_runner.data.sample import Converted, Finding, Listing, Oddity, Problem, Sample
+from tlt_runner.data.tally import Tally
+from tlt_runner.data.thumbnails import SHOWN, worst
+
+MAPPING = ClassMapping({"car": "vehicle", "man": "person"})
+EVIL = "<script>alert('x')</script>&\"\x07\udcff.jpg"
+VOID = {"meta", "img", "br", "rect", "circle", "path"}
+
+
+class Parsed(HTMLParser):
+    """Tags, texts and addresses of a page; fails where a tag is not closed by its own."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+        assert not any(name.startswith("on") for name, _ in attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def _sample(image: str) -> Sample:
+    return Sample(image[:-4], image[:-4], Path(image), image, f"l/{image}.txt", image)
+
+
+def _bad(image: str, *problems: Problem, box: tuple[float, float, float, float] | None = None) -> Converted:
+    found = [Finding(f"l/{image}.txt", problem, "wrong", 3, box) for problem in problems]
+    sizes = [(60.0, 70.0), (64.0, 64.0)]
+    return Converted(example=b"x", dropped=found, objects=[0, 1], sizes=sizes, source_classes=["car", "man"])
+
+
+def _report(*images: tuple[str, Converted]) -> DatasetReport:
+    tally = Tally()
+    tally.add_listings([Listing([], len(images), [], [], [], 0, [])])
+    for image, converted in images:
+        tally.add(_sample(image), converted, "training")
+    return tally.to_report(MAPPING)
+
+
+def test_the_page_is_whole_and_loads_nothing() -> None:
+    report = _report(("a.jpg", _bad("a.jpg", Problem.INVERTED_BOX)))
+    parsed = Parsed(page.render(report, Anchors(), page.thumbnails(report, lambda _: None)))
+    assert "script" not in parsed.tags
+    assert parsed.tags.count("svg") == 2
+    assert all(address.startswith("data:") for address in parsed.addresses)
+    for expected in ("Data set report", "vehicle", "InvertedBox", "100.0% of the objects have an anchor"):
+        assert expected in parsed.text
+
+
+def test_names_of_strangers_stay_text() -> None:
+    tally = Tally()
+    finding = Finding(EVIL, Problem.EMPTY_FILE, EVIL)
+    tally.add_listings([Listing([], 1, [finding], [finding], [finding], 0, [])])
+    converted = Converted(example=b"x", dropped=[finding], source_classes=[EVIL], oddities=tuple(Oddity))
+    tally.add(_sample(EVIL), converted, "training")
+    tally.add_duplicates([EVIL], [EVIL])
+    report = tally.to_report(MAPPING)
+    text = page.render(report, Anchors(), page.thumbnails(report, lambda _: None))
+    parsed = Parsed(text)
+    assert "script" not in parsed.tags
+    shown = "<script>alert('x')</script>&\"\\x07\\udcff.jpg"
+    assert parsed.text.count(shown) >= 14
+    assert text.encode("utf-8")
+    # The report and the tally can be written, too.
+    assert DatasetReport.model_validate_json(report.model_dump_json()) == report
+    assert Tally.model_validate_json(tally.model_dump_json()) == tally
+
+
+def test_tables_end_and_say_how_many_there_are() -> None:
+    tally = Tally()
+    skipped = [Finding(f"i/{number:04}.jpg", Problem.EMPTY_FILE, "0 bytes") for number in range(1234)]
+    tally.add_listings([Listing([], 1234, skipped, [], [], 0, [])])
+    text = page.render(tally.to_report(MAPPING), Anchors(), [])
+    assert "200 of 1,234" in text
+    assert "and 1,034 more: see dataset-report.json" in text
+    assert ("i/0199.jpg" in text, "i/0200.jpg" in text) == (True, False)
+
+
+def test_a_page_of_a_clean_data_set_says_so() -> None:
+    report = _report(("a.jpg", Converted(example=b"x", objects=[0, 1], sizes=[(9.0, 9.0)] * 2)))
+    parsed = Parsed(page.render(report, Anchors(), []))
+    assert "Nothing: every image and every label line is used." in parsed.text
+
+
+def test_anchors_that_are_chosen_later_are_not_drawn() -> None:
+    report = _report(("a.jpg", _bad("a.jpg")))
+    text = page.render(report, Anchors(auto=True), [])
+    assert ('class="anchor"' in text, "anchors.auto" in text) == (False, True)
+
+
+def test_an_anchor_suits_what_it_overlaps_by_half() -> None:
+    anchors = Anchors(scales=[64], ratios=[1.0, 4.0])
+    assert charts.anchor_shapes(anchors) == [(64, 64), (128, 32)]
+    # 64 x 33 and 64 x 64: 33 / 64 = 0.516. 64 x 31 and 64 x 64: 31 / 64 = 0.484; and 128 x 32: 31 / 64, too.
+    sizes = [ReportedSize(width=64, height=33, objects=3), ReportedSize(width=64, height=31, objects=1)]
+    assert charts.suited(sizes, anchors) == pytest.approx(0.75)
+    assert charts.suited([], anchors) is None
+
+
+def test_the_worst_images_come_first_and_every_problem_once() -> None:
+    many = [Problem.INVERTED_BOX] * 3
+    images = [(f"{number:02d}.jpg", _bad("x", *many)) for number in range(30)]
+    images.append(("rare.jpg", _bad("x", Problem.NOT_A_NUMBER)))
+    images.append(("small.jpg", _bad("x", *[Problem.TOO_SMALL] * 9)))
+    shown = [image for image, _ in worst(_report(*images))]
+    assert shown == ["00.jpg", "rare.jpg", "small.jpg", *(f"{number:02d}.jpg" for number in range(1, 22))]
+    assert len(shown) == SHOWN
+
+
+def test_a_picture_is_small_and_shows_the_dropped_box(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((480, 960, 3), 90, np.uint8))
+    report = _report(("a.png", _bad("a.png", Problem.INVERTED_BOX, box=(400.0, 40.0, 80.0, 800.0))))
+    (thumbnail,) = page.thumbnails(report, lambda image: tmp_path / image)
+    assert thumbnail.jpeg is not None
+    pixels = cv2.imdecode(np.frombuffer(thumbnail.jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert pixels.shape == (120, 240, 3)
+    # A quarter of the size: the frame runs through rows 20 and 100 and columns 10 and 200.
+    red = pixels[..., 2].astype(int) - pixels[..., 1] > 60
+    assert red[20, 12:198].mean() > 0.9
+    assert red[100, 12:198].mean() > 0.9
+    assert not red[60, 20:190].any()
+    assert base64.b64encode(thumbnail.jpeg).decode() in page.render(report, Anchors(), [thumbnail])
+
+
+def test_what_cannot_be_drawn_gets_a_tile_with_its_first_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"GIF89a no picture")
+    png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (60_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
+    (tmp_path / "bomb.png").write_bytes(png)
+    (tmp_path / "folder.jpg").mkdir()
+    names = ("a.jpg", "bomb.png", "folder.jpg", "gone.jpg", "nul\0.jpg")
+    report = _report(*((name, _bad(name, Problem.INVERTED_BOX)) for name in names))
+    tiles = {item.image: item for item in page.thumbnails(report, lambda image: tmp_path / image)}
+    assert {item.jpeg for item in tiles.values()} == {None}
+    assert tiles["a.jpg"].first_bytes == b"GIF89a no picture"
+    assert tiles["gone.jpg"].first_bytes == b""
+    text = page.render(report, Anchors(), list(tiles.values()))
+    assert "47 49 46 38 39 61" in text
+
+
+def test_a_cut_image_is_drawn_as_far_as_it_goes(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype(np.uint8)
+    whole = cv2.imencode(".jpg", pixels)[1].tobytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    report = _report(("cut.jpg", Converted(skipped=Finding("cut.jpg", Problem.TRUNCATED_IMAGE, "cut"))))
+    (thumbnail,) = page.thumbnails(report, lambda image: tmp_path / image)
+    assert thumbnail.jpeg is not None
+    assert len(thumbnail.jpeg) <= 8000
+
+
+def test_a_page_with_everything_stays_small(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3)).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "noise.jpg"), noise)
+    images = [(f"{number:03d}.jpg", _bad("x" * 60, *list(Problem)[:9])) for number in range(300)]
+    report = _report(*images)
+    pictures = page.thumbnails(report, lambda _: tmp_path / "noise.jpg")
+    assert len(page.render(report, Anchors(), pictures)) < 500_000
