@@ -1,0 +1,252 @@
+"""Pascal VOC labels: one XML file an image, one ``<object>`` an object.
+
+VOC counts pixels from 1 and its boxes include their last pixel, so xmin 1, xmax 1 is the first column:
+``x1 = xmin - 1``, ``x2 = xmax``, and the same down the rows; whole numbers or fractions. The boxes of
+``<part>`` (head, hand, foot of the person layout task) are no objects. An image's label is found by the
+image's name alone; what ``<filename>``, ``<folder>`` and ``<path>`` say is never opened.
+
+The files are not trusted: defusedxml refuses DTDs and entities, and size, depth and the number of objects are
+limited. A file that breaks a limit, or is no XML to its end, yields no objects at all: half of an image's
+objects would teach that the other half is background. Source: the VOC2012 development kit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.sax import SAXException, SAXParseException
+from xml.sax.handler import ContentHandler
+
+from defusedxml import sax
+from defusedxml.common import DefusedXmlException
+
+from tlt_runner.data.formats import folders, lines
+from tlt_runner.data.sample import Finding, LabelledBox, Labels, Listing, Problem, Sample
+
+if TYPE_CHECKING:
+    from xml.sax.xmlreader import AttributesImpl
+
+LABEL_SUFFIX = ".xml"
+MAX_BYTES = 16 << 20
+MAX_DEPTH = 64
+MAX_OBJECTS = 10_000
+MAX_TEXT = 1_000
+"""Characters of a field."""
+_ROOT = "annotation"
+_OBJECT = (_ROOT, "object")
+_SIZE: dict[tuple[str, ...], str] = {(_ROOT, "size", name): name for name in ("width", "height")}
+_EDGES = ("xmin", "ymin", "xmax", "ymax")
+_OBJECT_FIELDS: dict[tuple[str, ...], str] = {
+    **{(*_OBJECT, name): name for name in ("name", "difficult", "truncated", "occluded")},
+    **{(*_OBJECT, "bndbox", name): name for name in _EDGES},
+}
+_FAR = 1e6
+"""Pixels: no image is as large."""
+_UNSPECIFIED = ("", "unspecified")
+"""What tools write in an optional field that nobody filled in."""
+
+
+@dataclass(frozen=True)
+class VocReader:
+    """Reads a folder of images and a folder of XML files with the same names.
+
+    Attributes:
+        images: Folder of images.
+        labels: Folder of XML files.
+    """
+
+    images: folders.Place
+    labels: folders.Place
+
+    def listing(self) -> Listing:
+        """Pair images and labels by name."""
+        return folders.pair(self.images, self.labels, LABEL_SUFFIX)
+
+    def classes(self, sample: Sample) -> Counter[str]:
+        """Objects by class."""
+        return Counter(box.class_name for box in self.read(sample, (0, 0)).boxes)
+
+    def read(self, sample: Sample, image_size: tuple[int, int]) -> Labels:
+        """Read one XML file; its pixels are absolute, so ``image_size`` does not matter."""
+        return read_file(Path(str(sample.key)), sample.label_file)
+
+
+def read_file(path: Path, file: str) -> Labels:
+    """Read one XML file.
+
+    Args:
+        path: The file.
+        file: Its path relative to the data set's root, for messages.
+    """
+    try:
+        with path.open("rb") as opened:
+            data = opened.read(MAX_BYTES + 1)
+    except OSError as error:
+        return _unreadable(file, f"expected a file that can be read: {error.strerror}", None)
+    if len(data) > MAX_BYTES:
+        return _unreadable(file, f"expected at most {MAX_BYTES >> 20} MiB", None)
+    parser = sax.make_parser()
+    parser.forbid_dtd = True
+    annotation = _Annotation(parser.getLineNumber)
+    parser.setContentHandler(annotation)
+    try:
+        # In one piece: fed by pieces, expat before 2.6 scans a long token again and again (CVE-2023-52425).
+        parser.feed(data, isFinal=True)
+    except SAXParseException as error:
+        return _unreadable(file, f"expected XML: {error.getMessage()[:200]}", error.getLineNumber())
+    except DefusedXmlException as error:
+        message = f"expected no DTD and no entities ({type(error).__name__})"
+        return _unreadable(file, message, parser.getLineNumber())
+    except (SAXException, ValueError, LookupError) as error:
+        return _unreadable(file, str(error)[:200], parser.getLineNumber())
+    return annotation.labels(file)
+
+
+def _unreadable(file: str, message: str, line: int | None) -> Labels:
+    return Labels(findings=(Finding(file, Problem.UNREADABLE_LABEL, message, line),))
+
+
+class _LimitError(SAXException):
+    """A file that is no annotation, or too much of one."""
+
+
+@dataclass
+class _Fields:
+    """The text of an element's fields; of one that is there twice, the first."""
+
+    line: int
+    text: dict[str, str] = field(default_factory=dict)
+    twice: list[str] = field(default_factory=list)
+
+    def add(self, name: str, text: str) -> None:
+        if name in self.text:
+            self.twice.append(name)
+        self.text.setdefault(name, text)
+
+
+class _Annotation(ContentHandler):
+    """Collects the fields that matter while expat walks through a file."""
+
+    def __init__(self, line_number: Callable[[], int]) -> None:
+        super().__init__()
+        self._line_number = line_number
+        self._path: list[str] = []
+        self._objects: list[_Fields] = []
+        self._size: _Fields | None = None
+        self._text: list[str] | None = None
+        self._length = 0
+
+    def startElement(self, name: str, attrs: AttributesImpl) -> None:  # noqa: N802 (SAX)
+        self._path.append(name)
+        path = tuple(self._path)
+        if len(path) == 1 and name != _ROOT:
+            raise _LimitError(f"expected <{_ROOT}>, got <{name[:40]}>")
+        if len(path) > MAX_DEPTH:
+            raise _LimitError(f"expected elements at most {MAX_DEPTH} deep")
+        if path == _OBJECT:
+            if len(self._objects) == MAX_OBJECTS:
+                raise _LimitError(f"expected at most {MAX_OBJECTS} objects")
+            self._objects.append(_Fields(self._line_number()))
+        elif path in _SIZE or path in _OBJECT_FIELDS:
+            self._text, self._length = [], 0
+
+    def characters(self, content: str) -> None:
+        if self._text is None:
+            return
+        self._length += len(content)
+        if self._length > MAX_TEXT:
+            raise _LimitError(f"expected at most {MAX_TEXT} characters in <{self._path[-1][:40]}>")
+        self._text.append(content)
+
+    def endElement(self, name: str) -> None:  # noqa: N802 (SAX)
+        path = tuple(self._path)
+        self._path.pop()
+        if path in _SIZE:
+            self._size = self._size or _Fields(self._line_number())
+            self._size.add(_SIZE[path], "".join(self._text or []).strip())
+            self._text = None
+        elif path in _OBJECT_FIELDS:
+            self._objects[-1].add(_OBJECT_FIELDS[path], "".join(self._text or []).strip())
+            self._text = None
+
+    def labels(self, file: str) -> Labels:
+        """What the whole file said."""
+        boxes, findings = [], []
+        for fields in self._objects:
+            try:
+                boxes.append(_box(fields))
+            except _FieldError as error:
+                findings.append(Finding(file, error.problem, str(error), fields.line))
+        image_size = None
+        if self._size is not None:
+            try:
+                image_size = _image_size(self._size)
+            except _FieldError as error:
+                findings.append(Finding(file, error.problem, str(error), self._size.line))
+        return Labels(tuple(boxes), tuple(findings), image_size=image_size)
+
+
+class _FieldError(Exception):
+    def __init__(self, problem: Problem, message: str) -> None:
+        super().__init__(message)
+        self.problem = problem
+
+
+def _box(fields: _Fields) -> LabelledBox:
+    """One ``<object>``.
+
+    Raises:
+        _FieldError: It cannot be used.
+    """
+    if fields.twice:
+        raise _FieldError(Problem.UNREADABLE_LABEL, f"expected one <{fields.twice[0]}> in <object>, got more")
+    if not fields.text.get("name"):
+        raise _FieldError(Problem.MISSING_FIELD, "expected <name> in <object>, with the class")
+    if len(fields.text["name"]) > lines.MAX_NAME:
+        raise _FieldError(Problem.UNKNOWN_CLASS, lines.LONG_NAME)
+    edges = {}
+    for name in _EDGES:
+        if name not in fields.text:
+            raise _FieldError(Problem.MISSING_FIELD, f"expected <{name}> in the <bndbox> of <object>")
+        edges[name] = _number(name, fields.text[name], -_FAR, _FAR)
+    for low, high in (("xmin", "xmax"), ("ymin", "ymax")):
+        if not edges[low] - 1 < edges[high]:
+            message = f"expected {low} - 1 < {high}, got {low} {edges[low]:g} and {high} {edges[high]:g}"
+            raise _FieldError(Problem.INVERTED_BOX, message)
+    return LabelledBox(
+        class_name=fields.text["name"],
+        yxyx=(edges["ymin"] - 1, edges["xmin"] - 1, edges["ymax"], edges["xmax"]),
+        truncation=_optional(fields, "truncated", 1),
+        occlusion=int(_optional(fields, "occluded", 3, whole=True)),
+        difficult=_optional(fields, "difficult", 1, whole=True) == 1,
+        line=fields.line,
+    )
+
+
+def _image_size(fields: _Fields) -> tuple[int, int] | None:
+    """Height and width of ``<size>``; 0 or nothing means that the tool did not know.
+
+    Raises:
+        _FieldError: It is no size.
+    """
+    height, width = (int(_optional(fields, name, _FAR, whole=True)) for name in ("height", "width"))
+    return (height, width) if height and width else None
+
+
+def _optional(fields: _Fields, name: str, most: float, *, whole: bool = False) -> float:
+    text = fields.text.get(name, "")
+    return 0.0 if text.lower() in _UNSPECIFIED else _number(name, text, 0, most, whole=whole)
+
+
+def _number(name: str, text: str, least: float, most: float, *, whole: bool = False) -> float:
+    value = lines.number(text)
+    if value is None or (whole and value != int(value)):
+        kind = "a whole number" if whole else "a finite number"
+        raise _FieldError(Problem.NOT_A_NUMBER, f"{name}: expected {kind}, got {text[:40]!r}")
+    if not least <= value <= most:
+        message = f"{name}: expected {least:g} to {most:g}, got {text[:40]!r}"
+        raise _FieldError(Problem.NOT_A_NUMBER, message)
+    return value
