@@ -1,0 +1,105 @@
+"""COCO labels: JSON files that list images, annotations and categories; boxes are ``[x, y, width, height]``.
+
+Several files make one data set (instances_train.json, instances_val.json): ids count within their file,
+categories are joined by name, and entries of one image in several files add up. An annotation that another
+file holds already (the persons of person_keypoints_*.json) counts once. ``iscrowd`` regions are ignored.
+
+An entry belongs to the image with its ``file_name``, relative to the image folder. Leading folders that lead
+to the image folder (``images/train/1.jpg`` for the folder ``images/train``) may stand before it. An absolute
+name, ``..`` or a backslash is refused, and nothing is looked for elsewhere: a base name alone could be that
+of another image. After :meth:`CocoReader.listing` five numbers an object are in memory, and no JSON.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from tlt_api.failures import Reason
+from tlt_runner.data.formats import coco_file, folders, names
+from tlt_runner.data.formats.coco_merge import Merged
+from tlt_runner.data.sample import Finding, LabelledBox, Labels, Listing, Problem, Sample
+from tlt_runner.errors import RunnerError
+
+_NAMED = 10
+"""Files that a failure names."""
+
+
+class CocoReader:
+    """Reads a folder of images and the JSON files that label them.
+
+    Args:
+        images: Folder of images.
+        files: Path relative to the data set's root, for messages, and path of each JSON file.
+    """
+
+    def __init__(self, images: folders.Place, files: Sequence[tuple[str, Path]]) -> None:
+        self.images = images
+        self.files = files
+        self._merged = Merged(images, ())
+
+    def listing(self) -> Listing:
+        """Read the JSON files and find their images.
+
+        Raises:
+            RunnerError: ``NoLabels``: none of the files can be used.
+        """
+        found = folders.find_images(self.images)
+        merged = Merged(self.images, found.names)
+        used, refused = [], []
+        for file, path in self.files:
+            try:
+                merged.add(coco_file.load(file, path))
+                used.append((file, path))
+            except coco_file.FileError as error:
+                refused.append(error.finding)
+        if not used:
+            got = "; ".join(map(str, refused[:_NAMED])) or "no .json file"
+            message = f"expected a COCO file with images, annotations and categories, got {got}"
+            raise RunnerError(Reason.NO_LABELS, message)
+        self._merged = merged
+        samples, skipped = self._samples(found.names)
+        return Listing(
+            samples=samples,
+            images=len(found.names) + len(found.skipped),
+            skipped=[*found.skipped, *skipped],
+            orphans=merged.orphans,
+            findings=[*refused, *merged.findings],
+            other_files=found.other_files,
+            label_files=used,
+        )
+
+    def _samples(self, images: Sequence[str]) -> tuple[list[Sample], list[Finding]]:
+        samples: dict[str, Sample] = {}
+        skipped = []
+        for name in images:
+            key, stem = names.stem(name), posixpath.splitext(name)[0]
+            image = self._merged.images.get(name)
+            if image is None:
+                message = f"expected an entry of images[] with the file_name {name[:200]!r}, got none"
+                skipped.append(Finding(self.images.file(name), Problem.NO_LABEL, message))
+            elif key in samples:
+                message = f"{posixpath.basename(samples[key].image_file)} has the same stem and is used"
+                skipped.append(Finding(self.images.file(name), Problem.DUPLICATE_NAME, message))
+            else:
+                samples[key] = Sample(
+                    name=self.images.file(stem),
+                    stem=stem,
+                    image=self.images.folder / name,
+                    image_file=self.images.file(name),
+                    label_file=image.label_file,
+                    key=name,
+                )
+        return list(samples.values()), skipped
+
+    def classes(self, sample: Sample) -> Counter[str]:
+        """Objects by class."""
+        return Counter(box.class_name for box in self.read(sample, (0, 0)).boxes)
+
+    def read(self, sample: Sample, image_size: tuple[int, int]) -> Labels:
+        """One image's annotations; their pixels are absolute, so ``image_size`` does not matter."""
+        image = self._merged.images[str(sample.key)]
+        boxes = tuple(LabelledBox(self._merged.classes[number], box) for number, box in image.objects())
+        return Labels(boxes, tuple(image.findings), image.ignored, image.size)

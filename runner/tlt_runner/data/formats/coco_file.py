@@ -1,0 +1,264 @@
+"""One COCO file and its entries, checked. Only :mod:`tlt_runner.data.formats.coco` calls it.
+
+The file is not trusted: whatever is wrong with it is a :class:`FileError` or an :class:`EntryError`. Of the
+JSON only the fields that are read here stay in memory; polygons are let go as soon as they are parsed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from tlt_runner.data.formats import lines, names
+from tlt_runner.data.sample import Finding, Problem
+
+MAX_BYTES = 2 << 30
+LISTS = ("images", "annotations", "categories")
+_FIELDS = {*LISTS, "id", "file_name", "width", "height", "image_id", "category_id", "bbox", "iscrowd", "name"}
+_FAR = 1e6
+"""Pixels: no image is as large."""
+_DRIVE = re.compile(r"[A-Za-z]:/")
+
+Id = int | str
+Box = tuple[float, float, float, float]
+
+
+class FileError(Exception):
+    """A file that cannot be used at all.
+
+    Attributes:
+        finding: Why.
+    """
+
+    def __init__(self, file: str, message: str, line: int | None = None) -> None:
+        super().__init__(message)
+        self.finding = Finding(file, Problem.UNREADABLE_LABEL, message, line)
+
+
+class EntryError(Exception):
+    """An entry, or a field of one, that cannot be used.
+
+    Attributes:
+        problem: What kind.
+    """
+
+    def __init__(self, problem: Problem, message: str) -> None:
+        super().__init__(message)
+        self.problem = problem
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """A file that has the three lists; what is in them is not checked yet.
+
+    Attributes:
+        file: Path relative to the data set's root.
+        images: Its images[].
+        annotations: Its annotations[].
+        categories: Its categories[].
+    """
+
+    file: str
+    images: list[Any]
+    annotations: list[Any]
+    categories: list[Any]
+
+
+def load(file: str, path: Path) -> CocoFile:
+    """Parse one file.
+
+    Args:
+        file: Its path relative to the data set's root, for messages.
+        path: Where it is.
+
+    Raises:
+        FileError: It is no COCO file with boxes.
+    """
+    content = _parse(file, _text(file, path))
+    if not isinstance(content, dict):
+        raise FileError(file, f"expected an object at the top, got {_kind(content)}")
+    for name in LISTS:
+        if not isinstance(content.get(name), list):
+            got = _kind(content[name]) if name in content else "none"
+            raise FileError(file, f"expected a list {name}, got {got}: no COCO file with boxes")
+    annotations = content["annotations"]
+    if annotations and not any(isinstance(entry, dict) and "bbox" in entry for entry in annotations):
+        raise FileError(file, f"expected annotations with a bbox, got {len(annotations)} without")
+    return CocoFile(file, content["images"], annotations, content["categories"])
+
+
+def _text(file: str, path: Path) -> str:
+    try:
+        with path.open("rb") as opened:
+            data = opened.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise FileError(file, f"expected a file that can be read: {error.strerror}") from error
+    if len(data) > MAX_BYTES:
+        raise FileError(file, f"expected at most {MAX_BYTES >> 30} GiB: split the file")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        message = f"expected UTF-8 text, got byte 0x{data[error.start]:02x}"
+        raise FileError(file, message, data.count(b"\n", 0, error.start) + 1) from error
+
+
+def _parse(file: str, text: str) -> Any:
+    try:
+        return json.loads(text, object_hook=_known_fields)
+    except json.JSONDecodeError as error:
+        raise FileError(file, f"expected JSON, column {error.colno}: {error.msg}", error.lineno) from error
+    except RecursionError as error:
+        raise FileError(file, "expected JSON that is not nested as deeply") from error
+    except ValueError as error:
+        raise FileError(file, f"expected numbers of a usual size: {error}") from error
+
+
+def _known_fields(entry: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name in _FIELDS}
+
+
+def place(name: str, index: int, entry: object) -> str:
+    """How messages name an entry: ``annotations[12] (id 345)``."""
+    number = entry.get("id") if isinstance(entry, dict) else None
+    return f"{name}[{index}] (id {_short(number)})" if _is_id(number) else f"{name}[{index}]"
+
+
+def fields(entry: object) -> Mapping[str, Any]:
+    """An entry of one of the lists as an object.
+
+    Raises:
+        EntryError: It is none.
+    """
+    if not isinstance(entry, dict):
+        raise EntryError(Problem.MISSING_FIELD, f"expected an object, got {_kind(entry)}")
+    return entry
+
+
+def identity(entry: Mapping[str, Any], name: str) -> Id:
+    """``id``, ``image_id`` or ``category_id``: a whole number, or text as some tools write it.
+
+    Raises:
+        EntryError: There is none.
+    """
+    value = _required(entry, name)
+    if not _is_id(value):
+        raise EntryError(Problem.NOT_A_NUMBER, f"{name}: expected a whole number, got {_short(value)}")
+    return value if isinstance(value, str) else int(value)
+
+
+def file_name(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """The parts of an image's ``file_name``.
+
+    Raises:
+        EntryError: There is none, or it could leave the image folder.
+    """
+    value = _required(entry, "file_name")
+    if not isinstance(value, str) or not PurePosixPath(value).parts:
+        raise EntryError(Problem.MISSING_FIELD, f"file_name: expected text, got {_short(value)}")
+    parts = PurePosixPath(value).parts
+    absolute = value.startswith("/") or _DRIVE.match(value)
+    if absolute or ".." in parts or "\\" in value or not names.is_safe(value):
+        expected = "a name relative to the image folder, without '..', '\\' and control characters"
+        raise EntryError(Problem.UNSAFE_NAME, f"file_name: expected {expected}, got {_short(value)}")
+    return parts
+
+
+def image_size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width of an image; 0 or nothing means that the tool did not know.
+
+    Raises:
+        EntryError: They are no size.
+    """
+    size = []
+    for name in ("height", "width"):
+        value = entry.get(name) or 0
+        if not _is_number(value) or not 0 <= value <= _FAR or value != int(value):
+            raise EntryError(Problem.NOT_A_NUMBER, f"{name}: expected whole pixels, got {_short(value)}")
+        size.append(int(value))
+    return (size[0], size[1]) if all(size) else None
+
+
+def class_name(entry: Mapping[str, Any]) -> str:
+    """The name of a category.
+
+    Raises:
+        EntryError: There is none.
+    """
+    value = _required(entry, "name")
+    if not isinstance(value, str) or not value.strip() or not names.is_safe(value):
+        raise EntryError(Problem.MISSING_FIELD, f"name: expected text, got {_short(value)}")
+    if len(value.strip()) > lines.MAX_NAME:
+        raise EntryError(Problem.UNKNOWN_CLASS, lines.LONG_NAME)
+    return value.strip()
+
+
+def is_crowd(entry: Mapping[str, Any]) -> bool:
+    """Whether an annotation is a region to leave out of account.
+
+    Raises:
+        EntryError: ``iscrowd`` is neither 0 nor 1.
+    """
+    value = entry.get("iscrowd")
+    if value is not None and value not in (0, 1):
+        raise EntryError(Problem.NOT_A_NUMBER, f"iscrowd: expected 0 or 1, got {_short(value)}")
+    return bool(value)
+
+
+def box(entry: Mapping[str, Any]) -> Box:
+    """``bbox`` as top, left, bottom, right edge, in pixels.
+
+    Raises:
+        EntryError: It is missing, no numbers, or has no area.
+    """
+    value = _required(entry, "bbox")
+    if not isinstance(value, list) or len(value) != 4:
+        got = f"{len(value)} values" if isinstance(value, list) else _kind(value)
+        raise EntryError(Problem.WRONG_COLUMNS, f"bbox: expected [x, y, width, height], got {got}")
+    for number in value:
+        if not _is_number(number):
+            raise EntryError(Problem.NOT_A_NUMBER, f"bbox: expected finite numbers, got {_short(number)}")
+        if not -_FAR <= number <= _FAR:
+            message = f"bbox: expected {-_FAR:g} to {_FAR:g}, got {_short(number)}"
+            raise EntryError(Problem.NOT_A_NUMBER, message)
+    x, y, width, height = map(float, value)
+    edges = (y, x, y + height, x + width)
+    if not (edges[0] < edges[2] and edges[1] < edges[3]):
+        message = f"bbox: expected a width and a height above 0, got {width:g} and {height:g}"
+        raise EntryError(Problem.INVERTED_BOX, message)
+    return edges
+
+
+def _required(entry: Mapping[str, Any], name: str) -> Any:
+    if entry.get(name) is None:
+        raise EntryError(Problem.MISSING_FIELD, f"expected the field {name}")
+    return entry[name]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(_near(value))
+
+
+def _near(value: float) -> float:
+    """The value, but for a whole number that no float can hold: it is finite all the same."""
+    return value if isinstance(value, float) else 0.0
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) or (_is_number(value) and value == int(value))  # type: ignore[call-overload]
+
+
+def _kind(value: object) -> str:
+    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict | list):
+        return _kind(value)
+    text = repr(value[:80]) if isinstance(value, str) else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

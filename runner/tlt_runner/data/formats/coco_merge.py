@@ -1,0 +1,223 @@
+"""Several COCO files on their way to becoming one data set. :mod:`tlt_runner.data.formats.coco` calls it."""
+
+from __future__ import annotations
+
+import unicodedata
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tlt_runner.data.formats import coco_file, folders
+from tlt_runner.data.formats.coco_file import Box, CocoFile, EntryError, Id
+from tlt_runner.data.sample import Finding, Problem
+
+_NUMBERS = 5
+"""Of an object: class, top, left, bottom, right."""
+_Object = tuple[int, Box]
+"""Class number, box."""
+_NONE: frozenset[_Object] = frozenset()
+
+
+@dataclass
+class Image:
+    """What all files say of one image.
+
+    Attributes:
+        label_file: The first file that names it.
+        size: Height and width.
+        findings: Entries of it that cannot be used.
+        ignored: Crowd regions.
+    """
+
+    label_file: str
+    size: tuple[int, int] | None
+    findings: list[Finding] = field(default_factory=list)
+    ignored: int = 0
+    _numbers: array[float] = field(default_factory=lambda: array("d"))
+
+    def add(self, found: _Object) -> None:
+        """Remember an object, in 40 bytes."""
+        self._numbers.extend((found[0], *found[1]))
+
+    def objects(self) -> Iterator[_Object]:
+        """Class number and box (top, left, bottom, right) of every object."""
+        for start in range(0, len(self._numbers), _NUMBERS):
+            number, y1, x1, y2, x2 = self._numbers[start : start + _NUMBERS]
+            yield int(number), (y1, x1, y2, x2)
+
+
+@dataclass
+class _Refused:
+    """An entry of images[] that leads to no image, and the annotations that go with it."""
+
+    place: str
+    problem: Problem
+    message: str
+    annotations: int = 0
+
+    def finding(self, file: str) -> Finding:
+        went = f"; annotations that go with it: {self.annotations}" if self.annotations else ""
+        return Finding(file, self.problem, f"{self.place}: {self.message}{went}")
+
+
+class Merged:
+    """All files of a data set.
+
+    Args:
+        images: The image folder.
+        names: Paths of its images relative to it.
+
+    Attributes:
+        images: By path relative to the image folder, of the images that a file names.
+        orphans: Entries of images[] without an image in the folder.
+        findings: Other entries that cannot be used and belong to no image.
+        classes: Class names by number.
+    """
+
+    def __init__(self, images: folders.Place, names: Sequence[str]) -> None:
+        self.images: dict[str, Image] = {}
+        self.orphans: list[Finding] = []
+        self.findings: list[Finding] = []
+        self.classes: list[str] = []
+        self._names = {_composed(name): name for name in names}
+        self._place = images
+        self._above = tuple(map(_composed, images.folder.parts))
+        self._numbers: dict[str, int] = {}
+
+    def add(self, file: CocoFile) -> None:
+        """Join a file's entries to those that are there."""
+        images = self._add_images(file)
+        repeated = self._add_annotations(file, images, self._class_numbers(file))
+        if repeated:
+            message = (
+                f"annotations that an earlier file has too (same class and box), counted once: {repeated}"
+            )
+            self.findings.append(Finding(file.file, Problem.DUPLICATE_NAME, message))
+        for refused in images.values():
+            if isinstance(refused, _Refused):
+                orphan = refused.problem == Problem.LABEL_WITHOUT_IMAGE
+                (self.orphans if orphan else self.findings).append(refused.finding(file.file))
+
+    def _add_images(self, file: CocoFile) -> dict[Id, Image | _Refused]:
+        """The images by their id in the file."""
+        images: dict[Id, Image | _Refused] = {}
+        for index, entry in enumerate(file.images):
+            try:
+                key = coco_file.identity(coco_file.fields(entry), "id")
+                if key in images:
+                    raise EntryError(Problem.DUPLICATE_NAME, "an earlier entry has the same id and is used")
+            except EntryError as error:
+                self.findings.append(_finding(file, "images", index, entry, error))
+                continue
+            try:
+                images[key] = self._image(file, index, entry)
+            except EntryError as error:
+                place = coco_file.place("images", index, entry)
+                images[key] = _Refused(place, error.problem, str(error))
+        return images
+
+    def _image(self, file: CocoFile, index: int, entry: Mapping[str, Any]) -> Image:
+        name = self._name_of(coco_file.file_name(entry))
+        image = self.images.setdefault(name, Image(file.file, None))
+        try:
+            size = coco_file.image_size(entry)
+            if size and image.size and size != image.size:
+                message = f"expected {_pixels(image.size)} as in an earlier entry, got {_pixels(size)}"
+                raise EntryError(Problem.SIZE_MISMATCH, message)
+            image.size = image.size or size
+        except EntryError as error:
+            image.findings.append(_finding(file, "images", index, entry, error))
+        return image
+
+    def _name_of(self, parts: tuple[str, ...]) -> str:
+        """The image in the folder that a file_name means: as it stands, or from the folders above.
+
+        Raises:
+            EntryError: There is none.
+        """
+        parts = tuple(map(_composed, parts))
+        for above in range(min(len(parts), len(self._above) + 1)):
+            name = self._names.get("/".join(parts[above:]))
+            if name is not None and parts[:above] == self._above[len(self._above) - above :]:
+                return name
+        expected = self._place.file("/".join(parts)[:200])
+        raise EntryError(Problem.LABEL_WITHOUT_IMAGE, f"expected {expected}, which does not exist")
+
+    def _class_numbers(self, file: CocoFile) -> dict[Id, int]:
+        """The classes by their category's id in the file; categories of one name are one class."""
+        numbers: dict[Id, int] = {}
+        for index, entry in enumerate(file.categories):
+            try:
+                key = coco_file.identity(coco_file.fields(entry), "id")
+                if key in numbers:
+                    raise EntryError(Problem.DUPLICATE_NAME, "an earlier entry has the same id and is used")
+                name = coco_file.class_name(entry)
+            except EntryError as error:
+                self.findings.append(_finding(file, "categories", index, entry, error))
+                continue
+            numbers[key] = self._numbers.setdefault(name, len(self._numbers))
+            if numbers[key] == len(self.classes):
+                self.classes.append(name)
+        return numbers
+
+    def _add_annotations(
+        self, file: CocoFile, images: Mapping[Id, Image | _Refused], classes: Mapping[Id, int]
+    ) -> int:
+        """Add the annotations to their images; the result is how many were there already."""
+        before: dict[int, frozenset[_Object]] = {}
+        repeated = 0
+        for index, entry in enumerate(file.annotations):
+            try:
+                image = _image_of(coco_file.fields(entry), images)
+            except EntryError as error:
+                self.findings.append(_finding(file, "annotations", index, entry, error))
+                continue
+            if isinstance(image, _Refused):
+                image.annotations += 1
+                continue
+            if id(image) not in before:
+                before[id(image)] = frozenset(image.objects()) or _NONE
+            try:
+                found = _object(entry, classes)
+            except EntryError as error:
+                image.findings.append(_finding(file, "annotations", index, entry, error))
+                continue
+            if found is None:
+                image.ignored += 1
+            elif found in before[id(image)]:
+                repeated += 1
+            else:
+                image.add(found)
+        return repeated
+
+
+def _image_of(entry: Mapping[str, Any], images: Mapping[Id, Image | _Refused]) -> Image | _Refused:
+    key = coco_file.identity(entry, "image_id")
+    if key not in images:
+        raise EntryError(Problem.LABEL_WITHOUT_IMAGE, f"expected an id of images[], got image_id {key!r:.40}")
+    return images[key]
+
+
+def _object(entry: Mapping[str, Any], classes: Mapping[Id, int]) -> _Object | None:
+    """Class number and box; None of a crowd region."""
+    if coco_file.is_crowd(entry):
+        return None
+    key = coco_file.identity(entry, "category_id")
+    if key not in classes:
+        message = f"expected an id of categories[], got category_id {key!r:.40}"
+        raise EntryError(Problem.UNKNOWN_CLASS, message)
+    return classes[key], coco_file.box(entry)
+
+
+def _finding(file: CocoFile, name: str, index: int, entry: object, error: EntryError) -> Finding:
+    return Finding(file.file, error.problem, f"{coco_file.place(name, index, entry)}: {error}")
+
+
+def _composed(text: str) -> str:
+    """The same letters the same way, whichever system wrote them (NFC)."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def _pixels(size: tuple[int, int]) -> str:
+    return f"{size[1]} x {size[0]} pixels"

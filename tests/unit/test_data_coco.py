@@ -1,0 +1,376 @@
+"""COCO labels: several files make one data set, and every entry that cannot be used gets a verdict."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tlt_api.failures import Reason
+from tlt_runner.data.formats.coco import CocoReader
+from tlt_runner.data.formats.folders import Place
+from tlt_runner.data.sample import LabelledBox, Labels, Listing, Problem
+from tlt_runner.errors import RunnerError
+
+CATEGORIES = [{"id": 1, "name": "person"}, {"id": 7, "name": "train"}, {"id": 90, "name": "toothbrush"}]
+
+
+def _image(number: int, name: str, **more: Any) -> dict[str, Any]:
+    return {"id": number, "file_name": name, "width": 640, "height": 480, **more}
+
+
+def _annotation(image: Any, category: Any, bbox: Any, **more: Any) -> dict[str, Any]:
+    return {"id": 345, "image_id": image, "category_id": category, "bbox": bbox, "iscrowd": 0, **more}
+
+
+def _coco(images: list[Any], annotations: list[Any], categories: list[Any] = CATEGORIES) -> dict[str, Any]:
+    return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+
+
+def _reader(folder: Path, images: list[str], *contents: object) -> CocoReader:
+    """A data set of empty image files and one file a content, 0.json and so on."""
+    for name in images:
+        (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "images" / name).touch()
+    files = []
+    for number, content in enumerate(contents):
+        path = folder / f"{number}.json"
+        path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+        files.append((f"annotations/{number}.json", path))
+    return CocoReader(Place(folder / "images", "images"), files)
+
+
+def _read(folder: Path, *contents: object, images: tuple[str, ...] = ("a.jpg",)) -> tuple[Listing, Labels]:
+    """The listing, and what is said of the one image that has labels."""
+    reader = _reader(folder, list(images), *contents)
+    listing = reader.listing()
+    (sample,) = listing.samples
+    labels = reader.read(sample, (480, 640))
+    assert reader.classes(sample).total() == len(labels.boxes)
+    return listing, labels
+
+
+def test_a_box_is_left_top_width_height(tmp_path: Path) -> None:
+    content = _coco([_image(5, "a.jpg")], [_annotation(5, 7, [10.5, 20, 30, 40.25])])
+    listing, labels = _read(tmp_path, content)
+    assert labels == Labels((LabelledBox("train", (20.0, 10.5, 60.25, 40.5)),), image_size=(480, 640))
+    assert (listing.findings, listing.orphans, listing.skipped) == ([], [], [])
+    (sample,) = listing.samples
+    assert (sample.name, sample.stem, sample.image_file) == ("images/a", "a", "images/a.jpg")
+    assert (sample.label_file, listing.label_files) == (
+        "annotations/0.json",
+        [("annotations/0.json", tmp_path / "0.json")],
+    )
+
+
+def test_ids_may_have_gaps_and_be_text(tmp_path: Path) -> None:
+    categories = [{"id": "p", "name": "person"}, {"id": 90, "name": "toothbrush"}]
+    annotations = [_annotation("x1", "p", [0, 0, 1, 1]), _annotation("x1", 90.0, [0, 0, 2, 2])]
+    _, labels = _read(tmp_path, _coco([_image("x1", "a.jpg")], annotations, categories))  # type: ignore[arg-type]
+    assert [box.class_name for box in labels.boxes] == ["person", "toothbrush"]
+
+
+def test_a_crowd_is_a_region_to_leave_out_of_account(tmp_path: Path) -> None:
+    crowd = {"id": 1, "image_id": 5, "category_id": 1, "bbox": [0, 0, 9, 9], "iscrowd": 1}
+    _, labels = _read(tmp_path, _coco([_image(5, "a.jpg")], [_annotation(5, 1, [0, 0, 1, 1]), crowd]))
+    assert (len(labels.boxes), labels.ignored, labels.findings) == (1, 1, ())
+
+
+def test_an_entry_without_annotations_is_background(tmp_path: Path) -> None:
+    assert _read(tmp_path, _coco([_image(5, "a.jpg")], []))[1] == Labels(image_size=(480, 640))
+
+
+def test_categories_of_one_name_are_one_class(tmp_path: Path) -> None:
+    categories = [{"id": 1, "name": "person"}, {"id": 2, "name": " person "}]
+    annotations = [_annotation(5, 1, [0, 0, 1, 1]), _annotation(5, 2, [0, 0, 2, 2])]
+    reader = _reader(tmp_path, ["a.jpg"], _coco([_image(5, "a.jpg")], annotations, categories))
+    (sample,) = reader.listing().samples
+    assert reader.classes(sample) == {"person": 2}
+
+
+def test_ids_count_within_their_file_and_classes_join_by_name(tmp_path: Path) -> None:
+    first = _coco([_image(1, "a.jpg")], [_annotation(1, 1, [0, 0, 1, 1])])
+    categories = [{"id": 1, "name": "train"}, {"id": 2, "name": "person"}]
+    second = _coco([_image(1, "b.jpg")], [_annotation(1, 1, [0, 0, 2, 2])], categories)
+    reader = _reader(tmp_path, ["a.jpg", "b.jpg"], first, second)
+    listing = reader.listing()
+    assert [(s.stem, s.label_file, reader.classes(s)) for s in listing.samples] == [
+        ("a", "annotations/0.json", {"person": 1}),
+        ("b", "annotations/1.json", {"train": 1}),
+    ]
+
+
+def test_annotations_of_one_image_in_two_files_add_up_and_count_once(tmp_path: Path) -> None:
+    person, train = _annotation(1, 1, [0, 0, 1, 1]), _annotation(1, 7, [0, 0, 1, 1])
+    second = _coco([_image(2, "a.jpg")], [{**person, "image_id": 2}, {**train, "image_id": 2}])
+    listing, labels = _read(tmp_path, _coco([_image(1, "a.jpg")], [person]), second)
+    assert [box.class_name for box in labels.boxes] == ["person", "train"]
+    assert [str(finding) for finding in listing.findings] == [
+        "annotations/1.json: DuplicateName: "
+        "annotations that an earlier file has too (same class and box), counted once: 1"
+    ]
+
+
+def test_an_annotation_twice_in_one_file_is_there_twice(tmp_path: Path) -> None:
+    twice = [_annotation(1, 1, [0, 0, 1, 1])] * 2
+    assert len(_read(tmp_path, _coco([_image(1, "a.jpg")], twice))[1].boxes) == 2
+
+
+def test_sizes_that_contradict_each_other_are_said(tmp_path: Path) -> None:
+    images = [_image(1, "a.jpg"), _image(2, "a.jpg", width=320)]
+    _, labels = _read(tmp_path, _coco(images, []))
+    assert labels.image_size == (480, 640)
+    assert [(f.problem, f.message) for f in labels.findings] == [
+        (
+            Problem.SIZE_MISMATCH,
+            "images[1] (id 2): expected 640 x 480 pixels as in an earlier entry, got 320 x 480 pixels",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["sub/a.jpg", "./sub//a.jpg", "images/sub/a.jpg", "{folder}/images/sub/a.jpg"]
+)
+def test_names_may_be_written_from_the_folders_above(tmp_path: Path, name: str) -> None:
+    written = name.format(folder=tmp_path.name)
+    _, labels = _read(tmp_path, _coco([_image(1, written)], []), images=("sub/a.jpg",))
+    assert labels.image_size == (480, 640)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "val/a.jpg", "other/images/sub/a.jpg", "a.png", "sub/A.jpg"])
+def test_an_image_of_another_folder_is_not_taken_for_it(tmp_path: Path, name: str) -> None:
+    entries = [_image(1, name), _image(2, "b.jpg")]
+    listing, _ = _read(tmp_path, _coco(entries, []), images=("sub/a.jpg", "b.jpg"))
+    assert [(f.file, f.problem) for f in listing.skipped] == [("images/sub/a.jpg", Problem.NO_LABEL)]
+    assert [str(finding) for finding in listing.orphans] == [
+        "annotations/0.json: LabelWithoutImage: "
+        f"images[0] (id 1): expected images/{name}, which does not exist"
+    ]
+
+
+def test_letters_match_whichever_system_composed_them(tmp_path: Path) -> None:
+    _, labels = _read(tmp_path, _coco([_image(1, "mu\u0308ll 1.jpg")], []), images=("m\u00fcll 1.jpg",))
+    assert labels.image_size == (480, 640)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/etc/passwd",
+        "../a.jpg",
+        "sub/../../a.jpg",
+        "..",
+        "sub\\a.jpg",
+        "C:/images/a.jpg",
+        "a.jpg\0.png",
+        "a\n.jpg",
+        "\ud800.jpg",
+    ],
+)
+def test_a_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    annotations = [_annotation(9, 1, [0, 0, 1, 1])] * 3
+    listing, _ = _read(tmp_path, _coco([_image(5, "a.jpg"), _image(9, name)], annotations))
+    (finding,) = listing.findings
+    assert (finding.file, finding.problem) == ("annotations/0.json", Problem.UNSAFE_NAME)
+    assert finding.message.startswith("images[1] (id 9): file_name: expected a name relative to the image")
+    assert finding.message.endswith("; annotations that go with it: 3")
+    str(finding).encode()
+
+
+def test_images_and_entries_without_a_partner_are_said(tmp_path: Path) -> None:
+    content = _coco([_image(1, "a.jpg"), _image(2, "gone.jpg")], [_annotation(2, 1, [0, 0, 1, 1])])
+    listing, _ = _read(tmp_path, content, images=("a.jpg", "b.jpg", "a.png", "c.gif"))
+    assert (listing.images, listing.other_files) == (4, 0)
+    assert [(f.file, f.problem) for f in listing.skipped] == [
+        ("images/c.gif", Problem.UNSUPPORTED_IMAGE),
+        ("images/a.png", Problem.NO_LABEL),
+        ("images/b.jpg", Problem.NO_LABEL),
+    ]
+    assert [str(finding) for finding in listing.orphans] == [
+        "annotations/0.json: LabelWithoutImage: images[1] (id 2): expected images/gone.jpg, "
+        "which does not exist; annotations that go with it: 1"
+    ]
+
+
+def test_of_two_images_of_one_stem_the_first_is_used(tmp_path: Path) -> None:
+    listing, _ = _read(
+        tmp_path, _coco([_image(1, "a.jpg"), _image(2, "a.png")], []), images=("a.jpg", "a.png")
+    )
+    assert [(f.file, f.problem) for f in listing.skipped] == [("images/a.png", Problem.DUPLICATE_NAME)]
+
+
+HUGE = 10**400
+VERDICTS = [
+    (_annotation(5, 8, [0, 0, 1, 1]), Problem.UNKNOWN_CLASS, "expected an id of categories[], got"),
+    (_annotation(5, None, [0, 0, 1, 1]), Problem.MISSING_FIELD, "expected the field category_id"),
+    (_annotation(5, [1], [0, 0, 1, 1]), Problem.NOT_A_NUMBER, "category_id: expected a whole number"),
+    ({"id": 345, "image_id": 5, "category_id": 1}, Problem.MISSING_FIELD, "expected the field bbox"),
+    (_annotation(5, 1, None), Problem.MISSING_FIELD, "expected the field bbox"),
+    (_annotation(5, 1, []), Problem.WRONG_COLUMNS, "bbox: expected [x, y, width, height], got 0 values"),
+    (_annotation(5, 1, "0 0 1 1"), Problem.WRONG_COLUMNS, "bbox: expected [x, y, width, height], got text"),
+    (_annotation(5, 1, [0, 0, 1, "1"]), Problem.NOT_A_NUMBER, "bbox: expected finite numbers, got '1'"),
+    (_annotation(5, 1, [0, 0, 1, True]), Problem.NOT_A_NUMBER, "bbox: expected finite numbers, got True"),
+    (_annotation(5, 1, [0, 0, 1, None]), Problem.NOT_A_NUMBER, "bbox: expected finite numbers, got None"),
+    (_annotation(5, 1, [0, 0, 1, float("nan")]), Problem.NOT_A_NUMBER, "bbox: expected finite numbers"),
+    (_annotation(5, 1, [0, 0, 1, float("inf")]), Problem.NOT_A_NUMBER, "bbox: expected finite numbers"),
+    (_annotation(5, 1, [0, 0, HUGE, 1]), Problem.NOT_A_NUMBER, "bbox: expected -1e+06 to 1e+06, got 1000"),
+    (_annotation(5, 1, [0, 0, 1e7, 1]), Problem.NOT_A_NUMBER, "bbox: expected -1e+06 to 1e+06, got"),
+    (_annotation(5, 1, [3, 3, 0, 1]), Problem.INVERTED_BOX, "bbox: expected a width and a height above 0"),
+    (_annotation(5, 1, [3, 3, 1, -1]), Problem.INVERTED_BOX, "got 1 and -1"),
+    (_annotation(5, 1, [3, 3, 1e-30, 1]), Problem.INVERTED_BOX, "got 1e-30 and 1"),
+    (_annotation(5, 1, [0, 0, 1, 1], iscrowd="no"), Problem.NOT_A_NUMBER, "iscrowd: expected 0 or 1"),
+]
+
+
+@pytest.mark.parametrize(("entry", "problem", "message"), VERDICTS)
+def test_an_annotation_that_cannot_be_used_gets_a_verdict_with_its_place(
+    tmp_path: Path, entry: dict[str, Any], problem: Problem, message: str
+) -> None:
+    good = _annotation(5, 1, [0, 0, 1, 1])
+    listing, labels = _read(tmp_path, _coco([_image(5, "a.jpg")], [good, entry, good]))
+    (finding,) = labels.findings
+    assert (finding.file, finding.problem, finding.line) == ("annotations/0.json", problem, None)
+    assert finding.message.startswith("annotations[1] (id 345): ") and message in finding.message
+    assert len(finding.message) < 200
+    assert (len(labels.boxes), listing.findings) == (2, [])
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem", "message"),
+    [
+        (
+            _annotation(99, 1, [0, 0, 1, 1]),
+            Problem.LABEL_WITHOUT_IMAGE,
+            "annotations[0] (id 345): expected an id of images[], got image_id 99",
+        ),
+        (_annotation(None, 1, [0, 0, 1, 1]), Problem.MISSING_FIELD, "annotations[0] (id 345): expected the"),
+        (_annotation({}, 1, [0, 0, 1, 1]), Problem.NOT_A_NUMBER, "annotations[0] (id 345): image_id: expect"),
+        ("text", Problem.MISSING_FIELD, "annotations[0]: expected an object, got text"),
+        (None, Problem.MISSING_FIELD, "annotations[0]: expected an object, got null"),
+    ],
+)
+def test_an_annotation_of_no_image_is_a_finding_of_the_file(
+    tmp_path: Path, entry: object, problem: Problem, message: str
+) -> None:
+    content = _coco([_image(5, "a.jpg")], [entry, _annotation(5, 1, [0, 0, 1, 1])])
+    listing, labels = _read(tmp_path, content)
+    (finding,) = listing.findings
+    assert (finding.problem, finding.message[: len(message)], len(labels.boxes)) == (problem, message, 1)
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem", "message"),
+    [
+        ({"file_name": "b.jpg"}, Problem.MISSING_FIELD, "images[1]: expected the field id"),
+        (_image(5, "b.jpg"), Problem.DUPLICATE_NAME, "images[1] (id 5): an earlier entry has the same id"),
+        ({"id": 6}, Problem.MISSING_FIELD, "images[1] (id 6): expected the field file_name"),
+        (_image(6, ""), Problem.MISSING_FIELD, "images[1] (id 6): file_name: expected text, got ''"),
+        (_image(6, 7), Problem.MISSING_FIELD, "images[1] (id 6): file_name: expected text, got 7"),  # type: ignore[arg-type]
+        ([], Problem.MISSING_FIELD, "images[1]: expected an object, got a list"),
+        (_image(True, "b.jpg"), Problem.NOT_A_NUMBER, "images[1]: id: expected a whole number, got True"),
+        ({"id": 1.5, "file_name": "b.jpg"}, Problem.NOT_A_NUMBER, "images[1]: id: expected a whole number"),
+    ],
+)
+def test_an_entry_of_images_that_cannot_be_used_is_a_finding_of_the_file(
+    tmp_path: Path, entry: object, problem: Problem, message: str
+) -> None:
+    listing, _ = _read(tmp_path, _coco([_image(5, "a.jpg"), entry], []))
+    (finding,) = listing.findings
+    assert (finding.problem, finding.message[: len(message)]) == (problem, message)
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem", "message"),
+    [
+        ({"id": 8}, Problem.MISSING_FIELD, "categories[3] (id 8): expected the field name"),
+        ({"id": 8, "name": ""}, Problem.MISSING_FIELD, "categories[3] (id 8): name: expected text, got ''"),
+        ({"id": 8, "name": "\ud800"}, Problem.MISSING_FIELD, "categories[3] (id 8): name: expected text"),
+        ({"id": 8, "name": "d" * 129}, Problem.UNKNOWN_CLASS, "categories[3] (id 8): expected a class of at"),
+        ({"name": "dog"}, Problem.MISSING_FIELD, "categories[3]: expected the field id"),
+        ({"id": 7, "name": "dog"}, Problem.DUPLICATE_NAME, "categories[3] (id 7): an earlier entry has the"),
+    ],
+)
+def test_a_category_that_cannot_be_used_is_a_finding_and_so_are_its_annotations(
+    tmp_path: Path, entry: dict[str, Any], problem: Problem, message: str
+) -> None:
+    annotations = [_annotation(5, 8, [0, 0, 1, 1]), _annotation(5, 7, [0, 0, 1, 1])]
+    content = _coco([_image(5, "a.jpg")], annotations, [*CATEGORIES, entry])
+    listing, labels = _read(tmp_path, content)
+    (finding,) = listing.findings
+    assert (finding.problem, finding.message[: len(message)]) == (problem, message)
+    assert [found.problem for found in labels.findings] == [Problem.UNKNOWN_CLASS]
+    assert [box.class_name for box in labels.boxes] == ["train"]
+    str(finding).encode()
+
+
+@pytest.mark.parametrize("size", [{"width": 0}, {"width": None}, {"height": 0.0}])
+def test_a_size_that_nobody_filled_in_is_none(tmp_path: Path, size: dict[str, Any]) -> None:
+    assert _read(tmp_path, _coco([_image(5, "a.jpg", **size)], []))[1] == Labels()
+
+
+@pytest.mark.parametrize("width", ["640", -1, 640.5, float("nan"), HUGE, [640]])
+def test_a_size_that_is_none_is_a_finding(tmp_path: Path, width: object) -> None:
+    _, labels = _read(tmp_path, _coco([_image(5, "a.jpg", width=width)], []))
+    assert labels.image_size is None
+    assert [finding.problem for finding in labels.findings] == [Problem.NOT_A_NUMBER]
+
+
+GOOD = json.dumps(_coco([_image(5, "a.jpg")], [_annotation(5, 1, [0, 0, 1, 1])])).encode()
+CAPTIONS = {"images": [_image(5, "a.jpg")], "annotations": [{"image_id": 5, "id": 1, "caption": "a dog"}]}
+UNUSABLE = [
+    (b"", 1, "expected JSON, column 1: Expecting value"),
+    (b'{"images": [],\n  "annotations": [}', 2, "expected JSON, column 19: Expecting value"),
+    (GOOD[: len(GOOD) // 2], 1, "expected JSON, column "),
+    (b"[" * 100_000, None, "expected JSON that is not nested as deeply"),
+    (b'{"a":' * 100_000, None, "expected JSON that is not nested as deeply"),
+    (b'{"images": [' + b"9" * 5000 + b"]}", None, "expected numbers of a usual size"),
+    (b'\n{"images": "\xff"}', 2, "expected UTF-8 text, got byte 0xff"),
+    (GOOD.decode().encode("utf-16"), 1, "expected UTF-8 text, got byte 0xff"),
+    (b"[]", None, "expected an object at the top, got a list"),
+    (b"NaN", None, "expected an object at the top, got a number"),
+    (b"{}", None, "expected a list images, got none"),
+    ({**CAPTIONS, "images": {}}, None, "expected a list images, got an object"),
+    (CAPTIONS, None, "expected a list categories, got none"),
+    ({**CAPTIONS, "categories": CATEGORIES}, None, "expected annotations with a bbox, got 1 without"),
+    ({"images": [], "categories": []}, None, "expected a list annotations, got none"),
+]
+
+
+@pytest.mark.parametrize(("content", "line", "message"), UNUSABLE)
+def test_a_file_that_is_no_coco_file_is_left_out_and_said(
+    tmp_path: Path, content: object, line: int | None, message: str
+) -> None:
+    listing, labels = _read(tmp_path, content, GOOD)
+    (finding,) = listing.findings
+    assert (finding.file, finding.problem, finding.line) == (
+        "annotations/0.json",
+        Problem.UNREADABLE_LABEL,
+        line,
+    )
+    assert message in finding.message
+    assert (len(labels.boxes), listing.label_files) == (1, [("annotations/1.json", tmp_path / "1.json")])
+
+
+def test_a_byte_order_mark_does_not_matter(tmp_path: Path) -> None:
+    assert len(_read(tmp_path, b"\xef\xbb\xbf" + GOOD)[1].boxes) == 1
+
+
+def test_without_a_usable_file_the_failure_names_them(tmp_path: Path) -> None:
+    reader = _reader(tmp_path, ["a.jpg"], b"", CAPTIONS)
+    with pytest.raises(RunnerError) as failure:
+        reader.listing()
+    assert failure.value.reason == Reason.NO_LABELS
+    assert "annotations/0.json:1: UnreadableLabel: " in failure.value.message
+    assert "annotations/1.json: UnreadableLabel: " in failure.value.message
+
+
+def test_without_any_file_there_are_no_labels(tmp_path: Path) -> None:
+    with pytest.raises(RunnerError, match="got no .json file") as failure:
+        _reader(tmp_path, ["a.jpg"]).listing()
+    assert failure.value.reason == Reason.NO_LABELS
+
+
+def test_a_file_that_went_away_is_a_finding(tmp_path: Path) -> None:
+    reader = _reader(tmp_path, ["a.jpg"], GOOD, GOOD)
+    (tmp_path / "1.json").unlink()
+    assert [finding.problem for finding in reader.listing().findings] == [Problem.UNREADABLE_LABEL]
