@@ -1,169 +1,167 @@
-"""Is this file a whole image? Decoders are lenient: a cut-off JPEG comes out grey, without a word.
+"""Every image file gets a verdict: whole, sound and of a size that fits in memory; or why not.
 
-So the container is read to its end marker first, then the pixels are decoded. Orientation tags (EXIF) are
-not applied: labels speak of the pixels as they are stored, as in TLT, and TensorFlow's decoder ignores the
-tags too.
+Decoders are lenient: a cut-off JPEG comes out grey, without a word. So the container is read to its end
+first, then the data are decoded by a decoder whose warnings count. Orientation tags (EXIF) are not applied:
+labels speak of the pixels as they are stored, as in TLT, and TensorFlow's decoder ignores the tags too.
+
+Called by conversion, by the writers of folders and by the report. :func:`inspect` is for those who keep the
+file's bytes, :func:`decode` for those who need pixels; both judge alike.
 """
 
 from __future__ import annotations
 
-import re
-import zlib
-from dataclasses import dataclass
-from typing import Literal
+import errno
+import stat
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 
+from tlt_runner.data import jpeg, png
+from tlt_runner.data.image_header import BadImageError as BadImageError
+from tlt_runner.data.image_header import Header as Header
 from tlt_runner.data.sample import Oddity, Problem
 
-JPEG_START = b"\xff\xd8\xff"
-PNG_START = b"\x89PNG\r\n\x1a\n"
 JPEG_QUALITY = 95
-_SCAN_ENDS = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_END, _SCAN, _EXIF = 0xD9, 0xDA, 0xE1
-_STANDALONE = {0x01, *range(0xD0, 0xD9)}
-_ORIENTATION_TAG = 0x0112
-_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+MAX_FILE_BYTES = 1 << 29
+"""Bytes of a file at most; a PNG of the largest size that does not compress has as many."""
+_SUFFIXES = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",)}
+_OTHER_KINDS = (
+    (0, b"GIF8", "a GIF image"),
+    (0, b"BM", "a BMP image"),
+    (8, b"WEBP", "a WebP image"),
+    (0, b"II*\0", "a TIFF image"),
+    (0, b"MM\0*", "a TIFF image"),
+    (4, b"ftypavi", "an AVIF image"),
+    (4, b"ftyphei", "a HEIC image"),
+    (4, b"ftypmif", "a HEIC image"),
+    (4, b"jP  ", "a JPEG 2000 image"),
+    (0, b"\xff\x0a", "a JPEG XL image"),
+    (0, b"%PDF", "a PDF document"),
+    (0, b"<", "an HTML or XML page"),
+    (0, b"PK\x03\x04", "a ZIP archive"),
+    (0, b"\x1f\x8b", "a gzip file"),
+    (0, b"version https://git-lfs", "a Git LFS pointer; the images were not fetched"),
+    (0, bytes(8), "zeros: a copy that was never finished"),
+)
+_FILES_OWN_ERRORS = {
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+}
 
 
-class BadImageError(Exception):
-    """An image that cannot be used.
-
-    Attributes:
-        problem: What kind.
-        message: Expected and got.
-    """
-
-    def __init__(self, problem: Problem, message: str) -> None:
-        super().__init__(message)
-        self.problem = problem
-        self.message = message
-
-
-@dataclass(frozen=True)
-class Jpeg:
-    """What the segments of a whole JPEG say.
-
-    Attributes:
-        components: Colour components: 1 grey, 3 colour, 4 CMYK.
-        orientation: EXIF orientation: 1 upright, 2 to 8 mirrored or turned.
-    """
-
-    components: int
-    orientation: int
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Decoded:
-    """A whole image.
+    """A whole and sound image.
 
     Attributes:
+        header: What its file says.
         pixels: uint8 [height, width, 3], BGR, as stored (not turned).
-        oddities: What is unusual about the file.
-        fits_records: Whether the file itself can be a record's ``frame/encoded``: a grey or colour JPEG.
     """
 
+    header: Header
     pixels: npt.NDArray[np.uint8]
-    oddities: tuple[Oddity, ...]
-    fits_records: bool
 
 
-def decode(data: bytes) -> Decoded:
-    """Check and decode a JPEG or PNG file.
+def read(path: Path) -> bytes:
+    """The bytes of an image file.
 
     Raises:
-        BadImageError: The file is empty, no image, cut off, or does not decode.
+        BadImageError: This one file cannot be read (no right to, a broken link, no regular file, too large).
+        OSError: The storage fails, which says nothing about the file.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise BadImageError(Problem.UNREADABLE_IMAGE, "expected a regular file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise BadImageError(
+                Problem.HUGE_IMAGE, f"expected at most {MAX_FILE_BYTES} bytes, got {status.st_size}"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        if error.errno not in _FILES_OWN_ERRORS:
+            raise
+        raise BadImageError(Problem.UNREADABLE_IMAGE, f"cannot be opened: {error.strerror}") from error
+
+
+def header(data: bytes, file_name: str) -> Header:
+    """Read an image's container from its start to its end; its data are not looked into.
+
+    Args:
+        data: The file's bytes.
+        file_name: For its extension.
+
+    Raises:
+        BadImageError: The file is empty, no JPEG or PNG, cut off, of a kind that cannot be decoded, or too
+            large.
     """
     if not data:
         raise BadImageError(Problem.EMPTY_FILE, "expected an image, got 0 bytes")
-    jpeg = None
-    if data.startswith(JPEG_START):
-        jpeg = read_jpeg(data)
-    elif data.startswith(PNG_START):
-        _check_png(data)
+    if data.startswith(jpeg.START):
+        head = jpeg.header(data)
+    elif data.startswith(png.START):
+        head = png.header(data)
     else:
-        raise BadImageError(
-            Problem.UNREADABLE_IMAGE, f"expected a JPEG or PNG file, got one that begins with {data[:8]!r}"
-        )
-    return Decoded(
-        pixels=_decode_pixels(data),
-        oddities=(Oddity.TURNED,) if jpeg is not None and jpeg.orientation != 1 else (),
-        fits_records=jpeg is not None and jpeg.components in (1, 3),
-    )
+        raise BadImageError(Problem.UNREADABLE_IMAGE, f"expected a JPEG or PNG image, got {_kind_of(data)}")
+    if PurePosixPath(file_name).suffix.lower() in _SUFFIXES[head.kind]:
+        return head
+    return replace(head, oddities=(Oddity.WRONG_EXTENSION, *head.oddities))
 
 
-def _decode_pixels(data: bytes) -> npt.NDArray[np.uint8]:
-    import cv2
-
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:
-        raise BadImageError(Problem.UNREADABLE_IMAGE, f"the decoder refused it: {error.err}") from error
-    if image is None:
-        raise BadImageError(Problem.UNREADABLE_IMAGE, "the decoder refused it")
-    return image
+def _kind_of(data: bytes) -> str:
+    for place, signature, kind in _OTHER_KINDS:
+        if data.startswith(signature, place):
+            return kind
+    return f"a file that begins with {data[:8]!r}"
 
 
-def read_jpeg(data: bytes) -> Jpeg:
-    """Walk through a JPEG's segments to its end.
+def check(data: bytes, head: Header) -> None:
+    """Read the data of a whole file as far as it takes to know that they are sound.
 
     Raises:
-        BadImageError: The file ends before its end-of-image marker, or its segments make no sense.
+        BadImageError: ``CorruptImage``.
     """
-    place, components, orientation = 2, 0, 1
-    while place + 2 <= len(data):
-        marker = data[place + 1]
-        if data[place] != 0xFF:
-            raise BadImageError(Problem.UNREADABLE_IMAGE, f"expected a JPEG marker at byte {place}")
-        if marker == _END and components:
-            return Jpeg(components, orientation)
-        if marker in _STANDALONE or marker == 0xFF:
-            place += 1 if marker == 0xFF else 2
-            continue
-        segment = data[place + 4 : place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")]
-        if marker in _FRAMES and len(segment) > 5:
-            components = segment[5]
-        elif marker == _EXIF and segment.startswith(b"Exif\0\0"):
-            orientation = _orientation(segment[6:])
-        place += 4 + len(segment)
-        if marker == _SCAN:
-            found = _SCAN_ENDS.search(data, place)
-            place = found.start() if found else len(data)
-    raise BadImageError(
-        Problem.TRUNCATED_IMAGE, f"the JPEG ends after {len(data)} bytes without its end-of-image marker"
-    )
+    if head.kind == "JPEG":
+        jpeg.check(data)
+    else:
+        png.pixels(data)
 
 
-def _orientation(tiff: bytes) -> int:
-    """The orientation tag of a TIFF header's first directory; 1 where there is none."""
-    order: Literal["little", "big"] = "little" if tiff.startswith(b"II") else "big"
-    start = int.from_bytes(tiff[4:8], order)
-    entries = int.from_bytes(tiff[start : start + 2], order)
-    for entry in range(start + 2, min(start + 2 + 12 * entries, len(tiff) - 11), 12):
-        if int.from_bytes(tiff[entry : entry + 2], order) == _ORIENTATION_TAG:
-            return int.from_bytes(tiff[entry + 8 : entry + 10], order) or 1
-    return 1
+def pixels(data: bytes, head: Header) -> npt.NDArray[np.uint8]:
+    """Decode a whole file: uint8 [height, width, 3] BGR, as stored (not turned).
+
+    Raises:
+        BadImageError: ``CorruptImage``.
+    """
+    return jpeg.pixels(data, head) if head.kind == "JPEG" else png.pixels(data)
 
 
-def _check_png(data: bytes) -> None:
-    place = len(PNG_START)
-    while place + 12 <= len(data):
-        length = int.from_bytes(data[place : place + 4], "big")
-        end = place + 12 + length
-        if end > len(data):
-            break
-        kind = data[place + 4 : place + 8]
-        if zlib.crc32(data[place + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-            raise BadImageError(
-                Problem.UNREADABLE_IMAGE, f"checksum of PNG chunk {kind!r} at byte {place} is wrong"
-            )
-        if kind == b"IEND":
-            return
-        place = end
-    raise BadImageError(
-        Problem.TRUNCATED_IMAGE, f"the PNG ends after {len(data)} bytes without its IEND chunk"
-    )
+def inspect(data: bytes, file_name: str) -> Header:
+    """What a file holds, after it was found whole and sound.
+
+    Raises:
+        BadImageError: As :func:`header` and :func:`check`.
+    """
+    head = header(data, file_name)
+    check(data, head)
+    return head
+
+
+def decode(data: bytes, file_name: str) -> Decoded:
+    """The same with the pixels.
+
+    Raises:
+        BadImageError: As :func:`header` and :func:`pixels`.
+    """
+    head = header(data, file_name)
+    return Decoded(head, pixels(data, head))
 
 
 def encode(image: npt.NDArray[np.uint8]) -> bytes:
@@ -172,5 +170,5 @@ def encode(image: npt.NDArray[np.uint8]) -> bytes:
 
     encoded, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     if not encoded:
-        raise BadImageError(Problem.UNREADABLE_IMAGE, f"cannot encode pixels of shape {image.shape}")
+        raise ValueError(f"cannot encode pixels of shape {image.shape} and type {image.dtype}")
     return bytes(data)
