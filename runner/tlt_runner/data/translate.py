@@ -158,8 +158,8 @@ def _read_back(
     try:
         return Dataset.model_validate(
             {
-                **writer.dataset,
                 "uri": f"file://{folder}",
+                **writer.dataset,
                 "targetClassMapping": {name: name for name in classes},
                 "imageSize": dataset.image_size,
                 "badSamples": dataset.bad_samples,

@@ -51,7 +51,8 @@ def run(
         )
     for line in _summary(done, out):
         print(line, file=sys.stderr)
-    print(yaml.safe_dump({"dataset": done.dataset.to_wire()}, sort_keys=False, allow_unicode=True), end="")
+    block = done.dataset.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
+    print(yaml.safe_dump({"dataset": block}, sort_keys=False, allow_unicode=True), end="")
     return 0
 
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 
+from tlt_runner.data.formats.names import is_safe
+
 FLAT_SEPARATOR = "__"
 """Between the parts of a name whose format has no sub-folders."""
 LONGEST_PART = 200
 """Bytes of a file or folder name, without suffix; file systems allow 255 with it."""
-_UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
+_NO_CHARACTERS = "\ufffe\uffff"
 _FILE_SUFFIXES = (".jpg", ".jpeg", ".png", ".txt", ".xml", ".json")
 
 
 def printable(text: str) -> str:
     """The text with "_" for what XML cannot hold: control characters, lone surrogates, U+FFFE and U+FFFF."""
-    return "".join("_" if _is_unprintable(sign) else sign for sign in text).strip() or "_"
-
-
-def _is_unprintable(sign: str) -> bool:
-    return unicodedata.category(sign) in _UNPRINTABLE or sign in "\ufffe\uffff"
+    return (
+        "".join(sign if is_safe(sign) and sign not in _NO_CHARACTERS else "_" for sign in text).strip() or "_"
+    )
 
 
 class Names:
