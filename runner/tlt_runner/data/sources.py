@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tlt_api.failures import Reason
 from tlt_api.trainingjob import Dataset
-from tlt_runner.data.formats.folders import Place
-from tlt_runner.data.formats.kitti import KittiReader
+from tlt_runner.data import formats, image_sets, overlap
+from tlt_runner.data.image_sets import ImageSet
 from tlt_runner.data.records import Subset
-from tlt_runner.data.sample import Listing, Reader, Sample
+from tlt_runner.data.sample import Finding, Listing, Problem, Reader, Sample
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import NotFoundError, Storage, join, storage_errors
 
@@ -41,42 +41,117 @@ class Planned:
 
 
 def find(dataset: Dataset, storage: Storage) -> list[Source]:
-    """The folders of a data set.
+    """The folders of a data set, and the parts of them that its lists of images name.
+
+    No image is in two sources: one that is named for training and for validation is held out.
 
     Raises:
-        RunnerError: ``DatasetNotFound`` or ``NoLabels``, naming the place and what is there.
+        RunnerError: ``DatasetNotFound`` or ``NoLabels``, naming the place and what is there; ``InvalidSpec``.
     """
+    images, labels = dataset.places
     held_out = dataset.validation
-    if held_out.images is None or held_out.labels is None:
-        return [_source(dataset, storage, *dataset.places, None)]
-    return [
-        _source(dataset, storage, *dataset.places, "training"),
-        _source(dataset, storage, held_out.images, held_out.labels, "validation"),
-    ]
+    reader, listing = _open(dataset, storage, images, labels)
+    if held_out.images is not None and held_out.labels is not None:
+        place = formats.relative(held_out.images)
+        validation_reader, validation = _open(dataset, storage, held_out.images, held_out.labels)
+        listing, validation = overlap.separate(listing, formats.relative(images), validation, place)
+        listing = _listed(dataset, storage, listing, dataset.image_set)
+        return [
+            _source(dataset, reader, listing, images, "training"),
+            _source(dataset, validation_reader, validation, held_out.images, "validation"),
+        ]
+    if held_out.image_set is not None:
+        training, validation = _two_lists(dataset, storage, listing, held_out.image_set)
+        return [
+            _source(dataset, reader, training, images, "training"),
+            _source(dataset, reader, validation, images, "validation"),
+        ]
+    listing = _listed(dataset, storage, listing, dataset.image_set)
+    return [_source(dataset, reader, listing, images, None)]
 
 
-def _source(dataset: Dataset, storage: Storage, images: str, labels: str, subset: Subset | None) -> Source:
-    image_uri, label_uri = join(dataset.uri, images), join(dataset.uri, labels)
-    try:
-        image_folder, label_folder = storage.folder(image_uri), storage.folder(label_uri)
-    except NotFoundError as error:
-        raise RunnerError(Reason.DATASET_NOT_FOUND, error.message) from error
-    reader = KittiReader(Place(image_folder, images.strip("/")), Place(label_folder, labels.strip("/")))
+def _open(dataset: Dataset, storage: Storage, images: str, labels: str) -> tuple[Reader, Listing]:
+    reader = formats.open_reader(dataset, storage, images, labels)
     with storage_errors(dataset.uri):
-        listing = reader.listing()
+        return reader, reader.listing()
+
+
+def _source(dataset: Dataset, reader: Reader, listing: Listing, images: str, subset: Subset | None) -> Source:
+    """A source that has samples."""
+    if listing.samples:
+        return Source(reader, listing, subset)
+    folder = join(dataset.uri, formats.relative(images))
+    use = f" for {subset}" if subset else ""
     if not listing.images:
         raise RunnerError(
             Reason.DATASET_NOT_FOUND,
-            f"expected .jpg, .jpeg or .png images in {image_uri}, got {listing.other_files} other files",
+            f"expected .jpg, .jpeg or .png images{use} in {folder}, "
+            f"which has {formats.image_holdings(reader)}",
         )
-    if not listing.samples:
-        have = f"{len(listing.orphans)} labels of other names" if listing.orphans else "no .txt file"
+    unlabelled = [finding for finding in listing.skipped if finding.problem == Problem.NO_LABEL]
+    if not unlabelled:
         raise RunnerError(
-            Reason.NO_LABELS,
-            f"expected labels named like the {listing.images} images in {label_uri}, which has {have}; "
-            f"{listing.skipped[0].file}: {listing.skipped[0].message}",
+            Reason.DATASET_NOT_FOUND,
+            f"expected images{use} in {folder} that can be used, got {listing.images} that cannot; "
+            f"{listing.skipped[0]}",
         )
-    return Source(reader, listing, subset)
+    raise RunnerError(
+        Reason.NO_LABELS,
+        f"expected labels of the {listing.images} images{use} in {folder}; where they should be there is: "
+        f"{formats.label_holdings(reader)}; {unlabelled[0].file}: {unlabelled[0].message}",
+    )
+
+
+def _listed(dataset: Dataset, storage: Storage, listing: Listing, file: str | None) -> Listing:
+    """The images that the data set's list names; all of them where it has none."""
+    if file is None:
+        return listing
+    place = formats.relative(dataset.places[0])
+    chosen = _image_set(dataset, storage, listing, file)
+    part = image_sets.select(listing, place, chosen.keys)
+    return replace(
+        part,
+        findings=[*listing.findings, *chosen.findings],
+        unlisted=listing.images - part.images,
+    )
+
+
+def _two_lists(
+    dataset: Dataset, storage: Storage, listing: Listing, validation_file: str
+) -> tuple[Listing, Listing]:
+    """Training and validation out of one folder. What is not about an image is reported with the training."""
+    place = formats.relative(dataset.places[0])
+    held_out = _image_set(dataset, storage, listing, validation_file)
+    validation = image_sets.select(listing, place, held_out.keys)
+    findings = [*listing.findings, *held_out.findings]
+    if dataset.image_set is None:
+        keys = image_sets.keys(listing, place) - held_out.keys
+    else:
+        chosen = _image_set(dataset, storage, listing, dataset.image_set)
+        keys = chosen.keys - held_out.keys
+        message = f"expected in one list, got it in {dataset.image_set}, too: it is held out"
+        findings += chosen.findings
+        findings += [
+            Finding(sample.image_file, Problem.DUPLICATE_NAME, message)
+            for sample in validation.samples
+            if image_sets.key(sample.image_file, place) in chosen.keys
+        ]
+    training = image_sets.select(listing, place, keys)
+    unlisted = listing.images - training.images - validation.images
+    return (
+        replace(training, findings=findings, unlisted=unlisted),
+        replace(validation, findings=[], orphans=[], other_files=0),
+    )
+
+
+def _image_set(dataset: Dataset, storage: Storage, listing: Listing, file: str) -> ImageSet:
+    uri = join(dataset.uri, file)
+    try:
+        path = storage.fetch(uri)
+    except NotFoundError as error:
+        raise RunnerError(Reason.DATASET_NOT_FOUND, f"list of images: {error.message}") from error
+    with storage_errors(uri):
+        return image_sets.load(path, formats.relative(file), listing, formats.relative(dataset.places[0]))
 
 
 def draw(stem: str, seed: int) -> float:

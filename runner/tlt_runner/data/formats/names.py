@@ -14,12 +14,13 @@ _UNSAFE = {"Cc", "Cs", "Zl", "Zp"}
 
 
 def stem(name: str) -> str:
-    """A relative path without its suffix, by which images, labels and lists of names are matched.
+    """A relative path without its suffix, by which images, labels and lists of names are matched."""
+    return composed(splitext(printable(name))[0])
 
-    Composed Unicode (NFC): the same letters match whichever system wrote the name.
-    """
-    bare = splitext(printable(name))[0]
-    return bare if bare.isascii() else unicodedata.normalize("NFC", bare)
+
+def composed(name: str) -> str:
+    """The same in composed Unicode (NFC): the same letters match whichever system wrote the name."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def is_safe(name: str) -> bool:
