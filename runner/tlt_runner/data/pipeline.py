@@ -1,30 +1,37 @@
 """Records to batches of tensors: what the training loop, the evaluation and the exporters iterate over.
 
 Shapes are static (ground truth is padded, the last validation batch is filled up), so that XLA compiles a
-step once. Nothing is kept decoded: decoding costs 0.5 ms of one core for 256 x 192 pixels (measured), a
-training step many times that. The order depends on the seed and the epoch alone: a run that resumes at an
-epoch sees what it would have seen.
+step once. Images are bytes: a consumer makes floats of them on its device, inside its compiled step. Nothing
+is kept decoded: decoding costs less than a training step. Order and augmentation depend on the seed, the
+epoch and the image's place alone: a run that resumes in the middle of an epoch sees what it would have seen.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
 
 from tlt_api.failures import Reason
 from tlt_api.trainingjob import Augmentation
-from tlt_runner.data import augment, tfrecords
+from tlt_runner.data import parallel, tfrecords
+from tlt_runner.data.feeding import PADDING_CLASS, Feeder
 from tlt_runner.data.records import Records
 from tlt_runner.errors import RunnerError
 
 SHUFFLE_BYTES = 512 << 20
 """Encoded images that the shuffle holds at most; a smaller subset is shuffled as a whole."""
-PADDING_CLASS = -1
 
 
 def training_batches(
-    records: Records, batch_size: int, seed: int, augmentation: Augmentation, max_objects: int, epoch: int
+    records: Records,
+    batch_size: int,
+    seed: int,
+    augmentation: Augmentation,
+    max_objects: int,
+    epoch: int,
+    first_batch: int = 0,
 ) -> tf.data.Dataset:
     """One epoch of training images, shuffled and augmented; what fills no batch is left to other epochs.
 
@@ -33,14 +40,15 @@ def training_batches(
         batch_size: Images of a batch, all replicas together (B).
         seed: With the epoch, what order and augmentation depend on.
         augmentation: Random changes.
-        max_objects: Objects of an image at most (G); ``records.manifest.objects_beyond`` counts those that
-            do not fit.
+        max_objects: Objects of an image at most (G).
         epoch: Number of the epoch.
+        first_batch: Batches to leave out at the beginning, without decoding them; the others are the same.
 
     Returns:
-        Batches of ``image`` float32 [B, H, W, 3] RGB 0..255, ``boxes`` float32 [B, G, 4] yxyx pixels (zeros
-        where there is no object), ``classes`` int32 [B, G] (-1 there), ``id`` string [B]. Difficult objects
-        are objects here.
+        Batches of ``image`` uint8 [B, H, W, 3] RGB, ``boxes`` float32 [B, G, 4] yxyx pixels (zeros where
+        there is no object), ``classes`` int32 [B, G] (-1 there), ``id`` string [B] (of a mosaic: the first
+        of the four) and ``left_out`` int32 [B, 2]: objects that the changes moved out of sight or made too
+        small, and objects beyond the G that there is room for. Difficult objects are objects here.
 
     Raises:
         RunnerError: ``InvalidSpec`` when there are fewer images than a batch takes.
@@ -53,22 +61,43 @@ def training_batches(
             f"images for batches of {batch_size} (batchSizePerGPU x GPUs)",
             "Lower spec.training.batchSizePerGPU or add images.",
         )
+    feeder = Feeder(augmentation, manifest.height, manifest.width, max_objects, seed, epoch)
+    skipped_groups, skipped_images = divmod(first_batch * batch_size, feeder.group)
+    data = _shuffled(records, order=seed * 1_000_003 + epoch).enumerate().batch(feeder.group)
+    data = data.skip(skipped_groups)
+    data = data.map(partial(_load, feeder), num_parallel_calls=parallel.workers(), deterministic=True)
+    if feeder.group > 1:
+        data = data.unbatch().skip(skipped_images)
+    else:
+        data = data.map(lambda group: {key: value[0] for key, value in group.items()})
+    return data.batch(batch_size, drop_remainder=True).prefetch(2)
+
+
+def _shuffled(records: Records, order: int) -> tf.data.Dataset:
     files = tf.data.Dataset.from_tensor_slices([str(path) for path in records.files("training")])
-    order = seed * 1_000_003 + epoch
     files = files.shuffle(len(files), seed=order, reshuffle_each_iteration=False)
     data = files.interleave(
         tf.data.TFRecordDataset, cycle_length=4, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
-    data = data.shuffle(_shuffle_buffer(records), seed=order, reshuffle_each_iteration=False)
+    return data.shuffle(_shuffle_buffer(records), seed=order, reshuffle_each_iteration=False)
 
-    def load(place: Any, serialized: Any) -> dict[str, Any]:
-        sample = tfrecords.parse(serialized, manifest.height, manifest.width)
-        sample = augment.apply(sample, augmentation, seed=tf.stack([tf.constant(order, tf.int64), place]))
-        sample = _fixed_shape(sample, max_objects)
-        return {key: sample[key] for key in ("image", "boxes", "classes", "id")}
 
-    data = data.enumerate().map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return data.batch(batch_size, drop_remainder=True).prefetch(2)
+def _load(feeder: Feeder, places: Any, serialized: Any) -> dict[str, Any]:
+    parsed = tfrecords.parse_encoded(serialized)
+    image, boxes, classes, left_out = tf.numpy_function(
+        feeder.samples,
+        [parsed["encoded"], parsed["boxes"], parsed["classes"], places],
+        [tf.uint8, tf.float32, tf.int32, tf.int32],
+        stateful=False,
+    )
+    room = feeder.max_objects
+    return {
+        "image": tf.ensure_shape(image, [None, feeder.height, feeder.width, 3]),
+        "boxes": tf.ensure_shape(boxes, [None, room, 4]),
+        "classes": tf.ensure_shape(classes, [None, room]),
+        "id": parsed["id"],
+        "left_out": tf.ensure_shape(left_out, [None, 2]),
+    }
 
 
 def validation_batches(
@@ -97,7 +126,7 @@ def validation_batches(
         sample = tfrecords.parse(serialized, manifest.height, manifest.width)
         return {**_fixed_shape(sample, max_objects), "valid": tf.constant(True)}
 
-    data = data.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    data = data.map(load, num_parallel_calls=parallel.workers(), deterministic=True)
     missing = -images % batch_size
     if missing:
         blank = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), _without_strings(data))
@@ -122,7 +151,6 @@ def _fixed_shape(sample: dict[str, Any], max_objects: int) -> dict[str, Any]:
     missing = max_objects - count
     return {
         **sample,
-        "image": tf.cast(sample["image"], tf.float32),
         "boxes": tf.ensure_shape(tf.pad(sample["boxes"][:count], [[0, missing], [0, 0]]), [max_objects, 4]),
         "classes": tf.ensure_shape(
             tf.pad(sample["classes"][:count], [[0, missing]], constant_values=PADDING_CLASS), [max_objects]

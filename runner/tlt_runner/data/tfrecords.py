@@ -125,6 +125,33 @@ def parse(serialized: Any, height: int, width: int) -> dict[str, Any]:
     }
 
 
+def parse_encoded(serialized: Any) -> dict[str, Any]:
+    """Read several images back, not decoded, as tensors (called inside a tf.data map).
+
+    Args:
+        serialized: string [n].
+
+    Returns:
+        ``encoded`` string [n], ``boxes`` float32 [n, N, 4] yxyx pixels, ``classes`` int32 [n, N] (-1 where
+        there is no object), ``id`` string [n].
+    """
+    edges = [f"target/coordinates_{edge}" for edge in ("y1", "x1", "y2", "x2")]
+    features: dict[str, Any] = {
+        key: tf.io.FixedLenSequenceFeature([], tf.float32, allow_missing=True) for key in edges
+    }
+    features["target/object_class_id"] = tf.io.FixedLenSequenceFeature(
+        [], tf.int64, allow_missing=True, default_value=-1
+    )
+    features |= {key: tf.io.FixedLenFeature([], kind) for key, kind in _SCALARS.items()}
+    parsed = tf.io.parse_example(serialized, features)
+    return {
+        "encoded": parsed["frame/encoded"],
+        "boxes": tf.stack([parsed[edge] for edge in edges], axis=-1),
+        "classes": tf.cast(parsed["target/object_class_id"], tf.int32),
+        "id": parsed["frame/id"],
+    }
+
+
 class ShardWriter:
     """Writes the records of one subset in order, a new file every so many planned images.
 

@@ -18,8 +18,10 @@ from tlt_runner.evaluation.average_precision import Accumulator, Method, Result
 
 log = logging.getLogger(__name__)
 
-Detect = Callable[[NDArray[np.float32]], Mapping[str, Any]]
-"""Images [B, H, W, 3], RGB 0 to 255 -> ``boxes`` [B, D, 4] yxyx in pixels, ``scores`` [B, D], ``classes``
+Images = NDArray[np.uint8] | NDArray[np.float32]
+"""[B, H, W, 3], RGB 0 to 255."""
+Detect = Callable[[Images], Mapping[str, Any]]
+"""Images -> ``boxes`` [B, D, 4] yxyx in pixels, ``scores`` [B, D], ``classes``
 [B, D] (-1 is padding)."""
 
 

@@ -24,7 +24,7 @@ from tlt_api.failures import Reason
 from tlt_api.status import ExportStatus, Metrics
 from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation.average_precision import iou_matrix
-from tlt_runner.evaluation.evaluate import Detect, evaluate
+from tlt_runner.evaluation.evaluate import Detect, Images, evaluate
 from tlt_runner.export.onnx import INPUT, OUTPUTS
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class OnnxDetector:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def __call__(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    def __call__(self, images: Images) -> dict[str, NDArray[Any]]:
         """Images [B, H, W, 3] to boxes [B, D, 4] yxyx, scores [B, D], classes [B, D], count [B]."""
         nchw = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32)
         found = dict(zip(OUTPUTS, self._session.run(list(OUTPUTS), {INPUT: nchw}), strict=True))
@@ -88,7 +88,7 @@ def judge(detect: Detect, batches: Iterable[Mapping[str, Any]], class_names: lis
     """Run a detector over validation batches: mAP at :data:`IOU_THRESHOLD`, and its detections."""
     found: list[Found] = []
 
-    def remember(images: NDArray[np.float32]) -> Mapping[str, Any]:
+    def remember(images: Images) -> Mapping[str, Any]:
         found.append(detect(images))
         return found[-1]
 

@@ -42,7 +42,8 @@ class Trainer:
         """Take one step.
 
         Args:
-            batch: image, boxes and classes of :func:`tlt_runner.detector.losses.losses`.
+            batch: image (bytes or floats), boxes and classes of
+                :func:`tlt_runner.detector.losses.losses`.
             number: Steps since the start of training; draws depend on it.
             learning_rate: For this step.
 
@@ -64,6 +65,11 @@ class Trainer:
         parts = self.strategy.experimental_local_results(batch["id"])
         return [item.decode() for part in parts for item in part.numpy().tolist()]
 
+    def left_out(self, batch: dict[str, Any]) -> Any:
+        """``left_out`` [2] of a batch that :meth:`distribute` gave, added up over its images."""
+        parts = self.strategy.experimental_local_results(batch["left_out"])
+        return sum(part.numpy().sum(axis=0) for part in parts)
+
     @property
     def state(self) -> list[Any]:
         """Every variable that training changes: weights, statistics, optimizer."""
@@ -80,7 +86,8 @@ class Trainer:
         draws = StepDraws(self._spec.seed, number * replicas + own)
         variables = self.model.trainable_variables
         with tf.GradientTape() as tape:
-            parts = losses.losses(self.model, batch["image"], batch["boxes"], batch["classes"], draws)
+            images = tf.cast(batch["image"], tf.float32)  # here, so that bytes travel to the device
+            parts = losses.losses(self.model, images, batch["boxes"], batch["classes"], draws)
             parts["penalty"] = losses.penalty(self.model, self._spec.regularizer)
             total = tf.add_n(list(parts.values()))
             share = total / replicas
