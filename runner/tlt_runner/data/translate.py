@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -34,7 +34,7 @@ from tlt_runner.data.report import DatasetReport
 from tlt_runner.data.sample import Converted, Finding
 from tlt_runner.data.sources import Planned
 from tlt_runner.data.tally import Tally
-from tlt_runner.data.writers import Entry, Writer, placing
+from tlt_runner.data.writers import Entry, Writer, rewriting
 from tlt_runner.data.writers.coco import CocoWriter
 from tlt_runner.data.writers.kitti import KittiWriter
 from tlt_runner.data.writers.names import Names
@@ -297,24 +297,16 @@ class _Translator:
         """Check one image and write its file, not yet its labels. Worker threads run it."""
         sample = item.planned.sample
         try:
-            placed = placing.place(sample, images.read(sample.image), item.planned.reader, self._size)
+            data = images.read(sample.image)
+            done = rewriting.rewrite(sample, data, item.planned.reader, self._mapping, self._size)
         except images.BadImageError as error:
             return None, Converted(skipped=Finding(sample.image_file, error.problem, error.message))
-        boxes = [replace(box, class_name=self._mapping.targets[box.class_name]) for box in placed.boxes]
-        entry = Entry(item.planned.subset, item.name, placed.suffix, placed.size, boxes)
+        entry = Entry(item.planned.subset, item.name, done.suffix, done.size, done.boxes)
         file = self._root / self._writer.image_file(entry)
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("xb") as stream:
-            stream.write(placed.data)
-        return entry, Converted(
-            dropped=placed.dropped,
-            objects=[self._mapping.class_names.index(box.class_name) for box in boxes],
-            sizes=[(box.yxyx[2] - box.yxyx[0], box.yxyx[3] - box.yxyx[1]) for box in boxes],
-            source_classes=[box.class_name for box in placed.labels.boxes],
-            clipped=placed.clipped,
-            ignored=placed.labels.ignored,
-            oddities=placed.oddities,
-        )
+            stream.write(done.data)
+        return entry, done.converted
 
 
 def _class_notes(dataset: Dataset, mapping: ClassMapping) -> list[str]:

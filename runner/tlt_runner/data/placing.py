@@ -1,0 +1,121 @@
+"""Which objects of an image are used, and where they come to lie after it was brought to size.
+
+Called for records (:mod:`tlt_runner.data.conversion`) and for folders of another format
+(:mod:`tlt_runner.data.translate`), so that both keep and drop the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tlt_runner.data import geometry, images
+from tlt_runner.data.classes import ClassMapping
+from tlt_runner.data.sample import Finding, LabelledBox, Labels, Problem, Sample
+
+SMALLEST_SIDE = 1.0
+"""Pixels below which an object is dropped: no proposal can be that small, and VOC cannot say it."""
+EXACT = 1e-3
+"""Pixels that do not matter: label formats round."""
+
+
+def check_size(head: images.Header, labels: Labels) -> None:
+    """See whether a label speaks of this image.
+
+    Raises:
+        BadImageError: ``SizeMismatch``.
+    """
+    said = labels.image_size
+    if said is None or said == (head.height, head.width):
+        return
+    message = (
+        f"expected {said[1]} x {said[0]} pixels as its label says, the image has {head.width} x {head.height}"
+    )
+    if head.orientation >= 5 and said == (head.width, head.height):
+        message += (
+            ": the label speaks of the image after its EXIF orientation is applied, but the pixels are "
+            "taken as they are stored. Turn the pixels in the file (exiftran -ai, or jpegtran) and remove "
+            "the tag"
+        )
+    raise images.BadImageError(Problem.SIZE_MISMATCH, message)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What became of the boxes of one image.
+
+    Attributes:
+        kept: Box, class to learn, edges yxyx in pixels of the network's input.
+        dropped: Those that cannot be used.
+        clipped: How many of those kept were cut at the image's edge.
+    """
+
+    kept: Sequence[tuple[LabelledBox, str, np.ndarray]]
+    dropped: Sequence[Finding]
+    clipped: int
+
+
+def place(
+    boxes: Sequence[LabelledBox],
+    sample: Sample,
+    mapping: ClassMapping,
+    original_size: tuple[int, int],
+    where: geometry.Placement,
+) -> Placed:
+    """Bring the boxes of one image to its new place.
+
+    Args:
+        boxes: Objects, in pixels of the original image.
+        sample: Where they are from.
+        mapping: Classes to keep; boxes of others are passed over.
+        original_size: Height and width of the original image.
+        where: Where it goes.
+    """
+    kept: list[tuple[LabelledBox, str, np.ndarray]] = []
+    dropped: list[Finding] = []
+    clipped = 0
+    for box in boxes:
+        target = mapping.target(box.class_name)
+        if target is None:
+            continue
+        edges, problem = _edges(box, original_size, where)
+        if problem is not None:
+            dropped.append(Finding(sample.label_file, problem, _why(problem, box, original_size), box.line))
+            continue
+        clipped += not _inside(box, original_size)
+        kept.append((box, target, edges))
+    return Placed(kept, dropped, clipped)
+
+
+def _edges(
+    box: LabelledBox, original_size: tuple[int, int], where: geometry.Placement
+) -> tuple[np.ndarray, Problem | None]:
+    y1, x1, y2, x2 = box.yxyx
+    inside = geometry.clip(np.array([box.yxyx]), *original_size)
+    if not (y1 < y2 and x1 < x2):
+        return inside[0], Problem.INVERTED_BOX
+    if not (inside[0, 0] < inside[0, 2] and inside[0, 1] < inside[0, 3]):
+        return inside[0], Problem.OUTSIDE_IMAGE
+    placed = where.to_network(inside)[0]
+    if min(placed[2] - placed[0], placed[3] - placed[1]) < SMALLEST_SIDE - EXACT:
+        return placed, Problem.TOO_SMALL
+    return placed, None
+
+
+def _inside(box: LabelledBox, original_size: tuple[int, int]) -> bool:
+    y1, x1, y2, x2 = box.yxyx
+    return min(y1, x1) >= -EXACT and y2 <= original_size[0] + EXACT and x2 <= original_size[1] + EXACT
+
+
+def _why(problem: Problem, box: LabelledBox, original_size: tuple[int, int]) -> str:
+    y1, x1, y2, x2 = box.yxyx
+    expected = {
+        Problem.INVERTED_BOX: "xmin < xmax and ymin < ymax",
+        Problem.OUTSIDE_IMAGE: (
+            f"a box that overlaps the image of {original_size[1]} x {original_size[0]} pixels"
+        ),
+        Problem.TOO_SMALL: f"a box of at least {SMALLEST_SIDE:g} pixel a side after resizing",
+    }
+    return f"expected {expected[problem]}, got xmin {x1:g}, ymin {y1:g}, xmax {x2:g}, ymax {y2:g}"
