@@ -107,7 +107,7 @@ def test_annotations_of_one_image_in_two_files_add_up_and_count_once(tmp_path: P
     assert [box.class_name for box in labels.boxes] == ["person", "train"]
     assert [str(finding) for finding in listing.findings] == [
         "annotations/1.json: DuplicateName: "
-        "annotations that an earlier file has too (same class and box), counted once: 1"
+        "annotations an earlier file has too (same class and box), counted once: 1"
     ]
 
 

@@ -90,9 +90,7 @@ class Merged:
         images = self._add_images(file)
         repeated = self._add_annotations(file, images, self._class_numbers(file))
         if repeated:
-            message = (
-                f"annotations that an earlier file has too (same class and box), counted once: {repeated}"
-            )
+            message = f"annotations an earlier file has too (same class and box), counted once: {repeated}"
             self.findings.append(Finding(file.file, Problem.DUPLICATE_NAME, message))
         for refused in images.values():
             if isinstance(refused, _Refused):
