@@ -73,40 +73,35 @@ def place(
         original_size: Height and width of the original image.
         where: Where it goes.
     """
+    named = [(box, name) for box in boxes if (name := mapping.target(box.class_name)) is not None]
+    given = np.array([box.yxyx for box, _ in named], np.float64).reshape(-1, 4)
+    inside = geometry.clip(given, *original_size)
+    edges = where.to_network(inside)
+    moved = np.abs(inside - given).max(axis=1, initial=0.0) > EXACT
     kept: list[tuple[LabelledBox, str, np.ndarray]] = []
     dropped: list[Finding] = []
     clipped = 0
-    for box in boxes:
-        target = mapping.target(box.class_name)
-        if target is None:
-            continue
-        edges, problem = _edges(box, original_size, where)
+    for index, (box, name) in enumerate(named):
+        problem = _problem(box.yxyx, inside[index], edges[index])
         if problem is not None:
-            dropped.append(Finding(sample.label_file, problem, _why(problem, box, original_size), box.line))
+            why = _why(problem, box, original_size)
+            dropped.append(Finding(sample.label_file, problem, why, box.line, box.yxyx))
             continue
-        clipped += not _inside(box, original_size)
-        kept.append((box, target, edges))
+        clipped += int(moved[index])
+        kept.append((box, name, edges[index]))
     return Placed(kept, dropped, clipped)
 
 
-def _edges(
-    box: LabelledBox, original_size: tuple[int, int], where: geometry.Placement
-) -> tuple[np.ndarray, Problem | None]:
-    y1, x1, y2, x2 = box.yxyx
-    inside = geometry.clip(np.array([box.yxyx]), *original_size)
-    if not (y1 < y2 and x1 < x2):
-        return inside[0], Problem.INVERTED_BOX
-    if not (inside[0, 0] < inside[0, 2] and inside[0, 1] < inside[0, 3]):
-        return inside[0], Problem.OUTSIDE_IMAGE
-    placed = where.to_network(inside)[0]
-    if min(placed[2] - placed[0], placed[3] - placed[1]) < SMALLEST_SIDE - EXACT:
-        return placed, Problem.TOO_SMALL
-    return placed, None
-
-
-def _inside(box: LabelledBox, original_size: tuple[int, int]) -> bool:
-    y1, x1, y2, x2 = box.yxyx
-    return min(y1, x1) >= -EXACT and y2 <= original_size[0] + EXACT and x2 <= original_size[1] + EXACT
+def _problem(
+    yxyx: tuple[float, float, float, float], inside: geometry.FloatArray, edges: geometry.FloatArray
+) -> Problem | None:
+    if not (yxyx[0] < yxyx[2] and yxyx[1] < yxyx[3]):
+        return Problem.INVERTED_BOX
+    if not (inside[0] < inside[2] and inside[1] < inside[3]):
+        return Problem.OUTSIDE_IMAGE
+    if min(edges[2] - edges[0], edges[3] - edges[1]) < SMALLEST_SIDE - EXACT:
+        return Problem.TOO_SMALL
+    return None
 
 
 def _why(problem: Problem, box: LabelledBox, original_size: tuple[int, int]) -> str:
