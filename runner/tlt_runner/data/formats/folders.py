@@ -286,9 +286,10 @@ def holdings(folder: Path) -> str:
         "hidden" if kind is Kind.HIDDEN else printable(_suffix(name)) or "suffixless"
         for name, kind in scan(folder)
     )
-    listed = [f"{count} {kind} file{'s' * (count != 1)}" for kind, count in kinds.most_common(_NAMED)]
-    rest = kinds.total() - sum(count for _, count in kinds.most_common(_NAMED))
-    return ", ".join(listed + [f"{rest} others"] * (rest > 0)) or "no file"
+    ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    listed = [f"{count} {kind} file{'s' * (count != 1)}" for kind, count in ordered[:_NAMED]]
+    rest = sum(count for _, count in ordered[_NAMED:])
+    return ", ".join(listed + [f"{rest} more"] * (rest > 0)) or "no file"
 
 
 def _suffix(name: str) -> str:

@@ -20,7 +20,7 @@ from tlt_runner.data.sample import Finding, LabelledBox, Labels, Listing, Proble
 LABEL_SUFFIX = ".txt"
 COLUMNS = (5, 6)
 ROUNDING = 1e-6
-"""Share of a side by which an edge may lie outside the image, since tools write six decimals; it then moves to
+"""Share of a side by which an edge may lie outside the image, since tools write six decimals; it moves to
 the image's edge."""
 _NUMBERS = ("centre x", "centre y", "width", "height")
 
