@@ -38,12 +38,12 @@ _ODDITIES = {
     Oddity.CMYK: "are CMYK; they are converted to RGB without a colour profile, so colours may be off",
     Oddity.SIXTEEN_BIT: "have 16 bits a channel; the lower 8 are dropped",
     Oddity.GRAYSCALE: "are grayscale; they are used as RGB with three equal channels",
-    Oddity.ALPHA: "have transparency, which is dropped: the colours below it count",
+    Oddity.ALPHA: "have transparency, which is dropped: the colours stored below it count",
     Oddity.TURNED: (
         "have an EXIF orientation; labels are taken to speak of the pixels as stored, not as a viewer turns "
         "them"
     ),
-    Oddity.ANIMATED: "are animated; their first frame is used",
+    Oddity.ANIMATED: "are animated; their still picture is used",
 }
 _Item = TypeVar("_Item")
 
@@ -248,7 +248,7 @@ class Tally(BaseModel):
         if self.repeated_names:
             warnings.append(
                 f"{self.repeated_names} file names occur in several folders; each is an image of its own, "
-                "with the label of its own folder"
+                "with its own label"
             )
         warnings += [
             f"{count} images {_ODDITIES[oddity]}: {_first(self.odd[oddity], count)}"
