@@ -29,7 +29,7 @@ def convert(sample: Sample, data: bytes, reader: Reader, mapping: ClassMapping, 
         head = images.header(data, sample.image_file)
         original_size = (head.height, head.width)
         labels = reader.read(sample, original_size)
-        placing.check_size(head, labels)
+        placing.check_label(head, labels)
         where = geometry.placement(*original_size, size.height, size.width, size.mode)
         encoded = _encoded(data, head, where)
     except images.BadImageError as error:

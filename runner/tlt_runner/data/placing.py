@@ -21,12 +21,18 @@ EXACT = 1e-3
 """Pixels that do not matter: label formats round."""
 
 
-def check_size(head: images.Header, labels: Labels) -> None:
-    """See whether a label speaks of this image.
+def check_label(head: images.Header, labels: Labels) -> None:
+    """See whether a label can be read and speaks of this image.
+
+    An image whose label cannot be read is no image without objects: it would teach that they are background.
 
     Raises:
-        BadImageError: ``SizeMismatch``.
+        BadImageError: ``UnreadableLabel``, ``SizeMismatch``.
     """
+    for finding in labels.findings:
+        if finding.problem == Problem.UNREADABLE_LABEL:
+            place = finding.file if finding.line is None else f"{finding.file}:{finding.line}"
+            raise images.BadImageError(finding.problem, f"{place}: {finding.message}")
     said = labels.image_size
     if said is None or said == (head.height, head.width):
         return

@@ -76,11 +76,11 @@ def parse_line(columns: list[str], file: str, number: int) -> LabelledBox | Find
             message = f"{field} (column {place + 1}): expected {least:g} to {most:g}, got {given!r}"
             return Finding(file, Problem.NOT_A_NUMBER, message, number)
         values[field] = value
+    box = (values["ymin"], values["xmin"], values["ymax"], values["xmax"])
     for low, high in (("xmin", "xmax"), ("ymin", "ymax")):
         if not values[low] < values[high]:
             message = f"expected {low} < {high}, got {low} {values[low]:g} and {high} {values[high]:g}"
-            return Finding(file, Problem.INVERTED_BOX, message, number)
-    box = (values["ymin"], values["xmin"], values["ymax"], values["xmax"])
+            return Finding(file, Problem.INVERTED_BOX, message, number, box)
     occlusion = int(values["occlusion"])
     return LabelledBox(
         columns[0], box, values["truncation"], occlusion, occlusion >= DIFFICULT_OCCLUSION, number

@@ -54,7 +54,7 @@ def rewrite(
     head = images.header(data, sample.image_file)
     original_size = (head.height, head.width)
     labels = reader.read(sample, original_size)
-    placing.check_size(head, labels)
+    placing.check_label(head, labels)
     height, width = original_size if target is None else (target.height, target.width)
     where = geometry.placement(*original_size, height, width, "stretch" if target is None else target.mode)
     suffix = _SUFFIXES[head.kind]
