@@ -69,7 +69,9 @@ def coco(tmp_path: Path, images: Path) -> Path:
         for name, x1, y1, x2, y2 in objects:
             annotations.append(_coco_annotation(len(annotations), number, ids[name], x1, y1, x2, y2))
     crowd = _coco_annotation(999, 103, ids["person"], 0, 0, 9, 9)
-    annotations.append({**crowd, "iscrowd": 1, "segmentation": {"counts": [HEIGHT * WIDTH], "size": [HEIGHT, WIDTH]}})
+    annotations.append(
+        {**crowd, "iscrowd": 1, "segmentation": {"counts": [HEIGHT * WIDTH], "size": [HEIGHT, WIDTH]}}
+    )
     categories = [{"id": number, "name": name} for name, number in ids.items()]
     path = tmp_path / "instances.json"
     path.write_text(json.dumps({"images": entries, "annotations": annotations, "categories": categories}))

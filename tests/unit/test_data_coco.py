@@ -8,6 +8,7 @@ import pytest
 
 from tlt_api.failures import Reason
 from tlt_runner.data.formats.coco import CocoReader
+from tlt_runner.data.formats.coco_merge import MAX_FINDINGS
 from tlt_runner.data.formats.folders import Place
 from tlt_runner.data.sample import LabelledBox, Labels, Listing, Problem
 from tlt_runner.errors import RunnerError
@@ -349,6 +350,19 @@ def test_a_file_that_is_no_coco_file_is_left_out_and_said(
     )
     assert message in finding.message
     assert (len(labels.boxes), listing.label_files) == (1, [("annotations/1.json", tmp_path / "1.json")])
+
+
+def test_too_many_entries_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
+    annotations = [_annotation(5, 1, [0, 0, 0, 0])] * (MAX_FINDINGS + 5) + [
+        {},
+        _annotation(5, 1, [0, 0, 1, 1]),
+    ]
+    listing, labels = _read(tmp_path, _coco([_image(5, "a.jpg")], annotations))
+    assert (len(labels.findings), len(labels.boxes)) == (MAX_FINDINGS, 1)
+    assert [str(finding) for finding in listing.findings] == [
+        "annotations/0.json: InvertedBox: entries beyond the first 10000 that cannot be used: 5",
+        "annotations/0.json: MissingField: entries beyond the first 10000 that cannot be used: 1",
+    ]
 
 
 def test_a_byte_order_mark_does_not_matter(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,8 @@ _NUMBERS = 5
 _Object = tuple[int, Box]
 """Class number, box."""
 _NONE: frozenset[_Object] = frozenset()
+MAX_FINDINGS = 10_000
+"""Entries that get a finding each; further ones are counted, so that a bad file does not fill the memory."""
 
 
 @dataclass
@@ -84,6 +87,8 @@ class Merged:
         self._place = images
         self._above = tuple(map(_composed, images.folder.parts))
         self._numbers: dict[str, int] = {}
+        self._refused = 0
+        self._further = Counter[Problem]()
 
     def add(self, file: CocoFile) -> None:
         """Join a file's entries to those that are there."""
@@ -96,6 +101,20 @@ class Merged:
             if isinstance(refused, _Refused):
                 orphan = refused.problem == Problem.LABEL_WITHOUT_IMAGE
                 (self.orphans if orphan else self.findings).append(refused.finding(file.file))
+        for problem, count in self._further.items():
+            message = f"entries beyond the first {MAX_FINDINGS} that cannot be used: {count}"
+            self.findings.append(Finding(file.file, problem, message))
+        self._further.clear()
+
+    def _refuse(
+        self, to: list[Finding], file: CocoFile, name: str, index: int, entry: object, error: EntryError
+    ) -> None:
+        """Say what is wrong with an entry, or only count it where there are too many."""
+        if self._refused == MAX_FINDINGS:
+            self._further[error.problem] += 1
+            return
+        self._refused += 1
+        to.append(Finding(file.file, error.problem, f"{coco_file.place(name, index, entry)}: {error}"))
 
     def _add_images(self, file: CocoFile) -> dict[Id, Image | _Refused]:
         """The images by their id in the file."""
@@ -106,7 +125,7 @@ class Merged:
                 if key in images:
                     raise EntryError(Problem.DUPLICATE_NAME, "an earlier entry has the same id and is used")
             except EntryError as error:
-                self.findings.append(_finding(file, "images", index, entry, error))
+                self._refuse(self.findings, file, "images", index, entry, error)
                 continue
             try:
                 images[key] = self._image(file, index, entry)
@@ -125,7 +144,7 @@ class Merged:
                 raise EntryError(Problem.SIZE_MISMATCH, message)
             image.size = image.size or size
         except EntryError as error:
-            image.findings.append(_finding(file, "images", index, entry, error))
+            self._refuse(image.findings, file, "images", index, entry, error)
         return image
 
     def _name_of(self, parts: tuple[str, ...]) -> str:
@@ -152,7 +171,7 @@ class Merged:
                     raise EntryError(Problem.DUPLICATE_NAME, "an earlier entry has the same id and is used")
                 name = coco_file.class_name(entry)
             except EntryError as error:
-                self.findings.append(_finding(file, "categories", index, entry, error))
+                self._refuse(self.findings, file, "categories", index, entry, error)
                 continue
             numbers[key] = self._numbers.setdefault(name, len(self._numbers))
             if numbers[key] == len(self.classes):
@@ -169,7 +188,7 @@ class Merged:
             try:
                 image = _image_of(coco_file.fields(entry), images)
             except EntryError as error:
-                self.findings.append(_finding(file, "annotations", index, entry, error))
+                self._refuse(self.findings, file, "annotations", index, entry, error)
                 continue
             if isinstance(image, _Refused):
                 image.annotations += 1
@@ -179,7 +198,7 @@ class Merged:
             try:
                 found = _object(entry, classes)
             except EntryError as error:
-                image.findings.append(_finding(file, "annotations", index, entry, error))
+                self._refuse(image.findings, file, "annotations", index, entry, error)
                 continue
             if found is None:
                 image.ignored += 1
@@ -206,10 +225,6 @@ def _object(entry: Mapping[str, Any], classes: Mapping[Id, int]) -> _Object | No
         message = f"expected an id of categories[], got category_id {key!r:.40}"
         raise EntryError(Problem.UNKNOWN_CLASS, message)
     return classes[key], coco_file.box(entry)
-
-
-def _finding(file: CocoFile, name: str, index: int, entry: object, error: EntryError) -> Finding:
-    return Finding(file.file, error.problem, f"{coco_file.place(name, index, entry)}: {error}")
 
 
 def _composed(text: str) -> str:
