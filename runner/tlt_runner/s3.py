@@ -1,30 +1,38 @@
 """An S3 server as files: downloads, uploads, listings. Only :mod:`tlt_runner.storage` calls it.
 
 boto3 is imported here and nowhere else. Credentials come from the environment (``AWS_*``) or the pod's
-identity, are never logged and never leave boto3. Retries (with back-off) are botocore's standard mode.
+identity, are never logged and never leave boto3. Requests are retried (with back-off) by botocore's standard
+mode, a body that breaks off by s3transfer. Large objects go up and down in parts, and all transfers of a
+process share one pool of connections.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import boto3
 import boto3.exceptions
+from boto3.s3.transfer import TransferConfig, create_transfer_manager
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+from s3transfer.exceptions import RetriesExceededError
 
 from tlt_api.common import S3Storage
 from tlt_api.failures import Reason
 from tlt_runner.errors import RunnerError
-from tlt_runner.storage import PARTIAL_SUFFIX, NotFoundError, storage_errors
+from tlt_runner.storage import NotFoundError, storage_errors
 
-PARALLEL_DOWNLOADS = 8
+PART_BYTES = 16 << 20
+"""Size of a part; an object that is larger is transferred in parts."""
+PARALLEL_REQUESTS = 16
+"""Requests in flight, of all transfers together."""
+REMOVED_AT_ONCE = 1000
+"""Keys of one request, at most, by the protocol."""
 _MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 _FULL = {"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage"}
@@ -48,7 +56,7 @@ class ObjectStore:
                 retries={"mode": "standard", "max_attempts": 5},
                 connect_timeout=10,
                 read_timeout=60,
-                max_pool_connections=2 * PARALLEL_DOWNLOADS,
+                max_pool_connections=2 * PARALLEL_REQUESTS,
                 s3={"addressing_style": "path" if own_server else "auto"},
                 # Servers other than AWS's often refuse the checksum trailers that boto3 adds by default.
                 request_checksum_calculation="when_required" if own_server else "when_supported",
@@ -56,51 +64,78 @@ class ObjectStore:
             ),
         )
 
+        self._transfers: Any = create_transfer_manager(
+            self._client,
+            TransferConfig(
+                multipart_threshold=PART_BYTES,
+                multipart_chunksize=PART_BYTES,
+                max_concurrency=PARALLEL_REQUESTS,
+                num_download_attempts=5,
+                max_io_queue=PARALLEL_REQUESTS,  # chunks of 256 KiB that wait for the disk
+                preferred_transfer_client="classic",
+            ),
+        )
+
     def download(self, bucket: str, key: str, target: Path) -> Path:
         """One object into a file, which appears whole or not at all."""
         uri = f"s3://{bucket}/{key}"
-        partial = target.parent / f".{target.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
-        with storage_errors(str(target)):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
+        try:
+            with storage_errors(str(target)):
+                target.parent.mkdir(parents=True, exist_ok=True)
                 with self._errors(uri):
-                    self._client.download_file(bucket, key, str(partial))
-                partial.replace(target)
-            except NotFoundError as error:
-                raise NotFoundError(
-                    f"expected an object at {uri}, {self._what_is_there(bucket, key)}"
-                ) from error
-            finally:
-                partial.unlink(missing_ok=True)
+                    self._transfers.download(bucket, key, str(target)).result()
+        except NotFoundError as error:
+            raise NotFoundError(f"expected an object at {uri}, {self._what_is_there(bucket, key)}") from error
         return target
 
     def download_folder(self, bucket: str, prefix: str, target: Path) -> Path:
-        """Every object below a prefix into a folder, several at a time."""
+        """Every object below a prefix into a folder, several at a time, while the listing goes on."""
         start = f"{prefix}/" if prefix else ""
-        with self._errors(f"s3://{bucket}/{prefix}"):
-            keys = [key for key in self._keys(bucket, start) if not key.endswith("/")]
-        if not keys:
+        running: deque[tuple[str, Any]] = deque()
+        found = False
+        try:
+            with self._errors(f"s3://{bucket}/{prefix}"):
+                for key in self._keys(bucket, start):
+                    if key.endswith("/"):
+                        continue
+                    found = True
+                    path = target / _safe(bucket, key[len(start) :])
+                    with storage_errors(str(path)):
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                    running.append((key, self._transfers.download(bucket, key, str(path))))
+                    if len(running) >= 2 * PARALLEL_REQUESTS:
+                        self._finish(bucket, *running.popleft())
+            while running:
+                self._finish(bucket, *running.popleft())
+        finally:
+            for _, transfer in running:
+                transfer.cancel()
+        if not found:
             raise NotFoundError(
                 f"expected objects below s3://{bucket}/{start} ({self._where}), "
                 f"{self._what_is_there(bucket, prefix)}"
             )
-        target.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(PARALLEL_DOWNLOADS) as threads:
-            jobs = [
-                threads.submit(self.download, bucket, key, target / _safe(bucket, key[len(start) :]))
-                for key in keys
-            ]
-            try:
-                for job in jobs:
-                    job.result()
-            finally:
-                threads.shutdown(cancel_futures=True)
         return target
 
     def upload(self, local: Path, bucket: str, key: str, sha256: str) -> None:
-        """A file as an object, its digest beside it as metadata. An S3 put is atomic."""
-        with self._errors(f"s3://{bucket}/{key}"), local.open("rb") as file:
-            self._client.upload_fileobj(file, bucket, key, ExtraArgs={"Metadata": {"sha256": sha256}})
+        """A file as an object, its digest beside it as metadata. It appears whole or not at all."""
+        with self._errors(f"s3://{bucket}/{key}"):
+            extra = {"Metadata": {"sha256": sha256}}
+            self._transfers.upload(str(local), bucket, key, extra_args=extra).result()
+
+    def remove(self, bucket: str, keys: Sequence[str]) -> None:
+        """Remove objects; those that are not there do not matter."""
+        for first in range(0, len(keys), REMOVED_AT_ONCE):
+            objects = [{"Key": key} for key in keys[first : first + REMOVED_AT_ONCE]]
+            with self._errors(f"s3://{bucket}/{keys[first]}"):
+                answer = self._client.delete_objects(
+                    Bucket=bucket, Delete={"Objects": objects, "Quiet": True}
+                )
+            for error in answer.get("Errors", ()):
+                raise _of_answer(
+                    f"s3://{bucket}/{error['Key']} ({self._where})",
+                    ClientError({"Error": error}, "DeleteObjects"),
+                )
 
     def exists(self, bucket: str, key: str) -> bool:
         """Whether there is such an object, or objects below it."""
@@ -111,6 +146,11 @@ class ObjectStore:
                 if any(name == key or name.startswith(f"{key}/" if key else "") for name in found):
                     return True
         return False
+
+    def _finish(self, bucket: str, key: str, transfer: Any) -> None:
+        uri = f"s3://{bucket}/{key}"
+        with storage_errors(uri), self._errors(uri):
+            transfer.result()
 
     def _keys(self, bucket: str, prefix: str) -> Iterator[str]:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
@@ -145,7 +185,7 @@ class ObjectStore:
                 Reason.STORAGE_DENIED,
                 f"{where}: {error}: expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
             ) from error
-        except (BotoCoreError, boto3.exceptions.Boto3Error, ConnectionError) as error:
+        except (BotoCoreError, boto3.exceptions.Boto3Error, RetriesExceededError, ConnectionError) as error:
             raise RunnerError(Reason.STORAGE_UNAVAILABLE, f"{where}: {error}") from error
 
 

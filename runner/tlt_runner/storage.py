@@ -13,7 +13,9 @@ import errno
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1 << 20
 PARTIAL_SUFFIX = ".partial"
+PARALLEL_FILES = 8
+"""Files of a folder that are published at a time."""
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -98,11 +102,8 @@ def join(uri: str, *parts: str) -> str:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
@@ -197,6 +198,11 @@ class Storage:
             raise RunnerError(Reason.CHECKSUM_MISMATCH, f"{uri}: expected sha256 {sha256}, got {got}")
         return path
 
+    def at_hand(self, uri: str) -> Path | None:
+        """The file of an address where it is in the file system already; of s3:// a copy fetched before."""
+        path = self.local_path(uri) or self._copy_of(parse(uri))
+        return path if path.is_file() else None
+
     def publish(self, local: Path, uri: str) -> Published:
         """Copy a local file to the address; it appears there whole or not at all.
 
@@ -215,7 +221,7 @@ class Storage:
             return Published(address.uri, digest, target.stat().st_size)
 
     def publish_folder(self, local: Path, uri: str, last: str | None = None) -> list[Published]:
-        """Publish every file below a local folder, each as :meth:`publish` does.
+        """Publish every file below a local folder, each as :meth:`publish` does, several at a time.
 
         Args:
             local: The folder.
@@ -224,8 +230,58 @@ class Storage:
                 says that the folder is whole.
         """
         names = sorted(path.relative_to(local).as_posix() for path in local.rglob("*") if path.is_file())
-        names.sort(key=lambda name: name == last)
-        return [self.publish(local / name, join(uri, name)) for name in names]
+        at_last = [name for name in names if name == last]
+
+        def publish(name: str) -> Published:
+            return self.publish(local / name, join(uri, name))
+
+        with ThreadPoolExecutor(PARALLEL_FILES) as threads:
+            try:
+                others = list(threads.map(publish, (name for name in names if name != last)))
+            finally:
+                threads.shutdown(cancel_futures=True)
+        return [*others, *map(publish, at_last)]
+
+    def mirror(self, uri: str) -> Path:
+        """A folder in which files of the address can be made, with what the address holds now.
+
+        It is the address itself, made where it is missing; of s3:// a fresh copy under the scratch folder,
+        whose files reach the address by :meth:`publish`.
+        """
+        path = self.local_path(uri)
+        if path is not None:
+            with storage_errors(uri):
+                path.mkdir(parents=True, exist_ok=True)
+            return path
+        address = parse(uri)
+        path = self._copy_of(address)
+        with storage_errors(str(path)):
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(parents=True)
+        if self.exists(uri):
+            self._objects().download_folder(address.root, address.path, path)
+        return path
+
+    def remove(self, uri: str, names: Sequence[str]) -> None:
+        """Remove files of a folder, and the folder where nothing else is in it.
+
+        Args:
+            uri: The folder.
+            names: File names; those that are not there do not matter.
+        """
+        path = self.local_path(uri)
+        if path is None:
+            address = parse(uri)
+            self._objects().remove(address.root, [f"{address.path}/{name}" for name in names])
+            path = self._copy_of(address)
+        with storage_errors(uri):
+            for name in names:
+                (path / name).unlink(missing_ok=True)
+            try:
+                path.rmdir()
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                    raise
 
     def exists(self, uri: str) -> bool:
         """Whether the address names a file or a folder that is not empty (S3) or is there (elsewhere)."""
@@ -247,20 +303,36 @@ class Storage:
         return self._store
 
 
-def _copy_atomically(source: Path, target: Path) -> str:
-    partial = target.parent / f".{target.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
-    digest = hashlib.sha256()
+def partial_name(target: Path) -> Path:
+    """A hidden name beside a file under which to write it."""
+    return target.parent / f".{target.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
+
+
+def settle(partial: Path, target: Path) -> None:
+    """Give a whole file its own name, durably."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(target)
+    sync_folder(target.parent)
+
+
+@contextmanager
+def atomically(target: Path) -> Iterator[Path]:
+    """A path to write to; what is there at the end becomes the target. After an exception nothing is left."""
+    partial = partial_name(target)
     try:
-        with source.open("rb") as reader, partial.open("wb") as writer:
-            while chunk := reader.read(CHUNK_BYTES):
-                digest.update(chunk)
-                writer.write(chunk)
-            writer.flush()
-            os.fsync(writer.fileno())
-        partial.replace(target)
+        yield partial
+        settle(partial, target)
     finally:
         partial.unlink(missing_ok=True)
-    sync_folder(target.parent)
+
+
+def _copy_atomically(source: Path, target: Path) -> str:
+    digest = hashlib.sha256()
+    with atomically(target) as partial, source.open("rb") as reader, partial.open("wb") as writer:
+        while chunk := reader.read(CHUNK_BYTES):
+            digest.update(chunk)
+            writer.write(chunk)
     return digest.hexdigest()
 
 

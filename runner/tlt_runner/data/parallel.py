@@ -21,6 +21,10 @@ MOST_WORKERS = 32
 WINDOW = 4
 """Items in flight for each worker: what bounds the memory."""
 
+MARK_SECONDS = 2.0
+MARKS = 10
+"""The speed is that of the last 20 seconds."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -69,39 +73,55 @@ def in_order(
 
 
 class Meter:
-    """Progress of a stage.
+    """Progress of a stage: how far, how fast lately, how long still.
 
     Args:
         stage: Its name.
-        total: Steps in all.
+        total: Images in all.
         reporter: Is told; None means nobody.
         stop: When it is set, :meth:`check` raises.
+        clock: Seconds.
     """
 
-    def __init__(self, stage: str, total: int, reporter: Reporter | None, stop: Event | None) -> None:
+    def __init__(
+        self,
+        stage: str,
+        total: int,
+        reporter: Reporter | None,
+        stop: Event | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._stage = stage
         self._total = total
         self._reporter = reporter
         self._stop = stop
-        self._start = time.monotonic()
+        self._clock = clock
         self._done = 0
+        self._marks = deque([(clock(), 0)])
 
-    def start(self) -> None:
-        """The clock starts now."""
-        self._start = time.monotonic()
-        self._done = 0
+    def skip(self, images: int) -> None:
+        """So many images need no work: they are done, and say nothing of the speed."""
+        self._done += images
+        self._marks = deque((mark, done + images) for mark, done in self._marks)
 
     def advance(self) -> None:
-        """One step is done."""
+        """One image is done."""
         self._done += 1
         if self._reporter is None:
             return
-        elapsed = max(time.monotonic() - self._start, 1e-6)
+        now = self._clock()
+        if now - self._marks[-1][0] >= MARK_SECONDS:
+            self._marks.append((now, self._done - 1))
+            if len(self._marks) > MARKS:
+                self._marks.popleft()
+        since, done_then = self._marks[0]
+        speed = (self._done - done_then) / max(now - since, 1e-6)
         self._reporter.progress(
             Progress(
                 stage=self._stage,
                 step=self._done,
-                images_per_second=round(self._done / elapsed, 2),
+                images_per_second=round(speed, 2),
+                eta_seconds=math.ceil((self._total - self._done) / speed),
             )
         )
 
@@ -112,4 +132,6 @@ class Meter:
             RunnerError: ``Interrupted``.
         """
         if self._stop is not None and self._stop.is_set():
-            raise RunnerError(Reason.INTERRUPTED, f"stopped at image {self._done} of {self._total}")
+            raise RunnerError(
+                Reason.INTERRUPTED, f"{self._stage}: stopped at image {self._done} of {self._total}"
+            )

@@ -1,43 +1,51 @@
 """From a data set as people have it to records that training reads.
 
-Called first by the train and convert tasks. Two passes: a survey hashes every file and counts the labels'
-classes, which gives the digest (and the quick answers: no images, no labels, a mapping that matches
-nothing); then, unless records of that digest are there already, the conversion. Neither holds more than a
-window of images in memory.
+Called first by the train, evaluate and convert tasks. A survey hashes every file, which gives the digest of
+content and options. Unless records of that digest are there already, the labels are read for the classes they
+have (which gives the quick answer to a mapping that matches nothing, and the split), and then the images are
+converted, shard by shard (:mod:`tlt_runner.data.shards`). None of it holds more than a window of images in
+memory.
 
-``<output>/tfrecords/<digest>/`` appears whole or not at all. ``<output>/dataset-report.json`` is written in
-any case, also when the data are refused.
+The manifest ``<output>/tfrecords/<digest>/dataset.json`` is written last and says that the records are whole.
+``<output>/dataset-report.json`` and ``.html`` are written in any case, also when the data are refused.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
+from pydantic import ValidationError
+
 from tlt_api.failures import Reason
-from tlt_api.trainingjob import Dataset
+from tlt_api.trainingjob import Anchors, Dataset
 from tlt_runner.context import Reporter
-from tlt_runner.data import report, sources, staging
+from tlt_runner.data import page, planning, report, sources
 from tlt_runner.data.classes import ClassMapping
-from tlt_runner.data.parallel import Meter, in_order, workers
-from tlt_runner.data.records import MANIFEST, REPORT, SCHEMA, Manifest, Records, Shard, Subset
+from tlt_runner.data.parallel import Meter
+from tlt_runner.data.planning import Planned, PlannedShard
+from tlt_runner.data.records import (
+    MANIFEST,
+    REPORT,
+    REPORT_PAGE,
+    SUBSETS,
+    Manifest,
+    Records,
+    Shard,
+    load_records,
+)
 from tlt_runner.data.report import DatasetReport
-from tlt_runner.data.sources import Planned, Source
+from tlt_runner.data.sample import Converted
+from tlt_runner.data.sources import Source
+from tlt_runner.data.survey import Survey, changed, digest_of, survey
 from tlt_runner.data.tally import Tally
 from tlt_runner.errors import RunnerError
-from tlt_runner.storage import Storage, join, sha256_of, storage_errors
+from tlt_runner.storage import NotFoundError, Storage, join, storage_errors
 
 log = logging.getLogger(__name__)
-IMAGES_PER_SHARD = 512
-SUBSETS: tuple[Subset, ...] = ("training", "validation")
 
 
 def prepare(
@@ -46,6 +54,7 @@ def prepare(
     output_uri: str,
     reporter: Reporter | None = None,
     stop: Event | None = None,
+    anchors: Anchors = Anchors(),  # noqa: B008 - frozen
 ) -> Records:
     """Make the records of a data set, or find them made.
 
@@ -53,191 +62,192 @@ def prepare(
         dataset: What to read and how.
         storage: Reads the data set, writes the records.
         output_uri: Root of the results.
-        reporter: Is told of progress (stage ``convert``) and of what was found.
-        stop: Ends the conversion when it is set.
+        reporter: Is told of progress (stages ``survey`` and ``convert``) and of what was found.
+        stop: Ends the work when it is set; what was finished stays for the next run.
+        anchors: Reference boxes, against which the report draws the objects' sizes.
 
     Raises:
         RunnerError: ``DatasetNotFound``, ``NoLabels``, ``UnknownClass``, ``BadSamples``; ``Interrupted``
             after ``stop``; the storage's reasons.
     """
-    mapping = ClassMapping(dataset.target_class_mapping)
     found = sources.find(dataset, storage)
-    planned = sources.plan(found, dataset)
-    meter = Meter("convert", len(planned), reporter, stop)
-    survey = _survey(dataset, found, planned, mapping, meter)
-    uri = join(output_uri, "tfrecords", survey.digest.removeprefix("sha256:")[:16])
-    records = staging.existing(storage, uri, survey.digest)
-    if records is not None:
-        log.info("%s: records of %s are at %s already", dataset.uri, survey.digest, uri)
+    images = sum(len(source.listing.samples) for source in found)
+    seen = survey(dataset, storage, found, Meter("survey", images, reporter, stop))
+    uri = join(output_uri, "tfrecords", seen.digest.removeprefix("sha256:")[:16])
+    preparation = _Preparation(dataset, storage, output_uri, anchors)
+    there = _existing(storage, uri, seen.digest)
+    if there is not None:
+        log.info("%s: records of %s are at %s already", dataset.uri, seen.digest, uri)
+        records, result = there
+        preparation.tell(result)
+        report.judge(result, dataset.bad_samples)
     else:
-        with staging.staging_folder(storage, uri) as folder:
-            conversion = _Conversion(dataset, mapping, survey, folder)
-            conversion.run(found, planned, meter)
-            storage.publish(folder / REPORT, join(output_uri, REPORT))
-            conversion.judge()
-            records = staging.publish(storage, folder, uri)
-    result = DatasetReport.model_validate_json((records.folder / REPORT).read_bytes())
-    storage.publish(records.folder / REPORT, join(output_uri, REPORT))
+        records, result = preparation.run(found, seen, uri, Meter("convert", images, reporter, stop))
     for warning in result.warnings:
         log.warning("%s: %s", dataset.uri, warning)
-    report.judge(result, dataset.bad_samples)
     if reporter is not None:
         reporter.dataset(report.to_status(records.manifest, result, records.uri))
     return records
 
 
-@dataclass(frozen=True)
-class _Survey:
-    """What the first pass found.
+def _existing(storage: Storage, uri: str, digest: str) -> tuple[Records, DatasetReport] | None:
+    """The records at an address with their report, if both are whole."""
+    if not storage.exists(join(uri, MANIFEST)):
+        return None
+    try:
+        records = load_records(storage, uri, digest)
+        return records, DatasetReport.model_validate_json((records.folder / REPORT).read_bytes())
+    except RunnerError as error:
+        if error.reason != Reason.CHECKSUM_MISMATCH:
+            raise
+        log.warning("what is damaged of the records is made again: %s", error.message)
+    except (FileNotFoundError, ValidationError) as error:
+        log.warning("%s: the report of the records is made again: %s", uri, error)
+    return None
 
-    Attributes:
-        digest: Digest of content and options.
-        leaked: Names of validation images whose very bytes are among the training images, too.
-    """
 
-    digest: str
-    leaked: Sequence[str]
+class _Preparation:
+    """Makes records, and tells people in the output's report."""
 
+    def __init__(self, dataset: Dataset, storage: Storage, output_uri: str, anchors: Anchors) -> None:
+        self._dataset = dataset
+        self._mapping = ClassMapping(dataset.target_class_mapping)
+        self._storage = storage
+        self._output_uri = output_uri
+        self._anchors = anchors
 
-def _survey(
-    dataset: Dataset, found: Sequence[Source], planned: Sequence[Planned], mapping: ClassMapping, meter: Meter
-) -> _Survey:
-    """Hash everything; fail where no label has a class of the mapping."""
-    options = dataset.model_dump(
-        mode="json", include={"format", "target_class_mapping", "image_size"}, by_alias=False
-    )
-    content = hashlib.sha256(json.dumps([SCHEMA, options], sort_keys=True).encode())
-    for source in found:
-        listing = source.listing
-        for finding in (*listing.skipped, *listing.orphans):
-            content.update(f"{finding}\n".encode())
-        content.update(f"{listing.images} {listing.other_files}\n".encode())
-        for name, path in listing.label_files:
-            content.update(f"{name} {sha256_of(path)}\n".encode())
-    classes: Counter[str] = Counter()
-    training_images: set[str] = set()
-    leaked: list[str] = []
-    with storage_errors(dataset.uri), ThreadPoolExecutor(workers()) as threads:
-        # Training comes first in the plan.
-        for item, (image, item_classes) in in_order(threads, _inspect, planned, meter.check):
-            content.update(f"{item.subset} {item.sample.name} {image}\n".encode())
-            classes.update(item_classes)
-            if item.subset == "training":
-                training_images.add(image)
-            elif image in training_images:
-                leaked.append(item.sample.name)
-    if classes and not any(mapping.target(name) for name in classes):
+    def run(
+        self, found: Sequence[Source], seen: Survey, uri: str, meter: Meter
+    ) -> tuple[Records, DatasetReport]:
+        """Make the records of a survey.
+
+        Raises:
+            RunnerError: ``UnknownClass``, ``BadSamples``, ``NoLabels``; then no records are left.
+        """
+        from tlt_runner.data import shards
+
+        plan = planning.plan(found, self._dataset, self._storage, meter.check)
+        for file in seen.lists:
+            file.check()
+        tally = Tally()
+        tally.add_listings([source.listing for source in found])
+        tally.add_duplicates(*planning.duplicates(plan.items, seen.images))
+        self._check_classes(plan.classes, tally)
+        planned = planning.shards(plan.items)
+        folder = shards.ShardFolder(self._storage, uri, seen.digest)
+        folder.remove_abandoned()
+        shards.make(
+            folder,
+            planned,
+            lambda item: self._convert(item, seen),
+            lambda shard: _check_labels(shard, seen),
+            meter,
+        )
+        its_shards = []
+        for shard in planned:
+            sidecar = folder.sidecar(shard)
+            its_shards.append(sidecar.shard)
+            tally.merge(sidecar.tally)
+        result = tally.to_report(self._mapping)
+        self.tell(result)
+        try:
+            self._judge(result, tally)
+        except RunnerError:
+            folder.remove([name for shard in planned for name in (shard.sidecar, shard.name)])
+            raise
+        manifest = self._manifest(seen.digest, its_shards, tally)
+        folder.add(REPORT, result.model_dump_json(indent=1, exclude_none=True))
+        folder.add(MANIFEST, manifest.model_dump_json(indent=1))
+        return Records(folder.path, uri, seen.digest, manifest), result
+
+    def tell(self, result: DatasetReport) -> None:
+        """Write the report, for programs and for people, to the output."""
+        pictures = page.thumbnails(result, self._image_of)
+        texts = {
+            REPORT: result.model_dump_json(indent=1, exclude_none=True) + "\n",
+            REPORT_PAGE: page.render(result, self._anchors, pictures),
+        }
+        for name, text in texts.items():
+            with storage_errors(str(self._storage.scratch)):
+                self._storage.scratch.mkdir(parents=True, exist_ok=True)
+                local = self._storage.scratch / name
+                local.write_text(text, encoding="utf-8")
+            self._storage.publish(local, join(self._output_uri, name))
+
+    def _image_of(self, file: str) -> Path | None:
+        return self._storage.at_hand(join(self._dataset.uri, file))
+
+    def _convert(self, item: Planned, seen: Survey) -> Converted:
+        from tlt_runner.data import conversion
+
+        sample = item.sample
+        try:
+            with storage_errors(self._dataset.uri):
+                data = sample.image.read_bytes()
+        except NotFoundError as error:
+            raise changed(sample.image_file) from error
+        if digest_of(data) != seen.images[sample.name]:
+            raise changed(sample.image_file)
+        return conversion.convert(sample, data, item.reader, self._mapping, self._dataset.image_size)
+
+    def _check_classes(self, classes: Counter[str], tally: Tally) -> None:
+        """Fail where no label has a class of the mapping; the report then has the labels' classes."""
+        if not classes or any(self._mapping.target(name) for name in classes):
+            return
+        tally.source_classes.update(classes)
+        self.tell(tally.to_report(self._mapping))
         named = ", ".join(f"{name} ({count})" for name, count in classes.most_common(20))
         more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
         raise RunnerError(
             Reason.UNKNOWN_CLASS,
             f"no label has a class of targetClassMapping: the labels have {named}{more}; "
-            f"the mapping's keys are {', '.join(sorted(mapping.targets))}",
+            f"the mapping's keys are {', '.join(sorted(self._mapping.targets))}",
         )
-    return _Survey(f"sha256:{content.hexdigest()}", leaked)
 
-
-def _inspect(item: Planned) -> tuple[str, Counter[str]]:
-    """Digest of the image, objects by class."""
-    classes = item.reader.classes(item.sample)
-    return sha256_of(item.sample.image), classes
-
-
-class _Conversion:
-    """Writes the records, the report and, last, the manifest into a folder."""
-
-    def __init__(self, dataset: Dataset, mapping: ClassMapping, survey: _Survey, folder: Path) -> None:
-        self._dataset = dataset
-        self._mapping = mapping
-        self._survey = survey
-        self._folder = folder
-        self._tally = Tally()
-        self._images: Counter[Subset] = Counter()
-        self._objects: Counter[tuple[Subset, int]] = Counter()
-        self._per_image: Counter[int] = Counter()
-        self._report: DatasetReport | None = None
-
-    def run(self, found: Sequence[Source], planned: Sequence[Planned], meter: Meter) -> None:
-        """Convert everything."""
-        self._tally.add_listings([source.listing for source in found])
-        self._tally.add_duplicates(self._survey.leaked, [])
-        shards = self._write_records(planned, meter)
-        self._report = self._tally.to_report(self._mapping)
-        self._write(REPORT, self._report.model_dump_json(indent=1, exclude_none=True))
-        self._write(MANIFEST, self._manifest(shards).model_dump_json(indent=1))
-
-    def judge(self) -> None:
+    def _judge(self, result: DatasetReport, tally: Tally) -> None:
         """Fail where the data cannot be trained on.
 
         Raises:
             RunnerError: ``BadSamples``, ``NoLabels``.
         """
-        if self._report is None:
-            raise RunnerError(Reason.INTERNAL, "the data were judged before they were converted")
-        report.judge(self._report, self._dataset.bad_samples)
-        empty = [subset for subset in SUBSETS if not self._images[subset]]
+        report.judge(result, self._dataset.bad_samples)
+        empty = [subset for subset in SUBSETS if not tally.usable_images[subset]]
         if empty:
             raise RunnerError(
                 Reason.BAD_SAMPLES,
                 f"expected at least one usable image for training and one for validation, got none for "
-                f"{' and '.join(empty)}: {self._report.usable_images} of {self._report.images} images are "
-                "usable",
+                f"{' and '.join(empty)}: {result.usable_images} of {result.images} images are usable",
                 "Add images, or correct spec.dataset.validation.",
             )
-        present = {subset for subset, _ in self._objects}
-        bare = [subset for subset in SUBSETS if subset not in present]
+        objects = {"training": tally.training_objects, "validation": tally.validation_objects}
+        bare = [subset for subset in SUBSETS if not objects[subset].total()]
         if bare:
             raise RunnerError(
                 Reason.NO_LABELS,
                 f"expected objects to learn and to judge by, got none for {' and '.join(bare)}: of "
-                f"{self._report.images} images no label line there gives one (see {REPORT})",
+                f"{result.images} images no label line there gives one (see {REPORT})",
             )
 
-    def _write_records(self, planned: Sequence[Planned], meter: Meter) -> list[Shard]:
-        from tlt_runner.data import conversion, tfrecords
-
-        meter.start()
-        size, mapping = self._dataset.image_size, self._mapping
-        writers: dict[Subset, tfrecords.ShardWriter] = {}
-        with storage_errors(self._dataset.uri), ExitStack() as stack:
-            for subset in SUBSETS:
-                count = sum(item.subset == subset for item in planned)
-                writer = tfrecords.ShardWriter(self._folder, subset, count, IMAGES_PER_SHARD)
-                writers[subset] = stack.enter_context(writer)
-            threads = stack.enter_context(ThreadPoolExecutor(workers()))
-            results = in_order(
-                threads,
-                lambda item: conversion.convert(item.sample, item.reader, mapping, size),
-                planned,
-                meter.check,
-            )
-            for item, converted in results:
-                writers[item.subset].offer(converted.example)
-                self._tally.add(item.sample, converted, item.subset)
-                if converted.example is not None:
-                    self._images[item.subset] += 1
-                    self._objects.update((item.subset, class_id) for class_id in converted.objects)
-                    self._per_image[len(converted.objects)] += 1
-                meter.advance()
-        return [shard for subset in SUBSETS for shard in writers[subset].shards]
-
-    def _manifest(self, shards: list[Shard]) -> Manifest:
+    def _manifest(self, digest: str, its_shards: list[Shard], tally: Tally) -> Manifest:
         classes = range(len(self._mapping.class_names))
         size = self._dataset.image_size
         return Manifest(
-            digest=self._survey.digest,
+            digest=digest,
             class_names=list(self._mapping.class_names),
             height=size.height,
             width=size.width,
             mode=size.mode,
-            training_images=self._images["training"],
-            validation_images=self._images["validation"],
-            training_objects=[self._objects["training", class_id] for class_id in classes],
-            validation_objects=[self._objects["validation", class_id] for class_id in classes],
-            objects_per_image=dict(sorted(self._per_image.items())),
-            shards=shards,
+            training_images=tally.usable_images["training"],
+            validation_images=tally.usable_images["validation"],
+            training_objects=[tally.training_objects[class_id] for class_id in classes],
+            validation_objects=[tally.validation_objects[class_id] for class_id in classes],
+            objects_per_image=dict(sorted(tally.objects_per_image.items())),
+            shards=its_shards,
         )
 
-    def _write(self, name: str, text: str) -> None:
-        with storage_errors(str(self._folder)):
-            (self._folder / name).write_text(text + "\n", encoding="utf-8")
+
+def _check_labels(shard: PlannedShard, seen: Survey) -> None:
+    """See that the labels of a shard are those that were surveyed."""
+    for name in {item.sample.label_file for item in shard.items}:
+        if name in seen.labels:
+            seen.labels[name].check()

@@ -6,6 +6,7 @@ manifest, or whose files are not the manifest's, does not count as records.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,13 +16,15 @@ from pydantic import ValidationError
 from tlt_api.base import ApiModel, StatusModel
 from tlt_api.failures import Reason
 from tlt_runner.errors import RunnerError
-from tlt_runner.storage import NotFoundError, Storage, sha256_of
+from tlt_runner.storage import PARALLEL_FILES, NotFoundError, Storage, sha256_of, storage_errors
 
 MANIFEST = "dataset.json"
 REPORT = "dataset-report.json"
-SCHEMA = 2
+REPORT_PAGE = "dataset-report.html"
+SCHEMA = 3
 """Version of the layout of records and report; part of the digest, so that old ones are made again."""
 Subset = Literal["training", "validation"]
+SUBSETS: tuple[Subset, ...] = ("training", "validation")
 
 
 class Shard(ApiModel):
@@ -135,12 +138,17 @@ def open_records(folder: Path, uri: str, digest: str | None = None) -> Records:
         raise RunnerError(
             Reason.CHECKSUM_MISMATCH, f"{uri}: expected records of digest {digest}, got {manifest.digest}"
         )
-    for shard in manifest.shards:
-        _verify(folder / shard.name, shard, uri)
+    with storage_errors(uri), ThreadPoolExecutor(PARALLEL_FILES) as threads:
+        list(threads.map(lambda shard: verify(folder / shard.name, shard, uri), manifest.shards))
     return Records(folder, uri, manifest.digest, manifest)
 
 
-def _verify(path: Path, shard: Shard, uri: str) -> None:
+def verify(path: Path, shard: Shard, uri: str) -> None:
+    """See whether a file is the shard that it should be.
+
+    Raises:
+        RunnerError: ``ChecksumMismatch``.
+    """
     size = path.stat().st_size if path.is_file() else None
     if size != shard.size_bytes:
         got = "no such file" if size is None else f"{size} bytes"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,7 @@ import tensorflow as tf
 
 from tlt_api.failures import Reason
 from tlt_runner.data.geometry import Placement
-from tlt_runner.data.records import Shard, Subset
 from tlt_runner.errors import RunnerError
-from tlt_runner.storage import sha256_of, storage_errors
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def to_example(
         "target/coordinates_y2": _floats(y2),
     }
     example = tf.train.Example(features=tf.train.Features(feature=features))
-    return bytes(example.SerializeToString())
+    return bytes(example.SerializeToString(deterministic=True))
 
 
 def _bytes(values: Sequence[bytes]) -> Any:
@@ -153,68 +151,26 @@ def parse_encoded(serialized: Any) -> dict[str, Any]:
 
 
 class ShardWriter:
-    """Writes the records of one subset in order, a new file every so many planned images.
+    """Writes one file of records.
 
     Args:
-        folder: Where the files go.
-        subset: What they are for.
-        planned: Images that will be offered, written or not; the number of files follows from it.
-        images_per_shard: Offered images of one file.
+        path: The file.
     """
 
-    def __init__(self, folder: Path, subset: Subset, planned: int, images_per_shard: int) -> None:
-        self._folder = folder
-        self._subset: Subset = subset
-        self._per_shard = images_per_shard
-        self._count = max(1, -(-planned // images_per_shard))
-        self._offered = 0
-        self._written = 0
-        self._writer: Any = None
-        self.shards: list[Shard] = []
-
-    def __enter__(self) -> Self:
-        """Nothing to open yet."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Finish the last file; after an error only close it."""
-        if kind is None:
-            self._finish()
-        elif self._writer is not None:
-            self._writer.close()
-
-    def offer(self, example: bytes | None) -> None:
-        """The next planned image; None when it was left out."""
-        if self._offered and self._offered % self._per_shard == 0:
-            self._finish()
-        self._offered += 1
-        if example is None:
-            return
-        with tensorflow_errors(self._path):
-            if self._writer is None:
-                self._writer = tf.io.TFRecordWriter(str(self._path))
-            self._writer.write(example)
-        self._written += 1
-
-    @property
-    def _path(self) -> Path:
-        number = (self._offered - 1) // self._per_shard
-        return self._folder / f"{self._subset}-{number:05d}-of-{self._count:05d}.tfrecord"
-
-    def _finish(self) -> None:
-        if self._writer is None:
-            return
-        path = self._path
+    def __init__(self, path: Path) -> None:
+        self._path = path
         with tensorflow_errors(path):
+            self._writer: Any = tf.io.TFRecordWriter(str(path))
+
+    def write(self, example: bytes) -> None:
+        """Append a record."""
+        with tensorflow_errors(self._path):
+            self._writer.write(example)
+
+    def close(self) -> None:
+        """Finish the file; a second time does nothing."""
+        with tensorflow_errors(self._path):
             self._writer.close()
-        with storage_errors(str(path)):
-            size, digest = path.stat().st_size, sha256_of(path)
-        self.shards.append(
-            Shard(name=path.name, subset=self._subset, images=self._written, size_bytes=size, sha256=digest)
-        )
-        self._writer, self._written = None, 0
 
 
 class tensorflow_errors:  # noqa: N801 - reads as a statement, like contextlib's

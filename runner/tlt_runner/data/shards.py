@@ -1,0 +1,263 @@
+"""Files of records, each with a sidecar that says what is in it: the unit that a killed run does not lose.
+
+Both lie in their final place, ``<output>/tfrecords/<digest>/``, under their own names only when they are
+whole (the shard first). Their content follows from the digest: a run takes over what another has finished,
+and two runs that write the same file at once write the same bytes. What :mod:`tlt_runner.data.prepare` adds
+last, the manifest, says that all are there.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tlt_api.failures import Reason
+from tlt_runner.data import tfrecords
+from tlt_runner.data.parallel import Meter, in_order, workers
+from tlt_runner.data.planning import Planned, PlannedShard
+from tlt_runner.data.records import Shard, verify
+from tlt_runner.data.sample import Converted
+from tlt_runner.data.tally import Tally
+from tlt_runner.errors import RunnerError
+from tlt_runner.storage import (
+    PARTIAL_SUFFIX,
+    Storage,
+    atomically,
+    join,
+    partial_name,
+    settle,
+    sha256_of,
+    storage_errors,
+)
+
+log = logging.getLogger(__name__)
+FINISHING_AT_ONCE = 4
+"""Shards that are synced, hashed and uploaded beside the conversion of the next ones."""
+ABANDONED_SECONDS = 15 * 60.0
+"""Age from which a half-written file is a killed run's: a live one writes to it every few seconds."""
+
+
+class Sidecar(BaseModel):
+    """What is in a shard."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    digest: str
+    """Digest of the records to which it belongs."""
+    shard: Shard
+    """The file."""
+    tally: Tally
+    """What became of the images that were planned for it."""
+
+
+class ShardFolder:
+    """The place of the records of one digest.
+
+    Args:
+        storage: Writes there.
+        uri: The place.
+        digest: The digest.
+
+    Attributes:
+        path: The folder in the file system; of s3:// a copy of it.
+    """
+
+    def __init__(self, storage: Storage, uri: str, digest: str) -> None:
+        self._storage = storage
+        self._uri = uri
+        self._digest = digest
+        self.path = storage.mirror(uri)
+
+    def whole(self, planned: PlannedShard) -> bool:
+        """Whether a shard is there as it was written, with its sidecar."""
+        if not (self.path / planned.sidecar).is_file():
+            return False
+        try:
+            sidecar = self.sidecar(planned)
+            verify(self.path / planned.name, sidecar.shard, self._uri)
+        except RunnerError as error:
+            log.warning("a shard is made again: %s", error.message)
+            return False
+        return True
+
+    def sidecar(self, planned: PlannedShard) -> Sidecar:
+        """What is in a shard.
+
+        Raises:
+            RunnerError: ``StorageUnavailable`` when it is not there (any more); ``ChecksumMismatch`` when it
+                is damaged or of other records.
+        """
+        uri = join(self._uri, planned.sidecar)
+        try:
+            sidecar = Sidecar.model_validate_json((self.path / planned.sidecar).read_bytes())
+        except FileNotFoundError as error:
+            raise RunnerError(
+                Reason.STORAGE_UNAVAILABLE, f"{uri} was removed by somebody while the records were being made"
+            ) from error
+        except ValidationError as error:
+            raise RunnerError(Reason.CHECKSUM_MISMATCH, f"{uri} is damaged: {error}") from error
+        if (sidecar.digest, sidecar.shard.name) != (self._digest, planned.name):
+            raise RunnerError(Reason.CHECKSUM_MISMATCH, f"{uri} is of other records: {sidecar.digest}")
+        return sidecar
+
+    def add(self, name: str, content: str) -> None:
+        """Write a text file there, whole or not at all."""
+        with storage_errors(join(self._uri, name)), atomically(self.path / name) as partial:
+            partial.write_text(content + "\n", encoding="utf-8")
+        self._publish(name)
+
+    def finish(self, shard: OpenShard) -> None:
+        """Put a shard and its sidecar in their place."""
+        sidecar = Sidecar(digest=self._digest, shard=shard.finish(), tally=shard.tally)
+        self._publish(sidecar.shard.name)
+        self.add(shard.planned.sidecar, sidecar.model_dump_json())
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove files of records that were refused; failing in that is not worth another failure."""
+        try:
+            self._storage.remove(self._uri, names)
+        except RunnerError as error:
+            log.warning("the refused records stay at %s: %s", self._uri, error.message)
+
+    def remove_abandoned(self) -> None:
+        """Remove what killed runs left half-written."""
+        with storage_errors(self._uri):
+            for path in self.path.glob(f".*{PARTIAL_SUFFIX}"):
+                try:
+                    if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                        log.warning("removing what a killed run left: %s", path)
+                        path.unlink()
+                except FileNotFoundError:
+                    continue  # its run is alive and has finished it, or removed it itself
+
+    def _publish(self, name: str) -> None:
+        if self._storage.local_path(self._uri) is None:
+            self._storage.publish(self.path / name, join(self._uri, name))
+
+
+class OpenShard:
+    """A shard that is being written.
+
+    Args:
+        folder: Where.
+        planned: What it will hold.
+
+    Attributes:
+        planned: What it will hold.
+        tally: What became of the images so far.
+    """
+
+    def __init__(self, folder: Path, planned: PlannedShard) -> None:
+        self.planned = planned
+        self.tally = Tally()
+        self._target = folder / planned.name
+        self._partial = partial_name(self._target)
+        self._writer = tfrecords.ShardWriter(self._partial)
+        self._images = 0
+        self._offered = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every planned image was added."""
+        return self._offered == len(self.planned.items)
+
+    def add(self, item: Planned, converted: Converted) -> None:
+        """The next planned image."""
+        self._offered += 1
+        self.tally.add(item.sample, converted, item.subset)
+        if converted.example is not None:
+            self._writer.write(converted.example)
+            self._images += 1
+
+    def finish(self) -> Shard:
+        """Close it and give it its name."""
+        try:
+            self._writer.close()
+            with storage_errors(str(self._target)):
+                size, digest = self._partial.stat().st_size, sha256_of(self._partial)
+                settle(self._partial, self._target)
+        finally:
+            self._partial.unlink(missing_ok=True)
+        return Shard(
+            name=self.planned.name,
+            subset=self.planned.subset,
+            images=self._images,
+            size_bytes=size,
+            sha256=digest,
+        )
+
+    def abandon(self) -> None:
+        """Remove what there is of it."""
+        try:
+            self._writer.close()
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+
+def make(
+    folder: ShardFolder,
+    planned: Sequence[PlannedShard],
+    convert: Callable[[Planned], Converted],
+    check: Callable[[PlannedShard], None],
+    meter: Meter,
+) -> None:
+    """Make the shards that are not there yet.
+
+    Args:
+        folder: Where.
+        planned: All of them.
+        convert: Makes a record; threads call it side by side.
+        check: Called when a shard is converted, before it gets its name; raises to refuse it.
+        meter: Advances by an image at a time, and stops the work.
+    """
+    with ThreadPoolExecutor(workers()) as threads:
+        are_whole = list(threads.map(folder.whole, planned))
+    whole = {shard.name for shard, is_whole in zip(planned, are_whole, strict=True) if is_whole}
+
+    def items() -> Iterator[tuple[PlannedShard, Planned]]:
+        for shard in planned:
+            # Another run may have finished it in the meantime.
+            if shard.name in whole or folder.whole(shard):
+                meter.skip(len(shard.items))
+                continue
+            yield from ((shard, item) for item in shard.items)
+
+    def finish(shard: OpenShard) -> None:
+        try:
+            check(shard.planned)
+        except RunnerError:
+            shard.abandon()
+            raise
+        folder.finish(shard)
+
+    shard: OpenShard | None = None
+    finishing: deque[Future[None]] = deque()
+    with (
+        ThreadPoolExecutor(workers()) as threads,
+        ThreadPoolExecutor(FINISHING_AT_ONCE, thread_name_prefix="finish") as finishers,
+    ):
+        try:
+            converted = in_order(threads, lambda item: convert(item[1]), items(), meter.check)
+            for (its_shard, item), result in converted:
+                if shard is None:
+                    with storage_errors(str(folder.path)):
+                        folder.path.mkdir(parents=True, exist_ok=True)
+                    shard = OpenShard(folder.path, its_shard)
+                shard.add(item, result)
+                meter.advance()
+                if shard.is_full:
+                    finishing.append(finishers.submit(finish, shard))
+                    shard = None
+                    if len(finishing) >= 2 * FINISHING_AT_ONCE:
+                        finishing.popleft().result()
+            while finishing:
+                finishing.popleft().result()
+        finally:
+            if shard is not None:
+                shard.abandon()

@@ -1,0 +1,153 @@
+"""Everything that makes records what they are, hashed: the digest by which they are found again.
+
+The first pass of a preparation, and of a second job with the same data the only one: every file is read once,
+no label is parsed and no image decoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from tlt_api.failures import Reason
+from tlt_api.trainingjob import Dataset
+from tlt_runner.data.parallel import Meter, in_order, workers
+from tlt_runner.data.records import SCHEMA
+from tlt_runner.data.sample import Sample
+from tlt_runner.data.sources import Source
+from tlt_runner.errors import RunnerError
+from tlt_runner.storage import Storage, join, sha256_of, storage_errors
+
+_OPTIONS = {"format", "class_names", "target_class_mapping", "image_size", "validation"}
+"""Fields of a data set that change records, beside the files that it names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hashed:
+    """A file as it was when it was hashed.
+
+    Attributes:
+        name: Path relative to the data set's root.
+        path: Where it is.
+        sha256: Digest of its content.
+        state: Inode, size, time of change: while they are the same, so is the content.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+    state: tuple[int, ...]
+
+    def check(self) -> None:
+        """Raise when the content is another one now.
+
+        Raises:
+            RunnerError: ``StorageUnavailable``: the next attempt reads it anew.
+        """
+        try:
+            if _state(self.path) != self.state and sha256_of(self.path) != self.sha256:
+                raise changed(self.name)
+        except FileNotFoundError as error:
+            raise changed(self.name) from error
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the data set consists of.
+
+    Attributes:
+        digest: Digest of content and options: ``sha256:...``.
+        images: Digest of each image, by the name of its sample.
+        labels: Label files, by name.
+        lists: Files of names and groups that the data set's options point to.
+    """
+
+    digest: str
+    images: dict[str, bytes]
+    labels: dict[str, Hashed]
+    lists: Sequence[Hashed]
+
+
+def changed(file: str) -> RunnerError:
+    """The error for a file that changes while it is read."""
+    return RunnerError(
+        Reason.STORAGE_UNAVAILABLE,
+        f"{file}: expected a data set that stays as it is, but this file changed while it was being prepared",
+        "Let the data set rest while a job prepares it; the next attempt reads it anew.",
+    )
+
+
+def survey(dataset: Dataset, storage: Storage, found: Sequence[Source], meter: Meter) -> Survey:
+    """Hash everything.
+
+    Args:
+        dataset: What to read and how.
+        storage: Reads the files that the data set names beside images and labels.
+        found: Its folders.
+        meter: Advances by an image at a time.
+    """
+    options = dataset.model_dump(mode="json", include=_OPTIONS)
+    # Records hold JPEG files, whose bytes depend on the encoder.
+    content = hashlib.sha256(
+        json.dumps([SCHEMA, metadata.version("opencv-python-headless"), options], sort_keys=True).encode()
+    )
+    lists = [_hashed((name, storage.fetch(join(dataset.uri, name)))) for name in _lists(dataset)]
+    content.update("".join(f"{item.sha256}\n" for item in lists).encode())
+    labels: dict[str, Hashed] = {}
+    images: dict[str, bytes] = {}
+    with storage_errors(dataset.uri), ThreadPoolExecutor(workers()) as threads:
+        for source in found:
+            listing = source.listing
+            for finding in (*listing.skipped, *listing.orphans, *listing.findings):
+                content.update(_encoded(f"{finding}\n"))
+            content.update(f"{source.subset} {listing.images} {listing.other_files}\n".encode())
+            for _, label in in_order(threads, _hashed, listing.label_files, meter.check):
+                content.update(_encoded(f"{label.name} {label.sha256}\n"))
+                labels[label.name] = label
+            for sample, image in in_order(threads, _image, listing.samples, meter.check):
+                content.update(_encoded(f"{sample.name} {sample.image_file} {image.hex()}\n"))
+                images[sample.name] = image
+                meter.advance()
+    return Survey(f"sha256:{content.hexdigest()}", images, labels, lists)
+
+
+def _lists(dataset: Dataset) -> list[str]:
+    by = dataset.validation.group_by
+    names = (dataset.image_set, dataset.validation.image_set, by.file if by is not None else None)
+    return [name for name in names if name is not None]
+
+
+def _hashed(item: tuple[str, Path]) -> Hashed:
+    name, path = item
+    try:
+        state = _state(path)
+        return Hashed(name, path, sha256_of(path), state)
+    except FileNotFoundError as error:
+        raise changed(name) from error
+
+
+def _image(sample: Sample) -> bytes:
+    try:
+        return bytes.fromhex(sha256_of(sample.image))
+    except FileNotFoundError as error:
+        raise changed(sample.image_file) from error
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    stat = os.stat(path)
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def digest_of(data: bytes) -> bytes:
+    """Digest of an image's content, as :attr:`Survey.images` has it."""
+    return hashlib.sha256(data).digest()
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")
