@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     validate = commands.add_parser("validate", help="check manifests, without running anything")
     _add_manifests(validate)
     validate.set_defaults(run=_validate)
+    _add_infer(commands.add_parser("infer", help="detect in a folder of images, here, without a cluster"))
     _add_sample_data(commands.add_parser("sample-data", help="make a data set to try things with"))
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(run=_version)
@@ -115,6 +116,46 @@ def _add_state(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_infer(parser: argparse.ArgumentParser) -> None:
+    parser.allow_abbrev = False
+    parser.description = (
+        "Draw what a model detects into copies of images (OUT/images), list it in KITTI files of 16 columns "
+        "(OUT/labels), and report what was left out (OUT/inference-report.json). Runs here: no resource and "
+        "no cluster belongs to it."
+    )
+    parser.add_argument(
+        "--model", required=True, metavar="MODEL.keras|URI", help="a trained model: a file or an address"
+    )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="images (.jpg, .jpeg, .png), sub-folders too",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="OUT",
+        help="a new or empty folder, or one of an earlier inference; nothing else in it is touched",
+    )
+    parser.add_argument(
+        "--score",
+        type=_share,
+        default=0.6,
+        metavar="S",
+        help="lowest score of what is drawn and listed (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--volumes",
+        type=Path,
+        metavar="DIR",
+        help=f"pvc://claim/path is DIR/claim/path (default: ${VOLUMES_VARIABLE})",
+    )
+    parser.set_defaults(run=_infer)
+
+
 def _add_sample_data(parser: argparse.ArgumentParser) -> None:
     scenes = Scenes()
     parser.allow_abbrev = False
@@ -146,6 +187,16 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
     return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+    return value
 
 
 def _digits(text: str) -> list[int]:
@@ -236,6 +287,29 @@ def _sample_data(options: argparse.Namespace) -> int:
         classes=options.classes,
     )
     print(f"{options.images} images of {options.width} x {options.height} pixels in {options.folder}")
+    return 0
+
+
+def _infer(options: argparse.Namespace) -> int:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+    from tempfile import TemporaryDirectory
+    from threading import Event
+
+    from tlt_runner.evaluation import inference_report
+    from tlt_runner.process import StopSignals
+    from tlt_runner.report.local import LocalReporter
+    from tlt_runner.storage import Storage
+    from tlt_runner.tasks import infer
+
+    stop = Event()
+    StopSignals(stop).install()
+    request = infer.Request(options.model, options.images, options.output, options.score)
+    with TemporaryDirectory(prefix="tlt-", ignore_cleanup_errors=True) as scratch:
+        storage = Storage(scratch=Path(scratch), volumes_root=options.volumes)
+        report = infer.run(request, storage, LocalReporter(None), stop)
+    for line in inference_report.summary(report, options.output):
+        print(line)
     return 0
 
 

@@ -1,0 +1,311 @@
+"""``tlt infer``: whatever lies in the folder of images, and whatever lies in the output folder."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from threading import Event
+
+import cv2
+import numpy as np
+import pytest
+
+from tiny_detector import settled, tiny_config
+from tlt_api.failures import Reason
+from tlt_api.status import Progress
+from tlt_runner.data import geometry
+from tlt_runner.detector import model as detector
+from tlt_runner.errors import RunnerError
+from tlt_runner.evaluation import detectors
+from tlt_runner.evaluation.inference_report import InferenceReport
+from tlt_runner.report.local import LocalReporter
+from tlt_runner.storage import Storage, sha256_of
+from tlt_runner.tasks import infer
+
+SIZE = 96
+SCORE = 0.3
+
+
+def picture(seed: int, height: int = 80, width: int = 160) -> np.ndarray:
+    small = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), np.uint8)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def save(folder: Path, name: str, image: np.ndarray) -> bytes:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image)
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    batch = np.stack([cv2.resize(picture(seed), (SIZE, SIZE)) for seed in range(4)]).astype(np.float32)
+    config = tiny_config(class_names=["bus", "fire truck"]).model_copy(update={"mode": "letterbox"})
+    path = tmp_path_factory.mktemp("model") / "tiny.keras"
+    detector.save(settled(config, batch), path)
+    return path
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    return folder
+
+
+class Run:
+    def __init__(self, model: Path, images: Path, output: Path) -> None:
+        self.request = infer.Request(str(model), images, output, SCORE)
+        self.scratch = output.parent / "scratch"
+        self.scratch.mkdir(exist_ok=True)
+
+    def __call__(self, stop: Event | None = None, reporter: LocalReporter | None = None) -> InferenceReport:
+        storage = Storage(scratch=self.scratch)
+        return infer.run(self.request, storage, reporter or LocalReporter(None), stop or Event())
+
+
+def stored(output: Path) -> dict[str, object]:
+    report: dict[str, object] = json.loads((output / "inference-report.json").read_text())
+    return report
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_labels_are_the_detections_in_the_images_own_pixels(
+    model_file: Path, images: Path, tmp_path: Path
+) -> None:
+    image = picture(1)
+    save(images, "a.png", image)
+    report = Run(model_file, images, tmp_path / "out")()
+    model = detector.load(model_file)
+    where = geometry.placement(80, 160, SIZE, SIZE, "letterbox")
+    network = geometry.place_image(image, where)[..., ::-1].astype(np.float32)
+    found = detectors.of_keras(model)(np.stack([network] * infer.BATCH))
+    rows = [line.split() for line in (tmp_path / "out/labels/a.txt").read_text().splitlines()]
+    expected = []
+    for box, score, class_id in zip(found["boxes"][0], found["scores"][0], found["classes"][0], strict=True):
+        # 160 x 80 in 96 x 96: scale 0.6, 24 rows of padding above.
+        y1, x1, y2, x2 = (box - [24, 0, 24, 0]) / 0.6
+        y1, y2 = np.clip([y1, y2], 0, 80)
+        if class_id >= 0 and score >= SCORE and y2 > y1:
+            name = ("bus", "fire_truck")[int(class_id)]
+            expected.append((name, [x1, y1, x2, y2], float(score)))
+    assert len(rows) == len(expected) > 0
+    for row, (name, xyxy, score) in zip(rows, expected, strict=True):
+        assert len(row) == 16
+        assert row[0] == name
+        np.testing.assert_allclose([float(edge) for edge in row[4:8]], xyxy, atol=0.006)
+        assert float(row[15]) == pytest.approx(score, abs=1e-4)
+        assert {float(value) for value in (*row[1:4], *row[8:15])} == {0.0}
+    assert report.label_names == {"fire truck": "fire_truck"}
+    assert sum(report.detections.values()) == len(rows)
+
+
+def test_sub_folders_and_names_are_kept_and_boxes_are_drawn(
+    model_file: Path, images: Path, tmp_path: Path
+) -> None:
+    save(images, "day one/häuser.jpg", picture(2))
+    save(images, "a.b/c.d.PNG", picture(3, 200, 120))
+    out = tmp_path / "out"
+    report = Run(model_file, images, out)()
+    assert sorted(report.files) == [
+        "images/a.b/c.d.PNG",
+        "images/day one/häuser.jpg",
+        "labels/a.b/c.d.txt",
+        "labels/day one/häuser.txt",
+    ]
+    assert set(tree(out)) == {*report.files, "inference-report.json"}
+    for name, digest in report.files.items():
+        assert sha256_of(out / name) == digest
+    drawn = cv2.imread(str(out / "images/a.b/c.d.PNG"))
+    assert drawn.shape == (200, 120, 3)
+    assert (drawn != picture(3, 200, 120)).any()
+    assert InferenceReport.model_validate(stored(out)) == report
+    assert (report.whole, report.images, report.inferred_images) == (True, 2, 2)
+
+
+def test_every_entry_that_is_not_used_is_reported_and_none_is_fatal(
+    model_file: Path, images: Path, tmp_path: Path
+) -> None:
+    data = save(images, "good.jpg", picture(4))
+    save(images, "good.png", picture(5))
+    (images / "cut.jpg").write_bytes(data[: len(data) // 2])
+    (images / "empty.png").touch()
+    (images / "text.jpg").write_text("no image")
+    (images / "old.gif").write_bytes(b"GIF89a")
+    (images / "notes.txt").write_text("keep me")
+    (images / ".hidden").mkdir()
+    (images / "gone.jpg").symlink_to(images / "nothing")
+    before = tree(images)
+    report = Run(model_file, images, tmp_path / "out")()
+    assert {item.file: item.problem for item in report.skipped} == {
+        "cut.jpg": "TruncatedImage",
+        "empty.png": "EmptyFile",
+        "gone.jpg": "UnreadableImage",
+        "good.png": "DuplicateName",
+        "old.gif": "UnsupportedImage",
+        "text.jpg": "UnreadableImage",
+    }
+    assert report.skipped_by_problem == {
+        "DuplicateName": 1,
+        "EmptyFile": 1,
+        "TruncatedImage": 1,
+        "UnreadableImage": 2,
+        "UnsupportedImage": 1,
+    }
+    assert all(item.message for item in report.skipped)
+    assert report.other_files == [".hidden", "notes.txt"]
+    assert (report.images, report.inferred_images) == (7, 1)
+    assert sorted(report.files) == ["images/good.jpg", "labels/good.txt"]
+    assert tree(images) == before
+
+
+def test_an_image_without_detections_gets_an_empty_label_file(
+    model_file: Path, images: Path, tmp_path: Path
+) -> None:
+    save(images, "a.jpg", picture(6))
+    run = Run(model_file, images, tmp_path / "out")
+    run.request = infer.Request(str(model_file), images, tmp_path / "out", score=1.0)
+    report = run()
+    assert (tmp_path / "out/labels/a.txt").read_bytes() == b""
+    assert report.images_without_detections == report.inferred_images == 1
+    assert report.detections == {"bus": 0, "fire truck": 0}
+
+
+def test_more_images_than_a_batch_are_the_same_one_by_one(
+    model_file: Path, images: Path, tmp_path: Path
+) -> None:
+    for index in range(infer.BATCH + 2):
+        save(images, f"{index}.png", picture(10 + index))
+    Run(model_file, images, tmp_path / "together")()
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    last = f"{infer.BATCH + 1}.png"
+    save(alone / "images", last, picture(10 + infer.BATCH + 1))
+    Run(model_file, alone / "images", alone / "out")()
+    together, single = (
+        [line.split() for line in (folder / "labels" / last).with_suffix(".txt").read_text().splitlines()]
+        for folder in (tmp_path / "together", alone / "out")
+    )
+    assert [row[0] for row in together] == [row[0] for row in single]
+    np.testing.assert_allclose(
+        [[float(value) for value in row[1:]] for row in together],
+        [[float(value) for value in row[1:]] for row in single],
+        atol=0.02,
+    )
+
+
+def test_a_folder_of_the_user_is_refused_and_untouched(
+    model_file: Path, images: Path, tmp_path: Path
+) -> None:
+    save(images, "a.jpg", picture(7))
+    out = tmp_path / "out"
+    (out / "images").mkdir(parents=True)
+    (out / "images" / "a.jpg").write_text("mine")
+    with pytest.raises(RunnerError, match="expected a new or empty folder") as caught:
+        Run(model_file, images, out)()
+    assert caught.value.reason == Reason.INVALID_SPEC
+    assert tree(out) == {"images/a.jpg": b"mine"}
+
+
+def test_a_second_inference_replaces_its_own_files_and_no_others(
+    model_file: Path, images: Path, tmp_path: Path
+) -> None:
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        save(images, name, picture(8))
+    out = tmp_path / "out"
+    Run(model_file, images, out)()
+    (out / "labels" / "a.txt").write_text("corrected by hand")
+    (out / "notes.txt").write_text("mine")
+    save(images, "a.jpg", picture(9))
+    save(images, "b.jpg", picture(9))
+    (images / "c.jpg").unlink()
+    before = tree(out)
+    report = Run(model_file, images, out)()
+    after = tree(out)
+    assert report.left_alone == ["labels/a.txt"]
+    assert report.leftover == ["images/c.jpg", "labels/c.txt"]
+    kept = ("labels/a.txt", "notes.txt", "images/c.jpg", "labels/c.txt")
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert after["images/b.jpg"] == after["images/a.jpg"] != before["images/b.jpg"]
+    assert "labels/a.txt" not in report.files
+    third = Run(model_file, images, out)()
+    assert (third.left_alone, third.leftover) == (report.left_alone, report.leftover)
+
+
+@pytest.mark.parametrize("output", [".", "results", "..", "../images/results"])
+def test_output_among_the_images_is_refused(
+    model_file: Path, images: Path, tmp_path: Path, output: str
+) -> None:
+    save(images, "a.jpg", picture(7))
+    before = tree(tmp_path)
+    with pytest.raises(RunnerError, match="expected an output folder apart from the images"):
+        Run(model_file, images, images / output)()
+    assert tree(tmp_path) == before
+
+
+def test_a_folder_without_images_says_what_it_holds(model_file: Path, images: Path, tmp_path: Path) -> None:
+    (images / "a.xml").touch()
+    with pytest.raises(RunnerError, match=r"got none: it holds 1 \.xml file") as caught:
+        Run(model_file, images, tmp_path / "out")()
+    assert caught.value.reason == Reason.DATASET_NOT_FOUND
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_none_of_which_can_be_used_fail_with_the_report(
+    model_file: Path, images: Path, tmp_path: Path
+) -> None:
+    (images / "a.jpg").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(RunnerError, match=r"got none among 1: a\.jpg: TruncatedImage: ") as caught:
+        Run(model_file, images, tmp_path / "out")()
+    assert caught.value.reason == Reason.BAD_SAMPLES
+    assert [item["file"] for item in stored(tmp_path / "out")["skipped"]] == ["a.jpg"]  # type: ignore[attr-defined]
+
+
+class StopAfter(LocalReporter):
+    """Asks to stop when so many images are done."""
+
+    def __init__(self, images: int, stop: Event) -> None:
+        super().__init__(None)
+        self._images = images
+        self._stop = stop
+
+    def progress(self, progress: Progress) -> None:
+        if progress.step == self._images:
+            self._stop.set()
+
+
+def test_what_was_written_before_an_interruption_stays_and_the_next_run_completes_it(
+    model_file: Path, images: Path, tmp_path: Path
+) -> None:
+    for index in range(infer.BATCH + 1):
+        save(images, f"{index}.jpg", picture(20 + index))
+    out, stop = tmp_path / "out", Event()
+    with pytest.raises(RunnerError, match="stopped at image 4 of 5; 8 files are in") as caught:
+        Run(model_file, images, out)(stop, StopAfter(infer.BATCH, stop))
+    assert caught.value.reason == Reason.INTERRUPTED
+    assert (stored(out)["whole"], stored(out)["inferredImages"]) == (False, 4)
+    report = Run(model_file, images, out)()
+    assert (report.whole, report.left_alone, report.leftover) == (True, [], [])
+    assert len(report.files) == 10
+
+
+def test_the_command_says_what_it_did(model_file: Path, images: Path, tmp_path: Path) -> None:
+    save(images, "a.jpg", picture(4))
+    (images / "b.jpg").write_text("no image")
+    arguments = ["--model", str(model_file), "--images", "images", "--output", "out", "--score", "0.3"]
+    command = [sys.executable, "-m", "tlt_runner", "infer", *arguments]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("1 of 2 images, ") for line in lines)
+    assert any(line.startswith("1 images were left out: b.jpg: UnreadableImage: ") for line in lines)
+    assert lines[-1] == "report: out/inference-report.json"
