@@ -60,6 +60,63 @@ def test_line_ends_of_windows_and_a_byte_order_mark_do_not_matter(tmp_path: Path
     assert [box.line for box in labels.boxes] == [1, 2]
 
 
+def test_line_ends_of_old_macs_do_not_matter(tmp_path: Path) -> None:
+    assert [box.line for box in _read(tmp_path, f"{GOOD}\r{GOOD}\r".encode()).boxes] == [1, 2]
+
+
+def test_tabs_and_spaces_part_columns_alike(tmp_path: Path) -> None:
+    assert _read(tmp_path, GOOD.replace(" ", "  \t").encode()).boxes[0].yxyx == (20.0, 10.5, 40.0, 30.25)
+
+
+@pytest.mark.parametrize(
+    ("occlusion", "difficult"), [(-1, False), (0, False), (1, True), (2, True), (3, True)]
+)
+def test_an_occluded_object_is_difficult(tmp_path: Path, occlusion: int, difficult: bool) -> None:
+    (box,) = _read(tmp_path, GOOD.replace(" 2 ", f" {occlusion} ").encode()).boxes
+    assert (box.occlusion, box.difficult) == (occlusion, difficult)
+
+
+def test_a_class_keeps_letters_of_any_language(tmp_path: Path) -> None:
+    assert _read(tmp_path, GOOD.replace("Car", "自転車").encode()).boxes[0].class_name == "自転車"
+
+
+@pytest.mark.parametrize(
+    "content", [GOOD.encode("utf-16"), GOOD.replace("Car", "Stra\xdfe").encode("latin-1")]
+)
+def test_a_label_in_another_encoding_gets_one_verdict(tmp_path: Path, content: bytes) -> None:
+    (finding,) = _read(tmp_path, content).findings
+    assert finding.problem == Problem.UNREADABLE_LABEL
+    assert finding.message.startswith("expected UTF-8 text")
+
+
+def test_more_lines_than_any_image_has_objects_yield_nothing_at_all(tmp_path: Path) -> None:
+    labels = _read(tmp_path, b"x\n" * 10_001)
+    assert [finding.message for finding in labels.findings] == ["expected at most 10,000 lines, got 10,002"]
+
+
+def test_a_huge_label_is_not_read(tmp_path: Path) -> None:
+    labels = _read(tmp_path, b"\0" * ((16 << 20) + 1))
+    assert [(finding.problem, finding.message) for finding in labels.findings] == [
+        (Problem.UNREADABLE_LABEL, "expected at most 16 MiB")
+    ]
+
+
+def test_a_label_that_vanished_gets_a_verdict(tmp_path: Path) -> None:
+    reader = KittiReader(Place(tmp_path, "i"), Place(tmp_path, "l"))
+    sample = Sample("i/a", "a", tmp_path / "a.jpg", "i/a.jpg", "l/a.txt", tmp_path / "a.txt")
+    (finding,) = reader.read(sample, (1, 1)).findings
+    assert str(finding) == (
+        "l/a.txt: UnreadableLabel: expected a file that can be read: No such file or directory"
+    )
+
+
+def test_classes_are_counted_without_the_image(tmp_path: Path) -> None:
+    reader = KittiReader(Place(tmp_path, "i"), Place(tmp_path, "l"))
+    (tmp_path / "a.txt").write_text(f"{GOOD}\n{GOOD.replace('Car', 'Van')}\n{GOOD}\nCar 1\n")
+    sample = Sample("i/a", "a", tmp_path / "a.jpg", "i/a.jpg", "l/a.txt", tmp_path / "a.txt")
+    assert reader.classes(sample) == {"Car": 2, "Van": 1}
+
+
 VERDICTS = [
     ("Car 0 0 0 1 2 3 4", Problem.WRONG_COLUMNS, "expected 15 or 16 columns, got 8: Car 0 0 0 1 2 3 4"),
     (f"{GOOD} 1 2", Problem.WRONG_COLUMNS, "expected 15 or 16 columns, got 17"),
@@ -104,6 +161,17 @@ VERDICTS = [
         "expected xmin < xmax, got xmin 10.5 and xmax 5",
     ),
     (GOOD.replace(" 40 ", " 20 "), Problem.INVERTED_BOX, "expected ymin < ymax, got ymin 20 and ymax 20"),
+    (
+        GOOD.replace(" 40 ", " 4_0 "),
+        Problem.NOT_A_NUMBER,
+        "ymax (column 8): expected a finite number, got '4_0'",
+    ),
+    (
+        GOOD.replace(" 40 ", " 1e9 "),
+        Problem.NOT_A_NUMBER,
+        "ymax (column 8): expected -1e+06 to 1e+06, got '1e9'",
+    ),
+    (GOOD.replace("Car", "C" * 129), Problem.UNKNOWN_CLASS, "expected a class of at most 128 characters"),
     (
         f"traffic light {GOOD.split(' ', 1)[1]}",
         Problem.NOT_A_NUMBER,

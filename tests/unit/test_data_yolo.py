@@ -1,0 +1,209 @@
+"""YOLO labels: shares to pixels, class numbers to names, and what is said of a line that is no object."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tlt_api.failures import Reason
+from tlt_runner.data.formats import class_names
+from tlt_runner.data.formats.folders import Place
+from tlt_runner.data.formats.yolo import YoloReader
+from tlt_runner.data.sample import LabelledBox, Labels, Problem, Sample
+from tlt_runner.errors import RunnerError
+
+NAMES = {0: "bicycle", 1: "motorbike"}
+GOOD = "1 0.5 0.5 0.25 0.5"
+HEIGHT, WIDTH = 200, 400
+
+
+def _read(folder: Path, content: bytes) -> Labels:
+    (folder / "a.txt").write_bytes(content)
+    reader = YoloReader(Place(folder, "images"), Place(folder, "labels"), NAMES)
+    sample = Sample("images/a", "a", folder / "a.jpg", "images/a.jpg", "labels/a.txt", folder / "a.txt")
+    return reader.read(sample, (HEIGHT, WIDTH))
+
+
+def test_shares_become_pixels_of_the_image(tmp_path: Path) -> None:
+    # Centre 200, 100; 100 wide and 100 high.
+    assert _read(tmp_path, GOOD.encode()).boxes == (
+        LabelledBox("motorbike", (50.0, 150.0, 150.0, 250.0), line=1),
+    )
+
+
+def test_a_score_in_column_6_is_allowed(tmp_path: Path) -> None:
+    assert len(_read(tmp_path, f"{GOOD} 0.9\n".encode()).boxes) == 1
+
+
+def test_a_class_number_may_be_written_with_a_point(tmp_path: Path) -> None:
+    assert _read(tmp_path, b"0.000000 0.5 0.5 0.25 0.5").boxes[0].class_name == "bicycle"
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"  \r\n"])
+def test_an_empty_label_is_an_image_without_objects(tmp_path: Path, content: bytes) -> None:
+    assert _read(tmp_path, content) == Labels()
+
+
+def test_line_ends_of_windows_and_a_byte_order_mark_do_not_matter(tmp_path: Path) -> None:
+    labels = _read(tmp_path, b"\xef\xbb\xbf" + f"{GOOD}\r\n\r\n{GOOD}\r\n".encode())
+    assert [(box.class_name, box.line) for box in labels.boxes] == [("motorbike", 1), ("motorbike", 3)]
+
+
+def test_the_rounding_of_six_decimals_leaves_the_box_at_the_edge_of_the_image(tmp_path: Path) -> None:
+    # 0.333333 - 0.666667 / 2 is -0.0000005; 0.666667 + 0.666667 / 2 is 1.0000005.
+    boxes = _read(tmp_path, b"0 0.333333 0.5 0.666667 1\n0 0.666667 0.5 0.666667 1.000001").boxes
+    assert (boxes[0].yxyx[1], boxes[1].yxyx[3]) == (0.0, WIDTH)
+    assert (boxes[1].yxyx[0], boxes[1].yxyx[2]) == (0.0, HEIGHT)
+
+
+def test_a_box_that_reaches_out_of_the_image_keeps_its_size(tmp_path: Path) -> None:
+    # Centre 40, width 200: from -60 to 140. Conversion cuts and counts it.
+    assert _read(tmp_path, b"0 0.1 0.5 0.5 0.5").boxes[0].yxyx == (50.0, -60.0, 150.0, 140.0)
+
+
+VERDICTS = [
+    (
+        "1 0.5 0.5 0.25",
+        Problem.WRONG_COLUMNS,
+        "expected 5 columns (class cx cy w h) or 6 (with a score), got 4:",
+    ),
+    (
+        "1 0.1 0.1 0.9 0.1 0.5 0.9",
+        Problem.WRONG_COLUMNS,
+        "expected 5 columns (class cx cy w h) or 6 (with a score), got 7, which could be a polygon, "
+        "a rotated box or keypoints: those are not read, make boxes of them: 1 0.1 0.1",
+    ),
+    ("car 0.5 0.5 0.2 0.2", Problem.NOT_A_NUMBER, "class (column 1): expected a whole number, got 'car'"),
+    ("0.5 0.5 0.5 0.2 0.2", Problem.NOT_A_NUMBER, "class (column 1): expected a whole number, got '0.5'"),
+    (
+        "2 0.5 0.5 0.2 0.2",
+        Problem.UNKNOWN_CLASS,
+        "class (column 1): expected one of the 2 classes, 0 to 1, got '2'",
+    ),
+    (
+        "-1 0.5 0.5 0.2 0.2",
+        Problem.UNKNOWN_CLASS,
+        "class (column 1): expected one of the 2 classes, 0 to 1, got '-1'",
+    ),
+    ("1 nan 0.5 0.2 0.2", Problem.NOT_A_NUMBER, "centre x (column 2): expected a finite number, got 'nan'"),
+    ("1 0.5 x 0.2 0.2", Problem.NOT_A_NUMBER, "centre y (column 3): expected a finite number, got 'x'"),
+    ("1 0.5 0.5 inf 0.2", Problem.NOT_A_NUMBER, "width (column 4): expected a finite number, got 'inf'"),
+    ("1 0.5 0.5 -0.2 0.2", Problem.INVERTED_BOX, "width (column 4): expected more than 0, got '-0.2'"),
+    ("1 0.5 0.5 0.2 0", Problem.INVERTED_BOX, "height (column 5): expected more than 0, got '0'"),
+    (
+        "1 320 240 64 48",
+        Problem.OUTSIDE_IMAGE,
+        "centre x (column 2): expected a share of the image's width, 0 to 1, got '320'",
+    ),
+    (
+        "1 0.5 -0.1 0.2 0.2",
+        Problem.OUTSIDE_IMAGE,
+        "centre y (column 3): expected a share of the image's height, 0 to 1, got '-0.1'",
+    ),
+    (
+        "1 0.5 0.5 0.2 1.5",
+        Problem.OUTSIDE_IMAGE,
+        "height (column 5): expected a share of the image's height, 0 to 1, got '1.5'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "problem", "message"), VERDICTS)
+def test_a_bad_line_gets_a_verdict_with_file_line_and_field(
+    tmp_path: Path, line: str, problem: Problem, message: str
+) -> None:
+    labels = _read(tmp_path, f"{GOOD}\n\n{line}\n{GOOD}\n".encode())
+    assert [box.line for box in labels.boxes] == [1, 4]
+    (finding,) = labels.findings
+    assert (finding.file, finding.line, finding.problem) == ("labels/a.txt", 3, problem)
+    assert finding.message.startswith(message)
+
+
+def test_a_label_that_is_no_text_gets_one_verdict(tmp_path: Path) -> None:
+    labels = _read(tmp_path, b"\x89PNG\xff\xfe\x00")
+    assert [(finding.problem, finding.line) for finding in labels.findings] == [
+        (Problem.UNREADABLE_LABEL, None)
+    ]
+
+
+def test_classes_are_counted_without_the_image(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(f"{GOOD}\n0 .5 .5 .1 .1\n{GOOD}\n9 .5 .5 .1 .1\n")
+    reader = YoloReader(Place(tmp_path, "images"), Place(tmp_path, "labels"), NAMES)
+    sample = Sample("images/a", "a", tmp_path / "a.jpg", "images/a.jpg", "labels/a.txt", tmp_path / "a.txt")
+    assert reader.classes(sample) == {"bicycle": 1, "motorbike": 2}
+
+
+def _load(folder: Path, content: str | bytes) -> dict[int, str]:
+    path = folder / "data.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return class_names.load(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "names: [bicycle, motorbike]",
+        "nc: 2\nnames:\n- bicycle\n- motorbike\n",
+        "path: ../data\nnames:\n  1: motorbike\n  0: bicycle\n",
+        '{"names": ["bicycle", "motorbike"]}',
+        b"\xef\xbb\xbfnames:\r\n  0: 'bicycle'\r\n  1: motorbike # both\r\n",
+    ],
+)
+def test_classes_are_a_list_or_numbered(tmp_path: Path, content: str | bytes) -> None:
+    assert _load(tmp_path, content) == NAMES
+
+
+def test_numbers_may_have_gaps(tmp_path: Path) -> None:
+    assert _load(tmp_path, "names: {3: car, 7: van}") == {3: "car", 7: "van"}
+
+
+def test_a_class_called_no_or_1_keeps_its_name(tmp_path: Path) -> None:
+    assert _load(tmp_path, "names: [no, yes, 1, null, 1.0]") == {
+        0: "no",
+        1: "yes",
+        2: "1",
+        3: "null",
+        4: "1.0",
+    }
+
+
+NONSENSE = [
+    ("", "expected fields, among them names"),
+    ("- a\n- b", "expected fields, among them names"),
+    ("classes: [a]\nnc: 1", "expected the field names, got classes, nc"),
+    ("names: bicycle", "data.yaml:1: names: expected a list, or number: name"),
+    ("nc: 0\nnames: []", "data.yaml:2: names: expected at least one class"),
+    ("names: [a, [b]]", "data.yaml:1: names: expected a name of 1 to 128 characters for class 1"),
+    ("names: ['']", "data.yaml:1: names: expected a name of 1 to 128 characters for class 0"),
+    ('names:\n- "a\\nb"', "data.yaml:2: names: expected a name of 1 to 128 characters for class 0"),
+    ("names: {car: 0}", "data.yaml:1: names: expected class numbers from 0, got 'car'"),
+    ("names: {-1: car}", "data.yaml:1: names: expected class numbers from 0, got '-1'"),
+    ("names: {0: a, 00: b}", "data.yaml:1: names: expected every number once, got 0 twice"),
+    ("nc: 3\nnames: [a]", "expected as many names as nc says, '3', got 1"),
+    ("names: [a", "expected YAML: while parsing"),
+    ("- " * 20_000, "expected YAML, got lists in lists without end"),
+    (b"names: [\xff]", "expected UTF-8 text"),
+    ("names: [a] #" + "x" * (256 << 10), "expected at most 0.25 MiB"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), NONSENSE)
+def test_nonsense_in_data_yaml_is_told_by_field(tmp_path: Path, content: str | bytes, message: str) -> None:
+    with pytest.raises(RunnerError) as caught:
+        _load(tmp_path, content)
+    assert caught.value.reason == Reason.INVALID_SPEC
+    assert caught.value.message.startswith("data.yaml")
+    assert message in caught.value.message
+
+
+def test_tags_are_not_obeyed(tmp_path: Path) -> None:
+    target = tmp_path / "made"
+    content = f"names: !!python/object/apply:os.mkdir ['{target}']"
+    assert _load(tmp_path, content) == {0: str(target)}
+    assert not target.exists()
+
+
+def test_aliases_and_merge_keys_do_not_grow(tmp_path: Path) -> None:
+    levels = ["a0: &a0 {x: 1, y: 2}"] + [f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 60)]
+    assert yaml.compose("\n".join(levels))
+    assert _load(tmp_path, "\n".join([*levels, "names: [a]", "other: *a59"])) == {0: "a"}
