@@ -65,7 +65,7 @@ class Plan:
     """The whole.
 
     Attributes:
-        items: Every sample.
+        items: Every sample: those to train on first, each by name.
         classes: Objects of all samples, by their own class.
         ungrouped: Samples that the file of groups does not name.
         unused_groups: Names in that file that are no samples.
@@ -75,6 +75,18 @@ class Plan:
     classes: Counter[str]
     ungrouped: int
     unused_groups: int
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should look at."""
+        warnings = []
+        if self.ungrouped:
+            warnings.append(
+                f"{self.ungrouped} images are not in the file of groups; each is a group of its own"
+            )
+        if self.unused_groups:
+            warnings.append(f"{self.unused_groups} names in the file of groups are no usable images")
+        return warnings
 
 
 def plan(
@@ -107,6 +119,7 @@ def plan(
             held = split.held_out(grouping.groups, to_learn, fraction, seed)
         for sample, is_held in zip(samples, held, strict=True):
             items.append(Planned(sample, source.reader, "validation" if is_held else "training"))
+    items.sort(key=lambda item: (item.subset, item.sample.name))
     return Plan(items, all_classes, ungrouped, unused)
 
 

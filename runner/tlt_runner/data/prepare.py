@@ -149,6 +149,7 @@ class _Preparation:
             its_shards.append(sidecar.shard)
             tally.merge(sidecar.tally)
         result = tally.to_report(self._mapping)
+        result = result.model_copy(update={"warnings": [*result.warnings, *plan.warnings]})
         self.tell(result)
         try:
             self._judge(result, tally)

@@ -1,9 +1,7 @@
-"""Which folders a data set names, what they hold, and which image is for training or validation."""
+"""Which folders and lists of images a data set names, and what they hold."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tlt_api.failures import Reason
@@ -11,7 +9,7 @@ from tlt_api.trainingjob import Dataset
 from tlt_runner.data import formats, image_sets, overlap
 from tlt_runner.data.image_sets import ImageSet
 from tlt_runner.data.records import Subset
-from tlt_runner.data.sample import Finding, Listing, Problem, Reader, Sample
+from tlt_runner.data.sample import Finding, Listing, Problem, Reader
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import NotFoundError, Storage, join, storage_errors
 
@@ -29,15 +27,6 @@ class Source:
     reader: Reader
     listing: Listing
     subset: Subset | None
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A sample and what it is for."""
-
-    sample: Sample
-    reader: Reader
-    subset: Subset
 
 
 def find(dataset: Dataset, storage: Storage) -> list[Source]:
@@ -152,35 +141,3 @@ def _image_set(dataset: Dataset, storage: Storage, listing: Listing, file: str) 
         raise RunnerError(Reason.DATASET_NOT_FOUND, f"list of images: {error.message}") from error
     with storage_errors(uri):
         return image_sets.load(path, formats.relative(file), listing, formats.relative(dataset.places[0]))
-
-
-def draw(stem: str, seed: int) -> float:
-    """A number in [0, 1) that depends on the seed and the image's stem alone."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{stem}".encode()).digest()[:8], "big") / 2**64
-
-
-def plan(sources: Sequence[Source], dataset: Dataset) -> list[Planned]:
-    """What each sample is for, sorted by subset and name.
-
-    An image is held out when its draw is below ``validation.fraction``: other images that come or go do not
-    move it. Only where that would leave a side empty, the image with the lowest (highest) draw goes there.
-    """
-    fraction, seed = dataset.validation.fraction or 0.0, dataset.validation.seed
-    drawn = {
-        (place, sample.name): draw(sample.image.stem, seed)
-        for place, source in enumerate(sources)
-        if source.subset is None
-        for sample in source.listing.samples
-    }
-    threshold = fraction
-    if len(drawn) > 1:
-        ordered = sorted(drawn.values())
-        threshold = ordered[1] if ordered[0] >= fraction else min(fraction, ordered[-1])
-    planned = []
-    for place, source in enumerate(sources):
-        for sample in source.listing.samples:
-            subset = source.subset
-            if subset is None:
-                subset = "validation" if drawn[place, sample.name] < threshold else "training"
-            planned.append(Planned(sample, source.reader, subset))
-    return sorted(planned, key=lambda item: (item.subset, item.sample.name))
