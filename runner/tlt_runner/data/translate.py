@@ -26,13 +26,13 @@ from pydantic import ValidationError
 from tlt_api import resources
 from tlt_api.failures import Reason
 from tlt_api.trainingjob import Dataset, ImageSize, LabelFormat
-from tlt_runner.data import images, report, sources
+from tlt_runner.data import images, planning, report, sources
 from tlt_runner.data.classes import ClassMapping
 from tlt_runner.data.parallel import in_order, workers
-from tlt_runner.data.records import REPORT
+from tlt_runner.data.planning import Planned
+from tlt_runner.data.records import REPORT, SUBSETS
 from tlt_runner.data.report import DatasetReport
 from tlt_runner.data.sample import Converted, Finding
-from tlt_runner.data.sources import Planned
 from tlt_runner.data.tally import Tally
 from tlt_runner.data.writers import Entry, Writer, rewriting
 from tlt_runner.data.writers.coco import CocoWriter
@@ -94,22 +94,25 @@ def translate(
             ``BadSamples``; ``Interrupted``; the storage's reasons.
     """
     folder = _free(out)
-    found = sources.find(dataset, storage)
-    planned = sources.plan(found, dataset)
 
     def check() -> None:
         if stopped():
             raise RunnerError(Reason.INTERRUPTED, f"stopped before {out} was complete; nothing of it is left")
 
     writer_type = WRITERS[target]
-    counts = _survey(planned, dataset, check)
-    mapping = _class_names(writer_type, counts, target)
-    result = _read_back(dataset, writer_type, folder, mapping, counts)
+    found = sources.find(dataset, storage)
+    plan = planning.plan(found, dataset, storage, check)
+    if not plan.classes:
+        raise RunnerError(
+            Reason.NO_LABELS, f"no label of {len(plan.items)} images in {dataset.uri} has an object"
+        )
+    mapping = _class_names(writer_type, plan.classes, target)
+    result = _read_back(dataset, writer_type, folder, mapping, plan.classes)
     with _appearing(folder) as building:
         writer = writer_type(building, mapping.class_names)
         translator = _Translator(writer, building, mapping, dataset.image_size if resize else None)
         translator.tally.add_listings([source.listing for source in found])
-        translator.run(planned, check, tell)
+        translator.run(_in_order(plan.items), check, tell)
         found_report = translator.tally.to_report(mapping)
         _judge(found_report, dataset)
         text = found_report.model_dump_json(indent=1, exclude_none=True)
@@ -118,17 +121,9 @@ def translate(
     return Translation(result, found_report, [*_class_notes(result, mapping), *translator.notes(target)])
 
 
-def _survey(planned: Sequence[Planned], dataset: Dataset, check: Callable[[], None]) -> Counter[str]:
-    """Label lines by class; opens no image."""
-    counts: Counter[str] = Counter()
-    with storage_errors(dataset.uri), ThreadPoolExecutor(workers()) as threads:
-        for _, of_image in in_order(threads, lambda item: item.reader.classes(item.sample), planned, check):
-            counts.update(of_image)
-    if not counts:
-        raise RunnerError(
-            Reason.NO_LABELS, f"{dataset.uri}: no label line of {len(planned)} images is an object"
-        )
-    return counts
+def _in_order(items: Sequence[Planned]) -> list[Planned]:
+    """By subset and name: it decides which of two images of one name keeps it."""
+    return sorted(items, key=lambda item: (SUBSETS.index(item.subset), item.sample.name))
 
 
 def _class_names(writer: type[Writer], counts: Counter[str], target: LabelFormat) -> ClassMapping:
@@ -155,16 +150,10 @@ def _read_back(
     """The dataset block of the folder that is going to be written."""
     learnable = [source for source, _ in counts.most_common() if mapping.targets[source] != NOT_A_CLASS]
     classes = sorted(mapping.targets[source] for source in learnable[:MOST_CLASSES])
+    kept = dataset.model_dump(by_alias=True, exclude_unset=True, include={"image_size", "bad_samples"})
+    mapping_block = {"targetClassMapping": {name: name for name in classes}}
     try:
-        return Dataset.model_validate(
-            {
-                "uri": f"file://{folder}",
-                **writer.dataset,
-                "targetClassMapping": {name: name for name in classes},
-                "imageSize": dataset.image_size,
-                "badSamples": dataset.bad_samples,
-            }
-        )
+        return Dataset.model_validate({"uri": f"file://{folder}", **writer.dataset, **mapping_block, **kept})
     except ValidationError as error:
         raise RunnerError(
             Reason.INVALID_SPEC, f"no dataset block can read {folder}: {resources.explain(error)}"
