@@ -83,6 +83,8 @@ def place_image(image: npt.NDArray[np.uint8], where: Placement) -> npt.NDArray[n
     """
     import cv2
 
+    # Every caller has a thread for each core that it may use; cv2's own pool has one for each of the machine.
+    cv2.setNumThreads(1)
     # One axis may shrink while the other grows: shrink first, each with its own method.
     smaller = (min(image.shape[1], where.content_width), min(image.shape[0], where.content_height))
     if smaller != (image.shape[1], image.shape[0]):
