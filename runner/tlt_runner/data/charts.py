@@ -1,6 +1,7 @@
 """Two drawings of the data set report as inline SVG: objects by class, objects' sizes with the anchors.
 
-The page (:mod:`tlt_runner.data.page`) calls it; colours are the page's CSS classes.
+The page (:mod:`tlt_runner.data.page`) calls it. Colours are given here for whoever takes a drawing out of the
+page; there its style decides, by class.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from tlt_runner.data.report import ReportedClass, ReportedSize
 
 GOOD_OVERLAP = 0.5
 """IoU of shapes from which an anchor is said to suit an object."""
+BLUE, AMBER, RED, GREY = "#2f6fb2", "#e0a030", "#c8372d", "#dde3ea"
 _CLASSES_DRAWN = 60
-_ROW, _LABEL, _BAR = 34, 190, 480
+_ROW, _LABEL, _BAR = 34, 200, 480
 _PLOT, _MARGIN = 420, 52
 
 
@@ -53,10 +55,14 @@ def class_histogram(classes: Sequence[ReportedClass]) -> str:
     for place, item in enumerate(drawn):
         y = place * _ROW
         rows.append(f'<text x="{_LABEL - 8}" y="{y + 19}" text-anchor="end">{_short(item.name)}</text>')
-        for offset, kind, count in ((2, "training", item.training), (15, "validation", item.validation)):
+        for offset, kind, colour, count in (
+            (2, "training", BLUE, item.training),
+            (15, "validation", AMBER, item.validation),
+        ):
             width = count / most * _BAR
             rows.append(
-                f'<rect class="{kind}" x="{_LABEL}" y="{y + offset}" width="{width:.1f}" height="12"/>'
+                f'<rect class="{kind}" fill="{colour}" x="{_LABEL}" y="{y + offset}" width="{width:.1f}" '
+                f'height="12"/>'
                 f'<text class="count" x="{_LABEL + width + 5:.1f}" y="{y + offset + 10}">{count:,}</text>'
             )
     height = max(1, len(drawn)) * _ROW
@@ -85,37 +91,38 @@ def size_histogram(sizes: Sequence[ReportedSize], anchors: Anchors | None) -> st
         return _MARGIN / 4 + _PLOT - (math.log2(max(pixels, 2.0**low)) - low) * unit
 
     most = max(size.objects for size in sizes)
-    parts = [_axes(low, high, unit)]
     side = unit / 4
-    for size in sizes:
-        strength = 0.15 + 0.85 * math.log1p(size.objects) / math.log1p(most)
-        parts.append(
-            f'<rect class="bin" x="{across(size.width) - side / 2:.1f}" y="{up(size.height) - side / 2:.1f}" '
-            f'width="{side:.1f}" height="{side:.1f}" fill-opacity="{strength:.2f}"><title>about '
-            f"{size.width:.0f} x {size.height:.0f} pixels: {size.objects:,} objects</title></rect>"
-        )
-    for width, height in shapes:
-        parts.append(
-            f'<circle class="anchor" cx="{across(width):.1f}" cy="{up(height):.1f}" r="6">'
-            f"<title>anchor {width:.0f} x {height:.0f}</title></circle>"
-        )
+    bins = "".join(
+        f'<rect x="{across(size.width) - side / 2:.1f}" y="{up(size.height) - side / 2:.1f}" '
+        f'width="{side:.1f}" height="{side:.1f}" '
+        f'fill-opacity="{0.15 + 0.85 * math.log1p(size.objects) / math.log1p(most):.2f}"><title>about '
+        f"{size.width:.0f} x {size.height:.0f} pixels: {size.objects:,} objects</title></rect>"
+        for size in sizes
+    )
+    rings = "".join(
+        f'<circle cx="{across(width):.1f}" cy="{up(height):.1f}" r="6">'
+        f"<title>anchor {width:.0f} x {height:.0f}</title></circle>"
+        for width, height in shapes
+    )
     whole = _PLOT + _MARGIN * 1.5
     return (
         f'<svg class="sizes" role="img" aria-label="objects by width and height" '
-        f'viewBox="0 0 {whole:.0f} {whole:.0f}">{"".join(parts)}</svg>'
+        f'viewBox="0 0 {whole:.0f} {whole:.0f}">{_axes(low, high, unit)}'
+        f'<g class="bins" fill="{BLUE}">{bins}</g><g class="anchors" fill="none" stroke="{RED}" stroke-width="2">{rings}</g></svg>'
     )
 
 
 def _axes(low: int, high: int, unit: float) -> str:
     top, left, bottom = _MARGIN / 4, _MARGIN, _MARGIN / 4 + _PLOT
-    parts = []
+    lines, parts = [], []
     for power in range(low, high + 1):
         x, y = left + (power - low) * unit, bottom - (power - low) * unit
+        lines.append(f"M{x:.1f} {top}V{bottom}M{left} {y:.1f}H{left + _PLOT}")
         parts.append(
-            f'<path class="grid" d="M{x:.1f} {top}V{bottom}M{left} {y:.1f}H{left + _PLOT}"/>'
             f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{2**power}</text>'
             f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{2**power}</text>'
         )
+    parts.append(f'<path class="grid" fill="none" stroke="{GREY}" d="{"".join(lines)}"/>')
     middle = left + _PLOT / 2
     parts.append(
         f'<text x="{middle}" y="{bottom + 34}" text-anchor="middle">width, pixels of the network</text>'
@@ -125,4 +132,4 @@ def _axes(low: int, high: int, unit: float) -> str:
 
 
 def _short(name: str) -> str:
-    return html.escape(name if len(name) <= 26 else f"{name[:25]}…")
+    return html.escape(name if len(name) <= 24 else f"{name[:23]}…")

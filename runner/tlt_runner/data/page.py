@@ -22,9 +22,10 @@ SHOWN = 200
 _LONGEST = 300
 _FINDINGS_SHOWN = 6
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), 11, 12, *range(14, 32), *range(127, 160))}
-_STYLE = """
-:root{--ink:#1d2733;--soft:#5d6b7a;--line:#dde3ea;--paper:#fff;--card:#f5f7fa;--blue:#2f6fb2;--amber:#e0a030;
---red:#c8372d}
+_STYLE = (
+    f""":root{{--line:{charts.GREY};--blue:{charts.BLUE};--amber:{charts.AMBER};--red:{charts.RED}}}"""
+    + """
+:root{--ink:#1d2733;--soft:#5d6b7a;--paper:#fff;--card:#f5f7fa}
 @media (prefers-color-scheme:dark){:root{--ink:#e6ebf1;--soft:#9aa8b7;--line:#35404d;--paper:#151b22;
 --card:#1e262f;--blue:#6aa5e0;--amber:#e6b455;--red:#f0776c}}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:1080px;
@@ -35,15 +36,15 @@ min-width:120px}.card b{display:block;font-size:22px}.card span{color:var(--soft
 .bad b{color:var(--red)}
 table{border-collapse:collapse;width:100%;font-size:13px}th,td{text-align:left;vertical-align:top;
 padding:4px 10px 4px 0;border-bottom:1px solid var(--line)}th{color:var(--soft);font-weight:600}
-td.n{text-align:right;width:5em;font-variant-numeric:tabular-nums}
+table.findings th:first-child{width:36%}td.n{text-align:right;width:5em;font-variant-numeric:tabular-nums}
 code{font:12px ui-monospace,monospace;overflow-wrap:anywhere;unicode-bidi:isolate;white-space:pre-wrap}
 details{margin:8px 0}summary{cursor:pointer;font-weight:600}
 ul.warnings{padding-left:0;list-style:none}ul.warnings li{border-left:4px solid var(--amber);padding:4px 12px;
 margin:6px 0;background:var(--card);overflow-wrap:anywhere}
 svg{width:100%;height:auto}svg.classes{max-width:760px}svg.sizes{max-width:520px}
 svg text{font-size:12px;fill:var(--ink)}svg text.count{fill:var(--soft);font-size:11px}
-.training,.bin{fill:var(--blue)}.validation{fill:var(--amber)}.grid{stroke:var(--line);fill:none}
-.anchor{fill:none;stroke:var(--red);stroke-width:2}
+.training,.bins{fill:var(--blue)}.validation{fill:var(--amber)}.grid{stroke:var(--line)}
+.anchors{stroke:var(--red)}
 .key i{display:inline-block;width:12px;height:12px;margin:0 5px 0 14px}.key i.training{background:var(--blue)}
 .key i.validation{background:var(--amber)}
 .thumbnails{display:flex;flex-wrap:wrap;gap:16px}figure{margin:0;width:240px;font-size:12px}
@@ -51,6 +52,7 @@ figure img{display:block;max-width:240px}figure .tile{background:#8a929b;color:#
 box-sizing:border-box;font:12px ui-monospace,monospace;overflow:hidden}
 figcaption{margin-top:4px;color:var(--soft);overflow-wrap:anywhere}figcaption b{color:var(--red)}
 """
+)
 
 
 def render(report: DatasetReport, anchors: Anchors, pictures: Sequence[Thumbnail]) -> str:
@@ -145,12 +147,16 @@ def _findings(findings: Sequence[ReportedFinding], count: int) -> str:
     head = "<tr><th>file</th><th>line</th><th>problem</th><th>what</th></tr>"
     return (
         f"<details><summary>{min(count, SHOWN):,} of {count:,}</summary>"
-        f"<table>{head}{rows}</table>{_more(count)}</details>"
+        f'<table class="findings">{head}{rows}</table>{_more(count)}</details>'
     )
 
 
 def _pictures(pictures: Iterable[Thumbnail]) -> str:
-    return f'<div class="thumbnails">{"".join(map(_picture, pictures))}</div>'
+    return (
+        "<p>Most findings first, and every kind of problem once before any twice. Red boxes are "
+        "dropped lines; a file that does not decode shows its first bytes.</p>"
+        f'<div class="thumbnails">{"".join(map(_picture, pictures))}</div>'
+    )
 
 
 def _picture(picture: Thumbnail) -> str:

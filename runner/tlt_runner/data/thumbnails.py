@@ -26,7 +26,7 @@ FIRST_BYTES = 32
 _MOST_BYTES = 8_000
 _QUALITIES = (80, 60, 40, 20, 5)
 _LARGEST_FILE = 64 << 20
-_RED = (40, 40, 230)
+_RED, _STROKE = (40, 40, 230), 2
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 """JPEG markers of a frame's header, which holds the size."""
 
@@ -144,7 +144,7 @@ def _drawn(pixels: Any, scale: float, findings: Sequence[ReportedFinding]) -> An
         if finding.box is not None:
             corners = np.clip(np.array(finding.box) * scale, -SIDE, 2 * SIDE).round().astype(int).tolist()
             y1, x1, y2, x2 = corners
-            cv2.rectangle(small, (x1, y1), (x2, y2), _RED, 1)
+            cv2.rectangle(small, (x1, y1), (x2, y2), _RED, _STROKE)
     return small
 
 
