@@ -101,6 +101,14 @@ def test_a_huge_label_is_not_read(tmp_path: Path) -> None:
     ]
 
 
+def test_a_line_without_end_is_not_taken_apart(tmp_path: Path) -> None:
+    labels = _read(tmp_path, f"{GOOD}\n{'1 ' * 60_000}\n{GOOD}".encode())
+    assert [(f.problem, f.line, f.message) for f in labels.findings] == [
+        (Problem.WRONG_COLUMNS, 2, "expected a line of at most 100,000 characters, got 120,000")
+    ]
+    assert [box.line for box in labels.boxes] == [1, 3]
+
+
 def test_a_label_that_vanished_gets_a_verdict(tmp_path: Path) -> None:
     reader = KittiReader(Place(tmp_path, "i"), Place(tmp_path, "l"))
     sample = Sample("i/a", "a", tmp_path / "a.jpg", "i/a.jpg", "l/a.txt", tmp_path / "a.txt")

@@ -6,7 +6,7 @@ import pytest
 
 from tlt_runner.data.formats.folders import Place
 from tlt_runner.data.formats.voc import MAX_BYTES, MAX_DEPTH, MAX_OBJECTS, VocReader
-from tlt_runner.data.sample import LabelledBox, Labels, Problem
+from tlt_runner.data.sample import LabelledBox, Labels, Problem, Sample
 
 BOX = "<bndbox><xmin>11</xmin><ymin>21</ymin><xmax>30</xmax><ymax>40</ymax></bndbox>"
 DOG = f"<object><name>dog</name>{BOX}</object>"
@@ -136,7 +136,7 @@ VERDICTS = [
     (DOG.replace("</name>", "</name><difficult>yes</difficult>"), Problem.NOT_A_NUMBER),
     (DOG.replace("</name>", "</name><truncated>2</truncated>"), Problem.NOT_A_NUMBER),
     (DOG.replace("</name>", "</name><occluded>0.5</occluded>"), Problem.NOT_A_NUMBER),
-    (f"<object><name>dog</name>{BOX}{BOX}</object>", Problem.UNREADABLE_LABEL),
+    (f"<object><name>dog</name>{BOX}{BOX}</object>", Problem.WRONG_COLUMNS),
     (f"<object><name>{'d' * 129}</name>{BOX}</object>", Problem.UNKNOWN_CLASS),
 ]
 
@@ -232,6 +232,13 @@ def test_the_file_name_inside_the_xml_is_never_opened(tmp_path: Path) -> None:
 
 def test_an_image_without_objects_is_background(tmp_path: Path) -> None:
     assert _read(tmp_path, "<annotation/>") == Labels()
+
+
+def test_a_storage_that_fails_is_no_verdict_on_the_label() -> None:
+    reader = VocReader(Place(Path("i"), "i"), Place(Path("l"), "l"))
+    unreadable = Path("/proc/self/mem")  # its first byte cannot be read: EIO, as from a broken disk
+    with pytest.raises(OSError, match="Input/output error"):
+        reader.read(Sample("i/a", "a", Path("i/a.jpg"), "i/a.jpg", "l/a.xml", unreadable), (1, 1))
 
 
 def test_a_label_that_went_away_is_a_verdict(tmp_path: Path) -> None:

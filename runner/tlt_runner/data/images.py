@@ -45,7 +45,7 @@ _OTHER_KINDS = (
     (0, b"version https://git-lfs", "a Git LFS pointer; the images were not fetched"),
     (0, bytes(8), "zeros: a copy that was never finished"),
 )
-_FILES_OWN_ERRORS = {
+FILES_OWN_ERRORS = {
     errno.ENOENT,
     errno.EACCES,
     errno.EPERM,
@@ -54,6 +54,7 @@ _FILES_OWN_ERRORS = {
     errno.ENOTDIR,
     errno.ENAMETOOLONG,
 }
+"""Why a file cannot be opened although its storage works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ def read(path: Path) -> bytes:
             )
         return path.read_bytes()
     except OSError as error:
-        if error.errno not in _FILES_OWN_ERRORS:
+        if error.errno not in FILES_OWN_ERRORS:
             raise
         raise BadImageError(Problem.UNREADABLE_IMAGE, f"cannot be opened: {error.strerror}") from error
 

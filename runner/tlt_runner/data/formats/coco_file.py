@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tlt_runner.data.formats import lines, names
+from tlt_runner.data.formats import content, lines, names
 from tlt_runner.data.sample import Finding, Problem
 
 MAX_BYTES = 2 << 30
@@ -45,11 +45,13 @@ class EntryError(Exception):
 
     Attributes:
         problem: What kind.
+        box: The box at fault: top, left, bottom, right edge.
     """
 
-    def __init__(self, problem: Problem, message: str) -> None:
+    def __init__(self, problem: Problem, message: str, box: Box | None = None) -> None:
         super().__init__(message)
         self.problem = problem
+        self.box = box
 
 
 @dataclass(frozen=True)
@@ -78,28 +80,26 @@ def load(file: str, path: Path) -> CocoFile:
 
     Raises:
         FileError: It is no COCO file with boxes.
+        OSError: The storage fails.
     """
-    content = _parse(file, _text(file, path))
-    if not isinstance(content, dict):
-        raise FileError(file, f"expected an object at the top, got {_kind(content)}")
+    top = _parse(file, _text(file, path))
+    if not isinstance(top, dict):
+        raise FileError(file, f"expected an object at the top, got {_kind(top)}")
     for name in LISTS:
-        if not isinstance(content.get(name), list):
-            got = _kind(content[name]) if name in content else "none"
+        if not isinstance(top.get(name), list):
+            got = _kind(top[name]) if name in top else "none"
             raise FileError(file, f"expected a list {name}, got {got}: no COCO file with boxes")
-    annotations = content["annotations"]
+    annotations = top["annotations"]
     if annotations and not any(isinstance(entry, dict) and "bbox" in entry for entry in annotations):
         raise FileError(file, f"expected annotations with a bbox, got {len(annotations)} without")
-    return CocoFile(file, content["images"], annotations, content["categories"])
+    return CocoFile(file, top["images"], annotations, top["categories"])
 
 
 def _text(file: str, path: Path) -> str:
     try:
-        with path.open("rb") as opened:
-            data = opened.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise FileError(file, f"expected a file that can be read: {error.strerror}") from error
-    if len(data) > MAX_BYTES:
-        raise FileError(file, f"expected at most {MAX_BYTES >> 30} GiB: split the file")
+        data = content.read(path, MAX_BYTES)
+    except ValueError as error:
+        raise FileError(file, str(error)) from error
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -229,7 +229,7 @@ def box(entry: Mapping[str, Any]) -> Box:
     edges = (y, x, y + height, x + width)
     if not (edges[0] < edges[2] and edges[1] < edges[3]):
         message = f"bbox: expected a width and a height above 0, got {width:g} and {height:g}"
-        raise EntryError(Problem.INVERTED_BOX, message)
+        raise EntryError(Problem.INVERTED_BOX, message, edges)
     return edges
 
 

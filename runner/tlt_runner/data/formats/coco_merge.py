@@ -114,7 +114,8 @@ class Merged:
             self._further[error.problem] += 1
             return
         self._refused += 1
-        to.append(Finding(file.file, error.problem, f"{coco_file.place(name, index, entry)}: {error}"))
+        message = f"{coco_file.place(name, index, entry)}: {error}"
+        to.append(Finding(file.file, error.problem, message, box=error.box))
 
     def _add_images(self, file: CocoFile) -> dict[Id, Image | _Refused]:
         """The images by their id in the file."""

@@ -10,10 +10,13 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from tlt_runner.data.formats import content
 from tlt_runner.data.sample import Finding, LabelledBox, Labels, Problem
 
 MAX_BYTES = 16 << 20
 MAX_LINES = 10_000
+MAX_LINE = 100_000
+"""Characters; columns take many times the memory of their text."""
 MAX_NAME = 128
 LONG_NAME = f"expected a class of at most {MAX_NAME} characters"
 _SHOWN = 80
@@ -36,6 +39,10 @@ def read(
         return Labels(findings=(Finding(file, Problem.UNREADABLE_LABEL, lines),))
     boxes, findings, ignored = [], [], 0
     for number, line in enumerate(lines, start=1):
+        if len(line) > MAX_LINE:
+            message = f"expected a line of at most {MAX_LINE:,} characters, got {len(line):,}"
+            findings.append(Finding(file, Problem.WRONG_COLUMNS, message, number))
+            continue
         columns = line.split()
         if not columns:
             continue
@@ -53,13 +60,10 @@ def text(path: Path, max_bytes: int) -> str:
     """The content of a text file, without a byte order mark, every end of line as a line feed.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: It is larger than ``max_bytes``, or no UTF-8; the message says expected and got.
+        OSError: The storage fails.
+        ValueError: The file cannot be opened, is too large, or is no UTF-8; the message says which.
     """
-    with path.open("rb") as opened:
-        data = opened.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise ValueError(f"expected at most {max_bytes / (1 << 20):g} MiB")
+    data = content.read(path, max_bytes)
     try:
         decoded = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -71,8 +75,6 @@ def _lines(path: Path) -> list[str] | str:
     """The lines, or why there are none."""
     try:
         lines = text(path, MAX_BYTES).split("\n")
-    except OSError as error:
-        return f"expected a file that can be read: {error.strerror}"
     except ValueError as error:
         return str(error)
     return lines if len(lines) <= MAX_LINES else f"expected at most {MAX_LINES:,} lines, got {len(lines):,}"

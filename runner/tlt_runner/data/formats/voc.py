@@ -23,7 +23,7 @@ from xml.sax.handler import ContentHandler
 from defusedxml import sax
 from defusedxml.common import DefusedXmlException
 
-from tlt_runner.data.formats import folders, lines
+from tlt_runner.data.formats import content, folders, lines
 from tlt_runner.data.sample import Finding, LabelledBox, Labels, Listing, Problem, Sample
 
 if TYPE_CHECKING:
@@ -80,14 +80,14 @@ def read_file(path: Path, file: str) -> Labels:
     Args:
         path: The file.
         file: Its path relative to the data set's root, for messages.
+
+    Raises:
+        OSError: The storage fails.
     """
     try:
-        with path.open("rb") as opened:
-            data = opened.read(MAX_BYTES + 1)
-    except OSError as error:
-        return _unreadable(file, f"expected a file that can be read: {error.strerror}", None)
-    if len(data) > MAX_BYTES:
-        return _unreadable(file, f"expected at most {MAX_BYTES >> 20} MiB", None)
+        data = content.read(path, MAX_BYTES)
+    except ValueError as error:
+        return _unreadable(file, str(error), None)
     parser = sax.make_parser()
     parser.forbid_dtd = True
     annotation = _Annotation(parser.getLineNumber)
@@ -179,7 +179,7 @@ class _Annotation(ContentHandler):
             try:
                 boxes.append(_box(fields))
             except _FieldError as error:
-                findings.append(Finding(file, error.problem, str(error), fields.line))
+                findings.append(Finding(file, error.problem, str(error), fields.line, error.box))
         image_size = None
         if self._size is not None:
             try:
@@ -190,9 +190,12 @@ class _Annotation(ContentHandler):
 
 
 class _FieldError(Exception):
-    def __init__(self, problem: Problem, message: str) -> None:
+    def __init__(
+        self, problem: Problem, message: str, box: tuple[float, float, float, float] | None = None
+    ) -> None:
         super().__init__(message)
         self.problem = problem
+        self.box = box
 
 
 def _box(fields: _Fields) -> LabelledBox:
@@ -202,7 +205,7 @@ def _box(fields: _Fields) -> LabelledBox:
         _FieldError: It cannot be used.
     """
     if fields.twice:
-        raise _FieldError(Problem.UNREADABLE_LABEL, f"expected one <{fields.twice[0]}> in <object>, got more")
+        raise _FieldError(Problem.WRONG_COLUMNS, f"expected one <{fields.twice[0]}> in <object>, got more")
     if not fields.text.get("name"):
         raise _FieldError(Problem.MISSING_FIELD, "expected <name> in <object>, with the class")
     if len(fields.text["name"]) > lines.MAX_NAME:
@@ -212,13 +215,14 @@ def _box(fields: _Fields) -> LabelledBox:
         if name not in fields.text:
             raise _FieldError(Problem.MISSING_FIELD, f"expected <{name}> in the <bndbox> of <object>")
         edges[name] = _number(name, fields.text[name], -_FAR, _FAR)
+    box = (edges["ymin"] - 1, edges["xmin"] - 1, edges["ymax"], edges["xmax"])
     for low, high in (("xmin", "xmax"), ("ymin", "ymax")):
         if not edges[low] - 1 < edges[high]:
             message = f"expected {low} - 1 < {high}, got {low} {edges[low]:g} and {high} {edges[high]:g}"
-            raise _FieldError(Problem.INVERTED_BOX, message)
+            raise _FieldError(Problem.INVERTED_BOX, message, box)
     return LabelledBox(
         class_name=fields.text["name"],
-        yxyx=(edges["ymin"] - 1, edges["xmin"] - 1, edges["ymax"], edges["xmax"]),
+        yxyx=box,
         truncation=_optional(fields, "truncated", 1),
         occlusion=int(_optional(fields, "occluded", 3, whole=True)),
         difficult=_optional(fields, "difficult", 1, whole=True) == 1,
