@@ -307,5 +307,5 @@ def test_the_command_says_what_it_did(model_file: Path, images: Path, tmp_path: 
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert any(line.startswith("1 of 2 images, ") for line in lines)
-    assert any(line.startswith("1 images were left out: b.jpg: UnreadableImage: ") for line in lines)
+    assert any(line.startswith("images left out: 1 (b.jpg: UnreadableImage: ") for line in lines)
     assert lines[-1] == "report: out/inference-report.json"

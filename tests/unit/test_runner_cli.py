@@ -65,6 +65,9 @@ def test_the_module_answers_as_the_script_does(tmp_path: Path) -> None:
         (["run", ".", "--agian"], "unrecognized arguments: --agian"),
         (["sample-data", "digits", "out", "--images", "0"], "expected a whole number from 1, got '0'"),
         (["sample-data", "digits", "out", "--classes", "1,1"], "expected different digits"),
+        (["anchors"], "one of the arguments --spec -f/--file is required"),
+        (["infer", "--model", "m", "--images", "i"], "the following arguments are required: --output"),
+        (["infer", "--model", "m", "--images", "i", "--output", "o", "--score", "2"], "from 0 to 1, got '2'"),
         (["run", "nothing"], "InvalidSpec: expected a manifest or a folder of manifests, got nothing"),
         (["train", "-f", "nothing.yaml"], "InvalidSpec: "),
         (["train", "-f", "m.yaml", "--report", "r.json"], "--report goes with --spec"),
@@ -77,6 +80,15 @@ def test_misuse_is_one_clear_paragraph(tmp_path: Path, arguments: list[str], exp
     assert done.returncode == 2
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_inference_without_images_is_one_clear_paragraph(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    done = tlt("infer", "--model", "m.keras", "--images", "images", "--output", "out", cwd=tmp_path)
+    assert done.returncode == 20
+    assert "tlt infer: DatasetNotFound: expected images (.jpg, .jpeg, .png) in images" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_validate_says_file_document_and_field(tmp_path: Path) -> None:

@@ -61,17 +61,17 @@ def summary(report: InferenceReport, output: Path) -> list[str]:
         f"with score >= {report.score:g} ({by_class})"
     ]
     if report.skipped:
-        lines.append(f"{len(report.skipped)} images were left out: {named(report.skipped)}")
+        lines.append(f"images left out: {len(report.skipped)} ({named(report.skipped)})")
     if report.other_files:
-        lines.append(f"{len(report.other_files)} entries are no images and were not read")
+        lines.append(f"entries that are no images, and were not read: {len(report.other_files)}")
     if report.left_alone:
         first = ", ".join(report.left_alone[:NAMED_IN_ERROR])
         lines.append(
-            f"{len(report.left_alone)} results were not written, because files that no inference has made "
-            f"are in their place: {first}{' ...' if len(report.left_alone) > NAMED_IN_ERROR else ''}"
+            "results not written, because files that no inference has made are in their place: "
+            f"{len(report.left_alone)} ({first}{', ...' if len(report.left_alone) > NAMED_IN_ERROR else ''})"
         )
     if report.leftover:
-        lines.append(f"{len(report.leftover)} files of an earlier inference are still there")
+        lines.append(f"files of an earlier inference that are still there: {len(report.leftover)}")
     return [*lines, f"report: {output / REPORT}"]
 
 
