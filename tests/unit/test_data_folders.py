@@ -90,6 +90,21 @@ def test_a_folder_that_may_not_be_opened_is_reported(tmp_path: Path) -> None:
     assert (found.names, _found(found.skipped)) == (["1.jpg"], [("i/closed", Problem.UNREADABLE_IMAGE)])
 
 
+def test_folders_too_deep_for_a_path_are_reported(tmp_path: Path) -> None:
+    _make(tmp_path, "1.jpg")
+    handle = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(24):
+        os.mkdir("d" * 200, dir_fd=handle)
+        inner = os.open("d" * 200, os.O_RDONLY, dir_fd=handle)
+        os.close(handle)
+        handle = inner
+    os.close(handle)
+    found = folders.find_images(Place(tmp_path, "i"))
+    ((file, problem),) = _found(found.skipped)
+    assert (found.names, problem) == (["1.jpg"], Problem.UNREADABLE_IMAGE)
+    assert 0 < file.count("d" * 200) < 24
+
+
 UNSAFE = [
     (b"a\xff.jpg", "i/a\\udcff.jpg"),
     (b"a\nb.jpg", "i/a\\nb.jpg"),

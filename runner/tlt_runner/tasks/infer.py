@@ -23,7 +23,7 @@ import numpy.typing as npt
 from tlt_api.failures import Reason
 from tlt_runner.context import Reporter
 from tlt_runner.data import geometry, images
-from tlt_runner.data.formats import folders
+from tlt_runner.data.formats import entries, folders
 from tlt_runner.data.formats.names import printable, stem
 from tlt_runner.data.geometry import Placement
 from tlt_runner.data.images import BadImageError
@@ -263,7 +263,7 @@ def _listed(folder: Path) -> tuple[folders.Images, list[str]]:
     """The images of a folder, and everything in it that is none."""
     usable = folders.find_images(folders.Place(folder, ""))
     named = {*usable.names, *(finding.file for finding in usable.skipped)}
-    every = (printable(name) for name, _ in folders.scan(folder))
+    every = (printable(name) for name, _ in entries.scan(folder))
     return usable, sorted(name for name in every if name not in named)
 
 

@@ -1,21 +1,18 @@
 """What is in a folder of images or labels, whatever people put there, and which label belongs to which image.
 
-Every reader begins here. A folder is read with its sub-folders; links to folders are not followed, so that no
-loop and nothing outside the data set is read. An entry costs the same whatever it is: its kind comes with the
-folder's own listing, only links are looked up. No file is opened.
+Every reader begins here. A folder is read with its sub-folders (:mod:`~tlt_runner.data.formats.entries`);
+no file is opened.
 """
 
 from __future__ import annotations
 
-import os
-import stat
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from pathlib import Path
 from posixpath import basename, splitext
 
+from tlt_runner.data.formats.entries import NO_FILE, Kind, scan
 from tlt_runner.data.formats.names import is_safe, printable, stem
 from tlt_runner.data.sample import Finding, Listing, Problem, Sample
 
@@ -62,63 +59,6 @@ class Images:
     other_files: int
 
 
-class Kind(Enum):
-    """What an entry of a folder is."""
-
-    FILE = auto()
-    HIDDEN = auto()
-    KNOWN_FOLDER = auto()
-    BROKEN = auto()
-    FAR_FOLDER = auto()
-    CLOSED_FOLDER = auto()
-
-
-_NO_FILE = {
-    Kind.BROKEN: "expected a file, got a link to nothing or a special file",
-    Kind.FAR_FOLDER: "expected a folder, got a link to a folder elsewhere, which is not followed: copy it",
-    Kind.CLOSED_FOLDER: "expected a folder that can be opened: permission denied",
-}
-
-
-def scan(folder: Path) -> Iterator[tuple[str, Kind]]:
-    """Every entry below a folder, with its relative path; in no order. Folders that are looked into are none.
-
-    A link to a folder of the same tree is a ``KNOWN_FOLDER``: its files are found where they are.
-    """
-    waiting = [""]
-    while waiting:
-        prefix = waiting.pop()
-        try:
-            entries = os.scandir(folder / prefix)
-        except PermissionError:
-            if not prefix:
-                raise
-            yield prefix[:-1], Kind.CLOSED_FOLDER
-            continue
-        with entries:
-            for entry in entries:
-                name = prefix + entry.name
-                if entry.name.startswith("."):
-                    yield name, Kind.HIDDEN
-                elif entry.is_symlink():
-                    yield name, _kind_of_link(entry, folder)
-                elif entry.is_dir(follow_symlinks=False):
-                    waiting.append(f"{name}/")
-                else:
-                    yield name, Kind.FILE if entry.is_file(follow_symlinks=False) else Kind.BROKEN
-
-
-def _kind_of_link(entry: os.DirEntry[str], root: Path) -> Kind:
-    try:
-        mode = entry.stat().st_mode
-    except OSError:
-        return Kind.BROKEN
-    if not stat.S_ISDIR(mode):
-        return Kind.FILE if stat.S_ISREG(mode) else Kind.BROKEN
-    inside = Path(entry.path).resolve().is_relative_to(root.resolve())
-    return Kind.KNOWN_FOLDER if inside else Kind.FAR_FOLDER
-
-
 def find_images(place: Place) -> Images:
     """The images of a folder and its sub-folders.
 
@@ -142,7 +82,7 @@ def find_images(place: Place) -> Images:
 def _image_problem(name: str, kind: Kind) -> tuple[Problem, str] | None:
     """Why an entry that is an image, or could hold some, cannot be used."""
     if kind in (Kind.FAR_FOLDER, Kind.CLOSED_FOLDER):
-        return Problem.UNREADABLE_IMAGE, _NO_FILE[kind]
+        return Problem.UNREADABLE_IMAGE, NO_FILE[kind]
     suffix = _suffix(name)
     if kind not in (Kind.FILE, Kind.BROKEN):
         return None
@@ -151,7 +91,7 @@ def _image_problem(name: str, kind: Kind) -> tuple[Problem, str] | None:
     if suffix not in IMAGE_SUFFIXES:
         return None
     if kind is Kind.BROKEN:
-        return Problem.UNREADABLE_IMAGE, _NO_FILE[kind]
+        return Problem.UNREADABLE_IMAGE, NO_FILE[kind]
     if not is_safe(name):
         message = "expected a name in UTF-8 without control characters: rename it, and its label"
         return Problem.UNSAFE_NAME, message
@@ -175,7 +115,7 @@ def find_labels(place: Place, suffix: str) -> tuple[dict[str, str], list[Finding
     findings: list[Finding] = []
     for name, kind in scan(place.folder):
         if kind in (Kind.FAR_FOLDER, Kind.CLOSED_FOLDER) or (kind is Kind.BROKEN and _suffix(name) == suffix):
-            findings.append(Finding(place.file(name), Problem.UNREADABLE_LABEL, _NO_FILE[kind]))
+            findings.append(Finding(place.file(name), Problem.UNREADABLE_LABEL, NO_FILE[kind]))
         elif kind is Kind.FILE and _suffix(name) == suffix:
             names.append(name)
     labels: dict[str, str] = {}

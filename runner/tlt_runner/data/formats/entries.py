@@ -1,0 +1,74 @@
+"""The entries of a folder and its sub-folders, and what each is.
+
+Links to folders are not followed, so that no loop and nothing outside the data set is read. An entry costs
+the same whatever it is: its kind comes with the folder's own listing, only links are looked up.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from enum import Enum, auto
+from pathlib import Path
+
+_CLOSED = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
+"""Why a sub-folder is passed over; all else could pass, and ends the run."""
+
+
+class Kind(Enum):
+    """What an entry of a folder is."""
+
+    FILE = auto()
+    HIDDEN = auto()
+    KNOWN_FOLDER = auto()
+    BROKEN = auto()
+    FAR_FOLDER = auto()
+    CLOSED_FOLDER = auto()
+
+
+NO_FILE = {
+    Kind.BROKEN: "expected a file, got a link to nothing or a special file",
+    Kind.FAR_FOLDER: "expected a folder, got a link to a folder elsewhere, which is not followed: copy it",
+    Kind.CLOSED_FOLDER: "expected a folder that can be opened: permission denied, or its path is too long",
+}
+
+
+def scan(folder: Path) -> Iterator[tuple[str, Kind]]:
+    """Every entry below a folder, with its relative path; in no order. Folders that are looked into are none.
+
+    A link to a folder of the same tree is a ``KNOWN_FOLDER``: its files are found where they are.
+    """
+    waiting = [""]
+    while waiting:
+        prefix = waiting.pop()
+        try:
+            entries = os.scandir(folder / prefix)
+        except OSError as error:
+            if not prefix or error.errno not in _CLOSED:
+                raise
+            yield prefix[:-1], Kind.CLOSED_FOLDER
+            continue
+        with entries:
+            for entry in entries:
+                name = prefix + entry.name
+                if entry.name.startswith("."):
+                    yield name, Kind.HIDDEN
+                elif entry.is_symlink():
+                    yield name, _kind_of_link(entry, folder)
+                elif entry.is_dir(follow_symlinks=False):
+                    waiting.append(f"{name}/")
+                else:
+                    yield name, Kind.FILE if entry.is_file(follow_symlinks=False) else Kind.BROKEN
+
+
+def _kind_of_link(entry: os.DirEntry[str], root: Path) -> Kind:
+    try:
+        mode = entry.stat().st_mode
+    except OSError:
+        return Kind.BROKEN
+    if not stat.S_ISDIR(mode):
+        return Kind.FILE if stat.S_ISREG(mode) else Kind.BROKEN
+    inside = Path(entry.path).resolve().is_relative_to(root.resolve())
+    return Kind.KNOWN_FOLDER if inside else Kind.FAR_FOLDER
