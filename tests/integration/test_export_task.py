@@ -152,6 +152,7 @@ def test_map_against_the_models_own_detections_is_kept_in_both_precisions(model,
         "boxes": truth["boxes"],
         "classes": truth["classes"],
         "difficult": np.zeros(truth["classes"].shape, bool),
+        "placement": np.tile(np.array([1, 1, 0, 0, SIZE, SIZE], np.float32), (len(images), 1)),
         "valid": np.ones(len(images), bool),
     }
     names = sorted(CLASSES)

@@ -201,6 +201,7 @@ def batch(valid=(True, True)):
         "boxes": np.array([[[0, 0, 10, 10], [0, 0, 0, 0]], [[2, 2, 8, 8], [4, 4, 9, 9]]], np.float32),
         "classes": np.array([[0, -1], [0, 1]], np.int32),
         "difficult": np.array([[False, False], [False, True]]),
+        "placement": np.array([[1, 1, 0, 0, 16, 16]] * 2, np.float32),
         "valid": np.array(valid),
     }
 
@@ -228,3 +229,30 @@ def test_images_that_only_fill_up_a_batch_do_not_count():
 
 def test_no_object_at_all_gives_no_mean():
     assert evaluate(detect, [], ["car"], 0.5, "area").m_ap is None
+
+
+def test_boxes_are_judged_in_pixels_of_the_original_cut_at_its_edges():
+    # 16 rows of 64 pixels in an input of 16 x 16, with 4 rows of padding above and below. The box of the truth
+    # is the whole image: rows 4 to 12 of the input.
+    one = batch(valid=(True, False))
+    one["boxes"][0, 0] = [4, 0, 12, 16]
+    one["placement"][0] = [0.5, 0.25, 4, 0, 16, 64]
+
+    def found(images):
+        # Rows 0 to 12: those in the padding do not count, so the overlap is 8 / 8, not 8 / 12.
+        return {**detect(images), "boxes": np.array([[[0, 0, 12, 16], [0, 0, 0, 0]]] * 2, np.float32)}
+
+    assert evaluate(found, [one], ["car", "person"], 0.99, "area").m_ap == pytest.approx(1.0)
+
+
+def test_a_box_of_padding_alone_is_a_false_positive_and_an_infinite_one_is_left_out():
+    one = batch(valid=(True, False))
+    one["boxes"][0, 0] = [4, 0, 12, 16]
+    one["placement"][0] = [0.5, 0.25, 4, 0, 16, 64]
+    wrong = {
+        "boxes": np.array([[[0, 0, 3, 16], [4, 0, 12, np.inf], [4, 0, 12, 16]]] * 2, np.float32),
+        "scores": np.array([[0.9, 0.8, 0.7]] * 2, np.float32),
+        "classes": np.array([[0, 0, 0]] * 2, np.int32),
+    }
+    # The one that counts comes second, after the one in the padding: precision 1 / 2.
+    assert evaluate(lambda _: wrong, [one], ["car", "person"], 0.5, "area").m_ap == pytest.approx(0.5)

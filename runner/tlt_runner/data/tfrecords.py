@@ -98,6 +98,8 @@ _LISTS = {
     **{f"target/coordinates_{edge}": tf.float32 for edge in ("y1", "x1", "y2", "x2")},
 }
 _SCALARS = {"frame/id": tf.string, "frame/encoded": tf.string}
+_SCALE = {f"frame/{name}": tf.float32 for name in ("scale_y", "scale_x", "offset_y", "offset_x")}
+_ORIGINAL = {"frame/original_height": tf.int64, "frame/original_width": tf.int64}
 
 
 def parse(serialized: Any, height: int, width: int) -> dict[str, Any]:
@@ -105,10 +107,12 @@ def parse(serialized: Any, height: int, width: int) -> dict[str, Any]:
 
     Returns:
         ``image`` uint8 [height, width, 3] RGB, ``boxes`` float32 [N, 4] yxyx pixels, ``classes``
-        int32 [N], ``difficult`` bool [N], ``id`` string [].
+        int32 [N], ``difficult`` bool [N], ``id`` string [], ``placement`` float32 [6]: scale y, x, offset y,
+        x, and height and width of the original image.
     """
     features = {key: tf.io.VarLenFeature(kind) for key, kind in _LISTS.items()}
-    features |= {key: tf.io.FixedLenFeature([], kind) for key, kind in _SCALARS.items()}
+    scalars = {**_SCALARS, **_SCALE, **_ORIGINAL}
+    features |= {key: tf.io.FixedLenFeature([], kind) for key, kind in scalars.items()}
     parsed = tf.io.parse_single_example(serialized, features)
     lists = {key: tf.sparse.to_dense(parsed[key]) for key in _LISTS}
     image = tf.io.decode_jpeg(parsed["frame/encoded"], channels=3, dct_method="INTEGER_ACCURATE")
@@ -120,6 +124,7 @@ def parse(serialized: Any, height: int, width: int) -> dict[str, Any]:
         "classes": tf.cast(lists["target/object_class_id"], tf.int32),
         "difficult": lists["target/is_difficult"] > 0,
         "id": parsed["frame/id"],
+        "placement": tf.stack([tf.cast(parsed[key], tf.float32) for key in (*_SCALE, *_ORIGINAL)]),
     }
 
 

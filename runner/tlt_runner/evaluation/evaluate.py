@@ -1,7 +1,8 @@
 """Evaluation of a detector on batches, whatever computes the detections.
 
 Called by training (each interval), by ``tlt evaluate`` and by the verification of an export: Keras and ONNX
-Runtime are judged by this one function, so that their figures can be compared.
+Runtime are judged by this one function, so that their figures can be compared. They are judged in pixels of
+the original images, cut at their edges: by the boxes that ``tlt infer`` writes.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ def evaluate(
     Args:
         detect: The detector.
         batches: Mappings of ``image`` [B, H, W, 3], ``boxes`` [B, G, 4] yxyx in pixels, ``classes`` [B, G]
-            (-1 is padding), ``difficult`` [B, G] and ``valid`` [B] (False fills up the last batch). Arrays or
-            tensors.
+            (-1 is padding), ``difficult`` [B, G], ``placement`` [B, 6] (scale y, x, offset y, x, and the
+            original image's height and width; ``network = original * scale + offset``) and ``valid`` [B]
+            (False fills up the last batch). Arrays or tensors.
         class_names: Names, in the order of ids.
         iou_threshold: IoU from which a detection counts.
         method: ``area`` or ``voc07``.
@@ -66,16 +68,25 @@ def evaluate(
 
 def _add_batch(accumulator: Accumulator, detect: Detect, batch: Mapping[str, Any]) -> None:
     found = {name: np.asarray(value) for name, value in detect(np.asarray(batch["image"])).items()}
-    truth = {name: np.asarray(batch[name]) for name in ("boxes", "classes", "difficult", "valid")}
+    names = ("boxes", "classes", "difficult", "placement", "valid")
+    truth = {name: np.asarray(batch[name]) for name in names}
     for index in np.flatnonzero(truth["valid"]):
+        placement = truth["placement"][index]
         accumulator.add_image(
-            found["boxes"][index],
+            _to_original(found["boxes"][index], placement),
             found["scores"][index],
             found["classes"][index].astype(np.int64),
-            truth["boxes"][index],
+            _to_original(truth["boxes"][index], placement),
             truth["classes"][index].astype(np.int64),
             truth["difficult"][index],
         )
+
+
+def _to_original(boxes: NDArray[Any], placement: NDArray[Any]) -> NDArray[np.float64]:
+    """Boxes [N, 4] yxyx in pixels of the original image, cut at its edges; what is not finite stays so."""
+    scale, offset, size = np.tile(placement.astype(np.float64).reshape(3, 2), 2)
+    placed = (boxes.astype(np.float64) - offset) / scale
+    return np.where(np.isfinite(placed), np.clip(placed, 0.0, size), placed)
 
 
 def _log(result: Result) -> None:
