@@ -172,6 +172,10 @@ class DatasetStatus(StatusModel):
     """Digest of content and options."""
     records_uri: str | None = None
     """Folder of the TFRecords."""
+    report_uri: str | None = None
+    """Page that says what became of every image and label line; also there when the data are refused."""
+    warnings: int | None = None
+    """Things in the report that a person should look at: leakage, unused mapping keys, unusual images."""
 
 
 class AnchorsStatus(StatusModel):

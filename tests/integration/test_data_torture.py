@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import simplejpeg
 
 from tlt_api.failures import Reason
+from tlt_api.status import DatasetStatus, Progress
 from tlt_api.trainingjob import Dataset
 from tlt_runner.data.prepare import prepare
 from tlt_runner.errors import RunnerError
@@ -206,6 +206,18 @@ def tortured(root: Path, **changes: Any) -> Dataset:
     Folder(root).torture()
     held_out = {"images": "testing/image_2", "labels": "testing/label_2"}
     return dataset(root, validation=held_out, **changes)
+
+
+class Heard:
+    """A reporter that remembers the summary."""
+
+    found: DatasetStatus | None = None
+
+    def progress(self, progress: Progress) -> None:
+        pass
+
+    def dataset(self, dataset: DatasetStatus) -> None:
+        self.found = dataset
 
 
 def report_of(data: Dataset, storage: Storage, folder: Path) -> dict[str, Any]:
@@ -436,18 +448,25 @@ def test_the_torture_folder_has_a_page_for_people(place: Path) -> None:
     assert f"{IMAGES}/names/two\\nlines.jpg" in text
 
 
-def test_the_torture_folder_fails_by_default_and_names_ten_files_with_their_lines(
-    storage: Storage, tmp_path: Path
+@pytest.mark.parametrize("policy", [{"policy": "Fail"}, {"policy": "Skip", "maxFraction": 0.4}])
+def test_the_refused_torture_folder_leaves_a_report_a_page_and_a_summary(
+    policy: dict[str, Any], place: Path, storage: Storage, tmp_path: Path
 ) -> None:
-    for policy in ({"policy": "Fail"}, {"policy": "Skip", "maxFraction": 0.4}):
-        shutil.rmtree(tmp_path / "set", ignore_errors=True)
-        with pytest.raises(RunnerError) as caught:
-            report_of(tortured(tmp_path / "set", badSamples=policy), storage, tmp_path / "out")
-        assert caught.value.reason == Reason.BAD_SAMPLES
-        assert "20 of 42 images (47.62%) are bad" in caught.value.message
-        assert "bad/bomb.png: HugeImage: expected at most" in caught.value.message
-        assert (tmp_path / "out/dataset-report.json").is_file()
-        assert (tmp_path / "out/dataset-report.html").is_file()
+    held_out = {"images": "testing/image_2", "labels": "testing/label_2"}
+    heard = Heard()
+    with pytest.raises(RunnerError) as caught:
+        data = dataset(place / "set", validation=held_out, badSamples=policy)
+        prepare(data, storage, f"file://{tmp_path}/out", heard)  # type: ignore[arg-type]
+    assert caught.value.reason == Reason.BAD_SAMPLES
+    assert "20 of 42 images (47.62%) are bad, 1 labels have no image and 1 label" in caught.value.message
+    assert "bad/bomb.png: HugeImage: expected at most" in caught.value.message
+    assert (tmp_path / "out/dataset-report.json").is_file()
+    assert (tmp_path / "out/dataset-report.html").is_file()
+    found = heard.found
+    assert found is not None
+    assert (found.images, found.objects, found.skipped, found.dropped_objects) == (23, 25, 19, 13)
+    assert (found.warnings, found.digest, found.records_uri) == (14, None, None)
+    assert found.report_uri == f"file://{tmp_path}/out/dataset-report.html"
 
 
 def test_the_failure_names_the_lines_of_each_bad_label(storage: Storage, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from tlt_api.failures import Reason
 from tlt_api.trainingjob import BadSamples
 from tlt_runner.data import tally as tally_module
 from tlt_runner.data.classes import ClassMapping
-from tlt_runner.data.report import DatasetReport, judge
+from tlt_runner.data.report import DatasetReport, judge, to_status
 from tlt_runner.data.sample import Converted, Finding, Listing, Oddity, Problem, Sample
 from tlt_runner.data.tally import Tally
 from tlt_runner.errors import RunnerError
@@ -211,6 +211,26 @@ def test_a_rare_class_is_warned_of() -> None:
     assert warned == [
         "class 'person' has 1 training objects, 'vehicle' has 101: the rare one will hardly be learnt"
     ]
+
+
+def test_the_status_sums_the_report_up_also_of_refused_data() -> None:
+    tally = Tally()
+    cut = Finding("i/0.jpg", Problem.TRUNCATED_IMAGE, "cut off")
+    tally.add_listings([_listing([_sample()], images=2, skipped=[cut])])
+    unread = Finding("l/1.txt", Problem.WRONG_COLUMNS, "seven", 1)
+    converted = Converted(
+        example=b"x", dropped=[unread], objects=[1, 1], source_classes=["car", "van", "dog"]
+    )
+    tally.add(_sample(), converted, "training")
+    report = tally.to_report(MAPPING)
+    status = to_status(report, "file:///out/dataset-report.html")
+    assert (status.images, status.training_images, status.validation_images) == (1, 1, 0)
+    # The unmapped dog and the line that cannot be read.
+    assert (status.objects, status.skipped, status.dropped_objects) == (2, 1, 2)
+    assert [(item.name, item.objects) for item in status.classes or ()] == [("person", 0), ("vehicle", 2)]
+    # No man in the labels, no person in training or validation, no vehicle in validation.
+    assert (status.warnings, status.digest, status.records_uri) == (4, None, None)
+    assert status.report_uri == "file:///out/dataset-report.html"
 
 
 _problems = st.sampled_from([Problem.INVERTED_BOX, Problem.TOO_SMALL, Problem.WRONG_COLUMNS])

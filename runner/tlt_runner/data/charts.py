@@ -108,7 +108,8 @@ def size_histogram(sizes: Sequence[ReportedSize], anchors: Anchors | None) -> st
     return (
         f'<svg class="sizes" role="img" aria-label="objects by width and height" '
         f'viewBox="0 0 {whole:.0f} {whole:.0f}">{_axes(low, high, unit)}'
-        f'<g class="bins" fill="{BLUE}">{bins}</g><g class="anchors" fill="none" stroke="{RED}" stroke-width="2">{rings}</g></svg>'
+        f'<g class="bins" fill="{BLUE}">{bins}</g>'
+        f'<g class="anchors" fill="none" stroke="{RED}" stroke-width="2">{rings}</g></svg>'
     )
 
 

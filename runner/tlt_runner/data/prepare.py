@@ -74,19 +74,17 @@ def prepare(
     images = sum(len(source.listing.samples) for source in found)
     seen = survey(dataset, storage, found, Meter("survey", images, reporter, stop))
     uri = join(output_uri, "tfrecords", seen.digest.removeprefix("sha256:")[:16])
-    preparation = _Preparation(dataset, storage, output_uri, anchors)
+    preparation = _Preparation(dataset, storage, output_uri, anchors, reporter)
     there = _existing(storage, uri, seen.digest)
     if there is not None:
         log.info("%s: records of %s are at %s already", dataset.uri, seen.digest, uri)
         records, result = there
-        preparation.tell(result)
+        preparation.tell(result, records)
         report.judge(result, dataset.bad_samples)
     else:
         records, result = preparation.run(found, seen, uri, Meter("convert", images, reporter, stop))
     for warning in result.warnings:
         log.warning("%s: %s", dataset.uri, warning)
-    if reporter is not None:
-        reporter.dataset(report.to_status(records.manifest, result, records.uri))
     return records
 
 
@@ -107,14 +105,22 @@ def _existing(storage: Storage, uri: str, digest: str) -> tuple[Records, Dataset
 
 
 class _Preparation:
-    """Makes records, and tells people in the output's report."""
+    """Makes records, and tells people in the output's report and the resource's status."""
 
-    def __init__(self, dataset: Dataset, storage: Storage, output_uri: str, anchors: Anchors) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        storage: Storage,
+        output_uri: str,
+        anchors: Anchors,
+        reporter: Reporter | None,
+    ) -> None:
         self._dataset = dataset
         self._mapping = ClassMapping(dataset.target_class_mapping)
         self._storage = storage
         self._output_uri = output_uri
         self._anchors = anchors
+        self._reporter = reporter
 
     def run(
         self, found: Sequence[Source], seen: Survey, uri: str, meter: Meter
@@ -150,19 +156,29 @@ class _Preparation:
             tally.merge(sidecar.tally)
         result = tally.to_report(self._mapping)
         result = result.model_copy(update={"warnings": [*result.warnings, *plan.warnings]})
-        self.tell(result)
         try:
             self._judge(result, tally)
         except RunnerError:
+            self.tell(result)
             folder.remove([name for shard in planned for name in (shard.sidecar, shard.name)])
             raise
         manifest = self._manifest(seen.digest, its_shards, tally)
         folder.add(REPORT, result.model_dump_json(indent=1, exclude_none=True))
         folder.add(MANIFEST, manifest.model_dump_json(indent=1))
-        return Records(folder.path, uri, seen.digest, manifest), result
+        records = Records(folder.path, uri, seen.digest, manifest)
+        self.tell(result, records)
+        return records, result
 
-    def tell(self, result: DatasetReport) -> None:
-        """Write the report, for programs and for people, to the output."""
+    def tell(self, result: DatasetReport, records: Records | None = None) -> None:
+        """Write the report to the output and its summary to the status; without records where refused."""
+        self._write(result)
+        if self._reporter is not None:
+            page_uri = join(self._output_uri, REPORT_PAGE)
+            digest, uri = (None, None) if records is None else (records.digest, records.uri)
+            self._reporter.dataset(report.to_status(result, page_uri, digest, uri))
+
+    def _write(self, result: DatasetReport) -> None:
+        """The report, for programs and for people."""
         pictures = page.thumbnails(result, self._image_of)
         texts = {
             REPORT: result.model_dump_json(indent=1, exclude_none=True) + "\n",
@@ -196,7 +212,7 @@ class _Preparation:
         if not classes or any(self._mapping.target(name) for name in classes):
             return
         tally.source_classes.update(classes)
-        self.tell(tally.to_report(self._mapping))
+        self._write(tally.to_report(self._mapping))
         named = ", ".join(f"{name} ({count})" for name, count in classes.most_common(20))
         more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
         raise RunnerError(

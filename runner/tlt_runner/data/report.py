@@ -12,7 +12,6 @@ from tlt_api.base import StatusModel
 from tlt_api.failures import Reason
 from tlt_api.status import ClassCount, DatasetStatus
 from tlt_api.trainingjob import BadSamples
-from tlt_runner.data.records import Manifest
 from tlt_runner.data.sample import Oddity, Problem
 from tlt_runner.errors import RunnerError
 
@@ -196,17 +195,29 @@ def _file(file: str, findings: Sequence[ReportedFinding]) -> str:
     return f"{place}{places}{first.problem}: {first.message}"
 
 
-def to_status(manifest: Manifest, report: DatasetReport, uri: str) -> DatasetStatus:
-    """The part that goes into the resource's status."""
-    counts = zip(manifest.class_names, manifest.objects, strict=True)
+def to_status(
+    report: DatasetReport, report_uri: str, digest: str | None = None, records_uri: str | None = None
+) -> DatasetStatus:
+    """The part that goes into the resource's status.
+
+    Args:
+        report: What preparation found.
+        report_uri: The report's page.
+        digest: Digest of the records, unless the data were refused.
+        records_uri: Where they are.
+    """
     return DatasetStatus(
-        images=manifest.training_images + manifest.validation_images,
-        objects=sum(manifest.objects),
+        images=report.usable_images,
+        objects=report.objects,
         skipped=sum(report.skipped_by_problem.values()),
         dropped_objects=report.dropped_objects,
-        training_images=manifest.training_images,
-        validation_images=manifest.validation_images,
-        classes=[ClassCount(name=name, objects=count) for name, count in counts],
-        digest=manifest.digest,
-        records_uri=uri,
+        training_images=report.training_images,
+        validation_images=report.validation_images,
+        classes=[
+            ClassCount(name=item.name, objects=item.training + item.validation) for item in report.classes
+        ],
+        digest=digest,
+        records_uri=records_uri,
+        report_uri=report_uri,
+        warnings=len(report.warnings),
     )

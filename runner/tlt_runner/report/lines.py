@@ -55,10 +55,11 @@ def progress_line(progress: Progress) -> str:
 def dataset(found: DatasetStatus) -> str:
     """What preparation found."""
     classes = ", ".join(f"{item.name} {item.objects}" for item in found.classes or ())
+    page = f"; {found.warnings or 0} warnings, see {found.report_uri}" if found.report_uri else ""
     return (
         f"data set: {found.images} images ({found.training_images} to train on, {found.validation_images} to "
         f"validate on), {found.objects} objects, {found.skipped or 0} images skipped, "
-        f"{found.dropped_objects or 0} objects dropped; by class: {classes or 'not known'}"
+        f"{found.dropped_objects or 0} objects dropped; by class: {classes or 'not known'}{page}"
     )
 
 
