@@ -348,6 +348,8 @@ def test_what_is_left_out_or_lost_is_told(tmp_path: Path) -> None:
         f"DontCare -1 -1 -10 1 1 5 5 {REST}\n"
     )
     (labels / "alone.txt").write_text("")
+    (images / "twin.jpg").write_bytes(whole)
+    (labels / "twin.txt").write_text("")
     start["badSamples"] = {"maxFraction": 1}
     arguments = ("-f", str(_manifest(tmp_path, start)), "--to", "yolo", "--out", str(tmp_path / "out"))
     code, printed, told = _tlt("convert", *arguments)
@@ -356,13 +358,18 @@ def test_what_is_left_out_or_lost_is_told(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "out/dataset-report.json").read_text())
     assert report["skippedByProblem"] == {"TruncatedImage": 1}
     assert report["droppedByProblem"] == {"InvertedBox": 1, "OutsideImage": 1}
-    assert (report["images"], report["usableImages"], report["objects"]) == (7, 6, 10)
+    assert (report["images"], report["usableImages"], report["objects"]) == (8, 7, 10)
+    assert report["duplicateImages"] + report["leakedImages"] == 1
     assert (report["clippedBoxes"], report["ignoredRegions"], report["labelsWithoutImage"]) == (1, 1, 1)
     assert "left out: 1 images, 2 label lines, 1 labels without image" in told
-    assert "1 regions to leave out of account" in told
-    assert "yolo cannot say the truncation of 1 objects" in told
-    assert "yolo cannot say the occlusion of 1 objects" in told
-    assert "yolo cannot say the difficult of 1 objects" in told
+    for warning in (
+        "1 regions to leave out of account (DontCare, iscrowd) are lost",
+        "yolo cannot say the truncation of 1 objects: it is lost",
+        "yolo cannot say the occlusion of 1 objects: it is lost",
+        "yolo cannot say whether 1 objects are difficult: it is lost",
+    ):
+        assert warning in report["warnings"]
+        assert warning in told
     written = (tmp_path / "out/images").rglob("*")
     assert "cut.jpg" not in {path.name for path in written}
 

@@ -11,13 +11,10 @@ The folder is built under a hidden name beside its own and renamed at the end, s
 
 from __future__ import annotations
 
-import errno
-import secrets
-import shutil
+import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +23,7 @@ from pydantic import ValidationError
 from tlt_api import resources
 from tlt_api.failures import Reason
 from tlt_api.trainingjob import Dataset, ImageSize, LabelFormat
-from tlt_runner.data import images, planning, report, sources
+from tlt_runner.data import images, new_folder, planning, report, sources
 from tlt_runner.data.classes import ClassMapping
 from tlt_runner.data.parallel import in_order, workers
 from tlt_runner.data.planning import Planned
@@ -41,7 +38,7 @@ from tlt_runner.data.writers.names import Names
 from tlt_runner.data.writers.voc import VocWriter
 from tlt_runner.data.writers.yolo import YoloWriter
 from tlt_runner.errors import RunnerError
-from tlt_runner.storage import PARTIAL_SUFFIX, Storage, storage_errors, sync_folder
+from tlt_runner.storage import Storage
 
 WRITERS: dict[LabelFormat, type[Writer]] = {
     "kitti": KittiWriter,
@@ -51,6 +48,11 @@ WRITERS: dict[LabelFormat, type[Writer]] = {
 }
 MOST_CLASSES = 500
 NOT_A_CLASS = "background"
+_LOST = {
+    "truncation": "the truncation of {} objects",
+    "occlusion": "the occlusion of {} objects",
+    "difficult": "whether {} objects are difficult",
+}
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,11 @@ class Translation:
 
     Attributes:
         dataset: With which it is read back.
-        report: What was found and left out.
-        notes: What differs from the data set that was read, for a person.
+        report: What was found, left out, and changed; the folder holds the same as ``dataset-report.json``.
     """
 
     dataset: Dataset
     report: DatasetReport
-    notes: list[str]
 
 
 def translate(
@@ -93,7 +93,7 @@ def translate(
         RunnerError: ``InvalidSpec`` when ``out`` holds something; ``DatasetNotFound``, ``NoLabels``,
             ``BadSamples``; ``Interrupted``; the storage's reasons.
     """
-    folder = _free(out)
+    folder = new_folder.free(out)
 
     def check() -> None:
         if stopped():
@@ -108,17 +108,19 @@ def translate(
         )
     mapping = _class_names(writer_type, plan.classes, target)
     result = _read_back(dataset, writer_type, folder, mapping, plan.classes)
-    with _appearing(folder) as building:
+    with new_folder.appearing(folder) as building:
         writer = writer_type(building, mapping.class_names)
         translator = _Translator(writer, building, mapping, dataset.image_size if resize else None)
         translator.tally.add_listings([source.listing for source in found])
         translator.run(_in_order(plan.items), check, tell)
         found_report = translator.tally.to_report(mapping)
         _judge(found_report, dataset)
+        warnings = [*_class_notes(result, mapping), *translator.notes(target), *found_report.warnings]
+        found_report = found_report.model_copy(update={"warnings": warnings})
         text = found_report.model_dump_json(indent=1, exclude_none=True)
         (building / REPORT).write_text(f"{text}\n", encoding="utf-8")
         check()
-    return Translation(result, found_report, [*_class_notes(result, mapping), *translator.notes(target)])
+    return Translation(result, found_report)
 
 
 def _in_order(items: Sequence[Planned]) -> list[Planned]:
@@ -160,53 +162,6 @@ def _read_back(
         ) from None
 
 
-def _free(out: Path) -> Path:
-    """The absolute path of a folder that is new or empty.
-
-    Raises:
-        RunnerError: ``InvalidSpec`` when there is something.
-    """
-    folder = out.resolve()
-    with storage_errors(str(out)):
-        if folder.is_dir():
-            there = next((entry.name for entry in sorted(folder.iterdir())), None)
-        else:
-            there = "a file" if folder.exists() else None
-    if there is not None:
-        raise RunnerError(
-            Reason.INVALID_SPEC,
-            f"expected a new or empty folder for --out, got {out}, which holds {there}",
-            "Name another folder: nothing that is there is overwritten.",
-        )
-    return folder
-
-
-@contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """A hidden folder that gets the folder's name at the end, or goes away."""
-    building = folder.parent / f".{folder.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
-    with storage_errors(str(folder)):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        building.mkdir()
-        try:
-            yield building
-            _rename(building, folder)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-        sync_folder(folder.parent)
-
-
-def _rename(building: Path, folder: Path) -> None:
-    try:
-        building.replace(folder)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise
-        raise RunnerError(
-            Reason.INVALID_SPEC, f"{folder} was empty at the beginning and holds something now"
-        ) from error
-
-
 def _judge(found: DatasetReport, dataset: Dataset) -> None:
     report.judge(found, dataset.bad_samples)
     if not found.training_images or not found.validation_images:
@@ -224,6 +179,21 @@ class _Named:
 
     planned: Planned
     name: str
+
+
+@dataclass(frozen=True)
+class _Translated:
+    """What became of it; its file is written, its labels are not yet.
+
+    Attributes:
+        entry: The image in the folder; None when it was left out.
+        converted: For the report.
+        digest: Of the file that was read.
+    """
+
+    entry: Entry | None
+    converted: Converted
+    digest: bytes = b""
 
 
 class _Translator:
@@ -250,22 +220,29 @@ class _Translator:
         self, planned: Sequence[Planned], check: Callable[[], None], tell: Callable[[int, int], None]
     ) -> None:
         """Translate everything."""
+        digests: dict[str, bytes] = {}
         with ThreadPoolExecutor(workers()) as threads:
             results = in_order(threads, self._translate, map(self._named, planned), check)
-            for done, (item, (entry, converted)) in enumerate(results, start=1):
-                self.tally.add(item.planned.sample, converted, item.planned.subset)
-                if entry is not None:
-                    self._renamed += item.name != item.planned.sample.stem
-                    self._writer.add(entry)
-                    for box in entry.boxes:
-                        self._lost.update(self._writer.lost(box))
+            for done, (item, translated) in enumerate(results, start=1):
+                self.tally.add(item.planned.sample, translated.converted, item.planned.subset)
+                if translated.entry is not None:
+                    digests[item.planned.sample.name] = translated.digest
+                    self._add(item, translated.entry)
                 tell(done, len(planned))
         self._writer.close()
+        usable = [item for item in planned if item.sample.name in digests]
+        self.tally.add_duplicates(*planning.duplicates(usable, digests))
+
+    def _add(self, item: _Named, entry: Entry) -> None:
+        self._writer.add(entry)
+        self._renamed += item.name != item.planned.sample.stem
+        for box in entry.boxes:
+            self._lost.update(self._writer.lost(box))
 
     def notes(self, target: LabelFormat) -> list[str]:
         """What was changed, for a person."""
         notes = [
-            f"{target} cannot say the {name} of {count} objects: it is lost"
+            f"{target} cannot say {_LOST[name].format(count)}: it is lost"
             for name, count in sorted(self._lost.items())
         ]
         if self.tally.ignored_regions:
@@ -282,20 +259,22 @@ class _Translator:
         folder = self._writer.image_folders[item.subset]
         return _Named(item, self._names.give(folder, item.sample.stem))
 
-    def _translate(self, item: _Named) -> tuple[Entry | None, Converted]:
+    def _translate(self, item: _Named) -> _Translated:
         """Check one image and write its file, not yet its labels. Worker threads run it."""
         sample = item.planned.sample
         try:
             data = images.read(sample.image)
             done = rewriting.rewrite(sample, data, item.planned.reader, self._mapping, self._size)
         except images.BadImageError as error:
-            return None, Converted(skipped=Finding(sample.image_file, error.problem, error.message))
+            return _Translated(
+                None, Converted(skipped=Finding(sample.image_file, error.problem, error.message))
+            )
         entry = Entry(item.planned.subset, item.name, done.suffix, done.size, done.boxes)
         file = self._root / self._writer.image_file(entry)
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("xb") as stream:
             stream.write(done.data)
-        return entry, done.converted
+        return _Translated(entry, done.converted, hashlib.sha256(data).digest())
 
 
 def _class_notes(dataset: Dataset, mapping: ClassMapping) -> list[str]:

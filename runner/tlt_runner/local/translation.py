@@ -74,4 +74,4 @@ def _summary(done: translate.Translation, out: Path) -> list[str]:
             f"left out: {skipped} images, {dropped} label lines, {found.labels_without_image} labels without "
             f"image; {out / REPORT} lists them"
         )
-    return [*lines, *(f"note: {text}" for text in (*done.notes, *found.warnings))]
+    return [*lines, *(f"note: {text}" for text in found.warnings)]

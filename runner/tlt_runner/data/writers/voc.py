@@ -7,7 +7,7 @@ separate by white space: ``street 1/000001`` becomes ``street_1__000001``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from xml.sax.saxutils import escape
 
@@ -34,7 +34,7 @@ class VocWriter(Writer):
         "validation": {"imageSet": LISTS["validation"]},
     }
 
-    def __init__(self, root: Path, classes: tuple[str, ...]) -> None:
+    def __init__(self, root: Path, classes: Sequence[str]) -> None:
         super().__init__(root, classes)
         self._listed: dict[Subset, list[str]] = {subset: [] for subset in LISTS}
         (root / LABELS).mkdir()

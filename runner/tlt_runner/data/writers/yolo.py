@@ -6,6 +6,9 @@ edge moves by less than 0.00001 pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import yaml
 
 from tlt_runner.data.records import Subset
@@ -26,6 +29,10 @@ class YoloWriter(Writer):
         "labels": _LABEL_FOLDERS["training"],
         "validation": {"images": image_folders["validation"], "labels": _LABEL_FOLDERS["validation"]},
     }
+
+    def __init__(self, root: Path, classes: Sequence[str]) -> None:
+        super().__init__(root, classes)
+        self._numbers = {name: number for number, name in enumerate(classes)}
 
     @classmethod
     def lost(cls, box: LabelledBox) -> tuple[str, ...]:
@@ -54,4 +61,4 @@ class YoloWriter(Writer):
         y1, x1, y2, x2 = box.yxyx
         height, width = size
         fractions = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
-        return f"{self._classes.index(box.class_name)} {' '.join(f'{part:.10f}' for part in fractions)}\n"
+        return f"{self._numbers[box.class_name]} {' '.join(f'{part:.10f}' for part in fractions)}\n"
