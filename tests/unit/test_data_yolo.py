@@ -171,6 +171,8 @@ NONSENSE = [
     ("", "expected fields, among them names"),
     ("- a\n- b", "expected fields, among them names"),
     ("classes: [a]\nnc: 1", "expected the field names, got classes, nc"),
+    ('"\\uD800": 1', r"expected the field names, got \ud800"),
+    ('names: ["\\uD800"]', "data.yaml:1: names: expected a name of 1 to 128 characters for class 0"),
     ("names: bicycle", "data.yaml:1: names: expected a list, or number: name"),
     ("nc: 0\nnames: []", "data.yaml:2: names: expected at least one class"),
     ("names: [a, [b]]", "data.yaml:1: names: expected a name of 1 to 128 characters for class 1"),

@@ -13,7 +13,7 @@ import yaml
 
 from tlt_api.failures import Reason
 from tlt_runner.data.formats import lines
-from tlt_runner.data.formats.names import is_safe
+from tlt_runner.data.formats.names import is_safe, printable
 from tlt_runner.errors import RunnerError
 
 FILE = "data.yaml"
@@ -38,7 +38,8 @@ def load(path: Path) -> dict[int, str]:
         raise _invalid("expected fields, among them names")
     fields = {key.value: value for key, value in root.value if isinstance(key, yaml.ScalarNode)}
     if "names" not in fields:
-        raise _invalid(f"expected the field names, got {', '.join(map(str, list(fields)[:10])) or 'none'}")
+        got = ", ".join(printable(key[:40]) for key in list(fields)[:10])
+        raise _invalid(f"expected the field names, got {got or 'none'}")
     names = _names(fields["names"])
     count = fields.get("nc")
     if isinstance(count, yaml.ScalarNode) and count.value != str(len(names)):
