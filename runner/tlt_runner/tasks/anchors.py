@@ -22,5 +22,7 @@ def run(run: RunSpec, context: Context) -> None:
         raise RunnerError(
             Reason.INVALID_SPEC, f"anchors: expected a TrainingJob, got {run.owner.kind}/{run.owner.name}"
         )
-    records = prepare(spec.dataset, context.storage, spec.output.uri, context.reporter, context.stop)
+    records = prepare(
+        spec.dataset, context.storage, spec.output.uri, context.reporter, context.stop, spec.model.anchors
+    )
     context.reporter.anchors(fitted_anchors(records, spec))

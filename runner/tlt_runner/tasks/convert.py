@@ -20,4 +20,11 @@ def run(run: RunSpec, context: Context) -> None:
         raise RunnerError(
             Reason.INVALID_SPEC, f"convert: expected a TrainingJob, got {run.owner.kind}/{run.owner.name}"
         )
-    prepare(run.spec.dataset, context.storage, run.spec.output.uri, context.reporter, context.stop)
+    prepare(
+        run.spec.dataset,
+        context.storage,
+        run.spec.output.uri,
+        context.reporter,
+        context.stop,
+        run.spec.model.anchors,
+    )

@@ -41,7 +41,9 @@ def run(run: RunSpec, context: Context) -> None:
             Reason.INVALID_SPEC, f"evaluate: expected a TrainingJob, got {run.owner.kind}/{run.owner.name}"
         )
     model = _model(run, spec, context)
-    records = prepare(spec.dataset, context.storage, spec.output.uri, context.reporter, context.stop)
+    records = prepare(
+        spec.dataset, context.storage, spec.output.uri, context.reporter, context.stop, spec.model.anchors
+    )
     _check(model, records)
     most = max(1, max(records.manifest.objects_per_image, default=1))
     batches = pipeline.validation_batches(records, spec.training.batch_size_per_gpu, most)

@@ -46,7 +46,9 @@ def run(run: RunSpec, context: Context) -> None:
             Reason.INVALID_SPEC, f"train: expected a TrainingJob, got {run.owner.kind}/{run.owner.name}"
         )
     strategy = devices.claim(spec.resources.gpus)
-    records = prepare(spec.dataset, context.storage, spec.output.uri, context.reporter, context.stop)
+    records = prepare(
+        spec.dataset, context.storage, spec.output.uri, context.reporter, context.stop, spec.model.anchors
+    )
     spec = with_anchors(spec, records, context.reporter)
     with strategy.scope():
         model = initial_model(run, spec, context.storage)
