@@ -172,6 +172,22 @@ def test_a_record_holds_the_resized_image_and_its_boxes(
     assert pixels.shape == (64, 64, 3)
 
 
+def test_a_record_is_as_tensorflow_would_encode_it(folder: Folder, storage: Storage, output: str) -> None:
+    _good(folder, 3)
+    folder.image("crowd.jpg")
+    folder.label("crowd", *[_car(k, 10, k + 90, 50 + k % 9) for k in range(100)])
+    folder.image("empty.jpg")
+    folder.label("empty")
+    records = prepare(folder.dataset(), storage, output)
+    files = [str(path) for subset in ("training", "validation") for path in records.files(subset)]  # type: ignore[arg-type]
+    raw = [item.numpy() for item in tf.data.TFRecordDataset(files)]
+    assert len(raw) == 5
+    for item in raw:
+        example = tf.train.Example.FromString(item)
+        assert example.ByteSize() == len(item)
+        assert len(example.features.feature) == 19
+
+
 def test_an_image_of_the_right_size_keeps_its_bytes(folder: Folder, storage: Storage, output: str) -> None:
     for stem in ("a", "b"):
         cv2.imwrite(str(folder.images / f"{stem}.jpg"), np.full((64, 64, 3), 90, np.uint8))
@@ -425,13 +441,13 @@ def test_a_killed_run_loses_no_whole_shard_and_ends_with_the_same_bytes(
     left = tmp_path / "out/tfrecords" / undisturbed.folder.name
     assert not (left / "dataset.json").exists()
     shards = {path: path.stat().st_mtime_ns for path in left.glob("[!.]*.tfrecord")}
+    sidecars = {path for path in shards if path.with_suffix(".json").exists()}
     partial = list(left.glob(".*.partial"))
     for path in partial:
         os.utime(path, (1, 1))
     records = prepare(folder.dataset(), storage, output)
     assert records.manifest == undisturbed.manifest
     assert _content(left) == _content(undisturbed.folder), f"killed at image {killed_at}"
-    sidecars = {path for path in shards if path.with_suffix(".json").exists()}
     assert {path: path.stat().st_mtime_ns for path in sidecars} == {path: shards[path] for path in sidecars}
 
 

@@ -18,6 +18,8 @@ from tlt_runner.data.sample import Reader, Sample
 from tlt_runner.data.sources import Source
 from tlt_runner.storage import Storage, join
 
+BATCH = 16
+"""Labels that a thread reads at a time."""
 IMAGES_PER_SHARD = 256
 SHARDS_TOGETHER = 8
 """The number of files is a multiple of this, so that 2, 4 or 8 readers get the same share ..."""
@@ -125,7 +127,7 @@ def plan(
 
 def _classes(source: Source, check: Callable[[], None]) -> Iterator[Counter[str]]:
     with ThreadPoolExecutor(workers()) as threads:
-        for _, counts in in_order(threads, source.reader.classes, source.listing.samples, check):
+        for _, counts in in_order(threads, source.reader.classes, source.listing.samples, check, BATCH):
             yield counts
 
 

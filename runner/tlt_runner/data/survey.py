@@ -24,6 +24,8 @@ from tlt_runner.data.sources import Source
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Storage, join, sha256_of, storage_errors
 
+BATCH = 16
+"""Files that a thread reads at a time."""
 _OPTIONS = {"format", "class_names", "target_class_mapping", "image_size", "validation"}
 """Fields of a data set that change records, beside the files that it names."""
 
@@ -107,10 +109,10 @@ def survey(dataset: Dataset, storage: Storage, found: Sequence[Source], meter: M
             for finding in (*listing.skipped, *listing.orphans, *listing.findings):
                 content.update(_encoded(f"{finding}\n"))
             content.update(f"{source.subset} {listing.images} {listing.other_files}\n".encode())
-            for _, label in in_order(threads, _hashed, listing.label_files, meter.check):
+            for _, label in in_order(threads, _hashed, listing.label_files, meter.check, BATCH):
                 content.update(_encoded(f"{label.name} {label.sha256}\n"))
                 labels[label.name] = label
-            for sample, image in in_order(threads, _image, listing.samples, meter.check):
+            for sample, image in in_order(threads, _image, listing.samples, meter.check, BATCH):
                 content.update(_encoded(f"{sample.name} {sample.image_file} {image.hex()}\n"))
                 images[sample.name] = image
                 meter.advance()

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tlt_api.failures import Reason
+from tlt_runner.data import examples
 from tlt_runner.data.geometry import Placement
 from tlt_runner.errors import RunnerError
 
@@ -54,42 +55,35 @@ def to_example(
         where: How it was placed.
         objects: Its objects.
     """
-    y1, x1, y2, x2 = objects.boxes.T if len(objects.boxes) else np.zeros((4, 0))
-    features = {
-        "frame/id": _bytes([name.encode()]),
-        "frame/height": _ints([where.height]),
-        "frame/width": _ints([where.width]),
-        "frame/encoded": _bytes([encoded]),
-        "frame/original_height": _ints([original_size[0]]),
-        "frame/original_width": _ints([original_size[1]]),
-        "frame/scale_y": _floats([where.scale_y]),
-        "frame/scale_x": _floats([where.scale_x]),
-        "frame/offset_y": _floats([where.offset_y]),
-        "frame/offset_x": _floats([where.offset_x]),
-        "target/object_class": _bytes([name.encode() for name in objects.names]),
-        "target/object_class_id": _ints(objects.class_ids),
-        "target/truncation": _floats(objects.truncation),
-        "target/occlusion": _ints(objects.occlusion),
-        "target/is_difficult": _ints([int(difficult) for difficult in objects.difficult]),
-        "target/coordinates_x1": _floats(x1),
-        "target/coordinates_y1": _floats(y1),
-        "target/coordinates_x2": _floats(x2),
-        "target/coordinates_y2": _floats(y2),
-    }
-    example = tf.train.Example(features=tf.train.Features(feature=features))
-    return bytes(example.SerializeToString(deterministic=True))
+    y1, x1, y2, x2 = objects.boxes.T.tolist() if len(objects.boxes) else ([], [], [], [])
+    return examples.serialize(
+        {
+            "frame/id": examples.of_bytes([_text(name)]),
+            "frame/height": examples.of_ints([where.height]),
+            "frame/width": examples.of_ints([where.width]),
+            "frame/encoded": examples.of_bytes([encoded]),
+            "frame/original_height": examples.of_ints([original_size[0]]),
+            "frame/original_width": examples.of_ints([original_size[1]]),
+            "frame/scale_y": examples.of_floats([where.scale_y]),
+            "frame/scale_x": examples.of_floats([where.scale_x]),
+            "frame/offset_y": examples.of_floats([where.offset_y]),
+            "frame/offset_x": examples.of_floats([where.offset_x]),
+            "target/object_class": examples.of_bytes(map(_text, objects.names)),
+            "target/object_class_id": examples.of_ints(objects.class_ids),
+            "target/truncation": examples.of_floats(objects.truncation),
+            "target/occlusion": examples.of_ints(objects.occlusion),
+            "target/is_difficult": examples.of_ints(map(int, objects.difficult)),
+            "target/coordinates_x1": examples.of_floats(x1),
+            "target/coordinates_y1": examples.of_floats(y1),
+            "target/coordinates_x2": examples.of_floats(x2),
+            "target/coordinates_y2": examples.of_floats(y2),
+        }
+    )
 
 
-def _bytes(values: Sequence[bytes]) -> Any:
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
-
-
-def _ints(values: Sequence[int]) -> Any:
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-
-
-def _floats(values: Any) -> Any:
-    return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+def _text(text: str) -> bytes:
+    """A name as its file has it, whatever its encoding."""
+    return text.encode(errors="surrogateescape")
 
 
 _LISTS = {
