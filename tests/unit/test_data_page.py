@@ -15,6 +15,7 @@ from tlt_runner.data.report import DatasetReport, ReportedSize
 from tlt_runner.data.sample import Converted, Finding, Listing, Oddity, Problem, Sample
 from tlt_runner.data.tally import Tally
 from tlt_runner.data.thumbnails import SHOWN, worst
+from tlt_runner.storage import Storage, join
 
 MAPPING = ClassMapping({"car": "vehicle", "man": "person"})
 EVIL = "<script>alert('x')</script>&\"\x07\udcff.jpg"
@@ -160,9 +161,14 @@ def test_what_cannot_be_drawn_gets_a_tile_with_its_first_bytes(tmp_path: Path) -
     png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (60_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
     (tmp_path / "bomb.png").write_bytes(png)
     (tmp_path / "folder.jpg").mkdir()
-    names = ("a.jpg", "bomb.png", "folder.jpg", "gone.jpg", "nul\0.jpg")
+    names = ("a.jpg", "bomb.png", "folder.jpg", "gone.jpg", "nul\0.jpg", "a/../../b.jpg", f"{'x' * 300}.jpg")
     report = _report(*((name, _bad(name, Problem.INVERTED_BOX)) for name in names))
-    tiles = {item.image: item for item in page.thumbnails(report, lambda image: tmp_path / image)}
+    storage = Storage(scratch=tmp_path / "scratch")
+
+    def image_of(image: str) -> Path | None:
+        return storage.at_hand(join(f"file://{tmp_path}", image))
+
+    tiles = {item.image: item for item in page.thumbnails(report, image_of)}
     assert {item.jpeg for item in tiles.values()} == {None}
     assert tiles["a.jpg"].first_bytes == b"GIF89a no picture"
     assert tiles["gone.jpg"].first_bytes == b""

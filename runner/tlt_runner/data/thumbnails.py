@@ -17,6 +17,7 @@ import numpy as np
 from tlt_runner.data import image_header, jpeg, png
 from tlt_runner.data.report import HARMLESS, DatasetReport, ReportedFinding
 from tlt_runner.data.sample import Problem
+from tlt_runner.errors import RunnerError
 
 SHOWN = 24
 """Pictures at most."""
@@ -89,7 +90,7 @@ def _thumbnail(
             return Thumbnail(image, findings, None, b"")
         with file.open("rb") as stream:
             data = stream.read(_LARGEST_FILE)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RunnerError):
         return Thumbnail(image, findings, None, b"")
     return Thumbnail(image, findings, _picture(data, findings), data[:FIRST_BYTES])
 
