@@ -86,8 +86,8 @@ def run(request: Request, storage: Storage, reporter: Reporter, stop: Event) -> 
             report written); InvalidSpec for an output folder of someone else; Interrupted; UnreadableModel;
             the storage's reasons.
     """
-    _check_folders(request)
     with storage_errors(str(request.images)):
+        _check_folders(request)
         listed, other_files = _listed(request.images)
     if not listed.names and not listed.skipped:
         raise RunnerError(
@@ -109,8 +109,8 @@ def run(request: Request, storage: Storage, reporter: Reporter, stop: Event) -> 
                 raise
             interrupted = error
         report = inference.report(sha256_of(file), whole=interrupted is None)
-        entries = {"images": len(listed.names) + len(listed.skipped), "other_files": other_files}
-        report = output.finish(report.model_copy(update=entries))
+        counts = {"images": len(listed.names) + len(listed.skipped), "other_files": other_files}
+        report = output.finish(report.model_copy(update=counts))
     if interrupted is not None:
         raise RunnerError(
             interrupted.reason,
@@ -262,9 +262,9 @@ def _check_folders(request: Request) -> None:
 def _listed(folder: Path) -> tuple[folders.Images, list[str]]:
     """The images of a folder, and everything in it that is none."""
     usable = folders.find_images(folders.Place(folder, ""))
-    named = {*usable.names, *(finding.file for finding in usable.skipped)}
+    images_in_it = {*usable.names, *(finding.file for finding in usable.skipped)}
     every = (printable(name) for name, _ in entries.scan(folder))
-    return usable, sorted(name for name in every if name not in named)
+    return usable, sorted(name for name in every if name not in images_in_it)
 
 
 def _address(model: str) -> str:
