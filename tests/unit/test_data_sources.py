@@ -89,6 +89,18 @@ def test_names_in_the_spec_win_over_data_yaml(tmp_path: Path) -> None:
     _write(tmp_path, {"images/a.jpg": "", "labels/a.txt": "1 .5 .5 .1 .1", "data.yaml": "nonsense"})
     (source,) = _find(tmp_path, format="yolo", classNames=["bus", "car"])
     assert source.reader.classes(source.listing.samples[0]) == {"car": 1}
+    assert [name for name, _ in source.listing.label_files] == ["labels/a.txt"]
+
+
+def test_the_file_with_the_classes_counts_as_a_label_file(tmp_path: Path) -> None:
+    for name in "ab":
+        _write(tmp_path, {f"images/{name}.jpg": "", f"labels/{name}.txt": "1 .5 .5 .1 .1"})
+    _write(tmp_path, {"data.yaml": "names: [bus, car]", "train.txt": "b"})
+    (source,) = _find(tmp_path, format="yolo", imageSet="train.txt")
+    assert source.listing.label_files == [
+        ("labels/b.txt", tmp_path / "labels/b.txt"),
+        ("data.yaml", tmp_path / "data.yaml"),
+    ]
 
 
 def test_yolo_without_names_says_where_they_belong(tmp_path: Path) -> None:

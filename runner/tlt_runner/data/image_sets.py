@@ -79,13 +79,13 @@ def select(listing: Listing, place: str, chosen: Set[str]) -> Listing:
     """The part of a listing that consists of some images. The rest is neither counted nor reported in it."""
     samples = [sample for sample in listing.samples if key(sample.image_file, place) in chosen]
     skipped = [finding for finding in listing.skipped if key(finding.file, place) in chosen]
-    labels = {sample.label_file for sample in samples}
+    unused = {sample.label_file for sample in listing.samples} - {sample.label_file for sample in samples}
     return replace(
         listing,
         samples=samples,
         images=len(samples) + len(skipped),
         skipped=skipped,
-        label_files=[(name, path) for name, path in listing.label_files if name in labels],
+        label_files=[(name, path) for name, path in listing.label_files if name not in unused],
     )
 
 

@@ -39,7 +39,12 @@ def open_reader(dataset: Dataset, storage: Storage, images: str, labels: str) ->
     if dataset.format == "voc":
         return VocReader(image_place, label_place)
     if dataset.format == "yolo":
-        return YoloReader(image_place, label_place, _class_names(dataset, storage))
+        if dataset.class_names:
+            return YoloReader(image_place, label_place, dict(enumerate(dataset.class_names)))
+        path = _names_file(dataset, storage)
+        with storage_errors(dataset.uri):
+            names = class_names.load(path)
+        return YoloReader(image_place, label_place, names, [(class_names.FILE, path)])
     return KittiReader(image_place, label_place)
 
 
@@ -91,17 +96,12 @@ def _json_files(dataset: Dataset, storage: Storage, labels: str) -> list[tuple[s
     return [(place.file(name), place.folder / name) for name in files.values()]
 
 
-def _class_names(dataset: Dataset, storage: Storage) -> dict[int, str]:
-    if dataset.class_names:
-        return dict(enumerate(dataset.class_names))
-    uri = join(dataset.uri, class_names.FILE)
+def _names_file(dataset: Dataset, storage: Storage) -> Path:
     try:
-        path = storage.fetch(uri)
+        return storage.fetch(join(dataset.uri, class_names.FILE))
     except NotFoundError as error:
         raise RunnerError(
             Reason.INVALID_SPEC,
             f"expected yolo's classes in dataset.classNames or {class_names.FILE}: {error.message}",
             "Name the classes by number, from 0, in spec.dataset.classNames.",
         ) from error
-    with storage_errors(uri):
-        return class_names.load(path)

@@ -9,8 +9,8 @@ detection data sets.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -33,15 +33,18 @@ class YoloReader:
         images: Folder of images.
         labels: Folder of labels.
         class_names: Class by number.
+        names_files: The file that says so, where one does, with its path relative to the data set's root.
     """
 
     images: folders.Place
     labels: folders.Place
     class_names: Mapping[int, str]
+    names_files: Sequence[tuple[str, Path]] = ()
 
     def listing(self) -> Listing:
         """Pair images and labels by name."""
-        return folders.pair(self.images, self.labels, LABEL_SUFFIX)
+        listing = folders.pair(self.images, self.labels, LABEL_SUFFIX)
+        return replace(listing, label_files=[*listing.label_files, *self.names_files])
 
     def classes(self, sample: Sample) -> Counter[str]:
         """Objects by class."""
@@ -89,6 +92,9 @@ def parse_line(
             return verdict(Problem.OUTSIDE_IMAGE, message)
         values.append(value)
     (x1, x2), (y1, y2) = _edges(values[0], values[2]), _edges(values[1], values[3])
+    if not (x1 < x2 and y1 < y2):
+        got = f"got {columns[3][:40]!r} and {columns[4][:40]!r}"
+        return verdict(Problem.INVERTED_BOX, f"expected a width and a height that leave an area, {got}")
     height, width = image_size
     return LabelledBox(class_name, (y1 * height, x1 * width, y2 * height, x2 * width), line=number)
 
