@@ -97,7 +97,8 @@ def translate(
 
     def check() -> None:
         if stopped():
-            raise RunnerError(Reason.INTERRUPTED, f"stopped before {out} was complete; nothing of it is left")
+            message = f"stopped before {out} was complete; nothing of it is left"
+            raise RunnerError(Reason.INTERRUPTED, message, "Run it again: it begins anew.")
 
     writer_type = WRITERS[target]
     found = sources.find(dataset, storage)
