@@ -407,22 +407,32 @@ def test_the_counts_of_the_torture_folder_are_exact(report: dict[str, Any]) -> N
         "labelsWithoutImage": 1,
         "labelProblems": {"DuplicateName": 1},
     }
-    assert [warning.split(":")[0] for warning in warnings] == [
-        "targetClassMapping",
-        "class 'person' has no object for training",
-        "1 images have no object",
-        "1 validation images are also training images, byte for byte, which makes metrics too good",
-        "1 training images are another training image once more, byte for byte, and weigh double",
-        "2 file names occur in several folders; each is an image of its own, with its own label",
-        "1 images have transparency, which is dropped",
-        "1 images are animated; their still picture is used",
-        "1 images are CMYK; they are converted to RGB without a colour profile, so colours may be off",
-        "1 images are grayscale; they are used as RGB with three equal channels",
-        "1 images have 16 bits a channel; the lower 8 are dropped",
-        "1 images have an EXIF orientation; labels are taken to speak of the pixels as stored, not as a "
-        "viewer turns them",
-        "1 images have the extension of another format; they are read by their content",
-        "2 entries of the image folders are no .jpg, .jpeg or .png files and were not read",
+    assert warnings == [
+        "targetClassMapping: no label uses class 'van'; the labels' classes are: CAR, Car, Pedestrian, Tram",
+        "class 'person' has no object for training: it cannot be learnt",
+        "images without an object, which train background only: 1",
+        "validation images that are also training images, byte for byte, which makes metrics too good: "
+        "1 (testing/image_2/leak.jpg)",
+        "training images that are another training image once more, byte for byte, and weigh double: "
+        f"1 ({IMAGES}/good.jpg)",
+        "file names in several folders, each an image of its own with its own label: 2",
+        *(
+            f"images that {what}: 1 ({IMAGES}/{odd[oddity]})"
+            for oddity, what in (
+                ("Alpha", "have transparency, which is dropped: the colours stored below it count"),
+                ("Animated", "are animated, of which the still picture is used"),
+                ("Cmyk", "are CMYK, and become RGB without a colour profile: colours may be off"),
+                ("Grayscale", "are grayscale, and get three equal channels"),
+                ("SixteenBit", "have 16 bits a channel, of which the upper 8 are kept"),
+                (
+                    "Turned",
+                    "have an EXIF orientation, which is not applied: labels are taken to speak of the pixels "
+                    "as stored",
+                ),
+                ("WrongExtension", "have the extension of another format, and are read by their content"),
+            )
+        ),
+        "entries of the image folders that are no .jpg, .jpeg or .png files and were not read: 2",
     ]
 
 

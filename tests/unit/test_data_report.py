@@ -174,8 +174,8 @@ def test_unusual_images_are_named_with_what_is_done_about_them() -> None:
     report = tally.to_report(MAPPING)
     assert report.odd == {Oddity.CMYK: ["i/1.jpg", "i/2.jpg"]}
     assert report.warnings[-1] == (
-        "2 images are CMYK; they are converted to RGB without a colour profile, so colours may be off: "
-        "i/1.jpg, i/2.jpg"
+        "images that are CMYK, and become RGB without a colour profile: colours may be off: "
+        "2 (i/1.jpg, i/2.jpg)"
     )
 
 
@@ -183,7 +183,7 @@ def test_every_kind_of_unusual_image_has_a_sentence() -> None:
     tally = Tally()
     tally.add(_sample(), Converted(example=b"x", oddities=tuple(Oddity)), "training")
     report = tally.to_report(MAPPING)
-    assert sum(warning.endswith(": i/1.jpg") for warning in report.warnings) == len(Oddity)
+    assert sum(warning.endswith(": 1 (i/1.jpg)") for warning in report.warnings) == len(Oddity)
 
 
 def test_leaks_duplicates_and_names_in_several_folders_are_warned_of() -> None:
@@ -193,7 +193,8 @@ def test_leaks_duplicates_and_names_in_several_folders_are_warned_of() -> None:
     report = tally.to_report(MAPPING)
     assert (report.leaked_images, report.duplicate_images, report.repeated_names) == (1, 2, 1)
     assert (report.leaked, report.duplicates) == (["b/1.jpg"], ["a/2.jpg", "a/3.jpg"])
-    assert [warning.split(" ", 1)[0] for warning in report.warnings[-3:]] == ["1", "2", "1"]
+    ends = [warning.rpartition(": ")[2] for warning in report.warnings[-3:]]
+    assert ends == ["1 (b/1.jpg)", "2 (a/2.jpg, a/3.jpg)", "1"]
 
 
 def test_a_class_without_objects_to_learn_or_to_measure_is_warned_of() -> None:
@@ -209,7 +210,8 @@ def test_a_rare_class_is_warned_of() -> None:
     tally.add(_sample(), Converted(example=b"x", objects=[0] + [1] * 101), "training")
     warned = [warning for warning in tally.to_report(MAPPING).warnings if "hardly" in warning]
     assert warned == [
-        "class 'person' has 1 training objects, 'vehicle' has 101: the rare one will hardly be learnt"
+        "classes are far from balanced: 1 training objects of 'person', 101 of 'vehicle'; the rare one will "
+        "hardly be learnt"
     ]
 
 

@@ -14,12 +14,12 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from tlt_runner.data import advice
 from tlt_runner.data.classes import ClassMapping
 from tlt_runner.data.records import Subset
 from tlt_runner.data.report import (
     HARMLESS,
     LISTED,
-    NAMED_IN_ERROR,
     DatasetReport,
     ReportedClass,
     ReportedFinding,
@@ -31,20 +31,6 @@ BINS_PER_OCTAVE = 4
 """Bins of the histogram of box sizes in each doubling of width or height."""
 _BINS = 64
 """Bins of each axis: 1 to 65,536 pixels."""
-_IMBALANCE = 100
-"""How many times more objects the largest class may have than the smallest before a warning."""
-_ODDITIES = {
-    Oddity.WRONG_EXTENSION: "have the extension of another format; they are read by their content",
-    Oddity.CMYK: "are CMYK; they are converted to RGB without a colour profile, so colours may be off",
-    Oddity.SIXTEEN_BIT: "have 16 bits a channel; the lower 8 are dropped",
-    Oddity.GRAYSCALE: "are grayscale; they are used as RGB with three equal channels",
-    Oddity.ALPHA: "have transparency, which is dropped: the colours stored below it count",
-    Oddity.TURNED: (
-        "have an EXIF orientation; labels are taken to speak of the pixels as stored, not as a viewer turns "
-        "them"
-    ),
-    Oddity.ANIMATED: "are animated; their still picture is used",
-}
 _Item = TypeVar("_Item")
 
 
@@ -165,8 +151,7 @@ class Tally(BaseModel):
             )
             for place, name in enumerate(mapping.class_names)
         ]
-        unused = mapping.unused_keys(self.source_classes)
-        return DatasetReport(
+        report = DatasetReport(
             images=self.images,
             usable_images=self.usable_images.total(),
             training_images=self.usable_images["training"],
@@ -182,7 +167,7 @@ class Tally(BaseModel):
             classes=classes,
             source_classes=dict(sorted(self.source_classes.items())),
             unmapped_classes=dict(sorted(unmapped.items())),
-            unused_mapping_keys=unused,
+            unused_mapping_keys=mapping.unused_keys(self.source_classes),
             leaked_images=self.leaked_images,
             duplicate_images=self.duplicate_images,
             repeated_names=self.repeated_names,
@@ -201,65 +186,14 @@ class Tally(BaseModel):
                 ReportedSize(width=_middle(key % _BINS), height=_middle(key // _BINS), objects=count)
                 for key, count in sorted(self.box_sizes.items())
             ],
-            warnings=[*self._label_warnings(unused, classes), *self._image_warnings()],
+            warnings=[],
         )
+        return report.model_copy(update={"warnings": advice.warnings(report)})
 
     def _skip(self, finding: Finding) -> None:
         self.bad_images += 1
         self.skipped_by_problem[finding.problem] += 1
         _extend(self.skipped, [_reported(finding)])
-
-    def _label_warnings(self, unused_keys: Sequence[str], classes: Sequence[ReportedClass]) -> list[str]:
-        found = ", ".join(sorted(self.source_classes)) or "none"
-        warnings = [
-            f"targetClassMapping: no label uses class {key!r}; the labels' classes are: {found}"
-            for key in unused_keys
-        ]
-        for subset, purpose in (("training", "it cannot be learnt"), ("validation", "it is not measured")):
-            warnings += [
-                f"class {item.name!r} has no object for {subset}: {purpose}"
-                for item in classes
-                if not getattr(item, subset)
-            ]
-        learnt = sorted((item for item in classes if item.training), key=lambda item: item.training)
-        if learnt and learnt[-1].training > _IMBALANCE * learnt[0].training:
-            warnings.append(
-                f"class {learnt[0].name!r} has {learnt[0].training} training objects, {learnt[-1].name!r} "
-                f"has {learnt[-1].training}: the rare one will hardly be learnt"
-            )
-        if self.images_without_objects:
-            warnings.append(
-                f"{self.images_without_objects} images have no object: they train background only"
-            )
-        return warnings
-
-    def _image_warnings(self) -> list[str]:
-        warnings = []
-        if self.leaked_images:
-            warnings.append(
-                f"{self.leaked_images} validation images are also training images, byte for byte, which "
-                f"makes metrics too good: {_first(self.leaked, self.leaked_images)}"
-            )
-        if self.duplicate_images:
-            warnings.append(
-                f"{self.duplicate_images} training images are another training image once more, byte for "
-                f"byte, and weigh double: {_first(self.duplicates, self.duplicate_images)}"
-            )
-        if self.repeated_names:
-            warnings.append(
-                f"{self.repeated_names} file names occur in several folders; each is an image of its own, "
-                "with its own label"
-            )
-        warnings += [
-            f"{count} images {_ODDITIES[oddity]}: {_first(self.odd[oddity], count)}"
-            for oddity, count in sorted(self.odd_images.items())
-        ]
-        if self.other_files:
-            warnings.append(
-                f"{self.other_files} entries of the image folders are no .jpg, .jpeg or .png files and were "
-                "not read"
-            )
-        return warnings
 
 
 def _bin(pixels: float) -> int:
@@ -295,8 +229,3 @@ def _extend(listed: list[_Item], items: Iterable[_Item]) -> None:
 
 def _in_order(findings: Iterable[ReportedFinding]) -> list[ReportedFinding]:
     return sorted(findings, key=lambda finding: (finding.file, finding.line or 0))
-
-
-def _first(names: Iterable[str], count: int) -> str:
-    named = ", ".join(sorted(names)[:NAMED_IN_ERROR])
-    return f"{named} ..." if count > NAMED_IN_ERROR else named
