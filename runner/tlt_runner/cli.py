@@ -292,6 +292,7 @@ def _sample_data(options: argparse.Namespace) -> int:
 
 def _infer(options: argparse.Namespace) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # other programs may use the same GPU
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
     from tempfile import TemporaryDirectory
     from threading import Event

@@ -165,6 +165,15 @@ def test_every_entry_that_is_not_used_is_reported_and_none_is_fatal(
     assert tree(images) == before
 
 
+def test_unusual_images_are_used_and_counted(model_file: Path, images: Path, tmp_path: Path) -> None:
+    png = save(images, "gray.png", picture(4)[..., 0])
+    (images / "named.jpg").write_bytes(png)
+    report = Run(model_file, images, tmp_path / "out")()
+    assert report.odd_images == {"Grayscale": 2, "WrongExtension": 1}
+    assert (report.inferred_images, report.skipped) == (2, [])
+    assert (tmp_path / "out/images/named.jpg").read_bytes().startswith(b"\xff\xd8\xff")
+
+
 def test_an_image_without_detections_gets_an_empty_label_file(
     model_file: Path, images: Path, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tlt_api.base import StatusModel
 from tlt_runner.data.report import NAMED_IN_ERROR, ReportedFinding
-from tlt_runner.data.sample import Problem
+from tlt_runner.data.sample import Oddity, Problem
 
 REPORT = "inference-report.json"
 
@@ -31,6 +31,9 @@ class InferenceReport(StatusModel):
     """Images that went through the model."""
     images_without_detections: int = 0
     """Of these, images in which nothing was found."""
+    odd_images: dict[Oddity, int] = {}
+    """Of these, images that are unusual, by how. Boxes speak of the pixels as stored: an image with an EXIF
+    orientation (Turned) is neither turned for the model nor in its copy."""
     detections: dict[str, int] = {}
     """Detections by class."""
     clipped_boxes: int = 0

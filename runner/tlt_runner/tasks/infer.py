@@ -29,7 +29,7 @@ from tlt_runner.data.geometry import Placement
 from tlt_runner.data.images import BadImageError
 from tlt_runner.data.parallel import Meter, workers
 from tlt_runner.data.report import ReportedFinding
-from tlt_runner.data.sample import Finding, Problem
+from tlt_runner.data.sample import Finding, Oddity, Problem
 from tlt_runner.data.writers.kitti import KittiWriter
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.model import FasterRCNN
@@ -64,12 +64,13 @@ class Request:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """An image: its path, its pixels (BGR) as stored, and as the network takes them (RGB)."""
+    """An image: its path, its pixels (BGR) as stored and as the network takes them (RGB), what is unusual."""
 
     name: str
     pixels: npt.NDArray[np.uint8]
     network: npt.NDArray[np.uint8]
     where: Placement
+    oddities: tuple[Oddity, ...]
 
 
 def run(request: Request, storage: Storage, reporter: Reporter, stop: Event) -> InferenceReport:
@@ -134,6 +135,7 @@ class _Inference:
         self._skipped = list(skipped)
         self._counts: Counter[str] = Counter()
         self._by_class: Counter[int] = Counter()
+        self._oddities: Counter[Oddity] = Counter()
         self._label_names = [KittiWriter.class_name(name) for name in self._config.class_names]
         self._stems: dict[str, str] = {}
 
@@ -169,6 +171,7 @@ class _Inference:
             whole=whole,
             inferred_images=self._counts["inferred"],
             images_without_detections=self._counts["empty"],
+            odd_images=dict(sorted(self._oddities.items())),
             detections={name: self._by_class[index] for index, name in enumerate(names)},
             clipped_boxes=self._counts["clipped"],
             outside_boxes=self._counts["outside"],
@@ -200,13 +203,14 @@ class _Inference:
         try:
             with storage_errors(str(self._request.images)):
                 data = images.read(self._request.images / name)
-            pixels = images.pixels(data, images.header(data, name))
+            header = images.header(data, name)
+            pixels = images.pixels(data, header)
         except BadImageError as error:
             return Finding(name, error.problem, error.message)
         config = self._config
         height, width = pixels.shape[:2]
         where = geometry.placement(height, width, config.height, config.width, config.mode)
-        return _Loaded(name, pixels, geometry.place_image(pixels, where)[..., ::-1], where)
+        return _Loaded(name, pixels, geometry.place_image(pixels, where)[..., ::-1], where, header.oddities)
 
     def _work(self, loaded: Sequence[_Loaded], threads: ThreadPoolExecutor) -> None:
         batch = np.zeros((BATCH, self._config.height, self._config.width, 3), np.uint8)
@@ -223,6 +227,7 @@ class _Inference:
             self._output.write(f"labels/{splitext(item.name)[0]}.txt", text.encode())
             self._counts.update(inferred=1, empty=not own.class_ids, clipped=own.clipped, outside=own.outside)
             self._by_class.update(own.class_ids)
+            self._oddities.update(item.oddities)
 
     def _draw(self, item: _Loaded, own: Found) -> bytes:
         pairs = zip(own.class_ids, own.scores, strict=True)
