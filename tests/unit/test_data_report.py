@@ -205,6 +205,17 @@ def test_a_class_without_objects_to_learn_or_to_measure_is_warned_of() -> None:
     assert "class 'vehicle' has no object for validation: it is not measured" in warnings
 
 
+def test_a_warning_about_the_mapping_names_ten_classes_of_many() -> None:
+    tally = Tally()
+    names = [f"c{number:02}" for number in range(30)]
+    tally.add(_sample(), Converted(example=b"x", source_classes=names), "training")
+    first = tally.to_report(MAPPING).warnings[0]
+    assert first == (
+        "targetClassMapping: no label uses class 'car'; the labels' classes are: "
+        "c00, c01, c02, c03, c04, c05, c06, c07, c08, c09, ..."
+    )
+
+
 def test_a_rare_class_is_warned_of() -> None:
     tally = Tally()
     tally.add(_sample(), Converted(example=b"x", objects=[0] + [1] * 101), "training")

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from tlt_runner.data.report import DatasetReport, ReportedClass
 from tlt_runner.data.sample import Oddity
@@ -33,7 +33,7 @@ def warnings(report: DatasetReport) -> list[str]:
 
 
 def _of_classes(report: DatasetReport) -> list[str]:
-    found = ", ".join(sorted(report.source_classes)) or "none"
+    found = _first(sorted(report.source_classes), len(report.source_classes)) or "none"
     said = [
         f"targetClassMapping: no label uses class {key!r}; the labels' classes are: {found}"
         for key in report.unused_mapping_keys
@@ -59,7 +59,7 @@ def _of_imbalance(classes: Sequence[ReportedClass]) -> list[str]:
 
 
 def _of_images(report: DatasetReport) -> list[str]:
-    said = {
+    said: dict[str, tuple[int, Sequence[str]]] = {
         "images without an object, which train background only": (report.images_without_objects, []),
         "validation images that are also training images, byte for byte, which makes metrics too good": (
             report.leaked_images,
@@ -82,9 +82,12 @@ def _of_images(report: DatasetReport) -> list[str]:
             [],
         ),
     }
-    return [f"{what}: {count}{_first(names, count)}" for what, (count, names) in said.items() if count]
+    return [
+        f"{what}: {count}{f' ({_first(names, count)})' if names else ''}"
+        for what, (count, names) in said.items()
+        if count
+    ]
 
 
-def _first(names: Iterable[str], count: int) -> str:
-    listed = list(names)[:_NAMED]
-    return f" ({', '.join(listed)}{', ...' if count > _NAMED else ''})" if listed else ""
+def _first(names: Sequence[str], count: int) -> str:
+    return ", ".join([*names[:_NAMED], *(["..."] if count > _NAMED else [])])
