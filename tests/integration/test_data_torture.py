@@ -382,6 +382,7 @@ def test_the_counts_of_the_torture_folder_are_exact(report: dict[str, Any]) -> N
         "clippedBoxes": 1,
         "ignoredRegions": 1,
         "otherFiles": 2,
+        "unlistedImages": 0,
         "classes": [
             {"name": "person", "training": 0, "validation": 1},
             {"name": "vehicle", "training": 23, "validation": 1},
@@ -510,8 +511,13 @@ def test_a_class_number_without_a_name_is_an_unknown_class_of_yolo(storage: Stor
         folder.put(f"labels/{number}.txt", "\n".join(lines if number == 1 else lines[:1]).encode())
     data = dataset(tmp_path / "set", format="yolo", classNames=["car", "boat"])
     report = report_of(data, storage, tmp_path / "out")
-    problems = {(item["file"], item["line"]): item["problem"] for item in report["dropped"]}
-    assert problems == {("labels/1.txt", 2): "UnknownClass", ("labels/1.txt", 3): "NotANumber"}
+    assert findings(report["dropped"]) == {
+        ("labels/1.txt", 2): (
+            "UnknownClass",
+            "class (column 1): expected one of the 2 classes, 0 to 1, got '2'",
+        ),
+        ("labels/1.txt", 3): ("NotANumber", "class (column 1): expected a whole number, got 'x'"),
+    }
     assert (report["lines"], report["objects"], report["unmappedClasses"]) == (7, 4, {"boat": 1})
 
 
@@ -543,21 +549,41 @@ def test_a_coco_file_with_every_mistake_gives_a_verdict_for_each(storage: Storag
     }
     folder.put("annotations/all.json", json.dumps(document).encode())
     report = report_of(dataset(tmp_path / "set", format="coco"), storage, tmp_path / "out")
-    assert report["droppedByProblem"] == {
-        "InvertedBox": 1,
-        "MissingField": 1,
-        "NotANumber": 1,
-        "OutsideImage": 1,
-        "UnknownClass": 1,
+    assert [(item["problem"], item["message"]) for item in report["dropped"]] == [
+        ("UnknownClass", "annotations[0] (id 0): expected an id of categories[], got category_id 9"),
+        ("MissingField", "annotations[1] (id 1): expected the field bbox"),
+        ("NotANumber", "annotations[2] (id 2): bbox: expected finite numbers, got 'wide'"),
+        (
+            "InvertedBox",
+            "annotations[3] (id 3): bbox: expected a width and a height above 0, got -80 and 40",
+        ),
+        (
+            "OutsideImage",
+            "expected a box that overlaps the image of 200 x 100 pixels, "
+            "got xmin 300, ymin 10, xmax 380, ymax 50",
+        ),
+    ]
+    places = {(item["file"], item["image"]) for item in report["dropped"]}
+    assert places == {("annotations/all.json", "images/1.jpg")}
+    assert findings(report["skipped"]) == {
+        ("images/2.jpg", None): (
+            "SizeMismatch",
+            "expected 100 x 100 pixels as its label says, the image has 200 x 100",
+        )
     }
+    assert [(item["problem"], item["message"]) for item in report["labelFindings"]] == [
+        ("LabelWithoutImage", "annotations[11] (id 200): expected an id of images[], got image_id 77"),
+        (
+            "UnsafeName",
+            "images[4] (id 8): file_name: expected a name relative to the image folder, without '..', "
+            "'\\' and control characters, got '../secret.jpg'",
+        ),
+    ]
     assert (report["ignoredRegions"], report["unmappedClasses"]) == (1, {"boat": 1})
-    assert report["skippedByProblem"] == {"SizeMismatch": 1}
-    unattached = [*report["orphans"], *report["labelFindings"]]
-    assert sorted(item["problem"] for item in unattached) == ["LabelWithoutImage", "UnsafeName"]
     assert (report["lines"], report["objects"]) == (10, 3)
 
 
-def test_a_voc_label_that_speaks_of_another_size_leaves_its_image_out(
+def test_a_voc_label_of_another_size_or_with_entities_leaves_its_image_out(
     storage: Storage, tmp_path: Path
 ) -> None:
     folder = Folder(tmp_path / "set")
@@ -579,5 +605,17 @@ def test_a_voc_label_that_speaks_of_another_size_leaves_its_image_out(
     folder.put("ImageSets/Main/val.txt", b"\xef\xbb\xbf0\r\n9\r\n")
     data = dataset(tmp_path / "set", format="voc", validation={"imageSet": "ImageSets/Main/val.txt"})
     report = report_of(data, storage, tmp_path / "out")
-    assert report["skippedByProblem"] == {"SizeMismatch": 1, "UnreadableLabel": 1}
-    assert report["objects"] == 3
+    assert findings(report["skipped"]) == {
+        ("JPEGImages/1.jpg", None): (
+            "SizeMismatch",
+            "expected 100 x 100 pixels as its label says, the image has 200 x 100",
+        ),
+        ("JPEGImages/bomb.jpg", None): (
+            "UnreadableLabel",
+            "Annotations/bomb.xml:1: expected no DTD and no entities (DTDForbidden)",
+        ),
+    }
+    assert findings(report["labelFindings"]) == {
+        ("ImageSets/Main/val.txt", 2): ("ListedWithoutImage", "expected an image of JPEGImages, got '9'")
+    }
+    assert (report["trainingImages"], report["validationImages"], report["objects"]) == (2, 1, 3)

@@ -93,6 +93,8 @@ class DatasetReport(StatusModel):
     """Regions that the labels mark as "do not care"."""
     other_files: int
     """Entries of the image folders that are no images."""
+    unlisted_images: int
+    """Images that none of the data set's lists (imageSet) names; they are not among the images."""
     classes: list[ReportedClass]
     """Objects by class to learn."""
     source_classes: dict[str, int]
@@ -114,7 +116,8 @@ class DatasetReport(StatusModel):
     labels_without_image: int
     """Number of labels without an image."""
     label_problems: dict[Problem, int]
-    """Number of label files, or entries of them that belong to no image, that could not be used, by why."""
+    """Number of label files, and of entries of them or of lists of images that belong to no image, that could
+    not be used, by why."""
     skipped: list[ReportedFinding]
     """Images left out; at most 10,000."""
     dropped: list[ReportedFinding]
@@ -122,7 +125,7 @@ class DatasetReport(StatusModel):
     orphans: list[ReportedFinding]
     """Labels without an image; at most 10,000."""
     label_findings: list[ReportedFinding]
-    """Label files, or entries of them that belong to no image, that could not be used; at most 10,000."""
+    """These label files and entries; at most 10,000."""
     odd: dict[Oddity, list[str]]
     """Unusual images by how; at most 10,000 each."""
     leaked: list[str]
