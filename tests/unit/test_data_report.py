@@ -1,5 +1,7 @@
 """The tally of a preparation, the report that comes of it, and when bad samples end the job."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -312,3 +314,11 @@ def test_lists_end_at_the_limit_and_counts_do_not(monkeypatch: pytest.MonkeyPatc
     report = one.to_report(MAPPING)
     assert len(report.dropped) == 3
     assert report.dropped_by_problem == {Problem.INVERTED_BOX: 8}
+
+
+def test_images_that_no_list_names_are_counted_and_told() -> None:
+    tally = Tally()
+    tally.add_listings([replace(_listing([]), unlisted=3)])
+    report = tally.to_report(MAPPING)
+    assert (report.images, report.unlisted_images) == (0, 3)
+    assert "images are in none of the lists (imageSet) and were not used: 3" in report.warnings

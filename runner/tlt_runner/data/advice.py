@@ -81,6 +81,7 @@ def _of_images(report: DatasetReport) -> list[str]:
             report.other_files,
             [],
         ),
+        "images are in none of the lists (imageSet) and were not used": (report.unlisted_images, []),
     }
     return [
         f"{what}: {count}{f' ({_first(names, count)})' if names else ''}"

@@ -108,7 +108,8 @@ def survey(dataset: Dataset, storage: Storage, found: Sequence[Source], meter: M
             listing = source.listing
             for finding in (*listing.skipped, *listing.orphans, *listing.findings):
                 content.update(_encoded(f"{finding}\n"))
-            content.update(f"{source.subset} {listing.images} {listing.other_files}\n".encode())
+            counts = f"{listing.images} {listing.other_files} {listing.unlisted}"
+            content.update(f"{source.subset} {counts}\n".encode())
             for _, label in in_order(threads, _hashed, listing.label_files, meter.check, BATCH):
                 content.update(_encoded(f"{label.name} {label.sha256}\n"))
                 labels[label.name] = label

@@ -49,6 +49,7 @@ class Tally(BaseModel):
     clipped_boxes: int = 0
     ignored_regions: int = 0
     other_files: int = 0
+    unlisted_images: int = 0
     repeated_names: int = 0
     labels_without_image: int = 0
     leaked_images: int = 0
@@ -80,6 +81,7 @@ class Tally(BaseModel):
         for listing in listings:
             self.images += listing.images
             self.other_files += listing.other_files
+            self.unlisted_images += listing.unlisted
             self.labels_without_image += len(listing.orphans)
             self.label_problems.update(finding.problem for finding in listing.findings)
             _extend(self.orphans, map(_reported, listing.orphans))
@@ -164,6 +166,7 @@ class Tally(BaseModel):
             clipped_boxes=self.clipped_boxes,
             ignored_regions=self.ignored_regions,
             other_files=self.other_files,
+            unlisted_images=self.unlisted_images,
             classes=classes,
             source_classes=dict(sorted(self.source_classes.items())),
             unmapped_classes=dict(sorted(unmapped.items())),
