@@ -359,6 +359,25 @@ def test_a_jpeg_with_endless_scans_over_many_pixels_is_refused() -> None:
     assert _problem(head + 500 * scan + b"\xff\xd9") == Problem.HUGE_IMAGE
 
 
+def test_a_png_with_far_more_data_than_pixels_is_refused() -> None:
+    swelling = [_chunk(b"IDAT", bytes(10_000)) for _ in range(10)]
+    assert _problem(_png(IDAT, *swelling)) == Problem.HUGE_IMAGE
+
+
+def test_a_text_that_swells_is_not_looked_at() -> None:
+    text = _chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50_000_000)))
+    assert images.inspect(_png(text, IDAT), "a.png").oddities == ()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [JPEG[:2] + b"\xff\xfe\x00\x02" * 200_001 + JPEG[2:], _png(_chunk(b"tEXt", b"") * 200_001, IDAT)],
+    ids=["segments", "chunks"],
+)
+def test_a_file_in_countless_parts_is_refused(data: bytes) -> None:
+    assert _problem(data) == Problem.CORRUPT_IMAGE
+
+
 @pytest.mark.parametrize(
     ("place", "value"),
     [(1, 0xC3), (1, 0xC5), (4, 12), (9, 2)],

@@ -15,6 +15,8 @@ MAX_PIXELS = 100_000_000
 """Pixels of an image at most: 300 MB decoded, which each worker may hold."""
 MAX_SIDE = 65_500
 """Rows or columns at most; libjpeg's limit."""
+MAX_PARTS = 200_000
+"""Segments or chunks of a file at most: a PNG of the largest size in parts of 8 KiB has as many."""
 _ORIENTATION_TAG = 0x0112
 
 
@@ -70,6 +72,16 @@ def check_size(height: int, width: int) -> None:
             f"expected at most {MAX_PIXELS // 1_000_000} million pixels and {MAX_SIDE} a side, got {width} x "
             f"{height}",
         )
+
+
+def check_parts(count: int) -> None:
+    """Refuse what would take minutes to walk through.
+
+    Raises:
+        BadImageError: ``CorruptImage``.
+    """
+    if count > MAX_PARTS:
+        raise BadImageError(Problem.CORRUPT_IMAGE, f"expected at most {MAX_PARTS} segments or chunks")
 
 
 def orientation(tiff: bytes) -> int:

@@ -15,7 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tlt_runner.data.image_header import MAX_PIXELS, BadImageError, Header, check_size, orientation
+from tlt_runner.data.image_header import (
+    MAX_PIXELS,
+    BadImageError,
+    Header,
+    check_parts,
+    check_size,
+    orientation,
+)
 from tlt_runner.data.sample import Oddity, Problem
 
 START = b"\xff\xd8\xff"
@@ -86,8 +93,9 @@ def header(data: bytes) -> Header:
 
 def _segments(data: bytes) -> Iterator[_Segment]:
     """Every segment, the end marker last."""
-    place = 2
+    place, count = 2, 0
     while place + 2 <= len(data):
+        check_parts(count := count + 1)
         marker = data[place + 1]
         if data[place] != 0xFF:
             raise BadImageError(Problem.CORRUPT_IMAGE, f"expected a JPEG marker at byte {place}")

@@ -12,13 +12,15 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from tlt_runner.data.image_header import BadImageError, Header, check_size, orientation
+from tlt_runner.data.image_header import BadImageError, Header, check_parts, check_size, orientation
 from tlt_runner.data.sample import Oddity, Problem
 
 START = b"\x89PNG\r\n\x1a\n"
 _PICTURE = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 """Bits of a sample by colour type: grey, colour, palette, grey with alpha, colour with alpha."""
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Samples of a pixel by colour type."""
 _GREY, _PALETTE, _WITH_ALPHA = (0, 4), 3, (4, 6)
 
 
@@ -29,15 +31,19 @@ def header(data: bytes) -> Header:
         BadImageError: The file ends before its IEND chunk, a checksum is wrong, its header makes no sense, or
             it is too large.
     """
-    fields, turned = b"", 1
+    fields, turned, compressed = b"", 1, 0
     seen: set[bytes] = set()
     for kind, start, end in _chunks(data):
         if not seen:
             fields = _fields(kind, data[start:end])
         if kind == b"eXIf":
             turned = orientation(data[start:end])
+        elif kind == b"IDAT":
+            compressed += end - start
         seen.add(kind)
+    height, width = int.from_bytes(fields[4:8], "big"), int.from_bytes(fields[:4], "big")
     depth, colour = fields[8], fields[9]
+    _check_data(compressed, height * (1 + width * depth * _SAMPLES[colour] // 8))
     needed = {b"IDAT", b"PLTE"} if colour == _PALETTE else {b"IDAT"}
     if missing := needed - seen:
         raise BadImageError(
@@ -52,8 +58,8 @@ def header(data: bytes) -> Header:
     }
     return Header(
         kind="PNG",
-        height=int.from_bytes(fields[4:8], "big"),
-        width=int.from_bytes(fields[:4], "big"),
+        height=height,
+        width=width,
         oddities=tuple(oddity for oddity, here in odd.items() if here),
         fits_records=False,
         orientation=turned,
@@ -75,10 +81,19 @@ def _fields(kind: bytes, content: bytes) -> bytes:
     return content
 
 
+def _check_data(compressed: int, raw: int) -> None:
+    """Refuse data that could swell to far more than the pixels: the decoder reads it to its end."""
+    if compressed > 2 * raw + (1 << 16):
+        raise BadImageError(
+            Problem.HUGE_IMAGE, f"expected at most {raw} bytes of pixels, got {compressed} and compressed"
+        )
+
+
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Kind, start and end of the content of every chunk; IEND is the last."""
-    place = len(START)
+    place, count = len(START), 0
     while place + 12 <= len(data):
+        check_parts(count := count + 1)
         length = int.from_bytes(data[place : place + 4], "big")
         end = place + 12 + length
         if end > len(data):
