@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlt_api.failures import Reason
+from tlt_api.runreport import RunReport, to_termination_message
+from tlt_api.status import Failure
 from tlt_api.trainingjob import BadSamples
 from tlt_runner.data import tally as tally_module
 from tlt_runner.data.classes import ClassMapping
@@ -120,6 +122,21 @@ def test_the_failure_names_a_file_of_many_bad_lines_once() -> None:
         judge(tally.to_report(MAPPING), BadSamples())
     expected = "l/1.txt: lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 15 more: WrongColumns: seven"
     assert caught.value.message.endswith(expected)
+
+
+def test_a_failure_with_ten_files_fits_into_a_pods_termination_message() -> None:
+    tally = Tally()
+    tally.add_listings([_listing([], images=20)])
+    for number in range(20):
+        file = f"training/label_2/sequence_0001/{number:06}.txt"
+        dropped = [Finding(file, Problem.WRONG_COLUMNS, "seven " * 40, line) for line in range(100, 130)]
+        tally.add(_sample(str(number)), Converted(example=b"x", dropped=dropped), "training")
+    report = tally.to_report(MAPPING)
+    with pytest.raises(RunnerError) as caught:
+        judge(report, BadSamples())
+    failure = Failure(reason="BadSamples", message=caught.value.message, hint="h" * 300)
+    status = to_status(report, "pvc://claim/runs/first/dataset-report.html")
+    assert failure.message in to_termination_message(RunReport(failure=failure, dataset=status))
 
 
 def test_an_object_that_became_too_small_says_nothing_against_its_image() -> None:

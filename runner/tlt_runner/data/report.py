@@ -19,6 +19,8 @@ LISTED = 10_000
 """Findings that are listed one by one in each list; the counts are of all."""
 NAMED_IN_ERROR = 10
 """Files that a failure names, and lines of each of them."""
+_MESSAGE = 110
+"""Characters of a file's first finding in a failure: ten files fit into a pod's termination message."""
 HARMLESS = {Problem.TOO_SMALL}
 """Dropped lines that say nothing against the data."""
 
@@ -195,7 +197,8 @@ def _file(file: str, findings: Sequence[ReportedFinding]) -> str:
     place = f"{file}: line{'s' * (len(lines) > 1)} " if lines else f"{file}: "
     first = findings[0]
     places = f"{', '.join(lines[:NAMED_IN_ERROR])}{more}: " if lines else ""
-    return f"{place}{places}{first.problem}: {first.message}"
+    message = first.message if len(first.message) <= _MESSAGE else f"{first.message[: _MESSAGE - 3]}..."
+    return f"{place}{places}{first.problem}: {message}"
 
 
 def to_status(
