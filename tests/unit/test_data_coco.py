@@ -130,15 +130,15 @@ def test_sizes_that_contradict_each_other_are_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["sub/a.jpg", "./sub//a.jpg", "images/sub/a.jpg", "{folder}/images/sub/a.jpg"]
+    "name", ["sub/a.jpg", "a.jpg", "./sub//a.jpg", "images/sub/a.jpg", "{folder}/images/sub/a.jpg"]
 )
-def test_names_may_be_written_from_the_folders_above(tmp_path: Path, name: str) -> None:
+def test_names_may_be_written_from_the_folders_above_or_without_any(tmp_path: Path, name: str) -> None:
     written = name.format(folder=tmp_path.name)
     _, labels = _read(tmp_path, _coco([_image(1, written)], []), images=("sub/a.jpg",))
     assert labels.image_size == (480, 640)
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "val/a.jpg", "other/images/sub/a.jpg", "a.png", "sub/A.jpg"])
+@pytest.mark.parametrize("name", ["val/a.jpg", "other/images/sub/a.jpg", "a.png", "sub/A.jpg"])
 def test_an_image_of_another_folder_is_not_taken_for_it(tmp_path: Path, name: str) -> None:
     entries = [_image(1, name), _image(2, "b.jpg")]
     listing, _ = _read(tmp_path, _coco(entries, []), images=("sub/a.jpg", "b.jpg"))
@@ -146,6 +146,16 @@ def test_an_image_of_another_folder_is_not_taken_for_it(tmp_path: Path, name: st
     assert [str(finding) for finding in listing.orphans] == [
         "annotations/0.json: LabelWithoutImage: "
         f"images[0] (id 1): expected images/{name}, which does not exist"
+    ]
+
+
+def test_a_name_without_folder_that_is_in_two_is_neither(tmp_path: Path) -> None:
+    entries = [_image(1, "a.jpg"), _image(2, "b.jpg")]
+    listing, _ = _read(tmp_path, _coco(entries, []), images=("train/a.jpg", "val/a.jpg", "b.jpg"))
+    assert [f.file for f in listing.skipped] == ["images/train/a.jpg", "images/val/a.jpg"]
+    assert [finding.message for finding in listing.orphans] == [
+        "images[0] (id 1): expected images/a.jpg, which does not exist; "
+        "it could be train/a.jpg or val/a.jpg: write the folder into file_name"
     ]
 
 

@@ -5,9 +5,10 @@ categories are joined by name, and entries of one image in several files add up.
 file holds already (the persons of person_keypoints_*.json) counts once. ``iscrowd`` regions are ignored.
 
 An entry belongs to the image with its ``file_name``, relative to the image folder. Leading folders that lead
-to the image folder (``images/train/1.jpg`` for the folder ``images/train``) may stand before it. An absolute
-name, ``..`` or a backslash is refused, and nothing is looked for elsewhere: a base name alone could be that
-of another image. After :meth:`CocoReader.listing` five numbers an object are in memory, and no JSON.
+to the image folder (``images/train/1.jpg`` for the folder ``images/train``) may stand before it; a name
+without folders may be in a sub-folder, if only in one. An absolute name, ``..`` or a backslash is refused,
+and ``val/1.jpg`` is not looked for in ``train``: it is another image. After :meth:`CocoReader.listing` five
+numbers an object are in memory, and no JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from tlt_api.failures import Reason
 from tlt_runner.data.formats import coco_file, folders, names
-from tlt_runner.data.formats.coco_merge import Merged
+from tlt_runner.data.formats.coco_merge import Image, Merged
 from tlt_runner.data.sample import Finding, LabelledBox, Labels, Listing, Problem, Sample
 from tlt_runner.errors import RunnerError
 
@@ -38,7 +39,8 @@ class CocoReader:
     def __init__(self, images: folders.Place, files: Sequence[tuple[str, Path]]) -> None:
         self.images = images
         self.files = files
-        self._merged = Merged(images, ())
+        self._images: dict[str, Image] = {}
+        self._classes: list[str] = []
 
     def listing(self) -> Listing:
         """Read the JSON files and find their images.
@@ -59,7 +61,7 @@ class CocoReader:
             got = "; ".join(map(str, refused[:_NAMED])) or "no .json file"
             message = f"expected a COCO file with images, annotations and categories, got {got}"
             raise RunnerError(Reason.NO_LABELS, message)
-        self._merged = merged
+        self._images, self._classes = merged.images, merged.classes
         samples, skipped = self._samples(found.names)
         return Listing(
             samples=samples,
@@ -76,7 +78,7 @@ class CocoReader:
         skipped = []
         for name in images:
             key, stem = names.stem(name), posixpath.splitext(name)[0]
-            image = self._merged.images.get(name)
+            image = self._images.get(name)
             if image is None:
                 message = f"expected an entry of images[] with the file_name {name[:200]!r}, got none"
                 skipped.append(Finding(self.images.file(name), Problem.NO_LABEL, message))
@@ -100,6 +102,6 @@ class CocoReader:
 
     def read(self, sample: Sample, image_size: tuple[int, int]) -> Labels:
         """One image's annotations; their pixels are absolute, so ``image_size`` does not matter."""
-        image = self._merged.images[str(sample.key)]
-        boxes = tuple(LabelledBox(self._merged.classes[number], box) for number, box in image.objects())
+        image = self._images[str(sample.key)]
+        boxes = tuple(LabelledBox(self._classes[number], box) for number, box in image.objects())
         return Labels(boxes, tuple(image.findings), image.ignored, image.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import unicodedata
 from array import array
 from collections import Counter
@@ -84,6 +85,12 @@ class Merged:
         self.findings: list[Finding] = []
         self.classes: list[str] = []
         self._names = {_composed(name): name for name in names}
+        self._bare: dict[str, str] = {}
+        self._rivals: dict[str, str] = {}
+        for name in names:
+            bare = _composed(posixpath.basename(name))
+            if self._bare.setdefault(bare, name) != name:
+                self._rivals[bare] = name
         self._place = images
         self._above = tuple(map(_composed, images.folder.parts))
         self._numbers: dict[str, int] = {}
@@ -149,18 +156,25 @@ class Merged:
         return image
 
     def _name_of(self, parts: tuple[str, ...]) -> str:
-        """The image in the folder that a file_name means: as it stands, or from the folders above.
+        """The image in the folder that a file_name means.
+
+        As it stands; or from the folders above; or, without a folder, in the one sub-folder that has it.
 
         Raises:
-            EntryError: There is none.
+            EntryError: There is none, or several.
         """
         parts = tuple(map(_composed, parts))
         for above in range(min(len(parts), len(self._above) + 1)):
             name = self._names.get("/".join(parts[above:]))
             if name is not None and parts[:above] == self._above[len(self._above) - above :]:
                 return name
-        expected = self._place.file("/".join(parts)[:200])
-        raise EntryError(Problem.LABEL_WITHOUT_IMAGE, f"expected {expected}, which does not exist")
+        bare, rival = self._bare.get("/".join(parts)), self._rivals.get("/".join(parts))
+        if bare is not None and rival is None:
+            return bare
+        message = f"expected {self._place.file('/'.join(parts)[:200])}, which does not exist"
+        if rival is not None:
+            message += f"; it could be {bare} or {rival}: write the folder into file_name"
+        raise EntryError(Problem.LABEL_WITHOUT_IMAGE, message)
 
     def _class_numbers(self, file: CocoFile) -> dict[Id, int]:
         """The classes by their category's id in the file; categories of one name are one class."""
