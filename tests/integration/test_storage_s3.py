@@ -1,10 +1,19 @@
 """s3:// against a real S3 server: files, folders, data sets, and what its refusals are called."""
 
+import contextlib
 import hashlib
+import logging
+import random
+import signal
 import socket
+import subprocess
+import sys
+import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
 
 from cluster.errors import UnavailableError
@@ -16,6 +25,7 @@ from tlt_runner.data import digits
 from tlt_runner.data.prepare import prepare
 from tlt_runner.data.records import load_records
 from tlt_runner.errors import RunnerError
+from tlt_runner.s3 import PART_BYTES
 from tlt_runner.storage import NotFoundError, Storage
 
 
@@ -50,11 +60,78 @@ def _file(tmp_path: Path, content: bytes) -> Path:
 
 
 def test_what_is_published_is_fetched_with_its_digest(storage: Storage, tmp_path: Path) -> None:
-    content = b"weights" * 2_000_000  # more than one part of a multipart upload
+    content = random.Random(0).randbytes(2 * PART_BYTES + 1)  # three parts
     published = storage.publish(_file(tmp_path, content), "s3://bucket/runs/1/model.keras")
     assert published.uri == "s3://bucket/runs/1/model.keras"
     assert (published.sha256, published.size_bytes) == (hashlib.sha256(content).hexdigest(), len(content))
     assert storage.fetch(published.uri, published.sha256).read_bytes() == content
+    # Of an object that came in parts, S3's tag ends in their number.
+    client = boto3.client("s3", endpoint_url=storage.s3.endpoint, region_name="us-east-1")
+    with contextlib.closing(client):
+        assert client.head_object(Bucket="bucket", Key="runs/1/model.keras")["ETag"].endswith('-3"')
+
+
+def test_an_empty_object_is_an_empty_file(storage: Storage, tmp_path: Path) -> None:
+    storage.publish(_file(tmp_path, b""), "s3://bucket/empty/x")
+    assert storage.fetch("s3://bucket/empty/x").read_bytes() == b""
+    assert [path.name for path in storage.folder("s3://bucket/empty").iterdir()] == ["x"]
+
+
+class CuttingProxy:
+    """A way to the server on which the first large answers break off."""
+
+    def __init__(self, endpoint: str, cuts: int) -> None:
+        host, _, port = endpoint.removeprefix("http://").partition(":")
+        self._server = (host, int(port))
+        self.cuts_left = cuts
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._socket.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._relay, args=(client,), daemon=True).start()
+
+    def _relay(self, client: socket.socket) -> None:
+        with client, socket.create_connection(self._server) as server:
+            back = threading.Thread(target=self._pump, args=(server, client, 1 << 20), daemon=True)
+            back.start()
+            self._pump(client, server, None)
+            back.join()
+
+    def _pump(self, source: socket.socket, target: socket.socket, limit: int | None) -> None:
+        passed = 0
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+                passed += len(data)
+                if limit is not None and passed > limit and self.cuts_left > 0:
+                    self.cuts_left -= 1
+                    break
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+def test_a_download_that_breaks_off_is_tried_again(storage: Storage, tmp_path: Path) -> None:
+    content = random.Random(1).randbytes(PART_BYTES + 1)
+    published = storage.publish(_file(tmp_path, content), "s3://bucket/broken/x")
+    assert storage.s3.endpoint is not None
+    proxy = CuttingProxy(storage.s3.endpoint, cuts=2)
+    try:
+        other = Storage(scratch=tmp_path / "other", s3=S3Storage(endpoint=proxy.endpoint))
+        assert other.fetch(published.uri, published.sha256).read_bytes() == content
+    finally:
+        proxy.close()
+    assert proxy.cuts_left == 0
 
 
 def test_a_second_fetch_sees_a_replaced_object(storage: Storage, tmp_path: Path) -> None:
@@ -111,6 +188,19 @@ def test_a_missing_bucket_is_not_found(storage: Storage) -> None:
         storage.folder("s3://no-such-bucket/x")
 
 
+def test_no_message_and_no_log_line_has_the_secret(
+    storage: Storage, server: ObjectStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    storage.publish(_file(tmp_path, b"x"), "s3://bucket/quiet/x")
+    storage.folder("s3://bucket/quiet")
+    with pytest.raises(NotFoundError) as caught:
+        storage.fetch("s3://bucket/quiet/y")
+    assert server.secret_key not in "".join(map(str, traceback.format_exception(caught.value)))
+    assert caplog.records
+    assert not [line for line in caplog.messages if server.secret_key in line]
+
+
 def test_a_wrong_secret_is_denied_and_not_told(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +255,80 @@ def test_a_data_set_is_prepared_from_s3_to_s3_and_found_again(storage: Storage, 
     assert prepare(dataset, elsewhere, "s3://bucket/out").manifest == records.manifest
     loaded = load_records(elsewhere, records.uri, records.digest)
     assert loaded.manifest.training_images + loaded.manifest.validation_images == 8
+
+
+_KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+from tlt_api.common import S3Storage
+from tlt_api.trainingjob import Dataset
+from tlt_runner.data.prepare import prepare
+from tlt_runner.storage import Storage
+
+class KilledHalfWay:
+    def progress(self, progress):
+        if progress.stage == "convert" and progress.step == 60:
+            while not list(Path(sys.argv[4]).rglob("training-*.json")):
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+storage = Storage(scratch=Path(sys.argv[2]), s3=S3Storage(endpoint=sys.argv[3]))
+prepare(Dataset.model_validate_json(sys.argv[1]), storage, "s3://bucket/killed", KilledHalfWay())
+"""
+
+
+def test_shards_that_a_killed_run_uploaded_are_not_made_again(
+    storage: Storage, server: ObjectStore, tmp_path: Path
+) -> None:
+    digits.generate(tmp_path / "many", images=90, width=64, height=64, seed=1)
+    storage.publish_folder(tmp_path / "many", "s3://bucket/many")
+    dataset = Dataset.model_validate(
+        {
+            "uri": "s3://bucket/many",
+            "targetClassMapping": {name: name for name in digits.CLASS_NAMES},
+            "imageSize": {"width": 64, "height": 64},
+        }
+    )
+    place = server.directory / "bucket" / "killed"
+    arguments = (
+        dataset.model_dump_json(),
+        str(tmp_path / "scratch-1"),
+        storage.s3.endpoint or "",
+        str(place),
+    )
+    killed = subprocess.run([sys.executable, "-c", _KILLED, *arguments], check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    assert not list(place.rglob("dataset.json"))
+    uploaded = {path: path.stat().st_mtime_ns for path in place.rglob("training-*.json")}
+    uploaded |= {path: path.stat().st_mtime_ns for path in (p.with_suffix(".tfrecord") for p in uploaded)}
+    records = prepare(dataset, storage, "s3://bucket/killed")
+    assert uploaded
+    assert {path: path.stat().st_mtime_ns for path in uploaded} == uploaded
+    local = dataset.model_copy(update={"uri": f"file://{tmp_path}/many"})
+    undisturbed = prepare(local, Storage(scratch=tmp_path / "scratch-2"), f"file://{tmp_path}/undisturbed")
+    assert undisturbed.manifest == records.manifest
+    there = {path.name: path.read_bytes() for path in (place / "tfrecords").rglob("*.*")}
+    assert there == {path.name: path.read_bytes() for path in undisturbed.folder.iterdir()}
+    # What was uploaded is at hand for training.
+    assert all(path.is_file() for path in records.files("training"))
+
+
+def test_refused_records_are_removed_and_the_report_stays(storage: Storage, tmp_path: Path) -> None:
+    digits.generate(tmp_path / "bad", images=8, width=64, height=64, seed=1)
+    (tmp_path / "bad/training/image_2/000003.jpg").write_bytes(b"")
+    storage.publish_folder(tmp_path / "bad", "s3://bucket/bad")
+    dataset = Dataset.model_validate(
+        {
+            "uri": "s3://bucket/bad",
+            "targetClassMapping": {name: name for name in digits.CLASS_NAMES},
+            "imageSize": {"width": 64, "height": 64},
+        }
+    )
+    with pytest.raises(RunnerError) as caught:
+        prepare(dataset, storage, "s3://bucket/refused")
+    assert caught.value.reason == Reason.BAD_SAMPLES
+    assert storage.exists("s3://bucket/refused/dataset-report.html")
+    assert not storage.exists("s3://bucket/refused/tfrecords")
 
 
 def test_a_data_set_that_is_not_in_the_bucket_is_not_found(storage: Storage) -> None:

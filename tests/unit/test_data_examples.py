@@ -1,4 +1,4 @@
-"""The bytes of a tf.train.Example, by the protocol's rules; that TensorFlow reads them, test_data_prepare says."""
+"""The bytes of a tf.train.Example by the protocol; test_data_prepare has TensorFlow read them."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""A ``tf.train.Example`` as bytes: the same bytes in every process, and less work than with protobuf's classes.
+"""A ``tf.train.Example`` as bytes: the same in every process, and less work than with protobuf's classes.
 
 Conversion makes one for every image while it holds the interpreter's lock: 0.07 ms instead of 0.28 for one
 of 200 KB (measured). Source: the Protocol Buffers encoding, ``tensorflow/core/example/feature.proto``.
