@@ -43,7 +43,7 @@ from tlt_runner.data.sources import Source
 from tlt_runner.data.survey import Survey, changed, digest_of, survey
 from tlt_runner.data.tally import Tally
 from tlt_runner.errors import RunnerError
-from tlt_runner.storage import NotFoundError, Storage, join, storage_errors
+from tlt_runner.storage import Storage, join, storage_errors
 
 log = logging.getLogger(__name__)
 
@@ -195,14 +195,16 @@ class _Preparation:
         return self._storage.at_hand(join(self._dataset.uri, file))
 
     def _convert(self, item: Planned, seen: Survey) -> Converted:
-        from tlt_runner.data import conversion
+        from tlt_runner.data import conversion, images
 
         sample = item.sample
-        try:
-            with storage_errors(self._dataset.uri):
-                data = sample.image.read_bytes()
-        except NotFoundError as error:
-            raise changed(sample.image_file) from error
+        with storage_errors(self._dataset.uri):
+            try:
+                data = images.read(sample.image)
+            except images.BadImageError as error:
+                if not sample.image.exists():
+                    raise changed(sample.image_file) from error
+                return conversion.refused(sample, error)
         if digest_of(data) != seen.images[sample.name]:
             raise changed(sample.image_file)
         return conversion.convert(sample, data, item.reader, self._mapping, self._dataset.image_size)
