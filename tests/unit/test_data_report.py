@@ -37,22 +37,6 @@ def _listing(
     return Listing(samples, images, skipped or [], orphans or [], findings or [], 0, [])
 
 
-def test_classes_have_the_ids_of_their_sorted_names() -> None:
-    mapping = ClassMapping({"van": "vehicle", "car": "vehicle", "cyclist": "bicycle"})
-    assert mapping.class_names == ("bicycle", "vehicle")
-
-
-def test_an_exact_name_wins_over_one_in_another_case() -> None:
-    mapping = ClassMapping({"car": "small", "CAR": "large"})
-    assert [mapping.target(name) for name in ("car", "CAR", "Truck")] == ["small", "large", None]
-    assert ClassMapping({"car": "vehicle"}).target("Car") == "vehicle"
-
-
-def test_keys_that_match_nothing_are_found() -> None:
-    mapping = ClassMapping({"car": "vehicle", "bus": "vehicle", "tram": "vehicle"})
-    assert mapping.unused_keys(["Car", "person"]) == ["bus", "tram"]
-
-
 def _report(images: int, bad: int, lines: int = 0, orphans: int = 0, entries: int = 0) -> DatasetReport:
     tally = Tally()
     skipped = [Finding(f"i/{number:02d}.jpg", Problem.TRUNCATED_IMAGE, "cut off") for number in range(bad)]
