@@ -16,6 +16,19 @@ from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Storage
 
 STILL = Augmentation(horizontal_flip=0)
+EVERYTHING = Augmentation(
+    vertical_flip=0.5,
+    zoom_min=0.7,
+    zoom_max=1.5,
+    translate_max_x=8,
+    translate_max_y=8,
+    rotate_rad_max=0.3,
+    color_shift_stddev=0.02,
+    hue_rotation_max=10,
+    saturation_shift_max=0.2,
+    contrast_scale_max=0.2,
+    mosaic=0.5,
+)
 SIZE = 64
 
 
@@ -129,6 +142,82 @@ def test_mirroring_is_the_same_again_for_the_same_epoch_and_another_for_the_next
     plain = {n: 2.0 * int(n[-3:]) for n in boxes[0]}
     assert 0 < sum(boxes[0][name] != plain[name] for name in plain) < 16
     assert boxes[0] != boxes[2]
+
+
+def test_training_and_validation_decode_to_the_same_pixels(records: Records) -> None:
+    (held_out,) = validation_batches(records, 5, 3)
+    validation = dict(
+        zip((name[-3:] for name in held_out["id"].numpy()), held_out["image"].numpy(), strict=True)
+    )
+    compared = 0
+    for batch in _epoch(records, 0):
+        for name, image in zip(batch["id"], batch["image"], strict=True):
+            if name[-3:] in validation:  # the same drawing in both subsets
+                assert np.array_equal(image, validation[name[-3:]])
+                compared += 1
+    assert compared >= 4
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 6])
+def test_an_epoch_resumed_in_the_middle_is_the_same_bit_for_bit(records: Records, batch_size: int) -> None:
+    whole = _epoch(records, 2, augmentation=EVERYTHING, batch_size=batch_size)
+    assert len(whole) == 17 // batch_size
+    for first in (1, len(whole) - 1):
+        resumed = _epoch(records, 2, augmentation=EVERYTHING, batch_size=batch_size, first_batch=first)
+        assert len(resumed) == len(whole) - first
+        for before, after in zip(whole[first:], resumed, strict=True):
+            assert before.keys() == after.keys()
+            assert all(np.array_equal(before[key], after[key]) for key in before)
+
+
+def test_another_epoch_and_another_seed_change_images_otherwise(records: Records) -> None:
+    one, other, third = (
+        {name: image for batch in epoch for name, image in zip(batch["id"], batch["image"], strict=True)}
+        for epoch in (
+            _epoch(records, 0, augmentation=EVERYTHING),
+            _epoch(records, 1, augmentation=EVERYTHING),
+            _epoch(records, 0, augmentation=EVERYTHING, seed=2),
+        )
+    )
+    both = one.keys() & other.keys() & third.keys()
+    assert len(both) > 10
+    assert not any(np.array_equal(one[name], other[name]) for name in both)
+    assert not any(np.array_equal(one[name], third[name]) for name in both)
+
+
+@pytest.mark.parametrize("batch_size", [2, 4])
+def test_a_mosaic_is_of_four_different_images_with_their_boxes(records: Records, batch_size: int) -> None:
+    mosaic = Augmentation(horizontal_flip=0, mosaic=1, min_visible=0.9)
+    batches = _epoch(records, 0, augmentation=mosaic, max_objects=8, batch_size=batch_size)
+    assert len(_ids(batches)) == 16
+    objects = 0
+    for batch in batches:
+        for image, boxes, classes in zip(batch["image"], batch["boxes"], batch["classes"], strict=True):
+            found = boxes[classes == 1]
+            objects += len(found)
+            for y1, x1, y2, x2 in np.round(found).astype(int):
+                assert 7 <= y2 - y1 <= 13  # 16, shrunk to between a half and three quarters
+                red = image[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].reshape(-1, 3).mean(0)
+                assert red[0] > 200
+                assert red[1:].max() < 50
+    assert objects > 24  # one or two a drawing; a quadrant shows 0.44 of an image or more
+
+
+def test_a_rest_of_fewer_than_four_images_makes_no_mosaic(records: Records) -> None:
+    last = _epoch(records, 0, augmentation=Augmentation(horizontal_flip=0, mosaic=1), batch_size=1)[-1]
+    number = int(last["id"][0][-3:])
+    assert last["boxes"][0, 0].tolist() == [30, 2 * number, 46, 2 * number + 16]
+
+
+def test_objects_left_out_are_counted_by_cause(records: Records) -> None:
+    for batch in _epoch(records, 0, max_objects=1):
+        beyond = [int(name[-3:]) % 2 for name in batch["id"]]  # odd numbers have two
+        assert batch["left_out"].tolist() == [[0, count] for count in beyond]
+    far = Augmentation(horizontal_flip=0, translate_max_x=4096)
+    for batch in _epoch(records, 0, augmentation=far):
+        for name, classes, left_out in zip(batch["id"], batch["classes"], batch["left_out"], strict=True):
+            assert np.count_nonzero(classes == 1) + left_out[0] == 1 + int(name[-3:]) % 2
+            assert left_out[1] == 0
 
 
 def test_fewer_images_than_a_batch_are_refused_with_both_numbers(records: Records) -> None:

@@ -121,21 +121,29 @@ def cut_boxes(boxes: Floats, window: Floats, min_visible: float) -> tuple[Floats
     return cut, visible & (sides >= SMALLEST_SIDE).all(axis=1)
 
 
-def paint(image: Pixels, change: Change) -> Pixels:
-    """The changed image, uint8 [H, W, 3] RGB; what comes from outside of it is black."""
+def paint(image: Pixels, change: Change, out: Pixels) -> None:
+    """Write the changed image; what comes from outside of it is black.
+
+    Args:
+        image: [H, W, 3] RGB.
+        change: What to do with it.
+        out: [H, W, 3]; may be ``image``.
+    """
     import cv2
 
-    if change.colour is not None:
-        image = cv2.transform(image, change.colour.astype(np.float32))
     height, width = image.shape[:2]
     mirrored = np.diag(change.affine) < 0
+    if change.colour is not None:
+        image = cv2.transform(image, change.colour.astype(np.float32))
     if not np.array_equal(change.affine, _mirroring(mirrored, height, width)):
         # OpenCV 5 warps four channels 2.5 times as fast as three.
-        warped = warp(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), change.affine, height, width)
-        return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
-    if mirrored.any():
-        return cv2.flip(image, {(1, 0): 1, (0, 1): 0, (1, 1): -1}[tuple(mirrored.astype(int).tolist())])
-    return image
+        image = warp(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), change.affine, height, width)
+        cv2.cvtColor(image, cv2.COLOR_RGBA2RGB, dst=out)
+    elif mirrored.any():
+        axes = {(True, False): 1, (False, True): 0, (True, True): -1}
+        cv2.flip(image, axes[bool(mirrored[0]), bool(mirrored[1])], dst=out)
+    elif image is not out:
+        out[...] = image
 
 
 def warp(image: Pixels, affine: Floats, height: int, width: int) -> Pixels:

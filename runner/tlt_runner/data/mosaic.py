@@ -47,7 +47,7 @@ def draw(height: int, width: int, random: np.random.Generator) -> list[Quadrant]
 
 
 def paint(images: Sequence[Pixels], quadrants: Sequence[Quadrant]) -> Pixels:
-    """The mosaic, uint8 [H, W, 3] RGB, of four images uint8 [H, W, 3]."""
+    """The mosaic, [H, W, 3] RGB, of four images [H, W, 3]."""
     import cv2
 
     canvas = np.empty((*images[0].shape[:2], 4), np.uint8)

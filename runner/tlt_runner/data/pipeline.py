@@ -8,6 +8,7 @@ epoch and the image's place alone: a run that resumes in the middle of an epoch 
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -15,13 +16,17 @@ import tensorflow as tf
 
 from tlt_api.failures import Reason
 from tlt_api.trainingjob import Augmentation
-from tlt_runner.data import parallel, tfrecords
+from tlt_runner.data import mosaic, parallel, tfrecords
 from tlt_runner.data.feeding import PADDING_CLASS, Feeder
 from tlt_runner.data.records import Records
 from tlt_runner.errors import RunnerError
 
-SHUFFLE_BYTES = 512 << 20
-"""Encoded images that the shuffle holds at most; a smaller subset is shuffled as a whole."""
+SHUFFLE_BYTES = 128 << 20
+"""Encoded images that the shuffle holds at most; a smaller subset is shuffled as a whole. It is filled before
+the first image comes out, while decoding waits."""
+FILES_AT_ONCE = 16
+"""Files that are read in turns, in an order drawn for each epoch: what mixes subsets that the shuffle cannot
+hold."""
 
 
 def training_batches(
@@ -61,23 +66,32 @@ def training_batches(
             f"images for batches of {batch_size} (batchSizePerGPU x GPUs)",
             "Lower spec.training.batchSizePerGPU or add images.",
         )
-    feeder = Feeder(augmentation, manifest.height, manifest.width, max_objects, seed, epoch)
-    skipped_groups, skipped_images = divmod(first_batch * batch_size, feeder.group)
-    data = _shuffled(records, order=seed * 1_000_003 + epoch).enumerate().batch(feeder.group)
-    data = data.skip(skipped_groups)
-    data = data.map(partial(_load, feeder), num_parallel_calls=parallel.workers(), deterministic=True)
-    if feeder.group > 1:
-        data = data.unbatch().skip(skipped_images)
-    else:
-        data = data.map(lambda group: {key: value[0] for key, value in group.items()})
-    return data.batch(batch_size, drop_remainder=True).prefetch(2)
+    workers = parallel.workers()
+    feeder = Feeder(
+        augmentation, manifest.height, manifest.width, max_objects, seed, epoch, ThreadPoolExecutor(workers)
+    )
+    data = _shuffled(records, order=seed * 1_000_003 + epoch).enumerate()
+    data = data.batch(batch_size, drop_remainder=True)
+    together = -(-mosaic.IMAGES // batch_size) if augmentation.mosaic else 1
+    if together > 1:
+        data = data.unbatch().batch(together * batch_size)
+    data = data.skip(first_batch // together)
+    # Enough images at a time for all workers, and a batch that is being handed on.
+    calls = 1 + -(-workers // (together * batch_size))
+    data = data.map(partial(_load, feeder), num_parallel_calls=calls, deterministic=True)
+    if together > 1:
+        data = data.unbatch().batch(batch_size, drop_remainder=True).skip(first_batch % together)
+    return data.map(partial(_with_static_shapes, batch_size)).prefetch(1)
 
 
 def _shuffled(records: Records, order: int) -> tf.data.Dataset:
     files = tf.data.Dataset.from_tensor_slices([str(path) for path in records.files("training")])
     files = files.shuffle(len(files), seed=order, reshuffle_each_iteration=False)
     data = files.interleave(
-        tf.data.TFRecordDataset, cycle_length=4, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        tf.data.TFRecordDataset,
+        cycle_length=FILES_AT_ONCE,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
     )
     return data.shuffle(_shuffle_buffer(records), seed=order, reshuffle_each_iteration=False)
 
@@ -100,6 +114,10 @@ def _load(feeder: Feeder, places: Any, serialized: Any) -> dict[str, Any]:
     }
 
 
+def _with_static_shapes(batch_size: int, batch: dict[str, Any]) -> dict[str, Any]:
+    return {key: tf.ensure_shape(value, [batch_size, *value.shape[1:]]) for key, value in batch.items()}
+
+
 def validation_batches(
     records: Records, batch_size: int, max_objects: int, limit: int | None = None
 ) -> tf.data.Dataset:
@@ -112,8 +130,9 @@ def validation_batches(
         limit: Images at most; None means all.
 
     Returns:
-        Batches as :func:`training_batches` gives them, not augmented, with ``difficult`` bool [B, G] and
-        ``valid`` bool [B], which is False for what fills up.
+        Batches as :func:`training_batches` gives them, not augmented, with ``difficult`` bool [B, G],
+        ``placement`` float32 [B, 6] (how to get back to the original image's pixels; see
+        :func:`tfrecords.parse`) and ``valid`` bool [B], which is False for what fills up.
     """
     manifest = records.manifest
     data = tf.data.TFRecordDataset([str(path) for path in records.files("validation")])
