@@ -273,10 +273,37 @@ class Detections(ApiModel):
     """Detections of an image at most."""
 
 
+Backbone = Literal[
+    "resnet10",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+]
+FREEZABLE: dict[str, range] = {
+    "resnet": range(4),
+}
+"""How the names of a family's backbones begin -> their blocks that can be frozen; those of TLT."""
+_FREEZABLE_TEXT = ", ".join(f"{family} {blocks[0]} to {blocks[-1]}" for family, blocks in FREEZABLE.items())
+
+
+def freezable(backbone: str) -> range:
+    """The blocks that ``freezeBlocks`` may hold."""
+    return next(blocks for family, blocks in FREEZABLE.items() if backbone.startswith(family))
+
+
+def _freezable_cel() -> str:
+    families = (
+        f"(self.backbone.startsWith('{family}') && b >= {blocks[0]} && b <= {blocks[-1]})"
+        for family, blocks in FREEZABLE.items()
+    )
+    return f"has(self.from) || self.freezeBlocks.all(b, {' || '.join(families)})"
+
+
 class Model(ApiModel):
     """The detector: a C4 Faster R-CNN."""
 
-    backbone: Literal["resnet10", "resnet18", "resnet50"] = "resnet18"
+    backbone: Backbone = "resnet18"
     """Feature extractor; its last stage is the head. Ignored where the model comes from a file (from)."""
     width_multiplier: Annotated[float, Field(gt=0, le=2)] = 1.0
     """Scales every layer's filters, for small machines. Ignored where the model comes from a file."""
@@ -284,8 +311,9 @@ class Model(ApiModel):
     """Weights to start from, loaded by name and shape."""
     from_: Annotated[ModelSource | None, Field(alias="from")] = None
     """A whole model to start from, for example a pruned one. It keeps its architecture, anchors and head."""
-    freeze_blocks: Annotated[list[Annotated[int, Field(ge=0, le=3)]], Field(max_length=4)] = []
-    """Stages of the backbone that are not trained: 0 is the stem with the first stage."""
+    freeze_blocks: Annotated[list[Annotated[int, Field(ge=0, le=13)]], Field(max_length=14)] = []
+    """Blocks of the backbone that are not trained, numbered as in TLT (docs/adr/0009-backbones.md): 0 is the
+    stem, of resnet with the first stage; vgg begins at 1."""
     freeze_batch_norm: bool = False
     """Whether batch normalisation uses its stored statistics in training."""
     anchors: Anchors = Anchors()
@@ -311,6 +339,14 @@ class Model(ApiModel):
             check=lambda self: self.from_ is None or not self.anchors.auto,
             message="expected anchors.auto without from: a whole model brings its anchors along",
             given="'both'",
+        ),
+        Rule(
+            cel=_freezable_cel(),
+            check=lambda self: (
+                self.from_ is not None or set(self.freeze_blocks) <= set(freezable(self.backbone))
+            ),
+            message=f"expected freezeBlocks that the backbone has: {_FREEZABLE_TEXT}",
+            given="'%s of %s'.format([self.freezeBlocks, self.backbone])",
         ),
     )
 

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from tlt_api import trainingjob
 from tlt_api.base import StatusModel
-from tlt_api.trainingjob import Anchors, Detections, Proposals, Roi
+from tlt_api.trainingjob import Anchors, Backbone, Detections, Proposals, Roi
 
 STRIDE = 16
 """Pixels of the network's input for one cell of the feature map."""
@@ -29,7 +29,7 @@ class DetectorConfig(StatusModel):
     """Pixels of the network's input."""
     mode: Literal["stretch", "letterbox"] = "stretch"
     """How images were brought to that size in training, and are to be brought to it."""
-    backbone: Literal["resnet10", "resnet18", "resnet50"] = "resnet18"
+    backbone: Backbone = "resnet18"
     """Feature extractor before any pruning."""
     width_multiplier: float = 1.0
     """Factor on every layer's filters, before any pruning."""
@@ -40,17 +40,15 @@ class DetectorConfig(StatusModel):
     roi: Roi = Roi()
     """Head."""
     head_stride: int = 2
-    """Stride of the backbone's last stage on the pooled features."""
+    """Stride of the backbone's last stage on the pooled features; vgg's, two dense layers, has none."""
     detections: Detections = Detections()
     """Final detections."""
     max_objects: int = 100
     """Objects of an image that are used in training."""
     freeze_blocks: list[int] = []
-    """Stages that are not trained; 0 is the stem with stage 1."""
+    """Blocks of the backbone that are not trained."""
     freeze_batch_norm: bool = False
     """Whether batch normalisation uses its stored statistics in training."""
-    pixel_mean: tuple[float, float, float] = (123.68, 116.779, 103.939)
-    """Subtracted from the RGB pixels 0 to 255, inside the graph."""
 
     @classmethod
     def from_spec(cls, model: trainingjob.Model, dataset: trainingjob.Dataset) -> Self:

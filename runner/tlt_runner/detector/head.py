@@ -8,8 +8,8 @@ from keras import layers, ops
 
 from tlt_runner.detector import boxes as box_ops
 from tlt_runner.detector import nms
-from tlt_runner.detector.backbones import resnet
-from tlt_runner.detector.backbones.resnet import Layers
+from tlt_runner.detector.backbones import FAMILIES
+from tlt_runner.detector.backbones.layers import Layers
 from tlt_runner.detector.boxes import Tensor
 from tlt_runner.detector.config import DetectorConfig
 
@@ -25,8 +25,9 @@ def build(config: DetectorConfig, make: Layers, channels: int) -> keras.Model:
     """
     size = config.roi.pool_size
     pooled = keras.Input((size, size, channels), name="pooled")
-    x = resnet.stage(config.backbone, make, pooled, 4, config.head_stride)
-    x = layers.GlobalAveragePooling2D(name="head_pool")(x)
+    x = FAMILIES[config.backbone].head_stage(config.backbone, make, pooled, config.head_stride)
+    if len(x.shape) == 4:
+        x = layers.GlobalAveragePooling2D(name="head_pool")(x)
     classes = layers.Dense(
         config.classes + 1,
         kernel_initializer=keras.initializers.RandomNormal(stddev=0.01, seed=make.seed()),

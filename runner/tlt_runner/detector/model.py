@@ -17,7 +17,9 @@ from keras import layers, ops
 
 from tlt_api.failures import Reason
 from tlt_runner.detector import head, roi, rpn
-from tlt_runner.detector.backbones import resnet
+from tlt_runner.detector.backbones import FAMILIES
+from tlt_runner.detector.backbones.family import Family
+from tlt_runner.detector.backbones.layers import Layers
 from tlt_runner.detector.boxes import Tensor
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.errors import RunnerError
@@ -33,7 +35,7 @@ class FasterRCNN(keras.Model):
     Attributes:
         config: What it detects, and how.
         trunk: Functional graph: images [B, H, W, 3] (RGB, 0 to 255) to {features [B, H/16, W/16, C],
-            objectness [B, N] logits, deltas [B, N, 4]}; the pixel mean is subtracted inside.
+            objectness [B, N] logits, deltas [B, N, 4]}; pixels are normalised inside.
         head: Functional graph: pooled features [M, P, P, C] to {classes [M, K + 1] logits with
             background last, deltas [M, K, 4]}.
     """
@@ -96,11 +98,10 @@ class FasterRCNN(keras.Model):
 
 def build(config: DetectorConfig, seed: int) -> FasterRCNN:
     """A detector with fresh weights; the same seed gives the same weights."""
-    make = resnet.Layers(seed, config.width_multiplier)
+    family = FAMILIES[config.backbone]
+    make = Layers(seed, config.width_multiplier)
     images = keras.Input((config.height, config.width, 3), name="images")
-    offset = [-mean for mean in config.pixel_mean]
-    pixels = layers.Rescaling(scale=1.0, offset=offset, name="pixels")(images)
-    features = resnet.trunk(config.backbone, make, pixels)
+    features = family.trunk(config.backbone, make, _normalised(family, images))
     objectness, deltas = rpn.add_layers(config, make, features)
     trunk = keras.Model(
         images, {"features": features, "objectness": objectness, "deltas": deltas}, name="trunk"
@@ -108,14 +109,33 @@ def build(config: DetectorConfig, seed: int) -> FasterRCNN:
     return FasterRCNN(config, trunk, head.build(config, make, features.shape[-1]))
 
 
+def _normalised(family: Family, images: Any) -> Any:
+    """RGB 0 to 255 as the backbone takes it: mean subtracted, then scaled."""
+    scale: Any = 1.0 if family.pixel_scale is None else list(family.pixel_scale)
+    factors = family.pixel_scale or (1.0, 1.0, 1.0)
+    offset = [-mean * factor for mean, factor in zip(family.pixel_mean, factors, strict=True)]
+    return layers.Rescaling(scale=scale, offset=offset, name="pixels")(images)
+
+
 def freeze(model: FasterRCNN) -> None:
     """Make trainable what the model's config does not freeze, and nothing else.
 
     A frozen batch normalisation uses its stored statistics in training (Keras).
+
+    Raises:
+        RunnerError: InvalidSpec, for blocks that the backbone has not.
     """
     config = model.config
+    family = FAMILIES[config.backbone]
+    unknown = sorted(set(config.freeze_blocks) - set(family.blocks))
+    if unknown:
+        raise RunnerError(
+            Reason.INVALID_SPEC,
+            f"spec.model.freezeBlocks: expected {family.blocks[0]} to {family.blocks[-1]} for "
+            f"{config.backbone}, the backbone of the model, got {', '.join(map(str, unknown))}",
+        )
     for layer in [*model.trunk.layers, *model.head.layers]:
-        frozen = any(resnet.is_in_block(layer.name, block) for block in config.freeze_blocks)
+        frozen = family.block_of(layer.name) in config.freeze_blocks
         if isinstance(layer, layers.BatchNormalization):
             frozen = frozen or config.freeze_batch_norm
         layer.trainable = not frozen

@@ -11,7 +11,7 @@ from tlt_api.trainingjob import ProposalCounts
 from tlt_runner.detector import boxes as box_ops
 from tlt_runner.detector import nms
 from tlt_runner.detector.anchors import anchors
-from tlt_runner.detector.backbones.resnet import Layers
+from tlt_runner.detector.backbones.layers import Layers
 from tlt_runner.detector.boxes import Tensor
 from tlt_runner.detector.config import DetectorConfig
 

@@ -1,22 +1,21 @@
-"""ResNet-10, -18 and -50 as a C4 detector needs them: stem and stages 1 to 3 (stride 16), stage 4 apart.
+"""ResNet-10, -18, -34, -50 and -101: stem and stages 1 to 3 (stride 16) as the trunk, stage 4 as the head.
 
-Plain Keras functional graphs of Conv2D, BatchNormalization, ReLU, Add and MaxPooling2D: what pruning
-can walk and every exporter knows. Layer names are stable (``stage2_block1_conv1``): pretrained weights and
-freezing go by them.
+Version 1.5 with averaging shortcuts (ResNet-D), unlike keras.applications': see ADR 9.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 from keras import layers
 
-Block = Callable[["Layers", Any, str, int, int], Any]
-BATCH_NORM_MOMENTUM = 0.9
-"""Moving statistics follow within some tens of steps, so short trainings have statistics of their own."""
+from tlt_runner.detector.backbones.family import Family
+from tlt_runner.detector.backbones.layers import Layers
+
+Block = Callable[[Layers, Any, str, int, int], Any]
 
 
 @dataclass(frozen=True)
@@ -26,36 +25,6 @@ class Architecture:
     blocks: tuple[int, int, int, int]
     block: Block
     filters: int = 64
-
-
-class Layers:
-    """Makes layers with seeded initialisers; filters are scaled by the width multiplier."""
-
-    def __init__(self, seed: int, width_multiplier: float = 1.0) -> None:
-        self._seed = seed
-        self._made = 0
-        self._width = width_multiplier
-
-    def filters(self, count: int) -> int:
-        """``count`` times the width multiplier, a multiple of 8 and at least 8."""
-        return max(8, int(count * self._width / 8 + 0.5) * 8)
-
-    def seed(self) -> int:
-        """The next layer's seed."""
-        self._made += 1
-        return self._seed * 1000 + self._made
-
-    def conv(self, x: Any, name: str, filters: int, size: int, stride: int = 1) -> Any:
-        """Convolution without bias, padded so that only the stride makes the map smaller."""
-        initializer = keras.initializers.HeNormal(seed=self.seed())
-        layer = layers.Conv2D(
-            filters, size, stride, "same", use_bias=False, kernel_initializer=initializer, name=name
-        )
-        return layer(x)
-
-    def norm(self, x: Any, name: str) -> Any:
-        """Batch normalisation."""
-        return layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, epsilon=1e-5, name=name)(x)
 
 
 def _basic(make: Layers, x: Any, name: str, filters: int, stride: int) -> Any:
@@ -93,21 +62,26 @@ def _join(make: Layers, x: Any, y: Any, name: str, filters: int, stride: int) ->
 ARCHITECTURES = {
     "resnet10": Architecture((1, 1, 1, 1), _basic),
     "resnet18": Architecture((2, 2, 2, 2), _basic),
+    "resnet34": Architecture((3, 4, 6, 3), _basic),
     "resnet50": Architecture((3, 4, 6, 3), _bottleneck),
+    "resnet101": Architecture((3, 4, 23, 3), _bottleneck),
 }
 
 
-def trunk(name: str, make: Layers, x: Any) -> Any:
-    """Stem and stages 1 to 3: images [B, H, W, 3] to features [B, H/16, W/16, C]."""
+def _trunk(name: str, make: Layers, x: Any) -> Any:
     x = make.conv(x, "stem_conv", make.filters(64), 7, 2)
     x = layers.ReLU(name="stem_relu")(make.norm(x, "stem_bn"))
     x = layers.MaxPooling2D(3, 2, "same", name="stem_pool")(x)
     for number in (1, 2, 3):
-        x = stage(name, make, x, number, stride=1 if number == 1 else 2)
+        x = _stage(name, make, x, number, stride=1 if number == 1 else 2)
     return x
 
 
-def stage(name: str, make: Layers, x: Any, number: int, stride: int) -> Any:
+def _head_stage(name: str, make: Layers, pooled: Any, stride: int) -> Any:
+    return _stage(name, make, pooled, 4, stride)
+
+
+def _stage(name: str, make: Layers, x: Any, number: int, stride: int) -> Any:
     """Stage 1 to 4; its first block strides."""
     architecture = ARCHITECTURES[name]
     filters = make.filters(architecture.filters * 2 ** (number - 1))
@@ -117,7 +91,12 @@ def stage(name: str, make: Layers, x: Any, number: int, stride: int) -> Any:
     return x
 
 
-def is_in_block(layer: str, block: int) -> bool:
-    """Whether a layer belongs to a freezable block: 0 is the stem with stage 1, then one stage each."""
-    prefixes = ("stem_", "stage1_") if block == 0 else (f"stage{block + 1}_",)
-    return layer.startswith(prefixes)
+def _block_of(layer: str) -> int | None:
+    """0 is the stem with stage 1, then one stage each."""
+    if layer.startswith("stem_"):
+        return 0
+    stage = re.match(r"stage(\d)_", layer)
+    return int(stage[1]) - 1 if stage else None
+
+
+FAMILY = Family(tuple(ARCHITECTURES), range(4), _trunk, _head_stage, _block_of)

@@ -1,0 +1,42 @@
+"""What a family of backbones gives to the detector, which knows no architecture.
+
+Each module of this package beside this one, :mod:`~tlt_runner.detector.backbones.layers` and the registry
+describes one family. All are plain Keras functional graphs of layers that pruning can walk and every exporter
+knows. Layer names are stable: pretrained weights and freezing go by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tlt_runner.detector.backbones.layers import Layers
+
+Channels = tuple[float, float, float]
+"""A number for red, green and blue."""
+IMAGENET_MEAN: Channels = (123.68, 116.779, 103.939)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Backbones that are built alike.
+
+    Attributes:
+        names: What ``spec.model.backbone`` calls them.
+        blocks: Numbers that ``freezeBlocks`` may hold.
+        trunk: ``(name, make, pixels)``: pixels [B, H, W, 3] to features [B, H/16, W/16, C].
+        head_stage: ``(name, make, pooled, stride)``: pooled features [M, P, P, C] to [M, p, p, D] of the
+            last stage, which strides by ``stride``, or to vectors [M, D].
+        block_of: The freezable block of a layer, by its name; None for layers of none.
+        pixel_mean: Subtracted from RGB 0 to 255, inside the graph.
+        pixel_scale: Factor after that.
+    """
+
+    names: tuple[str, ...]
+    blocks: range
+    trunk: Callable[[str, Layers, Any], Any]
+    head_stage: Callable[[str, Layers, Any, int], Any]
+    block_of: Callable[[str], int | None]
+    pixel_mean: Channels = IMAGENET_MEAN
+    pixel_scale: Channels | None = None
