@@ -356,6 +356,53 @@ def test_a_mapping_that_matches_nothing_lists_both_sides(
     assert "automobile, bike" in caught.value.message
 
 
+def test_the_report_is_there_whatever_becomes_of_the_data(
+    folder: Folder, storage: Storage, output: str, tmp_path: Path
+) -> None:
+    _good(folder, 3)
+    files = [tmp_path / "out" / name for name in ("dataset-report.json", "dataset-report.html")]
+
+    def written() -> list[bool]:
+        there = [path.exists() for path in files]
+        for path in files:
+            path.unlink(missing_ok=True)
+        return there
+
+    with pytest.raises(RunnerError):
+        prepare(folder.dataset(targetClassMapping={"bike": "bike"}), storage, output)
+    assert json.loads(files[0].read_text())["sourceClasses"] == {"Car": 3}
+    assert written() == [True, True]
+    for _ in ("made", "found"):
+        prepare(folder.dataset(), storage, output)
+        assert written() == [True, True]
+    folder.image("alone.jpg")
+    with pytest.raises(RunnerError):
+        prepare(folder.dataset(), storage, output)
+    assert written() == [True, True]
+
+
+@pytest.mark.parametrize("part", ["image_2/good003.jpg", "label_2/good003.txt"])
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_file_that_changes_while_it_is_read_ends_the_run_and_makes_no_record(
+    folder: Folder, storage: Storage, output: str, tmp_path: Path, part: str, removed: bool
+) -> None:
+    _good(folder, 10)
+    file = folder.root / "training" / part
+
+    class ChangesAfterTheSurvey(Heard):
+        def progress(self, progress: Progress) -> None:
+            if (progress.stage, progress.step) == ("survey", 10):
+                file.unlink() if removed else file.write_bytes(file.read_bytes() + b"\n")
+
+    with pytest.raises(RunnerError) as caught:
+        prepare(folder.dataset(), storage, output, ChangesAfterTheSurvey())  # type: ignore[arg-type]
+    assert caught.value.failure_class.retryable
+    assert f"training/{part}" in caught.value.message
+    # good003 is for training: neither its shard nor a manifest is there; the other shard may be whole.
+    assert not list(tmp_path.glob("out/tfrecords/*/dataset.json"))
+    assert not list(tmp_path.glob("out/tfrecords/*/training*"))
+
+
 def test_one_usable_image_is_not_enough(folder: Folder, storage: Storage, output: str) -> None:
     _good(folder, 1)
     with pytest.raises(RunnerError) as caught:

@@ -8,6 +8,7 @@ from threading import Event
 import pytest
 
 from tlt_api.failures import Reason
+from tlt_api.status import Progress
 from tlt_runner.data import parallel
 from tlt_runner.data.parallel import Meter, in_order, workers
 from tlt_runner.errors import RunnerError
@@ -52,3 +53,41 @@ def test_a_stop_raises_interrupted_with_the_place() -> None:
     with pytest.raises(RunnerError, match="image 1 of 10") as caught:
         meter.check()
     assert caught.value.reason == Reason.INTERRUPTED
+
+
+def test_batches_change_neither_results_nor_order() -> None:
+    with ThreadPoolExecutor(2) as threads:
+        results = list(in_order(threads, lambda number: number**2, range(50), batch=16))
+    assert results == [(number, number**2) for number in range(50)]
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.steps: list[Progress] = []
+
+    def progress(self, progress: Progress) -> None:
+        self.steps.append(progress)
+
+
+def test_the_speed_is_that_of_the_last_seconds_and_gives_the_time_left() -> None:
+    now, heard = 0.0, Heard()
+    meter = Meter("convert", 1000, heard, None, clock=lambda: now)  # type: ignore[arg-type]
+    for _ in range(100):  # 100 images of 1 s: long ago
+        now += 1
+        meter.advance()
+    for _ in range(300):  # 300 images of 0.1 s: the last 30 s
+        now += 0.1
+        meter.advance()
+    last = heard.steps[-1]
+    assert (last.stage, last.step) == ("convert", 400)
+    assert last.images_per_second == pytest.approx(10, rel=0.06)
+    assert last.eta_seconds == pytest.approx(60, abs=4)
+
+
+def test_what_was_there_already_says_nothing_of_the_speed() -> None:
+    now, heard = 0.0, Heard()
+    meter = Meter("convert", 1000, heard, None, clock=lambda: now)  # type: ignore[arg-type]
+    meter.skip(990)
+    now = 5.0
+    meter.advance()
+    assert [(step.step, step.images_per_second, step.eta_seconds) for step in heard.steps] == [(991, 0.2, 45)]

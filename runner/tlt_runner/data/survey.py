@@ -24,6 +24,7 @@ from tlt_runner.data.sources import Source
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Storage, join, sha256_of, storage_errors
 
+NO_CONTENT = "0" * 64
 BATCH = 16
 """Files that a thread reads at a time."""
 _OPTIONS = {"format", "class_names", "target_class_mapping", "image_size", "validation"}
@@ -53,7 +54,7 @@ class Hashed:
             RunnerError: ``StorageUnavailable``: the next attempt reads it anew.
         """
         try:
-            if _state(self.path) != self.state and sha256_of(self.path) != self.sha256:
+            if _state(self.path) != self.state and _sha256(self.path) != self.sha256:
                 raise changed(self.name)
         except FileNotFoundError as error:
             raise changed(self.name) from error
@@ -130,16 +131,24 @@ def _hashed(item: tuple[str, Path]) -> Hashed:
     name, path = item
     try:
         state = _state(path)
-        return Hashed(name, path, sha256_of(path), state)
+        return Hashed(name, path, _sha256(path), state)
     except FileNotFoundError as error:
         raise changed(name) from error
 
 
 def _image(sample: Sample) -> bytes:
     try:
-        return bytes.fromhex(sha256_of(sample.image))
+        return bytes.fromhex(_sha256(sample.image))
     except FileNotFoundError as error:
         raise changed(sample.image_file) from error
+
+
+def _sha256(path: Path) -> str:
+    """Digest of a file; of one that may not be read, which becomes a finding, a digest that no file has."""
+    try:
+        return sha256_of(path)
+    except PermissionError:
+        return NO_CONTENT
 
 
 def _state(path: Path) -> tuple[int, ...]:
