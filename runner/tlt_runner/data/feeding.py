@@ -104,8 +104,8 @@ class Feeder:
             return self._changed(own, change)
 
         padded = [self._padded(made) for made in self.executor.map(make, range(len(places)))]
-        places_of, labels_of, left_out = (np.stack(part) for part in zip(*padded, strict=True))
-        return images, places_of, labels_of, left_out
+        made_boxes, made_classes, left_out = (np.stack(part) for part in zip(*padded, strict=True))
+        return images, made_boxes, made_classes, left_out
 
     def _composed(
         self, index: int, images: Sequence[Pixels], objects: Sequence[Objects], random: np.random.Generator
