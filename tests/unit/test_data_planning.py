@@ -12,6 +12,7 @@ from tlt_runner.data import planning
 from tlt_runner.data.planning import Planned
 from tlt_runner.data.sample import Labels, Listing, Sample
 from tlt_runner.data.sources import Source
+from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Storage
 
 
@@ -139,3 +140,10 @@ def test_images_that_are_there_twice_are_named() -> None:
     ]
     images = {"i/000000": b"x", "i/000001": b"y", "i/000002": b"x", "v/a": b"y", "v/b": b"z"}
     assert planning.duplicates(items, images) == (["v/a.jpg"], ["i/000002.jpg"])
+
+
+def test_images_that_are_all_of_one_group_are_refused(tmp_path: Path, storage: Storage) -> None:
+    source = _source({f"street_{number}": ["car"] for number in range(9)})
+    dataset = _dataset(tmp_path, fraction=0.5, groupBy={"separator": "_"})
+    with pytest.raises(RunnerError, match="groupBy: expected several groups.* all 9 images in one, 'street'"):
+        planning.plan([source], dataset, storage)

@@ -48,17 +48,39 @@ def test_a_class_of_two_images_of_its_own_is_on_both_sides(
     assert sorted(held[:2]) == [False, True]
 
 
-def test_a_class_that_always_comes_with_rarer_ones_is_on_both_sides() -> None:
-    # Each image has a class of its own beside "common", so every stratum has one image.
-    names = NAMES[:6]
+def test_images_that_each_show_a_class_of_their_own_are_held_out_by_the_class_they_share() -> None:
+    names = NAMES[:10]
     held = split.held_out(names, [{f"own {name}", "common"} for name in names], 0.2, 42)
-    # Moving an image would take its own class away from training, so nothing is held out ...
-    assert not any(held)
-    held = split.held_out(
-        names, [{"common"} if name == "000003" else {f"own {name}", "common"} for name in names], 0.2, 1
-    )
-    # ... but the image that shows nothing else can go.
-    assert [name for name, is_held in zip(names, held, strict=True) if is_held] == ["000003"]
+    assert sum(held) == 2
+
+
+def test_sequences_with_a_rare_class_each_are_held_out_as_wholes() -> None:
+    groups = [f"s{number // 50}" for number in range(150)]
+    classes = [{"car", ("tram", "truck", "van")[number // 50]} for number in range(150)]
+    assert sum(split.held_out(groups, classes, 0.3, 42)) == 50
+
+
+def test_of_images_that_share_nothing_some_are_held_out_all_the_same() -> None:
+    held = split.held_out(NAMES[:10], [{name} for name in NAMES[:10]], 0.2, 42)
+    assert sum(held) == 2
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("123456"), st.sets(st.sampled_from("abcdef"))), min_size=2, max_size=40
+    ),
+    st.floats(0.05, 0.95),
+    st.integers(0, 9),
+)
+def test_of_several_groups_one_at_least_is_on_each_side(
+    images: list[tuple[str, set[str]]], fraction: float, seed: int
+) -> None:
+    groups = [group for group, _ in images]
+    held = split.held_out(groups, [classes for _, classes in images], fraction, seed)
+    if len(set(groups)) > 1:
+        assert any(held)
+        assert not all(held)
 
 
 def test_what_is_there_once_is_learnt() -> None:
@@ -108,6 +130,8 @@ def test_a_separator_groups_by_what_is_before_its_last_place() -> None:
     assert by_folder == ["a", "a", "b", "yard"]
     by_prefix = split.grouping(SAMPLES, GroupBy(separator="_"), {}).groups
     assert by_prefix == ["a/street", "a/street", "b/street", "yard"]
+    in_folders = [_sample("seq_0/0001"), _sample("seq_1/0001")]
+    assert split.grouping(in_folders, GroupBy(separator="_"), {}).groups == ["seq_0/0001", "seq_1/0001"]
 
 
 @pytest.mark.parametrize(
@@ -138,6 +162,8 @@ def test_a_file_of_groups_is_a_sequence_map_or_a_table(tmp_path: Path, name: str
         ("g.json", "[" * 100_000, "g.json: expected JSON"),
         ("g.csv", "a,b\nc\n", "g.csv: line 2: expected two columns"),
         ("g.csv", "a,b\na.jpg,c\n", "g.csv: line 2: expected one group for 'a.jpg', got 'b' and 'c'"),
+        ("g.csv", "a,b\nb," + 200_000 * "x", "g.csv: line 2: field larger than"),
+        ("g.csv", "a;b", "g.csv: line 1: expected two columns, image and group, with a comma or white space"),
         ("g.csv", "\udcff", "g.csv: expected UTF-8"),
     ],
 )

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from tlt_api.failures import Reason
 from tlt_api.trainingjob import Dataset
 from tlt_runner.data import split
 from tlt_runner.data.classes import ClassMapping
@@ -16,6 +17,7 @@ from tlt_runner.data.parallel import in_order, workers
 from tlt_runner.data.records import SUBSETS, Subset
 from tlt_runner.data.sample import Reader, Sample
 from tlt_runner.data.sources import Source
+from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Storage, join
 
 BATCH = 16
@@ -101,6 +103,9 @@ def plan(
         dataset: How images are held out, and which classes count.
         storage: Reads the file of groups.
         check: Called before each sample; raises to stop.
+
+    Raises:
+        RunnerError: ``InvalidSpec`` for a file of groups that cannot be read, or where all images are one.
     """
     mapping = ClassMapping(dataset.target_class_mapping)
     all_classes: Counter[str] = Counter()
@@ -137,7 +142,15 @@ def _grouping(samples: Sequence[Sample], dataset: Dataset, storage: Storage) -> 
     if by is not None and by.file is not None:
         uri = join(dataset.uri, by.file)
         table = split.read_groups(storage.fetch(uri), uri)
-    return split.grouping(samples, by, table)
+    grouping = split.grouping(samples, by, table)
+    if by is not None and len(samples) > 1 and len(set(grouping.groups)) == 1:
+        raise RunnerError(
+            Reason.INVALID_SPEC,
+            f"spec.dataset.validation.groupBy: expected several groups, so that some can be held out, got "
+            f"all {len(samples)} images in one, {grouping.groups[0]!r}",
+            "Group by another separator or file, or name the validation images yourself.",
+        )
+    return grouping
 
 
 def shards(items: Iterable[Planned]) -> list[PlannedShard]:

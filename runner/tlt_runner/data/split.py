@@ -4,9 +4,10 @@ Pure but for :func:`read_groups`. Preparation calls it with the classes that the
 
 A group (of one image, where nothing else is said) has a draw in [0, 1) that depends on its name and the seed
 alone, and is held out when the draw is below the fraction. Groups are compared within their stratum, the
-rarest class that they show; only where a stratum's share would be off by more than a tenth (or half a group),
-the line is moved to the nearest draw with which it is not. So shares hold for rare classes too, and images
-that come or go move no others, but for a few at the line of a small stratum.
+rarest class that they show of those that another group shows, too; only where a stratum's share would be off
+by more than a tenth (or half a group), the line is moved to the nearest draw with which it is not. So shares
+hold for rare classes too, and images that come or go move no others, but for a few at the line of a small
+stratum. A group that shares no class with another is learnt.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from tlt_runner.errors import RunnerError
 
 TOLERANCE = 0.1
 """Part of a stratum's share by which it may be off before the line is moved."""
+MAX_BYTES = 256 << 20
+"""Of a file of groups."""
 _SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
@@ -68,18 +71,21 @@ def held_out(
         group.classes.update(image_classes)
     # Sorted by draw once: each stratum is then in the order of its draws.
     ordered = sorted(members.items(), key=lambda item: (item[1].draw, item[0]))
-    held = _by_stratum([group for _, group in ordered], fraction)
-    _show_every_class_on_both_sides([group for _, group in ordered], held)
+    spread = Counter(name for _, group in ordered for name in group.classes)
+    held = _by_stratum([group for _, group in ordered], spread, fraction)
+    _show_every_class_on_both_sides([group for _, group in ordered], spread, held)
     chosen = {name for (name, _), is_held in zip(ordered, held, strict=True) if is_held}
     return [name in chosen for name in groups]
 
 
-def _by_stratum(ordered: Sequence[_Group], fraction: float) -> list[bool]:
-    spread = Counter(name for group in ordered for name in group.classes)
+def _by_stratum(ordered: Sequence[_Group], spread: Mapping[str, int], fraction: float) -> list[bool]:
     strata: defaultdict[str, list[int]] = defaultdict(list)
     for place, group in enumerate(ordered):
-        rarest = min(group.classes, key=lambda name: (spread[name], name), default="")
-        strata[rarest].append(place)
+        shared = [name for name in group.classes if spread[name] > 1]
+        if shared or not group.classes:
+            strata[min(shared, key=lambda name: (spread[name], name), default="")].append(place)
+    if all(len(places) == 1 for places in strata.values()):
+        strata = defaultdict(list, {"": list(range(len(ordered)))})  # nothing is alike: a draw among all
     held = [False] * len(ordered)
     for places in strata.values():
         for place in places[: _line([ordered[place] for place in places], fraction)]:
@@ -88,9 +94,9 @@ def _by_stratum(ordered: Sequence[_Group], fraction: float) -> list[bool]:
 
 
 def _line(stratum: Sequence[_Group], fraction: float) -> int:
-    """How many groups of a stratum, from the lowest draw, are held out."""
+    """How many groups of a stratum, from the lowest draw, are held out; of several, one at least."""
     if len(stratum) == 1:
-        return 0  # what is there once is learnt, not judged by
+        return 0
     sums = [0]
     for group in stratum:
         sums.append(sums[-1] + group.images)
@@ -104,22 +110,24 @@ def _line(stratum: Sequence[_Group], fraction: float) -> int:
     return min(both_sides, key=lambda count: (abs(sums[count] - wanted), count))
 
 
-def _show_every_class_on_both_sides(ordered: Sequence[_Group], held: list[bool]) -> None:
+def _show_every_class_on_both_sides(
+    ordered: Sequence[_Group], spread: Mapping[str, int], held: list[bool]
+) -> None:
     """A class whose groups all fell on one side, because rarer classes decided, gets one of them moved.
 
-    None is moved that would leave a side without another class.
+    None is moved that would leave a side without another class of several groups.
     """
     sides: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
     for group, is_held in zip(ordered, held, strict=True):
         sides[is_held].update(group.classes)
     for name in sorted(sides[True] | sides[False]):
-        if sides[True][name] and sides[False][name]:
+        if spread[name] == 1 or (sides[True][name] and sides[False][name]):
             continue
         side = sides[True][name] > 0
         places = [place for place, group in enumerate(ordered) if name in group.classes]
         for place in reversed(places) if side else places:
             mine = ordered[place].classes
-            if all(sides[side][other] > 1 or other == name for other in mine) and sides[side][name] > 1:
+            if all(sides[side][other] > 1 or spread[other] == 1 for other in mine - {name}):
                 held[place] = not side
                 sides[side].subtract(mine)
                 sides[not side].update(mine)
@@ -152,7 +160,7 @@ def grouping(samples: Sequence[Sample], by: GroupBy | None, table: Mapping[str, 
     if by is None:
         return Grouping([sample.stem for sample in samples])
     if by.separator is not None:
-        return Grouping([sample.stem.rpartition(by.separator)[0] or sample.stem for sample in samples])
+        return Grouping([_prefix(sample.stem, by.separator) for sample in samples])
     groups, used, ungrouped = [], set(), 0
     for sample in samples:
         key = next((name for name in (sample.stem, sample.name) if name in table), None)
@@ -161,6 +169,14 @@ def grouping(samples: Sequence[Sample], by: GroupBy | None, table: Mapping[str, 
         # No group of the file has a NUL in its name.
         groups.append(f"\0{sample.stem}" if key is None else table[key])
     return Grouping(groups, ungrouped, len(table.keys() - used))
+
+
+def _prefix(stem: str, separator: str) -> str:
+    """What is before the last separator, in the file's own name unless it is the folders' one."""
+    folder, slash, name = stem.rpartition("/")
+    if "/" in separator:
+        return stem.rpartition(separator)[0] or stem
+    return folder + slash + (name.rpartition(separator)[0] or name)
 
 
 def read_groups(path: Path, name: str) -> dict[str, str]:
@@ -174,6 +190,9 @@ def read_groups(path: Path, name: str) -> dict[str, str]:
     Raises:
         RunnerError: ``InvalidSpec`` with the file and the line or field at fault.
     """
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise _wrong(name, f"expected at most {MAX_BYTES} bytes, got {size}")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -205,10 +224,17 @@ def _of_table(text: str, name: str) -> Iterable[tuple[str, str, str]]:
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
-        columns = next(csv.reader([line], skipinitialspace=True)) if "," in line else line.split()
+        try:
+            columns = next(csv.reader([line], skipinitialspace=True)) if "," in line else line.split()
+        except csv.Error as error:
+            raise _wrong(name, f"line {number}: {error}") from error
         columns = [column.strip() for column in columns]
         if len(columns) != 2 or not all(columns):
-            raise _wrong(name, f"line {number}: expected two columns, image and group, got {line[:80]!r}")
+            raise _wrong(
+                name,
+                f"line {number}: expected two columns, image and group, with a comma or white space between, "
+                f"got {line[:80]!r}",
+            )
         if number == 1 and [column.lower() for column in columns] == ["image", "group"]:
             continue
         yield columns[0], columns[1], f"line {number}"

@@ -22,7 +22,7 @@ from tlt_runner.data.records import SCHEMA
 from tlt_runner.data.sample import Sample
 from tlt_runner.data.sources import Source
 from tlt_runner.errors import RunnerError
-from tlt_runner.storage import Storage, join, sha256_of, storage_errors
+from tlt_runner.storage import NotFoundError, Storage, join, sha256_of, storage_errors
 
 NO_CONTENT = "0" * 64
 BATCH = 16
@@ -100,7 +100,7 @@ def survey(dataset: Dataset, storage: Storage, found: Sequence[Source], meter: M
     content = hashlib.sha256(
         json.dumps([SCHEMA, metadata.version("opencv-python-headless"), options], sort_keys=True).encode()
     )
-    lists = [_hashed((name, storage.fetch(join(dataset.uri, name)))) for name in _lists(dataset)]
+    lists = [_hashed((name, _fetched(dataset, storage, field, name))) for field, name in _lists(dataset)]
     content.update("".join(f"{item.sha256}\n" for item in lists).encode())
     labels: dict[str, Hashed] = {}
     images: dict[str, bytes] = {}
@@ -121,10 +121,22 @@ def survey(dataset: Dataset, storage: Storage, found: Sequence[Source], meter: M
     return Survey(f"sha256:{content.hexdigest()}", images, labels, lists)
 
 
-def _lists(dataset: Dataset) -> list[str]:
+def _lists(dataset: Dataset) -> list[tuple[str, str]]:
+    """Fields that name a file, with the file."""
     by = dataset.validation.group_by
-    names = (dataset.image_set, dataset.validation.image_set, by.file if by is not None else None)
-    return [name for name in names if name is not None]
+    named = {
+        "imageSet": dataset.image_set,
+        "validation.imageSet": dataset.validation.image_set,
+        "validation.groupBy.file": by.file if by is not None else None,
+    }
+    return [(field, name) for field, name in named.items() if name is not None]
+
+
+def _fetched(dataset: Dataset, storage: Storage, field: str, name: str) -> Path:
+    try:
+        return storage.fetch(join(dataset.uri, name))
+    except NotFoundError as error:
+        raise RunnerError(Reason.DATASET_NOT_FOUND, f"spec.dataset.{field}: {error.message}") from error
 
 
 def _hashed(item: tuple[str, Path]) -> Hashed:
