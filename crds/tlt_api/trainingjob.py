@@ -40,8 +40,8 @@ class GroupBy(ApiModel):
     """Which images belong together: near-duplicates must not be trained on and judged by."""
 
     separator: Annotated[str, Field(min_length=1, max_length=16)] | None = None
-    """An image's group is its name, relative to the image folder, up to the last such text: "/" groups by
-    sub-folder, "_" groups street_0001 with street_0002. A name without it is a group of its own."""
+    """An image's group is what stands before the last such text: "/" groups by sub-folder, "_" groups
+    a/street_0001 with a/street_0002. A name without it is a group of its own."""
     file: RelativePath | None = None
     """File that names the groups, relative to the data set's uri: TLT's sequence map (.json, sequence ->
     frames) or a table of two columns (image name, group) with a comma or white space between."""
@@ -279,9 +279,30 @@ Backbone = Literal[
     "resnet34",
     "resnet50",
     "resnet101",
+    "vgg16",
+    "vgg19",
+    "mobilenet_v1",
+    "mobilenet_v2",
+    "darknet19",
+    "darknet53",
+    "googlenet",
+    "efficientnet_b0",
+    "efficientnet_b1",
+    "efficientnet_b2",
+    "efficientnet_b3",
+    "efficientnet_b4",
+    "efficientnet_b5",
+    "efficientnet_b6",
+    "efficientnet_b7",
 ]
 FREEZABLE: dict[str, range] = {
     "resnet": range(4),
+    "vgg": range(1, 6),
+    "mobilenet_v1": range(12),
+    "mobilenet_v2": range(14),
+    "darknet": range(6),
+    "googlenet": range(8),
+    "efficientnet": range(8),
 }
 """How the names of a family's backbones begin -> their blocks that can be frozen; those of TLT."""
 _FREEZABLE_TEXT = ", ".join(f"{family} {blocks[0]} to {blocks[-1]}" for family, blocks in FREEZABLE.items())

@@ -1,0 +1,90 @@
+"""MobileNetV2: stem and inverted residuals 0 to 12 as the trunk (stride 16), 13 to 16 and Conv_1 as the head.
+
+Layers, names and shapes are keras.applications': its files load whole (below width 1 without Conv_1, which
+Keras does not make smaller).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from keras import layers
+
+from tlt_runner.detector.backbones.family import Family
+from tlt_runner.detector.backbones.layers import KERAS_EPSILON, Layers
+
+TRUNK = (
+    (16, 1),
+    (24, 2),
+    (24, 1),
+    (32, 2),
+    (32, 1),
+    (32, 1),
+    (64, 2),
+    (64, 1),
+    (64, 1),
+    (64, 1),
+    (96, 1),
+    (96, 1),
+    (96, 1),
+)
+"""Filters and stride of inverted residuals 0 to 12."""
+HEAD = (160, 160, 160, 320)
+"""Filters of 13 to 16; the first strides."""
+LAST_FILTERS = 1280
+EXPANSION = 6
+
+
+def _trunk(name: str, make: Layers, x: Any) -> Any:
+    x = make.conv(x, "Conv1", make.rounded(32), 3, 2)
+    x = layers.ReLU(6.0, name="Conv1_relu")(make.norm(x, "bn_Conv1", KERAS_EPSILON))
+    for number, (filters, stride) in enumerate(TRUNK):
+        x = _inverted_residual(make, x, number, make.rounded(filters), stride)
+    return x
+
+
+def _head_stage(name: str, make: Layers, pooled: Any, stride: int) -> Any:
+    x = pooled
+    for number, filters in enumerate(HEAD, len(TRUNK)):
+        own = stride if number == len(TRUNK) else 1
+        x = _inverted_residual(make, x, number, make.rounded(filters), own)
+    x = make.norm(make.conv(x, "Conv_1", make.rounded(LAST_FILTERS), 1), "Conv_1_bn", KERAS_EPSILON)
+    return layers.ReLU(6.0, name="out_relu")(x)
+
+
+def _inverted_residual(make: Layers, x: Any, number: int, filters: int, stride: int) -> Any:
+    """1x1 to six times the channels, 3x3 of each, 1x1 back without activation; added where shapes agree."""
+    prefix = f"block_{number}_" if number else "expanded_conv_"
+    y, channels = x, x.shape[-1]
+    if number:
+        y = make.conv(y, f"{prefix}expand", channels * EXPANSION, 1)
+        y = make.norm(y, f"{prefix}expand_BN", KERAS_EPSILON)
+        y = layers.ReLU(6.0, name=f"{prefix}expand_relu")(y)
+    y = make.norm(make.depthwise(y, f"{prefix}depthwise", 3, stride), f"{prefix}depthwise_BN", KERAS_EPSILON)
+    y = layers.ReLU(6.0, name=f"{prefix}depthwise_relu")(y)
+    y = make.norm(make.conv(y, f"{prefix}project", filters, 1), f"{prefix}project_BN", KERAS_EPSILON)
+    if stride == 1 and channels == filters:
+        return layers.Add(name=f"{prefix}add")([x, y])
+    return y
+
+
+def _block_of(layer: str) -> int | None:
+    """0 is the stem, then one inverted residual each; the head's are in none (TLT)."""
+    if layer in ("Conv1", "bn_Conv1", "Conv1_relu"):
+        return 0
+    if layer.startswith("expanded_conv_"):
+        return 1
+    block = re.match(r"block_(\d+)_", layer)
+    return int(block[1]) + 1 if block and int(block[1]) < len(TRUNK) else None
+
+
+FAMILY = Family(
+    ("mobilenet_v2",),
+    range(len(TRUNK) + 1),
+    _trunk,
+    _head_stage,
+    _block_of,
+    pixel_mean=(127.5, 127.5, 127.5),
+    pixel_scale=(1 / 127.5, 1 / 127.5, 1 / 127.5),
+)

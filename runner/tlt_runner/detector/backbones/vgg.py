@@ -1,0 +1,64 @@
+"""VGG-16 and -19: convolutional blocks 1 to 5 as the trunk, the two dense layers as the head.
+
+As in the first Faster R-CNN (Ren et al., 2015): the pooling after block 5 gives way to RoI pooling, so the
+trunk has stride 16. Layers, names and shapes are keras.applications': its files load whole, the dense layers
+where poolSize is 7. It has no batch normalisation and no dropout (ADR 9), and the head does not stride.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import keras
+from keras import layers
+
+from tlt_runner.detector.backbones.family import Family
+from tlt_runner.detector.backbones.layers import Layers
+
+CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+"""Of each block."""
+FILTERS = (64, 128, 256, 512, 512)
+UNITS = 4096
+PIXEL_SPREAD = 64.0
+"""Standard deviation of the pixels, which the first layer's fresh weights divide by: without normalisation
+nothing else would, and losses would start in the hundreds. Keras' weights take the pixels as they are."""
+
+
+def _trunk(name: str, make: Layers, x: Any) -> Any:
+    first = keras.initializers.VarianceScaling(
+        2.0 / PIXEL_SPREAD**2, "fan_in", "truncated_normal", seed=make.seed()
+    )
+    for block, (count, filters) in enumerate(zip(CONVOLUTIONS[name], FILTERS, strict=True), 1):
+        for number in range(1, count + 1):
+            x = make.conv(
+                x,
+                f"block{block}_conv{number}",
+                make.filters(filters),
+                3,
+                bias=True,
+                activation="relu",
+                kernel_initializer=first if block == number == 1 else None,
+            )
+        if block < len(FILTERS):
+            x = layers.MaxPooling2D(2, 2, name=f"block{block}_pool")(x)
+    return x
+
+
+def _head_stage(name: str, make: Layers, pooled: Any, stride: int) -> Any:
+    x = layers.Flatten(name="flatten")(pooled)
+    for layer in ("fc1", "fc2"):
+        initializer = keras.initializers.HeNormal(seed=make.seed())
+        x = layers.Dense(make.filters(UNITS), activation="relu", kernel_initializer=initializer, name=layer)(
+            x
+        )
+    return x
+
+
+def _block_of(layer: str) -> int | None:
+    """Keras' numbers of the blocks, from 1; the dense layers are in none."""
+    block = re.match(r"block(\d)_", layer)
+    return int(block[1]) if block else None
+
+
+FAMILY = Family(tuple(CONVOLUTIONS), range(1, 6), _trunk, _head_stage, _block_of)
