@@ -6,7 +6,7 @@ Prints one JSON line:
 * ``resize``: seconds of a bare loop (read, decode, resize to 1248 x 704, encode at quality 95; threads on all
   cores) / seconds of ``prepare`` to that size. Wanted: at least 0.8.
 * ``no_resize``: the same loop / ``prepare`` of images that need no resize. Wanted: at least 5.
-* ``cached``: seconds of a second ``prepare`` of the larger set / seconds of the first. Wanted: a few per cent.
+* ``cached``: seconds of a second ``prepare`` of the larger set / of the first. Wanted: a few per cent.
 * ``memory``: peak resident memory of a process that prepares the larger set / of one that prepares a tenth
   of it. Wanted: at most 1.1.
 """

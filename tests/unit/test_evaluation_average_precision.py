@@ -232,8 +232,8 @@ def test_no_object_at_all_gives_no_mean():
 
 
 def test_boxes_are_judged_in_pixels_of_the_original_cut_at_its_edges():
-    # 16 rows of 64 pixels in an input of 16 x 16, with 4 rows of padding above and below. The box of the truth
-    # is the whole image: rows 4 to 12 of the input.
+    # 16 rows of 64 pixels in an input of 16 x 16, with 4 rows of padding above and below. The truth's
+    # box is the whole image: rows 4 to 12 of the input.
     one = batch(valid=(True, False))
     one["boxes"][0, 0] = [4, 0, 12, 16]
     one["placement"][0] = [0.5, 0.25, 4, 0, 16, 64]
