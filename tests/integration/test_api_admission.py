@@ -91,6 +91,12 @@ def refusal(cluster: ControlPlane, body: dict[str, Any], *flags: str) -> str:
         (TRAINING, "spec.model.backbone", "resnet51", ["spec.model.backbone", "resnet51", "resnet18"]),
         (
             TRAINING,
+            "spec.model.freezeBlocks",
+            [3, 4],
+            ["resnet 0 to 3, vgg 1 to 5", "got [3, 4] of resnet18"],
+        ),
+        (
+            TRAINING,
             "spec.model.from",
             {},
             ["spec.model.from", "expected exactly one of trainingJobRef, pruneJobRef, uri"],
