@@ -205,6 +205,8 @@ def test_the_counts_of_the_torture_folder_are_exact(report: dict[str, Any]) -> N
             "WrongColumns": 1,
         },
         "labelsWithoutImage": 1,
+        "sideFiles": 0,
+        "namedSideFiles": [],
         "labelProblems": {"DuplicateName": 1},
     }
     assert warnings == [

@@ -339,11 +339,13 @@ UNUSABLE = [
     (GOOD.decode().encode("utf-16"), 1, "expected UTF-8 text, got byte 0xff"),
     (b"[]", None, "expected an object at the top, got a list"),
     (b"NaN", None, "expected an object at the top, got a number"),
-    (b"{}", None, "expected a list images, got none"),
-    ({**CAPTIONS, "images": {}}, None, "expected a list images, got an object"),
-    (CAPTIONS, None, "expected a list categories, got none"),
-    ({**CAPTIONS, "categories": CATEGORIES}, None, "expected annotations with a bbox, got 1 without"),
-    ({"images": [], "categories": []}, None, "expected a list annotations, got none"),
+    ({"images": {}, "annotations": [], "categories": []}, None, "expected a list images, got an object"),
+]
+OTHER_KINDS = [
+    ({}, "expected a list images, got none"),
+    (CAPTIONS, "expected a list categories, got none"),
+    ({**CAPTIONS, "categories": CATEGORIES}, "expected annotations with a bbox, got 1 without"),
+    ({"images": [], "categories": []}, "expected a list annotations, got none"),
 ]
 
 
@@ -360,6 +362,18 @@ def test_a_file_that_is_no_coco_file_is_left_out_and_said(
     )
     assert message in finding.message
     assert (len(labels.boxes), listing.label_files) == (1, [("annotations/1.json", tmp_path / "1.json")])
+
+
+@pytest.mark.parametrize(("content", "message"), OTHER_KINDS)
+def test_a_file_of_another_kind_is_named_and_says_nothing_against_the_data(
+    tmp_path: Path, content: object, message: str
+) -> None:
+    listing, labels = _read(tmp_path, content, GOOD)
+    assert (listing.findings, listing.side_files) == ([], ["annotations/0.json"])
+    assert (len(labels.boxes), listing.label_files) == (1, [("annotations/1.json", tmp_path / "1.json")])
+    with pytest.raises(RunnerError, match=message) as failure:
+        _reader(tmp_path, ["a.jpg"], content).listing()
+    assert failure.value.reason == Reason.NO_LABELS
 
 
 def test_too_many_entries_that_cannot_be_used_are_counted(tmp_path: Path) -> None:

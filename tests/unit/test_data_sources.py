@@ -325,3 +325,66 @@ def test_a_training_folder_within_the_validation_folder_is_refused(tmp_path: Pat
     )
     assert failure.reason == Reason.INVALID_SPEC
     assert "outside of validation.images (images), got images: images/train" in failure.message
+
+
+def _coco_file(*names: str) -> str:
+    """One box in each image, ids from 1."""
+    numbered = list(enumerate(names, start=1))
+    return json.dumps(
+        {
+            "images": [{"id": number, "file_name": name} for number, name in numbered],
+            "annotations": [
+                {"id": number, "image_id": number, "category_id": 1, "bbox": [0, 0, 9, 9]}
+                for number, _ in numbered
+            ],
+            "categories": [{"id": 1, "name": "car"}],
+        }
+    )
+
+
+def test_the_standard_coco_layout_has_no_finding_and_names_the_captions_once(tmp_path: Path) -> None:
+    _write(tmp_path, {f"{name}.jpg": "" for name in ("train2017/1", "train2017/2", "val2017/3")})
+    captions = json.dumps({"images": [], "annotations": [{"image_id": 1, "caption": "a car"}]})
+    _write(
+        tmp_path,
+        {
+            "annotations/instances_train2017.json": _coco_file("1.jpg", "2.jpg"),
+            "annotations/instances_val2017.json": _coco_file("3.jpg"),
+            "annotations/captions_train2017.json": captions,
+        },
+    )
+    places = {"images": "train2017", "labels": "annotations"}
+    validation = {"images": "val2017", "labels": "annotations"}
+    found = _find(tmp_path, format="coco", **places, validation=validation)
+    assert [_stems(source) for source in found] == [["1", "2"], ["3"]]
+    assert [(source.listing.orphans, source.listing.findings) for source in found] == [([], []), ([], [])]
+    side_files = [list(source.listing.side_files) for source in found]
+    assert side_files == [["annotations/captions_train2017.json"], []]
+
+
+def test_an_entry_of_shared_labels_that_neither_folder_has_is_said_once(tmp_path: Path) -> None:
+    _write(tmp_path, {"train/1.jpg": "", "val/2.jpg": "", "a.json": _coco_file("1.jpg", "2.jpg", "3.jpg")})
+    _write(tmp_path, {"b.json": "{"})
+    shared = {"labels": "a.json"}
+    training, validation = _find(
+        tmp_path, format="coco", images="train", **shared, validation={"images": "val", **shared}
+    )
+    assert [finding.entry for finding in training.listing.orphans] == ["images[2] (id 3)"]
+    assert validation.listing.orphans == []
+    training, validation = _find(
+        tmp_path, format="coco", images="train", labels=".", validation={"images": "val", "labels": "."}
+    )
+    assert [finding.file for finding in training.listing.findings] == ["b.json"]
+    assert validation.listing.findings == []
+
+
+def test_one_folder_of_labels_serves_two_folders_of_images(tmp_path: Path) -> None:
+    _kitti(tmp_path, "a", images="train", labels="labels")
+    _kitti(tmp_path, "b", images="val", labels="labels")
+    _write(tmp_path, {"labels/lone.txt": KITTI})
+    training, validation = _find(
+        tmp_path, images="train", labels="labels", validation={"images": "val", "labels": "labels"}
+    )
+    assert (_stems(training), _stems(validation)) == (["a"], ["b"])
+    assert [finding.file for finding in training.listing.orphans] == ["labels/lone.txt"]
+    assert validation.listing.orphans == []

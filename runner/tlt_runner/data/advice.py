@@ -81,6 +81,10 @@ def _of_images(report: DatasetReport) -> list[str]:
             report.other_files,
             [],
         ),
+        "files among the labels that are no labels of boxes and were not used": (
+            report.side_files,
+            report.named_side_files,
+        ),
         "images are in none of the lists (imageSet) and were not used": (report.unlisted_images, []),
     }
     return [

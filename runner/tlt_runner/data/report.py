@@ -117,6 +117,8 @@ class DatasetReport(StatusModel):
     """Number of label lines left out, by why."""
     labels_without_image: int
     """Number of labels without an image."""
+    side_files: int
+    """Files among the labels that are none and say nothing against the data: lists, notes, captions."""
     label_problems: dict[Problem, int]
     """Number of label files, and of entries of them or of lists of images that belong to no image, that could
     not be used, by why."""
@@ -128,6 +130,8 @@ class DatasetReport(StatusModel):
     """Labels without an image; at most 10,000."""
     label_findings: list[ReportedFinding]
     """These label files and entries; at most 10,000."""
+    named_side_files: list[str]
+    """Files among the labels that are none; at most 10,000."""
     odd: dict[Oddity, list[str]]
     """Unusual images by how; at most 10,000 each."""
     leaked: list[str]

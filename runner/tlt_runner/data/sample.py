@@ -61,6 +61,7 @@ class Finding:
         message: Field, expected, got.
         line: Line number from 1, where the file has lines.
         box: The box at fault, yxyx, in pixels of the image as stored, for people to look at; not compared.
+        entry: The entry at fault, where the file has entries and no lines; not compared.
     """
 
     file: str
@@ -68,6 +69,7 @@ class Finding:
     message: str
     line: int | None = None
     box: tuple[float, float, float, float] | None = field(default=None, compare=False)
+    entry: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         """``file:line: problem: message``."""
@@ -146,6 +148,7 @@ class Listing:
         findings: What is wrong with a label file as a whole, or with an entry that belongs to no image.
         other_files: Entries of the image folder that are no images.
         label_files: Every file from which labels come, with its path relative to the data set's root.
+        side_files: Files among the labels that are none: lists, notes, captions; relative to the root.
         unlisted: Images that none of the data set's lists (imageSet) names; they are not in ``images``.
     """
 
@@ -156,6 +159,7 @@ class Listing:
     findings: Sequence[Finding]
     other_files: int
     label_files: Sequence[tuple[str, Path]]
+    side_files: Sequence[str] = ()
     unlisted: int = 0
 
 

@@ -129,7 +129,7 @@ def _two_lists(
     unlisted = listing.images - training.images - validation.images
     return (
         replace(training, findings=findings, unlisted=unlisted),
-        replace(validation, findings=[], orphans=[], other_files=0),
+        replace(validation, findings=[], orphans=[], other_files=0, side_files=[]),
     )
 
 

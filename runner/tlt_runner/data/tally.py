@@ -52,6 +52,7 @@ class Tally(BaseModel):
     unlisted_images: int = 0
     repeated_names: int = 0
     labels_without_image: int = 0
+    side_files: int = 0
     leaked_images: int = 0
     duplicate_images: int = 0
     source_classes: Counter[str] = Counter()
@@ -71,6 +72,7 @@ class Tally(BaseModel):
     dropped: list[ReportedFinding] = []
     orphans: list[ReportedFinding] = []
     label_findings: list[ReportedFinding] = []
+    named_side_files: list[str] = []
     odd: dict[Oddity, list[str]] = {}
     leaked: list[str] = []
     duplicates: list[str] = []
@@ -83,6 +85,8 @@ class Tally(BaseModel):
             self.other_files += listing.other_files
             self.unlisted_images += listing.unlisted
             self.labels_without_image += len(listing.orphans)
+            self.side_files += len(listing.side_files)
+            _extend(self.named_side_files, map(_writable, listing.side_files))
             self.label_problems.update(finding.problem for finding in listing.findings)
             _extend(self.orphans, map(_reported, listing.orphans))
             _extend(self.label_findings, map(_reported, listing.findings))
@@ -177,11 +181,13 @@ class Tally(BaseModel):
             skipped_by_problem=dict(sorted(self.skipped_by_problem.items())),
             dropped_by_problem=dict(sorted(self.dropped_by_problem.items())),
             labels_without_image=self.labels_without_image,
+            side_files=self.side_files,
             label_problems=dict(sorted(self.label_problems.items())),
             skipped=_in_order(self.skipped),
             dropped=_in_order(self.dropped),
             orphans=_in_order(self.orphans),
             label_findings=_in_order(self.label_findings),
+            named_side_files=sorted(self.named_side_files),
             odd={oddity: sorted(names) for oddity, names in sorted(self.odd.items())},
             leaked=sorted(self.leaked),
             duplicates=sorted(self.duplicates),

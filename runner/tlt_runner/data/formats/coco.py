@@ -7,7 +7,8 @@ file holds already (the persons of person_keypoints_*.json) counts once. ``iscro
 An entry belongs to the image with its ``file_name``, relative to the image folder. Leading folders that lead
 to the image folder (``images/train/1.jpg`` for the folder ``images/train``) may stand before it; a name
 without folders may be in a sub-folder, if only in one. An absolute name, ``..`` or a backslash is refused,
-and ``val/1.jpg`` is not looked for in ``train``: it is another image. After :meth:`CocoReader.listing` five
+and ``val/1.jpg`` is not looked for in ``train``: it is another image. A file without boxes beside others
+(captions_*.json) is a side file, and named. After :meth:`CocoReader.listing` five
 numbers an object are in memory, and no JSON.
 """
 
@@ -50,15 +51,17 @@ class CocoReader:
         """
         found = folders.find_images(self.images)
         merged = Merged(self.images, found.names)
-        used, refused = [], []
+        used: list[tuple[str, Path]] = []
+        refused: list[Finding] = []
+        others: list[Finding] = []
         for file, path in self.files:
             try:
                 merged.add(coco_file.load(file, path))
                 used.append((file, path))
             except coco_file.FileError as error:
-                refused.append(error.finding)
+                (others if error.other_kind else refused).append(error.finding)
         if not used:
-            got = "; ".join(map(str, refused[:_NAMED])) or "no .json file"
+            got = "; ".join(map(str, [*refused, *others][:_NAMED])) or "no .json file"
             message = f"expected a COCO file with images, annotations and categories, got {got}"
             raise RunnerError(Reason.NO_LABELS, message)
         self._images, self._classes = merged.images, merged.classes
@@ -71,6 +74,7 @@ class CocoReader:
             findings=[*refused, *merged.findings],
             other_files=found.other_files,
             label_files=used,
+            side_files=[finding.file for finding in others],
         )
 
     def _samples(self, images: Sequence[str]) -> tuple[list[Sample], list[Finding]]:

@@ -33,10 +33,12 @@ class FileError(Exception):
 
     Attributes:
         finding: Why.
+        other_kind: Whether it is a sound file of something else than boxes (captions, panoptic, image_info).
     """
 
-    def __init__(self, file: str, message: str, line: int | None = None) -> None:
+    def __init__(self, file: str, message: str, line: int | None = None, *, other_kind: bool = False) -> None:
         super().__init__(message)
+        self.other_kind = other_kind
         self.finding = Finding(file, Problem.UNREADABLE_LABEL, message, line)
 
 
@@ -88,10 +90,12 @@ def load(file: str, path: Path) -> CocoFile:
     for name in LISTS:
         if not isinstance(top.get(name), list):
             got = _kind(top[name]) if name in top else "none"
-            raise FileError(file, f"expected a list {name}, got {got}: no COCO file with boxes")
+            message = f"expected a list {name}, got {got}: no COCO file with boxes"
+            raise FileError(file, message, other_kind=not set(LISTS) <= top.keys())
     annotations = top["annotations"]
     if annotations and not any(isinstance(entry, dict) and "bbox" in entry for entry in annotations):
-        raise FileError(file, f"expected annotations with a bbox, got {len(annotations)} without")
+        message = f"expected annotations with a bbox, got {len(annotations)} without"
+        raise FileError(file, message, other_kind=True)
     return CocoFile(file, top["images"], annotations, top["categories"])
 
 

@@ -62,7 +62,7 @@ class _Refused:
 
     def finding(self, file: str) -> Finding:
         went = f"; annotations that go with it: {self.annotations}" if self.annotations else ""
-        return Finding(file, self.problem, f"{self.place}: {self.message}{went}")
+        return Finding(file, self.problem, f"{self.place}: {self.message}{went}", entry=self.place)
 
 
 class Merged:
