@@ -485,3 +485,10 @@ def test_options_that_do_not_go_together_are_a_mistake(tmp_path: Path, arguments
     manifest = _manifest(tmp_path, _make_kitti(tmp_path / "start", STREETS))
     code, _, told = _tlt("convert", "-f", str(manifest), *arguments)
     assert (code, "--to" in told) == (2, True)
+
+
+def test_a_folder_within_the_data_set_is_refused(tmp_path: Path) -> None:
+    start = _make_kitti(tmp_path / "start", STREETS)
+    with pytest.raises(RunnerError, match="expected a folder for --out apart from the data set's") as caught:
+        _translate(tmp_path, start, tmp_path / "start/training/image_2/new")
+    assert caught.value.reason == Reason.INVALID_SPEC

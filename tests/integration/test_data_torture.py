@@ -235,6 +235,8 @@ def test_the_counts_of_the_torture_folder_are_exact(report: dict[str, Any]) -> N
             )
         ),
         "entries of the image folders that are no .jpg, .jpeg or .png files and were not read: 2",
+        "labels without an image: 1",
+        "label files or entries that cannot be used: 1",
     ]
 
 
@@ -277,7 +279,7 @@ def test_the_refused_torture_folder_leaves_a_report_a_page_and_a_summary(
     found = heard.found
     assert found is not None
     assert (found.images, found.objects, found.skipped, found.dropped_objects) == (23, 25, 19, 13)
-    assert (found.warnings, found.digest, found.records_uri) == (14, None, None)
+    assert (found.warnings, found.digest, found.records_uri) == (16, None, None)
     assert found.report_uri == f"file://{tmp_path}/out/dataset-report.html"
 
 

@@ -247,3 +247,17 @@ def test_what_a_folder_holds_is_told_by_suffix(tmp_path: Path) -> None:
 
 def test_an_empty_folder_holds_no_file(tmp_path: Path) -> None:
     assert folders.holdings(tmp_path) == "no file"
+
+
+def test_what_tools_put_beside_labels_is_no_label(tmp_path: Path) -> None:
+    listing = _pair(tmp_path, "1.jpg train.jpg", "1.txt classes.txt README.txt train.txt stray.txt")
+    assert _labels(listing) == {"1": "l/1.txt", "train": "l/train.txt"}
+    assert sorted(listing.side_files) == ["l/README.txt", "l/classes.txt"]
+    assert [finding.file for finding in listing.orphans] == ["l/stray.txt"]
+    assert sorted(file for file, _ in listing.label_files) == ["l/1.txt", "l/stray.txt", "l/train.txt"]
+
+
+def test_labels_beside_the_images_are_no_other_files(tmp_path: Path) -> None:
+    _make(tmp_path, "d/1.jpg d/1.txt d/notes.md")
+    listing = folders.pair(Place(tmp_path / "d", "d"), Place(tmp_path / "d", "d"), ".txt")
+    assert (len(listing.samples), listing.other_files) == (1, 1)

@@ -91,7 +91,7 @@ def test_a_label_in_another_encoding_gets_one_verdict(tmp_path: Path, content: b
 
 def test_more_lines_than_any_image_has_objects_yield_nothing_at_all(tmp_path: Path) -> None:
     labels = _read(tmp_path, b"x\n" * 10_001)
-    assert [finding.message for finding in labels.findings] == ["expected at most 10,000 lines, got 10,002"]
+    assert [finding.message for finding in labels.findings] == ["expected at most 10,000 lines, got 10,001"]
 
 
 def test_a_huge_label_is_not_read(tmp_path: Path) -> None:

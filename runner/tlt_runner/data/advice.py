@@ -81,6 +81,8 @@ def _of_images(report: DatasetReport) -> list[str]:
             report.other_files,
             [],
         ),
+        "labels without an image": (report.labels_without_image, []),
+        "label files or entries that cannot be used": (sum(report.label_problems.values()), []),
         "files among the labels that are no labels of boxes and were not used": (
             report.side_files,
             report.named_side_files,

@@ -7,7 +7,8 @@ converted, shard by shard (:mod:`tlt_runner.data.shards`). None of it holds more
 memory.
 
 The manifest ``<output>/tfrecords/<digest>/dataset.json`` is written last and says that the records are whole.
-``<output>/dataset-report.json`` and ``.html`` are written in any case, also when the data are refused.
+``<output>/dataset-report.json`` and ``.html`` are written in any case in which there are images and labels,
+also when the data are refused.
 """
 
 from __future__ import annotations

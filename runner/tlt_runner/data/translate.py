@@ -38,7 +38,7 @@ from tlt_runner.data.writers.names import Names
 from tlt_runner.data.writers.voc import VocWriter
 from tlt_runner.data.writers.yolo import YoloWriter
 from tlt_runner.errors import RunnerError
-from tlt_runner.storage import Storage
+from tlt_runner.storage import Storage, join
 
 WRITERS: dict[LabelFormat, type[Writer]] = {
     "kitti": KittiWriter,
@@ -91,9 +91,11 @@ def translate(
 
     Raises:
         RunnerError: ``InvalidSpec`` when ``out`` holds something; ``DatasetNotFound``, ``NoLabels``,
-            ``BadSamples``; ``Interrupted``; the storage's reasons.
+            ``BadSamples``; ``Interrupted``; the storage's reasons. ``InvalidSpec``, too, when ``out`` would
+            be part of the data set.
     """
     folder = new_folder.free(out)
+    _check_apart(dataset, storage, folder)
 
     def check() -> None:
         if stopped():
@@ -122,6 +124,18 @@ def translate(
         (building / REPORT).write_text(f"{text}\n", encoding="utf-8")
         check()
     return Translation(result, found_report)
+
+
+def _check_apart(dataset: Dataset, storage: Storage, folder: Path) -> None:
+    held_out = dataset.validation
+    for place in (*dataset.places, held_out.images, held_out.labels):
+        source = None if place is None else storage.local_path(join(dataset.uri, place))
+        if source is not None and folder.is_relative_to(source.resolve()):
+            raise RunnerError(
+                Reason.INVALID_SPEC,
+                f"expected a folder for --out apart from the data set's, got {folder} within {source}",
+                "Name another folder: what is written would be found as data the next time.",
+            )
 
 
 def _in_order(items: Sequence[Planned]) -> list[Planned]:
@@ -164,7 +178,11 @@ def _read_back(
 
 
 def _judge(found: DatasetReport, dataset: Dataset) -> None:
-    report.judge(found, dataset.bad_samples)
+    try:
+        report.judge(found, dataset.bad_samples)
+    except RunnerError as error:
+        hint = "`tlt convert -f` without --to reports them all: repair them, or raise badSamples.maxFraction."
+        raise RunnerError(error.reason, error.message, hint) from None
     if not found.training_images or not found.validation_images:
         raise RunnerError(
             Reason.BAD_SAMPLES,

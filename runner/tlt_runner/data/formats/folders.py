@@ -6,6 +6,7 @@ no file is opened.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,10 @@ class Place:
     def file(self, name: str) -> str:
         """A file below it as it stands in reports and records: relative to the root, always encodable."""
         return printable(f"{self.place}/{name}" if self.place else name)
+
+    def holds(self, file: str) -> bool:
+        """Whether a file (relative to the root) is in the folder or below it."""
+        return not self.place or file.startswith(f"{self.place}/")
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,10 @@ def find_labels(place: Place, suffix: str) -> tuple[dict[str, str], list[Finding
     return labels, sorted(findings, key=_file)
 
 
+_SIDE_FILE = re.compile(r"classes|labels|names|notes|readme.*|train|val|valid|test|trainval", re.IGNORECASE)
+"""Names of what tools and people put beside labels, where no image has them."""
+
+
 def pair(images: Place, labels: Place, suffix: str) -> Listing:
     """Give every image the label of the same name.
 
@@ -172,18 +181,19 @@ def pair(images: Place, labels: Place, suffix: str) -> Listing:
                 label_file=labels.file(label),
                 key=paths[label],
             )
+    alone = [name for key, name in label_names.items() if key not in stems and key not in rivals]
+    side_files = [name for name in alone if _SIDE_FILE.fullmatch(basename(stem(name)))]
+    label_files = {labels.file(name): path for name, path in paths.items() if name not in side_files}
     return Listing(
         samples=list(samples.values()),
         images=len(found.names) + len(found.skipped),
         skipped=sorted(skipped, key=_file),
-        orphans=[
-            _orphan(images, labels, name)
-            for key, name in label_names.items()
-            if key not in stems and key not in rivals
-        ],
+        orphans=[_orphan(images, labels, name) for name in alone if name not in side_files],
         findings=findings,
-        other_files=found.other_files,
-        label_files=[(labels.file(name), path) for name, path in paths.items()],
+        # Labels beside the images are no other files.
+        other_files=found.other_files - sum(images.holds(labels.file(name)) for name in paths),
+        label_files=list(label_files.items()),
+        side_files=[labels.file(name) for name in side_files],
     )
 
 

@@ -74,7 +74,7 @@ def text(path: Path, max_bytes: int) -> str:
 def _lines(path: Path) -> list[str] | str:
     """The lines, or why there are none."""
     try:
-        lines = text(path, MAX_BYTES).split("\n")
+        lines = text(path, MAX_BYTES).removesuffix("\n").split("\n")
     except ValueError as error:
         return str(error)
     return lines if len(lines) <= MAX_LINES else f"expected at most {MAX_LINES:,} lines, got {len(lines):,}"
