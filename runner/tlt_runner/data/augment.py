@@ -7,6 +7,7 @@ whatever order and on whatever thread it is drawn. Names and ranges are TLT's.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,18 +55,17 @@ def draw(augmentation: Augmentation, height: int, width: int, random: np.random.
 
 def _affine(limits: Augmentation, height: int, width: int, uniform: Floats) -> Floats:
     """Mirror, zoom and turn about the centre, then move."""
-    mirrored_x, mirrored_y, rotated = uniform[:3] < [
-        limits.horizontal_flip,
-        limits.vertical_flip,
-        limits.rotate_probability,
-    ]
-    zoom = limits.zoom_min + uniform[3] * (limits.zoom_max - limits.zoom_min)
-    angle = (2 * uniform[4] - 1) * limits.rotate_rad_max * rotated
-    move = (2 * uniform[5:7] - 1) * [limits.translate_max_x, limits.translate_max_y]
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    linear = turn * zoom * np.where([mirrored_x, mirrored_y], -1.0, 1.0)
-    centre = np.array([width, height]) / 2
-    return np.column_stack([linear, centre + move - linear @ centre])
+    flip_x, flip_y, rotate, zooms, turns, moves_x, moves_y = uniform.tolist()
+    zoom = limits.zoom_min + zooms * (limits.zoom_max - limits.zoom_min)
+    angle = (2 * turns - 1) * limits.rotate_rad_max * (rotate < limits.rotate_probability)
+    cosine, sine = zoom * math.cos(angle), zoom * math.sin(angle)
+    sign_x = -1.0 if flip_x < limits.horizontal_flip else 1.0
+    sign_y = -1.0 if flip_y < limits.vertical_flip else 1.0
+    (xx, xy), (yx, yy) = (sign_x * cosine, -sign_y * sine), (sign_x * sine, sign_y * cosine)
+    centre_x, centre_y = width / 2, height / 2
+    to_x = centre_x + (2 * moves_x - 1) * limits.translate_max_x - xx * centre_x - xy * centre_y
+    to_y = centre_y + (2 * moves_y - 1) * limits.translate_max_y - yx * centre_x - yy * centre_y
+    return np.array([[xx, xy, to_x], [yx, yy, to_y]])
 
 
 def _colour(limits: Augmentation, uniform: Floats, normal: Floats) -> Floats | None:
@@ -74,6 +74,13 @@ def _colour(limits: Augmentation, uniform: Floats, normal: Floats) -> Floats | N
     Linear in RGB, after P. Haeberli, "Matrix Operations for Image Processing" (1993), as in TLT; the grey of
     a colour is its luma (ITU-R BT.601), as the values are gamma-encoded.
     """
+    if not (
+        limits.hue_rotation_max
+        or limits.saturation_shift_max
+        or limits.contrast_scale_max
+        or limits.color_shift_stddev
+    ):
+        return None
     signed = 2 * uniform - 1
     saturation, contrast = 1 + signed[1:] * [limits.saturation_shift_max, limits.contrast_scale_max]
     matrix = (
@@ -82,8 +89,7 @@ def _colour(limits: Augmentation, uniform: Floats, normal: Floats) -> Floats | N
         @ hue_rotation(np.deg2rad(signed[0] * limits.hue_rotation_max))
     )
     shift = 255 * ((1 - contrast) * limits.contrast_center + normal * limits.color_shift_stddev)
-    colour = np.column_stack([matrix, shift])
-    return None if np.array_equal(colour, np.eye(3, 4)) else colour
+    return np.column_stack([matrix, shift])
 
 
 def hue_rotation(angle: float) -> Floats:
@@ -99,9 +105,11 @@ def move_boxes(boxes: Floats, affine: Floats) -> Floats:
     That of a turned box is larger than the object in it: by up to 2 in area for a square turned by 45
     degrees, more for a long one.
     """
-    corners = boxes.reshape(-1, 4)[:, [1, 0, 1, 2, 3, 0, 3, 2]].reshape(-1, 4, 2)
-    moved = corners @ affine[:, :2].T + affine[:, 2]
-    return np.concatenate([moved.min(axis=1)[:, ::-1], moved.max(axis=1)[:, ::-1]], axis=1)
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    linear = affine[::-1, 1::-1]  # of (y, x)
+    centre = (boxes[:, 2:] + boxes[:, :2]) / 2 @ linear.T + affine[::-1, 2]
+    half = (boxes[:, 2:] - boxes[:, :2]) / 2 @ np.abs(linear).T
+    return np.concatenate([centre - half, centre + half], axis=1)
 
 
 def cut_boxes(boxes: Floats, window: Floats, min_visible: float) -> tuple[Floats, npt.NDArray[np.bool_]]:
@@ -115,7 +123,7 @@ def cut_boxes(boxes: Floats, window: Floats, min_visible: float) -> tuple[Floats
     Returns:
         The cut boxes [N, 4], and whether each [N] has the share and no side below :data:`SMALLEST_SIDE`.
     """
-    cut = np.clip(boxes, np.tile(window[:2], 2), np.tile(window[2:], 2))
+    cut = np.minimum(np.maximum(boxes, window[[0, 1, 0, 1]]), window[[2, 3, 2, 3]])
     sides, whole = cut[:, 2:] - cut[:, :2], boxes[:, 2:] - boxes[:, :2]
     visible = sides.prod(axis=1) >= min_visible * whole.prod(axis=1)
     return cut, visible & (sides >= SMALLEST_SIDE).all(axis=1)
@@ -132,16 +140,21 @@ def paint(image: Pixels, change: Change, out: Pixels) -> None:
     import cv2
 
     height, width = image.shape[:2]
-    mirrored = np.diag(change.affine) < 0
+    (xx, xy, to_x), (yx, yy, to_y) = change.affine.tolist()
     if change.colour is not None:
         image = cv2.transform(image, change.colour.astype(np.float32))
-    if not np.array_equal(change.affine, _mirroring(mirrored, height, width)):
+    sideways, upside_down = (xx, to_x) == (-1, width), (yy, to_y) == (-1, height)
+    only_mirrored = (
+        (xy, yx) == (0, 0) and (sideways or (xx, to_x) == (1, 0)) and (upside_down or (yy, to_y) == (1, 0))
+    )
+    if not only_mirrored:
         # OpenCV 5 warps four channels 2.5 times as fast as three.
         image = warp(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), change.affine, height, width)
         cv2.cvtColor(image, cv2.COLOR_RGBA2RGB, dst=out)
-    elif mirrored.any():
-        axes = {(True, False): 1, (False, True): 0, (True, True): -1}
-        cv2.flip(image, axes[bool(mirrored[0]), bool(mirrored[1])], dst=out)
+    elif sideways or upside_down:
+        cv2.flip(
+            image, {(True, False): 1, (False, True): 0, (True, True): -1}[sideways, upside_down], dst=out
+        )
     elif image is not out:
         out[...] = image
 
@@ -154,7 +167,3 @@ def warp(image: Pixels, affine: Floats, height: int, width: int) -> Pixels:
     centred = affine.copy()
     centred[:, 2] += affine[:, :2] @ [0.5, 0.5] - 0.5
     return cv2.warpAffine(image, centred, (width, height), flags=cv2.INTER_LINEAR)
-
-
-def _mirroring(mirrored: npt.NDArray[np.bool_], height: int, width: int) -> Floats:
-    return np.column_stack([np.diag(np.where(mirrored, -1.0, 1.0)), mirrored * [width, height]])

@@ -21,7 +21,7 @@ from tlt_runner.data.feeding import PADDING_CLASS, Feeder
 from tlt_runner.data.records import Records
 from tlt_runner.errors import RunnerError
 
-SHUFFLE_BYTES = 128 << 20
+SHUFFLE_BYTES = 64 << 20
 """Encoded images that the shuffle holds at most; a smaller subset is shuffled as a whole. It is filled before
 the first image comes out, while decoding waits."""
 FILES_AT_ONCE = 16
