@@ -26,7 +26,7 @@ SHUFFLE_BYTES = 64 << 20
 the first image comes out, while decoding waits."""
 FILES_AT_ONCE = 16
 """Files that are read in turns, in an order drawn for each epoch: what mixes subsets that the shuffle cannot
-hold."""
+hold, with preparation, which writes images in the order of a hash of their name."""
 
 
 def training_batches(
