@@ -1,5 +1,6 @@
 """Batches of tensors from real records: shapes, order, mirroring, padding."""
 
+import threading
 from typing import Any
 
 import cv2
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from tlt_api.failures import Reason
 from tlt_api.trainingjob import Augmentation, Dataset
+from tlt_runner.data import parallel
 from tlt_runner.data.pipeline import training_batches, validation_batches
 from tlt_runner.data.prepare import prepare
 from tlt_runner.data.records import Records
@@ -262,3 +264,10 @@ def test_a_limit_takes_the_first_images(records: Records) -> None:
 def test_whole_batches_need_no_filling(records: Records) -> None:
     (batch,) = validation_batches(records, 5, 3)
     assert batch["valid"].numpy().all()
+
+
+def test_epochs_leave_no_threads_behind(records: Records) -> None:
+    for epoch in range(4):
+        _epoch(records, epoch)
+    feeding = [thread for thread in threading.enumerate() if thread.name.startswith("feed")]
+    assert 0 < len(feeding) <= parallel.workers()

@@ -9,7 +9,7 @@ epoch and the image's place alone: a run that resumes in the middle of an epoch 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import tensorflow as tf
@@ -68,7 +68,7 @@ def training_batches(
         )
     workers = parallel.workers()
     feeder = Feeder(
-        augmentation, manifest.height, manifest.width, max_objects, seed, epoch, ThreadPoolExecutor(workers)
+        augmentation, manifest.height, manifest.width, max_objects, seed, epoch, _threads(workers)
     )
     data = _shuffled(records, order=seed * 1_000_003 + epoch).enumerate()
     data = data.batch(batch_size, drop_remainder=True)
@@ -82,6 +82,12 @@ def training_batches(
     if together > 1:
         data = data.unbatch().batch(batch_size, drop_remainder=True).skip(first_batch % together)
     return data.map(partial(_with_static_shapes, batch_size)).prefetch(1)
+
+
+@cache
+def _threads(workers: int) -> ThreadPoolExecutor:
+    """One pool for all epochs: TensorFlow keeps every function that it was ever given, with what it holds."""
+    return ThreadPoolExecutor(workers, thread_name_prefix="feed")
 
 
 def _shuffled(records: Records, order: int) -> tf.data.Dataset:
