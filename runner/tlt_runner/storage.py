@@ -15,7 +15,6 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20
 PARTIAL_SUFFIX = ".partial"
 PARALLEL_FILES = 8
-"""Files of a folder that are published at a time."""
+"""Files of a folder that are read or written at a time."""
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -219,28 +218,6 @@ class Storage:
             target.parent.mkdir(parents=True, exist_ok=True)
             digest = _copy_atomically(local, target)
             return Published(address.uri, digest, target.stat().st_size)
-
-    def publish_folder(self, local: Path, uri: str, last: str | None = None) -> list[Published]:
-        """Publish every file below a local folder, each as :meth:`publish` does, several at a time.
-
-        Args:
-            local: The folder.
-            uri: Where its content goes.
-            last: A file (path relative to ``local``) that is published after all others, so that its presence
-                says that the folder is whole.
-        """
-        names = sorted(path.relative_to(local).as_posix() for path in local.rglob("*") if path.is_file())
-        at_last = [name for name in names if name == last]
-
-        def publish(name: str) -> Published:
-            return self.publish(local / name, join(uri, name))
-
-        with ThreadPoolExecutor(PARALLEL_FILES) as threads:
-            try:
-                others = list(threads.map(publish, (name for name in names if name != last)))
-            finally:
-                threads.shutdown(cancel_futures=True)
-        return [*others, *map(publish, at_last)]
 
     def mirror(self, uri: str) -> Path:
         """A folder in which files of the address can be made, with what the address holds now.

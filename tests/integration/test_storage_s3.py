@@ -59,6 +59,12 @@ def _file(tmp_path: Path, content: bytes) -> Path:
     return path
 
 
+def _upload(storage: Storage, folder: Path, uri: str) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            storage.publish(path, f"{uri}/{path.relative_to(folder).as_posix()}")
+
+
 def test_what_is_published_is_fetched_with_its_digest(storage: Storage, tmp_path: Path) -> None:
     content = random.Random(0).randbytes(2 * PART_BYTES + 1)  # three parts
     published = storage.publish(_file(tmp_path, content), "s3://bucket/runs/1/model.keras")
@@ -165,8 +171,7 @@ def test_a_folder_comes_down_with_its_sub_folders(storage: Storage, tmp_path: Pa
         path = tmp_path / "tree" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
-    published = storage.publish_folder(tmp_path / "tree", "s3://bucket/tree", last="000.txt")
-    assert published[-1].uri == "s3://bucket/tree/000.txt"
+    _upload(storage, tmp_path / "tree", "s3://bucket/tree")
     folder = storage.folder("s3://bucket/tree")
     assert sorted(path.relative_to(folder) for path in folder.rglob("*.txt")) == sorted(
         path.relative_to(tmp_path / "tree") for path in (tmp_path / "tree").rglob("*.txt")
@@ -239,7 +244,7 @@ def test_a_server_that_is_away_is_unavailable_and_worth_a_retry(tmp_path: Path) 
 
 def test_a_data_set_is_prepared_from_s3_to_s3_and_found_again(storage: Storage, tmp_path: Path) -> None:
     digits.generate(tmp_path / "digits", images=8, width=128, height=96, seed=1)
-    storage.publish_folder(tmp_path / "digits", "s3://bucket/digits")
+    _upload(storage, tmp_path / "digits", "s3://bucket/digits")
     dataset = Dataset.model_validate(
         {
             "uri": "s3://bucket/digits",
@@ -281,7 +286,7 @@ def test_shards_that_a_killed_run_uploaded_are_not_made_again(
     storage: Storage, server: ObjectStore, tmp_path: Path
 ) -> None:
     digits.generate(tmp_path / "many", images=90, width=64, height=64, seed=1)
-    storage.publish_folder(tmp_path / "many", "s3://bucket/many")
+    _upload(storage, tmp_path / "many", "s3://bucket/many")
     dataset = Dataset.model_validate(
         {
             "uri": "s3://bucket/many",
@@ -316,7 +321,7 @@ def test_shards_that_a_killed_run_uploaded_are_not_made_again(
 def test_refused_records_are_removed_and_the_report_stays(storage: Storage, tmp_path: Path) -> None:
     digits.generate(tmp_path / "bad", images=8, width=64, height=64, seed=1)
     (tmp_path / "bad/training/image_2/000003.jpg").write_bytes(b"")
-    storage.publish_folder(tmp_path / "bad", "s3://bucket/bad")
+    _upload(storage, tmp_path / "bad", "s3://bucket/bad")
     dataset = Dataset.model_validate(
         {
             "uri": "s3://bucket/bad",

@@ -156,15 +156,6 @@ def test_another_content_than_expected_is_refused(store: Storage, volumes: Path)
     assert hashlib.sha256(b"other").hexdigest() in caught.value.message
 
 
-def test_a_folder_is_published_with_the_named_file_last(store: Storage, tmp_path: Path) -> None:
-    for name in ("a/1", "b", "z"):
-        (tmp_path / "local" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "local" / name).write_text(name)
-    published = store.publish_folder(tmp_path / "local", "pvc://data/f", last="b")
-    assert [item.uri for item in published] == ["pvc://data/f/a/1", "pvc://data/f/z", "pvc://data/f/b"]
-    assert (store.folder("pvc://data/f") / "a" / "1").read_text() == "a/1"
-
-
 @pytest.mark.parametrize(
     ("number", "reason"),
     [
