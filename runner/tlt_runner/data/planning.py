@@ -18,7 +18,7 @@ from tlt_runner.data.records import SUBSETS, Subset
 from tlt_runner.data.sample import Reader, Sample
 from tlt_runner.data.sources import Source
 from tlt_runner.errors import RunnerError
-from tlt_runner.storage import Storage, join
+from tlt_runner.storage import Storage, join, storage_errors
 
 BATCH = 16
 """Labels that a thread reads at a time."""
@@ -141,7 +141,8 @@ def _grouping(samples: Sequence[Sample], dataset: Dataset, storage: Storage) -> 
     table: dict[str, str] = {}
     if by is not None and by.file is not None:
         uri = join(dataset.uri, by.file)
-        table = split.read_groups(storage.fetch(uri), uri)
+        with storage_errors(uri):
+            table = split.read_groups(storage.fetch(uri), uri)
     grouping = split.grouping(samples, by, table)
     if by is not None and len(samples) > 1 and len(set(grouping.groups)) == 1:
         raise RunnerError(

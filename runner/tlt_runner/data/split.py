@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 
 from tlt_api.failures import Reason
 from tlt_api.trainingjob import GroupBy
+from tlt_runner.data.formats import lines
 from tlt_runner.data.sample import Sample
 from tlt_runner.errors import RunnerError
 
@@ -188,15 +189,13 @@ def read_groups(path: Path, name: str) -> dict[str, str]:
         name: What to call the file in errors.
 
     Raises:
+        OSError: The storage fails.
         RunnerError: ``InvalidSpec`` with the file and the line or field at fault.
     """
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise _wrong(name, f"expected at most {MAX_BYTES} bytes, got {size}")
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _wrong(name, f"expected UTF-8 text: {error}") from error
+        text = lines.text(path, MAX_BYTES)
+    except ValueError as error:
+        raise _wrong(name, str(error)) from error
     pairs = _of_sequences(text, name) if path.suffix.lower() == ".json" else _of_table(text, name)
     table: dict[str, str] = {}
     for image, group, place in pairs:
