@@ -55,6 +55,13 @@ ROWS = b"".join(b"\0" + PIXELS[row, :, ::-1].tobytes() for row in range(40))
 IDAT = _chunk(b"IDAT", zlib.compress(ROWS))
 
 
+def _inspect(data: bytes, file_name: str) -> images.Header:
+    """As conversion judges a file whose bytes it keeps."""
+    head = images.header(data, file_name)
+    images.check(data, head)
+    return head
+
+
 def _refusal(judge: Callable[[bytes, str], object], data: bytes) -> images.BadImageError:
     with pytest.raises(images.BadImageError) as caught:
         judge(data, "a.jpg")
@@ -63,7 +70,7 @@ def _refusal(judge: Callable[[bytes, str], object], data: bytes) -> images.BadIm
 
 def _problem(data: bytes) -> Problem:
     """Both judges say the same."""
-    problem = _refusal(images.inspect, data).problem
+    problem = _refusal(_inspect, data).problem
     assert _refusal(images.decode, data).problem == problem
     return problem
 
@@ -82,7 +89,7 @@ def _with_segment(content: bytes, marker: bytes = b"\xff\xe1") -> bytes:
 
 
 def test_a_whole_jpeg_is_inspected_decodes_and_can_be_kept() -> None:
-    head = images.inspect(JPEG, "a/b.JPG")
+    head = _inspect(JPEG, "a/b.JPG")
     assert head == images.Header("JPEG", 40, 60, (), fits_records=True, orientation=1)
     decoded = images.decode(JPEG, "a/b.JPG")
     assert decoded.header == head
@@ -91,7 +98,7 @@ def test_a_whole_jpeg_is_inspected_decodes_and_can_be_kept() -> None:
 
 def test_a_progressive_jpeg_is_walked_through_all_its_scans_and_can_be_kept() -> None:
     assert PROGRESSIVE.count(b"\xff\xda") > 3
-    assert images.inspect(PROGRESSIVE, "a.jpg").fits_records
+    assert _inspect(PROGRESSIVE, "a.jpg").fits_records
     assert images.decode(PROGRESSIVE, "a.jpg").pixels.shape == (40, 60, 3)
 
 
@@ -160,7 +167,7 @@ def test_of_an_animation_the_still_image_is_taken() -> None:
 
 @pytest.mark.parametrize(("data", "name"), [(PNG, "a.jpg"), (JPEG, "a.png"), (JPEG, "a")])
 def test_a_wrong_extension_is_odd_and_no_obstacle(data: bytes, name: str) -> None:
-    assert images.inspect(data, name).oddities == (Oddity.WRONG_EXTENSION,)
+    assert _inspect(data, name).oddities == (Oddity.WRONG_EXTENSION,)
 
 
 @pytest.mark.parametrize("order", ["little", "big"])
@@ -175,7 +182,7 @@ def test_an_orientation_tag_is_reported_and_not_applied(order: str) -> None:
 
 @pytest.mark.parametrize("orientation", [0, 1, 9])
 def test_an_upright_or_meaningless_orientation_is_not_odd(orientation: int) -> None:
-    assert images.inspect(_with_segment(b"Exif\0\0" + _exif(orientation)), "a.jpg").oddities == ()
+    assert _inspect(_with_segment(b"Exif\0\0" + _exif(orientation)), "a.jpg").oddities == ()
 
 
 @settings(max_examples=60, deadline=None)
@@ -202,7 +209,7 @@ def test_a_mutated_file_gets_the_same_verdict_from_both_judges(
     for place, value in changes:
         mutated[int(place * len(mutated))] = value
     verdicts: list[object] = []
-    for judge in (images.inspect, images.decode):
+    for judge in (_inspect, images.decode):
         try:
             result = judge(bytes(mutated), "a.jpg")
             verdicts.append(result.header if isinstance(result, images.Decoded) else result)
@@ -213,7 +220,7 @@ def test_a_mutated_file_gets_the_same_verdict_from_both_judges(
 
 def test_the_end_marker_of_an_embedded_thumbnail_does_not_count() -> None:
     whole = _with_segment(JPEG)
-    assert images.inspect(whole, "a.jpg").oddities == ()
+    assert _inspect(whole, "a.jpg").oddities == ()
     assert _problem(whole[:-200]) == Problem.TRUNCATED_IMAGE
 
 
@@ -246,7 +253,7 @@ def test_the_end_marker_of_an_embedded_thumbnail_does_not_count() -> None:
 )
 def test_what_harms_no_pixel_is_no_reason(data: bytes, capfd: pytest.CaptureFixture[str]) -> None:
     name = "a.png" if data.startswith(PNG[:8]) else "a.jpg"
-    assert images.inspect(data, name).oddities == ()
+    assert _inspect(data, name).oddities == ()
     whole = PNG if name == "a.png" else JPEG
     assert np.array_equal(images.decode(data, name).pixels, images.decode(whole, name).pixels)
     assert capfd.readouterr().err == ""
@@ -327,7 +334,7 @@ def test_files_that_are_no_images_are_named_for_what_they_are() -> None:
     ids=["gif", "bmp", "webp", "tiff", "html", "lfs", "zeros", "other"],
 )
 def test_other_content_under_an_image_name_is_called_what_it_is(data: bytes, kind: str) -> None:
-    refusal = _refusal(images.inspect, data)
+    refusal = _refusal(_inspect, data)
     assert refusal.problem == Problem.UNREADABLE_IMAGE
     assert refusal.message == f"expected a JPEG or PNG image, got {kind}"
 
@@ -366,7 +373,7 @@ def test_a_png_with_far_more_data_than_pixels_is_refused() -> None:
 
 def test_a_text_that_swells_is_not_looked_at() -> None:
     text = _chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50_000_000)))
-    assert images.inspect(_png(text, IDAT), "a.png").oddities == ()
+    assert _inspect(_png(text, IDAT), "a.png").oddities == ()
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ Decoders are lenient: a cut-off JPEG comes out grey, without a word. So the cont
 first, then the data are decoded by a decoder whose warnings count. Orientation tags (EXIF) are not applied:
 labels speak of the pixels as they are stored, as in TLT, and TensorFlow's decoder ignores the tags too.
 
-Called by conversion, by the writers of folders and by the report. :func:`inspect` is for those who keep the
-file's bytes, :func:`decode` for those who need pixels; both judge alike.
+Called by conversion, by the writers of folders, by the report and by inference. :func:`header` comes first;
+then :func:`check` is for those who keep the file's bytes, :func:`pixels` for those who need pixels
+(:func:`decode` is both steps); the two judge alike.
 """
 
 from __future__ import annotations
@@ -144,19 +145,8 @@ def pixels(data: bytes, head: Header) -> npt.NDArray[np.uint8]:
     return jpeg.pixels(data, head) if head.kind == "JPEG" else png.pixels(data)
 
 
-def inspect(data: bytes, file_name: str) -> Header:
-    """What a file holds, after it was found whole and sound.
-
-    Raises:
-        BadImageError: As :func:`header` and :func:`check`.
-    """
-    head = header(data, file_name)
-    check(data, head)
-    return head
-
-
 def decode(data: bytes, file_name: str) -> Decoded:
-    """The same with the pixels.
+    """What a file says, and its pixels.
 
     Raises:
         BadImageError: As :func:`header` and :func:`pixels`.

@@ -203,14 +203,15 @@ class _Inference:
         try:
             with storage_errors(str(self._request.images)):
                 data = images.read(self._request.images / name)
-            header = images.header(data, name)
-            pixels = images.pixels(data, header)
+            decoded = images.decode(data, name)
         except BadImageError as error:
             return Finding(name, error.problem, error.message)
         config = self._config
+        pixels = decoded.pixels
         height, width = pixels.shape[:2]
         where = geometry.placement(height, width, config.height, config.width, config.mode)
-        return _Loaded(name, pixels, geometry.place_image(pixels, where)[..., ::-1], where, header.oddities)
+        placed = geometry.place_image(pixels, where)[..., ::-1]
+        return _Loaded(name, pixels, placed, where, decoded.header.oddities)
 
     def _work(self, loaded: Sequence[_Loaded], threads: ThreadPoolExecutor) -> None:
         batch = np.zeros((BATCH, self._config.height, self._config.width, 3), np.uint8)
