@@ -12,7 +12,13 @@ from tlt_api.common import JobSpec, ModelSource, RelativePath, Sha256, Uri
 Multiple16 = Annotated[int, Field(ge=64, le=4096, multiple_of=16)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
-ClassName = Annotated[str, Field(min_length=1, max_length=128)]
+LONGEST_CLASS = 128
+"""Characters of a class's name."""
+MOST_CLASSES = 500
+"""Classes of a targetClassMapping."""
+NOT_A_CLASS = "background"
+"""The detector's own name for what is no object."""
+ClassName = Annotated[str, Field(min_length=1, max_length=LONGEST_CLASS)]
 
 
 LabelFormat = Literal["kitti", "voc", "coco", "yolo"]
@@ -116,7 +122,7 @@ class Dataset(ApiModel):
     ImageSets/Main/train.txt. By default all images are used."""
     class_names: Annotated[list[ClassName], Field(max_length=1000)] = []
     """Of yolo: the classes by number, from 0. By default those of data.yaml at uri."""
-    target_class_mapping: Annotated[dict[str, ClassName], Field(min_length=1, max_length=500)]
+    target_class_mapping: Annotated[dict[str, ClassName], Field(min_length=1, max_length=MOST_CLASSES)]
     """Class in the labels -> class to learn. Labels of other classes are not objects."""
     image_size: ImageSize
     """Size of the network's input."""
@@ -129,7 +135,7 @@ class Dataset(ApiModel):
         Rule(
             cel="self.targetClassMapping.all(k, !('background' in [k, self.targetClassMapping[k]]))",
             check=lambda self: (
-                "background" not in {*self.target_class_mapping, *self.target_class_mapping.values()}
+                NOT_A_CLASS not in {*self.target_class_mapping, *self.target_class_mapping.values()}
             ),
             message="expected no class background in targetClassMapping: the detector adds it itself",
             given="'background'",

@@ -15,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tlt_api.trainingjob import Augmentation
+from tlt_runner.data.placing import SMALLEST_SIDE
 
 Floats = npt.NDArray[np.floating[Any]]
 Pixels = npt.NDArray[np.uint8]
 
-SMALLEST_SIDE = 1.0
-"""Pixels below which a side of a moved box is too small to be learnt; preparation's limit too."""
 _LUMA = np.array([0.299, 0.587, 0.114])
 _DRAWS = 7
 """Uniform numbers of a change. All are drawn always, so that one option does not change another's numbers."""

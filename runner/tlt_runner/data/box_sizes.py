@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tlt_runner.data import tfrecords
 from tlt_runner.data.records import Records
 
 log = logging.getLogger(__name__)
 MOST = 200_000
 """Sizes from which further ones change no anchor: of more, so many are drawn."""
 _BATCH = 256
-_EDGES = {f"target/coordinates_{edge}": tf.io.VarLenFeature(tf.float32) for edge in ("y1", "x1", "y2", "x2")}
+_EDGES = {edge: tf.io.VarLenFeature(tf.float32) for edge in tfrecords.EDGES}
 
 
 def training_sizes(records: Records, most: int = MOST, seed: int = 0) -> npt.NDArray[np.float32]:
@@ -34,7 +35,9 @@ def training_sizes(records: Records, most: int = MOST, seed: int = 0) -> npt.NDA
         [N, 2], in pixels of the network's input, in no meaningful order; the same for the same objects,
         however they are spread over files.
     """
-    serialized = tf.data.TFRecordDataset([str(path) for path in records.files("training")])
+    serialized = tf.data.TFRecordDataset(
+        [str(path) for path in records.files("training")], num_parallel_reads=tf.data.AUTOTUNE
+    )
     parts = [_sizes(batch) for batch in serialized.batch(_BATCH).prefetch(2)]
     sizes = np.concatenate([np.zeros((0, 2), np.float32), *parts])
     sizes = sizes[np.lexsort(sizes.T)]

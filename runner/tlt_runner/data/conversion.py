@@ -12,7 +12,7 @@ import numpy as np
 from tlt_api.trainingjob import ImageSize
 from tlt_runner.data import geometry, images, placing, tfrecords
 from tlt_runner.data.classes import ClassMapping
-from tlt_runner.data.sample import Converted, Finding, Reader, Sample
+from tlt_runner.data.sample import Converted, Reader, Sample
 
 
 def convert(sample: Sample, data: bytes, reader: Reader, mapping: ClassMapping, size: ImageSize) -> Converted:
@@ -33,7 +33,7 @@ def convert(sample: Sample, data: bytes, reader: Reader, mapping: ClassMapping, 
         where = geometry.placement(*original_size, size.height, size.width, size.mode)
         encoded = _encoded(data, head, where)
     except images.BadImageError as error:
-        return refused(sample, error)
+        return placing.refused(sample, error)
     placed = placing.place(labels.boxes, sample, mapping, original_size, where)
     objects = tfrecords.Objects(
         names=[target for _, target, _ in placed.kept],
@@ -53,11 +53,6 @@ def convert(sample: Sample, data: bytes, reader: Reader, mapping: ClassMapping, 
         ignored=labels.ignored,
         oddities=head.oddities,
     )
-
-
-def refused(sample: Sample, error: images.BadImageError) -> Converted:
-    """What becomes of a sample whose image cannot be used."""
-    return Converted(skipped=Finding(sample.image_file, error.problem, error.message))
 
 
 def _encoded(data: bytes, head: images.Header, where: geometry.Placement) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
@@ -47,9 +48,13 @@ class Placement:
 
     def to_original(self, boxes: FloatArray) -> FloatArray:
         """Boxes [N, 4] yxyx, network pixels -> original pixels."""
-        scale = np.array([self.scale_y, self.scale_x] * 2)
-        offset = np.array([self.offset_y, self.offset_x] * 2)
-        return (np.asarray(boxes, np.float64).reshape(-1, 4) - offset) / scale
+        return to_original(boxes, (self.scale_y, self.scale_x), (self.offset_y, self.offset_x))
+
+
+def to_original(boxes: FloatArray, scale: ArrayLike, offset: ArrayLike) -> FloatArray:
+    """Boxes [N, 4] yxyx, network pixels -> original pixels; ``scale`` and ``offset`` [2] are of y and x."""
+    inverse = np.asarray(boxes, np.float64).reshape(-1, 4) - np.tile(np.asarray(offset, np.float64), 2)
+    return inverse / np.tile(np.asarray(scale, np.float64), 2)
 
 
 def placement(

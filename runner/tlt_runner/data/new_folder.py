@@ -7,7 +7,6 @@ in ``.partial``; nobody reads that.
 from __future__ import annotations
 
 import errno
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from tlt_api.failures import Reason
 from tlt_runner.errors import RunnerError
-from tlt_runner.storage import PARTIAL_SUFFIX, storage_errors, sync_folder
+from tlt_runner.storage import partial_name, storage_errors, sync_folder
 
 
 def free(out: Path) -> Path:
@@ -49,7 +48,7 @@ def appearing(folder: Path) -> Iterator[Path]:
     Raises:
         RunnerError: ``InvalidSpec`` when somebody filled the folder meanwhile; the storage's reasons.
     """
-    building = folder.parent / f".{folder.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
+    building = partial_name(folder)
     with storage_errors(str(folder)):
         folder.parent.mkdir(parents=True, exist_ok=True)
         building.mkdir()

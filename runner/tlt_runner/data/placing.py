@@ -13,7 +13,7 @@ import numpy as np
 
 from tlt_runner.data import geometry, images
 from tlt_runner.data.classes import ClassMapping
-from tlt_runner.data.sample import Finding, LabelledBox, Labels, Problem, Sample
+from tlt_runner.data.sample import Converted, Finding, LabelledBox, Labels, Problem, Sample
 
 SMALLEST_SIDE = 1.0
 """Pixels below which an object is dropped: no proposal can be that small, and VOC cannot say it."""
@@ -31,8 +31,7 @@ def check_label(head: images.Header, labels: Labels) -> None:
     """
     for finding in labels.findings:
         if finding.problem == Problem.UNREADABLE_LABEL:
-            place = finding.file if finding.line is None else f"{finding.file}:{finding.line}"
-            raise images.BadImageError(finding.problem, f"{place}: {finding.message}")
+            raise images.BadImageError(finding.problem, f"{finding.place}: {finding.message}")
     said = labels.image_size
     if said is None or said == (head.height, head.width):
         return
@@ -46,6 +45,11 @@ def check_label(head: images.Header, labels: Labels) -> None:
             "the tag"
         )
     raise images.BadImageError(Problem.SIZE_MISMATCH, message)
+
+
+def refused(sample: Sample, error: images.BadImageError) -> Converted:
+    """What becomes of a sample whose image cannot be used."""
+    return Converted(skipped=Finding(sample.image_file, error.problem, error.message))
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,7 @@ class _Preparation:
         return self._storage.at_hand(join(self._dataset.uri, file))
 
     def _convert(self, item: Planned, seen: Survey) -> Converted:
-        from tlt_runner.data import conversion, images
+        from tlt_runner.data import conversion, images, placing
 
         sample = item.sample
         with storage_errors(self._dataset.uri):
@@ -205,7 +205,7 @@ class _Preparation:
             except images.BadImageError as error:
                 if not sample.image.exists():
                     raise changed(sample.image_file) from error
-                return conversion.refused(sample, error)
+                return placing.refused(sample, error)
         if digest_of(data) != seen.images[sample.name]:
             raise changed(sample.image_file)
         return conversion.convert(sample, data, item.reader, self._mapping, self._dataset.image_size)

@@ -71,10 +71,14 @@ class Finding:
     box: tuple[float, float, float, float] | None = field(default=None, compare=False)
     entry: str = field(default="", compare=False)
 
+    @property
+    def place(self) -> str:
+        """``file:line``."""
+        return self.file if self.line is None else f"{self.file}:{self.line}"
+
     def __str__(self) -> str:
         """``file:line: problem: message``."""
-        place = self.file if self.line is None else f"{self.file}:{self.line}"
-        return f"{place}: {self.problem}: {self.message}"
+        return f"{self.place}: {self.problem}: {self.message}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,10 +86,12 @@ def _text(text: str) -> bytes:
     return text.encode(errors="surrogateescape")
 
 
+EDGES = tuple(f"target/coordinates_{edge}" for edge in ("y1", "x1", "y2", "x2"))
+"""Keys of the boxes' edges: top, left, bottom, right."""
 _LISTS = {
     "target/object_class_id": tf.int64,
     "target/is_difficult": tf.int64,
-    **{f"target/coordinates_{edge}": tf.float32 for edge in ("y1", "x1", "y2", "x2")},
+    **dict.fromkeys(EDGES, tf.float32),
 }
 _SCALARS = {"frame/id": tf.string, "frame/encoded": tf.string}
 _SCALE = {f"frame/{name}": tf.float32 for name in ("scale_y", "scale_x", "offset_y", "offset_x")}
@@ -111,10 +113,9 @@ def parse(serialized: Any, height: int, width: int) -> dict[str, Any]:
     lists = {key: tf.sparse.to_dense(parsed[key]) for key in _LISTS}
     image = tf.io.decode_jpeg(parsed["frame/encoded"], channels=3, dct_method="INTEGER_ACCURATE")
     image = tf.ensure_shape(image, [height, width, 3])
-    edges = [lists[f"target/coordinates_{edge}"] for edge in ("y1", "x1", "y2", "x2")]
     return {
         "image": image,
-        "boxes": tf.stack(edges, axis=-1),
+        "boxes": tf.stack([lists[edge] for edge in EDGES], axis=-1),
         "classes": tf.cast(lists["target/object_class_id"], tf.int32),
         "difficult": lists["target/is_difficult"] > 0,
         "id": parsed["frame/id"],
@@ -132,9 +133,8 @@ def parse_encoded(serialized: Any) -> dict[str, Any]:
         ``encoded`` string [n], ``boxes`` float32 [n, N, 4] yxyx pixels, ``classes`` int32 [n, N] (-1 where
         there is no object), ``id`` string [n].
     """
-    edges = [f"target/coordinates_{edge}" for edge in ("y1", "x1", "y2", "x2")]
     features: dict[str, Any] = {
-        key: tf.io.FixedLenSequenceFeature([], tf.float32, allow_missing=True) for key in edges
+        key: tf.io.FixedLenSequenceFeature([], tf.float32, allow_missing=True) for key in EDGES
     }
     features["target/object_class_id"] = tf.io.FixedLenSequenceFeature(
         [], tf.int64, allow_missing=True, default_value=-1
@@ -143,7 +143,7 @@ def parse_encoded(serialized: Any) -> dict[str, Any]:
     parsed = tf.io.parse_example(serialized, features)
     return {
         "encoded": parsed["frame/encoded"],
-        "boxes": tf.stack([parsed[edge] for edge in edges], axis=-1),
+        "boxes": tf.stack([parsed[edge] for edge in EDGES], axis=-1),
         "classes": tf.cast(parsed["target/object_class_id"], tf.int32),
         "id": parsed["frame/id"],
     }

@@ -11,7 +11,6 @@ The folder is built under a hidden name beside its own and renamed at the end, s
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,14 +21,15 @@ from pydantic import ValidationError
 
 from tlt_api import resources
 from tlt_api.failures import Reason
-from tlt_api.trainingjob import Dataset, ImageSize, LabelFormat
-from tlt_runner.data import images, new_folder, planning, report, sources
+from tlt_api.trainingjob import MOST_CLASSES, NOT_A_CLASS, Dataset, ImageSize, LabelFormat
+from tlt_runner.data import images, new_folder, placing, planning, report, sources
 from tlt_runner.data.classes import ClassMapping
 from tlt_runner.data.parallel import in_order, workers
 from tlt_runner.data.planning import Planned
-from tlt_runner.data.records import REPORT, SUBSETS
+from tlt_runner.data.records import REPORT
 from tlt_runner.data.report import DatasetReport
-from tlt_runner.data.sample import Converted, Finding
+from tlt_runner.data.sample import Converted
+from tlt_runner.data.survey import digest_of
 from tlt_runner.data.tally import Tally
 from tlt_runner.data.writers import Entry, Writer, rewriting
 from tlt_runner.data.writers.coco import CocoWriter
@@ -46,8 +46,6 @@ WRITERS: dict[LabelFormat, type[Writer]] = {
     "coco": CocoWriter,
     "yolo": YoloWriter,
 }
-MOST_CLASSES = 500
-NOT_A_CLASS = "background"
 _LOST = {
     "truncation": "the truncation of {} objects",
     "occlusion": "the occlusion of {} objects",
@@ -115,7 +113,8 @@ def translate(
         writer = writer_type(building, mapping.class_names)
         translator = _Translator(writer, building, mapping, dataset.image_size if resize else None)
         translator.tally.add_listings([source.listing for source in found])
-        translator.run(_in_order(plan.items), check, tell)
+        # Their order, by subset and name, decides which of two images of one name keeps it.
+        translator.run(plan.items, check, tell)
         found_report = translator.tally.to_report(mapping)
         _judge(found_report, dataset)
         warnings = [*_class_notes(result, mapping), *translator.notes(target), *found_report.warnings]
@@ -136,11 +135,6 @@ def _check_apart(dataset: Dataset, storage: Storage, folder: Path) -> None:
                 f"expected a folder for --out apart from the data set's, got {folder} within {source}",
                 "Name another folder: what is written would be found as data the next time.",
             )
-
-
-def _in_order(items: Sequence[Planned]) -> list[Planned]:
-    """By subset and name: it decides which of two images of one name keeps it."""
-    return sorted(items, key=lambda item: (SUBSETS.index(item.subset), item.sample.name))
 
 
 def _class_names(writer: type[Writer], counts: Counter[str], target: LabelFormat) -> ClassMapping:
@@ -285,15 +279,13 @@ class _Translator:
             data = images.read(sample.image)
             done = rewriting.rewrite(sample, data, item.planned.reader, self._mapping, self._size)
         except images.BadImageError as error:
-            return _Translated(
-                None, Converted(skipped=Finding(sample.image_file, error.problem, error.message))
-            )
+            return _Translated(None, placing.refused(sample, error))
         entry = Entry(item.planned.subset, item.name, done.suffix, done.size, done.boxes)
         file = self._root / self._writer.image_file(entry)
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("xb") as stream:
             stream.write(done.data)
-        return _Translated(entry, done.converted, hashlib.sha256(data).digest())
+        return _Translated(entry, done.converted, digest_of(data))
 
 
 def _class_notes(dataset: Dataset, mapping: ClassMapping) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlt_api.status import ClassMetric, Metrics
+from tlt_runner.data import geometry
 from tlt_runner.evaluation.average_precision import Accumulator, Method, Result
 
 log = logging.getLogger(__name__)
@@ -84,9 +85,9 @@ def _add_batch(accumulator: Accumulator, detect: Detect, batch: Mapping[str, Any
 
 def _to_original(boxes: NDArray[Any], placement: NDArray[Any]) -> NDArray[np.float64]:
     """Boxes [N, 4] yxyx in pixels of the original image, cut at its edges; what is not finite stays so."""
-    scale, offset, size = np.tile(placement.astype(np.float64).reshape(3, 2), 2)
-    placed = (boxes.astype(np.float64) - offset) / scale
-    return np.where(np.isfinite(placed), np.clip(placed, 0.0, size), placed)
+    scale, offset, size = placement.reshape(3, 2)
+    placed = geometry.to_original(boxes, scale, offset)
+    return np.where(np.isfinite(placed), geometry.clip(placed, *size), placed)
 
 
 def _log(result: Result) -> None:

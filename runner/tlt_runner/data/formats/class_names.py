@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from tlt_api.failures import Reason
+from tlt_api.trainingjob import LONGEST_CLASS
 from tlt_runner.data.formats import lines
 from tlt_runner.data.formats.names import is_safe, printable
 from tlt_runner.errors import RunnerError
@@ -57,8 +58,8 @@ def _names(node: yaml.Node) -> dict[int, str]:
     names: dict[int, str] = {}
     for number, value in pairs:
         name = value.value if isinstance(value, yaml.ScalarNode) else None
-        if name is None or not 1 <= len(name) <= lines.MAX_NAME or not is_safe(name):
-            expected = f"a name of 1 to {lines.MAX_NAME} characters"
+        if name is None or not 1 <= len(name) <= LONGEST_CLASS or not is_safe(name):
+            expected = f"a name of 1 to {LONGEST_CLASS} characters"
             raise _invalid(f"names: expected {expected} for class {number}", value)
         if number in names:
             raise _invalid(f"names: expected every number once, got {number} twice", value)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tlt_api.trainingjob import LONGEST_CLASS
 from tlt_runner.data.formats import content, lines, names
 from tlt_runner.data.sample import Finding, Problem
 
@@ -196,7 +197,7 @@ def class_name(entry: Mapping[str, Any]) -> str:
     value = _required(entry, "name")
     if not isinstance(value, str) or not value.strip() or not names.is_safe(value):
         raise EntryError(Problem.MISSING_FIELD, f"name: expected text, got {_short(value)}")
-    if len(value.strip()) > lines.MAX_NAME:
+    if len(value.strip()) > LONGEST_CLASS:
         raise EntryError(Problem.UNKNOWN_CLASS, lines.LONG_NAME)
     return value.strip()
 

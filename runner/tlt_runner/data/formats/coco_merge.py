@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from tlt_runner.data.formats import coco_file, folders
 from tlt_runner.data.formats.coco_file import Box, CocoFile, EntryError, Id
+from tlt_runner.data.formats.names import composed
 from tlt_runner.data.sample import Finding, Problem
 
 _NUMBERS = 5
@@ -84,15 +84,15 @@ class Merged:
         self.orphans: list[Finding] = []
         self.findings: list[Finding] = []
         self.classes: list[str] = []
-        self._names = {_composed(name): name for name in names}
+        self._names = {composed(name): name for name in names}
         self._bare: dict[str, str] = {}
         self._rivals: dict[str, str] = {}
         for name in names:
-            bare = _composed(posixpath.basename(name))
+            bare = composed(posixpath.basename(name))
             if self._bare.setdefault(bare, name) != name:
                 self._rivals[bare] = name
         self._place = images
-        self._above = tuple(map(_composed, images.folder.parts))
+        self._above = tuple(map(composed, images.folder.parts))
         self._numbers: dict[str, int] = {}
         self._refused = 0
         self._further = Counter[Problem]()
@@ -163,7 +163,7 @@ class Merged:
         Raises:
             EntryError: There is none, or several.
         """
-        parts = tuple(map(_composed, parts))
+        parts = tuple(map(composed, parts))
         for above in range(min(len(parts), len(self._above) + 1)):
             name = self._names.get("/".join(parts[above:]))
             if name is not None and parts[:above] == self._above[len(self._above) - above :]:
@@ -240,11 +240,6 @@ def _object(entry: Mapping[str, Any], classes: Mapping[Id, int]) -> _Object | No
         message = f"expected an id of categories[], got category_id {key!r:.40}"
         raise EntryError(Problem.UNKNOWN_CLASS, message)
     return classes[key], coco_file.box(entry)
-
-
-def _composed(text: str) -> str:
-    """The same letters the same way, whichever system wrote them (NFC)."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def _pixels(size: tuple[int, int]) -> str:

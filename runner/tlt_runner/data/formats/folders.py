@@ -182,18 +182,18 @@ def pair(images: Place, labels: Place, suffix: str) -> Listing:
                 key=paths[label],
             )
     alone = [name for key, name in label_names.items() if key not in stems and key not in rivals]
-    side_files = [name for name in alone if _SIDE_FILE.fullmatch(basename(stem(name)))]
-    label_files = {labels.file(name): path for name, path in paths.items() if name not in side_files}
+    beside = {name for name in alone if _SIDE_FILE.fullmatch(basename(stem(name)))}
+    label_files = {labels.file(name): path for name, path in paths.items() if name not in beside}
     return Listing(
         samples=list(samples.values()),
         images=len(found.names) + len(found.skipped),
         skipped=sorted(skipped, key=_file),
-        orphans=[_orphan(images, labels, name) for name in alone if name not in side_files],
+        orphans=[_orphan(images, labels, name) for name in alone if name not in beside],
         findings=findings,
         # Labels beside the images are no other files.
         other_files=found.other_files - sum(images.holds(labels.file(name)) for name in paths),
         label_files=list(label_files.items()),
-        side_files=[labels.file(name) for name in side_files],
+        side_files=[labels.file(name) for name in alone if name in beside],
     )
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from tlt_api.trainingjob import LONGEST_CLASS
 from tlt_runner.data.formats import folders, lines
 from tlt_runner.data.sample import Finding, LabelledBox, Labels, Listing, Problem, Sample
 
@@ -61,7 +62,7 @@ def parse_line(columns: list[str], file: str, number: int) -> LabelledBox | Find
             f"expected 15 or 16 columns, got {len(columns)}: {lines.shown(columns)}",
             number,
         )
-    if len(columns[0]) > lines.MAX_NAME:
+    if len(columns[0]) > LONGEST_CLASS:
         return Finding(file, Problem.UNKNOWN_CLASS, lines.LONG_NAME, number)
     values: dict[str, float] = {}
     for field, place in _NUMBERS.items():

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from tlt_api.trainingjob import LONGEST_CLASS
 from tlt_runner.data.formats import content
 from tlt_runner.data.sample import Finding, LabelledBox, Labels, Problem
 
@@ -17,8 +18,7 @@ MAX_BYTES = 16 << 20
 MAX_LINES = 10_000
 MAX_LINE = 100_000
 """Characters; columns take many times the memory of their text."""
-MAX_NAME = 128
-LONG_NAME = f"expected a class of at most {MAX_NAME} characters"
+LONG_NAME = f"expected a class of at most {LONGEST_CLASS} characters"
 _SHOWN = 80
 """Characters of a line that a message shows."""
 

@@ -23,6 +23,7 @@ from xml.sax.handler import ContentHandler
 from defusedxml import sax
 from defusedxml.common import DefusedXmlException
 
+from tlt_api.trainingjob import LONGEST_CLASS
 from tlt_runner.data.formats import content, folders, lines
 from tlt_runner.data.sample import Finding, LabelledBox, Labels, Listing, Problem, Sample
 
@@ -208,7 +209,7 @@ def _box(fields: _Fields) -> LabelledBox:
         raise _FieldError(Problem.WRONG_COLUMNS, f"expected one <{fields.twice[0]}> in <object>, got more")
     if not fields.text.get("name"):
         raise _FieldError(Problem.MISSING_FIELD, "expected <name> in <object>, with the class")
-    if len(fields.text["name"]) > lines.MAX_NAME:
+    if len(fields.text["name"]) > LONGEST_CLASS:
         raise _FieldError(Problem.UNKNOWN_CLASS, lines.LONG_NAME)
     edges = {}
     for name in _EDGES:

@@ -17,17 +17,15 @@ account (DontCare, iscrowd) reach no writer: readers count them and keep no plac
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tlt_api.trainingjob import LONGEST_CLASS
 from tlt_runner.data.records import Subset
 from tlt_runner.data.sample import LabelledBox
 from tlt_runner.data.writers import names
-
-LONGEST_CLASS = 128
-"""Characters of a class's name: what targetClassMapping takes."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,10 @@ class Writer(ABC):
         return names.printable(source)[:LONGEST_CLASS]
 
     @classmethod
-    @abstractmethod
     def lost(cls, box: LabelledBox) -> tuple[str, ...]:
-        """What the format cannot say of a box: "truncation", "occlusion", "difficult"."""
+        """What the format cannot say of a box: everything but class and edges, where it does not say more."""
+        said = {"truncation": box.truncation, "occlusion": box.occlusion, "difficult": box.difficult}
+        return tuple(name for name, value in said.items() if value)
 
     @abstractmethod
     def add(self, entry: Entry) -> None:
@@ -85,6 +84,13 @@ class Writer(ABC):
     @abstractmethod
     def close(self) -> None:
         """Write what concerns the whole."""
+
+    def _write(self, file: str, lines: Iterable[str]) -> None:
+        """Write a text file, relative to the root, that is not there yet."""
+        path = self._root / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8", newline="\n") as stream:
+            stream.writelines(lines)
 
     def image_file(self, entry: Entry) -> str:
         """Path of the entry's image, relative to the root."""
@@ -96,9 +102,3 @@ def number(value: float, least_decimals: int = 0) -> str:
     whole, _, decimals = f"{value:.6f}".partition(".")
     decimals = decimals.rstrip("0").ljust(least_decimals, "0")
     return f"{whole}.{decimals}" if decimals else whole
-
-
-def plain_box(box: LabelledBox) -> tuple[str, ...]:
-    """What a format loses that says the class and the edges only."""
-    said = {"truncation": box.truncation, "occlusion": box.occlusion, "difficult": box.difficult}
-    return tuple(name for name, value in said.items() if value)

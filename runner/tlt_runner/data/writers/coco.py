@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from tlt_runner.data.records import Subset
 from tlt_runner.data.sample import LabelledBox
-from tlt_runner.data.writers import Entry, Writer, plain_box
+from tlt_runner.data.writers import Entry, Writer
 
 LABEL_FILES: dict[Subset, str] = {
     "training": "annotations/instances_train.json",
@@ -38,11 +38,6 @@ class CocoWriter(Writer):
         super().__init__(root, classes)
         (root / "annotations").mkdir()
         self._files = {subset: _Instances(root / name, self._classes) for subset, name in LABEL_FILES.items()}
-
-    @classmethod
-    def lost(cls, box: LabelledBox) -> tuple[str, ...]:
-        """Everything but class and edges."""
-        return plain_box(box)
 
     def add(self, entry: Entry) -> None:
         """Write one image and its annotations."""

@@ -40,10 +40,7 @@ class KittiWriter(Writer):
 
     def add(self, entry: Entry) -> None:
         """Write one label file, an empty one where there is no object."""
-        file = self._root / _LABEL_FOLDERS[entry.subset] / f"{entry.name}.txt"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("x", encoding="utf-8", newline="\n") as stream:
-            stream.writelines(_line(box) for box in entry.boxes)
+        self._write(f"{_LABEL_FOLDERS[entry.subset]}/{entry.name}.txt", map(_line, entry.boxes))
 
     def close(self) -> None:
         """Nothing concerns the whole."""

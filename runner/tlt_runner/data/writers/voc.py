@@ -53,17 +53,14 @@ class VocWriter(Writer):
 
     def add(self, entry: Entry) -> None:
         """Write one XML file."""
-        file = self._root / LABELS / f"{entry.name}.xml"
-        with file.open("x", encoding="utf-8", newline="\n") as stream:
-            stream.writelines(_lines(entry, PurePosixPath(self.image_file(entry)).name))
+        lines = _lines(entry, PurePosixPath(self.image_file(entry)).name)
+        self._write(f"{LABELS}/{entry.name}.xml", lines)
         self._listed[entry.subset].append(entry.name)
 
     def close(self) -> None:
         """Write the lists."""
         for subset, listed in self._listed.items():
-            file = self._root / LISTS[subset]
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("".join(f"{name}\n" for name in listed), encoding="utf-8")
+            self._write(LISTS[subset], (f"{name}\n" for name in listed))
 
 
 def _lines(entry: Entry, file_name: str) -> Iterator[str]:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import yaml
 
+from tlt_runner.data.formats import class_names
 from tlt_runner.data.records import Subset
 from tlt_runner.data.sample import LabelledBox
-from tlt_runner.data.writers import Entry, Writer, plain_box
+from tlt_runner.data.writers import Entry, Writer
 
-DATA_FILE = "data.yaml"
 _LABEL_FOLDERS: dict[Subset, str] = {"training": "labels/train", "validation": "labels/val"}
 
 
@@ -34,17 +34,10 @@ class YoloWriter(Writer):
         super().__init__(root, classes)
         self._numbers = {name: number for number, name in enumerate(classes)}
 
-    @classmethod
-    def lost(cls, box: LabelledBox) -> tuple[str, ...]:
-        """Everything but class and edges."""
-        return plain_box(box)
-
     def add(self, entry: Entry) -> None:
         """Write one label file, an empty one where there is no object."""
-        file = self._root / _LABEL_FOLDERS[entry.subset] / f"{entry.name}.txt"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("x", encoding="utf-8", newline="\n") as stream:
-            stream.writelines(self._line(box, entry.size) for box in entry.boxes)
+        lines = (self._line(box, entry.size) for box in entry.boxes)
+        self._write(f"{_LABEL_FOLDERS[entry.subset]}/{entry.name}.txt", lines)
 
     def close(self) -> None:
         """Write ``data.yaml``, as Ultralytics reads it: paths are relative to it."""
@@ -55,7 +48,7 @@ class YoloWriter(Writer):
             "names": list(self._classes),
         }
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-        (self._root / DATA_FILE).write_text(text, encoding="utf-8")
+        self._write(class_names.FILE, [text])
 
     def _line(self, box: LabelledBox, size: tuple[int, int]) -> str:
         y1, x1, y2, x2 = box.yxyx
