@@ -24,6 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import cv2
 import numpy as np
 import tensorflow as tf
+from photographs import scene
 
 from tlt_api.trainingjob import Augmentation
 from tlt_runner.data import geometry, parallel, pipeline, tfrecords
@@ -98,7 +99,10 @@ def _fed(records: Records, augmentation: Augmentation) -> None:
 
 def _records(folder: Path, images: int) -> tuple[Records, list[bytes]]:
     random = np.random.default_rng(0)
-    encoded = [_photograph(random) for _ in range(images)]
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 85]
+    encoded = [
+        cv2.imencode(".jpg", scene(random, WIDTH, HEIGHT), quality)[1].tobytes() for _ in range(images)
+    ]
     shards = []
     for first in range(0, images, PER_SHARD):
         path = folder / f"{first:06d}.tfrecord"
@@ -136,20 +140,6 @@ def _example(name: str, encoded: bytes, random: np.random.Generator) -> bytes:
     )
     where = geometry.placement(HEIGHT, WIDTH, HEIGHT, WIDTH, "stretch")
     return tfrecords.to_example(name, encoded, (HEIGHT, WIDTH), where, objects)
-
-
-def _photograph(random: np.random.Generator) -> bytes:
-    """A JPEG of quality 85 of a smooth background with shapes on it and a camera's noise."""
-    coarse = random.uniform(0, 255, (9, 16, 3)).astype(np.float32)
-    image = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
-    for _ in range(40):
-        centre = random.integers(0, [WIDTH, HEIGHT]).tolist()
-        axes, colour = random.integers(10, 120, 2).tolist(), random.integers(0, 255, 3).tolist()
-        cv2.ellipse(image, centre, axes, float(random.uniform(0, 180)), 0, 360, colour, -1)
-    noise = np.empty((HEIGHT, WIDTH, 3), np.float32)
-    cv2.randn(noise, (0, 0, 0), (10, 10, 10))
-    pixels = np.clip(image + noise, 0, 255).astype(np.uint8)
-    return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
 
 
 if __name__ == "__main__":
