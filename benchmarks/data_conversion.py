@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 import photographs
 
-from tlt_api.trainingjob import Dataset
+from tlt_api.dataset import Dataset
 from tlt_runner.data.parallel import workers
 from tlt_runner.data.prepare import prepare
 from tlt_runner.storage import Storage

@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 from photographs import scene
 
-from tlt_api.trainingjob import Augmentation
+from tlt_api.training import Augmentation
 from tlt_runner.data import geometry, parallel, pipeline, tfrecords
 from tlt_runner.data.records import Manifest, Records, Shard
 

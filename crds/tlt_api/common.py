@@ -14,6 +14,8 @@ URI_PATTERN = rf"^({_CLAIM}|{_BUCKET}|file:///.*)$"
 CLUSTER_URI_PATTERN = rf"^({_CLAIM}|{_BUCKET})$"
 """In a cluster there is no file://: a pod has no folder of its own to keep."""
 
+Fraction = Annotated[float, Field(ge=0, le=1)]
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 Uri = Annotated[str, Field(pattern=URI_PATTERN, max_length=1024)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", max_length=64)]
 ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tlt_api.base import ApiModel, Rule
-from tlt_api.common import CpuResources, JobSpec, ModelSource
-from tlt_api.trainingjob import Fraction
+from tlt_api.common import CpuResources, Fraction, JobSpec, ModelSource
 
 
 class Batch(ApiModel):

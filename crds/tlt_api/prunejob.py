@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tlt_api.base import ApiModel, Rule, exactly_one_of
-from tlt_api.common import CpuResources, JobSpec, ModelSource
-from tlt_api.trainingjob import OpenFraction
+from tlt_api.common import CpuResources, JobSpec, ModelSource, OpenFraction
 
 
 class PruneTarget(ApiModel):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import yaml
 
+from tlt_api.model import Anchors
 from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import AnchorsStatus
-from tlt_api.trainingjob import Anchors, TrainingJobSpec
+from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Context
 from tlt_runner.data import box_sizes, digits
 from tlt_runner.data.prepare import prepare

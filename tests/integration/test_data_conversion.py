@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tlt_api.trainingjob import ImageSize
+from tlt_api.dataset import ImageSize
 from tlt_runner.data import geometry, tfrecords
 from tlt_runner.data.classes import ClassMapping
 from tlt_runner.data.conversion import convert

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
-from tlt_api.trainingjob import Augmentation, Dataset
+from tlt_api.training import Augmentation
 from tlt_runner.data import parallel
 from tlt_runner.data.pipeline import training_batches, validation_batches
 from tlt_runner.data.prepare import prepare

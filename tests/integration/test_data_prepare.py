@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
 from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import DatasetStatus, Progress
-from tlt_api.trainingjob import Dataset, TrainingJobSpec
+from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Context
 from tlt_runner.data import digits
 from tlt_runner.data.prepare import prepare
@@ -453,7 +454,7 @@ def test_the_convert_task_prepares_and_reports(
 _RUN = """
 import os, signal, sys
 from pathlib import Path
-from tlt_api.trainingjob import Dataset
+from tlt_api.dataset import Dataset
 from tlt_runner.data.prepare import prepare
 from tlt_runner.storage import Storage
 

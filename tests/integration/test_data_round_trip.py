@@ -18,8 +18,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tlt_api.dataset import Dataset, LabelFormat
 from tlt_api.failures import Reason
-from tlt_api.trainingjob import Dataset, LabelFormat
 from tlt_runner import cli
 from tlt_runner.data import planning, sources
 from tlt_runner.data.translate import translate

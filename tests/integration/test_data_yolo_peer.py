@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import supervision
 
-from tlt_api.trainingjob import Dataset
+from tlt_api.dataset import Dataset
 from tlt_runner.data import sources
 from tlt_runner.storage import Storage
 

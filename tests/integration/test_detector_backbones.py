@@ -17,8 +17,9 @@ import pytest
 import tensorflow as tf
 
 from tlt_api.failures import Reason
+from tlt_api.model import Backbone
 from tlt_api.prunejob import PruneTarget
-from tlt_api.trainingjob import Backbone, Training
+from tlt_api.training import Training
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.backbones import FAMILIES
 from tlt_runner.detector.config import DetectorConfig

@@ -8,11 +8,11 @@ import onnx
 import pytest
 
 from tiny_detector import settled, tiny_config
+from tlt_api.dataset import Dataset
 from tlt_api.exportjob import ExportJobSpec
 from tlt_api.failures import Reason
 from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import Inputs, ResolvedModel, ResolvedRecords
-from tlt_api.trainingjob import Dataset
 from tlt_runner.context import Context
 from tlt_runner.data import digits
 from tlt_runner.data.prepare import prepare

@@ -19,8 +19,8 @@ import pytest
 from cluster.errors import UnavailableError
 from cluster.object_store import ObjectStore, object_store
 from tlt_api.common import S3Storage
+from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
-from tlt_api.trainingjob import Dataset
 from tlt_runner.data import digits
 from tlt_runner.data.prepare import prepare
 from tlt_runner.data.records import load_records
@@ -266,7 +266,7 @@ _KILLED = """
 import os, signal, sys, time
 from pathlib import Path
 from tlt_api.common import S3Storage
-from tlt_api.trainingjob import Dataset
+from tlt_api.dataset import Dataset
 from tlt_runner.data.prepare import prepare
 from tlt_runner.storage import Storage
 

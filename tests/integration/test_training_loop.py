@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tlt_api.failures import Reason
 from tlt_api.status import Metrics
-from tlt_api.trainingjob import EarlyStopping, Evaluation, LearningRate, Training
+from tlt_api.training import EarlyStopping, Evaluation, LearningRate, Training
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.errors import RunnerError

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import tensorflow as tf
 
-from tlt_api.trainingjob import Optimizer, Training
+from tlt_api.training import Optimizer, Training
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.training.trainer import FIGURES, Trainer

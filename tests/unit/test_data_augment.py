@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tlt_api.trainingjob import Augmentation
+from tlt_api.training import Augmentation
 from tlt_runner.data import augment, mosaic
 
 HEIGHT, WIDTH = 96, 128

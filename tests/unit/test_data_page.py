@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tlt_api.trainingjob import Anchors
+from tlt_api.model import Anchors
 from tlt_runner.data import charts, page
 from tlt_runner.data.classes import ClassMapping
 from tlt_runner.data.report import DatasetReport, ReportedSize

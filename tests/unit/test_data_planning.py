@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tlt_api.trainingjob import Dataset
+from tlt_api.dataset import Dataset
 from tlt_runner.data import planning
 from tlt_runner.data.planning import Planned
 from tlt_runner.data.sample import Labels, Listing, Sample

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tlt_api.dataset import BadSamples
 from tlt_api.failures import Reason
 from tlt_api.runreport import RunReport, to_termination_message
 from tlt_api.status import Failure
-from tlt_api.trainingjob import BadSamples
 from tlt_runner.data import tally as tally_module
 from tlt_runner.data.classes import ClassMapping
 from tlt_runner.data.report import DatasetReport, judge, to_status

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
-from tlt_api.trainingjob import Dataset
 from tlt_runner.data import formats, sources
 from tlt_runner.data.sample import Problem
 from tlt_runner.data.sources import Source

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from tlt_api.trainingjob import Dataset, LabelFormat
+from tlt_api.dataset import Dataset, LabelFormat
 from tlt_runner import cli
 from tlt_runner.data.sample import LabelledBox
 from tlt_runner.data.translate import WRITERS

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tlt_api.trainingjob import Anchors
+from tlt_api.model import Anchors
 from tlt_runner.detector.anchor_clustering import best_overlaps, compare, propose
 
 ONE_BY_ONE = Anchors(scales=[64], ratios=[1.0])

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tlt_api.trainingjob import Anchors
+from tlt_api.model import Anchors
 from tlt_runner.detector.anchors import anchors, shapes
 from tlt_runner.detector.config import DetectorConfig
 

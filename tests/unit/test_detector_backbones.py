@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from tlt_api.trainingjob import Backbone, Model, freezable
+from tlt_api.model import Backbone, Model, freezable
 from tlt_runner.detector.backbones import FAMILIES
 from tlt_runner.detector.backbones.layers import Layers
 

@@ -1,6 +1,7 @@
 """A detector's description: made from a spec, read from a model file, changed by a retraining."""
 
-from tlt_api.trainingjob import Anchors, Dataset, Model
+from tlt_api.dataset import Dataset
+from tlt_api.model import Anchors, Model
 from tlt_runner.detector.config import DetectorConfig
 
 LETTERBOX = {"width": 96, "height": 64, "mode": "letterbox"}

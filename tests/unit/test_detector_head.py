@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tlt_api.trainingjob import Detections
+from tlt_api.model import Detections
 from tlt_runner.detector import head
 from tlt_runner.detector.config import DetectorConfig
 

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from tlt_api.trainingjob import Proposals, Roi
+from tlt_api.model import Proposals, Roi
 from tlt_runner.detector import matching
 
 ANCHORS = np.array([[0, 0, 10, 10], [0, 4, 10, 14], [0, 8, 10, 18], [50, 50, 60, 60]], np.float32)

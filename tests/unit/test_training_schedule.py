@@ -2,7 +2,7 @@
 
 import pytest
 
-from tlt_api.trainingjob import LearningRate
+from tlt_api.training import LearningRate
 from tlt_runner.training.schedule import learning_rate
 
 SPEC = LearningRate(min=1e-5, max=1e-3, soft_start=0.2, annealing=0.6)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tlt_api.trainingjob import Augmentation
+from tlt_api.training import Augmentation
 from tlt_runner.data.placing import SMALLEST_SIDE
 
 Floats = npt.NDArray[np.floating[Any]]

@@ -10,7 +10,7 @@ import html
 import math
 from collections.abc import Sequence
 
-from tlt_api.trainingjob import Anchors
+from tlt_api.model import Anchors
 from tlt_runner.data.report import ReportedClass, ReportedSize
 
 GOOD_OVERLAP = 0.5

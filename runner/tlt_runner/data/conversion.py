@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tlt_api.trainingjob import ImageSize
+from tlt_api.dataset import ImageSize
 from tlt_runner.data import geometry, images, placing, tfrecords
 from tlt_runner.data.classes import ClassMapping
 from tlt_runner.data.sample import Converted, Reader, Sample

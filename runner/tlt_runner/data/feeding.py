@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from tlt_api.trainingjob import Augmentation
+from tlt_api.training import Augmentation
 from tlt_runner.data import augment, mosaic
 from tlt_runner.data.augment import Floats, Pixels
 

@@ -10,7 +10,7 @@ import base64
 import html
 from collections.abc import Iterable, Mapping, Sequence
 
-from tlt_api.trainingjob import Anchors
+from tlt_api.model import Anchors
 from tlt_runner.data import charts
 from tlt_runner.data.report import DatasetReport, ReportedFinding
 from tlt_runner.data.sample import Problem

@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from tlt_api.failures import Reason
-from tlt_api.trainingjob import Augmentation
+from tlt_api.training import Augmentation
 from tlt_runner.data import mosaic, parallel, tfrecords
 from tlt_runner.data.feeding import PADDING_CLASS, Feeder
 from tlt_runner.data.records import Records

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
-from tlt_api.trainingjob import Dataset
 from tlt_runner.data import split
 from tlt_runner.data.classes import ClassMapping
 from tlt_runner.data.parallel import in_order, workers

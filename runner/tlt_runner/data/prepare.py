@@ -21,8 +21,9 @@ from threading import Event
 
 from pydantic import ValidationError
 
+from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
-from tlt_api.trainingjob import Anchors, Dataset
+from tlt_api.model import Anchors
 from tlt_runner.context import Reporter
 from tlt_runner.data import page, planning, report, sources
 from tlt_runner.data.classes import ClassMapping

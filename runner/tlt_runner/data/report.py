@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tlt_api.base import StatusModel
+from tlt_api.dataset import BadSamples
 from tlt_api.failures import Reason
 from tlt_api.status import ClassCount, DatasetStatus
-from tlt_api.trainingjob import BadSamples
 from tlt_runner.data.sample import Oddity, Problem
 from tlt_runner.errors import RunnerError
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
-from tlt_api.trainingjob import Dataset
 from tlt_runner.data import formats, image_sets, overlap
 from tlt_runner.data.image_sets import ImageSet
 from tlt_runner.data.records import Subset

@@ -20,8 +20,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from tlt_api.dataset import GroupBy
 from tlt_api.failures import Reason
-from tlt_api.trainingjob import GroupBy
 from tlt_runner.data.formats import lines
 from tlt_runner.data.sample import Sample
 from tlt_runner.errors import RunnerError

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
-from tlt_api.trainingjob import Dataset
 from tlt_runner.data.parallel import Meter, in_order, workers
 from tlt_runner.data.records import SCHEMA
 from tlt_runner.data.sample import Sample

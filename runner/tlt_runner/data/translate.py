@@ -20,8 +20,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tlt_api import resources
+from tlt_api.dataset import MOST_CLASSES, NOT_A_CLASS, Dataset, ImageSize, LabelFormat
 from tlt_api.failures import Reason
-from tlt_api.trainingjob import MOST_CLASSES, NOT_A_CLASS, Dataset, ImageSize, LabelFormat
 from tlt_runner.data import images, new_folder, placing, planning, report, sources
 from tlt_runner.data.classes import ClassMapping
 from tlt_runner.data.parallel import in_order, workers

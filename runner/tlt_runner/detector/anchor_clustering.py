@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tlt_api.model import Anchors
 from tlt_api.status import AnchorsStatus
-from tlt_api.trainingjob import Anchors
 from tlt_runner.detector.anchors import shapes
 
 FloatArray = npt.NDArray[np.floating[Any]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tlt_api.trainingjob import Anchors
+from tlt_api.model import Anchors
 from tlt_runner.detector.config import STRIDE, DetectorConfig
 
 

@@ -10,9 +10,9 @@ from typing import Literal, Self
 
 from pydantic import Field
 
-from tlt_api import trainingjob
 from tlt_api.base import StatusModel
-from tlt_api.trainingjob import Anchors, Backbone, Detections, Proposals, Roi
+from tlt_api.dataset import Dataset
+from tlt_api.model import Anchors, Backbone, Detections, Model, Proposals, Roi
 
 STRIDE = 16
 """Pixels of the network's input for one cell of the feature map."""
@@ -51,7 +51,7 @@ class DetectorConfig(StatusModel):
     """Whether batch normalisation uses its stored statistics in training."""
 
     @classmethod
-    def from_spec(cls, model: trainingjob.Model, dataset: trainingjob.Dataset) -> Self:
+    def from_spec(cls, model: Model, dataset: Dataset) -> Self:
         """The detector that a TrainingJob asks for."""
         return cls(
             class_names=dataset.target_classes,
@@ -69,7 +69,7 @@ class DetectorConfig(StatusModel):
             freeze_batch_norm=model.freeze_batch_norm,
         )
 
-    def retrained_by(self, model: trainingjob.Model, dataset: trainingjob.Dataset) -> Self:
+    def retrained_by(self, model: Model, dataset: Dataset) -> Self:
         """This detector with what a retraining may choose anew.
 
         Architecture, anchors, pooling and classes stay: the weights were made for them.

@@ -21,7 +21,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from tlt_api.trainingjob import Regularizer
+from tlt_api.training import Regularizer
 from tlt_runner.detector import matching, rpn
 from tlt_runner.detector.anchors import anchors
 from tlt_runner.detector.boxes import Tensor

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import keras
 from keras import ops
 
-from tlt_api.trainingjob import Proposals, Roi
+from tlt_api.model import Proposals, Roi
 from tlt_runner.detector import boxes as box_ops
 from tlt_runner.detector.boxes import Tensor
 

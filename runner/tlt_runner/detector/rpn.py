@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from tlt_api.trainingjob import ProposalCounts
+from tlt_api.model import ProposalCounts
 from tlt_runner.detector import boxes as box_ops
 from tlt_runner.detector import nms
 from tlt_runner.detector.anchors import anchors

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from tlt_api.model import Model
 from tlt_api.resources import Column, Resource
 from tlt_api.status import AnchorsStatus, Phase
-from tlt_api.trainingjob import Model
 from tlt_runner.local.state import Folders, body_of
 from tlt_runner.report.lines import duration, progress_line
 

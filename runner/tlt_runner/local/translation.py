@@ -12,7 +12,8 @@ from pathlib import Path
 
 import yaml
 
-from tlt_api.trainingjob import LabelFormat, TrainingJobSpec
+from tlt_api.dataset import LabelFormat
+from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.commands import Command
 from tlt_runner.data import translate
 from tlt_runner.data.records import REPORT

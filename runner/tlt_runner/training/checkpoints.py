@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from tlt_api.base import StatusModel
+from tlt_api.model import Anchors
 from tlt_api.status import Artifact, Metrics
-from tlt_api.trainingjob import Anchors
 from tlt_runner.storage import Storage
 
 log = logging.getLogger(__name__)

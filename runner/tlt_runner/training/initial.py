@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 
 from tlt_api.failures import Reason
+from tlt_api.model import Anchors
 from tlt_api.runspec import RunSpec
 from tlt_api.status import AnchorsStatus
-from tlt_api.trainingjob import Anchors, TrainingJobSpec
+from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Reporter
 from tlt_runner.data import box_sizes
 from tlt_runner.data.records import Records

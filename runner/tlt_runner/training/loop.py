@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from tlt_api.failures import Reason
 from tlt_api.status import Metrics
-from tlt_api.trainingjob import Evaluation, Training
+from tlt_api.training import Evaluation, Training
 from tlt_runner.errors import RunnerError
 from tlt_runner.training.checkpoints import Position
 from tlt_runner.training.meter import Meter

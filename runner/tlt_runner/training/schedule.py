@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tlt_api.trainingjob import LearningRate
+from tlt_api.training import LearningRate
 
 
 def learning_rate(progress: float, spec: LearningRate) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tlt_api.trainingjob import Optimizer, Training
+from tlt_api.training import Optimizer, Training
 from tlt_runner.detector import losses
 from tlt_runner.detector.draws import StepDraws
 from tlt_runner.detector.model import FasterRCNN

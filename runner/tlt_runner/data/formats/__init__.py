@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
+from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
-from tlt_api.trainingjob import Dataset
 from tlt_runner.data.formats import class_names, folders
 from tlt_runner.data.formats.coco import CocoReader
 from tlt_runner.data.formats.folders import Place

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from tlt_api.dataset import LONGEST_CLASS
 from tlt_api.failures import Reason
-from tlt_api.trainingjob import LONGEST_CLASS
 from tlt_runner.data.formats import lines
 from tlt_runner.data.formats.names import is_safe, printable
 from tlt_runner.errors import RunnerError

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tlt_api.trainingjob import LONGEST_CLASS
+from tlt_api.dataset import LONGEST_CLASS
 from tlt_runner.data.formats import content, lines, names
 from tlt_runner.data.sample import Finding, Problem
 

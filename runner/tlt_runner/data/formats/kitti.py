@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlt_api.trainingjob import LONGEST_CLASS
+from tlt_api.dataset import LONGEST_CLASS
 from tlt_runner.data.formats import folders, lines
 from tlt_runner.data.sample import Finding, LabelledBox, Labels, Listing, Problem, Sample
 

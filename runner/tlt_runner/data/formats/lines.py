@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from tlt_api.trainingjob import LONGEST_CLASS
+from tlt_api.dataset import LONGEST_CLASS
 from tlt_runner.data.formats import content
 from tlt_runner.data.sample import Finding, LabelledBox, Labels, Problem
 

@@ -23,7 +23,7 @@ from xml.sax.handler import ContentHandler
 from defusedxml import sax
 from defusedxml.common import DefusedXmlException
 
-from tlt_api.trainingjob import LONGEST_CLASS
+from tlt_api.dataset import LONGEST_CLASS
 from tlt_runner.data.formats import content, folders, lines
 from tlt_runner.data.sample import Finding, LabelledBox, Labels, Listing, Problem, Sample
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tlt_api.trainingjob import LONGEST_CLASS
+from tlt_api.dataset import LONGEST_CLASS
 from tlt_runner.data.records import Subset
 from tlt_runner.data.sample import LabelledBox
 from tlt_runner.data.writers import names
