@@ -1,6 +1,5 @@
 """The loop's decisions: when to evaluate, keep, stop early; and memory that does not suffice."""
 
-import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -59,7 +58,7 @@ class Run:
             save_best=lambda position: self.best.append(position.epoch),
             save_last=lambda position: self.last.append(position.epoch),
             save_position=lambda position: self.saved.append((position.epoch, self.evaluated)),
-            stop=threading.Event(),
+            stopping=lambda: False,
         )
 
     def train(self, trainer: Trainer, spec: Training, judged: Evaluation | None = None) -> Position:

@@ -65,7 +65,7 @@ def run(run: RunSpec, context: Context) -> None:
         save_best=keeper.save_best,
         save_last=keeper.save_last,
         save_position=keeper.save_position,
-        stop=context.stop,
+        stopping=context.stop.is_set,
     )
     start = keeper.resume(Position(run=run.owner.uid, batch_size=batch_size, anchors=model.config.anchors))
     end = loop.train(trainer, work, spec.training, spec.evaluation, start, meter)

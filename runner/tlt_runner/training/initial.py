@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from keras.layers import BatchNormalization
+
 from tlt_api.failures import Reason
 from tlt_api.model import Anchors
 from tlt_api.runspec import RunSpec
@@ -14,11 +16,13 @@ from tlt_runner.data import box_sizes
 from tlt_runner.data.records import Records
 from tlt_runner.detector import anchor_clustering
 from tlt_runner.detector import model as detector
+from tlt_runner.detector.backbones import FAMILIES
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Storage
-from tlt_runner.training import weights
+from tlt_runner.training import classes, weights
+from tlt_runner.training.classes import ClassChange
 
 log = logging.getLogger(__name__)
 
@@ -48,51 +52,75 @@ def initial_model(run: RunSpec, spec: TrainingJobSpec, storage: Storage) -> Fast
     """Build or load the model that the spec asks for.
 
     Raises:
-        RunnerError: ModelMismatch when a whole model has other classes or another image size;
-            UnreadableModel; the storage's reasons.
+        RunnerError: ModelMismatch when a whole model has another image size, or no layer of a file of
+            weights fits; UnreadableModel; the storage's reasons.
     """
     config = DetectorConfig.from_spec(spec.model, spec.dataset)
     source = run.inputs.model
     if source is not None:
         given = detector.load(storage.fetch(source.uri, source.sha256))
-        _check(given.config, config)
-        if given.config.mode != config.mode:
-            log.warning(
-                "spec.dataset.imageSize.mode: the model learnt from images brought to size by %s; from now "
-                "on it is %s",
-                given.config.mode,
-                config.mode,
-            )
         log.info(
             "starting from %s: %s with %d parameters; its architecture, anchors and pooling are kept",
             source.uri,
             given.config.backbone,
             given.count_params(),
         )
-        return detector.with_config(given, given.config.retrained_by(spec.model, spec.dataset))
+        return _retrained(given, config, spec)
     if spec.model.from_ is not None:
         raise RunnerError(
             Reason.INTERNAL, "spec.model.from: expected a resolved model in the RunSpec, got none"
         )
     model = detector.build(config, spec.training.seed)
     pretrained = spec.model.pretrained_weights
-    if pretrained is not None:
-        weights.load_by_name(model, storage.fetch(pretrained.uri, pretrained.sha256))
-    if spec.model.freeze_batch_norm and pretrained is None:
-        log.warning("spec.model.freezeBatchNorm without pretrained weights: no layer's output is normalised")
+    if pretrained is None:
+        _warn_of_frozen(model, {layer.name for layer in weights.layers_of(model)})
+        return model
+    taken = weights.load_by_name(model, storage.fetch(pretrained.uri, pretrained.sha256))
+    _warn_of_frozen(model, taken.untouched)
     return model
 
 
-def _check(given: DetectorConfig, wanted: DetectorConfig) -> None:
-    if given.class_names != wanted.class_names:
+def _retrained(given: FasterRCNN, wanted: DetectorConfig, spec: TrainingJobSpec) -> FasterRCNN:
+    """The given model for the data and the knobs of this training."""
+    if (given.config.height, given.config.width) != (wanted.height, wanted.width):
         raise RunnerError(
             Reason.MODEL_MISMATCH,
-            f"spec.dataset.targetClassMapping: expected the model's classes {', '.join(given.class_names)}, "
-            f"got {', '.join(wanted.class_names)}",
+            f"spec.dataset.imageSize: expected the model's {given.config.width} x {given.config.height} "
+            f"(width x height), got {wanted.width} x {wanted.height}",
         )
-    if (given.height, given.width) != (wanted.height, wanted.width):
-        raise RunnerError(
-            Reason.MODEL_MISMATCH,
-            f"spec.dataset.imageSize: expected the model's {given.width} x {given.height} (width x height), "
-            f"got {wanted.width} x {wanted.height}",
+    if given.config.mode != wanted.mode:
+        log.warning(
+            "spec.dataset.imageSize.mode: the model learnt from images brought to size by %s; from now "
+            "on it is %s",
+            given.config.mode,
+            wanted.mode,
+        )
+    if given.config.class_names != wanted.class_names:
+        change = ClassChange.between(given.config.class_names, wanted.class_names)
+        if set(change.before) != set(change.now):
+            log.warning(
+                "spec.dataset.targetClassMapping: the model's classes are others; of the head's outputs %s",
+                change.text,
+            )
+        given = classes.change(given, wanted.class_names, spec.training.seed)
+    return detector.with_config(given, given.config.retrained_by(spec.model, spec.dataset))
+
+
+def _warn_of_frozen(model: FasterRCNN, fresh: set[str]) -> None:
+    """Say which layers keep fresh, random weights for ever."""
+    config = model.config
+    block_of = FAMILIES[config.backbone].block_of
+    alone = [layer for layer in weights.layers_of(model) if layer.name in fresh]
+    stuck = [layer.name for layer in alone if block_of(layer.name) in config.freeze_blocks]
+    if stuck:
+        log.warning(
+            "spec.model.freezeBlocks: %d layers have no pretrained weights and are not trained: they stay "
+            "random (%s%s)",
+            len(stuck),
+            ", ".join(stuck[:3]),
+            " ..." if len(stuck) > 3 else "",
+        )
+    if config.freeze_batch_norm and any(isinstance(layer, BatchNormalization) for layer in alone):
+        log.warning(
+            "spec.model.freezeBatchNorm: batch normalisations without pretrained weights do not normalise"
         )

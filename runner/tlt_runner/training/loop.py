@@ -10,7 +10,6 @@ import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -21,14 +20,23 @@ from tlt_api.status import Metrics
 from tlt_api.training import Evaluation, Training
 from tlt_runner.errors import RunnerError
 from tlt_runner.training.checkpoints import Position
-from tlt_runner.training.meter import Meter
 from tlt_runner.training.schedule import learning_rate
 from tlt_runner.training.trainer import FIGURES, Trainer
+from tlt_runner.training.watch import Step, Watch
 
 log = logging.getLogger(__name__)
 Batch = dict[str, Any]
-Pending = tuple[int, float, Batch, tf.Tensor]
-"""Number, learning rate, batch and figures of a step that is not waited for yet."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A step that is not waited for yet."""
+
+    number: int
+    in_epoch: int
+    learning_rate: float
+    batch: Batch
+    figures: tf.Tensor
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Work:
         save_best: Keeps the model as the best one.
         save_last: Keeps model and position, as a checkpoint that people can use.
         save_position: Keeps model and position for resuming only.
-        stop: Set when the run must end soon.
+        stopping: Whether the run must end soon; asked once a step, the same answer on every worker.
     """
 
     batches: Callable[[int, int], Iterable[Batch]]
@@ -51,11 +59,11 @@ class Work:
     save_best: Callable[[Position], None]
     save_last: Callable[[Position], None]
     save_position: Callable[[Position], None]
-    stop: Event
+    stopping: Callable[[], bool]
 
 
 def train(
-    trainer: Trainer, work: Work, spec: Training, judged: Evaluation, start: Position, meter: Meter
+    trainer: Trainer, work: Work, spec: Training, judged: Evaluation, start: Position, watch: Watch
 ) -> Position:
     """Train until the last epoch or until it no longer gets better.
 
@@ -69,7 +77,7 @@ def train(
     position = start
     while position.epoch < spec.epochs and not _is_stale(position, spec):
         try:
-            loss = _epoch(trainer, work, spec, position, meter)
+            loss = _epoch(trainer, work, spec, position, watch)
         except tf.errors.ResourceExhaustedError as error:
             raise _out_of_memory(error, spec) from error
         position = position.model_copy(update={"epoch": position.epoch + 1, "step": 0})
@@ -78,8 +86,8 @@ def train(
         if position.epoch % judged.interval_epochs == 0 or last:
             if not last:
                 work.save_position(position)  # an evaluation may outlast the pod's grace period
-            meter.stage("evaluate")
-            position = _evaluated(position, work, spec)
+            watch.stage("evaluate")
+            position = _evaluated(position, work, spec, watch)
             last = last or _is_stale(position, spec)
         log.info("epoch %d/%d: loss %.4f, best mAP %s", position.epoch, spec.epochs, loss, _best(position))
         if position.epoch % spec.checkpoint_interval == 0 or last:
@@ -89,41 +97,40 @@ def train(
     return position
 
 
-def _epoch(trainer: Trainer, work: Work, spec: Training, start: Position, meter: Meter) -> float:
+def _epoch(trainer: Trainer, work: Work, spec: Training, start: Position, watch: Watch) -> float:
     """Take the epoch's remaining steps; the mean loss of them."""
     totals: list[float] = []
     pending: Pending | None = None
-    meter.epoch(start.epoch)
+    watch.epoch(start.epoch, start.step)
     step = start.step
     for batch in work.batches(start.epoch, start.step):
-        if work.stop.is_set():
-            _settle(trainer, pending, totals)
+        if work.stopping():
+            _settle(trainer, pending, totals, watch)
             _interrupt(work, start.model_copy(update={"step": step}))
         number = start.epoch * work.steps + step
         rate = learning_rate(number / (spec.epochs * work.steps), spec.learning_rate)
         figures = trainer.step(batch, number, rate)
-        _settle(trainer, pending, totals)  # of the step before: the device never waits for us
-        pending = (number, rate, batch, figures)
+        _settle(trainer, pending, totals, watch)  # of the step before: the device never waits for us
         step += 1
-        meter.step(step, totals, rate)
-    _settle(trainer, pending, totals)
+        pending = Pending(number, step, rate, batch, figures)
+    _settle(trainer, pending, totals, watch)
     return float(np.mean(totals)) if totals else math.nan
 
 
-def _settle(trainer: Trainer, pending: Pending | None, totals: list[float]) -> None:
+def _settle(trainer: Trainer, pending: Pending | None, totals: list[float], watch: Watch) -> None:
     """Wait for a step's figures and look at them."""
     if pending is None:
         return
-    number, rate, batch, figures = pending
-    values = dict(zip(FIGURES, figures.numpy().tolist(), strict=True))
+    values = dict(zip(FIGURES, pending.figures.numpy().tolist(), strict=True))
     if not (math.isfinite(values["total"]) and math.isfinite(values["gradient_norm"])):
         parts = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         raise RunnerError(
             Reason.NAN_LOSS,
-            f"loss or gradient is not finite at step {number + 1} with learning rate {rate:.3g}: {parts}; "
-            f"images {', '.join(trainer.image_ids(batch))}",
+            f"loss or gradient is not finite at step {pending.number + 1} with learning rate "
+            f"{pending.learning_rate:.3g}: {parts}; images {', '.join(trainer.image_ids(pending.batch))}",
         )
     totals.append(values["total"])
+    watch.step(Step(pending.number, pending.in_epoch, pending.learning_rate, values))
 
 
 def _out_of_memory(error: Exception, spec: Training) -> RunnerError:
@@ -143,8 +150,9 @@ def _interrupt(work: Work, position: Position) -> None:
     )
 
 
-def _evaluated(position: Position, work: Work, spec: Training) -> Position:
+def _evaluated(position: Position, work: Work, spec: Training, watch: Watch) -> Position:
     metrics = work.evaluate().model_copy(update={"epoch": position.epoch})
+    watch.evaluated(metrics, position.epoch * work.steps)
     best = position.best
     unknown = metrics.m_ap is None  # no object that counts: the newest model is as good as any
     better = best is None or unknown or (metrics.m_ap or 0.0) > (best.m_ap or 0.0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
 
-from tlt_api.status import Progress
+from tlt_api.status import Metrics, Progress
+from tlt_runner.training.watch import Step
 
 INTERVAL_SECONDS = 2.0
 WINDOW = 50
@@ -36,40 +38,44 @@ class Meter:
         self._epochs, self._steps, self._images = epochs, steps, images
         self._clock = clock
         self._now = Progress(stage="train", epochs=epochs)
-        self._began: tuple[int, float] | None = None
+        self._began: tuple[float, float] | None = None
         self._mark: tuple[int, float] = (0, clock())
+        self._losses: deque[float] = deque(maxlen=WINDOW)
 
     def stage(self, stage: str) -> None:
         """Another stage has begun."""
         self._tell(stage=stage)
 
-    def epoch(self, finished: int) -> None:
+    def epoch(self, finished: int, step: int) -> None:
         """An epoch begins, after so many."""
         now = self._clock()
+        progress = finished + step / self._steps
         if self._began is None:
-            self._began = (finished, now)
+            self._began = (progress, now)
         self._mark = (-1, now)
-        self._tell(stage="train", epoch=finished, step=0, eta_seconds=self._eta(finished, now))
+        self._tell(stage="train", epoch=finished, step=step, eta_seconds=self._eta(progress, now))
 
-    def step(self, step: int, losses: Sequence[float], learning_rate: float) -> None:
-        """A step of the epoch is done; ``losses`` are the epoch's so far."""
+    def step(self, step: Step) -> None:
+        """A step is done."""
         now = self._clock()
+        self._losses.append(step.figures["total"])
         if self._mark[0] < 0:  # the first step of an epoch waits for data, the very first compiles
-            self._mark = (step, now)
+            self._mark = (step.in_epoch, now)
             return
-        if now - self._mark[1] < INTERVAL_SECONDS and step < self._steps:
+        if now - self._mark[1] < INTERVAL_SECONDS and step.in_epoch < self._steps:
             return
-        seconds, steps = max(now - self._mark[1], 1e-9), step - self._mark[0]
-        self._mark = (step, now)
-        finished = self._now.epoch or 0
-        recent = losses[-WINDOW:]
+        seconds, steps = max(now - self._mark[1], 1e-9), step.in_epoch - self._mark[0]
+        self._mark = (step.in_epoch, now)
         self._tell(
-            step=step,
-            loss=round(sum(recent) / len(recent), 6) if recent else None,
-            learning_rate=learning_rate,
+            step=step.in_epoch,
+            loss=round(sum(self._losses) / len(self._losses), 6),
+            learning_rate=step.learning_rate,
             images_per_second=round(steps * self._images / seconds, 2),
-            eta_seconds=self._eta(finished + step / self._steps, now),
+            eta_seconds=self._eta((self._now.epoch or 0) + step.in_epoch / self._steps, now),
         )
+
+    def evaluated(self, metrics: Metrics, number: int) -> None:
+        """Nothing that progress says."""
 
     def finish(self, epochs: int) -> None:
         """The run is over, after so many epochs."""

@@ -1,27 +1,29 @@
-"""Pretrained weights: taken by layer name and shape from a ``.keras``, ``.weights.h5`` or ``.h5`` file.
+"""Pretrained weights: taken by layer name and shape, whosever names the file has.
 
-Whatever could not be taken is named: a network that silently keeps its random weights trains badly and
-nobody knows why.
+Called by :mod:`tlt_runner.training.initial`. Names are translated (:mod:`tlt_runner.training.weight_names`)
+and what a file's network does otherwise is folded into the weights where that is exact. Whatever could not
+be taken is named: a network that silently keeps its random weights trains badly and nobody knows why.
 """
 
 from __future__ import annotations
 
-import io
 import logging
-import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import h5py  # type: ignore[import-untyped]
 import numpy as np
+from keras import layers
 
 from tlt_api.failures import Reason
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
+from tlt_runner.training import weight_files, weight_names
+from tlt_runner.training.classes import OUTPUTS, ClassChange
+from tlt_runner.training.weight_files import WeightsFile
+from tlt_runner.training.weight_names import Naming
 
 log = logging.getLogger(__name__)
-_KERAS_WEIGHTS = "model.weights.h5"
+Arrays = dict[str, list[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -29,89 +31,147 @@ class Taken:
     """What came of the model's layers that have weights.
 
     Attributes:
+        origin: Whose layer names the file has.
         loaded: Layers that took their weights from the file.
-        missing: Layers that the file does not have.
+        partly: Output layers that took those of the classes that the file has, too.
         mismatched: Layers whose shapes differ: name, and both shapes.
-        unused: Layers of the file that the model does not have.
+        missing: Layers that the file does not have.
+        unused: Layers of the file that the model does not have, by the file's names.
     """
 
-    loaded: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    mismatched: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
+    origin: str
+    loaded: tuple[str, ...] = ()
+    partly: tuple[str, ...] = ()
+    mismatched: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+
+    @property
+    def untouched(self) -> set[str]:
+        """The model's layers that are as they were."""
+        return {*self.missing, *(text.split(" ")[0] for text in self.mismatched)}
+
+    @property
+    def summary(self) -> str:
+        """One line: ``41 of 53 layers loaded, 2 of another shape, 10 not in the file``."""
+        counts = (
+            ("for some classes only", self.partly),
+            ("of another shape", self.mismatched),
+            ("not in the file", self.missing),
+        )
+        total = len(self.loaded) + sum(len(names) for _, names in counts)
+        said = [f"{len(self.loaded)} of {total} layers loaded"]
+        said += [f"{len(names)} {what}" for what, names in counts if names]
+        if self.unused:
+            said.append(f"{len(self.unused)} of the file not used")
+        return ", ".join(said)
 
 
 def load_by_name(model: FasterRCNN, path: Path) -> Taken:
-    """Set the weights of layers that the file has under the same name and with the same shapes.
+    """Set the weights of layers that the file has under the same name, here or there, and of the same shapes.
+
+    Of a detector that this product wrote for other classes the output layers take the weights of the classes
+    that both have.
 
     Raises:
         RunnerError: UnreadableModel for another kind of file, ModelMismatch when no layer fits.
     """
-    found = read(path)
-    taken = Taken()
-    for layer in [*model.trunk.layers, *model.head.layers]:
-        if not layer.weights:
-            continue
-        arrays = found.pop(layer.name, None)
-        if arrays is None:
-            taken.missing.append(layer.name)
-            continue
-        shapes, wanted = [array.shape for array in arrays], [tuple(w.shape) for w in layer.weights]
-        if shapes != wanted:
-            taken.mismatched.append(f"{layer.name} (model {wanted}, file {shapes})")
-            continue
-        layer.set_weights(arrays)
-        taken.loaded.append(layer.name)
-    taken.unused.extend(sorted(found))
-    _report(taken, path)
+    file = weight_files.read(path)
+    naming = weight_names.naming(model.config.backbone, file.layers)
+    arrays, theirs = _translated(file.layers, naming)
+    _adapt(model, arrays, naming)
+    change = ClassChange.between(file.class_names or model.config.class_names, model.config.class_names)
+    loaded, partly, mismatched, missing = [], [], [], []
+    for layer in layers_of(model):
+        values = arrays.pop(layer.name, None)
+        own = layer.get_weights()
+        if values is None:
+            missing.append(layer.name)
+        elif layer.name in OUTPUTS and change.before != change.now and _same_inputs(own, values):
+            layer.set_weights(change.carried(layer.name, own, values))
+            partly.append(layer.name)
+        elif _shapes(values) != _shapes(own):
+            mismatched.append(f"{layer.name} (model {_shapes(own)}, file {_shapes(values)})")
+        else:
+            layer.set_weights(values)
+            loaded.append(layer.name)
+    left = {*(theirs[name] for name in arrays if name in theirs), *(set(file.layers) - set(theirs.values()))}
+    taken = Taken(
+        naming.origin, tuple(loaded), tuple(partly), tuple(mismatched), tuple(missing), tuple(sorted(left))
+    )
+    _report(taken, path, naming)
+    _report_classes(taken, file, change, model)
     return taken
 
 
-def read(path: Path) -> dict[str, list[np.ndarray]]:
-    """Weights by layer name, in the layer's order.
+def layers_of(model: FasterRCNN) -> list[layers.Layer]:
+    """The layers that have weights, trunk first."""
+    return [layer for layer in [*model.trunk.layers, *model.head.layers] if layer.weights]
 
-    Raises:
-        RunnerError: UnreadableModel.
+
+def _shapes(values: list[np.ndarray]) -> list[tuple[int, ...]]:
+    return [tuple(value.shape) for value in values]
+
+
+def _same_inputs(own: list[np.ndarray], values: list[np.ndarray]) -> bool:
+    return len(own) == len(values) and values[0].shape[:-1] == own[0].shape[:-1]
+
+
+def _translated(found: Arrays, naming: Naming) -> tuple[Arrays, dict[str, str]]:
+    """The layers by our names, and the file's name of each."""
+    theirs = {ours: name for name in found if (ours := naming.ours(name)) is not None}
+    return {ours: list(found[name]) for ours, name in theirs.items()}, theirs
+
+
+def _adapt(model: FasterRCNN, arrays: Arrays, naming: Naming) -> None:
+    """Bring the file's weights to how our layers compute; exact, in inference and where frozen."""
+    parts = layers_of(model)
+    first = arrays.get(parts[0].name)
+    if naming.bgr and first and first[0].ndim == 4 and first[0].shape[2] == 3:
+        first[0] = first[0][:, :, ::-1]
+    norms = {id(layer.input): layer for layer in parts if isinstance(layer, layers.BatchNormalization)}
+    for layer in parts:
+        values = arrays.get(layer.name, [])
+        if isinstance(layer, layers.BatchNormalization) and len(values) == 4 and naming.epsilon is not None:
+            values[3] = values[3] + (naming.epsilon - layer.epsilon)
+        if not isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D) or not values:
+            continue
+        norm = norms.get(id(layer.output))
+        if norm is not None:
+            _absorb_bias(values, arrays.get(norm.name, []))
+        elif naming.epsilon is not None and len(arrays.get(f"{layer.name}_bn", [])) == 4:
+            values[:] = fold(values, arrays.pop(f"{layer.name}_bn"), naming.epsilon)
+
+
+def _absorb_bias(convolution: list[np.ndarray], norm: list[np.ndarray]) -> None:
+    """Move a bias before a normalisation into its moving mean: x + b - m = x - (m - b)."""
+    if len(convolution) == 2 and len(norm) == 4 and norm[2].shape == convolution[1].shape:
+        norm[2] = norm[2] - convolution.pop()
+
+
+def fold(convolution: list[np.ndarray], norm: list[np.ndarray], epsilon: float) -> list[np.ndarray]:
+    """Kernel and bias that do what a convolution and the normalisation after it do with stored statistics.
+
+    Args:
+        convolution: Kernel [h, w, C, F], and a bias [F] if it has one.
+        norm: gamma, beta, moving mean and variance, [F] each.
+        epsilon: Added to the variance.
     """
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                content = io.BytesIO(archive.read(_KERAS_WEIGHTS))
-            with h5py.File(content, "r") as file:
-                return _walk(file)
-        with h5py.File(path, "r") as file:
-            return _walk(file)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    kernel, *bias = convolution
+    gamma, beta, mean, variance = norm
+    scale = gamma / np.sqrt(variance + epsilon)
+    return [kernel * scale, beta + (sum(bias) - mean) * scale]
+
+
+def _report(taken: Taken, path: Path, naming: Naming) -> None:
+    if not taken.loaded:
         raise RunnerError(
-            Reason.UNREADABLE_MODEL,
-            f"spec.model.pretrainedWeights: expected a .keras, .weights.h5 or .h5 file, "
-            f"{path.name} cannot be read: {error}",
-        ) from error
-
-
-def _walk(file: Any) -> dict[str, list[np.ndarray]]:
-    """Both layouts: Keras 3 names the layer in the attributes of ``vars``, Keras 2 lists ``weight_names``."""
-    layers: dict[str, list[np.ndarray]] = {}
-
-    def visit(path: str, node: Any) -> None:
-        if not isinstance(node, h5py.Group):
-            return
-        if path.rsplit("/", 1)[-1] == "vars" and "name" in node.attrs and len(node):
-            layers[_text(node.attrs["name"])] = [node[key][()] for key in sorted(node, key=int)]
-        elif len(node.attrs.get("weight_names", ())):
-            names = [_text(name) for name in node.attrs["weight_names"]]
-            layers[path.rsplit("/", 1)[-1]] = [node[name][()] for name in names]
-
-    file.visititems(visit)
-    return layers
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _report(taken: Taken, path: Path) -> None:
-    log.info("pretrained weights %s: %d layers loaded", path.name, len(taken.loaded))
+            Reason.MODEL_MISMATCH,
+            f"spec.model.pretrainedWeights: no layer of {path.name} has name and shapes of the model's; "
+            f"the model has {', '.join(taken.missing[:3]) or taken.mismatched[0]} ..., "
+            f"the file {', '.join(taken.unused[:3]) or 'none'} ...",
+        )
+    log.info("pretrained weights %s, named as by %s: %s", path.name, taken.origin, taken.summary)
     for what, names in (
         ("not in the file, left as they are", taken.missing),
         ("of another shape, left as they are", taken.mismatched),
@@ -119,10 +179,24 @@ def _report(taken: Taken, path: Path) -> None:
     ):
         if names:
             log.warning("pretrained weights: %d layers %s: %s", len(names), what, ", ".join(names))
-    if not taken.loaded:
-        raise RunnerError(
-            Reason.MODEL_MISMATCH,
-            f"spec.model.pretrainedWeights: no layer of {path.name} has name and shapes of the model's; "
-            f"the model has {', '.join(taken.missing[:3])} ..., "
-            f"the file {', '.join(taken.unused[:3]) or 'none'} ...",
+    if naming.caveat:
+        log.warning("pretrained weights: %s's network is not quite ours: %s", naming.origin, naming.caveat)
+
+
+def _report_classes(taken: Taken, file: WeightsFile, change: ClassChange, model: FasterRCNN) -> None:
+    """The head in class names."""
+    here = change.now
+    if taken.partly:
+        if set(change.before) != set(here):
+            log.warning("pretrained weights: the file's classes are others; %s", change.text)
+    elif file.class_names is None and OUTPUTS[0] in file.layers:
+        count = file.layers[OUTPUTS[0]][-1].shape[-1] - 1
+        done = "are initialised anew" if OUTPUTS[0] in taken.untouched else "are taken in this order"
+        log.warning(
+            "pretrained weights: the file names no classes; its head has %d and background, this job has %d: "
+            "%s; the head's outputs %s",
+            count,
+            len(here),
+            ", ".join(here),
+            done,
         )
