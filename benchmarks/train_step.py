@@ -1,17 +1,26 @@
-"""A whole training step against bare forward and backward of its convolutions: what detection costs.
+"""What detection costs beside its convolutions: a training step and inference, each against the bare network.
 
-The reference runs the same trunk and head, on as many images and pooled proposals, and takes the same
-gradients; the step adds targets, proposals with suppression, RoI pooling, losses, penalty and optimizer. CPU
-time of this process, interleaved, medians.
+The reference runs the same trunk and head on tensors of the same shapes: forward and backward with all
+gradients in training, forward only in inference. A training step adds targets, proposals with suppression,
+RoI pooling, losses, penalty and optimizer; inference adds proposals, pooling and the final suppression. The
+two take turns; a ratio is the median of the rounds' ratios, of CPU time of this process and of wall time.
+Peak memory is that of a child process that takes three steps, less its peak after importing TensorFlow.
 
-    python benchmarks/train_step.py        # the model of manifests/samples/digits, batch 4
+    nice python benchmarks/train_step.py
+    nice python benchmarks/train_step.py --backbone resnet18 --size 384 --batch 4 --rounds 9
+    nice python benchmarks/train_step.py --roi '{"head": "light"}'
 """
 
+import argparse
 import json
 import os
+import re
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -19,80 +28,168 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import tensorflow as tf
 
-from tlt_api.training import Optimizer, Training
+from tlt_api.training import Training
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.training.trainer import Trainer
 
-BATCH, SIZE, OBJECTS, ROUNDS = 4, 192, 4, 15
-CONFIG = DetectorConfig.model_validate(
-    {
-        "classNames": [str(digit) for digit in range(10)],
-        "height": SIZE,
-        "width": SIZE,
-        "backbone": "resnet10",
-        "widthMultiplier": 0.25,
-        "anchors": {"scales": [24, 40, 64], "ratios": [1.0, 0.7]},
-        "proposals": {"miniBatch": 128, "training": {"preNms": 200, "postNms": 50}},
-        "roi": {"poolSize": 7, "miniBatch": 16, "positiveFraction": 0.5},
-        "maxObjects": 16,
-    }
-)
+OBJECTS = 8
+"""Objects of an image."""
+STEPS_FOR_MEMORY = 3
 
 
 def main() -> None:
-    model = detector.build(CONFIG, seed=1)
-    trainer = Trainer(model, Training(optimizer=Optimizer(type="adam")), tf.distribute.get_strategy())
-    batch = _batch()
-    channels = model.head.input_shape[-1]
-    pooled = tf.random.normal((BATCH * CONFIG.roi.mini_batch, 7, 7, channels))
-    bare = _bare(model, batch["image"], pooled)
-    step, reference = _medians(lambda: trainer.step(batch, 1, 1e-4).numpy(), lambda: bare().numpy())
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--memory", action="store_true", help="print the peak of this process only")
+    arguments = parser.parse_args()
+    config = configure(arguments.backbone, arguments.size, arguments.roi)
+    if arguments.memory:
+        print(peak_of_steps(config, arguments.batch))
+        return
+    model = detector.build(config, seed=1)
+    batch = examples(config, arguments.batch)
+    step, bare_step = training(model, batch), bare_training(model, batch["image"])
+    detect, bare_forward = inference(model, batch["image"])
     figures = {
         "benchmark": "train_step",
-        "step_ms": round(step * 1e3, 1),
-        "convolutions_ms": round(reference * 1e3, 1),
-        "ratio": round(step / reference, 3),
+        "config": described(config, arguments),
+        "training": compare(step, bare_step, arguments.rounds),
+        "inference": compare(detect, bare_forward, arguments.rounds),
+        "peak_megabytes": peak_in_child(sys.argv[1:]),
     }
     print(json.dumps(figures))
 
 
-def _batch() -> dict[str, Any]:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The detector and the batch that are measured."""
+    parser.add_argument("--backbone", default="resnet50")
+    parser.add_argument("--size", type=int, default=256, help="pixels, of both sides")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--roi", type=json.loads, default={}, help="fields of spec.model.roi, as JSON")
+
+
+def configure(backbone: str, size: int, roi: dict[str, Any]) -> DetectorConfig:
+    """The API's defaults, but 64 proposals an image for the head, and what is given."""
+    return DetectorConfig.model_validate(
+        {
+            "classNames": [f"class{number}" for number in range(20)],
+            "height": size,
+            "width": size,
+            "backbone": backbone,
+            "roi": {"miniBatch": 64, **roi},
+        }
+    )
+
+
+def described(config: DetectorConfig, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was measured, for the printed line."""
+    return {
+        "backbone": config.backbone,
+        "size": arguments.size,
+        "batch": arguments.batch,
+        "roi": config.roi.to_wire(),
+        "proposals": config.proposals.to_wire(),
+        "cores": os.cpu_count(),
+    }
+
+
+def examples(config: DetectorConfig, batch: int) -> dict[str, Any]:
+    """A batch as the pipeline gives it: images as bytes, padded objects."""
     random = np.random.default_rng(0)
-    corner = random.uniform(0, SIZE - 64, (BATCH, OBJECTS, 2))
-    boxes = np.zeros((BATCH, CONFIG.max_objects, 4), np.float32)
-    boxes[:, :OBJECTS] = np.concatenate([corner, corner + random.uniform(24, 64, corner.shape)], axis=-1)
-    classes = np.full((BATCH, CONFIG.max_objects), -1, np.int32)
-    classes[:, :OBJECTS] = random.integers(0, 10, (BATCH, OBJECTS))
-    image = random.uniform(0, 255, (BATCH, SIZE, SIZE, 3)).astype(np.float32)
-    return {"image": tf.constant(image), "boxes": tf.constant(boxes), "classes": tf.constant(classes)}
+    sides = random.uniform(config.height / 8, config.height / 2, (batch, OBJECTS, 2))
+    corners = random.uniform(0, 1, sides.shape) * (config.height - sides)
+    boxes = np.zeros((batch, config.max_objects, 4), np.float32)
+    boxes[:, :OBJECTS] = np.concatenate([corners, corners + sides], axis=-1)
+    classes = np.full((batch, config.max_objects), -1, np.int32)
+    classes[:, :OBJECTS] = random.integers(0, config.classes, (batch, OBJECTS))
+    images = random.integers(0, 256, (batch, config.height, config.width, 3), np.uint8)
+    return {"image": tf.constant(images), "boxes": tf.constant(boxes), "classes": tf.constant(classes)}
 
 
-def _bare(model: detector.FasterRCNN, images: tf.Tensor, pooled: tf.Tensor) -> Callable[[], tf.Tensor]:
+def training(model: detector.FasterRCNN, batch: dict[str, Any]) -> Callable[[], object]:
+    """A whole step as ``tlt train`` takes it, with the default optimizer and penalty."""
+    trainer = Trainer(model, Training(), tf.distribute.get_strategy())
+    return lambda: trainer.step(batch, 1, 1e-6).numpy()
+
+
+def bare_training(model: detector.FasterRCNN, images: tf.Tensor) -> Callable[[], object]:
+    """Trunk and head, forward and backward: the gradients of all weights and of the pooled features."""
+    config = model.config
+    boxes = images.shape[0] * config.roi.mini_batch
+    pooled = tf.random.normal((boxes, *model.head.input_shape[1:]))
+    images = tf.cast(images, tf.float32)
+
     @tf.function
-    def run() -> tf.Tensor:
+    def run(images: tf.Tensor, pooled: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
             tape.watch(pooled)
-            of_trunk, of_head = model.trunk(images, training=True), model.head(pooled, training=True)
-            outputs = [*of_trunk.values(), *of_head.values()]
-            total = tf.add_n([tf.reduce_sum(output) for output in outputs])
-        gradients = tape.gradient(total, [*model.trainable_variables, pooled])
-        return tf.add_n([tf.reduce_sum(gradient) for gradient in gradients])
+            outputs = [*model.trunk(images, training=True).values()]
+            outputs += model.head(pooled, training=True).values()
+            total = tf.add_n([tf.reduce_mean(tf.square(output)) for output in outputs])
+        return total, tape.gradient(total, [*model.trainable_variables, pooled])
 
-    return run
+    return lambda: run(images, pooled)[0].numpy()
 
 
-def _medians(*runs: Callable[[], object]) -> list[float]:
-    for run in runs:
+def inference(
+    model: detector.FasterRCNN, images: tf.Tensor
+) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Detection, and the forward pass of trunk and head for as many proposals."""
+    images = tf.cast(images, tf.float32)
+    boxes = images.shape[0] * model.config.proposals.inference.post_nms
+    pooled = tf.random.normal((boxes, *model.head.input_shape[1:]))
+
+    @tf.function
+    def bare(images: tf.Tensor, pooled: tf.Tensor) -> list[tf.Tensor]:
+        return [*model.trunk(images, training=False).values(), *model.head(pooled, training=False).values()]
+
+    detect = tf.function(lambda images: model(images))
+    return lambda: detect(images)["count"].numpy(), lambda: bare(images, pooled)[0].numpy()
+
+
+def compare(whole: Callable[[], object], bare: Callable[[], object], rounds: int) -> dict[str, float]:
+    """Medians of both in milliseconds, and of the rounds' ratios."""
+    for run in (whole, bare, whole, bare):
         run()
-        run()
-    taken: list[list[float]] = [[] for _ in runs]
-    for _ in range(ROUNDS):
-        for run, times in zip(runs, taken, strict=True):
-            start = time.process_time()
+    cpu: dict[str, list[float]] = {"whole": [], "bare": []}
+    wall: dict[str, list[float]] = {"whole": [], "bare": []}
+    for number in range(rounds):
+        for name, run in sorted({"whole": whole, "bare": bare}.items(), reverse=bool(number % 2)):
+            began, began_cpu = time.perf_counter(), time.process_time()
             run()
-            times.append(time.process_time() - start)
-    return [statistics.median(times) for times in taken]
+            cpu[name].append(time.process_time() - began_cpu)
+            wall[name].append(time.perf_counter() - began)
+    figures = {}
+    for kind, taken in (("cpu", cpu), ("wall", wall)):
+        ratios = [one / other for one, other in zip(taken["whole"], taken["bare"], strict=True)]
+        figures[f"{kind}_ratio"] = round(statistics.median(ratios), 3)
+        figures[f"{kind}_ms"] = round(1e3 * statistics.median(taken["whole"]), 1)
+        figures[f"{kind}_bare_ms"] = round(1e3 * statistics.median(taken["bare"]), 1)
+    return figures
+
+
+def peak_in_child(arguments: list[str]) -> float:
+    done = subprocess.run(
+        [sys.executable, __file__, *arguments, "--memory"], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return float(done.stdout.split()[-1])
+
+
+def peak_of_steps(config: DetectorConfig, batch: int) -> float:
+    """Megabytes that this process takes at most for building the model and training it, beyond its start."""
+    before = peak_megabytes()
+    step = training(detector.build(config, seed=1), examples(config, batch))
+    for _ in range(STEPS_FOR_MEMORY):
+        step()
+    return round(peak_megabytes() - before, 1)
+
+
+def peak_megabytes() -> float:
+    """The most that this process had in memory. Not ru_maxrss: a child begins with its parent's."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 1024
 
 
 if __name__ == "__main__":

@@ -40,12 +40,15 @@ def random_boxes(seed: int, count: int, side: float) -> np.ndarray:
     seed=st.integers(0, 2**31),
     side=st.sampled_from([8.0, 24.0, 60.0]),
     threshold=st.sampled_from([0.3, 0.5, 0.7]),
+    block=st.sampled_from([7, 40, 80, 512]),
 )
-def test_unrolled_rounds_equal_greedy_suppression(seed: int, side: float, threshold: float) -> None:
+def test_unrolled_rounds_equal_greedy_suppression(
+    seed: int, side: float, threshold: float, block: int
+) -> None:
     boxes = np.stack([random_boxes(seed, 80, side), random_boxes(seed + 1, 80, side)])
     random = np.random.default_rng(seed)
     valid, classes = random.random((2, 80)) < 0.9, random.integers(0, 3, (2, 80)).astype(np.int32)
-    kept = np.asarray(nms.keep_mask(boxes, valid, threshold, classes))
+    kept = np.asarray(nms.keep_mask(boxes, valid, threshold, classes, block=block))
     for image in range(2):
         np.testing.assert_array_equal(
             kept[image], greedy(boxes[image], valid[image], threshold, classes[image])
@@ -71,6 +74,14 @@ def test_too_few_rounds_never_lose_a_box_that_greedy_suppression_keeps(rounds: i
     wanted = greedy(chain, valid, 0.3, classes)
     assert not (wanted & ~kept).any()
     assert kept[: rounds + 1].tolist() == wanted[: rounds + 1].tolist()
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 2**31), side=st.sampled_from([8.0, 24.0, 60.0]), rounds=st.sampled_from([2, 4]))
+def test_too_few_rounds_of_a_block_lose_nothing_in_later_blocks(seed: int, side: float, rounds: int) -> None:
+    boxes, valid = random_boxes(seed, 90, side), np.ones(90, bool)
+    kept = np.asarray(nms.keep_mask(boxes[None], valid[None], 0.3, rounds=rounds, block=30))[0]
+    assert not (greedy(boxes, valid, 0.3, np.zeros(90)) & ~kept).any()
 
 
 def test_the_best_kept_boxes_come_first_and_the_rest_is_marked() -> None:

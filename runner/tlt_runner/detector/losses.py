@@ -37,6 +37,8 @@ def losses(
 ) -> dict[str, Tensor]:
     """Forward pass in training mode, and the four losses (scalars).
 
+    The parts have name scopes, by which a profile tells them apart.
+
     Args:
         model: The detector.
         images: [B, H, W, 3] RGB, 0 to 255.
@@ -46,16 +48,20 @@ def losses(
     """
     config = model.config
     out = model.trunk(images, training=True)
-    reference = ops.convert_to_tensor(anchors(config))
-    of_anchors = matching.anchor_targets(reference, boxes, classes, config.proposals, random)
-    proposals, valid = rpn.propose(config, out["objectness"], out["deltas"], config.proposals.training)
-    of_rois = matching.roi_targets(proposals, valid, boxes, classes, config.roi, config.classes, random)
+    with keras.name_scope("targets"):
+        reference = ops.convert_to_tensor(anchors(config))
+        of_anchors = matching.anchor_targets(reference, boxes, classes, config.proposals, random)
+    with keras.name_scope("proposals"):
+        proposals, valid = rpn.propose(config, out["objectness"], out["deltas"], config.proposals.training)
+    with keras.name_scope("targets"):
+        of_rois = matching.roi_targets(proposals, valid, boxes, classes, config.roi, config.classes, random)
     logits, deltas = model.classify(out["features"], of_rois.boxes, training=True)
     size = min(config.proposals.mini_batch, config.anchor_count)
-    return {
-        **rpn_losses(out["objectness"], out["deltas"], of_anchors, size),
-        **head_losses(logits, deltas, of_rois),
-    }
+    with keras.name_scope("losses"):
+        return {
+            **rpn_losses(out["objectness"], out["deltas"], of_anchors, size),
+            **head_losses(logits, deltas, of_rois),
+        }
 
 
 def rpn_losses(objectness: Tensor, deltas: Tensor, targets: AnchorTargets, size: int) -> dict[str, Tensor]:
@@ -93,4 +99,5 @@ def penalty(model: FasterRCNN, regularizer: Regularizer) -> Tensor:
         return ops.zeros(())
     measure = ops.square if regularizer.type == "l2" else ops.abs
     kernels = [variable for variable in model.trainable_variables if variable.name == "kernel"]
-    return regularizer.weight * sum((ops.sum(measure(kernel)) for kernel in kernels), ops.zeros(()))
+    with keras.name_scope("penalty"):
+        return regularizer.weight * sum((ops.sum(measure(kernel)) for kernel in kernels), ops.zeros(()))

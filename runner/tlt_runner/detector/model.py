@@ -56,15 +56,18 @@ class FasterRCNN(keras.Model):
         Boxes are yxyx in pixels of the network's input; see :func:`tlt_runner.detector.head.detect`.
         """
         found = self.trunk(images, training=False)
-        proposals, valid = rpn.propose(
-            self.config, found["objectness"], found["deltas"], self.config.proposals.inference
-        )
+        with keras.name_scope("proposals"):
+            proposals, valid = rpn.propose(
+                self.config, found["objectness"], found["deltas"], self.config.proposals.inference
+            )
         logits, deltas = self.classify(found["features"], proposals, training=False)
-        return head.detect(self.config, proposals, valid, logits, deltas)
+        with keras.name_scope("detections"):
+            return head.detect(self.config, proposals, valid, logits, deltas)
 
     def classify(self, features: Tensor, boxes: Tensor, training: bool) -> tuple[Tensor, Tensor]:
         """The head's logits [B, R, K + 1] and deltas [B, R, K, 4] for boxes [B, R, 4]."""
-        pooled = roi.pool(features, boxes, self.config.roi.pool_size)
+        with keras.name_scope("pooling"):
+            pooled = roi.pool(features, boxes, self.config.roi.pool_size)
         out = self.head(pooled, training=training)
         count, classes = boxes.shape[1], self.config.classes
         return (
