@@ -198,37 +198,11 @@ def test_a_loss_that_is_not_finite_names_step_rate_and_images(
     assert not (tmp_path / "last.state.npz").exists()
 
 
-def test_a_model_of_other_classes_is_refused(scenes: Path, finished: Any, tmp_path: Path) -> None:
-    uri = f"file://{finished[0]}/best.keras"
-    run = run_spec(
-        scenes,
-        tmp_path,
-        classes={"zero": "digit", "one": "digit"},
-        inputs={"model": {"uri": uri}},
-        model={"from": {"uri": uri}},
-    )
-    with pytest.raises(RunnerError, match="expected the model's classes one, zero, got digit") as caught:
-        execute(run, tmp_path / "scratch")
-    assert caught.value.reason == Reason.MODEL_MISMATCH
-
-
 def test_gpus_that_are_not_there_are_missed_before_anything_is_read(tmp_path: Path) -> None:
     missing = len(tf.config.list_physical_devices("GPU")) + 1
     with pytest.raises(RunnerError) as caught:
         execute(run_spec(tmp_path / "no-data", tmp_path, gpus=missing), tmp_path / "scratch")
     assert caught.value.reason == Reason.NOT_ENOUGH_GPUS
-
-
-def test_pretrained_weights_are_taken_by_name_and_shape(finished: tuple[Path, Heard]) -> None:
-    file = finished[0] / "best.keras"
-    source = detector.load(file)
-    more_classes = source.config.model_copy(update={"class_names": ["one", "two", "zero"]})
-    model = detector.build(more_classes, 9)
-    taken = weights.load_by_name(model, file)
-    assert {text.split(" ")[0] for text in taken.mismatched} == {"head_classes", "head_deltas"}
-    assert taken.missing == taken.unused == []
-    kernel = source.trunk.get_layer("stage3_block1_conv2").kernel
-    np.testing.assert_array_equal(model.trunk.get_layer("stage3_block1_conv2").kernel, kernel)
 
 
 def test_weights_of_another_network_are_refused(finished: tuple[Path, Heard]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import layers, ops
@@ -28,6 +30,15 @@ def build(config: DetectorConfig, make: Layers, channels: int) -> keras.Model:
     x = FAMILIES[config.backbone].head_stage(config.backbone, make, pooled, config.head_stride)
     if len(x.shape) == 4:
         x = layers.GlobalAveragePooling2D(name="head_pool")(x)
+    return _with_outputs(config, make, pooled, x)
+
+
+def with_classes(old: keras.Model, config: DetectorConfig, seed: int) -> keras.Model:
+    """A head that shares with ``old`` all layers but the outputs, which are fresh, for config's classes."""
+    return _with_outputs(config, Layers(seed), old.input, old.get_layer("head_classes").input)
+
+
+def _with_outputs(config: DetectorConfig, make: Layers, pooled: Any, x: Any) -> keras.Model:
     classes = layers.Dense(
         config.classes + 1,
         kernel_initializer=keras.initializers.RandomNormal(stddev=0.01, seed=make.seed()),

@@ -106,12 +106,15 @@ def _retrained(given: FasterRCNN, wanted: DetectorConfig, spec: TrainingJobSpec)
     return detector.with_config(given, given.config.retrained_by(spec.model, spec.dataset))
 
 
+def frozen_at_random(model: FasterRCNN, fresh: set[str]) -> list[str]:
+    """Layers of frozen blocks among those whose weights are fresh: nothing will ever make them useful."""
+    block_of = FAMILIES[model.config.backbone].block_of
+    names = [layer.name for layer in weights.layers_of(model)]
+    return [name for name in names if name in fresh and block_of(name) in model.config.freeze_blocks]
+
+
 def _warn_of_frozen(model: FasterRCNN, fresh: set[str]) -> None:
-    """Say which layers keep fresh, random weights for ever."""
-    config = model.config
-    block_of = FAMILIES[config.backbone].block_of
-    alone = [layer for layer in weights.layers_of(model) if layer.name in fresh]
-    stuck = [layer.name for layer in alone if block_of(layer.name) in config.freeze_blocks]
+    stuck = frozen_at_random(model, fresh)
     if stuck:
         log.warning(
             "spec.model.freezeBlocks: %d layers have no pretrained weights and are not trained: they stay "
@@ -120,7 +123,8 @@ def _warn_of_frozen(model: FasterRCNN, fresh: set[str]) -> None:
             ", ".join(stuck[:3]),
             " ..." if len(stuck) > 3 else "",
         )
-    if config.freeze_batch_norm and any(isinstance(layer, BatchNormalization) for layer in alone):
+    alone = [layer for layer in weights.layers_of(model) if layer.name in fresh]
+    if model.config.freeze_batch_norm and any(isinstance(layer, BatchNormalization) for layer in alone):
         log.warning(
             "spec.model.freezeBatchNorm: batch normalisations without pretrained weights do not normalise"
         )

@@ -1,0 +1,86 @@
+"""Reads the weights of a ``.keras``, ``.weights.h5``, ``.h5`` or ``.hdf5`` file without building its network.
+
+So a file needs no code of whoever wrote it. Called by :mod:`tlt_runner.training.weights`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py  # type: ignore[import-untyped]
+import numpy as np
+
+from tlt_api.failures import Reason
+from tlt_runner.errors import RunnerError
+
+_KERAS_WEIGHTS, _KERAS_CONFIG = "model.weights.h5", "config.json"
+_OURS = "tlt>"
+"""What the names of this product's own classes begin with in a ``.keras`` file."""
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """What a file holds.
+
+    Attributes:
+        layers: Layer name -> its arrays, in the layer's order.
+        class_names: Classes of the detector that this product wrote; None where the file names none.
+    """
+
+    layers: dict[str, list[np.ndarray]]
+    class_names: list[str] | None = None
+
+
+def read(path: Path) -> WeightsFile:
+    """All layers that have weights; an optimizer's are left out.
+
+    Raises:
+        RunnerError: UnreadableModel.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                content = io.BytesIO(archive.read(_KERAS_WEIGHTS))
+                config = json.loads(archive.read(_KERAS_CONFIG))
+            with h5py.File(content, "r") as file:
+                return WeightsFile(_layers(file), _class_names(config))
+        with h5py.File(path, "r") as file:
+            return WeightsFile(_layers(file))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise RunnerError(
+            Reason.UNREADABLE_MODEL,
+            f"spec.model.pretrainedWeights: expected a .keras, .weights.h5, .h5 or .hdf5 file, "
+            f"{path.name} cannot be read: {error}",
+        ) from error
+
+
+def _layers(file: Any) -> dict[str, list[np.ndarray]]:
+    """Both layouts: Keras 3 names the layer in the attributes of ``vars``, Keras 2 lists ``weight_names``."""
+    layers: dict[str, list[np.ndarray]] = {}
+
+    def visit(path: str, node: Any) -> None:
+        if not isinstance(node, h5py.Group) or path.startswith("optimizer"):
+            return
+        if path.rsplit("/", 1)[-1] == "vars" and "name" in node.attrs and len(node):
+            layers[_text(node.attrs["name"])] = [node[key][()] for key in sorted(node, key=int)]
+        elif len(node.attrs.get("weight_names", ())):
+            names = [_text(name) for name in node.attrs["weight_names"]]
+            layers[path.rsplit("/", 1)[-1]] = [node[name][()] for name in names]
+
+    file.visititems(visit)
+    return layers
+
+
+def _class_names(config: Any) -> list[str] | None:
+    if not str(config.get("registered_name")).startswith(_OURS):
+        return None
+    return [str(name) for name in config["config"]["config"]["classNames"]]
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,222 @@
+"""Files of other people's networks, real ones: what loads, and that it then computes the same."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from string import ascii_lowercase
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from tlt_runner.detector import model as detector
+from tlt_runner.detector.config import DetectorConfig
+from tlt_runner.training import weight_names, weights
+
+SIZE = 64
+DETECTOR = {"rpn_conv", "rpn_objectness", "rpn_deltas", "head_classes", "head_deltas"}
+MEAN = np.array([123.68, 116.779, 103.939], np.float32)
+CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "darknet19": (1, 1, 3, 3, 5, 5)}
+
+
+def tiny(backbone: str, **changes: Any) -> DetectorConfig:
+    return DetectorConfig.model_validate(
+        {
+            "classNames": ["car"],
+            "height": SIZE,
+            "width": SIZE,
+            "backbone": backbone,
+            "widthMultiplier": 0.03125,
+            "anchors": {"scales": [24], "ratios": [1.0]},
+            "roi": {"poolSize": 3, "miniBatch": 4},
+            **changes,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).uniform(0, 255, (1, SIZE, SIZE, 3)).astype(np.float32)
+
+
+def bgr(images: np.ndarray) -> np.ndarray:
+    """Caffe preprocessing."""
+    return (images - MEAN)[..., ::-1]
+
+
+def unsettle(model: keras.Model) -> None:
+    """Biases and statistics that a trained network would have."""
+    draws = np.random.default_rng(4)
+    for layer in model.layers:
+        if layer.weights and not isinstance(layer, layers.InputLayer):
+            values = layer.get_weights()
+            vectors = [value + draws.uniform(0, 0.3, value.shape) for value in values if value.ndim == 1]
+            layer.set_weights([value for value in values if value.ndim > 1] + vectors)
+
+
+@pytest.fixture(scope="module")
+def resnet50(tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, Path]:
+    theirs = keras.applications.ResNet50(weights=None, include_top=False, input_shape=(SIZE, SIZE, 3))
+    unsettle(theirs)
+    folder = tmp_path_factory.mktemp("resnet50")
+    theirs.save(folder / "resnet50.h5")
+    return theirs, folder / "resnet50.h5"
+
+
+@pytest.fixture(scope="module")
+def ours(resnet50: tuple[keras.Model, Path]) -> tuple[detector.FasterRCNN, weights.Taken]:
+    model = detector.build(tiny("resnet50", widthMultiplier=1.0), 1)
+    return model, weights.load_by_name(model, resnet50[1])
+
+
+def test_a_resnet_of_keras_loads_whole(ours: tuple[detector.FasterRCNN, weights.Taken]) -> None:
+    taken = ours[1]
+    assert taken.origin == "Keras"
+    assert set(taken.missing) == DETECTOR
+    assert taken.mismatched == taken.unused == taken.partly == ()
+    assert taken.summary == "106 of 111 layers loaded, 5 not in the file"
+
+
+def test_its_stem_computes_the_same_though_pixels_are_rgb_and_there_is_no_bias(
+    resnet50: tuple[keras.Model, Path], ours: tuple[detector.FasterRCNN, weights.Taken], images: np.ndarray
+) -> None:
+    theirs, trunk = resnet50[0], ours[0].trunk
+    got = keras.Model(trunk.input, trunk.get_layer("stem_relu").output)(images)
+    padded = np.pad(bgr(images), ((0, 0), (2, 3), (2, 3), (0, 0)))  # as ours; theirs pads 3 on every side
+    expected = theirs.get_layer("conv1_bn")(theirs.get_layer("conv1_conv")(padded))
+    np.testing.assert_allclose(got, np.maximum(expected, 0), rtol=1e-4, atol=1e-3)
+
+
+def test_its_bottlenecks_that_do_not_stride_compute_the_same(
+    resnet50: tuple[keras.Model, Path], ours: tuple[detector.FasterRCNN, weights.Taken]
+) -> None:
+    theirs, trunk = resnet50[0], ours[0].trunk
+    features = np.random.default_rng(1).uniform(0, 2, (1, 16, 16, 64)).astype(np.float32)
+    stage = keras.Model(theirs.get_layer("pool1_pool").output, theirs.get_layer("conv2_block3_out").output)
+    mine = keras.Model(trunk.get_layer("stem_pool").output, trunk.get_layer("stage1_block3_relu").output)
+    expected = stage(features)
+    np.testing.assert_allclose(mine(features), expected, rtol=1e-3, atol=1e-4 * float(np.max(expected)))
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5", ".hdf5"])
+def test_every_kind_of_file_loads(suffix: str, images: np.ndarray, tmp_path: Path) -> None:
+    theirs = tlt_vgg()
+    file = tmp_path / f"vgg{suffix}"
+    theirs.save_weights(file) if suffix == ".weights.h5" else theirs.save(file)
+    taken = weights.load_by_name(detector.build(tiny("vgg16"), 1), file)
+    assert len(taken.loaded) == 13
+    assert taken.unused == ()
+
+
+def tlt_vgg() -> keras.Model:
+    """VGG-16 as TLT makes it, 8 filters a layer: with normalisation, for BGR."""
+    x = pixels = keras.Input((SIZE, SIZE, 3))
+    for block, count in enumerate(CONVOLUTIONS["vgg16"], 1):
+        for letter in ascii_lowercase[:count]:
+            filters = max(8, min(64 * 2 ** (block - 1), 512) // 32)
+            x = layers.Conv2D(filters, 3, padding="same", name=f"block_{block}{letter}_conv_1")(x)
+            x = layers.ReLU()(layers.BatchNormalization(name=f"block_{block}{letter}_bn_1")(x))
+        if block < 5:
+            x = layers.MaxPooling2D(2, 2, "same")(x)
+    model = keras.Model(pixels, x)
+    unsettle(model)
+    return model
+
+
+def test_tlts_vgg_gives_its_features_though_ours_does_not_normalise(
+    images: np.ndarray, tmp_path: Path
+) -> None:
+    theirs = tlt_vgg()
+    assert_same_features("vgg16", theirs, images, tmp_path)
+
+
+def test_tlts_darknet_gives_its_features_without_bias_and_with_another_epsilon(
+    images: np.ndarray, tmp_path: Path
+) -> None:
+    x = pixels = keras.Input((SIZE, SIZE, 3))
+    for group, count in enumerate(CONVOLUTIONS["darknet19"][:5]):
+        for number in range(1, count + 1):
+            name = f"b{group}_conv{number}" if group else "conv1"
+            filters = max(8, 2**group) // (1 if number % 2 else 2)
+            x = layers.Conv2D(filters, 3 if number % 2 else 1, padding="same", name=name)(x)
+            x = layers.LeakyReLU(negative_slope=0.1)(layers.BatchNormalization(name=f"{name}_bn")(x))
+        if group < 4:
+            x = layers.MaxPooling2D(2, 2, "same")(x)
+    theirs = keras.Model(pixels, x)
+    unsettle(theirs)
+    assert_same_features("darknet19", theirs, images, tmp_path)
+
+
+def assert_same_features(backbone: str, theirs: keras.Model, images: np.ndarray, folder: Path) -> None:
+    theirs.save(folder / "theirs.hdf5")
+    model = detector.build(tiny(backbone), 1)
+    taken = weights.load_by_name(model, folder / "theirs.hdf5")
+    assert taken.origin == "TLT"
+    assert taken.mismatched == taken.unused == ()
+    expected = theirs(bgr(images))
+    got = model.trunk(images)["features"]
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4 * float(np.abs(expected).max()))
+
+
+def keras_resnet(blocks: tuple[int, ...]) -> Iterator[str]:
+    yield from ("conv1_conv", "conv1_bn")
+    for stage, count in enumerate(blocks, 2):
+        for block in range(1, count + 1):
+            for part in range(0 if block == 1 else 1, 4):
+                yield from (f"conv{stage}_block{block}_{part}_{kind}" for kind in ("conv", "bn"))
+
+
+def tlt_resnet(blocks: tuple[int, ...], convolutions: int, first_shortcut: int = 1) -> Iterator[str]:
+    yield from ("conv1", "bn_conv1")
+    for stage, count in enumerate(blocks, 1):
+        for letter in ascii_lowercase[:count]:
+            parts = [str(number + 1) for number in range(convolutions)]
+            parts += ["shortcut"] if letter == "a" and stage >= first_shortcut else []
+            yield from (f"block_{stage}{letter}_{kind}_{part}" for part in parts for kind in ("conv", "bn"))
+
+
+def tlt_darknet53() -> Iterator[str]:
+    names = [f"conv{number}" for number in range(1, 7)]
+    for group, count in enumerate((1, 2, 8, 8, 4), 1):
+        names += [f"b{group}_conv{block}_{part}" for block in range(1, count + 1) for part in (1, 2)]
+    yield from names
+    yield from (f"{name}_bn" for name in names)
+
+
+def tlt_googlenet() -> Iterator[str]:
+    for name in ("conv1", "conv2_reduce", "conv2"):
+        yield from (name, f"bn_{name}")
+    for block in ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b"):
+        for branch in ("1x1", "3x3_reduce", "3x3", "5x5_reduce", "5x5", "pool_proj"):
+            yield from (f"inception_{block}_{branch}", f"inception_{block}_{branch}_bn")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "names"),
+    [
+        ("resnet50", keras_resnet((3, 4, 6, 3))),
+        ("resnet101", keras_resnet((3, 4, 23, 3))),
+        ("resnet10", tlt_resnet((1, 1, 1, 1), 2, first_shortcut=2)),
+        ("resnet34", tlt_resnet((3, 4, 6, 3), 2, first_shortcut=2)),
+        ("resnet50", tlt_resnet((3, 4, 6, 3), 3)),
+        ("darknet53", tlt_darknet53()),
+        ("googlenet", tlt_googlenet()),
+    ],
+)
+def test_every_layer_of_ours_is_one_of_theirs(backbone: str, names: Iterator[str]) -> None:
+    theirs = list(names)
+    naming = weight_names.naming(backbone, theirs)
+    model = detector.build(tiny(backbone), 1)
+    mine = {layer.name for layer in weights.layers_of(model)} - DETECTOR
+    assert sorted(str(naming.ours(name)) for name in theirs) == sorted(mine)
+
+
+def test_a_bias_before_no_normalisation_is_not_dropped_in_silence(tmp_path: Path) -> None:
+    pixels = keras.Input((SIZE, SIZE, 3))
+    x = layers.Conv2D(8, 7, 2, "same", name="conv1")(pixels)
+    x = layers.Conv2D(8, 3, padding="same", name="block_1a_conv_1", use_bias=False)(x)
+    keras.Model(pixels, x).save(tmp_path / "plain.h5")
+    taken = weights.load_by_name(detector.build(tiny("resnet10"), 1), tmp_path / "plain.h5")
+    assert taken.loaded == ("stage1_block1_conv1",)
+    assert [text.split(" ")[0] for text in taken.mismatched] == ["stem_conv"]

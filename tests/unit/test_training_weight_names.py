@@ -1,0 +1,69 @@
+"""What the layers of other people's files are called here."""
+
+import pytest
+
+from tlt_runner.training import weight_names
+
+KERAS_RESNET = ["conv1_conv", "conv1_bn", "conv2_block1_0_conv"]
+TLT_RESNET = ["conv1", "bn_conv1", "block_1a_conv_1"]
+EARLY_KERAS = ["conv1", "bn_conv1", "res2a_branch2a"]
+DARKNET53 = ["conv1", "conv2", "b1_conv1_1"]
+DARKNET19 = ["conv1", "b1_conv1"]
+GOOGLENET = ["conv1", "bn_conv1", "conv2_reduce"]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "file", "theirs", "ours"),
+    [
+        ("resnet50", KERAS_RESNET, "conv1_conv", "stem_conv"),
+        ("resnet50", KERAS_RESNET, "conv1_bn", "stem_bn"),
+        ("resnet50", KERAS_RESNET, "conv2_block1_0_conv", "stage1_block1_shortcut"),
+        ("resnet50", KERAS_RESNET, "conv2_block1_0_bn", "stage1_block1_shortcut_bn"),
+        ("resnet101", KERAS_RESNET, "conv4_block23_3_conv", "stage3_block23_conv3"),
+        ("resnet101", KERAS_RESNET, "conv5_block3_2_bn", "stage4_block3_bn2"),
+        ("resnet50", KERAS_RESNET, "predictions", None),
+        ("resnet50", EARLY_KERAS, "bn_conv1", "stem_bn"),
+        ("resnet50", EARLY_KERAS, "res4f_branch2c", "stage3_block6_conv3"),
+        ("resnet50", EARLY_KERAS, "bn3a_branch1", "stage2_block1_shortcut_bn"),
+        ("resnet18", TLT_RESNET, "conv1", "stem_conv"),
+        ("resnet18", TLT_RESNET, "bn_conv1", "stem_bn"),
+        ("resnet18", TLT_RESNET, "block_2a_conv_shortcut", "stage2_block1_shortcut"),
+        ("resnet18", TLT_RESNET, "block_2a_bn_shortcut", "stage2_block1_shortcut_bn"),
+        ("resnet101", TLT_RESNET, "block_3w_bn_2", "stage3_block23_bn2"),
+        ("resnet18", TLT_RESNET, "head_fc20", None),
+        ("vgg16", ["block1_conv1"], "block5_conv3", "block5_conv3"),
+        ("vgg16", ["block_1a_conv_1"], "block_5c_conv_1", "block5_conv3"),
+        ("vgg19", ["block_1a_conv_1"], "block_3d_bn_1", "block3_conv4_bn"),
+        ("vgg16", ["block_1a_conv_1"], "fc1", None),
+        ("darknet53", DARKNET53, "conv1_bn", "group0_conv1_bn"),
+        ("darknet53", DARKNET53, "conv6", "group5_conv1"),
+        ("darknet53", DARKNET53, "b3_conv8_2_bn", "group3_block8_conv2_bn"),
+        ("darknet19", DARKNET19, "conv1", "group0_conv1"),
+        ("darknet19", DARKNET19, "b5_conv4_bn", "group5_conv4_bn"),
+        ("googlenet", GOOGLENET, "bn_conv2_reduce", "stem_conv2_reduce_bn"),
+        ("googlenet", GOOGLENET, "conv2", "stem_conv2"),
+        ("googlenet", GOOGLENET, "inception_4e_5x5_reduce_bn", "inception_4e_5x5_reduce_bn"),
+        ("googlenet", GOOGLENET, "output_fc", None),
+        ("mobilenet_v2", ["Conv1", "bn_Conv1"], "block_1_expand_BN", "block_1_expand_BN"),
+    ],
+)
+def test_a_layer_of_a_file_has_our_name(backbone: str, file: list[str], theirs: str, ours: str) -> None:
+    assert weight_names.naming(backbone, file).ours(theirs) == ours
+
+
+@pytest.mark.parametrize(
+    ("backbone", "file", "bgr"),
+    [
+        ("resnet50", KERAS_RESNET, True),
+        ("resnet50", EARLY_KERAS, True),
+        ("resnet18", TLT_RESNET, True),
+        ("vgg16", ["block1_conv1", "fc1"], True),
+        ("vgg16", ["block1_conv1", "rpn_conv"], False),
+        ("mobilenet_v1", ["conv1", "conv1_bn"], False),
+        ("efficientnet_b0", ["stem_conv"], False),
+    ],
+)
+def test_files_for_bgr_pixels_are_known_and_our_own_are_not_among_them(
+    backbone: str, file: list[str], bgr: bool
+) -> None:
+    assert weight_names.naming(backbone, file).bgr is bgr
