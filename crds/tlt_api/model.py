@@ -77,6 +77,9 @@ class Proposals(ApiModel):
     """Anchors of an image that the loss is taken over."""
     nms_overlap: OpenFraction = 0.7
     """IoU above which the lower-scored of two proposals is dropped."""
+    delta_scale: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """Factor on all offsets that the network learns (TLT: std_scaling). Ignored where the model comes from a
+    file."""
     training: ProposalCounts = ProposalCounts(pre_nms=2000, post_nms=500)
     """Counts in training."""
     inference: InferenceProposalCounts = InferenceProposalCounts()
@@ -92,11 +95,35 @@ class Proposals(ApiModel):
     )
 
 
+class DeltaScales(ApiModel):
+    """Factors on the offsets that the head learns: they bring them to about unit variance."""
+
+    x: Annotated[float, Field(gt=0, le=100)] = 10.0
+    """Of the centre, to the right, in widths of the proposal."""
+    y: Annotated[float, Field(gt=0, le=100)] = 10.0
+    """Of the centre, downwards, in heights of the proposal."""
+    w: Annotated[float, Field(gt=0, le=100)] = 5.0
+    """Of the width's logarithm."""
+    h: Annotated[float, Field(gt=0, le=100)] = 5.0
+    """Of the height's logarithm."""
+
+
 class Roi(ApiModel):
     """The head that classifies proposals."""
 
+    head: Literal["lastStage", "light"] = "lastStage"
+    """lastStage runs the backbone's last stage on every pooled proposal. light runs it once an image, thins
+    its features, and has one dense layer for a proposal: many times cheaper (docs/performance.md). Ignored
+    where the model comes from a file."""
+    head_stride: Literal[1, 2] | None = None
+    """Stride of the last stage on the pooled feature, with head lastStage; 2 where absent. 2 on poolSize 14
+    is the original C4, 1 on poolSize 7 TLT's, 2 on poolSize 7 the cheapest. vgg's last stage, dense layers,
+    has none. Ignored where the model comes from a file."""
     pool_size: Annotated[int, Field(ge=2, le=28)] = 7
-    """Side of the pooled feature of a proposal."""
+    """Side of the pooled feature of a proposal. Ignored where the model comes from a file."""
+    delta_scales: DeltaScales = DeltaScales()
+    """Factors on what the head learns of a box (TLT: classifier_regr_std). Ignored where the model comes
+    from a file."""
     mini_batch: Annotated[int, Field(ge=1, le=2048)] = 256
     """Proposals of an image that the head is trained on."""
     min_overlap: Fraction = 0.0
@@ -114,6 +141,12 @@ class Roi(ApiModel):
             check=lambda self: self.min_overlap < self.max_overlap,
             message="expected minOverlap < maxOverlap",
             given=pair("minOverlap", "maxOverlap"),
+        ),
+        Rule(
+            cel="!(self.head == 'light' && has(self.headStride))",
+            check=lambda self: self.head != "light" or self.head_stride is None,
+            message="expected headStride with head lastStage only: the light head has no stage on proposals",
+            given="'headStride %s'.format([self.headStride])",
         ),
     )
 
@@ -187,7 +220,8 @@ class Model(ApiModel):
     pretrained_weights: PretrainedWeights | None = None
     """Weights to start from, loaded by name and shape."""
     from_: Annotated[ModelSource | None, Field(alias="from")] = None
-    """A whole model to start from, for example a pruned one. It keeps its architecture, anchors and head."""
+    """A whole model to start from, for example a pruned one. It keeps its architecture, anchors and head; the
+    outputs of classes that it does not have are initialised anew."""
     freeze_blocks: Annotated[list[Annotated[int, Field(ge=0, le=13)]], Field(max_length=14)] = []
     """Blocks of the backbone that are not trained, numbered as in TLT (docs/adr/0009-backbones.md): 0 is the
     stem, of resnet with the first stage; vgg begins at 1."""
@@ -216,6 +250,14 @@ class Model(ApiModel):
             check=lambda self: self.from_ is None or not self.anchors.auto,
             message="expected anchors.auto without from: a whole model brings its anchors along",
             given="'both'",
+        ),
+        Rule(
+            cel="!(self.backbone.startsWith('vgg') && has(self.roi.headStride)) || has(self.from)",
+            check=lambda self: (
+                not self.backbone.startswith("vgg") or self.roi.head_stride is None or self.from_ is not None
+            ),
+            message="expected no roi.headStride for vgg: its last stage is dense layers",
+            given="'headStride %s of %s'.format([self.roi.headStride, self.backbone])",
         ),
         Rule(
             cel=_freezable_cel(),

@@ -97,6 +97,18 @@ def refusal(cluster: ControlPlane, body: dict[str, Any], *flags: str) -> str:
         ),
         (
             TRAINING,
+            "spec.model.roi",
+            {"head": "light", "headStride": 1},
+            ["spec.model.roi", "expected headStride with head lastStage only", "got headStride 1"],
+        ),
+        (
+            TRAINING,
+            "spec.model",
+            {"backbone": "vgg16", "roi": {"headStride": 1}},
+            ["spec.model", "expected no roi.headStride for vgg", "got headStride 1 of vgg16"],
+        ),
+        (
+            TRAINING,
             "spec.model.from",
             {},
             ["spec.model.from", "expected exactly one of trainingJobRef, pruneJobRef, uri"],

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from tlt_runner.detector import boxes
 
+SCALES = (10.0, 10.0, 5.0, 5.0)
 SIDES = st.floats(1, 200, width=32)
 
 
@@ -23,7 +24,7 @@ def test_iou_of_padding_boxes_is_zero() -> None:
 def test_offsets_are_in_units_of_the_reference_and_scaled() -> None:
     reference = np.array([[0, 0, 10, 20]], np.float32)
     box = np.array([[5, 0, 25, 20]], np.float32)  # centre 10 lower, twice as high
-    deltas = boxes.encode(box, reference, boxes.HEAD_SCALES)
+    deltas = boxes.encode(box, reference, SCALES)
     np.testing.assert_allclose(deltas, [[10 * 1.0, 0, 5 * np.log(2), 0]], rtol=1e-6, atol=1e-6)
 
 
@@ -33,13 +34,13 @@ def test_decoding_inverts_encoding(of_box: tuple[float, ...], of_reference: tupl
     box, reference = (np.array([[y, x, y + h, x + w]], np.float32) for y, x, h, w in (of_box, of_reference))
     if max(of_box[2] / of_reference[2], of_box[3] / of_reference[3]) > 60:
         return  # beyond the largest ratio that decoding allows
-    again = boxes.decode(boxes.encode(box, reference, boxes.HEAD_SCALES), reference, boxes.HEAD_SCALES)
+    again = boxes.decode(boxes.encode(box, reference, SCALES), reference, SCALES)
     np.testing.assert_allclose(again, box, rtol=1e-3, atol=2e-2)
 
 
 def test_a_wild_prediction_stays_finite() -> None:
     reference = np.array([[0, 0, 16, 16]], np.float32)
-    decoded = boxes.decode(np.array([[0, 0, 1e4, 1e4]], np.float32), reference)
+    decoded = boxes.decode(np.array([[0, 0, 1e4, 1e4]], np.float32), reference, (1.0,) * 4)
     np.testing.assert_allclose(decoded[0, 2] - decoded[0, 0], 1000, rtol=1e-2)
 
 

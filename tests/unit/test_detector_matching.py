@@ -1,14 +1,21 @@
 """Targets of both stages, worked out by hand."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
-from tlt_api.model import Proposals, Roi
+from tlt_api.model import DeltaScales, Proposals, Roi
 from tlt_runner.detector import matching
+from tlt_runner.detector.config import DetectorConfig
 
 ANCHORS = np.array([[0, 0, 10, 10], [0, 4, 10, 14], [0, 8, 10, 18], [50, 50, 60, 60]], np.float32)
 OBJECT = np.array([[[0, 0, 10, 10], [0, 0, 0, 0]]], np.float32)
 CLASSES = np.array([[1, -1]], np.int32)
+
+
+def config(**changes: Any) -> DetectorConfig:
+    return DetectorConfig(class_names=["a", "b", "c"], height=64, width=64, **changes)
 
 
 def draws() -> keras.random.SeedGenerator:
@@ -17,7 +24,7 @@ def draws() -> keras.random.SeedGenerator:
 
 def test_anchors_are_positive_ignored_or_negative_by_overlap() -> None:
     # IoU with the object: 1, 60/140 = 0.43, 20/180 = 0.11, 0
-    targets = matching.anchor_targets(ANCHORS, OBJECT, CLASSES, Proposals(), draws())
+    targets = matching.anchor_targets(config(), ANCHORS, OBJECT, CLASSES, draws())
     np.testing.assert_array_equal(targets.positive, [[1, 0, 0, 0]])
     np.testing.assert_array_equal(targets.sampled, [[1, 0, 1, 1]])
     np.testing.assert_allclose(targets.deltas[0, 0], [0, 0, 0, 0], atol=1e-6)
@@ -25,20 +32,21 @@ def test_anchors_are_positive_ignored_or_negative_by_overlap() -> None:
 
 def test_an_object_that_no_anchor_covers_gets_the_best_one() -> None:
     small = np.array([[[0, 4, 4, 8]]], np.float32)  # IoU 0.16 with the first two anchors
-    targets = matching.anchor_targets(ANCHORS, small, np.array([[0]], np.int32), Proposals(), draws())
+    targets = matching.anchor_targets(config(), ANCHORS, small, np.array([[0]], np.int32), draws())
     np.testing.assert_array_equal(targets.positive, [[1, 1, 0, 0]])
 
 
 def test_an_image_without_objects_has_only_negatives() -> None:
     nothing = np.array([[-1, -1]], np.int32)
-    targets = matching.anchor_targets(ANCHORS, OBJECT, nothing, Proposals(), draws())
+    targets = matching.anchor_targets(config(), ANCHORS, OBJECT, nothing, draws())
     np.testing.assert_array_equal(targets.positive, np.zeros((1, 4)))
     np.testing.assert_array_equal(targets.sampled, np.ones((1, 4)))
 
 
 def test_the_mini_batch_is_at_most_half_positive_and_filled_with_negatives() -> None:
     many = np.concatenate([np.tile(ANCHORS[:1], (30, 1)), np.tile(ANCHORS[3:], (70, 1))])
-    targets = matching.anchor_targets(many, OBJECT, CLASSES, Proposals(mini_batch=20), draws())
+    of_twenty = config(proposals=Proposals(mini_batch=20))
+    targets = matching.anchor_targets(of_twenty, many, OBJECT, CLASSES, draws())
     assert float(np.sum(targets.positive)) == 10
     assert float(np.sum(targets.sampled)) == 20
 
@@ -47,11 +55,11 @@ def test_draws_differ_between_steps_and_repeat_for_the_same_step() -> None:
     from tlt_runner.detector.draws import StepDraws
 
     many = np.tile(ANCHORS[3:], (100, 1))
-    spec = Proposals(mini_batch=10)
+    of_ten = config(proposals=Proposals(mini_batch=10))
 
     def sampled(step: int) -> np.ndarray:
         draw = StepDraws(1, np.int64(step))
-        return np.asarray(matching.anchor_targets(many, OBJECT, CLASSES, spec, draw).sampled)
+        return np.asarray(matching.anchor_targets(of_ten, many, OBJECT, CLASSES, draw).sampled)
 
     np.testing.assert_array_equal(sampled(3), sampled(3))
     assert (sampled(3) != sampled(4)).any()
@@ -60,8 +68,8 @@ def test_draws_differ_between_steps_and_repeat_for_the_same_step() -> None:
 def test_proposals_take_class_and_offsets_of_their_object() -> None:
     proposals = np.array([[[0, 0, 10, 10], [0, 1, 10, 11], [50, 50, 60, 60], [0, 0, 0, 0]]], np.float32)
     valid = np.array([[True, True, True, False]])
-    spec = Roi(mini_batch=4, positive_fraction=0.5, ground_truth_as_roi=False)
-    targets = matching.roi_targets(proposals, valid, OBJECT, CLASSES, spec, 3, draws())
+    spec = config(roi=Roi(mini_batch=4, positive_fraction=0.5, ground_truth_as_roi=False))
+    targets = matching.roi_targets(spec, proposals, valid, OBJECT, CLASSES, draws())
     by_box = {tuple(box): index for index, box in enumerate(np.asarray(targets.boxes)[0].tolist())}
     exact, shifted, far = by_box[(0, 0, 10, 10)], by_box[(0, 1, 10, 11)], by_box[(50, 50, 60, 60)]
     classes, positive = np.asarray(targets.classes)[0], np.asarray(targets.positive)[0]
@@ -73,8 +81,8 @@ def test_proposals_take_class_and_offsets_of_their_object() -> None:
 
 def test_objects_join_the_proposals_when_asked_for() -> None:
     proposals = np.array([[[50, 50, 60, 60]]], np.float32)
-    spec = Roi(mini_batch=8, ground_truth_as_roi=True)
-    targets = matching.roi_targets(proposals, np.array([[True]]), OBJECT, CLASSES, spec, 3, draws())
+    spec = config(roi=Roi(mini_batch=8, ground_truth_as_roi=True))
+    targets = matching.roi_targets(spec, proposals, np.array([[True]]), OBJECT, CLASSES, draws())
     assert targets.boxes.shape == (1, 3, 4)
     assert float(np.sum(targets.positive)) == 1
     assert float(np.sum(targets.sampled)) == 2
@@ -82,7 +90,19 @@ def test_objects_join_the_proposals_when_asked_for() -> None:
 
 def test_positives_of_the_head_are_capped_by_their_fraction() -> None:
     proposals = np.concatenate([np.tile(ANCHORS[:1], (20, 1)), np.tile(ANCHORS[3:], (20, 1))])[None]
-    spec = Roi(mini_batch=16, positive_fraction=0.25, ground_truth_as_roi=False)
-    targets = matching.roi_targets(proposals, np.ones((1, 40), bool), OBJECT, CLASSES, spec, 3, draws())
+    spec = config(roi=Roi(mini_batch=16, positive_fraction=0.25, ground_truth_as_roi=False))
+    targets = matching.roi_targets(spec, proposals, np.ones((1, 40), bool), OBJECT, CLASSES, draws())
     assert float(np.sum(targets.positive)) == 4
     assert float(np.sum(targets.sampled)) == 16
+
+
+def test_targets_are_scaled_as_the_model_is_told() -> None:
+    scaled = config(
+        proposals=Proposals(delta_scale=2.0),
+        roi=Roi(mini_batch=1, ground_truth_as_roi=False, delta_scales=DeltaScales(x=3, y=4, w=1, h=1)),
+    )
+    lower = np.array([[1, 2, 11, 12]], np.float32)  # its object is a tenth higher and two tenths further left
+    of_anchors = matching.anchor_targets(scaled, lower, OBJECT, CLASSES, draws())
+    np.testing.assert_allclose(of_anchors.deltas[0, 0], [-0.2, -0.4, 0, 0], atol=1e-6)
+    of_rois = matching.roi_targets(scaled, lower[None], np.array([[True]]), OBJECT, CLASSES, draws())
+    np.testing.assert_allclose(of_rois.deltas[0, 0], [-0.4, -0.6, 0, 0], atol=1e-6)

@@ -12,10 +12,6 @@ from keras import ops
 Tensor = Any
 """A tensor of the Keras backend, symbolic or not."""
 
-HEAD_SCALES = (10.0, 10.0, 5.0, 5.0)
-"""Factors of the head's (dy, dx, dh, dw): its targets get about unit variance (Faster R-CNN, TLT)."""
-RPN_SCALES = (1.0, 1.0, 1.0, 1.0)
-"""The same of the region proposal network."""
 LARGEST_LOG_RATIO = 4.135
 """log(1000 / 16): a decoded side is at most 62.5 times its reference's, whatever the network says."""
 
@@ -37,11 +33,12 @@ def iou(left: Tensor, right: Tensor) -> Tensor:
     return intersection / ops.maximum(union, 1e-6)
 
 
-def encode(boxes: Tensor, references: Tensor, scales: tuple[float, ...] = RPN_SCALES) -> Tensor:
+def encode(boxes: Tensor, references: Tensor, scales: tuple[float, ...]) -> Tensor:
     """Offsets (dy, dx, dh, dw) [..., 4] that :func:`decode` turns back into ``boxes``.
 
-    Centres move in units of the reference's sides, sides by the logarithm of their ratio (R-CNN). Sides below
-    one thousandth of a pixel count as that, so padding boxes stay finite.
+    Centres move in units of the reference's sides, sides by the logarithm of their ratio (R-CNN); each offset
+    is multiplied by its scale. Sides below one thousandth of a pixel count as that, so padding boxes stay
+    finite.
     """
     cy, cx, h, w = _centre_and_sides(boxes)
     ry, rx, rh, rw = _centre_and_sides(references)
@@ -49,8 +46,8 @@ def encode(boxes: Tensor, references: Tensor, scales: tuple[float, ...] = RPN_SC
     return ops.stack([delta * scale for delta, scale in zip(deltas, scales, strict=True)], axis=-1)
 
 
-def decode(deltas: Tensor, references: Tensor, scales: tuple[float, ...] = RPN_SCALES) -> Tensor:
-    """Boxes [..., 4] from offsets [..., 4] and reference boxes [..., 4]."""
+def decode(deltas: Tensor, references: Tensor, scales: tuple[float, ...]) -> Tensor:
+    """Boxes [..., 4] from offsets [..., 4] and reference boxes [..., 4]; the inverse of :func:`encode`."""
     ry, rx, rh, rw = _centre_and_sides(references)
     cy = ry + deltas[..., 0] / scales[0] * rh
     cx = rx + deltas[..., 1] / scales[1] * rw

@@ -16,6 +16,14 @@ from tlt_api.model import Anchors, Backbone, Detections, Model, Proposals, Roi
 
 STRIDE = 16
 """Pixels of the network's input for one cell of the feature map."""
+HEAD_STRIDE = 2
+"""Of the backbone's last stage on pooled features, where the spec has none."""
+KEPT_OF_ROI = ("head", "head_stride", "pool_size", "delta_scales")
+"""What a retraining cannot choose anew."""
+
+
+Scales = tuple[float, float, float, float]
+"""Factors on the offsets (dy, dx, dh, dw) that are learnt."""
 
 
 class DetectorConfig(StatusModel):
@@ -39,8 +47,6 @@ class DetectorConfig(StatusModel):
     """Region proposal network."""
     roi: Roi = Roi()
     """Head."""
-    head_stride: int = 2
-    """Stride of the backbone's last stage on the pooled features; vgg's, two dense layers, has none."""
     detections: Detections = Detections()
     """Final detections."""
     max_objects: int = 100
@@ -72,13 +78,15 @@ class DetectorConfig(StatusModel):
     def retrained_by(self, model: Model, dataset: Dataset) -> Self:
         """This detector with what a retraining may choose anew.
 
-        Architecture, anchors, pooling and classes stay: the weights were made for them.
+        Architecture, anchors, head, factors on offsets and classes stay: the weights were made for them.
         """
+        roi = {name: getattr(self.roi, name) for name in KEPT_OF_ROI}
+        proposals = {"delta_scale": self.proposals.delta_scale}
         return self.model_copy(
             update={
                 "mode": dataset.image_size.mode,
-                "proposals": model.proposals,
-                "roi": model.roi.model_copy(update={"pool_size": self.roi.pool_size}),
+                "proposals": model.proposals.model_copy(update=proposals),
+                "roi": model.roi.model_copy(update=roi),
                 "detections": model.detections,
                 "max_objects": model.max_objects,
                 "freeze_blocks": model.freeze_blocks,
@@ -90,6 +98,22 @@ class DetectorConfig(StatusModel):
     def classes(self) -> int:
         """Number of classes, without background."""
         return len(self.class_names)
+
+    @property
+    def head_stride(self) -> int:
+        """Stride of the last stage on pooled features; the light head and vgg's have no use for it."""
+        return self.roi.head_stride or HEAD_STRIDE
+
+    @property
+    def head_scales(self) -> Scales:
+        """Factors on the head's (dy, dx, dh, dw)."""
+        scales = self.roi.delta_scales
+        return scales.y, scales.x, scales.h, scales.w
+
+    @property
+    def rpn_scales(self) -> Scales:
+        """The same of the region proposal network."""
+        return (self.proposals.delta_scale,) * 4
 
     @property
     def feature_height(self) -> int:

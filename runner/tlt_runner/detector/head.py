@@ -1,4 +1,4 @@
-"""The RoI head: the backbone's last stage on pooled features, its two outputs, and the final detections."""
+"""The RoI head: the backbone's last stage on pooled features, or the light one; and the final detections."""
 
 from __future__ import annotations
 
@@ -15,9 +15,25 @@ from tlt_runner.detector.backbones.layers import Layers
 from tlt_runner.detector.boxes import Tensor
 from tlt_runner.detector.config import DetectorConfig
 
+LIGHT_FILTERS, LIGHT_UNITS = 128, 1024
+"""Of the light head, before the width multiplier: channels that are pooled, units of the dense layer."""
 CANDIDATES_PER_DETECTION = 10
 MOST_CANDIDATES = 2000
 """Pairs of box and class that enter the final suppression at most; below TensorRT's limit of 3840."""
+
+
+def features_to_pool(config: DetectorConfig, make: Layers, features: Any) -> Any:
+    """What RoI pooling takes: the trunk's features [B, H, W, C], or what the light head makes of them.
+
+    Light-Head R-CNN (Li et al., 2017): the last stage runs once for all proposals, and its features are
+    thinned before they are pooled. Dense layers, vgg's last stage, cannot: there they are left out.
+    """
+    if config.roi.head != "light":
+        return features
+    family = FAMILIES[config.backbone]
+    x = features if family.dense_head else family.head_stage(config.backbone, make, features, 1)
+    x = make.norm(make.conv(x, "light_conv", make.filters(LIGHT_FILTERS), 1), "light_bn")
+    return layers.ReLU(name="light_relu")(x)
 
 
 def build(config: DetectorConfig, make: Layers, channels: int) -> keras.Model:
@@ -25,9 +41,15 @@ def build(config: DetectorConfig, make: Layers, channels: int) -> keras.Model:
 
     Background is the last class.
     """
-    size = config.roi.pool_size
+    size, family = config.roi.pool_size, FAMILIES[config.backbone]
     pooled = keras.Input((size, size, channels), name="pooled")
-    x = FAMILIES[config.backbone].head_stage(config.backbone, make, pooled, config.head_stride)
+    if config.roi.head == "light":
+        x = layers.Flatten(name="light_flatten")(pooled)
+        initializer = keras.initializers.HeNormal(seed=make.seed())
+        units = make.filters(LIGHT_UNITS)
+        x = layers.Dense(units, activation="relu", kernel_initializer=initializer, name="light_dense")(x)
+    else:
+        x = family.head_stage(config.backbone, make, pooled, config.head_stride)
     if len(x.shape) == 4:
         x = layers.GlobalAveragePooling2D(name="head_pool")(x)
     return _with_outputs(config, make, pooled, x)
@@ -79,7 +101,7 @@ def detect(
     boxes = box_ops.decode(
         box_ops.gather(ops.reshape(deltas, (-1, pairs, 4)), pair),
         box_ops.gather(proposals, roi_of),
-        box_ops.HEAD_SCALES,
+        config.head_scales,
     )
     boxes = box_ops.clip(boxes, config.height, config.width)
     confident = scores >= config.detections.score_threshold

@@ -50,11 +50,11 @@ def losses(
     out = model.trunk(images, training=True)
     with keras.name_scope("targets"):
         reference = ops.convert_to_tensor(anchors(config))
-        of_anchors = matching.anchor_targets(reference, boxes, classes, config.proposals, random)
+        of_anchors = matching.anchor_targets(config, reference, boxes, classes, random)
     with keras.name_scope("proposals"):
         proposals, valid = rpn.propose(config, out["objectness"], out["deltas"], config.proposals.training)
     with keras.name_scope("targets"):
-        of_rois = matching.roi_targets(proposals, valid, boxes, classes, config.roi, config.classes, random)
+        of_rois = matching.roi_targets(config, proposals, valid, boxes, classes, random)
     logits, deltas = model.classify(out["features"], of_rois.boxes, training=True)
     size = min(config.proposals.mini_batch, config.anchor_count)
     with keras.name_scope("losses"):

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import keras
 from keras import ops
 
-from tlt_api.model import Proposals, Roi
 from tlt_runner.detector import boxes as box_ops
 from tlt_runner.detector.boxes import Tensor
+from tlt_runner.detector.config import DetectorConfig
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,11 @@ class RoiTargets:
 
 
 def anchor_targets(
-    anchors: Tensor, boxes: Tensor, classes: Tensor, spec: Proposals, random: keras.random.SeedGenerator
+    config: DetectorConfig,
+    anchors: Tensor,
+    boxes: Tensor,
+    classes: Tensor,
+    random: keras.random.SeedGenerator,
 ) -> AnchorTargets:
     """Match anchors to objects and draw the mini-batch, at most half of it objects.
 
@@ -60,13 +64,13 @@ def anchor_targets(
     part: on small images they are most of the anchors (TLT gives them IoU 0).
 
     Args:
+        config: Overlaps, size of the mini-batch, factors on offsets.
         anchors: [N, 4].
         boxes: Objects [B, G, 4].
         classes: [B, G] int32, -1 in padding.
-        spec: Overlaps and size of the mini-batch.
         random: Source of the draw.
     """
-    real = classes >= 0
+    spec, real = config.proposals, classes >= 0
     overlaps = box_ops.iou(anchors[None], boxes) * ops.cast(real, "float32")[:, None, :]
     best = ops.max(overlaps, axis=2)
     best_of_object = ops.max(overlaps, axis=1, keepdims=True)
@@ -78,31 +82,29 @@ def anchor_targets(
     return AnchorTargets(
         positive=ops.cast(positive, "float32"),
         sampled=ops.cast(ops.logical_or(positive, negative), "float32"),
-        deltas=box_ops.encode(matched, anchors[None], box_ops.RPN_SCALES),
+        deltas=box_ops.encode(matched, anchors[None], config.rpn_scales),
     )
 
 
 def roi_targets(
+    config: DetectorConfig,
     proposals: Tensor,
     valid: Tensor,
     boxes: Tensor,
     classes: Tensor,
-    spec: Roi,
-    background: int,
     random: keras.random.SeedGenerator,
 ) -> RoiTargets:
     """Match proposals to objects and draw the mini-batch, at most spec.positive_fraction of it objects.
 
     Args:
+        config: Classes, overlaps, size of the mini-batch, whether objects are added to the proposals.
         proposals: [B, R, 4].
         valid: [B, R] bool, which of them are proposals.
         boxes: Objects [B, G, 4].
         classes: [B, G] int32, -1 in padding.
-        spec: Overlaps, size of the mini-batch, and whether objects are added to the proposals.
-        background: Class of background: the number of classes.
         random: Source of the draw.
     """
-    real = classes >= 0
+    spec, real = config.roi, classes >= 0
     if spec.ground_truth_as_roi:
         proposals = ops.concatenate([proposals, boxes], axis=1)
         valid = ops.concatenate([valid, real], axis=1)
@@ -119,10 +121,10 @@ def roi_targets(
     match = box_ops.gather(ops.cast(ops.argmax(overlaps, axis=2), "int32"), chosen)
     return RoiTargets(
         boxes=proposals,
-        classes=ops.where(positive, ops.cast(box_ops.gather(classes, match), "int32"), background),
+        classes=ops.where(positive, ops.cast(box_ops.gather(classes, match), "int32"), config.classes),
         positive=ops.cast(positive, "float32"),
         sampled=ops.cast(ops.logical_or(positive, negative), "float32"),
-        deltas=box_ops.encode(box_ops.gather(boxes, match), proposals, box_ops.HEAD_SCALES),
+        deltas=box_ops.encode(box_ops.gather(boxes, match), proposals, config.head_scales),
     )
 
 

@@ -34,7 +34,7 @@ class FasterRCNN(keras.Model):
 
     Attributes:
         config: What it detects, and how.
-        trunk: Functional graph: images [B, H, W, 3] (RGB, 0 to 255) to {features [B, H/16, W/16, C],
+        trunk: Functional graph: images [B, H, W, 3] (RGB, 0 to 255) to {features [B, H/16, W/16, C] to pool,
             objectness [B, N] logits, deltas [B, N, 4]}; pixels are normalised inside.
         head: Functional graph: pooled features [M, P, P, C] to {classes [M, K + 1] logits with
             background last, deltas [M, K, 4]}.
@@ -106,10 +106,10 @@ def build(config: DetectorConfig, seed: int) -> FasterRCNN:
     images = keras.Input((config.height, config.width, 3), name="images")
     features = family.trunk(config.backbone, make, _normalised(family, images))
     objectness, deltas = rpn.add_layers(config, make, features)
-    trunk = keras.Model(
-        images, {"features": features, "objectness": objectness, "deltas": deltas}, name="trunk"
-    )
-    return FasterRCNN(config, trunk, head.build(config, make, features.shape[-1]))
+    to_pool = head.features_to_pool(config, make, features)
+    outputs = {"features": to_pool, "objectness": objectness, "deltas": deltas}
+    trunk = keras.Model(images, outputs, name="trunk")
+    return FasterRCNN(config, trunk, head.build(config, make, to_pool.shape[-1]))
 
 
 def _normalised(family: Family, images: Any) -> Any:

@@ -61,7 +61,7 @@ def propose(
     """
     scores, indices = ops.top_k(ops.stop_gradient(objectness), min(counts.pre_nms, config.anchor_count))
     references = ops.take(ops.convert_to_tensor(anchors(config)), indices, axis=0)
-    boxes = box_ops.decode(box_ops.gather(ops.stop_gradient(deltas), indices), references)
+    boxes = box_ops.decode(box_ops.gather(ops.stop_gradient(deltas), indices), references, config.rpn_scales)
     boxes = box_ops.clip(boxes, config.height, config.width)
     sides = boxes[..., 2:] - boxes[..., :2]
     valid = ops.all(sides > SMALLEST_SIDE, axis=-1)

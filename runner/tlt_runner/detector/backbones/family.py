@@ -28,6 +28,7 @@ class Family:
         trunk: ``(name, make, pixels)``: pixels [B, H, W, 3] to features [B, H/16, W/16, C].
         head_stage: ``(name, make, pooled, stride)``: pooled features [M, P, P, C] to [M, p, p, D] of the
             last stage, which strides by ``stride``, or to vectors [M, D].
+        dense_head: Whether the last stage is dense layers, which run on pooled features only.
         block_of: The freezable block of a layer, by its name; None for layers of none.
         pixel_mean: Subtracted from RGB 0 to 255, inside the graph.
         pixel_scale: Factor after that.
@@ -40,3 +41,4 @@ class Family:
     block_of: Callable[[str], int | None]
     pixel_mean: Channels = IMAGENET_MEAN
     pixel_scale: Channels | None = None
+    dense_head: bool = False

@@ -61,4 +61,4 @@ def _block_of(layer: str) -> int | None:
     return int(block[1]) if block else None
 
 
-FAMILY = Family(tuple(CONVOLUTIONS), range(1, 6), _trunk, _head_stage, _block_of)
+FAMILY = Family(tuple(CONVOLUTIONS), range(1, 6), _trunk, _head_stage, _block_of, dense_head=True)
