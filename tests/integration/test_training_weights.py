@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from keras import layers
 
+from tlt_api.failures import Reason
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
+from tlt_runner.errors import RunnerError
 from tlt_runner.training import weight_names, weights
 
 SIZE = 64
@@ -220,3 +222,13 @@ def test_a_bias_before_no_normalisation_is_not_dropped_in_silence(tmp_path: Path
     taken = weights.load_by_name(detector.build(tiny("resnet10"), 1), tmp_path / "plain.h5")
     assert taken.loaded == ("stage1_block1_conv1",)
     assert [text.split(" ")[0] for text in taken.mismatched] == ["stem_conv"]
+
+
+def test_a_network_that_is_not_ours_is_refused_and_named(tmp_path: Path) -> None:
+    pixels = keras.Input((SIZE, SIZE, 3))
+    x = layers.Conv2D(8, 7, 2, name="conv1_conv")(pixels)
+    x = layers.BatchNormalization(name="conv2_block1_preact_bn")(x)
+    keras.Model(pixels, x).save(tmp_path / "resnet50v2.keras")
+    with pytest.raises(RunnerError, match="ResNet V2") as caught:
+        weights.load_by_name(detector.build(tiny("resnet50"), 1), tmp_path / "resnet50v2.keras")
+    assert caught.value.reason == Reason.MODEL_MISMATCH

@@ -22,6 +22,7 @@ GOOGLENET = ["conv1", "bn_conv1", "conv2_reduce"]
         ("resnet101", KERAS_RESNET, "conv4_block23_3_conv", "stage3_block23_conv3"),
         ("resnet101", KERAS_RESNET, "conv5_block3_2_bn", "stage4_block3_bn2"),
         ("resnet50", KERAS_RESNET, "predictions", None),
+        ("resnet50", [*KERAS_RESNET, "conv2_block1_preact_bn"], "conv2_block1_0_conv", None),
         ("resnet50", EARLY_KERAS, "bn_conv1", "stem_bn"),
         ("resnet50", EARLY_KERAS, "res4f_branch2c", "stage3_block6_conv3"),
         ("resnet50", EARLY_KERAS, "bn3a_branch1", "stage2_block1_shortcut_bn"),

@@ -62,6 +62,10 @@ def _same(name: str) -> str | None:
     return name
 
 
+def _none(name: str) -> str | None:
+    return None
+
+
 def _keras_resnet(name: str) -> str | None:
     found = re.fullmatch(r"conv([2-5])_block(\d+)_([0-3])_(conv|bn)", name)
     if found is None:
@@ -136,6 +140,9 @@ _KERAS_CAVEAT = f"{_RESNET_CAVEAT}; its stem pads a pixel more at the top left"
 OWN = Naming("this product", "rpn_conv", _same)
 _BY_FAMILY = {
     "resnet": (
+        Naming(
+            "Keras V2", "conv2_block1_preact_bn", _none, caveat="ResNet V2 normalises before it convolves"
+        ),
         Naming("Keras", "conv1_conv", _keras_resnet, True, 1.001e-5, _KERAS_CAVEAT),
         Naming("early Keras", "res2a_branch2a", _early_keras_resnet, True, KERAS_2_EPSILON, _KERAS_CAVEAT),
         Naming(

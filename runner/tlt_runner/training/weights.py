@@ -169,7 +169,8 @@ def _report(taken: Taken, path: Path, naming: Naming) -> None:
             Reason.MODEL_MISMATCH,
             f"spec.model.pretrainedWeights: no layer of {path.name} has name and shapes of the model's; "
             f"the model has {', '.join(taken.missing[:3]) or taken.mismatched[0]} ..., "
-            f"the file {', '.join(taken.unused[:3]) or 'none'} ...",
+            f"the file {', '.join(taken.unused[:3]) or 'none'} ..."
+            + (f"; it is of another network: {naming.caveat}" if naming.caveat else ""),
         )
     log.info("pretrained weights %s, named as by %s: %s", path.name, taken.origin, taken.summary)
     for what, names in (
