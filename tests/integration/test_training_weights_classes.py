@@ -140,6 +140,19 @@ def test_a_pruned_model_keeps_its_widths_and_is_pruned_again(given: FasterRCNN, 
     assert faster_rcnn.rebuild(model, again).count_params() < model.count_params()
 
 
+def test_a_light_head_is_retrained_for_other_classes(images: np.ndarray, tmp_path: Path) -> None:
+    roi = {**MODEL["roi"], "head": "light"}
+    spec = spec_of(BEFORE, roi=roi)
+    given = detector.build(DetectorConfig.from_spec(spec.model, spec.dataset), 3)
+    detector.save(given, tmp_path / "best.keras")
+    model = retrain(tmp_path / "best.keras", ["car", "van"])
+    assert model.config.roi.head == "light"
+    pooled = np.random.default_rng(2).normal(size=(2, *model.head.input.shape[1:])).astype(np.float32)
+    before, now = given.head(pooled)["classes"], model.head(pooled)["classes"]
+    np.testing.assert_allclose(now.numpy()[:, [0, 2]], before.numpy()[:, [1, 3]], rtol=1e-5)
+    assert model(images)["boxes"].shape == (1, 4, 4)
+
+
 def test_a_model_of_another_image_size_is_refused(file: Path) -> None:
     with pytest.raises(RunnerError, match="expected the model's 64 x 64 .* got 96 x 96") as caught:
         retrain(file, BEFORE, size=96)
