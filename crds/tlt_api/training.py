@@ -115,6 +115,9 @@ class Training(ApiModel):
     """Seed of initialisation, shuffling and augmentation."""
     checkpoint_interval: Annotated[int, Field(ge=1)] = 1
     """Epochs between checkpoints."""
+    keep_checkpoints: Annotated[int, Field(ge=0, le=100)] = 0
+    """Newest checkpoints that are kept as models of their own (epoch-0007.keras), besides best and last. Each
+    takes the room of a model, so by default there are none."""
     learning_rate: LearningRate = LearningRate()
     """Schedule."""
     optimizer: Optimizer = Optimizer()
