@@ -61,6 +61,18 @@ def exactly_one_of(*fields: str, hint: str) -> Rule:
     )
 
 
+def only_with(field: str, discriminator: str, *values: str) -> Rule:
+    """The rule of an optional field that only some kinds have a use for: elsewhere it is refused."""
+    wire, of = to_camel(field), to_camel(discriminator)
+    listed = ", ".join(f"'{value}'" for value in values)
+    return Rule(
+        cel=f"!has(self.{wire}) || self.{of} in [{listed}]",
+        check=lambda self: getattr(self, field) is None or getattr(self, discriminator) in values,
+        message=f"expected {wire} only with {of} {' or '.join(values)}, which has a use for it",
+        given=f"self.{of}",
+    )
+
+
 def pair(left: str, right: str) -> str:
     """The ``given`` of a rule that compares two numbers: both, by name."""
     return f"'{left} %s and {right} %s'.format([self.{left}, self.{right}])"

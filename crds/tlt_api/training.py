@@ -6,38 +6,74 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tlt_api.base import ApiModel, Rule, pair
+from tlt_api.base import ApiModel, Rule, only_with, pair
 from tlt_api.common import Fraction, OpenFraction
+
+_ANNEALING = "softStartAnnealing"
 
 
 class LearningRate(ApiModel):
-    """TLT's soft-start annealing: exponential rise, plateau, exponential fall, by progress 0 to 1."""
+    """The learning rate over the progress of training, 0 to 1.
 
-    schedule: Literal["softStartAnnealing"] = "softStartAnnealing"
+    softStartAnnealing (TLT): exponential rise from min to max, plateau, exponential fall to min.
+    cosine: rise in a line from min to max, then half a cosine down to min.
+    step: max times gamma for every stepSize of progress.
+    """
+
+    schedule: Literal["softStartAnnealing", "cosine", "step"] = "softStartAnnealing"
     """Name of the schedule."""
-    min: Annotated[float, Field(gt=0, le=10)] = 5.0e-6
-    """Learning rate at the start and at the end."""
     max: Annotated[float, Field(gt=0, le=10)] = 5.0e-4
-    """Learning rate of the plateau."""
-    soft_start: Fraction = 0.1
-    """Progress at which the rise ends."""
-    annealing: Fraction = 0.7
-    """Progress at which the fall begins."""
+    """Learning rate of the plateau; of the start with step."""
+    min: Annotated[float, Field(gt=0, le=10)] | None = None
+    """Learning rate at the start and at the end; by default a hundredth of max. Not with step."""
+    soft_start: Fraction | None = None
+    """Progress at which the rise ends, by default 0.1. Not with step."""
+    annealing: Fraction | None = None
+    """Progress at which the fall begins, by default 0.7. With softStartAnnealing only."""
+    gamma: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Factor of a step, by default 0.1. With step only."""
+    step_size: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Progress after which the rate falls, each time anew, by default 0.3. With step only."""
+    scaling: Literal["linear", "none"] = "linear"
+    """linear: the rate is for one replica (GPU) and is multiplied by their number (gpus times nodes), as the
+    batch is; none: it is taken as it stands."""
 
     rules = (
+        only_with("min", "schedule", _ANNEALING, "cosine"),
+        only_with("soft_start", "schedule", _ANNEALING, "cosine"),
+        only_with("annealing", "schedule", _ANNEALING),
+        only_with("gamma", "schedule", "step"),
+        only_with("step_size", "schedule", "step"),
         Rule(
-            cel="self.min <= self.max",
-            check=lambda self: self.min <= self.max,
+            cel="!has(self.min) || self.min <= self.max",
+            check=lambda self: self.min is None or self.min <= self.max,
             message="expected min <= max",
             given=pair("min", "max"),
         ),
         Rule(
-            cel="self.softStart <= self.annealing",
-            check=lambda self: self.soft_start <= self.annealing,
+            cel=f"self.schedule != '{_ANNEALING}' || (has(self.softStart) ? self.softStart : 0.1) <= "
+            "(has(self.annealing) ? self.annealing : 0.7)",
+            check=lambda self: self.schedule != _ANNEALING or self.rise_end <= self.fall_begin,
             message="expected softStart <= annealing: the fall begins after the rise has ended",
-            given=pair("softStart", "annealing"),
+            given="'softStart %s and annealing %s'.format([has(self.softStart) ? self.softStart : 0.1, "
+            "has(self.annealing) ? self.annealing : 0.7])",
         ),
     )
+
+    @property
+    def lowest(self) -> float:
+        """``min`` or its default."""
+        return self.max / 100 if self.min is None else self.min
+
+    @property
+    def rise_end(self) -> float:
+        """``soft_start`` or its default."""
+        return 0.1 if self.soft_start is None else self.soft_start
+
+    @property
+    def fall_begin(self) -> float:
+        """``annealing`` or its default."""
+        return 0.7 if self.annealing is None else self.annealing
 
 
 class Optimizer(ApiModel):

@@ -189,7 +189,7 @@ async def test_the_batch_is_halved_each_time_memory_runs_out(cluster: MemoryKube
 
 @play
 async def test_the_learning_rate_is_lowered_when_the_loss_was_nan(cluster: MemoryKube) -> None:
-    key = await started(cluster)
+    key = await started(cluster, training={"learningRate": {"min": 5e-6}})
     await fail(cluster, 1, 13)
     await fail(cluster, 2, 12)
     rate = run_spec(cluster, "traffic-train-3")["spec"]["training"]["learningRate"]
@@ -199,6 +199,14 @@ async def test_the_learning_rate_is_lowered_when_the_loss_was_nan(cluster: Memor
         "learningRate.max 0.0005 -> 5e-05",
         "batchSizePerGPU 4 -> 2",
     ]
+
+
+@play
+async def test_a_rate_without_a_lowest_is_lowered_by_its_highest(cluster: MemoryKube) -> None:
+    await started(cluster, training={"learningRate": {"schedule": "step", "max": 1e-3}})
+    await fail(cluster, 1, 13)
+    rate = run_spec(cluster, "traffic-train-2")["spec"]["training"]["learningRate"]
+    assert rate == {"schedule": "step", "max": pytest.approx(1e-4), "scaling": "linear"}
 
 
 @play

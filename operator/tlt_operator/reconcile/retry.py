@@ -115,6 +115,7 @@ def _remedied(spec: TrainingJobSpec, history: Sequence[Attempt] | None) -> Train
     if remedies.nan_loss == "LowerLearningRate":
         factor = 10.0 ** remedied.count(Reason.NAN_LOSS)
         rate = training.learning_rate
-        rate = rate.model_copy(update={"min": rate.min / factor, "max": rate.max / factor})
+        lowest = None if rate.min is None else rate.min / factor  # by default it follows max
+        rate = rate.model_copy(update={"min": lowest, "max": rate.max / factor})
         training = training.model_copy(update={"learning_rate": rate})
     return spec.model_copy(update={"training": training})

@@ -108,7 +108,8 @@ def _epoch(trainer: Trainer, work: Work, spec: Training, start: Position, watch:
             _settle(trainer, pending, totals, watch)
             _interrupt(work, start.model_copy(update={"step": step}))
         number = start.epoch * work.steps + step
-        rate = learning_rate(number / (spec.epochs * work.steps), spec.learning_rate)
+        progress = number / (spec.epochs * work.steps)
+        rate = learning_rate(progress, spec.learning_rate, trainer.replicas)
         figures = trainer.step(batch, number, rate)
         _settle(trainer, pending, totals, watch)  # of the step before: the device never waits for us
         step += 1

@@ -1,19 +1,54 @@
-"""TLT's soft-start annealing: the learning rate as a pure function of progress."""
+"""The learning rate as a pure function of progress; asked by the loop before every step."""
 
 from __future__ import annotations
+
+import math
 
 from tlt_api.training import LearningRate
 
 
-def learning_rate(progress: float, spec: LearningRate) -> float:
-    """The learning rate at a progress from 0 to 1.
+def learning_rate(progress: float, spec: LearningRate, replicas: int = 1) -> float:
+    """The learning rate at a progress from 0 to 1, of all replicas together.
 
-    It rises exponentially from min to max until spec.soft_start, stays, and falls exponentially back to min
-    from spec.annealing on.
+    Args:
+        progress: Share of the training that is done.
+        spec: The schedule, for one replica where its scaling is linear.
+        replicas: Devices that take a share of each batch.
     """
-    if progress < spec.soft_start:
-        return spec.min * (spec.max / spec.min) ** (progress / spec.soft_start)
-    if progress <= spec.annealing or spec.annealing >= 1.0:
-        return spec.max
-    fall = min(1.0, (progress - spec.annealing) / (1.0 - spec.annealing))
-    return spec.max * (spec.min / spec.max) ** fall
+    return _SCHEDULES[spec.schedule](min(max(progress, 0.0), 1.0), spec) * scale(spec, replicas)
+
+
+def scale(spec: LearningRate, replicas: int) -> int:
+    """What the spec's rate is multiplied by (Goyal et al. 2017: as the batch grows, so does the rate)."""
+    return replicas if spec.scaling == "linear" else 1
+
+
+def _soft_start_annealing(progress: float, spec: LearningRate) -> float:
+    """Exponentially from min to max, a plateau, exponentially back to min (TLT)."""
+    low, high = spec.lowest, spec.max
+    if progress < spec.rise_end:
+        return low * (high / low) ** (progress / spec.rise_end)
+    if progress <= spec.fall_begin or spec.fall_begin >= 1.0:
+        return high
+    return float(high * (low / high) ** ((progress - spec.fall_begin) / (1.0 - spec.fall_begin)))
+
+
+def _cosine(progress: float, spec: LearningRate) -> float:
+    """In a line from min to max, then half a cosine back to min (Loshchilov and Hutter 2017, no restarts)."""
+    low, high = spec.lowest, spec.max
+    if progress < spec.rise_end:
+        return low + (high - low) * progress / spec.rise_end
+    if spec.rise_end >= 1.0:
+        return high
+    fallen = (progress - spec.rise_end) / (1.0 - spec.rise_end)
+    return low + (high - low) * (1.0 + math.cos(math.pi * fallen)) / 2.0
+
+
+def _step(progress: float, spec: LearningRate) -> float:
+    """``max * gamma^floor(progress / stepSize)``; TLT forgot the floor."""
+    gamma = 0.1 if spec.gamma is None else spec.gamma
+    size = 0.3 if spec.step_size is None else spec.step_size
+    return float(spec.max * gamma ** math.floor(progress / size + 1e-9))
+
+
+_SCHEDULES = {"softStartAnnealing": _soft_start_annealing, "cosine": _cosine, "step": _step}

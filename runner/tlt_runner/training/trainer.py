@@ -6,6 +6,7 @@ are averaged.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import keras
@@ -15,6 +16,9 @@ from tlt_api.training import Optimizer, Training
 from tlt_runner.detector import losses
 from tlt_runner.detector.draws import StepDraws
 from tlt_runner.detector.model import FasterRCNN
+from tlt_runner.training import schedule
+
+log = logging.getLogger(__name__)
 
 FIGURES = ("total", "gradient_norm", "penalty", "rpn_objectness", "rpn_deltas", "head_classes", "head_deltas")
 """What a step returns, in this order."""
@@ -37,6 +41,14 @@ class Trainer:
             self.optimizer = _optimizer(spec.optimizer)
             self.optimizer.build(model.trainable_variables)
         self._compiled = tf.function(self._on_all_replicas)
+        factor = schedule.scale(spec.learning_rate, self.replicas)
+        if factor != 1:
+            log.info("the learning rate is %d times the spec's, as the batch is (scaling linear)", factor)
+
+    @property
+    def replicas(self) -> int:
+        """Devices that take a share of each batch."""
+        return int(self.strategy.num_replicas_in_sync)
 
     def step(self, batch: dict[str, Any], number: int, learning_rate: float) -> tf.Tensor:
         """Take one step.
