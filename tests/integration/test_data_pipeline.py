@@ -11,10 +11,11 @@ import tensorflow as tf
 from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
 from tlt_api.training import Augmentation
-from tlt_runner.data import parallel
+from tlt_runner.data import feeding, parallel
 from tlt_runner.data.pipeline import training_batches, validation_batches
 from tlt_runner.data.prepare import prepare
 from tlt_runner.data.records import Records
+from tlt_runner.data.share import Share
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Storage
 
@@ -272,3 +273,50 @@ def test_epochs_leave_no_threads_behind(records: Records) -> None:
         _epoch(records, epoch)
     feeding = [thread for thread in threading.enumerate() if thread.name.startswith("feed")]
     assert 0 < len(feeding) <= parallel.workers()
+
+
+@pytest.mark.parametrize("batch_size", [2, 4])
+@pytest.mark.parametrize("augmentation", [STILL, EVERYTHING])
+def test_workers_together_see_what_one_sees(
+    records: Records, augmentation: Augmentation, batch_size: int
+) -> None:
+    whole = _epoch(records, 2, batch_size=batch_size, augmentation=augmentation, first_batch=1)
+    shares = [
+        _epoch(
+            records,
+            2,
+            batch_size=batch_size,
+            augmentation=augmentation,
+            first_batch=1,
+            share=Share(index, 2),
+        )
+        for index in range(2)
+    ]
+    assert len(whole) == len(shares[0]) == len(shares[1])
+    for batch, *parts in zip(whole, *shares, strict=True):
+        for key, value in batch.items():
+            np.testing.assert_array_equal(np.concatenate([part[key] for part in parts]), value)
+
+
+def test_a_worker_decodes_its_own_images_only(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+    decode = feeding._decode
+    monkeypatch.setattr(
+        feeding, "_decode", lambda data, out=None: decoded.append(data) or decode(data, out=out)
+    )
+    _epoch(records, 0, share=Share(1, 2))
+    assert len(decoded) == len(set(decoded)) == 8
+
+
+def test_validation_images_are_shared_out_each_once(records: Records) -> None:
+    whole = [batch["id"].numpy().tolist() for batch in validation_batches(records, 2, 3)]
+    shares = [list(validation_batches(records, 4, 3, share=Share(index, 2))) for index in range(2)]
+    assert len(shares[0]) == len(shares[1]) == 2
+    seen = [
+        name
+        for batches in zip(*shares, strict=True)
+        for batch in batches
+        for name, valid in zip(batch["id"].numpy(), batch["valid"].numpy(), strict=True)
+        if valid
+    ]
+    assert seen == [name for ids in whole for name in ids if name]

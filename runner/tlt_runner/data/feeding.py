@@ -7,7 +7,7 @@ will lie, because copies of them are a fifth of the work (720p: 5.2 instead of 6
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -41,6 +41,21 @@ class Objects:
 
 
 @dataclass(frozen=True)
+class _Drawn:
+    """What happens to an image.
+
+    Attributes:
+        change: To the image, or to the mosaic.
+        four: The images of a mosaic by their places in the batch; empty where there is none.
+        quadrants: Where they go.
+    """
+
+    change: augment.Change
+    four: tuple[int, ...] = ()
+    quadrants: tuple[mosaic.Quadrant, ...] = ()
+
+
+@dataclass(frozen=True)
 class Feeder:
     """Makes training samples.
 
@@ -68,56 +83,66 @@ class Feeder:
         boxes: npt.NDArray[np.float32],
         classes: npt.NDArray[np.int32],
         places: npt.NDArray[np.int64],
+        own: npt.NDArray[np.int64],
     ) -> tuple[Pixels, npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """Decode images and change each of them.
+        """Decode images and change each of them; of a mosaic's batch only some.
 
         Args:
             encoded: JPEG data [B].
             boxes: [B, N, 4] yxyx, in pixels.
             classes: [B, N]; -1 where there is no object.
             places: Places in the epoch's order [B].
+            own: Which of the B to make samples of, [S]; the others are there for mosaics.
 
         Returns:
-            Images [B, H, W, 3], boxes [B, G, 4], classes [B, G], and objects left out [B, 2]: out of sight
+            Images [S, H, W, 3], boxes [S, G, 4], classes [S, G], and objects left out [S, 2]: out of sight
             or too small after the change, and beyond the G that there is room for.
         """
         cv2.setNumThreads(1)  # the executor's threads are enough
-        images = _aligned((len(places), self.height, self.width, 3))
+        images = _aligned((len(own), self.height, self.width, 3))
         objects = [
-            Objects(own[labels >= 0], labels[labels >= 0]) for own, labels in zip(boxes, classes, strict=True)
+            Objects(boxes_of[labels >= 0], labels[labels >= 0])
+            for boxes_of, labels in zip(boxes, classes, strict=True)
         ]
-        # A mosaic needs its images at once; otherwise each is decoded where it is used.
-        composing = self.augmentation.mosaic > 0 and len(places) >= mosaic.IMAGES
-        decoded = list(self.executor.map(_decode, encoded)) if composing else None
+        drawn = [self._draw(int(one), places) for one in own]
+        # What a mosaic takes is decoded at once; otherwise each image is decoded where it is used.
+        taken = sorted({one for each in drawn for one in each.four})
+        decoded = dict(zip(taken, self.executor.map(_decode, encoded[taken]), strict=True))
 
-        def make(index: int) -> Objects:
-            random = augment.generator(self.seed, self.epoch, int(places[index]))
-            change = augment.draw(self.augmentation, self.height, self.width, random)
-            if decoded is None:
-                image, own = _decode(encoded[index], out=images[index]), objects[index]
-            elif random.random() < self.augmentation.mosaic:
-                image, own = self._composed(index, decoded, objects, random)
+        def make(place: int) -> Objects:
+            index, each = int(own[place]), drawn[place]
+            if each.four:
+                image, found = self._composed(each, decoded, objects)
+            elif index in decoded:
+                image, found = decoded[index], objects[index]
             else:
-                image, own = decoded[index], objects[index]
-            augment.paint(image, change, out=images[index])
-            return self._changed(own, change)
+                image, found = _decode(encoded[index], out=images[place]), objects[index]
+            augment.paint(image, each.change, out=images[place])
+            return self._changed(found, each.change)
 
-        padded = [self._padded(made) for made in self.executor.map(make, range(len(places)))]
+        padded = [self._padded(made) for made in self.executor.map(make, range(len(own)))]
         made_boxes, made_classes, left_out = (np.stack(part) for part in zip(*padded, strict=True))
         return images, made_boxes, made_classes, left_out
 
-    def _composed(
-        self, index: int, images: Sequence[Pixels], objects: Sequence[Objects], random: np.random.Generator
-    ) -> tuple[Pixels, Objects]:
-        """A mosaic of the image and three others of its batch, anywhere in it."""
-        others = np.delete(np.arange(len(images)), index)
+    def _draw(self, index: int, places: npt.NDArray[np.int64]) -> _Drawn:
+        """What happens to the image at ``index`` of a batch; a mosaic takes three others, anywhere in it."""
+        random = augment.generator(self.seed, self.epoch, int(places[index]))
+        change = augment.draw(self.augmentation, self.height, self.width, random)
+        enough = self.augmentation.mosaic > 0 and len(places) >= mosaic.IMAGES
+        if not enough or random.random() >= self.augmentation.mosaic:
+            return _Drawn(change)
+        others = np.delete(np.arange(len(places)), index)
         four = random.permutation([index, *random.choice(others, mosaic.IMAGES - 1, replace=False)])
-        quadrants = mosaic.draw(self.height, self.width, random)
+        return _Drawn(change, tuple(four.tolist()), tuple(mosaic.draw(self.height, self.width, random)))
+
+    def _composed(
+        self, drawn: _Drawn, images: Mapping[int, Pixels], objects: Sequence[Objects]
+    ) -> tuple[Pixels, Objects]:
         boxes, kept = mosaic.move_boxes(
-            [objects[one].boxes for one in four], quadrants, self.augmentation.min_visible
+            [objects[one].boxes for one in drawn.four], drawn.quadrants, self.augmentation.min_visible
         )
-        classes = np.concatenate([objects[one].classes for one in four])
-        image = mosaic.paint([images[one] for one in four], quadrants)
+        classes = np.concatenate([objects[one].classes for one in drawn.four])
+        image = mosaic.paint([images[one] for one in drawn.four], drawn.quadrants)
         return image, Objects(boxes[kept], classes[kept], int(np.count_nonzero(~kept)))
 
     def _changed(self, objects: Objects, change: augment.Change) -> Objects:

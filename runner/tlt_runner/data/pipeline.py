@@ -19,6 +19,7 @@ from tlt_api.training import Augmentation
 from tlt_runner.data import mosaic, parallel, tfrecords
 from tlt_runner.data.feeding import PADDING_CLASS, Feeder
 from tlt_runner.data.records import Records
+from tlt_runner.data.share import WHOLE, Share
 from tlt_runner.errors import RunnerError
 
 SHUFFLE_BYTES = 64 << 20
@@ -37,17 +38,22 @@ def training_batches(
     max_objects: int,
     epoch: int,
     first_batch: int = 0,
+    share: Share = WHOLE,
 ) -> tf.data.Dataset:
     """One epoch of training images, shuffled and augmented; what fills no batch is left to other epochs.
 
+    Several workers read the same files in the same order, and each decodes the images of its share (and
+    those that a mosaic of it takes), so that together they see what one would.
+
     Args:
         records: Prepared data.
-        batch_size: Images of a batch, all replicas together (B).
+        batch_size: Images of a batch, all replicas of all workers together (B of a single worker).
         seed: With the epoch, what order and augmentation depend on.
         augmentation: Random changes.
         max_objects: Objects of an image at most (G).
         epoch: Number of the epoch.
         first_batch: Batches to leave out at the beginning, without decoding them; the others are the same.
+        share: What of a batch is this worker's; B is as many images.
 
     Returns:
         Batches of ``image`` uint8 [B, H, W, 3] RGB, ``boxes`` float32 [B, G, 4] yxyx pixels (zeros where
@@ -63,7 +69,7 @@ def training_batches(
         raise RunnerError(
             Reason.INVALID_SPEC,
             f"expected at least as many training images as a batch takes, got {manifest.training_images} "
-            f"images for batches of {batch_size} (batchSizePerGPU x GPUs)",
+            f"images for batches of {batch_size} (batchSizePerGPU x GPUs x nodes)",
             "Lower spec.training.batchSizePerGPU or add images.",
         )
     workers = parallel.workers()
@@ -76,12 +82,14 @@ def training_batches(
     if together > 1:
         data = data.unbatch().batch(together * batch_size)
     data = data.skip(first_batch // together)
+    own = share.places(batch_size, together)
     # Enough images at a time for all workers, and a batch that is being handed on.
-    calls = 1 + -(-workers // (together * batch_size))
-    data = data.map(partial(_load, feeder), num_parallel_calls=calls, deterministic=True)
+    calls = 1 + -(-workers // len(own))
+    data = data.map(partial(_load, feeder, own), num_parallel_calls=calls, deterministic=True)
+    size = share.size(batch_size)
     if together > 1:
-        data = data.unbatch().batch(batch_size, drop_remainder=True).skip(first_batch % together)
-    return data.map(partial(_with_static_shapes, batch_size)).prefetch(1)
+        data = data.unbatch().batch(size, drop_remainder=True).skip(first_batch % together)
+    return data.map(partial(_with_static_shapes, size)).prefetch(1)
 
 
 @cache
@@ -102,11 +110,18 @@ def _shuffled(records: Records, order: int) -> tf.data.Dataset:
     return data.shuffle(_shuffle_buffer(records), seed=order, reshuffle_each_iteration=False)
 
 
-def _load(feeder: Feeder, places: Any, serialized: Any) -> dict[str, Any]:
+def _load(feeder: Feeder, own: Any, places: Any, serialized: Any) -> dict[str, Any]:
+    """Samples of the images at ``own`` of a batch; only a mosaic takes from the others."""
+    own = tf.boolean_mask(
+        own, own < tf.size(places, tf.int64)
+    )  # several batches at once: the last ones may be fewer
+    if not feeder.augmentation.mosaic:
+        places, serialized = tf.gather(places, own), tf.gather(serialized, own)
+        own = tf.range(tf.size(places, tf.int64))
     parsed = tfrecords.parse_encoded(serialized)
     image, boxes, classes, left_out = tf.numpy_function(
         feeder.samples,
-        [parsed["encoded"], parsed["boxes"], parsed["classes"], places],
+        [parsed["encoded"], parsed["boxes"], parsed["classes"], places, own],
         [tf.uint8, tf.float32, tf.int32, tf.int32],
         stateful=False,
     )
@@ -115,7 +130,7 @@ def _load(feeder: Feeder, places: Any, serialized: Any) -> dict[str, Any]:
         "image": tf.ensure_shape(image, [None, feeder.height, feeder.width, 3]),
         "boxes": tf.ensure_shape(boxes, [None, room, 4]),
         "classes": tf.ensure_shape(classes, [None, room]),
-        "id": parsed["id"],
+        "id": tf.gather(parsed["id"], own),
         "left_out": tf.ensure_shape(left_out, [None, 2]),
     }
 
@@ -125,15 +140,16 @@ def _with_static_shapes(batch_size: int, batch: dict[str, Any]) -> dict[str, Any
 
 
 def validation_batches(
-    records: Records, batch_size: int, max_objects: int, limit: int | None = None
+    records: Records, batch_size: int, max_objects: int, limit: int | None = None, share: Share = WHOLE
 ) -> tf.data.Dataset:
     """The validation images in a fixed order, each once; the last batch is filled up with black images.
 
     Args:
         records: Prepared data.
-        batch_size: Images of a batch (B).
+        batch_size: Images of a batch, all workers together (B of a single worker).
         max_objects: Objects of an image at most (G).
         limit: Images at most; None means all.
+        share: What of a batch is this worker's; all have as many batches.
 
     Returns:
         Batches as :func:`training_batches` gives them, not augmented, with ``difficult`` bool [B, G],
@@ -146,22 +162,29 @@ def validation_batches(
     if limit is not None:
         images = min(images, limit)
         data = data.take(images)
+    missing = -images % batch_size
+    # What fills up is no record: an empty text, of which a blank image is made.
+    data = data.concatenate(tf.data.Dataset.from_tensors("").repeat(missing))
+    own = share.places(batch_size)
+    data = data.batch(batch_size, drop_remainder=True).map(lambda batch: tf.gather(batch, own)).unbatch()
 
     def load(serialized: Any) -> dict[str, Any]:
         sample = tfrecords.parse(serialized, manifest.height, manifest.width)
         return {**_fixed_shape(sample, max_objects), "valid": tf.constant(True)}
 
-    data = data.map(load, num_parallel_calls=parallel.workers(), deterministic=True)
-    missing = -images % batch_size
-    if missing:
-        blank = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), _without_strings(data))
-        blank |= {"id": tf.constant(""), "classes": tf.fill([max_objects], PADDING_CLASS)}
-        data = data.concatenate(tf.data.Dataset.from_tensors(blank).repeat(missing))
-    return data.batch(batch_size, drop_remainder=True).prefetch(2)
+    blank = _blank(data.map(load).element_spec)
+    data = data.map(
+        lambda serialized: tf.cond(tf.equal(serialized, ""), lambda: blank, lambda: load(serialized)),
+        num_parallel_calls=parallel.workers(),
+        deterministic=True,
+    )
+    return data.batch(share.size(batch_size), drop_remainder=True).prefetch(2)
 
 
-def _without_strings(data: tf.data.Dataset) -> dict[str, Any]:
-    return {key: spec for key, spec in data.element_spec.items() if spec.dtype != tf.string}
+def _blank(spec: dict[str, tf.TensorSpec]) -> dict[str, Any]:
+    """A black image without objects that is not valid."""
+    blank = {name: tf.zeros(one.shape, one.dtype) for name, one in spec.items() if one.dtype != tf.string}
+    return {**blank, "id": tf.constant(""), "classes": tf.fill(spec["classes"].shape, PADDING_CLASS)}
 
 
 def _shuffle_buffer(records: Records) -> int:
