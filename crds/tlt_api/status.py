@@ -129,15 +129,17 @@ class Progress(StatusModel):
     epochs: int | None = None
     """Epochs in all."""
     step: int | None = None
-    """Steps finished in this stage."""
+    """Steps finished in this stage; in training, in this epoch."""
+    steps: int | None = None
+    """Steps of an epoch."""
     loss: float | None = None
-    """Mean training loss of the last interval."""
+    """Mean training loss of the last steps, 50 at most."""
     learning_rate: float | None = None
     """Learning rate now."""
     images_per_second: float | None = None
     """Throughput of the last interval."""
     eta_seconds: int | None = None
-    """Estimated time to the end: of the run in training, else of the stage."""
+    """Estimated time to the end: of the run in training and evaluation, else of the stage."""
     last_update_time: Time | None = None
     """When this was written."""
 

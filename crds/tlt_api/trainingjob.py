@@ -6,6 +6,7 @@ from tlt_api.common import JobSpec
 from tlt_api.dataset import Dataset
 from tlt_api.model import Model
 from tlt_api.training import Evaluation, Training
+from tlt_api.visualization import Visualization
 
 
 class TrainingJobSpec(JobSpec):
@@ -19,3 +20,5 @@ class TrainingJobSpec(JobSpec):
     """The optimisation."""
     evaluation: Evaluation = Evaluation()
     """How the model is judged."""
+    visualization: Visualization = Visualization()
+    """What TensorBoard shows of validation images."""
