@@ -12,7 +12,7 @@ Boxes are float yxyx; there is no "+1" for pixels, unlike in the VOC development
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.integer]
 Method = Literal["area", "voc07"]
+
+Total = Callable[[FloatArray], FloatArray]
+"""Sums an array over all workers, in float32: scores are no finer, and counts are exact below 2^24."""
 
 TRUE_POSITIVE, FALSE_POSITIVE, IGNORED = 1, 0, -1
 
@@ -203,6 +206,33 @@ class Accumulator:
         self._found.append((outcome, scores[keep].astype(np.float64), classes[keep]))
         self._objects += np.bincount(true_classes[real & ~difficult], minlength=len(self._objects))
         self._images += 1
+
+    def merged(self, places: Sequence[int], count: int, total: Total) -> Accumulator:
+        """The images of all workers, in the order of one: what falls together is told apart by that order.
+
+        Every worker calls this with its own images and gets the same.
+
+        Args:
+            places: The place of each image added here, in the order in which they were added.
+            count: Places of all workers.
+            total: Sums an array over the workers.
+        """
+        sizes = np.zeros(count)
+        sizes[list(places)] = [len(scores) for _, scores, _ in self._found]
+        sizes = total(sizes).astype(np.int64)
+        ends = np.cumsum(sizes)
+        rows = np.zeros((int(sizes.sum()), 3))
+        for place, found in zip(places, self._found, strict=True):
+            rows[ends[place] - sizes[place] : ends[place]] = np.stack(found, axis=1)
+        rows = total(rows)
+        counts = total(np.array([*self._objects, self._images, self._non_finite])).astype(np.int64)
+        merged = Accumulator(self.class_names, self.iou_threshold)
+        merged._found = [
+            (rows[:, 0].astype(np.int8), rows[:, 1].astype(np.float64), rows[:, 2].astype(np.int64))
+        ]
+        merged._objects = counts[:-2]
+        merged._images, merged._non_finite = int(counts[-2]), int(counts[-1])
+        return merged
 
     def result(self, method: Method) -> Result:
         """The figures of the images added so far."""

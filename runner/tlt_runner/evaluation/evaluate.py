@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 
 from tlt_api.status import ClassMetric, Metrics
 from tlt_runner.data import geometry
-from tlt_runner.evaluation.average_precision import Accumulator, Method, Result
+from tlt_runner.data.share import Share
+from tlt_runner.evaluation.average_precision import Accumulator, Method, Result, Total
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +29,26 @@ Detect = Callable[[Images], Mapping[str, Any]]
 [B, D] (-1 is padding)."""
 
 
+@dataclass(frozen=True)
+class Shared:
+    """How several workers judge together, each its part of every batch.
+
+    Attributes:
+        share: This worker's part.
+        total: Sums an array over all workers.
+    """
+
+    share: Share
+    total: Total
+
+
 def evaluate(
     detect: Detect,
     batches: Iterable[Mapping[str, Any]],
     class_names: Sequence[str],
     iou_threshold: float,
     method: Method,
+    shared: Shared | None = None,
 ) -> Metrics:
     """Average precision of ``detect`` on ``batches``.
 
@@ -45,6 +61,7 @@ def evaluate(
         class_names: Names, in the order of ids.
         iou_threshold: IoU from which a detection counts.
         method: ``area`` or ``voc07``.
+        shared: Where the batches are one worker's part of those of several; all get the figures of all.
 
     Returns:
         mAP and AP by class; None where the data have no object of the class. What was ignored or left out is
@@ -54,8 +71,16 @@ def evaluate(
         ValueError: A class id is beyond ``class_names``.
     """
     accumulator = Accumulator(class_names, iou_threshold)
-    for batch in batches:
-        _add_batch(accumulator, detect, batch)
+    places: list[int] = []
+    count = 0
+    for number, batch in enumerate(batches):
+        valid = _add_batch(accumulator, detect, batch)
+        if shared is not None:
+            size = len(batch["valid"]) * shared.share.count
+            places += (number * size + shared.share.places(size)[valid]).tolist()
+            count += size
+    if shared is not None:
+        accumulator = accumulator.merged(places, count, shared.total)
     result = accumulator.result(method)
     _log(result)
     return Metrics(
@@ -67,11 +92,13 @@ def evaluate(
     )
 
 
-def _add_batch(accumulator: Accumulator, detect: Detect, batch: Mapping[str, Any]) -> None:
+def _add_batch(accumulator: Accumulator, detect: Detect, batch: Mapping[str, Any]) -> NDArray[Any]:
+    """Judge a batch; the indices of its images, what fills up left out."""
     found = {name: np.asarray(value) for name, value in detect(np.asarray(batch["image"])).items()}
     names = ("boxes", "classes", "difficult", "placement", "valid")
     truth = {name: np.asarray(batch[name]) for name in names}
-    for index in np.flatnonzero(truth["valid"]):
+    valid = np.flatnonzero(truth["valid"])
+    for index in valid:
         placement = truth["placement"][index]
         accumulator.add_image(
             _to_original(found["boxes"][index], placement),
@@ -81,6 +108,7 @@ def _add_batch(accumulator: Accumulator, detect: Detect, batch: Mapping[str, Any
             truth["classes"][index].astype(np.int64),
             truth["difficult"][index],
         )
+    return valid
 
 
 def _to_original(boxes: NDArray[Any], placement: NDArray[Any]) -> NDArray[np.float64]:
