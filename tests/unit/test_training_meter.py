@@ -1,45 +1,103 @@
 """Throughput and time to the end, with a clock that is told the time."""
 
-from tlt_api.status import Progress
-from tlt_runner.training.meter import Meter
+import pytest
+
+from tlt_api.status import Metrics, Progress
+from tlt_runner.training.meter import Meter, Smoothed
 from tlt_runner.training.watch import Step
 
 
-def step(in_epoch: int, loss: float) -> Step:
-    return Step(in_epoch, in_epoch, 1e-3, {"total": loss})
+class Run:
+    """A training whose time the test sets."""
+
+    def __init__(self, epochs: int, steps: int, interval: int = 1) -> None:
+        self.now = 100.0
+        self.steps = steps
+        self.seen: list[Progress] = []
+        self.meter = Meter(self.seen.append, epochs, steps, 4, lambda: self.now, interval)
+
+    def epoch(self, finished: int, seconds: list[float], start: int = 0, loss: float = 1.0) -> None:
+        self.meter.epoch(finished, start)
+        for number, taken in enumerate(seconds, start):
+            self.now += taken
+            self.meter.step(Step(finished * self.steps + number, number + 1, 1e-3, {"total": loss}))
+
+    def evaluation(self, number: int, seconds: float) -> None:
+        self.meter.stage("evaluate")
+        self.now += seconds
+        self.meter.evaluated(Metrics(), number)
+
+    @property
+    def last(self) -> Progress:
+        return self.seen[-1]
 
 
-class Clock:
-    """Seconds that the test sets."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+def test_the_step_that_compiles_counts_neither_for_throughput_nor_for_the_time_to_the_end() -> None:
+    run = Run(epochs=1, steps=10)
+    run.epoch(0, [60, 2, 2])
+    assert run.last.images_per_second == 2.0
+    assert run.last.eta_seconds == 7 * 2
 
 
-def test_time_to_the_end_follows_the_pace_of_this_attempt() -> None:
-    seen: list[Progress] = []
-    clock = Clock()
-    meter = Meter(seen.append, epochs=10, steps=5, images=4, clock=clock)
-    meter.epoch(4, 0)  # resumed after four epochs
-    for number in range(1, 6):
-        clock.now += 3
-        meter.step(step(number, 1.5))
-    clock.now += 5  # evaluation
-    meter.epoch(5, 0)
-    assert seen[-1].eta_seconds == 5 * 20
-    assert (seen[-1].epoch, seen[-1].step, seen[-1].stage) == (5, 0, "train")
+def test_the_evaluations_to_come_count_with_the_time_of_those_that_were() -> None:
+    run = Run(epochs=10, steps=5)
+    run.epoch(4, [60, 3, 3, 3, 3])  # resumed after four epochs
+    assert run.last.eta_seconds == 25 * 3  # how long an evaluation takes is not known yet
+    run.evaluation(25, 7)
+    run.meter.epoch(5, 0)
+    assert run.last.eta_seconds == 25 * 3 + 5 * 7
+    assert (run.last.epoch, run.last.step, run.last.steps, run.last.stage) == (5, 0, 5, "train")
 
 
-def test_throughput_leaves_out_the_step_that_compiles() -> None:
-    seen: list[Progress] = []
-    clock = Clock()
-    meter = Meter(seen.append, epochs=1, steps=3, images=4, clock=clock)
-    meter.epoch(0, 0)
-    clock.now += 60
-    meter.step(step(1, 3.0))
-    clock.now += 2
-    meter.step(step(2, 1.0))
-    assert seen[-1].images_per_second == 2.0
-    assert seen[-1].loss == 2.0
+def test_only_every_so_many_epochs_are_judged_and_the_last_one_always() -> None:
+    run = Run(epochs=8, steps=2, interval=3)
+    run.epoch(2, [60, 1])
+    run.evaluation(6, 10)
+    run.meter.epoch(3, 0)
+    assert run.last.eta_seconds == 10 * 1 + 2 * 10  # after epochs 6 and 8
+
+
+def test_the_evaluation_that_goes_on_is_still_to_come() -> None:
+    run = Run(epochs=3, steps=2)
+    run.epoch(0, [60, 1])
+    run.evaluation(2, 10)
+    run.epoch(1, [1, 1])
+    run.meter.stage("evaluate")
+    assert run.last.eta_seconds == 2 * 1 + 2 * 10
+
+
+def test_an_epoch_that_was_begun_by_an_earlier_attempt_is_not_taken_again() -> None:
+    run = Run(epochs=2, steps=10)
+    run.epoch(0, [60, 2, 2], start=6)
+    assert run.last.step == 9
+    assert run.last.eta_seconds == 11 * 2
+
+
+def test_the_reported_loss_is_the_mean_of_the_last_fifty_steps() -> None:
+    run = Run(epochs=2, steps=60)
+    run.epoch(0, [60] + [2] * 59, loss=5.0)
+    run.epoch(1, [2] * 25, loss=1.0)
+    assert run.last.loss == 3.0
+
+
+def test_a_pause_between_epochs_is_no_step() -> None:
+    run = Run(epochs=3, steps=2)
+    run.epoch(0, [60, 1])
+    run.now += 1000  # a checkpoint on a slow volume
+    run.epoch(1, [1, 1])
+    assert run.last.eta_seconds == 2 * 1
+
+
+def test_smoothing_is_a_mean_first_and_forgets_later() -> None:
+    smoothed = Smoothed(remembered=4)
+    for value in (1.0, 2.0, 3.0, 6.0):
+        smoothed.add(value)
+    assert smoothed.value == pytest.approx(3.0)
+    smoothed.add(7.0)
+    assert smoothed.value == pytest.approx(4.0)
+
+
+def test_a_finished_run_has_no_time_left() -> None:
+    run = Run(epochs=2, steps=1)
+    run.meter.finish(2)
+    assert (run.last.epoch, run.last.eta_seconds) == (2, 0)
