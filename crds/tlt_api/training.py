@@ -79,12 +79,70 @@ class LearningRate(ApiModel):
 class Optimizer(ApiModel):
     """The optimizer."""
 
-    type: Literal["sgd", "adam"] = "sgd"
-    """sgd (with momentum) or adam."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Momentum of sgd; beta 1 of adam."""
+    type: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
+    """Kind."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share of the last movement that goes on: by default 0.9 with sgd, 0 with rmsprop; with these only."""
+    nesterov: bool = False
+    """Whether the gradient is taken where momentum leads. With sgd only."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Decay of the gradients' mean, by default 0.9. With adam and adamw only."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Decay of the squared gradients' mean, by default 0.999. With adam and adamw only."""
+    rho: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """The same of rmsprop, by default 0.9. With rmsprop only."""
+    epsilon: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Keeps divisions finite, by default 1e-7. Not with sgd."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of the kernels, times the learning rate, that an update takes off: by default 0.01. Beside it,
+    training.regularizer is best none. With adamw only."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
-    """Global gradient norm above which gradients are scaled down."""
+    """Global norm of the gradient, of the whole batch on all replicas, above which it is scaled down."""
+
+    rules = (
+        only_with("momentum", "type", "sgd", "rmsprop"),
+        only_with("beta1", "type", "adam", "adamw"),
+        only_with("beta2", "type", "adam", "adamw"),
+        only_with("rho", "type", "rmsprop"),
+        only_with("epsilon", "type", "adam", "adamw", "rmsprop"),
+        only_with("weight_decay", "type", "adamw"),
+        Rule(
+            cel="!self.nesterov || (self.type == 'sgd' && !(has(self.momentum) && self.momentum == 0.0))",
+            check=lambda self: not self.nesterov or (self.type == "sgd" and self.momentum != 0),
+            message="expected nesterov only with type sgd and a momentum, which has a use for it",
+            given="self.type",
+        ),
+    )
+
+    @property
+    def slots(self) -> int:
+        """Values that it keeps for every weight."""
+        return 1 if self.type == "sgd" else 2
+
+    @property
+    def inertia(self) -> float:
+        """``momentum`` or its default."""
+        return (0.9 if self.type == "sgd" else 0.0) if self.momentum is None else self.momentum
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """``beta1`` and ``beta2`` or their defaults."""
+        return 0.9 if self.beta1 is None else self.beta1, 0.999 if self.beta2 is None else self.beta2
+
+    @property
+    def smoothing(self) -> float:
+        """``rho`` or its default."""
+        return 0.9 if self.rho is None else self.rho
+
+    @property
+    def small(self) -> float:
+        """``epsilon`` or its default."""
+        return 1e-7 if self.epsilon is None else self.epsilon
+
+    @property
+    def decay(self) -> float:
+        """``weight_decay`` or its default, 0 but for adamw."""
+        return (0.01 if self.type == "adamw" else 0.0) if self.weight_decay is None else self.weight_decay
 
 
 class Regularizer(ApiModel):

@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import keras
 import tensorflow as tf
 
-from tlt_api.training import Optimizer, Training
+from tlt_api.training import Training
 from tlt_runner.detector import losses
 from tlt_runner.detector.draws import StepDraws
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.training import schedule
+from tlt_runner.training.optimizer import Updates, clipped
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +38,7 @@ class Trainer:
         self.strategy = strategy
         self._spec = spec
         with strategy.scope():
-            self.optimizer = _optimizer(spec.optimizer)
-            self.optimizer.build(model.trainable_variables)
+            self._updates = Updates(spec.optimizer, model.trainable_variables)
         self._compiled = tf.function(self._on_all_replicas)
         factor = schedule.scale(spec.learning_rate, self.replicas)
         if factor != 1:
@@ -62,9 +61,8 @@ class Trainer:
         Returns:
             The FIGURES [7] of the step; not waited for.
         """
-        self.optimizer.learning_rate.assign(learning_rate)
         wanted = {name: batch[name] for name in ("image", "boxes", "classes")}
-        return self._compiled(wanted, tf.constant(number, tf.int64))
+        return self._compiled(wanted, tf.constant(number, tf.int64), tf.constant(learning_rate, tf.float32))
 
     def distribute(self, batches: tf.data.Dataset) -> Any:
         """Batches of all replicas' images, for :meth:`step`."""
@@ -85,32 +83,33 @@ class Trainer:
     @property
     def state(self) -> list[Any]:
         """Every variable that training changes: weights, statistics, optimizer."""
-        return [*self.model.variables, *self.optimizer.variables]
+        return [*self.model.variables, *self._updates.variables]
 
-    def _on_all_replicas(self, batch: dict[str, Any], number: tf.Tensor) -> tf.Tensor:
-        figures = self.strategy.run(self._on_one_replica, args=(batch, number))
+    def _on_all_replicas(self, batch: dict[str, Any], number: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
+        gradients, figures = self.strategy.run(self._on_one_replica, args=(batch, number))
+        self._updates.apply(self.strategy, gradients, rate)
         return self.strategy.reduce(tf.distribute.ReduceOp.MEAN, figures, axis=None)
 
-    def _on_one_replica(self, batch: dict[str, Any], number: tf.Tensor) -> tf.Tensor:
+    def _on_one_replica(self, batch: dict[str, Any], number: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """The whole batch's gradients, clipped, and the FIGURES of this replica's share of it."""
         replica = tf.distribute.get_replica_context()
-        replicas = replica.num_replicas_in_sync
         own = tf.cast(replica.replica_id_in_sync_group, tf.int64)
-        draws = StepDraws(self._spec.seed, number * replicas + own)
+        gradients, figures = self._differentiate(batch, number * self.replicas + own)
+        if self.replicas > 1:
+            gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        norm = tf.linalg.global_norm(gradients)
+        gradients = clipped(gradients, norm, self._spec.optimizer.clip_norm)
+        return gradients, tf.concat([figures[:1], norm[None], figures[1:]], 0)
+
+    def _differentiate(self, batch: dict[str, Any], draw: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Gradients of the loss' share in all replicas' mean; the loss and its parts."""
         variables = self.model.trainable_variables
+        draws = StepDraws(self._spec.seed, draw)
         with tf.GradientTape() as tape:
             images = tf.cast(batch["image"], tf.float32)  # here, so that bytes travel to the device
             parts = losses.losses(self.model, images, batch["boxes"], batch["classes"], draws)
             parts["penalty"] = losses.penalty(self.model, self._spec.regularizer)
             total = tf.add_n(list(parts.values()))
-            share = total / replicas
-        gradients = tape.gradient(share, variables)
-        self.optimizer.apply(gradients, variables)
-        norm = tf.linalg.global_norm(gradients)
-        return tf.stack([total, norm, *(parts[name] for name in FIGURES[2:])])
-
-
-def _optimizer(spec: Optimizer) -> keras.optimizers.Optimizer:
-    """The optimizer; the learning rate is set every step."""
-    if spec.type == "adam":
-        return keras.optimizers.Adam(1.0, beta_1=spec.momentum, global_clipnorm=spec.clip_norm)
-    return keras.optimizers.SGD(1.0, momentum=spec.momentum, global_clipnorm=spec.clip_norm)
+            share = total / self.replicas
+        gradients = tape.gradient(share, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return gradients, tf.stack([total, *(parts[name] for name in FIGURES[2:])])
