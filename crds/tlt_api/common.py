@@ -112,6 +112,13 @@ class CpuResources(Resources):
     """Number of nvidia.com/gpu; an engine of builder tensorrt needs one."""
 
 
+class TrainingResources(Resources):
+    """What the pods of a TrainingJob get: each the same."""
+
+    nodes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Pods that train together, each with resources.gpus; the output must be writable from all of them."""
+
+
 class Remedies(ApiModel):
     """What a retry changes, so that it does not fail the same way."""
 

@@ -8,8 +8,8 @@ and conditions of pods and Jobs, never log text. ``docs/failures.md`` is generat
     │                         ChecksumMismatch, UnreadableModel, ModelMismatch, NotEnoughGPUs,
     │                         NothingToPrune, StorageDenied
     ├── by the work           OutOfMemory, NaNLoss, ExportFailed, EngineBuildFailed, MetricDrop
-    ├── by the surroundings   StorageUnavailable, StorageFull, Interrupted, ImagePullFailed, Evicted,
-    │                         NodeLost, JobDeleted, PodRejected, DeadlineExceeded
+    ├── by the surroundings   StorageUnavailable, StorageFull, Interrupted, WorkerLost, ImagePullFailed,
+    │                         Evicted, NodeLost, JobDeleted, PodRejected, DeadlineExceeded
     ├── by another resource   DependencyFailed, DependencyDeleted, DependencyCycle, DependencyUnusable
     └── by us                 Internal
 """
@@ -42,6 +42,7 @@ class Reason(StrEnum):
     STORAGE_UNAVAILABLE = "StorageUnavailable"
     STORAGE_FULL = "StorageFull"
     INTERRUPTED = "Interrupted"
+    WORKER_LOST = "WorkerLost"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     EVICTED = "Evicted"
     NODE_LOST = "NodeLost"
@@ -170,6 +171,13 @@ _TABLE = (
         75,
         True,
         "The pod was stopped from outside; the next attempt resumes from the last checkpoint.",
+    ),
+    FailureClass(
+        Reason.WORKER_LOST,
+        76,
+        True,
+        "Another pod of spec.resources.nodes ended or could not be reached: see its log, and whether the "
+        "network lets the run's pods reach each other. The next attempt resumes from the last checkpoint.",
     ),
     FailureClass(Reason.IMAGE_PULL_FAILED, None, False, "Check spec.podTemplate.image and imagePullSecrets."),
     FailureClass(Reason.EVICTED, None, True, "The node ran short of a resource, or the pod was preempted."),

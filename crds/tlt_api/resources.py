@@ -65,6 +65,7 @@ TRAINING_JOB = Kind(
         Column("GPUs", "integer", ".spec.resources.gpus"),
         Column("Attempt", "integer", ".status.attempt"),
         Column("Backbone", "string", ".spec.model.backbone", wide=True),
+        Column("Nodes", "integer", ".spec.resources.nodes", wide=True),
         Column("Loss", "number", ".status.progress.loss", wide=True),
         Column("Images", "integer", ".status.dataset.images", wide=True),
         _REASON,

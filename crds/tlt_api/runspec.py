@@ -6,6 +6,7 @@ secret: credentials come as environment variables from the Secret that the spec 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from pydantic import SerializeAsAny, model_validator
@@ -42,6 +43,9 @@ class RunSpec(ApiModel):
     """The owner's spec."""
     inputs: Inputs = Inputs()
     """Resolved references."""
+    workers: list[str] = []
+    """Addresses (host:port) of the pods that train together, by index; empty where there is one. A pod's own
+    index is in JOB_COMPLETION_INDEX; index 0 is the chief, which alone reports and publishes."""
 
     @model_validator(mode="before")
     @classmethod
@@ -73,7 +77,9 @@ class RunSpec(ApiModel):
         return cls.model_validate_json(text)
 
 
-def for_attempt(resource: Resource, spec: JobSpec, inputs: Inputs, attempt: int) -> RunSpec:
-    """The RunSpec of an attempt: ``spec`` is the resource's, after remedies."""
+def for_attempt(
+    resource: Resource, spec: JobSpec, inputs: Inputs, attempt: int, workers: Sequence[str] = ()
+) -> RunSpec:
+    """The RunSpec of an attempt: ``spec`` is the resource's, after remedies; ``workers`` by index."""
     owner = Owner(kind=resource.kind.name, namespace=resource.namespace, name=resource.name, uid=resource.uid)
-    return RunSpec(owner=owner, attempt=attempt, spec=spec, inputs=inputs)
+    return RunSpec(owner=owner, attempt=attempt, spec=spec, inputs=inputs, workers=list(workers))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tlt_api.common import JobSpec
+from tlt_api.common import JobSpec, TrainingResources
 from tlt_api.dataset import Dataset
 from tlt_api.model import Model
 from tlt_api.training import Evaluation, Training
@@ -12,6 +12,8 @@ from tlt_api.visualization import Visualization
 class TrainingJobSpec(JobSpec):
     """What to train, on what, and how."""
 
+    resources: TrainingResources = TrainingResources()
+    """What the pods get."""
     dataset: Dataset
     """Images and labels."""
     model: Model = Model()
