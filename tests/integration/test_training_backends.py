@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_detector import settled
 
+from tiny_detector import settled
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
 
