@@ -47,6 +47,9 @@ class Reporter(Protocol):
     def artifact(self, artifact: Artifact) -> None:
         """A whole file; replaces an artifact of the same name."""
 
+    def removed(self, name: str) -> None:
+        """An artifact that will not be there any more; one that was not reported does not matter."""
+
 
 @dataclass(frozen=True)
 class Context:

@@ -249,7 +249,7 @@ class Storage:
         path = self.local_path(uri)
         if path is None:
             address = parse(uri)
-            self._objects().remove(address.root, [f"{address.path}/{name}" for name in names])
+            self._objects().remove(address.root, [parse(join(uri, name)).path for name in names])
             path = self._copy_of(address)
         with storage_errors(uri):
             for name in names:

@@ -15,8 +15,8 @@ from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.errors import RunnerError
 from tlt_runner.training import loop
 from tlt_runner.training.checkpoints import Position
-from tlt_runner.training.meter import Meter
 from tlt_runner.training.trainer import Trainer
+from tlt_runner.training.watch import All, Step
 
 CONFIG = DetectorConfig.model_validate(
     {
@@ -40,15 +40,28 @@ def trainer() -> Trainer:
     return Trainer(detector.build(CONFIG, 1), Training(), tf.distribute.get_strategy())
 
 
+class Losses(All):
+    """Watches the losses of steps."""
+
+    def __init__(self, losses: list[float]) -> None:
+        super().__init__([])
+        self._seen = losses
+
+    def step(self, step: Step) -> None:
+        self._seen.append(step.figures["total"])
+
+
 class Run:
     """One training with a given course of mAP, and what the loop kept of it."""
 
-    def __init__(self, course: list[float | None]) -> None:
+    def __init__(self, course: list[float | None], stopping: bool = False) -> None:
         self._course = iter(course)
+        self._stopping = stopping
+        self.losses: list[float] = []
         self.evaluated = 0
         self.best: list[int] = []
         self.last: list[int] = []
-        self.saved: list[tuple[int, int]] = []
+        self.saved: list[Position] = []
 
     def work(self) -> loop.Work:
         return loop.Work(
@@ -57,14 +70,19 @@ class Run:
             evaluate=self._evaluate,
             save_best=lambda position: self.best.append(position.epoch),
             save_last=lambda position: self.last.append(position.epoch),
-            save_position=lambda position: self.saved.append((position.epoch, self.evaluated)),
-            stopping=lambda: False,
+            save_position=self.saved.append,
+            stopping=lambda: self._stopping,
         )
 
-    def train(self, trainer: Trainer, spec: Training, judged: Evaluation | None = None) -> Position:
-        meter = Meter(lambda progress: None, spec.epochs, 1, 1, clock=lambda: 0.0)
-        start = Position(run="one", batch_size=1)
-        return loop.train(trainer, self.work(), spec, judged or Evaluation(), start, meter)
+    def train(
+        self,
+        trainer: Trainer,
+        spec: Training,
+        judged: Evaluation | None = None,
+        start: Position | None = None,
+    ) -> Position:
+        start = start or Position(run="one", batch_size=1)
+        return loop.train(trainer, self.work(), spec, judged or Evaluation(), start, Losses(self.losses))
 
     def _batches(self, epoch: int, first_step: int) -> Iterable[dict[str, Any]]:
         return [
@@ -95,10 +113,53 @@ def test_without_an_object_to_judge_by_the_newest_model_is_kept(trainer: Trainer
     assert run.best == [1, 2, 3]
 
 
-def test_an_epoch_is_saved_before_it_is_evaluated_but_the_last(trainer: Trainer) -> None:
+def test_an_epoch_is_saved_before_it_is_evaluated(trainer: Trainer) -> None:
     run = Run([0.1, 0.2, 0.3])
     run.train(trainer, Training(epochs=3, learning_rate=STILL))
-    assert run.saved == [(1, 0), (2, 1)]
+    assert [(one.epoch, one.closed) for one in run.saved] == [(1, False), (2, False), (3, False)]
+
+
+def test_an_epoch_that_was_killed_in_its_evaluation_is_evaluated_first(trainer: Trainer) -> None:
+    run = Run([0.5, 0.2])
+    start = Position(run="one", batch_size=1, epoch=1, closed=False)
+    end = run.train(trainer, Training(epochs=2, learning_rate=STILL), start=start)
+    assert (run.evaluated, run.best, run.last) == (2, [1], [1, 2])
+    assert end.best is not None
+    assert (end.best.m_ap, end.best.epoch, end.closed) == (0.5, 1, True)
+
+
+def test_the_last_epoch_is_evaluated_though_no_step_is_left(trainer: Trainer) -> None:
+    run = Run([0.5])
+    start = Position(run="one", batch_size=1, epoch=2, closed=False)
+    run.train(trainer, Training(epochs=2, learning_rate=STILL), start=start)
+    assert (run.best, run.last) == ([2], [2])
+
+
+def test_an_epoch_whose_model_was_published_as_the_best_is_not_evaluated_again(trainer: Trainer) -> None:
+    run = Run([0.1])
+    known = Metrics(m_ap=0.5, epoch=1)
+    start = Position(run="one", batch_size=1, epoch=1, closed=False, best=known, stale=1)
+    spec = Training(epochs=2, learning_rate=STILL, early_stopping=EarlyStopping(patience=2))
+    end = run.train(trainer, spec, start=start)
+    assert (run.evaluated, run.last, end.best) == (1, [1, 2], known)
+    assert end.stale == 1  # of epoch 2 alone
+
+
+def test_the_mean_loss_of_an_epoch_has_the_steps_of_earlier_attempts(trainer: Trainer) -> None:
+    run = Run([0.1])
+    start = Position(run="one", batch_size=1, step=3, loss_sum=300.0)
+    end = run.train(trainer, Training(epochs=1, learning_rate=STILL), start=start)
+    assert end.best_loss == pytest.approx((300.0 + run.losses[0]) / 4, rel=1e-9)
+    assert (end.loss_sum, end.step) == (0.0, 0)
+
+
+def test_a_stop_in_an_epoch_keeps_the_losses_so_far(trainer: Trainer) -> None:
+    run = Run([], stopping=True)
+    start = Position(run="one", batch_size=1, step=3, loss_sum=300.0)
+    with pytest.raises(RunnerError, match="step 3 of the next"):
+        run.train(trainer, Training(epochs=1, learning_rate=STILL), start=start)
+    assert [(one.step, one.loss_sum, one.closed) for one in run.saved] == [(3, 300.0, True)]
+    assert not run.losses
 
 
 def test_training_ends_after_evaluations_without_a_better_map(trainer: Trainer) -> None:

@@ -54,6 +54,9 @@ class Heard:
     def artifact(self, artifact: Artifact) -> None:
         self.artifacts[artifact.name] = artifact
 
+    def removed(self, name: str) -> None:
+        del self.artifacts[name]
+
     def metrics(self, metrics: Metrics) -> None:
         self.best = metrics
 

@@ -94,6 +94,13 @@ class AccumulatingReporter(ABC):
             self._update(artifacts=list({**by_name, artifact.name: artifact}.values()))
         self._say(lines.artifact(artifact))
 
+    def removed(self, name: str) -> None:
+        """An artifact that will not be there any more."""
+        with self._lock:
+            left = [item for item in self._report.artifacts or () if item.name != name]
+            self._update(artifacts=left)
+        self._say(f"artifact {name}: removed")
+
     def snapshot(self) -> RunReport:
         """The report as it is now."""
         with self._lock:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from tlt_api.failures import Reason
@@ -24,6 +25,7 @@ from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation import detectors
 from tlt_runner.evaluation.evaluate import evaluate
 from tlt_runner.storage import join
+from tlt_runner.training import model_file
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +62,9 @@ def run(run: RunSpec, context: Context) -> None:
 def _model(run: RunSpec, spec: TrainingJobSpec, context: Context) -> FasterRCNN:
     best, source = join(spec.output.uri, "best.keras"), run.inputs.model
     if context.storage.exists(best):
-        log.info("evaluating %s", best)
-        return detector.load(context.storage.fetch(best))
+        path = context.storage.fetch(best)
+        _tell_of(best, path, run)
+        return detector.load(path)
     if source is None:
         raise RunnerError(
             Reason.INVALID_SPEC,
@@ -72,6 +75,23 @@ def _model(run: RunSpec, spec: TrainingJobSpec, context: Context) -> FasterRCNN:
     log.info("%s does not exist: evaluating %s, from which the training starts", best, source.uri)
     given = detector.load(context.storage.fetch(source.uri, source.sha256))
     return detector.with_config(given, given.config.retrained_by(spec.model, spec.dataset))
+
+
+def _tell_of(uri: str, path: Path, run: RunSpec) -> None:
+    """Say whose model it is. Another run's is judged, too: a resource that is made anew has another uid."""
+    origin = model_file.origin_of(path)
+    if origin is None:
+        log.warning("evaluating %s, which does not say which run it is of", uri)
+    elif origin.run != run.owner.uid:
+        log.warning(
+            "evaluating %s, which is of another run: TrainingJob %s (uid %s), epoch %d",
+            uri,
+            origin.job,
+            origin.run,
+            origin.epoch,
+        )
+    else:
+        log.info("evaluating %s of epoch %d", uri, origin.epoch)
 
 
 def _check(model: FasterRCNN, records: Records) -> None:

@@ -24,11 +24,12 @@ from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation import detectors
 from tlt_runner.evaluation.evaluate import evaluate
-from tlt_runner.training import devices, loop
+from tlt_runner.training import devices, leftovers, loop
 from tlt_runner.training.checkpoints import Position
 from tlt_runner.training.initial import initial_model, with_anchors
 from tlt_runner.training.keeper import Keeper
 from tlt_runner.training.meter import Meter
+from tlt_runner.training.published import Published
 from tlt_runner.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,9 @@ def run(run: RunSpec, context: Context) -> None:
             Reason.INVALID_SPEC, f"train: expected a TrainingJob, got {run.owner.kind}/{run.owner.name}"
         )
     strategy = devices.claim(spec.resources.gpus)
+    leftovers.remove(context.storage, spec.output.uri, time.time())
+    published = Published(context, spec.output.uri, run.owner)
+    saved = published.recall()
     records = prepare(
         spec.dataset, context.storage, spec.output.uri, context.reporter, context.stop, spec.model.anchors
     )
@@ -53,7 +57,7 @@ def run(run: RunSpec, context: Context) -> None:
     with strategy.scope():
         model = initial_model(run, spec, context.storage)
     trainer = Trainer(model, spec.training, strategy)
-    keeper = Keeper(context, spec.output.uri, model, trainer.state)
+    keeper = Keeper(context, published, model, trainer.state, spec.training.keep_checkpoints)
     batch_size = spec.training.batch_size_per_gpu * strategy.num_replicas_in_sync
     _report_data(records, model, batch_size)
     steps = records.manifest.training_images // batch_size
@@ -67,7 +71,8 @@ def run(run: RunSpec, context: Context) -> None:
         save_position=keeper.save_position,
         stopping=context.stop.is_set,
     )
-    start = keeper.resume(Position(run=run.owner.uid, batch_size=batch_size, anchors=model.config.anchors))
+    fresh = Position(run=run.owner.uid, batch_size=batch_size, anchors=model.config.anchors)
+    start = keeper.resume(saved, fresh)
     end = loop.train(trainer, work, spec.training, spec.evaluation, start, meter)
     meter.finish(end.epoch)
     _conclude(end)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import zipfile
+import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from tlt_api.base import StatusModel
 from tlt_api.model import Anchors
 from tlt_api.status import Artifact, Metrics
 from tlt_runner.storage import Storage
+
+UNREADABLE = (OSError, EOFError, KeyError, ValueError, zlib.error, zipfile.BadZipFile)
+"""What reading a file that is no state, or a damaged one, raises."""
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +37,10 @@ class Position(StatusModel):
     """Epochs finished."""
     step: int = 0
     """Steps taken in the epoch that has begun; 0 between epochs."""
+    loss_sum: float = 0.0
+    """Sum of those steps' losses."""
+    closed: bool = True
+    """Whether the epoch that ended last has been evaluated and kept, where that was due."""
     batch_size: int
     """Images of a step: a step number means nothing for another size."""
     anchors: Anchors | None = None
@@ -46,6 +55,19 @@ class Position(StatusModel):
     """Evaluations (or epochs) since what early stopping monitors was at its best."""
 
 
+@dataclass(frozen=True)
+class Saved:
+    """A state of this run that was found.
+
+    Attributes:
+        position: Where the training was.
+        path: The whole state, a local file.
+    """
+
+    position: Position
+    path: Path
+
+
 def write(path: Path, position: Position, variables: Sequence[Any]) -> None:
     """Write position and variables to a local file."""
     arrays: dict[str, Any] = {
@@ -56,38 +78,48 @@ def write(path: Path, position: Position, variables: Sequence[Any]) -> None:
         np.savez(file, **arrays)
 
 
-def resume(storage: Storage, uri: str, start: Position, variables: Sequence[Any]) -> Position:
-    """Where to go on: the state at ``uri`` where it is this run's, else ``start``.
+def find(storage: Storage, uri: str, run: str) -> Saved | None:
+    """The state at an address, where it is this run's; None where a training starts anew, which is said."""
+    if not storage.exists(uri):
+        return None
+    path = storage.fetch(uri)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            position = _position(file)
+    except UNREADABLE as error:
+        log.warning("training starts anew: the checkpoint %s cannot be read: %s", uri, error)
+        return None
+    if position.run != run:
+        log.warning("training starts anew: the checkpoint %s is of another run (%s)", uri, position.run)
+        return None
+    return Saved(position, path)
+
+
+def resume(saved: Saved, start: Position, variables: Sequence[Any]) -> Position:
+    """Where to go on: the saved position where its state fits, else ``start``, which is said.
 
     Args:
-        storage: Where checkpoints are.
-        uri: Address of the state file.
+        saved: What :func:`find` found.
         start: The position of a run that has not begun: its uid, batch size and anchors.
         variables: Are set where a state is resumed, and left alone otherwise.
     """
-    if not storage.exists(uri):
+    position = saved.position
+    if position.anchors is not None and position.anchors != start.anchors:
+        log.warning("training starts anew: its checkpoint has other anchors; the data have changed since")
         return start
     try:
-        position, arrays = read(storage.fetch(uri))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        log.warning("training starts anew: the checkpoint %s cannot be read: %s", uri, error)
-        return start
-    if position.run != start.run:
-        log.warning("training starts anew: the checkpoint %s is of another run (%s)", uri, position.run)
-        return start
-    if position.anchors is not None and position.anchors != start.anchors:
-        log.warning(
-            "training starts anew: the checkpoint %s has other anchors; the data have changed since", uri
-        )
+        _, arrays = read(saved.path)
+    except UNREADABLE as error:
+        log.warning("training starts anew: its checkpoint cannot be read: %s", error)
         return start
     if [array.shape for array in arrays] != [tuple(variable.shape) for variable in variables]:
-        log.warning("training starts anew: the checkpoint %s is of another model or optimizer", uri)
+        log.warning("training starts anew: its checkpoint is of another model or optimizer")
         return start
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
     if position.step and position.batch_size != start.batch_size:
         log.info("epoch %d begins again: the batch size has changed", position.epoch + 1)
-        position = position.model_copy(update={"step": 0})
+        position = position.model_copy(update={"step": 0, "loss_sum": 0.0})
     log.info("resuming after epoch %d and step %d of the next", position.epoch, position.step)
     return position.model_copy(update={"batch_size": start.batch_size})
 
@@ -96,8 +128,11 @@ def read(path: Path) -> tuple[Position, list[np.ndarray]]:
     """Read a file of :func:`write`.
 
     Raises:
-        OSError, KeyError, ValueError, zipfile.BadZipFile: It is none.
+        UNREADABLE: It is none, or damaged: every entry has a check sum.
     """
     with np.load(path, allow_pickle=False) as file:
-        position = Position.model_validate_json(file["position"].tobytes())
-        return position, [file[name] for name in sorted(file.files) if name != "position"]
+        return _position(file), [file[name] for name in sorted(file.files) if name != "position"]
+
+
+def _position(file: Any) -> Position:
+    return Position.model_validate_json(file["position"].tobytes())

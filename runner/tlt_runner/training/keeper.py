@@ -1,4 +1,4 @@
-"""Publishes what a training makes: the best model, the last one, and the state to go on from."""
+"""Keeps what a training makes: the best model, the last one, those of epochs, and the state to go on from."""
 
 from __future__ import annotations
 
@@ -6,89 +6,71 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tlt_api.status import Artifact
 from tlt_runner.context import Context
-from tlt_runner.detector import model as detector
 from tlt_runner.detector.model import FasterRCNN
-from tlt_runner.storage import join, sha256_of
-from tlt_runner.training import checkpoints
-from tlt_runner.training.checkpoints import Position
-
-BEST, LAST, STATE = "best", "last", "last.state.npz"
+from tlt_runner.training import checkpoints, model_file
+from tlt_runner.training.checkpoints import Position, Saved
+from tlt_runner.training.published import BEST, LAST, STATE, Published, epoch_name
 
 
 class Keeper:
-    """Files of one training below its output address.
+    """Writes a model in training, and its state.
 
     Args:
-        context: Storage, reporter and scratch folder.
-        output_uri: Where results go.
+        context: Reporter and scratch folder.
+        published: Takes the files.
         model: The model in training.
         state: All variables that training changes.
+        checkpoints_kept: Newest checkpoints that stay as models of their own.
     """
 
-    def __init__(self, context: Context, output_uri: str, model: FasterRCNN, state: Sequence[Any]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        published: Published,
+        model: FasterRCNN,
+        state: Sequence[Any],
+        checkpoints_kept: int,
+    ) -> None:
         self._context = context
-        self._output = output_uri
+        self._published = published
         self._model = model
         self._state = state
-        self._artifacts: dict[str, Artifact] = {}
+        self._kept = checkpoints_kept
 
-    def resume(self, start: Position) -> Position:
-        """Take up the state of an earlier attempt of this run, and report again what it had published.
-
-        A file that is not the recorded one (the attempt ended between two files) is left out: going on from
-        the state makes it again.
-        """
-        position = checkpoints.resume(self._context.storage, join(self._output, STATE), start, self._state)
-        for artifact in position.artifacts:
-            if self._context.storage.exists(artifact.uri) and self._digest(artifact) == artifact.sha256:
-                self._add(artifact)
-        if position.best is not None and BEST in self._artifacts:
-            self._context.reporter.metrics(position.best)
-            return position
-        return position.model_copy(update={"best": None})
+    def resume(self, saved: Saved | None, start: Position) -> Position:
+        """Where to go on: at a state that :meth:`Published.recall` found, if it fits, else at ``start``."""
+        return start if saved is None else checkpoints.resume(saved, start, self._state)
 
     def save_best(self, position: Position) -> None:
-        """Publish the model as the best one; then its metrics."""
-        self._publish(BEST, position)
+        """Publish the model as the best one, its evaluation inside; then its metrics."""
+        self._save([BEST], position)
         if position.best is not None:
             self._context.reporter.metrics(position.best)
 
     def save_last(self, position: Position) -> None:
-        """Publish the model as the last one, and the state."""
-        self._publish(LAST, position)
+        """Publish the model as the last one and, where these are kept, as its epoch's; then the state."""
+        self._save([LAST, epoch_name(position.epoch)] if self._kept else [LAST], position)
+        self._published.retain(self._kept)
         self.save_position(position)
 
     def save_position(self, position: Position) -> None:
         """Publish the state only."""
         local = self._scratch(STATE)
-        position = position.model_copy(update={"artifacts": list(self._artifacts.values())})
+        position = position.model_copy(update={"artifacts": self._published.artifacts})
         checkpoints.write(local, position, self._state)
-        self._context.storage.publish(local, join(self._output, STATE))
+        self._published.publish_state(local)
         local.unlink()
 
-    def _publish(self, name: str, position: Position) -> None:
-        local = self._scratch(f"{name}.keras")
-        detector.save(self._model, local)
-        published = self._context.storage.publish(local, join(self._output, local.name))
+    def _save(self, names: Sequence[str], position: Position) -> None:
+        local = self._scratch("model.keras")
+        origin = self._published.origin(position.epoch)
+        if BEST in names:
+            origin = origin.model_copy(update={"evaluation": position.best})
+        model_file.save(self._model, local, origin)
+        for name in names:
+            self._published.publish(name, local, position.epoch)
         local.unlink()
-        self._add(
-            Artifact(
-                name=name,
-                uri=published.uri,
-                sha256=published.sha256,
-                size_bytes=published.size_bytes,
-                epoch=position.epoch,
-            )
-        )
-
-    def _add(self, artifact: Artifact) -> None:
-        self._artifacts[artifact.name] = artifact
-        self._context.reporter.artifact(artifact)
-
-    def _digest(self, artifact: Artifact) -> str:
-        return sha256_of(self._context.storage.fetch(artifact.uri))
 
     def _scratch(self, name: str) -> Path:
         return self._context.scratch / name

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tlt_api.failures import Reason
@@ -74,51 +73,72 @@ def train(
         RunnerError: NaNLoss, naming step, learning rate and images; OutOfMemory; Interrupted, after a
             checkpoint.
     """
-    position = start
+    position = start if start.closed else _closed(start, work, spec, judged, watch)
     while position.epoch < spec.epochs and not _is_stale(position, spec):
         try:
-            loss = _epoch(trainer, work, spec, position, watch)
+            position = _epoch(trainer, work, spec, position, watch)
         except tf.errors.ResourceExhaustedError as error:
             raise _out_of_memory(error, spec) from error
-        position = position.model_copy(update={"epoch": position.epoch + 1, "step": 0})
-        position = _with_loss(position, loss, spec)
-        last = position.epoch == spec.epochs or _is_stale(position, spec)
-        if position.epoch % judged.interval_epochs == 0 or last:
-            if not last:
-                work.save_position(position)  # an evaluation may outlast the pod's grace period
-            watch.stage("evaluate")
-            position = _evaluated(position, work, spec, watch)
-            last = last or _is_stale(position, spec)
-        log.info("epoch %d/%d: loss %.4f, best mAP %s", position.epoch, spec.epochs, loss, _best(position))
-        if position.epoch % spec.checkpoint_interval == 0 or last:
-            work.save_last(position)
+        position = _closed(position, work, spec, judged, watch)
     if position.epoch < spec.epochs:
         log.info("stopped early: no better %s for %d times", _monitor(spec), position.stale)
     return position
 
 
-def _epoch(trainer: Trainer, work: Work, spec: Training, start: Position, watch: Watch) -> float:
-    """Take the epoch's remaining steps; the mean loss of them."""
-    totals: list[float] = []
+def _epoch(trainer: Trainer, work: Work, spec: Training, start: Position, watch: Watch) -> Position:
+    """Take the epoch's remaining steps; where that ends, the epoch's end is still to be done."""
+    losses = _Losses(start.loss_sum, start.step)
     pending: Pending | None = None
     watch.epoch(start.epoch, start.step)
     step = start.step
     for batch in work.batches(start.epoch, start.step):
         if work.stopping():
-            _settle(trainer, pending, totals, watch)
-            _interrupt(work, start.model_copy(update={"step": step}))
+            _settle(trainer, pending, losses, watch)
+            _interrupt(work, start.model_copy(update={"step": step, "loss_sum": losses.total}))
         number = start.epoch * work.steps + step
-        progress = number / (spec.epochs * work.steps)
-        rate = learning_rate(progress, spec.learning_rate, trainer.replicas)
+        rate = learning_rate(number / (spec.epochs * work.steps), spec.learning_rate, trainer.replicas)
         figures = trainer.step(batch, number, rate)
-        _settle(trainer, pending, totals, watch)  # of the step before: the device never waits for us
+        _settle(trainer, pending, losses, watch)  # of the step before: the device never waits for us
         step += 1
         pending = Pending(number, step, rate, batch, figures)
-    _settle(trainer, pending, totals, watch)
-    return float(np.mean(totals)) if totals else math.nan
+    _settle(trainer, pending, losses, watch)
+    log.info("epoch %d/%d: loss %.4f", start.epoch + 1, spec.epochs, losses.mean)
+    ended = {"epoch": start.epoch + 1, "step": 0, "loss_sum": 0.0, "closed": False}
+    return _with_loss(start.model_copy(update=ended), losses.mean, spec)
 
 
-def _settle(trainer: Trainer, pending: Pending | None, totals: list[float], watch: Watch) -> None:
+def _closed(position: Position, work: Work, spec: Training, judged: Evaluation, watch: Watch) -> Position:
+    """Do what an epoch ends with, evaluation and checkpoints, as far as it is due."""
+    last = position.epoch == spec.epochs or _is_stale(position, spec)
+    if position.epoch % judged.interval_epochs == 0 or last:
+        work.save_position(position)  # an evaluation may outlast the pod's grace period
+        watch.stage("evaluate")
+        position = _evaluated(position, work, spec, watch)
+        last = last or _is_stale(position, spec)
+        log.info("epoch %d/%d: best mAP %s", position.epoch, spec.epochs, _best(position))
+    position = position.model_copy(update={"closed": True})
+    if position.epoch % spec.checkpoint_interval == 0 or last:
+        work.save_last(position)
+    return position
+
+
+@dataclass
+class _Losses:
+    """The losses of an epoch's steps, those of earlier attempts included."""
+
+    total: float
+    count: int
+
+    def add(self, loss: float) -> None:
+        self.total += loss
+        self.count += 1
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.count if self.count else math.nan
+
+
+def _settle(trainer: Trainer, pending: Pending | None, losses: _Losses, watch: Watch) -> None:
     """Wait for a step's figures and look at them."""
     if pending is None:
         return
@@ -130,7 +150,7 @@ def _settle(trainer: Trainer, pending: Pending | None, totals: list[float], watc
             f"loss or gradient is not finite at step {pending.number + 1} with learning rate "
             f"{pending.learning_rate:.3g}: {parts}; images {', '.join(trainer.image_ids(pending.batch))}",
         )
-    totals.append(values["total"])
+    losses.add(values["total"])
     watch.step(Step(pending.number, pending.in_epoch, pending.learning_rate, values))
 
 
@@ -152,14 +172,17 @@ def _interrupt(work: Work, position: Position) -> None:
 
 
 def _evaluated(position: Position, work: Work, spec: Training, watch: Watch) -> Position:
-    metrics = work.evaluate().model_copy(update={"epoch": position.epoch})
-    watch.evaluated(metrics, position.epoch * work.steps)
     best = position.best
-    unknown = metrics.m_ap is None  # no object that counts: the newest model is as good as any
-    better = best is None or unknown or (metrics.m_ap or 0.0) > (best.m_ap or 0.0)
-    if better:
-        position = position.model_copy(update={"best": metrics})
-        work.save_best(position)
+    if best is not None and best.epoch == position.epoch:
+        better = True  # it was published as the best model before the attempt was killed
+    else:
+        metrics = work.evaluate().model_copy(update={"epoch": position.epoch})
+        watch.evaluated(metrics, position.epoch * work.steps)
+        unknown = metrics.m_ap is None  # no object that counts: the newest model is as good as any
+        better = best is None or unknown or (metrics.m_ap or 0.0) > (best.m_ap or 0.0)
+        if better:
+            position = position.model_copy(update={"best": metrics})
+            work.save_best(position)
     if spec.early_stopping and spec.early_stopping.monitor == "mAP":
         position = position.model_copy(update={"stale": 0 if better else position.stale + 1})
     return position
