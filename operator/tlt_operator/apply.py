@@ -26,7 +26,7 @@ async def apply(kube: Kube, seen: Observed, plan: Plan, now: datetime) -> str:
 
     Raises:
         ConflictError: What was seen is no longer so; look again.
-        RefusedError: The Job was refused.
+        RefusedError: The Job or the Service was refused.
         ApiError: The API server could not be asked.
     """
     version = await _statuses(kube, seen, plan, now)
@@ -35,6 +35,10 @@ async def apply(kube: Kube, seen: Observed, plan: Plan, now: datetime) -> str:
             await kube.create_job(plan.create)
         metrics.ATTEMPTS.labels(seen.kind.name).inc()
         log.info("%s/%s: created Job %s", seen.namespace, seen.name, plan.create["metadata"]["name"])
+    if plan.service is not None:
+        with metrics.write("service"):
+            await kube.create_service(plan.service)
+        log.info("%s/%s: created Service %s", seen.namespace, seen.name, plan.service["metadata"]["name"])
     if plan.delete is not None:
         job = plan.delete
         with metrics.write("delete"), contextlib.suppress(NotFoundError):

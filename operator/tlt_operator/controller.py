@@ -60,7 +60,7 @@ async def reconcile_once(
     try:
         version = await apply(kube, seen, plan, now)
     except RefusedError as error:
-        if plan.create is None:
+        if plan.create is None and plan.service is None:
             raise
         # That, too, is something seen, and has to show in the status.
         refused = replace(seen, refusal=Refusal(error.code, error.message))

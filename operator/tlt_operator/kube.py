@@ -82,6 +82,12 @@ class Kube(Protocol):
     async def create_job(self, job: Json) -> None:
         """Create a batch Job."""
 
+    async def get_service(self, namespace: str, name: str) -> Json | None:
+        """A Service, or None."""
+
+    async def create_service(self, service: Json) -> None:
+        """Create a Service."""
+
     async def delete_job(self, namespace: str, name: str, uid: str, version: str) -> None:
         """Delete a batch Job after its pods, if it is still this very version."""
 

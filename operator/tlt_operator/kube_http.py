@@ -97,6 +97,14 @@ class HttpKube:
         """Create a batch Job."""
         await self._request("POST", _job(job["metadata"]["namespace"]), job)
 
+    async def get_service(self, namespace: str, name: str) -> Json | None:
+        """A Service, or None."""
+        return await self._get(f"{_services(namespace)}/{name}")
+
+    async def create_service(self, service: Json) -> None:
+        """Create a Service."""
+        await self._request("POST", _services(service["metadata"]["namespace"]), service)
+
     async def delete_job(self, namespace: str, name: str, uid: str, version: str) -> None:
         """Delete a batch Job after its pods, if it is still this very version."""
         body = {
@@ -165,6 +173,10 @@ def _resource(kind: Kind, namespace: str | None, name: str = "") -> str:
 
 def _job(namespace: str, name: str = "") -> str:
     return f"/apis/batch/v1/namespaces/{namespace}/jobs" + (f"/{name}" if name else "")
+
+
+def _services(namespace: str) -> str:
+    return f"/api/v1/namespaces/{namespace}/services"
 
 
 def _message(text: str) -> str:

@@ -15,6 +15,7 @@ from tlt_api.status import JobStatus
 from tlt_operator import clock
 from tlt_operator.build.job import ATTEMPT, OWNER_UID
 from tlt_operator.build.pod import CONTAINER
+from tlt_operator.build.workers import INDEX_LABEL, service_name
 from tlt_operator.conditions import TERMINAL
 from tlt_operator.kube import Json, Kube
 from tlt_operator.observed import (
@@ -24,6 +25,7 @@ from tlt_operator.observed import (
     JobState,
     Observed,
     PodState,
+    ServiceState,
 )
 
 _LONGEST_CHAIN = 32
@@ -77,6 +79,7 @@ async def observe(kube: Kube, key: Key, now: datetime) -> Observed | None:
         parents=parents,
         invalid_parents=invalid_parents,
         job=job,
+        service=await _service(kube, key.namespace, job),
         finished_jobs=finished,
         pods=pods,
         events=events,
@@ -129,13 +132,25 @@ async def _attempt(
     name = status.job_name or f"{key.name}-{kind.command}-{status.attempt}"
     body = await kube.get_job(key.namespace, name)
     job = job_state(body) if body else None
-    if status.phase in TERMINAL or (job and not job.finished and (job.ready or _is_new(job, now))):
+    if status.phase in TERMINAL or (job and not job.finished and (job.all_ready or _is_new(job, now))):
         return job, (), ()
     listed = [pod_state(item, uid) for item in await kube.list_pods(key.namespace, key.kind, key.name)]
     pods = tuple(
         sorted(listed, key=lambda pod: (clock.to_wire(pod.created) if pod.created else "", pod.name))
     )
     return job, pods, await _why_not_started(kube, key, status, job, pods, now)
+
+
+async def _service(kube: Kube, namespace: str, job: JobState | None) -> ServiceState | None:
+    if job is None or not job.indexed or job.finished or job.deleting:
+        return None
+    body = await kube.get_service(namespace, service_name(job.name))
+    return ServiceState(body["metadata"]["name"], _controller(body["metadata"])) if body else None
+
+
+def _controller(metadata: Json) -> str:
+    owners = [ref["uid"] for ref in metadata.get("ownerReferences") or () if ref.get("controller")]
+    return owners[0] if owners else ""
 
 
 def _is_new(job: JobState, now: datetime) -> bool:
@@ -153,7 +168,7 @@ async def _why_not_started(
     mine = [pod for pod in pods if pod.attempt == status.attempt]
     if not mine:
         return _events(await kube.list_warnings(key.namespace, job.uid))
-    pod = mine[-1]
+    pod = next((pod for pod in reversed(mine) if pod.phase == "Pending"), mine[-1])
     scheduled = pod.conditions.get("PodScheduled")
     if pod.phase != "Pending" or not scheduled or not scheduled.true:
         return ()
@@ -174,17 +189,18 @@ def _events(items: Any) -> tuple[EventState, ...]:
 def job_state(body: Json) -> JobState:
     """A batch Job, trimmed."""
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
-    owners = [ref["uid"] for ref in metadata.get("ownerReferences") or () if ref.get("controller")]
     return JobState(
         name=metadata["name"],
         uid=metadata.get("uid") or "",
         resource_version=metadata.get("resourceVersion") or "",
-        owner_uid=owners[0] if owners else "",
+        owner_uid=_controller(metadata),
         created=clock.from_wire(metadata.get("creationTimestamp")),
         start_time=clock.from_wire(status.get("startTime")),
         completion_time=clock.from_wire(status.get("completionTime")),
         conditions=_conditions(status),
         ready=status.get("ready") or 0,
+        indexed=spec.get("completionMode") == "Indexed",
+        parallelism=spec.get("parallelism", 1),
         deleting=bool(metadata.get("deletionTimestamp")),
         suspended=bool(spec.get("suspend")),
         ttl_seconds=spec.get("ttlSecondsAfterFinished"),
@@ -198,10 +214,12 @@ def pod_state(body: Json, owner_uid: str) -> PodState:
     runner = next((item for item in containers if item.get("name") == CONTAINER), None)
     labels = metadata.get("labels") or {}
     attempt = (labels.get(ATTEMPT) or "0") if labels.get(OWNER_UID) == owner_uid else "0"
+    index = labels.get(INDEX_LABEL) or (metadata.get("annotations") or {}).get(INDEX_LABEL) or ""
     return PodState(
         name=metadata["name"],
         uid=metadata.get("uid") or "",
         attempt=int(attempt) if attempt.isdigit() else 0,
+        index=int(index) if index.isdigit() else None,
         phase=status.get("phase") or "Pending",
         reason=status.get("reason") or "",
         message=status.get("message") or "",
@@ -236,4 +254,5 @@ def _container(status: Json) -> ContainerState:
         exit_code=ended.get("exitCode") if ended else None,
         reason=(ended.get("reason") if ended else "") or "",
         message=(ended.get("message") if ended else "") or "",
+        finished=clock.from_wire(ended.get("finishedAt")) if ended else None,
     )

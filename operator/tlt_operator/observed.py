@@ -37,6 +37,8 @@ class JobState:
         completion_time: When it completed.
         conditions: By type.
         ready: Pods that are ready.
+        indexed: Whether its pods have an index each.
+        parallelism: Pods that run at once.
         deleting: Whether it is being deleted.
         suspended: Whether its spec.suspend is set.
         ttl_seconds: Its ttlSecondsAfterFinished.
@@ -51,6 +53,8 @@ class JobState:
     completion_time: datetime | None = None
     conditions: Mapping[str, ConditionState] = field(default_factory=dict)
     ready: int = 0
+    indexed: bool = False
+    parallelism: int = 1
     deleting: bool = False
     suspended: bool = False
     ttl_seconds: int | None = None
@@ -65,6 +69,24 @@ class JobState:
         """Whether it completed or failed."""
         return self.holds("Complete") or self.holds("Failed")
 
+    @property
+    def all_ready(self) -> bool:
+        """Whether as many pods are ready as work together."""
+        return self.ready >= max(self.parallelism, 1)
+
+
+@dataclass(frozen=True)
+class ServiceState:
+    """The headless Service of an Indexed Job.
+
+    Attributes:
+        name: Its name.
+        owner_uid: uid of its controller; empty where it has none.
+    """
+
+    name: str
+    owner_uid: str = ""
+
 
 @dataclass(frozen=True)
 class ContainerState:
@@ -77,6 +99,7 @@ class ContainerState:
     reason: str = ""
     message: str = ""
     """The termination message."""
+    finished: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +109,8 @@ class PodState:
     name: str
     uid: str
     attempt: int
+    index: int | None = None
+    """Its place among the pods that work together."""
     phase: str = "Pending"
     reason: str = ""
     message: str = ""
@@ -111,7 +136,7 @@ class EventState:
 
 @dataclass(frozen=True)
 class Refusal:
-    """The API server refused the attempt's Job.
+    """The API server refused the attempt's Job, or its Service.
 
     Attributes:
         code: HTTP status.
@@ -141,10 +166,11 @@ class Observed:
         parents: Resources that its references lead to, by (kind, name); None where there is none.
         invalid_parents: Why a parent's spec cannot be read, by (kind, name).
         job: The Job of the current attempt.
+        service: The Service of that Job's name; read only while an Indexed Job runs.
         finished_jobs: Finished Jobs of all its attempts; read only where a TTL is set.
-        pods: Pods of all its attempts; not read while the attempt's pod is ready.
+        pods: Pods of all its attempts; not read while the attempt's are all ready.
         events: Warnings about the attempt's Job or pod; read only while the pod does not start.
-        refusal: Set when the attempt's Job was refused a moment ago.
+        refusal: Set when the attempt's Job or Service was refused a moment ago.
     """
 
     kind: Kind
@@ -161,6 +187,7 @@ class Observed:
     parents: Mapping[tuple[str, str], Resource | None] = field(default_factory=dict)
     invalid_parents: Mapping[tuple[str, str], str] = field(default_factory=dict)
     job: JobState | None = None
+    service: ServiceState | None = None
     finished_jobs: tuple[JobState, ...] = ()
     pods: tuple[PodState, ...] = ()
     events: tuple[EventState, ...] = ()
@@ -174,6 +201,11 @@ class Observed:
     def own_job(self) -> JobState | None:
         """The current attempt's Job, if it is this resource's and not another's of the same name."""
         return self.job if self.job and self.job.owner_uid == self.uid else None
+
+    @property
+    def own_service(self) -> ServiceState | None:
+        """The Service, if it is the Job's and not another's of the same name."""
+        return self.service if self.service and self.job and self.service.owner_uid == self.job.uid else None
 
     def pods_of(self, attempt: int) -> tuple[PodState, ...]:
         """Pods of one attempt, newest last."""

@@ -18,6 +18,7 @@ from operator_ring.manifests import START, job_condition
 from tlt_api.resources import KINDS, Kind
 from tlt_operator import clock, conditions, controller
 from tlt_operator.build.job import ATTEMPT, OWNER_KIND, OWNER_NAME, OWNER_UID
+from tlt_operator.build.workers import INDEX_LABEL
 from tlt_operator.kube import ApiError, ConflictError, NotFoundError, RefusedError
 from tlt_operator.observe import Key
 from tlt_operator.settings import Settings
@@ -53,6 +54,7 @@ class MemoryKube:
         self.now: datetime = START
         self.resources: dict[Key, Body] = {}
         self.jobs: dict[str, Body] = {}
+        self.services: dict[str, Body] = {}
         self.pods: dict[str, Body] = {}
         self.warnings: dict[str, list[Body]] = {}
         self.events: dict[str, Body] = {}
@@ -64,6 +66,7 @@ class MemoryKube:
         self.kills: Iterator[int] = iter(())
         self.lose_at: int | None = None
         self.refuse_jobs: ApiError | None = None
+        self.refuse_services: ApiError | None = None
         self._version = 0
         self._owned: dict[tuple[Key, str], set[str]] = {}
 
@@ -93,21 +96,29 @@ class MemoryKube:
                 self.remove_job(name)
 
     def remove_job(self, name: str) -> None:
-        """kubectl delete job, pods included."""
-        del self.jobs[name]
+        """kubectl delete job, pods and Service included."""
+        uid = self.jobs.pop(name)["metadata"]["uid"]
+        self.services = {
+            service: body
+            for service, body in self.services.items()
+            if all(owner["uid"] != uid for owner in body["metadata"].get("ownerReferences", ()))
+        }
         self.pods = {pod: body for pod, body in self.pods.items() if _job_of(body) != name}
 
-    def run_pod(self, name: str, **status: Any) -> None:
-        """The Job's pod exists; ``state`` is its container's, ``phase`` Running unless given."""
+    def run_pod(self, name: str, index: int | None = None, **status: Any) -> None:
+        """The Job's pod (of an index) is there; ``state`` is its container's, ``phase`` else Running."""
         job = self.jobs[name]
         state = status.pop("state", {"running": {}})
         phase = status.pop("phase", "Running" if "running" in state else "Pending")
         status |= {"phase": phase, "containerStatuses": [{"name": "runner", "state": state}]}
         labels = job["spec"]["template"]["metadata"]["labels"]
-        metadata = {"name": f"{name}-abcde", "namespace": "default", "uid": f"pod-{name}", "labels": labels}
+        pod = name if index is None else f"{name}-{index}"
+        labels = labels | ({} if index is None else {INDEX_LABEL: str(index)})
+        metadata = {"name": f"{pod}-abcde", "namespace": "default", "uid": f"pod-{pod}", "labels": labels}
         metadata["creationTimestamp"] = clock.to_wire(self.now)
-        self.pods[f"{name}-abcde"] = {"metadata": metadata, "status": status}
-        job["status"] = {"ready": int(phase == "Running"), "startTime": clock.to_wire(self.now)}
+        self.pods[f"{pod}-abcde"] = {"metadata": metadata, "status": status}
+        ready = [p for p in self.pods.values() if _job_of(p) == name and p["status"]["phase"] == "Running"]
+        job["status"] = {"ready": len(ready), "startTime": clock.to_wire(self.now)}
         self._touch(job)
 
     def finish(self, name: str, state: Body, reason: str = "BackoffLimitExceeded", **status: Any) -> None:
@@ -207,6 +218,18 @@ class MemoryKube:
         body["metadata"] |= {"uid": f"uid-{self._next()}", "creationTimestamp": clock.to_wire(self.now)}
         self.created_jobs[name] += 1
         self.jobs[name] = self._touch(body)
+
+    async def get_service(self, namespace: str, name: str) -> Body | None:
+        return copy.deepcopy(self.services.get(name))
+
+    @_write
+    async def create_service(self, service: Mapping[str, Any]) -> None:
+        name = service["metadata"]["name"]
+        if name in self.services:
+            raise ConflictError(409, f"service {name} exists")
+        if self.refuse_services:
+            raise self.refuse_services
+        self.services[name] = copy.deepcopy(dict(service))
 
     @_write
     async def delete_job(self, namespace: str, name: str, uid: str, version: str) -> None:

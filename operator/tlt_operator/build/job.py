@@ -11,7 +11,7 @@ from typing import Any
 
 from tlt_api.base import API_VERSION
 from tlt_api.runspec import RUN_SPEC_ANNOTATION, RunSpec
-from tlt_operator.build import pod
+from tlt_operator.build import pod, workers
 from tlt_operator.settings import Settings
 
 OWNER_KIND = "tlt.dev/owner-kind"
@@ -25,6 +25,7 @@ KUEUE = "kueue.x-k8s.io/"
 def build(run: RunSpec, settings: Settings, owner_labels: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The Job's manifest; of the owner's labels those for Kueue are handed on."""
     owner = run.owner
+    name = f"{owner.name}-{run.kind.command}-{run.attempt}"
     labels = _labels(run)
     queue = {key: value for key, value in (owner_labels or {}).items() if key.startswith(KUEUE)}
     spec: dict[str, Any] = {
@@ -44,6 +45,11 @@ def build(run: RunSpec, settings: Settings, owner_labels: Mapping[str, str] | No
             "spec": pod.build(run, settings),
         },
     }
+    if run.workers:
+        # Any pod's failure is the Job's: a collective without one of its members does not go on.
+        count = len(run.workers)
+        spec |= {"completionMode": "Indexed", "completions": count, "parallelism": count}
+        spec["template"]["spec"]["subdomain"] = workers.service_name(name)
     deadline = run.spec.run_policy.active_deadline_seconds
     if deadline is not None:
         spec["activeDeadlineSeconds"] = deadline
@@ -51,7 +57,7 @@ def build(run: RunSpec, settings: Settings, owner_labels: Mapping[str, str] | No
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": f"{owner.name}-{run.kind.command}-{run.attempt}",
+            "name": name,
             "namespace": owner.namespace,
             "labels": labels | queue,
             "ownerReferences": [

@@ -6,6 +6,7 @@ from typing import Any
 
 from tlt_api.common import JobSpec
 from tlt_api.runspec import RUN_SPEC_ANNOTATION, RUN_SPEC_PATH, VOLUMES_ROOT, RunSpec
+from tlt_operator.build import workers
 from tlt_operator.settings import Settings
 
 CONTAINER = "runner"
@@ -91,6 +92,8 @@ def _container(run: RunSpec, settings: Settings) -> dict[str, Any]:
             ),
         ],
     }
+    if run.workers:
+        container["ports"] = [{"name": workers.PORT_NAME, "containerPort": workers.PORT}]
     secret = run.spec.storage.s3.secret_ref
     if secret:
         container["envFrom"] = [{"secretRef": {"name": secret.name}}]

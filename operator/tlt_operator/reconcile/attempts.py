@@ -16,6 +16,7 @@ from tlt_api.runspec import for_attempt
 from tlt_api.status import Attempt, Failure, Inputs, Phase
 from tlt_operator import clock, conditions
 from tlt_operator.build import job as job_builder
+from tlt_operator.build import workers
 from tlt_operator.conditions import State
 from tlt_operator.observed import JobState, Observed
 from tlt_operator.reconcile import obstacles, report, retry
@@ -138,16 +139,22 @@ def _create(seen: Observed, resource: Resource, now: datetime, settings: Setting
         obstacle = obstacles.refused(seen.refusal.message)
         return _blocked(seen, resource, obstacle, None, now, settings, REFUSED_POLL_SECONDS)
     spec = retry.for_attempt(resource.spec, seen.status.history)
-    run = for_attempt(resource, spec, seen.status.inputs or Inputs(), attempt)
+    inputs = seen.status.inputs or Inputs()
+    run = for_attempt(resource, spec, inputs, attempt, workers.addresses(name, spec))
     job = job_builder.build(run, settings, seen.labels)
     return Plan(create=job, requeue_after=OLD_POD_POLL_SECONDS)  # sooner, when its event comes
 
 
 def _active(seen: Observed, resource: Resource, job: JobState, now: datetime, settings: Settings) -> Plan:
+    if job.indexed and seen.own_service is None:
+        if not seen.service and not seen.refusal:
+            return Plan(service=workers.service(seen.namespace, job), requeue_after=0)
+        unreachable = obstacles.no_service(workers.service_name(job.name), seen.service, seen.refusal)
+        return _blocked(seen, resource, unreachable, job, now, settings, REFUSED_POLL_SECONDS)
     if _runs(seen, job):
         state = State(Phase.RUNNING, conditions.RUNNING, f"attempt {_attempt(seen)} runs as Job {job.name}")
         status = with_state(seen, state, now, job_uid=job.uid, start_time=_started(seen, job, now))
-        return to_status(seen, status, requeue_after=None if job.ready else REFUSED_POLL_SECONDS)
+        return to_status(seen, status, requeue_after=None if job.all_ready else REFUSED_POLL_SECONDS)
     poll = min(max((now - (job.created or now)).total_seconds() / 4, 5.0), 120.0)
     obstacle = obstacles.find(job, seen.pods_of(_attempt(seen)), seen.events)
     if obstacle:
@@ -160,9 +167,9 @@ def _runs(seen: Observed, job: JobState) -> bool:
     if job.suspended:
         return False
     pods = seen.pods_of(_attempt(seen))
-    begun = any(pod.ended or (pod.container and _begun(pod.container)) for pod in pods)
+    begun = {pod.index for pod in pods if pod.ended or (pod.container and _begun(pod.container))}
     was = seen.status.phase == Phase.RUNNING and not pods
-    return job.ready > 0 or begun or was
+    return job.all_ready or len(begun) >= max(job.parallelism, 1) or was
 
 
 def _begun(container: Any) -> bool:

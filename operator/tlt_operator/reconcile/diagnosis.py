@@ -3,6 +3,9 @@
 In this order, since the earlier is the surer: the Job ran out of time; Kubernetes took the pod away
 (DisruptionTarget); the container was killed for memory; the runner said so itself (exit code and termination
 message); the pod never ran; the pod is gone.
+
+Of several pods that worked together one fails first and takes the others along: they lose their peer
+(WorkerLost), or Kubernetes stops them with the Job (Interrupted). What is reported is the cause, not that.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ _LOST = {"DeletionByTaintManager", "DeletionByPodGC", "NodeLost", "NodeShutdown"
 
 _NODE_FORGOT = ("ContainerStatusUnknown", "Unknown")
 """Why a container ended, where its node was restarted or lost: the exit code (137, 255) is made up."""
+_COLLATERAL = {Reason.INTERNAL: 1, Reason.INTERRUPTED: 2, Reason.WORKER_LOST: 2}
+"""Reasons that another pod's failure may bring about, the likelier the higher: a lost peer can crash one."""
 _NOT_STARTED = ("StartError", "ContainerCannotRun")
 
 
@@ -47,7 +52,7 @@ def diagnose(job: JobState, pods: Sequence[PodState]) -> Failure:
         return failure(
             Reason.DEADLINE_EXCEEDED, f"Job {job.name} ran longer than activeDeadlineSeconds allows"
         )
-    pod = _telling(pods)
+    pod = _cause(pods)
     if condition.reason == "PodFailurePolicy":
         return _disrupted(condition.message, pod)
     if pod is None:
@@ -55,12 +60,35 @@ def diagnose(job: JobState, pods: Sequence[PodState]) -> Failure:
             Reason.INTERRUPTED,
             f"the pod of Job {job.name} is gone without an outcome ({condition.reason}: {condition.message})",
         )
+    return _of_pod(pod)
+
+
+def _of_pod(pod: PodState) -> Failure:
     disruption = pod.conditions.get("DisruptionTarget")
     if disruption and disruption.true:
         return _disrupted(disruption.message, pod)
     if pod.container and pod.container.exit_code is not None:
         return _exited(pod, pod.container, pod.container.exit_code)
     return _never_ran(pod)
+
+
+def _cause(pods: Sequence[PodState]) -> PodState | None:
+    """Of pods that worked together the one that failed of itself: the first to end, where several did."""
+    by_index = {index: [pod for pod in pods if pod.index == index] for index in {pod.index for pod in pods}}
+    told = [pod for pod in map(_telling, by_index.values()) if pod]
+    failed = [pod for pod in told if _exit_code(pod) != 0] or told
+
+    def rank(pod: PodState) -> tuple[bool, int, float, int]:
+        ended = pod.container.finished if pod.container else None
+        collateral = _COLLATERAL.get(Reason(_of_pod(pod).reason), 0)
+        when = ended.timestamp() if ended else float("inf")
+        return not _is_disrupted(pod), collateral, when, pod.index or 0
+
+    return min(failed, key=rank, default=None)
+
+
+def _is_disrupted(pod: PodState) -> bool:
+    return "DisruptionTarget" in pod.conditions and pod.conditions["DisruptionTarget"].true
 
 
 def _telling(pods: Sequence[PodState]) -> PodState | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tlt_api.failures import CLASSES, Reason
 from tlt_operator.conditions import Block
-from tlt_operator.observed import EventState, JobState, PodState
+from tlt_operator.observed import EventState, JobState, PodState, Refusal, ServiceState
 
 _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 _IMAGE |= {"RegistryUnavailable", "SignatureValidationFailed"}
@@ -30,14 +30,23 @@ class Obstacle:
 
 
 def find(job: JobState, pods: Sequence[PodState], events: Sequence[EventState]) -> Obstacle | None:
-    """What keeps the Job's pod from starting, as far as it can be told."""
+    """What keeps the Job's pods from starting, as far as it can be told."""
     if job.suspended:
         return Obstacle(
             Block("JobSuspended", f"Job {job.name} is suspended, by a queueing system or by hand")
         )
-    pod = pods[-1] if pods else None
-    if pod is None:
+    if not pods:
         return _no_pod(events)
+    waiting = [pod for pod in pods if pod.phase == "Pending"] or [pods[-1]]
+    for pod in reversed(waiting):
+        if obstacle := _of_pod(pod):
+            return obstacle
+    if events:
+        return Obstacle(Block("PodNotStarting", f"{events[-1].reason}: {events[-1].message}"))
+    return None
+
+
+def _of_pod(pod: PodState) -> Obstacle | None:
     container = pod.container
     if container and container.waiting_reason in _IMAGE:
         text = f"{container.waiting_reason}: {container.waiting_message}"
@@ -51,8 +60,6 @@ def find(job: JobState, pods: Sequence[PodState], events: Sequence[EventState]) 
     scheduled = pod.conditions.get("PodScheduled")
     if scheduled and not scheduled.true:
         return Obstacle(Block(scheduled.reason or "Unschedulable", scheduled.message))
-    if events:
-        return Obstacle(Block("PodNotStarting", f"{events[-1].reason}: {events[-1].message}"))
     return None
 
 
@@ -62,6 +69,24 @@ def refused(message: str) -> Obstacle:
         return Obstacle(Block("QuotaExceeded", message))
     return Obstacle(
         Block(Reason.POD_REJECTED, message), Reason.POD_REJECTED, CLASSES[Reason.POD_REJECTED].hint
+    )
+
+
+def no_service(name: str, other: ServiceState | None, refusal: Refusal | None) -> Obstacle:
+    """The pods cannot find each other: their Service's name is taken, or the API server refused it."""
+    if other:
+        owner = other.owner_uid or "none"
+        return Obstacle(
+            Block("ServiceNameTaken", f"Service {name} belongs to something else (owner uid {owner})")
+        )
+    text = f"Service {name}: {refusal.message if refusal else 'refused'}"
+    if "exceeded quota" in text:
+        return Obstacle(Block("QuotaExceeded", text))
+    return Obstacle(
+        Block("ServiceRefused", text),
+        Reason.POD_REJECTED,
+        "Give the operator the right to create Services (manifests/base/operator-rbac.yaml), or ask who "
+        "refuses them.",
     )
 
 

@@ -48,6 +48,7 @@ class Plan:
         report: The runner's fields of the status, completed from the termination message.
         status: The operator's fields of the status; None where they stay as they are.
         create: The Job to create.
+        service: The Service to create, of a Job that exists.
         delete: The Job to delete.
         ttl: Jobs (by name) whose ttlSecondsAfterFinished to set.
         event: What to tell.
@@ -57,6 +58,7 @@ class Plan:
     report: Mapping[str, Any] | None = None
     status: JobStatus | None = None
     create: Mapping[str, Any] | None = None
+    service: Mapping[str, Any] | None = None
     delete: JobState | None = None
     ttl: tuple[tuple[str, int], ...] = ()
     event: Event | None = None

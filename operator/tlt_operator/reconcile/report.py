@@ -32,8 +32,9 @@ def parse(message: str) -> RunReport | None:
 
 
 def of_pods(pods: Sequence[PodState]) -> RunReport | None:
-    """The report of the pod that ended last."""
-    reports = [parse(pod.container.message) for pod in pods if pod.container and pod.container.message]
+    """The report of the pod that ended last; of several that worked together, index 0 reports."""
+    chiefs = [pod for pod in pods if not pod.index]
+    reports = [parse(pod.container.message) for pod in chiefs if pod.container and pod.container.message]
     return next((found for found in reversed(reports) if found), None)
 
 

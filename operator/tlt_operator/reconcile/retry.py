@@ -18,7 +18,9 @@ from tlt_operator.settings import Settings
 SUSPENDED = "Suspended"
 """Reason in the history of an attempt that the user suspended: not a failure."""
 
-UNCOUNTED = frozenset({Reason.INTERRUPTED, Reason.EVICTED, Reason.NODE_LOST, Reason.JOB_DELETED})
+UNCOUNTED = frozenset(
+    {Reason.INTERRUPTED, Reason.WORKER_LOST, Reason.EVICTED, Reason.NODE_LOST, Reason.JOB_DELETED}
+)
 """Failures that are not the run's own: they are retried ever more slowly, and do not count, ten in a row."""
 
 HISTORY_LIMIT = 20

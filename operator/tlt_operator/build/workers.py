@@ -1,0 +1,68 @@
+"""How the pods of one attempt find each other: an Indexed Job's stable host names behind a headless Service.
+
+Kubernetes gives pod ``<index>`` of an Indexed Job the host name ``<job>-<index>``; a headless Service, which
+is the pods' subdomain, makes it an address. Pure: addresses follow from the attempt, before anything exists.
+
+The Service belongs to the Job and is made once that has been seen: it goes when the Job goes, by deletion,
+suspension or TTL, and the operator needs no right to delete Services.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tlt_api.common import JobSpec, TrainingResources
+from tlt_operator.observed import JobState
+
+PORT = 2222
+"""Of the workers' own gRPC server."""
+PORT_NAME = "workers"
+INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
+"""Label (and annotation) that Kubernetes gives the pods of an Indexed Job."""
+_JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
+
+
+def service_name(job: str) -> str:
+    """Name of a Job's Service. It must begin with a letter, which a Job's name need not: hence the prefix."""
+    return f"tlt-{job}"
+
+
+def addresses(job: str, spec: JobSpec) -> list[str]:
+    """``host:port`` of the pods that train together, by index; none where there is one pod."""
+    nodes = spec.resources.nodes if isinstance(spec.resources, TrainingResources) else 1
+    if nodes == 1:
+        return []
+    return [f"{job}-{index}.{service_name(job)}:{PORT}" for index in range(nodes)]
+
+
+def service(namespace: str, job: JobState) -> dict[str, Any]:
+    """The headless Service of a Job that has been seen."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": service_name(job.name),
+            "namespace": namespace,
+            "labels": {
+                "app.kubernetes.io/name": "tlt-runner",
+                "app.kubernetes.io/managed-by": "tlt-operator",
+            },
+            "ownerReferences": [
+                {
+                    "apiVersion": "batch/v1",
+                    "kind": "Job",
+                    "name": job.name,
+                    "uid": job.uid,
+                    "controller": True,
+                    "blockOwnerDeletion": False,
+                }
+            ],
+        },
+        "spec": {
+            "clusterIP": "None",
+            # The workers meet before any of them is ready for anything.
+            "publishNotReadyAddresses": True,
+            "selector": {_JOB_UID_LABEL: job.uid},
+            "ports": [{"name": PORT_NAME, "port": PORT, "targetPort": PORT, "protocol": "TCP"}],
+        },
+    }
