@@ -1,0 +1,87 @@
+"""One attempt of a training, ended at will: used by test_training_resume, and run by it to be killed.
+
+The only thing that is added to the product's task is that every step's loss is written down.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import tensorflow as tf
+
+from tlt_api.runreport import RunReport
+from tlt_api.runspec import RunSpec
+from tlt_api.status import Progress
+from tlt_runner.context import Context
+from tlt_runner.report.local import LocalReporter
+from tlt_runner.storage import Storage
+from tlt_runner.tasks import train
+from tlt_runner.training.trainer import FIGURES, Trainer
+
+
+class Ending:
+    """When an attempt ends before its time: after a step, or in an epoch's evaluation."""
+
+    def __init__(self, *, stop_after: int = -1, kill_after: int = -1, stop_in_evaluation: int = -1) -> None:
+        self.stop = Event()
+        self.stop_after, self.kill_after = stop_after, kill_after
+        self.stop_in_evaluation = stop_in_evaluation
+
+    def after_step(self, number: int) -> None:
+        if number == self.kill_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if number == self.stop_after:
+            self.stop.set()
+
+    def in_evaluation(self, epoch: int) -> None:
+        if epoch == self.stop_in_evaluation:
+            self.stop.set()
+
+
+class Reporter(LocalReporter):
+    """Sees evaluations begin."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(None)
+        self._ending = ending
+
+    def progress(self, progress: Progress) -> None:
+        super().progress(progress)
+        if progress.stage == "evaluate":
+            self._ending.in_evaluation((progress.epoch or 0) + 1)
+
+
+def attempt(run: RunSpec, scratch: Path, losses: Path, ending: Ending) -> RunReport:
+    """Train until the end, or until the ending; losses are appended as ``step loss`` lines."""
+
+    class Recorded(Trainer):
+        def step(self, batch: dict[str, Any], number: int, learning_rate: float) -> tf.Tensor:
+            figures = super().step(batch, number, learning_rate)
+            with losses.open("a") as file:
+                print(number, float(figures[FIGURES.index("total")]), file=file)
+            ending.after_step(number)
+            return figures
+
+    scratch.mkdir(parents=True, exist_ok=True)
+    reporter = Reporter(ending)
+    context = Context(Storage(scratch=scratch), reporter, scratch, ending.stop)
+    plain, train.Trainer = train.Trainer, Recorded  # type: ignore[misc]
+    try:
+        train.run(run, context)
+    finally:
+        train.Trainer = plain  # type: ignore[misc]
+    return reporter.snapshot()
+
+
+if __name__ == "__main__":
+    run_file, scratch, losses, ending = sys.argv[1:]
+    attempt(
+        RunSpec.from_json(Path(run_file).read_bytes()),
+        Path(scratch),
+        Path(losses),
+        Ending(**json.loads(ending)),
+    )
