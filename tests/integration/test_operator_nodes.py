@@ -1,0 +1,208 @@
+"""Several nodes on a real API server: the Indexed Job and its Service are accepted, and only index 0 reports.
+
+There is no node: the test says of pods what a kubelet would say.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster.control_plane import ControlPlane
+from operator_ring.live import NODE_MANIFEST, Api, Kubelet, OperatorProcess, until
+from operator_ring.manifests import SHA, resource
+from tlt_api.runspec import Owner
+from tlt_runner.report.apiserver import ApiServer, ApiServerError
+
+ROOT = Path(__file__).parents[2]
+BASE = ROOT / "manifests" / "base"
+NAMESPACE = "nodes"
+JOB = "traffic-train-1"
+BEST = {"artifacts": [{"name": "best", "uri": "pvc://runs/best", "sha256": SHA, "sizeBytes": 7}]}
+
+
+class Pods(Kubelet):
+    """The kubelet of one pod of an Indexed Job: jobs are named ``<job>-<index>`` here."""
+
+    def pod(self, job: str) -> dict[str, Any]:
+        name, index = job.rsplit("-", 1)
+        chosen = f"job-name%3D{name},batch.kubernetes.io/job-completion-index%3D{index}"
+
+        def found() -> dict[str, Any] | None:
+            pods = self._api.items(f"{self._path}?labelSelector={chosen}")
+            return pods[0] if pods else None
+
+        return until(f"pod {index} of Job {name}", found)
+
+
+@pytest.fixture(scope="module")
+def plane(control_plane_cluster: ControlPlane) -> ControlPlane:
+    """Everything of manifests/ but the operator's pod is there, and a namespace opened to jobs."""
+    plane = control_plane_cluster
+    plane.kubectl("apply", "-k", ROOT / "crds")
+    plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    for name in ("tlt-system", NAMESPACE):
+        plane.kubectl("create", "namespace", name, check=False)
+    plane.kubectl("apply", "-n", "tlt-system", "-f", BASE / "operator-rbac.yaml")
+    for name in ("runner-clusterrole", "runner-policy"):
+        plane.kubectl("apply", "-f", BASE / f"{name}.yaml")
+    plane.kubectl("apply", "-n", NAMESPACE, "-k", ROOT / "manifests" / "namespace")
+    plane.apply(NODE_MANIFEST)
+    return plane
+
+
+@pytest.fixture(scope="module")
+def operator(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
+    token = plane.kubectl("create", "token", "tlt-operator", "-n", "tlt-system", "--duration=2h").strip()
+    config = yaml.safe_load(plane.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": token}
+    folder = tmp_path_factory.mktemp("operator")
+    (folder / "kubeconfig").write_text(yaml.safe_dump(config))
+    with OperatorProcess(folder / "kubeconfig", folder / "operator.log") as process:
+        yield process
+    assert "Traceback" not in process.log(), process.log()
+
+
+@pytest.fixture(scope="module")
+def api(plane: ControlPlane, operator: OperatorProcess) -> Iterator[Api]:
+    found = Api(plane.kubeconfig)
+    yield found
+    found.close()
+
+
+def made(name: str = "traffic", nodes: int = 2) -> dict[str, Any]:
+    manifest = resource(name=name, resources={"gpus": 0, "nodes": nodes})
+    manifest["metadata"]["namespace"] = NAMESPACE
+    return manifest
+
+
+def services(api: Api) -> dict[str, dict[str, Any]]:
+    items = api.items(f"/api/v1/namespaces/{NAMESPACE}/services")
+    return {item["metadata"]["name"]: item for item in items}
+
+
+def test_two_pods_are_made_with_stable_names_and_succeed_together(api: Api) -> None:
+    kubelet = Pods(api, NAMESPACE)
+    training = made()
+    api.create(training)
+    pods = [kubelet.pod(f"{JOB}-{index}") for index in range(2)]
+    assert [pod["spec"]["hostname"] for pod in pods] == [f"{JOB}-0", f"{JOB}-1"]
+    assert [pod["spec"]["subdomain"] for pod in pods] == [f"tlt-{JOB}"] * 2
+    environment = [{item["name"] for item in pod["spec"]["containers"][0]["env"]} for pod in pods]
+    assert all("JOB_COMPLETION_INDEX" in names for names in environment)
+    until("the Service", lambda: f"tlt-{JOB}" in services(api))
+    kubelet.run(f"{JOB}-0")
+    assert api.status(training)["phase"] == "Queued"
+    kubelet.run(f"{JOB}-1")
+    api.until_phase(training, "Running")
+
+    def hosts() -> set[str]:
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices"
+        slices = [item for item in api.items(path) if item["metadata"]["name"].startswith(f"tlt-{JOB}")]
+        return {address["hostname"] for item in slices for address in item.get("endpoints") or ()}
+
+    address = {"status": {"podIP": "10.0.0.9", "podIPs": [{"ip": "10.0.0.9"}]}}
+    for pod in pods:
+        path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod['metadata']['name']}/status"
+        api.request("PATCH", path, address, "application/merge-patch+json")
+    until("both names to have an address", lambda: hosts() == {f"{JOB}-0", f"{JOB}-1"}, hosts)
+    kubelet.end(f"{JOB}-1", 0, "Completed")
+    kubelet.end(f"{JOB}-0", 0, "Completed", json.dumps(BEST))
+    assert api.until_phase(training, "Succeeded")["artifacts"] == BEST["artifacts"]
+
+
+def test_the_cause_is_reported_the_peers_end_and_the_service_goes_with_its_job(api: Api) -> None:
+    kubelet = Pods(api, NAMESPACE)
+    training = made("cause")
+    api.create(training)
+    for index in range(2):
+        kubelet.run(f"cause-train-1-{index}")
+    api.until_phase(training, "Running")
+    kubelet.end("cause-train-1-1", 137, "OOMKilled")
+    kubelet.until_stopped("cause-train-1-0")
+    kubelet.end("cause-train-1-0", 76)
+    kubelet.run("cause-train-2-0")
+    kubelet.run("cause-train-2-1")
+    status = api.until_phase(training, "Running")
+    assert status["attempt"] == 2
+    assert [entry["reason"] for entry in status["history"]] == ["OutOfMemory"]
+    assert {"tlt-cause-train-1", "tlt-cause-train-2"} <= set(services(api))
+    api.request(
+        "DELETE",
+        f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs/cause-train-1",
+        {"propagationPolicy": "Background"},
+    )
+    until("the Service to be collected", lambda: "tlt-cause-train-1" not in services(api))
+    assert "tlt-cause-train-2" in services(api)
+
+
+def test_suspending_stops_every_pod(api: Api) -> None:
+    kubelet = Pods(api, NAMESPACE)
+    training = made("7-paused")
+    api.create(training)
+    for index in range(2):
+        kubelet.run(f"7-paused-train-1-{index}")
+    api.until_phase(training, "Running")
+    api.edit(training, suspend=True)
+    for index in range(2):
+        kubelet.until_stopped(f"7-paused-train-1-{index}")
+    kubelet.end("7-paused-train-1-1", 75)
+    kubelet.remove("7-paused-train-1-1")
+    assert api.status(training)["phase"] == "Running"
+    kubelet.end("7-paused-train-1-0", 75)
+    kubelet.remove("7-paused-train-1-0")
+    api.until_phase(training, "Suspended")
+    until("the Service to be collected", lambda: "tlt-7-paused-train-1" not in services(api))
+
+
+def as_pod(plane: ControlPlane, pod: str, folder: Path) -> ApiServer:
+    """The API server as a runner's pod of this name sees it."""
+    body = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": pod, "namespace": NAMESPACE},
+        "spec": {"serviceAccountName": "tlt-runner", "containers": [{"name": "runner", "image": "runner"}]},
+    }
+    plane.kubectl("create", "-f", "-", stdin=json.dumps(body))
+    bound = ("--bound-object-kind", "Pod", "--bound-object-name", pod)
+    token = folder / pod
+    token.write_text(plane.kubectl("create", "token", "-n", NAMESPACE, "tlt-runner", *bound))
+    authority = folder / "ca.crt"
+    authority.write_bytes(plane.authority.certificate("ca").read_bytes())
+    host, port = plane.server.removeprefix("https://").split(":")
+    return ApiServer(host, int(port), token, authority)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "pod", "may"),
+    [
+        (2, "{job}-0-abcde", True),
+        (2, "{job}-1-abcde", False),
+        (2, "{job}-10-abcde", False),
+        (2, "{job}-abcde", False),
+        (2, "{job}-0-train-1-0-abcde", False),
+        (2, "x{job}-0-abcde", False),
+        (1, "{job}-abcde", True),
+        (1, "{job}-0-abcde", False),
+    ],
+)
+def test_of_several_pods_index_0_alone_reports(
+    plane: ControlPlane, api: Api, tmp_path: Path, nodes: int, pod: str, may: bool
+) -> None:
+    name = f"p{nodes}" + pod.replace("{job}", "j")
+    training = made(name, nodes)
+    created = api.create(training)
+    until("its Job", lambda: f"{name}-train-1" in api.jobs(NAMESPACE))
+    server = as_pod(plane, pod.format(job=f"{name}-train-1"), tmp_path)
+    owner = Owner(kind="TrainingJob", namespace=NAMESPACE, name=name, uid=created["metadata"]["uid"])
+    if may:
+        server.apply_status(owner, {"progress": {"stage": "train", "epoch": 3}}, 10)
+        assert api.status(training)["progress"]["epoch"] == 3
+        return
+    with pytest.raises(ApiServerError, match="by the pod of its present attempt"):
+        server.apply_status(owner, {"progress": {"stage": "train", "epoch": 3}}, 10)
