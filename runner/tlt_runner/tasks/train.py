@@ -31,6 +31,7 @@ from tlt_runner.training.keeper import Keeper
 from tlt_runner.training.meter import Meter
 from tlt_runner.training.published import Published
 from tlt_runner.training.trainer import Trainer
+from tlt_runner.training.watching import followers
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,14 @@ def run(run: RunSpec, context: Context) -> None:
     batch_size = spec.training.batch_size_per_gpu * strategy.num_replicas_in_sync
     _report_data(records, model, batch_size)
     steps = records.manifest.training_images // batch_size
-    meter = Meter(context.reporter.progress, spec.training.epochs, steps, batch_size, time.monotonic)
+    meter = Meter(
+        context.reporter.progress,
+        spec.training.epochs,
+        steps,
+        batch_size,
+        time.monotonic,
+        spec.evaluation.interval_epochs,
+    )
     work = loop.Work(
         batches=_training_data(records, spec, trainer, batch_size),
         steps=steps,
@@ -73,8 +81,10 @@ def run(run: RunSpec, context: Context) -> None:
     )
     fresh = Position(run=run.owner.uid, batch_size=batch_size, anchors=model.config.anchors)
     start = keeper.resume(saved, fresh)
-    end = loop.train(trainer, work, spec.training, spec.evaluation, start, meter)
-    meter.finish(end.epoch)
+    watchers = followers.files(run, spec, context, records, model, batch_size)
+    with followers.followed(meter, watchers) as watch:
+        end = loop.train(trainer, work, spec.training, spec.evaluation, start, watch)
+        watch.finish(end.epoch)
     _conclude(end)
 
 

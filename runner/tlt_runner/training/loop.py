@@ -19,6 +19,7 @@ from tlt_api.status import Metrics
 from tlt_api.training import Evaluation, Training
 from tlt_runner.errors import RunnerError
 from tlt_runner.training.checkpoints import Position
+from tlt_runner.training.precision import LOWEST_SCALE
 from tlt_runner.training.schedule import learning_rate
 from tlt_runner.training.trainer import FIGURES, Trainer
 from tlt_runner.training.watch import Step, Watch
@@ -143,6 +144,11 @@ def _settle(trainer: Trainer, pending: Pending | None, losses: _Losses, watch: W
     if pending is None:
         return
     values = dict(zip(FIGURES, pending.figures.numpy().tolist(), strict=True))
+    scale = values.pop("loss_scale")
+    if not math.isfinite(values["gradient_norm"]) and scale > LOWEST_SCALE:
+        log.info("step %d was left out: the gradient overflowed float16 at scale %g", pending.number + 1, scale)
+        losses.leave_out()
+        return
     if not (math.isfinite(values["total"]) and math.isfinite(values["gradient_norm"])):
         parts = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         raise RunnerError(
@@ -159,6 +165,19 @@ def _out_of_memory(error: Exception, spec: Training) -> RunnerError:
     return RunnerError(
         Reason.OUT_OF_MEMORY,
         f"a step with spec.training.batchSizePerGPU {spec.batch_size_per_gpu} does not fit in memory: {what}",
+        _smaller(spec),
+    )
+
+
+def _smaller(spec: Training) -> str:
+    """How to make the same updates in less memory."""
+    batch, parts = spec.batch_size_per_gpu, spec.gradient_accumulation_steps
+    if batch == 1:
+        return "Lower spec.dataset.imageSize or spec.model.roi.miniBatch, or use a GPU with more memory."
+    half = next(size for size in range(batch // 2, 0, -1) if batch % size == 0)
+    return (
+        f"The same updates in less memory: spec.training.batchSizePerGPU {half} with "
+        f"gradientAccumulationSteps {parts * batch // half}."
     )
 
 

@@ -1,0 +1,264 @@
+"""TensorBoard's files, read back: what a training tells, what another attempt takes back, what is drawn."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tlt_api.failures import Reason
+from tlt_api.status import ClassMetric, Metrics
+from tlt_runner.errors import RunnerError
+from tlt_runner.storage import Published, Storage
+from tlt_runner.training.watch import Step
+from tlt_runner.training.watching.followers import Guarded, followed
+from tlt_runner.training.watching.pictures import Pictures
+from tlt_runner.training.watching.shipping import Shipping
+from tlt_runner.training.watching.tensorboard import TensorBoard
+
+STEPS = 10
+Points = list[tuple[int, float]]
+
+
+def detect_the_object(images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """One sure detection of class 1, one unsure one, and padding."""
+    count = len(images)
+    boxes = np.tile(np.float32([[4, 4, 20, 28], [0, 0, 8, 8], [0, 0, 0, 0]]), (count, 1, 1))
+    scores = np.tile(np.float32([0.9, 0.3, 0.0]), (count, 1))
+    return {"boxes": boxes, "scores": scores, "classes": np.tile(np.int32([1, 0, -1]), (count, 1))}
+
+
+def batches() -> list[dict[str, Any]]:
+    return [
+        {
+            "image": np.zeros((2, 32, 48, 3), np.uint8),
+            "boxes": np.tile(np.float32([[[8, 8, 24, 24], [0, 0, 0, 0]]]), (2, 1, 1)),
+            "classes": np.int32([[0, -1], [-1, -1]]),
+            "valid": np.array([True, False]),
+            "id": np.array([b"street/0001", b""], object),
+        }
+    ]
+
+
+class Attempt:
+    """TensorBoard's logs of one attempt, in a time that the test sets."""
+
+    def __init__(self, folder: Path, attempt: int, storage: Storage | None = None) -> None:
+        self.now = 0.0
+        self.attempt = attempt
+        self.folder = folder / "out/logs/tiny-uid"
+        scratch = folder / f"scratch-{attempt}"
+        scratch.mkdir()
+        pictures = Pictures(detect_the_object, batches, ["zero", "one"], 0.6)
+        self.board = TensorBoard(
+            Shipping(storage or Storage(scratch=scratch), f"file://{self.folder}", lambda: self.now),
+            scratch,
+            attempt,
+            STEPS,
+            4,
+            pictures,
+            lambda: self.now,
+            lambda: 1.7e9 + self.now,
+        )
+
+    def epoch(self, finished: int, first: int, last: int, loss: float) -> None:
+        """Take steps of an epoch, two seconds each."""
+        self.board.epoch(finished, first)
+        for index in range(first, last):
+            self.now += 2
+            figures = {"total": loss, "gradient_norm": 7.0}
+            self.board.step(Step(finished * STEPS + index, index + 1, 1e-3, figures))
+
+
+def events(folder: Path) -> list[Any]:
+    """All events of a folder, in TensorBoard's order."""
+    read = []
+    for path in sorted(folder.glob("*tfevents*")):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event()
+            event.ParseFromString(record.numpy())
+            read.append(event)
+    return read
+
+
+def curves(read: Sequence[Any]) -> dict[str, Points]:
+    """Points by tag; an attempt takes back what earlier ones tell of its own steps and later ones."""
+    found: dict[str, Points] = {}
+    for event in read:
+        if event.HasField("session_log"):
+            for tag, points in found.items():
+                found[tag] = [point for point in points if point[0] < event.step]
+        for value in event.summary.value:
+            if value.HasField("simple_value"):
+                found.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return found
+
+
+def drawn(read: Sequence[Any]) -> list[tuple[str, NDArray[Any]]]:
+    """Pictures by tag."""
+    return [
+        (value.tag, cv2.imdecode(np.frombuffer(value.image.encoded_image_string, np.uint8), 1))
+        for event in read
+        for value in event.summary.value
+        if value.HasField("image")
+    ]
+
+
+def test_curves_are_means_of_ten_steps_at_steps_that_evaluations_share(tmp_path: Path) -> None:
+    one = Attempt(tmp_path, 1)
+    one.epoch(0, 0, STEPS, 4.0)
+    one.board.evaluated(Metrics(m_ap=0.5, per_class=[ClassMetric(name="one", average_precision=0.5)]), STEPS)
+    one.epoch(1, 0, STEPS, 2.0)
+    one.board.close(None)
+    found = curves(events(one.folder))
+    assert found["loss/total"] == [(10, 4.0), (20, 2.0)]
+    assert found["gradient_norm"] == [(10, 7.0), (20, 7.0)]
+    assert found["images_per_second"] == [(10, 2.0), (20, 2.0)]
+    assert found["learning_rate"] == [(10, pytest.approx(1e-3)), (20, pytest.approx(1e-3))]
+    assert found["mAP"] == found["AP/one"] == [(10, 0.5)]
+
+
+def test_another_attempt_goes_on_without_doubled_points(tmp_path: Path) -> None:
+    killed = Attempt(tmp_path, 1)
+    killed.epoch(0, 0, STEPS, 4.0)
+    killed.epoch(1, 0, STEPS, 3.0)  # after its last checkpoint, which was in the middle of the epoch
+    killed.board.close(None)
+    resumed = Attempt(tmp_path, 2)
+    resumed.epoch(1, 5, STEPS, 3.0)
+    resumed.epoch(2, 0, STEPS, 2.0)
+    resumed.board.close(None)
+    assert curves(events(resumed.folder))["loss/total"] == [(10, 4.0), (20, 3.0), (30, 2.0)]
+
+
+def test_files_are_whole_and_never_change(tmp_path: Path) -> None:
+    one = Attempt(tmp_path, 1)
+    one.epoch(0, 0, STEPS, 4.0)
+    before = {path.name: path.read_bytes() for path in one.folder.iterdir()}
+    assert len(before) == 1
+    one.now += 100
+    one.epoch(1, 0, STEPS, 4.0)
+    one.board.close(None)
+    after = {path.name: path.read_bytes() for path in one.folder.iterdir()}
+    assert len(after) == 2
+    assert before.items() <= after.items()
+
+
+def test_what_is_left_is_shipped_when_a_training_fails(tmp_path: Path) -> None:
+    one = Attempt(tmp_path, 1)
+    one.epoch(0, 0, 3, 6.0)
+    one.board.close(RunnerError(Reason.INTERRUPTED, "stopped"))
+    assert curves(events(one.folder))["loss/total"] == [(3, 6.0)]
+
+
+class Away(Storage):
+    """A storage that is away at first."""
+
+    away = True
+
+    def publish(self, local: Path, uri: str) -> Published:
+        if self.away:
+            raise RunnerError(Reason.STORAGE_UNAVAILABLE, "no route to it")
+        return super().publish(local, uri)
+
+
+def test_what_could_not_be_shipped_is_shipped_later_in_order(tmp_path: Path) -> None:
+    storage = Away(scratch=tmp_path)
+    one = Attempt(tmp_path, 1, storage)
+    one.epoch(0, 0, STEPS, 4.0)
+    one.now += 1000
+    one.epoch(1, 0, STEPS, 3.0)
+    storage.away = False
+    one.board.close(None)
+    assert curves(events(one.folder))["loss/total"] == [(10, 4.0), (20, 3.0)]
+
+
+def test_a_picture_shows_sure_detections_above_what_is_there(tmp_path: Path) -> None:
+    one = Attempt(tmp_path, 1)
+    one.board.evaluated(Metrics(m_ap=0.5), 0)
+    one.board.close(None)
+    ((tag, picture),) = drawn(events(one.folder))
+    assert tag == "validation/street/0001"
+    assert picture.shape == (64, 48, 3)
+    bright = picture.max(axis=2) > 100
+    assert bright[19, 10] and bright[12, 27]  # the lower and the right edge of the sure detection
+    assert not bright[7, 1]  # the unsure one
+    assert bright[32 + 23, 16] and not bright[32 + 19, 27]  # the object that is there
+
+
+def test_pictures_of_large_images_are_reduced_with_their_boxes() -> None:
+    large = batches()
+    large[0]["image"] = np.zeros((2, 1280, 960, 3), np.uint8)
+    large[0]["boxes"] = large[0]["boxes"] * 40
+    (picture,) = Pictures(detect_the_object, lambda: large, ["zero", "one"], 0.6).draw()
+    assert picture.size == (640, 960)  # side by side, for it is higher than wide
+    pixels = cv2.imdecode(np.frombuffer(picture.jpeg, np.uint8), 1)
+    assert pixels[478, 480 + 300].max() > 100  # the object's lower edge: 24 * 40 / 2
+
+
+class Clumsy:
+    """A follower that fails at everything."""
+
+    def stage(self, stage: str) -> None:
+        raise ValueError(stage)
+
+    def epoch(self, finished: int, step: int) -> None:
+        raise OSError("no space left on device")
+
+    def step(self, step: Step) -> None:
+        raise KeyError("total")
+
+    def evaluated(self, metrics: Metrics, number: int) -> None:
+        raise RunnerError(Reason.STORAGE_FULL, "no space left")
+
+    def finish(self, epochs: int) -> None:
+        raise ZeroDivisionError
+
+    def close(self, failure: BaseException | None) -> None:
+        raise AttributeError("nothing to close")
+
+
+class Silent:
+    """Watches and says nothing."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def stage(self, stage: str) -> None:
+        self.told.append(stage)
+
+    def epoch(self, finished: int, step: int) -> None:
+        self.told.append(finished)
+
+    def step(self, step: Step) -> None:
+        self.told.append(step)
+
+    def evaluated(self, metrics: Metrics, number: int) -> None:
+        self.told.append(metrics)
+
+    def finish(self, epochs: int) -> None:
+        self.told.append(epochs)
+
+
+def test_a_follower_that_fails_at_everything_ends_nothing() -> None:
+    guarded = Guarded(Clumsy())
+    guarded.stage("train")
+    guarded.epoch(0, 0)
+    guarded.step(Step(0, 1, 1e-3, {}))
+    guarded.evaluated(Metrics(), 1)
+    guarded.finish(1)
+    guarded.close(None)
+    assert guarded.failures == 6
+
+
+def test_a_failing_training_fails_by_its_own_reason() -> None:
+    status = Silent()
+    failing = RunnerError(Reason.NAN_LOSS, "loss is not finite")
+    with pytest.raises(RunnerError) as caught, followed(status, [Clumsy()]) as watch:
+        watch.epoch(0, 0)
+        raise failing
+    assert caught.value is failing
+    assert status.told == [0]
