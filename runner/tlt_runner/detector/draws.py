@@ -39,7 +39,7 @@ class StepDraws(keras.random.SeedGenerator):
         """
         drawn = keras.random.uniform((images * self._replicas, count), seed=self)
         first = ops.cast(self._replica, "int32") * ops.cast(images, "int32")
-        return drawn[first : first + images] if self._replicas > 1 else drawn
+        return ops.slice(drawn, (first, 0), (images, count)) if self._replicas > 1 else drawn
 
 
 def uniform(like: Tensor, random: keras.random.SeedGenerator) -> Tensor:

@@ -221,7 +221,7 @@ class Accumulator:
         sizes[list(places)] = [len(scores) for _, scores, _ in self._found]
         sizes = total(sizes).astype(np.int64)
         ends = np.cumsum(sizes)
-        rows = np.zeros((int(sizes.sum()), 3))
+        rows: FloatArray = np.zeros((int(sizes.sum()), 3))
         for place, found in zip(places, self._found, strict=True):
             rows[ends[place] - sizes[place] : ends[place]] = np.stack(found, axis=1)
         rows = total(rows)
