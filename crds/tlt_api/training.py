@@ -9,6 +9,7 @@ from pydantic import Field
 from tlt_api.base import ApiModel, Rule, only_with, pair
 from tlt_api.common import Fraction, OpenFraction
 
+LossWeight = Annotated[float, Field(gt=0, le=1000)]
 _ANNEALING = "softStartAnnealing"
 
 
@@ -154,6 +155,26 @@ class Regularizer(ApiModel):
     """Factor."""
 
 
+class LossWeights(ApiModel):
+    """Factors on the four losses, which are then added up (TLT's lambdas)."""
+
+    rpn_objectness: LossWeight = 1.0
+    """Whether an anchor is an object."""
+    rpn_deltas: LossWeight = 1.0
+    """Where the region proposal network puts an object's box."""
+    head_classes: LossWeight = 1.0
+    """Which class a proposal is of."""
+    head_deltas: LossWeight = 1.0
+    """Where the head puts an object's box."""
+
+
+class Ema(ApiModel):
+    """Averaged weights: what is evaluated and published is the moving average of the trainable weights."""
+
+    momentum: OpenFraction = 0.999
+    """Share of the average that stays at an update; at most (1 + t) / (10 + t) after t updates."""
+
+
 class Augmentation(ApiModel):
     """Random changes of training images; boxes follow. All but horizontalFlip are off by default."""
 
@@ -196,6 +217,8 @@ class EarlyStopping(ApiModel):
     """What is watched."""
     patience: Annotated[int, Field(ge=1)] = 10
     """Evaluations (mAP) or epochs (loss) without improvement after which training ends."""
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    """By how much more than this mAP must rise, or the loss fall, to count as better."""
 
 
 class Training(ApiModel):
@@ -204,7 +227,10 @@ class Training(ApiModel):
     epochs: Annotated[int, Field(ge=1, le=100000)] = 100
     """Passes over the training images."""
     batch_size_per_gpu: Annotated[int, Field(alias="batchSizePerGPU", ge=1, le=1024)] = 4
-    """Images of one step on one GPU (or on the CPU)."""
+    """Images that one GPU (or the CPU) holds at a time."""
+    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Batches of batchSizePerGPU whose mean gradient makes one step: a larger batch in the same memory. Batch
+    normalisation sees each of them alone, as it does each GPU's."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 42
     """Seed of initialisation, shuffling and augmentation."""
     checkpoint_interval: Annotated[int, Field(ge=1)] = 1
@@ -216,12 +242,26 @@ class Training(ApiModel):
     """Schedule."""
     optimizer: Optimizer = Optimizer()
     """Optimizer."""
+    loss_weights: LossWeights = LossWeights()
+    """Factors on the losses."""
     regularizer: Regularizer = Regularizer()
     """Penalty on kernels."""
     augmentation: Augmentation = Augmentation()
     """Random changes of images."""
+    ema: Ema | None = None
+    """Averaged weights; without it the weights as they are."""
+    mixed_precision: bool = False
+    """Whether a step computes in 16 bits: bfloat16, or on GPUs before Ampere float16 with a scaled loss.
+    Losses, boxes, statistics, weights and the model that is published remain float32."""
+    xla: bool = False
+    """Whether XLA compiles the step: minutes at the start, faster steps on GPUs."""
     early_stopping: EarlyStopping | None = None
     """When to end before the last epoch."""
+
+    @property
+    def images_per_replica(self) -> int:
+        """Images of one step on one GPU, or on the CPU."""
+        return self.batch_size_per_gpu * self.gradient_accumulation_steps
 
 
 class Evaluation(ApiModel):

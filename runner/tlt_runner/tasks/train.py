@@ -5,32 +5,32 @@ Resumes where an earlier attempt of the same run stopped: see :mod:`tlt_runner.t
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from tlt_api.failures import Reason
 from tlt_api.runspec import RunSpec
-from tlt_api.status import Metrics
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Context
 from tlt_runner.data import pipeline
-from tlt_runner.data.prepare import prepare
 from tlt_runner.data.records import Records
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
-from tlt_runner.evaluation import detectors
-from tlt_runner.evaluation.evaluate import evaluate
-from tlt_runner.training import devices, leftovers, loop
+from tlt_runner.report.local import LocalReporter
+from tlt_runner.training import distribution, leftovers, loop, preparation, rendezvous, validation
 from tlt_runner.training.checkpoints import Position
-from tlt_runner.training.initial import initial_model, with_anchors
+from tlt_runner.training.distribution import Workers
+from tlt_runner.training.initial import initial_model
 from tlt_runner.training.keeper import Keeper
 from tlt_runner.training.meter import Meter
 from tlt_runner.training.published import Published
-from tlt_runner.training.trainer import Trainer
+from tlt_runner.training.trainer import INPUTS, Trainer
 from tlt_runner.training.watching import followers
 
 log = logging.getLogger(__name__)
@@ -47,19 +47,27 @@ def run(run: RunSpec, context: Context) -> None:
         raise RunnerError(
             Reason.INVALID_SPEC, f"train: expected a TrainingJob, got {run.owner.kind}/{run.owner.name}"
         )
-    strategy = devices.claim(spec.resources.gpus)
-    leftovers.remove(context.storage, spec.output.uri, time.time())
+    index = rendezvous.index_of(os.environ, run.workers)
+    workers = distribution.claim(spec.resources.gpus, run.workers, index, context.stop.is_set)
+    if not workers.chief:  # it says on its own log what it sees
+        context = dataclasses.replace(context, reporter=LocalReporter(None))
+    with workers.guarded():
+        _train(run, spec, context, workers)
+
+
+def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Workers) -> None:
+    if workers.chief:
+        leftovers.remove(context.storage, spec.output.uri, time.time())
     published = Published(context, spec.output.uri, run.owner)
     saved = published.recall()
-    records = prepare(
-        spec.dataset, context.storage, spec.output.uri, context.reporter, context.stop, spec.model.anchors
-    )
-    spec = with_anchors(spec, records, context.reporter)
-    with strategy.scope():
+    records, spec = preparation.prepared(spec, context, workers)
+    with workers.strategy.scope():
         model = initial_model(run, spec, context.storage)
-    trainer = Trainer(model, spec.training, strategy)
-    keeper = Keeper(context, published, model, trainer.state, spec.training.keep_checkpoints)
-    batch_size = spec.training.batch_size_per_gpu * strategy.num_replicas_in_sync
+    trainer = Trainer(model, spec.training, workers.strategy)
+    keeper = Keeper(
+        context, published, model, trainer.state, spec.training.keep_checkpoints, trainer.averaged
+    )
+    batch_size = spec.training.images_per_replica * workers.replicas
     _report_data(records, model, batch_size)
     steps = records.manifest.training_images // batch_size
     meter = Meter(
@@ -70,18 +78,22 @@ def run(run: RunSpec, context: Context) -> None:
         time.monotonic,
         spec.evaluation.interval_epochs,
     )
+
+    def stopping() -> bool:
+        return workers.any(context.stop.is_set())
+
     work = loop.Work(
-        batches=_training_data(records, spec, trainer, batch_size),
+        batches=_training_data(records, spec, trainer, workers),
         steps=steps,
-        evaluate=_judge(records, spec, model, context),
-        save_best=keeper.save_best,
-        save_last=keeper.save_last,
-        save_position=keeper.save_position,
-        stopping=context.stop.is_set,
+        evaluate=trainer.averaged()(validation.judge_of(records, spec, model, workers, stopping)),
+        save_best=keeper.save_best if workers.chief else _leave_alone,
+        save_last=keeper.save_last if workers.chief else _leave_alone,
+        save_position=keeper.save_position if workers.chief else _leave_alone,
+        stopping=stopping,
     )
     fresh = Position(run=run.owner.uid, batch_size=batch_size, anchors=model.config.anchors)
-    start = keeper.resume(saved, fresh)
-    watchers = followers.files(run, spec, context, records, model, batch_size)
+    start = preparation.agreed(keeper.resume(saved, fresh), workers)
+    watchers = followers.files(run, spec, context, records, model, batch_size) if workers.chief else []
     with followers.followed(meter, watchers) as watch:
         end = loop.train(trainer, work, spec.training, spec.evaluation, start, watch)
         watch.finish(end.epoch)
@@ -99,7 +111,13 @@ def _report_data(records: Records, model: FasterRCNN, batch_size: int) -> None:
         log.info("%d images fill no batch of %d; in every epoch they are others", left, batch_size)
 
 
-def _training_data(records: Records, spec: TrainingJobSpec, trainer: Trainer, batch_size: int) -> Any:
+def _leave_alone(position: Position) -> None:
+    """The chief keeps the models."""
+
+
+def _training_data(records: Records, spec: TrainingJobSpec, trainer: Trainer, workers: Workers) -> Any:
+    batch_size = spec.training.images_per_replica * workers.replicas
+
     def batches(epoch: int, first_step: int) -> Iterator[loop.Batch]:
         data = pipeline.training_batches(
             records,
@@ -109,11 +127,13 @@ def _training_data(records: Records, spec: TrainingJobSpec, trainer: Trainer, ba
             trainer.model.config.max_objects,
             epoch,
             first_step,
+            workers.share,
         )
         left_out = np.zeros(2, np.int64)
-        for batch in trainer.distribute(data):
-            left_out += trainer.left_out(batch)
-            yield batch
+        for batch in data:
+            left_out += batch["left_out"].numpy().sum(axis=0)
+            yield {**batch, **workers.split({name: batch[name] for name in INPUTS})}
+        left_out = workers.total(left_out).astype(np.int64)
         if left_out.any():
             log.info(
                 "epoch %d: augmentation moved %d objects out of sight (training.augmentation.minVisible) or "
@@ -123,33 +143,6 @@ def _training_data(records: Records, spec: TrainingJobSpec, trainer: Trainer, ba
             )
 
     return batches
-
-
-def _judge(records: Records, spec: TrainingJobSpec, model: FasterRCNN, context: Context) -> Any:
-    detect = detectors.of_keras(model)
-    most = max(records.manifest.objects_per_image, default=1)
-
-    def judge() -> Metrics:
-        return evaluate(
-            detect,
-            _until_stopped(
-                pipeline.validation_batches(records, spec.training.batch_size_per_gpu, max(1, most)), context
-            ),
-            records.manifest.class_names,
-            spec.evaluation.iou_threshold,
-            spec.evaluation.average_precision,
-        )
-
-    return judge
-
-
-def _until_stopped(batches: Iterable[Any], context: Context) -> Iterator[Any]:
-    for batch in batches:
-        if context.stop.is_set():
-            raise RunnerError(
-                Reason.INTERRUPTED, "stopped while evaluating; the checkpoint before it is kept"
-            )
-        yield batch
 
 
 def _conclude(end: Position) -> None:

@@ -51,6 +51,8 @@ class Position(StatusModel):
     """Lowest mean loss of an epoch so far."""
     artifacts: list[Artifact] = []
     """What was published."""
+    reached: float | None = None
+    """The last mAP, or negative loss, that early stopping counted as better."""
     stale: int = 0
     """Evaluations (or epochs) since what early stopping monitors was at its best."""
 
@@ -84,7 +86,7 @@ def find(storage: Storage, uri: str, run: str) -> Saved | None:
         return None
     path = storage.fetch(uri)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             position = _position(file)
     except UNREADABLE as error:
         log.warning("training starts anew: the checkpoint %s cannot be read: %s", uri, error)
@@ -130,7 +132,7 @@ def read(path: Path) -> tuple[Position, list[np.ndarray]]:
     Raises:
         UNREADABLE: It is none, or damaged: every entry has a check sum.
     """
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
         return _position(file), [file[name] for name in sorted(file.files) if name != "position"]
 
 

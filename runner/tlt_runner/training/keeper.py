@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ class Keeper:
         model: The model in training.
         state: All variables that training changes.
         checkpoints_kept: Newest checkpoints that stay as models of their own.
+        published_weights: Within it the model's weights are those that are published (averages).
     """
 
     def __init__(
@@ -31,12 +33,14 @@ class Keeper:
         model: FasterRCNN,
         state: Sequence[Any],
         checkpoints_kept: int,
+        published_weights: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._context = context
         self._published = published
         self._model = model
         self._state = state
         self._kept = checkpoints_kept
+        self._published_weights = published_weights
 
     def resume(self, saved: Saved | None, start: Position) -> Position:
         """Where to go on: at a state that :meth:`Published.recall` found, if it fits, else at ``start``."""
@@ -67,7 +71,8 @@ class Keeper:
         origin = self._published.origin(position.epoch)
         if BEST in names:
             origin = origin.model_copy(update={"evaluation": position.best})
-        model_file.save(self._model, local, origin)
+        with self._published_weights():
+            model_file.save(self._model, local, origin)
         for name in names:
             self._published.publish(name, local, position.epoch)
         local.unlink()

@@ -136,7 +136,7 @@ class _Losses:
 
     @property
     def mean(self) -> float:
-        return self.total / self.count if self.count else math.nan
+        return self.total / self.count if self.count else 0.0
 
 
 def _settle(trainer: Trainer, pending: Pending | None, losses: _Losses, watch: Watch) -> None:
@@ -146,8 +146,10 @@ def _settle(trainer: Trainer, pending: Pending | None, losses: _Losses, watch: W
     values = dict(zip(FIGURES, pending.figures.numpy().tolist(), strict=True))
     scale = values.pop("loss_scale")
     if not math.isfinite(values["gradient_norm"]) and scale > LOWEST_SCALE:
-        log.info("step %d was left out: the gradient overflowed float16 at scale %g", pending.number + 1, scale)
-        losses.leave_out()
+        log.info(
+            "step %d was left out: the gradient overflowed float16 at scale %g", pending.number + 1, scale
+        )
+        losses.add(values["total"] if math.isfinite(values["total"]) else losses.mean)
         return
     if not (math.isfinite(values["total"]) and math.isfinite(values["gradient_norm"])):
         parts = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -193,26 +195,31 @@ def _interrupt(work: Work, position: Position) -> None:
 def _evaluated(position: Position, work: Work, spec: Training, watch: Watch) -> Position:
     best = position.best
     if best is not None and best.epoch == position.epoch:
-        better = True  # it was published as the best model before the attempt was killed
+        metrics = best  # it was published as the best model before the attempt was killed
     else:
         metrics = work.evaluate().model_copy(update={"epoch": position.epoch})
         watch.evaluated(metrics, position.epoch * work.steps)
         unknown = metrics.m_ap is None  # no object that counts: the newest model is as good as any
-        better = best is None or unknown or (metrics.m_ap or 0.0) > (best.m_ap or 0.0)
-        if better:
+        if best is None or unknown or (metrics.m_ap or 0.0) > (best.m_ap or 0.0):
             position = position.model_copy(update={"best": metrics})
             work.save_best(position)
-    if spec.early_stopping and spec.early_stopping.monitor == "mAP":
-        position = position.model_copy(update={"stale": 0 if better else position.stale + 1})
-    return position
+    return _counted(position, "mAP", metrics.m_ap, spec)
 
 
 def _with_loss(position: Position, loss: float, spec: Training) -> Position:
     better = position.best_loss is None or loss < position.best_loss
-    update: dict[str, Any] = {"best_loss": loss if better else position.best_loss}
-    if spec.early_stopping and spec.early_stopping.monitor == "loss":
-        update["stale"] = 0 if better else position.stale + 1
-    return position.model_copy(update=update)
+    position = position.model_copy(update={"best_loss": loss if better else position.best_loss})
+    return _counted(position, "loss", -loss, spec)
+
+
+def _counted(position: Position, monitor: str, score: float | None, spec: Training) -> Position:
+    """Count how long the score has not risen by more than minDelta, for early stopping; None has risen."""
+    early, reached = spec.early_stopping, position.reached
+    if early is None or early.monitor != monitor:
+        return position
+    if score is None or reached is None or score > reached + early.min_delta:
+        return position.model_copy(update={"stale": 0, "reached": score})
+    return position.model_copy(update={"stale": position.stale + 1})
 
 
 def _is_stale(position: Position, spec: Training) -> bool:

@@ -7,6 +7,8 @@ are averaged.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import tensorflow as tf
@@ -15,13 +17,18 @@ from tlt_api.training import Training
 from tlt_runner.detector import losses
 from tlt_runner.detector.draws import StepDraws
 from tlt_runner.detector.model import FasterRCNN
-from tlt_runner.training import schedule
+from tlt_runner.training import precision, schedule
+from tlt_runner.training.averages import Averages
 from tlt_runner.training.optimizer import Updates, clipped
 
 log = logging.getLogger(__name__)
 
-FIGURES = ("total", "gradient_norm", "penalty", "rpn_objectness", "rpn_deltas", "head_classes", "head_deltas")
-"""What a step returns, in this order."""
+INPUTS = ("image", "boxes", "classes")
+"""What of a batch goes to the replicas."""
+LOSSES = ("total", "penalty", "rpn_objectness", "rpn_deltas", "head_classes", "head_deltas")
+FIGURES = (*LOSSES, "gradient_norm", "loss_scale")
+"""What a step returns, in this order: the loss and its parts, weighted; the norm of the whole gradient
+before it is clipped; what the loss was multiplied by (1, but for float16)."""
 
 
 class Trainer:
@@ -37,9 +44,15 @@ class Trainer:
         self.model = model
         self.strategy = strategy
         self._spec = spec
+        self._dtype = precision.low_dtype() if spec.mixed_precision else "float32"
         with strategy.scope():
             self._updates = Updates(spec.optimizer, model.trainable_variables)
-        self._compiled = tf.function(self._on_all_replicas)
+            self._averages = Averages(spec.ema, model.trainable_variables) if spec.ema else None
+            self._scale = precision.LossScale() if self._dtype == "float16" else None
+        self._differentiate: Any = self._gradients
+        if spec.xla:
+            self._differentiate = tf.function(self._gradients, jit_compile=True, autograph=False)
+        self._compiled = tf.function(self._on_all_replicas, autograph=False)
         factor = schedule.scale(spec.learning_rate, self.replicas)
         if factor != 1:
             log.info("the learning rate is %d times the spec's, as the batch is (scaling linear)", factor)
@@ -59,57 +72,94 @@ class Trainer:
             learning_rate: For this step.
 
         Returns:
-            The FIGURES [7] of the step; not waited for.
+            The FIGURES [8] of the step; not waited for.
         """
-        wanted = {name: batch[name] for name in ("image", "boxes", "classes")}
+        wanted = {name: batch[name] for name in INPUTS}
         return self._compiled(wanted, tf.constant(number, tf.int64), tf.constant(learning_rate, tf.float32))
 
-    def distribute(self, batches: tf.data.Dataset) -> Any:
-        """Batches of all replicas' images, for :meth:`step`."""
-        if self.strategy.num_replicas_in_sync == 1:
-            return batches
-        return self.strategy.experimental_distribute_dataset(batches)
-
     def image_ids(self, batch: dict[str, Any]) -> list[str]:
-        """The ids in a batch that :meth:`distribute` gave."""
-        parts = self.strategy.experimental_local_results(batch["id"])
-        return [item.decode() for part in parts for item in part.numpy().tolist()]
-
-    def left_out(self, batch: dict[str, Any]) -> Any:
-        """``left_out`` [2] of a batch that :meth:`distribute` gave, added up over its images."""
-        parts = self.strategy.experimental_local_results(batch["left_out"])
-        return sum(part.numpy().sum(axis=0) for part in parts)
+        """The ids in a batch: of all replicas of this worker."""
+        return [item.decode() for item in batch["id"].numpy().tolist()]
 
     @property
     def state(self) -> list[Any]:
-        """Every variable that training changes: weights, statistics, optimizer."""
-        return [*self.model.variables, *self._updates.variables]
+        """Every variable that training changes: weights, statistics, optimizer, averages, loss scale."""
+        parts = (self._updates, self._averages, self._scale)
+        return [*self.model.variables, *(one for part in parts if part is not None for one in part.variables)]
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it the model's weights are their averages, where the spec asks for averages.
+
+        :attr:`state` must not be kept there: weights and averages have changed places.
+        """
+        with self._averages.in_place() if self._averages else nullcontext():
+            yield
 
     def _on_all_replicas(self, batch: dict[str, Any], number: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
-        gradients, figures = self.strategy.run(self._on_one_replica, args=(batch, number))
-        self._updates.apply(self.strategy, gradients, rate)
-        return self.strategy.reduce(tf.distribute.ReduceOp.MEAN, figures, axis=None)
+        scale = self._scale.value.read_value() if self._scale else tf.constant(1.0)
+        with precision.computing(self.model, self._dtype):
+            gradients, figures, norms = self.strategy.run(self._on_one_replica, args=(batch, number, scale))
+        norm = self.strategy.experimental_local_results(norms)[0]  # the same on all of them
+        if self._scale is None:
+            self._update(gradients, rate)
+        else:
+            finite = tf.math.is_finite(norm)
+            self._scale.adapt(finite)
+            tf.cond(finite, lambda: self._update(gradients, rate), lambda: None)
+        mean = self.strategy.reduce(tf.distribute.ReduceOp.MEAN, figures, axis=None)
+        return tf.concat([mean, [norm, scale]], 0)
 
-    def _on_one_replica(self, batch: dict[str, Any], number: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """The whole batch's gradients, clipped, and the FIGURES of this replica's share of it."""
+    def _update(self, gradients: list[Any], rate: tf.Tensor) -> None:
+        self._updates.apply(self.strategy, gradients, rate)
+        if self._averages:
+            self._averages.follow(self.strategy, self._updates.count.read_value())
+
+    def _on_one_replica(
+        self, batch: dict[str, Any], number: tf.Tensor, scale: tf.Tensor
+    ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
+        """The whole batch's gradients, clipped; LOSSES of this replica's share; the norm before clipping."""
         replica = tf.distribute.get_replica_context()
-        own = tf.cast(replica.replica_id_in_sync_group, tf.int64)
-        gradients, figures = self._differentiate(batch, number * self.replicas + own)
+        gradients, figures = self._accumulated(batch, number, replica.replica_id_in_sync_group, scale)
         if self.replicas > 1:
             gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        if self._scale:
+            gradients = [gradient / scale for gradient in gradients]
         norm = tf.linalg.global_norm(gradients)
-        gradients = clipped(gradients, norm, self._spec.optimizer.clip_norm)
-        return gradients, tf.concat([figures[:1], norm[None], figures[1:]], 0)
+        return clipped(gradients, norm, self._spec.optimizer.clip_norm), figures, norm
 
-    def _differentiate(self, batch: dict[str, Any], draw: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Gradients of the loss' share in all replicas' mean; the loss and its parts."""
+    def _accumulated(
+        self, batch: dict[str, Any], number: tf.Tensor, own: Any, scale: tf.Tensor
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Gradients and LOSSES of this replica's share, part by part where it does not fit in memory."""
+        count = self._spec.gradient_accumulation_steps
+        if count == 1:
+            return self._differentiate(batch, number, own, scale)
+        parts = {name: tf.reshape(value, (count, -1, *value.shape[1:])) for name, value in batch.items()}
+
+        def add(index: tf.Tensor, gradients: list[tf.Tensor], figures: tf.Tensor) -> tuple[Any, ...]:
+            part = {name: value[index] for name, value in parts.items()}
+            more, seen = self._differentiate(part, number, own * count + index, scale)
+            return index + 1, [a + b for a, b in zip(gradients, more, strict=True)], figures + seen / count
+
+        zeros = [tf.zeros(variable.shape) for variable in self.model.trainable_variables]
+        start = (tf.constant(0), zeros, tf.zeros(len(LOSSES)))
+        _, gradients, figures = tf.while_loop(lambda index, *_: index < count, add, start)
+        return gradients, figures
+
+    def _gradients(
+        self, batch: dict[str, Any], number: tf.Tensor, part: Any, scale: tf.Tensor
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Gradients of the batch's share in the mean of all, times the scale; and its LOSSES."""
         variables = self.model.trainable_variables
-        draws = StepDraws(self._spec.seed, draw)
+        shares = self.replicas * self._spec.gradient_accumulation_steps
+        draws, weights = StepDraws(self._spec.seed, number, part, shares), self._spec.loss_weights
         with tf.GradientTape() as tape:
             images = tf.cast(batch["image"], tf.float32)  # here, so that bytes travel to the device
             parts = losses.losses(self.model, images, batch["boxes"], batch["classes"], draws)
+            parts = {name: part * getattr(weights, name) for name, part in parts.items()}
             parts["penalty"] = losses.penalty(self.model, self._spec.regularizer)
             total = tf.add_n(list(parts.values()))
-            share = total / self.replicas
+            share = total * (scale / shares)
         gradients = tape.gradient(share, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return gradients, tf.stack([total, *(parts[name] for name in FIGURES[2:])])
+        return gradients, tf.stack([total, *(parts[name] for name in LOSSES[1:])])
