@@ -179,6 +179,18 @@ def test_a_folder_comes_down_with_its_sub_folders(storage: Storage, tmp_path: Pa
     assert (folder / "deep/er/x.txt").read_text() == "deep/er/x.txt"
 
 
+@pytest.mark.parametrize("folder", ["s3://bucket/checkpoints", "s3://bucket"])
+def test_files_are_removed_and_no_others(storage: Storage, tmp_path: Path, folder: str) -> None:
+    for name in ("epoch-0001.keras", "epoch-0002.keras", "epoch-0001.keras.txt"):
+        storage.publish(_file(tmp_path, b"x"), f"{folder}/{name}")
+    assert storage.fetch(f"{folder}/epoch-0001.keras").is_file()
+    storage.remove(folder, ["epoch-0001.keras", "never-there.keras"])
+    there = {name: storage.exists(f"{folder}/{name}") for name in ("epoch-0001.keras", "epoch-0002.keras")}
+    assert there == {"epoch-0001.keras": False, "epoch-0002.keras": True}
+    assert storage.exists(f"{folder}/epoch-0001.keras.txt")
+    assert storage.at_hand(f"{folder}/epoch-0001.keras") is None
+
+
 def test_a_missing_object_or_folder_names_what_is_there(storage: Storage, tmp_path: Path) -> None:
     storage.publish(_file(tmp_path, b"x"), "s3://bucket/shelf/book.txt")
     storage.publish(_file(tmp_path, b"x"), "s3://bucket/shelf/box/pen.txt")

@@ -1,0 +1,241 @@
+"""What a training finds of an earlier attempt, keeps of itself, and removes."""
+
+import logging
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+
+from tlt_api.runspec import Owner
+from tlt_api.status import Artifact, Metrics
+from tlt_runner.context import Context
+from tlt_runner.report.local import LocalReporter
+from tlt_runner.storage import Storage, sha256_of
+from tlt_runner.training import checkpoints, leftovers, model_file
+from tlt_runner.training.checkpoints import Position, Saved
+from tlt_runner.training.model_file import Origin
+from tlt_runner.training.published import Published
+
+OWNER = Owner(kind="TrainingJob", namespace="default", name="tiny", uid="one")
+BEFORE, NOW = Metrics(m_ap=0.25, epoch=1), Metrics(m_ap=0.5, epoch=2)
+
+
+class Room:
+    """An output folder, and what the status says of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.output, self.scratch = folder / "out", folder / "scratch"
+        self.output.mkdir()
+        self.scratch.mkdir()
+        self.reporter = LocalReporter(None)
+        self.storage = Storage(scratch=self.scratch)
+        context = Context(self.storage, self.reporter, self.scratch, Event())
+        self.published = Published(context, f"file://{self.output}", OWNER)
+
+    @property
+    def listed(self) -> dict[str, int | None]:
+        """Artifacts of the status, with their epochs."""
+        return {item.name: item.epoch for item in self.reporter.snapshot().artifacts or ()}
+
+    def model(self, name: str, epoch: int, evaluation: Metrics | None = None, run: str = "one") -> Artifact:
+        """A file with the origin of a model."""
+        path = self.output / f"{name}.keras"
+        with zipfile.ZipFile(path, "w") as file:
+            origin = Origin(run=run, job="default/tiny", epoch=epoch, evaluation=evaluation)
+            file.writestr(model_file.ENTRY, origin.model_dump_json(by_alias=True))
+        return Artifact(
+            name=name,
+            uri=f"file://{path}",
+            sha256=sha256_of(path),
+            size_bytes=path.stat().st_size,
+            epoch=epoch,
+        )
+
+    def state(self, **position: object) -> None:
+        """A state file."""
+        at = Position.model_validate({"run": "one", "batch_size": 4, **position})
+        checkpoints.write(self.output / "last.state.npz", at, [np.ones((2, 2), np.float32)])
+
+    def recalled(self) -> Position:
+        """The position that is found."""
+        saved = self.published.recall()
+        assert saved is not None
+        return saved.position
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Room:
+    return Room(tmp_path)
+
+
+def test_what_an_earlier_attempt_published_is_reported_from_the_files_alone(room: Room) -> None:
+    artifacts = [room.model("best", 1, BEFORE), room.model("last", 2), room.model("epoch-0002", 2)]
+    room.state(epoch=2, best=BEFORE, artifacts=artifacts)
+    assert room.recalled().best == BEFORE
+    assert room.reporter.snapshot().artifacts == artifacts
+    assert room.reporter.snapshot().metrics == BEFORE
+
+
+def test_a_best_model_published_just_before_a_kill_brings_its_score_along(room: Room) -> None:
+    old = room.model("best", 1, BEFORE)
+    room.state(epoch=2, closed=False, best=BEFORE, artifacts=[old])
+    room.model("best", 2, NOW)
+    assert room.recalled().best == NOW
+    assert room.reporter.snapshot().metrics == NOW
+    assert room.listed == {"best": 2}
+
+
+def test_the_very_first_best_model_is_known_too(room: Room) -> None:
+    room.state(epoch=2, closed=False)
+    room.model("best", 2, NOW)
+    room.model("last", 2)
+    assert room.recalled().best == NOW
+    assert room.listed == {"best": 2, "last": 2}
+
+
+@pytest.mark.parametrize(
+    ("closed", "change"),
+    [(False, {"run": "two", "epoch": 2}), (False, {"epoch": 3}), (False, {"epoch": 1}), (True, {"epoch": 2})],
+    ids=["of another run", "of a later epoch", "of an earlier epoch", "of an epoch that was closed"],
+)
+def test_another_best_model_than_the_recorded_one_is_not_trusted(
+    room: Room, closed: bool, change: dict[str, object]
+) -> None:
+    old = room.model("best", 1, BEFORE)
+    room.state(epoch=2, closed=closed, best=BEFORE, artifacts=[old])
+    room.model("best", evaluation=NOW, **change)  # type: ignore[arg-type]
+    assert room.recalled().best is None
+    assert room.listed == {}
+    assert room.reporter.snapshot().metrics is None
+
+
+def test_a_file_that_is_gone_is_not_reported(room: Room) -> None:
+    artifacts = [room.model("best", 1, BEFORE), room.model("epoch-0001", 1)]
+    room.state(epoch=2, best=BEFORE, artifacts=artifacts)
+    (room.output / "epoch-0001.keras").unlink()
+    assert room.recalled().best == BEFORE
+    assert room.listed == {"best": 1}
+
+
+def test_the_newest_checkpoints_stay_and_those_of_others_too(room: Room) -> None:
+    room.model("epoch-0001", 1, run="two")
+    source = room.scratch / "model.keras"
+    source.write_bytes(b"model")
+    for epoch in (2, 4, 6, 8):
+        room.published.publish("last", source, epoch)
+        room.published.publish(f"epoch-{epoch:04d}", source, epoch)
+        room.published.retain(2)
+    assert room.listed == {"last": 8, "epoch-0006": 6, "epoch-0008": 8}
+    assert {path.stem for path in room.output.iterdir()} == {"last", "epoch-0001", "epoch-0006", "epoch-0008"}
+
+
+def test_checkpoints_of_an_earlier_attempt_count(room: Room) -> None:
+    room.state(epoch=2, artifacts=[room.model("epoch-0001", 1), room.model("epoch-0002", 2)])
+    room.published.recall()
+    source = room.scratch / "model.keras"
+    source.write_bytes(b"model")
+    room.published.publish("epoch-0003", source, 3)
+    room.published.retain(2)
+    assert room.listed == {"epoch-0002": 2, "epoch-0003": 3}
+    assert not (room.output / "epoch-0001.keras").exists()
+
+
+def test_a_checkpoint_that_cannot_be_removed_does_not_end_the_training(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = room.scratch / "model.keras"
+    source.write_bytes(b"model")
+    room.published.publish("epoch-0001", source, 1)
+    (room.output / "epoch-0001.keras").unlink()
+    (room.output / "epoch-0001.keras" / "in the way").mkdir(parents=True)
+    room.published.retain(0)
+    assert room.listed == {}
+    assert any(record.levelno == logging.WARNING for record in caplog.records)
+
+
+def _cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[data.index(np.ones(1, np.float32).tobytes())] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [_cut, _flip])
+def test_a_damaged_state_is_seen_before_a_variable_changes(
+    room: Room, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    room.state(epoch=2)
+    damage(room.output / "last.state.npz")
+    variable, start = Variable(), Position(run="one", batch_size=4)
+    saved = checkpoints.find(room.storage, f"file://{room.output}/last.state.npz", "one")
+    assert saved is None or checkpoints.resume(saved, start, [variable]) == start
+    assert variable.value.sum() == 0
+    assert any(record.levelno == logging.WARNING for record in caplog.records)
+
+
+class Variable:
+    """As much of a Keras variable as resuming needs."""
+
+    shape = (2, 2)
+
+    def __init__(self) -> None:
+        self.value = np.zeros((2, 2), np.float32)
+
+    def assign(self, value: np.ndarray) -> None:
+        self.value = value
+
+
+def test_an_epoch_begins_again_with_another_batch_size_and_without_its_losses(room: Room) -> None:
+    room.state(epoch=1, step=3, loss_sum=9.0)
+    saved = checkpoints.find(room.storage, f"file://{room.output}/last.state.npz", "one")
+    assert isinstance(saved, Saved)
+    position = checkpoints.resume(saved, Position(run="one", batch_size=8), [Variable()])
+    assert (position.epoch, position.step, position.loss_sum, position.batch_size) == (1, 0, 0.0, 8)
+
+
+def test_a_state_of_another_run_is_not_found(room: Room) -> None:
+    room.state(run="two", epoch=1)
+    assert room.published.recall() is None
+
+
+def test_a_file_without_an_origin_has_none(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no zip")
+    with zipfile.ZipFile(tmp_path / "other", "w") as file:
+        file.writestr(model_file.ENTRY, '{"run": 1}')
+    with zipfile.ZipFile(tmp_path / "plain", "w") as file:
+        file.writestr("config.json", "{}")
+    assert [model_file.origin_of(tmp_path / name) for name in ("text", "other", "plain")] == [None] * 3
+
+
+def test_old_partial_files_of_own_names_are_removed(room: Room) -> None:
+    now = 1e9
+    old = [
+        ".best.keras.0123abcd.partial",
+        ".last.state.npz.00000000.partial",
+        ".epoch-0012.keras.ffffffff.partial",
+    ]
+    stay = [
+        ".best.keras.partial",
+        ".notes.txt.0123abcd.partial",
+        "best.keras",
+        ".last.keras.0123abcg.partial",
+    ]
+    for name in [*old, *stay]:
+        (room.output / name).write_bytes(b"half")
+        os.utime(room.output / name, (now - leftovers.OLD_SECONDS - 1,) * 2)
+    young = ".last.keras.0123abcd.partial"
+    (room.output / young).write_bytes(b"being written")
+    os.utime(room.output / young, (now - leftovers.OLD_SECONDS + 1,) * 2)
+    leftovers.remove(room.storage, f"file://{room.output}", now)
+    assert {path.name for path in room.output.iterdir()} == {*stay, young}
+
+
+def test_an_output_folder_need_not_exist(room: Room) -> None:
+    leftovers.remove(room.storage, f"file://{room.output}/not-yet", 1e9)
