@@ -160,6 +160,15 @@ def test_suspending_stops_every_pod(api: Api) -> None:
     until("the Service to be collected", lambda: "tlt-7-paused-train-1" not in services(api))
 
 
+@pytest.mark.parametrize(
+    ("verb", "may"), [("create", True), ("get", True), ("list", False), ("delete", False), ("patch", False)]
+)
+def test_of_services_the_operator_has_the_rights_it_needs(plane: ControlPlane, verb: str, may: bool) -> None:
+    account = "system:serviceaccount:tlt-system:tlt-operator"
+    answer = plane.kubectl("auth", "can-i", verb, "services", "-n", NAMESPACE, "--as", account, check=False)
+    assert answer.strip() == ("yes" if may else "no")
+
+
 def as_pod(plane: ControlPlane, pod: str, folder: Path) -> ApiServer:
     """The API server as a runner's pod of this name sees it."""
     body = {

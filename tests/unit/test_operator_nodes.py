@@ -6,9 +6,11 @@ import asyncio
 import json
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from operator_ring.manifests import SHA, START, ended, resource
 from operator_ring.memory_kube import KilledError, MemoryKube, refusal
@@ -231,6 +233,19 @@ def test_names_fit_a_dns_label_up_to_attempt_a_million() -> None:
     assert len(f"{longest}-63") <= 63
     assert len(f"tlt-{longest}") <= 63
     assert len(f"{longest}-63-abcde") <= 63
+
+
+@play
+async def test_the_network_policy_shields_the_jobs_pods_from_all_but_each_other(cluster: MemoryKube) -> None:
+    cluster.add(nodes())
+    await cluster.settle()
+    labels = cluster.jobs[JOB]["spec"]["template"]["metadata"]["labels"]
+    file = Path(__file__).parents[2] / "manifests" / "namespace" / "runner-network.yaml"
+    policy = yaml.safe_load(file.read_text())["spec"]
+    chosen = policy["podSelector"]["matchLabels"]
+    assert chosen.items() <= labels.items()
+    assert policy["policyTypes"] == ["Ingress"]
+    assert policy["ingress"] == [{"from": [{"podSelector": {"matchLabels": chosen}}]}]
 
 
 @pytest.mark.parametrize("count", [0, 65])
