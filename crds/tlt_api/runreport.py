@@ -14,6 +14,7 @@ from pydantic import Field
 
 from tlt_api.base import StatusModel
 from tlt_api.status import (
+    EPOCH_PREFIX,
     AnchorsStatus,
     Artifact,
     DatasetStatus,
@@ -52,7 +53,8 @@ def to_termination_message(report: RunReport, limit: int = TERMINATION_MESSAGE_L
     """The report as JSON of at most ``limit`` bytes.
 
     What is longest and stands elsewhere goes first: per-class lists, then the texts of a failure are cut,
-    then everything but failure, metrics and artifacts, then all but a cut failure.
+    then everything but failure, metrics and artifacts, then the checkpoints of epochs, then all but a cut
+    failure.
     """
     for attempt in _shorter_and_shorter(report):
         text = attempt.model_dump_json(by_alias=True, exclude_none=True)
@@ -70,7 +72,9 @@ def _shorter_and_shorter(report: RunReport) -> list[RunReport]:
     )
     cut = no_classes.model_copy(update={"failure": _with_cut_texts(report.failure, 1500)})
     core = RunReport(failure=cut.failure, metrics=cut.metrics, artifacts=cut.artifacts)
-    return [report, no_classes, cut, core, RunReport(failure=cut.failure)]
+    lasting = [item for item in cut.artifacts or () if not item.name.startswith(EPOCH_PREFIX)]
+    few = core.model_copy(update={"artifacts": lasting or None})
+    return [report, no_classes, cut, core, few, RunReport(failure=cut.failure)]
 
 
 def _with_cut_texts(failure: Failure | None, limit: int) -> Failure | None:

@@ -223,11 +223,15 @@ class Metrics(StatusModel):
     """By class."""
 
 
+EPOCH_PREFIX = "epoch-"
+"""How the name of an epoch's own checkpoint begins: epoch-0007."""
+
+
 class Artifact(StatusModel):
     """A file that a run made; listed once it is whole."""
 
     name: str
-    """What it is: best, last, model, plan, onnx-fp32, engine-fp16 ..."""
+    """What it is: best, last, epoch-0007, model, plan, onnx-fp32, engine-fp16 ..."""
     uri: str
     """Where it is."""
     sha256: str

@@ -22,6 +22,7 @@ from tlt_runner.evaluation.evaluate import evaluate as judge
 from tlt_runner.report.local import LocalReporter
 from tlt_runner.storage import Storage
 from tlt_runner.tasks import evaluate
+from tlt_runner.training import model_file
 
 SIZE = 96
 CLASSES = {"one": "one", "seven": "seven"}
@@ -100,6 +101,15 @@ def test_a_model_of_other_classes_is_refused(scenes, tmp_path):
     with pytest.raises(RunnerError, match="bus, car") as error:
         run()
     assert error.value.reason == Reason.MODEL_MISMATCH
+
+
+@pytest.mark.parametrize(("uid", "said"), [("u", False), ("before", True)], ids=["own", "of another run"])
+def test_a_model_of_another_run_is_named(scenes, model, tmp_path, caplog, uid, said):
+    run = Run(tmp_path, scenes)
+    origin = model_file.Origin(run=uid, job="default/elder", epoch=7)
+    model_file.save(model, run.output / "best.keras", origin)
+    assert run().metrics.m_ap is not None
+    assert any("default/elder" in line and "epoch 7" in line for line in caplog.messages) == said
 
 
 def test_a_stop_ends_the_evaluation(scenes, model, tmp_path):

@@ -24,6 +24,15 @@ def test_many_classes_leave_the_message_before_the_map_does() -> None:
     assert carried.artifacts == [ARTIFACT]
 
 
+def test_checkpoints_of_epochs_leave_the_message_before_best_and_last_do() -> None:
+    made = [ARTIFACT, ARTIFACT.model_copy(update={"name": "last"})]
+    made += [ARTIFACT.model_copy(update={"name": f"epoch-{epoch:04d}"}) for epoch in range(100)]
+    report = RunReport(metrics=Metrics(m_ap=0.5), artifacts=made)
+    carried = RunReport.model_validate_json(to_termination_message(report))
+    assert carried.metrics == report.metrics
+    assert [item.name for item in carried.artifacts or ()] == ["best", "last"]
+
+
 def test_a_text_of_control_characters_is_cut_by_its_length_in_json() -> None:
     failure = Failure(reason="Internal", message="\x00" * 20000, hint="\U0001f600" * 20000)
     assert len(to_termination_message(RunReport(failure=failure)).encode()) <= TERMINATION_MESSAGE_LIMIT

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tlt_api.runspec import Owner
-from tlt_api.status import Artifact
+from tlt_api.status import EPOCH_PREFIX, Artifact
 from tlt_runner.context import Context
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import join, sha256_of
@@ -21,14 +21,13 @@ from tlt_runner.training.checkpoints import Position, Saved
 from tlt_runner.training.model_file import Origin
 
 BEST, LAST, STATE = "best", "last", "last.state.npz"
-_EPOCH = "epoch-"
 
 log = logging.getLogger(__name__)
 
 
 def epoch_name(epoch: int) -> str:
     """The name of an epoch's own checkpoint."""
-    return f"{_EPOCH}{epoch:04d}"
+    return f"{EPOCH_PREFIX}{epoch:04d}"
 
 
 class Published:
@@ -86,7 +85,7 @@ class Published:
 
     def retain(self, count: int) -> None:
         """Remove this run's own checkpoints of epochs, but for the newest ``count``."""
-        made = [name for name in self._artifacts if name.startswith(_EPOCH)]
+        made = [name for name in self._artifacts if name.startswith(EPOCH_PREFIX)]
         for name in made[: max(0, len(made) - count)]:
             del self._artifacts[name]
             self._reporter.removed(name)  # before the file, for those who read the status
