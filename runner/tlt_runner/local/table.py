@@ -70,13 +70,24 @@ def what_now(resource: Resource) -> str:
     """Progress of what runs, the result of what succeeded, the reason of what did not."""
     status = resource.status
     if status.phase == Phase.RUNNING:
-        return progress_line(status.progress) if status.progress else "starting"
+        known = result(resource)
+        line = progress_line(status.progress) if status.progress else "starting"
+        return f"{line}; so far {known}" if known else line
     if status.phase == Phase.SUCCEEDED:
         return result(resource)
     if status.failure:
         return f"{status.failure.reason}: {status.failure.message}"
     ready = next((item for item in status.conditions if item.type == "Ready"), None)
     return ready.message if ready else ""
+
+
+def share_done(resource: Resource) -> float | None:
+    """How much of its training is done, 0 to 1; None where it does not train, or that is not known."""
+    progress = resource.status.progress
+    if resource.status.phase != Phase.RUNNING or progress is None or not progress.epochs:
+        return None
+    within = (progress.step or 0) / progress.steps if progress.steps else 0.0
+    return min(1.0, ((progress.epoch or 0) + within) / progress.epochs)
 
 
 def result(resource: Resource) -> str:

@@ -13,6 +13,8 @@ from tlt_api.status import Phase
 from tlt_runner.local import table
 from tlt_runner.report.lines import ProgressLines
 
+BAR_WIDTH = 20
+
 
 class View(Protocol):
     """Shows a flow."""
@@ -76,22 +78,29 @@ class PlainView:
 
 
 class LiveView:
-    """A table that is drawn anew in its place."""
+    """A table that is drawn anew in its place, with a bar for what trains.
 
-    def __init__(self) -> None:
+    Args:
+        console: A rich console; standard output's by default.
+    """
+
+    def __init__(self, console: Any = None) -> None:
         from rich.live import Live
 
-        self._live: Any = Live(auto_refresh=False)
+        self._live: Any = Live(console=console, auto_refresh=False)
 
     def show(self, resources: Sequence[Resource], now: datetime) -> None:
         """Draw the table."""
+        from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
         header, *rows = table.live(resources)
-        drawn = Table(*header, box=None, pad_edge=False)
-        for row in rows:
-            drawn.add_row(*map(Text, row))
+        drawn = Table(*header, "", box=None, pad_edge=False)
+        for row, resource in zip(rows, resources, strict=True):
+            share = table.share_done(resource)
+            bar = "" if share is None else ProgressBar(total=1.0, completed=share, width=BAR_WIDTH)
+            drawn.add_row(*map(Text, row), bar)
         self._live.update(drawn, refresh=True)
 
     def say(self, text: str) -> None:

@@ -40,10 +40,13 @@ def progress_line(progress: Progress) -> str:
     epoch = f"epoch {progress.epoch}" if progress.epoch is not None else None
     if epoch and progress.epochs is not None:
         epoch += f"/{progress.epochs}"
+    step = _labelled("step", progress.step, "d")
+    if step and progress.steps is not None:
+        step += f"/{progress.steps}"
     parts = [
         progress.stage,
         epoch,
-        _labelled("step", progress.step, "d"),
+        step,
         _labelled("loss", progress.loss, ".4g"),
         _labelled("learning rate", progress.learning_rate, ".3g"),
         f"{progress.images_per_second:.1f} images/s" if progress.images_per_second is not None else None,
