@@ -169,6 +169,14 @@ def test_training_ends_after_evaluations_without_a_better_map(trainer: Trainer) 
     assert run.last[-1] == 3
 
 
+def test_small_rises_count_as_better_once_they_add_up_to_the_least(trainer: Trainer) -> None:
+    run = Run([0.5, 0.55, 0.62, 0.63, 0.64, 0.99])
+    early = EarlyStopping(patience=2, min_delta=0.1)
+    end = run.train(trainer, Training(epochs=9, learning_rate=STILL, early_stopping=early))
+    assert end.epoch == 5
+    assert run.best == [1, 2, 3, 4, 5]  # the best model is the best, by however little
+
+
 def test_the_last_epoch_is_evaluated_and_kept_whatever_the_intervals(trainer: Trainer) -> None:
     run = Run([0.1, 0.2])
     run.train(
@@ -198,3 +206,4 @@ def test_memory_that_does_not_suffice_is_named_with_the_batch_size(trainer: Trai
     with pytest.raises(RunnerError, match="batchSizePerGPU 4 does not fit") as caught:
         run.train(trainer, Training())
     assert caught.value.reason == Reason.OUT_OF_MEMORY
+    assert "batchSizePerGPU 2 with gradientAccumulationSteps 2" in caught.value.hint
