@@ -1,0 +1,95 @@
+"""Two real processes as one training: the weights of one, one stop, one end when a worker is lost."""
+
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import training_workers as processes
+from tlt_api.failures import CLASSES, Reason
+from tlt_runner.data import digits
+from tlt_runner.detector import model as detector
+
+STATE = "last.state.npz"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    digits.generate(folder, 18, 64, 64, seed=3, classes=[0, 1])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def together(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[processes.Worker]]:
+    """Two workers, two images each, to the end."""
+    output = tmp_path_factory.mktemp("together")
+    workers = processes.start(output, processes.run_spec(scenes, output, 2), 2)
+    for worker in workers:
+        assert worker.ended() == 0, worker.log[-3000:]
+    return output, workers
+
+
+def difference(left: Path, right: Path) -> float:
+    """Largest relative difference of a variable's values, in the variable's norm."""
+    pairs = zip(
+        detector.load(left / "last.keras").get_weights(),
+        detector.load(right / "last.keras").get_weights(),
+        strict=True,
+    )
+    return max(float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-6)) for a, b in pairs)
+
+
+def test_two_workers_make_the_weights_and_metrics_of_one(
+    scenes: Path, together: tuple[Path, list[processes.Worker]], tmp_path: Path
+) -> None:
+    (alone,) = processes.start(tmp_path, processes.run_spec(scenes, tmp_path, 4), 1)
+    assert alone.ended() == 0, alone.log[-3000:]
+    output, (chief, other) = together
+    found = difference(output, tmp_path)
+    print(f"largest relative difference of a variable: {found:.3g}")
+    assert found < 1e-4
+    one, two = alone.report["metrics"], chief.report["metrics"]
+    assert one["epoch"] == two["epoch"]
+    assert abs(one["mAP"] - two["mAP"]) < 1e-6
+    for left, right in zip(one["perClass"], two["perClass"], strict=True):
+        assert left["name"] == right["name"]
+        assert abs(left["averagePrecision"] - right["averagePrecision"]) < 1e-6
+    assert not other.report
+
+
+def test_a_stop_of_one_stops_all_at_one_step_and_they_go_on_as_if_nothing_had_been(
+    scenes: Path, together: tuple[Path, list[processes.Worker]], tmp_path: Path
+) -> None:
+    spec = processes.run_spec(scenes, tmp_path, 2)
+    chief, other = processes.start(tmp_path, spec, 2)
+    other.wait_for(lambda worker: "all 2 workers are there" in worker.log)
+    chief.wait_for(lambda worker: (worker.report.get("progress") or {}).get("stage") == "train")
+    other.process.send_signal(signal.SIGTERM)
+    assert [chief.ended(), other.ended()] == [CLASSES[Reason.INTERRUPTED].exit_code] * 2
+    assert processes.stopped_at(chief) == processes.stopped_at(other)
+    assert (tmp_path / STATE).exists()
+    for worker in processes.start(tmp_path, spec, 2):
+        assert worker.ended() == 0, worker.log[-3000:]
+        assert "resuming" in worker.log
+    assert difference(tmp_path, together[0]) < 1e-6
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_worker_ends_the_other_and_is_named(scenes: Path, tmp_path: Path, victim: int) -> None:
+    workers = processes.start(tmp_path, processes.run_spec(scenes, tmp_path, 2, epochs=500), 2)
+    workers[0].wait_for(processes.trains)
+    workers[victim].process.kill()
+    left = workers[1 - victim]
+    assert left.ended() == CLASSES[Reason.WORKER_LOST].exit_code, left.log[-3000:]
+    assert f"worker {victim} at localhost:" in left.failure["message"]
+    assert "Traceback" not in left.log
+
+
+def test_a_chief_that_cannot_prepare_leaves_nobody_waiting(scenes: Path, tmp_path: Path) -> None:
+    spec = processes.run_spec(scenes, tmp_path, 2, classes={"zebra": "zebra"})
+    chief, other = processes.start(tmp_path, spec, 2)
+    assert chief.ended() == CLASSES[Reason.UNKNOWN_CLASS].exit_code
+    assert other.ended() == CLASSES[Reason.WORKER_LOST].exit_code
+    assert "worker 0" in other.failure["message"]

@@ -1,0 +1,149 @@
+"""Trainings of several workers as processes on this machine, by ``tlt train --spec`` as pods run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tlt_runner.training.rendezvous import INDEX_VARIABLE
+
+LIMIT_SECONDS = 400
+PATIENCE = 0.2
+
+
+def run_spec(scenes: Path, output: Path, batch_size: int, **changes: Any) -> dict[str, Any]:
+    """A RunSpec: a tiny detector with frozen normalisation, mini-batches that are drawn, mosaics."""
+    return {
+        "owner": {"kind": "TrainingJob", "namespace": "default", "name": "tiny", "uid": "one"},
+        "attempt": 1,
+        "spec": {
+            "dataset": {
+                "uri": f"file://{scenes}",
+                "targetClassMapping": changes.get("classes", {"zero": "zero", "one": "one"}),
+                "imageSize": {"width": 64, "height": 64},
+                "validation": {"fraction": 0.3},
+            },
+            "model": {
+                "backbone": "resnet10",
+                "widthMultiplier": 0.125,
+                "freezeBatchNorm": True,
+                "anchors": {"scales": [24], "ratios": [1.0]},
+                "proposals": {
+                    "miniBatch": 8,
+                    "training": {"preNms": 15, "postNms": 12},
+                    "inference": {"preNms": 15, "postNms": 12},
+                },
+                "roi": {"poolSize": 4, "miniBatch": 6},
+                "detections": {"maxDetections": 8, "scoreThreshold": 0.001},
+                "maxObjects": 8,
+            },
+            "training": {
+                "epochs": changes.get("epochs", 2),
+                "batchSizePerGPU": batch_size,
+                "learningRate": {"min": 1e-5, "max": 1e-4, "annealing": 1.0, "scaling": "none"},
+                "augmentation": {"mosaic": 0.5},
+            },
+            "evaluation": {"iouThreshold": 0.1},
+            "output": {"uri": f"file://{output}"},
+            "resources": {"gpus": 0},
+        },
+    }
+
+
+@dataclass
+class Worker:
+    """A running ``tlt train``."""
+
+    process: subprocess.Popen[bytes]
+    folder: Path
+
+    @property
+    def log(self) -> str:
+        """What it has said."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What it has reported."""
+        file = self.folder / "report.json"
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    @property
+    def failure(self) -> dict[str, Any]:
+        """The failure in its termination message."""
+        return json.loads((self.folder / "message").read_text())["failure"]
+
+    def kill(self) -> None:
+        """End it at once, and wait."""
+        self.process.kill()
+        self.process.wait()
+
+    def ended(self) -> int:
+        """Its exit code, when it has ended."""
+        return self.process.wait(LIMIT_SECONDS)
+
+    def wait_for(self, seen: Callable[[Worker], bool]) -> None:
+        """Wait until it has done something."""
+        for _ in range(int(LIMIT_SECONDS / PATIENCE)):
+            if seen(self):
+                return
+            assert self.process.poll() is None, self.log[-3000:]
+            time.sleep(PATIENCE)
+        raise AssertionError(self.log[-3000:])
+
+
+def trains(worker: Worker) -> bool:
+    """Whether it has reported a step."""
+    return bool((worker.report.get("progress") or {}).get("imagesPerSecond"))
+
+
+def start(folder: Path, spec: dict[str, Any], count: int) -> list[Worker]:
+    """Start so many workers with one RunSpec."""
+    addresses = [f"localhost:{port}" for port in free_ports(count)] if count > 1 else []
+    workers = []
+    for index in range(count):
+        own = folder / f"{index}-{time.monotonic_ns()}"
+        own.mkdir(parents=True)
+        file = own / "run.json"
+        file.write_text(json.dumps({**spec, "workers": addresses}))
+        command = [sys.executable, "-m", "tlt_runner", "train", "--spec", str(file)]
+        environment = {
+            **os.environ,
+            INDEX_VARIABLE: str(index),
+            "TLT_TERMINATION_LOG": str(own / "message"),
+            "TF_NUM_INTRAOP_THREADS": "1",
+        }
+        with (own / "log").open("wb") as log:
+            process = subprocess.Popen(
+                [*command, "--report", str(own / "report.json")],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+            )
+        workers.append(Worker(process, own))
+    return workers
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on."""
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def stopped_at(worker: Worker) -> str:
+    """Where it says that it was stopped."""
+    found = re.search(r"after epoch \d+ and step \d+", worker.failure["message"])
+    assert found is not None, worker.failure
+    return found.group()
