@@ -163,7 +163,8 @@ class Workers:
         text = str(error)
         named = {int(number) for number in re.findall(r"/task:(\d+)", text)} - {self.index}
         who = " and ".join(f"worker {one} at {self.addresses[one]}" for one in sorted(named)) or "a worker"
-        what = text.split("aborted by: ")[-1].strip().splitlines()[0][:200]
+        cause = re.search(r"aborted by: ([^\n]+)", text)
+        what = (cause.group(1) if cause else text.strip().splitlines()[0]).rstrip(":")[:200]
         return f"worker {self.index} cannot go on: {who} is gone or cannot be reached ({what})"
 
 
@@ -207,7 +208,8 @@ def claim(
     if len(addresses) > 1:
         log.info("training on %s of each of %d workers", own, len(addresses))
         rendezvous.meet(addresses, index, stopped)
-        return Workers(_multi_worker(addresses, index, gpus), index, tuple(addresses))
+        with Workers(None, index, tuple(addresses)).guarded():  # one may go again before TensorFlow starts
+            return Workers(_multi_worker(addresses, index, gpus), index, tuple(addresses))
     log.info("training on %s", own)
     return Workers(tf.distribute.MirroredStrategy() if gpus > 1 else tf.distribute.get_strategy())
 
