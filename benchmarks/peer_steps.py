@@ -1,0 +1,195 @@
+"""One detector's training step, timed on demand: the child process of :mod:`detector_peers`.
+
+Runs in the peer's own environment. Builds the detector with random weights from configuration, traces a step,
+counts its arithmetic, warms up and says so; then takes as many steps as each line on standard input says and
+answers with their seconds. All have resnet50, 20 classes, SGD with momentum, float32, the same images and
+objects. KerasHub and we make targets within the step, the Model Garden beforehand.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import graph_flops
+import numpy as np
+import tensorflow as tf
+
+CLASSES, OBJECTS = 20, 8
+WARM_UP = 2
+Step = tuple[Callable[..., Any], tuple[Any, ...]]
+"""A step to trace, and its arguments."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("detector", choices=DETECTORS)
+    parser.add_argument("--size", type=int, required=True)
+    parser.add_argument("--batch", type=int, required=True)
+    arguments = parser.parse_args()
+    began = peak_megabytes()
+    step, inputs = DETECTORS[arguments.detector](arguments.size, arguments.batch)
+    traced = tf.function(step).get_concrete_function(*inputs)
+    flops = graph_flops.flops(traced)
+    run = tf.function(step)
+    for _ in range(WARM_UP):
+        finish(run(*inputs))
+    answer(flops=flops, megabytes=round(peak_megabytes() - began, 1))
+    for line in sys.stdin:
+        start, start_cpu = time.perf_counter(), time.process_time()
+        for _ in range(int(line)):
+            finish(run(*inputs))
+        answer(wall=time.perf_counter() - start, cpu=time.process_time() - start_cpu)
+
+
+def ours(size: int, batch: int) -> Step:
+    import train_step
+
+    from tlt_api.training import Training
+    from tlt_runner.detector import model as detector
+    from tlt_runner.training.trainer import Trainer
+
+    config = train_step.configure("resnet50", size, {})
+    trainer = Trainer(detector.build(config, seed=1), Training(), tf.distribute.get_strategy())
+    images, boxes, classes = examples(size, batch, config.max_objects)
+    wanted = {"image": images, "boxes": boxes, "classes": classes}
+    return lambda batch: trainer.step(batch, 1, 1e-6), (wanted,)
+
+
+def keras_hub_retinanet(size: int, batch: int) -> Step:
+    import keras
+    import keras_hub
+
+    resnet = keras_hub.models.ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[7],
+        stackwise_num_filters=[64, 128, 256, 512],
+        stackwise_num_blocks=[3, 4, 6, 3],
+        stackwise_num_strides=[1, 2, 2, 2],
+        block_type="bottleneck_block",
+    )
+    shape = (size, size, 3)
+    pyramid = keras_hub.models.RetinaNetBackbone(resnet, 3, 7, use_p5=False, image_shape=shape)
+    model = keras_hub.models.RetinaNetObjectDetector(pyramid, CLASSES, bounding_box_format="yxyx")
+    model.compile(optimizer=keras.optimizers.SGD(1e-6, momentum=0.9), jit_compile=False)
+    images, boxes, labels = examples(size, batch, OBJECTS)
+    targets = {"boxes": boxes, "labels": tf.cast(labels, tf.float32)}
+    model.optimizer.build(model.trainable_variables)
+    return lambda images, targets: model.train_step((images, targets)), (
+        tf.cast(images, tf.float32),
+        targets,
+    )
+
+
+def model_garden_retinanet(size: int, batch: int) -> Step:
+    from official.vision.configs import retinanet as configs
+    from official.vision.dataloaders.retinanet_input import Parser
+    from official.vision.tasks.retinanet import RetinaNetTask
+
+    spec = configs.retinanet_resnetfpn_coco().task
+    anchor = spec.model.anchor
+    parser = Parser(
+        output_size=[size, size],
+        min_level=spec.model.min_level,
+        max_level=spec.model.max_level,
+        num_scales=anchor.num_scales,
+        aspect_ratios=anchor.aspect_ratios,
+        anchor_size=anchor.anchor_size,
+        dtype="float32",
+    )
+    return _model_garden(spec, RetinaNetTask, parser, size, batch)
+
+
+def model_garden_faster_rcnn(size: int, batch: int) -> Step:
+    from official.vision.configs import maskrcnn as configs
+    from official.vision.dataloaders.maskrcnn_input import Parser
+    from official.vision.tasks.maskrcnn import MaskRCNNTask
+
+    spec = configs.fasterrcnn_resnetfpn_coco().task
+    anchor = spec.model.anchor
+    parser = Parser(
+        output_size=[size, size],
+        min_level=spec.model.min_level,
+        max_level=spec.model.max_level,
+        num_scales=anchor.num_scales,
+        aspect_ratios=anchor.aspect_ratios,
+        anchor_size=anchor.anchor_size,
+        dtype="float32",
+    )
+    return _model_garden(spec, MaskRCNNTask, parser, size, batch)
+
+
+def _model_garden(spec: Any, task_of: Any, parser: Any, size: int, batch: int) -> Step:
+    """The library's own configuration, parser and training step; smaller images, other classes."""
+    import tf_keras
+
+    model = {**spec.model.as_dict(), "input_size": [size, size, 3], "num_classes": CLASSES + 1}
+    spec.override({"model": model, "init_checkpoint": None})
+    task = task_of(spec)
+    built = task.build_model()
+    optimizer = tf_keras.optimizers.SGD(1e-6, momentum=0.9)
+    optimizer.build(built.trainable_variables)
+    images, boxes, classes = (tensor.numpy() for tensor in examples(size, batch, OBJECTS))
+    parse = parser.parse_fn(is_training=True)
+    samples = [
+        parse(
+            {
+                "image": tf.constant(image),
+                "groundtruth_boxes": tf.constant(own / size),
+                "groundtruth_classes": tf.constant(labels + 1, tf.int64),
+                "groundtruth_is_crowd": tf.zeros(len(labels), tf.bool),
+                "groundtruth_area": tf.ones(len(labels)),
+            }
+        )
+        for image, own, labels in zip(images, boxes, classes, strict=True)
+    ]
+    features, labels = tf.nest.map_structure(lambda *parts: tf.stack(parts), *samples)
+    return lambda features, labels: task.train_step((features, labels), built, optimizer), (features, labels)
+
+
+DETECTORS = {
+    "ours": ours,
+    "keras-hub RetinaNet": keras_hub_retinanet,
+    "Model Garden RetinaNet": model_garden_retinanet,
+    "Model Garden Faster R-CNN": model_garden_faster_rcnn,
+}
+
+
+def examples(size: int, batch: int, room: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Images [B, H, W, 3] uint8, boxes [B, room, 4] (yxyx, pixels), classes [B, room], -1 in padding."""
+    random = np.random.default_rng(0)
+    sides = random.uniform(size / 8, size / 2, (batch, OBJECTS, 2))
+    corners = random.uniform(0, 1, sides.shape) * (size - sides)
+    boxes = np.zeros((batch, room, 4), np.float32)
+    boxes[:, :OBJECTS] = np.concatenate([corners, corners + sides], axis=-1)
+    classes = np.full((batch, room), -1, np.int32)
+    classes[:, :OBJECTS] = random.integers(0, CLASSES, (batch, OBJECTS))
+    images = random.integers(0, 256, (batch, size, size, 3), np.uint8)
+    return tf.constant(images), tf.constant(boxes), tf.constant(classes)
+
+
+def finish(result: Any) -> None:
+    """Wait for a step."""
+    for tensor in tf.nest.flatten(result):
+        np.asarray(tensor)
+
+
+def peak_megabytes() -> float:
+    """The most that this process had in memory."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 1024
+
+
+def answer(**figures: float) -> None:
+    print(json.dumps(figures), flush=True)
+
+
+if __name__ == "__main__":
+    main()
