@@ -60,7 +60,9 @@ def run_spec(scenes: Path, output: Path) -> RunSpec:
         },
         "training": {
             "epochs": EPOCHS,
-            "batchSizePerGPU": 4,
+            "batchSizePerGPU": 2,
+            "gradientAccumulationSteps": 2,
+            "ema": {"momentum": 0.9},
             "keepCheckpoints": 2,
             "optimizer": {"type": "adam"},
             "augmentation": {"mosaic": 0.5, "colorShiftStddev": 0.05, "zoomMin": 0.8, "zoomMax": 1.2},
