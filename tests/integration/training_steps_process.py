@@ -1,0 +1,85 @@
+"""Run by test_training_steps_replicas: the knobs of a step on two replicas, figures as one line of JSON."""
+
+import json
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tlt_api.training import Training
+from tlt_runner.detector import model as detector
+from tlt_runner.detector.config import DetectorConfig
+from tlt_runner.training.distribution import Workers
+from tlt_runner.training.trainer import FIGURES, INPUTS, Trainer
+
+CONFIG = DetectorConfig.model_validate(
+    {
+        "classNames": ["car", "dog"],
+        "height": 64,
+        "width": 64,
+        "backbone": "resnet10",
+        "widthMultiplier": 0.125,
+        "anchors": {"scales": [24], "ratios": [1.0]},
+        # every anchor and every proposal is drawn: nothing is left to chance
+        "proposals": {"miniBatch": 64, "minOverlap": 0.49, "maxOverlap": 0.5}
+        | {"training": {"preNms": 16, "postNms": 15}},
+        "roi": {"poolSize": 2, "miniBatch": 64, "positiveFraction": 0.99, "minOverlap": 0.0},
+        "maxObjects": 2,
+        "freezeBatchNorm": True,
+    }
+)
+IMAGES = 4
+BATCH = {
+    "image": np.random.default_rng(0).uniform(0, 255, (IMAGES, 64, 64, 3)).astype(np.float32),
+    "boxes": np.tile(np.array([[4, 4, 30, 30], [30, 30, 60, 60]], np.float32), (IMAGES, 1, 1)),
+    "classes": np.tile(np.array([0, 1], np.int32), (IMAGES, 1)),
+}
+
+
+def train(
+    strategy: tf.distribute.Strategy, rate: float, steps: int, config: DetectorConfig = CONFIG, **fields: Any
+) -> tuple[list[Any], list[dict[str, float]]]:
+    """The averaged weights after some steps on the same four images, and the steps' figures."""
+    spec = Training.model_validate({"regularizer": {"type": "none"}, "ema": {"momentum": 0.5}, **fields})
+    with strategy.scope():
+        model = detector.build(config, seed=1)
+    trainer = Trainer(model, spec, strategy)
+    figures = []
+    for number in range(steps):
+        batch = Workers(strategy).split({name: tf.constant(BATCH[name]) for name in INPUTS})
+        figures.append(trainer.step(batch, number, rate).numpy().tolist())
+    with trainer.averaged():
+        weights = [np.copy(np.asarray(variable)) for variable in model.trainable_variables]
+    return weights, [dict(zip(FIGURES, row, strict=True)) for row in figures]
+
+
+def furthest(left: list[Any], right: list[Any]) -> float:
+    """The largest difference."""
+    return max(float(np.abs(a - b).max()) for a, b in zip(left, right, strict=True))
+
+
+def main() -> None:
+    """Compare."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    one, two = tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    optimizer = {"type": "adamw", "clipNorm": 0.5}
+    whole, figures = train(one, 1e-3, 2, optimizer=optimizer)
+    parts, of_parts = train(two, 1e-3, 2, optimizer=optimizer, gradientAccumulationSteps=2)
+    normed = CONFIG.model_copy(update={"freeze_batch_norm": False})
+    knobs = {"gradientAccumulationSteps": 2, "mixedPrecision": True, "xla": True, "optimizer": optimizer}
+    _, course = train(two, 2e-3, 8, normed, **knobs)
+    print(
+        json.dumps(
+            {
+                "difference": furthest(whole, parts),
+                "norm": figures[0]["gradient_norm"],
+                "norm_of_parts": of_parts[0]["gradient_norm"],
+                "all_knobs": [row["total"] for row in course],
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
