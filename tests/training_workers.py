@@ -103,7 +103,7 @@ class Worker:
 
 def trains(worker: Worker) -> bool:
     """Whether it has reported a step."""
-    return bool((worker.report.get("progress") or {}).get("imagesPerSecond"))
+    return (worker.report.get("progress") or {}).get("loss") is not None
 
 
 def start(folder: Path, spec: dict[str, Any], count: int) -> list[Worker]:

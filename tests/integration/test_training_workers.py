@@ -80,7 +80,7 @@ def test_a_stop_of_one_stops_all_at_one_step_and_they_go_on_as_if_nothing_had_be
 def test_a_killed_worker_ends_the_other_and_is_named(scenes: Path, tmp_path: Path, victim: int) -> None:
     workers = processes.start(tmp_path, processes.run_spec(scenes, tmp_path, 2, epochs=500), 2)
     workers[0].wait_for(processes.trains)
-    workers[victim].process.kill()
+    workers[victim].kill()
     left = workers[1 - victim]
     assert left.ended() == CLASSES[Reason.WORKER_LOST].exit_code, left.log[-3000:]
     assert f"worker {victim} at localhost:" in left.failure["message"]
