@@ -1,0 +1,200 @@
+"""What the knobs of a step do to the weights, on a tiny detector."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tlt_api.training import Training
+from tlt_runner.detector import model as detector
+from tlt_runner.detector.config import DetectorConfig
+from tlt_runner.training import precision
+from tlt_runner.training.trainer import FIGURES, Trainer
+
+CONFIG = DetectorConfig.model_validate(
+    {
+        "classNames": ["car", "dog"],
+        "height": 64,
+        "width": 64,
+        "backbone": "resnet10",
+        "widthMultiplier": 0.125,
+        "anchors": {"scales": [24], "ratios": [1.0]},
+        # every anchor and every proposal is drawn: nothing is left to chance
+        "proposals": {
+            "miniBatch": 64,
+            "maxOverlap": 0.5,
+            "minOverlap": 0.49,
+            "training": {"preNms": 16, "postNms": 15},
+        },
+        "roi": {"poolSize": 2, "miniBatch": 64, "positiveFraction": 0.99, "minOverlap": 0.0},
+        "maxObjects": 2,
+        "freezeBatchNorm": True,
+    }
+)
+
+NORMED = CONFIG.model_copy(update={"freeze_batch_norm": False})
+
+
+def batch(images: int = 4) -> dict[str, Any]:
+    draws = np.random.default_rng(0)
+    return {
+        "image": tf.constant(draws.uniform(0, 255, (images, 64, 64, 3)), tf.float32),
+        "boxes": tf.constant(np.tile([[4, 4, 30, 30], [30, 30, 60, 60]], (images, 1, 1)), tf.float32),
+        "classes": tf.constant(np.tile([0, 1], (images, 1)), tf.int32),
+    }
+
+
+def trainer(config: DetectorConfig = CONFIG, **fields: Any) -> Trainer:
+    spec = Training.model_validate({"regularizer": {"type": "none"}, **fields})
+    return Trainer(detector.build(config, 1), spec, tf.distribute.get_strategy())
+
+
+def run(one: Trainer, steps: int, rate: float = 1e-5, data: Any = None) -> list[dict[str, float]]:
+    figures = [one.step(data or batch(), number, rate).numpy() for number in range(steps)]
+    return [dict(zip(FIGURES, row.tolist(), strict=True)) for row in figures]
+
+
+def weights(one: Trainer) -> list[np.ndarray]:
+    return [np.copy(np.asarray(variable)) for variable in one.model.trainable_variables]
+
+
+def furthest(left: list[np.ndarray], right: list[np.ndarray]) -> float:
+    return max(float(np.abs(a - b).max()) for a, b in zip(left, right, strict=True))
+
+
+@pytest.fixture(scope="module")
+def plain() -> tuple[list[dict[str, float]], list[np.ndarray]]:
+    one = trainer()
+    return run(one, 3), weights(one)
+
+
+def test_parts_of_a_batch_make_the_update_of_the_whole(plain: Any) -> None:
+    one = trainer(gradientAccumulationSteps=2, batchSizePerGPU=2)
+    figures = run(one, 3)
+    for name in ("total", "gradient_norm", "head_classes"):
+        assert figures[-1][name] == pytest.approx(plain[0][-1][name], rel=1e-4)
+    assert furthest(weights(one), plain[1]) < 1e-5
+    assert furthest(weights(one), weights(trainer())) > 1e-3  # they have moved
+
+
+def test_the_mean_gradient_of_the_parts_is_clipped() -> None:
+    whole = trainer(optimizer={"clipNorm": 0.5})
+    parts = trainer(optimizer={"clipNorm": 0.5}, gradientAccumulationSteps=4, batchSizePerGPU=1)
+    norms = [run(one, 2)[0]["gradient_norm"] for one in (whole, parts)]
+    assert norms[0] > 1.0
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+    assert furthest(weights(whole), weights(parts)) < 1e-6
+
+
+def test_a_clipped_first_step_is_as_long_as_the_norm_allows() -> None:
+    one = trainer(optimizer={"clipNorm": 0.5})
+    before = weights(one)
+    run(one, 1, rate=0.1)
+    moved = [after - start for after, start in zip(weights(one), before, strict=True)]
+    assert np.sqrt(sum(float((part**2).sum()) for part in moved)) == pytest.approx(0.05, rel=1e-4)
+
+
+def test_a_loss_counts_as_often_as_its_weight_says(plain: Any) -> None:
+    heavy = run(trainer(lossWeights={"headClasses": 3, "rpnDeltas": 0.5}), 1)[0]
+    first = plain[0][0]
+    assert heavy["head_classes"] == pytest.approx(3 * first["head_classes"], rel=1e-5)
+    assert heavy["rpn_deltas"] == pytest.approx(0.5 * first["rpn_deltas"], rel=1e-5)
+    assert heavy["total"] == pytest.approx(
+        first["total"] + 2 * first["head_classes"] - 0.5 * first["rpn_deltas"], rel=1e-5
+    )
+
+
+def test_averaged_weights_follow_and_are_taken_only_where_asked_for() -> None:
+    one = trainer(ema={"momentum": 0.5})
+    start = weights(one)
+    run(one, 1)
+    first = weights(one)
+    with one.averaged():
+        seen = weights(one)
+    # after one update the momentum is (1 + 1) / (10 + 1)
+    wanted = [a * 2 / 11 + b * 9 / 11 for a, b in zip(start, first, strict=True)]
+    assert furthest(seen, wanted) < 1e-6
+    assert furthest(weights(one), first) == 0.0
+
+
+def test_the_weights_come_back_when_the_evaluation_fails() -> None:
+    one = trainer(ema={})
+    run(one, 2)
+    own = [np.copy(np.asarray(variable)) for variable in one.state]
+    with pytest.raises(RuntimeError), one.averaged():
+        raise RuntimeError
+    assert furthest([np.copy(np.asarray(variable)) for variable in one.state], own) == 0.0
+
+
+def test_without_averages_the_weights_stay() -> None:
+    one = trainer()
+    own = weights(one)
+    with one.averaged():
+        assert furthest(weights(one), own) == 0.0
+
+
+def test_in_16_bits_the_loss_falls_as_in_32(tmp_path: Path) -> None:
+    low, full = trainer(NORMED, mixedPrecision=True), trainer(NORMED)
+    ours, theirs = ([row["total"] for row in run(one, 12, 3e-3)] for one in (low, full))
+    assert ours[-1] < 0.8 * ours[0]
+    np.testing.assert_allclose(ours, theirs, rtol=0.08)
+    assert ours != theirs
+    detector.save(low.model, tmp_path / "model.keras")
+    saved = detector.load(tmp_path / "model.keras")
+    for layer in [*saved.trunk.layers, *saved.head.layers]:
+        assert layer.dtype_policy.name == "float32"
+    assert all(variable.dtype == "float32" for variable in [*saved.variables, *low.model.variables])
+    images = batch(1)["image"]
+    np.testing.assert_array_equal(
+        np.asarray(saved(images)["scores"]), np.asarray(low.model(images)["scores"])
+    )
+
+
+def test_an_update_whose_scaled_gradient_overflows_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "low_dtype", lambda: "float16")
+    monkeypatch.setattr(precision, "FIRST_SCALE", 2.0**24)
+    one = trainer(NORMED, mixedPrecision=True, ema={})
+    start, seen = weights(one), run(one, 1)[0]
+    assert not np.isfinite(seen["gradient_norm"])
+    assert seen["loss_scale"] == 2.0**24
+    assert furthest(weights(one), start) == 0.0
+    course = run(one, 12, 3e-3)
+    assert course[-1]["loss_scale"] < 2.0**24
+    assert any(np.isfinite(row["gradient_norm"]) for row in course)
+    assert course[-1]["total"] < course[0]["total"]
+    assert furthest(weights(one), start) > 0.0
+
+
+def test_float16_is_for_gpus_before_ampere() -> None:
+    assert precision.dtype_of([(7, 5), (8, 0)]) == "float16"
+    assert precision.dtype_of([(8, 0), (9, 0)]) == "bfloat16"
+    assert precision.dtype_of([]) == "bfloat16"
+
+
+def test_xla_computes_the_same(plain: Any) -> None:
+    one = trainer(xla=True)
+    np.testing.assert_allclose(
+        [row["total"] for row in run(one, 3)], [row["total"] for row in plain[0]], rtol=1e-4
+    )
+    assert furthest(weights(one), plain[1]) < 1e-4
+
+
+def test_all_knobs_at_once_make_a_finite_falling_loss() -> None:
+    one = trainer(
+        NORMED,
+        xla=True,
+        mixedPrecision=True,
+        ema={},
+        gradientAccumulationSteps=2,
+        optimizer={"type": "adamw", "clipNorm": 1.0},
+    )
+    course = [row["total"] for row in run(one, 8, 2e-3)]
+    assert np.isfinite(course).all()
+    assert course[-1] < course[0]
+
+
+def test_keras_has_no_global_policy_left() -> None:
+    assert keras.config.dtype_policy().name == "float32"
