@@ -46,11 +46,12 @@ class Updates:
         """
         self.count.assign_add(1)
         count = tf.cast(self.count.read_value(), tf.float32)
-        for weight, slots, gradient in zip(self._weights, self._slots, gradients, strict=True):
-            decay = self._spec.decay if weight.name == "kernel" else 0.0
-            strategy.extended.update(
-                weight.value, self._update, args=(gradient, rate, count, decay, *slots), group=True
-            )
+        with tf.name_scope("optimizer"):
+            for weight, slots, gradient in zip(self._weights, self._slots, gradients, strict=True):
+                decay = self._spec.decay if weight.name == "kernel" else 0.0
+                strategy.extended.update(
+                    weight.value, self._update, args=(gradient, rate, count, decay, *slots), group=True
+                )
 
     def _update(self, weight: Any, gradient: Any, rate: Any, count: Any, decay: float, *slots: Any) -> None:
         """Of one weight on one device."""
