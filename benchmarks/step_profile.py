@@ -77,7 +77,7 @@ def part_of(name: str) -> str:
     scope = next((piece for piece in pieces if piece in PARTS), None)
     if scope is None:
         return "other"
-    return f"{scope} gradients" if backward else {"sgd": "optimizer"}.get(scope, scope)
+    return f"{scope} gradients" if backward else scope
 
 
 if __name__ == "__main__":
