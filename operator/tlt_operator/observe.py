@@ -17,7 +17,7 @@ from tlt_operator.build.job import ATTEMPT, OWNER_UID
 from tlt_operator.build.pod import CONTAINER
 from tlt_operator.build.workers import INDEX_LABEL, service_name
 from tlt_operator.conditions import TERMINAL
-from tlt_operator.kube import Json, Kube
+from tlt_operator.kube import Json, Kube, RefusedError
 from tlt_operator.observed import (
     ConditionState,
     ContainerState,
@@ -25,6 +25,7 @@ from tlt_operator.observed import (
     JobState,
     Observed,
     PodState,
+    Refusal,
     ServiceState,
 )
 
@@ -60,6 +61,7 @@ async def observe(kube: Kube, key: Key, now: datetime) -> Observed | None:
         parents, invalid_parents = await _ancestors(kube, resource)
     metadata = body["metadata"]
     job, pods, events = await _attempt(kube, key, metadata["uid"], status, now)
+    service, refusal = await _service(kube, key.namespace, job)
     finished: tuple[JobState, ...] = ()
     if status.attempt and resource and resource.spec.run_policy.ttl_seconds_after_finished is not None:
         jobs = [job_state(item) for item in await kube.list_jobs(key.namespace, metadata["uid"])]
@@ -79,10 +81,11 @@ async def observe(kube: Kube, key: Key, now: datetime) -> Observed | None:
         parents=parents,
         invalid_parents=invalid_parents,
         job=job,
-        service=await _service(kube, key.namespace, job),
+        service=service,
         finished_jobs=finished,
         pods=pods,
         events=events,
+        refusal=refusal,
     )
 
 
@@ -141,11 +144,17 @@ async def _attempt(
     return job, pods, await _why_not_started(kube, key, status, job, pods, now)
 
 
-async def _service(kube: Kube, namespace: str, job: JobState | None) -> ServiceState | None:
+async def _service(
+    kube: Kube, namespace: str, job: JobState | None
+) -> tuple[ServiceState | None, Refusal | None]:
+    """The Job's Service. To be refused it is something seen, and must not keep from the rest (suspension)."""
     if job is None or not job.indexed or job.finished or job.deleting:
-        return None
-    body = await kube.get_service(namespace, service_name(job.name))
-    return ServiceState(body["metadata"]["name"], _controller(body["metadata"])) if body else None
+        return None, None
+    try:
+        body = await kube.get_service(namespace, service_name(job.name))
+    except RefusedError as error:
+        return None, Refusal(error.code, error.message)
+    return ServiceState(body["metadata"]["name"], _controller(body["metadata"])) if body else None, None
 
 
 def _controller(metadata: Json) -> str:

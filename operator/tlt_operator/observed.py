@@ -170,7 +170,7 @@ class Observed:
         finished_jobs: Finished Jobs of all its attempts; read only where a TTL is set.
         pods: Pods of all its attempts; not read while the attempt's are all ready.
         events: Warnings about the attempt's Job or pod; read only while the pod does not start.
-        refusal: Set when the attempt's Job or Service was refused a moment ago.
+        refusal: Set when the attempt's Job was refused a moment ago, or its Service, to read or to create.
     """
 
     kind: Kind

@@ -67,6 +67,9 @@ class MemoryKube:
         self.lose_at: int | None = None
         self.refuse_jobs: ApiError | None = None
         self.refuse_services: ApiError | None = None
+        """To read and to create, as without the right to either."""
+        self.refuse_new_services: ApiError | None = None
+        """To create alone, as by a quota or a webhook."""
         self._version = 0
         self._owned: dict[tuple[Key, str], set[str]] = {}
 
@@ -220,6 +223,8 @@ class MemoryKube:
         self.jobs[name] = self._touch(body)
 
     async def get_service(self, namespace: str, name: str) -> Body | None:
+        if self.refuse_services:
+            raise self.refuse_services
         return copy.deepcopy(self.services.get(name))
 
     @_write
@@ -227,8 +232,8 @@ class MemoryKube:
         name = service["metadata"]["name"]
         if name in self.services:
             raise ConflictError(409, f"service {name} exists")
-        if self.refuse_services:
-            raise self.refuse_services
+        if refused := self.refuse_services or self.refuse_new_services:
+            raise refused
         self.services[name] = copy.deepcopy(dict(service))
 
     @_write

@@ -21,6 +21,7 @@ from tlt_operator import controller
 from tlt_operator.kube import ApiError
 from tlt_operator.observe import Key
 from tlt_operator.observed import ConditionState, ContainerState, JobState, PodState
+from tlt_operator.reconcile import attempts
 from tlt_operator.reconcile.diagnosis import diagnose
 
 JOB = "traffic-train-1"
@@ -45,6 +46,11 @@ def nodes(count: int = 2, name: str = "traffic", **spec: Any) -> dict[str, Any]:
 def blocked(cluster: MemoryKube, key: Key) -> tuple[str, str]:
     found = next(c for c in cluster.status(key)["conditions"] if c["type"] == "Blocked")
     return found["reason"], found["message"]
+
+
+def ready(cluster: MemoryKube, key: Key) -> dict[str, Any]:
+    found: dict[str, Any] = next(c for c in cluster.status(key)["conditions"] if c["type"] == "Ready")
+    return found
 
 
 @play
@@ -114,18 +120,100 @@ async def test_a_foreign_service_of_that_name_is_told_and_left_alone(cluster: Me
     assert cluster.services[SERVICE] != foreign
 
 
-@play
-async def test_a_refused_service_is_told_and_fails_after_the_start_timeout(cluster: MemoryKube) -> None:
-    cluster.refuse_services = refusal(403, "services is forbidden")
-    key = cluster.add(nodes(runPolicy={"maxRetries": 0}))
-    for _ in range(6):
+@pytest.mark.parametrize("what", ["refuse_services", "refuse_new_services"])
+@pytest.mark.parametrize("pods", [0, 2])
+def test_a_refused_service_is_told_and_fails_after_the_start_timeout(what: str, pods: int) -> None:
+    async def scenario(cluster: MemoryKube) -> None:
+        setattr(cluster, what, refusal(403, "services is forbidden"))
+        key = cluster.add(nodes(runPolicy={"maxRetries": 0}))
         await cluster.settle_refused(key)
-    assert blocked(cluster, key)[0] == "ServiceRefused"
-    assert "services is forbidden" in blocked(cluster, key)[1]
+        for index in range(pods):  # they run, and look for each other in vain
+            cluster.run_pod(JOB, index)
+        await cluster.settle_refused(key)
+        assert blocked(cluster, key)[0] == "ServiceRefused"
+        assert "services is forbidden" in blocked(cluster, key)[1]
+        assert cluster.status(key)["jobUid"] == cluster.jobs[JOB]["metadata"]["uid"]
+        cluster.wait(cluster.settings.start_timeout_seconds + 1)
+        await cluster.settle_refused(key)
+        assert cluster.status(key)["failure"]["reason"] == "PodRejected"
+        assert "operator-rbac.yaml" in cluster.status(key)["failure"]["hint"]
+
+    asyncio.run(scenario(MemoryKube()))
+
+
+@play
+async def test_a_refused_service_does_not_keep_from_suspending(cluster: MemoryKube) -> None:
+    cluster.refuse_services = refusal(403, "services is forbidden")
+    key = cluster.add(nodes())
+    await cluster.settle()
+    for index in range(2):
+        cluster.run_pod(JOB, index)
+    cluster.edit(key, suspend=True)
+    await cluster.settle()
+    assert cluster.jobs[JOB]["metadata"]["deletionTimestamp"]
+    cluster.remove_job(JOB)
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Suspended"
+
+
+@play
+async def test_it_starts_once_the_right_to_services_is_given(cluster: MemoryKube) -> None:
+    cluster.refuse_services = refusal(403, "services is forbidden")
+    key = cluster.add(nodes())
+    assert await cluster.settle() == attempts.REFUSED_POLL_SECONDS
+    for index in range(2):
+        cluster.run_pod(JOB, index)
+    cluster.refuse_services = None
+    await cluster.settle()
+    assert SERVICE in cluster.services
+    assert cluster.status(key)["phase"] == "Running"
+    assert blocked(cluster, key)[0] == "NotBlocked"
+    assert cluster.created_jobs == {JOB: 1}
+
+
+@pytest.mark.parametrize("what", ["refuse_services", "refuse_new_services"])
+def test_a_run_whose_service_cannot_be_made_again_goes_on_and_says_so(what: str) -> None:
+    async def scenario(cluster: MemoryKube) -> None:
+        key = cluster.add(nodes())
+        await cluster.settle()
+        for index in range(2):
+            cluster.run_pod(JOB, index)
+        await cluster.settle()
+        del cluster.services[SERVICE]
+        setattr(cluster, what, refusal(403, "services is forbidden"))
+        for _ in range(3):
+            await cluster.settle_refused(key)
+            cluster.wait(cluster.settings.start_timeout_seconds + 1)
+        assert cluster.status(key)["phase"] == "Running"
+        assert "services is forbidden" in ready(cluster, key)["message"]
+        assert "deletionTimestamp" not in cluster.jobs[JOB]["metadata"]
+        setattr(cluster, what, None)
+        await cluster.settle()
+        assert SERVICE in cluster.services
+        assert "forbidden" not in ready(cluster, key)["message"]
+
+    asyncio.run(scenario(MemoryKube()))
+
+
+@play
+async def test_a_pod_that_comes_again_without_a_service_has_the_start_timeout_anew(
+    cluster: MemoryKube,
+) -> None:
+    key = cluster.add(nodes(runPolicy={"maxRetries": 0}))
+    await cluster.settle()
+    for index in range(2):
+        cluster.run_pod(JOB, index)
+    await cluster.settle()
+    del cluster.services[SERVICE]
+    cluster.refuse_services = refusal(403, "services is forbidden")
+    await cluster.settle()
     cluster.wait(cluster.settings.start_timeout_seconds + 1)
-    await cluster.settle_refused(key)
+    cluster.run_pod(JOB, 1, phase="Pending", state={})
+    await cluster.settle()
+    assert (cluster.status(key)["phase"], blocked(cluster, key)[0]) == ("Queued", "ServiceRefused")
+    cluster.wait(cluster.settings.start_timeout_seconds + 1)
+    await cluster.settle()
     assert cluster.status(key)["failure"]["reason"] == "PodRejected"
-    assert "operator-rbac.yaml" in cluster.status(key)["failure"]["hint"]
 
 
 @play

@@ -150,17 +150,25 @@ def _active(seen: Observed, resource: Resource, job: JobState, now: datetime, se
         if not seen.service and not seen.refusal:
             return Plan(service=workers.service(seen.namespace, job), requeue_after=0)
         unreachable = obstacles.no_service(workers.service_name(job.name), seen.service, seen.refusal)
+        if seen.status.phase == Phase.RUNNING and _runs(seen, job):
+            # The pods have met, and their connections stand: nothing to stop a run for.
+            return _running(seen, job, now, f"; {unreachable.block.message}", REFUSED_POLL_SECONDS)
         return _blocked(seen, resource, unreachable, job, now, settings, REFUSED_POLL_SECONDS)
     if _runs(seen, job):
-        state = State(Phase.RUNNING, conditions.RUNNING, f"attempt {_attempt(seen)} runs as Job {job.name}")
-        status = with_state(seen, state, now, job_uid=job.uid, start_time=_started(seen, job, now))
-        return to_status(seen, status, requeue_after=None if job.all_ready else REFUSED_POLL_SECONDS)
+        return _running(seen, job, now, poll=None if job.all_ready else REFUSED_POLL_SECONDS)
     poll = min(max((now - (job.created or now)).total_seconds() / 4, 5.0), 120.0)
     obstacle = obstacles.find(job, seen.pods_of(_attempt(seen)), seen.events)
     if obstacle:
         return _blocked(seen, resource, obstacle, job, now, settings, poll)
     text = f"attempt {_attempt(seen)}: Job {job.name} waits for its pod to run"
     return _queued(seen, conditions.WAITING_FOR_POD, text, now, poll, job_uid=job.uid)
+
+
+def _running(seen: Observed, job: JobState, now: datetime, but: str = "", poll: float | None = None) -> Plan:
+    text = f"attempt {_attempt(seen)} runs as Job {job.name}{but}"
+    state = State(Phase.RUNNING, conditions.RUNNING, text)
+    status = with_state(seen, state, now, job_uid=job.uid, start_time=_started(seen, job, now))
+    return to_status(seen, status, requeue_after=poll)
 
 
 def _runs(seen: Observed, job: JobState) -> bool:

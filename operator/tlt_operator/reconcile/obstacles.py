@@ -85,8 +85,8 @@ def no_service(name: str, other: ServiceState | None, refusal: Refusal | None) -
     return Obstacle(
         Block("ServiceRefused", text),
         Reason.POD_REJECTED,
-        "Give the operator the right to create Services (manifests/base/operator-rbac.yaml), or ask who "
-        "refuses them.",
+        "Give the operator the rights to get and create Services (manifests/base/operator-rbac.yaml), or ask "
+        "who refuses them.",
     )
 
 
