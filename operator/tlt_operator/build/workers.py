@@ -3,8 +3,9 @@
 Kubernetes gives pod ``<index>`` of an Indexed Job the host name ``<job>-<index>``; a headless Service, which
 is the pods' subdomain, makes it an address. Pure: addresses follow from the attempt, before anything exists.
 
-The Service belongs to the Job and is made once that has been seen: it goes when the Job goes, by deletion,
-suspension or TTL, and the operator needs no right to delete Services.
+The Service belongs to the Job and is made once that has been seen: it goes when the Job is deleted, by
+suspension and TTL too, and the operator needs no right to delete Services. A foreground deletion takes it at
+its start, before the pods have ended: those that have met keep their connections.
 """
 
 from __future__ import annotations
