@@ -15,8 +15,9 @@ from tlt_api.resources import Resource
 from tlt_api.runreport import RunReport
 from tlt_api.status import Artifact, Dependency, Inputs, Metrics, Phase, Progress
 from tlt_runner import exits
+from tlt_runner.commands import COMMANDS
 from tlt_runner.errors import RunnerError
-from tlt_runner.local import lifecycle, plan, summary, table
+from tlt_runner.local import flow, lifecycle, plan, summary, table
 from tlt_runner.local.state import Folders, State, body_of
 from tlt_runner.local.view import PlainView
 
@@ -148,6 +149,29 @@ def test_fields_without_meaning_here_are_named() -> None:
     )
     assert plan.not_applied(resource) == ["runPolicy", "resources.memory", "podTemplate (all but env)"]
     assert plan.not_applied(training("t", podTemplate={"env": [{"name": "A", "value": "b"}]})) == []
+
+
+@pytest.mark.parametrize("way", ["run", "train"])
+def test_a_training_over_several_nodes_is_refused_before_anything_starts(
+    way: str, folders: Folders, tmp_path: Path
+) -> None:
+    file = tmp_path / "flow.json"
+    file.write_text(json.dumps(body_of(training("t", resources={"gpus": 0, "nodes": 4}))))
+    with pytest.raises(RunnerError) as caught:
+        if way == "run":
+            flow.run_all(file, folders, again=False)
+        else:
+            flow.run_one(COMMANDS["train"], file, folders)
+    assert caught.value.reason == Reason.INVALID_SPEC
+    for part in ("TrainingJob/t", "spec.resources.nodes", "got 4", "1/4 of the images a step"):
+        assert part in str(caught.value)
+    assert State(folders.state).load("TrainingJob", "t") is None
+
+
+def test_of_several_resources_the_one_with_several_nodes_is_named() -> None:
+    plan.require_one_node([training("t"), pruning("p", "t")])
+    with pytest.raises(RunnerError, match="TrainingJob/u"):
+        plan.require_one_node([training("t"), training("u", resources={"gpus": 0, "nodes": 2})])
 
 
 def test_an_attempt_after_a_failure_keeps_the_uid_and_the_history() -> None:

@@ -66,6 +66,8 @@ def _run(wanted: Sequence[Resource], folders: Folders, *, again: bool, part: Com
     with state.locked() as lock:
         ordered = list(wanted) if part else plan.in_order(wanted, state.load)
         flow = Flow(ordered, folders, state, lock, again=again)
+        if part is None:  # the parts of a training do not train: theirs are the same figures here
+            plan.require_one_node(flow.unfinished())
         plan.require_data(flow.unfinished(), folders)
         for resource in ordered:
             if names := plan.not_applied(resource):

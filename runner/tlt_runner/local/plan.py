@@ -100,6 +100,25 @@ def require_data(resources: Sequence[Resource], folders: Folders) -> None:
         )
 
 
+def require_one_node(resources: Sequence[Resource]) -> None:
+    """Refuse a training over several nodes, as one with too few GPUs is: here it would be another training.
+
+    Raises:
+        RunnerError: InvalidSpec; says what would differ.
+    """
+    for resource in resources:
+        spec = resource.spec
+        if isinstance(spec, TrainingJobSpec) and spec.resources.nodes > 1:
+            nodes = spec.resources.nodes
+            raise RunnerError(
+                Reason.INVALID_SPEC,
+                f"{resource.key}: spec.resources.nodes: expected 1 without a cluster, got {nodes}: one node "
+                f"would train with 1/{nodes} of the images a step, and with learningRate.scaling linear "
+                f"1/{nodes} of the learning rate",
+                "Apply it to a cluster, or set spec.resources.nodes to 1 for a training of its own figures.",
+            )
+
+
 def not_applied(resource: Resource) -> list[str]:
     """Fields of a spec that say something and mean nothing without a cluster, by name."""
     spec = resource.spec
