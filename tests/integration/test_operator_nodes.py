@@ -81,6 +81,13 @@ def made(name: str = "traffic", nodes: int = 2) -> dict[str, Any]:
     return manifest
 
 
+def may_of_services(plane: ControlPlane, verb: str) -> bool:
+    """Whether the operator's account may do this."""
+    account = "system:serviceaccount:tlt-system:tlt-operator"
+    answer = plane.kubectl("auth", "can-i", verb, "services", "-n", NAMESPACE, "--as", account, check=False)
+    return answer.strip() == "yes"
+
+
 def services(api: Api) -> dict[str, dict[str, Any]]:
     items = api.items(f"/api/v1/namespaces/{NAMESPACE}/services")
     return {item["metadata"]["name"]: item for item in items}
@@ -160,13 +167,48 @@ def test_suspending_stops_every_pod(api: Api) -> None:
     until("the Service to be collected", lambda: "tlt-7-paused-train-1" not in services(api))
 
 
+@pytest.fixture
+def no_right_to_services(plane: ControlPlane, tmp_path: Path) -> Iterator[None]:
+    """The operator's ClusterRole is one of before there were nodes."""
+    documents = list(yaml.safe_load_all((BASE / "operator-rbac.yaml").read_text()))
+    role = next(item for item in documents if item["kind"] == "ClusterRole")
+    role["rules"] = [rule for rule in role["rules"] if rule["resources"] != ["services"]]
+    (tmp_path / "role.yaml").write_text(yaml.safe_dump(role))
+    plane.kubectl("apply", "-f", tmp_path / "role.yaml")
+    until("the right to be gone", lambda: not may_of_services(plane, "get"))
+    yield
+    plane.kubectl("apply", "-n", "tlt-system", "-f", BASE / "operator-rbac.yaml")
+    until("the right to be back", lambda: may_of_services(plane, "get"))
+
+
+@pytest.mark.usefixtures("no_right_to_services")
+def test_without_the_right_to_services_it_is_told_and_suspends(api: Api) -> None:
+    kubelet = Pods(api, NAMESPACE)
+    training = made("rights")
+    api.create(training)
+    for index in range(2):
+        kubelet.run(f"rights-train-1-{index}")
+
+    def block() -> tuple[str, str]:
+        found = next((c for c in api.status(training).get("conditions", ()) if c["type"] == "Blocked"), {})
+        return found.get("reason", ""), found.get("message", "")
+
+    until("the refusal to be told", lambda: block()[0] == "ServiceRefused", block)
+    assert 'cannot get resource "services"' in block()[1]
+    assert api.status(training)["jobUid"]
+    api.edit(training, suspend=True)
+    for index in range(2):
+        kubelet.until_stopped(f"rights-train-1-{index}")
+        kubelet.end(f"rights-train-1-{index}", 75)
+        kubelet.remove(f"rights-train-1-{index}")
+    api.until_phase(training, "Suspended")
+
+
 @pytest.mark.parametrize(
     ("verb", "may"), [("create", True), ("get", True), ("list", False), ("delete", False), ("patch", False)]
 )
 def test_of_services_the_operator_has_the_rights_it_needs(plane: ControlPlane, verb: str, may: bool) -> None:
-    account = "system:serviceaccount:tlt-system:tlt-operator"
-    answer = plane.kubectl("auth", "can-i", verb, "services", "-n", NAMESPACE, "--as", account, check=False)
-    assert answer.strip() == ("yes" if may else "no")
+    assert may_of_services(plane, verb) == may
 
 
 def as_pod(plane: ControlPlane, pod: str, folder: Path) -> ApiServer:
