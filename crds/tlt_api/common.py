@@ -123,7 +123,8 @@ class Remedies(ApiModel):
     """What a retry changes, so that it does not fail the same way."""
 
     out_of_memory: Literal["HalveBatch", "None"] = "HalveBatch"
-    """HalveBatch halves batchSizePerGPU (down to 1)."""
+    """HalveBatch halves batchSizePerGPU (down to 1) and accumulates the gradient of as many parts more: the
+    updates stay the same."""
     nan_loss: Literal["LowerLearningRate", "None"] = "LowerLearningRate"
     """LowerLearningRate divides the maximum and minimum learning rate by 10."""
 

@@ -14,7 +14,7 @@ class PretrainedWeights(ApiModel):
     """A weights file to start from, loaded by layer name and shape."""
 
     uri: Uri
-    """A .keras, .weights.h5 or .h5 file."""
+    """A .keras, .weights.h5, .h5 or .hdf5 file; with layer names of this product, of Keras or of TLT."""
     sha256: Sha256 | None = None
     """Expected digest; a different file is refused."""
 
@@ -142,12 +142,6 @@ class Roi(ApiModel):
             message="expected minOverlap < maxOverlap",
             given=pair("minOverlap", "maxOverlap"),
         ),
-        Rule(
-            cel="!(self.head == 'light' && has(self.headStride))",
-            check=lambda self: self.head != "light" or self.head_stride is None,
-            message="expected headStride with head lastStage only: the light head has no stage on proposals",
-            given="'headStride %s'.format([self.headStride])",
-        ),
     )
 
 
@@ -258,6 +252,14 @@ class Model(ApiModel):
             ),
             message="expected no roi.headStride for vgg: its last stage is dense layers",
             given="'headStride %s of %s'.format([self.roi.headStride, self.backbone])",
+        ),
+        Rule(
+            cel="!(self.roi.head == 'light' && has(self.roi.headStride)) || has(self.from)",
+            check=lambda self: (
+                self.roi.head != "light" or self.roi.head_stride is None or self.from_ is not None
+            ),
+            message="expected roi.headStride with roi.head lastStage only: the light head has no stage",
+            given="'headStride %s'.format([self.roi.headStride])",
         ),
         Rule(
             cel=_freezable_cel(),

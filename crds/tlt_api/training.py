@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
@@ -83,11 +83,9 @@ class Optimizer(ApiModel):
     type: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
     """Kind."""
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Share of the last movement that goes on: by default 0.9 with sgd, 0 with rmsprop; with these only."""
+    """Share of the last movement that goes on, beta 1 of adam and adamw: by default 0.9, with rmsprop 0."""
     nesterov: bool = False
     """Whether the gradient is taken where momentum leads. With sgd only."""
-    beta1: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Decay of the gradients' mean, by default 0.9. With adam and adamw only."""
     beta2: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Decay of the squared gradients' mean, by default 0.999. With adam and adamw only."""
     rho: Annotated[float, Field(ge=0, lt=1)] | None = None
@@ -101,8 +99,6 @@ class Optimizer(ApiModel):
     """Global norm of the gradient, of the whole batch on all replicas, above which it is scaled down."""
 
     rules = (
-        only_with("momentum", "type", "sgd", "rmsprop"),
-        only_with("beta1", "type", "adam", "adamw"),
         only_with("beta2", "type", "adam", "adamw"),
         only_with("rho", "type", "rmsprop"),
         only_with("epsilon", "type", "adam", "adamw", "rmsprop"),
@@ -123,12 +119,12 @@ class Optimizer(ApiModel):
     @property
     def inertia(self) -> float:
         """``momentum`` or its default."""
-        return (0.9 if self.type == "sgd" else 0.0) if self.momentum is None else self.momentum
+        return (0.0 if self.type == "rmsprop" else 0.9) if self.momentum is None else self.momentum
 
     @property
     def betas(self) -> tuple[float, float]:
-        """``beta1`` and ``beta2`` or their defaults."""
-        return 0.9 if self.beta1 is None else self.beta1, 0.999 if self.beta2 is None else self.beta2
+        """``momentum`` and ``beta2`` or their defaults."""
+        return self.inertia, 0.999 if self.beta2 is None else self.beta2
 
     @property
     def smoothing(self) -> float:
@@ -228,7 +224,7 @@ class Training(ApiModel):
     """Passes over the training images."""
     batch_size_per_gpu: Annotated[int, Field(alias="batchSizePerGPU", ge=1, le=1024)] = 4
     """Images that one GPU (or the CPU) holds at a time."""
-    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=1024)] = 1
+    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=2**20)] = 1
     """Batches of batchSizePerGPU whose mean gradient makes one step: a larger batch in the same memory. Batch
     normalisation sees each of them alone, as it does each GPU's."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 42
@@ -262,6 +258,13 @@ class Training(ApiModel):
     def images_per_replica(self) -> int:
         """Images of one step on one GPU, or on the CPU."""
         return self.batch_size_per_gpu * self.gradient_accumulation_steps
+
+    def in_less_memory(self, halvings: int = 1) -> Self:
+        """The same updates from batches that are at most half as large, so many times; 1 is the smallest."""
+        most = max(1, self.batch_size_per_gpu >> halvings)
+        size = next(size for size in range(most, 0, -1) if self.batch_size_per_gpu % size == 0)
+        parts = self.images_per_replica // size
+        return self.model_copy(update={"batch_size_per_gpu": size, "gradient_accumulation_steps": parts})
 
 
 class Evaluation(ApiModel):

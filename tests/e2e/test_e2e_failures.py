@@ -73,4 +73,4 @@ def test_an_out_of_memory_kill_is_retried_with_half_the_batch(product: Product, 
     status = product.wait_finished("tj", "squeezed", applied)
     assert (status["phase"], status["attempt"]) == ("Failed", 2)
     assert status["failure"]["reason"] == "OutOfMemory"
-    assert status["history"][0]["remedy"] == "batchSizePerGPU 4 -> 2"
+    assert status["history"][0]["remedy"] == "batchSizePerGPU 4 -> 2, gradientAccumulationSteps 1 -> 2"

@@ -99,7 +99,7 @@ def refusal(cluster: ControlPlane, body: dict[str, Any], *flags: str) -> str:
             TRAINING,
             "spec.model.roi",
             {"head": "light", "headStride": 1},
-            ["spec.model.roi", "expected headStride with head lastStage only", "got headStride 1"],
+            ["spec.model", "expected roi.headStride with roi.head lastStage only", "got headStride 1"],
         ),
         (
             TRAINING,

@@ -13,7 +13,7 @@ PEERS = [
     ({"type": "sgd"}, keras.optimizers.SGD(RATE, momentum=0.9)),
     ({"type": "sgd", "momentum": 0}, keras.optimizers.SGD(RATE)),
     ({"type": "sgd", "momentum": 0.8, "nesterov": True}, keras.optimizers.SGD(RATE, 0.8, nesterov=True)),
-    ({"type": "adam", "beta1": 0.8, "beta2": 0.99}, keras.optimizers.Adam(RATE, 0.8, 0.99)),
+    ({"type": "adam", "momentum": 0.8, "beta2": 0.99}, keras.optimizers.Adam(RATE, 0.8, 0.99)),
     ({"type": "adam", "epsilon": 1e-2}, keras.optimizers.Adam(RATE, epsilon=1e-2)),
     ({"type": "adamw", "weightDecay": 0.3}, keras.optimizers.AdamW(RATE, weight_decay=0.3)),
     ({"type": "rmsprop"}, keras.optimizers.RMSprop(RATE)),

@@ -59,7 +59,7 @@ def test_an_older_description_has_the_last_stage_at_stride_2_and_the_usual_facto
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"roi": {"head": "light", "headStride": 1}}, "expected headStride with head lastStage only"),
+        ({"roi": {"head": "light", "headStride": 1}}, "expected roi.headStride with roi.head lastStage only"),
         ({"backbone": "vgg16", "roi": {"headStride": 1}}, "expected no roi.headStride for vgg"),
         ({"roi": {"headStride": 3}}, "roi.headStride"),
         ({"roi": {"deltaScales": {"w": 0}}}, "roi.deltaScales.w"),

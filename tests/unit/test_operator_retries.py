@@ -177,14 +177,15 @@ async def test_between_attempts_the_phase_is_retrying_and_says_what_changes(clus
 
 
 @play
-async def test_the_batch_is_halved_each_time_memory_runs_out(cluster: MemoryKube) -> None:
-    await started(cluster, training={"batchSizePerGPU": 5}, runPolicy={"maxRetries": 4})
-    for attempt in (1, 2, 3, 4):
+async def test_the_batch_is_halved_each_time_memory_runs_out_the_updates_stay(
+    cluster: MemoryKube,
+) -> None:
+    await started(cluster, training={"batchSizePerGPU": 6}, runPolicy={"maxRetries": 4})
+    for attempt in (1, 2, 3):
         await fail(cluster, attempt, 12)
-    sizes = [
-        run_spec(cluster, f"traffic-train-{n}")["spec"]["training"]["batchSizePerGPU"] for n in range(1, 6)
-    ]
-    assert sizes == [5, 2, 1, 1, 1]
+    specs = [run_spec(cluster, f"traffic-train-{n}")["spec"]["training"] for n in range(1, 5)]
+    sizes = [(item["batchSizePerGPU"], item["gradientAccumulationSteps"]) for item in specs]
+    assert sizes == [(6, 1), (3, 2), (1, 6), (1, 6)]
 
 
 @play
@@ -197,7 +198,7 @@ async def test_the_learning_rate_is_lowered_when_the_loss_was_nan(cluster: Memor
     assert run_spec(cluster, "traffic-train-3")["spec"]["training"]["batchSizePerGPU"] == 2
     assert [entry["remedy"] for entry in cluster.status(key)["history"]] == [
         "learningRate.max 0.0005 -> 5e-05",
-        "batchSizePerGPU 4 -> 2",
+        "batchSizePerGPU 4 -> 2, gradientAccumulationSteps 1 -> 2",
     ]
 
 

@@ -11,9 +11,8 @@ from tlt_api.training import Optimizer
     [
         {"rho": 0.9},
         {"epsilon": 1e-7},
-        {"beta1": 0.9},
+        {"beta2": 0.9},
         {"weightDecay": 0.01},
-        {"type": "adam", "momentum": 0.9},
         {"type": "adam", "weightDecay": 0.01},
         {"type": "adamw", "rho": 0.9},
         {"type": "rmsprop", "beta2": 0.9},

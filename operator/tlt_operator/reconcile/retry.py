@@ -93,7 +93,11 @@ def remedy(spec: JobSpec, history: Sequence[Attempt] | None, reason: Reason) -> 
     before = _remedied(spec, history).training
     after = _remedied(spec, [*(history or ()), entry]).training
     if before.batch_size_per_gpu != after.batch_size_per_gpu:
-        return f"batchSizePerGPU {before.batch_size_per_gpu} -> {after.batch_size_per_gpu}"
+        return (
+            f"batchSizePerGPU {before.batch_size_per_gpu} -> {after.batch_size_per_gpu}, "
+            f"gradientAccumulationSteps {before.gradient_accumulation_steps} -> "
+            f"{after.gradient_accumulation_steps}"
+        )
     if before.learning_rate != after.learning_rate:
         return f"learningRate.max {before.learning_rate.max:g} -> {after.learning_rate.max:g}"
     return None
@@ -112,8 +116,7 @@ def _remedied(spec: TrainingJobSpec, history: Sequence[Attempt] | None) -> Train
     training = spec.training
     if remedies.out_of_memory == "HalveBatch":
         halvings = remedied.count(Reason.OUT_OF_MEMORY)
-        batch = max(1, training.batch_size_per_gpu >> halvings)
-        training = training.model_copy(update={"batch_size_per_gpu": batch})
+        training = training.in_less_memory(halvings)
     if remedies.nan_loss == "LowerLearningRate":
         factor = 10.0 ** remedied.count(Reason.NAN_LOSS)
         rate = training.learning_rate

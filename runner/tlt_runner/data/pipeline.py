@@ -30,6 +30,23 @@ FILES_AT_ONCE = 16
 hold, with preparation, which writes images in the order of a hash of their name."""
 
 
+def steps_of(records: Records, batch_size: int) -> int:
+    """Batches of an epoch.
+
+    Raises:
+        RunnerError: ``InvalidSpec`` when there are fewer images than a batch takes.
+    """
+    images = records.manifest.training_images
+    if images < batch_size:
+        raise RunnerError(
+            Reason.INVALID_SPEC,
+            f"expected at least as many training images as a step takes, got {images} images for steps of "
+            f"{batch_size} (batchSizePerGPU x gradientAccumulationSteps x GPUs x nodes)",
+            "Lower spec.training.batchSizePerGPU or gradientAccumulationSteps, or add images.",
+        )
+    return images // batch_size
+
+
 def training_batches(
     records: Records,
     batch_size: int,
@@ -65,13 +82,7 @@ def training_batches(
         RunnerError: ``InvalidSpec`` when there are fewer images than a batch takes.
     """
     manifest = records.manifest
-    if manifest.training_images < batch_size:
-        raise RunnerError(
-            Reason.INVALID_SPEC,
-            f"expected at least as many training images as a batch takes, got {manifest.training_images} "
-            f"images for batches of {batch_size} (batchSizePerGPU x GPUs x nodes)",
-            "Lower spec.training.batchSizePerGPU or add images.",
-        )
+    steps_of(records, batch_size)
     workers = parallel.workers()
     feeder = Feeder(
         augmentation, manifest.height, manifest.width, max_objects, seed, epoch, _threads(workers)

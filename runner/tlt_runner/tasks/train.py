@@ -61,15 +61,15 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
     published = Published(context, spec.output.uri, run.owner)
     saved = published.recall()
     records, spec = preparation.prepared(spec, context, workers)
+    batch_size = spec.training.images_per_replica * workers.replicas
+    steps = pipeline.steps_of(records, batch_size)
     with workers.strategy.scope():
         model = initial_model(run, spec, context.storage)
     trainer = Trainer(model, spec.training, workers.strategy)
     keeper = Keeper(
         context, published, model, trainer.state, spec.training.keep_checkpoints, trainer.averaged
     )
-    batch_size = spec.training.images_per_replica * workers.replicas
     _report_data(records, model, batch_size)
-    steps = records.manifest.training_images // batch_size
     meter = Meter(
         context.reporter.progress,
         spec.training.epochs,
@@ -83,7 +83,7 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
         return workers.any(context.stop.is_set())
 
     work = loop.Work(
-        batches=_training_data(records, spec, trainer, workers),
+        batches=_training_data(records, spec, trainer, workers, batch_size),
         steps=steps,
         evaluate=trainer.averaged()(validation.judge_of(records, spec, model, workers, stopping)),
         save_best=keeper.save_best if workers.chief else _leave_alone,
@@ -115,9 +115,9 @@ def _leave_alone(position: Position) -> None:
     """The chief keeps the models."""
 
 
-def _training_data(records: Records, spec: TrainingJobSpec, trainer: Trainer, workers: Workers) -> Any:
-    batch_size = spec.training.images_per_replica * workers.replicas
-
+def _training_data(
+    records: Records, spec: TrainingJobSpec, trainer: Trainer, workers: Workers, batch_size: int
+) -> Any:
     def batches(epoch: int, first_step: int) -> Iterator[loop.Batch]:
         data = pipeline.training_batches(
             records,
