@@ -39,6 +39,7 @@ def _fused(layer: Any) -> Callable[..., Tensor]:
     def call(inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         if not (training and layer.trainable) or mask is not None or len(inputs.shape) != MAP_RANK:
             return layers.BatchNormalization.call(layer, inputs, training=training, mask=mask)
+        # TensorFlow takes an epsilon of at least 1.001e-5 here, in inference it is the layer's own 1e-5
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             inputs,
             tf.convert_to_tensor(layer.gamma),

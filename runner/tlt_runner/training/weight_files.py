@@ -16,6 +16,7 @@ import h5py  # type: ignore[import-untyped]
 import numpy as np
 
 from tlt_api.failures import Reason
+from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.errors import RunnerError
 
 _KERAS_WEIGHTS, _KERAS_CONFIG = "model.weights.h5", "config.json"
@@ -29,11 +30,16 @@ class WeightsFile:
 
     Attributes:
         layers: Layer name -> its arrays, in the layer's order.
-        class_names: Classes of the detector that this product wrote; None where the file names none.
+        detector: What the detector is, where this product wrote it.
     """
 
     layers: dict[str, list[np.ndarray]]
-    class_names: list[str] | None = None
+    detector: DetectorConfig | None = None
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """The detector's; None where the file names none."""
+        return self.detector.class_names if self.detector else None
 
 
 def read(path: Path) -> WeightsFile:
@@ -48,7 +54,7 @@ def read(path: Path) -> WeightsFile:
                 content = io.BytesIO(archive.read(_KERAS_WEIGHTS))
                 config = json.loads(archive.read(_KERAS_CONFIG))
             with h5py.File(content, "r") as file:
-                return WeightsFile(_layers(file), _class_names(config))
+                return WeightsFile(_layers(file), _detector(config))
         with h5py.File(path, "r") as file:
             return WeightsFile(_layers(file))
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
@@ -76,10 +82,10 @@ def _layers(file: Any) -> dict[str, list[np.ndarray]]:
     return layers
 
 
-def _class_names(config: Any) -> list[str] | None:
+def _detector(config: Any) -> DetectorConfig | None:
     if not str(config.get("registered_name")).startswith(_OURS):
         return None
-    return [str(name) for name in config["config"]["config"]["classNames"]]
+    return DetectorConfig.model_validate(config["config"]["config"])
 
 
 def _text(value: Any) -> str:

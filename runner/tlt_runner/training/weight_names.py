@@ -152,7 +152,7 @@ _BY_FAMILY = {
             True,
             KERAS_2_EPSILON,
             f"{_RESNET_CAVEAT}; of 10, 18 and 34 layers it has a shortcut convolution in the first stage, "
-            "ours has none",
+            "and with TLT's all_projections in every block; ours has one where the shape changes",
         ),
     ),
     "vgg": (

@@ -101,6 +101,7 @@ def load_by_name(model: FasterRCNN, path: Path) -> Taken:
     )
     _report(taken, path, naming)
     _report_classes(taken, file, change, model)
+    _report_meaning(file, model)
     return taken
 
 
@@ -184,13 +185,34 @@ def _report(taken: Taken, path: Path, naming: Naming) -> None:
         log.warning("pretrained weights: %s's network is not quite ours: %s", naming.origin, naming.caveat)
 
 
+def _report_meaning(file: WeightsFile, model: FasterRCNN) -> None:
+    """Numbers that the file's outputs were learnt for: with others the same weights mean other boxes."""
+    if file.detector is None:
+        return
+    here, there = model.config, file.detector
+    for field, ours, theirs in (
+        ("anchors", here.anchors, there.anchors),
+        ("proposals.deltaScale", here.proposals.delta_scale, there.proposals.delta_scale),
+        ("roi.deltaScales", here.roi.delta_scales, there.roi.delta_scales),
+    ):
+        if ours != theirs:
+            log.warning(
+                "pretrained weights: the file was trained with spec.model.%s %s, this job has %s: its boxes "
+                "are wrong until they are trained anew",
+                field,
+                theirs,
+                ours,
+            )
+
+
 def _report_classes(taken: Taken, file: WeightsFile, change: ClassChange, model: FasterRCNN) -> None:
     """The head in class names."""
     here = change.now
-    if taken.partly:
+    if file.class_names is not None:
         if set(change.before) != set(here):
-            log.warning("pretrained weights: the file's classes are others; %s", change.text)
-    elif file.class_names is None and OUTPUTS[0] in file.layers:
+            text = change.text if taken.partly else "all outputs are initialised anew, for the heads differ"
+            log.warning("pretrained weights: the file's classes are others; %s", text)
+    elif OUTPUTS[0] in file.layers:
         count = file.layers[OUTPUTS[0]][-1].shape[-1] - 1
         done = "are initialised anew" if OUTPUTS[0] in taken.untouched else "are taken in this order"
         log.warning(
