@@ -1,0 +1,107 @@
+"""KerasHub's RetinaNet on the scenes of :mod:`digits_accuracy`: the same records, batches and images seen.
+
+    python benchmarks/digits_accuracy_peer.py --records FOLDER --epochs N --peers .cache/peers/keras-hub
+
+Its backbone is KerasHub's ResNet-18; optimizer, schedule, augmentation and seed are ours. One JSON line.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from coco_scores import coco_scores
+from digits_accuracy import SIZE, TRAINING
+
+from tlt_api.training import Training
+from tlt_runner.data import pipeline
+from tlt_runner.data.records import Records, load_records
+from tlt_runner.storage import Storage
+from tlt_runner.training.schedule import learning_rate
+
+MOST_OBJECTS = 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--records", type=Path, required=True, help="folder that holds dataset.json")
+    parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--peers", type=Path, required=True, help="virtual environment with keras-hub")
+    options = parser.parse_args()
+    sys.path.extend(str(path) for path in options.peers.resolve().glob("lib/python*/site-packages"))
+    keras.utils.set_random_seed(42)
+    storage = Storage(volumes_root=options.records, scratch=options.records, s3=None)
+    records = load_records(storage, f"file://{options.records.resolve()}")
+    model = retinanet(len(records.manifest.class_names))
+    started = time.monotonic()
+    images = fit(model, records, options)
+    figures = {
+        "benchmark": "digits_accuracy_peer",
+        "detector": "KerasHub RetinaNet, ResNet-18",
+        "parameters": model.count_params(),
+        "images_seen": images,
+        **coco_scores(lambda pixels: detect(model, pixels), records),
+        "minutes": round((time.monotonic() - started) / 60, 1),
+    }
+    print(json.dumps(figures))
+
+
+def retinanet(classes: int) -> keras.Model:
+    import keras_hub
+
+    resnet = keras_hub.models.ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[7],
+        stackwise_num_filters=[64, 128, 256, 512],
+        stackwise_num_blocks=[2, 2, 2, 2],
+        stackwise_num_strides=[1, 2, 2, 2],
+        block_type="basic_block",
+    )
+    pyramid = keras_hub.models.RetinaNetBackbone(resnet, 3, 7, use_p5=False, image_shape=(SIZE, SIZE, 3))
+    return keras_hub.models.RetinaNetObjectDetector(pyramid, classes, bounding_box_format="yxyx")
+
+
+def fit(model: keras.Model, records: Records, options: argparse.Namespace) -> int:
+    """Train by our schedule; images seen."""
+    ours = Training.model_validate(TRAINING)
+    batch_size = ours.batch_size_per_gpu
+    model.compile(optimizer=keras.optimizers.Adam(1.0, global_clipnorm=10.0), jit_compile=False)
+    step = tf.function(lambda images, targets: model.train_step((images, targets)))
+    steps = records.manifest.training_images // batch_size
+    for epoch in range(options.epochs):
+        batches = pipeline.training_batches(
+            records, batch_size, ours.seed, ours.augmentation, MOST_OBJECTS, epoch, 0
+        )
+        for number, batch in enumerate(batches):
+            progress = (epoch * steps + number) / (options.epochs * steps)
+            model.optimizer.learning_rate = learning_rate(progress, ours.learning_rate)
+            targets = {"boxes": batch["boxes"], "labels": tf.cast(batch["classes"], tf.float32)}
+            told = step(normalised(batch["image"]), targets)
+        print(f"epoch {epoch + 1}: loss {float(told['loss']):.4f}", file=sys.stderr, flush=True)
+    return options.epochs * steps * batch_size
+
+
+def normalised(pixels: tf.Tensor) -> tf.Tensor:
+    """RGB 0 to 255 as -1 to 1."""
+    return tf.cast(pixels, tf.float32) / 127.5 - 1.0
+
+
+def detect(model: keras.Model, pixels: np.ndarray) -> dict[str, np.ndarray]:
+    found = model.predict_on_batch(normalised(pixels))
+    return {
+        "boxes": np.asarray(found["boxes"]),
+        "scores": np.asarray(found["confidence"]),
+        "classes": np.asarray(found["labels"]),
+        "count": np.asarray(found["num_detections"]),
+    }
+
+
+if __name__ == "__main__":
+    main()
