@@ -148,8 +148,9 @@ def test_an_epoch_whose_model_was_published_as_the_best_is_not_evaluated_again(t
 def test_the_mean_loss_of_an_epoch_has_the_steps_of_earlier_attempts(trainer: Trainer) -> None:
     run = Run([0.1])
     start = Position(run="one", batch_size=1, step=3, loss_sum=300.0)
-    end = run.train(trainer, Training(epochs=1, learning_rate=STILL), start=start)
-    assert end.best_loss == pytest.approx((300.0 + run.losses[0]) / 4, rel=1e-9)
+    early = EarlyStopping(monitor="loss", patience=1)
+    end = run.train(trainer, Training(epochs=1, learning_rate=STILL, early_stopping=early), start=start)
+    assert end.reached == pytest.approx(-(300.0 + run.losses[0]) / 4, rel=1e-9)
     assert (end.loss_sum, end.step) == (0.0, 0)
 
 

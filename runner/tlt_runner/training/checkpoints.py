@@ -47,8 +47,6 @@ class Position(StatusModel):
     """The model's: the same weights mean other boxes with others."""
     best: Metrics | None = None
     """Evaluation of the best model so far; its epoch is in it."""
-    best_loss: float | None = None
-    """Lowest mean loss of an epoch so far."""
     artifacts: list[Artifact] = []
     """What was published."""
     reached: float | None = None

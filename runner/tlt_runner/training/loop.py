@@ -105,7 +105,7 @@ def _epoch(trainer: Trainer, work: Work, spec: Training, start: Position, watch:
     _settle(trainer, pending, losses, watch)
     log.info("epoch %d/%d: loss %.4f", start.epoch + 1, spec.epochs, losses.mean)
     ended = {"epoch": start.epoch + 1, "step": 0, "loss_sum": 0.0, "closed": False}
-    return _with_loss(start.model_copy(update=ended), losses.mean, spec)
+    return _counted(start.model_copy(update=ended), "loss", -losses.mean, spec)
 
 
 def _closed(position: Position, work: Work, spec: Training, judged: Evaluation, watch: Watch) -> Position:
@@ -204,12 +204,6 @@ def _evaluated(position: Position, work: Work, spec: Training, watch: Watch) -> 
             position = position.model_copy(update={"best": metrics})
             work.save_best(position)
     return _counted(position, "mAP", metrics.m_ap, spec)
-
-
-def _with_loss(position: Position, loss: float, spec: Training) -> Position:
-    better = position.best_loss is None or loss < position.best_loss
-    position = position.model_copy(update={"best_loss": loss if better else position.best_loss})
-    return _counted(position, "loss", -loss, spec)
 
 
 def _counted(position: Position, monitor: str, score: float | None, spec: Training) -> Position:
