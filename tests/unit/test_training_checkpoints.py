@@ -1,5 +1,6 @@
 """What a training finds of an earlier attempt, keeps of itself, and removes."""
 
+import errno
 import logging
 import os
 import zipfile
@@ -10,9 +11,11 @@ from threading import Event
 import numpy as np
 import pytest
 
+from tlt_api.failures import CLASSES, Reason
 from tlt_api.runspec import Owner
 from tlt_api.status import Artifact, Metrics
 from tlt_runner.context import Context
+from tlt_runner.errors import RunnerError
 from tlt_runner.report.local import LocalReporter
 from tlt_runner.storage import Storage, sha256_of
 from tlt_runner.training import checkpoints, leftovers, model_file
@@ -183,13 +186,83 @@ def test_a_damaged_state_is_seen_before_a_variable_changes(
 class Variable:
     """As much of a Keras variable as resuming needs."""
 
-    shape = (2, 2)
+    shape: tuple[int, ...] = (2, 2)
 
     def __init__(self) -> None:
         self.value = np.zeros((2, 2), np.float32)
 
     def assign(self, value: np.ndarray) -> None:
         self.value = value
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO])
+def test_a_state_that_cannot_be_read_now_is_not_taken_for_a_damaged_one(
+    room: Room, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room.state(epoch=90)
+    state = room.output / "last.state.npz"
+    saved = room.published.recall()
+    assert saved is not None
+
+    def stale(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), str(state))
+
+    monkeypatch.setattr(np, "load", stale)
+    calls: list[Callable[[], object]] = [
+        lambda: checkpoints.find(room.storage, f"file://{state}", "one"),
+        lambda: checkpoints.resume(saved, Position(run="one", batch_size=4), [Variable()]),
+    ]
+    for call in calls:
+        with pytest.raises(RunnerError) as caught:
+            call()
+        assert caught.value.reason == Reason.STORAGE_UNAVAILABLE
+        assert CLASSES[caught.value.reason].retryable
+
+
+@pytest.mark.parametrize(
+    ("now", "change"),
+    [
+        (["cat", "dog", "fox"], "new: fox"),
+        (["cat"], "gone: dog"),
+        (["dog", "cat"], "in another order"),
+    ],
+)
+def test_other_classes_than_the_states_are_an_error_in_their_names(
+    room: Room, now: list[str], change: str
+) -> None:
+    room.state(epoch=1, class_names=["cat", "dog"])
+    saved, variable = room.published.recall(), Variable()
+    assert saved is not None
+    with pytest.raises(RunnerError, match=f"{', '.join(now)}, got one for cat, dog .{change}") as caught:
+        checkpoints.resume(saved, Position(run="one", batch_size=4, class_names=now), [variable])
+    assert caught.value.reason == Reason.MODEL_MISMATCH
+    assert variable.value.sum() == 0
+
+
+def test_another_model_or_optimizer_is_an_error_and_the_state_stays(room: Room) -> None:
+    room.state(epoch=1)
+    before = (room.output / "last.state.npz").read_bytes()
+    saved, variable = room.published.recall(), Variable()
+    assert saved is not None
+    wider = Variable()
+    wider.shape = (2, 3)
+    for variables, text in [
+        ([wider], r"\[2, 3\], got \[2, 2\]"),
+        ([variable, wider], "2 variables .* got 1"),
+    ]:
+        with pytest.raises(RunnerError, match=text) as caught:
+            checkpoints.resume(saved, Position(run="one", batch_size=4), variables)
+        assert caught.value.reason == Reason.MODEL_MISMATCH
+    assert variable.value.sum() == 0
+    assert (room.output / "last.state.npz").read_bytes() == before
+
+
+def test_a_state_that_names_no_classes_is_resumed_and_names_them_from_then_on(room: Room) -> None:
+    room.state(epoch=1)
+    saved = room.published.recall()
+    assert saved is not None
+    start = Position(run="one", batch_size=4, class_names=["cat"])
+    assert checkpoints.resume(saved, start, [Variable()]).class_names == ["cat"]
 
 
 def test_an_epoch_begins_again_with_another_batch_size_and_without_its_losses(room: Room) -> None:

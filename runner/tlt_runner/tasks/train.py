@@ -91,7 +91,12 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
         save_position=keeper.save_position if workers.chief else _leave_alone,
         stopping=stopping,
     )
-    fresh = Position(run=run.owner.uid, batch_size=batch_size, anchors=model.config.anchors)
+    fresh = Position(
+        run=run.owner.uid,
+        batch_size=batch_size,
+        anchors=model.config.anchors,
+        class_names=list(model.config.class_names),
+    )
     start = preparation.agreed(keeper.resume(saved, fresh), workers)
     watchers = followers.files(run, spec, context, records, model, batch_size) if workers.chief else []
     with followers.followed(meter, watchers) as watch:

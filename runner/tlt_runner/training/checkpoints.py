@@ -18,12 +18,15 @@ from typing import Any
 import numpy as np
 
 from tlt_api.base import StatusModel
+from tlt_api.failures import Reason
 from tlt_api.model import Anchors
 from tlt_api.status import Artifact, Metrics
-from tlt_runner.storage import Storage
+from tlt_runner.errors import RunnerError
+from tlt_runner.storage import Storage, storage_errors
 
-UNREADABLE = (OSError, EOFError, KeyError, ValueError, zlib.error, zipfile.BadZipFile)
-"""What reading a file that is no state, or a damaged one, raises."""
+DAMAGED = (EOFError, KeyError, ValueError, zlib.error, zipfile.BadZipFile)
+"""What reading a file that is no state, or a damaged one, raises. An OSError is not among them: the next
+attempt may read what this one could not."""
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +48,8 @@ class Position(StatusModel):
     """Images of a step: a step number means nothing for another size."""
     anchors: Anchors | None = None
     """The model's: the same weights mean other boxes with others."""
+    class_names: list[str] | None = None
+    """The model's, by id."""
     best: Metrics | None = None
     """Evaluation of the best model so far; its epoch is in it."""
     artifacts: list[Artifact] = []
@@ -62,10 +67,12 @@ class Saved:
     Attributes:
         position: Where the training was.
         path: The whole state, a local file.
+        uri: Its address.
     """
 
     position: Position
     path: Path
+    uri: str
 
 
 def write(path: Path, position: Position, variables: Sequence[Any]) -> None:
@@ -79,56 +86,105 @@ def write(path: Path, position: Position, variables: Sequence[Any]) -> None:
 
 
 def find(storage: Storage, uri: str, run: str) -> Saved | None:
-    """The state at an address, where it is this run's; None where a training starts anew, which is said."""
+    """The state at an address, where it is this run's; None where a training starts anew, which is said.
+
+    Raises:
+        RunnerError: The storage's reasons, where a state may be there and cannot be read now.
+    """
     if not storage.exists(uri):
         return None
     path = storage.fetch(uri)
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        with (
+            storage_errors(uri),
+            path.open("rb") as stream,
+            np.load(stream, allow_pickle=False) as file,
+        ):
             position = _position(file)
-    except UNREADABLE as error:
+    except DAMAGED as error:
         log.warning("training starts anew: the checkpoint %s cannot be read: %s", uri, error)
         return None
     if position.run != run:
         log.warning("training starts anew: the checkpoint %s is of another run (%s)", uri, position.run)
         return None
-    return Saved(position, path)
+    return Saved(position, path, uri)
 
 
 def resume(saved: Saved, start: Position, variables: Sequence[Any]) -> Position:
-    """Where to go on: the saved position where its state fits, else ``start``, which is said.
+    """Where to go on: at the saved position; at ``start`` where the state is damaged or the data changed.
 
     Args:
         saved: What :func:`find` found.
-        start: The position of a run that has not begun: its uid, batch size and anchors.
+        start: The position of a run that has not begun: its uid, batch size, anchors and classes.
         variables: Are set where a state is resumed, and left alone otherwise.
+
+    Raises:
+        RunnerError: ModelMismatch where the state is of another model, which a run's spec does not change to;
+            the storage's reasons.
     """
     position = saved.position
     if position.anchors is not None and position.anchors != start.anchors:
         log.warning("training starts anew: its checkpoint has other anchors; the data have changed since")
         return start
+    _check_classes(saved, start)
     try:
-        _, arrays = read(saved.path)
-    except UNREADABLE as error:
+        with storage_errors(saved.uri):
+            _, arrays = read(saved.path)
+    except DAMAGED as error:
         log.warning("training starts anew: its checkpoint cannot be read: %s", error)
         return start
-    if [array.shape for array in arrays] != [tuple(variable.shape) for variable in variables]:
-        log.warning("training starts anew: its checkpoint is of another model or optimizer")
-        return start
+    _check_shapes(saved.uri, arrays, variables)
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
     if position.step and position.batch_size != start.batch_size:
         log.info("epoch %d begins again: the batch size has changed", position.epoch + 1)
         position = position.model_copy(update={"step": 0, "loss_sum": 0.0})
     log.info("resuming after epoch %d and step %d of the next", position.epoch, position.step)
-    return position.model_copy(update={"batch_size": start.batch_size})
+    return position.model_copy(update={"batch_size": start.batch_size, "class_names": start.class_names})
+
+
+def _check_classes(saved: Saved, start: Position) -> None:
+    before, now = saved.position.class_names, start.class_names
+    if before is None or now is None or before == now:
+        return
+    new = [name for name in now if name not in before]
+    gone = [name for name in before if name not in now]
+    parts = ("new: ", new), ("gone: ", gone)
+    change = "; ".join(what + ", ".join(names) for what, names in parts if names) or "in another order"
+    raise _mismatch(
+        f"{saved.uri}: expected a checkpoint for the classes {', '.join(now)}, got one for "
+        f"{', '.join(before)} ({change})"
+    )
+
+
+def _check_shapes(uri: str, arrays: Sequence[np.ndarray], variables: Sequence[Any]) -> None:
+    got, wanted = [array.shape for array in arrays], [tuple(variable.shape) for variable in variables]
+    if got == wanted:
+        return
+    where = f"{len(wanted)} variables of model and optimizer, got {len(got)}"
+    if len(got) == len(wanted):
+        index = next(index for index, shape in enumerate(got) if shape != wanted[index])
+        name = getattr(variables[index], "path", f"variable {index}")
+        where = f"{name} {list(wanted[index])}, got {list(got[index])}"
+    raise _mismatch(f"{uri}: expected a checkpoint with {where}")
+
+
+def _mismatch(message: str) -> RunnerError:
+    """A run's spec does not change: another program version made this, or another model to start from."""
+    return RunnerError(
+        Reason.MODEL_MISMATCH,
+        message,
+        "The spec, the model it starts from or the program version changed under this run. Go back to what "
+        "it began with, or remove last.state.npz to start anew.",
+    )
 
 
 def read(path: Path) -> tuple[Position, list[np.ndarray]]:
     """Read a file of :func:`write`.
 
     Raises:
-        UNREADABLE: It is none, or damaged: every entry has a check sum.
+        DAMAGED: It is none, or damaged: every entry has a check sum.
+        OSError: It cannot be read now.
     """
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
         return _position(file), [file[name] for name in sorted(file.files) if name != "position"]
