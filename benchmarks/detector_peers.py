@@ -12,6 +12,9 @@ CPU time. Where other work shares the cores the latter says more.
 
     nice python benchmarks/detector_peers.py
     nice python benchmarks/detector_peers.py --size 512 --rounds 5
+    nice python benchmarks/detector_peers.py --detectors "ours, 512 proposals" "Model Garden Faster R-CNN"
+
+The Model Garden's Faster R-CNN trains its head on 512 proposals an image, hence ours with as many.
 """
 
 import argparse
@@ -25,6 +28,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 ENVIRONMENTS = {
     "ours": None,
+    "ours, 512 proposals": None,
     "keras-hub RetinaNet": "keras-hub",
     "Model Garden RetinaNet": "tf-models",
     "Model Garden Faster R-CNN": "tf-models",
@@ -76,24 +80,28 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="pixels, of both sides")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--detectors", nargs="+", choices=ENVIRONMENTS, default=list(ENVIRONMENTS))
     parser.add_argument("--environments", type=Path, default=FOLDER.parent / ".cache" / "peers")
     arguments = parser.parse_args()
     peers = [
-        Peer(name, environment(arguments.environments, needed), arguments.size, arguments.batch)
-        for name, needed in ENVIRONMENTS.items()
+        Peer(name, environment(arguments.environments, ENVIRONMENTS[name]), arguments.size, arguments.batch)
+        for name in arguments.detectors
     ]
     for number in range(arguments.rounds):
         for peer in peers[number % len(peers) :] + peers[: number % len(peers)]:
             peer.step()
     for peer in peers:
         peer.stop()
-    ours, *others = peers
     figures = {
         "benchmark": "detector_peers",
         "size": arguments.size,
         "batch": arguments.batch,
         "detectors": {peer.name: described(peer, arguments.batch) for peer in peers},
-        "ours_to_peer": {peer.name: ratios(ours, peer) for peer in others},
+        "ours_to_peer": {
+            ours.name: {peer.name: ratios(ours, peer) for peer in peers if ENVIRONMENTS[peer.name]}
+            for ours in peers
+            if ENVIRONMENTS[ours.name] is None
+        },
     }
     print(json.dumps(figures))
 

@@ -13,6 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,14 @@ def main() -> None:
         answer(wall=time.perf_counter() - start, cpu=time.process_time() - start_cpu)
 
 
-def ours(size: int, batch: int) -> Step:
+def ours(size: int, batch: int, mini_batch: int = 64) -> Step:
     import train_step
 
     from tlt_api.training import Training
     from tlt_runner.detector import model as detector
     from tlt_runner.training.trainer import Trainer
 
-    config = train_step.configure("resnet50", size, {})
+    config = train_step.configure("resnet50", size, {"miniBatch": mini_batch})
     trainer = Trainer(detector.build(config, seed=1), Training(), tf.distribute.get_strategy())
     images, boxes, classes = examples(size, batch, config.max_objects)
     wanted = {"image": images, "boxes": boxes, "classes": classes}
@@ -156,6 +157,7 @@ def _model_garden(spec: Any, task_of: Any, parser: Any, size: int, batch: int) -
 
 DETECTORS = {
     "ours": ours,
+    "ours, 512 proposals": partial(ours, mini_batch=512),
     "keras-hub RetinaNet": keras_hub_retinanet,
     "Model Garden RetinaNet": model_garden_retinanet,
     "Model Garden Faster R-CNN": model_garden_faster_rcnn,
