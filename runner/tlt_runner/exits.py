@@ -1,7 +1,8 @@
 """From an exception, or a dead process, to the failure taxonomy: why a run ended, and its exit code.
 
-Called by :mod:`tlt_runner.process` at the end of a run and by :mod:`tlt_runner.local`, which watches such a
-process from outside. TensorFlow and OpenCV are recognised by class name, so that neither is imported here.
+Called by :mod:`tlt_runner.process` at the end of a run, by :mod:`tlt_runner.local`, which watches such a
+process from outside, and by the log file of a training, which says the same. TensorFlow and OpenCV are
+recognised by class name, so that neither is imported here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """The log file of a training and its way to the output address, with a clock that is told the time."""
 
+import errno
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,32 @@ def test_what_could_not_be_written_is_written_later_and_ends_nothing(
     log.lines.finish(1)
     log.lines.close(None)
     assert [line["event"] for line in lines_of(tmp_path)] == ["start", "epoch", "end"]
+
+
+def test_the_last_lines_are_tried_again_at_the_end(tmp_path: Path) -> None:
+    storage = Full(scratch=tmp_path)
+    storage.full = False
+    log = Log(tmp_path, storage=storage)
+    log.epoch(0, [1.0, 1.0])
+    log.now += 1000
+    storage.full = True
+    log.lines.finish(1)
+    assert storage.tried == 2  # at the start, and the one with the end, which did not succeed
+    storage.full = False
+    log.lines.close(None)
+    assert [line["event"] for line in lines_of(tmp_path)] == ["start", "epoch", "end"]
+    log.lines.close(None)
+    assert storage.tried == 3
+
+
+def test_a_failure_is_told_as_in_the_termination_message(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    for attempt, error in enumerate([full, KeyboardInterrupt(), ZeroDivisionError("by zero")], 1):
+        Log(tmp_path, attempt).lines.close(error)
+    lines = lines_of(tmp_path)
+    assert [line["reason"] for line in lines] == ["StorageFull", "Interrupted", "Internal"]
+    assert lines[2]["message"] == "ZeroDivisionError: by zero"
+    assert all(line["hint"] for line in lines)
 
 
 def test_lines_of_earlier_attempts_are_not_overwritten_while_they_cannot_be_read(tmp_path: Path) -> None:

@@ -99,7 +99,8 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
     )
     start = preparation.agreed(keeper.resume(saved, fresh), workers)
     watchers = followers.files(run, spec, context, records, model, batch_size) if workers.chief else []
-    with followers.followed(meter, watchers) as watch:
+    # A lost worker is known as one before the followers tell of the failure.
+    with followers.followed(meter, watchers) as watch, workers.guarded():
         end = loop.train(trainer, work, spec.training, spec.evaluation, start, watch)
         watch.finish(end.epoch)
     _conclude(end)

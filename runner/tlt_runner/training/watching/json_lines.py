@@ -13,10 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tlt_api.failures import Reason
 from tlt_api.runspec import RunSpec
 from tlt_api.status import Metrics
-from tlt_runner.errors import RunnerError
+from tlt_runner import exits
 from tlt_runner.training.watch import Step
 from tlt_runner.training.watching.means import Means, Throughput
 from tlt_runner.training.watching.shipping import Shipping
@@ -55,6 +54,7 @@ class JsonLines:
         self._run, self._epochs, self._steps, self._images = run, epochs, steps, images
         self._earlier_known = False
         self._new: list[str] = []
+        self._unpublished = False
         self._number = 0
         self._begun = False
         self._means = Means()
@@ -97,11 +97,10 @@ class JsonLines:
         self._add("end")
 
     def close(self, failure: BaseException | None) -> None:
-        """Tell of a failure, and ship what is left."""
-        if isinstance(failure, RunnerError):
-            self._add("failure", reason=str(failure.reason), message=failure.message, hint=failure.hint)
-        elif failure is not None:
-            self._add("failure", reason=str(Reason.INTERNAL), message=f"{type(failure).__name__}: {failure}")
+        """Tell of a failure, in the words of the termination message, and ship what is left."""
+        if failure is not None:
+            told = exits.failure_of(failure)
+            self._add("failure", reason=told.reason, message=told.message, hint=told.hint)
         self._ship()
 
     def _begin(self, number: int) -> None:
@@ -147,7 +146,9 @@ class JsonLines:
             with self._file.open("a", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in self._new)
             self._new.clear()
-            self._shipping.publish(self._file, NAME)
+            self._unpublished = True
+        if self._unpublished:
+            self._unpublished = not self._shipping.publish(self._file, NAME)
 
 
 def _camel(name: str) -> str:
