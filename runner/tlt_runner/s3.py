@@ -147,6 +147,17 @@ class ObjectStore:
                     return True
         return False
 
+    def describe(self, bucket: str, key: str) -> tuple[int, str | None] | None:
+        """Size of an object and the digest that :meth:`upload` wrote beside it; None where nothing is."""
+        if not self.exists(bucket, key):  # where listing is forbidden, asking for what is not there is too
+            return None
+        try:
+            with self._errors(f"s3://{bucket}/{key}"):
+                answer = self._client.head_object(Bucket=bucket, Key=key)
+        except NotFoundError:
+            return None
+        return answer["ContentLength"], answer["Metadata"].get("sha256")
+
     def _finish(self, bucket: str, key: str, transfer: Any) -> None:
         uri = f"s3://{bucket}/{key}"
         with storage_errors(uri), self._errors(uri):

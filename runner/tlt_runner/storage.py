@@ -219,6 +219,28 @@ class Storage:
             digest = _copy_atomically(local, target)
             return Published(address.uri, digest, target.stat().st_size)
 
+    def published(self, uri: str) -> Published | None:
+        """Digest and size of the file at an address; None where none is.
+
+        Of s3:// the digest is the one that :meth:`publish` wrote beside the object; an object without one is
+        downloaded.
+        """
+        path = self.local_path(uri)
+        if path is not None:
+            with storage_errors(uri):
+                return Published(uri, sha256_of(path), path.stat().st_size) if path.is_file() else None
+        address = parse(uri)
+        described = self._objects().describe(address.root, address.path)
+        if described is None:
+            return None
+        size, digest = described
+        if digest is None:
+            copy = self.fetch(uri)
+            with storage_errors(uri):
+                digest = sha256_of(copy)
+                copy.unlink()
+        return Published(address.uri, digest, size)
+
     def mirror(self, uri: str) -> Path:
         """A folder in which files of the address can be made, with what the address holds now.
 

@@ -83,6 +83,26 @@ def test_an_empty_object_is_an_empty_file(storage: Storage, tmp_path: Path) -> N
     assert [path.name for path in storage.folder("s3://bucket/empty").iterdir()] == ["x"]
 
 
+def test_the_digest_of_an_object_is_known_without_its_content(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = random.Random(3).randbytes(PART_BYTES + 1)  # two parts
+    published = storage.publish(_file(tmp_path, content), "s3://bucket/digest/model.keras")
+    client = boto3.client("s3", endpoint_url=storage.s3.endpoint, region_name="us-east-1")
+    with contextlib.closing(client):
+        client.put_object(Bucket="bucket", Key="digest/foreign.keras", Body=b"x")
+    fetched, fetch = [], storage.fetch
+    monkeypatch.setattr(storage, "fetch", lambda uri: fetched.append(uri) or fetch(uri))  # type: ignore[func-returns-value]
+    assert storage.published(published.uri) == published
+    assert not fetched
+    foreign = storage.published("s3://bucket/digest/foreign.keras")
+    assert foreign is not None
+    assert (foreign.sha256, foreign.size_bytes) == (hashlib.sha256(b"x").hexdigest(), 1)
+    assert not [path for path in storage.scratch.rglob("*") if path.is_file()]  # no copy stays
+    assert storage.published("s3://bucket/digest/none.keras") is None
+    assert storage.published("s3://bucket/digest") is None
+
+
 class CuttingProxy:
     """A way to the server on which the first large answers break off."""
 

@@ -7,11 +7,13 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tlt_api.failures import CLASSES, Reason
+from tlt_api.model import Anchors
 from tlt_api.runspec import Owner
 from tlt_api.status import Artifact, Metrics
 from tlt_runner.context import Context
@@ -20,11 +22,24 @@ from tlt_runner.report.local import LocalReporter
 from tlt_runner.storage import Storage, sha256_of
 from tlt_runner.training import checkpoints, leftovers, model_file
 from tlt_runner.training.checkpoints import Position, Saved
+from tlt_runner.training.keeper import Keeper
 from tlt_runner.training.model_file import Origin
 from tlt_runner.training.published import Published
 
 OWNER = Owner(kind="TrainingJob", namespace="default", name="tiny", uid="one")
 BEFORE, NOW = Metrics(m_ap=0.25, epoch=1), Metrics(m_ap=0.5, epoch=2)
+
+
+class Fetching(Storage):
+    """A storage that remembers which files were read."""
+
+    def __init__(self, *, scratch: Path) -> None:
+        super().__init__(scratch=scratch)
+        self.fetched: list[str] = []
+
+    def fetch(self, uri: str, sha256: str | None = None) -> Path:
+        self.fetched.append(uri.rpartition("/")[2])
+        return super().fetch(uri, sha256)
 
 
 class Room:
@@ -35,9 +50,9 @@ class Room:
         self.output.mkdir()
         self.scratch.mkdir()
         self.reporter = LocalReporter(None)
-        self.storage = Storage(scratch=self.scratch)
-        context = Context(self.storage, self.reporter, self.scratch, Event())
-        self.published = Published(context, f"file://{self.output}", OWNER)
+        self.storage = Fetching(scratch=self.scratch)
+        self.context = Context(self.storage, self.reporter, self.scratch, Event())
+        self.published = Published(self.context, f"file://{self.output}", OWNER)
 
     @property
     def listed(self) -> dict[str, int | None]:
@@ -122,6 +137,51 @@ def test_a_file_that_is_gone_is_not_reported(room: Room) -> None:
     (room.output / "epoch-0001.keras").unlink()
     assert room.recalled().best == BEFORE
     assert room.listed == {"best": 1}
+
+
+@pytest.mark.parametrize("lost", ["best", "last"])
+@pytest.mark.parametrize("foreign", [False, True])
+def test_a_finished_training_without_best_or_last_closes_its_last_epoch_again(
+    room: Room, lost: str, foreign: bool
+) -> None:
+    artifacts = [room.model("best", 1, BEFORE), room.model("last", 2)]
+    room.state(epoch=2, best=BEFORE, artifacts=artifacts)
+    if foreign:
+        room.model(lost, 2, NOW, run="two")
+    else:
+        (room.output / f"{lost}.keras").unlink()
+    position = room.recalled()
+    assert not position.closed
+    assert position.best == (None if lost == "best" else BEFORE)
+    assert set(room.listed) == {"best", "last"} - {lost}
+
+
+def test_steps_that_follow_close_the_epoch_anyhow(room: Room) -> None:
+    room.state(epoch=2, step=3, best=BEFORE, artifacts=[room.model("best", 1, BEFORE)])
+    (room.output / "best.keras").unlink()
+    position = room.recalled()
+    assert (position.best, position.closed, position.step) == (None, True, 3)
+
+
+def test_models_are_not_fetched_to_be_compared(room: Room) -> None:
+    artifacts = [room.model("best", 1, BEFORE), room.model("last", 2), room.model("epoch-0002", 2)]
+    room.state(epoch=2, closed=False, best=BEFORE, artifacts=artifacts)
+    room.model("last", 3)
+    room.recalled()
+    assert room.storage.fetched == ["last.state.npz", "last.keras"]
+
+
+def test_a_training_that_starts_anew_takes_back_what_it_reported(room: Room) -> None:
+    room.state(epoch=2, best=BEFORE, anchors={"scales": [8]}, artifacts=[room.model("best", 1, BEFORE)])
+    saved, unused = room.published.recall(), Any
+    assert room.listed == {"best": 1}
+    keeper = Keeper(room.context, room.published, unused, [Variable()], 0)  # type: ignore[arg-type]
+    start = Position(run="one", batch_size=4, anchors=Anchors(scales=[16]))
+    assert keeper.resume(saved, start) == start
+    assert room.listed == {}
+    assert room.reporter.snapshot().metrics == Metrics()
+    assert room.published.artifacts == []
+    assert (room.output / "best.keras").exists()
 
 
 def test_the_newest_checkpoints_stay_and_those_of_others_too(room: Room) -> None:

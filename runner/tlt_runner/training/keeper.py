@@ -43,8 +43,17 @@ class Keeper:
         self._published_weights = published_weights
 
     def resume(self, saved: Saved | None, start: Position) -> Position:
-        """Where to go on: at a state that :meth:`Published.recall` found, if it fits, else at ``start``."""
-        return start if saved is None else checkpoints.resume(saved, start, self._state)
+        """Where to go on: at a state that :meth:`Published.recall` found, or at ``start``.
+
+        Raises:
+            RunnerError: As of :func:`checkpoints.resume`.
+        """
+        if saved is None:
+            return start
+        position = checkpoints.resume(saved, start, self._state)
+        if position is start:
+            self._published.withdraw()
+        return position
 
     def save_best(self, position: Position) -> None:
         """Publish the model as the best one, its evaluation inside; then its metrics."""

@@ -8,14 +8,15 @@ not leave the status while data are read. Knows neither model nor optimizer.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from tlt_api.runspec import Owner
-from tlt_api.status import EPOCH_PREFIX, Artifact
+from tlt_api.status import EPOCH_PREFIX, Artifact, Metrics
 from tlt_runner.context import Context
 from tlt_runner.errors import RunnerError
-from tlt_runner.storage import join, sha256_of
+from tlt_runner.storage import join
 from tlt_runner.training import checkpoints, model_file
 from tlt_runner.training.checkpoints import Position, Saved
 from tlt_runner.training.model_file import Origin
@@ -54,23 +55,30 @@ class Published:
     def recall(self) -> Saved | None:
         """Find the state of an earlier attempt of this run, and report again what it had published.
 
-        A file that is neither the recorded one nor known to be newer is left out: going on from the state
-        makes it again.
+        A file that is neither the recorded one nor known to be newer is left out. Where it is ``best`` or
+        ``last``, the epoch that ended last is to be closed again, which makes another.
         """
         saved = checkpoints.find(self._storage, join(self._output, STATE), self._owner.uid)
         if saved is None:
             return None
         position = saved.position
-        for name in dict.fromkeys([*(item.name for item in position.artifacts), BEST, LAST]):
+        recorded = [item.name for item in position.artifacts]
+        for name in dict.fromkeys([*recorded, BEST, LAST]):
             position = self._recalled(name, position)
-        if BEST not in self._artifacts and position.best is not None:
-            log.warning(
-                "best.keras is not the one of this training any more: the next best model replaces it"
-            )
-            position = position.model_copy(update={"best": None})
+        expected = [*recorded, BEST] if position.best is not None else recorded
+        lost = [name for name in (BEST, LAST) if name in expected and name not in self._artifacts]
+        if lost:
+            position = _reopened(position, lost)
         if position.best is not None:
             self._reporter.metrics(position.best)
         return replace(saved, position=position)
+
+    def withdraw(self) -> None:
+        """Take back what :meth:`recall` has reported, for the training starts anew; the files stay."""
+        for name in list(self._artifacts):
+            del self._artifacts[name]
+            self._reporter.removed(name)
+        self._reporter.metrics(Metrics())
 
     def publish(self, name: str, local: Path, epoch: int) -> None:
         """Publish a model file under a name."""
@@ -101,27 +109,39 @@ class Published:
     def _recalled(self, name: str, position: Position) -> Position:
         """Take up a file that is whole; with the best model its score, where the state lacks it."""
         recorded = next((item for item in position.artifacts if item.name == name), None)
-        if not self._storage.exists(self._uri(name)):
+        there = self._storage.published(self._uri(name))
+        if there is None:
             return position
-        path = self._storage.fetch(self._uri(name))
-        digest = sha256_of(path)
-        if recorded is not None and recorded.sha256 == digest:
+        if recorded is not None and recorded.sha256 == there.sha256:
             self._add(recorded)
             return position
-        origin = model_file.origin_of(path)
-        # Killed after a file of the epoch's end was published, and before the state was.
-        newer = not position.closed and origin is not None and origin.run == self._owner.uid
-        if origin is None or not newer or origin.epoch != position.epoch:
+        if position.closed:
+            return position
+        # Killed after a file of the epoch's end was published, and before the state was?
+        origin = self._origin_at(self._uri(name))
+        if origin is None or (origin.run, origin.epoch) != (self._owner.uid, position.epoch):
             return position
         if name == BEST:
             if origin.evaluation is None:
                 return position
             position = position.model_copy(update={"best": origin.evaluation})
-        size = path.stat().st_size
         self._add(
-            Artifact(name=name, uri=self._uri(name), sha256=digest, size_bytes=size, epoch=origin.epoch)
+            Artifact(
+                name=name,
+                uri=there.uri,
+                sha256=there.sha256,
+                size_bytes=there.size_bytes,
+                epoch=origin.epoch,
+            )
         )
         return position
+
+    def _origin_at(self, uri: str) -> Origin | None:
+        path = self._storage.fetch(uri)
+        origin = model_file.origin_of(path)
+        if self._storage.local_path(uri) is None:
+            path.unlink()  # a copy, as large as the model
+        return origin
 
     def _add(self, artifact: Artifact) -> None:
         self._artifacts.pop(artifact.name, None)
@@ -130,3 +150,14 @@ class Published:
 
     def _uri(self, name: str) -> str:
         return join(self._output, f"{name}.keras")
+
+
+def _reopened(position: Position, lost: Sequence[str]) -> Position:
+    """The position whose last epoch is to be closed again; no step may follow it that would do so."""
+    log.warning("%s: not what this training published any more; it is made again", ", ".join(lost))
+    change: dict[str, object] = {}
+    if BEST in lost:
+        change["best"] = None
+    if position.epoch and not position.step:
+        change["closed"] = False
+    return position.model_copy(update=change)
