@@ -370,5 +370,20 @@ def test_old_partial_files_of_own_names_are_removed(room: Room) -> None:
     assert {path.name for path in room.output.iterdir()} == {*stay, young}
 
 
+def test_a_partial_file_that_vanishes_or_stays_does_not_end_the_training(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 1e9
+    (room.output / ".best.keras.0123abcd.partial").symlink_to(room.output / "vanished")
+    (room.output / ".last.keras.0123abcd.partial").mkdir()
+    last = room.output / ".last.state.npz.0123abcd.partial"
+    last.write_bytes(b"half")
+    for path in (room.output / ".last.keras.0123abcd.partial", last):
+        os.utime(path, (now - leftovers.OLD_SECONDS - 1,) * 2)
+    leftovers.remove(room.storage, f"file://{room.output}", now)
+    assert not last.exists()
+    assert sum(record.levelno == logging.WARNING for record in caplog.records) == 2
+
+
 def test_an_output_folder_need_not_exist(room: Room) -> None:
     leftovers.remove(room.storage, f"file://{room.output}/not-yet", 1e9)

@@ -152,7 +152,14 @@ def _training_data(
 
 
 def _conclude(end: Position) -> None:
-    if end.best is None or not end.best.m_ap:
+    if end.best is None or end.best.m_ap is None:
+        log.warning(
+            "mAP is unknown: no object of the validation images counts, so the newest model is the best one. "
+            "Give validation images with labels of the target classes (spec.dataset.validation; see the "
+            "dataset report)"
+        )
+        return
+    if end.best.m_ap == 0:
         log.warning(
             "mAP is 0: the model finds nothing. Usual causes: too few steps, a learning rate far too high or "
             "low, anchors (spec.model.anchors.scales, pixels of the network's input) far from the objects' "

@@ -1,7 +1,8 @@
 """Removes what killed attempts left half written in the output folder. Called once, when a training begins.
 
 A publish writes under a hidden name and renames (:mod:`tlt_runner.storage`); a process that is killed in
-between leaves the hidden file. On S3 there is none: an upload that breaks off is no object.
+between leaves the hidden file. On S3 it leaves parts of an upload, which are no objects and which the bucket
+must remove (docs/checkpoints.md).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 
-from tlt_runner.storage import PARTIAL_SUFFIX, Storage, storage_errors
+from tlt_runner.storage import PARTIAL_SUFFIX, Storage
 
 OLD_SECONDS = 6 * 3600.0
 """Nothing that is still being written is that old."""
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def remove(storage: Storage, output_uri: str, now: float) -> None:
-    """Remove partial files of a training's own names that are old.
+    """Remove partial files of a training's own names that are old. What cannot be removed is a warning.
 
     Args:
         storage: Where the output is.
@@ -29,11 +30,24 @@ def remove(storage: Storage, output_uri: str, now: float) -> None:
         now: The time, in seconds since 1970.
     """
     folder = storage.local_path(output_uri)
-    if folder is None or not folder.is_dir():
+    if folder is None:
         return
-    with storage_errors(output_uri):
-        for path in sorted(folder.iterdir()):
-            if _OWN.fullmatch(path.name) and now - path.stat().st_mtime > OLD_SECONDS:
-                size = path.stat().st_size
-                path.unlink(missing_ok=True)
-                log.info("removed %s (%d bytes), left by an attempt that was killed", path.name, size)
+    try:
+        paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        log.warning("what killed attempts left in %s cannot be listed: %s", output_uri, error)
+        return
+    for path in paths:
+        if not _OWN.fullmatch(path.name):
+            continue
+        try:
+            about = path.stat()
+            if now - about.st_mtime <= OLD_SECONDS:
+                continue
+            path.unlink()
+        except (
+            OSError
+        ) as error:  # another attempt's publish ended just now, or it takes room and does no harm
+            log.warning("%s, left by an attempt that was killed, cannot be removed: %s", path.name, error)
+            continue
+        log.info("removed %s (%d bytes), left by an attempt that was killed", path.name, about.st_size)
