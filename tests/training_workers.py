@@ -52,7 +52,7 @@ def run_spec(scenes: Path, output: Path, batch_size: int, **changes: Any) -> dic
                 "learningRate": {"min": 1e-5, "max": 1e-4, "annealing": 1.0, "scaling": "none"},
                 "augmentation": {"mosaic": 0.5},
             },
-            "evaluation": {"iouThreshold": 0.1},
+            "evaluation": {"iouThreshold": 0.1, "intervalEpochs": changes.get("interval", 1)},
             "output": {"uri": f"file://{output}"},
             "resources": {"gpus": 0},
         },

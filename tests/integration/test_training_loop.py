@@ -1,5 +1,6 @@
 """The loop's decisions: when to evaluate, keep, stop early; and memory that does not suffice."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,7 +16,8 @@ from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.errors import RunnerError
 from tlt_runner.training import loop
 from tlt_runner.training.checkpoints import Position
-from tlt_runner.training.trainer import Trainer
+from tlt_runner.training.precision import LOWEST_SCALE
+from tlt_runner.training.trainer import FIGURES, Trainer
 from tlt_runner.training.watch import All, Step
 
 CONFIG = DetectorConfig.model_validate(
@@ -41,14 +43,17 @@ def trainer() -> Trainer:
 
 
 class Losses(All):
-    """Watches the losses of steps."""
+    """Watches the losses of steps and the mAP of evaluations."""
 
-    def __init__(self, losses: list[float]) -> None:
+    def __init__(self, losses: list[float], told: list[float | None]) -> None:
         super().__init__([])
-        self._seen = losses
+        self._seen, self._told = losses, told
 
     def step(self, step: Step) -> None:
         self._seen.append(step.figures["total"])
+
+    def evaluated(self, metrics: Metrics, number: int) -> None:
+        self._told.append(metrics.m_ap)
 
 
 class Run:
@@ -58,6 +63,7 @@ class Run:
         self._course = iter(course)
         self._stopping = stopping
         self.losses: list[float] = []
+        self.told: list[float | None] = []
         self.evaluated = 0
         self.best: list[int] = []
         self.last: list[int] = []
@@ -71,7 +77,7 @@ class Run:
             save_best=lambda position: self.best.append(position.epoch),
             save_last=lambda position: self.last.append(position.epoch),
             save_position=self.saved.append,
-            stopping=lambda: self._stopping,
+            stopping=lambda number: self._stopping,
         )
 
     def train(
@@ -82,7 +88,9 @@ class Run:
         start: Position | None = None,
     ) -> Position:
         start = start or Position(run="one", batch_size=1)
-        return loop.train(trainer, self.work(), spec, judged or Evaluation(), start, Losses(self.losses))
+        return loop.train(
+            trainer, self.work(), spec, judged or Evaluation(), start, Losses(self.losses, self.told)
+        )
 
     def _batches(self, epoch: int, first_step: int) -> Iterable[dict[str, Any]]:
         return [
@@ -142,6 +150,7 @@ def test_an_epoch_whose_model_was_published_as_the_best_is_not_evaluated_again(t
     spec = Training(epochs=2, learning_rate=STILL, early_stopping=EarlyStopping(patience=2))
     end = run.train(trainer, spec, start=start)
     assert (run.evaluated, run.last, end.best) == (1, [1, 2], known)
+    assert run.told == [0.5, 0.1]  # those who watch have heard of both
     assert end.stale == 1  # of epoch 2 alone
 
 
@@ -204,7 +213,82 @@ def test_memory_that_does_not_suffice_is_named_with_the_batch_size(trainer: Trai
 
     run = Run([])
     run._batches = exhausted  # type: ignore[method-assign]
-    with pytest.raises(RunnerError, match="batchSizePerGPU 4 does not fit") as caught:
+    with pytest.raises(RunnerError, match="batchSizePerGPU 4 does not fit.*OOM when") as caught:
         run.train(trainer, Training())
     assert caught.value.reason == Reason.OUT_OF_MEMORY
     assert "batchSizePerGPU 2 with gradientAccumulationSteps 2" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["RESOURCE_EXHAUSTED: Out of memory", "CUDNN_STATUS_ALLOC_FAILED"])
+def test_memory_that_does_not_suffice_for_an_evaluation_is_named_whatever_tensorflow_calls_it(
+    trainer: Trainer, text: str
+) -> None:
+    def exhausted() -> Metrics:
+        raise tf.errors.InternalError(None, None, text)
+
+    run = Run([])
+    run._evaluate = exhausted  # type: ignore[method-assign]
+    start = Position(run="one", batch_size=1, epoch=1, closed=False)  # killed in its evaluation
+    with pytest.raises(RunnerError, match=text) as caught:
+        run.train(trainer, Training(), start=start)
+    assert caught.value.reason == Reason.OUT_OF_MEMORY
+    assert "batchSizePerGPU 2 with gradientAccumulationSteps 2" in caught.value.hint
+
+
+def test_another_error_goes_on_as_it_is(trainer: Trainer) -> None:
+    def broken() -> Metrics:
+        raise tf.errors.InternalError(None, None, "no kernel image")
+
+    run = Run([])
+    run._evaluate = broken  # type: ignore[method-assign]
+    with pytest.raises(tf.errors.InternalError, match="no kernel image"):
+        run.train(trainer, Training(), start=Position(run="one", batch_size=1, epoch=1, closed=False))
+
+
+class Figured:
+    """A trainer whose steps have given figures: what float16 does, where no device computes in it."""
+
+    replicas = 1
+
+    def __init__(self, *figures: dict[str, float]) -> None:
+        self._figures = list(figures)
+
+    def step(self, batch: Any, number: int, learning_rate: float) -> tf.Tensor:
+        figures = self._figures.pop(0)
+        return tf.constant([figures.get(name, 1.0) for name in FIGURES])
+
+    def images_named(self, batch: Any) -> str:
+        return "images a"
+
+
+def test_a_step_that_was_left_out_is_told_and_has_no_gradient_norm() -> None:
+    run, steps = Run([0.1]), list[Step]()
+    watch = All([])
+    watch.step = steps.append  # type: ignore[method-assign]
+    left_out: Any = Figured({"total": 3.0, "gradient_norm": math.inf, "loss_scale": 1024.0})
+    end = loop.train(
+        left_out,
+        run.work(),
+        Training(epochs=1, early_stopping=EarlyStopping(monitor="loss", patience=1)),
+        Evaluation(),
+        Position(run="one", batch_size=1),
+        watch,
+    )
+    assert [(step.number, step.in_epoch, step.figures["total"]) for step in steps] == [(0, 1, 3.0)]
+    assert "gradient_norm" not in steps[0].figures
+    assert end.reached == -3.0  # the epoch's mean loss has the step
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"total": math.nan, "gradient_norm": math.nan, "loss_scale": 1024.0},
+        {"total": math.inf, "loss_scale": 1024.0},
+        {"gradient_norm": math.inf, "loss_scale": LOWEST_SCALE},
+    ],
+)
+def test_what_no_smaller_scale_cures_ends_the_training(figures: dict[str, float]) -> None:
+    beyond: Any = Figured(figures)
+    with pytest.raises(RunnerError, match="not finite at step 1") as caught:
+        Run([]).train(beyond, Training(epochs=1))
+    assert caught.value.reason == Reason.NAN_LOSS

@@ -47,9 +47,9 @@ def batch(images: int = 4) -> dict[str, Any]:
     }
 
 
-def trainer(config: DetectorConfig = CONFIG, **fields: Any) -> Trainer:
+def trainer(config: DetectorConfig = CONFIG, low: str = precision.BFLOAT16, **fields: Any) -> Trainer:
     spec = Training.model_validate({"regularizer": {"type": "none"}, **fields})
-    return Trainer(detector.build(config, 1), spec, tf.distribute.get_strategy())
+    return Trainer(detector.build(config, 1), spec, tf.distribute.get_strategy(), low)
 
 
 def run(one: Trainer, steps: int, rate: float = 1e-5, data: Any = None) -> list[dict[str, float]]:
@@ -154,9 +154,8 @@ def test_in_16_bits_the_loss_falls_as_in_32(tmp_path: Path) -> None:
 
 
 def test_an_update_whose_scaled_gradient_overflows_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "low_dtype", lambda: "float16")
     monkeypatch.setattr(precision, "FIRST_SCALE", 2.0**24)
-    one = trainer(NORMED, mixedPrecision=True, ema={})
+    one = trainer(NORMED, precision.FLOAT16, mixedPrecision=True, ema={})
     start, seen = weights(one), run(one, 1)[0]
     assert not np.isfinite(seen["gradient_norm"])
     assert seen["loss_scale"] == 2.0**24
@@ -172,6 +171,18 @@ def test_float16_is_for_gpus_before_ampere() -> None:
     assert precision.dtype_of([(7, 5), (8, 0)]) == "float16"
     assert precision.dtype_of([(8, 0), (9, 0)]) == "bfloat16"
     assert precision.dtype_of([]) == "bfloat16"
+
+
+def test_one_worker_with_an_old_gpu_makes_all_compute_in_float16() -> None:
+    told: list[bool] = []
+
+    def another_is_old(own: bool) -> bool:
+        told.append(own)
+        return True
+
+    assert precision.low_dtype(another_is_old) == "float16"
+    assert precision.low_dtype(lambda own: own) == "bfloat16"
+    assert told == [False]
 
 
 def test_xla_computes_the_same(plain: Any) -> None:

@@ -32,3 +32,10 @@ def test_all_knobs_at_once_make_a_finite_falling_loss_on_two_replicas(seen: dict
     course = seen["all_knobs"]
     assert all(map(math.isfinite, course))
     assert course[-1] < course[0]
+
+
+def test_replicas_have_the_same_moving_statistics_and_those_are_saved(seen: dict[str, Any]) -> None:
+    for found in seen["statistics"]:
+        assert found["copies"] == 2
+        assert found["apart"] == 0.0
+        assert found["least_moved"] > 0.0

@@ -13,6 +13,8 @@ from tlt_runner.data import digits
 from tlt_runner.detector import model as detector
 
 STATE = "last.state.npz"
+COURSE = {"epochs": 4, "interval": 4}
+"""12 steps, so that the workers ask each other after the tenth, within an epoch, whether to stop."""
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def together(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[processes.Worker]]:
     """Two workers, two images each, to the end."""
     output = tmp_path_factory.mktemp("together")
-    workers = processes.start(output, processes.run_spec(scenes, output, 2), 2)
+    workers = processes.start(output, processes.run_spec(scenes, output, 2, **COURSE), 2)
     for worker in workers:
         assert worker.ended() == 0, worker.log[-3000:]
     return output, workers
@@ -45,7 +47,7 @@ def difference(left: Path, right: Path) -> float:
 def test_two_workers_make_the_weights_and_metrics_of_one(
     scenes: Path, together: tuple[Path, list[processes.Worker]], tmp_path: Path
 ) -> None:
-    (alone,) = processes.start(tmp_path, processes.run_spec(scenes, tmp_path, 4), 1)
+    (alone,) = processes.start(tmp_path, processes.run_spec(scenes, tmp_path, 4, **COURSE), 1)
     assert alone.ended() == 0, alone.log[-3000:]
     output, (chief, other) = together
     found = difference(output, tmp_path)
@@ -63,7 +65,7 @@ def test_two_workers_make_the_weights_and_metrics_of_one(
 def test_a_stop_of_one_stops_all_at_one_step_and_they_go_on_as_if_nothing_had_been(
     scenes: Path, together: tuple[Path, list[processes.Worker]], tmp_path: Path
 ) -> None:
-    spec = processes.run_spec(scenes, tmp_path, 2)
+    spec = processes.run_spec(scenes, tmp_path, 2, **COURSE)
     chief, other = processes.start(tmp_path, spec, 2)
     other.wait_for(lambda worker: "all 2 workers are there" in worker.log)
     chief.wait_for(lambda worker: (worker.report.get("progress") or {}).get("stage") == "train")

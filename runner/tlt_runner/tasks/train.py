@@ -22,8 +22,9 @@ from tlt_runner.data import pipeline
 from tlt_runner.data.records import Records
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
+from tlt_runner.evaluation import detectors
 from tlt_runner.report.local import LocalReporter
-from tlt_runner.training import distribution, leftovers, loop, preparation, rendezvous, validation
+from tlt_runner.training import distribution, leftovers, loop, precision, preparation, rendezvous, validation
 from tlt_runner.training.checkpoints import Position
 from tlt_runner.training.distribution import Workers
 from tlt_runner.training.initial import initial_model
@@ -34,6 +35,9 @@ from tlt_runner.training.trainer import INPUTS, Trainer
 from tlt_runner.training.watching import followers
 
 log = logging.getLogger(__name__)
+
+STEPS_A_QUESTION = 10
+"""Steps, or batches of an evaluation, after which several workers ask each other whether to stop."""
 
 
 def run(run: RunSpec, context: Context) -> None:
@@ -65,7 +69,8 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
     steps = pipeline.steps_of(records, batch_size)
     with workers.strategy.scope():
         model = initial_model(run, spec, context.storage)
-    trainer = Trainer(model, spec.training, workers.strategy)
+    low_dtype = precision.low_dtype(workers.any)
+    trainer = Trainer(model, spec.training, workers.strategy, low_dtype)
     keeper = Keeper(
         context, published, model, trainer.state, spec.training.keep_checkpoints, trainer.averaged
     )
@@ -79,8 +84,10 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
         spec.evaluation.interval_epochs,
     )
 
-    def stopping() -> bool:
-        return workers.any(context.stop.is_set())
+    def stopping(number: int) -> bool:
+        """Several workers ask each other now and then: it waits for the device, and TensorFlow keeps 2 KB."""
+        asked = not workers.several or number % STEPS_A_QUESTION == 0
+        return asked and workers.any(context.stop.is_set())
 
     work = loop.Work(
         batches=_training_data(records, spec, trainer, workers, batch_size),
@@ -98,7 +105,8 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
         class_names=list(model.config.class_names),
     )
     start = preparation.agreed(keeper.resume(saved, fresh), workers)
-    watchers = followers.files(run, spec, context, records, model, batch_size) if workers.chief else []
+    detect = trainer.averaged()(detectors.of_keras(model))
+    watchers = followers.files(run, spec, context, records, detect, batch_size) if workers.chief else []
     # A lost worker is known as one before the followers tell of the failure.
     with followers.followed(meter, watchers) as watch, workers.guarded():
         end = loop.train(trainer, work, spec.training, spec.evaluation, start, watch)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import tensorflow as tf
 from tlt_api.failures import Reason
 from tlt_api.status import Metrics
 from tlt_api.training import Evaluation, Training
+from tlt_runner import exits
 from tlt_runner.errors import RunnerError
 from tlt_runner.training.checkpoints import Position
 from tlt_runner.training.precision import LOWEST_SCALE
@@ -50,7 +52,9 @@ class Work:
         save_best: Keeps the model as the best one.
         save_last: Keeps model and position, as a checkpoint that people can use.
         save_position: Keeps model and position for resuming only.
-        stopping: Whether the run must end soon; asked once a step, the same answer on every worker.
+        stopping: Whether the run must end soon, the same answer on every worker; asked at every step, with
+            the steps before it since the start of training. Several workers may agree at some numbers only,
+            the same on all of them, and answer no at the others.
     """
 
     batches: Callable[[int, int], Iterable[Batch]]
@@ -59,7 +63,7 @@ class Work:
     save_best: Callable[[Position], None]
     save_last: Callable[[Position], None]
     save_position: Callable[[Position], None]
-    stopping: Callable[[], bool]
+    stopping: Callable[[int], bool]
 
 
 def train(
@@ -74,13 +78,11 @@ def train(
         RunnerError: NaNLoss, naming step, learning rate and images; OutOfMemory; Interrupted, after a
             checkpoint.
     """
-    position = start if start.closed else _closed(start, work, spec, judged, watch)
-    while position.epoch < spec.epochs and not _is_stale(position, spec):
-        try:
+    with _memory_guarded(spec):
+        position = start if start.closed else _closed(start, work, spec, judged, watch)
+        while position.epoch < spec.epochs and not _is_stale(position, spec):
             position = _epoch(trainer, work, spec, position, watch)
-        except tf.errors.ResourceExhaustedError as error:
-            raise _out_of_memory(error, spec) from error
-        position = _closed(position, work, spec, judged, watch)
+            position = _closed(position, work, spec, judged, watch)
     if position.epoch < spec.epochs:
         log.info("stopped early: no better %s for %d times", _monitor(spec), position.stale)
     return position
@@ -93,10 +95,10 @@ def _epoch(trainer: Trainer, work: Work, spec: Training, start: Position, watch:
     watch.epoch(start.epoch, start.step)
     step = start.step
     for batch in work.batches(start.epoch, start.step):
-        if work.stopping():
+        number = start.epoch * work.steps + step
+        if work.stopping(number):
             _settle(trainer, pending, losses, watch)
             _interrupt(work, start.model_copy(update={"step": step, "loss_sum": losses.total}))
-        number = start.epoch * work.steps + step
         rate = learning_rate(number / (spec.epochs * work.steps), spec.learning_rate, trainer.replicas)
         figures = trainer.step(batch, number, rate)
         _settle(trainer, pending, losses, watch)  # of the step before: the device never waits for us
@@ -145,30 +147,41 @@ def _settle(trainer: Trainer, pending: Pending | None, losses: _Losses, watch: W
         return
     values = dict(zip(FIGURES, pending.figures.numpy().tolist(), strict=True))
     scale = values.pop("loss_scale")
-    if not math.isfinite(values["gradient_norm"]) and scale > LOWEST_SCALE:
-        log.info(
-            "step %d was left out: the gradient overflowed float16 at scale %g", pending.number + 1, scale
-        )
-        losses.add(values["total"] if math.isfinite(values["total"]) else losses.mean)
-        return
-    if not (math.isfinite(values["total"]) and math.isfinite(values["gradient_norm"])):
+    overflowed = not math.isfinite(values["gradient_norm"])
+    # the scale multiplies the gradient only: a loss that is not finite is not cured by a smaller one
+    if not math.isfinite(values["total"]) or (overflowed and scale <= LOWEST_SCALE):
         parts = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         raise RunnerError(
             Reason.NAN_LOSS,
             f"loss or gradient is not finite at step {pending.number + 1} with learning rate "
-            f"{pending.learning_rate:.3g}: {parts}; images {', '.join(trainer.image_ids(pending.batch))}",
+            f"{pending.learning_rate:.3g}: {parts}; {trainer.images_named(pending.batch)}",
         )
+    if overflowed:
+        log.info(
+            "step %d was left out: the gradient overflowed float16 at scale %g", pending.number + 1, scale
+        )
+        del values["gradient_norm"]  # no figure, and no JSON
     losses.add(values["total"])
     watch.step(Step(pending.number, pending.in_epoch, pending.learning_rate, values))
 
 
-def _out_of_memory(error: Exception, spec: Training) -> RunnerError:
-    what = str(error).strip().splitlines()[0][:300]
-    return RunnerError(
-        Reason.OUT_OF_MEMORY,
-        f"a step with spec.training.batchSizePerGPU {spec.batch_size_per_gpu} does not fit in memory: {what}",
-        _smaller(spec),
-    )
+@contextmanager
+def _memory_guarded(spec: Training) -> Iterator[None]:
+    """Say, whatever ran out of memory, step or evaluation, what needs less of it."""
+    try:
+        yield
+    except RunnerError:
+        raise
+    except Exception as error:
+        if exits.reason_of(error) != Reason.OUT_OF_MEMORY:
+            raise
+        what = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise RunnerError(
+            Reason.OUT_OF_MEMORY,
+            f"training with spec.training.batchSizePerGPU {spec.batch_size_per_gpu} does not fit in memory: "
+            f"{what}",
+            _smaller(spec),
+        ) from error
 
 
 def _smaller(spec: Training) -> str:
@@ -198,7 +211,8 @@ def _evaluated(position: Position, work: Work, spec: Training, watch: Watch) -> 
         metrics = best  # it was published as the best model before the attempt was killed
     else:
         metrics = work.evaluate().model_copy(update={"epoch": position.epoch})
-        watch.evaluated(metrics, position.epoch * work.steps)
+    watch.evaluated(metrics, position.epoch * work.steps)
+    if metrics is not best:
         unknown = metrics.m_ap is None  # no object that counts: the newest model is as good as any
         if best is None or unknown or (metrics.m_ap or 0.0) > (best.m_ap or 0.0):
             position = position.model_copy(update={"best": metrics})

@@ -11,7 +11,7 @@ scaled up, so that small gradients do not vanish, and an update whose gradient o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from tlt_runner.detector.model import OUTPUT_LAYERS, FasterRCNN
 
+BFLOAT16, FLOAT16 = "bfloat16", "float16"
 AMPERE = (8, 0)
 """The first compute capability with bfloat16."""
 LOWEST_SCALE = 1.0
@@ -30,15 +31,23 @@ GROWTH_STEPS = 2000
 """Updates without overflow after which the scale is doubled."""
 
 
-def low_dtype() -> str:
-    """What the visible devices compute in: float16 where one of them is a GPU before Ampere."""
+def low_dtype(any_worker: Callable[[bool], bool]) -> str:
+    """What all workers compute in: float16 where one of their visible devices is a GPU before Ampere.
+
+    Args:
+        any_worker: Whether a flag is true on any worker; all of them must call.
+    """
+    return FLOAT16 if any_worker(_own_dtype() == FLOAT16) else BFLOAT16
+
+
+def _own_dtype() -> str:
     details = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.get_visible_devices("GPU")]
     return dtype_of([item.get("compute_capability") or AMPERE for item in details])
 
 
 def dtype_of(capabilities: Sequence[tuple[int, int]]) -> str:
-    """The same, of GPUs of these compute capabilities."""
-    return "float16" if any(tuple(one) < AMPERE for one in capabilities) else "bfloat16"
+    """What GPUs of these compute capabilities compute in, alone."""
+    return FLOAT16 if any(tuple(one) < AMPERE for one in capabilities) else BFLOAT16
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """One optimisation step, compiled: what changes the weights, and nothing else.
 
 The same on one device and, by tf.distribute, on several: each replica takes its share of the batch, gradients
-are averaged.
+are averaged, and so are the moving statistics of batch normalisation, of which Keras leaves each replica its
+own: a model that is judged by the replicas and saved by the first is one model.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tlt_api.training import Training
@@ -38,17 +40,21 @@ class Trainer:
         model: The detector; made in the strategy's scope.
         spec: Optimizer, regularizer and seed.
         strategy: Where the replicas are.
+        low_dtype: What mixed precision computes in, the same on every worker: float16 has variables more.
     """
 
-    def __init__(self, model: FasterRCNN, spec: Training, strategy: Any) -> None:
+    def __init__(
+        self, model: FasterRCNN, spec: Training, strategy: Any, low_dtype: str = precision.BFLOAT16
+    ) -> None:
         self.model = model
         self.strategy = strategy
         self._spec = spec
-        self._dtype = precision.low_dtype() if spec.mixed_precision else "float32"
+        self._dtype = low_dtype if spec.mixed_precision else "float32"
         with strategy.scope():
             self._updates = Updates(spec.optimizer, model.trainable_variables)
             self._averages = Averages(spec.ema, model.trainable_variables) if spec.ema else None
-            self._scale = precision.LossScale() if self._dtype == "float16" else None
+            self._scale = precision.LossScale() if self._dtype == precision.FLOAT16 else None
+        self._statistics = _moving_statistics(model)
         self._differentiate: Any = self._gradients
         if spec.xla:
             self._differentiate = tf.function(self._gradients, jit_compile=True, autograph=False)
@@ -77,9 +83,11 @@ class Trainer:
         wanted = {name: batch[name] for name in INPUTS}
         return self._compiled(wanted, tf.constant(number, tf.int64), tf.constant(learning_rate, tf.float32))
 
-    def image_ids(self, batch: dict[str, Any]) -> list[str]:
-        """The ids in a batch: of all replicas of this worker."""
-        return [item.decode() for item in batch["id"].numpy().tolist()]
+    def images_named(self, batch: dict[str, Any]) -> str:
+        """For a message, which images a batch has: a worker of several knows those of its share only."""
+        ids = ", ".join(item.decode() for item in batch["id"].numpy().tolist())
+        cluster = self.strategy.cluster_resolver
+        return f"images {ids}" if cluster is None else f"images of worker {cluster.task_id}'s share: {ids}"
 
     @property
     def state(self) -> list[Any]:
@@ -123,10 +131,21 @@ class Trainer:
         gradients, figures = self._accumulated(batch, number, replica.replica_id_in_sync_group, scale)
         if self.replicas > 1:
             gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+            self._share_statistics(replica)
         if self._scale:
             gradients = [gradient / scale for gradient in gradients]
         norm = tf.linalg.global_norm(gradients)
         return clipped(gradients, norm, self._spec.optimizer.clip_norm), figures, norm
+
+    def _share_statistics(self, replica: Any) -> None:
+        """Give every replica the mean of all replicas' moving statistics, in one exchange."""
+        if not self._statistics:
+            return
+        own = tf.concat([tf.convert_to_tensor(one) for one in self._statistics], 0)
+        means = replica.all_reduce(tf.distribute.ReduceOp.MEAN, own)
+        sizes = [one.shape[0] for one in self._statistics]
+        for statistic, mean in zip(self._statistics, tf.split(means, sizes), strict=True):
+            statistic.assign(mean)
 
     def _accumulated(
         self, batch: dict[str, Any], number: tf.Tensor, own: Any, scale: tf.Tensor
@@ -163,3 +182,13 @@ class Trainer:
             share = total * (scale / shares)
         gradients = tape.gradient(share, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return gradients, tf.stack([total, *(parts[name] for name in LOSSES[1:])])
+
+
+def _moving_statistics(model: FasterRCNN) -> list[Any]:
+    """Means and variances [C] of the batch normalisations that are not frozen."""
+    norms = [
+        layer
+        for layer in [*model.trunk.layers, *model.head.layers]
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+    ]
+    return [statistic for layer in norms for statistic in (layer.moving_mean, layer.moving_variance)]

@@ -28,7 +28,7 @@ def judge_of(
     spec: TrainingJobSpec,
     model: FasterRCNN,
     workers: Workers,
-    stopping: Callable[[], bool],
+    stopping: Callable[[int], bool],
 ) -> Callable[[], Metrics]:
     """A function that evaluates the model as it is.
 
@@ -37,7 +37,8 @@ def judge_of(
         spec: Batch size, and how to judge.
         model: The model in training.
         workers: Share the images.
-        stopping: Whether the run must end soon; asked once a batch, by all workers, the same answer on each.
+        stopping: Whether the run must end soon, the same answer on every worker; asked by all of them
+            before each batch, with its number.
 
     Returns:
         The function. Every worker must call it; it raises RunnerError Interrupted when the run must end.
@@ -48,8 +49,9 @@ def judge_of(
     shared = Shared(workers.share, workers.total) if workers.several else None
 
     def batches() -> Iterator[Any]:
-        for batch in pipeline.validation_batches(records, batch_size, most, share=workers.share):
-            if stopping():
+        data = pipeline.validation_batches(records, batch_size, most, share=workers.share)
+        for number, batch in enumerate(data):
+            if stopping(number):
                 raise RunnerError(
                     Reason.INTERRUPTED, "stopped while evaluating; the checkpoint before it is kept"
                 )

@@ -20,7 +20,8 @@ class Step:
         number: Steps since the start of training, from 0.
         in_epoch: Steps finished in the epoch, this one included.
         learning_rate: That it was taken with.
-        figures: By name, of :data:`tlt_runner.training.trainer.FIGURES`.
+        figures: By name, of :data:`tlt_runner.training.trainer.FIGURES`; a step that was left out because
+            its gradient overflowed has no ``gradient_norm``.
     """
 
     number: int

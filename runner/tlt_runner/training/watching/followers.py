@@ -18,8 +18,7 @@ from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Context
 from tlt_runner.data import pipeline
 from tlt_runner.data.records import Records
-from tlt_runner.detector.model import FasterRCNN
-from tlt_runner.evaluation import detectors
+from tlt_runner.evaluation.evaluate import Detect
 from tlt_runner.storage import join
 from tlt_runner.training.watch import All, Step, Watch
 from tlt_runner.training.watching.json_lines import JsonLines
@@ -99,7 +98,7 @@ def followed(status: Watch, followers: Sequence[Follower]) -> Iterator[Watch]:
 
 
 def files(
-    run: RunSpec, spec: TrainingJobSpec, context: Context, records: Records, model: FasterRCNN, images: int
+    run: RunSpec, spec: TrainingJobSpec, context: Context, records: Records, detect: Detect, images: int
 ) -> list[Follower]:
     """The followers that write below the output address: log file and TensorBoard's logs.
 
@@ -108,7 +107,7 @@ def files(
         spec: The run's, as it is trained.
         context: Storage and scratch folder.
         records: Prepared data; the first validation images are drawn.
-        model: In training.
+        detect: The detector in training as it is judged.
         images: Of a step, over all replicas.
     """
     output, steps = spec.output.uri, records.manifest.training_images // images
@@ -116,18 +115,18 @@ def files(
     scratch.mkdir(parents=True, exist_ok=True)
     lines = Shipping(context.storage, output, time.monotonic)
     events = Shipping(context.storage, join(output, folder_of(run)), time.monotonic)
-    pictures = _pictures(spec, records, model) if spec.visualization.images else None
+    pictures = _pictures(spec, records, detect) if spec.visualization.images else None
     return [
         JsonLines(lines, scratch, run, spec.training.epochs, steps, images, time.monotonic, time.time),
         TensorBoard(events, scratch, run.attempt, steps, images, pictures, time.monotonic, time.time),
     ]
 
 
-def _pictures(spec: TrainingJobSpec, records: Records, model: FasterRCNN) -> Pictures:
+def _pictures(spec: TrainingJobSpec, records: Records, detect: Detect) -> Pictures:
     most = max(1, max(records.manifest.objects_per_image, default=1))
     batch_size, images = spec.training.batch_size_per_gpu, spec.visualization.images
     return Pictures(
-        detectors.of_keras(model),
+        detect,
         lambda: pipeline.validation_batches(records, batch_size, most, limit=images),
         records.manifest.class_names,
         spec.visualization.score_threshold,

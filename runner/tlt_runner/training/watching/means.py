@@ -6,22 +6,23 @@ from collections.abc import Callable, Mapping
 
 
 class Means:
-    """Figures of steps, averaged until they are taken."""
+    """Figures of steps, averaged until they are taken: each over the steps that have it."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
+        self._values: dict[str, tuple[float, int]] = {}
         self.count = 0
 
     def add(self, figures: Mapping[str, float]) -> None:
         """Take in those of a step."""
         for name, value in figures.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
+            total, count = self._values.get(name, (0.0, 0))
+            self._values[name] = (total + value, count + 1)
         self.count += 1
 
     def take(self) -> dict[str, float]:
         """The means; from here on anew."""
-        means = {name: value / self.count for name, value in self._sums.items()}
-        self._sums, self.count = {}, 0
+        means = {name: total / count for name, (total, count) in self._values.items()}
+        self._values, self.count = {}, 0
         return means
 
 
