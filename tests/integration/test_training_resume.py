@@ -6,6 +6,7 @@ kill -9 some steps after a checkpoint, SIGTERM in an evaluation.
 
 import importlib.util
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,3 +175,35 @@ def test_the_newest_checkpoints_are_kept_across_attempts(straight: Trained, inte
         assert (kept["epoch-0002"], kept["last"]) == (2, EPOCHS)
         files = {path.name for path in trained.output.glob("*.keras")}
         assert files == {f"{name}.keras" for name in kept}
+
+
+def test_a_finished_training_whose_best_model_is_gone_makes_one_of_the_last_epoch(
+    scenes: Path, straight: Trained, tmp_path: Path
+) -> None:
+    output = tmp_path / "copy"
+    shutil.copytree(straight.output, output)
+    (output / "best.keras").unlink()
+    report = attempt(run_spec(scenes, output), output / "scratch", output / "losses", Ending())
+    assert losses_of(output / "losses") == straight.losses  # no step was taken
+    assert report.metrics is not None
+    assert report.metrics.epoch == EPOCHS
+    assert {item.name: item.epoch for item in report.artifacts or ()}["best"] == EPOCHS
+    best, last = detector.load(output / "best.keras"), detector.load(output / "last.keras")
+    for left, right in zip(best.get_weights(), last.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert checkpoints.read(output / "last.state.npz")[0].closed
+
+
+def test_other_classes_under_a_run_are_an_error_and_overwrite_nothing(
+    scenes: Path, straight: Trained, tmp_path: Path
+) -> None:
+    output = tmp_path / "copy"
+    shutil.copytree(straight.output, output)
+    run = run_spec(scenes, output)
+    wire = json.loads(run.to_json())
+    del wire["spec"]["dataset"]["targetClassMapping"]["zero"]
+    before = (output / "last.state.npz").read_bytes()
+    with pytest.raises(RunnerError, match=r"classes one, got one for one, zero \(gone: zero\)") as caught:
+        attempt(RunSpec.from_json(json.dumps(wire)), output / "scratch", output / "losses", Ending())
+    assert caught.value.reason == Reason.MODEL_MISMATCH
+    assert (output / "last.state.npz").read_bytes() == before

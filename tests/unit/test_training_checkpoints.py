@@ -230,7 +230,19 @@ def _flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("damage", [_cut, _flip])
+def _other_compression(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 10] ^= 64
+    path.write_bytes(data)
+
+
+def _impossible_offset(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"PK\x05\x06") + 19] ^= 1  # 16 MiB more before the directory than there are
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [_cut, _flip, _other_compression, _impossible_offset])
 def test_a_damaged_state_is_seen_before_a_variable_changes(
     room: Room, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,10 +7,12 @@ and other jobs. Random draws and the order of images depend on seed, epoch and s
 
 from __future__ import annotations
 
+import errno
 import logging
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,9 @@ from tlt_api.status import Artifact, Metrics
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Storage, storage_errors
 
-DAMAGED = (EOFError, KeyError, ValueError, zlib.error, zipfile.BadZipFile)
-"""What reading a file that is no state, or a damaged one, raises. An OSError is not among them: the next
-attempt may read what this one could not."""
+DAMAGED = (EOFError, KeyError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile)
+"""What reading a file that is no state, or a damaged one, raises (RuntimeError: where it seems encrypted, or
+compressed in another way). An OSError is not among them: another attempt may read what this one could not."""
 
 log = logging.getLogger(__name__)
 
@@ -95,11 +97,7 @@ def find(storage: Storage, uri: str, run: str) -> Saved | None:
         return None
     path = storage.fetch(uri)
     try:
-        with (
-            storage_errors(uri),
-            path.open("rb") as stream,
-            np.load(stream, allow_pickle=False) as file,
-        ):
+        with storage_errors(uri), _opened(path) as file:
             position = _position(file)
     except DAMAGED as error:
         log.warning("training starts anew: the checkpoint %s cannot be read: %s", uri, error)
@@ -186,8 +184,19 @@ def read(path: Path) -> tuple[Position, list[np.ndarray]]:
         DAMAGED: It is none, or damaged: every entry has a check sum.
         OSError: It cannot be read now.
     """
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+    with _opened(path) as file:
         return _position(file), [file[name] for name in sorted(file.files) if name != "position"]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            yield file
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise ValueError("an entry begins before the file does") from error
 
 
 def _position(file: Any) -> Position:
