@@ -13,7 +13,7 @@ from tlt_runner.data import digits
 from tlt_runner.detector import model as detector
 
 STATE = "last.state.npz"
-COURSE = {"epochs": 4, "interval": 4}
+LONGER = {"epochs": 4, "interval": 4}
 """12 steps, so that the workers ask each other after the tenth, within an epoch, whether to stop."""
 
 
@@ -28,7 +28,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def together(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[processes.Worker]]:
     """Two workers, two images each, to the end."""
     output = tmp_path_factory.mktemp("together")
-    workers = processes.start(output, processes.run_spec(scenes, output, 2, **COURSE), 2)
+    workers = processes.start(output, processes.run_spec(scenes, output, 2), 2)
     for worker in workers:
         assert worker.ended() == 0, worker.log[-3000:]
     return output, workers
@@ -47,7 +47,7 @@ def difference(left: Path, right: Path) -> float:
 def test_two_workers_make_the_weights_and_metrics_of_one(
     scenes: Path, together: tuple[Path, list[processes.Worker]], tmp_path: Path
 ) -> None:
-    (alone,) = processes.start(tmp_path, processes.run_spec(scenes, tmp_path, 4, **COURSE), 1)
+    (alone,) = processes.start(tmp_path, processes.run_spec(scenes, tmp_path, 4), 1)
     assert alone.ended() == 0, alone.log[-3000:]
     output, (chief, other) = together
     found = difference(output, tmp_path)
@@ -63,20 +63,23 @@ def test_two_workers_make_the_weights_and_metrics_of_one(
 
 
 def test_a_stop_of_one_stops_all_at_one_step_and_they_go_on_as_if_nothing_had_been(
-    scenes: Path, together: tuple[Path, list[processes.Worker]], tmp_path: Path
+    scenes: Path, tmp_path: Path
 ) -> None:
-    spec = processes.run_spec(scenes, tmp_path, 2, **COURSE)
-    chief, other = processes.start(tmp_path, spec, 2)
+    straight, interrupted = tmp_path / "straight", tmp_path / "interrupted"
+    for worker in processes.start(straight, processes.run_spec(scenes, straight, 2, **LONGER), 2):
+        assert worker.ended() == 0, worker.log[-3000:]
+    spec = processes.run_spec(scenes, interrupted, 2, **LONGER)
+    chief, other = processes.start(interrupted, spec, 2)
     other.wait_for(lambda worker: "all 2 workers are there" in worker.log)
     chief.wait_for(lambda worker: (worker.report.get("progress") or {}).get("stage") == "train")
     other.process.send_signal(signal.SIGTERM)
     assert [chief.ended(), other.ended()] == [CLASSES[Reason.INTERRUPTED].exit_code] * 2
     assert processes.stopped_at(chief) == processes.stopped_at(other)
-    assert (tmp_path / STATE).exists()
-    for worker in processes.start(tmp_path, spec, 2):
+    assert (interrupted / STATE).exists()
+    for worker in processes.start(interrupted, spec, 2):
         assert worker.ended() == 0, worker.log[-3000:]
         assert "resuming" in worker.log
-    assert difference(tmp_path, together[0]) < 1e-6
+    assert difference(interrupted, straight) < 1e-6
 
 
 @pytest.mark.parametrize("victim", [0, 1])
