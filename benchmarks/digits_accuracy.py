@@ -5,7 +5,7 @@ in pixels of the original images.
 
     python benchmarks/digits_accuracy.py --out FOLDER      # resnet18; about half an hour on 2 cores
 
-FOLDER gets the scenes, the run, ``curve.json`` and, where matplotlib is installed, ``curve.svg``.
+FOLDER gets the scenes, the run, ``curve.json`` and its plot ``curve.svg``. ``--plot`` only draws that again.
 """
 
 import argparse
@@ -70,6 +70,9 @@ def spec(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     options = _options()
+    if options.plot:
+        plot(options.out)
+        return
     options.out.mkdir(parents=True, exist_ok=True)
     digits.generate(options.out / "scenes", options.images, SIZE, SIZE, SEED)
     started = time.monotonic()
@@ -86,6 +89,7 @@ def main() -> None:
         "minutes": round(seconds / 60, 1),
     }
     (options.out / "curve.json").write_text(json.dumps({**figures, "mAP_by_epoch": curve}))
+    plot(options.out)
     print(json.dumps(figures))
 
 
@@ -98,6 +102,30 @@ def train(options: argparse.Namespace) -> list[float]:
     with (options.out / "train.log").open("w") as log:
         subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
     return [float(score) for score in EVALUATED.findall((options.out / "train.log").read_text())]
+
+
+def plot(out: Path) -> None:
+    """Draw ``curve.json`` of a run."""
+    from matplotlib.figure import Figure
+
+    told = json.loads((out / "curve.json").read_text())
+    curve = told["mAP_by_epoch"]
+    images = [told["images_seen"] * (epoch + 1) / len(curve) for epoch in range(len(curve))]
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(images, curve, marker="o", label="mAP@0.5 after each epoch")
+    axes.axhline(
+        told["coco_AP"], linestyle=":", color="gray", label=f"COCO AP of the best {told['coco_AP']:.3f}"
+    )
+    axes.set(
+        xlabel="images seen",
+        ylabel=f"{told['validation_images']} held-out scenes",
+        ylim=(0, 1),
+        title=f"{told['backbone']}, width {told['widthMultiplier']:g}",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(out / "curve.svg", metadata={"Date": None})
 
 
 def judge(out: Path) -> dict[str, Any]:
@@ -128,6 +156,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--width-multiplier", type=float, default=1.0)
     parser.add_argument("--images", type=int, default=1000, help="scenes, a fifth of them held out")
     parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--plot", action="store_true", help="draw an earlier run's curve.json again")
     return parser.parse_args()
 
 
