@@ -93,13 +93,15 @@ def of_ours(row: dict[str, Any], arguments: argparse.Namespace) -> Callable[[], 
 
     from tlt_api.training import Training
     from tlt_runner.detector import model as detector
+    from tlt_runner.training import precision
     from tlt_runner.training.trainer import Trainer
 
     if not arguments.cpu and not tf.config.list_physical_devices("GPU"):
         raise SystemExit("expected a GPU, TensorFlow sees none; --cpu tries the script without one")
     config = train_step.configure(row["detector"], arguments.size, {})
     spec = Training(xla=row["xla"], mixed_precision=row["mixed"])
-    trainer = Trainer(detector.build(config, seed=1), spec, tf.distribute.get_strategy())
+    strategy, low = tf.distribute.get_strategy(), precision.low_dtype()
+    trainer = Trainer(detector.build(config, seed=1), spec, strategy, low)
     batch = train_step.examples(config, row["batch"])
     return lambda: trainer.step(batch, 1, 1e-6).numpy()
 
