@@ -11,6 +11,7 @@ import tensorflow as tf
 from tlt_api.training import Training
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
+from tlt_runner.evaluation import detectors
 from tlt_runner.training import precision
 from tlt_runner.training.trainer import FIGURES, Trainer
 
@@ -118,6 +119,21 @@ def test_averaged_weights_follow_and_are_taken_only_where_asked_for() -> None:
     wanted = [a * 2 / 11 + b * 9 / 11 for a, b in zip(start, first, strict=True)]
     assert furthest(seen, wanted) < 1e-6
     assert furthest(weights(one), first) == 0.0
+
+
+def test_a_detector_of_the_averages_finds_what_they_find_and_the_weights_stay() -> None:
+    one = trainer(ema={"momentum": 0.5})
+    detect = detectors.of_keras(one.model)
+    averaged = one.averaged()(detect)
+    run(one, 2, rate=1e-4)
+    own, images = weights(one), np.asarray(batch()["image"])
+    with one.averaged():
+        wanted = np.asarray(detect(images)["scores"])
+    assert wanted.max() > 0.0
+    for _ in range(2):  # pictures are drawn again and again
+        np.testing.assert_array_equal(np.asarray(averaged(images)["scores"]), wanted)
+    assert np.abs(np.asarray(detect(images)["scores"]) - wanted).max() > 0.0
+    assert furthest(weights(one), own) == 0.0
 
 
 def test_the_weights_come_back_when_the_evaluation_fails() -> None:
