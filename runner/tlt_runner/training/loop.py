@@ -186,13 +186,12 @@ def _memory_guarded(spec: Training) -> Iterator[None]:
 
 def _smaller(spec: Training) -> str:
     """How to make the same updates in less memory."""
-    batch, parts = spec.batch_size_per_gpu, spec.gradient_accumulation_steps
-    if batch == 1:
+    if spec.batch_size_per_gpu == 1:
         return "Lower spec.dataset.imageSize or spec.model.roi.miniBatch, or use a GPU with more memory."
-    half = next(size for size in range(batch // 2, 0, -1) if batch % size == 0)
+    less = spec.in_less_memory()
     return (
-        f"The same updates in less memory: spec.training.batchSizePerGPU {half} with "
-        f"gradientAccumulationSteps {parts * batch // half}."
+        f"The same updates in less memory: spec.training.batchSizePerGPU {less.batch_size_per_gpu} with "
+        f"gradientAccumulationSteps {less.gradient_accumulation_steps}."
     )
 
 

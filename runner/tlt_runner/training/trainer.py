@@ -59,6 +59,14 @@ class Trainer:
         if spec.xla:
             self._differentiate = tf.function(self._gradients, jit_compile=True, autograph=False)
         self._compiled = tf.function(self._on_all_replicas, autograph=False)
+        if spec.optimizer.decay and spec.regularizer.type != "none" and spec.regularizer.weight:
+            log.warning(
+                "kernels are penalised twice: by optimizer.weightDecay %g and by regularizer %s %g; set "
+                "training.regularizer.type none to keep the first only",
+                spec.optimizer.decay,
+                spec.regularizer.type,
+                spec.regularizer.weight,
+            )
         factor = schedule.scale(spec.learning_rate, self.replicas)
         if factor != 1:
             log.info("the learning rate is %d times the spec's, as the batch is (scaling linear)", factor)
