@@ -58,7 +58,7 @@ def spec(options: argparse.Namespace) -> dict[str, Any]:
                 "training": {"preNms": 400, "postNms": 100},
                 "inference": {"preNms": 400, "postNms": 100},
             },
-            "roi": {"poolSize": 7, "miniBatch": 32, "positiveFraction": 0.5},
+            "roi": {"poolSize": 7, "miniBatch": 32, "positiveFraction": 0.5, **options.roi},
             "detections": {"maxDetections": 32},
             "maxObjects": 16,
         },
@@ -83,6 +83,7 @@ def main() -> None:
         "benchmark": "digits_accuracy",
         "backbone": options.backbone,
         "widthMultiplier": options.width_multiplier,
+        "roi": options.roi,
         "images_seen": training * options.epochs,
         "best_mAP": round(max(curve), 4),
         **judge(options.out),
@@ -156,6 +157,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--width-multiplier", type=float, default=1.0)
     parser.add_argument("--images", type=int, default=1000, help="scenes, a fifth of them held out")
     parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--roi", type=json.loads, default={}, help="fields of spec.model.roi, as JSON")
     parser.add_argument("--plot", action="store_true", help="draw an earlier run's curve.json again")
     return parser.parse_args()
 
