@@ -72,7 +72,7 @@ def fit(model: keras.Model, records: Records, options: argparse.Namespace) -> in
     """Train by our schedule; images seen."""
     ours = Training.model_validate(TRAINING)
     batch_size = ours.batch_size_per_gpu
-    model.compile(optimizer=keras.optimizers.Adam(1.0, global_clipnorm=10.0), jit_compile=False)
+    model.compile(optimizer=keras.optimizers.Adam(1.0), jit_compile=False)
     step = tf.function(lambda images, targets: model.train_step((images, targets)))
     steps = records.manifest.training_images // batch_size
     for epoch in range(options.epochs):
@@ -94,7 +94,8 @@ def normalised(pixels: tf.Tensor) -> tf.Tensor:
 
 
 def detect(model: keras.Model, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    found = model.predict_on_batch(normalised(pixels))
+    images = normalised(pixels)
+    found = model.decode_predictions(model(images, training=False), images)  # predict wants labels
     return {
         "boxes": np.asarray(found["boxes"]),
         "scores": np.asarray(found["confidence"]),
