@@ -156,4 +156,6 @@ def test_a_checkpoint_of_other_anchors_is_not_resumed(tmp_path: Path) -> None:
     checkpoints.write(tmp_path / "state.npz", before, [np.ones(2)])
     start = Position(run="one", batch_size=4, anchors=Anchors(scales=[33]))
     storage, uri = Storage(scratch=tmp_path), f"file://{tmp_path}/state.npz"
-    assert checkpoints.resume(storage, uri, start, [np.zeros(2)]) == start
+    saved = checkpoints.find(storage, uri, "one")
+    assert saved is not None
+    assert checkpoints.resume(saved, start, [np.zeros(2)]) == start

@@ -135,8 +135,8 @@ def refusal(cluster: ControlPlane, body: dict[str, Any], *flags: str) -> str:
         (
             TRAINING,
             "spec.training.optimizer",
-            {"type": "adam", "momentum": 0.9},
-            ["spec.training.optimizer", "expected momentum only with type sgd or rmsprop", "got adam"],
+            {"type": "adam", "rho": 0.9},
+            ["spec.training.optimizer", "expected rho only with type rmsprop", "got adam"],
         ),
         (
             TRAINING,
