@@ -123,9 +123,8 @@ def _shuffled(records: Records, order: int) -> tf.data.Dataset:
 
 def _load(feeder: Feeder, own: Any, places: Any, serialized: Any) -> dict[str, Any]:
     """Samples of the images at ``own`` of a batch; only a mosaic takes from the others."""
-    own = tf.boolean_mask(
-        own, own < tf.size(places, tf.int64)
-    )  # several batches at once: the last ones may be fewer
+    # Of several batches at once the last may be fewer.
+    own = tf.boolean_mask(own, own < tf.size(places, tf.int64))
     if not feeder.augmentation.mosaic:
         places, serialized = tf.gather(places, own), tf.gather(serialized, own)
         own = tf.range(tf.size(places, tf.int64))

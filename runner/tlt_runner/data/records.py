@@ -76,6 +76,11 @@ class Manifest(StatusModel):
         pairs = zip(self.training_objects, self.validation_objects, strict=True)
         return [training + validation for training, validation in pairs]
 
+    @property
+    def most_objects(self) -> int:
+        """Objects of the image that has most; 1 where none has any, for arrays that are never empty."""
+        return max(1, max(self.objects_per_image, default=1))
+
     def objects_beyond(self, max_objects: int) -> int:
         """Objects that do not fit when an image has room for ``max_objects``."""
         return sum(max(0, count - max_objects) * images for count, images in self.objects_per_image.items())

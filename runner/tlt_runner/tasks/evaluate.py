@@ -47,8 +47,9 @@ def run(run: RunSpec, context: Context) -> None:
         spec.dataset, context.storage, spec.output.uri, context.reporter, context.stop, spec.model.anchors
     )
     _check(model, records)
-    most = max(1, max(records.manifest.objects_per_image, default=1))
-    batches = pipeline.validation_batches(records, spec.training.batch_size_per_gpu, most)
+    batches = pipeline.validation_batches(
+        records, spec.training.batch_size_per_gpu, records.manifest.most_objects
+    )
     metrics = evaluate(
         detectors.of_keras(model),
         _until_stopped(batches, context),

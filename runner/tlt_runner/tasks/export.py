@@ -122,9 +122,8 @@ def _judge(
     if data is None:
         images = verify.random_images(0, RANDOM_BATCHES, VERIFICATION_BATCH, config.height, config.width)
         return verify.run_random(detect, images)
-    most = max(data.manifest.objects_per_image, default=1)
     batches: Iterable[Mapping[str, Any]] = pipeline.validation_batches(
-        data, VERIFICATION_BATCH, max(1, most), spec.verification.max_images
+        data, VERIFICATION_BATCH, data.manifest.most_objects, spec.verification.max_images
     )
     return verify.judge(detect, batches, config.class_names)
 

@@ -89,10 +89,12 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
         asked = not workers.several or number % STEPS_A_QUESTION == 0
         return asked and workers.any(context.stop.is_set())
 
+    detect = detectors.of_keras(model)  # one function for both, traced once
+    judged = detect if workers.replicas == 1 else validation.on_replicas(model, workers)
     work = loop.Work(
         batches=_training_data(records, spec, trainer, workers, batch_size),
         steps=steps,
-        evaluate=trainer.averaged()(validation.judge_of(records, spec, model, workers, stopping)),
+        evaluate=trainer.averaged()(validation.judge_of(records, spec, judged, workers, stopping)),
         save_best=keeper.save_best if workers.chief else _leave_alone,
         save_last=keeper.save_last if workers.chief else _leave_alone,
         save_position=keeper.save_position if workers.chief else _leave_alone,
@@ -105,8 +107,8 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
         class_names=list(model.config.class_names),
     )
     start = preparation.agreed(keeper.resume(saved, fresh), workers)
-    detect = trainer.averaged()(detectors.of_keras(model))
-    watchers = followers.files(run, spec, context, records, detect, batch_size) if workers.chief else []
+    drawn = trainer.averaged()(detect)
+    watchers = followers.files(run, spec, context, records, drawn, batch_size) if workers.chief else []
     # A lost worker is known as one before the followers tell of the failure.
     with followers.followed(meter, watchers) as watch, workers.guarded():
         end = loop.train(trainer, work, spec.training, spec.evaluation, start, watch)

@@ -25,6 +25,7 @@ from tlt_api.model import Anchors
 from tlt_api.status import Artifact, Metrics
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Storage, storage_errors
+from tlt_runner.training.classes import ClassChange
 
 DAMAGED = (EOFError, KeyError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile)
 """What reading a file that is no state, or a damaged one, raises (RuntimeError: where it seems encrypted, or
@@ -145,9 +146,8 @@ def _check_classes(saved: Saved, start: Position) -> None:
     before, now = saved.position.class_names, start.class_names
     if before is None or now is None or before == now:
         return
-    new = [name for name in now if name not in before]
-    gone = [name for name in before if name not in now]
-    parts = ("new: ", new), ("gone: ", gone)
+    classes = ClassChange.between(before, now)
+    parts = ("new: ", classes.new), ("gone: ", classes.gone)
     change = "; ".join(what + ", ".join(names) for what, names in parts if names) or "in another order"
     raise _mismatch(
         f"{saved.uri}: expected a checkpoint for the classes {', '.join(now)}, got one for "

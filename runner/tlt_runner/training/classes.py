@@ -41,14 +41,22 @@ class ClassChange:
         return [name for name in self.now if name in self.before]
 
     @property
+    def new(self) -> list[str]:
+        """Classes of now only."""
+        return [name for name in self.now if name not in self.before]
+
+    @property
+    def gone(self) -> list[str]:
+        """Classes of before only."""
+        return [name for name in self.before if name not in self.now]
+
+    @property
     def text(self) -> str:
         """The change in a person's words: new, kept and dropped classes."""
-        new = [name for name in self.now if name not in self.before]
-        gone = [name for name in self.before if name not in self.now]
         said = (
-            ("initialised anew", new),
+            ("initialised anew", self.new),
             ("kept with their weights", self.kept),
-            ("dropped", gone),
+            ("dropped", self.gone),
         )
         return "; ".join(f"{what}: {', '.join(names)}" for what, names in said if names)
 

@@ -45,9 +45,7 @@ def remove(storage: Storage, output_uri: str, now: float) -> None:
             if now - about.st_mtime <= OLD_SECONDS:
                 continue
             path.unlink()
-        except (
-            OSError
-        ) as error:  # another attempt's publish ended just now, or it takes room and does no harm
+        except OSError as error:  # a publish of another attempt ended just now; else it only takes room
             log.warning("%s, left by an attempt that was killed, cannot be removed: %s", path.name, error)
             continue
         log.info("removed %s (%d bytes), left by an attempt that was killed", path.name, about.st_size)

@@ -18,7 +18,6 @@ from tlt_runner.data import pipeline
 from tlt_runner.data.records import Records
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
-from tlt_runner.evaluation import detectors
 from tlt_runner.evaluation.evaluate import Detect, Shared, evaluate
 from tlt_runner.training.distribution import Workers
 
@@ -26,7 +25,7 @@ from tlt_runner.training.distribution import Workers
 def judge_of(
     records: Records,
     spec: TrainingJobSpec,
-    model: FasterRCNN,
+    detect: Detect,
     workers: Workers,
     stopping: Callable[[int], bool],
 ) -> Callable[[], Metrics]:
@@ -35,7 +34,8 @@ def judge_of(
     Args:
         records: Prepared data.
         spec: Batch size, and how to judge.
-        model: The model in training.
+        detect: The model in training, on all of this worker's replicas: :func:`on_replicas` where there are
+            several of them.
         workers: Share the images.
         stopping: Whether the run must end soon, the same answer on every worker; asked by all of them
             before each batch, with its number.
@@ -43,13 +43,13 @@ def judge_of(
     Returns:
         The function. Every worker must call it; it raises RunnerError Interrupted when the run must end.
     """
-    detect = detectors.of_keras(model) if workers.replicas == 1 else _on_replicas(model, workers)
     batch_size = spec.training.batch_size_per_gpu * workers.replicas
-    most = max(1, max(records.manifest.objects_per_image, default=1))
     shared = Shared(workers.share, workers.total) if workers.several else None
 
     def batches() -> Iterator[Any]:
-        data = pipeline.validation_batches(records, batch_size, most, share=workers.share)
+        data = pipeline.validation_batches(
+            records, batch_size, records.manifest.most_objects, share=workers.share
+        )
         for number, batch in enumerate(data):
             if stopping(number):
                 raise RunnerError(
@@ -70,7 +70,7 @@ def judge_of(
     return judge
 
 
-def _on_replicas(model: FasterRCNN, workers: Workers) -> Detect:
+def on_replicas(model: FasterRCNN, workers: Workers) -> Detect:
     """The model as a function of this worker's arrays, each of its replicas on an equal part of them."""
 
     @tf.function

@@ -110,7 +110,7 @@ def files(
         detect: The detector in training as it is judged.
         images: Of a step, over all replicas.
     """
-    output, steps = spec.output.uri, records.manifest.training_images // images
+    output, steps = spec.output.uri, pipeline.steps_of(records, images)
     scratch = context.scratch / "watching"
     scratch.mkdir(parents=True, exist_ok=True)
     lines = Shipping(context.storage, output, time.monotonic)
@@ -123,11 +123,10 @@ def files(
 
 
 def _pictures(spec: TrainingJobSpec, records: Records, detect: Detect) -> Pictures:
-    most = max(1, max(records.manifest.objects_per_image, default=1))
     batch_size, images = spec.training.batch_size_per_gpu, spec.visualization.images
     return Pictures(
         detect,
-        lambda: pipeline.validation_batches(records, batch_size, most, limit=images),
+        lambda: pipeline.validation_batches(records, batch_size, records.manifest.most_objects, limit=images),
         records.manifest.class_names,
         spec.visualization.score_threshold,
     )
