@@ -95,17 +95,7 @@ def model_garden_retinanet(size: int, batch: int) -> Step:
     from official.vision.tasks.retinanet import RetinaNetTask
 
     spec = configs.retinanet_resnetfpn_coco().task
-    anchor = spec.model.anchor
-    parser = Parser(
-        output_size=[size, size],
-        min_level=spec.model.min_level,
-        max_level=spec.model.max_level,
-        num_scales=anchor.num_scales,
-        aspect_ratios=anchor.aspect_ratios,
-        anchor_size=anchor.anchor_size,
-        dtype="float32",
-    )
-    return _model_garden(spec, RetinaNetTask, parser, size, batch)
+    return _model_garden(spec, RetinaNetTask, Parser, size, batch)
 
 
 def model_garden_faster_rcnn(size: int, batch: int) -> Step:
@@ -114,8 +104,15 @@ def model_garden_faster_rcnn(size: int, batch: int) -> Step:
     from official.vision.tasks.maskrcnn import MaskRCNNTask
 
     spec = configs.fasterrcnn_resnetfpn_coco().task
+    return _model_garden(spec, MaskRCNNTask, Parser, size, batch)
+
+
+def _model_garden(spec: Any, task_of: Any, parser_of: Any, size: int, batch: int) -> Step:
+    """The library's own configuration, parser and training step; smaller images, other classes."""
+    import tf_keras
+
     anchor = spec.model.anchor
-    parser = Parser(
+    parser = parser_of(
         output_size=[size, size],
         min_level=spec.model.min_level,
         max_level=spec.model.max_level,
@@ -124,13 +121,6 @@ def model_garden_faster_rcnn(size: int, batch: int) -> Step:
         anchor_size=anchor.anchor_size,
         dtype="float32",
     )
-    return _model_garden(spec, MaskRCNNTask, parser, size, batch)
-
-
-def _model_garden(spec: Any, task_of: Any, parser: Any, size: int, batch: int) -> Step:
-    """The library's own configuration, parser and training step; smaller images, other classes."""
-    import tf_keras
-
     model = {**spec.model.as_dict(), "input_size": [size, size, 3], "num_classes": CLASSES + 1}
     spec.override({"model": model, "init_checkpoint": None})
     task = task_of(spec)

@@ -12,6 +12,20 @@ from tlt_runner.detector.config import DetectorConfig
 SIZE = 96
 DETECTIONS = 20
 CLASS_NAMES = ["bus", "car"]
+MODEL: dict[str, Any] = {
+    "backbone": "resnet10",
+    "widthMultiplier": 0.125,
+    "anchors": {"scales": [24], "ratios": [1.0]},
+    "proposals": {
+        "miniBatch": 16,
+        "training": {"preNms": 30, "postNms": 16},
+        "inference": {"preNms": 30, "postNms": 16},
+    },
+    "roi": {"poolSize": 4, "miniBatch": 8},
+    "detections": {"maxDetections": 8},
+    "maxObjects": 8,
+}
+"""``spec.model`` of a training that takes seconds."""
 
 
 def tiny_config(size: int = SIZE, class_names: list[str] | None = None) -> DetectorConfig:

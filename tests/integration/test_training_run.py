@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tiny_detector
 from tlt_api.failures import Reason
 from tlt_api.runspec import RunSpec
 from tlt_api.status import Artifact, DatasetStatus, Metrics, Progress
@@ -85,20 +86,7 @@ def run_spec(scenes: Path, output: Path, uid: str = "one", **changes: Any) -> Ru
             "imageSize": {"width": 96, "height": 96},
             "validation": {"fraction": 0.25},
         },
-        "model": {
-            "backbone": "resnet10",
-            "widthMultiplier": 0.125,
-            "anchors": {"scales": [24], "ratios": [1.0]},
-            "proposals": {
-                "miniBatch": 16,
-                "training": {"preNms": 30, "postNms": 16},
-                "inference": {"preNms": 30, "postNms": 16},
-            },
-            "roi": {"poolSize": 4, "miniBatch": 8},
-            "detections": {"maxDetections": 8},
-            "maxObjects": 8,
-            **changes.get("model", {}),
-        },
+        "model": {**tiny_detector.MODEL, **changes.get("model", {})},
         "training": {"epochs": 2, "batchSizePerGPU": 4, "optimizer": {"type": "adam"}},
         "output": {"uri": f"file://{output}"},
         "resources": {"gpus": changes.get("gpus", 0)},

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
+import tiny_detector
 from tlt_api.runspec import RunSpec
 from tlt_runner.context import Context
 from tlt_runner.data import digits
@@ -24,19 +25,7 @@ def run_spec(folder: Path) -> RunSpec:
             "imageSize": {"width": 96, "height": 96},
             "validation": {"fraction": 0.25},
         },
-        "model": {
-            "backbone": "resnet10",
-            "widthMultiplier": 0.125,
-            "anchors": {"scales": [24], "ratios": [1.0]},
-            "proposals": {
-                "miniBatch": 16,
-                "training": {"preNms": 30, "postNms": 16},
-                "inference": {"preNms": 30, "postNms": 16},
-            },
-            "roi": {"poolSize": 4, "miniBatch": 8},
-            "detections": {"maxDetections": 8},
-            "maxObjects": 8,
-        },
+        "model": tiny_detector.MODEL,
         "training": {"epochs": 1, "batchSizePerGPU": 4},
         "visualization": {"images": 2, "scoreThreshold": 0.1},
         "output": {"uri": f"file://{folder}/out"},
