@@ -7,6 +7,7 @@ images already.
 """
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -400,9 +401,7 @@ def _kill_cgroups(name: str) -> None:
     """Ends every process in our cgroups (all containers) and removes the cgroups."""
     tops = [root / name for root in _cgroup_roots() if (root / name).exists()]
     deadline = time.monotonic() + 20
-    while pids := {
-        int(pid) for top in tops for file in top.rglob("cgroup.procs") for pid in file.read_text().split()
-    }:
+    while pids := {pid for top in tops for folder in _cgroups_below(top) for pid in _pids_in(folder)}:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -413,10 +412,23 @@ def _kill_cgroups(name: str) -> None:
         time.sleep(0.05)
 
 
+def _cgroups_below(top: Path) -> list[Path]:
+    """A cgroup and all in it; containerd removes some meanwhile, which os.walk, unlike rglob, passes over."""
+    return [Path(folder) for folder, _, _ in os.walk(top)]
+
+
+def _pids_in(cgroup: Path) -> list[int]:
+    try:
+        return [int(pid) for pid in (cgroup / "cgroup.procs").read_text().split()]
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENODEV):  # removed before it was opened, or read
+            return []
+        raise
+
+
 def _remove_cgroups(name: str) -> None:
     for top in [root / name for root in _cgroup_roots() if (root / name).exists()]:
-        folders = [folder for folder in top.rglob("*") if folder.is_dir()]
-        for folder in [*sorted(folders, key=lambda each: -len(each.parts)), top]:
+        for folder in sorted(_cgroups_below(top), key=lambda each: -len(each.parts)):
             with contextlib.suppress(FileNotFoundError):
                 folder.rmdir()
 
