@@ -11,7 +11,6 @@ FOLDER gets the scenes, the run, ``curve.json`` and its plot ``curve.svg``. ``--
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -37,7 +36,6 @@ TRAINING: dict[str, Any] = {
         "translateMaxY": 12,
     },
 }
-EVALUATED = re.compile(r"evaluated \d+ images, mAP ([0-9.]+)")
 
 
 def spec(options: argparse.Namespace) -> dict[str, Any]:
@@ -102,7 +100,8 @@ def train(options: argparse.Namespace) -> list[float]:
     command = [sys.executable, "-m", "tlt_runner", "train", "--spec", str(file)]
     with (options.out / "train.log").open("w") as log:
         subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
-    return [float(score) for score in EVALUATED.findall((options.out / "train.log").read_text())]
+    lines = (options.out / "run" / "log.jsonl").read_text().splitlines()
+    return [event["mAP"] for event in map(json.loads, lines) if event["event"] == "evaluation"]
 
 
 def plot(out: Path) -> None:
