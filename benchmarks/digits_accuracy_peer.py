@@ -2,11 +2,14 @@
 
     python benchmarks/digits_accuracy_peer.py --records FOLDER --epochs N --peers .cache/peers/keras-hub
 
-Its backbone is KerasHub's ResNet-18; optimizer, schedule, augmentation and seed are ours. One JSON line.
+Its backbone is KerasHub's ResNet-18; optimizer, schedule, augmentation and seed are ours. Two things of
+KerasHub 0.32 are changed in its favour: the class head gets the prior of RetinaNet's paper (KerasHub gives it
+to the box head), and detections are kept from a score of 0.01 on, as ours are, not 0.5. One JSON line.
 """
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -20,6 +23,7 @@ import tensorflow as tf
 from coco_scores import coco_scores
 from digits_accuracy import SIZE, TRAINING
 
+from tlt_api.model import Detections
 from tlt_api.training import Training
 from tlt_runner.data import pipeline
 from tlt_runner.data.records import Records, load_records
@@ -65,7 +69,18 @@ def retinanet(classes: int) -> keras.Model:
         block_type="basic_block",
     )
     pyramid = keras_hub.models.RetinaNetBackbone(resnet, 3, 7, use_p5=False, image_shape=(SIZE, SIZE, 3))
-    return keras_hub.models.RetinaNetObjectDetector(pyramid, classes, bounding_box_format="yxyx")
+    decoder = keras_hub.layers.NonMaxSuppression(
+        "yxyx", from_logits=True, confidence_threshold=Detections().score_threshold
+    )
+    model = keras_hub.models.RetinaNetObjectDetector(
+        pyramid, classes, bounding_box_format="yxyx", prediction_decoder=decoder
+    )
+    of_classes, of_boxes = (
+        head.prediction_layer.bias for head in (model.classification_head, model.box_head)
+    )
+    of_classes.assign(tf.fill(of_classes.shape, -math.log(99)))  # the probability of an object is 1 %
+    of_boxes.assign(tf.zeros(of_boxes.shape))
+    return model
 
 
 def fit(model: keras.Model, records: Records, options: argparse.Namespace) -> int:

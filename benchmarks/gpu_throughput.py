@@ -1,9 +1,10 @@
 """Training images a second on a GPU by backbone and batch, with XLA and mixed precision; and torchvision's.
 
 Every row is a process of its own: the whole step of ``tlt train`` on images that are on the GPU already, the
-median of some steps after warming up. The peer is torchvision's Faster R-CNN (ResNet-50 with a feature
-pyramid; torchvision has none with a C4 head), with and without autocast, where torch and torchvision are
-installed. One JSON line; "ratio" is ours, with XLA and mixed precision, to the peer with autocast.
+median of some steps after warming up. The peer is torchvision's Faster R-CNN (:mod:`torchvision_step`), with
+and without autocast, in this environment if it has torch and torchvision, otherwise in one that pip makes
+under ``--environments`` from peers-torchvision.txt. One JSON line; "ratio" is ours, with XLA and mixed
+precision, to the peer with autocast.
 
     python benchmarks/gpu_throughput.py
     python benchmarks/gpu_throughput.py --cpu --backbones resnet10 --batches 1 --size 64 --steps 2
@@ -13,16 +14,17 @@ import argparse
 import importlib.util
 import json
 import os
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-WARM_UP = 3
+from detector_peers import FOLDER, environment
+from step_rate import images_a_second
+
 PEER = "torchvision fasterrcnn_resnet50_fpn"
 
 
@@ -33,10 +35,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512, help="pixels, of both sides")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cpu", action="store_true", help="on the CPU, to see that the script runs")
-    parser.add_argument("--row", type=json.loads, help="one row, in this process")
+    parser.add_argument("--environments", type=Path, default=FOLDER.parent / ".cache" / "peers")
+    parser.add_argument("--row", type=json.loads, help="one row of ours, in this process")
     arguments = parser.parse_args()
     if arguments.row is not None:
-        print(json.dumps(images_a_second(arguments.row, arguments)))
+        step = training(arguments.row, arguments)
+        print(images_a_second(step, arguments.row["batch"], arguments.steps))
         return
     rows = [
         {"detector": backbone, "batch": batch, "xla": fast, "mixed": fast}
@@ -44,21 +48,25 @@ def main() -> None:
         for batch in arguments.batches
         for fast in (False, True)
     ]
-    if all(importlib.util.find_spec(name) for name in ("torch", "torchvision")):
-        rows += [
-            {"detector": PEER, "batch": batch, "xla": False, "mixed": mixed}
-            for batch in arguments.batches
-            for mixed in (False, True)
-        ]
-    else:
-        print("torch and torchvision are not installed: no peer is measured", file=sys.stderr)
+    rows += [
+        {"detector": PEER, "batch": batch, "xla": False, "mixed": mixed}
+        for batch in arguments.batches
+        for mixed in (False, True)
+    ]
     for row in rows:
-        row["images_a_second"] = in_child(row)
+        row["images_a_second"] = in_child(row, arguments)
     print(json.dumps({"benchmark": "gpu_throughput", "size": arguments.size, "rows": rows, **ratios(rows)}))
 
 
-def in_child(row: dict[str, Any]) -> float:
-    command = [sys.executable, __file__, *sys.argv[1:], "--row", json.dumps(row)]
+def in_child(row: dict[str, Any], arguments: argparse.Namespace) -> float:
+    if row["detector"] == PEER:
+        has_torch = all(importlib.util.find_spec(name) for name in ("torch", "torchvision"))
+        python = sys.executable if has_torch else environment(arguments.environments, "torchvision")
+        command = [python, FOLDER / "torchvision_step.py", f"--size={arguments.size}"]
+        command += [f"--batch={row['batch']}", f"--steps={arguments.steps}"]
+        command += ["--mixed"] * row["mixed"] + ["--cpu"] * arguments.cpu
+    else:
+        command = [sys.executable, __file__, *sys.argv[1:], "--row", json.dumps(row)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout.splitlines()[-1])
 
@@ -75,69 +83,22 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def images_a_second(row: dict[str, Any], arguments: argparse.Namespace) -> float:
-    step = (of_torchvision if row["detector"] == PEER else of_ours)(row, arguments)
-    for _ in range(WARM_UP):
-        step()
-    taken = []
-    for _ in range(arguments.steps):
-        began = time.perf_counter()
-        step()
-        taken.append(time.perf_counter() - began)
-    return round(row["batch"] / statistics.median(taken), 2)
-
-
-def of_ours(row: dict[str, Any], arguments: argparse.Namespace) -> Callable[[], object]:
-    import tensorflow as tf
+def training(row: dict[str, Any], arguments: argparse.Namespace) -> Callable[[], object]:
+    """Our step; it waits for its figures."""
     import train_step
 
     from tlt_api.training import Training
     from tlt_runner.detector import model as detector
-    from tlt_runner.training import precision
+    from tlt_runner.training import distribution, precision
     from tlt_runner.training.trainer import Trainer
 
-    if not arguments.cpu and not tf.config.list_physical_devices("GPU"):
-        raise SystemExit("expected a GPU, TensorFlow sees none; --cpu tries the script without one")
+    workers = distribution.claim(0 if arguments.cpu else 1)
     config = train_step.configure(row["detector"], arguments.size, {})
     spec = Training(xla=row["xla"], mixed_precision=row["mixed"])
-    strategy, low = tf.distribute.get_strategy(), precision.low_dtype()
-    trainer = Trainer(detector.build(config, seed=1), spec, strategy, low)
+    model = detector.build(config, seed=1)
+    trainer = Trainer(model, spec, workers.strategy, precision.low_dtype(workers.any))
     batch = train_step.examples(config, row["batch"])
     return lambda: trainer.step(batch, 1, 1e-6).numpy()
-
-
-def of_torchvision(row: dict[str, Any], arguments: argparse.Namespace) -> Callable[[], object]:
-    import torch
-    import torchvision
-    import train_step
-
-    device = torch.device("cpu" if arguments.cpu else "cuda")
-    model = torchvision.models.detection.fasterrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=21, min_size=arguments.size, max_size=arguments.size
-    ).to(device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
-    batch = train_step.examples(train_step.configure("resnet50", arguments.size, {}), row["batch"])
-    objects = train_step.OBJECTS
-    images = [
-        torch.tensor(image).permute(2, 0, 1).to(device).float() / 255 for image in batch["image"].numpy()
-    ]
-    targets = [
-        {
-            "boxes": torch.tensor(boxes[:objects][:, [1, 0, 3, 2]]).to(device),
-            "labels": torch.tensor(classes[:objects] + 1).to(device).long(),
-        }
-        for boxes, classes in zip(batch["boxes"].numpy(), batch["classes"].numpy(), strict=True)
-    ]
-
-    def step() -> float:
-        with torch.autocast(device.type, torch.bfloat16, enabled=row["mixed"]):
-            total = sum(model(images, targets).values())
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        return float(total)
-
-    return step
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import graph_flops
 import numpy as np
 import tensorflow as tf
+from random_batch import CLASSES, OBJECTS, examples
 
-CLASSES, OBJECTS = 20, 8
 WARM_UP = 2
 Step = tuple[Callable[..., Any], tuple[Any, ...]]
 """A step to trace, and its arguments."""
@@ -59,7 +59,7 @@ def ours(size: int, batch: int, mini_batch: int = 64) -> Step:
 
     config = train_step.configure("resnet50", size, {"miniBatch": mini_batch})
     trainer = Trainer(detector.build(config, seed=1), Training(), tf.distribute.get_strategy())
-    images, boxes, classes = examples(size, batch, config.max_objects)
+    images, boxes, classes = tensors(size, batch, config.max_objects)
     wanted = {"image": images, "boxes": boxes, "classes": classes}
     return lambda batch: trainer.step(batch, 1, 1e-6), (wanted,)
 
@@ -80,7 +80,7 @@ def keras_hub_retinanet(size: int, batch: int) -> Step:
     pyramid = keras_hub.models.RetinaNetBackbone(resnet, 3, 7, use_p5=False, image_shape=shape)
     model = keras_hub.models.RetinaNetObjectDetector(pyramid, CLASSES, bounding_box_format="yxyx")
     model.compile(optimizer=keras.optimizers.SGD(1e-6, momentum=0.9), jit_compile=False)
-    images, boxes, labels = examples(size, batch, OBJECTS)
+    images, boxes, labels = tensors(size, batch, OBJECTS)
     targets = {"boxes": boxes, "labels": tf.cast(labels, tf.float32)}
     model.optimizer.build(model.trainable_variables)
     return lambda images, targets: model.train_step((images, targets)), (
@@ -127,7 +127,7 @@ def _model_garden(spec: Any, task_of: Any, parser_of: Any, size: int, batch: int
     built = task.build_model()
     optimizer = tf_keras.optimizers.SGD(1e-6, momentum=0.9)
     optimizer.build(built.trainable_variables)
-    images, boxes, classes = (tensor.numpy() for tensor in examples(size, batch, OBJECTS))
+    images, boxes, classes = (tensor.numpy() for tensor in tensors(size, batch, OBJECTS))
     parse = parser.parse_fn(is_training=True)
     samples = [
         parse(
@@ -154,17 +154,10 @@ DETECTORS = {
 }
 
 
-def examples(size: int, batch: int, room: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Images [B, H, W, 3] uint8, boxes [B, room, 4] (yxyx, pixels), classes [B, room], -1 in padding."""
-    random = np.random.default_rng(0)
-    sides = random.uniform(size / 8, size / 2, (batch, OBJECTS, 2))
-    corners = random.uniform(0, 1, sides.shape) * (size - sides)
-    boxes = np.zeros((batch, room, 4), np.float32)
-    boxes[:, :OBJECTS] = np.concatenate([corners, corners + sides], axis=-1)
-    classes = np.full((batch, room), -1, np.int32)
-    classes[:, :OBJECTS] = random.integers(0, CLASSES, (batch, OBJECTS))
-    images = random.integers(0, 256, (batch, size, size, 3), np.uint8)
-    return tf.constant(images), tf.constant(boxes), tf.constant(classes)
+def tensors(size: int, batch: int, room: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The batch: images, boxes, classes."""
+    arrays = examples(size, batch, room)
+    return tuple(tf.constant(arrays[name]) for name in ("image", "boxes", "classes"))
 
 
 def finish(result: Any) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import numpy as np
+import random_batch
 import tensorflow as tf
 
 from tlt_api.training import Training
@@ -33,8 +33,6 @@ from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.training.trainer import Trainer
 
-OBJECTS = 8
-"""Objects of an image."""
 STEPS_FOR_MEMORY = 3
 
 
@@ -74,7 +72,7 @@ def configure(backbone: str, size: int, roi: dict[str, Any]) -> DetectorConfig:
     """The API's defaults, but 64 proposals an image for the head, and what is given."""
     return DetectorConfig.model_validate(
         {
-            "classNames": [f"class{number}" for number in range(20)],
+            "classNames": [f"class{number}" for number in range(random_batch.CLASSES)],
             "height": size,
             "width": size,
             "backbone": backbone,
@@ -97,15 +95,8 @@ def described(config: DetectorConfig, arguments: argparse.Namespace) -> dict[str
 
 def examples(config: DetectorConfig, batch: int) -> dict[str, Any]:
     """A batch as the pipeline gives it: images as bytes, padded objects."""
-    random = np.random.default_rng(0)
-    sides = random.uniform(config.height / 8, config.height / 2, (batch, OBJECTS, 2))
-    corners = random.uniform(0, 1, sides.shape) * (config.height - sides)
-    boxes = np.zeros((batch, config.max_objects, 4), np.float32)
-    boxes[:, :OBJECTS] = np.concatenate([corners, corners + sides], axis=-1)
-    classes = np.full((batch, config.max_objects), -1, np.int32)
-    classes[:, :OBJECTS] = random.integers(0, config.classes, (batch, OBJECTS))
-    images = random.integers(0, 256, (batch, config.height, config.width, 3), np.uint8)
-    return {"image": tf.constant(images), "boxes": tf.constant(boxes), "classes": tf.constant(classes)}
+    arrays = random_batch.examples(config.height, batch, config.max_objects)
+    return {name: tf.constant(array) for name, array in arrays.items()}
 
 
 def training(model: detector.FasterRCNN, batch: dict[str, Any]) -> Callable[[], object]:

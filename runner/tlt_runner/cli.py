@@ -304,7 +304,7 @@ def _infer(options: argparse.Namespace) -> int:
     from tlt_runner.tasks import infer
 
     stop = Event()
-    StopSignals(stop).install()
+    StopSignals(stop).listen()
     request = infer.Request(options.model, options.images, options.output, options.score)
     with TemporaryDirectory(prefix="tlt-", ignore_cleanup_errors=True) as scratch:
         storage = Storage(scratch=Path(scratch), volumes_root=options.volumes)

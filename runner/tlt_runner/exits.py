@@ -23,6 +23,7 @@ _MEMORY_TEXTS = (
     "CUDNN_STATUS_ALLOC_FAILED",
     "std::bad_alloc",
     "Insufficient memory",
+    "Status: 1, message: could not create",  # oneDNN: its first status is out of memory
 )
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FULL_TEXTS = ("No space left on device", "Disk quota exceeded")

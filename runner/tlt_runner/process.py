@@ -14,10 +14,10 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
-from types import FrameType
+from threading import Event, Thread
 
 from pydantic import ValidationError
 
@@ -83,7 +83,7 @@ def execute(
     stop = Event()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings and errors, without a page of information
     signals = StopSignals(stop)
-    signals.install()
+    signals.listen()
     reporter: AccumulatingReporter = LocalReporter(None)
     failure: Failure | None = None
     try:
@@ -127,25 +127,33 @@ def read_run_spec(file: Path, command: str) -> RunSpec:
 class StopSignals:
     """SIGTERM and SIGINT: the first asks the task to end, after a checkpoint; the second ends at once.
 
+    A thread waits for them, and all others have them blocked: no library can take them over (TensorFlow does,
+    where several workers meet), and they are heard while the main thread computes.
+
     Attributes:
         at_second: Called before the process ends at once.
     """
+
+    NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self, stop: Event) -> None:
         self._stop = stop
         self.at_second: Callable[[], None] = lambda: None
 
-    def install(self) -> None:
-        """Take over both signals."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self.handle)
+    def listen(self) -> None:
+        """Take over both signals, before there are other threads: those inherit that they are blocked."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.NUMBERS)
+        Thread(target=self._wait, name="stop-signals", daemon=True).start()
 
-    def handle(self, number: int, _frame: FrameType | None) -> None:
-        """A signal arrived."""
+    def _wait(self) -> None:
+        while True:
+            self._heard(signal.Signals(signal.sigwait(self.NUMBERS)))
+
+    def _heard(self, number: signal.Signals) -> None:
         if not self._stop.is_set():
             self._stop.set()
-            name = signal.Signals(number).name  # not by logging: a handler must not wait for its locks
-            os.write(sys.stderr.fileno(), f"{name}: stopping after the next checkpoint\n".encode())
+            with suppress(OSError):  # nobody reads
+                print(f"{number.name}: stopping after the next checkpoint", file=sys.stderr, flush=True)
             return
         self.at_second()
         os._exit(_interrupted("a second signal").exit_code or exits.INTERNAL_EXIT)

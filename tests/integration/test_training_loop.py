@@ -77,7 +77,7 @@ class Run:
             save_best=lambda position: self.best.append(position.epoch),
             save_last=lambda position: self.last.append(position.epoch),
             save_position=self.saved.append,
-            stopping=lambda number: self._stopping,
+            stopping=lambda: self._stopping,
         )
 
     def train(

@@ -14,7 +14,7 @@ from tlt_runner.detector import model as detector
 
 STATE = "last.state.npz"
 LONGER = {"epochs": 4, "interval": 4}
-"""12 steps, so that the workers ask each other after the tenth, within an epoch, whether to stop."""
+"""12 steps: the workers ask each other at least before the third and the seventh whether to stop."""
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,14 @@ def test_a_stop_of_one_stops_all_at_one_step_and_they_go_on_as_if_nothing_had_be
         assert worker.ended() == 0, worker.log[-3000:]
         assert "resuming" in worker.log
     assert difference(interrupted, straight) < 1e-6
+
+
+def test_a_stop_while_the_workers_meet_is_heard(scenes: Path, tmp_path: Path) -> None:
+    chief, other = processes.start(tmp_path, processes.run_spec(scenes, tmp_path, 2, epochs=500), 2)
+    other.wait_for(lambda worker: "all 2 workers are there" in worker.log)
+    other.process.send_signal(signal.SIGTERM)  # TensorFlow starts now, and takes the signal for itself
+    assert other.ended() == CLASSES[Reason.INTERRUPTED].exit_code, other.log[-3000:]
+    assert chief.ended() in [CLASSES[one].exit_code for one in (Reason.INTERRUPTED, Reason.WORKER_LOST)]
 
 
 @pytest.mark.parametrize("victim", [0, 1])

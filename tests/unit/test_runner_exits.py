@@ -28,6 +28,11 @@ class UnknownError(Exception):
         (ResourceExhaustedError("model.keras; No space left on device"), Reason.STORAGE_FULL, 42),
         (UnknownError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"), Reason.OUT_OF_MEMORY, 12),
         (RuntimeError("std::bad_alloc"), Reason.OUT_OF_MEMORY, 12),
+        (
+            UnknownError("Operation received an exception:Status: 1, message: could not create a primitive"),
+            Reason.OUT_OF_MEMORY,
+            12,
+        ),
         (OSError(errno.ENOSPC, "No space left on device"), Reason.STORAGE_FULL, 42),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), Reason.STORAGE_FULL, 42),
         (OSError("Can't write data (No space left on device)"), Reason.STORAGE_FULL, 42),

@@ -142,6 +142,13 @@ def test_a_signal_lets_the_task_end_by_itself(tmp_path: Path, number: signal.Sig
     assert message["failure"]["message"] == "checkpoint of epoch 3 is written"
 
 
+def test_a_library_that_takes_the_signal_does_not_get_it(tmp_path: Path) -> None:
+    run = Run(tmp_path, "import signal\nsignal.signal(signal.SIGTERM, lambda *_: None)\n" + STOPPABLE)
+    run.until_ready()
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end()[0] == 75
+
+
 def test_a_second_signal_ends_a_task_that_does_not_listen(tmp_path: Path) -> None:
     body = """
     context.reporter.metrics(Metrics(m_ap=0.9))

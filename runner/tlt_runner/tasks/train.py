@@ -31,13 +31,11 @@ from tlt_runner.training.initial import initial_model
 from tlt_runner.training.keeper import Keeper
 from tlt_runner.training.meter import Meter
 from tlt_runner.training.published import Published
+from tlt_runner.training.stopping import Stopping
 from tlt_runner.training.trainer import INPUTS, Trainer
 from tlt_runner.training.watching import followers
 
 log = logging.getLogger(__name__)
-
-STEPS_A_QUESTION = 10
-"""Steps, or batches of an evaluation, after which several workers ask each other whether to stop."""
 
 
 def run(run: RunSpec, context: Context) -> None:
@@ -84,11 +82,7 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
         spec.evaluation.interval_epochs,
     )
 
-    def stopping(number: int) -> bool:
-        """Several workers ask each other now and then: it waits for the device, and TensorFlow keeps 2 KB."""
-        asked = not workers.several or number % STEPS_A_QUESTION == 0
-        return asked and workers.any(context.stop.is_set())
-
+    stopping = Stopping(context.stop, workers)
     detect = detectors.of_keras(model)  # one function for both, traced once
     judged = detect if workers.replicas == 1 else validation.on_replicas(model, workers)
     work = loop.Work(

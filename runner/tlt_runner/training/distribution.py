@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import re
-import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -225,8 +224,4 @@ def _multi_worker(addresses: Sequence[str], index: int, gpus: int) -> Any:
     options = tf.distribute.experimental.CommunicationOptions(
         implementation=kinds.AUTO if gpus else kinds.RING
     )
-    handler = signal.getsignal(signal.SIGTERM)
-    strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
-    # TensorFlow takes SIGTERM for its own notice of preemption, which nobody here reads.
-    signal.signal(signal.SIGTERM, handler)
-    return strategy
+    return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)

@@ -52,9 +52,7 @@ class Work:
         save_best: Keeps the model as the best one.
         save_last: Keeps model and position, as a checkpoint that people can use.
         save_position: Keeps model and position for resuming only.
-        stopping: Whether the run must end soon, the same answer on every worker; asked at every step, with
-            the steps before it since the start of training. Several workers may agree at some numbers only,
-            the same on all of them, and answer no at the others.
+        stopping: Whether the run must end soon, the same answer on every worker; asked before every step.
     """
 
     batches: Callable[[int, int], Iterable[Batch]]
@@ -63,7 +61,7 @@ class Work:
     save_best: Callable[[Position], None]
     save_last: Callable[[Position], None]
     save_position: Callable[[Position], None]
-    stopping: Callable[[int], bool]
+    stopping: Callable[[], bool]
 
 
 def train(
@@ -96,7 +94,7 @@ def _epoch(trainer: Trainer, work: Work, spec: Training, start: Position, watch:
     step = start.step
     for batch in work.batches(start.epoch, start.step):
         number = start.epoch * work.steps + step
-        if work.stopping(number):
+        if work.stopping():
             _settle(trainer, pending, losses, watch)
             _interrupt(work, start.model_copy(update={"step": step, "loss_sum": losses.total}))
         rate = learning_rate(number / (spec.epochs * work.steps), spec.learning_rate, trainer.replicas)

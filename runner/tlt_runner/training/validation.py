@@ -27,7 +27,7 @@ def judge_of(
     spec: TrainingJobSpec,
     detect: Detect,
     workers: Workers,
-    stopping: Callable[[int], bool],
+    stopping: Callable[[], bool],
 ) -> Callable[[], Metrics]:
     """A function that evaluates the model as it is.
 
@@ -37,8 +37,8 @@ def judge_of(
         detect: The model in training, on all of this worker's replicas: :func:`on_replicas` where there are
             several of them.
         workers: Share the images.
-        stopping: Whether the run must end soon, the same answer on every worker; asked by all of them
-            before each batch, with its number.
+        stopping: Whether the run must end soon, the same answer on every worker; asked before
+            each batch.
 
     Returns:
         The function. Every worker must call it; it raises RunnerError Interrupted when the run must end.
@@ -50,8 +50,8 @@ def judge_of(
         data = pipeline.validation_batches(
             records, batch_size, records.manifest.most_objects, share=workers.share
         )
-        for number, batch in enumerate(data):
-            if stopping(number):
+        for batch in data:
+            if stopping():
                 raise RunnerError(
                     Reason.INTERRUPTED, "stopped while evaluating; the checkpoint before it is kept"
                 )

@@ -1,0 +1,29 @@
+"""A batch of random images and objects: the same arrays for every detector that a benchmark times."""
+
+import numpy as np
+
+CLASSES, OBJECTS = 20, 8
+"""Of the detectors, and of an image."""
+
+
+def examples(size: int, batch: int, room: int) -> dict[str, np.ndarray]:
+    """Images and padded objects.
+
+    Args:
+        size: Pixels, of both sides.
+        batch: Images (B).
+        room: Objects for which there is room.
+
+    Returns:
+        image [B, size, size, 3] uint8 RGB; boxes [B, room, 4] yxyx in pixels; classes [B, room] from 0, -1
+        in padding.
+    """
+    random = np.random.default_rng(0)
+    sides = random.uniform(size / 8, size / 2, (batch, OBJECTS, 2))
+    corners = random.uniform(0, 1, sides.shape) * (size - sides)
+    boxes = np.zeros((batch, room, 4), np.float32)
+    boxes[:, :OBJECTS] = np.concatenate([corners, corners + sides], axis=-1)
+    classes = np.full((batch, room), -1, np.int32)
+    classes[:, :OBJECTS] = random.integers(0, CLASSES, (batch, OBJECTS))
+    images = random.integers(0, 256, (batch, size, size, 3), np.uint8)
+    return {"image": images, "boxes": boxes, "classes": classes}
