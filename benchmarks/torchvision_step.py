@@ -51,7 +51,7 @@ def training(arguments: argparse.Namespace) -> Callable[[], object]:
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
-        return float(total)
+        return float(total.detach())
 
     return step
 
