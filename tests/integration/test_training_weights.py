@@ -101,14 +101,51 @@ def test_its_bottlenecks_that_do_not_stride_compute_the_same(
     np.testing.assert_allclose(mine(features), expected, rtol=1e-3, atol=1e-4 * float(np.max(expected)))
 
 
-@pytest.mark.parametrize("suffix", [".keras", ".weights.h5", ".hdf5"])
-def test_every_kind_of_file_loads(suffix: str, images: np.ndarray, tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5", ".h5", ".hdf5"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_every_kind_of_file_loads(suffix: str, nested: bool, images: np.ndarray, tmp_path: Path) -> None:
     theirs = tlt_vgg()
+    whole = classifier(theirs) if nested else theirs
     file = tmp_path / f"vgg{suffix}"
-    theirs.save_weights(file) if suffix == ".weights.h5" else theirs.save(file)
-    taken = weights.load_by_name(detector.build(tiny("vgg16"), 1), file)
+    whole.save_weights(file) if suffix == ".weights.h5" else whole.save(file)
+    model = detector.build(tiny("vgg16"), 1)
+    taken = weights.load_by_name(model, file)
     assert len(taken.loaded) == 13
-    assert taken.unused == ()
+    assert taken.unused == (("predictions",) if nested else ())
+    assert_equal_features(model, theirs, images)
+
+
+def classifier(*backbones: keras.Model) -> keras.Model:
+    """Whole networks as layers of one, as a classifier has them that begins with another's backbone."""
+    pixels = keras.Input((SIZE, SIZE, 3))
+    pooled = [layers.GlobalAveragePooling2D()(backbone(pixels)) for backbone in backbones]
+    joined = layers.Concatenate()(pooled) if len(pooled) > 1 else pooled[0]
+    return keras.Model(pixels, layers.Dense(2, name="predictions")(joined))
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".hdf5"])
+def test_a_name_of_two_layers_is_taken_from_neither(suffix: str, tmp_path: Path) -> None:
+    pixels = keras.Input((SIZE, SIZE, 3))
+    x = layers.Conv2D(8, 3, padding="same", name="block_1a_conv_1")(pixels)
+    x = layers.Conv2D(8, 3, padding="same", name="other")(x)
+    classifier(tlt_vgg(), keras.Model(pixels, x)).save(tmp_path / f"two{suffix}")
+    model = detector.build(tiny("vgg16"), 1)
+    before = model.trunk.get_layer("block1_conv1").get_weights()
+    taken = weights.load_by_name(model, tmp_path / f"two{suffix}")
+    assert taken.origin == "TLT"
+    assert taken.ambiguous == ("block_1a_conv_1",)
+    assert "block1_conv1" in taken.untouched
+    assert len(taken.loaded) == 12
+    assert taken.unused == ("block_1a_bn_1", "other", "predictions")
+    for value, now in zip(before, model.trunk.get_layer("block1_conv1").get_weights(), strict=True):
+        np.testing.assert_array_equal(now, value)
+
+
+def test_a_file_of_two_such_networks_is_refused_and_says_why(tmp_path: Path) -> None:
+    classifier(tlt_vgg(), tlt_vgg()).save(tmp_path / "twins.h5")
+    with pytest.raises(RunnerError, match="several each of block_1a_bn_1, block_1a_conv_1") as caught:
+        weights.load_by_name(detector.build(tiny("vgg16"), 1), tmp_path / "twins.h5")
+    assert caught.value.reason == Reason.MODEL_MISMATCH
 
 
 def tlt_vgg() -> keras.Model:
@@ -156,6 +193,10 @@ def assert_same_features(backbone: str, theirs: keras.Model, images: np.ndarray,
     taken = weights.load_by_name(model, folder / "theirs.hdf5")
     assert taken.origin == "TLT"
     assert taken.mismatched == taken.unused == ()
+    assert_equal_features(model, theirs, images)
+
+
+def assert_equal_features(model: detector.FasterRCNN, theirs: keras.Model, images: np.ndarray) -> None:
     expected = theirs(bgr(images))
     got = model.trunk(images)["features"]
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4 * float(np.abs(expected).max()))

@@ -40,9 +40,9 @@ def test_a_change_of_classes_is_told_by_names() -> None:
     [
         (weights.Taken("Keras", loaded=("a", "b")), "2 of 2 layers loaded"),
         (
-            weights.Taken("TLT", ("a",), ("b",), ("c (model, file)",), ("d", "e"), ("f",)),
+            weights.Taken("TLT", ("a",), ("b",), ("c (model, file)",), ("d", "e"), ("f",), ("g", "h")),
             "1 of 5 layers loaded, 1 for some classes only, 1 of another shape, 2 not in the file, "
-            "1 of the file not used",
+            "1 of the file not used, 2 names in the file of several layers",
         ),
     ],
 )

@@ -35,8 +35,9 @@ class Taken:
         loaded: Layers that took their weights from the file.
         partly: Output layers that took those of the classes that the file has, too.
         mismatched: Layers whose shapes differ: name, and both shapes.
-        missing: Layers that the file does not have.
+        missing: Layers that the file does not have, or not one of that name alone.
         unused: Layers of the file that the model does not have, by the file's names.
+        ambiguous: Names that several layers of the file have; none of these is taken.
     """
 
     origin: str
@@ -45,6 +46,7 @@ class Taken:
     mismatched: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    ambiguous: tuple[str, ...] = ()
 
     @property
     def untouched(self) -> set[str]:
@@ -64,6 +66,8 @@ class Taken:
         said += [f"{len(names)} {what}" for what, names in counts if names]
         if self.unused:
             said.append(f"{len(self.unused)} of the file not used")
+        if self.ambiguous:
+            said.append(f"{len(self.ambiguous)} names in the file of several layers")
         return ", ".join(said)
 
 
@@ -77,7 +81,7 @@ def load_by_name(model: FasterRCNN, path: Path) -> Taken:
         RunnerError: UnreadableModel for another kind of file, ModelMismatch when no layer fits.
     """
     file = weight_files.read(path)
-    naming = weight_names.naming(model.config.backbone, file.layers)
+    naming = weight_names.naming(model.config.backbone, {*file.layers, *file.ambiguous})
     arrays, theirs = _translated(file.layers, naming)
     _adapt(model, arrays, naming)
     change = ClassChange.between(file.class_names or model.config.class_names, model.config.class_names)
@@ -97,7 +101,13 @@ def load_by_name(model: FasterRCNN, path: Path) -> Taken:
             loaded.append(layer.name)
     left = {*(theirs[name] for name in arrays if name in theirs), *(set(file.layers) - set(theirs.values()))}
     taken = Taken(
-        naming.origin, tuple(loaded), tuple(partly), tuple(mismatched), tuple(missing), tuple(sorted(left))
+        naming.origin,
+        tuple(loaded),
+        tuple(partly),
+        tuple(mismatched),
+        tuple(missing),
+        tuple(sorted(left)),
+        file.ambiguous,
     )
     _report(taken, path, naming)
     _report_classes(taken, file, change, model)
@@ -171,6 +181,7 @@ def _report(taken: Taken, path: Path, naming: Naming) -> None:
             f"spec.model.pretrainedWeights: no layer of {path.name} has name and shapes of the model's; "
             f"the model has {', '.join(taken.missing[:3]) or taken.mismatched[0]} ..., "
             f"the file {', '.join(taken.unused[:3]) or 'none'} ..."
+            + (f", and several each of {', '.join(taken.ambiguous[:3])} ..." if taken.ambiguous else "")
             + (f"; it is of another network: {naming.caveat}" if naming.caveat else ""),
         )
     log.info("pretrained weights %s, named as by %s: %s", path.name, taken.origin, taken.summary)
@@ -181,6 +192,12 @@ def _report(taken: Taken, path: Path, naming: Naming) -> None:
     ):
         if names:
             log.warning("pretrained weights: %d layers %s: %s", len(names), what, ", ".join(names))
+    if taken.ambiguous:
+        log.warning(
+            "pretrained weights: %d names are of several layers of the file, none of which is taken: %s",
+            len(taken.ambiguous),
+            ", ".join(taken.ambiguous),
+        )
     if naming.caveat:
         log.warning("pretrained weights: %s's network is not quite ours: %s", naming.origin, naming.caveat)
 
