@@ -21,7 +21,8 @@ PATIENCE = 0.2
 
 
 def run_spec(scenes: Path, output: Path, batch_size: int, **changes: Any) -> dict[str, Any]:
-    """A RunSpec: a tiny detector with frozen normalisation, mini-batches that are drawn, mosaics."""
+    """A RunSpec: a tiny detector with frozen normalisation, mini-batches that are drawn, mosaics,
+    averaged weights."""
     return {
         "owner": {"kind": "TrainingJob", "namespace": "default", "name": "tiny", "uid": "one"},
         "attempt": 1,
@@ -51,6 +52,7 @@ def run_spec(scenes: Path, output: Path, batch_size: int, **changes: Any) -> dic
                 "batchSizePerGPU": batch_size,
                 "learningRate": {"min": 1e-5, "max": 1e-4, "annealing": 1.0, "scaling": "none"},
                 "augmentation": {"mosaic": 0.5},
+                "ema": {"momentum": 0.9},
             },
             "evaluation": {"iouThreshold": 0.1, "intervalEpochs": changes.get("interval", 1)},
             "output": {"uri": f"file://{output}"},

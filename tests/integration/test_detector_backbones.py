@@ -40,8 +40,7 @@ LARGER = {
     "efficientnet_b6": 45,
     "efficientnet_b7": 55,
 }
-"""b0 with other coefficients -> blocks that the paper's depth coefficient gives: run, not trained."""
-TRAINED = [name for name in get_args(Backbone) if name not in LARGER]
+"""b0 with other coefficients -> blocks that the paper's depth coefficient gives."""
 ONE_EACH = [
     "resnet34",
     "vgg16",
@@ -92,7 +91,7 @@ def step(model: detector.FasterRCNN, images: np.ndarray) -> np.ndarray:
     return trainer.step(batch, 0, 1e-4).numpy()
 
 
-@pytest.mark.parametrize("backbone", TRAINED)
+@pytest.mark.parametrize("backbone", get_args(Backbone))
 def test_a_backbone_trains_a_step_and_is_the_same_after_loading(
     backbone: str, images: np.ndarray, tmp_path: Path
 ) -> None:
@@ -109,14 +108,10 @@ def test_a_backbone_trains_a_step_and_is_the_same_after_loading(
 
 
 @pytest.mark.parametrize(("backbone", "blocks"), LARGER.items())
-def test_larger_efficientnets_are_deeper_and_run(backbone: str, blocks: int, images: np.ndarray) -> None:
+def test_larger_efficientnets_are_deeper(backbone: str, blocks: int) -> None:
     model = detector.build(tiny(backbone), 1)
     parts = [*model.trunk.layers, *model.head.layers]
     assert sum(isinstance(layer, keras.layers.DepthwiseConv2D) for layer in parts) == blocks
-    features = np.asarray(model.trunk(images)["features"])
-    assert features.shape[1:3] == (SIZE // 16, SIZE // 16)
-    assert np.isfinite(features).all()
-    assert np.isfinite(model.head(features[:, :3, :3])["classes"]).all()
 
 
 @pytest.mark.parametrize("backbone", ONE_EACH)

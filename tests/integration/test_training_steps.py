@@ -13,7 +13,7 @@ from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.evaluation import detectors
 from tlt_runner.training import precision
-from tlt_runner.training.trainer import FIGURES, Trainer
+from tlt_runner.training.trainer import FIGURES, LOSSES, Trainer
 
 CONFIG = DetectorConfig.model_validate(
     {
@@ -225,3 +225,17 @@ def test_all_knobs_at_once_make_a_finite_falling_loss() -> None:
 
 def test_keras_has_no_global_policy_left() -> None:
     assert keras.config.dtype_policy().name == "float32"
+
+
+@pytest.mark.parametrize(("kind", "measure"), [("l1", np.abs), ("l2", np.square)])
+def test_the_penalty_is_of_the_kernels_that_are_trained(kind: str, measure: Any) -> None:
+    frozen = CONFIG.model_copy(update={"freeze_blocks": [0]})
+    one = trainer(frozen, regularizer={"type": kind, "weight": 0.25})
+    layers = [layer for layer in [*one.model.trunk.layers, *one.model.head.layers] if layer.trainable]
+    kernels = [np.asarray(layer.kernel) for layer in layers if hasattr(layer, "kernel")]
+    everything = [np.asarray(variable) for variable in one.model.variables]
+    expected = 0.25 * sum(float(measure(kernel).sum()) for kernel in kernels)
+    (figures,) = run(one, 1, rate=0.0)
+    assert figures["penalty"] == pytest.approx(expected, rel=1e-5)
+    assert expected < 0.25 * sum(float(measure(value).sum()) for value in everything)
+    assert figures["total"] == pytest.approx(sum(figures[name] for name in LOSSES[1:]), rel=1e-5)

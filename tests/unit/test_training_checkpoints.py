@@ -242,7 +242,15 @@ def _impossible_offset(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("damage", [_cut, _flip, _other_compression, _impossible_offset])
+def _another_value(path: Path) -> None:
+    """Whole as a zip: only the digest of the content tells."""
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    arrays["00000"][0, 0] += 1
+    np.savez(path, **arrays)
+
+
+@pytest.mark.parametrize("damage", [_cut, _flip, _other_compression, _impossible_offset, _another_value])
 def test_a_damaged_state_is_seen_before_a_variable_changes(
     room: Room, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -265,6 +273,37 @@ class Variable:
 
     def assign(self, value: np.ndarray) -> None:
         self.value = value
+
+
+@pytest.mark.parametrize(
+    ("at", "after"),
+    [
+        ({"epoch": 2, "step": 3, "loss_sum": 4.5}, {"epoch": 2, "closed": True}),
+        ({"epoch": 2}, {"epoch": 2, "closed": False}),
+        ({"epoch": 2, "closed": False}, {"epoch": 2, "closed": False}),
+        ({}, {"epoch": 0, "closed": True}),
+    ],
+    ids=["within an epoch", "after an epoch", "before its evaluation", "at the start"],
+)
+def test_of_other_data_neither_steps_nor_scores_count(
+    room: Room, at: dict[str, object], after: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    room.state(**at, data="sha256:a", best=BEFORE, reached=0.25, stale=1)
+    saved = checkpoints.find(room.storage, f"file://{room.output}/last.state.npz", "one")
+    assert saved is not None
+    variable, start = Variable(), Position(run="one", batch_size=4, data="sha256:b")
+    position = checkpoints.resume(saved, start, [variable])
+    assert position == start.model_copy(update=after)
+    assert variable.value.sum() == 4
+    assert any("data have changed" in record.getMessage() for record in caplog.records)
+
+
+def test_of_the_same_data_all_counts(room: Room) -> None:
+    room.state(epoch=2, step=3, loss_sum=4.5, data="sha256:a", reached=0.25, stale=1)
+    saved = room.published.recall()
+    assert saved is not None
+    start = Position(run="one", batch_size=4, data="sha256:a")
+    assert checkpoints.resume(saved, start, [Variable()]) == saved.position
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO])

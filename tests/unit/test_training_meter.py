@@ -39,6 +39,13 @@ def test_the_step_that_compiles_counts_neither_for_throughput_nor_for_the_time_t
     assert run.last.eta_seconds == 7 * 2
 
 
+def test_an_epoch_of_one_step_tells_of_it() -> None:
+    run = Run(epochs=3, steps=1)
+    run.epoch(0, [60], loss=0.5)
+    assert (run.last.step, run.last.loss, run.last.learning_rate) == (1, 0.5, 1e-3)
+    assert run.last.images_per_second is None  # a step after a pause waits for data
+
+
 def test_the_evaluations_to_come_count_with_the_time_of_those_that_were() -> None:
     run = Run(epochs=10, steps=5)
     run.epoch(4, [60, 3, 3, 3, 3])  # resumed after four epochs

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tlt_runner.training.stopping import SECONDS_A_QUESTION, Stopping
+from tlt_runner.training.stopping import MOST_CALLS, SECONDS_A_QUESTION, Stopping
 
 
 class Exchange:
@@ -26,9 +26,16 @@ class Exchange:
         return np.asarray([stop + self.other, 2 * seconds], np.float32)
 
 
-def answers(exchange: Exchange, step_seconds: float, calls: int, own: Event | None = None) -> list[bool]:
-    """What so many calls say, each a step apart."""
-    stopping = Stopping(own or Event(), exchange, lambda: exchange.call * step_seconds)  # type: ignore[arg-type]
+def answers(
+    exchange: Exchange, step_seconds: float, calls: int, pauses: dict[int, float] | None = None
+) -> list[bool]:
+    """What so many calls say, each a step apart, and some after a pause besides."""
+
+    def clock() -> float:
+        before = sum(seconds for call, seconds in (pauses or {}).items() if call <= exchange.call)
+        return exchange.call * step_seconds + before
+
+    stopping = Stopping(Event(), exchange, clock)  # type: ignore[arg-type]
     given = []
     for number in range(1, calls + 1):
         exchange.call = number
@@ -41,6 +48,20 @@ def test_short_steps_are_asked_about_every_few_seconds() -> None:
     answers(exchange, 0.25, 200)
     assert exchange.asked[:4] == [1, 3, 7, 15]  # at most twice as many calls as the time before
     assert set(np.diff(exchange.asked)[4:]) == {SECONDS_A_QUESTION / 0.25}
+
+
+def test_very_short_steps_are_asked_about_before_they_could_become_long() -> None:
+    exchange = Exchange()
+    answers(exchange, 0.001, 400)
+    assert set(np.diff(exchange.asked)[6:]) == {MOST_CALLS}
+
+
+def test_a_pause_makes_the_next_questions_closer() -> None:
+    exchange = Exchange()
+    pauses = {60: 100.0}
+    answers(exchange, 0.25, 200, pauses=pauses)
+    first = next(place for place, call in enumerate(exchange.asked) if call >= 60)
+    assert np.diff(exchange.asked)[first : first + 4].tolist() == [1, 2, 4, 8]
 
 
 def test_long_steps_are_asked_about_each_time() -> None:

@@ -80,23 +80,28 @@ class Feeder:
     def samples(
         self,
         encoded: npt.NDArray[np.object_],
+        names: npt.NDArray[np.object_],
         boxes: npt.NDArray[np.float32],
         classes: npt.NDArray[np.int32],
         places: npt.NDArray[np.int64],
         own: npt.NDArray[np.int64],
-    ) -> tuple[Pixels, npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    ) -> tuple[
+        Pixels, npt.NDArray[np.object_], npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32]
+    ]:
         """Decode images and change each of them; of a mosaic's batch only some.
 
         Args:
             encoded: JPEG data [B].
+            names: Bytes [B].
             boxes: [B, N, 4] yxyx, in pixels.
             classes: [B, N]; -1 where there is no object.
             places: Places in the epoch's order [B].
             own: Which of the B to make samples of, [S]; the others are there for mosaics.
 
         Returns:
-            Images [S, H, W, 3], boxes [S, G, 4], classes [S, G], and objects left out [S, 2]: out of sight
-            or too small after the change, and beyond the G that there is room for.
+            Images [S, H, W, 3], names [S] (a mosaic's are joined by +, its own first), boxes [S, G, 4],
+            classes [S, G], and objects left out [S, 2]: out of sight or too small after the change, and
+            beyond the G that there is room for.
         """
         cv2.setNumThreads(1)  # the executor's threads are enough
         images = _aligned((len(own), self.height, self.width, 3))
@@ -122,7 +127,11 @@ class Feeder:
 
         padded = [self._padded(made) for made in self.executor.map(make, range(len(own)))]
         made_boxes, made_classes, left_out = (np.stack(part) for part in zip(*padded, strict=True))
-        return images, made_boxes, made_classes, left_out
+        named = [
+            b"+".join(names[[one, *(other for other in each.four if other != one)]])
+            for one, each in zip(own.tolist(), drawn, strict=True)
+        ]
+        return images, np.array(named, object), made_boxes, made_classes, left_out
 
     def _draw(self, index: int, places: npt.NDArray[np.int64]) -> _Drawn:
         """What happens to the image at ``index`` of a batch; a mosaic takes three others, anywhere in it."""

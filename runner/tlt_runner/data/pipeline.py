@@ -74,8 +74,8 @@ def training_batches(
 
     Returns:
         Batches of ``image`` uint8 [B, H, W, 3] RGB, ``boxes`` float32 [B, G, 4] yxyx pixels (zeros where
-        there is no object), ``classes`` int32 [B, G] (-1 there), ``id`` string [B] (of a mosaic: the first
-        of the four) and ``left_out`` int32 [B, 2]: objects that the changes moved out of sight or made too
+        there is no object), ``classes`` int32 [B, G] (-1 there), ``id`` string [B] (of a mosaic: all four,
+        joined by +) and ``left_out`` int32 [B, 2]: objects that the changes moved out of sight or made too
         small, and objects beyond the G that there is room for. Difficult objects are objects here.
 
     Raises:
@@ -129,10 +129,10 @@ def _load(feeder: Feeder, own: Any, places: Any, serialized: Any) -> dict[str, A
         places, serialized = tf.gather(places, own), tf.gather(serialized, own)
         own = tf.range(tf.size(places, tf.int64))
     parsed = tfrecords.parse_encoded(serialized)
-    image, boxes, classes, left_out = tf.numpy_function(
+    image, names, boxes, classes, left_out = tf.numpy_function(
         feeder.samples,
-        [parsed["encoded"], parsed["boxes"], parsed["classes"], places, own],
-        [tf.uint8, tf.float32, tf.int32, tf.int32],
+        [parsed["encoded"], parsed["id"], parsed["boxes"], parsed["classes"], places, own],
+        [tf.uint8, tf.string, tf.float32, tf.int32, tf.int32],
         stateful=False,
     )
     room = feeder.max_objects
@@ -140,7 +140,7 @@ def _load(feeder: Feeder, own: Any, places: Any, serialized: Any) -> dict[str, A
         "image": tf.ensure_shape(image, [None, feeder.height, feeder.width, 3]),
         "boxes": tf.ensure_shape(boxes, [None, room, 4]),
         "classes": tf.ensure_shape(classes, [None, room]),
-        "id": tf.gather(parsed["id"], own),
+        "id": tf.ensure_shape(names, [None]),
         "left_out": tf.ensure_shape(left_out, [None, 2]),
     }
 

@@ -81,21 +81,22 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
         time.monotonic,
         spec.evaluation.interval_epochs,
     )
-
-    stopping = Stopping(context.stop, workers)
     detect = detectors.of_keras(model)  # one function for both, traced once
     judged = detect if workers.replicas == 1 else validation.on_replicas(model, workers)
     work = loop.Work(
         batches=_training_data(records, spec, trainer, workers, batch_size),
         steps=steps,
-        evaluate=trainer.averaged()(validation.judge_of(records, spec, judged, workers, stopping)),
+        evaluate=trainer.averaged()(
+            validation.judge_of(records, spec, judged, workers, Stopping(context.stop, workers))
+        ),
         save_best=keeper.save_best if workers.chief else _leave_alone,
         save_last=keeper.save_last if workers.chief else _leave_alone,
         save_position=keeper.save_position if workers.chief else _leave_alone,
-        stopping=stopping,
+        stopping=Stopping(context.stop, workers),
     )
     fresh = Position(
         run=run.owner.uid,
+        data=records.digest,
         batch_size=batch_size,
         anchors=model.config.anchors,
         class_names=list(model.config.class_names),

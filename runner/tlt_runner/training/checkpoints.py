@@ -8,10 +8,11 @@ and other jobs. Random draws and the order of images depend on seed, epoch and s
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ DAMAGED = (EOFError, KeyError, ValueError, RuntimeError, zlib.error, zipfile.Bad
 """What reading a file that is no state, or a damaged one, raises (RuntimeError: where it seems encrypted, or
 compressed in another way). An OSError is not among them: another attempt may read what this one could not."""
 
+DIGEST = "sha256"
+"""The entry with the digest of all others: a zip's own check sums have 32 bits."""
+
 log = logging.getLogger(__name__)
 
 
@@ -49,6 +53,8 @@ class Position(StatusModel):
     """Whether the epoch that ended last has been evaluated and kept, where that was due."""
     batch_size: int
     """Images of a step: a step number means nothing for another size."""
+    data: str | None = None
+    """Digest of the records: of others, an epoch is another one and a score says something else."""
     anchors: Anchors | None = None
     """The model's: the same weights mean other boxes with others."""
     class_names: list[str] | None = None
@@ -84,6 +90,7 @@ def write(path: Path, position: Position, variables: Sequence[Any]) -> None:
         f"{index:05d}": np.asarray(variable) for index, variable in enumerate(variables)
     }
     arrays["position"] = np.frombuffer(position.model_dump_json().encode(), np.uint8)
+    arrays[DIGEST] = np.frombuffer(_digest(arrays), np.uint8)
     with path.open("wb") as file:
         np.savez(file, **arrays)
 
@@ -135,11 +142,26 @@ def resume(saved: Saved, start: Position, variables: Sequence[Any]) -> Position:
     _check_shapes(saved.uri, arrays, variables)
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
+    if position.data != start.data:
+        position = _of_other_data(position)
     if position.step and position.batch_size != start.batch_size:
         log.info("epoch %d begins again: the batch size has changed", position.epoch + 1)
         position = position.model_copy(update={"step": 0, "loss_sum": 0.0})
     log.info("resuming after epoch %d and step %d of the next", position.epoch, position.step)
-    return position.model_copy(update={"batch_size": start.batch_size, "class_names": start.class_names})
+    known = {name: getattr(start, name) for name in ("data", "batch_size", "class_names")}
+    return position.model_copy(update=known)
+
+
+def _of_other_data(position: Position) -> Position:
+    """Where to go on with the same weights: no step of the epoch and no score counts any more."""
+    begins = f"epoch {position.epoch + 1} begins again, and " if position.step else ""
+    log.warning(
+        "the data have changed since the checkpoint: %swhat was the best model is not compared with what "
+        "comes, for it was judged on others",
+        begins,
+    )
+    forgotten = {"step": 0, "loss_sum": 0.0, "best": None, "reached": None, "stale": 0}
+    return position.model_copy(update={**forgotten, "closed": position.step > 0 or position.epoch == 0})
 
 
 def _check_classes(saved: Saved, start: Position) -> None:
@@ -181,11 +203,25 @@ def read(path: Path) -> tuple[Position, list[np.ndarray]]:
     """Read a file of :func:`write`.
 
     Raises:
-        DAMAGED: It is none, or damaged: every entry has a check sum.
+        DAMAGED: It is none, or damaged.
         OSError: It cannot be read now.
     """
     with _opened(path) as file:
-        return _position(file), [file[name] for name in sorted(file.files) if name != "position"]
+        arrays = {name: file[name] for name in sorted(file.files)}
+        if arrays.pop(DIGEST).tobytes() != _digest(arrays):
+            raise ValueError("its content has another sha256 than when it was written")
+        del arrays["position"]
+        return _position(file), list(arrays.values())
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+        digest.update(array.tobytes())
+    return digest.digest()
 
 
 @contextmanager

@@ -98,18 +98,19 @@ class Meter:
         if self._compiled and self._last_step is not None:
             self._step_seconds.add(now - self._last_step)
         self._compiled, self._last_step = True, now
-        if self._mark is None:  # the first step of an epoch waits for data, the very first compiles
-            self._mark = (step.in_epoch, now)
+        # The first step of an epoch waits for data, the very first compiles.
+        seconds, steps = (now - self._mark[1], step.in_epoch - self._mark[0]) if self._mark else (0.0, 0)
+        if seconds < INTERVAL_SECONDS and step.in_epoch < self._steps:
+            self._mark = self._mark or (step.in_epoch, now)
             return
-        if now - self._mark[1] < INTERVAL_SECONDS and step.in_epoch < self._steps:
-            return
-        seconds, steps = max(now - self._mark[1], 1e-9), step.in_epoch - self._mark[0]
         self._mark = (step.in_epoch, now)
         self._tell(
             step=step.in_epoch,
             loss=round(sum(self._losses) / len(self._losses), 6),
             learning_rate=step.learning_rate,
-            images_per_second=round(steps * self._images / seconds, 2),
+            images_per_second=round(steps * self._images / max(seconds, 1e-9), 2)
+            if steps
+            else self._now.images_per_second,
             eta_seconds=self._eta(),
         )
 

@@ -1,7 +1,8 @@
 """When a training must end soon: every worker has to answer alike at the same step.
 
-Called by the train task for the loop and for evaluations. Asking each other waits for the device, and
-TensorFlow keeps 2 KB of each exchange: so the workers ask every few seconds, counted in calls.
+Called by the train task, one for the loop and one for evaluations, whose calls come at another pace. Asking
+each other waits for the device, and TensorFlow keeps 2 KB of each exchange: so the workers ask every few
+seconds, counted in calls.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from tlt_runner.training.distribution import Workers
 
 SECONDS_A_QUESTION = 5.0
 """Far less than a pod's grace period."""
+MOST_CALLS = 50
+"""Between two questions, for a pace that changes: calls that become fifty times as long."""
 
 
 class Stopping:
@@ -40,6 +43,6 @@ class Stopping:
         now = self._clock()
         stops, seconds = self._workers.total([self._stop.is_set(), now - self._asked])
         fitting = SECONDS_A_QUESTION * self._interval * self._workers.share.count / max(float(seconds), 1e-6)
-        self._interval = max(1, min(int(fitting), 2 * self._interval))
+        self._interval = max(1, min(int(fitting), 2 * self._interval, MOST_CALLS))
         self._calls, self._asked = 0, now
         return bool(stops)
