@@ -22,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import graph_flops
 import numpy as np
 import tensorflow as tf
-from random_batch import CLASSES, OBJECTS, examples
+from random_batch import CLASSES, OBJECTS, PROPOSALS, examples
 
 WARM_UP = 2
 Step = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -50,7 +50,7 @@ def main() -> None:
         answer(wall=time.perf_counter() - start, cpu=time.process_time() - start_cpu)
 
 
-def ours(size: int, batch: int, mini_batch: int = 64) -> Step:
+def ours(size: int, batch: int, mini_batch: int = PROPOSALS) -> Step:
     import train_step
 
     from tlt_api.training import Training

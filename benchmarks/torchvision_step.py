@@ -1,7 +1,7 @@
 """Training images a second of torchvision's Faster R-CNN: a child process of :mod:`gpu_throughput`.
 
 ResNet-50 with a feature pyramid (torchvision has none with a C4 head), SGD with momentum, images on the
-device already. Prints the figure.
+device already, as many proposals an image for the head as ours. Prints the figure.
 """
 
 import argparse
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 import torchvision
-from random_batch import CLASSES, OBJECTS, examples
+from random_batch import CLASSES, OBJECTS, PROPOSALS, examples
 from step_rate import images_a_second
 
 
@@ -33,6 +33,7 @@ def training(arguments: argparse.Namespace) -> Callable[[], object]:
         num_classes=CLASSES + 1,
         min_size=arguments.size,
         max_size=arguments.size,
+        box_batch_size_per_image=PROPOSALS,
     ).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
     batch = examples(arguments.size, arguments.batch, OBJECTS)

@@ -76,7 +76,7 @@ def configure(backbone: str, size: int, roi: dict[str, Any]) -> DetectorConfig:
             "height": size,
             "width": size,
             "backbone": backbone,
-            "roi": {"miniBatch": 64, **roi},
+            "roi": {"miniBatch": random_batch.PROPOSALS, **roi},
         }
     )
 

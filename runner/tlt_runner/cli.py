@@ -297,14 +297,16 @@ def _infer(options: argparse.Namespace) -> int:
     from tempfile import TemporaryDirectory
     from threading import Event
 
-    from tlt_runner.evaluation import inference_report
     from tlt_runner.process import StopSignals
+
+    stop = Event()
+    StopSignals(stop).listen()  # before what follows starts threads
+
+    from tlt_runner.evaluation import inference_report
     from tlt_runner.report.local import LocalReporter
     from tlt_runner.storage import Storage
     from tlt_runner.tasks import infer
 
-    stop = Event()
-    StopSignals(stop).listen()
     request = infer.Request(options.model, options.images, options.output, options.score)
     with TemporaryDirectory(prefix="tlt-", ignore_cleanup_errors=True) as scratch:
         storage = Storage(scratch=Path(scratch), volumes_root=options.volumes)

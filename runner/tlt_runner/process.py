@@ -141,7 +141,10 @@ class StopSignals:
         self.at_second: Callable[[], None] = lambda: None
 
     def listen(self) -> None:
-        """Take over both signals, before there are other threads: those inherit that they are blocked."""
+        """Take over both signals, before there are other threads: those inherit that they are blocked.
+
+        To import numpy is enough to start some.
+        """
         signal.pthread_sigmask(signal.SIG_BLOCK, self.NUMBERS)
         Thread(target=self._wait, name="stop-signals", daemon=True).start()
 
@@ -152,11 +155,13 @@ class StopSignals:
     def _heard(self, number: signal.Signals) -> None:
         if not self._stop.is_set():
             self._stop.set()
-            with suppress(OSError):  # nobody reads
+            with suppress(OSError, ValueError):  # nobody reads
                 print(f"{number.name}: stopping after the next checkpoint", file=sys.stderr, flush=True)
             return
-        self.at_second()
-        os._exit(_interrupted("a second signal").exit_code or exits.INTERNAL_EXIT)
+        try:
+            self.at_second()
+        finally:
+            os._exit(_interrupted("a second signal").exit_code or exits.INTERNAL_EXIT)
 
 
 def _reporter(run: RunSpec, around: Surroundings) -> AccumulatingReporter:

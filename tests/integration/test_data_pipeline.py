@@ -12,6 +12,7 @@ from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
 from tlt_api.training import Augmentation
 from tlt_runner.data import feeding, parallel
+from tlt_runner.data.feeding import NAMES_SEPARATOR
 from tlt_runner.data.pipeline import training_batches, validation_batches
 from tlt_runner.data.prepare import prepare
 from tlt_runner.data.records import Records
@@ -177,7 +178,7 @@ def test_an_epoch_resumed_in_the_middle_is_the_same_bit_for_bit(records: Records
 def test_another_epoch_and_another_seed_change_images_otherwise(records: Records) -> None:
     one, other, third = (
         {
-            name.split(b"+")[0]: image
+            name.split(NAMES_SEPARATOR)[0]: image
             for batch in epoch
             for name, image in zip(batch["id"], batch["image"], strict=True)
         }
@@ -197,7 +198,7 @@ def test_another_epoch_and_another_seed_change_images_otherwise(records: Records
 def test_a_mosaic_is_of_four_different_images_with_their_boxes(records: Records, batch_size: int) -> None:
     mosaic = Augmentation(horizontal_flip=0, mosaic=1, min_visible=0.9)
     batches = _epoch(records, 0, augmentation=mosaic, max_objects=8, batch_size=batch_size)
-    names = [name.split(b"+") for name in _ids(batches)]
+    names = [name.split(NAMES_SEPARATOR) for name in _ids(batches)]
     assert len({own for own, *_ in names}) == 16
     assert {len(set(four)) for four in names} == {4}
     objects = 0

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from threading import Event
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 from tiny_detector import settled, tiny_config
-from tlt_api.failures import Reason
+from tlt_api.failures import CLASSES, Reason
 from tlt_api.status import Progress
 from tlt_runner.data import geometry
 from tlt_runner.detector import model as detector
@@ -304,14 +306,37 @@ def test_what_was_written_before_an_interruption_stays_and_the_next_run_complete
     assert len(report.files) == 10
 
 
+def command(model: Path) -> list[str]:
+    arguments = ["--model", str(model), "--images", "images", "--output", "out", "--score", "0.3"]
+    return [sys.executable, "-m", "tlt_runner", "infer", *arguments]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_command_with_a_report_of_what_is_done(
+    model_file: Path, images: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    first = images / "0000.jpg"
+    save(images, first.name, picture(4))
+    for index in range(1, 2000):
+        os.link(first, images / f"{index:04d}.jpg")
+    process = subprocess.Popen(
+        command(model_file), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    while process.poll() is None and not any((tmp_path / "out" / "labels").glob("*")):
+        time.sleep(0.02)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == CLASSES[Reason.INTERRUPTED].exit_code, said[-2000:]
+    report = stored(tmp_path / "out")
+    assert not report["whole"]
+    assert 0 < report["inferredImages"] < 2000
+
+
 def test_the_command_says_what_it_did(model_file: Path, images: Path, tmp_path: Path) -> None:
     save(images, "a.jpg", picture(4))
     (images / "b.jpg").write_text("no image")
-    arguments = ["--model", str(model_file), "--images", "images", "--output", "out", "--score", "0.3"]
-    command = [sys.executable, "-m", "tlt_runner", "infer", *arguments]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False, env=environment
+        command(model_file), cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

@@ -14,7 +14,7 @@ from tlt_runner.detector import model as detector
 
 STATE = "last.state.npz"
 LONGER = {"epochs": 4, "interval": 4}
-"""12 steps: the workers ask each other at least before the third and the seventh whether to stop."""
+"""12 steps: the workers ask each other at least twice within the first eight whether to stop."""
 
 
 @pytest.fixture(scope="module")

@@ -149,6 +149,12 @@ def test_a_library_that_takes_the_signal_does_not_get_it(tmp_path: Path) -> None
     assert run.end()[0] == 75
 
 
+def test_nothing_has_started_threads_before_signals_are_listened_to() -> None:
+    code = "import sys; from tlt_runner import cli, process; print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_a_second_signal_ends_a_task_that_does_not_listen(tmp_path: Path) -> None:
     body = """
     context.reporter.metrics(Metrics(m_ap=0.9))

@@ -21,6 +21,8 @@ from tlt_runner.data import augment, mosaic
 from tlt_runner.data.augment import Floats, Pixels
 
 PADDING_CLASS = -1
+NAMES_SEPARATOR = b"\n"
+"""Between the names of a mosaic's images."""
 _ALIGNMENT = 64
 """Bytes to which TensorFlow wants arrays aligned; it copies others."""
 
@@ -99,7 +101,7 @@ class Feeder:
             own: Which of the B to make samples of, [S]; the others are there for mosaics.
 
         Returns:
-            Images [S, H, W, 3], names [S] (a mosaic's are joined by +, its own first), boxes [S, G, 4],
+            Images [S, H, W, 3], names [S] (a mosaic's are joined, its own first), boxes [S, G, 4],
             classes [S, G], and objects left out [S, 2]: out of sight or too small after the change, and
             beyond the G that there is room for.
         """
@@ -128,7 +130,7 @@ class Feeder:
         padded = [self._padded(made) for made in self.executor.map(make, range(len(own)))]
         made_boxes, made_classes, left_out = (np.stack(part) for part in zip(*padded, strict=True))
         named = [
-            b"+".join(names[[one, *(other for other in each.four if other != one)]])
+            NAMES_SEPARATOR.join(names[[one, *(other for other in each.four if other != one)]])
             for one, each in zip(own.tolist(), drawn, strict=True)
         ]
         return images, np.array(named, object), made_boxes, made_classes, left_out

@@ -75,8 +75,9 @@ def training_batches(
     Returns:
         Batches of ``image`` uint8 [B, H, W, 3] RGB, ``boxes`` float32 [B, G, 4] yxyx pixels (zeros where
         there is no object), ``classes`` int32 [B, G] (-1 there), ``id`` string [B] (of a mosaic: all four,
-        joined by +) and ``left_out`` int32 [B, 2]: objects that the changes moved out of sight or made too
-        small, and objects beyond the G that there is room for. Difficult objects are objects here.
+        joined by a line break) and ``left_out`` int32 [B, 2]: objects that the changes moved out of sight
+        or made too small, and objects beyond the G that there is room for. Difficult objects are objects
+        here.
 
     Raises:
         RunnerError: ``InvalidSpec`` when there are fewer images than a batch takes.

@@ -40,7 +40,7 @@ def timestamp(time: datetime) -> str:
 
 
 class AccumulatingReporter(ABC):
-    """Merges what a task reports into one RunReport. Thread-safe, and safe in a signal handler."""
+    """Merges what a task reports into one RunReport. Thread-safe."""
 
     def __init__(self, now: Clock = utc_now) -> None:
         self._now = now
@@ -102,9 +102,8 @@ class AccumulatingReporter(ABC):
         self._say(f"artifact {name}: removed")
 
     def snapshot(self) -> RunReport:
-        """The report as it is now."""
-        with self._lock:
-            return self._report
+        """The report as it is now; waits for nobody, as it is asked for when the run is ended at once."""
+        return self._report
 
     @abstractmethod
     def close(self, timeout: float) -> bool:

@@ -54,7 +54,8 @@ class Position(StatusModel):
     batch_size: int
     """Images of a step: a step number means nothing for another size."""
     data: str | None = None
-    """Digest of the records: of others, an epoch is another one and a score says something else."""
+    """Digest of the records: of others, an epoch is another one and a score says something else. None in
+    files of before 2026-11-29."""
     anchors: Anchors | None = None
     """The model's: the same weights mean other boxes with others."""
     class_names: list[str] | None = None
@@ -142,7 +143,7 @@ def resume(saved: Saved, start: Position, variables: Sequence[Any]) -> Position:
     _check_shapes(saved.uri, arrays, variables)
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
-    if position.data != start.data:
+    if position.data not in (None, start.data):
         position = _of_other_data(position)
     if position.step and position.batch_size != start.batch_size:
         log.info("epoch %d begins again: the batch size has changed", position.epoch + 1)
@@ -208,7 +209,8 @@ def read(path: Path) -> tuple[Position, list[np.ndarray]]:
     """
     with _opened(path) as file:
         arrays = {name: file[name] for name in sorted(file.files)}
-        if arrays.pop(DIGEST).tobytes() != _digest(arrays):
+        digest = arrays.pop(DIGEST, None)  # files of before 2026-11-29 have none
+        if digest is not None and digest.tobytes() != _digest(arrays):
             raise ValueError("its content has another sha256 than when it was written")
         del arrays["position"]
         return _position(file), list(arrays.values())

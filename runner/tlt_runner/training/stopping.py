@@ -15,8 +15,8 @@ from tlt_runner.training.distribution import Workers
 
 SECONDS_A_QUESTION = 5.0
 """Far less than a pod's grace period."""
-MOST_CALLS = 50
-"""Between two questions, for a pace that changes: calls that become fifty times as long."""
+MOST_CALLS = 20
+"""Between two questions, for a pace that changes: calls that become 20 times as long are heard in 100 s."""
 
 
 class Stopping:

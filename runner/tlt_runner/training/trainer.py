@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from tlt_api.training import Training
+from tlt_runner.data.feeding import NAMES_SEPARATOR
 from tlt_runner.detector import losses
 from tlt_runner.detector.draws import StepDraws
 from tlt_runner.detector.model import FasterRCNN
@@ -93,7 +94,8 @@ class Trainer:
 
     def images_named(self, batch: dict[str, Any]) -> str:
         """For a message, which images a batch has: a worker of several knows those of its share only."""
-        ids = ", ".join(item.decode() for item in batch["id"].numpy().tolist())
+        names = (name.decode() for item in batch["id"].numpy() for name in item.split(NAMES_SEPARATOR))
+        ids = ", ".join(dict.fromkeys(names))
         cluster = self.strategy.cluster_resolver
         return f"images {ids}" if cluster is None else f"images of worker {cluster.task_id}'s share: {ids}"
 
