@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from tlt_runner.data import pipeline
+from tlt_runner.data.feeding import pipeline
 from tlt_runner.data.records import Records
 
 BATCH, MOST_OBJECTS = 4, 16

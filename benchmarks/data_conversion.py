@@ -30,7 +30,7 @@ import photographs
 
 from tlt_api.dataset import Dataset
 from tlt_runner.data.parallel import workers
-from tlt_runner.data.prepare import prepare
+from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.storage import Storage
 
 RESIZED = (1248, 704)

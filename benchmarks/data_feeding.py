@@ -27,7 +27,9 @@ import tensorflow as tf
 from photographs import scene
 
 from tlt_api.training import Augmentation
-from tlt_runner.data import geometry, parallel, pipeline, tfrecords
+from tlt_runner.data import parallel, tfrecords
+from tlt_runner.data.feeding import pipeline
+from tlt_runner.data.pixels import geometry
 from tlt_runner.data.records import Manifest, Records, Shard
 
 HEIGHT, WIDTH, BATCH, OBJECTS, PER_SHARD = 720, 1280, 4, 8, 250

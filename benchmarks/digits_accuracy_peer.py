@@ -25,7 +25,7 @@ from digits_accuracy import SIZE, TRAINING
 
 from tlt_api.model import Detections
 from tlt_api.training import Training
-from tlt_runner.data import pipeline
+from tlt_runner.data.feeding import pipeline
 from tlt_runner.data.records import Records, load_records
 from tlt_runner.storage import Storage
 from tlt_runner.training.schedule import learning_rate

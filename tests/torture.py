@@ -12,7 +12,7 @@ import numpy as np
 import simplejpeg
 
 from tlt_api.dataset import Dataset
-from tlt_runner.data.prepare import prepare
+from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.storage import Storage
 
 HEIGHT, WIDTH = 100, 200

@@ -1,12 +1,22 @@
-"""The one error that a task raises on purpose: a reason of the failure taxonomy, and what to do about it.
+"""What a task raises on purpose: a reason of the failure taxonomy, and what to do about it.
 
 RunnerError          a known reason: exit code, hint and retryability come from tlt_api.failures
+  NotFoundError      an address that names nothing: whoever knows what was meant gives a better reason
 anything else        our mistake: reason Internal, or what tlt_runner.exits recognises (memory, disk)
+
+:func:`storage_errors` makes the first two of what the operating system says of files.
 """
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from tlt_api.failures import CLASSES, FailureClass, Reason
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class RunnerError(Exception):
@@ -28,3 +38,30 @@ class RunnerError(Exception):
     def failure_class(self) -> FailureClass:
         """What the taxonomy says of the reason."""
         return CLASSES[self.reason]
+
+
+class NotFoundError(RunnerError):
+    """An address that names nothing; what is there instead stands in the message."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            Reason.INVALID_SPEC, message, "Check the uri against what the volume or bucket holds."
+        )
+
+
+@contextmanager
+def storage_errors(uri: str) -> Iterator[None]:
+    """Turn the operating system's errors into the failure taxonomy: full, denied, unavailable."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise NotFoundError(f"{uri}: {error.strerror}: {error.filename}") from error
+        reason = Reason.STORAGE_UNAVAILABLE
+        if error.errno in _FULL:
+            reason = Reason.STORAGE_FULL
+        elif error.errno in _DENIED:
+            reason = Reason.STORAGE_DENIED
+        raise RunnerError(
+            reason, f"{uri}: {error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        ) from error

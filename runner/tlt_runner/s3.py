@@ -24,8 +24,7 @@ from s3transfer.exceptions import RetriesExceededError
 
 from tlt_api.common import S3Storage
 from tlt_api.failures import Reason
-from tlt_runner.errors import RunnerError
-from tlt_runner.storage import NotFoundError, storage_errors
+from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
 
 PART_BYTES = 16 << 20
 """Size of a part; an object that is larger is transferred in parts."""

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from tlt_api.common import S3Storage
 from tlt_api.failures import Reason
 from tlt_api.runspec import VOLUMES_ROOT
-from tlt_runner.errors import RunnerError
+from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
 
 if TYPE_CHECKING:
     from tlt_runner.s3 import ObjectStore
@@ -32,17 +32,6 @@ CHUNK_BYTES = 1 << 20
 PARTIAL_SUFFIX = ".partial"
 PARALLEL_FILES = 8
 """Files of a folder that are read or written at a time."""
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
-
-
-class NotFoundError(RunnerError):
-    """An address that names nothing; what is there instead stands in the message."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(
-            Reason.INVALID_SPEC, message, "Check the uri against what the volume or bucket holds."
-        )
 
 
 @dataclass(frozen=True)
@@ -103,24 +92,6 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def storage_errors(uri: str) -> Iterator[None]:
-    """Turn the operating system's errors into the failure taxonomy: full, denied, unavailable."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            raise NotFoundError(f"{uri}: {error.strerror}: {error.filename}") from error
-        reason = Reason.STORAGE_UNAVAILABLE
-        if error.errno in _FULL:
-            reason = Reason.STORAGE_FULL
-        elif error.errno in _DENIED:
-            reason = Reason.STORAGE_DENIED
-        raise RunnerError(
-            reason, f"{uri}: {error.strerror or error}: {error.filename or ''}".rstrip(": ")
-        ) from error
 
 
 class Storage:

@@ -20,13 +20,13 @@ import data_fuzz_mutations as mutations
 import data_fuzz_worst as worst
 import numpy as np
 
-from tlt_runner.data import images
 from tlt_runner.data.formats import class_names
 from tlt_runner.data.formats.coco import CocoReader
 from tlt_runner.data.formats.folders import Place
 from tlt_runner.data.formats.kitti import KittiReader
 from tlt_runner.data.formats.voc import VocReader
 from tlt_runner.data.formats.yolo import YoloReader
+from tlt_runner.data.pixels import images
 from tlt_runner.data.sample import Finding, Labels, Listing, Problem, Reader
 from tlt_runner.errors import RunnerError
 

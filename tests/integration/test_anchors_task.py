@@ -16,7 +16,7 @@ from tlt_api.status import AnchorsStatus
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Context
 from tlt_runner.data import box_sizes, digits
-from tlt_runner.data.prepare import prepare
+from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.data.records import Records
 from tlt_runner.detector import anchor_clustering
 from tlt_runner.detector import model as detector

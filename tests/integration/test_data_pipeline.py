@@ -11,12 +11,13 @@ import tensorflow as tf
 from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
 from tlt_api.training import Augmentation
-from tlt_runner.data import feeding, parallel
-from tlt_runner.data.feeding import NAMES_SEPARATOR
-from tlt_runner.data.pipeline import training_batches, validation_batches
-from tlt_runner.data.prepare import prepare
+from tlt_runner.data import parallel
+from tlt_runner.data.feeding import feeder
+from tlt_runner.data.feeding.feeder import NAMES_SEPARATOR
+from tlt_runner.data.feeding.pipeline import training_batches, validation_batches
+from tlt_runner.data.feeding.share import Share
+from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.data.records import Records
-from tlt_runner.data.share import Share
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Storage
 
@@ -307,9 +308,9 @@ def test_workers_together_see_what_one_sees(
 
 def test_a_worker_decodes_its_own_images_only(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
-    decode = feeding._decode
+    decode = feeder._decode
     monkeypatch.setattr(
-        feeding, "_decode", lambda data, out=None: decoded.append(data) or decode(data, out=out)
+        feeder, "_decode", lambda data, out=None: decoded.append(data) or decode(data, out=out)
     )
     _epoch(records, 0, share=Share(1, 2))
     assert len(decoded) == len(set(decoded)) == 8

@@ -21,7 +21,7 @@ from tlt_api.status import DatasetStatus, Progress
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Context
 from tlt_runner.data import digits
-from tlt_runner.data.prepare import prepare
+from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.data.records import load_records
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Storage
@@ -455,7 +455,7 @@ _RUN = """
 import os, signal, sys
 from pathlib import Path
 from tlt_api.dataset import Dataset
-from tlt_runner.data.prepare import prepare
+from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.storage import Storage
 
 class Killed:

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from tlt_api.dataset import Dataset, LabelFormat
 from tlt_api.failures import Reason
 from tlt_runner import cli
-from tlt_runner.data import planning, sources
-from tlt_runner.data.translate import translate
+from tlt_runner.data.preparation import planning, sources
+from tlt_runner.data.preparation.translate import translate
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Storage
 

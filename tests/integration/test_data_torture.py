@@ -8,7 +8,7 @@ import pytest
 
 from tlt_api.failures import Reason
 from tlt_api.status import DatasetStatus, Progress
-from tlt_runner.data.prepare import prepare
+from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Storage
 from torture import CAR, IMAGES, LABELS, Folder, dataset, findings, jpeg, report_of, tortured

@@ -8,7 +8,7 @@ import pytest
 import supervision
 
 from tlt_api.dataset import Dataset
-from tlt_runner.data import sources
+from tlt_runner.data.preparation import sources
 from tlt_runner.storage import Storage
 
 HEIGHT, WIDTH = 48, 64

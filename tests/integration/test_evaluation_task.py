@@ -13,8 +13,9 @@ from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import Inputs, ResolvedModel
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Context
-from tlt_runner.data import digits, pipeline
-from tlt_runner.data.prepare import prepare
+from tlt_runner.data import digits
+from tlt_runner.data.feeding import pipeline
+from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation import detectors

@@ -15,7 +15,7 @@ from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import Inputs, ResolvedModel, ResolvedRecords
 from tlt_runner.context import Context
 from tlt_runner.data import digits
-from tlt_runner.data.prepare import prepare
+from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation import detectors

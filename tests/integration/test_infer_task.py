@@ -16,7 +16,7 @@ import pytest
 from tiny_detector import settled, tiny_config
 from tlt_api.failures import CLASSES, Reason
 from tlt_api.status import Progress
-from tlt_runner.data import geometry
+from tlt_runner.data.pixels import geometry
 from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation import detectors

@@ -22,11 +22,11 @@ from tlt_api.common import S3Storage
 from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
 from tlt_runner.data import digits
-from tlt_runner.data.prepare import prepare
+from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.data.records import load_records
-from tlt_runner.errors import RunnerError
+from tlt_runner.errors import NotFoundError, RunnerError
 from tlt_runner.s3 import PART_BYTES
-from tlt_runner.storage import NotFoundError, Storage
+from tlt_runner.storage import Storage
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +299,7 @@ import os, signal, sys, time
 from pathlib import Path
 from tlt_api.common import S3Storage
 from tlt_api.dataset import Dataset
-from tlt_runner.data.prepare import prepare
+from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.storage import Storage
 
 class KilledHalfWay:

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tlt_runner.data import images
-from tlt_runner.data.image_header import MAX_PIXELS
+from tlt_runner.data.pixels import images
+from tlt_runner.data.pixels.image_header import MAX_PIXELS
 from tlt_runner.data.sample import Oddity, Problem
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)

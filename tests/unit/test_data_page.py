@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from tlt_api.model import Anchors
-from tlt_runner.data import charts, page
 from tlt_runner.data.classes import ClassMapping
-from tlt_runner.data.report import DatasetReport, ReportedSize
 from tlt_runner.data.sample import Converted, Finding, Listing, Oddity, Problem, Sample
-from tlt_runner.data.tally import Tally
-from tlt_runner.data.thumbnails import SHOWN, worst
+from tlt_runner.data.verdict import charts, page
+from tlt_runner.data.verdict.report import DatasetReport, ReportedSize
+from tlt_runner.data.verdict.tally import Tally
+from tlt_runner.data.verdict.thumbnails import SHOWN, worst
 from tlt_runner.storage import Storage, join
 
 MAPPING = ClassMapping({"car": "vehicle", "man": "person"})

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tlt_api.dataset import Dataset
-from tlt_runner.data import planning
-from tlt_runner.data.planning import Planned
+from tlt_runner.data.preparation import planning
+from tlt_runner.data.preparation.planning import Planned
+from tlt_runner.data.preparation.sources import Source
 from tlt_runner.data.sample import Labels, Listing, Sample
-from tlt_runner.data.sources import Source
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Storage
 

@@ -8,9 +8,10 @@ import pytest
 
 from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
-from tlt_runner.data import formats, sources
+from tlt_runner.data import formats
+from tlt_runner.data.preparation import sources
+from tlt_runner.data.preparation.sources import Source
 from tlt_runner.data.sample import Problem
-from tlt_runner.data.sources import Source
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Storage
 

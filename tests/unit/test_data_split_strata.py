@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlt_api.dataset import GroupBy
-from tlt_runner.data import split
+from tlt_runner.data.preparation import split
 from tlt_runner.data.sample import Sample
 from tlt_runner.errors import RunnerError
 

@@ -9,8 +9,8 @@ import yaml
 
 from tlt_api.dataset import Dataset, LabelFormat
 from tlt_runner import cli
+from tlt_runner.data.preparation.translate import WRITERS
 from tlt_runner.data.sample import LabelledBox
-from tlt_runner.data.translate import WRITERS
 from tlt_runner.data.writers import Entry, Writer, number
 from tlt_runner.data.writers.coco import CocoWriter
 from tlt_runner.data.writers.kitti import KittiWriter

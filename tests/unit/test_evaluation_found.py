@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from tlt_runner.data.geometry import placement
+from tlt_runner.data.pixels.geometry import placement
 from tlt_runner.evaluation.found import Found, in_image, label_text
 from tlt_runner.evaluation.visualize import colour, draw, encode
 

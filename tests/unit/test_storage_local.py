@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from tlt_api.failures import Reason
-from tlt_runner import storage
-from tlt_runner.errors import RunnerError
-from tlt_runner.storage import NotFoundError, Storage, join, parse
+from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
+from tlt_runner.storage import Storage, join, parse
 
 
 @pytest.fixture
@@ -142,7 +141,7 @@ def test_a_failed_publish_leaves_the_old_file_and_no_partial_one(
 def test_a_full_disk_is_storage_full() -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
-    with pytest.raises(RunnerError) as caught, storage.storage_errors("file:///dev/full"):
+    with pytest.raises(RunnerError) as caught, storage_errors("file:///dev/full"):
         Path("/dev/full").write_bytes(b"x")
     assert _reason(caught) == Reason.STORAGE_FULL
 
@@ -168,7 +167,7 @@ def test_another_content_than_expected_is_refused(store: Storage, volumes: Path)
     ],
 )
 def test_errors_of_the_file_system_have_a_reason(number: int, reason: Reason) -> None:
-    with pytest.raises(RunnerError) as caught, storage.storage_errors("pvc://data/x"):
+    with pytest.raises(RunnerError) as caught, storage_errors("pvc://data/x"):
         raise OSError(number, os.strerror(number), "/mnt/x")
     assert _reason(caught) == reason
     assert "pvc://data/x" in caught.value.message

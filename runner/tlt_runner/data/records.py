@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from tlt_api.base import ApiModel, StatusModel
 from tlt_api.failures import Reason
-from tlt_runner.errors import RunnerError
-from tlt_runner.storage import PARALLEL_FILES, NotFoundError, Storage, sha256_of, storage_errors
+from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
+from tlt_runner.storage import PARALLEL_FILES, Storage, sha256_of
 
 MANIFEST = "dataset.json"
 REPORT = "dataset-report.json"

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tlt_runner.data import geometry
-from tlt_runner.data.geometry import Placement
+from tlt_runner.data.pixels import geometry
+from tlt_runner.data.pixels.geometry import Placement
 
 CLIPPED_FROM = 0.01
 """Pixels of an edge beyond the image below which nothing was cut but a rounding error."""

@@ -22,9 +22,9 @@ from typing import IO, Self
 from pydantic import ValidationError
 
 from tlt_api.failures import Reason
-from tlt_runner.errors import RunnerError
+from tlt_runner.errors import RunnerError, storage_errors
 from tlt_runner.evaluation.inference_report import REPORT, InferenceReport
-from tlt_runner.storage import sha256_of, storage_errors
+from tlt_runner.storage import sha256_of
 
 JOURNAL = ".inference-files.jsonl"
 WRITING = ".inference-writing"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tlt_api.base import StatusModel
-from tlt_runner.data.report import NAMED_IN_ERROR, ReportedFinding
 from tlt_runner.data.sample import Oddity, Problem
+from tlt_runner.data.verdict.report import NAMED_IN_ERROR, ReportedFinding
 
 REPORT = "inference-report.json"
 

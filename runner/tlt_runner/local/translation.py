@@ -15,7 +15,7 @@ import yaml
 from tlt_api.dataset import LabelFormat
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.commands import Command
-from tlt_runner.data import translate
+from tlt_runner.data.preparation import translate
 from tlt_runner.data.records import REPORT
 from tlt_runner.local import flow
 from tlt_runner.local.child import Interrupts

@@ -6,7 +6,7 @@ from tlt_api.failures import Reason
 from tlt_api.runspec import RunSpec
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Context
-from tlt_runner.data.prepare import prepare
+from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.errors import RunnerError
 
 

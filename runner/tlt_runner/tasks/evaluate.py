@@ -16,8 +16,8 @@ from tlt_api.runspec import RunSpec
 from tlt_api.status import Progress
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Context
-from tlt_runner.data import pipeline
-from tlt_runner.data.prepare import prepare
+from tlt_runner.data.feeding import pipeline
+from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.data.records import Records
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.model import FasterRCNN

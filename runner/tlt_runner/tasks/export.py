@@ -20,7 +20,8 @@ from tlt_api.runspec import RunSpec
 from tlt_api.status import Artifact, ExportStatus, Progress
 from tlt_runner import storage
 from tlt_runner.context import Context
-from tlt_runner.data import pipeline, records
+from tlt_runner.data import records
+from tlt_runner.data.feeding import pipeline
 from tlt_runner.data.records import Records
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig

@@ -22,23 +22,23 @@ import numpy.typing as npt
 
 from tlt_api.failures import Reason
 from tlt_runner.context import Reporter
-from tlt_runner.data import geometry, images
 from tlt_runner.data.formats import entries, folders
 from tlt_runner.data.formats.names import printable, stem
-from tlt_runner.data.geometry import Placement
-from tlt_runner.data.images import BadImageError
 from tlt_runner.data.parallel import Meter, workers
-from tlt_runner.data.report import ReportedFinding
+from tlt_runner.data.pixels import geometry, images
+from tlt_runner.data.pixels.geometry import Placement
+from tlt_runner.data.pixels.images import BadImageError
 from tlt_runner.data.sample import Finding, Oddity, Problem
+from tlt_runner.data.verdict.report import ReportedFinding
 from tlt_runner.data.writers.kitti import KittiWriter
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.model import FasterRCNN
-from tlt_runner.errors import RunnerError
+from tlt_runner.errors import RunnerError, storage_errors
 from tlt_runner.evaluation import detectors, found, visualize
 from tlt_runner.evaluation.found import Found
 from tlt_runner.evaluation.inference_output import OutputFolder
 from tlt_runner.evaluation.inference_report import REPORT, InferenceReport, named
-from tlt_runner.storage import Storage, sha256_of, storage_errors
+from tlt_runner.storage import Storage, sha256_of
 
 log = logging.getLogger(__name__)
 BATCH = 4

@@ -18,7 +18,7 @@ from tlt_api.failures import Reason
 from tlt_api.runspec import RunSpec
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Context
-from tlt_runner.data import pipeline
+from tlt_runner.data.feeding import pipeline
 from tlt_runner.data.records import Records
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError

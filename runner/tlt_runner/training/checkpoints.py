@@ -24,8 +24,8 @@ from tlt_api.base import StatusModel
 from tlt_api.failures import Reason
 from tlt_api.model import Anchors
 from tlt_api.status import Artifact, Metrics
-from tlt_runner.errors import RunnerError
-from tlt_runner.storage import Storage, storage_errors
+from tlt_runner.errors import RunnerError, storage_errors
+from tlt_runner.storage import Storage
 from tlt_runner.training.classes import ClassChange
 
 DAMAGED = (EOFError, KeyError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile)

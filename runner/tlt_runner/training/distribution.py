@@ -21,7 +21,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tlt_api.failures import Reason
-from tlt_runner.data.share import Share
+from tlt_runner.data.feeding.share import Share
 from tlt_runner.errors import RunnerError
 from tlt_runner.training import rendezvous
 

@@ -11,7 +11,7 @@ from tlt_api.failures import Reason
 from tlt_api.model import Anchors
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Context
-from tlt_runner.data.prepare import prepare
+from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.data.records import Records, load_records
 from tlt_runner.errors import RunnerError
 from tlt_runner.training.checkpoints import Position

@@ -16,7 +16,7 @@ import keras
 import tensorflow as tf
 
 from tlt_api.training import Training
-from tlt_runner.data.feeding import NAMES_SEPARATOR
+from tlt_runner.data.feeding.feeder import NAMES_SEPARATOR
 from tlt_runner.detector import losses
 from tlt_runner.detector.draws import StepDraws
 from tlt_runner.detector.model import FasterRCNN

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tlt_api.failures import Reason
 from tlt_api.status import Metrics
 from tlt_api.trainingjob import TrainingJobSpec
-from tlt_runner.data import pipeline
+from tlt_runner.data.feeding import pipeline
 from tlt_runner.data.records import Records
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError

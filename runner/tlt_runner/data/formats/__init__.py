@@ -13,8 +13,8 @@ from tlt_runner.data.formats.kitti import KittiReader
 from tlt_runner.data.formats.voc import VocReader
 from tlt_runner.data.formats.yolo import YoloReader
 from tlt_runner.data.sample import Reader
-from tlt_runner.errors import RunnerError
-from tlt_runner.storage import NotFoundError, Storage, join, storage_errors
+from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
+from tlt_runner.storage import Storage, join
 
 COCO_SUFFIX = ".json"
 

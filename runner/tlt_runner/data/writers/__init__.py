@@ -1,7 +1,7 @@
 """Labels out: folders of the formats that :mod:`tlt_runner.data.formats` reads.
 
-Called by :mod:`tlt_runner.data.translate`, which brings the images and names; a writer knows where its format
-wants them and how it says a label. What each format can say of a box::
+Called by :mod:`tlt_runner.data.preparation.translate`, which brings the images and names; a writer knows
+where its format wants them and how it says a label. What each format can say of a box::
 
               edges            truncation       occlusion              difficult
     kitti     6 decimals       6 decimals       0 to 3                 occlusion from 1 on, as in TLT

@@ -1,7 +1,7 @@
 """One image of a folder in the making: checked, left as it is or brought to size, its boxes with it.
 
-Called by :mod:`tlt_runner.data.translate` in worker threads; the counterpart of
-:mod:`tlt_runner.data.conversion`, which makes records.
+Called by :mod:`tlt_runner.data.preparation.translate` in worker threads; the counterpart of
+:mod:`tlt_runner.data.preparation.conversion`, which makes records.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tlt_api.dataset import ImageSize
-from tlt_runner.data import geometry, images, placing
 from tlt_runner.data.classes import ClassMapping
+from tlt_runner.data.pixels import geometry, images
+from tlt_runner.data.preparation import placing
 from tlt_runner.data.sample import Converted, LabelledBox, Reader, Sample
 
 _SUFFIXES = {"JPEG": ".jpg", "PNG": ".png"}

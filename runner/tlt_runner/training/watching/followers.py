@@ -16,7 +16,7 @@ from tlt_api.runspec import RunSpec
 from tlt_api.status import Metrics
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Context
-from tlt_runner.data import pipeline
+from tlt_runner.data.feeding import pipeline
 from tlt_runner.data.records import Records
 from tlt_runner.evaluation.evaluate import Detect
 from tlt_runner.storage import join

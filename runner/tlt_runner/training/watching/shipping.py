@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from tlt_runner.errors import RunnerError
-from tlt_runner.storage import NotFoundError, Storage, join
+from tlt_runner.errors import NotFoundError, RunnerError
+from tlt_runner.storage import Storage, join
 
 SHORTEST_SECONDS = 60.0
 SHARE = 0.01

@@ -1,7 +1,7 @@
 """A folder for the user that is whole or not there, and never takes the place of something.
 
-Called by :mod:`tlt_runner.data.translate`. A killed process leaves a hidden folder beside it, whose name ends
-in ``.partial``; nobody reads that.
+Called by :mod:`tlt_runner.data.preparation.translate`. A killed process leaves a hidden folder beside it,
+whose name ends in ``.partial``; nobody reads that.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tlt_api.failures import Reason
-from tlt_runner.errors import RunnerError
-from tlt_runner.storage import partial_name, storage_errors, sync_folder
+from tlt_runner.errors import RunnerError, storage_errors
+from tlt_runner.storage import partial_name, sync_folder
 
 
 def free(out: Path) -> Path:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from tlt_runner.data import image_header, jpeg, png
-from tlt_runner.data.report import HARMLESS, DatasetReport, ReportedFinding
+from tlt_runner.data.pixels import image_header, jpeg, png
 from tlt_runner.data.sample import Problem
+from tlt_runner.data.verdict.report import HARMLESS, DatasetReport, ReportedFinding
 from tlt_runner.errors import RunnerError
 
 SHOWN = 24

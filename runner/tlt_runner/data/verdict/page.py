@@ -11,10 +11,10 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 
 from tlt_api.model import Anchors
-from tlt_runner.data import charts
-from tlt_runner.data.report import DatasetReport, ReportedFinding
 from tlt_runner.data.sample import Problem
-from tlt_runner.data.thumbnails import Thumbnail, thumbnails
+from tlt_runner.data.verdict import charts
+from tlt_runner.data.verdict.report import DatasetReport, ReportedFinding
+from tlt_runner.data.verdict.thumbnails import Thumbnail, thumbnails
 
 __all__ = ["render", "thumbnails"]
 SHOWN = 200

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 
 from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
-from tlt_runner.data import formats, image_sets, overlap
-from tlt_runner.data.image_sets import ImageSet
+from tlt_runner.data import formats
+from tlt_runner.data.preparation import image_sets, overlap
+from tlt_runner.data.preparation.image_sets import ImageSet
 from tlt_runner.data.records import Subset
 from tlt_runner.data.sample import Finding, Listing, Problem, Reader
-from tlt_runner.errors import RunnerError
-from tlt_runner.storage import NotFoundError, Storage, join, storage_errors
+from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
+from tlt_runner.storage import Storage, join
 
 
 @dataclass(frozen=True)

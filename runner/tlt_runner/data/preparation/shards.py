@@ -2,8 +2,8 @@
 
 Both lie in their final place, ``<output>/tfrecords/<digest>/``, under their own names only when they are
 whole (the shard first). Their content follows from the digest: a run takes over what another has finished,
-and two runs that write the same file at once write the same bytes. What :mod:`tlt_runner.data.prepare` adds
-last, the manifest, says that all are there.
+and two runs that write the same file at once write the same bytes. What
+:mod:`tlt_runner.data.preparation.prepare` adds last, the manifest, says that all are there.
 """
 
 from __future__ import annotations
@@ -20,21 +20,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tlt_api.failures import Reason
 from tlt_runner.data import tfrecords
 from tlt_runner.data.parallel import Meter, in_order, workers
-from tlt_runner.data.planning import Planned, PlannedShard
+from tlt_runner.data.preparation.planning import Planned, PlannedShard
 from tlt_runner.data.records import Shard, verify
 from tlt_runner.data.sample import Converted
-from tlt_runner.data.tally import Tally
-from tlt_runner.errors import RunnerError
-from tlt_runner.storage import (
-    PARTIAL_SUFFIX,
-    Storage,
-    atomically,
-    join,
-    partial_name,
-    settle,
-    sha256_of,
-    storage_errors,
-)
+from tlt_runner.data.verdict.tally import Tally
+from tlt_runner.errors import RunnerError, storage_errors
+from tlt_runner.storage import PARTIAL_SUFFIX, Storage, atomically, join, partial_name, settle, sha256_of
 
 log = logging.getLogger(__name__)
 FINISHING_AT_ONCE = 4

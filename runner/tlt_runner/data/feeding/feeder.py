@@ -1,8 +1,9 @@
 """A batch of encoded images to a batch of training samples: decode, compose, change, pad to a fixed shape.
 
-Called by :mod:`tlt_runner.data.pipeline` inside a map, on arrays; knows no TensorFlow. The images of a batch
-are worked on side by side (simplejpeg and cv2 release the interpreter's lock) and written where the batch
-will lie, because copies of them are a fifth of the work (720p: 5.2 instead of 6.2 ms of a core per image).
+Called by :mod:`tlt_runner.data.feeding.pipeline` inside a map, on arrays; knows no TensorFlow. The images of
+a batch are worked on side by side (simplejpeg and cv2 release the interpreter's lock) and written where the
+batch will lie, because copies of them are a fifth of the work (720p: 5.2 instead of 6.2 ms of a core per
+image).
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import numpy.typing as npt
 import simplejpeg
 
 from tlt_api.training import Augmentation
-from tlt_runner.data import augment, mosaic
-from tlt_runner.data.augment import Floats, Pixels
+from tlt_runner.data.feeding import augment, mosaic
+from tlt_runner.data.feeding.augment import Floats, Pixels
 
 PADDING_CLASS = -1
 NAMES_SEPARATOR = b"\n"

@@ -1,7 +1,7 @@
 """Which objects of an image are used, and where they come to lie after it was brought to size.
 
-Called for records (:mod:`tlt_runner.data.conversion`) and for folders of another format
-(:mod:`tlt_runner.data.translate`), so that both keep and drop the same.
+Called for records (:mod:`tlt_runner.data.preparation.conversion`) and for folders of another format
+(:mod:`tlt_runner.data.preparation.translate`), so that both keep and drop the same.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tlt_runner.data import geometry, images
 from tlt_runner.data.classes import ClassMapping
+from tlt_runner.data.pixels import geometry, images
 from tlt_runner.data.sample import Converted, Finding, LabelledBox, Labels, Problem, Sample
 
 SMALLEST_SIDE = 1.0

@@ -16,10 +16,11 @@ import tensorflow as tf
 
 from tlt_api.failures import Reason
 from tlt_api.training import Augmentation
-from tlt_runner.data import mosaic, parallel, tfrecords
-from tlt_runner.data.feeding import PADDING_CLASS, Feeder
+from tlt_runner.data import parallel, tfrecords
+from tlt_runner.data.feeding import mosaic
+from tlt_runner.data.feeding.feeder import PADDING_CLASS, Feeder
+from tlt_runner.data.feeding.share import WHOLE, Share
 from tlt_runner.data.records import Records
-from tlt_runner.data.share import WHOLE, Share
 from tlt_runner.errors import RunnerError
 
 SHUFFLE_BYTES = 64 << 20

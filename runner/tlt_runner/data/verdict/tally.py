@@ -14,10 +14,11 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from tlt_runner.data import advice
 from tlt_runner.data.classes import ClassMapping
 from tlt_runner.data.records import Subset
-from tlt_runner.data.report import (
+from tlt_runner.data.sample import Converted, Finding, Listing, Oddity, Problem, Sample
+from tlt_runner.data.verdict import advice
+from tlt_runner.data.verdict.report import (
     HARMLESS,
     LISTED,
     DatasetReport,
@@ -25,7 +26,6 @@ from tlt_runner.data.report import (
     ReportedFinding,
     ReportedSize,
 )
-from tlt_runner.data.sample import Converted, Finding, Listing, Oddity, Problem, Sample
 
 BINS_PER_OCTAVE = 4
 """Bins of the histogram of box sizes in each doubling of width or height."""

@@ -1,15 +1,15 @@
 """What a person should look at in a data set report, in words: the report's warnings.
 
-:meth:`tlt_runner.data.tally.Tally.to_report` calls it. A warning stops nothing; what stops a job is
-:func:`tlt_runner.data.report.judge`.
+:meth:`tlt_runner.data.verdict.tally.Tally.to_report` calls it. A warning stops nothing; what stops a job is
+:func:`tlt_runner.data.verdict.report.judge`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tlt_runner.data.report import DatasetReport, ReportedClass
 from tlt_runner.data.sample import Oddity
+from tlt_runner.data.verdict.report import DatasetReport, ReportedClass
 
 IMBALANCE = 100
 """How many times more objects the largest class may have than the smallest before a warning."""

@@ -11,14 +11,14 @@ from pathlib import PurePosixPath
 
 from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
-from tlt_runner.data import split
 from tlt_runner.data.classes import ClassMapping
 from tlt_runner.data.parallel import in_order, workers
+from tlt_runner.data.preparation import split
+from tlt_runner.data.preparation.sources import Source
 from tlt_runner.data.records import SUBSETS, Subset
 from tlt_runner.data.sample import Reader, Sample
-from tlt_runner.data.sources import Source
-from tlt_runner.errors import RunnerError
-from tlt_runner.storage import Storage, join, storage_errors
+from tlt_runner.errors import RunnerError, storage_errors
+from tlt_runner.storage import Storage, join
 
 BATCH = 16
 """Labels that a thread reads at a time."""

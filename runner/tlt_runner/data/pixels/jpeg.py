@@ -1,9 +1,9 @@
 """JPEG files: is it whole, is it sound, what are its pixels.
 
-Called by :mod:`tlt_runner.data.images`. A JPEG has no checksum. What can be found is found: a file that ends
-before its end marker (the segments are walked), and coefficients that do not decode (libjpeg's warnings,
-which most decoders swallow, count as errors here). A few changed bits that decode to other pixels cannot be
-found by anyone.
+Called by :mod:`tlt_runner.data.pixels.images`. A JPEG has no checksum. What can be found is found: a file
+that ends before its end marker (the segments are walked), and coefficients that do not decode (libjpeg's
+warnings, which most decoders swallow, count as errors here). A few changed bits that decode to other pixels
+cannot be found by anyone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tlt_runner.data.image_header import (
+from tlt_runner.data.pixels.image_header import (
     MAX_PIXELS,
     BadImageError,
     Header,

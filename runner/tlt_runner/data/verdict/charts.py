@@ -1,7 +1,7 @@
 """Two drawings of the data set report as inline SVG: objects by class, objects' sizes with the anchors.
 
-The page (:mod:`tlt_runner.data.page`) calls it. Colours are given here for whoever takes a drawing out of the
-page; there its style decides, by class.
+The page (:mod:`tlt_runner.data.verdict.page`) calls it. Colours are given here for whoever takes a drawing
+out of the page; there its style decides, by class.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 from tlt_api.model import Anchors
-from tlt_runner.data.report import ReportedClass, ReportedSize
+from tlt_runner.data.verdict.report import ReportedClass, ReportedSize
 
 GOOD_OVERLAP = 0.5
 """IoU of shapes from which an anchor is said to suit an object."""

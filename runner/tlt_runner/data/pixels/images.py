@@ -19,9 +19,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
-from tlt_runner.data import jpeg, png
-from tlt_runner.data.image_header import BadImageError as BadImageError
-from tlt_runner.data.image_header import Header as Header
+from tlt_runner.data.pixels import jpeg, png
+from tlt_runner.data.pixels.image_header import BadImageError as BadImageError
+from tlt_runner.data.pixels.image_header import Header as Header
 from tlt_runner.data.sample import Oddity, Problem
 
 JPEG_QUALITY = 95

@@ -1,7 +1,7 @@
 """What preparation found: every image left out, every line dropped, and why (dataset-report.json).
 
-A :class:`~tlt_runner.data.tally.Tally` is filled in while the data are converted; the report is its frozen
-form, which people read, :mod:`tlt_runner.data.page` draws, and :func:`judge` decides by.
+A :class:`~tlt_runner.data.verdict.tally.Tally` is filled in while the data are converted; the report is its
+frozen form, which people read, :mod:`tlt_runner.data.verdict.page` draws, and :func:`judge` decides by.
 """
 
 from __future__ import annotations

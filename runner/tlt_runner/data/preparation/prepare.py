@@ -3,8 +3,8 @@
 Called first by the train, evaluate and convert tasks. A survey hashes every file, which gives the digest of
 content and options. Unless records of that digest are there already, the labels are read for the classes they
 have (which gives the quick answer to a mapping that matches nothing, and the split), and then the images are
-converted, shard by shard (:mod:`tlt_runner.data.shards`). None of it holds more than a window of images in
-memory.
+converted, shard by shard (:mod:`tlt_runner.data.preparation.shards`). None of it holds more than a window of
+images in memory.
 
 The manifest ``<output>/tfrecords/<digest>/dataset.json`` is written last and says that the records are whole.
 ``<output>/dataset-report.json`` and ``.html`` are written in any case in which there are images and labels,
@@ -25,10 +25,12 @@ from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
 from tlt_api.model import Anchors
 from tlt_runner.context import Reporter
-from tlt_runner.data import page, planning, report, sources
 from tlt_runner.data.classes import ClassMapping
 from tlt_runner.data.parallel import Meter
-from tlt_runner.data.planning import Planned, PlannedShard
+from tlt_runner.data.preparation import planning, sources
+from tlt_runner.data.preparation.planning import Planned, PlannedShard
+from tlt_runner.data.preparation.sources import Source
+from tlt_runner.data.preparation.survey import Survey, changed, digest_of, survey
 from tlt_runner.data.records import (
     MANIFEST,
     REPORT,
@@ -39,13 +41,12 @@ from tlt_runner.data.records import (
     Shard,
     load_records,
 )
-from tlt_runner.data.report import DatasetReport
 from tlt_runner.data.sample import Converted
-from tlt_runner.data.sources import Source
-from tlt_runner.data.survey import Survey, changed, digest_of, survey
-from tlt_runner.data.tally import Tally
-from tlt_runner.errors import RunnerError
-from tlt_runner.storage import Storage, join, storage_errors
+from tlt_runner.data.verdict import page, report
+from tlt_runner.data.verdict.report import DatasetReport
+from tlt_runner.data.verdict.tally import Tally
+from tlt_runner.errors import RunnerError, storage_errors
+from tlt_runner.storage import Storage, join
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ class _Preparation:
         Raises:
             RunnerError: ``UnknownClass``, ``BadSamples``, ``NoLabels``; then no records are left.
         """
-        from tlt_runner.data import shards
+        from tlt_runner.data.preparation import shards
 
         plan = planning.plan(found, self._dataset, self._storage, meter.check)
         for file in seen.lists:
@@ -197,7 +198,8 @@ class _Preparation:
         return self._storage.at_hand(join(self._dataset.uri, file))
 
     def _convert(self, item: Planned, seen: Survey) -> Converted:
-        from tlt_runner.data import conversion, images, placing
+        from tlt_runner.data.pixels import images
+        from tlt_runner.data.preparation import conversion, placing
 
         sample = item.sample
         with storage_errors(self._dataset.uri):

@@ -1,7 +1,7 @@
 """PNG files: is it whole, what are its pixels.
 
-Called by :mod:`tlt_runner.data.images`. The decoder sees the chunks that make the picture and no others, so
-that no text, colour profile, animation or transparency can change it, fail in it or swell in it.
+Called by :mod:`tlt_runner.data.pixels.images`. The decoder sees the chunks that make the picture and no
+others, so that no text, colour profile, animation or transparency can change it, fail in it or swell in it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from tlt_runner.data.image_header import BadImageError, Header, check_parts, check_size, orientation
+from tlt_runner.data.pixels.image_header import BadImageError, Header, check_parts, check_size, orientation
 from tlt_runner.data.sample import Oddity, Problem
 
 START = b"\x89PNG\r\n\x1a\n"

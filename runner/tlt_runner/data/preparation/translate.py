@@ -22,15 +22,17 @@ from pydantic import ValidationError
 from tlt_api import resources
 from tlt_api.dataset import MOST_CLASSES, NOT_A_CLASS, Dataset, ImageSize, LabelFormat
 from tlt_api.failures import Reason
-from tlt_runner.data import images, new_folder, placing, planning, report, sources
 from tlt_runner.data.classes import ClassMapping
 from tlt_runner.data.parallel import in_order, workers
-from tlt_runner.data.planning import Planned
+from tlt_runner.data.pixels import images
+from tlt_runner.data.preparation import new_folder, placing, planning, sources
+from tlt_runner.data.preparation.planning import Planned
+from tlt_runner.data.preparation.survey import digest_of
 from tlt_runner.data.records import REPORT
-from tlt_runner.data.report import DatasetReport
 from tlt_runner.data.sample import Converted
-from tlt_runner.data.survey import digest_of
-from tlt_runner.data.tally import Tally
+from tlt_runner.data.verdict import report
+from tlt_runner.data.verdict.report import DatasetReport
+from tlt_runner.data.verdict.tally import Tally
 from tlt_runner.data.writers import Entry, Writer, rewriting
 from tlt_runner.data.writers.coco import CocoWriter
 from tlt_runner.data.writers.kitti import KittiWriter

@@ -18,11 +18,11 @@ from pathlib import Path
 from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
 from tlt_runner.data.parallel import Meter, in_order, workers
+from tlt_runner.data.preparation.sources import Source
 from tlt_runner.data.records import SCHEMA
 from tlt_runner.data.sample import Sample
-from tlt_runner.data.sources import Source
-from tlt_runner.errors import RunnerError
-from tlt_runner.storage import NotFoundError, Storage, join, sha256_of, storage_errors
+from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
+from tlt_runner.storage import Storage, join, sha256_of
 
 NO_CONTENT = "0" * 64
 BATCH = 16

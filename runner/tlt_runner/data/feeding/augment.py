@@ -1,8 +1,8 @@
 """What a random change does to an image and its boxes, as two matrices, drawn and applied with numpy and cv2.
 
-Called by :mod:`tlt_runner.data.feeding`, once an image and epoch; knows neither records nor TensorFlow. All
-numbers come from a counter (Philox), so that a change depends on seed, epoch and the image's place alone, in
-whatever order and on whatever thread it is drawn. Names and ranges are TLT's.
+Called by :mod:`tlt_runner.data.feeding.feeder`, once an image and epoch; knows neither records nor
+TensorFlow. All numbers come from a counter (Philox), so that a change depends on seed, epoch and the image's
+place alone, in whatever order and on whatever thread it is drawn. Names and ranges are TLT's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tlt_api.training import Augmentation
-from tlt_runner.data.placing import SMALLEST_SIDE
+from tlt_runner.data.preparation.placing import SMALLEST_SIDE
 
 Floats = npt.NDArray[np.floating[Any]]
 Pixels = npt.NDArray[np.uint8]

@@ -1,6 +1,6 @@
 """Four images in one: each is shrunk and lies in a quadrant around a random centre.
 
-Called by :mod:`tlt_runner.data.feeding`. All four are shrunk alike, by as little as covers the largest
+Called by :mod:`tlt_runner.data.feeding.feeder`. All four are shrunk alike, by as little as covers the largest
 quadrant (0.5 to 0.75), so that objects keep their proportions; each image has a corner at the centre and is
 cut at the edges of its quadrant, as in YOLOv4 (A. Bochkovskiy et al., 2020), whose mosaic this follows.
 """
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tlt_runner.data import augment
-from tlt_runner.data.augment import Floats, Pixels
+from tlt_runner.data.feeding import augment
+from tlt_runner.data.feeding.augment import Floats, Pixels
 
 IMAGES = 4
 _FARTHEST = 0.25

@@ -1,7 +1,7 @@
 """What is known of an image file before a pixel is decoded, and how a file that cannot be used is refused.
 
-:mod:`tlt_runner.data.jpeg` and :mod:`tlt_runner.data.png` make headers; everyone else gets them from
-:mod:`tlt_runner.data.images`.
+:mod:`tlt_runner.data.pixels.jpeg` and :mod:`tlt_runner.data.pixels.png` make headers; everyone else gets them
+from :mod:`tlt_runner.data.pixels.images`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""From records to batches: read, decoded, augmented, and shared among replicas."""
