@@ -10,10 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 from tlt_api.dataset import ImageSize
-from tlt_runner.data import tfrecords
+from tlt_runner.data import placing, tfrecords
 from tlt_runner.data.classes import ClassMapping
 from tlt_runner.data.pixels import geometry, images
-from tlt_runner.data.preparation import placing
 from tlt_runner.data.sample import Converted, Reader, Sample
 
 

@@ -198,8 +198,9 @@ class _Preparation:
         return self._storage.at_hand(join(self._dataset.uri, file))
 
     def _convert(self, item: Planned, seen: Survey) -> Converted:
+        from tlt_runner.data import placing
         from tlt_runner.data.pixels import images
-        from tlt_runner.data.preparation import conversion, placing
+        from tlt_runner.data.preparation import conversion
 
         sample = item.sample
         with storage_errors(self._dataset.uri):

@@ -22,10 +22,11 @@ from pydantic import ValidationError
 from tlt_api import resources
 from tlt_api.dataset import MOST_CLASSES, NOT_A_CLASS, Dataset, ImageSize, LabelFormat
 from tlt_api.failures import Reason
+from tlt_runner.data import placing
 from tlt_runner.data.classes import ClassMapping
 from tlt_runner.data.parallel import in_order, workers
 from tlt_runner.data.pixels import images
-from tlt_runner.data.preparation import new_folder, placing, planning, sources
+from tlt_runner.data.preparation import new_folder, planning, sources
 from tlt_runner.data.preparation.planning import Planned
 from tlt_runner.data.preparation.survey import digest_of
 from tlt_runner.data.records import REPORT

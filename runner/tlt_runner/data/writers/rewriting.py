@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tlt_api.dataset import ImageSize
+from tlt_runner.data import placing
 from tlt_runner.data.classes import ClassMapping
 from tlt_runner.data.pixels import geometry, images
-from tlt_runner.data.preparation import placing
 from tlt_runner.data.sample import Converted, LabelledBox, Reader, Sample
 
 _SUFFIXES = {"JPEG": ".jpg", "PNG": ".png"}
