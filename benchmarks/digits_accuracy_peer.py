@@ -3,10 +3,10 @@
     python benchmarks/digits_accuracy_peer.py --records FOLDER --epochs N --peers .cache/peers/keras-hub
 
 Its backbone is KerasHub's ResNet-18; optimizer, schedule, augmentation and seed are ours. Three things of
-KerasHub 0.32 are changed in its favour. Its heads begin as in RetinaNet's paper (T. Lin et al., 2017): kernels
-of deviation 0.01 (KerasHub's 0.05 are meant for pretrained weights; with them it learns nothing), and the prior
-for the class head (KerasHub gives it to the box head). And detections are kept from a score of 0.01 on, as ours
-are, not 0.5. One JSON line.
+KerasHub 0.32 are changed in its favour. Its heads begin as in RetinaNet's paper (T. Lin et al., 2017):
+kernels of deviation 0.01 (KerasHub's 0.05 are meant for pretrained weights; with them it learns nothing), and
+the prior for the class head (KerasHub gives it to the box head). And detections are kept from a score of 0.01
+on, as ours are, not 0.5. One JSON line.
 """
 
 import argparse
