@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--records", type=Path, required=True, help="folder that holds dataset.json")
     parser.add_argument("--epochs", type=int, required=True)
-    parser.add_argument("--learning-rate", type=float, default=2e-4, help="the highest; ours has 1e-3")
+    parser.add_argument("--learning-rate", type=float, default=4e-4, help="the highest; ours has 1e-3")
     parser.add_argument("--peers", type=Path, required=True, help="virtual environment with keras-hub")
     options = parser.parse_args()
     sys.path.extend(str(path) for path in options.peers.resolve().glob("lib/python*/site-packages"))
