@@ -26,6 +26,7 @@ import venv
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+ENVIRONMENTS_FOLDER = FOLDER.parent / ".cache" / "peers"
 ENVIRONMENTS = {
     "ours": None,
     "ours, 512 proposals": None,
@@ -81,7 +82,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--detectors", nargs="+", choices=ENVIRONMENTS, default=list(ENVIRONMENTS))
-    parser.add_argument("--environments", type=Path, default=FOLDER.parent / ".cache" / "peers")
+    parser.add_argument("--environments", type=Path, default=ENVIRONMENTS_FOLDER)
     arguments = parser.parse_args()
     peers = [
         Peer(name, environment(arguments.environments, ENVIRONMENTS[name]), arguments.size, arguments.batch)

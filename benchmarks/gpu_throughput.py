@@ -22,7 +22,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from detector_peers import FOLDER, environment
+from detector_peers import ENVIRONMENTS_FOLDER, FOLDER, environment
 from step_rate import images_a_second
 
 PEER = "torchvision fasterrcnn_resnet50_fpn"
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512, help="pixels, of both sides")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cpu", action="store_true", help="on the CPU, to see that the script runs")
-    parser.add_argument("--environments", type=Path, default=FOLDER.parent / ".cache" / "peers")
+    parser.add_argument("--environments", type=Path, default=ENVIRONMENTS_FOLDER)
     parser.add_argument("--row", type=json.loads, help="one row of ours, in this process")
     arguments = parser.parse_args()
     if arguments.row is not None:

@@ -127,7 +127,7 @@ def _model_garden(spec: Any, task_of: Any, parser_of: Any, size: int, batch: int
     built = task.build_model()
     optimizer = tf_keras.optimizers.SGD(1e-6, momentum=0.9)
     optimizer.build(built.trainable_variables)
-    images, boxes, classes = (tensor.numpy() for tensor in tensors(size, batch, OBJECTS))
+    arrays = examples(size, batch, OBJECTS)
     parse = parser.parse_fn(is_training=True)
     samples = [
         parse(
@@ -139,7 +139,7 @@ def _model_garden(spec: Any, task_of: Any, parser_of: Any, size: int, batch: int
                 "groundtruth_area": tf.ones(len(labels)),
             }
         )
-        for image, own, labels in zip(images, boxes, classes, strict=True)
+        for image, own, labels in zip(arrays["image"], arrays["boxes"], arrays["classes"], strict=True)
     ]
     features, labels = tf.nest.map_structure(lambda *parts: tf.stack(parts), *samples)
     return lambda features, labels: task.train_step((features, labels), built, optimizer), (features, labels)

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 
 from tlt_api.failures import CLASSES, FailureClass, Reason
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+FULL = {errno.ENOSPC, errno.EDQUOT}
+"""What the operating system says where there is no room left."""
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -58,7 +59,7 @@ def storage_errors(uri: str) -> Iterator[None]:
         if isinstance(error, FileNotFoundError):
             raise NotFoundError(f"{uri}: {error.strerror}: {error.filename}") from error
         reason = Reason.STORAGE_UNAVAILABLE
-        if error.errno in _FULL:
+        if error.errno in FULL:
             reason = Reason.STORAGE_FULL
         elif error.errno in _DENIED:
             reason = Reason.STORAGE_DENIED

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from tlt_api.failures import CLASSES, Reason, by_exit_code
 from tlt_api.status import Failure
-from tlt_runner.errors import RunnerError
+from tlt_runner.errors import FULL, RunnerError
 
 INTERNAL_EXIT = 70
 _MEMORY_CLASSES = {"ResourceExhaustedError", "OutOfMemoryError"}
@@ -25,7 +25,6 @@ _MEMORY_TEXTS = (
     "Insufficient memory",
     "Status: 1, message: could not create",  # oneDNN: its first status is out of memory
 )
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _FULL_TEXTS = ("No space left on device", "Disk quota exceeded")
 
 
@@ -55,7 +54,7 @@ def _own_reason(error: BaseException) -> Reason | None:
 
 
 def _of_errno(number: int) -> Reason | None:
-    if number in _FULL:
+    if number in FULL:
         return Reason.STORAGE_FULL
     return Reason.OUT_OF_MEMORY if number == errno.ENOMEM else None
 

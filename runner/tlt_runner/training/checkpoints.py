@@ -32,8 +32,8 @@ DAMAGED = (EOFError, KeyError, ValueError, RuntimeError, zlib.error, zipfile.Bad
 """What reading a file that is no state, or a damaged one, raises (RuntimeError: where it seems encrypted, or
 compressed in another way). An OSError is not among them: another attempt may read what this one could not."""
 
-DIGEST = "sha256"
-"""The entry with the digest of all others: a zip's own check sums have 32 bits."""
+POSITION, DIGEST = "position", "sha256"
+"""Entries beside the variables; the second is the digest of all others, for a zip's own have 32 bits."""
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def write(path: Path, position: Position, variables: Sequence[Any]) -> None:
     arrays: dict[str, Any] = {
         f"{index:05d}": np.asarray(variable) for index, variable in enumerate(variables)
     }
-    arrays["position"] = np.frombuffer(position.model_dump_json().encode(), np.uint8)
+    arrays[POSITION] = np.frombuffer(position.model_dump_json().encode(), np.uint8)
     arrays[DIGEST] = np.frombuffer(_digest(arrays), np.uint8)
     with path.open("wb") as file:
         np.savez(file, **arrays)
@@ -212,8 +212,8 @@ def read(path: Path) -> tuple[Position, list[np.ndarray]]:
         digest = arrays.pop(DIGEST, None)  # files of before 2026-11-29 have none
         if digest is not None and digest.tobytes() != _digest(arrays):
             raise ValueError("its content has another sha256 than when it was written")
-        del arrays["position"]
-        return _position(file), list(arrays.values())
+    position = _position(arrays)
+    return position, [array for name, array in arrays.items() if name != POSITION]
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -237,5 +237,5 @@ def _opened(path: Path) -> Iterator[Any]:
         raise ValueError("an entry begins before the file does") from error
 
 
-def _position(file: Any) -> Position:
-    return Position.model_validate_json(file["position"].tobytes())
+def _position(file: Mapping[str, np.ndarray]) -> Position:
+    return Position.model_validate_json(file[POSITION].tobytes())

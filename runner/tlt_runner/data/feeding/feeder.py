@@ -131,7 +131,7 @@ class Feeder:
         padded = [self._padded(made) for made in self.executor.map(make, range(len(own)))]
         made_boxes, made_classes, left_out = (np.stack(part) for part in zip(*padded, strict=True))
         named = [
-            NAMES_SEPARATOR.join(names[[one, *(other for other in each.four if other != one)]])
+            NAMES_SEPARATOR.join(names[list(dict.fromkeys((one, *each.four)))])
             for one, each in zip(own.tolist(), drawn, strict=True)
         ]
         return images, np.array(named, object), made_boxes, made_classes, left_out
