@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from tlt_runner.data.feeding import pipeline
+from tlt_runner.data.input_pipeline import batches
 from tlt_runner.data.records import Records
 
 BATCH, MOST_OBJECTS = 4, 16
@@ -22,7 +22,7 @@ def coco_scores(detect: Detect, records: Records) -> dict[str, Any]:
     truth: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
     images = 0
-    for batch in pipeline.validation_batches(records, BATCH, MOST_OBJECTS):
+    for batch in batches.validation_batches(records, BATCH, MOST_OBJECTS):
         given = {name: batch[name].numpy() for name in ("image", "boxes", "classes", "valid")}
         detections = detect(given["image"])
         for index in np.flatnonzero(given["valid"]):

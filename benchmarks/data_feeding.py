@@ -28,8 +28,8 @@ from photographs import scene
 
 from tlt_api.training import Augmentation
 from tlt_runner.data import parallel, tfrecords
-from tlt_runner.data.feeding import pipeline
-from tlt_runner.data.pixels import geometry
+from tlt_runner.data.images import geometry
+from tlt_runner.data.input_pipeline import batches
 from tlt_runner.data.records import Manifest, Records, Shard
 
 HEIGHT, WIDTH, BATCH, OBJECTS, PER_SHARD = 720, 1280, 4, 8, 250
@@ -95,7 +95,7 @@ def _bare(encoded: list[bytes]) -> None:
 
 
 def _fed(records: Records, augmentation: Augmentation) -> None:
-    for _ in pipeline.training_batches(records, BATCH, 1, augmentation, 2 * OBJECTS, epoch=0):
+    for _ in batches.training_batches(records, BATCH, 1, augmentation, 2 * OBJECTS, epoch=0):
         pass
 
 

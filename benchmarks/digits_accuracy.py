@@ -21,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 
-from tlt_runner.data import digits
+from tlt_runner.data import sample_digits
 
 SIZE, SEED = 192, 7
 TRAINING: dict[str, Any] = {
@@ -43,7 +43,7 @@ def spec(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "dataset": {
             "uri": f"file://{options.out}/scenes",
-            "targetClassMapping": {name: name for name in digits.CLASS_NAMES},
+            "targetClassMapping": {name: name for name in sample_digits.CLASS_NAMES},
             "imageSize": {"width": SIZE, "height": SIZE},
             "validation": {"fraction": 0.2, "seed": 42},
         },
@@ -72,7 +72,7 @@ def main() -> None:
         plot(options.out)
         return
     options.out.mkdir(parents=True, exist_ok=True)
-    digits.generate(options.out / "scenes", options.images, SIZE, SIZE, SEED)
+    sample_digits.generate(options.out / "scenes", options.images, SIZE, SIZE, SEED)
     started = time.monotonic()
     curve = train(options)
     seconds = time.monotonic() - started

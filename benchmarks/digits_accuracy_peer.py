@@ -28,7 +28,7 @@ from digits_accuracy import SIZE, TRAINING
 
 from tlt_api.model import Detections
 from tlt_api.training import Training
-from tlt_runner.data.feeding import pipeline
+from tlt_runner.data.input_pipeline import batches
 from tlt_runner.data.records import Records, load_records
 from tlt_runner.storage import Storage
 from tlt_runner.training.schedule import learning_rate
@@ -99,10 +99,10 @@ def fit(model: keras.Model, records: Records, options: argparse.Namespace) -> in
     steps = records.manifest.training_images // batch_size
     for epoch in range(options.epochs):
         model.reset_metrics()
-        batches = pipeline.training_batches(
+        epoch_batches = batches.training_batches(
             records, batch_size, ours.seed, ours.augmentation, MOST_OBJECTS, epoch, 0
         )
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(epoch_batches):
             progress = (epoch * steps + number) / (options.epochs * steps)
             model.optimizer.learning_rate = learning_rate(progress, rates)
             targets = {"boxes": batch["boxes"], "labels": tf.cast(batch["classes"], tf.float32)}

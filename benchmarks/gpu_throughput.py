@@ -89,14 +89,15 @@ def training(row: dict[str, Any], arguments: argparse.Namespace) -> Callable[[],
 
     from tlt_api.training import Training
     from tlt_runner.detector import model as detector
-    from tlt_runner.training import distribution, precision
+    from tlt_runner.training import mixed_precision
+    from tlt_runner.training.distributed.workers import claim
     from tlt_runner.training.trainer import Trainer
 
-    workers = distribution.claim(0 if arguments.cpu else 1)
+    workers = claim(0 if arguments.cpu else 1)
     config = train_step.configure(row["detector"], arguments.size, {})
     spec = Training(xla=row["xla"], mixed_precision=row["mixed"])
     model = detector.build(config, seed=1)
-    trainer = Trainer(model, spec, workers.strategy, precision.low_dtype(workers.any))
+    trainer = Trainer(model, spec, workers.strategy, mixed_precision.low_dtype(workers.any))
     batch = train_step.examples(config, row["batch"])
     return lambda: trainer.step(batch, 1, 1e-6).numpy()
 

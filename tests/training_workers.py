@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tlt_runner.training.rendezvous import INDEX_VARIABLE
+from tlt_runner.training.distributed.rendezvous import INDEX_VARIABLE
 
 LIMIT_SECONDS = 400
 PATIENCE = 0.2

@@ -215,10 +215,10 @@ def _convert(options: argparse.Namespace) -> int:
         return _run_task(options)
     if options.file is None or options.out is None or options.report is not None:
         return _misuse("--to goes with -f and --out, and without --report")
-    from tlt_runner.local import translation
+    from tlt_runner.local import export_folder
 
     command, folders = COMMANDS[options.command], _folders(options)
-    return translation.run(command, options.file, folders, options.to, options.out, resize=options.resize)
+    return export_folder.run(command, options.file, folders, options.to, options.out, resize=options.resize)
 
 
 def _run_task(options: argparse.Namespace) -> int:
@@ -276,9 +276,9 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _sample_data(options: argparse.Namespace) -> int:
-    from tlt_runner.data import digits
+    from tlt_runner.data import sample_digits
 
-    digits.generate(
+    sample_digits.generate(
         options.folder,
         images=options.images,
         width=options.width,
@@ -302,15 +302,15 @@ def _infer(options: argparse.Namespace) -> int:
     stop = Event()
     StopSignals(stop).listen()  # before what follows starts threads
 
-    from tlt_runner.evaluation import inference_report
-    from tlt_runner.report.local import LocalReporter
+    from tlt_runner.inference import report as inference_report
+    from tlt_runner.inference import run as inference
+    from tlt_runner.status.file import LocalReporter
     from tlt_runner.storage import Storage
-    from tlt_runner.tasks import infer
 
-    request = infer.Request(options.model, options.images, options.output, options.score)
+    request = inference.Request(options.model, options.images, options.output, options.score)
     with TemporaryDirectory(prefix="tlt-", ignore_cleanup_errors=True) as scratch:
         storage = Storage(scratch=Path(scratch), volumes_root=options.volumes)
-        report = infer.run(request, storage, LocalReporter(None), stop)
+        report = inference.run(request, storage, LocalReporter(None), stop)
     for line in inference_report.summary(report, options.output):
         print(line)
     return 0

@@ -30,10 +30,10 @@ from tlt_runner import exits
 from tlt_runner.commands import COMMANDS, TERMINATION_LOG_VARIABLE
 from tlt_runner.context import Context
 from tlt_runner.errors import RunnerError
-from tlt_runner.report.accumulator import AccumulatingReporter
-from tlt_runner.report.apiserver import ApiServer
-from tlt_runner.report.cluster import KubernetesReporter
-from tlt_runner.report.local import LocalReporter
+from tlt_runner.status.apiserver import ApiServer
+from tlt_runner.status.file import LocalReporter
+from tlt_runner.status.kubernetes import KubernetesReporter
+from tlt_runner.status.reporter import AccumulatingReporter
 from tlt_runner.storage import Storage
 
 POD_TERMINATION_LOG = Path("/dev/termination-log")

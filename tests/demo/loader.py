@@ -14,7 +14,7 @@ from pathlib import Path
 from cluster import binaries, steps
 from cluster.control_plane import Cluster
 from cluster.errors import ClusterError
-from tlt_runner.data import digits
+from tlt_runner.data import sample_digits
 from tlt_runner.data.scenes import Scenes
 
 _POD = "load-sample-data"
@@ -37,7 +37,7 @@ def load(
             return
         steps.say(f"generating {scenes.images} scenes of handwritten digits")
         shutil.rmtree(folder, ignore_errors=True)
-        digits.generate(folder, **asdict(scenes))
+        sample_digits.generate(folder, **asdict(scenes))
         steps.say("copying them to the volume")
         done = execute(cluster, namespace, _UNPACK, _archive(folder, _marker(scenes)))
         if done.returncode != 0:

@@ -26,7 +26,7 @@ from tlt_runner.data.formats.folders import Place
 from tlt_runner.data.formats.kitti import KittiReader
 from tlt_runner.data.formats.voc import VocReader
 from tlt_runner.data.formats.yolo import YoloReader
-from tlt_runner.data.pixels import images
+from tlt_runner.data.images import decode
 from tlt_runner.data.sample import Finding, Labels, Listing, Problem, Reader
 from tlt_runner.errors import RunnerError
 
@@ -155,8 +155,8 @@ def _try_yaml(tried: Tried, folder: Path, data: bytes) -> None:
 def _try_image(tried: Tried, folder: Path, data: bytes) -> None:
     tried.cases += 1
     try:
-        pixels = images.decode(data, "a.jpg").pixels
-    except images.BadImageError as error:
+        pixels = decode.decode(data, "a.jpg").pixels
+    except decode.BadImageError as error:
         check_findings([Finding("a.jpg", error.problem, error.message)])
         tried.problems[error.problem] += 1
         assert _without_pixels(data) == error.problem
@@ -169,8 +169,8 @@ def _try_image(tried: Tried, folder: Path, data: bytes) -> None:
 def _without_pixels(data: bytes) -> Problem | None:
     """The verdict of those who keep the file's bytes: it must be the same."""
     try:
-        images.check(data, images.header(data, "a.jpg"))
-    except images.BadImageError as error:
+        decode.check(data, decode.header(data, "a.jpg"))
+    except decode.BadImageError as error:
         return error.problem
     return None
 

@@ -15,16 +15,16 @@ from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import AnchorsStatus
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Context
-from tlt_runner.data import box_sizes, digits
+from tlt_runner.data import box_sizes, sample_digits
 from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.data.records import Records
 from tlt_runner.detector import anchor_clustering
 from tlt_runner.detector import model as detector
-from tlt_runner.report.local import LocalReporter
+from tlt_runner.status.file import LocalReporter
 from tlt_runner.storage import Storage
 from tlt_runner.tasks import anchors, train
-from tlt_runner.training import checkpoints
-from tlt_runner.training.checkpoints import Position
+from tlt_runner.training.checkpoint import state
+from tlt_runner.training.checkpoint.state import Position
 
 SIZE = 96
 TRAINING_IMAGES = 12
@@ -34,8 +34,8 @@ CLASSES = {"zero": "zero", "one": "one"}
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")
-    digits.generate(folder, TRAINING_IMAGES, SIZE, SIZE, seed=3, classes=[0, 1])
-    digits.generate(folder, 4, SIZE, SIZE, seed=4, classes=[0, 1], part="testing")
+    sample_digits.generate(folder, TRAINING_IMAGES, SIZE, SIZE, seed=3, classes=[0, 1])
+    sample_digits.generate(folder, 4, SIZE, SIZE, seed=4, classes=[0, 1], part="testing")
     return folder
 
 
@@ -147,15 +147,15 @@ def test_a_training_uses_and_reports_them(scenes: Path, tmp_path: Path) -> None:
     trained = detector.load(tmp_path / "last.keras").config.anchors
     assert trained == Anchors(scales=found.scales, ratios=found.ratios)
     assert found == execute(anchors, spec, tmp_path / "more")  # what a resumed run gets
-    position, _ = checkpoints.read(tmp_path / "last.state.npz")
+    position, _ = state.read(tmp_path / "last.state.npz")
     assert position.anchors == trained
 
 
 def test_a_checkpoint_of_other_anchors_is_not_resumed(tmp_path: Path) -> None:
     before = Position(run="one", batch_size=4, epoch=3, anchors=Anchors(scales=[32]))
-    checkpoints.write(tmp_path / "state.npz", before, [np.ones(2)])
+    state.write(tmp_path / "state.npz", before, [np.ones(2)])
     start = Position(run="one", batch_size=4, anchors=Anchors(scales=[33]))
     storage, uri = Storage(scratch=tmp_path), f"file://{tmp_path}/state.npz"
-    saved = checkpoints.find(storage, uri, "one")
+    saved = state.find(storage, uri, "one")
     assert saved is not None
-    assert checkpoints.resume(saved, start, [np.zeros(2)]) == start
+    assert state.resume(saved, start, [np.zeros(2)]) == start

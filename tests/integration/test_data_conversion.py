@@ -15,9 +15,9 @@ from PIL import Image
 
 from tlt_api.dataset import ImageSize
 from tlt_runner.data import tfrecords
-from tlt_runner.data.classes import ClassMapping
-from tlt_runner.data.pixels import geometry
-from tlt_runner.data.preparation.conversion import convert
+from tlt_runner.data.class_mapping import ClassMapping
+from tlt_runner.data.images import geometry
+from tlt_runner.data.preparation.convert import convert
 from tlt_runner.data.sample import Converted, Finding, LabelledBox, Labels, Listing, Oddity, Problem, Sample
 from tlt_runner.evaluation.evaluate import evaluate
 

@@ -12,10 +12,10 @@ from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
 from tlt_api.training import Augmentation
 from tlt_runner.data import parallel
-from tlt_runner.data.feeding import feeder
-from tlt_runner.data.feeding.feeder import NAMES_SEPARATOR
-from tlt_runner.data.feeding.pipeline import training_batches, validation_batches
-from tlt_runner.data.feeding.share import Share
+from tlt_runner.data.input_pipeline import samples
+from tlt_runner.data.input_pipeline.batches import training_batches, validation_batches
+from tlt_runner.data.input_pipeline.samples import NAMES_SEPARATOR
+from tlt_runner.data.input_pipeline.worker_slice import Share
 from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.data.records import Records
 from tlt_runner.errors import RunnerError
@@ -308,9 +308,9 @@ def test_workers_together_see_what_one_sees(
 
 def test_a_worker_decodes_its_own_images_only(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
-    decode = feeder._decode
+    decode = samples._decode
     monkeypatch.setattr(
-        feeder, "_decode", lambda data, out=None: decoded.append(data) or decode(data, out=out)
+        samples, "_decode", lambda data, out=None: decoded.append(data) or decode(data, out=out)
     )
     _epoch(records, 0, share=Share(1, 2))
     assert len(decoded) == len(set(decoded)) == 8

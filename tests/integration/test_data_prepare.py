@@ -20,7 +20,7 @@ from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import DatasetStatus, Progress
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Context
-from tlt_runner.data import digits
+from tlt_runner.data import sample_digits
 from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.data.records import load_records
 from tlt_runner.errors import RunnerError
@@ -514,8 +514,8 @@ def test_digits_come_out_the_same_byte_for_byte_and_convert_without_a_complaint(
     storage: Storage, output: str, tmp_path: Path
 ) -> None:
     for name in ("one", "two"):
-        digits.generate(tmp_path / name, images=12, width=192, height=160, seed=3, classes=[1, 7])
-    digits.generate(tmp_path / "more", images=14, width=192, height=160, seed=3, classes=[1, 7])
+        sample_digits.generate(tmp_path / name, images=12, width=192, height=160, seed=3, classes=[1, 7])
+    sample_digits.generate(tmp_path / "more", images=14, width=192, height=160, seed=3, classes=[1, 7])
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.*"))
     assert len(files) == 24
     for file in files:
@@ -536,8 +536,8 @@ def test_digits_come_out_the_same_byte_for_byte_and_convert_without_a_complaint(
 
 
 def test_even_and_odd_glyphs_make_other_scenes(tmp_path: Path) -> None:
-    digits.generate(tmp_path, images=4, width=128, height=128, seed=1, part="training", glyphs="even")
-    digits.generate(tmp_path, images=4, width=128, height=128, seed=1, part="testing", glyphs="odd")
+    sample_digits.generate(tmp_path, images=4, width=128, height=128, seed=1, part="training", glyphs="even")
+    sample_digits.generate(tmp_path, images=4, width=128, height=128, seed=1, part="testing", glyphs="odd")
     assert (tmp_path / "training/image_2/000000.jpg").read_bytes() != (
         tmp_path / "testing/image_2/000000.jpg"
     ).read_bytes()
@@ -549,5 +549,5 @@ def test_even_and_odd_glyphs_make_other_scenes(tmp_path: Path) -> None:
 def test_impossible_digits_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
     arguments = {"images": 1, "width": 64, "height": 64, "seed": 0, "classes": None, **wrong}
     with pytest.raises(RunnerError) as caught:
-        digits.generate(tmp_path, **arguments)
+        sample_digits.generate(tmp_path, **arguments)
     assert caught.value.reason == Reason.INVALID_SPEC

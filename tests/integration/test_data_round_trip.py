@@ -22,7 +22,7 @@ from tlt_api.dataset import Dataset, LabelFormat
 from tlt_api.failures import Reason
 from tlt_runner import cli
 from tlt_runner.data.preparation import planning, sources
-from tlt_runner.data.preparation.translate import translate
+from tlt_runner.data.preparation.export_folder import translate
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Storage
 

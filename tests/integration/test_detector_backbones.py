@@ -27,7 +27,7 @@ from tlt_runner.errors import RunnerError
 from tlt_runner.export import onnx as onnx_export
 from tlt_runner.pruning import faster_rcnn
 from tlt_runner.pruning.plan import Options
-from tlt_runner.training import weights
+from tlt_runner.training.pretrained import load
 from tlt_runner.training.trainer import Trainer
 
 SIZE, WIDTH = 64, 0.03125
@@ -195,7 +195,7 @@ def test_a_file_of_keras_applications_loads_and_gives_its_features(
             layer.set_weights([value + draws.uniform(0, 0.2, value.shape) for value in layer.get_weights()])
     theirs.save(tmp_path / "theirs.h5")
     model = detector.build(tiny(backbone, widthMultiplier=width), 1)
-    taken = weights.load_by_name(model, tmp_path / "theirs.h5")
+    taken = load.load_by_name(model, tmp_path / "theirs.h5")
     ours = {"rpn_conv", "rpn_objectness", "rpn_deltas", "head_classes", "head_deltas", "fc1", "fc2"}
     assert set(taken.missing) <= ours
     assert {item.split()[0] for item in taken.mismatched} <= {"Conv_1", "Conv_1_bn"}

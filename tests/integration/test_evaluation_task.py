@@ -13,17 +13,17 @@ from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import Inputs, ResolvedModel
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Context
-from tlt_runner.data import digits
-from tlt_runner.data.feeding import pipeline
+from tlt_runner.data import sample_digits
+from tlt_runner.data.input_pipeline import batches
 from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation import detectors
 from tlt_runner.evaluation.evaluate import evaluate as judge
-from tlt_runner.report.local import LocalReporter
+from tlt_runner.status.file import LocalReporter
 from tlt_runner.storage import Storage
 from tlt_runner.tasks import evaluate
-from tlt_runner.training import model_file
+from tlt_runner.training.checkpoint import model_file
 
 SIZE = 96
 CLASSES = {"one": "one", "seven": "seven"}
@@ -32,7 +32,7 @@ CLASSES = {"one": "one", "seven": "seven"}
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits")
-    digits.generate(folder, 10, SIZE, SIZE, seed=1, classes=[1, 7])
+    sample_digits.generate(folder, 10, SIZE, SIZE, seed=1, classes=[1, 7])
     return folder
 
 
@@ -78,8 +78,8 @@ def test_the_best_model_is_judged_on_the_validation_images(scenes, model, tmp_pa
     detector.save(model, run.output / "best.keras")
     metrics = run().metrics
     records = prepare(run.spec.dataset, run.storage, run.spec.output.uri)
-    batches = pipeline.validation_batches(records, 3, 20)
-    assert metrics == judge(detectors.of_keras(model), batches, sorted(CLASSES), 0.25, "voc07")
+    judged = batches.validation_batches(records, 3, 20)
+    assert metrics == judge(detectors.of_keras(model), judged, sorted(CLASSES), 0.25, "voc07")
     assert [item.name for item in metrics.per_class] == sorted(CLASSES)
     assert metrics.iou_threshold == 0.25
 

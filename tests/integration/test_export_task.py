@@ -14,14 +14,14 @@ from tlt_api.failures import Reason
 from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import Inputs, ResolvedModel, ResolvedRecords
 from tlt_runner.context import Context
-from tlt_runner.data import digits
+from tlt_runner.data import sample_digits
 from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation import detectors
 from tlt_runner.export import onnx as exported_onnx
 from tlt_runner.export import precision, verify
-from tlt_runner.report.local import LocalReporter
+from tlt_runner.status.file import LocalReporter
 from tlt_runner.storage import Storage
 from tlt_runner.tasks import export
 
@@ -49,7 +49,7 @@ def model_file(model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     root = tmp_path_factory.mktemp("digits")
-    digits.generate(root / "data", 12, SIZE, SIZE, seed=1, classes=[1, 7])
+    sample_digits.generate(root / "data", 12, SIZE, SIZE, seed=1, classes=[1, 7])
     dataset = Dataset.model_validate(
         {
             "uri": f"file://{root}/data",

@@ -16,14 +16,14 @@ import pytest
 from tiny_detector import settled, tiny_config
 from tlt_api.failures import CLASSES, Reason
 from tlt_api.status import Progress
-from tlt_runner.data.pixels import geometry
+from tlt_runner.data.images import geometry
 from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation import detectors
-from tlt_runner.evaluation.inference_report import InferenceReport
-from tlt_runner.report.local import LocalReporter
+from tlt_runner.inference import run
+from tlt_runner.inference.report import InferenceReport
+from tlt_runner.status.file import LocalReporter
 from tlt_runner.storage import Storage, sha256_of
-from tlt_runner.tasks import infer
 
 SIZE = 96
 SCORE = 0.3
@@ -59,13 +59,13 @@ def images(tmp_path: Path) -> Path:
 
 class Run:
     def __init__(self, model: Path, images: Path, output: Path) -> None:
-        self.request = infer.Request(str(model), images, output, SCORE)
+        self.request = run.Request(str(model), images, output, SCORE)
         self.scratch = output.parent / "scratch"
         self.scratch.mkdir(exist_ok=True)
 
     def __call__(self, stop: Event | None = None, reporter: LocalReporter | None = None) -> InferenceReport:
         storage = Storage(scratch=self.scratch)
-        return infer.run(self.request, storage, reporter or LocalReporter(None), stop or Event())
+        return run.run(self.request, storage, reporter or LocalReporter(None), stop or Event())
 
 
 def stored(output: Path) -> dict[str, object]:
@@ -87,7 +87,7 @@ def test_labels_are_the_detections_in_the_images_own_pixels(
     model = detector.load(model_file)
     where = geometry.placement(80, 160, SIZE, SIZE, "letterbox")
     network = geometry.place_image(image, where)[..., ::-1].astype(np.float32)
-    found = detectors.of_keras(model)(np.stack([network] * infer.BATCH))
+    found = detectors.of_keras(model)(np.stack([network] * run.BATCH))
     rows = [line.split() for line in (tmp_path / "out/labels/a.txt").read_text().splitlines()]
     expected = []
     for box, score, class_id in zip(found["boxes"][0], found["scores"][0], found["classes"][0], strict=True):
@@ -180,9 +180,9 @@ def test_an_image_without_detections_gets_an_empty_label_file(
     model_file: Path, images: Path, tmp_path: Path
 ) -> None:
     save(images, "a.jpg", picture(6))
-    run = Run(model_file, images, tmp_path / "out")
-    run.request = infer.Request(str(model_file), images, tmp_path / "out", score=1.0)
-    report = run()
+    inference = Run(model_file, images, tmp_path / "out")
+    inference.request = run.Request(str(model_file), images, tmp_path / "out", score=1.0)
+    report = inference()
     assert (tmp_path / "out/labels/a.txt").read_bytes() == b""
     assert report.images_without_detections == report.inferred_images == 1
     assert report.detections == {"bus": 0, "fire truck": 0}
@@ -191,13 +191,13 @@ def test_an_image_without_detections_gets_an_empty_label_file(
 def test_more_images_than_a_batch_are_the_same_one_by_one(
     model_file: Path, images: Path, tmp_path: Path
 ) -> None:
-    for index in range(infer.BATCH + 2):
+    for index in range(run.BATCH + 2):
         save(images, f"{index}.png", picture(10 + index))
     Run(model_file, images, tmp_path / "together")()
     alone = tmp_path / "alone"
     alone.mkdir()
-    last = f"{infer.BATCH + 1}.png"
-    save(alone / "images", last, picture(10 + infer.BATCH + 1))
+    last = f"{run.BATCH + 1}.png"
+    save(alone / "images", last, picture(10 + run.BATCH + 1))
     Run(model_file, alone / "images", alone / "out")()
     together, single = (
         [line.split() for line in (folder / "labels" / last).with_suffix(".txt").read_text().splitlines()]
@@ -294,11 +294,11 @@ class StopAfter(LocalReporter):
 def test_what_was_written_before_an_interruption_stays_and_the_next_run_completes_it(
     model_file: Path, images: Path, tmp_path: Path
 ) -> None:
-    for index in range(infer.BATCH + 1):
+    for index in range(run.BATCH + 1):
         save(images, f"{index}.jpg", picture(20 + index))
     out, stop = tmp_path / "out", Event()
     with pytest.raises(RunnerError, match="stopped at image 4 of 5; 8 files are in") as caught:
-        Run(model_file, images, out)(stop, StopAfter(infer.BATCH, stop))
+        Run(model_file, images, out)(stop, StopAfter(run.BATCH, stop))
     assert caught.value.reason == Reason.INTERRUPTED
     assert (stored(out)["whole"], stored(out)["inferredImages"]) == (False, 4)
     report = Run(model_file, images, out)()

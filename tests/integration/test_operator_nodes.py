@@ -17,7 +17,7 @@ from cluster.control_plane import ControlPlane
 from operator_ring.live import NODE_MANIFEST, Api, Kubelet, OperatorProcess, until
 from operator_ring.manifests import SHA, resource
 from tlt_api.runspec import Owner
-from tlt_runner.report.apiserver import ApiServer, ApiServerError
+from tlt_runner.status.apiserver import ApiServer, ApiServerError
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "manifests" / "base"

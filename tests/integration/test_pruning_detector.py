@@ -20,7 +20,7 @@ from tlt_runner.detector.model import OUTPUT_LAYERS
 from tlt_runner.errors import RunnerError
 from tlt_runner.pruning import faster_rcnn
 from tlt_runner.pruning.plan import Options, PruningPlan
-from tlt_runner.report.local import LocalReporter
+from tlt_runner.status.file import LocalReporter
 from tlt_runner.storage import Storage
 from tlt_runner.tasks import prune
 

@@ -17,8 +17,8 @@ from cluster.control_plane import ControlPlane
 from tlt_api.resources import KINDS
 from tlt_api.runspec import Owner
 from tlt_api.status import Artifact, Metrics, Progress
-from tlt_runner.report.apiserver import ApiServer, ApiServerError, OwnerGoneError
-from tlt_runner.report.cluster import KubernetesReporter
+from tlt_runner.status.apiserver import ApiServer, ApiServerError, OwnerGoneError
+from tlt_runner.status.kubernetes import KubernetesReporter
 
 ROOT = Path(__file__).parents[2]
 NAMESPACE = "runner-reports"

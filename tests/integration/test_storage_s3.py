@@ -21,12 +21,12 @@ from cluster.object_store import ObjectStore, object_store
 from tlt_api.common import S3Storage
 from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
-from tlt_runner.data import digits
+from tlt_runner.data import sample_digits
 from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.data.records import load_records
 from tlt_runner.errors import NotFoundError, RunnerError
-from tlt_runner.s3 import PART_BYTES
 from tlt_runner.storage import Storage
+from tlt_runner.storage.s3 import PART_BYTES
 
 
 @pytest.fixture(scope="module")
@@ -275,12 +275,12 @@ def test_a_server_that_is_away_is_unavailable_and_worth_a_retry(tmp_path: Path) 
 
 
 def test_a_data_set_is_prepared_from_s3_to_s3_and_found_again(storage: Storage, tmp_path: Path) -> None:
-    digits.generate(tmp_path / "digits", images=8, width=128, height=96, seed=1)
+    sample_digits.generate(tmp_path / "digits", images=8, width=128, height=96, seed=1)
     _upload(storage, tmp_path / "digits", "s3://bucket/digits")
     dataset = Dataset.model_validate(
         {
             "uri": "s3://bucket/digits",
-            "targetClassMapping": {name: name for name in digits.CLASS_NAMES},
+            "targetClassMapping": {name: name for name in sample_digits.CLASS_NAMES},
             "imageSize": {"width": 128, "height": 96},
         }
     )
@@ -317,12 +317,12 @@ prepare(Dataset.model_validate_json(sys.argv[1]), storage, "s3://bucket/killed",
 def test_shards_that_a_killed_run_uploaded_are_not_made_again(
     storage: Storage, server: ObjectStore, tmp_path: Path
 ) -> None:
-    digits.generate(tmp_path / "many", images=90, width=64, height=64, seed=1)
+    sample_digits.generate(tmp_path / "many", images=90, width=64, height=64, seed=1)
     _upload(storage, tmp_path / "many", "s3://bucket/many")
     dataset = Dataset.model_validate(
         {
             "uri": "s3://bucket/many",
-            "targetClassMapping": {name: name for name in digits.CLASS_NAMES},
+            "targetClassMapping": {name: name for name in sample_digits.CLASS_NAMES},
             "imageSize": {"width": 64, "height": 64},
         }
     )
@@ -351,13 +351,13 @@ def test_shards_that_a_killed_run_uploaded_are_not_made_again(
 
 
 def test_refused_records_are_removed_and_the_report_stays(storage: Storage, tmp_path: Path) -> None:
-    digits.generate(tmp_path / "bad", images=8, width=64, height=64, seed=1)
+    sample_digits.generate(tmp_path / "bad", images=8, width=64, height=64, seed=1)
     (tmp_path / "bad/training/image_2/000003.jpg").write_bytes(b"")
     _upload(storage, tmp_path / "bad", "s3://bucket/bad")
     dataset = Dataset.model_validate(
         {
             "uri": "s3://bucket/bad",
-            "targetClassMapping": {name: name for name in digits.CLASS_NAMES},
+            "targetClassMapping": {name: name for name in sample_digits.CLASS_NAMES},
             "imageSize": {"width": 64, "height": 64},
         }
     )

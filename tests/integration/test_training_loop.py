@@ -15,10 +15,10 @@ from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.errors import RunnerError
 from tlt_runner.training import loop
-from tlt_runner.training.checkpoints import Position
-from tlt_runner.training.precision import LOWEST_SCALE
+from tlt_runner.training.callbacks.base import All, Step
+from tlt_runner.training.checkpoint.state import Position
+from tlt_runner.training.mixed_precision import LOWEST_SCALE
 from tlt_runner.training.trainer import FIGURES, Trainer
-from tlt_runner.training.watch import All, Step
 
 CONFIG = DetectorConfig.model_validate(
     {

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tlt_runner.data import digits
+from tlt_runner.data import sample_digits
 
 SCRIPT = Path(__file__).with_name("training_replicas_process.py")
 
@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).with_name("training_replicas_process.py")
 def test_two_replicas_make_the_weights_and_metrics_of_one(tmp_path: Path) -> None:
     # mini-batches are drawn and mosaics made: draws go by an image's place in the batch
     scenes = tmp_path / "scenes"
-    digits.generate(scenes, 18, 64, 64, seed=3, classes=[0, 1])
+    sample_digits.generate(scenes, 18, 64, 64, seed=3, classes=[0, 1])
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(scenes), str(tmp_path)],
         capture_output=True,

@@ -19,11 +19,11 @@ import pytest
 from tlt_api.failures import Reason
 from tlt_api.runreport import RunReport
 from tlt_api.runspec import RunSpec
-from tlt_runner.data import digits
+from tlt_runner.data import sample_digits
 from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
-from tlt_runner.training import checkpoints, model_file
-from tlt_runner.training.checkpoints import Position
+from tlt_runner.training.checkpoint import model_file, state
+from tlt_runner.training.checkpoint.state import Position
 
 SCRIPT = Path(__file__).with_name("training_resume_process.py")
 _spec = importlib.util.spec_from_file_location("training_resume_process", SCRIPT)
@@ -86,7 +86,7 @@ class Trained:
 
     @property
     def position(self) -> Position:
-        return checkpoints.read(self.output / "last.state.npz")[0]
+        return state.read(self.output / "last.state.npz")[0]
 
 
 def losses_of(file: Path) -> list[tuple[int, float]]:
@@ -97,7 +97,7 @@ def losses_of(file: Path) -> list[tuple[int, float]]:
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")
-    digits.generate(folder, 32, 64, 64, seed=3, classes=[0, 1])
+    sample_digits.generate(folder, 32, 64, 64, seed=3, classes=[0, 1])
     return folder
 
 
@@ -124,7 +124,7 @@ def interrupted(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
         attempt(run, scratch, losses, Ending(stop_in_evaluation=STOPPED_IN_EVALUATION))
     assert caught.value.reason == Reason.INTERRUPTED
     assert losses_of(losses)[-1][0] == STOPPED_IN_EVALUATION * STEPS - 1
-    position, _ = checkpoints.read(output / "last.state.npz")
+    position, _ = state.read(output / "last.state.npz")
     assert (position.epoch, position.closed) == (STOPPED_IN_EVALUATION, False)
     report = attempt(run, scratch, losses, Ending())
     return Trained(output, report, losses_of(losses))
@@ -151,7 +151,7 @@ def test_the_weights_are_the_same(straight: Trained, interrupted: Trained) -> No
 
 def test_the_whole_state_is_the_same(straight: Trained, interrupted: Trained) -> None:
     (wanted, arrays), (got, others) = (
-        checkpoints.read(one.output / "last.state.npz") for one in (straight, interrupted)
+        state.read(one.output / "last.state.npz") for one in (straight, interrupted)
     )
     for left, right in zip(arrays, others, strict=True):
         np.testing.assert_allclose(left, right, rtol=0, atol=1e-5)
@@ -191,7 +191,7 @@ def test_a_finished_training_whose_best_model_is_gone_makes_one_of_the_last_epoc
     best, last = detector.load(output / "best.keras"), detector.load(output / "last.keras")
     for left, right in zip(best.get_weights(), last.get_weights(), strict=True):
         np.testing.assert_array_equal(left, right)
-    assert checkpoints.read(output / "last.state.npz")[0].closed
+    assert state.read(output / "last.state.npz")[0].closed
 
 
 def test_other_classes_under_a_run_are_an_error_and_overwrite_nothing(

@@ -14,12 +14,12 @@ from tlt_api.failures import Reason
 from tlt_api.runspec import RunSpec
 from tlt_api.status import Artifact, DatasetStatus, Metrics, Progress
 from tlt_runner.context import Context
-from tlt_runner.data import digits
+from tlt_runner.data import sample_digits
 from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Storage, sha256_of
 from tlt_runner.tasks import train
-from tlt_runner.training import weights
+from tlt_runner.training.pretrained import load
 
 CLASSES = {"zero": "zero", "one": "one"}
 
@@ -74,7 +74,7 @@ class Heard:
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")
-    digits.generate(folder, 16, 96, 96, seed=3, classes=[0, 1])
+    sample_digits.generate(folder, 16, 96, 96, seed=3, classes=[0, 1])
     return folder
 
 
@@ -200,5 +200,5 @@ def test_weights_of_another_network_are_refused(finished: tuple[Path, Heard]) ->
     source = detector.load(finished[0] / "best.keras").config
     wider = detector.build(source.model_copy(update={"width_multiplier": 0.5, "class_names": ["a"]}), 1)
     with pytest.raises(RunnerError) as caught:
-        weights.load_by_name(wider, finished[0] / "best.keras")
+        load.load_by_name(wider, finished[0] / "best.keras")
     assert caught.value.reason == Reason.MODEL_MISMATCH

@@ -12,7 +12,7 @@ from tlt_api.training import Training
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.evaluation import detectors
-from tlt_runner.training import precision
+from tlt_runner.training import mixed_precision
 from tlt_runner.training.trainer import FIGURES, LOSSES, Trainer
 
 CONFIG = DetectorConfig.model_validate(
@@ -48,7 +48,7 @@ def batch(images: int = 4) -> dict[str, Any]:
     }
 
 
-def trainer(config: DetectorConfig = CONFIG, low: str = precision.BFLOAT16, **fields: Any) -> Trainer:
+def trainer(config: DetectorConfig = CONFIG, low: str = mixed_precision.BFLOAT16, **fields: Any) -> Trainer:
     spec = Training.model_validate({"regularizer": {"type": "none"}, **fields})
     return Trainer(detector.build(config, 1), spec, tf.distribute.get_strategy(), low)
 
@@ -170,8 +170,8 @@ def test_in_16_bits_the_loss_falls_as_in_32(tmp_path: Path) -> None:
 
 
 def test_an_update_whose_scaled_gradient_overflows_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "FIRST_SCALE", 2.0**24)
-    one = trainer(NORMED, precision.FLOAT16, mixedPrecision=True, ema={})
+    monkeypatch.setattr(mixed_precision, "FIRST_SCALE", 2.0**24)
+    one = trainer(NORMED, mixed_precision.FLOAT16, mixedPrecision=True, ema={})
     start, seen = weights(one), run(one, 1)[0]
     assert not np.isfinite(seen["gradient_norm"])
     assert seen["loss_scale"] == 2.0**24
@@ -184,9 +184,9 @@ def test_an_update_whose_scaled_gradient_overflows_is_left_out(monkeypatch: pyte
 
 
 def test_float16_is_for_gpus_before_ampere() -> None:
-    assert precision.dtype_of([(7, 5), (8, 0)]) == "float16"
-    assert precision.dtype_of([(8, 0), (9, 0)]) == "bfloat16"
-    assert precision.dtype_of([]) == "bfloat16"
+    assert mixed_precision.dtype_of([(7, 5), (8, 0)]) == "float16"
+    assert mixed_precision.dtype_of([(8, 0), (9, 0)]) == "bfloat16"
+    assert mixed_precision.dtype_of([]) == "bfloat16"
 
 
 def test_one_worker_with_an_old_gpu_makes_all_compute_in_float16() -> None:
@@ -196,8 +196,8 @@ def test_one_worker_with_an_old_gpu_makes_all_compute_in_float16() -> None:
         told.append(own)
         return True
 
-    assert precision.low_dtype(another_is_old) == "float16"
-    assert precision.low_dtype(lambda own: own) == "bfloat16"
+    assert mixed_precision.low_dtype(another_is_old) == "float16"
+    assert mixed_precision.low_dtype(lambda own: own) == "bfloat16"
     assert told == [False]
 
 

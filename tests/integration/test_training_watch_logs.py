@@ -14,11 +14,11 @@ from tlt_api.failures import Reason
 from tlt_api.status import ClassMetric, Metrics
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Published, Storage
-from tlt_runner.training.watch import Step
-from tlt_runner.training.watching.followers import Guarded, followed
-from tlt_runner.training.watching.pictures import Pictures
-from tlt_runner.training.watching.shipping import Shipping
-from tlt_runner.training.watching.tensorboard import TensorBoard
+from tlt_runner.training.callbacks.base import Step
+from tlt_runner.training.callbacks.followers import Guarded, followed
+from tlt_runner.training.callbacks.images import Pictures
+from tlt_runner.training.callbacks.tensorboard import TensorBoard
+from tlt_runner.training.callbacks.uploader import Shipping
 
 STEPS = 10
 Points = list[tuple[int, float]]

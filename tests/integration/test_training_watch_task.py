@@ -11,8 +11,8 @@ import tensorflow as tf
 import tiny_detector
 from tlt_api.runspec import RunSpec
 from tlt_runner.context import Context
-from tlt_runner.data import digits
-from tlt_runner.report.local import LocalReporter
+from tlt_runner.data import sample_digits
+from tlt_runner.status.file import LocalReporter
 from tlt_runner.storage import Storage
 from tlt_runner.tasks import train
 
@@ -38,7 +38,7 @@ def run_spec(folder: Path) -> RunSpec:
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("watched")
-    digits.generate(folder / "scenes", 12, 96, 96, seed=3, classes=[0, 1])
+    sample_digits.generate(folder / "scenes", 12, 96, 96, seed=3, classes=[0, 1])
     scratch = folder / "scratch"
     scratch.mkdir()
     context = Context(Storage(scratch=scratch), LocalReporter(None), scratch, threading.Event())

@@ -14,7 +14,7 @@ from tlt_api.failures import Reason
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.errors import RunnerError
-from tlt_runner.training import weight_names, weights
+from tlt_runner.training.pretrained import layer_names, load
 
 SIZE = 64
 DETECTOR = {"rpn_conv", "rpn_objectness", "rpn_deltas", "head_classes", "head_deltas"}
@@ -67,12 +67,12 @@ def resnet50(tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, Pat
 
 
 @pytest.fixture(scope="module")
-def ours(resnet50: tuple[keras.Model, Path]) -> tuple[detector.FasterRCNN, weights.Taken]:
+def ours(resnet50: tuple[keras.Model, Path]) -> tuple[detector.FasterRCNN, load.Taken]:
     model = detector.build(tiny("resnet50", widthMultiplier=1.0), 1)
-    return model, weights.load_by_name(model, resnet50[1])
+    return model, load.load_by_name(model, resnet50[1])
 
 
-def test_a_resnet_of_keras_loads_whole(ours: tuple[detector.FasterRCNN, weights.Taken]) -> None:
+def test_a_resnet_of_keras_loads_whole(ours: tuple[detector.FasterRCNN, load.Taken]) -> None:
     taken = ours[1]
     assert taken.origin == "Keras"
     assert set(taken.missing) == DETECTOR
@@ -81,7 +81,7 @@ def test_a_resnet_of_keras_loads_whole(ours: tuple[detector.FasterRCNN, weights.
 
 
 def test_its_stem_computes_the_same_though_pixels_are_rgb_and_there_is_no_bias(
-    resnet50: tuple[keras.Model, Path], ours: tuple[detector.FasterRCNN, weights.Taken], images: np.ndarray
+    resnet50: tuple[keras.Model, Path], ours: tuple[detector.FasterRCNN, load.Taken], images: np.ndarray
 ) -> None:
     theirs, trunk = resnet50[0], ours[0].trunk
     got = keras.Model(trunk.input, trunk.get_layer("stem_relu").output)(images)
@@ -91,7 +91,7 @@ def test_its_stem_computes_the_same_though_pixels_are_rgb_and_there_is_no_bias(
 
 
 def test_its_bottlenecks_that_do_not_stride_compute_the_same(
-    resnet50: tuple[keras.Model, Path], ours: tuple[detector.FasterRCNN, weights.Taken]
+    resnet50: tuple[keras.Model, Path], ours: tuple[detector.FasterRCNN, load.Taken]
 ) -> None:
     theirs, trunk = resnet50[0], ours[0].trunk
     features = np.random.default_rng(1).uniform(0, 2, (1, 16, 16, 64)).astype(np.float32)
@@ -109,7 +109,7 @@ def test_every_kind_of_file_loads(suffix: str, nested: bool, images: np.ndarray,
     file = tmp_path / f"vgg{suffix}"
     whole.save_weights(file) if suffix == ".weights.h5" else whole.save(file)
     model = detector.build(tiny("vgg16"), 1)
-    taken = weights.load_by_name(model, file)
+    taken = load.load_by_name(model, file)
     assert len(taken.loaded) == 13
     assert taken.unused == (("predictions",) if nested else ())
     assert_equal_features(model, theirs, images)
@@ -131,7 +131,7 @@ def test_a_name_of_two_layers_is_taken_from_neither(suffix: str, tmp_path: Path)
     classifier(tlt_vgg(), keras.Model(pixels, x)).save(tmp_path / f"two{suffix}")
     model = detector.build(tiny("vgg16"), 1)
     before = model.trunk.get_layer("block1_conv1").get_weights()
-    taken = weights.load_by_name(model, tmp_path / f"two{suffix}")
+    taken = load.load_by_name(model, tmp_path / f"two{suffix}")
     assert taken.origin == "TLT"
     assert taken.ambiguous == ("block_1a_conv_1",)
     assert "block1_conv1" in taken.untouched
@@ -144,7 +144,7 @@ def test_a_name_of_two_layers_is_taken_from_neither(suffix: str, tmp_path: Path)
 def test_a_file_of_two_such_networks_is_refused_and_says_why(tmp_path: Path) -> None:
     classifier(tlt_vgg(), tlt_vgg()).save(tmp_path / "twins.h5")
     with pytest.raises(RunnerError, match="several each of block_1a_bn_1, block_1a_conv_1") as caught:
-        weights.load_by_name(detector.build(tiny("vgg16"), 1), tmp_path / "twins.h5")
+        load.load_by_name(detector.build(tiny("vgg16"), 1), tmp_path / "twins.h5")
     assert caught.value.reason == Reason.MODEL_MISMATCH
 
 
@@ -190,7 +190,7 @@ def test_tlts_darknet_gives_its_features_without_bias_and_with_another_epsilon(
 def assert_same_features(backbone: str, theirs: keras.Model, images: np.ndarray, folder: Path) -> None:
     theirs.save(folder / "theirs.hdf5")
     model = detector.build(tiny(backbone), 1)
-    taken = weights.load_by_name(model, folder / "theirs.hdf5")
+    taken = load.load_by_name(model, folder / "theirs.hdf5")
     assert taken.origin == "TLT"
     assert taken.mismatched == taken.unused == ()
     assert_equal_features(model, theirs, images)
@@ -249,9 +249,9 @@ def tlt_googlenet() -> Iterator[str]:
 )
 def test_every_layer_of_ours_is_one_of_theirs(backbone: str, names: Iterator[str]) -> None:
     theirs = list(names)
-    naming = weight_names.naming(backbone, theirs)
+    naming = layer_names.naming(backbone, theirs)
     model = detector.build(tiny(backbone), 1)
-    mine = {layer.name for layer in weights.layers_of(model)} - DETECTOR
+    mine = {layer.name for layer in load.layers_of(model)} - DETECTOR
     assert sorted(str(naming.ours(name)) for name in theirs) == sorted(mine)
 
 
@@ -260,7 +260,7 @@ def test_a_bias_before_no_normalisation_is_not_dropped_in_silence(tmp_path: Path
     x = layers.Conv2D(8, 7, 2, "same", name="conv1")(pixels)
     x = layers.Conv2D(8, 3, padding="same", name="block_1a_conv_1", use_bias=False)(x)
     keras.Model(pixels, x).save(tmp_path / "plain.h5")
-    taken = weights.load_by_name(detector.build(tiny("resnet10"), 1), tmp_path / "plain.h5")
+    taken = load.load_by_name(detector.build(tiny("resnet10"), 1), tmp_path / "plain.h5")
     assert taken.loaded == ("stage1_block1_conv1",)
     assert [text.split(" ")[0] for text in taken.mismatched] == ["stem_conv"]
 
@@ -271,5 +271,5 @@ def test_a_network_that_is_not_ours_is_refused_and_named(tmp_path: Path) -> None
     x = layers.BatchNormalization(name="conv2_block1_preact_bn")(x)
     keras.Model(pixels, x).save(tmp_path / "resnet50v2.keras")
     with pytest.raises(RunnerError, match="ResNet V2") as caught:
-        weights.load_by_name(detector.build(tiny("resnet50"), 1), tmp_path / "resnet50v2.keras")
+        load.load_by_name(detector.build(tiny("resnet50"), 1), tmp_path / "resnet50v2.keras")
     assert caught.value.reason == Reason.MODEL_MISMATCH

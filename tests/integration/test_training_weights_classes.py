@@ -17,8 +17,8 @@ from tlt_runner.errors import RunnerError
 from tlt_runner.pruning import faster_rcnn
 from tlt_runner.pruning.plan import Options
 from tlt_runner.storage import Storage
-from tlt_runner.training import weights
-from tlt_runner.training.initial import frozen_at_random, initial_model
+from tlt_runner.training.initial_model import frozen_at_random, initial_model
+from tlt_runner.training.pretrained import load
 
 BEFORE = ["bus", "car", "dog"]
 MODEL: dict[str, Any] = {
@@ -164,7 +164,7 @@ def test_pretrained_weights_of_other_classes_keep_the_classes_that_both_have(
 ) -> None:
     spec = spec_of(["car", "cat", "dog"])
     model = detector.build(DetectorConfig.from_spec(spec.model, spec.dataset), 9)
-    taken = weights.load_by_name(model, file)
+    taken = load.load_by_name(model, file)
     assert set(taken.partly) == {"head_classes", "head_deltas"}
     assert taken.missing == taken.unused == taken.mismatched == ()
     before, now = outputs(given, images), outputs(model, images)
@@ -179,17 +179,17 @@ def test_a_file_without_class_names_gives_its_head_only_to_as_many_classes(
     given.save_weights(tmp_path / "best.weights.h5")
     spec = spec_of(["cat", "van", "yak"][:count])
     model = detector.build(DetectorConfig.from_spec(spec.model, spec.dataset), 9)
-    taken = weights.load_by_name(model, tmp_path / "best.weights.h5")
+    taken = load.load_by_name(model, tmp_path / "best.weights.h5")
     of_head = {"head_classes", "head_deltas"}
     assert taken.untouched == (set() if count == 3 else of_head)
-    assert len(taken.loaded) == len(weights.layers_of(model)) - len(taken.untouched)
+    assert len(taken.loaded) == len(load.layers_of(model)) - len(taken.untouched)
 
 
 def test_frozen_layers_that_stay_random_are_found(file: Path) -> None:
     spec = spec_of(BEFORE, freezeBlocks=[0, 2])
     model = detector.build(DetectorConfig.from_spec(spec.model, spec.dataset), 9)
-    everything = {layer.name for layer in weights.layers_of(model)}
+    everything = {layer.name for layer in load.layers_of(model)}
     stuck = frozen_at_random(model, everything)
     assert {"stem_conv", "stage1_block1_conv1", "stage3_block1_shortcut_bn"} <= set(stuck)
     assert not [name for name in stuck if name.startswith(("stage2", "stage4", "rpn", "head"))]
-    assert frozen_at_random(model, weights.load_by_name(model, file).untouched) == []
+    assert frozen_at_random(model, load.load_by_name(model, file).untouched) == []

@@ -9,7 +9,7 @@ import pytest
 
 import training_workers as processes
 from tlt_api.failures import CLASSES, Reason
-from tlt_runner.data import digits
+from tlt_runner.data import sample_digits
 from tlt_runner.detector import model as detector
 
 STATE = "last.state.npz"
@@ -20,7 +20,7 @@ LONGER = {"epochs": 4, "interval": 4}
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")
-    digits.generate(folder, 18, 64, 64, seed=3, classes=[0, 1])
+    sample_digits.generate(folder, 18, 64, 64, seed=3, classes=[0, 1])
     return folder
 
 

@@ -15,7 +15,7 @@ from keras import ops
 from tlt_api.training import Regularizer
 from tlt_runner.detector import losses
 from tlt_runner.detector import model as detector
-from tlt_runner.detector.draws import StepDraws
+from tlt_runner.detector.seeds import StepDraws
 
 STEPS, IMAGES = 12, 2
 

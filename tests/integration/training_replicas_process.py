@@ -13,16 +13,16 @@ import training_workers
 from tlt_api.runspec import RunSpec
 from tlt_runner.context import Context
 from tlt_runner.detector import model as detector
-from tlt_runner.report.local import LocalReporter
+from tlt_runner.status.file import LocalReporter
 from tlt_runner.storage import Storage
 from tlt_runner.tasks import train
-from tlt_runner.training import distribution
-from tlt_runner.training.distribution import Workers
+from tlt_runner.training.distributed import workers
+from tlt_runner.training.distributed.workers import Workers
 
 
 def run(scenes: Path, output: Path, batch_size: int, strategy: Any) -> tuple[list[np.ndarray], Any]:
     """Train to the end on a strategy's devices; the last model's weights, and the best one's metrics."""
-    distribution.claim = lambda *_: Workers(strategy)  # the only way to have two devices without GPUs
+    workers.claim = lambda *_: Workers(strategy)  # the only way to have two devices without GPUs
     spec = RunSpec.model_validate(training_workers.run_spec(scenes, output, batch_size))
     scratch = output / "scratch"
     scratch.mkdir(parents=True)

@@ -17,7 +17,7 @@ from tlt_api.runreport import RunReport
 from tlt_api.runspec import RunSpec
 from tlt_api.status import Progress
 from tlt_runner.context import Context
-from tlt_runner.report.local import LocalReporter
+from tlt_runner.status.file import LocalReporter
 from tlt_runner.storage import Storage
 from tlt_runner.tasks import train
 from tlt_runner.training.trainer import FIGURES, Trainer

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tlt_api.training import Training
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
-from tlt_runner.training.distribution import Workers
+from tlt_runner.training.distributed.workers import Workers
 from tlt_runner.training.trainer import FIGURES, INPUTS, Trainer
 
 CONFIG = DetectorConfig.model_validate(

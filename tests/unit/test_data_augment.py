@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlt_api.training import Augmentation
-from tlt_runner.data.feeding import augment, mosaic
+from tlt_runner.data.input_pipeline import augment, mosaic
 
 HEIGHT, WIDTH = 96, 128
 OFF = Augmentation(horizontal_flip=0)

@@ -1,6 +1,6 @@
 """targetClassMapping applied to the labels' classes."""
 
-from tlt_runner.data.classes import ClassMapping
+from tlt_runner.data.class_mapping import ClassMapping
 
 
 def test_classes_have_the_ids_of_their_sorted_names() -> None:

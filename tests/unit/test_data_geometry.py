@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from tlt_runner.data.pixels import geometry
+from tlt_runner.data.images import geometry
 
 
 def test_stretch_scales_each_axis_on_its_own() -> None:

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tlt_runner.data.pixels import images
-from tlt_runner.data.pixels.image_header import MAX_PIXELS
+from tlt_runner.data.images import decode
+from tlt_runner.data.images.header import MAX_PIXELS
 from tlt_runner.data.sample import Oddity, Problem
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
@@ -55,15 +55,15 @@ ROWS = b"".join(b"\0" + PIXELS[row, :, ::-1].tobytes() for row in range(40))
 IDAT = _chunk(b"IDAT", zlib.compress(ROWS))
 
 
-def _inspect(data: bytes, file_name: str) -> images.Header:
+def _inspect(data: bytes, file_name: str) -> decode.Header:
     """As conversion judges a file whose bytes it keeps."""
-    head = images.header(data, file_name)
-    images.check(data, head)
+    head = decode.header(data, file_name)
+    decode.check(data, head)
     return head
 
 
-def _refusal(judge: Callable[[bytes, str], object], data: bytes) -> images.BadImageError:
-    with pytest.raises(images.BadImageError) as caught:
+def _refusal(judge: Callable[[bytes, str], object], data: bytes) -> decode.BadImageError:
+    with pytest.raises(decode.BadImageError) as caught:
         judge(data, "a.jpg")
     return caught.value
 
@@ -71,7 +71,7 @@ def _refusal(judge: Callable[[bytes, str], object], data: bytes) -> images.BadIm
 def _problem(data: bytes) -> Problem:
     """Both judges say the same."""
     problem = _refusal(_inspect, data).problem
-    assert _refusal(images.decode, data).problem == problem
+    assert _refusal(decode.decode, data).problem == problem
     return problem
 
 
@@ -90,8 +90,8 @@ def _with_segment(content: bytes, marker: bytes = b"\xff\xe1") -> bytes:
 
 def test_a_whole_jpeg_is_inspected_decodes_and_can_be_kept() -> None:
     head = _inspect(JPEG, "a/b.JPG")
-    assert head == images.Header("JPEG", 40, 60, (), fits_records=True, orientation=1)
-    decoded = images.decode(JPEG, "a/b.JPG")
+    assert head == decode.Header("JPEG", 40, 60, (), fits_records=True, orientation=1)
+    decoded = decode.decode(JPEG, "a/b.JPG")
     assert decoded.header == head
     assert decoded.pixels.shape == (40, 60, 3)
 
@@ -99,12 +99,12 @@ def test_a_whole_jpeg_is_inspected_decodes_and_can_be_kept() -> None:
 def test_a_progressive_jpeg_is_walked_through_all_its_scans_and_can_be_kept() -> None:
     assert PROGRESSIVE.count(b"\xff\xda") > 3
     assert _inspect(PROGRESSIVE, "a.jpg").fits_records
-    assert images.decode(PROGRESSIVE, "a.jpg").pixels.shape == (40, 60, 3)
+    assert decode.decode(PROGRESSIVE, "a.jpg").pixels.shape == (40, 60, 3)
 
 
 def test_a_grey_jpeg_becomes_three_channels_and_can_be_kept() -> None:
     grey = _encoded(".jpg", PIXELS[..., 0])
-    decoded = images.decode(grey, "a.jpg")
+    decoded = decode.decode(grey, "a.jpg")
     assert decoded.pixels.shape == (40, 60, 3)
     assert np.array_equal(decoded.pixels[..., 0], decoded.pixels[..., 2])
     assert decoded.header.oddities == (Oddity.GRAYSCALE,)
@@ -115,7 +115,7 @@ def test_cmyk_comes_out_in_its_colours_with_and_without_adobes_mark() -> None:
     adobe = _saved(Image.fromarray(PATCHES).convert("CMYK"), "JPEG", quality=95)
     mark = adobe.index(b"\xff\xee")
     for data in (adobe, adobe[:mark] + adobe[mark + 16 :]):
-        decoded = images.decode(data, "a.jpg")
+        decoded = decode.decode(data, "a.jpg")
         assert decoded.header.oddities == (Oddity.CMYK,)
         assert not decoded.header.fits_records
         assert np.abs(decoded.pixels[..., ::-1].astype(int) - PATCHES).max() <= 3
@@ -126,7 +126,7 @@ def test_ycck_comes_out_in_its_colours_with_black_as_a_fourth_ink() -> None:
     light = np.full((32, 32, 4), (200, 100, 40, 128), np.uint8)
     ycck = simplejpeg.encode_jpeg(light, quality=100, colorspace="CMYK", colorsubsampling="444")
     assert ycck[ycck.index(b"Adobe") + 11] == 2
-    decoded = images.decode(ycck, "a.jpg")
+    decoded = decode.decode(ycck, "a.jpg")
     assert np.abs(decoded.pixels[16, 16, ::-1].astype(int) - (100, 50, 20)).max() <= 2
 
 
@@ -141,7 +141,7 @@ def test_ycck_comes_out_in_its_colours_with_black_as_a_fourth_ink() -> None:
     ids=["colour", "grey", "alpha", "16 bit"],
 )
 def test_png_of_any_depth_becomes_eight_bit_colour(pixels: np.ndarray, oddities: tuple[Oddity, ...]) -> None:
-    decoded = images.decode(_encoded(".png", pixels), "a.png")
+    decoded = decode.decode(_encoded(".png", pixels), "a.png")
     assert decoded.header.oddities == oddities
     assert not decoded.header.fits_records
     # Also what is wholly transparent keeps its colour, and 16 bits keep their upper half.
@@ -151,7 +151,7 @@ def test_png_of_any_depth_becomes_eight_bit_colour(pixels: np.ndarray, oddities:
 
 def test_a_palette_with_a_transparent_colour_keeps_that_colour() -> None:
     palette = Image.fromarray(PIXELS[..., ::-1]).quantize(16)
-    decoded = images.decode(_saved(palette, "PNG", transparency=3), "a.png")
+    decoded = decode.decode(_saved(palette, "PNG", transparency=3), "a.png")
     assert decoded.header.oddities == (Oddity.ALPHA,)
     assert np.array_equal(decoded.pixels[..., ::-1], np.asarray(palette.convert("RGB")))
 
@@ -160,7 +160,7 @@ def test_of_an_animation_the_still_image_is_taken() -> None:
     control = _chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, 60, 40, 0, 0, 1, 10, 0, 0))
     frame = _chunk(b"fdAT", struct.pack(">I", 1) + zlib.compress(bytes(len(ROWS))))
     animated = _png(_chunk(b"acTL", struct.pack(">II", 1, 0)), IDAT, control, frame)
-    decoded = images.decode(animated, "a.png")
+    decoded = decode.decode(animated, "a.png")
     assert decoded.header.oddities == (Oddity.ANIMATED,)
     assert np.array_equal(decoded.pixels, PIXELS)
 
@@ -172,11 +172,11 @@ def test_a_wrong_extension_is_odd_and_no_obstacle(data: bytes, name: str) -> Non
 
 @pytest.mark.parametrize("order", ["little", "big"])
 def test_an_orientation_tag_is_reported_and_not_applied(order: str) -> None:
-    jpeg = images.decode(_with_segment(b"Exif\0\0" + _exif(6, order)), "a.jpg")
-    png = images.decode(_png(_chunk(b"eXIf", _exif(6, order)), IDAT), "a.png")
+    jpeg = decode.decode(_with_segment(b"Exif\0\0" + _exif(6, order)), "a.jpg")
+    png = decode.decode(_png(_chunk(b"eXIf", _exif(6, order)), IDAT), "a.png")
     assert (jpeg.header.oddities, jpeg.header.orientation) == ((Oddity.TURNED,), 6)
     assert (png.header.oddities, png.header.orientation) == ((Oddity.TURNED,), 6)
-    assert np.array_equal(jpeg.pixels, images.decode(JPEG, "a.jpg").pixels)
+    assert np.array_equal(jpeg.pixels, decode.decode(JPEG, "a.jpg").pixels)
     assert np.array_equal(png.pixels, PIXELS)
 
 
@@ -209,11 +209,11 @@ def test_a_mutated_file_gets_the_same_verdict_from_both_judges(
     for place, value in changes:
         mutated[int(place * len(mutated))] = value
     verdicts: list[object] = []
-    for judge in (_inspect, images.decode):
+    for judge in (_inspect, decode.decode):
         try:
             result = judge(bytes(mutated), "a.jpg")
-            verdicts.append(result.header if isinstance(result, images.Decoded) else result)
-        except images.BadImageError as error:
+            verdicts.append(result.header if isinstance(result, decode.Decoded) else result)
+        except decode.BadImageError as error:
             verdicts.append(error.problem)
     assert verdicts[0] == verdicts[1]
 
@@ -255,7 +255,7 @@ def test_what_harms_no_pixel_is_no_reason(data: bytes, capfd: pytest.CaptureFixt
     name = "a.png" if data.startswith(PNG[:8]) else "a.jpg"
     assert _inspect(data, name).oddities == ()
     whole = PNG if name == "a.png" else JPEG
-    assert np.array_equal(images.decode(data, name).pixels, images.decode(whole, name).pixels)
+    assert np.array_equal(decode.decode(data, name).pixels, decode.decode(whole, name).pixels)
     assert capfd.readouterr().err == ""
 
 
@@ -397,7 +397,7 @@ def test_kinds_of_jpeg_that_cannot_be_decoded_are_named(place: int, value: int) 
 
 def test_an_arithmetic_coded_jpeg_cannot_be_kept() -> None:
     data = JPEG.replace(b"\xff\xc0", b"\xff\xc9", 1)
-    assert not images.header(data, "a.jpg").fits_records
+    assert not decode.header(data, "a.jpg").fits_records
 
 
 def test_what_only_phones_understand_is_unsupported() -> None:
@@ -409,18 +409,18 @@ def test_a_file_that_cannot_be_opened_is_a_verdict_on_the_file(tmp_path: Path) -
     (tmp_path / "circle.jpg").symlink_to(tmp_path / "circle.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
     for name in ("gone.jpg", "circle.jpg", "pipe.jpg"):
-        with pytest.raises(images.BadImageError) as caught:
-            images.read(tmp_path / name)
+        with pytest.raises(decode.BadImageError) as caught:
+            decode.read(tmp_path / name)
         assert caught.value.problem == Problem.UNREADABLE_IMAGE
     (tmp_path / "a.jpg").write_bytes(JPEG)
-    assert images.read(tmp_path / "a.jpg") == JPEG
+    assert decode.read(tmp_path / "a.jpg") == JPEG
 
 
 def test_a_file_too_large_to_be_an_image_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "a.jpg").open("wb") as file:
-        file.truncate(images.MAX_FILE_BYTES + 1)
-    with pytest.raises(images.BadImageError) as caught:
-        images.read(tmp_path / "a.jpg")
+        file.truncate(decode.MAX_FILE_BYTES + 1)
+    with pytest.raises(decode.BadImageError) as caught:
+        decode.read(tmp_path / "a.jpg")
     assert caught.value.problem == Problem.HUGE_IMAGE
 
 
@@ -432,10 +432,10 @@ class _FailingPath(type(Path())):  # type: ignore[misc]
 def test_a_failing_disk_is_no_verdict_on_the_file(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(JPEG)
     with pytest.raises(OSError, match="Input/output"):
-        images.read(_FailingPath(tmp_path / "a.jpg"))
+        decode.read(_FailingPath(tmp_path / "a.jpg"))
 
 
 def test_what_is_encoded_is_close_to_what_was_given() -> None:
     smooth = cv2.GaussianBlur(PIXELS, (0, 0), 5)
-    back = images.decode(images.encode(smooth), "a.jpg").pixels
+    back = decode.decode(decode.encode(smooth), "a.jpg").pixels
     assert np.abs(back.astype(int) - smooth.astype(int)).mean() < 2

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from tlt_api.model import Anchors
-from tlt_runner.data.classes import ClassMapping
+from tlt_runner.data.class_mapping import ClassMapping
+from tlt_runner.data.report import charts, html
+from tlt_runner.data.report.report import DatasetReport, ReportedSize
+from tlt_runner.data.report.statistics import Tally
+from tlt_runner.data.report.thumbnails import SHOWN, worst
 from tlt_runner.data.sample import Converted, Finding, Listing, Oddity, Problem, Sample
-from tlt_runner.data.verdict import charts, page
-from tlt_runner.data.verdict.report import DatasetReport, ReportedSize
-from tlt_runner.data.verdict.tally import Tally
-from tlt_runner.data.verdict.thumbnails import SHOWN, worst
 from tlt_runner.storage import Storage, join
 
 MAPPING = ClassMapping({"car": "vehicle", "man": "person"})
@@ -73,7 +73,7 @@ def _report(*images: tuple[str, Converted]) -> DatasetReport:
 
 def test_the_page_is_whole_and_loads_nothing() -> None:
     report = _report(("a.jpg", _bad("a.jpg", Problem.INVERTED_BOX)))
-    parsed = Parsed(page.render(report, Anchors(), page.thumbnails(report, lambda _: None)))
+    parsed = Parsed(html.render(report, Anchors(), html.thumbnails(report, lambda _: None)))
     assert "script" not in parsed.tags
     assert parsed.tags.count("svg") == 2
     assert all(address.startswith("data:") for address in parsed.addresses)
@@ -89,7 +89,7 @@ def test_names_of_strangers_stay_text() -> None:
     tally.add(_sample(EVIL), converted, "training")
     tally.add_duplicates([EVIL], [EVIL])
     report = tally.to_report(MAPPING)
-    text = page.render(report, Anchors(), page.thumbnails(report, lambda _: None))
+    text = html.render(report, Anchors(), html.thumbnails(report, lambda _: None))
     parsed = Parsed(text)
     assert "script" not in parsed.tags
     shown = "<script>alert('x')</script>&\"\\x07\\udcff.jpg"
@@ -104,7 +104,7 @@ def test_tables_end_and_say_how_many_there_are() -> None:
     tally = Tally()
     skipped = [Finding(f"i/{number:04}.jpg", Problem.EMPTY_FILE, "0 bytes") for number in range(1234)]
     tally.add_listings([Listing([], 1234, skipped, [], [], 0, [])])
-    text = page.render(tally.to_report(MAPPING), Anchors(), [])
+    text = html.render(tally.to_report(MAPPING), Anchors(), [])
     assert "200 of 1,234" in text
     assert "and 1,034 more: see dataset-report.json" in text
     assert ("i/0199.jpg" in text, "i/0200.jpg" in text) == (True, False)
@@ -112,13 +112,13 @@ def test_tables_end_and_say_how_many_there_are() -> None:
 
 def test_a_page_of_a_clean_data_set_says_so() -> None:
     report = _report(("a.jpg", Converted(example=b"x", objects=[0, 1], sizes=[(9.0, 9.0)] * 2)))
-    parsed = Parsed(page.render(report, Anchors(), []))
+    parsed = Parsed(html.render(report, Anchors(), []))
     assert "Nothing: every image and every label line is used." in parsed.text
 
 
 def test_anchors_that_are_chosen_later_are_not_drawn() -> None:
     report = _report(("a.jpg", _bad("a.jpg")))
-    text = page.render(report, Anchors(auto=True), [])
+    text = html.render(report, Anchors(auto=True), [])
     assert ("<circle" in text, "anchors.auto" in text) == (False, True)
 
 
@@ -144,7 +144,7 @@ def test_the_worst_images_come_first_and_every_problem_once() -> None:
 def test_a_picture_is_small_and_shows_the_dropped_box(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.full((480, 960, 3), 90, np.uint8))
     report = _report(("a.png", _bad("a.png", Problem.INVERTED_BOX, box=(400.0, 40.0, 80.0, 800.0))))
-    (thumbnail,) = page.thumbnails(report, lambda image: tmp_path / image)
+    (thumbnail,) = html.thumbnails(report, lambda image: tmp_path / image)
     assert thumbnail.jpeg is not None
     pixels = cv2.imdecode(np.frombuffer(thumbnail.jpeg, np.uint8), cv2.IMREAD_COLOR)
     assert pixels.shape == (120, 240, 3)
@@ -153,7 +153,7 @@ def test_a_picture_is_small_and_shows_the_dropped_box(tmp_path: Path) -> None:
     assert red[20, 12:198].mean() > 0.9
     assert red[100, 12:198].mean() > 0.9
     assert not red[60, 20:190].any()
-    assert base64.b64encode(thumbnail.jpeg).decode() in page.render(report, Anchors(), [thumbnail])
+    assert base64.b64encode(thumbnail.jpeg).decode() in html.render(report, Anchors(), [thumbnail])
 
 
 def test_what_cannot_be_drawn_gets_a_tile_with_its_first_bytes(tmp_path: Path) -> None:
@@ -168,11 +168,11 @@ def test_what_cannot_be_drawn_gets_a_tile_with_its_first_bytes(tmp_path: Path) -
     def image_of(image: str) -> Path | None:
         return storage.at_hand(join(f"file://{tmp_path}", image))
 
-    tiles = {item.image: item for item in page.thumbnails(report, image_of)}
+    tiles = {item.image: item for item in html.thumbnails(report, image_of)}
     assert {item.jpeg for item in tiles.values()} == {None}
     assert tiles["a.jpg"].first_bytes == b"GIF89a no picture"
     assert tiles["gone.jpg"].first_bytes == b""
-    text = page.render(report, Anchors(), list(tiles.values()))
+    text = html.render(report, Anchors(), list(tiles.values()))
     assert "47 49 46 38 39 61" in text
 
 
@@ -181,7 +181,7 @@ def test_a_cut_image_is_drawn_as_far_as_it_goes(tmp_path: Path) -> None:
     whole = cv2.imencode(".jpg", pixels)[1].tobytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     report = _report(("cut.jpg", Converted(skipped=Finding("cut.jpg", Problem.TRUNCATED_IMAGE, "cut"))))
-    (thumbnail,) = page.thumbnails(report, lambda image: tmp_path / image)
+    (thumbnail,) = html.thumbnails(report, lambda image: tmp_path / image)
     assert thumbnail.jpeg is not None
     assert len(thumbnail.jpeg) <= 8000
 
@@ -191,5 +191,5 @@ def test_a_page_with_everything_stays_small(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "noise.jpg"), noise)
     images = [(f"{number:03d}.jpg", _bad("x" * 60, *list(Problem)[:9])) for number in range(300)]
     report = _report(*images)
-    pictures = page.thumbnails(report, lambda _: tmp_path / "noise.jpg")
-    assert len(page.render(report, Anchors(), pictures)) < 500_000
+    pictures = html.thumbnails(report, lambda _: tmp_path / "noise.jpg")
+    assert len(html.render(report, Anchors(), pictures)) < 500_000

@@ -10,11 +10,11 @@ from tlt_api.dataset import BadSamples
 from tlt_api.failures import Reason
 from tlt_api.runreport import RunReport, to_termination_message
 from tlt_api.status import Failure
-from tlt_runner.data.classes import ClassMapping
+from tlt_runner.data.class_mapping import ClassMapping
+from tlt_runner.data.report import statistics as tally_module
+from tlt_runner.data.report.report import DatasetReport, judge, to_status
+from tlt_runner.data.report.statistics import Tally
 from tlt_runner.data.sample import Converted, Finding, Listing, Oddity, Problem, Sample
-from tlt_runner.data.verdict import tally as tally_module
-from tlt_runner.data.verdict.report import DatasetReport, judge, to_status
-from tlt_runner.data.verdict.tally import Tally
 from tlt_runner.errors import RunnerError
 
 MAPPING = ClassMapping({"car": "vehicle", "van": "vehicle", "man": "person"})

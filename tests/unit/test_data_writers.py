@@ -9,7 +9,7 @@ import yaml
 
 from tlt_api.dataset import Dataset, LabelFormat
 from tlt_runner import cli
-from tlt_runner.data.preparation.translate import WRITERS
+from tlt_runner.data.preparation.export_folder import WRITERS
 from tlt_runner.data.sample import LabelledBox
 from tlt_runner.data.writers import Entry, Writer, number
 from tlt_runner.data.writers.coco import CocoWriter

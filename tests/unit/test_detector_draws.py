@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from tlt_runner.detector import draws
-from tlt_runner.detector.draws import StepDraws
+from tlt_runner.detector import seeds
+from tlt_runner.detector.seeds import StepDraws
 
 
 def drawn(images: int, replica: int, replicas: int, step: int = 3) -> list[np.ndarray]:
     source = StepDraws(7, np.int64(step), np.int64(replica), replicas)
     like = np.zeros((images, 5))
-    return [np.asarray(draws.uniform(like, source)) for _ in range(2)]
+    return [np.asarray(seeds.uniform(like, source)) for _ in range(2)]
 
 
 @pytest.mark.parametrize("replicas", [2, 4])

@@ -52,7 +52,7 @@ def test_the_mini_batch_is_at_most_half_positive_and_filled_with_negatives() -> 
 
 
 def test_draws_differ_between_steps_and_repeat_for_the_same_step() -> None:
-    from tlt_runner.detector.draws import StepDraws
+    from tlt_runner.detector.seeds import StepDraws
 
     many = np.tile(ANCHORS[3:], (100, 1))
     of_ten = config(proposals=Proposals(mini_batch=10))

@@ -3,9 +3,9 @@
 import cv2
 import numpy as np
 
-from tlt_runner.data.pixels.geometry import placement
-from tlt_runner.evaluation.found import Found, in_image, label_text
+from tlt_runner.data.images.geometry import placement
 from tlt_runner.evaluation.visualize import colour, draw, encode
+from tlt_runner.inference.detections import Found, in_image, label_text
 
 NOTHING = np.zeros((0, 4))
 

@@ -7,8 +7,8 @@ import pytest
 
 from tlt_api.failures import Reason
 from tlt_runner.errors import RunnerError
-from tlt_runner.evaluation.inference_output import JOURNAL, WRITING, OutputFolder
-from tlt_runner.evaluation.inference_report import REPORT, InferenceReport, summary
+from tlt_runner.inference.output_folder import JOURNAL, WRITING, OutputFolder
+from tlt_runner.inference.report import REPORT, InferenceReport, summary
 from tlt_runner.storage import sha256_of
 
 BLANK = InferenceReport(model="m.keras", model_sha256="0" * 64, images_folder="images", score=0.6)

@@ -17,7 +17,7 @@ from tlt_api.status import Artifact, Dependency, Inputs, Metrics, Phase, Progres
 from tlt_runner import exits
 from tlt_runner.commands import COMMANDS
 from tlt_runner.errors import RunnerError
-from tlt_runner.local import flow, lifecycle, plan, summary, table
+from tlt_runner.local import checks, flow, summary, table, transitions
 from tlt_runner.local.state import Folders, State, body_of
 from tlt_runner.local.view import PlainView
 
@@ -58,8 +58,8 @@ def nothing(_kind: str, _name: str) -> Resource | None:
 
 
 def done(resource: Resource, report: RunReport | None = None) -> Resource:
-    begun = lifecycle.begun(lifecycle.new(resource, NOON), RESOLVED, NOON)
-    return lifecycle.succeeded(lifecycle.reported(begun, report or RunReport()), NOON)
+    begun = transitions.begun(transitions.new(resource, NOON), RESOLVED, NOON)
+    return transitions.succeeded(transitions.reported(begun, report or RunReport()), NOON)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def folders(tmp_path: Path) -> Folders:
 
 def test_each_resource_comes_after_what_it_refers_to() -> None:
     flow = [export("e", "retrained"), training("retrained", "p"), pruning("p", "t"), training("t")]
-    ordered = plan.in_order(flow, nothing)
+    ordered = checks.in_order(flow, nothing)
     assert [item.key for item in ordered] == [
         "TrainingJob/t",
         "PruneJob/p",
@@ -80,34 +80,34 @@ def test_each_resource_comes_after_what_it_refers_to() -> None:
 
 def test_independent_resources_keep_their_order() -> None:
     flow = [training("b"), training("a"), training("c")]
-    assert [item.name for item in plan.in_order(flow, nothing)] == ["b", "a", "c"]
+    assert [item.name for item in checks.in_order(flow, nothing)] == ["b", "a", "c"]
 
 
 def test_a_circle_is_refused() -> None:
     with pytest.raises(RunnerError) as caught:
-        plan.in_order([training("t", "p"), pruning("p", "t")], nothing)
+        checks.in_order([training("t", "p"), pruning("p", "t")], nothing)
     assert caught.value.reason == Reason.DEPENDENCY_CYCLE
 
 
 def test_a_reference_may_lead_to_an_earlier_run_that_succeeded() -> None:
     earlier = done(training("t"))
-    ordered = plan.in_order([pruning("p", "t")], lambda kind, name: earlier)
+    ordered = checks.in_order([pruning("p", "t")], lambda kind, name: earlier)
     assert [item.name for item in ordered] == ["p"]
 
 
 def test_a_reference_to_an_earlier_run_that_failed_is_refused() -> None:
-    failed = lifecycle.failed(training("t"), exits.failure(Reason.NO_LABELS, "none"), NOON)
+    failed = transitions.failed(training("t"), exits.failure(Reason.NO_LABELS, "none"), NOON)
     with pytest.raises(RunnerError, match="is Failed since an earlier local run"):
-        plan.in_order([pruning("p", "t")], lambda kind, name: failed)
+        checks.in_order([pruning("p", "t")], lambda kind, name: failed)
 
 
 def test_finished_work_is_not_done_again(folders: Folders) -> None:
-    assert plan.finished(training("t"), done(training("t")), None, folders) == (True, "")
+    assert checks.finished(training("t"), done(training("t")), None, folders) == (True, "")
 
 
 def test_a_changed_spec_is_run_again(folders: Folders) -> None:
     changed = training("t", training={"epochs": 3})
-    assert plan.finished(changed, done(training("t")), None, folders) == (
+    assert checks.finished(changed, done(training("t")), None, folders) == (
         False,
         "its spec has changed since it succeeded",
     )
@@ -115,40 +115,40 @@ def test_a_changed_spec_is_run_again(folders: Folders) -> None:
 
 def test_suspend_and_run_policy_do_not_change_the_work(folders: Folders) -> None:
     other = training("t", suspend=True, runPolicy={"maxRetries": 5})
-    assert plan.finished(other, done(training("t")), None, folders)[0]
+    assert checks.finished(other, done(training("t")), None, folders)[0]
 
 
 def test_a_parent_that_ran_again_makes_its_dependants_run_again(folders: Folders) -> None:
     parent = done(training("t"))
     dependency = Dependency(kind="TrainingJob", name="t", uid=parent.uid)
-    begun = lifecycle.begun(
-        lifecycle.new(pruning("p", "t"), NOON), references.Resolved(Inputs(), dependency), NOON
+    begun = transitions.begun(
+        transitions.new(pruning("p", "t"), NOON), references.Resolved(Inputs(), dependency), NOON
     )
-    stored = lifecycle.succeeded(begun, NOON)
-    assert plan.finished(pruning("p", "t"), stored, parent, folders)[0]
+    stored = transitions.succeeded(begun, NOON)
+    assert checks.finished(pruning("p", "t"), stored, parent, folders)[0]
     again = done(training("t"))
-    finished, why = plan.finished(pruning("p", "t"), stored, again, folders)
+    finished, why = checks.finished(pruning("p", "t"), stored, again, folders)
     assert (finished, why) == (False, "TrainingJob/t, from which it starts, has run again since")
 
 
 def test_a_lost_artifact_is_made_again(folders: Folders) -> None:
     made = Artifact(name="best", uri="pvc://data/best.keras", sha256="0" * 64, size_bytes=3)
     stored = done(training("t"), RunReport(artifacts=[made]))
-    finished, why = plan.finished(training("t"), stored, None, folders)
+    finished, why = checks.finished(training("t"), stored, None, folders)
     assert not finished
     assert "pvc://data/best.keras" in why
     path = folders.volumes / "data" / "best.keras"
     path.parent.mkdir(parents=True)
     path.write_text("abc")
-    assert plan.finished(training("t"), stored, None, folders)[0]
+    assert checks.finished(training("t"), stored, None, folders)[0]
 
 
 def test_fields_without_meaning_here_are_named() -> None:
     resource = training(
         "t", resources={"gpus": 0, "memory": "1Gi"}, podTemplate={"image": "x"}, runPolicy={"maxRetries": 1}
     )
-    assert plan.not_applied(resource) == ["runPolicy", "resources.memory", "podTemplate (all but env)"]
-    assert plan.not_applied(training("t", podTemplate={"env": [{"name": "A", "value": "b"}]})) == []
+    assert checks.not_applied(resource) == ["runPolicy", "resources.memory", "podTemplate (all but env)"]
+    assert checks.not_applied(training("t", podTemplate={"env": [{"name": "A", "value": "b"}]})) == []
 
 
 @pytest.mark.parametrize("way", ["run", "train"])
@@ -169,15 +169,15 @@ def test_a_training_over_several_nodes_is_refused_before_anything_starts(
 
 
 def test_of_several_resources_the_one_with_several_nodes_is_named() -> None:
-    plan.require_one_node([training("t"), pruning("p", "t")])
+    checks.require_one_node([training("t"), pruning("p", "t")])
     with pytest.raises(RunnerError, match="TrainingJob/u"):
-        plan.require_one_node([training("t"), training("u", resources={"gpus": 0, "nodes": 2})])
+        checks.require_one_node([training("t"), training("u", resources={"gpus": 0, "nodes": 2})])
 
 
 def test_an_attempt_after_a_failure_keeps_the_uid_and_the_history() -> None:
-    first = lifecycle.begun(lifecycle.new(training("t"), NOON), RESOLVED, NOON)
-    failed = lifecycle.failed(first, exits.failure(Reason.NAN_LOSS, "NaN"), NOON)
-    second = lifecycle.begun(lifecycle.resumed(training("t"), failed, NOON), RESOLVED, NOON)
+    first = transitions.begun(transitions.new(training("t"), NOON), RESOLVED, NOON)
+    failed = transitions.failed(first, exits.failure(Reason.NAN_LOSS, "NaN"), NOON)
+    second = transitions.begun(transitions.resumed(training("t"), failed, NOON), RESOLVED, NOON)
     assert second.uid == first.uid
     assert second.status.attempt == 2
     assert [(item.attempt, item.reason) for item in second.status.history or ()] == [(1, "NaNLoss")]
@@ -186,22 +186,22 @@ def test_an_attempt_after_a_failure_keeps_the_uid_and_the_history() -> None:
 
 
 def test_an_attempt_of_which_nothing_more_was_heard_counts_as_interrupted() -> None:
-    lost = lifecycle.begun(lifecycle.new(training("t"), NOON), RESOLVED, NOON)
-    second = lifecycle.begun(lifecycle.resumed(training("t"), lost, NOON), RESOLVED, NOON)
+    lost = transitions.begun(transitions.new(training("t"), NOON), RESOLVED, NOON)
+    second = transitions.begun(transitions.resumed(training("t"), lost, NOON), RESOLVED, NOON)
     assert [item.reason for item in second.status.history or ()] == ["Interrupted"]
 
 
 def test_an_interrupted_run_is_suspended_and_not_complete() -> None:
-    begun = lifecycle.begun(lifecycle.new(training("t"), NOON), RESOLVED, NOON)
-    stopped = lifecycle.failed(begun, exits.failure(Reason.INTERRUPTED, "stopped"), NOON)
+    begun = transitions.begun(transitions.new(training("t"), NOON), RESOLVED, NOON)
+    stopped = transitions.failed(begun, exits.failure(Reason.INTERRUPTED, "stopped"), NOON)
     assert stopped.status.phase == Phase.SUSPENDED
     assert stopped.status.completion_time is None
 
 
 def test_conditions_follow_the_phase_and_keep_their_time() -> None:
     later = NOON + timedelta(hours=1)
-    begun = lifecycle.begun(lifecycle.new(training("t"), NOON), RESOLVED, NOON)
-    ended = lifecycle.succeeded(begun, later)
+    begun = transitions.begun(transitions.new(training("t"), NOON), RESOLVED, NOON)
+    ended = transitions.succeeded(begun, later)
     conditions = {item.type: (item.status, item.last_transition_time) for item in ended.status.conditions}
     assert conditions["Ready"] == ("True", "2026-01-01T13:00:00Z")
     assert conditions["Complete"] == ("True", "2026-01-01T13:00:00Z")
@@ -210,8 +210,8 @@ def test_conditions_follow_the_phase_and_keep_their_time() -> None:
 
 
 def test_a_report_fills_only_the_fields_of_its_kind() -> None:
-    begun = lifecycle.begun(lifecycle.new(pruning("p", "t"), NOON), RESOLVED, NOON)
-    after = lifecycle.reported(begun, RunReport(progress=Progress(step=3), metrics=Metrics(m_ap=0.5)))
+    begun = transitions.begun(transitions.new(pruning("p", "t"), NOON), RESOLVED, NOON)
+    after = transitions.reported(begun, RunReport(progress=Progress(step=3), metrics=Metrics(m_ap=0.5)))
     wire = after.status.to_wire()
     assert wire["progress"] == {"step": 3}
     assert "metrics" not in wire
@@ -260,8 +260,8 @@ def test_the_table_has_the_columns_of_kubectl_get() -> None:
 
 
 def test_the_end_of_a_flow_names_reason_hint_and_log(folders: Folders) -> None:
-    begun = lifecycle.begun(lifecycle.new(training("t"), NOON), RESOLVED, NOON)
-    failed = lifecycle.failed(begun, exits.failure(Reason.NAN_LOSS, "loss is NaN at step 3"), NOON)
+    begun = transitions.begun(transitions.new(training("t"), NOON), RESOLVED, NOON)
+    failed = transitions.failed(begun, exits.failure(Reason.NAN_LOSS, "loss is NaN at step 3"), NOON)
     text = "\n".join(summary.lines([failed], folders, {failed.key: Path("/log.txt")}, NOON))
     for part in ("NaNLoss: loss is NaN at step 3", "learningRate.max", "/log.txt", "does not retry"):
         assert part in text
@@ -270,11 +270,11 @@ def test_the_end_of_a_flow_names_reason_hint_and_log(folders: Folders) -> None:
 def test_plain_output_says_each_phase_once() -> None:
     said: list[str] = []
     view = PlainView(said.append)
-    begun = lifecycle.begun(lifecycle.new(training("t"), NOON), RESOLVED, NOON)
+    begun = transitions.begun(transitions.new(training("t"), NOON), RESOLVED, NOON)
     view.show([begun], NOON)
     view.show([begun], NOON)
-    view.show([lifecycle.reported(begun, RunReport(progress=Progress(stage="train", epoch=1)))], NOON)
-    view.show([lifecycle.succeeded(begun, NOON)], NOON)
+    view.show([transitions.reported(begun, RunReport(progress=Progress(stage="train", epoch=1)))], NOON)
+    view.show([transitions.succeeded(begun, NOON)], NOON)
     assert said == [
         "TrainingJob/t: Running: starting",
         "TrainingJob/t: train, epoch 1",

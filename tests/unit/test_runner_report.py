@@ -15,11 +15,11 @@ from tlt_api.failures import Reason
 from tlt_api.runreport import TERMINATION_MESSAGE_LIMIT, RunReport
 from tlt_api.status import Artifact, ExportStatus, Metrics, Progress
 from tlt_runner import exits, process
-from tlt_runner.report.apiserver import ApiServer, ApiServerError, OwnerGoneError
-from tlt_runner.report.cluster import KubernetesReporter
-from tlt_runner.report.lines import ProgressLines, duration
-from tlt_runner.report.local import LocalReporter
-from tlt_runner.report.pacing import Pacing
+from tlt_runner.status.apiserver import ApiServer, ApiServerError, OwnerGoneError
+from tlt_runner.status.file import LocalReporter
+from tlt_runner.status.kubernetes import KubernetesReporter
+from tlt_runner.status.lines import ProgressLines, duration
+from tlt_runner.status.pacing import Pacing
 
 NOON = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 

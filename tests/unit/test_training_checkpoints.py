@@ -18,13 +18,13 @@ from tlt_api.runspec import Owner
 from tlt_api.status import Artifact, Metrics
 from tlt_runner.context import Context
 from tlt_runner.errors import RunnerError
-from tlt_runner.report.local import LocalReporter
+from tlt_runner.status.file import LocalReporter
 from tlt_runner.storage import Storage, sha256_of
-from tlt_runner.training import checkpoints, leftovers, model_file
-from tlt_runner.training.checkpoints import Position, Saved
-from tlt_runner.training.keeper import Keeper
-from tlt_runner.training.model_file import Origin
-from tlt_runner.training.published import Published
+from tlt_runner.training.checkpoint import leftovers, model_file, state
+from tlt_runner.training.checkpoint.keeper import Keeper
+from tlt_runner.training.checkpoint.model_file import Origin
+from tlt_runner.training.checkpoint.published import Published
+from tlt_runner.training.checkpoint.state import Position, Saved
 
 OWNER = Owner(kind="TrainingJob", namespace="default", name="tiny", uid="one")
 BEFORE, NOW = Metrics(m_ap=0.25, epoch=1), Metrics(m_ap=0.5, epoch=2)
@@ -76,7 +76,7 @@ class Room:
     def state(self, **position: object) -> None:
         """A state file."""
         at = Position.model_validate({"run": "one", "batch_size": 4, **position})
-        checkpoints.write(self.output / "last.state.npz", at, [np.ones((2, 2), np.float32)])
+        state.write(self.output / "last.state.npz", at, [np.ones((2, 2), np.float32)])
 
     def recalled(self) -> Position:
         """The position that is found."""
@@ -257,8 +257,8 @@ def test_a_damaged_state_is_seen_before_a_variable_changes(
     room.state(epoch=2)
     damage(room.output / "last.state.npz")
     variable, start = Variable(), Position(run="one", batch_size=4)
-    saved = checkpoints.find(room.storage, f"file://{room.output}/last.state.npz", "one")
-    assert saved is None or checkpoints.resume(saved, start, [variable]) == start
+    saved = state.find(room.storage, f"file://{room.output}/last.state.npz", "one")
+    assert saved is None or state.resume(saved, start, [variable]) == start
     assert variable.value.sum() == 0
     assert any(record.levelno == logging.WARNING for record in caplog.records)
 
@@ -289,10 +289,10 @@ def test_of_other_data_neither_steps_nor_scores_count(
     room: Room, at: dict[str, object], after: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
     room.state(**at, data="sha256:a", best=BEFORE, reached=0.25, stale=1)
-    saved = checkpoints.find(room.storage, f"file://{room.output}/last.state.npz", "one")
+    saved = state.find(room.storage, f"file://{room.output}/last.state.npz", "one")
     assert saved is not None
     variable, start = Variable(), Position(run="one", batch_size=4, data="sha256:b")
-    position = checkpoints.resume(saved, start, [variable])
+    position = state.resume(saved, start, [variable])
     assert position == start.model_copy(update=after)
     assert variable.value.sum() == 4
     assert any("data have changed" in record.getMessage() for record in caplog.records)
@@ -303,7 +303,7 @@ def test_of_the_same_data_all_counts(room: Room) -> None:
     saved = room.published.recall()
     assert saved is not None
     start = Position(run="one", batch_size=4, data="sha256:a")
-    assert checkpoints.resume(saved, start, [Variable()]) == saved.position
+    assert state.resume(saved, start, [Variable()]) == saved.position
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO])
@@ -311,17 +311,17 @@ def test_a_state_that_cannot_be_read_now_is_not_taken_for_a_damaged_one(
     room: Room, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room.state(epoch=90)
-    state = room.output / "last.state.npz"
+    state_file = room.output / "last.state.npz"
     saved = room.published.recall()
     assert saved is not None
 
     def stale(*_: object, **__: object) -> None:
-        raise OSError(number, os.strerror(number), str(state))
+        raise OSError(number, os.strerror(number), str(state_file))
 
     monkeypatch.setattr(np, "load", stale)
     calls: list[Callable[[], object]] = [
-        lambda: checkpoints.find(room.storage, f"file://{state}", "one"),
-        lambda: checkpoints.resume(saved, Position(run="one", batch_size=4), [Variable()]),
+        lambda: state.find(room.storage, f"file://{state_file}", "one"),
+        lambda: state.resume(saved, Position(run="one", batch_size=4), [Variable()]),
     ]
     for call in calls:
         with pytest.raises(RunnerError) as caught:
@@ -345,7 +345,7 @@ def test_other_classes_than_the_states_are_an_error_in_their_names(
     saved, variable = room.published.recall(), Variable()
     assert saved is not None
     with pytest.raises(RunnerError, match=f"{', '.join(now)}, got one for cat, dog .{change}") as caught:
-        checkpoints.resume(saved, Position(run="one", batch_size=4, class_names=now), [variable])
+        state.resume(saved, Position(run="one", batch_size=4, class_names=now), [variable])
     assert caught.value.reason == Reason.MODEL_MISMATCH
     assert variable.value.sum() == 0
 
@@ -362,7 +362,7 @@ def test_another_model_or_optimizer_is_an_error_and_the_state_stays(room: Room) 
         ([variable, wider], "2 variables .* got 1"),
     ]:
         with pytest.raises(RunnerError, match=text) as caught:
-            checkpoints.resume(saved, Position(run="one", batch_size=4), variables)
+            state.resume(saved, Position(run="one", batch_size=4), variables)
         assert caught.value.reason == Reason.MODEL_MISMATCH
     assert variable.value.sum() == 0
     assert (room.output / "last.state.npz").read_bytes() == before
@@ -373,14 +373,14 @@ def test_a_state_that_names_no_classes_is_resumed_and_names_them_from_then_on(ro
     saved = room.published.recall()
     assert saved is not None
     start = Position(run="one", batch_size=4, class_names=["cat"])
-    assert checkpoints.resume(saved, start, [Variable()]).class_names == ["cat"]
+    assert state.resume(saved, start, [Variable()]).class_names == ["cat"]
 
 
 def test_an_epoch_begins_again_with_another_batch_size_and_without_its_losses(room: Room) -> None:
     room.state(epoch=1, step=3, loss_sum=9.0)
-    saved = checkpoints.find(room.storage, f"file://{room.output}/last.state.npz", "one")
+    saved = state.find(room.storage, f"file://{room.output}/last.state.npz", "one")
     assert isinstance(saved, Saved)
-    position = checkpoints.resume(saved, Position(run="one", batch_size=8), [Variable()])
+    position = state.resume(saved, Position(run="one", batch_size=8), [Variable()])
     assert (position.epoch, position.step, position.loss_sum, position.batch_size) == (1, 0, 0.0, 8)
 
 

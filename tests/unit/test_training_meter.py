@@ -3,8 +3,8 @@
 import pytest
 
 from tlt_api.status import Metrics, Progress
-from tlt_runner.training.meter import Meter, Smoothed
-from tlt_runner.training.watch import Step
+from tlt_runner.training.callbacks.base import Step
+from tlt_runner.training.callbacks.progress import Meter, Smoothed
 
 
 class Run:

@@ -8,7 +8,7 @@ import pytest
 
 from tlt_api.failures import Reason
 from tlt_runner.errors import RunnerError
-from tlt_runner.training import rendezvous
+from tlt_runner.training.distributed import rendezvous
 
 NAMES = ["tiny-0.tiny:2222", "tiny-1.tiny:2222"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tlt_runner.training.stopping import MOST_CALLS, SECONDS_A_QUESTION, Stopping
+from tlt_runner.training.distributed.stop import MOST_CALLS, SECONDS_A_QUESTION, Stopping
 
 
 class Exchange:

@@ -14,10 +14,10 @@ from tlt_api.runspec import RunSpec
 from tlt_api.status import ClassMetric, Metrics
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Published, Storage
-from tlt_runner.training.watch import Step
-from tlt_runner.training.watching.json_lines import JsonLines
-from tlt_runner.training.watching.means import Means, Throughput
-from tlt_runner.training.watching.shipping import Shipping
+from tlt_runner.training.callbacks.aggregate import Means, Throughput
+from tlt_runner.training.callbacks.base import Step
+from tlt_runner.training.callbacks.log_file import JsonLines
+from tlt_runner.training.callbacks.uploader import Shipping
 
 STEPS = 2
 

@@ -12,7 +12,7 @@ from tlt_api.resources import Resource
 from tlt_api.status import Metrics, Phase, Progress
 from tlt_runner.local import table
 from tlt_runner.local.view import LiveView
-from tlt_runner.report.lines import progress_line
+from tlt_runner.status.lines import progress_line
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 PROGRESS = Progress(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tlt_runner.training import weight_names
+from tlt_runner.training.pretrained import layer_names
 
 KERAS_RESNET = ["conv1_conv", "conv1_bn", "conv2_block1_0_conv"]
 TLT_RESNET = ["conv1", "bn_conv1", "block_1a_conv_1"]
@@ -49,7 +49,7 @@ GOOGLENET = ["conv1", "bn_conv1", "conv2_reduce"]
     ],
 )
 def test_a_layer_of_a_file_has_our_name(backbone: str, file: list[str], theirs: str, ours: str) -> None:
-    assert weight_names.naming(backbone, file).ours(theirs) == ours
+    assert layer_names.naming(backbone, file).ours(theirs) == ours
 
 
 @pytest.mark.parametrize(
@@ -67,4 +67,4 @@ def test_a_layer_of_a_file_has_our_name(backbone: str, file: list[str], theirs: 
 def test_files_for_bgr_pixels_are_known_and_our_own_are_not_among_them(
     backbone: str, file: list[str], bgr: bool
 ) -> None:
-    assert weight_names.naming(backbone, file).bgr is bgr
+    assert layer_names.naming(backbone, file).bgr is bgr

@@ -3,19 +3,19 @@
 import numpy as np
 import pytest
 
-from tlt_runner.training import weights
-from tlt_runner.training.classes import ClassChange
+from tlt_runner.training.pretrained import load
+from tlt_runner.training.pretrained.class_outputs import ClassChange
 
 
 def test_folded_weights_do_what_convolution_and_normalisation_did() -> None:
     kernel = np.array([[[[2.0, 1.0]]]], np.float32)
     bias = np.array([1.0, 0.0], np.float32)
     gamma, beta, mean, variance = (np.array(v, np.float32) for v in ([4, 1], [3, 0], [5, 2], [3, 0]))
-    folded, moved = weights.fold([kernel, bias], [gamma, beta, mean, variance], epsilon=1.0)
+    folded, moved = load.fold([kernel, bias], [gamma, beta, mean, variance], epsilon=1.0)
     # 4 (2x + 1 - 5) / 2 + 3 = 4x - 5, and (x - 2) / 1
     np.testing.assert_allclose(folded.ravel(), [4, 1])
     np.testing.assert_allclose(moved, [-5, -2])
-    np.testing.assert_allclose(weights.fold([kernel], [gamma, beta, mean, variance], 1.0)[1], [-7, -2])
+    np.testing.assert_allclose(load.fold([kernel], [gamma, beta, mean, variance], 1.0)[1], [-7, -2])
 
 
 def test_a_kept_class_takes_its_weights_to_its_new_place() -> None:
@@ -38,13 +38,13 @@ def test_a_change_of_classes_is_told_by_names() -> None:
 @pytest.mark.parametrize(
     ("taken", "line"),
     [
-        (weights.Taken("Keras", loaded=("a", "b")), "2 of 2 layers loaded"),
+        (load.Taken("Keras", loaded=("a", "b")), "2 of 2 layers loaded"),
         (
-            weights.Taken("TLT", ("a",), ("b",), ("c (model, file)",), ("d", "e"), ("f",), ("g", "h")),
+            load.Taken("TLT", ("a",), ("b",), ("c (model, file)",), ("d", "e"), ("f",), ("g", "h")),
             "1 of 5 layers loaded, 1 for some classes only, 1 of another shape, 2 not in the file, "
             "1 of the file not used, 2 names in the file of several layers",
         ),
     ],
 )
-def test_what_was_loaded_is_one_line(taken: weights.Taken, line: str) -> None:
+def test_what_was_loaded_is_one_line(taken: load.Taken, line: str) -> None:
     assert taken.summary == line

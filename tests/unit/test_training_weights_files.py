@@ -7,10 +7,10 @@ import h5py  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
-from tlt_runner.training import weight_files
+from tlt_runner.training.pretrained import files
 
 
-def keras_2(path: Path, groups: Mapping[str, list[str]]) -> weight_files.WeightsFile:
+def keras_2(path: Path, groups: Mapping[str, list[str]]) -> files.WeightsFile:
     """A group a layer, with its weights' names; each weight is its number in the group."""
     with h5py.File(path, "w") as file:
         for name, weights in groups.items():
@@ -18,7 +18,7 @@ def keras_2(path: Path, groups: Mapping[str, list[str]]) -> weight_files.Weights
             group.attrs["weight_names"] = [weight.encode() for weight in weights]
             for number, weight in enumerate(weights):
                 group[weight] = np.array([number])
-    return weight_files.read(path)
+    return files.read(path)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,6 @@ def test_a_name_of_two_layers_is_ambiguous_in_a_file_of_keras_3(tmp_path: Path) 
             group = file.create_group(f"layers/{path}/vars")
             group.attrs["name"] = name
             group["0"] = np.zeros(1)
-    found = weight_files.read(tmp_path / "given.weights.h5")
+    found = files.read(tmp_path / "given.weights.h5")
     assert found.ambiguous == ("conv1",)
     assert list(found.layers) == ["fc"]

@@ -1,6 +1,7 @@
 """How many sample scenes, and of what size: the defaults of ``tlt sample-data``, which the samples need.
 
-Apart from :mod:`tlt_runner.data.digits`, so that ``tlt --help`` can tell them without importing OpenCV.
+Apart from :mod:`tlt_runner.data.sample_digits`, so that ``tlt --help`` can tell them without importing
+OpenCV.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from tlt_api.failures import Reason
 from tlt_runner.data import examples
-from tlt_runner.data.pixels.geometry import Placement
+from tlt_runner.data.images.geometry import Placement
 from tlt_runner.errors import RunnerError
 
 

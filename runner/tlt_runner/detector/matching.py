@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from tlt_runner.detector import boxes as box_ops
-from tlt_runner.detector import draws
+from tlt_runner.detector import seeds
 from tlt_runner.detector.boxes import Tensor
 from tlt_runner.detector.config import DetectorConfig
 
@@ -133,7 +133,7 @@ def _draw(
     positive: Tensor, negative: Tensor, size: int, most_positive: int, random: keras.random.SeedGenerator
 ) -> tuple[Tensor, Tensor]:
     """At random: at most ``most_positive`` positives, negatives up to ``size`` in all; both [B, N] bool."""
-    noise = draws.uniform(positive, random)
+    noise = seeds.uniform(positive, random)
     size = min(size, positive.shape[1])
     positive = _largest(positive, noise, min(most_positive, size))
     taken = ops.sum(ops.cast(positive, "int32"), axis=1, keepdims=True)

@@ -16,7 +16,7 @@ import keras
 from keras import layers, ops
 
 from tlt_api.failures import Reason
-from tlt_runner.detector import fused_norm, head, roi, rpn
+from tlt_runner.detector import fused_batch_norm, head, roi, rpn
 from tlt_runner.detector.backbones import FAMILIES
 from tlt_runner.detector.backbones.family import Family
 from tlt_runner.detector.backbones.layers import Layers
@@ -49,7 +49,7 @@ class FasterRCNN(keras.Model):
         self.head = head
         self.built = True
         for graph in (trunk, head):
-            fused_norm.fuse(graph)
+            fused_batch_norm.fuse(graph)
         freeze(self)
 
     def call(self, images: Tensor) -> dict[str, Tensor]:

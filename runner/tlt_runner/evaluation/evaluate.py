@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlt_api.status import ClassMetric, Metrics
-from tlt_runner.data.feeding.share import Share
-from tlt_runner.data.pixels import geometry
+from tlt_runner.data.images import geometry
+from tlt_runner.data.input_pipeline.worker_slice import Share
 from tlt_runner.evaluation.average_precision import Accumulator, Method, Result, Total
 
 log = logging.getLogger(__name__)

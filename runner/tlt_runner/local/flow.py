@@ -17,9 +17,9 @@ from tlt_api.status import Inputs, Phase
 from tlt_runner import exits, manifests
 from tlt_runner.commands import Command
 from tlt_runner.errors import RunnerError
-from tlt_runner.local import child, lifecycle, plan, summary, view
+from tlt_runner.local import checks, child, summary, transitions, view
 from tlt_runner.local.state import Folders, State
-from tlt_runner.report.accumulator import utc_now
+from tlt_runner.status.reporter import utc_now
 
 
 def run_all(path: Path, folders: Folders, *, again: bool) -> int:
@@ -64,13 +64,13 @@ def only(command: Command, file: Path) -> Resource:
 def _run(wanted: Sequence[Resource], folders: Folders, *, again: bool, part: Command | None = None) -> int:
     state = State(folders.state)
     with state.locked() as lock:
-        ordered = list(wanted) if part else plan.in_order(wanted, state.load)
+        ordered = list(wanted) if part else checks.in_order(wanted, state.load)
         flow = Flow(ordered, folders, state, lock, again=again)
         if part is None:  # the parts of a training do not train: theirs are the same figures here
-            plan.require_one_node(flow.unfinished())
-        plan.require_data(flow.unfinished(), folders)
+            checks.require_one_node(flow.unfinished())
+        checks.require_data(flow.unfinished(), folders)
         for resource in ordered:
-            if names := plan.not_applied(resource):
+            if names := checks.not_applied(resource):
                 print(f"{resource.key}: not applied without a cluster: {', '.join(names)}", flush=True)
         return flow.run_part(part) if part else flow.run()
 
@@ -104,7 +104,7 @@ class Flow:
         return [
             item
             for key, item in self._current.items()
-            if self._again or not plan.finished(item, self._stored[key], None, self._folders)[0]
+            if self._again or not checks.finished(item, self._stored[key], None, self._folders)[0]
         ]
 
     def run(self) -> int:
@@ -121,8 +121,10 @@ class Flow:
         """Run a command that is not the whole of the resource: its status stays as it is."""
         (resource,) = self._current.values()
         stored = self._stored[resource.key]
-        same = stored is not None and lifecycle.same_work(resource, stored)
-        resource = lifecycle.kept(resource, stored) if same and stored else lifecycle.new(resource, utc_now())
+        same = stored is not None and transitions.same_work(resource, stored)
+        resource = (
+            transitions.kept(resource, stored) if same and stored else transitions.new(resource, utc_now())
+        )
         resolved = references.resolve(resource, self._lookup)
         if not isinstance(
             resolved, references.Resolved
@@ -130,12 +132,12 @@ class Flow:
             print(f"{resource.key}: without the model it starts from: {resolved.message}", flush=True)
             resolved = references.Resolved(Inputs())
         self._interrupts.install()
-        begun = lifecycle.begun(resource, resolved, utc_now())
+        begun = transitions.begun(resource, resolved, utc_now())
         folder = self._folders.run_folder(resource.kind.name, resource.name, command.name)
         ended = self._in_child(
             command.name, begun, folder, tell=lambda now: self._view.show([now], utc_now())
         )
-        for line in summary.of_part(lifecycle.reported(begun, ended.report), ended):
+        for line in summary.of_part(transitions.reported(begun, ended.report), ended):
             print(line, flush=True)
         return exits.exit_code(ended.failure, exits.INTERNAL_EXIT) if ended.failure else 0
 
@@ -148,16 +150,18 @@ class Flow:
             return
         self._put(resource)
         if resource.spec.suspend:
-            self._put(lifecycle.suspended(resource, utc_now()))
+            self._put(transitions.suspended(resource, utc_now()))
             return
         if self._interrupts.count:
-            self._put(lifecycle.waiting(resource, "not started: the flow was interrupted", utc_now()))
+            self._put(transitions.waiting(resource, "not started: the flow was interrupted", utc_now()))
             return
         resolved = references.resolve(resource, self._lookup)
         if isinstance(resolved, references.Broken):
-            self._put(lifecycle.failed(resource, exits.failure(resolved.reason, resolved.message), utc_now()))
+            self._put(
+                transitions.failed(resource, exits.failure(resolved.reason, resolved.message), utc_now())
+            )
         elif isinstance(resolved, references.Waiting):
-            self._put(lifecycle.waiting(resource, resolved.message, utc_now()))
+            self._put(transitions.waiting(resource, resolved.message, utc_now()))
         else:
             self._attempt(resource, resolved)
 
@@ -166,32 +170,32 @@ class Flow:
         stored = self._stored[resource.key]
         key = references.parent_key(references.model_source(resource))
         parent = self._lookup(*key) if key else None
-        done, why = plan.finished(resource, stored, parent, self._folders)
+        done, why = checks.finished(resource, stored, parent, self._folders)
         if done and not self._again and stored is not None:
-            return lifecycle.kept(resource, stored)
+            return transitions.kept(resource, stored)
         if why:
             self._view.say(f"{resource.key}: runs again: {why}")
         resumable = (
             stored is not None
             and stored.status.phase != Phase.SUCCEEDED
-            and lifecycle.same_work(resource, stored)
+            and transitions.same_work(resource, stored)
             and _same_parent(stored, parent)
         )
         if resumable and stored is not None:
-            return lifecycle.resumed(resource, stored, utc_now())
-        return lifecycle.new(resource, utc_now())
+            return transitions.resumed(resource, stored, utc_now())
+        return transitions.new(resource, utc_now())
 
     def _attempt(self, resource: Resource, resolved: references.Resolved) -> None:
-        begun = lifecycle.begun(resource, resolved, utc_now())
+        begun = transitions.begun(resource, resolved, utc_now())
         self._put(begun)
         folder = self._folders.run_folder(resource.kind.name, resource.name)
         ended = self._in_child(resource.kind.command, begun, folder, tell=self._put)
-        after = lifecycle.reported(begun, ended.report)
+        after = transitions.reported(begun, ended.report)
         self._logs[resource.key] = ended.log
         if ended.failure is None:
-            self._put(lifecycle.succeeded(after, utc_now()))
+            self._put(transitions.succeeded(after, utc_now()))
         else:
-            self._put(lifecycle.failed(after, ended.failure, utc_now()))
+            self._put(transitions.failed(after, ended.failure, utc_now()))
 
     def _in_child(
         self, command: str, resource: Resource, folder: Path, tell: Callable[[Resource], None]
@@ -205,7 +209,7 @@ class Flow:
             folder,
             self._folders.volumes,
             self._interrupts,
-            tell=lambda report: tell(lifecycle.reported(resource, report)),
+            tell=lambda report: tell(transitions.reported(resource, report)),
             lock=self._lock,
         )
 

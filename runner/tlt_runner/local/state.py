@@ -21,7 +21,7 @@ from tlt_api.resources import Resource
 from tlt_api.status import Artifact
 from tlt_runner import storage
 from tlt_runner.errors import RunnerError
-from tlt_runner.report.local import replace_text
+from tlt_runner.status.file import replace_text
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from tlt_runner import exits
 from tlt_runner.local import table
 from tlt_runner.local.child import Ended
 from tlt_runner.local.state import Folders
-from tlt_runner.report import lines as report_lines
+from tlt_runner.status import lines as report_lines
 
 
 def lines(

@@ -10,7 +10,7 @@ from tlt_api.model import Model
 from tlt_api.resources import Column, Resource
 from tlt_api.status import AnchorsStatus, Phase
 from tlt_runner.local.state import Folders, body_of
-from tlt_runner.report.lines import duration, progress_line
+from tlt_runner.status.lines import duration, progress_line
 
 Row = list[str]
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 from tlt_api.resources import Resource
 from tlt_api.status import Phase
 from tlt_runner.local import table
-from tlt_runner.report.lines import ProgressLines
+from tlt_runner.status.lines import ProgressLines
 
 BAR_WIDTH = 20
 

@@ -8,7 +8,7 @@ from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Context
 from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.errors import RunnerError
-from tlt_runner.training.initial import fitted_anchors
+from tlt_runner.training.initial_model import fitted_anchors
 
 
 def run(run: RunSpec, context: Context) -> None:

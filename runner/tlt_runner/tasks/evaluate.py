@@ -16,7 +16,7 @@ from tlt_api.runspec import RunSpec
 from tlt_api.status import Progress
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Context
-from tlt_runner.data.feeding import pipeline
+from tlt_runner.data.input_pipeline import batches
 from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.data.records import Records
 from tlt_runner.detector import model as detector
@@ -25,7 +25,7 @@ from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation import detectors
 from tlt_runner.evaluation.evaluate import evaluate
 from tlt_runner.storage import join
-from tlt_runner.training import model_file
+from tlt_runner.training.checkpoint import model_file
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +47,12 @@ def run(run: RunSpec, context: Context) -> None:
         spec.dataset, context.storage, spec.output.uri, context.reporter, context.stop, spec.model.anchors
     )
     _check(model, records)
-    batches = pipeline.validation_batches(
+    judged = batches.validation_batches(
         records, spec.training.batch_size_per_gpu, records.manifest.most_objects
     )
     metrics = evaluate(
         detectors.of_keras(model),
-        _until_stopped(batches, context),
+        _until_stopped(judged, context),
         records.manifest.class_names,
         spec.evaluation.iou_threshold,
         spec.evaluation.average_precision,
@@ -107,8 +107,8 @@ def _check(model: FasterRCNN, records: Records) -> None:
         )
 
 
-def _until_stopped(batches: Iterable[Mapping[str, Any]], context: Context) -> Iterator[Mapping[str, Any]]:
-    for step, batch in enumerate(batches):
+def _until_stopped(inputs: Iterable[Mapping[str, Any]], context: Context) -> Iterator[Mapping[str, Any]]:
+    for step, batch in enumerate(inputs):
         if context.stop.is_set():
             raise RunnerError(Reason.INTERRUPTED, "stopped while evaluating; the next attempt begins anew")
         context.reporter.progress(Progress(stage="evaluate", step=step))

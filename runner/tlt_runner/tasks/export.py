@@ -21,7 +21,7 @@ from tlt_api.status import Artifact, ExportStatus, Progress
 from tlt_runner import storage
 from tlt_runner.context import Context
 from tlt_runner.data import records
-from tlt_runner.data.feeding import pipeline
+from tlt_runner.data.input_pipeline import batches
 from tlt_runner.data.records import Records
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
@@ -123,10 +123,10 @@ def _judge(
     if data is None:
         images = verify.random_images(0, RANDOM_BATCHES, VERIFICATION_BATCH, config.height, config.width)
         return verify.run_random(detect, images)
-    batches: Iterable[Mapping[str, Any]] = pipeline.validation_batches(
+    judged: Iterable[Mapping[str, Any]] = batches.validation_batches(
         data, VERIFICATION_BATCH, data.manifest.most_objects, spec.verification.max_images
     )
-    return verify.judge(detect, batches, config.class_names)
+    return verify.judge(detect, judged, config.class_names)
 
 
 def _refuse_drops(exports: Iterable[ExportStatus], limit: float) -> None:

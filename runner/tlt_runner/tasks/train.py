@@ -1,6 +1,6 @@
 """``tlt train``: prepare the data, train the detector, keep the best and the last model.
 
-Resumes where an earlier attempt of the same run stopped: see :mod:`tlt_runner.training.checkpoints`.
+Resumes where an earlier attempt of the same run stopped: see :mod:`tlt_runner.training.checkpoint.state`.
 """
 
 from __future__ import annotations
@@ -18,22 +18,24 @@ from tlt_api.failures import Reason
 from tlt_api.runspec import RunSpec
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Context
-from tlt_runner.data.feeding import pipeline
+from tlt_runner.data.input_pipeline import batches
 from tlt_runner.data.records import Records
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation import detectors
-from tlt_runner.report.local import LocalReporter
-from tlt_runner.training import distribution, leftovers, loop, precision, preparation, rendezvous, validation
-from tlt_runner.training.checkpoints import Position
-from tlt_runner.training.distribution import Workers
-from tlt_runner.training.initial import initial_model
-from tlt_runner.training.keeper import Keeper
-from tlt_runner.training.meter import Meter
-from tlt_runner.training.published import Published
-from tlt_runner.training.stopping import Stopping
+from tlt_runner.status.file import LocalReporter
+from tlt_runner.training import loop, mixed_precision, preparation
+from tlt_runner.training.callbacks import followers
+from tlt_runner.training.callbacks.progress import Meter
+from tlt_runner.training.checkpoint import leftovers
+from tlt_runner.training.checkpoint.keeper import Keeper
+from tlt_runner.training.checkpoint.published import Published
+from tlt_runner.training.checkpoint.state import Position
+from tlt_runner.training.distributed import evaluation, rendezvous
+from tlt_runner.training.distributed.stop import Stopping
+from tlt_runner.training.distributed.workers import Workers, claim
+from tlt_runner.training.initial_model import initial_model
 from tlt_runner.training.trainer import INPUTS, Trainer
-from tlt_runner.training.watching import followers
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ def run(run: RunSpec, context: Context) -> None:
             Reason.INVALID_SPEC, f"train: expected a TrainingJob, got {run.owner.kind}/{run.owner.name}"
         )
     index = rendezvous.index_of(os.environ, run.workers)
-    workers = distribution.claim(spec.resources.gpus, run.workers, index, context.stop.is_set)
+    workers = claim(spec.resources.gpus, run.workers, index, context.stop.is_set)
     if not workers.chief:  # it says on its own log what it sees
         context = dataclasses.replace(context, reporter=LocalReporter(None))
     with workers.guarded():
@@ -64,10 +66,10 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
     saved = published.recall()
     records, spec = preparation.prepared(spec, context, workers)
     batch_size = spec.training.images_per_replica * workers.replicas
-    steps = pipeline.steps_of(records, batch_size)
+    steps = batches.steps_of(records, batch_size)
     with workers.strategy.scope():
         model = initial_model(run, spec, context.storage)
-    low_dtype = precision.low_dtype(workers.any)
+    low_dtype = mixed_precision.low_dtype(workers.any)
     trainer = Trainer(model, spec.training, workers.strategy, low_dtype)
     keeper = Keeper(
         context, published, model, trainer.state, spec.training.keep_checkpoints, trainer.averaged
@@ -82,12 +84,12 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
         spec.evaluation.interval_epochs,
     )
     detect = detectors.of_keras(model)  # one function for both, traced once
-    judged = detect if workers.replicas == 1 else validation.on_replicas(model, workers)
+    judged = detect if workers.replicas == 1 else evaluation.on_replicas(model, workers)
     work = loop.Work(
         batches=_training_data(records, spec, trainer, workers, batch_size),
         steps=steps,
         evaluate=trainer.averaged()(
-            validation.judge_of(records, spec, judged, workers, Stopping(context.stop, workers))
+            evaluation.judge_of(records, spec, judged, workers, Stopping(context.stop, workers))
         ),
         save_best=keeper.save_best if workers.chief else _leave_alone,
         save_last=keeper.save_last if workers.chief else _leave_alone,
@@ -129,8 +131,8 @@ def _leave_alone(position: Position) -> None:
 def _training_data(
     records: Records, spec: TrainingJobSpec, trainer: Trainer, workers: Workers, batch_size: int
 ) -> Any:
-    def batches(epoch: int, first_step: int) -> Iterator[loop.Batch]:
-        data = pipeline.training_batches(
+    def epoch_batches(epoch: int, first_step: int) -> Iterator[loop.Batch]:
+        data = batches.training_batches(
             records,
             batch_size,
             spec.training.seed,
@@ -153,7 +155,7 @@ def _training_data(
                 *left_out,
             )
 
-    return batches
+    return epoch_batches
 
 
 def _conclude(end: Position) -> None:

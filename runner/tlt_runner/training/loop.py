@@ -20,11 +20,11 @@ from tlt_api.status import Metrics
 from tlt_api.training import Evaluation, Training
 from tlt_runner import exits
 from tlt_runner.errors import RunnerError
-from tlt_runner.training.checkpoints import Position
-from tlt_runner.training.precision import LOWEST_SCALE
+from tlt_runner.training.callbacks.base import Step, Watch
+from tlt_runner.training.checkpoint.state import Position
+from tlt_runner.training.mixed_precision import LOWEST_SCALE
 from tlt_runner.training.schedule import learning_rate
 from tlt_runner.training.trainer import FIGURES, Trainer
-from tlt_runner.training.watch import Step, Watch
 
 log = logging.getLogger(__name__)
 Batch = dict[str, Any]

@@ -14,9 +14,9 @@ from tlt_runner.context import Context
 from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.data.records import Records, load_records
 from tlt_runner.errors import RunnerError
-from tlt_runner.training.checkpoints import Position
-from tlt_runner.training.distribution import Workers
-from tlt_runner.training.initial import with_anchors
+from tlt_runner.training.checkpoint.state import Position
+from tlt_runner.training.distributed.workers import Workers
+from tlt_runner.training.initial_model import with_anchors
 
 
 def prepared(spec: TrainingJobSpec, context: Context, workers: Workers) -> tuple[Records, TrainingJobSpec]:

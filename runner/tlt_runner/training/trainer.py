@@ -16,11 +16,11 @@ import keras
 import tensorflow as tf
 
 from tlt_api.training import Training
-from tlt_runner.data.feeding.feeder import NAMES_SEPARATOR
+from tlt_runner.data.input_pipeline.samples import NAMES_SEPARATOR
 from tlt_runner.detector import losses
-from tlt_runner.detector.draws import StepDraws
 from tlt_runner.detector.model import FasterRCNN
-from tlt_runner.training import precision, schedule
+from tlt_runner.detector.seeds import StepDraws
+from tlt_runner.training import mixed_precision, schedule
 from tlt_runner.training.averages import Averages
 from tlt_runner.training.optimizer import Updates, clipped
 
@@ -45,7 +45,7 @@ class Trainer:
     """
 
     def __init__(
-        self, model: FasterRCNN, spec: Training, strategy: Any, low_dtype: str = precision.BFLOAT16
+        self, model: FasterRCNN, spec: Training, strategy: Any, low_dtype: str = mixed_precision.BFLOAT16
     ) -> None:
         self.model = model
         self.strategy = strategy
@@ -54,7 +54,7 @@ class Trainer:
         with strategy.scope():
             self._updates = Updates(spec.optimizer, model.trainable_variables)
             self._averages = Averages(spec.ema, model.trainable_variables) if spec.ema else None
-            self._scale = precision.LossScale() if self._dtype == precision.FLOAT16 else None
+            self._scale = mixed_precision.LossScale() if self._dtype == mixed_precision.FLOAT16 else None
         self._statistics = _moving_statistics(model)
         self._differentiate: Any = self._gradients
         if spec.xla:
@@ -116,7 +116,7 @@ class Trainer:
 
     def _on_all_replicas(self, batch: dict[str, Any], number: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
         scale = self._scale.value.read_value() if self._scale else tf.constant(1.0)
-        with precision.computing(self.model, self._dtype):
+        with mixed_precision.computing(self.model, self._dtype):
             gradients, figures, norms = self.strategy.run(self._on_one_replica, args=(batch, number, scale))
         norm = self.strategy.experimental_local_results(norms)[0]  # the same on all of them
         if self._scale is None:

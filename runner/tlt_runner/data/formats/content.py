@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tlt_runner.data.pixels.images import FILES_OWN_ERRORS
+from tlt_runner.data.images.decode import FILES_OWN_ERRORS
 
 
 def read(path: Path, max_bytes: int) -> bytes:

@@ -1,6 +1,6 @@
 """A folder for the user that is whole or not there, and never takes the place of something.
 
-Called by :mod:`tlt_runner.data.preparation.translate`. A killed process leaves a hidden folder beside it,
+Called by :mod:`tlt_runner.data.preparation.export_folder`. A killed process leaves a hidden folder beside it,
 whose name ends in ``.partial``; nobody reads that.
 """
 

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
-from tlt_runner.data.classes import ClassMapping
+from tlt_runner.data.class_mapping import ClassMapping
 from tlt_runner.data.parallel import in_order, workers
 from tlt_runner.data.preparation import split
 from tlt_runner.data.preparation.sources import Source

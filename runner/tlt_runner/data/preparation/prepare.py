@@ -25,12 +25,12 @@ from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
 from tlt_api.model import Anchors
 from tlt_runner.context import Reporter
-from tlt_runner.data.classes import ClassMapping
+from tlt_runner.data.class_mapping import ClassMapping
 from tlt_runner.data.parallel import Meter
 from tlt_runner.data.preparation import planning, sources
+from tlt_runner.data.preparation.fingerprint import Survey, changed, digest_of, survey
 from tlt_runner.data.preparation.planning import Planned, PlannedShard
 from tlt_runner.data.preparation.sources import Source
-from tlt_runner.data.preparation.survey import Survey, changed, digest_of, survey
 from tlt_runner.data.records import (
     MANIFEST,
     REPORT,
@@ -41,10 +41,10 @@ from tlt_runner.data.records import (
     Shard,
     load_records,
 )
+from tlt_runner.data.report import html, report
+from tlt_runner.data.report.report import DatasetReport
+from tlt_runner.data.report.statistics import Tally
 from tlt_runner.data.sample import Converted
-from tlt_runner.data.verdict import page, report
-from tlt_runner.data.verdict.report import DatasetReport
-from tlt_runner.data.verdict.tally import Tally
 from tlt_runner.errors import RunnerError, storage_errors
 from tlt_runner.storage import Storage, join
 
@@ -182,10 +182,10 @@ class _Preparation:
 
     def _write(self, result: DatasetReport) -> None:
         """The report, for programs and for people."""
-        pictures = page.thumbnails(result, self._image_of)
+        pictures = html.thumbnails(result, self._image_of)
         texts = {
             REPORT: result.model_dump_json(indent=1, exclude_none=True) + "\n",
-            REPORT_PAGE: page.render(result, self._anchors, pictures),
+            REPORT_PAGE: html.render(result, self._anchors, pictures),
         }
         for name, text in texts.items():
             with storage_errors(str(self._storage.scratch)):
@@ -198,21 +198,21 @@ class _Preparation:
         return self._storage.at_hand(join(self._dataset.uri, file))
 
     def _convert(self, item: Planned, seen: Survey) -> Converted:
-        from tlt_runner.data import placing
-        from tlt_runner.data.pixels import images
-        from tlt_runner.data.preparation import conversion
+        from tlt_runner.data import box_transform
+        from tlt_runner.data.images import decode
+        from tlt_runner.data.preparation import convert
 
         sample = item.sample
         with storage_errors(self._dataset.uri):
             try:
-                data = images.read(sample.image)
-            except images.BadImageError as error:
+                data = decode.read(sample.image)
+            except decode.BadImageError as error:
                 if not sample.image.exists():
                     raise changed(sample.image_file) from error
-                return placing.refused(sample, error)
+                return box_transform.refused(sample, error)
         if digest_of(data) != seen.images[sample.name]:
             raise changed(sample.image_file)
-        return conversion.convert(sample, data, item.reader, self._mapping, self._dataset.image_size)
+        return convert.convert(sample, data, item.reader, self._mapping, self._dataset.image_size)
 
     def _check_classes(self, classes: Counter[str], tally: Tally) -> None:
         """Fail where no label has a class of the mapping; the report then has the labels' classes."""

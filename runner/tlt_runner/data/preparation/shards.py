@@ -22,8 +22,8 @@ from tlt_runner.data import tfrecords
 from tlt_runner.data.parallel import Meter, in_order, workers
 from tlt_runner.data.preparation.planning import Planned, PlannedShard
 from tlt_runner.data.records import Shard, verify
+from tlt_runner.data.report.statistics import Tally
 from tlt_runner.data.sample import Converted
-from tlt_runner.data.verdict.tally import Tally
 from tlt_runner.errors import RunnerError, storage_errors
 from tlt_runner.storage import PARTIAL_SUFFIX, Storage, atomically, join, partial_name, settle, sha256_of
 

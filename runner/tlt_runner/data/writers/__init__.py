@@ -1,6 +1,6 @@
 """Labels out: folders of the formats that :mod:`tlt_runner.data.formats` reads.
 
-Called by :mod:`tlt_runner.data.preparation.translate`, which brings the images and names; a writer knows
+Called by :mod:`tlt_runner.data.preparation.export_folder`, which brings the images and names; a writer knows
 where its format wants them and how it says a label. What each format can say of a box::
 
               edges            truncation       occlusion              difficult

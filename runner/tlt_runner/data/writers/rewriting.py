@@ -1,7 +1,7 @@
 """One image of a folder in the making: checked, left as it is or brought to size, its boxes with it.
 
-Called by :mod:`tlt_runner.data.preparation.translate` in worker threads; the counterpart of
-:mod:`tlt_runner.data.preparation.conversion`, which makes records.
+Called by :mod:`tlt_runner.data.preparation.export_folder` in worker threads; the counterpart of
+:mod:`tlt_runner.data.preparation.convert`, which makes records.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tlt_api.dataset import ImageSize
-from tlt_runner.data import placing
-from tlt_runner.data.classes import ClassMapping
-from tlt_runner.data.pixels import geometry, images
+from tlt_runner.data import box_transform
+from tlt_runner.data.class_mapping import ClassMapping
+from tlt_runner.data.images import decode, geometry
 from tlt_runner.data.sample import Converted, LabelledBox, Reader, Sample
 
 _SUFFIXES = {"JPEG": ".jpg", "PNG": ".png"}
@@ -52,19 +52,19 @@ def rewrite(
     Raises:
         BadImageError: The image cannot be used.
     """
-    head = images.header(data, sample.image_file)
+    head = decode.header(data, sample.image_file)
     original_size = (head.height, head.width)
     labels = reader.read(sample, original_size)
-    placing.check_label(head, labels)
+    box_transform.check_label(head, labels)
     height, width = original_size if target is None else (target.height, target.width)
     where = geometry.placement(*original_size, height, width, "stretch" if target is None else target.mode)
     suffix = _SUFFIXES[head.kind]
     if (height, width) == original_size:
-        images.check(data, head)
+        decode.check(data, head)
     else:
-        data = images.encode(geometry.place_image(images.pixels(data, head), where))
+        data = decode.encode(geometry.place_image(decode.pixels(data, head), where))
         suffix = _SUFFIXES["JPEG"]
-    placed = placing.place(labels.boxes, sample, mapping, original_size, where)
+    placed = box_transform.place(labels.boxes, sample, mapping, original_size, where)
     boxes = [
         replace(box, class_name=name, yxyx=(edges[0], edges[1], edges[2], edges[3]))
         for box, name, edges in ((box, name, edges.tolist()) for box, name, edges in placed.kept)

@@ -1,0 +1,165 @@
+"""Every image file gets a verdict: whole, sound and of a size that fits in memory; or why not.
+
+Decoders are lenient: a cut-off JPEG comes out grey, without a word. So the container is read to its end
+first, then the data are decoded by a decoder whose warnings count. Orientation tags (EXIF) are not applied:
+labels speak of the pixels as they are stored, as in TLT, and TensorFlow's decoder ignores the tags too.
+
+Called by conversion, by the writers of folders, by the report and by inference. :func:`header` comes first;
+then :func:`check` is for those who keep the file's bytes, :func:`pixels` for those who need pixels
+(:func:`decode` is both steps); the two judge alike.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+
+from tlt_runner.data.images import jpeg, png
+from tlt_runner.data.images.header import BadImageError as BadImageError
+from tlt_runner.data.images.header import Header as Header
+from tlt_runner.data.sample import Oddity, Problem
+
+JPEG_QUALITY = 95
+MAX_FILE_BYTES = 1 << 29
+"""Bytes of a file at most; a PNG of the largest size that does not compress has as many."""
+_SUFFIXES = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",)}
+_OTHER_KINDS = (
+    (0, b"GIF8", "a GIF image"),
+    (0, b"BM", "a BMP image"),
+    (8, b"WEBP", "a WebP image"),
+    (0, b"II*\0", "a TIFF image"),
+    (0, b"MM\0*", "a TIFF image"),
+    (4, b"ftypavi", "an AVIF image"),
+    (4, b"ftyphei", "a HEIC image"),
+    (4, b"ftypmif", "a HEIC image"),
+    (4, b"jP  ", "a JPEG 2000 image"),
+    (0, b"\xff\x0a", "a JPEG XL image"),
+    (0, b"%PDF", "a PDF document"),
+    (0, b"<", "an HTML or XML page"),
+    (0, b"PK\x03\x04", "a ZIP archive"),
+    (0, b"\x1f\x8b", "a gzip file"),
+    (0, b"version https://git-lfs", "a Git LFS pointer; the images were not fetched"),
+    (0, bytes(8), "zeros: a copy that was never finished"),
+)
+FILES_OWN_ERRORS = {
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+}
+"""Why a file cannot be opened although its storage works."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A whole and sound image.
+
+    Attributes:
+        header: What its file says.
+        pixels: uint8 [height, width, 3], BGR, as stored (not turned).
+    """
+
+    header: Header
+    pixels: npt.NDArray[np.uint8]
+
+
+def read(path: Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        BadImageError: This one file cannot be read (no right to, a broken link, no regular file, too large).
+        OSError: The storage fails, which says nothing about the file.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise BadImageError(Problem.UNREADABLE_IMAGE, "expected a regular file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise BadImageError(
+                Problem.HUGE_IMAGE, f"expected at most {MAX_FILE_BYTES} bytes, got {status.st_size}"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        if error.errno not in FILES_OWN_ERRORS:
+            raise
+        raise BadImageError(Problem.UNREADABLE_IMAGE, f"cannot be opened: {error.strerror}") from error
+
+
+def header(data: bytes, file_name: str) -> Header:
+    """Read an image's container from its start to its end; its data are not looked into.
+
+    Args:
+        data: The file's bytes.
+        file_name: For its extension.
+
+    Raises:
+        BadImageError: The file is empty, no JPEG or PNG, cut off, of a kind that cannot be decoded, or too
+            large.
+    """
+    if not data:
+        raise BadImageError(Problem.EMPTY_FILE, "expected an image, got 0 bytes")
+    if data.startswith(jpeg.START):
+        head = jpeg.header(data)
+    elif data.startswith(png.START):
+        head = png.header(data)
+    else:
+        raise BadImageError(Problem.UNREADABLE_IMAGE, f"expected a JPEG or PNG image, got {_kind_of(data)}")
+    if PurePosixPath(file_name).suffix.lower() in _SUFFIXES[head.kind]:
+        return head
+    return replace(head, oddities=(Oddity.WRONG_EXTENSION, *head.oddities))
+
+
+def _kind_of(data: bytes) -> str:
+    for place, signature, kind in _OTHER_KINDS:
+        if data.startswith(signature, place):
+            return kind
+    return f"a file that begins with {data[:8]!r}"
+
+
+def check(data: bytes, head: Header) -> None:
+    """Read the data of a whole file as far as it takes to know that they are sound.
+
+    Raises:
+        BadImageError: ``CorruptImage``.
+    """
+    if head.kind == "JPEG":
+        jpeg.check(data)
+    else:
+        png.pixels(data)
+
+
+def pixels(data: bytes, head: Header) -> npt.NDArray[np.uint8]:
+    """Decode a whole file: uint8 [height, width, 3] BGR, as stored (not turned).
+
+    Raises:
+        BadImageError: ``CorruptImage``.
+    """
+    return jpeg.pixels(data, head) if head.kind == "JPEG" else png.pixels(data)
+
+
+def decode(data: bytes, file_name: str) -> Decoded:
+    """What a file says, and its pixels.
+
+    Raises:
+        BadImageError: As :func:`header` and :func:`pixels`.
+    """
+    head = header(data, file_name)
+    return Decoded(head, pixels(data, head))
+
+
+def encode(image: npt.NDArray[np.uint8]) -> bytes:
+    """Pixels (uint8 [height, width, 3], BGR) as JPEG of quality 95."""
+    import cv2
+
+    encoded, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    if not encoded:
+        raise ValueError(f"cannot encode pixels of shape {image.shape} and type {image.dtype}")
+    return bytes(data)

@@ -1,0 +1,145 @@
+"""PNG files: is it whole, what are its pixels.
+
+Called by :mod:`tlt_runner.data.images.decode`. The decoder sees the chunks that make the picture and no
+others, so that no text, colour profile, animation or transparency can change it, fail in it or swell in it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from tlt_runner.data.images.header import BadImageError, Header, check_parts, check_size, orientation
+from tlt_runner.data.sample import Oddity, Problem
+
+START = b"\x89PNG\r\n\x1a\n"
+_PICTURE = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+"""Bits of a sample by colour type: grey, colour, palette, grey with alpha, colour with alpha."""
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Samples of a pixel by colour type."""
+_GREY, _PALETTE, _WITH_ALPHA = (0, 4), 3, (4, 6)
+
+
+def header(data: bytes) -> Header:
+    """Walk through the chunks to the end.
+
+    Raises:
+        BadImageError: The file ends before its IEND chunk, a checksum is wrong, its header makes no sense, or
+            it is too large.
+    """
+    fields, turned, compressed = b"", 1, 0
+    seen: set[bytes] = set()
+    for kind, start, end in _chunks(data):
+        if not seen:
+            fields = _fields(kind, data[start:end])
+        if kind == b"eXIf":
+            turned = orientation(data[start:end])
+        elif kind == b"IDAT":
+            compressed += end - start
+        seen.add(kind)
+    height, width = int.from_bytes(fields[4:8], "big"), int.from_bytes(fields[:4], "big")
+    depth, colour = fields[8], fields[9]
+    _check_data(compressed, height * (1 + width * depth * _SAMPLES[colour] // 8))
+    needed = {b"IDAT", b"PLTE"} if colour == _PALETTE else {b"IDAT"}
+    if missing := needed - seen:
+        raise BadImageError(
+            Problem.CORRUPT_IMAGE, f"expected PNG chunks {sorted(needed)}, got none of {missing}"
+        )
+    odd = {
+        Oddity.SIXTEEN_BIT: depth == 16,
+        Oddity.GRAYSCALE: colour in _GREY,
+        Oddity.ALPHA: colour in _WITH_ALPHA or b"tRNS" in seen,
+        Oddity.TURNED: turned != 1,
+        Oddity.ANIMATED: b"acTL" in seen,
+    }
+    return Header(
+        kind="PNG",
+        height=height,
+        width=width,
+        oddities=tuple(oddity for oddity, here in odd.items() if here),
+        fits_records=False,
+        orientation=turned,
+    )
+
+
+def _fields(kind: bytes, content: bytes) -> bytes:
+    """The IHDR chunk, found good."""
+    if kind != b"IHDR" or len(content) != 13:
+        raise BadImageError(Problem.CORRUPT_IMAGE, f"expected an IHDR chunk of 13 bytes first, got {kind!r}")
+    check_size(int.from_bytes(content[4:8], "big"), int.from_bytes(content[:4], "big"))
+    depth, colour, compression, filtering, interlace = content[8:]
+    if depth not in _DEPTHS.get(colour, ()) or compression or filtering or interlace > 1:
+        raise BadImageError(
+            Problem.CORRUPT_IMAGE,
+            f"no PNG has bit depth {depth}, colour type {colour}, compression {compression}, filter "
+            f"{filtering} and interlace {interlace}",
+        )
+    return content
+
+
+def _check_data(compressed: int, raw: int) -> None:
+    """Refuse data that could swell to far more than the pixels: the decoder reads it to its end."""
+    if compressed > 2 * raw + (1 << 16):
+        raise BadImageError(
+            Problem.HUGE_IMAGE, f"expected at most {raw} bytes of pixels, got {compressed} and compressed"
+        )
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, start and end of the content of every chunk; IEND is the last."""
+    place, count = len(START), 0
+    while place + 12 <= len(data):
+        check_parts(count := count + 1)
+        length = int.from_bytes(data[place : place + 4], "big")
+        end = place + 12 + length
+        if end > len(data):
+            break
+        kind = data[place + 4 : place + 8]
+        if _is_critical(kind):
+            if kind not in _PICTURE:
+                raise BadImageError(Problem.UNSUPPORTED_IMAGE, f"PNG chunk {kind!r} is in no standard")
+            checksum = zlib.crc32(memoryview(data)[place + 4 : end - 4])
+            if checksum != int.from_bytes(data[end - 4 : end], "big"):
+                raise BadImageError(
+                    Problem.CORRUPT_IMAGE, f"checksum of PNG chunk {kind!r} at byte {place} is wrong"
+                )
+        yield kind, place + 8, end - 4
+        if kind == b"IEND":
+            return
+        place = end
+    raise BadImageError(
+        Problem.TRUNCATED_IMAGE, f"the PNG ends after {len(data)} bytes without its IEND chunk"
+    )
+
+
+def _is_critical(kind: bytes) -> bool:
+    """Whether the picture needs it; an upper-case letter says so."""
+    return not kind[0] & 0x20
+
+
+def pixels(data: bytes) -> npt.NDArray[np.uint8]:
+    """uint8 [height, width, 3] BGR, as stored (not turned).
+
+    Of 16 bits the upper 8 are kept. Alpha is dropped, not composited: what is transparent shows the colour
+    that is stored there, as in TensorFlow and Pillow. Of an animation it is the still image that every reader
+    shows.
+
+    Raises:
+        BadImageError: ``CorruptImage``.
+    """
+    import cv2
+
+    picture = b"".join(
+        (START, *(data[start - 8 : end + 4] for kind, start, end in _chunks(data) if kind in _PICTURE))
+    )
+    try:
+        image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise BadImageError(Problem.CORRUPT_IMAGE, f"the pixels do not decode: {error.err}") from error
+    if image is None:
+        raise BadImageError(Problem.CORRUPT_IMAGE, "the pixels do not decode, though all checksums are right")
+    return np.asarray(image, np.uint8)

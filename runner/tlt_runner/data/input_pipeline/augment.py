@@ -1,0 +1,168 @@
+"""What a random change does to an image and its boxes, as two matrices, drawn and applied with numpy and cv2.
+
+Called by :mod:`tlt_runner.data.input_pipeline.samples`, once an image and epoch; knows neither records nor
+TensorFlow. All numbers come from a counter (Philox), so that a change depends on seed, epoch and the image's
+place alone, in whatever order and on whatever thread it is drawn. Names and ranges are TLT's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tlt_api.training import Augmentation
+from tlt_runner.data.box_transform import SMALLEST_SIDE
+
+Floats = npt.NDArray[np.floating[Any]]
+Pixels = npt.NDArray[np.uint8]
+
+_LUMA = np.array([0.299, 0.587, 0.114])
+_DRAWS = 7
+"""Uniform numbers of a change. All are drawn always, so that one option does not change another's numbers."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What happens to one image.
+
+    Attributes:
+        affine: [2, 3], where a point (x, y, 1) goes, in pixels; pixel 0 reaches from 0 to 1.
+        colour: [3, 4], what an (R, G, B, 1) of 0 to 255 becomes; None where it stays.
+    """
+
+    affine: Floats
+    colour: Floats | None
+
+
+def generator(seed: int, epoch: int, place: int) -> np.random.Generator:
+    """The random numbers of the image at ``place`` of an epoch's order."""
+    key, counter = np.array([seed, epoch], np.uint64), np.array([0, place, 0, 0], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def draw(augmentation: Augmentation, height: int, width: int, random: np.random.Generator) -> Change:
+    """Draw the change of one image of ``height`` x ``width`` pixels."""
+    return Change(
+        affine=_affine(augmentation, height, width, random.random(_DRAWS)),
+        colour=_colour(augmentation, random.random(3), random.standard_normal(3)),
+    )
+
+
+def _affine(limits: Augmentation, height: int, width: int, uniform: Floats) -> Floats:
+    """Mirror, zoom and turn about the centre, then move."""
+    flip_x, flip_y, rotate, zooms, turns, moves_x, moves_y = uniform.tolist()
+    zoom = limits.zoom_min + zooms * (limits.zoom_max - limits.zoom_min)
+    angle = (2 * turns - 1) * limits.rotate_rad_max * (rotate < limits.rotate_probability)
+    cosine, sine = zoom * math.cos(angle), zoom * math.sin(angle)
+    sign_x = -1.0 if flip_x < limits.horizontal_flip else 1.0
+    sign_y = -1.0 if flip_y < limits.vertical_flip else 1.0
+    (xx, xy), (yx, yy) = (sign_x * cosine, -sign_y * sine), (sign_x * sine, sign_y * cosine)
+    centre_x, centre_y = width / 2, height / 2
+    to_x = centre_x + (2 * moves_x - 1) * limits.translate_max_x - xx * centre_x - xy * centre_y
+    to_y = centre_y + (2 * moves_y - 1) * limits.translate_max_y - yx * centre_x - yy * centre_y
+    return np.array([[xx, xy, to_x], [yx, yy, to_y]])
+
+
+def _colour(limits: Augmentation, uniform: Floats, normal: Floats) -> Floats | None:
+    """Turn the hue, then change saturation and contrast, then shift.
+
+    Linear in RGB, after P. Haeberli, "Matrix Operations for Image Processing" (1993), as in TLT; the grey of
+    a colour is its luma (ITU-R BT.601), as the values are gamma-encoded.
+    """
+    if not (
+        limits.hue_rotation_max
+        or limits.saturation_shift_max
+        or limits.contrast_scale_max
+        or limits.color_shift_stddev
+    ):
+        return None
+    signed = 2 * uniform - 1
+    saturation, contrast = 1 + signed[1:] * [limits.saturation_shift_max, limits.contrast_scale_max]
+    matrix = (
+        contrast
+        * (saturation * np.eye(3) + (1 - saturation) * np.tile(_LUMA, (3, 1)))
+        @ hue_rotation(np.deg2rad(signed[0] * limits.hue_rotation_max))
+    )
+    shift = 255 * ((1 - contrast) * limits.contrast_center + normal * limits.color_shift_stddev)
+    return np.column_stack([matrix, shift])
+
+
+def hue_rotation(angle: float) -> Floats:
+    """[3, 3]: rotation by ``angle`` (radians) about the axis of greys, which stay as they are (Rodrigues)."""
+    cosine, sine = np.cos(angle), np.sin(angle) / np.sqrt(3)
+    cross = np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
+    return cosine * np.eye(3) + sine * cross + (1 - cosine) / 3
+
+
+def move_boxes(boxes: Floats, affine: Floats) -> Floats:
+    """Enclosing boxes [N, 4] yxyx of the moved boxes, not clipped.
+
+    That of a turned box is larger than the object in it: by up to 2 in area for a square turned by 45
+    degrees, more for a long one.
+    """
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    linear = affine[::-1, 1::-1]  # of (y, x)
+    centre = (boxes[:, 2:] + boxes[:, :2]) / 2 @ linear.T + affine[::-1, 2]
+    half = (boxes[:, 2:] - boxes[:, :2]) / 2 @ np.abs(linear).T
+    return np.concatenate([centre - half, centre + half], axis=1)
+
+
+def cut_boxes(boxes: Floats, window: Floats, min_visible: float) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Cut boxes at a window and say which are still objects there.
+
+    Args:
+        boxes: [N, 4] yxyx.
+        window: [4] yxyx.
+        min_visible: Share of a box's area that must be inside.
+
+    Returns:
+        The cut boxes [N, 4], and whether each [N] has the share and no side below :data:`SMALLEST_SIDE`.
+    """
+    cut = np.minimum(np.maximum(boxes, window[[0, 1, 0, 1]]), window[[2, 3, 2, 3]])
+    sides, whole = cut[:, 2:] - cut[:, :2], boxes[:, 2:] - boxes[:, :2]
+    visible = sides.prod(axis=1) >= min_visible * whole.prod(axis=1)
+    return cut, visible & (sides >= SMALLEST_SIDE).all(axis=1)
+
+
+def paint(image: Pixels, change: Change, out: Pixels) -> None:
+    """Write the changed image; what comes from outside of it is black.
+
+    Args:
+        image: [H, W, 3] RGB.
+        change: What to do with it.
+        out: [H, W, 3]; may be ``image``.
+    """
+    import cv2
+
+    height, width = image.shape[:2]
+    (xx, xy, to_x), (yx, yy, to_y) = change.affine.tolist()
+    if change.colour is not None:
+        image = cv2.transform(image, change.colour.astype(np.float32))
+    sideways, upside_down = (xx, to_x) == (-1, width), (yy, to_y) == (-1, height)
+    only_mirrored = (
+        (xy, yx) == (0, 0) and (sideways or (xx, to_x) == (1, 0)) and (upside_down or (yy, to_y) == (1, 0))
+    )
+    if not only_mirrored:
+        # OpenCV 5 warps four channels 2.5 times as fast as three.
+        image = warp(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), change.affine, height, width)
+        cv2.cvtColor(image, cv2.COLOR_RGBA2RGB, dst=out)
+    elif sideways or upside_down:
+        cv2.flip(
+            image, {(True, False): 1, (False, True): 0, (True, True): -1}[sideways, upside_down], dst=out
+        )
+    elif image is not out:
+        out[...] = image
+
+
+def warp(image: Pixels, affine: Floats, height: int, width: int) -> Pixels:
+    """Move an image's pixels, bilinear, onto black of ``height`` x ``width``."""
+    import cv2
+
+    # cv2 means centres of pixels by its coordinates, we mean edges: half a pixel apart.
+    centred = affine.copy()
+    centred[:, 2] += affine[:, :2] @ [0.5, 0.5] - 0.5
+    return cv2.warpAffine(image, centred, (width, height), flags=cv2.INTER_LINEAR)

@@ -1,0 +1,219 @@
+"""Records to batches of tensors: what the training loop, the evaluation and the exporters iterate over.
+
+Shapes are static (ground truth is padded, the last validation batch is filled up), so that XLA compiles a
+step once. Images are bytes: a consumer makes floats of them on its device, inside its compiled step. Nothing
+is kept decoded: decoding costs less than a training step. Order and augmentation depend on the seed, the
+epoch and the image's place alone: a run that resumes in the middle of an epoch sees what it would have seen.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from typing import Any
+
+import tensorflow as tf
+
+from tlt_api.failures import Reason
+from tlt_api.training import Augmentation
+from tlt_runner.data import parallel, tfrecords
+from tlt_runner.data.input_pipeline import mosaic
+from tlt_runner.data.input_pipeline.samples import PADDING_CLASS, Feeder
+from tlt_runner.data.input_pipeline.worker_slice import WHOLE, Share
+from tlt_runner.data.records import Records
+from tlt_runner.errors import RunnerError
+
+SHUFFLE_BYTES = 64 << 20
+"""Encoded images that the shuffle holds at most; a smaller subset is shuffled as a whole. It is filled before
+the first image comes out, while decoding waits."""
+FILES_AT_ONCE = 16
+"""Files that are read in turns, in an order drawn for each epoch: what mixes subsets that the shuffle cannot
+hold, with preparation, which writes images in the order of a hash of their name."""
+
+
+def steps_of(records: Records, batch_size: int) -> int:
+    """Batches of an epoch.
+
+    Raises:
+        RunnerError: ``InvalidSpec`` when there are fewer images than a batch takes.
+    """
+    images = records.manifest.training_images
+    if images < batch_size:
+        raise RunnerError(
+            Reason.INVALID_SPEC,
+            f"expected at least as many training images as a step takes, got {images} images for steps of "
+            f"{batch_size} (batchSizePerGPU x gradientAccumulationSteps x GPUs x nodes)",
+            "Lower spec.training.batchSizePerGPU or gradientAccumulationSteps, or add images.",
+        )
+    return images // batch_size
+
+
+def training_batches(
+    records: Records,
+    batch_size: int,
+    seed: int,
+    augmentation: Augmentation,
+    max_objects: int,
+    epoch: int,
+    first_batch: int = 0,
+    share: Share = WHOLE,
+) -> tf.data.Dataset:
+    """One epoch of training images, shuffled and augmented; what fills no batch is left to other epochs.
+
+    Several workers read the same files in the same order, and each decodes the images of its share (and
+    those that a mosaic of it takes), so that together they see what one would.
+
+    Args:
+        records: Prepared data.
+        batch_size: Images of a batch, all replicas of all workers together (B of a single worker).
+        seed: With the epoch, what order and augmentation depend on.
+        augmentation: Random changes.
+        max_objects: Objects of an image at most (G).
+        epoch: Number of the epoch.
+        first_batch: Batches to leave out at the beginning, without decoding them; the others are the same.
+        share: What of a batch is this worker's; B is as many images.
+
+    Returns:
+        Batches of ``image`` uint8 [B, H, W, 3] RGB, ``boxes`` float32 [B, G, 4] yxyx pixels (zeros where
+        there is no object), ``classes`` int32 [B, G] (-1 there), ``id`` string [B] (of a mosaic: all four,
+        joined by a line break) and ``left_out`` int32 [B, 2]: objects that the changes moved out of sight
+        or made too small, and objects beyond the G that there is room for. Difficult objects are objects
+        here.
+
+    Raises:
+        RunnerError: ``InvalidSpec`` when there are fewer images than a batch takes.
+    """
+    manifest = records.manifest
+    steps_of(records, batch_size)
+    workers = parallel.workers()
+    feeder = Feeder(
+        augmentation, manifest.height, manifest.width, max_objects, seed, epoch, _threads(workers)
+    )
+    data = _shuffled(records, order=seed * 1_000_003 + epoch).enumerate()
+    data = data.batch(batch_size, drop_remainder=True)
+    together = -(-mosaic.IMAGES // batch_size) if augmentation.mosaic else 1
+    if together > 1:
+        data = data.unbatch().batch(together * batch_size)
+    data = data.skip(first_batch // together)
+    own = share.places(batch_size, together)
+    # Enough images at a time for all workers, and a batch that is being handed on.
+    calls = 1 + -(-workers // len(own))
+    data = data.map(partial(_load, feeder, own), num_parallel_calls=calls, deterministic=True)
+    size = share.size(batch_size)
+    if together > 1:
+        data = data.unbatch().batch(size, drop_remainder=True).skip(first_batch % together)
+    return data.map(partial(_with_static_shapes, size)).prefetch(1)
+
+
+@cache
+def _threads(workers: int) -> ThreadPoolExecutor:
+    """One pool for all epochs: TensorFlow keeps every function that it was ever given, with what it holds."""
+    return ThreadPoolExecutor(workers, thread_name_prefix="feed")
+
+
+def _shuffled(records: Records, order: int) -> tf.data.Dataset:
+    files = tf.data.Dataset.from_tensor_slices([str(path) for path in records.files("training")])
+    files = files.shuffle(len(files), seed=order, reshuffle_each_iteration=False)
+    data = files.interleave(
+        tf.data.TFRecordDataset,
+        cycle_length=FILES_AT_ONCE,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    return data.shuffle(_shuffle_buffer(records), seed=order, reshuffle_each_iteration=False)
+
+
+def _load(feeder: Feeder, own: Any, places: Any, serialized: Any) -> dict[str, Any]:
+    """Samples of the images at ``own`` of a batch; only a mosaic takes from the others."""
+    # Of several batches at once the last may be fewer.
+    own = tf.boolean_mask(own, own < tf.size(places, tf.int64))
+    if not feeder.augmentation.mosaic:
+        places, serialized = tf.gather(places, own), tf.gather(serialized, own)
+        own = tf.range(tf.size(places, tf.int64))
+    parsed = tfrecords.parse_encoded(serialized)
+    image, names, boxes, classes, left_out = tf.numpy_function(
+        feeder.samples,
+        [parsed["encoded"], parsed["id"], parsed["boxes"], parsed["classes"], places, own],
+        [tf.uint8, tf.string, tf.float32, tf.int32, tf.int32],
+        stateful=False,
+    )
+    room = feeder.max_objects
+    return {
+        "image": tf.ensure_shape(image, [None, feeder.height, feeder.width, 3]),
+        "boxes": tf.ensure_shape(boxes, [None, room, 4]),
+        "classes": tf.ensure_shape(classes, [None, room]),
+        "id": tf.ensure_shape(names, [None]),
+        "left_out": tf.ensure_shape(left_out, [None, 2]),
+    }
+
+
+def _with_static_shapes(batch_size: int, batch: dict[str, Any]) -> dict[str, Any]:
+    return {key: tf.ensure_shape(value, [batch_size, *value.shape[1:]]) for key, value in batch.items()}
+
+
+def validation_batches(
+    records: Records, batch_size: int, max_objects: int, limit: int | None = None, share: Share = WHOLE
+) -> tf.data.Dataset:
+    """The validation images in a fixed order, each once; the last batch is filled up with black images.
+
+    Args:
+        records: Prepared data.
+        batch_size: Images of a batch, all workers together (B of a single worker).
+        max_objects: Objects of an image at most (G).
+        limit: Images at most; None means all.
+        share: What of a batch is this worker's; all have as many batches.
+
+    Returns:
+        Batches as :func:`training_batches` gives them, not augmented, with ``difficult`` bool [B, G],
+        ``placement`` float32 [B, 6] (how to get back to the original image's pixels; see
+        :func:`tfrecords.parse`) and ``valid`` bool [B], which is False for what fills up.
+    """
+    manifest = records.manifest
+    data = tf.data.TFRecordDataset([str(path) for path in records.files("validation")])
+    images = manifest.validation_images
+    if limit is not None:
+        images = min(images, limit)
+        data = data.take(images)
+    missing = -images % batch_size
+    # What fills up is no record: an empty text, of which a blank image is made.
+    data = data.concatenate(tf.data.Dataset.from_tensors("").repeat(missing))
+    own = share.places(batch_size)
+    data = data.batch(batch_size, drop_remainder=True).map(lambda batch: tf.gather(batch, own)).unbatch()
+
+    def load(serialized: Any) -> dict[str, Any]:
+        sample = tfrecords.parse(serialized, manifest.height, manifest.width)
+        return {**_fixed_shape(sample, max_objects), "valid": tf.constant(True)}
+
+    blank = _blank(data.map(load).element_spec)
+    data = data.map(
+        lambda serialized: tf.cond(tf.equal(serialized, ""), lambda: blank, lambda: load(serialized)),
+        num_parallel_calls=parallel.workers(),
+        deterministic=True,
+    )
+    return data.batch(share.size(batch_size), drop_remainder=True).prefetch(2)
+
+
+def _blank(spec: dict[str, tf.TensorSpec]) -> dict[str, Any]:
+    """A black image without objects that is not valid."""
+    blank = {name: tf.zeros(one.shape, one.dtype) for name, one in spec.items() if one.dtype != tf.string}
+    return {**blank, "id": tf.constant(""), "classes": tf.fill(spec["classes"].shape, PADDING_CLASS)}
+
+
+def _shuffle_buffer(records: Records) -> int:
+    shards = [shard for shard in records.manifest.shards if shard.subset == "training"]
+    images = sum(shard.images for shard in shards)
+    mean_bytes = max(1, sum(shard.size_bytes for shard in shards) // images)
+    return max(1, min(images, SHUFFLE_BYTES // mean_bytes))
+
+
+def _fixed_shape(sample: dict[str, Any], max_objects: int) -> dict[str, Any]:
+    count = tf.minimum(tf.shape(sample["classes"])[0], max_objects)
+    missing = max_objects - count
+    return {
+        **sample,
+        "boxes": tf.ensure_shape(tf.pad(sample["boxes"][:count], [[0, missing], [0, 0]]), [max_objects, 4]),
+        "classes": tf.ensure_shape(
+            tf.pad(sample["classes"][:count], [[0, missing]], constant_values=PADDING_CLASS), [max_objects]
+        ),
+        "difficult": tf.ensure_shape(tf.pad(sample["difficult"][:count], [[0, missing]]), [max_objects]),
+    }

@@ -1,0 +1,74 @@
+"""Four images in one: each is shrunk and lies in a quadrant around a random centre.
+
+Called by :mod:`tlt_runner.data.input_pipeline.samples`. All four are shrunk alike, by as little as covers the
+largest quadrant (0.5 to 0.75), so that objects keep their proportions; each image has a corner at the centre
+and is cut at the edges of its quadrant, as in YOLOv4 (A. Bochkovskiy et al., 2020), whose mosaic this
+follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tlt_runner.data.input_pipeline import augment
+from tlt_runner.data.input_pipeline.augment import Floats, Pixels
+
+IMAGES = 4
+_FARTHEST = 0.25
+"""How far the centre may be from the middle, as a share of height and width."""
+
+
+@dataclass(frozen=True)
+class Quadrant:
+    """Where one of the four goes.
+
+    Attributes:
+        window: Its place, [4] yxyx, whole pixels.
+        affine: [2, 3], where a point (x, y, 1) of its image goes, in pixels of the mosaic.
+    """
+
+    window: Floats
+    affine: Floats
+
+
+def draw(height: int, width: int, random: np.random.Generator) -> list[Quadrant]:
+    """Draw the quadrants of a mosaic of ``height`` x ``width``, from four images of that size."""
+    size = np.array([height, width])
+    centre = np.round(size * (0.5 + _FARTHEST * (2 * random.random(2) - 1)))
+    scale = float(max((centre / size).max(), (1 - centre / size).max()))
+    quadrants = []
+    for lower in np.array([[0, 0], [0, 1], [1, 0], [1, 1]]):
+        window = np.concatenate([np.where(lower, centre, 0), np.where(lower, size, centre)])
+        offset = np.where(lower, centre, centre - scale * size)
+        quadrants.append(Quadrant(window, np.column_stack([scale * np.eye(2), offset[::-1]])))
+    return quadrants
+
+
+def paint(images: Sequence[Pixels], quadrants: Sequence[Quadrant]) -> Pixels:
+    """The mosaic, [H, W, 3] RGB, of four images [H, W, 3]."""
+    import cv2
+
+    canvas = np.empty((*images[0].shape[:2], 4), np.uint8)
+    for image, quadrant in zip(images, quadrants, strict=True):
+        y1, x1, y2, x2 = quadrant.window.astype(int)
+        affine = quadrant.affine - [[0, 0, x1], [0, 0, y1]]
+        rgba = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
+        canvas[y1:y2, x1:x2] = augment.warp(rgba, affine, y2 - y1, x2 - x1)
+    return cv2.cvtColor(canvas, cv2.COLOR_RGBA2RGB)
+
+
+def move_boxes(
+    boxes: Sequence[Floats], quadrants: Sequence[Quadrant], min_visible: float
+) -> tuple[Floats, np.ndarray]:
+    """Boxes [N, 4] yxyx of the four images, one after the other, in the mosaic; and which [N] are kept.
+
+    An object is kept where ``min_visible`` of its box is inside its quadrant.
+    """
+    moved = [
+        augment.cut_boxes(augment.move_boxes(own, quadrant.affine), quadrant.window, min_visible)
+        for own, quadrant in zip(boxes, quadrants, strict=True)
+    ]
+    return np.concatenate([cut for cut, _ in moved]), np.concatenate([kept for _, kept in moved])

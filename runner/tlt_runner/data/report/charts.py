@@ -1,0 +1,136 @@
+"""Two drawings of the data set report as inline SVG: objects by class, objects' sizes with the anchors.
+
+The page (:mod:`tlt_runner.data.report.html`) calls it. Colours are given here for whoever takes a drawing
+out of the page; there its style decides, by class.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+
+from tlt_api.model import Anchors
+from tlt_runner.data.report.report import ReportedClass, ReportedSize
+
+GOOD_OVERLAP = 0.5
+"""IoU of shapes from which an anchor is said to suit an object."""
+BLUE, AMBER, RED, GREY = "#2f6fb2", "#e0a030", "#c8372d", "#dde3ea"
+_CLASSES_DRAWN = 60
+_ROW, _LABEL, _BAR = 34, 200, 480
+_PLOT, _MARGIN = 420, 52
+
+
+def anchor_shapes(anchors: Anchors) -> list[tuple[float, float]]:
+    """Width and height of the anchors of one cell: area scale squared, width / height = ratio."""
+    return [(s * math.sqrt(r), s / math.sqrt(r)) for s in anchors.scales for r in anchors.ratios]
+
+
+def suited(sizes: Sequence[ReportedSize], anchors: Anchors) -> float | None:
+    """Share of the objects with an anchor whose shape overlaps theirs by IoU 0.5, both at one corner.
+
+    Objects count as the middle of their bin, which is at most 9 % off in width and height.
+    """
+    shapes = anchor_shapes(anchors)
+    total = sum(size.objects for size in sizes)
+    good = sum(
+        size.objects
+        for size in sizes
+        if max(_overlap(size.width, size.height, *shape) for shape in shapes) >= GOOD_OVERLAP
+    )
+    return good / total if total else None
+
+
+def _overlap(width: float, height: float, other_width: float, other_height: float) -> float:
+    common = min(width, other_width) * min(height, other_height)
+    return common / (width * height + other_width * other_height - common)
+
+
+def class_histogram(classes: Sequence[ReportedClass]) -> str:
+    """Bars of every class, training above validation; the classes with most objects first."""
+    ordered = sorted(classes, key=lambda item: (-item.training - item.validation, item.name))
+    drawn = ordered[:_CLASSES_DRAWN]
+    most = max((max(item.training, item.validation) for item in drawn), default=0) or 1
+    rows = []
+    for place, item in enumerate(drawn):
+        y = place * _ROW
+        rows.append(f'<text x="{_LABEL - 8}" y="{y + 19}" text-anchor="end">{_short(item.name)}</text>')
+        for offset, kind, colour, count in (
+            (2, "training", BLUE, item.training),
+            (15, "validation", AMBER, item.validation),
+        ):
+            width = count / most * _BAR
+            rows.append(
+                f'<rect class="{kind}" fill="{colour}" x="{_LABEL}" y="{y + offset}" width="{width:.1f}" '
+                f'height="12"/>'
+                f'<text class="count" x="{_LABEL + width + 5:.1f}" y="{y + offset + 10}">{count:,}</text>'
+            )
+    height = max(1, len(drawn)) * _ROW
+    more = len(ordered) - len(drawn)
+    note = f"<p>and {more} classes with fewer objects</p>" if more > 0 else ""
+    return (
+        f'<svg class="classes" role="img" aria-label="objects by class" '
+        f'viewBox="0 0 {_LABEL + _BAR + 80} {height}">{"".join(rows)}</svg>{note}'
+    )
+
+
+def size_histogram(sizes: Sequence[ReportedSize], anchors: Anchors | None) -> str:
+    """Width across, height up, both logarithmic; darker is more objects, rings are anchors."""
+    shapes = anchor_shapes(anchors) if anchors is not None else []
+    if not sizes:
+        return "<p>no objects</p>"
+    edges = [math.log2(value) for size in sizes for value in (size.width, size.height)]
+    edges += [math.log2(max(1.0, value)) for shape in shapes for value in shape]
+    low, high = math.floor(min(edges)), math.ceil(max(edges) + 0.125)
+    unit = _PLOT / (high - low)
+
+    def across(pixels: float) -> float:
+        return _MARGIN + (math.log2(max(pixels, 2.0**low)) - low) * unit
+
+    def up(pixels: float) -> float:
+        return _MARGIN / 4 + _PLOT - (math.log2(max(pixels, 2.0**low)) - low) * unit
+
+    most = max(size.objects for size in sizes)
+    side = unit / 4
+    bins = "".join(
+        f'<rect x="{across(size.width) - side / 2:.1f}" y="{up(size.height) - side / 2:.1f}" '
+        f'width="{side:.1f}" height="{side:.1f}" '
+        f'fill-opacity="{0.15 + 0.85 * math.log1p(size.objects) / math.log1p(most):.2f}"><title>about '
+        f"{size.width:.0f} x {size.height:.0f} pixels: {size.objects:,} objects</title></rect>"
+        for size in sizes
+    )
+    rings = "".join(
+        f'<circle cx="{across(width):.1f}" cy="{up(height):.1f}" r="6">'
+        f"<title>anchor {width:.0f} x {height:.0f}</title></circle>"
+        for width, height in shapes
+    )
+    whole = _PLOT + _MARGIN * 1.5
+    return (
+        f'<svg class="sizes" role="img" aria-label="objects by width and height" '
+        f'viewBox="0 0 {whole:.0f} {whole:.0f}">{_axes(low, high, unit)}'
+        f'<g class="bins" fill="{BLUE}">{bins}</g>'
+        f'<g class="anchors" fill="none" stroke="{RED}" stroke-width="2">{rings}</g></svg>'
+    )
+
+
+def _axes(low: int, high: int, unit: float) -> str:
+    top, left, bottom = _MARGIN / 4, _MARGIN, _MARGIN / 4 + _PLOT
+    lines, parts = [], []
+    for power in range(low, high + 1):
+        x, y = left + (power - low) * unit, bottom - (power - low) * unit
+        lines.append(f"M{x:.1f} {top}V{bottom}M{left} {y:.1f}H{left + _PLOT}")
+        parts.append(
+            f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{2**power}</text>'
+            f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{2**power}</text>'
+        )
+    parts.append(f'<path class="grid" fill="none" stroke="{GREY}" d="{"".join(lines)}"/>')
+    middle = left + _PLOT / 2
+    parts.append(
+        f'<text x="{middle}" y="{bottom + 34}" text-anchor="middle">width, pixels of the network</text>'
+        f'<text transform="translate(12 {top + _PLOT / 2}) rotate(-90)" text-anchor="middle">height</text>'
+    )
+    return "".join(parts)
+
+
+def _short(name: str) -> str:
+    return html.escape(name if len(name) <= 24 else f"{name[:23]}…")

@@ -1,0 +1,233 @@
+"""What preparation found: every image left out, every line dropped, and why (dataset-report.json).
+
+A :class:`~tlt_runner.data.report.statistics.Tally` is filled in while the data are converted; the report is
+its frozen form, which people read, :mod:`tlt_runner.data.report.html` draws, and :func:`judge` decides by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tlt_api.base import StatusModel
+from tlt_api.dataset import BadSamples
+from tlt_api.failures import Reason
+from tlt_api.status import ClassCount, DatasetStatus
+from tlt_runner.data.sample import Oddity, Problem
+from tlt_runner.errors import RunnerError
+
+LISTED = 10_000
+"""Findings that are listed one by one in each list; the counts are of all."""
+NAMED_IN_ERROR = 10
+"""Files that a failure names, and lines of each of them."""
+_MESSAGE = 110
+"""Characters of a file's first finding in a failure: ten files fit into a pod's termination message."""
+HARMLESS = {Problem.TOO_SMALL}
+"""Dropped lines that say nothing against the data."""
+
+
+class ReportedFinding(StatusModel):
+    """One thing that is wrong."""
+
+    file: str
+    """The file at fault, relative to the data set's root."""
+    line: int | None = None
+    """Its line, from 1, where the file has lines."""
+    image: str | None = None
+    """Of a dropped line: the image to which it belongs."""
+    problem: Problem
+    """What kind."""
+    message: str
+    """Field, expected, got."""
+    box: tuple[float, float, float, float] | None = None
+    """Of a dropped line that has one: top, left, bottom, right, in pixels of the image as stored."""
+
+
+class ReportedClass(StatusModel):
+    """Objects of one class to learn."""
+
+    name: str
+    """The class."""
+    training: int
+    """Its objects to train on."""
+    validation: int
+    """Its objects to validate on."""
+
+
+class ReportedSize(StatusModel):
+    """Objects of about one size: one bin of the histogram, a quarter of an octave wide and high."""
+
+    width: float
+    """Middle of the bin, in pixels of the network's input."""
+    height: float
+    """Middle of the bin, in pixels of the network's input."""
+    objects: int
+    """Objects in it."""
+
+
+class DatasetReport(StatusModel):
+    """The whole of what preparation found.
+
+    ``images`` = ``usable_images`` + the sum of ``skipped_by_problem``. ``lines`` = ``objects`` + the sums of
+    ``dropped_by_problem`` and ``unmapped_classes`` + ``ignored_regions``.
+    """
+
+    images: int
+    """Image files found."""
+    usable_images: int
+    """Images in the records."""
+    training_images: int
+    """Of these, images to train on."""
+    validation_images: int
+    """Of these, images to validate on."""
+    images_without_objects: int
+    """Of these, images without any object: background only."""
+    odd_images: dict[Oddity, int]
+    """Of these, images that are unusual, by how: what is done about it stands in the warnings."""
+    bad_images: int
+    """Images left out, or used without some of their lines because those are wrong."""
+    lines: int
+    """Label lines of the usable images; of formats without lines, their entries."""
+    objects: int
+    """Of these, objects in the records."""
+    clipped_boxes: int
+    """Of these, objects whose box was cut at the image's edge."""
+    ignored_regions: int
+    """Regions that the labels mark as "do not care"."""
+    other_files: int
+    """Entries of the image folders that are no images."""
+    unlisted_images: int
+    """Images that none of the data set's lists (imageSet) names; they are not among the images."""
+    classes: list[ReportedClass]
+    """Objects by class to learn."""
+    source_classes: dict[str, int]
+    """Label lines of the usable images by their own class; lines that could not be read have none."""
+    unmapped_classes: dict[str, int]
+    """Of these, classes that targetClassMapping does not name; their lines are no objects."""
+    unused_mapping_keys: list[str]
+    """Keys of targetClassMapping that no label uses."""
+    leaked_images: int
+    """Validation images that are also training images, byte for byte: they make the metrics too good."""
+    duplicate_images: int
+    """Training images that are another training image once more, byte for byte."""
+    repeated_names: int
+    """File names, without suffix, that occur in several folders; each is an image of its own."""
+    skipped_by_problem: dict[Problem, int]
+    """Number of images left out, by why."""
+    dropped_by_problem: dict[Problem, int]
+    """Number of label lines left out, by why."""
+    labels_without_image: int
+    """Number of labels without an image."""
+    side_files: int
+    """Files among the labels that are none and say nothing against the data: lists, notes, captions."""
+    label_problems: dict[Problem, int]
+    """Number of label files, and of entries of them or of lists of images that belong to no image, that could
+    not be used, by why."""
+    skipped: list[ReportedFinding]
+    """Images left out; at most 10,000."""
+    dropped: list[ReportedFinding]
+    """Label lines left out; at most 10,000."""
+    orphans: list[ReportedFinding]
+    """Labels without an image; at most 10,000."""
+    label_findings: list[ReportedFinding]
+    """These label files and entries; at most 10,000."""
+    named_side_files: list[str]
+    """Files among the labels that are none; at most 10,000."""
+    odd: dict[Oddity, list[str]]
+    """Unusual images by how; at most 10,000 each."""
+    leaked: list[str]
+    """Validation images that are also training images; at most 10,000."""
+    duplicates: list[str]
+    """Training images that are there already; at most 10,000."""
+    box_sizes: list[ReportedSize]
+    """Histogram of the objects' sizes."""
+    warnings: list[str]
+    """What a person should look at."""
+
+    @property
+    def dropped_objects(self) -> int:
+        """Label lines that are no objects in the records, ignored regions apart."""
+        return sum(self.unmapped_classes.values()) + sum(self.dropped_by_problem.values())
+
+
+def judge(report: DatasetReport, policy: BadSamples) -> None:
+    """Fail where the data have more bad samples than the policy allows.
+
+    Raises:
+        RunnerError: ``BadSamples``, naming the first ten files with their lines.
+    """
+    strict = policy.policy == "Fail"
+    label_problems = sum(report.label_problems.values())
+    bad = report.bad_images + (report.labels_without_image + label_problems if strict else 0)
+    share = report.bad_images / max(1, report.images)
+    if bad == 0 or (not strict and share <= policy.max_fraction):
+        return
+    wrong = [
+        *report.skipped,
+        *(item for item in report.dropped if item.problem not in HARMLESS),
+        *report.label_findings,
+        *(report.orphans if strict else ()),
+    ]
+    allowed = (
+        "none is allowed (badSamples.policy Fail)"
+        if strict
+        else f"badSamples.maxFraction allows {policy.max_fraction:g}"
+    )
+    raise RunnerError(
+        Reason.BAD_SAMPLES,
+        f"{report.bad_images} of {report.images} images ({share:.2%}) are bad, "
+        f"{report.labels_without_image} labels have no image and {label_problems} label files or entries "
+        f"cannot be used; {allowed}: {_named(wrong, _all_listed(report))}",
+    )
+
+
+def _all_listed(report: DatasetReport) -> bool:
+    return max(map(len, (report.skipped, report.dropped, report.orphans, report.label_findings))) < LISTED
+
+
+def _named(findings: Iterable[ReportedFinding], all_listed: bool) -> str:
+    """The first ten files, each with its lines and its first finding, and how many more there are."""
+    by_file: dict[str, list[ReportedFinding]] = {}
+    for finding in findings:
+        by_file.setdefault(finding.file, []).append(finding)
+    files = list(by_file.items())
+    named = "; ".join(_file(file, found) for file, found in files[:NAMED_IN_ERROR])
+    more = len(files) - NAMED_IN_ERROR
+    return named if more <= 0 else f"{named}; and {'' if all_listed else 'at least '}{more} more files"
+
+
+def _file(file: str, findings: Sequence[ReportedFinding]) -> str:
+    lines = [str(item.line) for item in findings if item.line is not None]
+    more = f" and {len(lines) - NAMED_IN_ERROR} more" if len(lines) > NAMED_IN_ERROR else ""
+    place = f"{file}: line{'s' * (len(lines) > 1)} " if lines else f"{file}: "
+    first = findings[0]
+    places = f"{', '.join(lines[:NAMED_IN_ERROR])}{more}: " if lines else ""
+    message = first.message if len(first.message) <= _MESSAGE else f"{first.message[: _MESSAGE - 3]}..."
+    return f"{place}{places}{first.problem}: {message}"
+
+
+def to_status(
+    report: DatasetReport, report_uri: str, digest: str | None = None, records_uri: str | None = None
+) -> DatasetStatus:
+    """The part that goes into the resource's status.
+
+    Args:
+        report: What preparation found.
+        report_uri: The report's page.
+        digest: Digest of the records, unless the data were refused.
+        records_uri: Where they are.
+    """
+    return DatasetStatus(
+        images=report.usable_images,
+        objects=report.objects,
+        skipped=sum(report.skipped_by_problem.values()),
+        dropped_objects=report.dropped_objects,
+        training_images=report.training_images,
+        validation_images=report.validation_images,
+        classes=[
+            ClassCount(name=item.name, objects=item.training + item.validation) for item in report.classes
+        ],
+        digest=digest,
+        records_uri=records_uri,
+        report_uri=report_uri,
+        warnings=len(report.warnings),
+    )

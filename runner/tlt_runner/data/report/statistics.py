@@ -1,0 +1,240 @@
+"""Counts and findings of a preparation so far: one for each shard, kept with it, merged at the end.
+
+Its size does not grow with the data: findings are listed up to a limit and counted beyond it, sizes of boxes
+go into a histogram of fixed bins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from tlt_runner.data.class_mapping import ClassMapping
+from tlt_runner.data.records import Subset
+from tlt_runner.data.report import warnings
+from tlt_runner.data.report.report import (
+    HARMLESS,
+    LISTED,
+    DatasetReport,
+    ReportedClass,
+    ReportedFinding,
+    ReportedSize,
+)
+from tlt_runner.data.sample import Converted, Finding, Listing, Oddity, Problem, Sample
+
+BINS_PER_OCTAVE = 4
+"""Bins of the histogram of box sizes in each doubling of width or height."""
+_BINS = 64
+"""Bins of each axis: 1 to 65,536 pixels."""
+_Item = TypeVar("_Item")
+
+
+class Tally(BaseModel):
+    """Counts and findings so far.
+
+    ``model_dump_json`` and ``model_validate_json`` are its way into a file and back.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: int = 0
+    usable_images: Counter[Subset] = Counter()
+    images_without_objects: int = 0
+    bad_images: int = 0
+    clipped_boxes: int = 0
+    ignored_regions: int = 0
+    other_files: int = 0
+    unlisted_images: int = 0
+    repeated_names: int = 0
+    labels_without_image: int = 0
+    side_files: int = 0
+    leaked_images: int = 0
+    duplicate_images: int = 0
+    source_classes: Counter[str] = Counter()
+    training_objects: Counter[int] = Counter()
+    """Objects to train on, by class id."""
+    validation_objects: Counter[int] = Counter()
+    """Objects to validate on, by class id."""
+    objects_per_image: Counter[int] = Counter()
+    """Number of objects in an image -> images with as many."""
+    box_sizes: Counter[int] = Counter()
+    """Histogram: 64 times the height's bin plus the width's bin -> objects."""
+    odd_images: Counter[Oddity] = Counter()
+    skipped_by_problem: Counter[Problem] = Counter()
+    dropped_by_problem: Counter[Problem] = Counter()
+    label_problems: Counter[Problem] = Counter()
+    skipped: list[ReportedFinding] = []
+    dropped: list[ReportedFinding] = []
+    orphans: list[ReportedFinding] = []
+    label_findings: list[ReportedFinding] = []
+    named_side_files: list[str] = []
+    odd: dict[Oddity, list[str]] = {}
+    leaked: list[str] = []
+    duplicates: list[str] = []
+
+    def add_listings(self, listings: Sequence[Listing]) -> None:
+        """What the folders hold; all of them at once, to find names that occur in several."""
+        folders: defaultdict[str, set[str]] = defaultdict(set)
+        for listing in listings:
+            self.images += listing.images
+            self.other_files += listing.other_files
+            self.unlisted_images += listing.unlisted
+            self.labels_without_image += len(listing.orphans)
+            self.side_files += len(listing.side_files)
+            _extend(self.named_side_files, map(_writable, listing.side_files))
+            self.label_problems.update(finding.problem for finding in listing.findings)
+            _extend(self.orphans, map(_reported, listing.orphans))
+            _extend(self.label_findings, map(_reported, listing.findings))
+            for finding in listing.skipped:
+                self._skip(finding)
+            for sample in listing.samples:
+                path = PurePosixPath(sample.name)
+                folders[path.name].add(str(path.parent))
+        self.repeated_names += sum(len(places) > 1 for places in folders.values())
+
+    def add(self, sample: Sample, converted: Converted, subset: Subset) -> None:
+        """What became of one sample."""
+        if converted.skipped is not None:
+            self._skip(converted.skipped)
+            return
+        self.usable_images[subset] += 1
+        for oddity in converted.oddities:
+            self.odd_images[oddity] += 1
+            _extend(self.odd.setdefault(oddity, []), [_writable(sample.image_file)])
+        self.source_classes.update(map(_writable, converted.source_classes))
+        self.ignored_regions += converted.ignored
+        self.images_without_objects += not converted.objects
+        self.clipped_boxes += converted.clipped
+        self.bad_images += any(finding.problem not in HARMLESS for finding in converted.dropped)
+        self.dropped_by_problem.update(finding.problem for finding in converted.dropped)
+        _extend(self.dropped, (_reported(finding, sample.image_file) for finding in converted.dropped))
+        objects = self.training_objects if subset == "training" else self.validation_objects
+        objects.update(converted.objects)
+        self.objects_per_image[len(converted.objects)] += 1
+        self.box_sizes.update(_BINS * _bin(height) + _bin(width) for height, width in converted.sizes)
+
+    def add_duplicates(self, leaked: Sequence[str], duplicates: Sequence[str]) -> None:
+        """Images that are there twice, byte for byte.
+
+        Args:
+            leaked: Validation images that are training images, too; paths relative to the data set's root.
+            duplicates: Training images that are another training image once more.
+        """
+        self.leaked_images += len(leaked)
+        self.duplicate_images += len(duplicates)
+        _extend(self.leaked, map(_writable, leaked))
+        _extend(self.duplicates, map(_writable, duplicates))
+
+    def merge(self, other: Tally) -> None:
+        """Add what another one counted. Associative; each list keeps its first 10,000."""
+        for name in type(self).model_fields:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if isinstance(mine, Counter):
+                mine.update(theirs)
+            elif isinstance(mine, int):
+                setattr(self, name, mine + theirs)
+            elif isinstance(mine, list):
+                _extend(mine, theirs)
+            else:
+                for oddity, names in theirs.items():
+                    _extend(mine.setdefault(oddity, []), names)
+
+    def to_report(self, mapping: ClassMapping) -> DatasetReport:
+        """The report, by the mapping with which the samples were converted."""
+        unmapped = {
+            name: count for name, count in self.source_classes.items() if mapping.target(name) is None
+        }
+        objects = self.training_objects.total() + self.validation_objects.total()
+        dropped = self.dropped_by_problem.total()
+        classes = [
+            ReportedClass(
+                name=name, training=self.training_objects[place], validation=self.validation_objects[place]
+            )
+            for place, name in enumerate(mapping.class_names)
+        ]
+        report = DatasetReport(
+            images=self.images,
+            usable_images=self.usable_images.total(),
+            training_images=self.usable_images["training"],
+            validation_images=self.usable_images["validation"],
+            images_without_objects=self.images_without_objects,
+            odd_images=dict(sorted(self.odd_images.items())),
+            bad_images=self.bad_images,
+            lines=objects + dropped + sum(unmapped.values()) + self.ignored_regions,
+            objects=objects,
+            clipped_boxes=self.clipped_boxes,
+            ignored_regions=self.ignored_regions,
+            other_files=self.other_files,
+            unlisted_images=self.unlisted_images,
+            classes=classes,
+            source_classes=dict(sorted(self.source_classes.items())),
+            unmapped_classes=dict(sorted(unmapped.items())),
+            unused_mapping_keys=mapping.unused_keys(self.source_classes),
+            leaked_images=self.leaked_images,
+            duplicate_images=self.duplicate_images,
+            repeated_names=self.repeated_names,
+            skipped_by_problem=dict(sorted(self.skipped_by_problem.items())),
+            dropped_by_problem=dict(sorted(self.dropped_by_problem.items())),
+            labels_without_image=self.labels_without_image,
+            side_files=self.side_files,
+            label_problems=dict(sorted(self.label_problems.items())),
+            skipped=_in_order(self.skipped),
+            dropped=_in_order(self.dropped),
+            orphans=_in_order(self.orphans),
+            label_findings=_in_order(self.label_findings),
+            named_side_files=sorted(self.named_side_files),
+            odd={oddity: sorted(names) for oddity, names in sorted(self.odd.items())},
+            leaked=sorted(self.leaked),
+            duplicates=sorted(self.duplicates),
+            box_sizes=[
+                ReportedSize(width=_middle(key % _BINS), height=_middle(key // _BINS), objects=count)
+                for key, count in sorted(self.box_sizes.items())
+            ],
+            warnings=[],
+        )
+        return report.model_copy(update={"warnings": warnings.warnings(report)})
+
+    def _skip(self, finding: Finding) -> None:
+        self.bad_images += 1
+        self.skipped_by_problem[finding.problem] += 1
+        _extend(self.skipped, [_reported(finding)])
+
+
+def _bin(pixels: float) -> int:
+    """Bin of a side: bin i reaches from 2 ** (i / 4) to 2 ** ((i + 1) / 4) pixels."""
+    return min(_BINS - 1, max(0, math.floor(math.log2(max(pixels, 1.0)) * BINS_PER_OCTAVE)))
+
+
+def _middle(place: int) -> float:
+    return round(2 ** ((place + 0.5) / BINS_PER_OCTAVE), 2)
+
+
+def _reported(finding: Finding, image: str | None = None) -> ReportedFinding:
+    return ReportedFinding(
+        file=_writable(finding.file),
+        line=finding.line,
+        image=None if image is None else _writable(image),
+        problem=finding.problem,
+        message=_writable(finding.message),
+        box=finding.box,
+    )
+
+
+def _writable(text: str) -> str:
+    """The text with lone surrogates, which file names and JSON can have and UTF-8 cannot, spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _extend(listed: list[_Item], items: Iterable[_Item]) -> None:
+    """Append up to the limit; beyond it nothing is even made."""
+    if len(listed) < LISTED:
+        listed.extend(item for _, item in zip(range(LISTED - len(listed)), items, strict=False))
+
+
+def _in_order(findings: Iterable[ReportedFinding]) -> list[ReportedFinding]:
+    return sorted(findings, key=lambda finding: (finding.file, finding.line or 0))

@@ -1,0 +1,162 @@
+"""Small pictures of the images with the most findings, for the data set report's page.
+
+What is wrong with an image shows best in the image: a grey lower half, a box beside the object. A picture is
+a help, so whatever stands in its way gives a tile without picture, never an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tlt_runner.data.images import header, jpeg, png
+from tlt_runner.data.report.report import HARMLESS, DatasetReport, ReportedFinding
+from tlt_runner.data.sample import Problem
+from tlt_runner.errors import RunnerError
+
+SHOWN = 24
+"""Pictures at most."""
+SIDE = 240
+"""Longer side of a picture, pixels."""
+FIRST_BYTES = 32
+_MOST_BYTES = 8_000
+_QUALITIES = (80, 60, 40, 20, 5)
+_LARGEST_FILE = 64 << 20
+_RED, _STROKE = (40, 40, 230), 2
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+"""JPEG markers of a frame's header, which holds the size."""
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """An image with findings.
+
+    Attributes:
+        image: Its path relative to the data set's root.
+        findings: What is wrong with it or its label.
+        jpeg: Its picture; None where it could not be drawn.
+        first_bytes: How the file begins.
+    """
+
+    image: str
+    findings: Sequence[ReportedFinding]
+    jpeg: bytes | None
+    first_bytes: bytes
+
+
+def thumbnails(report: DatasetReport, image_of: Callable[[str], Path | None]) -> list[Thumbnail]:
+    """Pictures of the worst images.
+
+    Args:
+        report: Names them.
+        image_of: Image's path relative to the data set's root -> file, or None where it is not at hand.
+    """
+    return [_thumbnail(image, findings, image_of) for image, findings in worst(report)]
+
+
+def worst(report: DatasetReport) -> list[tuple[str, list[ReportedFinding]]]:
+    """The images to show, with their findings: most findings first, new problems before repeated ones."""
+    by_image: dict[str, list[ReportedFinding]] = {}
+    for finding in report.skipped:
+        by_image.setdefault(finding.file, []).append(finding)
+    for finding in report.dropped:
+        if finding.image is not None:
+            by_image.setdefault(finding.image, []).append(finding)
+
+    def badness(item: tuple[str, list[ReportedFinding]]) -> tuple[int, str]:
+        return -sum(finding.problem not in HARMLESS for finding in item[1]), item[0]
+
+    new: list[tuple[str, list[ReportedFinding]]] = []
+    repeated: list[tuple[str, list[ReportedFinding]]] = []
+    seen: set[Problem] = set()
+    for image, findings in sorted(by_image.items(), key=badness):
+        problems = {finding.problem for finding in findings}
+        (repeated if problems <= seen else new).append((image, findings))
+        seen |= problems
+    return [*new, *repeated][:SHOWN]
+
+
+def _thumbnail(
+    image: str, findings: list[ReportedFinding], image_of: Callable[[str], Path | None]
+) -> Thumbnail:
+    try:
+        file = image_of(image)
+        if file is None or not file.is_file():
+            return Thumbnail(image, findings, None, b"")
+        with file.open("rb") as stream:
+            data = stream.read(_LARGEST_FILE)
+    except (OSError, ValueError, RunnerError):
+        return Thumbnail(image, findings, None, b"")
+    return Thumbnail(image, findings, _picture(data, findings), data[:FIRST_BYTES])
+
+
+def _picture(data: bytes, findings: Sequence[ReportedFinding]) -> bytes | None:
+    import cv2
+
+    height, width = _size(data)
+    if not 0 < height * width <= header.MAX_PIXELS or any(
+        finding.problem == Problem.HUGE_IMAGE for finding in findings
+    ):
+        return None
+    try:
+        pixels = _decoded(data)
+        return None if pixels is None else _encoded(_drawn(pixels, SIDE / max(height, width, SIDE), findings))
+    except cv2.error:
+        return None
+
+
+def _size(data: bytes) -> tuple[int, int]:
+    """Height and width that a JPEG or PNG gives itself, before anything is decoded; 0 of anything else."""
+    if data.startswith(png.START):
+        return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+    place = 2 if data.startswith(jpeg.START) else len(data)
+    while place + 9 <= len(data) and data[place] == 0xFF:
+        if data[place + 1] in _FRAMES:
+            sides = data[place + 5 : place + 9]
+            return int.from_bytes(sides[:2], "big"), int.from_bytes(sides[2:], "big")
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return 0, 0
+
+
+def _decoded(data: bytes) -> Any:
+    """As much as decodes, uint8 [h, w, 3] BGR, at about the size needed; None where nothing does."""
+    import cv2
+    import simplejpeg
+
+    if data.startswith(jpeg.START):
+        with suppress(ValueError):
+            return simplejpeg.decode_jpeg(data, "BGR", strict=False, min_height=SIDE, min_width=SIDE)
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+
+
+def _drawn(pixels: Any, scale: float, findings: Sequence[ReportedFinding]) -> Any:
+    """The picture with its boxes; ``scale`` is its size by the original's."""
+    import cv2
+
+    shrink = min(1.0, SIDE / max(pixels.shape[:2]))
+    size = (max(1, round(pixels.shape[1] * shrink)), max(1, round(pixels.shape[0] * shrink)))
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    for finding in findings:
+        if finding.box is not None:
+            corners = np.clip(np.array(finding.box) * scale, -SIDE, 2 * SIDE).round().astype(int).tolist()
+            y1, x1, y2, x2 = corners
+            cv2.rectangle(small, (x1, y1), (x2, y2), _RED, _STROKE)
+    return small
+
+
+def _encoded(pixels: Any) -> bytes | None:
+    """As JPEG, as well as fits a picture's share of the page."""
+    import cv2
+
+    for quality in _QUALITIES:
+        encoded, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        if not encoded:
+            return None
+        if len(data) <= _MOST_BYTES:
+            break
+    return bytes(data)

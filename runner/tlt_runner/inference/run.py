@@ -1,0 +1,287 @@
+"""``tlt infer``: detect in a folder of images; there is no resource for it, and it needs no cluster.
+
+What comes out, below the output folder: ``images/`` with copies of the images, detections drawn in;
+``labels/`` with a KITTI file of 16 columns an image, the last of which is the score;
+``inference-report.json``. Whatever cannot be used is left out and reported, and no file that is there already
+is touched, unless an earlier inference has made it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from posixpath import splitext
+from threading import Event
+
+import numpy as np
+import numpy.typing as npt
+
+from tlt_api.failures import Reason
+from tlt_runner.context import Reporter
+from tlt_runner.data.formats import entries, folders
+from tlt_runner.data.formats.names import printable, stem
+from tlt_runner.data.images import decode, geometry
+from tlt_runner.data.images.decode import BadImageError
+from tlt_runner.data.images.geometry import Placement
+from tlt_runner.data.parallel import Meter, workers
+from tlt_runner.data.report.report import ReportedFinding
+from tlt_runner.data.sample import Finding, Oddity, Problem
+from tlt_runner.data.writers.kitti import KittiWriter
+from tlt_runner.detector import model as detector
+from tlt_runner.detector.model import FasterRCNN
+from tlt_runner.errors import RunnerError, storage_errors
+from tlt_runner.evaluation import detectors, visualize
+from tlt_runner.inference import detections
+from tlt_runner.inference.detections import Found
+from tlt_runner.inference.output_folder import OutputFolder
+from tlt_runner.inference.report import REPORT, InferenceReport, named
+from tlt_runner.storage import Storage, sha256_of
+
+log = logging.getLogger(__name__)
+BATCH = 4
+"""Images that go through the model at once; twice as many are decoded at a time."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to infer.
+
+    Attributes:
+        model: A .keras file: its path, or its address.
+        images: Folder of images, with its sub-folders.
+        output: Folder to write to: new, empty, or of an earlier inference.
+        score: Lowest score of a detection that is drawn and listed.
+    """
+
+    model: str
+    images: Path
+    output: Path
+    score: float
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """An image: its path, its pixels (BGR) as stored and as the network takes them (RGB), what is unusual."""
+
+    name: str
+    pixels: npt.NDArray[np.uint8]
+    network: npt.NDArray[np.uint8]
+    where: Placement
+    oddities: tuple[Oddity, ...]
+
+
+def run(request: Request, storage: Storage, reporter: Reporter, stop: Event) -> InferenceReport:
+    """Infer, and write images, labels and the report.
+
+    Args:
+        request: What, and where to.
+        storage: Reads the model.
+        reporter: Is told of progress (stage ``infer``).
+        stop: Ends it after the images in work, when it is set.
+
+    Raises:
+        RunnerError: DatasetNotFound where there is no image; BadSamples where none can be used (with the
+            report written); InvalidSpec for an output folder of someone else; Interrupted; UnreadableModel;
+            the storage's reasons.
+    """
+    with storage_errors(str(request.images)):
+        _check_folders(request)
+        listed, other_files = _listed(request.images)
+    if not listed.names and not listed.skipped:
+        raise RunnerError(
+            Reason.DATASET_NOT_FOUND,
+            f"expected images ({', '.join(folders.IMAGE_SUFFIXES)}) in {request.images} or below, got none: "
+            f"it holds {folders.holdings(request.images)}",
+            "Name the folder of images with --images.",
+        )
+    with OutputFolder.opened(request.output) as output:
+        file = storage.fetch(_address(request.model))
+        model = detector.load(file)
+        inference = _Inference(request, model, output, listed.skipped)
+        meter = Meter("infer", len(listed.names), reporter, stop)
+        interrupted: RunnerError | None = None
+        try:
+            inference.run(listed.names, meter)
+        except RunnerError as error:
+            if error.reason != Reason.INTERRUPTED:
+                raise
+            interrupted = error
+        report = inference.report(sha256_of(file), whole=interrupted is None)
+        counts = {"images": len(listed.names) + len(listed.skipped), "other_files": other_files}
+        report = output.finish(report.model_copy(update=counts))
+    if interrupted is not None:
+        raise RunnerError(
+            interrupted.reason,
+            f"{interrupted.message}; {len(report.files)} files are in {request.output}",
+            "The same command does the whole again.",
+        )
+    _judge(report)
+    return report
+
+
+class _Inference:
+    """One inference as it proceeds: counts what it does."""
+
+    def __init__(
+        self, request: Request, model: FasterRCNN, output: OutputFolder, skipped: Sequence[Finding]
+    ) -> None:
+        self._request = request
+        self._config = model.config
+        self._detect = detectors.of_keras(model)
+        self._output = output
+        self._skipped = list(skipped)
+        self._counts: Counter[str] = Counter()
+        self._by_class: Counter[int] = Counter()
+        self._oddities: Counter[Oddity] = Counter()
+        self._label_names = [KittiWriter.class_name(name) for name in self._config.class_names]
+        self._stems: dict[str, str] = {}
+
+    def run(self, names: Sequence[str], meter: Meter) -> None:
+        """Go through the images."""
+        floor = self._config.detections.score_threshold
+        if self._request.score < floor:
+            log.warning("the model itself leaves out detections with a score below %g", floor)
+        usable = [name for name in names if self._has_own_label(name)]
+        meter.skip(len(names) - len(usable))
+        with ThreadPoolExecutor(workers()) as threads:
+            for chunk in _chunks(threads, self._load, usable):
+                meter.check()
+                loaded = [item for item in chunk if isinstance(item, _Loaded)]
+                for item in chunk:
+                    if isinstance(item, Finding):
+                        self._skip(item)
+                if loaded:
+                    self._work(loaded, threads)
+                for _ in chunk:
+                    meter.advance()
+
+    def report(self, model_sha256: str, *, whole: bool) -> InferenceReport:
+        """What was done with the images."""
+        names = self._config.class_names
+        skipped = sorted(self._skipped, key=lambda finding: finding.file)
+        by_problem = Counter(finding.problem for finding in skipped)
+        return InferenceReport(
+            model=self._request.model,
+            model_sha256=model_sha256,
+            images_folder=str(self._request.images),
+            score=self._request.score,
+            whole=whole,
+            inferred_images=self._counts["inferred"],
+            images_without_detections=self._counts["empty"],
+            odd_images=dict(sorted(self._oddities.items())),
+            detections={name: self._by_class[index] for index, name in enumerate(names)},
+            clipped_boxes=self._counts["clipped"],
+            outside_boxes=self._counts["outside"],
+            label_names={
+                name: written
+                for name, written in zip(names, self._label_names, strict=True)
+                if name != written
+            },
+            skipped_by_problem=dict(sorted(by_problem.items())),
+            skipped=[
+                ReportedFinding(file=item.file, problem=item.problem, message=item.message)
+                for item in skipped
+            ],
+        )
+
+    def _has_own_label(self, name: str) -> bool:
+        """Whether no image before has the same label file."""
+        used = self._stems.setdefault(stem(name), name)
+        if used != name:
+            message = f"{used} has the same stem, so the same label file, and is used"
+            self._skip(Finding(name, Problem.DUPLICATE_NAME, message))
+        return used == name
+
+    def _skip(self, finding: Finding) -> None:
+        self._skipped.append(finding)
+        log.warning("left out: %s", finding)
+
+    def _load(self, name: str) -> _Loaded | Finding:
+        try:
+            with storage_errors(str(self._request.images)):
+                data = decode.read(self._request.images / name)
+            decoded = decode.decode(data, name)
+        except BadImageError as error:
+            return Finding(name, error.problem, error.message)
+        config = self._config
+        pixels = decoded.pixels
+        height, width = pixels.shape[:2]
+        where = geometry.placement(height, width, config.height, config.width, config.mode)
+        placed = geometry.place_image(pixels, where)[..., ::-1]
+        return _Loaded(name, pixels, placed, where, decoded.header.oddities)
+
+    def _work(self, loaded: Sequence[_Loaded], threads: ThreadPoolExecutor) -> None:
+        batch = np.zeros((BATCH, self._config.height, self._config.width, 3), np.uint8)
+        for index, item in enumerate(loaded):
+            batch[index] = item.network
+        raw = dict(self._detect(batch))
+        objects = [
+            detections.in_image(raw, index, item.pixels.shape[:2], item.where, self._request.score)
+            for index, item in enumerate(loaded)
+        ]
+        for item, own, drawn in zip(loaded, objects, threads.map(self._draw, loaded, objects), strict=True):
+            self._output.write(f"images/{item.name}", drawn)
+            text = detections.label_text(own, self._label_names)
+            self._output.write(f"labels/{splitext(item.name)[0]}.txt", text.encode())
+            self._counts.update(inferred=1, empty=not own.class_ids, clipped=own.clipped, outside=own.outside)
+            self._by_class.update(own.class_ids)
+            self._oddities.update(item.oddities)
+
+    def _draw(self, item: _Loaded, own: Found) -> bytes:
+        pairs = zip(own.class_ids, own.scores, strict=True)
+        captions = [f"{self._config.class_names[class_id]}: {score:.2f}" for class_id, score in pairs]
+        drawn = visualize.draw(item.pixels, own.boxes, captions, own.class_ids)
+        return visualize.encode(drawn, splitext(item.name)[1])
+
+
+def _chunks(
+    threads: ThreadPoolExecutor, load: Callable[[str], _Loaded | Finding], names: Sequence[str]
+) -> Iterator[list[_Loaded | Finding]]:
+    """The images by batches, each loaded while the one before is worked on."""
+    starts = range(0, len(names), BATCH)
+    waiting = [threads.submit(load, name) for name in names[:BATCH]]
+    for start in starts:
+        following = [threads.submit(load, name) for name in names[start + BATCH : start + 2 * BATCH]]
+        yield [item.result() for item in waiting]
+        waiting = following
+
+
+def _check_folders(request: Request) -> None:
+    if not request.images.is_dir():
+        raise RunnerError(
+            Reason.DATASET_NOT_FOUND,
+            f"expected a folder of images, got {request.images}, which is none",
+            "Name the folder of images with --images.",
+        )
+    source, target = request.images.resolve(), request.output.resolve()
+    if target.is_relative_to(source) or source.is_relative_to(target):
+        raise RunnerError(
+            Reason.INVALID_SPEC,
+            f"expected an output folder apart from the images, got {target} for images in {source}",
+            "Name another folder with --output: the results would be images of the next inference.",
+        )
+
+
+def _listed(folder: Path) -> tuple[folders.Images, list[str]]:
+    """The images of a folder, and everything in it that is none."""
+    usable = folders.find_images(folders.Place(folder, ""))
+    images_in_it = {*usable.names, *(finding.file for finding in usable.skipped)}
+    every = (printable(name) for name, _ in entries.scan(folder))
+    return usable, sorted(name for name in every if name not in images_in_it)
+
+
+def _address(model: str) -> str:
+    return model if "://" in model else f"file://{Path(model).resolve()}"
+
+
+def _judge(report: InferenceReport) -> None:
+    if not report.inferred_images:
+        raise RunnerError(
+            Reason.BAD_SAMPLES,
+            f"expected images that can be used, got none among {report.images}: {named(report.skipped)}",
+            f"Repair the files, or convert them to JPEG or PNG; {REPORT} lists all of them.",
+        )

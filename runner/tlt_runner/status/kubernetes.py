@@ -1,0 +1,146 @@
+"""The reporter of a pod: a thread that applies the whole report to the resource's status, the last one wins.
+
+Training never waits for it. While the API server is away, reports gather in the accumulator and the thread
+tries again; what never arrives still stands in the container's termination message.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from threading import Condition, Thread
+from typing import Any
+
+from tlt_runner.status.apiserver import ApiServerError, OwnerGoneError
+from tlt_runner.status.pacing import Pacing
+from tlt_runner.status.reporter import AccumulatingReporter, Clock, utc_now
+
+INTERVAL_S = 5.0
+REQUEST_TIMEOUT_S = 10.0
+_REFUSED_WAIT_S = 30.0
+
+Send = Callable[[Mapping[str, Any], float], None]
+"""(status, timeout in seconds): applies it, or raises ApiServerError."""
+
+log = logging.getLogger(__name__)
+
+
+class KubernetesReporter(AccumulatingReporter):
+    """Reports to the API server.
+
+    Args:
+        send: Applies a status, for example ``ApiServer.apply_status`` with the owner bound.
+        interval: Shortest time between two reports of progress, in seconds.
+        now: The time of day.
+        monotonic: The clock of the pacing, in seconds.
+    """
+
+    def __init__(
+        self,
+        send: Send,
+        interval: float = INTERVAL_S,
+        now: Clock = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(now)
+        self._send = send
+        self._monotonic = monotonic
+        self._pacing = Pacing(interval)
+        self._wake = Condition(self._lock)
+        self._deadline: float | None = None
+        self._gone = False
+        self._complained: set[int | None] = set()
+        self.sent = 0
+        self.failed = 0
+        self._thread = Thread(target=self._run, name="status-reports", daemon=True)
+        self._thread.start()
+
+    def close(self, timeout: float) -> bool:
+        """Send what is pending, within ``timeout`` seconds, and end the thread.
+
+        Returns:
+            Whether the last state arrived.
+        """
+        with self._wake:
+            self._deadline = self._monotonic() + timeout
+            self._pacing.hurry()
+            self._wake.notify()
+        self._thread.join(timeout + 1)
+        with self._lock:
+            arrived = not self._gone and not self._pacing.pending and not self._thread.is_alive()
+        if self.failed or not arrived:
+            last = (
+                "the last state arrived" if arrived else "the last state is in the termination message only"
+            )
+            log.warning("status reports: %d arrived, %d failed; %s", self.sent, self.failed, last)
+        return arrived
+
+    def _changed(self, *, urgent: bool) -> None:
+        with self._wake:
+            if self._pacing.changed(urgent=urgent):
+                self._wake.notify()
+
+    def _run(self) -> None:
+        while (status := self._next()) is not None:
+            try:
+                self._send(status, self._request_timeout())
+            except ApiServerError as error:
+                self._did_not_arrive(error)
+            except Exception:  # a reporter that dies silently would hide every later result
+                log.exception("a status report failed in a way that is our mistake")
+                self._did_not_arrive(ApiServerError("our mistake, see above"))
+            else:
+                self._arrived()
+
+    def _next(self) -> dict[str, Any] | None:
+        """Wait until a report is due and take it; None when the thread is to end."""
+        with self._wake:
+            while not self._gone:
+                now = self._monotonic()
+                wait = self._pacing.wait(now)
+                if wait == 0:
+                    self._pacing.sending(now)
+                    return self._report.to_status()
+                if self._deadline is not None and (wait is None or now + wait >= self._deadline):
+                    return None
+                self._wake.wait(wait)
+            return None
+
+    def _request_timeout(self) -> float:
+        with self._lock:
+            left = REQUEST_TIMEOUT_S if self._deadline is None else self._deadline - self._monotonic()
+            return min(REQUEST_TIMEOUT_S, max(left, 0.5))
+
+    def _arrived(self) -> None:
+        with self._lock:
+            self.sent += 1
+            self._pacing.arrived()
+            if self._complained:
+                log.info("status reports arrive again")
+                self._complained.clear()
+
+    def _did_not_arrive(self, error: ApiServerError) -> None:
+        with self._lock:
+            self.failed += 1
+            self._gone = isinstance(error, OwnerGoneError)
+            wait = self._pacing.failed(self._monotonic(), self._shortest_wait(error))
+            if error.status in self._complained:
+                return
+            self._complained.add(error.status)
+        then = "no further reports" if self._gone else f"trying again in {wait:.0f} s"
+        log.warning("status report not taken: %s; training goes on, %s%s", error, then, _advice(error.status))
+
+    @staticmethod
+    def _shortest_wait(error: ApiServerError) -> float:
+        """What was refused is likely to be refused again: ask rarely, in case somebody repairs it."""
+        refused = error.status in (400, 403, 404, 422)
+        return max(error.retry_after, _REFUSED_WAIT_S if refused else 0.0)
+
+
+def _advice(status: int | None) -> str:
+    if status == 403:
+        return " (the namespace needs the ServiceAccount tlt-runner and its RoleBinding: manifests/namespace)"
+    if status == 422:
+        return " (the runner's policy or the CRD's schema refuses it: are CRDs and runner of one version?)"
+    return ""

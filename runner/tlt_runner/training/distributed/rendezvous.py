@@ -1,0 +1,122 @@
+"""Where the workers of a training meet before TensorFlow starts: nobody begins until everybody is there.
+
+Called by :mod:`tlt_runner.training.distributed.workers`. TensorFlow's own start blocks without a limit and
+without saying who is missing; pods of one Job may start minutes apart, because one's image was not on its
+node. So each worker listens on its own port and knocks at the others' until all have answered.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from tlt_api.failures import Reason
+from tlt_runner.errors import RunnerError
+
+log = logging.getLogger(__name__)
+
+INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
+"""What Kubernetes tells each pod of an indexed Job."""
+LIMIT_SECONDS = 900.0
+"""How long to wait for the others: longer than pulling an image of several GB takes."""
+_KNOCK_SECONDS = 2.0
+_PAUSE_SECONDS = 0.5
+_SAY_SECONDS = 30.0
+
+
+def index_of(environment: Mapping[str, str], workers: Sequence[str]) -> int:
+    """This worker's place among ``workers``.
+
+    Raises:
+        RunnerError: Internal when the environment names none that exists.
+    """
+    if not workers:
+        return 0
+    text = environment.get(INDEX_VARIABLE, "")
+    if not text.isdigit() or int(text) >= len(workers):
+        raise RunnerError(
+            Reason.INTERNAL,
+            f"{INDEX_VARIABLE}: expected a number below {len(workers)}, the workers of the run, got {text!r}",
+            "A run of several nodes is an indexed Job; start it as the operator does.",
+        )
+    return int(text)
+
+
+def split(address: str) -> tuple[str, int]:
+    """Host and port of ``host:port``.
+
+    Raises:
+        RunnerError: Internal.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise RunnerError(Reason.INTERNAL, f"workers: expected host:port, got {address!r}")
+    return host, int(port)
+
+
+def meet(
+    workers: Sequence[str],
+    index: int,
+    stopped: Callable[[], bool],
+    limit: float = LIMIT_SECONDS,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Wait until every other worker answers; its port is free for TensorFlow afterwards.
+
+    Args:
+        workers: ``host:port`` of all, by index.
+        index: This worker's.
+        stopped: Whether to give up because the run must end.
+        limit: Seconds to wait.
+        clock: Monotonic seconds.
+
+    Raises:
+        RunnerError: WorkerLost naming who did not come, and why; Interrupted.
+    """
+    missing = {number: "" for number in range(len(workers)) if number != index}
+    began = said = clock()
+    with _listening(split(workers[index])[1]):
+        while missing:
+            for number in list(missing):
+                trouble = _knock(workers[number])
+                if trouble is None:
+                    del missing[number]
+                else:
+                    missing[number] = trouble
+            if stopped():
+                raise RunnerError(Reason.INTERRUPTED, "stopped while waiting for the other workers")
+            if missing and clock() - began > limit:
+                raise RunnerError(
+                    Reason.WORKER_LOST, f"after {limit:.0f} s there is no {_names(workers, missing)}"
+                )
+            if missing and clock() - said > _SAY_SECONDS:
+                said = clock()
+                log.info("waiting for %s", _names(workers, missing))
+            if missing:
+                time.sleep(_PAUSE_SECONDS)
+    log.info("all %d workers are there; this is worker %d", len(workers), index)
+
+
+def _names(workers: Sequence[str], missing: Mapping[int, str]) -> str:
+    return "; ".join(f"worker {number} at {workers[number]} ({why})" for number, why in missing.items())
+
+
+def _listening(port: int) -> socket.socket:
+    """A socket that others can connect to; nothing is said on it."""
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    return socket.create_server(("", port), family=family, backlog=128, dualstack_ipv6=dual)
+
+
+def _knock(address: str) -> str | None:
+    """What keeps a worker from answering; None where it answers."""
+    host, port = split(address)
+    try:
+        socket.create_connection((host, port), _KNOCK_SECONDS).close()
+    except socket.gaierror:
+        return f"no address is known for {host}"
+    except OSError as error:
+        return str(error.strerror or error)
+    return None

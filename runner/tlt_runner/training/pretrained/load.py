@@ -1,0 +1,243 @@
+"""Pretrained weights: taken by layer name and shape, whosever names the file has.
+
+Called by :mod:`tlt_runner.training.initial_model`. Names are translated
+(:mod:`tlt_runner.training.pretrained.layer_names`) and what a file's network does otherwise is folded into
+the weights where that is exact. Whatever could not be taken is named: a network that silently keeps its
+random weights trains badly and nobody knows why.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from keras import layers
+
+from tlt_api.failures import Reason
+from tlt_runner.detector.model import FasterRCNN
+from tlt_runner.errors import RunnerError
+from tlt_runner.training.pretrained import files, layer_names
+from tlt_runner.training.pretrained.class_outputs import OUTPUTS, ClassChange
+from tlt_runner.training.pretrained.files import WeightsFile
+from tlt_runner.training.pretrained.layer_names import Naming
+
+log = logging.getLogger(__name__)
+Arrays = dict[str, list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What came of the model's layers that have weights.
+
+    Attributes:
+        origin: Whose layer names the file has.
+        loaded: Layers that took their weights from the file.
+        partly: Output layers that took those of the classes that the file has, too.
+        mismatched: Layers whose shapes differ: name, and both shapes.
+        missing: Layers that the file does not have, or not one of that name alone.
+        unused: Layers of the file that the model does not have, by the file's names.
+        ambiguous: Names that several layers of the file have; none of these is taken.
+    """
+
+    origin: str
+    loaded: tuple[str, ...] = ()
+    partly: tuple[str, ...] = ()
+    mismatched: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    ambiguous: tuple[str, ...] = ()
+
+    @property
+    def untouched(self) -> set[str]:
+        """The model's layers that are as they were."""
+        return {*self.missing, *(text.split(" ")[0] for text in self.mismatched)}
+
+    @property
+    def summary(self) -> str:
+        """One line: ``41 of 53 layers loaded, 2 of another shape, 10 not in the file``."""
+        counts = (
+            ("for some classes only", self.partly),
+            ("of another shape", self.mismatched),
+            ("not in the file", self.missing),
+        )
+        total = len(self.loaded) + sum(len(names) for _, names in counts)
+        said = [f"{len(self.loaded)} of {total} layers loaded"]
+        said += [f"{len(names)} {what}" for what, names in counts if names]
+        if self.unused:
+            said.append(f"{len(self.unused)} of the file not used")
+        if self.ambiguous:
+            said.append(f"{len(self.ambiguous)} names in the file of several layers")
+        return ", ".join(said)
+
+
+def load_by_name(model: FasterRCNN, path: Path) -> Taken:
+    """Set the weights of layers that the file has under the same name, here or there, and of the same shapes.
+
+    Of a detector that this product wrote for other classes the output layers take the weights of the classes
+    that both have.
+
+    Raises:
+        RunnerError: UnreadableModel for another kind of file, ModelMismatch when no layer fits.
+    """
+    file = files.read(path)
+    naming = layer_names.naming(model.config.backbone, {*file.layers, *file.ambiguous})
+    arrays, theirs = _translated(file.layers, naming)
+    _adapt(model, arrays, naming)
+    change = ClassChange.between(file.class_names or model.config.class_names, model.config.class_names)
+    loaded, partly, mismatched, missing = [], [], [], []
+    for layer in layers_of(model):
+        values = arrays.pop(layer.name, None)
+        own = layer.get_weights()
+        if values is None:
+            missing.append(layer.name)
+        elif layer.name in OUTPUTS and change.before != change.now and _same_inputs(own, values):
+            layer.set_weights(change.carried(layer.name, own, values))
+            partly.append(layer.name)
+        elif _shapes(values) != _shapes(own):
+            mismatched.append(f"{layer.name} (model {_shapes(own)}, file {_shapes(values)})")
+        else:
+            layer.set_weights(values)
+            loaded.append(layer.name)
+    left = {*(theirs[name] for name in arrays if name in theirs), *(set(file.layers) - set(theirs.values()))}
+    taken = Taken(
+        naming.origin,
+        tuple(loaded),
+        tuple(partly),
+        tuple(mismatched),
+        tuple(missing),
+        tuple(sorted(left)),
+        file.ambiguous,
+    )
+    _report(taken, path, naming)
+    _report_classes(taken, file, change, model)
+    _report_meaning(file, model)
+    return taken
+
+
+def layers_of(model: FasterRCNN) -> list[layers.Layer]:
+    """The layers that have weights, trunk first."""
+    return [layer for layer in [*model.trunk.layers, *model.head.layers] if layer.weights]
+
+
+def _shapes(values: list[np.ndarray]) -> list[tuple[int, ...]]:
+    return [tuple(value.shape) for value in values]
+
+
+def _same_inputs(own: list[np.ndarray], values: list[np.ndarray]) -> bool:
+    return len(own) == len(values) and values[0].shape[:-1] == own[0].shape[:-1]
+
+
+def _translated(found: Arrays, naming: Naming) -> tuple[Arrays, dict[str, str]]:
+    """The layers by our names, and the file's name of each."""
+    theirs = {ours: name for name in found if (ours := naming.ours(name)) is not None}
+    return {ours: list(found[name]) for ours, name in theirs.items()}, theirs
+
+
+def _adapt(model: FasterRCNN, arrays: Arrays, naming: Naming) -> None:
+    """Bring the file's weights to how our layers compute; exact, in inference and where frozen."""
+    parts = layers_of(model)
+    first = arrays.get(parts[0].name)
+    if naming.bgr and first and first[0].ndim == 4 and first[0].shape[2] == 3:
+        first[0] = first[0][:, :, ::-1]
+    norms = {id(layer.input): layer for layer in parts if isinstance(layer, layers.BatchNormalization)}
+    for layer in parts:
+        values = arrays.get(layer.name, [])
+        if isinstance(layer, layers.BatchNormalization) and len(values) == 4 and naming.epsilon is not None:
+            values[3] = values[3] + (naming.epsilon - layer.epsilon)
+        if not isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D) or not values:
+            continue
+        norm = norms.get(id(layer.output))
+        if norm is not None:
+            _absorb_bias(values, arrays.get(norm.name, []))
+        elif naming.epsilon is not None and len(arrays.get(f"{layer.name}_bn", [])) == 4:
+            values[:] = fold(values, arrays.pop(f"{layer.name}_bn"), naming.epsilon)
+
+
+def _absorb_bias(convolution: list[np.ndarray], norm: list[np.ndarray]) -> None:
+    """Move a bias before a normalisation into its moving mean: x + b - m = x - (m - b)."""
+    if len(convolution) == 2 and len(norm) == 4 and norm[2].shape == convolution[1].shape:
+        norm[2] = norm[2] - convolution.pop()
+
+
+def fold(convolution: list[np.ndarray], norm: list[np.ndarray], epsilon: float) -> list[np.ndarray]:
+    """Kernel and bias that do what a convolution and the normalisation after it do with stored statistics.
+
+    Args:
+        convolution: Kernel [h, w, C, F], and a bias [F] if it has one.
+        norm: gamma, beta, moving mean and variance, [F] each.
+        epsilon: Added to the variance.
+    """
+    kernel, *bias = convolution
+    gamma, beta, mean, variance = norm
+    scale = gamma / np.sqrt(variance + epsilon)
+    return [kernel * scale, beta + (sum(bias) - mean) * scale]
+
+
+def _report(taken: Taken, path: Path, naming: Naming) -> None:
+    if not taken.loaded:
+        raise RunnerError(
+            Reason.MODEL_MISMATCH,
+            f"spec.model.pretrainedWeights: no layer of {path.name} has name and shapes of the model's; "
+            f"the model has {', '.join(taken.missing[:3]) or taken.mismatched[0]} ..., "
+            f"the file {', '.join(taken.unused[:3]) or 'none'} ..."
+            + (f", and several each of {', '.join(taken.ambiguous[:3])} ..." if taken.ambiguous else "")
+            + (f"; it is of another network: {naming.caveat}" if naming.caveat else ""),
+        )
+    log.info("pretrained weights %s, named as by %s: %s", path.name, taken.origin, taken.summary)
+    for what, names in (
+        ("not in the file, left as they are", taken.missing),
+        ("of another shape, left as they are", taken.mismatched),
+        ("of the file not used", taken.unused),
+    ):
+        if names:
+            log.warning("pretrained weights: %d layers %s: %s", len(names), what, ", ".join(names))
+    if taken.ambiguous:
+        log.warning(
+            "pretrained weights: %d names are of several layers of the file, none of which is taken: %s",
+            len(taken.ambiguous),
+            ", ".join(taken.ambiguous),
+        )
+    if naming.caveat:
+        log.warning("pretrained weights: %s's network is not quite ours: %s", naming.origin, naming.caveat)
+
+
+def _report_meaning(file: WeightsFile, model: FasterRCNN) -> None:
+    """Numbers that the file's outputs were learnt for: with others the same weights mean other boxes."""
+    if file.detector is None:
+        return
+    here, there = model.config, file.detector
+    for field, ours, theirs in (
+        ("anchors", here.anchors, there.anchors),
+        ("proposals.deltaScale", here.proposals.delta_scale, there.proposals.delta_scale),
+        ("roi.deltaScales", here.roi.delta_scales, there.roi.delta_scales),
+    ):
+        if ours != theirs:
+            log.warning(
+                "pretrained weights: the file was trained with spec.model.%s %s, this job has %s: its boxes "
+                "are wrong until they are trained anew",
+                field,
+                theirs,
+                ours,
+            )
+
+
+def _report_classes(taken: Taken, file: WeightsFile, change: ClassChange, model: FasterRCNN) -> None:
+    """The head in class names."""
+    here = change.now
+    if file.class_names is not None:
+        if set(change.before) != set(here):
+            text = change.text if taken.partly else "all outputs are initialised anew, for the heads differ"
+            log.warning("pretrained weights: the file's classes are others; %s", text)
+    elif OUTPUTS[0] in file.layers:
+        count = file.layers[OUTPUTS[0]][-1].shape[-1] - 1
+        done = "are initialised anew" if OUTPUTS[0] in taken.untouched else "are taken in this order"
+        log.warning(
+            "pretrained weights: the file names no classes; its head has %d and background, this job has %d: "
+            "%s; the head's outputs %s",
+            count,
+            len(here),
+            ", ".join(here),
+            done,
+        )
