@@ -37,7 +37,7 @@ demo-down: setup ## Remove the demo's cluster
 	@$(PYTHON) -m cluster down --name demo
 
 .PHONY: check
-check: lint typecheck unit ## Before a push: lint, types, unit tests (no cluster, about two minutes)
+check: lint typecheck unit ## Before a push: lint, types, unit tests (no cluster)
 
 .PHONY: test
 test: unit integration e2e ## All tests: unit, integration (API server), e2e (node and images)
