@@ -36,6 +36,9 @@ demo: setup ## Train, prune, retrain and export a digits detector on a real Kube
 demo-down: setup ## Remove the demo's cluster
 	@$(PYTHON) -m cluster down --name demo
 
+.PHONY: check
+check: lint typecheck unit ## Before a push: lint, types, unit tests (no cluster)
+
 .PHONY: test
 test: unit integration e2e ## All tests: unit, integration (API server), e2e (node and images)
 
