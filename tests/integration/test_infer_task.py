@@ -20,7 +20,7 @@ from tlt_runner.data.images import geometry
 from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation import detectors
-from tlt_runner.inference import run
+from tlt_runner.inference import request, run
 from tlt_runner.inference.report import InferenceReport
 from tlt_runner.status.file import LocalReporter
 from tlt_runner.storage import Storage, sha256_of
@@ -59,13 +59,14 @@ def images(tmp_path: Path) -> Path:
 
 class Run:
     def __init__(self, model: Path, images: Path, output: Path) -> None:
-        self.request = run.Request(str(model), images, output, SCORE)
+        self.request = request.Request(str(model), images, output, SCORE)
         self.scratch = output.parent / "scratch"
         self.scratch.mkdir(exist_ok=True)
 
     def __call__(self, stop: Stop | None = None, reporter: LocalReporter | None = None) -> InferenceReport:
         storage = Storage(scratch=self.scratch)
-        return run.run(self.request, storage, reporter or LocalReporter(None), stop or Stop())
+        inputs = request.check(self.request, storage)
+        return run.run(self.request, inputs, reporter or LocalReporter(None), stop or Stop())
 
 
 def stored(output: Path) -> dict[str, object]:
@@ -181,7 +182,7 @@ def test_an_image_without_detections_gets_an_empty_label_file(
 ) -> None:
     save(images, "a.jpg", picture(6))
     inference = Run(model_file, images, tmp_path / "out")
-    inference.request = run.Request(str(model_file), images, tmp_path / "out", score=1.0)
+    inference.request = request.Request(str(model_file), images, tmp_path / "out", score=1.0)
     report = inference()
     assert (tmp_path / "out/labels/a.txt").read_bytes() == b""
     assert report.images_without_detections == report.inferred_images == 1
