@@ -68,7 +68,7 @@ def only_with(field: str, discriminator: str, *values: str) -> Rule:
     return Rule(
         cel=f"!has(self.{wire}) || self.{of} in [{listed}]",
         check=lambda self: getattr(self, field) is None or getattr(self, discriminator) in values,
-        message=f"expected {wire} only with {of} {' or '.join(values)}, which has a use for it",
+        message=f"expected {wire} only with {of} {' or '.join(values)}",
         given=f"self.{of}",
     )
 

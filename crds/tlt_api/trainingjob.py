@@ -5,8 +5,7 @@ from __future__ import annotations
 from tlt_api.common import JobSpec, TrainingResources
 from tlt_api.dataset import Dataset
 from tlt_api.model import Model
-from tlt_api.training import Evaluation, Training
-from tlt_api.visualization import Visualization
+from tlt_api.training import Evaluation, Training, Visualization
 
 
 class TrainingJobSpec(JobSpec):
