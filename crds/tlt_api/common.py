@@ -2,24 +2,62 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from tlt_api.base import ApiModel, Rule, exactly_one_of
 
-_CLAIM = r"pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?"
-_BUCKET = r"s3://[a-z0-9][-a-z0-9.]*(/.*)?"
-URI_PATTERN = rf"^({_CLAIM}|{_BUCKET}|file:///.*)$"
+# A name in a path that is neither empty nor "." nor "..". An API server's patterns have no lookahead.
+_NAME = r"([^/.\n]|\.[^/.\n]|\.\.[^/\n])[^/\n]*"
+_PATH = rf"(/{_NAME})*/?"
+_CLAIM = rf"pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?{_PATH}"
+_BUCKET = rf"s3://[a-z0-9][-a-z0-9.]*{_PATH}"
+URI_PATTERN = rf"^({_CLAIM}|{_BUCKET}|file:///({_NAME}{_PATH})?)$"
 CLUSTER_URI_PATTERN = rf"^({_CLAIM}|{_BUCKET})$"
 """In a cluster there is no file://: a pod has no folder of its own to keep."""
+RELATIVE_PATTERN = rf"^(\.|{_NAME}){_PATH}$"
+"""A leading ``.`` is the root that the path is relative to: data sets with images in their root say ``.``."""
+
+
+def is_below_root(path: str) -> bool:
+    """Tell whether a path names something below its root: no name in it is empty, ``.`` or ``..``.
+
+    Args:
+        path: Path after the root's slash, without a trailing slash.
+    """
+    return not {"", ".", ".."}.intersection(path.split("/"))
+
+
+def _address(value: Any) -> Any:
+    """Refuse an address that leaves its root with a sentence; a pattern can only show itself."""
+    path = value.partition("://")[2].partition("/")[2] if isinstance(value, str) else ""
+    if path and not is_below_root(path.removesuffix("/")):
+        raise ValueError(
+            "expected an address without empty ('//'), '.' and '..' names in its path: write out the path "
+            "below the claim, bucket or root"
+        )
+    return value
+
+
+def _relative_path(value: Any) -> Any:
+    if isinstance(value, str) and not re.search(RELATIVE_PATTERN, value):
+        raise ValueError(
+            "expected a path relative to the data set's uri, without empty ('//'), '.' and '..' names: write "
+            "out the path below that uri"
+        )
+    return value
+
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
-Uri = Annotated[str, Field(pattern=URI_PATTERN, max_length=1024)]
+Uri = Annotated[str, Field(pattern=URI_PATTERN, max_length=1024), BeforeValidator(_address)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", max_length=64)]
 ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
-RelativePath = Annotated[str, Field(pattern=r"^[^/].*$", max_length=512)]
+RelativePath = Annotated[
+    str, Field(pattern=RELATIVE_PATTERN, max_length=512), BeforeValidator(_relative_path)
+]
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$", max_length=32)]
 
 
@@ -66,7 +104,8 @@ class Output(ApiModel):
     """Output location of the job."""
 
     uri: Uri
-    """Output folder: pvc://claim/path, s3://bucket/prefix, or file:///path in local runs."""
+    """Output folder: pvc://claim/path, s3://bucket/prefix, or file:///path in local runs. Empty, . and ..
+    names in the path are refused."""
 
 
 class SecretReference(ApiModel):

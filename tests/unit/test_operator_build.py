@@ -103,6 +103,12 @@ def test_every_claim_that_the_run_needs_is_mounted_once_and_inputs_read_only() -
     assert all("." not in name for name in names)
 
 
+def test_an_encoded_dot_dot_mounts_no_other_claim() -> None:
+    mounts = container(output={"uri": "pvc://runs/%2e%2e/models/x"})["volumeMounts"]
+    claims = {m["mountPath"]: m["readOnly"] for m in mounts if m["mountPath"].startswith("/mnt/tlt")}
+    assert claims == {"/mnt/tlt/data": True, "/mnt/tlt/runs": False}
+
+
 def test_a_claim_that_is_read_and_written_is_writable() -> None:
     mounts = container(output={"uri": "pvc://data/out"})["volumeMounts"]
     assert [m["readOnly"] for m in mounts if m["mountPath"] == "/mnt/tlt/data"] == [False]

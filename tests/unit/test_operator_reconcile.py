@@ -202,6 +202,42 @@ async def test_an_invalid_spec_fails_with_the_field_at_fault(cluster: MemoryKube
     assert cluster.writes == before
 
 
+@pytest.mark.parametrize("path", ["//etc/x", "/../x", "/a/./x"])
+def test_a_stored_resource_whose_address_leaves_its_claim_is_reported(path: str) -> None:
+    async def scenario(cluster: MemoryKube) -> None:
+        key = cluster.add(resource(output={"uri": f"pvc://runs{path}"}))
+        await cluster.settle()
+        status = cluster.status(key)
+        assert (status["phase"], status["failure"]["reason"]) == ("Failed", "InvalidSpec")
+        message = "spec.output.uri: expected an address without empty ('//'), '.' and '..' names"
+        assert message in status["failure"]["message"]
+        assert f"got 'pvc://runs{path}'" in status["failure"]["message"]
+        assert not cluster.jobs
+
+    asyncio.run(scenario(MemoryKube()))
+
+
+@play
+async def test_a_run_that_an_older_operator_began_with_such_an_address_goes_on(cluster: MemoryKube) -> None:
+    key = cluster.add(resource())
+    await cluster.settle()
+    cluster.run_pod("traffic-train-1")
+    await cluster.settle()
+    cluster.edit(key, output={"uri": "pvc://runs//etc/x"})
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Running"
+    assert "pvc://runs//etc/x" in condition(cluster, key, "Stalled")["message"]
+    assert list(cluster.jobs) == ["traffic-train-1"]
+
+
+@play
+async def test_a_resource_that_ended_keeps_its_phase_whatever_its_address(cluster: MemoryKube) -> None:
+    key = await trained(cluster)
+    cluster.edit(key, output={"uri": "pvc://runs//etc/x"})
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Succeeded"
+
+
 @play
 async def test_a_resource_that_failed_stays_failed_whatever_is_edited(cluster: MemoryKube) -> None:
     key = cluster.add(resource(training={"epochs": 0}))

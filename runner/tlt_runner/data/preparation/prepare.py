@@ -195,7 +195,10 @@ class _Preparation:
             self._storage.publish(local, join(self._output_uri, name))
 
     def _image_of(self, file: str) -> Path | None:
-        return self._storage.at_hand(join(self._dataset.uri, file))
+        try:
+            return self._storage.at_hand(join(self._dataset.uri, file))
+        except RunnerError:  # a link that leads out of the claim, which the report names
+            return None
 
     def _convert(self, item: Planned, seen: Survey) -> Converted:
         from tlt_runner.data import box_transform
