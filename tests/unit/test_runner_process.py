@@ -179,3 +179,16 @@ def test_the_scratch_folder_is_gone_afterwards(tmp_path: Path) -> None:
     )
     assert run.end()[0] == 0
     assert not Path((tmp_path / "at").read_text()).exists()
+
+
+@pytest.mark.parametrize("path", ["//etc/x", "/../x", "/a/./x"])
+def test_a_run_spec_of_an_older_operator_whose_address_leaves_its_claim_is_refused(
+    tmp_path: Path, path: str
+) -> None:
+    output = {"output": {"uri": f"pvc://data{path}"}}
+    run = Run(tmp_path, "raise AssertionError", {**SPEC, "spec": {**SPEC["spec"], **output}})
+    code, message, error = run.end()
+    assert (code, message["failure"]["reason"]) == (2, "InvalidSpec")
+    assert "runSpec.output.uri: expected an address without empty" in message["failure"]["message"]
+    assert f"got 'pvc://data{path}'" in message["failure"]["message"]
+    assert "Traceback" not in error
