@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-# 6.7 of the 16.7 s of CPU time of `import tensorflow` (2 shared cores); the runner's image holds none of them.
+# They take 6.7 of the 16.7 s of CPU time of `import tensorflow` here; the runner's image holds none of them.
 OPTIONAL = {"jax", "matplotlib", "sklearn"}
 
 
