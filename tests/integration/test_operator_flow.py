@@ -15,12 +15,12 @@ import pytest
 import yaml
 
 from cluster.control_plane import ControlPlane
+from operator_ring.access import connection_of
 from operator_ring.live import NODE_MANIFEST, Api, ApiAnswerError, Kubelet, OperatorProcess, until
 from operator_ring.manifests import SHA, resource
 from tlt_api.resources import KINDS
-from tlt_operator import credentials
-from tlt_operator.kube import ConflictError
-from tlt_operator.kube_http import HttpKube
+from tlt_operator.cluster.client import ConflictError
+from tlt_operator.cluster.http import HttpClient
 
 ROOT = Path(__file__).parents[2]
 BEST = {"artifacts": [{"name": "best", "uri": "pvc://runs/best", "sha256": SHA, "sizeBytes": 7}]}
@@ -359,9 +359,9 @@ def test_a_status_written_from_an_old_look_is_refused_by_the_server(
     api.until_phase(training, "Queued")
 
     async def write(version: str, uid: str) -> str:
-        async with HttpKube(credentials.from_kubeconfig(installed)) as kube:
+        async with HttpClient(lambda: connection_of(installed)) as client:
             where = (KINDS["TrainingJob"], namespace, "traffic", uid)
-            return await kube.apply_status(*where, {"phase": "Failed"}, "somebody-late", version)
+            return await client.apply_status(*where, {"phase": "Failed"}, "somebody-late", version)
 
     with pytest.raises(ConflictError):
         asyncio.run(write(old["resourceVersion"], old["uid"]))

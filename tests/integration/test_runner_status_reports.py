@@ -164,7 +164,7 @@ def test_a_report_reaches_the_status_and_leaves_the_operators_fields(
     owner = create(cluster, TRAINING_JOB, "reached")
     reporter = reporter_of(server_of(cluster, forwarder, "reached-train-1-abcde", tmp_path), owner)
     reporter.progress(Progress(stage="train", epoch=1, epochs=2))
-    reporter.metrics(Metrics(m_ap=0.5, epoch=1))
+    reporter.report(Metrics(m_ap=0.5, epoch=1))
     reporter.artifact(ARTIFACT)
     reporter.progress(Progress(stage="train", epoch=2, epochs=2))
     assert reporter.close(30)

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from operator_ring.access import connection_of
 from tlt_api.resources import KINDS
-from tlt_operator import credentials
 
 Body = dict[str, Any]
 PATIENCE_SECONDS = 90.0
@@ -60,19 +60,20 @@ def until(
 
 
 class Api:
-    """A few requests to an API server, as admin, over one connection."""
+    """A few requests to an API server, as the user of a kubeconfig, over one connection."""
 
     def __init__(self, kubeconfig: Path) -> None:
-        access = credentials.from_kubeconfig(kubeconfig)
+        access = connection_of(kubeconfig)
+        self._credentials = access.as_http_headers()
         address = urllib.parse.urlsplit(access.server)
         self._connection = http.client.HTTPSConnection(
-            address.hostname or "", address.port, context=access.ssl_context(), timeout=30
+            address.hostname or "", address.port, context=access.as_ssl_context(), timeout=30
         )
 
     def request(
         self, method: str, path: str, body: Body | None = None, kind: str = "application/json"
     ) -> Body:
-        headers = {"Content-Type": kind, "Accept": "application/json"}
+        headers = {"Content-Type": kind, "Accept": "application/json", **self._credentials}
         for _ in range(2):
             try:
                 content = json.dumps(body) if body is not None else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from tlt_operator import clock
+from tlt_api import times
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SHA = "a" * 64
@@ -48,7 +48,7 @@ def job_condition(kind: str, reason: str = "", message: str = "") -> dict[str, A
         "status": "True",
         "reason": reason,
         "message": message,
-        "lastTransitionTime": clock.to_wire(START),
+        "lastTransitionTime": times.to_wire(START),
     }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic.alias_generators import to_camel
 
-from tlt_operator.reconcile.plan import OPERATOR_FIELDS
+from tlt_api.status import OPERATOR_FIELDS
 
 BASE = Path(__file__).parents[2] / "manifests" / "base"
 

@@ -8,7 +8,7 @@ from operator_ring.manifests import SHA, resource
 from tlt_api.resources import parse
 from tlt_api.runspec import RUN_SPEC_ANNOTATION, RUN_SPEC_PATH, RunSpec, for_attempt
 from tlt_api.status import Inputs, ResolvedModel, ResolvedRecords
-from tlt_operator.build import job
+from tlt_operator.objects import job
 from tlt_operator.settings import Settings
 
 

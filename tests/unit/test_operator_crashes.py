@@ -11,8 +11,8 @@ import pytest
 from operator_ring.manifests import SHA, ended, resource
 from operator_ring.memory_kube import KilledError, MemoryKube
 from tlt_operator import controller
-from tlt_operator.kube import ApiError
-from tlt_operator.observe import Key
+from tlt_operator.cluster.client import ApiError
+from tlt_operator.snapshot import Key
 
 BEST = {"artifacts": [{"name": "best", "uri": "pvc://runs/best", "sha256": SHA, "sizeBytes": 7}]}
 OUTCOMES = {

@@ -18,11 +18,10 @@ from tlt_api.failures import CLASSES, Reason
 from tlt_api.resources import MAX_NAME_LENGTH, parse
 from tlt_api.runspec import RUN_SPEC_ANNOTATION, RunSpec
 from tlt_operator import controller
-from tlt_operator.kube import ApiError
-from tlt_operator.observe import Key
-from tlt_operator.observed import ConditionState, ContainerState, JobState, PodState
+from tlt_operator.cluster.client import ApiError
 from tlt_operator.reconcile import attempts
 from tlt_operator.reconcile.diagnosis import diagnose
+from tlt_operator.snapshot import ConditionState, ContainerState, JobState, Key, PodState
 
 JOB = "traffic-train-1"
 SERVICE = f"tlt-{JOB}"

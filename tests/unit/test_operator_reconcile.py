@@ -12,10 +12,11 @@ import pytest
 from operator_ring.manifests import SHA, ended, resource
 from operator_ring.memory_kube import MemoryKube, refusal
 from tlt_operator.apply import apply
+from tlt_operator.cluster.client import ConflictError
 from tlt_operator.controller import reconcile_once
-from tlt_operator.kube import ConflictError
-from tlt_operator.observe import Key, observe
+from tlt_operator.observe import observe
 from tlt_operator.reconcile import reconcile
+from tlt_operator.snapshot import Key
 
 ARTIFACT = {"name": "best", "uri": "pvc://runs/traffic/best.keras", "sha256": SHA, "sizeBytes": 7}
 
@@ -392,10 +393,10 @@ async def test_an_operator_that_saw_an_old_state_cannot_act_on_it(cluster: Memor
     key = cluster.add(resource())
     await cluster.settle()
     cluster.finish("traffic-train-1", ended(12))
-    seen = await observe(cluster, key, cluster.now)
-    assert seen
-    late = reconcile(seen, cluster.now, cluster.settings)
+    snapshot = await observe(cluster, key, cluster.now)
+    assert snapshot
+    late = reconcile(snapshot, cluster.now, cluster.settings)
     await cluster.settle()  # another operator acts first
     with pytest.raises(ConflictError):
-        await apply(cluster, seen, late, cluster.now)
+        await apply(cluster, snapshot, late, cluster.now)
     assert len(cluster.status(key)["history"]) == 1

@@ -11,14 +11,14 @@ import pytest
 
 from operator_ring.manifests import SHA, START, ended, resource, waiting
 from operator_ring.memory_kube import KilledError, MemoryKube
+from tlt_api import times
 from tlt_api.common import JobSpec
 from tlt_api.failures import CLASSES, Reason
 from tlt_api.resources import parse
 from tlt_api.status import Attempt
-from tlt_operator import clock
-from tlt_operator.observe import Key
 from tlt_operator.reconcile import retry
 from tlt_operator.settings import Settings
+from tlt_operator.snapshot import Key
 
 
 def play(scenario: Any) -> Any:
@@ -554,7 +554,7 @@ def entry(attempt: int, reason: str, remedy: str | None = None, hours: float = 0
         attempt=attempt,
         reason=reason,
         remedy=remedy,
-        time=clock.to_wire(START + timedelta(hours=hours)),
+        time=times.to_wire(START + timedelta(hours=hours)),
     )
 
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from threading import Condition, Thread
 from typing import Any
 
-from tlt_runner.report.accumulator import AccumulatingReporter, Clock, utc_now
+from tlt_api import times
+from tlt_runner.report.accumulator import AccumulatingReporter, Clock
 from tlt_runner.report.apiserver import ApiServerError, OwnerGoneError
 from tlt_runner.report.pacing import Pacing
 
@@ -40,7 +41,7 @@ class KubernetesReporter(AccumulatingReporter):
         self,
         send: Send,
         interval: float = INTERVAL_S,
-        now: Clock = utc_now,
+        now: Clock = times.utc_now,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(now)

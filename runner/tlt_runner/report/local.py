@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tlt_runner.report.accumulator import AccumulatingReporter, Clock, utc_now
+from tlt_api import times
+from tlt_runner.report.accumulator import AccumulatingReporter, Clock
 from tlt_runner.report.pacing import Pacing
 
 INTERVAL_S = 1.0
@@ -26,7 +27,7 @@ class LocalReporter(AccumulatingReporter):
     """
 
     def __init__(
-        self, file: Path | None, now: Clock = utc_now, monotonic: Callable[[], float] = time.monotonic
+        self, file: Path | None, now: Clock = times.utc_now, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__(now)
         self._file = file
