@@ -1,3 +1,3 @@
-"""Fixtures of all rings: the real cluster of tests/cluster, and the manifests of the samples."""
+"""Fixtures of all rings: the real cluster of tests/cluster, and what the operator's tests install there."""
 
-pytest_plugins = ["cluster.fixtures"]
+pytest_plugins = ["cluster.fixtures", "operator_ring.fixtures"]

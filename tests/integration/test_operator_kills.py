@@ -7,43 +7,12 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from cluster.control_plane import ControlPlane
 from operator_ring.deadly_proxy import DeadlyProxy
-from operator_ring.live import NODE_MANIFEST, Api, Kubelet, OperatorProcess, until
-from operator_ring.manifests import SHA, resource
-
-ROOT = Path(__file__).parents[2]
-BEST = {"artifacts": [{"name": "best", "uri": "pvc://runs/best", "sha256": SHA, "sizeBytes": 7}]}
-
-
-@pytest.fixture(scope="module")
-def api(control_plane_cluster: ControlPlane) -> Iterator[Api]:
-    control_plane_cluster.kubectl("apply", "-k", ROOT / "crds")
-    control_plane_cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
-    control_plane_cluster.apply(NODE_MANIFEST)
-    found = Api(control_plane_cluster.kubeconfig)
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def namespace(api: Api, request: pytest.FixtureRequest) -> str:
-    name = "k" + str(abs(hash(request.node.name)) % 10**9)
-    api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-    api.request("POST", f"/api/v1/namespaces/{name}/serviceaccounts", {"metadata": {"name": "tlt-runner"}})
-    return name
-
-
-def made(namespace: str, kind: str = "TrainingJob", name: str = "traffic", **spec: Any) -> dict[str, Any]:
-    manifest = resource(kind, name, resources={"gpus": 0}, **spec)
-    manifest["metadata"]["namespace"] = namespace
-    return manifest
+from operator_ring.live import Api, Kubelet, OperatorProcess, until
+from operator_ring.manifests import BEST, SHA, made
 
 
 def play_kubelet(api: Api, namespace: str, stop: threading.Event) -> None:

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from cluster.control_plane import ControlPlane
-from operator_ring.live import NODE_MANIFEST, Api, Kubelet, OperatorProcess, until
-from operator_ring.manifests import SHA, resource
+from operator_ring.live import Api, Kubelet, OperatorProcess, until
+from operator_ring.manifests import BEST, made
 from tlt_api.runspec import Owner
 from tlt_runner.report.apiserver import ApiServer, ApiServerError
 
@@ -23,7 +23,6 @@ ROOT = Path(__file__).parents[2]
 BASE = ROOT / "manifests" / "base"
 NAMESPACE = "nodes"
 JOB = "traffic-train-1"
-BEST = {"artifacts": [{"name": "best", "uri": "pvc://runs/best", "sha256": SHA, "sizeBytes": 7}]}
 
 
 class Pods(Kubelet):
@@ -40,45 +39,16 @@ class Pods(Kubelet):
         return until(f"pod {index} of Job {name}", found)
 
 
-@pytest.fixture(scope="module")
-def plane(control_plane_cluster: ControlPlane) -> ControlPlane:
-    """Everything of manifests/ but the operator's pod is there, and a namespace opened to jobs."""
-    plane = control_plane_cluster
-    plane.kubectl("apply", "-k", ROOT / "crds")
-    plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
-    for name in ("tlt-system", NAMESPACE):
-        plane.kubectl("create", "namespace", name, check=False)
-    plane.kubectl("apply", "-n", "tlt-system", "-f", BASE / "operator-rbac.yaml")
-    for name in ("runner-clusterrole", "runner-policy"):
-        plane.kubectl("apply", "-f", BASE / f"{name}.yaml")
-    plane.kubectl("apply", "-n", NAMESPACE, "-k", ROOT / "manifests" / "namespace")
-    plane.apply(NODE_MANIFEST)
-    return plane
+@pytest.fixture(scope="module", autouse=True)
+def plane(installed: ControlPlane, operator: OperatorProcess) -> ControlPlane:
+    """The cluster with a namespace opened to jobs, served by the operator."""
+    installed.kubectl("create", "namespace", NAMESPACE, check=False)
+    installed.kubectl("apply", "-n", NAMESPACE, "-k", ROOT / "manifests" / "namespace")
+    return installed
 
 
-@pytest.fixture(scope="module")
-def operator(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
-    token = plane.kubectl("create", "token", "tlt-operator", "-n", "tlt-system", "--duration=2h").strip()
-    config = yaml.safe_load(plane.kubeconfig.read_text())
-    config["users"][0]["user"] = {"token": token}
-    folder = tmp_path_factory.mktemp("operator")
-    (folder / "kubeconfig").write_text(yaml.safe_dump(config))
-    with OperatorProcess(folder / "kubeconfig", folder / "operator.log") as process:
-        yield process
-    assert "Traceback" not in process.log(), process.log()
-
-
-@pytest.fixture(scope="module")
-def api(plane: ControlPlane, operator: OperatorProcess) -> Iterator[Api]:
-    found = Api(plane.kubeconfig)
-    yield found
-    found.close()
-
-
-def made(name: str = "traffic", nodes: int = 2) -> dict[str, Any]:
-    manifest = resource(name=name, resources={"gpus": 0, "nodes": nodes})
-    manifest["metadata"]["namespace"] = NAMESPACE
-    return manifest
+def training_job(name: str = "traffic", nodes: int = 2) -> dict[str, Any]:
+    return made(NAMESPACE, name=name, resources={"gpus": 0, "nodes": nodes})
 
 
 def may_of_services(plane: ControlPlane, verb: str) -> bool:
@@ -95,7 +65,7 @@ def services(api: Api) -> dict[str, dict[str, Any]]:
 
 def test_two_pods_are_made_with_stable_names_and_succeed_together(api: Api) -> None:
     kubelet = Pods(api, NAMESPACE)
-    training = made()
+    training = training_job()
     api.create(training)
     pods = [kubelet.pod(f"{JOB}-{index}") for index in range(2)]
     assert [pod["spec"]["hostname"] for pod in pods] == [f"{JOB}-0", f"{JOB}-1"]
@@ -125,7 +95,7 @@ def test_two_pods_are_made_with_stable_names_and_succeed_together(api: Api) -> N
 
 def test_the_cause_is_reported_the_peers_end_and_the_service_goes_with_its_job(api: Api) -> None:
     kubelet = Pods(api, NAMESPACE)
-    training = made("cause")
+    training = training_job("cause")
     api.create(training)
     for index in range(2):
         kubelet.run(f"cause-train-1-{index}")
@@ -150,7 +120,7 @@ def test_the_cause_is_reported_the_peers_end_and_the_service_goes_with_its_job(a
 
 def test_suspending_stops_every_pod(api: Api) -> None:
     kubelet = Pods(api, NAMESPACE)
-    training = made("7-paused")
+    training = training_job("7-paused")
     api.create(training)
     for index in range(2):
         kubelet.run(f"7-paused-train-1-{index}")
@@ -184,7 +154,7 @@ def no_right_to_services(plane: ControlPlane, tmp_path: Path) -> Iterator[None]:
 @pytest.mark.usefixtures("no_right_to_services")
 def test_without_the_right_to_services_it_is_told_and_suspends(api: Api) -> None:
     kubelet = Pods(api, NAMESPACE)
-    training = made("rights")
+    training = training_job("rights")
     api.create(training)
     for index in range(2):
         kubelet.run(f"rights-train-1-{index}")
@@ -246,7 +216,7 @@ def test_of_several_pods_index_0_alone_reports(
     plane: ControlPlane, api: Api, tmp_path: Path, nodes: int, pod: str, may: bool
 ) -> None:
     name = f"p{nodes}" + pod.replace("{job}", "j")
-    training = made(name, nodes)
+    training = training_job(name, nodes)
     created = api.create(training)
     until("its Job", lambda: f"{name}-train-1" in api.jobs(NAMESPACE))
     server = as_pod(plane, pod.format(job=f"{name}-train-1"), tmp_path)

@@ -93,15 +93,11 @@ class Forwarder:
 
 
 @pytest.fixture(scope="module")
-def cluster(control_plane_cluster: ControlPlane) -> ControlPlane:
-    plane = control_plane_cluster
-    plane.kubectl("apply", "-k", ROOT / "crds")
-    plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
-    for name in ("runner-clusterrole", "runner-policy"):
-        plane.kubectl("apply", "-f", ROOT / "manifests" / "base" / f"{name}.yaml")
-    plane.kubectl("create", "namespace", NAMESPACE)
-    plane.kubectl("apply", "-n", NAMESPACE, "-k", ROOT / "manifests" / "namespace")
-    return plane
+def cluster(installed: ControlPlane) -> ControlPlane:
+    """A namespace opened to jobs."""
+    installed.kubectl("create", "namespace", NAMESPACE)
+    installed.kubectl("apply", "-n", NAMESPACE, "-k", ROOT / "manifests" / "namespace")
+    return installed
 
 
 @pytest.fixture

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import kopf
+import yaml
 from kubernetes.client import Configuration
 from kubernetes.config import load_kube_config
+
+if TYPE_CHECKING:
+    from cluster.control_plane import ControlPlane
 
 
 def connection_of(kubeconfig: Path) -> kopf.ConnectionInfo:
@@ -23,3 +28,12 @@ def connection_of(kubeconfig: Path) -> kopf.ConnectionInfo:
         certificate_path=configuration.cert_file,
         private_key_path=configuration.key_file,
     )
+
+
+def kubeconfig_of(plane: ControlPlane, account: str, path: Path) -> Path:
+    """Write a kubeconfig for a ServiceAccount of the namespace tlt-system."""
+    token = plane.kubectl("create", "token", account, "-n", "tlt-system", "--duration=2h").strip()
+    config = yaml.safe_load(plane.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": token}
+    path.write_text(yaml.safe_dump(config))
+    return path

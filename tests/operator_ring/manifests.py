@@ -9,6 +9,8 @@ from tlt_api import times
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SHA = "a" * 64
+BEST = {"artifacts": [{"name": "best", "uri": "pvc://runs/best", "sha256": SHA, "sizeBytes": 7}]}
+"""The report of a run that made a model."""
 
 _SPECS: dict[str, dict[str, Any]] = {
     "TrainingJob": {
@@ -39,6 +41,13 @@ def resource(kind: str = "TrainingJob", name: str = "traffic", **spec: Any) -> d
         "metadata": {"name": name, "namespace": "default"},
         "spec": {**_SPECS[kind], **spec},
     }
+
+
+def made(namespace: str, kind: str = "TrainingJob", name: str = "traffic", **spec: Any) -> dict[str, Any]:
+    """A manifest for a namespace, without GPUs unless ``spec`` says otherwise."""
+    manifest = resource(kind, name, **{"resources": {"gpus": 0}, **spec})
+    manifest["metadata"]["namespace"] = namespace
+    return manifest
 
 
 def job_condition(kind: str, reason: str = "", message: str = "") -> dict[str, Any]:

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from operator_ring.manifests import SHA, ended, resource
+from operator_ring.manifests import BEST, ended, resource
 from operator_ring.memory_kube import KilledError, MemoryKube
 from tlt_operator import controller
 from tlt_operator.cluster.client import ApiError
 from tlt_operator.snapshot import Key
 
-BEST = {"artifacts": [{"name": "best", "uri": "pvc://runs/best", "sha256": SHA, "sizeBytes": 7}]}
 OUTCOMES = {
     "traffic-train-1": [ended(12, "OOMKilled")],
     "traffic-train-2": [ended(75)],

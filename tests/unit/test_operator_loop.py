@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from operator_ring.manifests import resource
 from operator_ring.memory_kube import MemoryKube
+from operator_ring.scenario import in_a_loop
 from tlt_api.resources import Kind
 from tlt_operator import settings
 from tlt_operator.cluster.client import ApiError
@@ -24,14 +25,6 @@ from tlt_operator.workqueue import Backoff, WorkQueue
 
 A = Key("TrainingJob", "default", "a")
 B = Key("TrainingJob", "default", "b")
-
-
-def in_a_loop(scenario: Any) -> Any:
-    def test() -> None:
-        asyncio.run(scenario())
-
-    test.__name__ = scenario.__name__
-    return test
 
 
 # --- queue

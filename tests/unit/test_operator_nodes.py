@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from operator_ring.manifests import SHA, START, ended, resource
+from operator_ring.manifests import BEST, START, ended, resource
 from operator_ring.memory_kube import KilledError, MemoryKube, refusal
+from operator_ring.scenario import condition, play
 from tlt_api.failures import CLASSES, Reason
 from tlt_api.resources import MAX_NAME_LENGTH, parse
 from tlt_api.runspec import RUN_SPEC_ANNOTATION, RunSpec
@@ -25,17 +25,6 @@ from tlt_operator.snapshot import ConditionState, ContainerState, JobState, Key,
 
 JOB = "traffic-train-1"
 SERVICE = f"tlt-{JOB}"
-BEST = {"artifacts": [{"name": "best", "uri": "pvc://runs/best", "sha256": SHA, "sizeBytes": 7}]}
-
-
-def play(scenario: Callable[[MemoryKube], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    """Runs a test that is a coroutine, in a fresh cluster."""
-
-    def test() -> None:
-        asyncio.run(scenario(MemoryKube()))
-
-    test.__name__ = scenario.__name__
-    return test
 
 
 def nodes(count: int = 2, name: str = "traffic", **spec: Any) -> dict[str, Any]:
@@ -43,13 +32,8 @@ def nodes(count: int = 2, name: str = "traffic", **spec: Any) -> dict[str, Any]:
 
 
 def blocked(cluster: MemoryKube, key: Key) -> tuple[str, str]:
-    found = next(c for c in cluster.status(key)["conditions"] if c["type"] == "Blocked")
-    return found["reason"], found["message"]
-
-
-def ready(cluster: MemoryKube, key: Key) -> dict[str, Any]:
-    found: dict[str, Any] = next(c for c in cluster.status(key)["conditions"] if c["type"] == "Ready")
-    return found
+    blocked = condition(cluster, key, "Blocked")
+    return blocked["reason"], blocked["message"]
 
 
 @play
@@ -184,12 +168,12 @@ def test_a_run_whose_service_cannot_be_made_again_goes_on_and_says_so(what: str)
             await cluster.settle_refused(key)
             cluster.wait(cluster.settings.start_timeout_seconds + 1)
         assert cluster.status(key)["phase"] == "Running"
-        assert "services is forbidden" in ready(cluster, key)["message"]
+        assert "services is forbidden" in condition(cluster, key, "Ready")["message"]
         assert "deletionTimestamp" not in cluster.jobs[JOB]["metadata"]
         setattr(cluster, what, None)
         await cluster.settle()
         assert SERVICE in cluster.services
-        assert "forbidden" not in ready(cluster, key)["message"]
+        assert "forbidden" not in condition(cluster, key, "Ready")["message"]
 
     asyncio.run(scenario(MemoryKube()))
 
@@ -389,12 +373,12 @@ TAKEN = {"DisruptionTarget": ConditionState(True, "DeletionByTaintManager", "the
 )
 def test_of_several_pods_the_cause_is_reported(pods: list[PodState], reason: str, index: int) -> None:
     for order in (pods, pods[::-1]):
-        found = diagnose(FAILED, order)
-        assert found.reason == reason
+        failure = diagnose(FAILED, order)
+        assert failure.reason == reason
         if reason == "NodeLost":
             continue
-        if found.exit_code not in (None, 0):
-            assert f"{JOB}-{index}-" in found.message
+        if failure.exit_code not in (None, 0):
+            assert f"{JOB}-{index}-" in failure.message
 
 
 def test_a_disrupted_pod_is_the_cause_under_the_pod_failure_policy() -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import pytest
 
 from operator_ring.manifests import SHA, ended, resource
 from operator_ring.memory_kube import MemoryKube, refusal
+from operator_ring.scenario import condition, play
 from tlt_operator.apply import apply
 from tlt_operator.cluster.client import ConflictError
 from tlt_operator.controller import reconcile_once
@@ -21,22 +20,8 @@ from tlt_operator.snapshot import Key
 ARTIFACT = {"name": "best", "uri": "pvc://runs/traffic/best.keras", "sha256": SHA, "sizeBytes": 7}
 
 
-def play(scenario: Callable[[MemoryKube], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    """Runs a test that is a coroutine, in a fresh cluster."""
-
-    def test() -> None:
-        asyncio.run(scenario(MemoryKube()))
-
-    test.__name__ = scenario.__name__
-    return test
-
-
 def true_conditions(cluster: MemoryKube, key: Key) -> set[str]:
     return {c["type"] for c in cluster.status(key)["conditions"] if c["status"] == "True"}
-
-
-def condition(cluster: MemoryKube, key: Key, type_: str) -> dict[str, Any]:
-    return next(c for c in cluster.status(key)["conditions"] if c["type"] == type_)
 
 
 async def trained(cluster: MemoryKube) -> Key:

@@ -11,6 +11,7 @@ import pytest
 
 from operator_ring.manifests import SHA, START, ended, resource, waiting
 from operator_ring.memory_kube import KilledError, MemoryKube
+from operator_ring.scenario import condition, play
 from tlt_api import times
 from tlt_api.common import JobSpec
 from tlt_api.failures import CLASSES, Reason
@@ -21,16 +22,6 @@ from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Key
 
 
-def play(scenario: Any) -> Any:
-    """Runs a test that is a coroutine, in a fresh cluster."""
-
-    def test() -> None:
-        asyncio.run(scenario(MemoryKube()))
-
-    test.__name__ = scenario.__name__
-    return test
-
-
 def disruption(reason: str) -> dict[str, Any]:
     return {"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": reason, "message": "m"}]}
 
@@ -38,10 +29,6 @@ def disruption(reason: str) -> dict[str, Any]:
 def run_spec(cluster: MemoryKube, job: str) -> dict[str, Any]:
     annotations = cluster.jobs[job]["spec"]["template"]["metadata"]["annotations"]
     return json.loads(annotations["tlt.dev/run-spec"])
-
-
-def condition(cluster: MemoryKube, key: Key, type_: str) -> dict[str, Any]:
-    return next(c for c in cluster.status(key)["conditions"] if c["type"] == type_)
 
 
 async def started(cluster: MemoryKube, **spec: Any) -> Key:
