@@ -41,15 +41,15 @@ def test_a_flow_applied_child_first_runs_to_its_end(
         kubelet.run(job)
         kubelet.end(job, 0, "Completed")
         assert api.until_phase(manifest, "Succeeded")["inputs"]["model"]["sha256"] == SHA
-    found = api.resource(training)
-    assert found
-    assert "finalizers" not in found["metadata"]
-    assert "annotations" not in found["metadata"]
-    managers = {entry["manager"] for entry in found["metadata"]["managedFields"]}
+    stored = api.resource(training)
+    assert stored
+    assert "finalizers" not in stored["metadata"]
+    assert "annotations" not in stored["metadata"]
+    managers = {entry["manager"] for entry in stored["metadata"]["managedFields"]}
     assert {"tlt-operator", "tlt-runner"} <= managers
     events = api.items(f"/api/v1/namespaces/{namespace}/events")
-    told = {item["reason"] for item in events if item["involvedObject"]["name"] == "traffic"}
-    assert {"CreatingJob", "Running", "Succeeded"} <= told
+    reasons = {item["reason"] for item in events if item["involvedObject"]["name"] == "traffic"}
+    assert {"CreatingJob", "Running", "Succeeded"} <= reasons
 
 
 def test_memory_runs_out_and_the_next_attempt_has_half_the_batch(
@@ -70,7 +70,7 @@ def test_memory_runs_out_and_the_next_attempt_has_half_the_batch(
     assert "failure" not in status
 
 
-def test_an_evicted_pod_is_told_from_a_failed_run_and_costs_no_retry(
+def test_an_evicted_pod_is_distinguished_from_a_failed_run_and_costs_no_retry(
     api: Api, namespace: str, operator: OperatorProcess
 ) -> None:
     kubelet = Kubelet(api, namespace)
@@ -115,7 +115,7 @@ def test_suspending_ends_the_pod_and_resuming_makes_attempt_2(
     assert api.until_phase(training, "Running")["attempt"] == 2
 
 
-def test_a_pod_beyond_quota_is_waited_for_and_told(
+def test_a_pod_beyond_quota_is_reported_and_waited_for(
     api: Api, namespace: str, operator: OperatorProcess
 ) -> None:
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
@@ -129,7 +129,7 @@ def test_a_pod_beyond_quota_is_waited_for_and_told(
             (c["message"] for c in conditions if c["type"] == "Blocked" and c["status"] == "True"), ""
         )
 
-    assert "exceeded quota" in until("the obstacle to be told", blocked, lambda: api.status(training))
+    assert "exceeded quota" in until("the blocker to be reported", blocked, lambda: api.status(training))
     assert api.status(training)["phase"] == "Queued"
 
 
@@ -215,7 +215,7 @@ def bound_in(plane: ControlPlane, folder: Path, *namespaces: str) -> Path:
     return kubeconfig_of(plane, account["name"], folder / "kubeconfig")
 
 
-def test_with_rolebindings_alone_it_serves_its_namespaces_and_leaves_others_alone(
+def test_with_rolebindings_alone_the_operator_serves_those_namespaces_and_no_others(
     api: Api,
     namespace: str,
     control_plane_cluster: ControlPlane,
@@ -239,7 +239,7 @@ def test_with_rolebindings_alone_it_serves_its_namespaces_and_leaves_others_alon
     api.until_phase(made(other), "Queued")
 
 
-def test_until_it_may_list_anywhere_it_is_alive_but_not_ready_and_then_serves_where_it_may(
+def test_without_the_right_to_list_it_is_alive_but_not_ready_and_later_serves_the_namespaces_it_may_list(
     api: Api,
     namespace: str,
     control_plane_cluster: ControlPlane,
@@ -292,7 +292,7 @@ def test_health_and_metrics_are_served(api: Api, namespace: str, operator: Opera
     operator.start()
 
 
-def test_a_status_written_from_an_old_look_is_refused_by_the_server(
+def test_a_status_written_from_an_old_snapshot_is_refused_by_the_server(
     api: Api, namespace: str, operator_kubeconfig: Path, operator: OperatorProcess
 ) -> None:
     training = made(namespace)

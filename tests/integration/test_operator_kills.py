@@ -65,19 +65,19 @@ def test_an_operator_that_dies_after_each_of_its_writes_makes_one_job_per_attemp
     assert (status["phase"], status["attempt"], status["retries"]) == ("Succeeded", 2, 1)
     assert [entry["reason"] for entry in status["history"]] == ["OutOfMemory"]
     assert api.status(prune)["inputs"]["model"]["sha256"] == SHA
-    told = Counter(
+    events = Counter(
         (item["involvedObject"]["name"], item["reason"])
         for item in api.items(f"/api/v1/namespaces/{namespace}/events")
         if item["source"].get("component") == "tlt-operator"
     )
-    assert told["traffic", "CreatingJob"] == 2
+    assert events["traffic", "CreatingJob"] == 2
     for transition in (
         ("traffic", "Retrying"),
         ("traffic", "Succeeded"),
         ("small", "CreatingJob"),
         ("small", "Succeeded"),
     ):
-        assert told[transition] == 1, told
+        assert events[transition] == 1, events
 
 
 def test_an_operator_killed_at_random_moments_makes_one_job_per_attempt(

@@ -32,11 +32,11 @@ class Pods(Kubelet):
         name, index = job.rsplit("-", 1)
         chosen = f"job-name%3D{name},batch.kubernetes.io/job-completion-index%3D{index}"
 
-        def found() -> dict[str, Any] | None:
+        def first_pod() -> dict[str, Any] | None:
             pods = self._api.items(f"{self._path}?labelSelector={chosen}")
             return pods[0] if pods else None
 
-        return until(f"pod {index} of Job {name}", found)
+        return until(f"pod {index} of Job {name}", first_pod)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -152,7 +152,7 @@ def no_right_to_services(plane: ControlPlane, tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_right_to_services")
-def test_without_the_right_to_services_it_is_told_and_suspends(api: Api) -> None:
+def test_without_the_right_to_services_it_reports_the_refusal_and_suspends(api: Api) -> None:
     kubelet = Pods(api, NAMESPACE)
     training = training_job("rights")
     api.create(training)
@@ -160,10 +160,10 @@ def test_without_the_right_to_services_it_is_told_and_suspends(api: Api) -> None
         kubelet.run(f"rights-train-1-{index}")
 
     def block() -> tuple[str, str]:
-        found = next((c for c in api.status(training).get("conditions", ()) if c["type"] == "Blocked"), {})
-        return found.get("reason", ""), found.get("message", "")
+        blocked = next((c for c in api.status(training).get("conditions", ()) if c["type"] == "Blocked"), {})
+        return blocked.get("reason", ""), blocked.get("message", "")
 
-    until("the refusal to be told", lambda: block()[0] == "ServiceRefused", block)
+    until("the refusal to be reported", lambda: block()[0] == "ServiceRefused", block)
     assert 'cannot get resource "services"' in block()[1]
     assert api.status(training)["jobUid"]
     api.edit(training, suspend=True)
@@ -177,7 +177,9 @@ def test_without_the_right_to_services_it_is_told_and_suspends(api: Api) -> None
 @pytest.mark.parametrize(
     ("verb", "may"), [("create", True), ("get", True), ("list", False), ("delete", False), ("patch", False)]
 )
-def test_of_services_the_operator_has_the_rights_it_needs(plane: ControlPlane, verb: str, may: bool) -> None:
+def test_the_operator_may_get_and_create_services_and_no_more(
+    plane: ControlPlane, verb: str, may: bool
+) -> None:
     assert may_of_services(plane, verb) == may
 
 
@@ -212,7 +214,7 @@ def as_pod(plane: ControlPlane, pod: str, folder: Path) -> ApiServer:
         (1, "{job}-0-abcde", False),
     ],
 )
-def test_of_several_pods_index_0_alone_reports(
+def test_only_the_pod_with_index_0_may_report(
     plane: ControlPlane, api: Api, tmp_path: Path, nodes: int, pod: str, may: bool
 ) -> None:
     name = f"p{nodes}" + pod.replace("{job}", "j")

@@ -110,8 +110,8 @@ class Api:
         return self.find(_resource(manifest))
 
     def status(self, manifest: Body) -> Body:
-        found = self.resource(manifest)
-        return (found or {}).get("status", {})
+        body = self.resource(manifest)
+        return (body or {}).get("status", {})
 
     def edit(self, manifest: Body, **spec: Any) -> None:
         self.request("PATCH", _resource(manifest), {"spec": spec}, _MERGE)
@@ -149,11 +149,11 @@ class Kubelet:
         self._path = f"/api/v1/namespaces/{namespace}/pods"
 
     def pod(self, job: str) -> Body:
-        def found() -> Body | None:
+        def first_pod() -> Body | None:
             pods = self._api.items(f"{self._path}?labelSelector=job-name%3D{job}")
             return pods[0] if pods else None
 
-        return until(f"a pod of Job {job}", found)
+        return until(f"a pod of Job {job}", first_pod)
 
     def run(self, job: str) -> None:
         """The container runs."""

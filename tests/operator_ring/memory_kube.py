@@ -201,8 +201,8 @@ class MemoryKube:
             raise NotFoundError(404, f"{key} not found")
         if (body["metadata"]["uid"], body["metadata"]["resourceVersion"]) != (uid, version):
             raise ConflictError(409, f"{key} has been modified")
-        known = set(KINDS[kind.name].status.model_validate(status).to_wire())
-        assert known >= set(status), f"not in the schema of {kind.name}: {set(status) - known}"
+        schema = set(KINDS[kind.name].status.model_validate(status).to_wire())
+        assert schema >= set(status), f"not in the schema of {kind.name}: {set(status) - schema}"
         before = _state(body.get("status", {}))
         self._apply(key, status, manager)
         state = _state(body["status"])

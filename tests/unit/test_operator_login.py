@@ -226,7 +226,7 @@ async def test_a_user_that_is_not_accepted_is_refused_after_one_new_log_in(
 
 
 @against
-async def test_a_log_in_that_fails_is_an_answer_that_did_not_come(server: Server, client: HttpClient) -> None:
+async def test_a_log_in_that_fails_is_an_api_error(server: Server, client: HttpClient) -> None:
     def fail() -> kopf.ConnectionInfo:
         raise OSError("token is gone")
 

@@ -54,7 +54,7 @@ async def test_a_key_that_is_added_while_it_is_worked_on_comes_again_afterwards(
 
 
 @in_a_loop
-async def test_of_two_delays_the_shorter_counts() -> None:
+async def test_the_shorter_of_two_delays_counts() -> None:
     queue: WorkQueue[Key] = WorkQueue()
     queue.add_after(A, 3600)
     queue.add_after(A, 0.01)
@@ -64,7 +64,7 @@ async def test_of_two_delays_the_shorter_counts() -> None:
 
 
 @in_a_loop
-async def test_whoever_works_on_a_key_says_anew_when_to_look_again() -> None:
+async def test_taking_a_key_cancels_its_delay() -> None:
     queue: WorkQueue[Key] = WorkQueue()
     queue.add_after(A, 0.01)
     queue.add(A)
@@ -75,7 +75,7 @@ async def test_whoever_works_on_a_key_says_anew_when_to_look_again() -> None:
 
 
 @in_a_loop
-async def test_failures_are_tried_again_ever_later_until_one_success() -> None:
+async def test_failures_are_retried_with_growing_delays_until_one_success() -> None:
     queue: WorkQueue[Key] = WorkQueue(Backoff(base=1, limit=10))
     assert [queue.retry(A) for _ in range(6)] == [1, 2, 4, 8, 10, 10]
     assert queue.retry(B) == 1
@@ -132,7 +132,7 @@ def test_a_dependant_is_woken_when_its_parent_appears_changes_phase_or_is_gone()
     assert len(index) == 0
 
 
-def test_a_late_word_of_a_deletion_does_not_forget_the_namesake_made_since() -> None:
+def test_a_late_delete_event_does_not_remove_a_new_resource_of_the_same_name() -> None:
     index = Index()
     traffic = Key("TrainingJob", "default", "traffic")
     index.update(stored())
@@ -140,7 +140,7 @@ def test_a_late_word_of_a_deletion_does_not_forget_the_namesake_made_since() -> 
     assert index.resource_version(traffic) == "1"
 
 
-def test_progress_alone_wakes_nobody() -> None:
+def test_progress_alone_wakes_no_resource() -> None:
     index = Index()
     index.update(stored())
     later = stored(version=2) | {"status": {"progress": {"epoch": 3}, "artifacts": [{"name": "best"}]}}
@@ -148,7 +148,7 @@ def test_progress_alone_wakes_nobody() -> None:
     assert index.resource_version(Key("TrainingJob", "default", "traffic")) == "2"
 
 
-def test_the_operators_own_write_wakes_dependants_only() -> None:
+def test_the_event_of_our_own_write_wakes_dependants_only() -> None:
     index = Index()
     traffic, small = Key("TrainingJob", "default", "traffic"), Key("PruneJob", "default", "small")
     index.update(stored("PruneJob", "small"))
@@ -191,15 +191,16 @@ class Clock:
 @in_a_loop
 async def test_a_sweep_wakes_what_has_not_ended_and_what_the_watch_missed() -> None:
     cluster = MemoryKube()
-    seen, missed = cluster.add(resource(name="seen")), cluster.add(resource(name="missed"))
+    reported = cluster.add(resource(name="reported"))
+    missed = cluster.add(resource(name="missed"))
     controller = Controller(cluster, settings.Settings(), Health(300))
-    controller.index.update(cluster.resources[seen])
+    controller.index.update(cluster.resources[reported])
     controller.index.update(stored("PruneJob", "small", model={"trainingJobRef": {"name": "gone"}}))
     controller.index.update(stored(name="gone"))
     await controller.sweep()
     woken = {(await controller.queue.get())[0] for _ in range(len(controller.queue))}
     small = Key("PruneJob", "default", "small")
-    assert woken == {seen, missed, small, Key("TrainingJob", "default", "gone")}
+    assert woken == {reported, missed, small, Key("TrainingJob", "default", "gone")}
     assert Key("TrainingJob", "default", "gone") not in controller.index.uids()
 
 
@@ -219,7 +220,7 @@ class Partial(MemoryKube):
 
 
 @in_a_loop
-async def test_a_sweep_forgets_nobody_made_while_it_lists() -> None:
+async def test_a_sweep_keeps_resources_created_while_it_lists() -> None:
     cluster = Partial()
     controller = Controller(cluster, settings.Settings(), Health(300))
     cluster.meanwhile = lambda: controller.index.update(stored())
@@ -228,9 +229,9 @@ async def test_a_sweep_forgets_nobody_made_while_it_lists() -> None:
 
 
 @in_a_loop
-async def test_a_namespace_that_may_not_be_listed_keeps_no_other_from_being_swept() -> None:
+async def test_a_namespace_that_may_not_be_listed_does_not_keep_others_from_being_swept() -> None:
     cluster = Partial()
-    seen = cluster.add(resource(name="seen"))
+    listed = cluster.add(resource(name="listed"))
     controller = Controller(cluster, settings.Settings(namespaces=("default", "shut")), Health(300))
     shut = stored()
     shut["metadata"]["namespace"] = "shut"
@@ -238,7 +239,7 @@ async def test_a_namespace_that_may_not_be_listed_keeps_no_other_from_being_swep
     controller.index.update(stored(name="gone"))
     await controller.sweep()
     assert controller.index.uids() == {Key("TrainingJob", "shut", "traffic"): "u-traffic"}
-    assert seen in {(await controller.queue.get())[0] for _ in range(len(controller.queue))}
+    assert listed in {(await controller.queue.get())[0] for _ in range(len(controller.queue))}
 
 
 @in_a_loop
@@ -261,7 +262,7 @@ def test_a_watch_that_is_silent_from_one_sweep_to_the_next_is_unhealthy() -> Non
     assert health.problems() == []
 
 
-def test_failing_everywhere_or_waiting_for_long_is_unhealthy_and_idleness_is_not() -> None:
+def test_several_failures_or_a_long_wait_are_unhealthy_and_idleness_is_not() -> None:
     clock = Clock()
     health = Health(300, patience_seconds=600, clock=clock)
     clock.now = 800

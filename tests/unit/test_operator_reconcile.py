@@ -71,7 +71,7 @@ async def test_nothing_is_written_when_nothing_changed(cluster: MemoryKube) -> N
 
 
 @play
-async def test_a_whole_life_takes_at_most_six_writes_and_its_events(cluster: MemoryKube) -> None:
+async def test_a_resource_takes_at_most_six_writes_and_its_events_in_its_life(cluster: MemoryKube) -> None:
     await trained(cluster)
     assert cluster.writes - len(cluster.events) <= 6
     assert [event["reason"] for event in cluster.events.values()] == [
@@ -229,7 +229,7 @@ async def test_a_run_goes_on_although_its_spec_has_become_unreadable(cluster: Me
 
 
 @play
-async def test_addresses_of_a_laptop_are_refused_in_a_cluster(cluster: MemoryKube) -> None:
+async def test_file_addresses_are_refused_in_a_cluster(cluster: MemoryKube) -> None:
     key = cluster.add(resource(output={"uri": "file:///tmp/out"}))
     await cluster.settle()
     assert cluster.status(key)["failure"]["reason"] == "InvalidSpec"
@@ -279,7 +279,7 @@ async def test_a_job_gets_its_ttl_only_after_its_outcome_was_recorded(cluster: M
 
 
 @play
-async def test_the_outcome_and_the_ttl_take_one_look(cluster: MemoryKube) -> None:
+async def test_outcome_and_ttl_are_written_in_one_reconciliation(cluster: MemoryKube) -> None:
     key = cluster.add(resource(runPolicy={"ttlSecondsAfterFinished": 7}))
     await cluster.settle()
     cluster.finish("traffic-train-1", ended(0))
@@ -374,7 +374,7 @@ async def test_a_job_that_a_webhook_refuses_fails_the_resource_after_a_while(clu
 
 
 @play
-async def test_an_operator_that_saw_an_old_state_cannot_act_on_it(cluster: MemoryKube) -> None:
+async def test_a_plan_from_an_old_snapshot_cannot_be_applied(cluster: MemoryKube) -> None:
     key = cluster.add(resource())
     await cluster.settle()
     cluster.finish("traffic-train-1", ended(12))

@@ -59,7 +59,7 @@ def recorded(hours_ago: float, remedy: str | None = None) -> TrainingJobStatus:
     )
 
 
-def snapshot(status: TrainingJobStatus = SEEN, **fields: object) -> Snapshot:
+def snapshot_of(status: TrainingJobStatus = SEEN, **fields: object) -> Snapshot:
     return Snapshot(
         kind=KINDS["TrainingJob"],
         namespace="default",
@@ -80,111 +80,111 @@ RAN = SEEN.model_copy(update={"phase": Phase.RUNNING})
 # failed, and whose spec cannot be read. `-` is a plan that does nothing.
 TABLE: dict[str, tuple[Snapshot, type, str, str, str, str]] = {
     "no attempt yet": (
-        snapshot(TrainingJobStatus()), NotStarted,
+        snapshot_of(TrainingJobStatus()), NotStarted,
         "Queued CreatingJob", "Suspended", "-", "Failed InvalidSpec",
     ),
     "announced, without a Job": (
-        snapshot(ANNOUNCED), Announced,
+        snapshot_of(ANNOUNCED), Announced,
         "create Job", "Suspended", "-", "Stalled",
     ),
     "announced, and another's Job has the name": (
-        snapshot(ANNOUNCED, job=replace(JOB, owner_uid="other")), Announced,
+        snapshot_of(ANNOUNCED, job=replace(JOB, owner_uid="other")), Announced,
         "Queued JobNameTaken", "Suspended", "-", "Stalled",
     ),
     "announced, while a pod of an earlier attempt still runs": (
-        snapshot(ANNOUNCED, pods=(replace(UP, attempt=0),)), Announced,
+        snapshot_of(ANNOUNCED, pods=(replace(UP, attempt=0),)), Announced,
         "Queued WaitingForOldPod", "Running Stopping", "-", "Stalled",
     ),
     "announced, and the Job was refused for its content": (
-        snapshot(ANNOUNCED, refusal=Refusal(422, "no")), Announced,
+        snapshot_of(ANNOUNCED, refusal=Refusal(422, "no")), Announced,
         "Failed InvalidSpec", "Suspended", "-", "Stalled",
     ),
     "announced, and the Job was refused by a quota": (
-        snapshot(ANNOUNCED, refusal=Refusal(403, "exceeded quota")), Announced,
+        snapshot_of(ANNOUNCED, refusal=Refusal(403, "exceeded quota")), Announced,
         "Queued QuotaExceeded", "Suspended", "-", "Stalled",
     ),
     "a Job whose pod does not run yet": (
-        snapshot(ANNOUNCED, job=JOB), Waiting,
+        snapshot_of(ANNOUNCED, job=JOB), Waiting,
         "Queued WaitingForPod", "Running Stopping, delete Job", "delete Job", "Stalled",
     ),
     "a Job whose image cannot be pulled": (
-        snapshot(job=JOB, pods=(PULLING,)), Waiting,
+        snapshot_of(job=JOB, pods=(PULLING,)), Waiting,
         "Queued ImagePullFailed", "Running Stopping, delete Job", "delete Job", "Stalled",
     ),
     "a Job that a queue holds": (
-        snapshot(job=replace(JOB, suspended=True, ready=1)), Waiting,
+        snapshot_of(job=replace(JOB, suspended=True, ready=1)), Waiting,
         "Queued JobSuspended", "Running Stopping, delete Job", "delete Job", "Stalled",
     ),
     "a Job of several pods without its Service": (
-        snapshot(job=INDEXED), Waiting,
+        snapshot_of(job=INDEXED), Waiting,
         "create Service", "Running Stopping, delete Job", "delete Job", "Stalled",
     ),
     "a Job of several pods whose Service was refused": (
-        snapshot(job=INDEXED, refusal=Refusal(403, "no")), Waiting,
+        snapshot_of(job=INDEXED, refusal=Refusal(403, "no")), Waiting,
         "Queued ServiceRefused", "Running Stopping, delete Job", "delete Job", "Stalled",
     ),
     "a Job of several pods, one of which runs": (
-        snapshot(job=INDEXED, service=SERVICE, pods=(replace(UP, index=0),)), Waiting,
+        snapshot_of(job=INDEXED, service=SERVICE, pods=(replace(UP, index=0),)), Waiting,
         "Queued WaitingForPod", "Running Stopping, delete Job", "delete Job", "Stalled",
     ),
     "a Job whose pod is ready": (
-        snapshot(job=replace(JOB, ready=1)), Running,
+        snapshot_of(job=replace(JOB, ready=1)), Running,
         "Running", "Running Stopping, delete Job", "delete Job", "Stalled",
     ),
     "a Job whose pod has ended, and the Job does not know": (
-        snapshot(job=JOB, pods=(exited(0),)), Running,
+        snapshot_of(job=JOB, pods=(exited(0),)), Running,
         "Running", "Running Stopping, delete Job", "delete Job", "Stalled",
     ),
     "a Job that ran and whose pod was not read": (
-        snapshot(RAN, job=JOB), Running,
+        snapshot_of(RAN, job=JOB), Running,
         "Running", "Running Stopping, delete Job", "delete Job", "Stalled",
     ),
     "a Job of several pods that runs and lost its Service for good": (
-        snapshot(RAN, job=replace(INDEXED, ready=2), refusal=Refusal(403, "no")), Running,
+        snapshot_of(RAN, job=replace(INDEXED, ready=2), refusal=Refusal(403, "no")), Running,
         "Running", "Running Stopping, delete Job", "delete Job", "Stalled",
     ),
     "a Job of several pods that runs and lost its Service": (
-        snapshot(RAN, job=replace(INDEXED, ready=2)), Running,
+        snapshot_of(RAN, job=replace(INDEXED, ready=2)), Running,
         "create Service", "Running Stopping, delete Job", "delete Job", "Stalled",
     ),
     "a Job that is being deleted": (
-        snapshot(job=replace(JOB, deleting=True)), Stopping,
+        snapshot_of(job=replace(JOB, deleting=True)), Stopping,
         "Running Stopping", "Running Stopping", "-", "Stalled",
     ),
     "a failed Job that is being deleted": (
-        snapshot(job=replace(FAILED, deleting=True), pods=(exited(70),)), Stopping,
+        snapshot_of(job=replace(FAILED, deleting=True), pods=(exited(70),)), Stopping,
         "Running Stopping", "Running Stopping", "-", "Stalled",
     ),
     "a Job that was seen and is gone": (
-        snapshot(), Lost,
+        snapshot_of(), Lost,
         "Retrying", "Suspended", "-", "Stalled",
     ),
     "a Job that was seen and is gone, while its pod still runs": (
-        snapshot(pods=(UP,)), Lost,
+        snapshot_of(pods=(UP,)), Lost,
         "Retrying", "Running Stopping", "-", "Stalled",
     ),
     "a complete Job": (
-        snapshot(job=COMPLETE), Ended,
+        snapshot_of(job=COMPLETE), Ended,
         "Succeeded", "Succeeded", "-", "Stalled",
     ),
     "a complete Job that is being deleted": (
-        snapshot(job=replace(COMPLETE, deleting=True)), Ended,
+        snapshot_of(job=replace(COMPLETE, deleting=True)), Ended,
         "Succeeded", "Succeeded", "-", "Stalled",
     ),
     "a failed Job, for a reason that is tried again": (
-        snapshot(job=FAILED, pods=(exited(70),)), Ended,
+        snapshot_of(job=FAILED, pods=(exited(70),)), Ended,
         "Retrying", "Retrying", "-", "Stalled",
     ),
     "a failed Job, for a reason that is not tried again": (
-        snapshot(job=FAILED, pods=(exited(20),)), Ended,
+        snapshot_of(job=FAILED, pods=(exited(20),)), Ended,
         "Failed DatasetNotFound", "Failed DatasetNotFound", "-", "Stalled",
     ),
     "a failure that is recorded, a moment ago": (
-        snapshot(recorded(0), job=FAILED), Ended,
+        snapshot_of(recorded(0), job=FAILED), Ended,
         "Retrying", "Suspended", "-", "Stalled",
     ),
     "a failure that is recorded, an hour ago": (
-        snapshot(recorded(1), job=FAILED), Ended,
+        snapshot_of(recorded(1), job=FAILED), Ended,
         "Queued CreatingJob", "Suspended", "-", "Stalled",
     ),
 }  # fmt: skip
@@ -219,16 +219,16 @@ def in_words(plan: Plan) -> str:
 
 @pytest.mark.parametrize("state", TABLE)
 def test_the_state_of_an_attempt(state: str) -> None:
-    seen, expected, *_ = TABLE[state]
-    assert type(attempt_state(seen)) is expected
+    snapshot, expected, *_ = TABLE[state]
+    assert type(attempt_state(snapshot)) is expected
 
 
 @pytest.mark.parametrize("intent", INTENTS)
 @pytest.mark.parametrize("state", TABLE)
-def test_what_is_done_for_every_state_and_intent(state: str, intent: str) -> None:
-    observed = with_intent(TABLE[state][0], intent)
+def test_the_plan_for_every_state_and_intent(state: str, intent: str) -> None:
+    with_both = with_intent(TABLE[state][0], intent)
     expected = TABLE[state][2 + INTENTS.index(intent)]
-    assert in_words(reconcile(observed, START, Settings())) == expected
+    assert in_words(reconcile(with_both, START, Settings())) == expected
 
 
 @pytest.mark.parametrize("state", TABLE)
@@ -238,6 +238,6 @@ def test_nothing_is_done_for_a_resource_that_is_being_deleted(state: str) -> Non
         assert reconcile(deleted, START, Settings()) == Plan()
 
 
-def test_every_state_stands_in_the_table() -> None:
+def test_the_table_has_every_state() -> None:
     states = {NotStarted, Announced, Waiting, Running, Stopping, Lost, Ended}
     assert {row[1] for row in TABLE.values()} == states
