@@ -77,13 +77,14 @@ typecheck: setup ## mypy, strict
 	$(VENV)/bin/mypy
 
 .PHONY: generate
-generate: setup ## Generate CRDs and reference documents from the models
+generate: setup ## Generate CRDs, parts of manifests and reference documents from the models
 	$(PYTHON) -m tlt_api.crdgen crds
+	$(PYTHON) -m tlt_api.manifestgen .
 	$(PYTHON) -m tlt_api.docgen docs
 
 .PHONY: verify
 verify: generate ## Fail when a generated file was not committed
-	git diff --exit-code -- "crds/*.yaml" docs/api.md docs/failures.md
+	git diff --exit-code -- "crds/*.yaml" manifests docs/api.md docs/failures.md
 
 .PHONY: constraints
 constraints: setup ## Resolve dependencies anew, with hashes

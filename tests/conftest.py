@@ -1,4 +1,4 @@
-"""Fixtures of all rings: the real cluster of tests/cluster. Order and threads of parallel workers."""
+"""Fixtures of all rings: the cluster of tests/cluster, the operator tests' namespaces, and parallel workers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["cluster.fixtures"]
+pytest_plugins = ["cluster.fixtures", "operator_ring.fixtures"]
 
 # Files that take longest, longest first: `make` hands whole files to its workers in this order, so that the
 # workers end at about the same time. `pytest --durations=0` shows what changed.

@@ -18,6 +18,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tlt_api.status import Failure
 
 
 class Reason(StrEnum):
@@ -225,3 +229,27 @@ _BY_EXIT_CODE: dict[int, FailureClass] = {e.exit_code: e for e in _TABLE if e.ex
 def by_exit_code(exit_code: int) -> FailureClass:
     """Return the class of a runner's exit code; an unknown one (a crash, a signal) is ``Internal``."""
     return _BY_EXIT_CODE.get(exit_code, CLASSES[Reason.INTERNAL])
+
+
+def failure(
+    reason: Reason, message: str, hint: str | None = None, *, exit_code: int | None = None
+) -> Failure:
+    """A failure as it stands in a status.
+
+    Args:
+        reason: Its class in the taxonomy.
+        message: What happened.
+        hint: What to do about it, where something better is known than the taxonomy's hint.
+        exit_code: Exit code of the runner's process, where there was one.
+    """
+    # Imported here: `tlt --help` needs the reasons, and must not load pydantic for them.
+    from tlt_api.status import Failure
+
+    known = CLASSES[reason]
+    return Failure(
+        reason=reason.value,
+        exit_code=exit_code,
+        message=message,
+        hint=hint or known.hint,
+        retryable=known.retryable,
+    )

@@ -5,14 +5,17 @@ The functions are pure: a lookup function provides the resources. The operator a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from pydantic.alias_generators import to_camel
 
 from tlt_api.common import ModelSource
 from tlt_api.exportjob import ExportJobSpec
 from tlt_api.failures import Reason
 from tlt_api.prunejob import PruneJobSpec
-from tlt_api.resources import Resource
+from tlt_api.resources import PRUNE_JOB, TRAINING_JOB, Resource
 from tlt_api.status import (
     Dependency,
     Inputs,
@@ -22,6 +25,9 @@ from tlt_api.status import (
     TrainingJobStatus,
 )
 from tlt_api.trainingjob import TrainingJobSpec
+
+_REFERENCES = {"training_job_ref": TRAINING_JOB.name, "prune_job_ref": PRUNE_JOB.name}
+"""Fields of a ModelSource that name another resource, and the kind of that resource."""
 
 Lookup = Callable[[str, str], Resource | None]
 """(kind, name) -> the resource of this namespace, or None."""
@@ -68,13 +74,23 @@ def model_source(resource: Resource) -> ModelSource | None:
 
 
 def parent_key(source: ModelSource | None) -> tuple[str, str] | None:
-    """Return (kind, name) of the resource that a source refers to, or None for a file."""
-    if source is None:
-        return None
-    if source.training_job_ref:
-        return "TrainingJob", source.training_job_ref.name
-    if source.prune_job_ref:
-        return "PruneJob", source.prune_job_ref.name
+    """(kind, name) of the resource that a source refers to; None for a file."""
+    for field, kind in _REFERENCES.items():
+        reference = getattr(source, field, None)
+        if reference:
+            return kind, reference.name
+    return None
+
+
+def raw_parent(body: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(kind, name) of the resource that a resource refers to, read from JSON whose spec need not be valid."""
+    source = (body.get("spec") or {}).get("model") or {}
+    if body["kind"] == TRAINING_JOB.name:
+        source = source.get("from") or {}
+    for field, kind in _REFERENCES.items():
+        name = (source.get(to_camel(field)) or {}).get("name")
+        if name:
+            return kind, name
     return None
 
 

@@ -36,7 +36,7 @@ class Kind:
         name: Kind, as in a manifest.
         plural: As in an API path.
         short_name: For kubectl.
-        command: The runner's command, which also names the child Jobs: ``<cr>-<command>-<attempt>``.
+        command: The runner's command, which also names the child Jobs.
         spec: Its spec.
         status: Its status.
         columns: Printer columns.
@@ -49,6 +49,10 @@ class Kind:
     spec: type[JobSpec]
     status: type[JobStatus]
     columns: tuple[Column, ...]
+
+    def job_name(self, resource: str, attempt: int) -> str:
+        """Name of the batch Job of an attempt of the resource of this name."""
+        return f"{resource}-{self.command}-{attempt}"
 
 
 _PHASE = Column("Phase", "string", ".status.phase")

@@ -1,21 +1,28 @@
-"""The status of our resources: who owns which field, and what it means.
+"""The status of our resources: every field, and which of two field managers owns it.
 
-The operator writes ``phase`` to ``inputs`` (field manager ``tlt-operator``); the runner writes ``progress``,
-``dataset``, ``anchors``, ``metrics``, ``pruning``, ``exports``, ``artifacts``, ``reportedFor`` of its own
-resource (field manager ``tlt-runner``). Both by server-side apply.
+The operator applies the fields of :class:`OperatorStatus` (field manager ``tlt-operator``), the runner those
+of :class:`RunnerStatus` on its own resource (``tlt-runner``), both by server-side apply. A kind's status is
+made of both. The lists of fields (:data:`OPERATOR_FIELDS`, :data:`RUNNER_FIELDS`) follow from these classes,
+and so do the runner's admission policy and the run report.
+
+To add a section that the runner reports: write its model, and add one field to the results of the kinds that
+have it. ``tlt_runner.status.lines`` needs one function that puts it into words.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from tlt_api.base import StatusModel
 
 OPERATOR_FIELD_MANAGER = "tlt-operator"
 RUNNER_FIELD_MANAGER = "tlt-runner"
+
+HISTORY_LIMIT = 20
+"""Entries that status.history keeps."""
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
@@ -235,6 +242,8 @@ EPOCH_PREFIX = "epoch-"
 class Artifact(StatusModel):
     """File made by a run, listed once it is complete."""
 
+    list_key: ClassVar[str] = "name"
+
     name: str
     """Name of the artifact, for example best, last, epoch-0007, model, plan, onnx-fp32 or engine-fp16."""
     uri: str
@@ -269,6 +278,8 @@ class PruningStatus(StatusModel):
 class ExportStatus(StatusModel):
     """Export in one precision and its verification."""
 
+    list_key: ClassVar[str] = "precision"
+
     precision: str
     """Precision of the export: fp32, fp16 or int8."""
     m_ap: Annotated[Score | None, Field(alias="mAP")] = None
@@ -283,8 +294,8 @@ class ExportStatus(StatusModel):
     """Median latency for one image in ONNX Runtime on the runner's CPU, in milliseconds."""
 
 
-class JobStatus(StatusModel):
-    """Status that all kinds share. Every field may be absent."""
+class OperatorStatus(StatusModel):
+    """The operator's fields. It applies them as a whole: server-side apply removes what it leaves out."""
 
     phase: Phase | None = None
     """Summary of the conditions in one word."""
@@ -312,6 +323,11 @@ class JobStatus(StatusModel):
     """Resource that this one waits for or started from."""
     inputs: Inputs | None = None
     """Files that references resolved to when the first attempt started."""
+
+
+class Results(StatusModel):
+    """The fields that the runner writes on a resource of any kind."""
+
     progress: Progress | None = None
     """Progress of the current attempt."""
     artifacts: list[Artifact] | None = None
@@ -325,8 +341,8 @@ class JobStatus(StatusModel):
         return next((item for item in self.artifacts or () if item.name == name), None)
 
 
-class TrainingJobStatus(JobStatus):
-    """Status of a TrainingJob."""
+class TrainingResults(Results):
+    """The fields that the runner writes on a TrainingJob."""
 
     dataset: DatasetStatus | None = None
     """Statistics of the prepared dataset."""
@@ -336,15 +352,15 @@ class TrainingJobStatus(JobStatus):
     """Evaluation of the best model on the validation images."""
 
 
-class PruneJobStatus(JobStatus):
-    """Status of a PruneJob."""
+class PruningResults(Results):
+    """The fields that the runner writes on a PruneJob."""
 
     pruning: PruningStatus | None = None
     """Size of the model before and after pruning."""
 
 
-class ExportJobStatus(JobStatus):
-    """Status of an ExportJob."""
+class ExportResults(Results):
+    """The fields that the runner writes on an ExportJob."""
 
     metrics: Metrics | None = None
     """Evaluation of the Keras model on the validation images, as the reference of the verification."""
@@ -354,3 +370,63 @@ class ExportJobStatus(JobStatus):
     """The lowest mAP among the exports, for printing."""
     largest_drop: Score | None = None
     """The largest mAPDrop among the exports, for printing."""
+
+
+class RunnerStatus(TrainingResults, PruningResults, ExportResults):
+    """The fields that the runner writes, of all kinds."""
+
+
+class JobStatus(Results, OperatorStatus):
+    """Status that all kinds share. Every field may be absent."""
+
+
+class TrainingJobStatus(TrainingResults, JobStatus):
+    """Status of a TrainingJob."""
+
+
+class PruneJobStatus(PruningResults, JobStatus):
+    """Status of a PruneJob."""
+
+
+class ExportJobStatus(ExportResults, JobStatus):
+    """Status of an ExportJob."""
+
+
+Section = DatasetStatus | AnchorsStatus | Metrics | PruningStatus | ExportStatus
+"""A part of the result of a run, reported as soon as it is known."""
+
+OPERATOR_FIELDS = frozenset(OperatorStatus.model_fields)
+RUNNER_FIELDS = frozenset(RunnerStatus.model_fields)
+"""By their Python names."""
+
+
+def wire_names(model: type[BaseModel]) -> list[str]:
+    """The names of a model's fields as they stand in JSON, in the order of their definition."""
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def field_of(section: type[StatusModel]) -> str:
+    """The field of :class:`RunnerStatus` that holds a section; a list holds one item for each key.
+
+    Raises:
+        TypeError: No field holds such a section.
+    """
+    try:
+        return _FIELDS[section]
+    except KeyError:
+        known = ", ".join(sorted(item.__name__ for item in _FIELDS))
+        raise TypeError(f"expected a section of a status ({known}), got {section.__name__}") from None
+
+
+def _section_types(annotation: Any) -> list[type[StatusModel]]:
+    """The models in a field's type, inside of ``| None`` and ``list[...]``."""
+    if get_origin(annotation) is not None:
+        return [model for part in get_args(annotation) for model in _section_types(part)]
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, StatusModel) else []
+
+
+_FIELDS: dict[type[StatusModel], str] = {
+    model: name
+    for name, field in RunnerStatus.model_fields.items()
+    for model in _section_types(field.annotation)
+}

@@ -41,7 +41,7 @@ class Heard:
     def progress(self, progress: Progress) -> None:
         self.steps.append(progress)
 
-    def dataset(self, dataset: DatasetStatus) -> None:
+    def report(self, dataset: DatasetStatus) -> None:
         self.found = dataset
 
 

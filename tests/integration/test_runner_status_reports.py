@@ -93,15 +93,11 @@ class Forwarder:
 
 
 @pytest.fixture(scope="module")
-def cluster(control_plane_cluster: ControlPlane) -> ControlPlane:
-    plane = control_plane_cluster
-    plane.kubectl("apply", "-k", ROOT / "crds")
-    plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
-    for name in ("runner-clusterrole", "runner-policy"):
-        plane.kubectl("apply", "-f", ROOT / "manifests" / "base" / f"{name}.yaml")
-    plane.kubectl("create", "namespace", NAMESPACE)
-    plane.kubectl("apply", "-n", NAMESPACE, "-k", ROOT / "manifests" / "namespace")
-    return plane
+def cluster(installed: ControlPlane) -> ControlPlane:
+    """A namespace opened to jobs."""
+    installed.kubectl("create", "namespace", NAMESPACE)
+    installed.kubectl("apply", "-n", NAMESPACE, "-k", ROOT / "manifests" / "namespace")
+    return installed
 
 
 @pytest.fixture
@@ -164,7 +160,7 @@ def test_a_report_reaches_the_status_and_leaves_the_operators_fields(
     owner = create(cluster, TRAINING_JOB, "reached")
     reporter = reporter_of(server_of(cluster, forwarder, "reached-train-1-abcde", tmp_path), owner)
     reporter.progress(Progress(stage="train", epoch=1, epochs=2))
-    reporter.metrics(Metrics(m_ap=0.5, epoch=1))
+    reporter.report(Metrics(m_ap=0.5, epoch=1))
     reporter.artifact(ARTIFACT)
     reporter.progress(Progress(stage="train", epoch=2, epochs=2))
     assert reporter.close(30)

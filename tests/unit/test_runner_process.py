@@ -73,7 +73,7 @@ def test_success_leaves_its_results(tmp_path: Path) -> None:
     run = Run(
         tmp_path,
         """
-        context.reporter.metrics(Metrics(m_ap=0.9))
+        context.reporter.report(Metrics(m_ap=0.9))
         context.reporter.progress(Progress(stage="prune", step=1))
         context.reporter.progress(Progress(stage="prune", step=2))
         (context.scratch / "file").write_text("x")
@@ -100,7 +100,7 @@ def test_success_leaves_its_results(tmp_path: Path) -> None:
     ],
 )
 def test_each_end_has_its_code_and_message(tmp_path: Path, body: str, reason: str, code: int) -> None:
-    got, message, error = Run(tmp_path, f"context.reporter.metrics(Metrics(m_ap=0.9))\n{body}").end()
+    got, message, error = Run(tmp_path, f"context.reporter.report(Metrics(m_ap=0.9))\n{body}").end()
     assert (got, message["failure"]["reason"]) == (code, reason)
     assert message["failure"]["exitCode"] == code
     assert message["metrics"] == {"mAP": 0.9}
@@ -157,7 +157,7 @@ def test_nothing_has_started_threads_before_signals_are_listened_to() -> None:
 
 def test_a_second_signal_ends_a_task_that_does_not_listen(tmp_path: Path) -> None:
     body = """
-    context.reporter.metrics(Metrics(m_ap=0.9))
+    context.reporter.report(Metrics(m_ap=0.9))
     print("ready", flush=True)
     while not context.stop.wait(0.05): pass
     print("ready", flush=True)

@@ -57,7 +57,7 @@ def run(run: RunSpec, context: Context) -> None:
         spec.evaluation.iou_threshold,
         spec.evaluation.average_precision,
     )
-    context.reporter.metrics(metrics)
+    context.reporter.report(metrics)
 
 
 def _model(run: RunSpec, spec: TrainingJobSpec, context: Context) -> FasterRCNN:

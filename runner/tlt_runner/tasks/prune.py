@@ -56,7 +56,7 @@ def run(run: RunSpec, context: Context) -> None:
     local = context.scratch / "model.keras"
     detector.save(pruned, local)
     _publish("model", local, spec, context)
-    context.reporter.pruning(status_of(plan))
+    context.reporter.report(status_of(plan))
 
 
 def options_of(spec: PruneJobSpec) -> Options:

@@ -178,7 +178,7 @@ class _Preparation:
         if self._reporter is not None:
             page_uri = join(self._output_uri, REPORT_PAGE)
             digest, uri = (None, None) if records is None else (records.digest, records.uri)
-            self._reporter.dataset(report.to_status(result, page_uri, digest, uri))
+            self._reporter.report(report.to_status(result, page_uri, digest, uri))
 
     def _write(self, result: DatasetReport) -> None:
         """The report, for programs and for people."""
