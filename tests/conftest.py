@@ -1,4 +1,4 @@
-"""Fixtures of all rings: the cluster of tests/cluster, the operator tests' namespaces, and parallel workers."""
+"""Fixtures of all rings (the cluster, the namespaces of operator tests), and the order of parallel workers."""
 
 from __future__ import annotations
 
