@@ -1,4 +1,4 @@
-"""Fixtures of all rings (the cluster, the namespaces of operator tests), and the order of parallel workers."""
+"""Fixtures of all rings (cluster, namespaces of operator tests), and the order of parallel workers."""
 
 from __future__ import annotations
 
