@@ -62,7 +62,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class FailureClass:
-    """What is known of a failure before it happens.
+    """A class of failures.
 
     Attributes:
         reason: Its name.

@@ -64,7 +64,7 @@ class Broken:
 
 
 def model_source(resource: Resource) -> ModelSource | None:
-    """Where the resource's model comes from; None for a training from nothing."""
+    """The source of the resource's model; None for a training from nothing."""
     spec = resource.spec
     if isinstance(spec, TrainingJobSpec):
         return spec.model.from_
