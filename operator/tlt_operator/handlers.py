@@ -70,7 +70,7 @@ def registry(controller: Controller, health: Health) -> kopf.OperatorRegistry:
 
 
 def settings() -> kopf.OperatorSettings:
-    """How kopf is to behave."""
+    """Kopf's settings."""
     chosen = kopf.OperatorSettings()
     chosen.posting.enabled = False
     chosen.scanning.disabled = True

@@ -1,4 +1,4 @@
-"""Whether the operator does its work, not only whether its process exists.
+"""Liveness and readiness: judged by the work that the operator does, not by the existence of its process.
 
 A watch that has silently died is noticed by the sweep, which lists all resources: a version that one sweep
 found and the watch has not reported until the next sweep is one that the watch will never report.
@@ -67,11 +67,11 @@ class Health:
         self._unreported.pop(key, None)
 
     def waiting(self) -> list[str]:
-        """Why the operator does not work yet; empty once it does."""
+        """Reasons for which the operator does not work yet; empty once it does."""
         return [] if self.ready else ["waits for the CRDs, or for the right to list our kinds"]
 
     def problems(self) -> list[str]:
-        """Why the operator should be restarted; empty while it should not."""
+        """Reasons for a restart of the operator; empty while it is healthy."""
         now = self._clock()
         problems = []
         if now - self._last_sweep > _MISSED_SWEEPS * self._sweep_seconds:

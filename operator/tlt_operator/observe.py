@@ -135,7 +135,7 @@ async def _attempt(
 
 
 def _is_new(job: JobState, now: datetime) -> bool:
-    """Whether its pod cannot exist yet, or not have a condition worth reading."""
+    """True while its pod cannot exist yet, or has no condition worth reading."""
     return job.created is not None and (now - job.created).total_seconds() < _PODS_AFTER_SECONDS
 
 

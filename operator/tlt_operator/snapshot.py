@@ -73,18 +73,18 @@ class JobState:
     ttl_seconds: int | None = None
 
     def holds(self, condition: str) -> bool:
-        """Whether a condition is True."""
+        """True if a condition is True."""
         state = self.conditions.get(condition)
         return state is not None and state.true
 
     @property
     def finished(self) -> bool:
-        """Whether it completed or failed."""
+        """True if it completed or failed."""
         return self.holds("Complete") or self.holds("Failed")
 
     @property
     def all_ready(self) -> bool:
-        """Whether as many pods are ready as work together."""
+        """True if as many pods are ready as work together."""
         return self.ready >= max(self.parallelism, 1)
 
 
@@ -116,7 +116,7 @@ class ContainerState:
 
     @property
     def started(self) -> bool:
-        """Whether it runs or has run."""
+        """True if it runs or has run."""
         return self.running or self.exit_code is not None
 
 
@@ -140,17 +140,17 @@ class PodState:
 
     @property
     def ended(self) -> bool:
-        """Whether no process of it can run any more."""
+        """True if no process of it can run any more."""
         return self.phase in ("Succeeded", "Failed")
 
     @property
     def started(self) -> bool:
-        """Whether its container runs or has run."""
+        """True if its container runs or has run."""
         return self.ended or (self.container is not None and self.container.started)
 
     @property
     def disrupted(self) -> bool:
-        """Whether Kubernetes itself took it away (preemption, eviction, loss of the node)."""
+        """True if Kubernetes itself took it away (preemption, eviction, loss of the node)."""
         condition = self.conditions.get("DisruptionTarget")
         return condition is not None and condition.true
 

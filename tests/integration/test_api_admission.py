@@ -42,10 +42,8 @@ EXPORT: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def cluster(control_plane_cluster: ControlPlane) -> ControlPlane:
-    control_plane_cluster.kubectl("apply", "-k", ROOT / "crds")
-    control_plane_cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
-    return control_plane_cluster
+def cluster(installed: ControlPlane) -> ControlPlane:
+    return installed
 
 
 def with_field(body: dict[str, Any], path: str, value: Any) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class DeadlyProxy:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def is_dead(self) -> bool:
-        """Whether there is a victim whose process is gone: what it still sent is not to be done."""
+        """True if there is a victim whose process is gone: its last requests are not forwarded."""
         return self.victim is not None and self.victim() is None
 
     def strike(self) -> bool:

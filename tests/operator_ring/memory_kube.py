@@ -285,7 +285,7 @@ class MemoryKube:
 
 
 def refusal(code: int, message: str) -> RefusedError:
-    """What the API server answers to a Job that it does not want."""
+    """The API server's answer to a Job that it refuses."""
     return RefusedError(code, message)
 
 

@@ -38,7 +38,7 @@ class Connection(Protocol):
 
     @property
     def expiration(self) -> datetime | None:
-        """When to log in again; None for never."""
+        """Time of the next log-in; None for never."""
 
     def as_http_headers(self) -> dict[str, str]:
         """The Authorization header, if there is one."""

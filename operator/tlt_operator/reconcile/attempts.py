@@ -74,8 +74,7 @@ def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Set
         names = ", ".join(snapshot.live_pods)
         text = f"waits for the end of {names}: two pods must not write to one output"
         return _queued(snapshot, "WaitingForOldPod", text, now, OLD_POD_POLL_SECONDS)
-    # The API server refused the Job a moment ago. For its content it will always; otherwise things may
-    # change.
+    # The API server refused the Job just now, for its content, which stays, or for something that changes.
     if snapshot.refusal and snapshot.refusal.code in (400, 422):
         text = f"Job {name} was refused: {snapshot.refusal.message}"
         return transitions.fail(snapshot, failure(Reason.INVALID_SPEC, text), now)
@@ -92,7 +91,7 @@ def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Set
 
 
 def _lacks_service(snapshot: Snapshot, job: JobState) -> bool:
-    """Whether the Job's Service is to be created: nobody has the name, and nobody refused it."""
+    """True if the Job's Service is to be created: the name is free, and nobody refused it."""
     return job.indexed and not snapshot.service and not snapshot.refusal
 
 

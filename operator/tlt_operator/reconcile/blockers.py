@@ -31,7 +31,7 @@ class Blocker:
 
 
 def find(job: JobState, pods: Sequence[PodState], events: Sequence[EventState]) -> Blocker | None:
-    """What keeps the Job's pods from starting; None where nothing is known to."""
+    """The blocker of a Job's pods; None where none is known."""
     if job.suspended:
         return Blocker(Block("JobSuspended", f"Job {job.name} is suspended, by a queueing system or by hand"))
     if not pods:

@@ -1,4 +1,4 @@
-"""What is left to do for Jobs whose outcome is recorded: set their TTL, and delete those that still run."""
+"""The policy for Jobs whose outcome is recorded: set their TTL, and delete those that still run."""
 
 from __future__ import annotations
 

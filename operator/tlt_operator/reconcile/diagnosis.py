@@ -1,4 +1,4 @@
-"""Why an attempt failed, from the Job's condition, the pod's, and the container's exit; never from log text.
+"""The reason of a failed attempt, from conditions of Job and pod and from exit codes; never from log text.
 
 In this order, the surest sign first: the Job ran out of time; Kubernetes took the pod away
 (DisruptionTarget); the container was killed for memory; the runner's own report (exit code and termination

@@ -30,14 +30,14 @@ _CALM_SECONDS = 3600
 
 
 def may_retry(reason: Reason, retryable: bool, status: JobStatus, spec: JobSpec) -> bool:
-    """Whether another attempt follows a failure."""
+    """True if another attempt follows a failure."""
     if not retryable:
         return False
     return not counts(reason, status.history) or (status.retries or 0) < spec.run_policy.max_retries
 
 
 def counts(reason: Reason, history: Sequence[Attempt] | None) -> bool:
-    """Whether a failure counts against maxRetries; the first ten interruptions in a row do not.
+    """True if a failure counts against maxRetries; the first ten interruptions in a row do not.
 
     The limit ends a run that brings the interruption upon itself: an eviction for the pod's own use of disk
     comes back every time, a preemption does not.
