@@ -295,11 +295,11 @@ def _infer(options: argparse.Namespace) -> int:
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # other programs may use the same GPU
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
     from tempfile import TemporaryDirectory
-    from threading import Event
 
+    from tlt_runner.cancel import Stop
     from tlt_runner.process import StopSignals
 
-    stop = Event()
+    stop = Stop()
     StopSignals(stop).listen()  # before what follows starts threads
 
     from tlt_runner.inference import report as inference_report

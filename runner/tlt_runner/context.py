@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 from typing import Protocol
 
 from tlt_api.status import Artifact, Progress, Section
+from tlt_runner.cancel import Stop
 from tlt_runner.storage import Storage
 
 
@@ -39,10 +39,10 @@ class Context:
         storage: Reads and writes addresses.
         reporter: Takes progress and results.
         scratch: An empty folder for temporary files, removed when the run ends.
-        stop: Set when the run must end soon (SIGTERM): checkpoint, then raise ``Interrupted``.
+        stop: Requested when the run must end soon (SIGTERM): save a checkpoint, then call ``raise_if``.
     """
 
     storage: Storage
     reporter: Reporter
     scratch: Path
-    stop: Event
+    stop: Stop

@@ -12,10 +12,9 @@ from pathlib import Path
 from threading import Event
 from typing import TypeVar
 
-from tlt_api.failures import Reason
 from tlt_api.status import Progress
 from tlt_runner.context import Reporter
-from tlt_runner.errors import RunnerError
+from tlt_runner.errors import InterruptedRunError
 
 MOST_WORKERS = 32
 WINDOW = 4
@@ -145,9 +144,7 @@ class Meter:
         """Raise when the run is to stop.
 
         Raises:
-            RunnerError: ``Interrupted``.
+            InterruptedRunError: The run was asked to stop.
         """
         if self._stop is not None and self._stop.is_set():
-            raise RunnerError(
-                Reason.INTERRUPTED, f"{self._stage}: stopped at image {self._done} of {self._total}"
-            )
+            raise InterruptedRunError(f"{self._stage}: stopped at image {self._done} of {self._total}")

@@ -13,10 +13,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import secrets
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,12 +23,17 @@ from tlt_api.common import S3Storage, is_below_root
 from tlt_api.failures import Reason
 from tlt_api.runspec import VOLUMES_ROOT
 from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
+from tlt_runner.files import PARTIAL_SUFFIX as PARTIAL_SUFFIX
+from tlt_runner.files import atomically as atomically
+from tlt_runner.files import partial_name as partial_name
+from tlt_runner.files import settle as settle
+from tlt_runner.files import sha256_of as sha256_of
+from tlt_runner.files import sync_folder as sync_folder
 
 if TYPE_CHECKING:
     from tlt_runner.storage.s3 import ObjectStore
 
 CHUNK_BYTES = 1 << 20
-PARTIAL_SUFFIX = ".partial"
 PARALLEL_FILES = 8
 """Files of a folder that are read or written at a time."""
 
@@ -151,12 +154,6 @@ def _inside(root: Path, path: str, uri: str) -> Path:
             "Copy there what the link points to, or name that by an address of its own.",
         )
     return target
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Storage:
@@ -341,30 +338,6 @@ class Storage:
         return self._store
 
 
-def partial_name(target: Path) -> Path:
-    """A hidden name beside a file under which to write it."""
-    return target.parent / f".{target.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
-
-
-def settle(partial: Path, target: Path) -> None:
-    """Give a whole file its own name, durably."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(target)
-    sync_folder(target.parent)
-
-
-@contextmanager
-def atomically(target: Path) -> Iterator[Path]:
-    """A path to write to; what is there at the end becomes the target. After an exception nothing is left."""
-    partial = partial_name(target)
-    try:
-        yield partial
-        settle(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _copy_atomically(source: Path, target: Path) -> str:
     digest = hashlib.sha256()
     with atomically(target) as partial, source.open("rb") as reader, partial.open("wb") as writer:
@@ -372,15 +345,6 @@ def _copy_atomically(source: Path, target: Path) -> str:
             digest.update(chunk)
             writer.write(chunk)
     return digest.hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _what_is_there(path: Path) -> str:

@@ -161,6 +161,5 @@ def _publish(path: Path, name: str, spec: ExportJobSpec, context: Context) -> No
 
 
 def _continue(context: Context, stage: str, step: int) -> None:
-    if context.stop.is_set():
-        raise RunnerError(Reason.INTERRUPTED, f"asked to stop in stage {stage}, step {step}")
+    context.stop.raise_if(f"in stage {stage}, step {step}")
     context.reporter.progress(Progress(stage=stage, step=step))

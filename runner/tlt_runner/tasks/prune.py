@@ -98,6 +98,5 @@ def _publish(name: str, local: Path, spec: PruneJobSpec, context: Context) -> No
 
 
 def _continue(context: Context, step: int) -> None:
-    if context.stop.is_set():
-        raise RunnerError(Reason.INTERRUPTED, "stopped while pruning; the next attempt begins anew")
+    context.stop.raise_if("while pruning; the next attempt begins anew")
     context.reporter.progress(Progress(stage="prune", step=step))
