@@ -344,3 +344,51 @@ def test_the_command_says_what_it_did(model_file: Path, images: Path, tmp_path: 
     assert any(line.startswith("1 of 2 images, ") for line in lines)
     assert any(line.startswith("images left out: 1 (b.jpg: UnreadableImage: ") for line in lines)
     assert lines[-1] == "report: out/inference-report.json"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "pvc://data/{folder}/m.keras",
+        "pvc://data/../../m.keras",
+        "pvc://data/./m.keras",
+        "pvc://data/far.keras",
+        "pvc://data/far/m.keras",
+        "file:///{folder}/m.keras",
+        "s3://bucket/{folder}/m.keras",
+    ],
+)
+def test_a_model_address_that_leaves_its_root_is_refused(
+    model_file: Path, images: Path, tmp_path: Path, address: str
+) -> None:
+    save(images, "a.png", picture(1))
+    (tmp_path / "m.keras").write_bytes(model_file.read_bytes())
+    claim = tmp_path / "volumes" / "data"
+    claim.mkdir(parents=True)
+    (claim / "far").symlink_to(tmp_path)
+    (claim / "far.keras").symlink_to(tmp_path / "m.keras")
+    refused = request.Request(address.format(folder=tmp_path), images, tmp_path / "out", SCORE)
+    storage = Storage(scratch=tmp_path / "scratch", volumes_root=tmp_path / "volumes")
+    with pytest.raises(RunnerError) as caught:
+        request.check(refused, storage)
+    assert caught.value.reason == Reason.INVALID_SPEC
+    assert "without empty ('//')" in caught.value.message or "leads out of it" in caught.value.message
+    assert not (tmp_path / "out").exists()
+
+
+def test_local_paths_may_climb_and_links_within_a_claim_are_followed(
+    model_file: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(images, "a.png", picture(1))
+    claim = tmp_path / "volumes" / "data"
+    (claim / "%2e%2e").mkdir(parents=True)
+    (claim / "%2e%2e" / "m.keras").write_bytes(model_file.read_bytes())
+    (claim / "near.keras").symlink_to("%2e%2e/m.keras")
+    monkeypatch.chdir(images)
+    storage = Storage(scratch=tmp_path / "scratch", volumes_root=tmp_path / "volumes")
+    models = ["pvc://data/near.keras", "pvc://data/%2e%2e/m.keras", "../volumes/data/near.keras"]
+    for number, model in enumerate(models):
+        accepted = request.Request(model, Path("../images"), Path(f"../out-{number}"), SCORE)
+        run.run(accepted, request.check(accepted, storage), LocalReporter(None), Stop())
+    labels = {(tmp_path / f"out-{number}/labels/a.txt").read_text() for number in range(len(models))}
+    assert len(labels) == 1

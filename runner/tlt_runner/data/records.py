@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from tlt_api.base import ApiModel, StatusModel
 from tlt_api.failures import Reason
 from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
-from tlt_runner.storage import PARALLEL_FILES, Storage, sha256_of
+from tlt_runner.storage import PARALLEL_FILES, Storage, join, sha256_of
 
 MANIFEST = "dataset.json"
 REPORT = "dataset-report.json"
@@ -121,13 +121,9 @@ def load_records(storage: Storage, uri: str, digest: str | None = None) -> Recor
     """
     try:
         folder = storage.folder(uri)
+        storage.local_path(join(uri, MANIFEST))  # refuses a link that leads out of the claim
     except NotFoundError as error:
         raise RunnerError(Reason.DATASET_NOT_FOUND, f"prepared data set: {error.message}") from error
-    return open_records(folder, uri, digest)
-
-
-def open_records(folder: Path, uri: str, digest: str | None = None) -> Records:
-    """The same for a folder at hand."""
     path = folder / MANIFEST
     if not path.is_file():
         raise RunnerError(
@@ -143,8 +139,13 @@ def open_records(folder: Path, uri: str, digest: str | None = None) -> Records:
         raise RunnerError(
             Reason.CHECKSUM_MISMATCH, f"{uri}: expected records of digest {digest}, got {manifest.digest}"
         )
+
+    def check(shard: Shard) -> None:
+        # A manifest is data like others: neither its names nor links of such a name may lead out.
+        verify(storage.local_path(join(uri, shard.name)) or folder / shard.name, shard, uri)
+
     with storage_errors(uri), ThreadPoolExecutor(PARALLEL_FILES) as threads:
-        list(threads.map(lambda shard: verify(folder / shard.name, shard, uri), manifest.shards))
+        list(threads.map(check, manifest.shards))
     return Records(folder, uri, manifest.digest, manifest)
 
 

@@ -41,12 +41,12 @@ class Folders:
         return cls(chosen, Path(volumes).absolute() if volumes else chosen / "volumes")
 
     def path_of(self, uri: str) -> Path | None:
-        """Where an address is in the file system; None for s3://."""
-        address = storage.parse(uri)
-        if address.scheme == "s3":
-            return None
-        root = Path("/") if address.scheme == "file" else self.volumes / address.root
-        return root / address.path
+        """Where an address is in the file system; None for s3://.
+
+        Raises:
+            RunnerError: InvalidSpec; the address leaves its claim.
+        """
+        return storage.path_of(storage.parse(uri), self.volumes)
 
     def holds(self, artifact: Artifact) -> bool:
         """Whether an artifact is still there, by its size; one in S3 is believed to be."""
@@ -56,9 +56,9 @@ class Folders:
     def make_claims(self, resource: Resource) -> None:
         """Make the folders of the claims that a resource names, as a cluster binds its volumes."""
         for uri in resource.spec.referenced_uris():
-            address = storage.parse(uri)
-            if address.scheme == "pvc":
-                (self.volumes / address.root).mkdir(parents=True, exist_ok=True)
+            mount = storage.mount_of(storage.parse(uri), self.volumes)
+            if mount is not None:
+                mount.mkdir(parents=True, exist_ok=True)
 
     def run_folder(self, kind: str, name: str, command: str = "") -> Path:
         """Folder of a run: its RunSpec, its report, its log."""

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tlt_api import times
 from tlt_runner import files
 from tlt_runner.status.pacing import Pacing
-from tlt_runner.status.reporter import AccumulatingReporter, Clock, utc_now
+from tlt_runner.status.reporter import AccumulatingReporter, Clock
 
 INTERVAL_S = 1.0
 
@@ -26,7 +27,7 @@ class LocalReporter(AccumulatingReporter):
     """
 
     def __init__(
-        self, file: Path | None, now: Clock = utc_now, monotonic: Callable[[], float] = time.monotonic
+        self, file: Path | None, now: Clock = times.utc_now, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__(now)
         self._file = file

@@ -12,4 +12,4 @@ from tlt_runner.training.initial_model import fitted_anchors
 def run(spec: TrainingJobSpec, run: RunSpec, context: Context) -> None:
     """Report as many proposed anchors as the spec has, beside those of the spec."""
     records = prepare(spec, context)
-    context.reporter.anchors(fitted_anchors(records, spec))
+    context.reporter.report(fitted_anchors(records, spec))

@@ -46,7 +46,7 @@ def run(spec: TrainingJobSpec, run: RunSpec, context: Context) -> None:
         spec.evaluation.iou_threshold,
         spec.evaluation.average_precision,
     )
-    context.reporter.metrics(metrics)
+    context.reporter.report(metrics)
 
 
 def _model(spec: TrainingJobSpec, run: RunSpec, context: Context) -> FasterRCNN:

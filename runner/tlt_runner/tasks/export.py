@@ -92,7 +92,7 @@ def _verify(
     context.begin("verify", 0)
     reference = _judge(detectors.of_keras(model), model.config, data, spec)
     if reference.metrics:
-        context.reporter.metrics(reference.metrics)
+        context.reporter.report(reference.metrics)
     exports: list[ExportStatus] = []
     for step, (name, file) in enumerate(files.items(), start=1):
         context.begin("verify", step)
@@ -100,7 +100,7 @@ def _verify(
         judged = _judge(detect, model.config, data, spec)
         latency = verify.latency_milliseconds(detect, model.config.height, model.config.width)
         exports.append(verify.status_of(name, reference, judged, file.size_bytes, latency))
-        context.reporter.exports(list(exports))
+        context.reporter.report(exports[-1])
     return exports
 
 

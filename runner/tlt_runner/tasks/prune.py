@@ -50,7 +50,7 @@ def run(spec: PruneJobSpec, run: RunSpec, context: Context) -> None:
     model_file = context.scratch / "model.keras"
     detector.save(pruned, model_file)
     context.publish(model_file, "model", spec.output.uri)
-    context.reporter.pruning(status_of(plan))
+    context.reporter.report(status_of(plan))
 
 
 def options_of(spec: PruneJobSpec) -> Options:

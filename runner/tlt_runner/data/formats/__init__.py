@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
@@ -14,7 +14,7 @@ from tlt_runner.data.formats.voc import VocReader
 from tlt_runner.data.formats.yolo import YoloReader
 from tlt_runner.data.sample import Reader
 from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
-from tlt_runner.storage import Storage, join
+from tlt_runner.storage import Storage, join, relative
 
 COCO_SUFFIX = ".json"
 
@@ -48,12 +48,6 @@ def open_reader(dataset: Dataset, storage: Storage, images: str, labels: str) ->
     return KittiReader(image_place, label_place)
 
 
-def relative(place: str) -> str:
-    """A path relative to the data set's root in its one form; "" for the root itself."""
-    path = str(PurePosixPath(place.strip("/")))
-    return "" if path == "." else path
-
-
 def image_holdings(reader: Reader) -> str:
     """What is in the folder of images, for messages."""
     if isinstance(reader, KittiReader | VocReader | CocoReader | YoloReader):
@@ -70,7 +64,8 @@ def label_holdings(reader: Reader) -> str:
 
 def _place(dataset: Dataset, storage: Storage, place: str) -> Place:
     try:
-        return Place(storage.folder(join(dataset.uri, relative(place))), relative(place))
+        folder = storage.folder(join(dataset.uri, relative(place)))
+        return Place(folder, relative(place), storage.mount(dataset.uri))
     except NotFoundError as error:
         raise RunnerError(Reason.DATASET_NOT_FOUND, error.message) from error
 

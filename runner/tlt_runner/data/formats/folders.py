@@ -35,10 +35,12 @@ class Place:
     Attributes:
         folder: Where it is in the file system.
         place: Its path relative to the data set's root; "" for the root.
+        mount: Folder out of which no link may lead: the mounted claim; None where there is none.
     """
 
     folder: Path
     place: str
+    mount: Path | None = None
 
     def file(self, name: str) -> str:
         """A file below it as it stands in reports and records: relative to the root, always encodable."""
@@ -73,7 +75,7 @@ def find_images(place: Place) -> Images:
     names: list[str] = []
     skipped: list[Finding] = []
     other_files = 0
-    for name, kind in scan(place.folder):
+    for name, kind in scan(place.folder, place.mount):
         problem = _image_problem(name, kind)
         if problem is not None:
             skipped.append(Finding(place.file(name), *problem))
@@ -89,13 +91,13 @@ def _image_problem(name: str, kind: Kind) -> tuple[Problem, str] | None:
     if kind in (Kind.FAR_FOLDER, Kind.CLOSED_FOLDER):
         return Problem.UNREADABLE_IMAGE, NO_FILE[kind]
     suffix = _suffix(name)
-    if kind not in (Kind.FILE, Kind.BROKEN):
+    if kind not in (Kind.FILE, Kind.BROKEN, Kind.FAR_FILE):
         return None
     if suffix in OTHER_IMAGE_SUFFIXES:
         return Problem.UNSUPPORTED_IMAGE, f"expected .jpg, .jpeg or .png, got {suffix}: convert it"
     if suffix not in IMAGE_SUFFIXES:
         return None
-    if kind is Kind.BROKEN:
+    if kind is not Kind.FILE:
         return Problem.UNREADABLE_IMAGE, NO_FILE[kind]
     if not is_safe(name):
         message = "expected a name in UTF-8 without control characters: rename it, and its label"
@@ -118,8 +120,9 @@ def find_labels(place: Place, suffix: str) -> tuple[dict[str, str], list[Finding
     """
     names: list[str] = []
     findings: list[Finding] = []
-    for name, kind in scan(place.folder):
-        if kind in (Kind.FAR_FOLDER, Kind.CLOSED_FOLDER) or (kind is Kind.BROKEN and _suffix(name) == suffix):
+    for name, kind in scan(place.folder, place.mount):
+        is_unreadable = kind in (Kind.BROKEN, Kind.FAR_FILE) and _suffix(name) == suffix
+        if is_unreadable or kind in (Kind.FAR_FOLDER, Kind.CLOSED_FOLDER):
             findings.append(Finding(place.file(name), Problem.UNREADABLE_LABEL, NO_FILE[kind]))
         elif kind is Kind.FILE and _suffix(name) == suffix:
             names.append(name)

@@ -12,7 +12,7 @@ from tlt_runner.data.preparation.image_sets import ImageSet
 from tlt_runner.data.records import Subset
 from tlt_runner.data.sample import Finding, Listing, Problem, Reader
 from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
-from tlt_runner.storage import Storage, join
+from tlt_runner.storage import Storage, join, relative
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ def find(dataset: Dataset, storage: Storage) -> list[Source]:
     held_out = dataset.validation
     reader, listing = _open(dataset, storage, images, labels)
     if held_out.images is not None and held_out.labels is not None:
-        place = formats.relative(held_out.images)
+        place = relative(held_out.images)
         validation_reader, validation = _open(dataset, storage, held_out.images, held_out.labels)
-        listing, validation = overlap.separate(listing, formats.relative(images), validation, place)
+        listing, validation = overlap.separate(listing, relative(images), validation, place)
         listing = _listed(dataset, storage, listing, dataset.image_set)
         return [
             _source(dataset, reader, listing, images, "training"),
@@ -70,7 +70,7 @@ def _source(dataset: Dataset, reader: Reader, listing: Listing, images: str, sub
     """A source that has samples."""
     if listing.samples:
         return Source(reader, listing, subset)
-    folder = join(dataset.uri, formats.relative(images))
+    folder = join(dataset.uri, relative(images))
     use = f" for {subset}" if subset else ""
     if not listing.images:
         raise RunnerError(
@@ -96,7 +96,7 @@ def _listed(dataset: Dataset, storage: Storage, listing: Listing, file: str | No
     """The images that the data set's list names; all of them where it has none."""
     if file is None:
         return listing
-    place = formats.relative(dataset.places[0])
+    place = relative(dataset.places[0])
     chosen = _image_set(dataset, storage, listing, file)
     part = image_sets.select(listing, place, chosen.keys)
     return replace(
@@ -110,7 +110,7 @@ def _two_lists(
     dataset: Dataset, storage: Storage, listing: Listing, validation_file: str
 ) -> tuple[Listing, Listing]:
     """Training and validation out of one folder. What is not about an image is reported with the training."""
-    place = formats.relative(dataset.places[0])
+    place = relative(dataset.places[0])
     held_out = _image_set(dataset, storage, listing, validation_file)
     validation = image_sets.select(listing, place, held_out.keys)
     findings = [*listing.findings, *held_out.findings]
@@ -141,4 +141,4 @@ def _image_set(dataset: Dataset, storage: Storage, listing: Listing, file: str) 
     except NotFoundError as error:
         raise RunnerError(Reason.DATASET_NOT_FOUND, f"list of images: {error.message}") from error
     with storage_errors(uri):
-        return image_sets.load(path, formats.relative(file), listing, formats.relative(dataset.places[0]))
+        return image_sets.load(path, relative(file), listing, relative(dataset.places[0]))
