@@ -462,7 +462,7 @@ class Killed:
     def progress(self, progress):
         if progress.stage == "convert" and progress.step == int(sys.argv[4]):
             os.kill(os.getpid(), signal.SIGKILL)
-    def dataset(self, dataset):
+    def report(self, section):
         pass
 
 dataset = Dataset.model_validate_json(sys.argv[1])
