@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fakes import task_context
 from tiny_detector import settled, tiny_config
 from tlt_api.failures import Reason
 from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import Inputs, ResolvedModel
 from tlt_api.trainingjob import TrainingJobSpec
-from tlt_runner.cancel import Stop
-from tlt_runner.context import Context
 from tlt_runner.data import sample_digits
 from tlt_runner.data.input_pipeline import batches
 from tlt_runner.data.preparation.prepare import prepare
@@ -19,8 +18,6 @@ from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation import detectors
 from tlt_runner.evaluation.evaluate import evaluate as judge
-from tlt_runner.status.file import LocalReporter
-from tlt_runner.storage import Storage
 from tlt_runner.tasks import evaluate
 from tlt_runner.training.checkpoint import model_file
 
@@ -45,12 +42,11 @@ class Run:
     """One run of the task in a folder of its own."""
 
     def __init__(self, folder, scenes):
-        (folder / "scratch").mkdir()
         self.output = folder / "out"
         self.output.mkdir()
-        self.storage = Storage(scratch=folder / "scratch")
-        self.reporter = LocalReporter(None)
-        self.context = Context(self.storage, self.reporter, folder / "scratch", Stop())
+        self.context = task_context(folder)
+        self.storage = self.context.storage
+        self.reporter = self.context.reporter
         self.spec = TrainingJobSpec.model_validate(
             {
                 "dataset": {

@@ -6,14 +6,13 @@ import numpy as np
 import onnx
 import pytest
 
+from fakes import task_context
 from tiny_detector import settled, tiny_config
 from tlt_api.dataset import Dataset
 from tlt_api.exportjob import ExportJobSpec
 from tlt_api.failures import Reason
 from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import Inputs, ResolvedModel, ResolvedRecords
-from tlt_runner.cancel import Stop
-from tlt_runner.context import Context
 from tlt_runner.data import sample_digits
 from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.detector import model as detector
@@ -21,7 +20,6 @@ from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation import detectors
 from tlt_runner.export import onnx as exported_onnx
 from tlt_runner.export import precision, verify
-from tlt_runner.status.file import LocalReporter
 from tlt_runner.storage import Storage
 from tlt_runner.tasks import export
 
@@ -65,11 +63,10 @@ class Run:
     """One run of the task in a folder of its own."""
 
     def __init__(self, folder, **spec):
-        (folder / "scratch").mkdir()
         self.output = folder / "out"
         self.spec = {"output": {"uri": f"file://{self.output}"}, **spec}
-        self.reporter = LocalReporter(None)
-        self.context = Context(Storage(scratch=folder / "scratch"), self.reporter, folder / "scratch", Stop())
+        self.context = task_context(folder)
+        self.reporter = self.context.reporter
 
     def __call__(self, model_file, records=None, sha256=None):
         inputs = Inputs(

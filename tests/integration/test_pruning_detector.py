@@ -8,20 +8,17 @@ import keras
 import numpy as np
 import pytest
 
+from fakes import task_context
 from tiny_detector import settled, tiny_config
 from tlt_api.failures import Reason
 from tlt_api.prunejob import PruneJobSpec, PruneTarget
 from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import Inputs, ResolvedModel
-from tlt_runner.cancel import Stop
-from tlt_runner.context import Context
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.model import OUTPUT_LAYERS
 from tlt_runner.errors import RunnerError
 from tlt_runner.pruning import faster_rcnn
 from tlt_runner.pruning.plan import Options, PruningPlan
-from tlt_runner.status.file import LocalReporter
-from tlt_runner.storage import Storage
 from tlt_runner.tasks import prune
 
 SIZE = 96
@@ -151,10 +148,9 @@ class Run:
     """One run of the task in a folder of its own."""
 
     def __init__(self, folder):
-        (folder / "scratch").mkdir()
         self.output = folder / "out"
-        self.reporter = LocalReporter(None)
-        self.context = Context(Storage(scratch=folder / "scratch"), self.reporter, folder / "scratch", Stop())
+        self.context = task_context(folder)
+        self.reporter = self.context.reporter
 
     def __call__(self, model_file, sha256=None, **spec):
         spec = PruneJobSpec.model_validate(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tlt_api.failures import Reason
 from tlt_api.status import ClassMetric, Metrics
 from tlt_runner.errors import RunnerError
-from tlt_runner.storage import Published, Storage
+from tlt_runner.storage import Storage, StoredFile
 from tlt_runner.training.callbacks.base import Step
 from tlt_runner.training.callbacks.followers import Guarded, followed
 from tlt_runner.training.callbacks.images import Pictures
@@ -159,7 +159,7 @@ class Away(Storage):
 
     away = True
 
-    def publish(self, local: Path, uri: str) -> Published:
+    def publish(self, local: Path, uri: str) -> StoredFile:
         if self.away:
             raise RunnerError(Reason.STORAGE_UNAVAILABLE, "no route to it")
         return super().publish(local, uri)

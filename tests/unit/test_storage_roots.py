@@ -29,7 +29,7 @@ from tlt_runner.data.sample import Problem
 from tlt_runner.errors import NotFoundError, RunnerError
 from tlt_runner.local.state import Folders
 from tlt_runner.storage import Storage, join, parse, relative
-from tlt_runner.storage.s3 import ObjectStore
+from tlt_runner.storage.s3 import Buckets, ObjectStore
 
 ROOTS = ("pvc://data", "s3://bucket", "file://")
 LEAVING = (
@@ -506,7 +506,7 @@ def _server(monkeypatch: pytest.MonkeyPatch, storage: Storage, *keys: str) -> Tr
     store._transfers = Transfers()
     monkeypatch.setattr(store, "_keys", lambda bucket, prefix: iter(keys))
     monkeypatch.setattr(store, "exists", lambda bucket, key: True)
-    storage._store = store
+    storage._backends["s3"] = Buckets(store, storage.scratch)
     transfers: Transfers = store._transfers
     return transfers
 

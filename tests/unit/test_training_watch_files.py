@@ -13,7 +13,7 @@ from tlt_api.failures import Reason
 from tlt_api.runspec import RunSpec
 from tlt_api.status import ClassMetric, Metrics
 from tlt_runner.errors import RunnerError
-from tlt_runner.storage import Published, Storage
+from tlt_runner.storage import Storage, StoredFile
 from tlt_runner.training.callbacks.aggregate import Means, Throughput
 from tlt_runner.training.callbacks.base import Step
 from tlt_runner.training.callbacks.log_file import JsonLines
@@ -28,7 +28,7 @@ class Full(Storage):
     full = True
     tried = 0
 
-    def publish(self, local: Path, uri: str) -> Published:
+    def publish(self, local: Path, uri: str) -> StoredFile:
         self.tried += 1
         if self.full:
             raise RunnerError(Reason.STORAGE_FULL, "no space left")

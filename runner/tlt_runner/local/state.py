@@ -18,8 +18,9 @@ from tlt_api.base import API_VERSION
 from tlt_api.failures import Reason
 from tlt_api.resources import Resource
 from tlt_api.status import Artifact
-from tlt_runner import files, storage
+from tlt_runner import files
 from tlt_runner.errors import RunnerError
+from tlt_runner.storage import parse, volumes
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Folders:
         Raises:
             RunnerError: InvalidSpec; the address leaves its claim.
         """
-        return storage.path_of(storage.parse(uri), self.volumes)
+        address = parse(uri)
+        return None if address.scheme == "s3" else volumes.path_of(address, self.volumes)
 
     def holds(self, artifact: Artifact) -> bool:
         """Whether an artifact is still there, by its size; one in S3 is believed to be."""
@@ -56,7 +58,7 @@ class Folders:
     def make_claims(self, resource: Resource) -> None:
         """Make the folders of the claims that a resource names, as a cluster binds its volumes."""
         for uri in resource.spec.referenced_uris():
-            mount = storage.mount_of(storage.parse(uri), self.volumes)
+            mount = volumes.mount_of(parse(uri), self.volumes)
             if mount is not None:
                 mount.mkdir(parents=True, exist_ok=True)
 

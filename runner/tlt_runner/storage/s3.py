@@ -1,4 +1,4 @@
-"""An S3 server as files: downloads, uploads, listings. Only :mod:`tlt_runner.storage` calls it.
+"""Buckets of an S3 server as a backend, and the server itself: downloads, uploads, listings.
 
 boto3 is imported here and nowhere else. Credentials come from the environment (``AWS_*``) or the pod's
 identity, are never logged and never leave boto3. Requests are retried (with back-off) by botocore's standard
@@ -8,6 +8,7 @@ process share one pool of connections.
 
 from __future__ import annotations
 
+import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,10 @@ from s3transfer.exceptions import RetriesExceededError
 from tlt_api.common import S3Storage, is_below_root
 from tlt_api.failures import Reason
 from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
+from tlt_runner.files import sha256_of
+from tlt_runner.storage.address import Address
+from tlt_runner.storage.backend import StoredFile
+from tlt_runner.storage.volumes import inside, remove_files
 
 PART_BYTES = 16 << 20
 """Size of a part; an object that is larger is transferred in parts."""
@@ -36,6 +41,88 @@ _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Expir
 _FULL = {"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage"}
 
 
+class Buckets:
+    """Files at s3:// addresses. Copies are made below the scratch folder.
+
+    Args:
+        store: The server.
+        scratch: Folder for copies.
+    """
+
+    def __init__(self, store: ObjectStore, scratch: Path) -> None:
+        self._store = store
+        self._scratch = scratch
+
+    def local_path(self, address: Address) -> None:
+        """Return None: objects are not in the file system."""
+
+    def mount(self, address: Address) -> None:
+        """Return None: there are no links in a bucket."""
+
+    def folder(self, address: Address) -> Path:
+        """Download every object below the address."""
+        return self._store.download_folder(address.root, address.path, self._copy_of(address))
+
+    def fetch(self, address: Address) -> Path:
+        """Download the object."""
+        return self._store.download(address.root, address.path, self._copy_of(address))
+
+    def at_hand(self, address: Address) -> Path | None:
+        """Return a copy that was fetched before; None if there is none."""
+        path = self._copy_of(address)
+        return path if path.is_file() else None
+
+    def publish(self, local: Path, address: Address) -> StoredFile:
+        """Upload a file."""
+        digest = sha256_of(local)
+        self._store.upload(local, address.root, address.path, digest)
+        return StoredFile(address.uri, digest, local.stat().st_size)
+
+    def stored(self, address: Address) -> StoredFile | None:
+        """Return digest and size of the object; one without a digest beside it is downloaded."""
+        described = self._store.describe(address.root, address.path)
+        if described is None:
+            return None
+        size, digest = described
+        if digest is None:
+            copy = self.fetch(address)
+            with storage_errors(address.uri):
+                digest = sha256_of(copy)
+                copy.unlink()
+        return StoredFile(address.uri, digest, size)
+
+    def mirror(self, address: Address) -> Path:
+        """Make a fresh copy of the folder; files made there reach the bucket by :meth:`publish`."""
+        path = self._copy_of(address)
+        with storage_errors(str(path)):
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(parents=True)
+        if self.exists(address):
+            self._store.download_folder(address.root, address.path, path)
+        return path
+
+    def remove(self, folder: Address, files: Sequence[Address]) -> None:
+        """Remove objects and their copies."""
+        self._store.remove(folder.root, [file.path for file in files])
+        with storage_errors(folder.uri):
+            remove_files(self._copy_of(folder), [self._copy_of(file) for file in files])
+
+    def list_files(self, folder: Address) -> list[str]:
+        """Return the keys of all objects below a folder, relative to it and sorted."""
+        return self._store.list_files(folder.root, folder.path)
+
+    def exists(self, address: Address) -> bool:
+        """Return True if there is such an object, or any below it."""
+        return self._store.exists(address.root, address.path)
+
+    def missing(self, address: Address) -> str | None:
+        """Say what is there instead; None if the object exists, or listing is denied."""
+        return self._store.missing(address.root, address.path)
+
+    def _copy_of(self, address: Address) -> Path:
+        return inside(self._scratch, f"s3/{address.root}/{address.path}", address.uri)
+
+
 class ObjectStore:
     """One S3 server.
 
@@ -44,7 +131,7 @@ class ObjectStore:
     """
 
     def __init__(self, settings: S3Storage) -> None:
-        own_server = settings.endpoint is not None
+        custom_server = settings.endpoint is not None
         self._where = settings.endpoint or "AWS"
         self._client = boto3.session.Session().client(
             "s3",
@@ -55,10 +142,10 @@ class ObjectStore:
                 connect_timeout=10,
                 read_timeout=60,
                 max_pool_connections=2 * PARALLEL_REQUESTS,
-                s3={"addressing_style": "path" if own_server else "auto"},
+                s3={"addressing_style": "path" if custom_server else "auto"},
                 # Servers other than AWS's often refuse the checksum trailers that boto3 adds by default.
-                request_checksum_calculation="when_required" if own_server else "when_supported",
-                response_checksum_validation="when_required" if own_server else "when_supported",
+                request_checksum_calculation="when_required" if custom_server else "when_supported",
+                response_checksum_validation="when_required" if custom_server else "when_supported",
             ),
         )
 
@@ -90,13 +177,13 @@ class ObjectStore:
         """Every object below a prefix into a folder, several at a time, while the listing goes on."""
         start = f"{prefix}/" if prefix else ""
         running: deque[tuple[str, Any]] = deque()
-        found = False
+        empty = True
         try:
             with self._errors(f"s3://{bucket}/{prefix}"):
                 for key in self._keys(bucket, start):
                     if key.endswith("/"):
                         continue
-                    found = True
+                    empty = False
                     path = target / _safe(bucket, key[len(start) :])
                     with storage_errors(str(path)):
                         path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +195,7 @@ class ObjectStore:
         finally:
             for _, transfer in running:
                 transfer.cancel()
-        if not found:
+        if empty:
             raise NotFoundError(
                 f"expected objects below s3://{bucket}/{start} ({self._where}), "
                 f"{self._what_is_there(bucket, prefix)}"
@@ -140,10 +227,16 @@ class ObjectStore:
         with self._errors(f"s3://{bucket}/{key}"):
             for prefix in (key, f"{key}/" if key else ""):
                 answer = self._client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
-                found = [item["Key"] for item in answer.get("Contents", ())]
-                if any(name == key or name.startswith(f"{key}/" if key else "") for name in found):
+                names = [item["Key"] for item in answer.get("Contents", ())]
+                if any(name == key or name.startswith(f"{key}/" if key else "") for name in names):
                     return True
         return False
+
+    def list_files(self, bucket: str, prefix: str) -> list[str]:
+        """Keys of all objects below a prefix, relative to it and sorted."""
+        start = f"{prefix}/" if prefix else ""
+        with self._errors(f"s3://{bucket}/{prefix}"):
+            return sorted(key[len(start) :] for key in self._keys(bucket, start) if not key.endswith("/"))
 
     def missing(self, bucket: str, key: str) -> str | None:
         """What is there instead of an object; None where it exists, or where listing is denied."""
