@@ -99,6 +99,15 @@ async def test_the_runners_own_message_and_hint_are_kept(cluster: MemoryKube) ->
 
 
 @play
+async def test_a_pod_that_was_killed_while_it_was_being_deleted_was_interrupted(cluster: MemoryKube) -> None:
+    key = await started(cluster)
+    cluster.finish("traffic-train-1", ended(137, "Error"))
+    cluster.pods["traffic-train-1-abcde"]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    await cluster.settle()
+    assert cluster.status(key)["failure"]["reason"] == "Interrupted"
+
+
+@play
 async def test_a_missing_pod_counts_as_interrupted_or_evicted(cluster: MemoryKube) -> None:
     key = await started(cluster)
     cluster.finish("traffic-train-1", ended(1))
