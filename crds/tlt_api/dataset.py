@@ -20,13 +20,7 @@ ClassName = Annotated[str, Field(min_length=1, max_length=LONGEST_CLASS)]
 
 
 LabelFormat = Literal["kitti", "voc", "coco", "yolo"]
-DEFAULT_PLACES: dict[LabelFormat, tuple[str, str]] = {
-    "kitti": ("training/image_2", "training/label_2"),
-    "voc": ("JPEGImages", "Annotations"),
-    "coco": ("images", "annotations"),
-    "yolo": ("images", "labels"),
-}
-"""Images and labels of each format where the data set does not say."""
+"""Formats of labels; the runner's ``tlt_runner.data.formats`` reads and writes each."""
 
 
 class ImageSize(ApiModel):
@@ -145,12 +139,6 @@ class Dataset(ApiModel):
             given="self.format",
         ),
     )
-
-    @property
-    def places(self) -> tuple[str, str]:
-        """Where the images and the labels are, relative to uri."""
-        images, labels = DEFAULT_PLACES[self.format]
-        return self.images or images, self.labels or labels
 
     @property
     def target_classes(self) -> list[str]:

@@ -12,9 +12,9 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, get_args
 
 from tlt_runner.commands import COMMANDS, VOLUMES_VARIABLE
 from tlt_runner.data.scenes import Scenes
@@ -25,7 +25,21 @@ if TYPE_CHECKING:
 
 INVALID_EXIT = 2
 INTERNAL_EXIT = 70
-FORMATS = ("kitti", "voc", "coco", "yolo")
+
+
+class _LabelFormats:
+    """The names of the label formats, imported from the API when they are needed: pydantic takes its time."""
+
+    def __iter__(self) -> Iterator[str]:
+        from tlt_api.dataset import LabelFormat
+
+        return iter(get_args(LabelFormat))
+
+    def __contains__(self, name: object) -> bool:
+        return name in tuple(self)
+
+
+LABEL_FORMATS = _LabelFormats()
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -92,8 +106,10 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
 def _add_translation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to",
-        choices=FORMATS,
-        help="with -f: write a folder of this format instead of TFRecords; prints its dataset block",
+        choices=LABEL_FORMATS,
+        metavar="FORMAT",
+        help="with -f: write a folder of this format (%(choices)s) instead of TFRecords; prints its dataset "
+        "block",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="with --to: a new or empty folder")
     parser.add_argument(

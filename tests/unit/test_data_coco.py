@@ -8,8 +8,8 @@ import pytest
 
 from tlt_api.failures import Reason
 from tlt_runner.data.formats.coco import CocoReader
-from tlt_runner.data.formats.coco_merge import MAX_FINDINGS
-from tlt_runner.data.formats.folders import Place
+from tlt_runner.data.formats.coco.merge import MAX_FINDINGS
+from tlt_runner.data.formats.folders import SourceFolder
 from tlt_runner.data.sample import LabelledBox, Labels, Listing, Problem
 from tlt_runner.errors import RunnerError
 
@@ -38,7 +38,7 @@ def _reader(folder: Path, images: list[str], *contents: object) -> CocoReader:
         path = folder / f"{number}.json"
         path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
         files.append((f"annotations/{number}.json", path))
-    return CocoReader(Place(folder / "images", "images"), files)
+    return CocoReader(SourceFolder(folder / "images", "images"), files)
 
 
 def _read(folder: Path, *contents: object, images: tuple[str, ...] = ("a.jpg",)) -> tuple[Listing, Labels]:

@@ -12,9 +12,9 @@ from tlt_api.model import Anchors
 from tlt_runner.data.class_mapping import ClassMapping
 from tlt_runner.data.report import charts, html
 from tlt_runner.data.report.report import DatasetReport, ReportedSize
-from tlt_runner.data.report.statistics import Tally
+from tlt_runner.data.report.statistics import DatasetStatistics
 from tlt_runner.data.report.thumbnails import SHOWN, worst
-from tlt_runner.data.sample import Converted, Finding, Listing, Oddity, Problem, Sample
+from tlt_runner.data.sample import Finding, Listing, Oddity, Problem, Sample, SampleOutcome
 from tlt_runner.storage import Storage, join
 
 MAPPING = ClassMapping({"car": "vehicle", "man": "person"})
@@ -57,14 +57,18 @@ def _sample(image: str) -> Sample:
     return Sample(image[:-4], image[:-4], Path(image), image, f"l/{image}.txt", image)
 
 
-def _bad(image: str, *problems: Problem, box: tuple[float, float, float, float] | None = None) -> Converted:
+def _bad(
+    image: str, *problems: Problem, box: tuple[float, float, float, float] | None = None
+) -> SampleOutcome:
     found = [Finding(f"l/{image}.txt", problem, "wrong", 3, box) for problem in problems]
     sizes = [(60.0, 70.0), (64.0, 64.0)]
-    return Converted(example=b"x", dropped=found, objects=[0, 1], sizes=sizes, source_classes=["car", "man"])
+    return SampleOutcome(
+        example=b"x", dropped=found, objects=[0, 1], sizes=sizes, source_classes=["car", "man"]
+    )
 
 
-def _report(*images: tuple[str, Converted]) -> DatasetReport:
-    tally = Tally()
+def _report(*images: tuple[str, SampleOutcome]) -> DatasetReport:
+    tally = DatasetStatistics()
     tally.add_listings([Listing([], len(images), [], [], [], 0, [])])
     for image, converted in images:
         tally.add(_sample(image), converted, "training")
@@ -82,10 +86,10 @@ def test_the_page_is_whole_and_loads_nothing() -> None:
 
 
 def test_names_of_strangers_stay_text() -> None:
-    tally = Tally()
+    tally = DatasetStatistics()
     finding = Finding(EVIL, Problem.EMPTY_FILE, EVIL)
     tally.add_listings([Listing([], 1, [finding], [finding], [finding], 0, [])])
-    converted = Converted(example=b"x", dropped=[finding], source_classes=[EVIL], oddities=tuple(Oddity))
+    converted = SampleOutcome(example=b"x", dropped=[finding], source_classes=[EVIL], oddities=tuple(Oddity))
     tally.add(_sample(EVIL), converted, "training")
     tally.add_duplicates([EVIL], [EVIL])
     report = tally.to_report(MAPPING)
@@ -97,11 +101,11 @@ def test_names_of_strangers_stay_text() -> None:
     assert text.encode("utf-8")
     # The report and the tally can be written, too.
     assert DatasetReport.model_validate_json(report.model_dump_json()) == report
-    assert Tally.model_validate_json(tally.model_dump_json()) == tally
+    assert DatasetStatistics.model_validate_json(tally.model_dump_json()) == tally
 
 
 def test_tables_end_and_say_how_many_there_are() -> None:
-    tally = Tally()
+    tally = DatasetStatistics()
     skipped = [Finding(f"i/{number:04}.jpg", Problem.EMPTY_FILE, "0 bytes") for number in range(1234)]
     tally.add_listings([Listing([], 1234, skipped, [], [], 0, [])])
     text = html.render(tally.to_report(MAPPING), Anchors(), [])
@@ -111,7 +115,7 @@ def test_tables_end_and_say_how_many_there_are() -> None:
 
 
 def test_a_page_of_a_clean_data_set_says_so() -> None:
-    report = _report(("a.jpg", Converted(example=b"x", objects=[0, 1], sizes=[(9.0, 9.0)] * 2)))
+    report = _report(("a.jpg", SampleOutcome(example=b"x", objects=[0, 1], sizes=[(9.0, 9.0)] * 2)))
     parsed = Parsed(html.render(report, Anchors(), []))
     assert "Nothing: every image and every label line is used." in parsed.text
 
@@ -180,7 +184,7 @@ def test_a_cut_image_is_drawn_as_far_as_it_goes(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype(np.uint8)
     whole = cv2.imencode(".jpg", pixels)[1].tobytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    report = _report(("cut.jpg", Converted(skipped=Finding("cut.jpg", Problem.TRUNCATED_IMAGE, "cut"))))
+    report = _report(("cut.jpg", SampleOutcome(skipped=Finding("cut.jpg", Problem.TRUNCATED_IMAGE, "cut"))))
     (thumbnail,) = html.thumbnails(report, lambda image: tmp_path / image)
     assert thumbnail.jpeg is not None
     assert len(thumbnail.jpeg) <= 8000

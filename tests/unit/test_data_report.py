@@ -13,8 +13,8 @@ from tlt_api.status import Failure
 from tlt_runner.data.class_mapping import ClassMapping
 from tlt_runner.data.report import statistics as tally_module
 from tlt_runner.data.report.report import DatasetReport, judge, to_status
-from tlt_runner.data.report.statistics import Tally
-from tlt_runner.data.sample import Converted, Finding, Listing, Oddity, Problem, Sample
+from tlt_runner.data.report.statistics import DatasetStatistics
+from tlt_runner.data.sample import Finding, Listing, Oddity, Problem, Sample, SampleOutcome
 from tlt_runner.errors import RunnerError
 
 MAPPING = ClassMapping({"car": "vehicle", "van": "vehicle", "man": "person"})
@@ -38,7 +38,7 @@ def _listing(
 
 
 def _report(images: int, bad: int, lines: int = 0, orphans: int = 0, entries: int = 0) -> DatasetReport:
-    tally = Tally()
+    tally = DatasetStatistics()
     skipped = [Finding(f"i/{number:02d}.jpg", Problem.TRUNCATED_IMAGE, "cut off") for number in range(bad)]
     lonely = [
         Finding(f"l/{number:02d}.txt", Problem.LABEL_WITHOUT_IMAGE, "alone") for number in range(orphans)
@@ -50,7 +50,7 @@ def _report(images: int, bad: int, lines: int = 0, orphans: int = 0, entries: in
         dropped = [
             Finding(f"l/{stem}.txt", Problem.INVERTED_BOX, f"inverted {line}", line=line) for line in (7, 9)
         ]
-        tally.add(_sample(stem), Converted(example=b"x", dropped=dropped), "training")
+        tally.add(_sample(stem), SampleOutcome(example=b"x", dropped=dropped), "training")
     return tally.to_report(MAPPING)
 
 
@@ -98,10 +98,10 @@ def test_the_failure_names_the_first_ten_files_with_their_lines_and_counts_the_r
 
 
 def test_the_failure_names_a_file_of_many_bad_lines_once() -> None:
-    tally = Tally()
+    tally = DatasetStatistics()
     tally.add_listings([_listing([], images=1)])
     dropped = [Finding("l/1.txt", Problem.WRONG_COLUMNS, "seven", line) for line in range(1, 26)]
-    tally.add(_sample(), Converted(example=b"x", dropped=dropped), "training")
+    tally.add(_sample(), SampleOutcome(example=b"x", dropped=dropped), "training")
     with pytest.raises(RunnerError) as caught:
         judge(tally.to_report(MAPPING), BadSamples())
     expected = "l/1.txt: lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 15 more: WrongColumns: seven"
@@ -109,12 +109,12 @@ def test_the_failure_names_a_file_of_many_bad_lines_once() -> None:
 
 
 def test_a_failure_with_ten_files_fits_into_a_pods_termination_message() -> None:
-    tally = Tally()
+    tally = DatasetStatistics()
     tally.add_listings([_listing([], images=20)])
     for number in range(20):
         file = f"training/label_2/sequence_0001/{number:06}.txt"
         dropped = [Finding(file, Problem.WRONG_COLUMNS, "seven " * 40, line) for line in range(100, 130)]
-        tally.add(_sample(str(number)), Converted(example=b"x", dropped=dropped), "training")
+        tally.add(_sample(str(number)), SampleOutcome(example=b"x", dropped=dropped), "training")
     report = tally.to_report(MAPPING)
     with pytest.raises(RunnerError) as caught:
         judge(report, BadSamples())
@@ -124,21 +124,21 @@ def test_a_failure_with_ten_files_fits_into_a_pods_termination_message() -> None
 
 
 def test_an_object_that_became_too_small_says_nothing_against_its_image() -> None:
-    tally = Tally()
+    tally = DatasetStatistics()
     small = Finding("l/1.txt", Problem.TOO_SMALL, "small", 1)
-    tally.add(_sample(), Converted(example=b"x", dropped=[small]), "training")
+    tally.add(_sample(), SampleOutcome(example=b"x", dropped=[small]), "training")
     report = tally.to_report(MAPPING)
     assert (report.bad_images, report.dropped_objects) == (0, 1)
 
 
 def test_every_image_and_every_label_line_is_accounted_for() -> None:
-    tally = Tally()
+    tally = DatasetStatistics()
     cut = Finding("i/0.jpg", Problem.NO_LABEL, "no label")
     tally.add_listings([_listing([_sample("1"), _sample("2"), _sample("3")], images=4, skipped=[cut])])
     unread = Finding("l/1.txt", Problem.WRONG_COLUMNS, "seven", 1)
     outside = Finding("l/1.txt", Problem.OUTSIDE_IMAGE, "outside", 3)
     # Eight lines: one that cannot be read, two cars, one car outside, one dog, three regions.
-    converted = Converted(
+    converted = SampleOutcome(
         example=b"x",
         dropped=[unread, outside],
         objects=[1, 1],
@@ -147,9 +147,9 @@ def test_every_image_and_every_label_line_is_accounted_for() -> None:
         ignored=3,
     )
     tally.add(_sample("1"), converted, "training")
-    broken = Converted(skipped=Finding("i/2.jpg", Problem.EMPTY_FILE, "0 bytes"))
+    broken = SampleOutcome(skipped=Finding("i/2.jpg", Problem.EMPTY_FILE, "0 bytes"))
     tally.add(_sample("2"), broken, "training")
-    person = Converted(example=b"y", objects=[0], sizes=[(9.0, 9.0)], source_classes=["man"])
+    person = SampleOutcome(example=b"y", objects=[0], sizes=[(9.0, 9.0)], source_classes=["man"])
     tally.add(_sample("3"), person, "validation")
     report = tally.to_report(MAPPING)
     assert (report.lines, report.objects, report.ignored_regions) == (9, 3, 3)
@@ -170,9 +170,9 @@ def test_every_image_and_every_label_line_is_accounted_for() -> None:
 
 
 def test_unusual_images_are_named_with_what_is_done_about_them() -> None:
-    tally = Tally()
+    tally = DatasetStatistics()
     for stem in ("2", "1"):
-        converted = Converted(example=b"x", objects=[1], oddities=(Oddity.CMYK,))
+        converted = SampleOutcome(example=b"x", objects=[1], oddities=(Oddity.CMYK,))
         tally.add(_sample(stem), converted, "training")
     report = tally.to_report(MAPPING)
     assert report.odd == {Oddity.CMYK: ["i/1.jpg", "i/2.jpg"]}
@@ -183,14 +183,14 @@ def test_unusual_images_are_named_with_what_is_done_about_them() -> None:
 
 
 def test_every_kind_of_unusual_image_has_a_sentence() -> None:
-    tally = Tally()
-    tally.add(_sample(), Converted(example=b"x", oddities=tuple(Oddity)), "training")
+    tally = DatasetStatistics()
+    tally.add(_sample(), SampleOutcome(example=b"x", oddities=tuple(Oddity)), "training")
     report = tally.to_report(MAPPING)
     assert sum(warning.endswith(": 1 (i/1.jpg)") for warning in report.warnings) == len(Oddity)
 
 
 def test_leaks_duplicates_and_names_in_several_folders_are_warned_of() -> None:
-    tally = Tally()
+    tally = DatasetStatistics()
     tally.add_listings([_listing([_sample("1", "a"), _sample("2", "a")]), _listing([_sample("1", "b")])])
     tally.add_duplicates(leaked=["b/1.jpg"], duplicates=["a/2.jpg", "a/3.jpg"])
     report = tally.to_report(MAPPING)
@@ -201,17 +201,17 @@ def test_leaks_duplicates_and_names_in_several_folders_are_warned_of() -> None:
 
 
 def test_a_class_without_objects_to_learn_or_to_measure_is_warned_of() -> None:
-    tally = Tally()
-    tally.add(_sample(), Converted(example=b"x", objects=[1], source_classes=["car"]), "training")
+    tally = DatasetStatistics()
+    tally.add(_sample(), SampleOutcome(example=b"x", objects=[1], source_classes=["car"]), "training")
     warnings = tally.to_report(MAPPING).warnings
     assert "class 'person' has no object for training: it cannot be learnt" in warnings
     assert "class 'vehicle' has no object for validation: it is not measured" in warnings
 
 
 def test_a_warning_about_the_mapping_names_ten_classes_of_many() -> None:
-    tally = Tally()
+    tally = DatasetStatistics()
     names = [f"c{number:02}" for number in range(30)]
-    tally.add(_sample(), Converted(example=b"x", source_classes=names), "training")
+    tally.add(_sample(), SampleOutcome(example=b"x", source_classes=names), "training")
     first = tally.to_report(MAPPING).warnings[0]
     assert first == (
         "targetClassMapping: no label uses class 'car'; the labels' classes are: "
@@ -220,8 +220,8 @@ def test_a_warning_about_the_mapping_names_ten_classes_of_many() -> None:
 
 
 def test_a_rare_class_is_warned_of() -> None:
-    tally = Tally()
-    tally.add(_sample(), Converted(example=b"x", objects=[0] + [1] * 101), "training")
+    tally = DatasetStatistics()
+    tally.add(_sample(), SampleOutcome(example=b"x", objects=[0] + [1] * 101), "training")
     warned = [warning for warning in tally.to_report(MAPPING).warnings if "hardly" in warning]
     assert warned == [
         "classes are far from balanced: 1 training objects of 'person', 101 of 'vehicle'; the rare one will "
@@ -230,11 +230,11 @@ def test_a_rare_class_is_warned_of() -> None:
 
 
 def test_the_status_sums_the_report_up_also_of_refused_data() -> None:
-    tally = Tally()
+    tally = DatasetStatistics()
     cut = Finding("i/0.jpg", Problem.TRUNCATED_IMAGE, "cut off")
     tally.add_listings([_listing([_sample()], images=2, skipped=[cut])])
     unread = Finding("l/1.txt", Problem.WRONG_COLUMNS, "seven", 1)
-    converted = Converted(
+    converted = SampleOutcome(
         example=b"x", dropped=[unread], objects=[1, 1], source_classes=["car", "van", "dog"]
     )
     tally.add(_sample(), converted, "training")
@@ -250,9 +250,11 @@ def test_the_status_sums_the_report_up_also_of_refused_data() -> None:
 
 
 _problems = st.sampled_from([Problem.INVERTED_BOX, Problem.TOO_SMALL, Problem.WRONG_COLUMNS])
-_skipped = st.builds(Converted, skipped=st.builds(Finding, st.text(), st.just(Problem.EMPTY_FILE), st.text()))
+_skipped = st.builds(
+    SampleOutcome, skipped=st.builds(Finding, st.text(), st.just(Problem.EMPTY_FILE), st.text())
+)
 _used = st.builds(
-    Converted,
+    SampleOutcome,
     example=st.just(b"x"),
     dropped=st.lists(st.builds(Finding, st.text(), _problems, st.text(), st.integers(1, 9)), max_size=3),
     objects=st.lists(st.integers(0, 1), max_size=3),
@@ -265,15 +267,15 @@ _used = st.builds(
 _added = st.lists(st.tuples(_skipped | _used, st.sampled_from(["training", "validation"])), max_size=3)
 
 
-def _tally(added: list[tuple[Converted, str]]) -> Tally:
-    tally = Tally()
+def _tally(added: list[tuple[SampleOutcome, str]]) -> DatasetStatistics:
+    tally = DatasetStatistics()
     for number, (converted, subset) in enumerate(added):
         tally.add(_sample(str(number)), converted, "training" if subset == "training" else "validation")
     return tally
 
 
-def _merged(*tallies: Tally) -> Tally:
-    result = Tally()
+def _merged(*tallies: DatasetStatistics) -> DatasetStatistics:
+    result = DatasetStatistics()
     for tally in tallies:
         result.merge(tally)
     return result
@@ -282,9 +284,9 @@ def _merged(*tallies: Tally) -> Tally:
 @settings(max_examples=60, deadline=None)
 @given(_added, _added, _added)
 def test_merging_is_associative_and_the_same_as_one_tally(
-    first: list[tuple[Converted, str]],
-    second: list[tuple[Converted, str]],
-    third: list[tuple[Converted, str]],
+    first: list[tuple[SampleOutcome, str]],
+    second: list[tuple[SampleOutcome, str]],
+    third: list[tuple[SampleOutcome, str]],
 ) -> None:
     one, two, three = _tally(first), _tally(second), _tally(third)
     left = _merged(_merged(one, two), three)
@@ -294,11 +296,11 @@ def test_merging_is_associative_and_the_same_as_one_tally(
 
 @settings(max_examples=60, deadline=None)
 @given(_added)
-def test_a_tally_comes_back_from_its_file_as_it_was(added: list[tuple[Converted, str]]) -> None:
+def test_a_tally_comes_back_from_its_file_as_it_was(added: list[tuple[SampleOutcome, str]]) -> None:
     tally = _tally(added)
     tally.add_listings([_listing([_sample()], 3, orphans=[Finding("l/9", Problem.LABEL_WITHOUT_IMAGE, "x")])])
     tally.add_duplicates(["a"], ["b"])
-    back = Tally.model_validate_json(tally.model_dump_json())
+    back = DatasetStatistics.model_validate_json(tally.model_dump_json())
     assert back == tally
     back.merge(tally)
     assert back.usable_images.total() == 2 * tally.usable_images.total()
@@ -306,11 +308,11 @@ def test_a_tally_comes_back_from_its_file_as_it_was(added: list[tuple[Converted,
 
 def test_lists_end_at_the_limit_and_counts_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tally_module, "LISTED", 3)
-    one, two = Tally(), Tally()
+    one, two = DatasetStatistics(), DatasetStatistics()
     for number in range(2):
         dropped = [Finding(f"l/{number}", Problem.INVERTED_BOX, "x", line) for line in range(2)]
-        one.add(_sample(str(number)), Converted(example=b"x", dropped=dropped), "training")
-        two.add(_sample(str(number)), Converted(example=b"x", dropped=dropped), "training")
+        one.add(_sample(str(number)), SampleOutcome(example=b"x", dropped=dropped), "training")
+        two.add(_sample(str(number)), SampleOutcome(example=b"x", dropped=dropped), "training")
     one.merge(two)
     report = one.to_report(MAPPING)
     assert len(report.dropped) == 3
@@ -318,7 +320,7 @@ def test_lists_end_at_the_limit_and_counts_do_not(monkeypatch: pytest.MonkeyPatc
 
 
 def test_images_that_no_list_names_are_counted_and_told() -> None:
-    tally = Tally()
+    tally = DatasetStatistics()
     tally.add_listings([replace(_listing([]), unlisted=3)])
     report = tally.to_report(MAPPING)
     assert (report.images, report.unlisted_images) == (0, 3)

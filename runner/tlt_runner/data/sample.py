@@ -72,13 +72,13 @@ class Finding:
     entry: str = field(default="", compare=False)
 
     @property
-    def place(self) -> str:
+    def position(self) -> str:
         """``file:line``."""
         return self.file if self.line is None else f"{self.file}:{self.line}"
 
     def __str__(self) -> str:
         """``file:line: problem: message``."""
-        return f"{self.place}: {self.problem}: {self.message}"
+        return f"{self.position}: {self.problem}: {self.message}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +168,8 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class Converted:
-    """What became of one sample.
+class SampleOutcome:
+    """Result of converting one sample: its record, or why it was left out, with counts and findings.
 
     Attributes:
         example: The record; None when the image was left out.
@@ -195,7 +195,10 @@ class Converted:
 
 
 class Reader(Protocol):
-    """One label format. Bad data are in the results, never an exception; threads call it side by side."""
+    """Reads the labels of one format.
+
+    Bad data are in the results, never an exception. Several threads call it at the same time.
+    """
 
     def listing(self) -> Listing:
         """Find the samples, opening as little as possible.
@@ -205,7 +208,7 @@ class Reader(Protocol):
         """
 
     def classes(self, sample: Sample) -> Counter[str]:
-        """Objects by class, of the lines that can be read; opens no image."""
+        """Count a sample's objects by class, of the lines that can be read; opens no image."""
 
     def read(self, sample: Sample, image_size: tuple[int, int]) -> Labels:
         """Read one sample's labels.
@@ -214,3 +217,9 @@ class Reader(Protocol):
             sample: Of this reader's listing.
             image_size: Height and width of the image as stored.
         """
+
+    def image_holdings(self) -> str:
+        """Count the files of the image folder by kind, for messages."""
+
+    def label_holdings(self) -> str:
+        """Describe the files at the labels' place, for messages."""

@@ -23,14 +23,14 @@ import numpy.typing as npt
 from tlt_api.failures import Reason
 from tlt_runner.context import Reporter
 from tlt_runner.data.formats import entries, folders
+from tlt_runner.data.formats.kitti import KittiWriter
 from tlt_runner.data.formats.names import printable, stem
 from tlt_runner.data.images import decode, geometry
 from tlt_runner.data.images.decode import BadImageError
 from tlt_runner.data.images.geometry import Placement
-from tlt_runner.data.parallel import Meter, workers
+from tlt_runner.data.parallel import StageProgress, workers
 from tlt_runner.data.report.report import ReportedFinding
 from tlt_runner.data.sample import Finding, Oddity, Problem
-from tlt_runner.data.writers.kitti import KittiWriter
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError, storage_errors
@@ -102,10 +102,10 @@ def run(request: Request, storage: Storage, reporter: Reporter, stop: Event) -> 
         file = storage.fetch(_address(request.model))
         model = detector.load(file)
         inference = _Inference(request, model, output, listed.skipped)
-        meter = Meter("infer", len(listed.names), reporter, stop)
+        progress = StageProgress("infer", len(listed.names), reporter, stop)
         interrupted: RunnerError | None = None
         try:
-            inference.run(listed.names, meter)
+            inference.run(listed.names, progress)
         except RunnerError as error:
             if error.reason != Reason.INTERRUPTED:
                 raise
@@ -140,16 +140,16 @@ class _Inference:
         self._label_names = [KittiWriter.class_name(name) for name in self._config.class_names]
         self._stems: dict[str, str] = {}
 
-    def run(self, names: Sequence[str], meter: Meter) -> None:
+    def run(self, names: Sequence[str], progress: StageProgress) -> None:
         """Go through the images."""
         floor = self._config.detections.score_threshold
         if self._request.score < floor:
             log.warning("the model itself leaves out detections with a score below %g", floor)
         usable = [name for name in names if self._has_own_label(name)]
-        meter.skip(len(names) - len(usable))
+        progress.skip(len(names) - len(usable))
         with ThreadPoolExecutor(workers()) as threads:
             for chunk in _chunks(threads, self._load, usable):
-                meter.check()
+                progress.raise_if_stopped()
                 loaded = [item for item in chunk if isinstance(item, _Loaded)]
                 for item in chunk:
                     if isinstance(item, Finding):
@@ -157,7 +157,7 @@ class _Inference:
                 if loaded:
                     self._work(loaded, threads)
                 for _ in chunk:
-                    meter.advance()
+                    progress.advance()
 
     def report(self, model_sha256: str, *, whole: bool) -> InferenceReport:
         """What was done with the images."""
@@ -268,7 +268,7 @@ def _check_folders(request: Request) -> None:
 
 def _listed(folder: Path) -> tuple[folders.Images, list[str]]:
     """The images of a folder, and everything in it that is none."""
-    usable = folders.find_images(folders.Place(folder, ""))
+    usable = folders.find_images(folders.SourceFolder(folder, ""))
     images_in_it = {*usable.names, *(finding.file for finding in usable.skipped)}
     every = (printable(name) for name, _ in entries.scan(folder))
     return usable, sorted(name for name in every if name not in images_in_it)

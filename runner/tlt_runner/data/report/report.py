@@ -1,7 +1,8 @@
-"""What preparation found: every image left out, every line dropped, and why (dataset-report.json).
+"""The dataset report: every image left out, every line dropped, and why (dataset-report.json).
 
-A :class:`~tlt_runner.data.report.statistics.Tally` is filled in while the data are converted; the report is
-its frozen form, which people read, :mod:`tlt_runner.data.report.html` draws, and :func:`judge` decides by.
+:class:`~tlt_runner.data.report.statistics.DatasetStatistics` are filled in while the data are converted. The
+report is their frozen form: people read it, :mod:`tlt_runner.data.report.html` draws it, and :func:`judge`
+decides by it.
 """
 
 from __future__ import annotations
@@ -149,8 +150,25 @@ class DatasetReport(StatusModel):
         return sum(self.unmapped_classes.values()) + sum(self.dropped_by_problem.values())
 
 
+def require_both_subsets(report: DatasetReport) -> None:
+    """Fail if there is no usable image for training, or none for validation.
+
+    Raises:
+        RunnerError: ``BadSamples``.
+    """
+    usable = {"training": report.training_images, "validation": report.validation_images}
+    empty = [subset for subset, images in usable.items() if not images]
+    if empty:
+        raise RunnerError(
+            Reason.BAD_SAMPLES,
+            f"expected at least one usable image for training and one for validation, got none for "
+            f"{' and '.join(empty)}: {report.usable_images} of {report.images} images are usable",
+            "Add images, or correct spec.dataset.validation.",
+        )
+
+
 def judge(report: DatasetReport, policy: BadSamples) -> None:
-    """Fail where the data have more bad samples than the policy allows.
+    """Fail if the data have more bad samples than the policy allows.
 
     Raises:
         RunnerError: ``BadSamples``, naming the first ten files with their lines.

@@ -25,7 +25,7 @@ from tlt_runner.data.report.report import (
     ReportedFinding,
     ReportedSize,
 )
-from tlt_runner.data.sample import Converted, Finding, Listing, Oddity, Problem, Sample
+from tlt_runner.data.sample import Finding, Listing, Oddity, Problem, Sample, SampleOutcome
 
 BINS_PER_OCTAVE = 4
 """Bins of the histogram of box sizes in each doubling of width or height."""
@@ -34,7 +34,7 @@ _BINS = 64
 _Item = TypeVar("_Item")
 
 
-class Tally(BaseModel):
+class DatasetStatistics(BaseModel):
     """Counts and findings so far.
 
     ``model_dump_json`` and ``model_validate_json`` are its way into a file and back.
@@ -97,26 +97,26 @@ class Tally(BaseModel):
                 folders[path.name].add(str(path.parent))
         self.repeated_names += sum(len(places) > 1 for places in folders.values())
 
-    def add(self, sample: Sample, converted: Converted, subset: Subset) -> None:
+    def add(self, sample: Sample, outcome: SampleOutcome, subset: Subset) -> None:
         """What became of one sample."""
-        if converted.skipped is not None:
-            self._skip(converted.skipped)
+        if outcome.skipped is not None:
+            self._skip(outcome.skipped)
             return
         self.usable_images[subset] += 1
-        for oddity in converted.oddities:
+        for oddity in outcome.oddities:
             self.odd_images[oddity] += 1
             _extend(self.odd.setdefault(oddity, []), [_writable(sample.image_file)])
-        self.source_classes.update(map(_writable, converted.source_classes))
-        self.ignored_regions += converted.ignored
-        self.images_without_objects += not converted.objects
-        self.clipped_boxes += converted.clipped
-        self.bad_images += any(finding.problem not in HARMLESS for finding in converted.dropped)
-        self.dropped_by_problem.update(finding.problem for finding in converted.dropped)
-        _extend(self.dropped, (_reported(finding, sample.image_file) for finding in converted.dropped))
+        self.source_classes.update(map(_writable, outcome.source_classes))
+        self.ignored_regions += outcome.ignored
+        self.images_without_objects += not outcome.objects
+        self.clipped_boxes += outcome.clipped
+        self.bad_images += any(finding.problem not in HARMLESS for finding in outcome.dropped)
+        self.dropped_by_problem.update(finding.problem for finding in outcome.dropped)
+        _extend(self.dropped, (_reported(finding, sample.image_file) for finding in outcome.dropped))
         objects = self.training_objects if subset == "training" else self.validation_objects
-        objects.update(converted.objects)
-        self.objects_per_image[len(converted.objects)] += 1
-        self.box_sizes.update(_BINS * _bin(height) + _bin(width) for height, width in converted.sizes)
+        objects.update(outcome.objects)
+        self.objects_per_image[len(outcome.objects)] += 1
+        self.box_sizes.update(_BINS * _bin(height) + _bin(width) for height, width in outcome.sizes)
 
     def add_duplicates(self, leaked: Sequence[str], duplicates: Sequence[str]) -> None:
         """Images that are there twice, byte for byte.
@@ -130,7 +130,7 @@ class Tally(BaseModel):
         _extend(self.leaked, map(_writable, leaked))
         _extend(self.duplicates, map(_writable, duplicates))
 
-    def merge(self, other: Tally) -> None:
+    def merge(self, other: DatasetStatistics) -> None:
         """Add what another one counted. Associative; each list keeps its first 10,000."""
         for name in type(self).model_fields:
             mine, theirs = getattr(self, name), getattr(other, name)
@@ -145,7 +145,7 @@ class Tally(BaseModel):
                     _extend(mine.setdefault(oddity, []), names)
 
     def to_report(self, mapping: ClassMapping) -> DatasetReport:
-        """The report, by the mapping with which the samples were converted."""
+        """The report, by the mapping with which the samples were outcome."""
         unmapped = {
             name: count for name, count in self.source_classes.items() if mapping.target(name) is None
         }

@@ -1,7 +1,7 @@
-"""What a person should look at in a data set report, in words: the report's warnings.
+"""Warnings of the dataset report: sentences for a person to look at.
 
-:meth:`tlt_runner.data.report.statistics.Tally.to_report` calls it. A warning stops nothing; what stops a job
-is :func:`tlt_runner.data.report.report.judge`.
+:meth:`tlt_runner.data.report.statistics.DatasetStatistics.to_report` calls it. A warning stops nothing; a job
+is stopped by :func:`tlt_runner.data.report.report.judge`.
 """
 
 from __future__ import annotations
