@@ -31,7 +31,7 @@ RUN --mount=type=secret,id=build-env --mount=type=secret,id=ca-certificates --mo
  && python3.11 -m venv /opt/build \
  && sed -n '/^setuptools==/,/[^\\]$/p' /src/constraints.txt > /src/build.txt \
  && /opt/build/bin/pip install --no-cache-dir --require-hashes -r /src/build.txt
-COPY pyproject.toml README.md /src/
+COPY pyproject.toml README.md LICENSE NOTICE /src/
 COPY crds /src/crds
 COPY operator /src/operator
 COPY runner /src/runner

@@ -12,6 +12,9 @@ EXTRAS := --extra operator --extra runner --extra demo --extra dev
 COMPILE := $(VENV)/bin/uv pip compile pyproject.toml --generate-hashes --no-emit-index-url --no-header \
            --python-version 3.11 --universal --quiet
 PYTEST := $(PYTHON) -m pytest
+# Whole files to a worker, in the order of tests/conftest.py. `make unit WORKERS=0` runs all tests in one process.
+WORKERS := auto
+PARALLEL := --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help
 help: ## Show this list
@@ -36,12 +39,15 @@ demo: setup ## Train, prune, retrain and export a digits detector on a real Kube
 demo-down: setup ## Remove the demo's cluster
 	@$(PYTHON) -m cluster down --name demo
 
+.PHONY: check
+check: lint typecheck unit ## Before a push: lint, types, unit tests (no cluster)
+
 .PHONY: test
 test: unit integration e2e ## All tests: unit, integration (API server), e2e (node and images)
 
 .PHONY: unit
 unit: setup ## Tests that take seconds: no TensorFlow graph, no cluster
-	$(PYTEST) tests/unit
+	$(PYTEST) $(PARALLEL) tests/unit
 
 .PHONY: parts
 parts: setup ## Compile Kubernetes and build the images, as far as the cache lacks them
@@ -49,7 +55,7 @@ parts: setup ## Compile Kubernetes and build the images, as far as the cache lac
 
 .PHONY: integration
 integration: parts ## Tests on a real API server, and with small real models
-	$(PYTEST) tests/integration
+	$(PYTEST) $(PARALLEL) tests/integration
 
 .PHONY: e2e
 e2e: parts ## Tests on a real node with the real images (root)
@@ -71,13 +77,14 @@ typecheck: setup ## mypy, strict
 	$(VENV)/bin/mypy
 
 .PHONY: generate
-generate: setup ## Generate CRDs and reference documents from the models
+generate: setup ## Generate CRDs, parts of manifests and reference documents from the models
 	$(PYTHON) -m tlt_api.crdgen crds
+	$(PYTHON) -m tlt_api.manifestgen .
 	$(PYTHON) -m tlt_api.docgen docs
 
 .PHONY: verify
 verify: generate ## Fail when a generated file was not committed
-	git diff --exit-code -- "crds/*.yaml" docs/api.md docs/failures.md
+	git diff --exit-code -- "crds/*.yaml" manifests docs/api.md docs/failures.md
 
 .PHONY: constraints
 constraints: setup ## Resolve dependencies anew, with hashes

@@ -23,14 +23,14 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from cluster.control_plane import ControlPlane, control_plane  # noqa: E402
+from operator_ring.access import connection_of  # noqa: E402
 from operator_ring.live import Api, OperatorProcess, until  # noqa: E402
 from operator_ring.manifests import resource  # noqa: E402
 from tlt_api.resources import parse  # noqa: E402
 from tlt_api.runspec import for_attempt  # noqa: E402
 from tlt_api.status import Inputs  # noqa: E402
-from tlt_operator import credentials  # noqa: E402
-from tlt_operator.build import job as job_builder  # noqa: E402
-from tlt_operator.kube_http import HttpKube  # noqa: E402
+from tlt_operator.cluster.http import HttpClient  # noqa: E402
+from tlt_operator.objects import job as job_object  # noqa: E402
 from tlt_operator.settings import Settings  # noqa: E402
 
 _CONCURRENCY = 8
@@ -46,16 +46,16 @@ def manifest(namespace: str, number: int) -> dict[str, Any]:
 async def create_jobs(kubeconfig: Path, namespace: str, count: int) -> float:
     """Seconds to create the Jobs directly."""
     limit = asyncio.Semaphore(_CONCURRENCY)
-    async with HttpKube(credentials.from_kubeconfig(kubeconfig)) as kube:
+    async with HttpClient(lambda: connection_of(kubeconfig)) as client:
 
         async def create(number: int) -> None:
             body = manifest(namespace, number)
             body["metadata"]["uid"] = "0"
             parsed = parse(body)
-            job = job_builder.build(for_attempt(parsed, parsed.spec, Inputs(), 1), Settings())
+            job = job_object.build(for_attempt(parsed, parsed.spec, Inputs(), 1), Settings())
             del job["metadata"]["ownerReferences"]
             async with limit:
-                await kube.create_job(job)
+                await client.create_job(job)
 
         begin = time.monotonic()
         await asyncio.gather(*(create(number) for number in range(count)))

@@ -1,5 +1,5 @@
-"""The API of the product: the resources, their status, and what operator and runner tell each other.
+"""API of the product: the resources, their status, and the messages between operator and runner.
 
-Everything here is data and pure functions. Neither Kubernetes nor TensorFlow is imported, so that the
-operator, the runner and a laptop without either read the same truth.
+It consists of data and pure functions. Neither Kubernetes nor TensorFlow is imported, so that the operator,
+the runner and a laptop without either use the same types.
 """

@@ -1,8 +1,8 @@
-"""How our API types are written: immutable pydantic models with camelCase on the wire, and rules.
+"""Base classes of the API types: immutable pydantic models with camelCase on the wire, and rules.
 
-A :class:`Rule` is a check across fields, written once: in CEL for the API server, which refuses a bad object
-when it is applied, and in Python for runs without a cluster. Checks of one field are ordinary constraints
-(``ge``, ``multiple_of``, ``Literal``), which become the schema's own.
+A :class:`Rule` checks several fields together, in CEL for the API server, which refuses a bad object when it
+is applied, and in Python for runs without a cluster. Checks of one field are ordinary constraints (``ge``,
+``multiple_of``, ``Literal``), which become part of the schema.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ API_VERSION = f"{GROUP}/{VERSION}"
 
 @dataclass(frozen=True)
 class Rule:
-    """One cross-field rule of a model.
+    """Validation rule across the fields of a model.
 
     Attributes:
-        cel: The rule in CEL; ``self`` is the object. True means valid.
-        check: The same rule in Python.
-        message: What is expected and how to get there, one sentence.
-        given: CEL text expression that says what was given, for the API server's message.
+        cel: Rule in CEL; ``self`` is the object, true means valid.
+        check: Rule in Python, equivalent to ``cel``.
+        message: Expected values, and why or how to get there, in one sentence.
+        given: CEL expression of the given values as text, for the API server's message.
     """
 
     cel: str
@@ -37,10 +37,9 @@ class Rule:
     given: str
 
     def to_schema(self) -> dict[str, str]:
-        """The rule as an item of ``x-kubernetes-validations``.
-
-        ``format``, not ``+``: the API server takes a number's text to be of any length and refuses to add it.
-        """
+        """Return the rule as an item of ``x-kubernetes-validations``."""
+        # ``format``, not ``+``: the API server assumes that a number's text is of any length and rejects the
+        # expression as too expensive.
         quoted = self.message.replace("'", "\\'")
         return {
             "rule": self.cel,
@@ -50,7 +49,7 @@ class Rule:
 
 
 def exactly_one_of(*fields: str, hint: str) -> Rule:
-    """The rule of a union: exactly one of these optional fields is given."""
+    """Return the rule of a union: exactly one of these optional fields is given."""
     wire = [to_camel(field.rstrip("_")) for field in fields]
     counted = " + ".join(f"(has(self.{name}) ? 1 : 0)" for name in wire)
     return Rule(
@@ -62,24 +61,24 @@ def exactly_one_of(*fields: str, hint: str) -> Rule:
 
 
 def only_with(field: str, discriminator: str, *values: str) -> Rule:
-    """The rule of an optional field that only some kinds have a use for: elsewhere it is refused."""
-    wire, of = to_camel(field), to_camel(discriminator)
+    """Return the rule of an optional field that is only valid with some values of a discriminator field."""
+    wire, wire_discriminator = to_camel(field), to_camel(discriminator)
     listed = ", ".join(f"'{value}'" for value in values)
     return Rule(
-        cel=f"!has(self.{wire}) || self.{of} in [{listed}]",
+        cel=f"!has(self.{wire}) || self.{wire_discriminator} in [{listed}]",
         check=lambda self: getattr(self, field) is None or getattr(self, discriminator) in values,
-        message=f"expected {wire} only with {of} {' or '.join(values)}, which has a use for it",
-        given=f"self.{of}",
+        message=f"expected {wire} only with {wire_discriminator} {' or '.join(values)}",
+        given=f"self.{wire_discriminator}",
     )
 
 
 def pair(left: str, right: str) -> str:
-    """The ``given`` of a rule that compares two numbers: both, by name."""
+    """Return the ``given`` of a rule that compares two numbers: both fields with their names."""
     return f"'{left} %s and {right} %s'.format([self.{left}, self.{right}])"
 
 
 class ApiModel(BaseModel):
-    """Base of every API type: frozen, unknown fields refused, camelCase in JSON and YAML."""
+    """Base class of all API types: frozen, unknown fields refused, camelCase in JSON and YAML."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -110,11 +109,11 @@ class ApiModel(BaseModel):
         return self
 
     def to_wire(self) -> dict[str, Any]:
-        """The object as JSON data: camelCase, absent fields left out."""
+        """Return the object as JSON data: camelCase, without absent fields."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 class StatusModel(ApiModel):
-    """Base of what is read back from a cluster: fields that a newer version added are ignored."""
+    """Base class of types read from a cluster: unknown fields, added by a newer version, are ignored."""
 
     model_config = ConfigDict(extra="ignore")

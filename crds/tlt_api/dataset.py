@@ -1,4 +1,4 @@
-"""The data set of a TrainingJob: where it is, how it is read, what is held out (``spec.dataset``)."""
+"""Dataset of a TrainingJob (``spec.dataset``): location, label format, classes and validation split."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tlt_api.common import Fraction, OpenFraction, RelativePath, Uri
 
 Multiple16 = Annotated[int, Field(ge=64, le=4096, multiple_of=16)]
 LONGEST_CLASS = 128
-"""Characters of a class's name."""
+"""Maximum length of a class name, in characters."""
 MOST_CLASSES = 500
-"""Classes of a targetClassMapping."""
+"""Maximum number of entries of a targetClassMapping."""
 NOT_A_CLASS = "background"
-"""The detector's own name for what is no object."""
+"""Class name that the detector reserves for everything that is not an object."""
 ClassName = Annotated[str, Field(min_length=1, max_length=LONGEST_CLASS)]
 
 
@@ -24,45 +24,46 @@ LabelFormat = Literal["kitti", "voc", "coco", "yolo"]
 
 
 class ImageSize(ApiModel):
-    """The size to which every image is brought, with its labels."""
+    """Size of the network input, to which every image and its labels are resized."""
 
     width: Multiple16
-    """Pixels, a multiple of 16 (the detector's stride)."""
+    """Width of the network input in pixels; a multiple of 16, the stride of the detector."""
     height: Multiple16
-    """Pixels, a multiple of 16 (the detector's stride)."""
+    """Height of the network input in pixels; a multiple of 16, the stride of the detector."""
     mode: Literal["stretch", "letterbox"] = "stretch"
-    """stretch changes the aspect ratio; letterbox keeps it and pads."""
+    """Resize mode: stretch changes the aspect ratio; letterbox keeps it and pads with black."""
 
 
 class GroupBy(ApiModel):
-    """Which images belong together: near-duplicates must not be trained on and judged by."""
+    """Groups of near-duplicate images, which must not be divided between training and validation."""
 
     separator: Annotated[str, Field(min_length=1, max_length=16)] | None = None
-    """An image's group is what stands before the last such text: "/" groups by sub-folder, "_" groups
-    a/street_0001 with a/street_0002. A name without it is a group of its own."""
+    """Group images by the part of the name before the last occurrence of this text: "/" groups by sub-folder,
+    "_" groups a/street_0001 with a/street_0002. A name without it forms its own group."""
     file: RelativePath | None = None
-    """File that names the groups, relative to the data set's uri: TLT's sequence map (.json, sequence ->
-    frames) or a table of two columns (image name, group) with a comma or white space between."""
+    """File with the groups, relative to the dataset's uri: TLT's sequence map (.json, sequence -> frames), or
+    a table of two columns (image name, group) separated by a comma or white space."""
 
     rules = (exactly_one_of("separator", "file", hint="group by a part of the name, or by a file"),)
 
 
 class Validation(ApiModel):
-    """The held-out images: a fraction drawn at random, a folder of their own, or a list of names."""
+    """Validation split: a random fraction of the images, a separate folder, or a list of image names."""
 
     fraction: OpenFraction | None = None
-    """Share of the images that is held out, of every class alike, drawn by a hash of the name and the seed:
-    images that come or go do not move the others."""
+    """Fraction of the images held out for validation, stratified by class. Drawn by a hash of name and seed,
+    so that adding or removing images hardly moves the others."""
     seed: Annotated[int, Field(ge=0)] = 42
-    """Seed of that draw."""
+    """Random seed of the validation split, with fraction."""
     group_by: GroupBy | None = None
-    """Images that the draw keeps together."""
+    """Groups of near-duplicate images that the split keeps together, with fraction only."""
     images: RelativePath | None = None
-    """Folder of validation images, relative to the data set's uri."""
+    """Folder of validation images, relative to the dataset's uri. Requires labels."""
     labels: RelativePath | None = None
-    """Their labels: a folder, or for coco a file or a folder of files."""
+    """Labels of the validation images, relative to the dataset's uri: a folder, or for coco a .json file or a
+    folder of them. Requires images."""
     image_set: RelativePath | None = None
-    """File with the names of the validation images, one a line, relative to the data set's uri: of VOC
+    """File with the names of the validation images, one per line, relative to the dataset's uri; with VOC,
     ImageSets/Main/val.txt."""
 
     rules = (
@@ -81,47 +82,48 @@ class Validation(ApiModel):
         Rule(
             cel="!has(self.groupBy) || has(self.fraction)",
             check=lambda self: self.group_by is None or self.fraction is not None,
-            message="expected groupBy with fraction only: a folder or a list says already what is held out",
+            message="expected groupBy with fraction only: a folder or a list defines the split itself",
             given="'groupBy without fraction'",
         ),
     )
 
 
 class BadSamples(ApiModel):
-    """What happens to images and labels that cannot be used."""
+    """Handling of images and labels that cannot be used."""
 
     policy: Literal["Skip", "Fail"] = "Skip"
-    """Skip leaves them out and counts them; Fail ends the job with the list of them."""
+    """Policy for unusable images and labels: Skip leaves them out and counts them; Fail fails the job and
+    lists them."""
     max_fraction: Fraction = 0.01
-    """With Skip: the share of images above which the job fails all the same."""
+    """Maximum fraction of unusable images with policy Skip; the job fails above it."""
 
 
 class Dataset(ApiModel):
-    """Images and labels."""
+    """Images and labels for training and validation."""
 
     uri: Uri
-    """Root of the data set."""
+    """Root folder of the dataset: pvc://claim/path, s3://bucket/prefix, or file:///path in local runs."""
     format: LabelFormat = "kitti"
-    """Format of the labels."""
+    """Label format: KITTI, Pascal VOC, COCO or YOLO."""
     images: RelativePath | None = None
-    """Folder of images, relative to uri, with its sub-folders. By default the format's own:
-    training/image_2 (kitti), JPEGImages (voc), images (coco, yolo)."""
+    """Folder of images with its sub-folders, relative to uri. Defaults to training/image_2 (kitti),
+    JPEGImages (voc) or images (coco, yolo)."""
     labels: RelativePath | None = None
-    """Labels, relative to uri: a folder, or for coco a .json file or a folder of them. By default the
-    format's own: training/label_2 (kitti), Annotations (voc), annotations (coco), labels (yolo)."""
+    """Labels, relative to uri: a folder, or for coco a .json file or a folder of them. Defaults to
+    training/label_2 (kitti), Annotations (voc), annotations (coco) or labels (yolo)."""
     image_set: RelativePath | None = None
-    """File with the names of the images to use, one a line, relative to uri: of VOC
-    ImageSets/Main/train.txt. By default all images are used."""
+    """File with the names of the images to use, one per line, relative to uri; with VOC,
+    ImageSets/Main/train.txt. Defaults to all images."""
     class_names: Annotated[list[ClassName], Field(max_length=1000)] = []
-    """Of yolo: the classes by number, from 0. By default those of data.yaml at uri."""
+    """Class names by class number, from 0; with format yolo only. Defaults to those of data.yaml at uri."""
     target_class_mapping: Annotated[dict[str, ClassName], Field(min_length=1, max_length=MOST_CLASSES)]
-    """Class in the labels -> class to learn. Labels of other classes are not objects."""
+    """Map from a class name in the labels to the class to learn. Labels of all other classes are ignored."""
     image_size: ImageSize
-    """Size of the network's input."""
+    """Size of the network input, to which every image and its labels are resized."""
     validation: Validation = Validation(fraction=0.2)
-    """The held-out images."""
+    """Validation split: a random fraction of the images, a separate folder, or a list of image names."""
     bad_samples: BadSamples = BadSamples()
-    """What happens to images and labels that cannot be used."""
+    """Handling of images and labels that cannot be used."""
 
     rules = (
         Rule(
@@ -142,5 +144,5 @@ class Dataset(ApiModel):
 
     @property
     def target_classes(self) -> list[str]:
-        """The classes to learn, sorted; a class's id is its place here."""
+        """Sorted names of the classes to learn; the id of a class is its index in this list."""
         return sorted(set(self.target_class_mapping.values()))

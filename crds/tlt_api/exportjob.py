@@ -1,4 +1,4 @@
-"""ExportJob: write a detector as plugin-free ONNX, build engines from it, and prove that it still detects."""
+"""ExportJob: export a detector as plugin-free ONNX, build engines from it, and verify its mAP."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tlt_api.common import CpuResources, Fraction, JobSpec, ModelSource
 
 
 class Batch(ApiModel):
-    """Batch sizes for which an engine is built; the ONNX model takes any."""
+    """Batch sizes for which an engine is built; the ONNX model accepts any."""
 
     min: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Smallest."""
+    """Minimum batch size of an engine."""
     opt: Annotated[int, Field(ge=1, le=1024)] = 1
-    """The one that the engine is tuned for."""
+    """Batch size for which an engine is optimised."""
     max: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Largest."""
+    """Maximum batch size of an engine."""
 
     rules = (
         Rule(
@@ -31,14 +31,15 @@ class Batch(ApiModel):
 
 
 class Engine(ApiModel):
-    """An engine to build from each precision."""
+    """TensorRT engine to build from the ONNX model of each precision."""
 
     builder: Literal["tensorrt", "tensorrt-rtx"] = "tensorrt-rtx"
-    """tensorrt builds for the GPU of its node; tensorrt-rtx builds on any node."""
+    """Engine builder: tensorrt builds for the GPU of its node; tensorrt-rtx builds on any node."""
     compute_capabilities: Annotated[
         list[Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]$", max_length=8)]], Field(max_length=16)
     ] = []
-    """GPU generations of one engine, for example "8.6". Absent: all from 8.0 on. 7.5 takes fp16 only."""
+    """CUDA compute capabilities that one engine supports, for example "8.6"; with builder tensorrt-rtx only.
+    Defaults to all from 8.0 on. 7.5 requires fp16."""
 
     rules = (
         Rule(
@@ -51,29 +52,29 @@ class Engine(ApiModel):
 
 
 class Verification(ApiModel):
-    """The exported model is run in ONNX Runtime on the validation images and compared with Keras."""
+    """Comparison of the exported model in ONNX Runtime with the Keras model on the validation images."""
 
     max_metric_drop: Fraction = 0.01
-    """The mAP that may be lost; more and the job fails."""
+    """Maximum loss of mAP against the Keras model; the job fails above it."""
     max_images: Annotated[int, Field(ge=1, le=100000)] = 500
-    """Validation images used at most."""
+    """Maximum number of validation images to verify on."""
 
 
 class ExportJobSpec(JobSpec):
-    """What to export, and in which forms."""
+    """Export of a trained detector as ONNX and, optionally, as TensorRT engines."""
 
     resources: CpuResources = CpuResources()
-    """What the pod gets."""
+    """Compute resources of the pod."""
     model: ModelSource
-    """The trained or pruned model."""
+    """Trained or pruned model to export."""
     precisions: Annotated[list[Literal["fp32", "fp16"]], Field(min_length=1, max_length=2)] = ["fp32"]
-    """Precisions of the ONNX models."""
+    """Precisions to export; each gives one ONNX model."""
     batch: Batch = Batch()
-    """Batch sizes of engines."""
+    """Batch sizes for which an engine is built; the ONNX model accepts any."""
     engine: Engine | None = None
-    """Engines to build; absent means ONNX only."""
+    """TensorRT engine to build from the ONNX model of each precision. ONNX only if absent."""
     verification: Verification = Verification()
-    """Comparison with the Keras model."""
+    """Comparison of the exported model in ONNX Runtime with the Keras model on the validation images."""
 
     rules = (
         Rule(

@@ -1,4 +1,4 @@
-"""Every way in which a job can fail: its exit code, whether to try again, and what the user can do.
+"""Failure taxonomy: the reason, the exit code, whether a retry can help, and a hint for the user.
 
 The runner exits with a code of this table and repeats it in the termination message; the operator reads exits
 and conditions of pods and Jobs, never log text. ``docs/failures.md`` is generated from here.
@@ -18,10 +18,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tlt_api.status import Failure
 
 
 class Reason(StrEnum):
-    """The reason of a failure, as it stands in ``status.failure.reason`` and in the Failed condition."""
+    """Reason of a failure, as in ``status.failure.reason`` and in the Failed condition."""
 
     INVALID_SPEC = "InvalidSpec"
     DATASET_NOT_FOUND = "DatasetNotFound"
@@ -58,13 +62,13 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class FailureClass:
-    """What is known of a failure before it happens.
+    """Class of failures with the same reason, exit code and remedy.
 
     Attributes:
-        reason: Its name.
-        exit_code: The runner's exit code, or None where only the operator can see it.
-        retryable: Whether another attempt can end otherwise.
-        hint: What the user can do, one sentence.
+        reason: Reason in the status and the Failed condition.
+        exit_code: Exit code of the runner, or None if only the operator can detect the failure.
+        retryable: True if another attempt may succeed.
+        hint: Suggested remedy for the user, one sentence.
     """
 
     reason: Reason
@@ -78,7 +82,7 @@ _TABLE = (
         Reason.INVALID_SPEC,
         2,
         False,
-        "Correct the named field (see kubectl explain) and create it again.",
+        "Correct the named field (see kubectl explain) and create the resource again.",
     ),
     FailureClass(
         Reason.OUT_OF_MEMORY, 12, True, "Lower batchSizePerGPU or imageSize, or raise spec.resources.memory."
@@ -88,55 +92,55 @@ _TABLE = (
         Reason.DATASET_NOT_FOUND,
         20,
         False,
-        "Check spec.dataset.uri, images and labels against what the volume or bucket holds.",
+        "Compare spec.dataset.uri, images and labels with the content of the volume or bucket.",
     ),
     FailureClass(
         Reason.NO_LABELS,
         21,
         False,
-        "Check that spec.dataset.labels names the folder of labels, named like the images.",
+        "Check that spec.dataset.labels is the folder of the label files, which are named like the images.",
     ),
     FailureClass(
         Reason.UNKNOWN_CLASS,
         22,
         False,
-        "Make the keys of spec.dataset.targetClassMapping the classes that the labels use.",
+        "Use the class names of the labels as keys of spec.dataset.targetClassMapping.",
     ),
     FailureClass(
         Reason.BAD_SAMPLES,
         23,
         False,
-        "Repair the files named in the dataset report, or allow more in spec.dataset.badSamples.",
+        "Repair the files named in the dataset report, or relax spec.dataset.badSamples.",
     ),
     FailureClass(
         Reason.CHECKSUM_MISMATCH,
         24,
         False,
-        "The file is not the one that was meant: correct the sha256 or restore the file.",
+        "The file differs from the expected one: correct the sha256 or restore the file.",
     ),
     FailureClass(
         Reason.UNREADABLE_MODEL,
         25,
         False,
-        "Give a .keras model written by this product, or weights as .weights.h5 or .h5.",
+        "Use a .keras model written by this product, or weights as .weights.h5 or .h5.",
     ),
     FailureClass(
         Reason.MODEL_MISMATCH,
         26,
         False,
-        "Use the classes, image size and backbone with which the model was made.",
+        "Use the classes, image size and backbone with which the model was trained.",
     ),
     FailureClass(
-        Reason.NOT_ENOUGH_GPUS, 27, False, "Lower spec.resources.gpus, or choose nodes that have as many."
+        Reason.NOT_ENOUGH_GPUS, 27, False, "Lower spec.resources.gpus, or select nodes with that many GPUs."
     ),
     FailureClass(
-        Reason.NOTHING_TO_PRUNE, 28, False, "Raise spec.threshold, or take layers out of spec.excludedLayers."
+        Reason.NOTHING_TO_PRUNE, 28, False, "Raise spec.threshold, or remove layers from spec.excludedLayers."
     ),
     FailureClass(
         Reason.EXPORT_FAILED,
         30,
         False,
-        "See the message; the model could not be written as plugin-free ONNX.",
+        "The model could not be written as plugin-free ONNX: see the message.",
     ),
     FailureClass(
         Reason.ENGINE_BUILD_FAILED,
@@ -148,24 +152,27 @@ _TABLE = (
         Reason.METRIC_DROP,
         32,
         False,
-        "Leave out the precision that lost too much, or allow more in spec.verification.maxMetricDrop.",
+        "Remove the precision that lost too much mAP, or raise spec.verification.maxMetricDrop.",
     ),
     FailureClass(
         Reason.STORAGE_UNAVAILABLE,
         40,
         True,
-        "Check that the volume or the S3 endpoint can be reached from the pod.",
+        "Check that the pod can reach the volume or the S3 endpoint.",
     ),
     FailureClass(
         Reason.STORAGE_DENIED,
         41,
         False,
-        "Check the Secret of spec.storage.s3.secretRef, and who owns the folder on the volume (uid 65532).",
+        "Check the Secret of spec.storage.s3.secretRef, or the owner of the volume's folder (uid 65532).",
     ),
     FailureClass(
-        Reason.STORAGE_FULL, 42, False, "Make room on the output volume or choose another in spec.output.uri."
+        Reason.STORAGE_FULL,
+        42,
+        False,
+        "Free space on the output volume or change spec.output.uri.",
     ),
-    FailureClass(Reason.INTERNAL, 70, True, "This is our mistake: please report it with the pod's log."),
+    FailureClass(Reason.INTERNAL, 70, True, "This is a bug: please report it with the log of the pod."),
     FailureClass(
         Reason.INTERRUPTED,
         75,
@@ -176,42 +183,42 @@ _TABLE = (
         Reason.WORKER_LOST,
         76,
         True,
-        "Another pod of spec.resources.nodes ended or could not be reached: see its log, and whether the "
-        "network lets the run's pods reach each other. The next attempt resumes from the last checkpoint.",
+        "Another pod of spec.resources.nodes ended or could not be reached: check its log and the network "
+        "between the pods of the run. The next attempt resumes from the last checkpoint.",
     ),
     FailureClass(Reason.IMAGE_PULL_FAILED, None, False, "Check spec.podTemplate.image and imagePullSecrets."),
-    FailureClass(Reason.EVICTED, None, True, "The node ran short of a resource, or the pod was preempted."),
-    FailureClass(Reason.NODE_LOST, None, True, "The node went away while the pod ran there."),
+    FailureClass(Reason.EVICTED, None, True, "The node ran out of a resource, or the pod was preempted."),
+    FailureClass(Reason.NODE_LOST, None, True, "The node was lost while the pod was running."),
     FailureClass(
         Reason.JOB_DELETED,
         None,
         True,
-        "The attempt's Job was deleted by somebody; to stop a run set spec.suspend.",
+        "The Job of the attempt was deleted. To stop a run, set spec.suspend.",
     ),
     FailureClass(
         Reason.POD_REJECTED,
         None,
         False,
-        "The API server refused the pod: see the message (quota, Pod Security, a webhook).",
+        "The API server rejected the pod (quota, Pod Security or a webhook): see the message.",
     ),
     FailureClass(Reason.DEADLINE_EXCEEDED, None, False, "Raise spec.runPolicy.activeDeadlineSeconds."),
     FailureClass(
-        Reason.DEPENDENCY_FAILED, None, False, "Repair the resource it refers to, then create both again."
+        Reason.DEPENDENCY_FAILED, None, False, "Correct the referenced resource, then create both again."
     ),
     FailureClass(
-        Reason.DEPENDENCY_DELETED, None, False, "Create the resource it refers to again, then this one."
+        Reason.DEPENDENCY_DELETED, None, False, "Create the referenced resource again, then this one."
     ),
     FailureClass(
         Reason.DEPENDENCY_CYCLE,
         None,
         False,
-        "Break the circle: one of the resources must start from a uri or from nothing.",
+        "Break the cycle: one of the resources must start from a uri or from scratch.",
     ),
     FailureClass(
         Reason.DEPENDENCY_UNUSABLE,
         None,
         False,
-        "Refer to a resource that has the artifact, or name another checkpoint.",
+        "Refer to a resource that has the artifact, or choose another checkpoint.",
     ),
 )
 
@@ -220,5 +227,29 @@ _BY_EXIT_CODE: dict[int, FailureClass] = {e.exit_code: e for e in _TABLE if e.ex
 
 
 def by_exit_code(exit_code: int) -> FailureClass:
-    """The class of a runner's exit code; an unknown one (a crash, a signal) is ``Internal``."""
+    """Return the class of a runner's exit code; an unknown one (a crash, a signal) is ``Internal``."""
     return _BY_EXIT_CODE.get(exit_code, CLASSES[Reason.INTERNAL])
+
+
+def failure(
+    reason: Reason, message: str, hint: str | None = None, *, exit_code: int | None = None
+) -> Failure:
+    """A failure as it stands in a status.
+
+    Args:
+        reason: Its class in the taxonomy.
+        message: What happened.
+        hint: What to do about it, where something better is known than the taxonomy's hint.
+        exit_code: Exit code of the runner's process, where there was one.
+    """
+    # Imported here: `tlt --help` needs the reasons, and must not load pydantic for them.
+    from tlt_api.status import Failure
+
+    known = CLASSES[reason]
+    return Failure(
+        reason=reason.value,
+        exit_code=exit_code,
+        message=message,
+        hint=hint or known.hint,
+        retryable=known.retryable,
+    )

@@ -1,7 +1,8 @@
-"""The detector of a TrainingJob: backbone, anchors, proposals, head (``spec.model``)."""
+"""Detector of a TrainingJob (``spec.model``): backbone, anchors, region proposals and head."""
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -11,80 +12,94 @@ from tlt_api.common import Fraction, ModelSource, OpenFraction, Sha256, Uri
 
 
 class PretrainedWeights(ApiModel):
-    """A weights file to start from, loaded by layer name and shape."""
+    """Pretrained weights, loaded by layer name and shape."""
 
     uri: Uri
-    """A .keras, .weights.h5, .h5 or .hdf5 file; with layer names of this product, of Keras or of TLT."""
+    """Address of a .keras, .weights.h5, .h5 or .hdf5 file with the layer names of this product, Keras or
+    TLT."""
     sha256: Sha256 | None = None
-    """Expected digest; a different file is refused."""
+    """Expected SHA-256 of the file at uri, in hexadecimal; a different file is refused."""
 
 
 class Anchors(ApiModel):
-    """The reference boxes of the region proposal network."""
+    """Anchor boxes of the region proposal network."""
 
     auto: bool = False
-    """Whether scales and ratios are chosen by clustering the boxes of the training images; the lists below
-    then say only how many of each."""
+    """Choose scales and ratios by clustering the boxes of the training images. The given scales and ratios
+    then only set how many of each."""
     scales: Annotated[list[Annotated[float, Field(gt=0, le=4096)]], Field(min_length=1, max_length=16)] = [
         64,
         128,
         256,
     ]
-    """Sizes in pixels of the network's input: the side of a square of the anchor's area."""
+    """Anchor sizes: the side of a square of the anchor's area, in pixels of the network input."""
     ratios: Annotated[list[Annotated[float, Field(gt=0, le=100)]], Field(min_length=1, max_length=16)] = [
         1.0,
         0.5,
         2.0,
     ]
-    """Width / height."""
+    """Anchor aspect ratios, as width / height."""
+
+    def shapes(self) -> list[tuple[float, float]]:
+        """Width and height in pixels of the anchors of one cell, scales outermost.
+
+        An anchor of scale s and ratio r has the area s squared and width / height = r.
+        """
+        roots = [(scale, math.sqrt(ratio)) for scale in self.scales for ratio in self.ratios]
+        return [(scale * root, scale / root) for scale, root in roots]
 
 
 class ProposalCounts(ApiModel):
-    """How many proposals go into and come out of non-maximum suppression."""
+    """Number of proposals before and after non-maximum suppression (NMS)."""
 
     pre_nms: Annotated[int, Field(ge=1, le=12000)]
-    """Best-scored boxes that enter. Suppression takes memory for every image of a batch, more than in
-    proportion: on a CPU about 0.15 GB for 6000 boxes, 0.35 GB for 12000."""
+    """Number of highest-scoring boxes passed to non-maximum suppression (TLT: rpn_pre_nms_top_N). Memory per
+    image of a batch grows more than linearly: on a CPU about 0.15 GB for 6000 boxes, 0.35 GB for 12000."""
     post_nms: Annotated[int, Field(ge=1, le=4000)]
-    """Boxes that are kept at most."""
+    """Maximum number of proposals kept by non-maximum suppression (TLT: rpn_nms_max_boxes)."""
 
     rules = (
         Rule(
             cel="self.postNms < self.preNms",
             check=lambda self: self.post_nms < self.pre_nms,
-            message="expected postNms < preNms: suppression keeps fewer boxes than it is given",
+            message="expected postNms < preNms: NMS keeps fewer boxes than it receives",
             given=pair("postNms", "preNms"),
         ),
     )
 
 
 class InferenceProposalCounts(ProposalCounts):
-    """The same for inference, where TensorRT sorts at most 3840 boxes."""
+    """Number of proposals before and after NMS at inference, where TensorRT sorts at most 3840 boxes."""
 
     pre_nms: Annotated[int, Field(ge=1, le=3840)] = 2000
-    """Best-scored boxes that enter; TensorRT's TopK takes at most 3840."""
+    """Number of highest-scoring boxes passed to non-maximum suppression (TLT: rpn_pre_nms_top_N); TensorRT
+    sorts at most 3840."""
     post_nms: Annotated[int, Field(ge=1, le=1000)] = 300
-    """Boxes that are kept at most."""
+    """Maximum number of proposals kept by non-maximum suppression (TLT: rpn_nms_max_boxes)."""
 
 
 class Proposals(ApiModel):
-    """The region proposal network's targets and output."""
+    """Region proposal network (RPN): training targets and proposals."""
 
     min_overlap: Fraction = 0.3
-    """IoU with every object below which an anchor is background."""
+    """Background threshold of the RPN: an anchor whose IoU with every object is below it is background (TLT:
+    rpn_min_overlap)."""
     max_overlap: Fraction = 0.7
-    """IoU with an object from which an anchor is foreground."""
+    """Foreground threshold of the RPN: an anchor whose IoU with an object reaches it is foreground (TLT:
+    rpn_max_overlap)."""
     mini_batch: Annotated[int, Field(ge=2, le=4096)] = 256
-    """Anchors of an image that the loss is taken over."""
+    """Number of anchors per image sampled for the RPN loss (TLT: rpn_mini_batch)."""
     nms_overlap: OpenFraction = 0.7
-    """IoU above which the lower-scored of two proposals is dropped."""
+    """IoU threshold of non-maximum suppression: of two proposals with a higher IoU, the lower-scoring one is
+    removed (TLT: rpn_nms_overlap_threshold)."""
     delta_scale: Annotated[float, Field(gt=0, le=100)] = 1.0
-    """Factor on all offsets that the network learns (TLT: std_scaling). Ignored where the model comes from a
-    file."""
+    """Scale factor of the RPN's box regression targets (TLT: std_scaling). Ignored if spec.model.from is
+    set."""
     training: ProposalCounts = ProposalCounts(pre_nms=2000, post_nms=500)
-    """Counts in training."""
+    """Number of proposals before and after non-maximum suppression in training."""
     inference: InferenceProposalCounts = InferenceProposalCounts()
-    """Counts in evaluation and in the exported model."""
+    """Number of proposals before and after non-maximum suppression in evaluation and in the exported
+    model."""
 
     rules = (
         Rule(
@@ -97,44 +112,46 @@ class Proposals(ApiModel):
 
 
 class DeltaScales(ApiModel):
-    """Factors on the offsets that the head learns: they bring them to about unit variance."""
+    """Scale factors of the head's box regression targets, which bring them to about unit variance."""
 
     x: Annotated[float, Field(gt=0, le=100)] = 10.0
-    """Of the centre, to the right, in widths of the proposal."""
+    """Scale factor of the horizontal centre offset, in widths of the proposal."""
     y: Annotated[float, Field(gt=0, le=100)] = 10.0
-    """Of the centre, downwards, in heights of the proposal."""
+    """Scale factor of the vertical centre offset, in heights of the proposal."""
     w: Annotated[float, Field(gt=0, le=100)] = 5.0
-    """Of the width's logarithm."""
+    """Scale factor of the logarithm of the width ratio."""
     h: Annotated[float, Field(gt=0, le=100)] = 5.0
-    """Of the height's logarithm."""
+    """Scale factor of the logarithm of the height ratio."""
 
 
 class Roi(ApiModel):
-    """The head that classifies proposals."""
+    """Detection head, which classifies proposals and refines their boxes."""
 
     head: Literal["lastStage", "light"] = "lastStage"
-    """lastStage runs the backbone's last stage on every pooled proposal. light runs it once an image, thins
-    its features, and has one dense layer for a proposal: many times cheaper (docs/performance.md). Ignored
-    where the model comes from a file."""
+    """Type of head. lastStage: the last stage of the backbone runs on every pooled proposal; light: it runs
+    once per image, its channels are reduced and each proposal has one dense layer, which is many times
+    cheaper (docs/performance.md). Ignored if spec.model.from is set."""
     head_stride: Literal[1, 2] | None = None
-    """Stride of the last stage on the pooled feature, with head lastStage; 2 where absent. 2 on poolSize 14
-    is the original C4, 1 on poolSize 7 TLT's, 2 on poolSize 7 the cheapest. vgg's last stage, dense layers,
-    has none. Ignored where the model comes from a file."""
+    """Stride of the backbone's last stage on pooled features; with head lastStage only, not for vgg. Defaults
+    to 2. 2 with poolSize 14 is the original C4, 1 with poolSize 7 is TLT's, 2 with poolSize 7 is the
+    cheapest. Ignored if spec.model.from is set."""
     pool_size: Annotated[int, Field(ge=2, le=28)] = 7
-    """Side of the pooled feature of a proposal. Ignored where the model comes from a file."""
+    """Side length of the pooled feature map of a proposal. Ignored if spec.model.from is set."""
     delta_scales: DeltaScales = DeltaScales()
-    """Factors on what the head learns of a box (TLT: classifier_regr_std). Ignored where the model comes
-    from a file."""
+    """Scale factors of the head's box regression targets (TLT: classifier_regr_std). Ignored if
+    spec.model.from is set."""
     mini_batch: Annotated[int, Field(ge=1, le=2048)] = 256
-    """Proposals of an image that the head is trained on."""
+    """Number of proposals per image sampled to train the head (TLT: roi_mini_batch)."""
     min_overlap: Fraction = 0.0
-    """IoU from which a proposal counts as background in training; below it is ignored."""
+    """Minimum IoU of a background proposal in training; a proposal below it is ignored (TLT:
+    classifier_min_overlap)."""
     max_overlap: Fraction = 0.5
-    """IoU with an object from which a proposal is that object in training."""
+    """Foreground threshold in training: a proposal whose IoU with an object reaches it is assigned to that
+    object (TLT: classifier_max_overlap)."""
     positive_fraction: OpenFraction = 0.25
-    """Share of objects in the mini-batch."""
+    """Maximum fraction of foreground proposals in the mini-batch."""
     ground_truth_as_roi: bool = True
-    """Whether the objects' own boxes are added to the proposals in training."""
+    """Add the ground truth boxes to the proposals in training (TLT: gt_as_roi)."""
 
     rules = (
         Rule(
@@ -147,14 +164,15 @@ class Roi(ApiModel):
 
 
 class Detections(ApiModel):
-    """The final detections, in evaluation and in the exported model."""
+    """Post-processing of detections in evaluation and in the exported model."""
 
     score_threshold: OpenFraction = 0.01
-    """Lowest score that is kept."""
+    """Minimum score of a detection (TLT: object_confidence_thres)."""
     nms_overlap: OpenFraction = 0.3
-    """IoU above which the lower-scored of two detections of one class is dropped."""
+    """IoU threshold of non-maximum suppression: of two detections of one class with a higher IoU, the
+    lower-scoring one is removed (TLT: classifier_nms_overlap_threshold)."""
     max_detections: Annotated[int, Field(ge=1, le=1000)] = 100
-    """Detections of an image at most."""
+    """Maximum number of detections per image (TLT: classifier_nms_max_boxes)."""
 
 
 Backbone = Literal[
@@ -188,12 +206,12 @@ FREEZABLE: dict[str, range] = {
     "googlenet": range(8),
     "efficientnet": range(8),
 }
-"""How the names of a family's backbones begin -> their blocks that can be frozen; those of TLT."""
+"""Common prefix of a family's backbone names -> numbers of the blocks that can be frozen, as in TLT."""
 _FREEZABLE_TEXT = ", ".join(f"{family} {blocks[0]} to {blocks[-1]}" for family, blocks in FREEZABLE.items())
 
 
 def freezable(backbone: str) -> range:
-    """The blocks that ``freezeBlocks`` may hold."""
+    """Return the block numbers that ``freezeBlocks`` may contain for this backbone."""
     return next(blocks for family, blocks in FREEZABLE.items() if backbone.startswith(family))
 
 
@@ -206,44 +224,46 @@ def _freezable_cel() -> str:
 
 
 class Model(ApiModel):
-    """The detector: a C4 Faster R-CNN."""
+    """Object detector: C4 Faster R-CNN."""
 
     backbone: Backbone = "resnet18"
-    """Feature extractor; its last stage is the head. Ignored where the model comes from a file (from)."""
+    """Feature extractor (TLT: arch); its last stage is the head. Ignored if spec.model.from is set."""
     width_multiplier: Annotated[float, Field(gt=0, le=2)] = 1.0
-    """Scales every layer's filters, for small machines. Ignored where the model comes from a file."""
+    """Factor on the number of filters of every layer; below 1 for small machines. Ignored if spec.model.from
+    is set."""
     pretrained_weights: PretrainedWeights | None = None
-    """Weights to start from, loaded by name and shape."""
+    """Pretrained weights to start from, loaded by layer name and shape."""
     from_: Annotated[ModelSource | None, Field(alias="from")] = None
-    """A whole model to start from, for example a pruned one. It keeps its architecture, anchors and head; the
-    outputs of classes that it does not have are initialised anew."""
+    """Complete model to start from, for example a pruned one. It keeps its architecture, anchors and head;
+    outputs of classes that it lacks are newly initialised."""
     freeze_blocks: Annotated[list[Annotated[int, Field(ge=0, le=13)]], Field(max_length=14)] = []
-    """Blocks of the backbone that are not trained, numbered as in TLT (docs/adr/0009-backbones.md): 0 is the
-    stem, of resnet with the first stage; vgg begins at 1."""
+    """Backbone blocks that are not trained, numbered as in TLT (docs/adr/0009-backbones.md): 0 is the stem,
+    with resnet including the first stage; vgg starts at 1."""
     freeze_batch_norm: bool = False
-    """Whether batch normalisation uses its stored statistics in training."""
+    """Use the stored statistics of batch normalisation in training (TLT: freeze_bn)."""
     anchors: Anchors = Anchors()
-    """Reference boxes."""
+    """Anchor boxes of the region proposal network."""
     proposals: Proposals = Proposals()
-    """Region proposal network."""
+    """Region proposal network (RPN): training targets and proposals."""
     roi: Roi = Roi()
-    """Head."""
+    """Detection head, which classifies proposals and refines their boxes."""
     detections: Detections = Detections()
-    """Final detections."""
+    """Post-processing of detections in evaluation and in the exported model."""
     max_objects: Annotated[int, Field(ge=1, le=1000)] = 100
-    """Objects of an image that are used in training; further ones are counted and reported."""
+    """Maximum number of objects per image used in training (TLT: max_objects_num_per_image); further ones are
+    counted and reported."""
 
     rules = (
         Rule(
             cel="!(has(self.pretrainedWeights) && has(self.from))",
             check=lambda self: self.pretrained_weights is None or self.from_ is None,
-            message="expected pretrainedWeights or from: a whole model brings its weights along",
+            message="expected pretrainedWeights or from: a complete model includes its weights",
             given="'both'",
         ),
         Rule(
             cel="!(has(self.from) && self.anchors.auto)",
             check=lambda self: self.from_ is None or not self.anchors.auto,
-            message="expected anchors.auto without from: a whole model brings its anchors along",
+            message="expected anchors.auto without from: a complete model includes its anchors",
             given="'both'",
         ),
         Rule(
@@ -251,7 +271,7 @@ class Model(ApiModel):
             check=lambda self: (
                 not self.backbone.startswith("vgg") or self.roi.head_stride is None or self.from_ is not None
             ),
-            message="expected no roi.headStride for vgg: its last stage is dense layers",
+            message="expected no roi.headStride for vgg: its last stage consists of dense layers",
             given="'headStride %s of %s'.format([self.roi.headStride, self.backbone])",
         ),
         Rule(
@@ -259,7 +279,7 @@ class Model(ApiModel):
             check=lambda self: (
                 self.roi.head != "light" or self.roi.head_stride is None or self.from_ is not None
             ),
-            message="expected roi.headStride with roi.head lastStage only: the light head has no stage",
+            message="expected roi.headStride with roi.head lastStage only: the light head does not use it",
             given="'headStride %s'.format([self.roi.headStride])",
         ),
         Rule(
@@ -267,7 +287,7 @@ class Model(ApiModel):
             check=lambda self: (
                 self.from_ is not None or set(self.freeze_blocks) <= set(freezable(self.backbone))
             ),
-            message=f"expected freezeBlocks that the backbone has: {_FREEZABLE_TEXT}",
+            message=f"expected freezeBlocks to be blocks of the backbone: {_FREEZABLE_TEXT}",
             given="'%s of %s'.format([self.freezeBlocks, self.backbone])",
         ),
     )

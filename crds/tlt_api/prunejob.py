@@ -1,4 +1,4 @@
-"""PruneJob: take whole filters out of a trained detector, by TLT's rule."""
+"""PruneJob: structured pruning, which removes whole filters from a trained detector by TLT's rule."""
 
 from __future__ import annotations
 
@@ -11,40 +11,42 @@ from tlt_api.common import CpuResources, JobSpec, ModelSource, OpenFraction
 
 
 class PruneTarget(ApiModel):
-    """How much to keep; the threshold that gives it is searched for."""
+    """Size of the pruned model, for which the threshold is searched."""
 
     parameters: OpenFraction | None = None
-    """Fraction of the parameters to keep."""
+    """Fraction of the model's parameters to keep."""
     flops: OpenFraction | None = None
-    """Fraction of the FLOPs to keep."""
+    """Fraction of the model's FLOPs to keep."""
 
-    rules = (exactly_one_of("parameters", "flops", hint="aim at one of them"),)
+    rules = (exactly_one_of("parameters", "flops", hint="set one target"),)
 
 
 class PruneJobSpec(JobSpec):
-    """What to prune, and how much."""
+    """Structured pruning of a trained detector."""
 
     resources: CpuResources = CpuResources()
-    """What the pod gets."""
+    """Compute resources of the pod."""
     model: ModelSource
-    """The trained model."""
+    """Trained model to prune."""
     threshold: Annotated[float, Field(gt=0, le=1000)] | None = None
-    """TLT's pth: filters whose normalised norm is not above it go. Higher is smaller. Below 1 with max."""
+    """Filters with a normalised norm <= threshold are removed; higher prunes more (TLT: pth). Must be below
+    1 with normalizer max."""
     target: PruneTarget | None = None
-    """How much to keep, instead of a threshold."""
+    """Fraction of the parameters or FLOPs to keep, instead of a threshold."""
     normalizer: Literal["max", "l2"] = "max"
-    """max: norm / largest norm of the layer. l2: norm / 2-norm of the layer's norms * number of filters."""
+    """Normalisation of a filter's norm. max: norm / largest norm of the layer; l2: norm / 2-norm of the
+    layer's norms * number of filters."""
     equalization: Literal["union", "intersection", "arithmeticMean", "geometricMean"] = "union"
-    """How the norms of filters that must go together (residual additions) are merged."""
+    """Combination of the norms of filters that must be removed together (residual additions)."""
     granularity: Annotated[int, Field(ge=1, le=512)] = 8
-    """The number of filters kept is rounded up to a multiple of this."""
+    """Granularity of pruning: the number of filters kept in a layer is rounded up to a multiple of it."""
     min_filters: Annotated[int, Field(ge=1, le=4096)] = 16
-    """Filters that every layer keeps at least."""
+    """Minimum number of filters kept in every layer."""
     excluded_layers: Annotated[list[Annotated[str, Field(max_length=128)]], Field(max_length=256)] = []
-    """Layers (by name) that keep all their filters."""
+    """Names of layers that keep all their filters."""
 
     rules = (
-        exactly_one_of("threshold", "target", hint="give TLT's threshold, or the fraction to keep"),
+        exactly_one_of("threshold", "target", hint="set the threshold of TLT, or the fraction to keep"),
         Rule(
             cel="!has(self.threshold) || self.normalizer == 'l2' || self.threshold < 1.0",
             check=lambda self: self.threshold is None or self.normalizer == "l2" or self.threshold < 1,

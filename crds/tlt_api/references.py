@@ -1,18 +1,21 @@
-"""References between resources: TrainingJob <- PruneJob <- TrainingJob <- ExportJob, in any order of arrival.
+"""References between resources: TrainingJob <- PruneJob <- TrainingJob <- ExportJob, created in any order.
 
-Pure: the resources come in by a function. The operator and ``tlt run`` resolve by the same rules.
+The functions are pure: a lookup function provides the resources. The operator and ``tlt run`` share them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from pydantic.alias_generators import to_camel
 
 from tlt_api.common import ModelSource
 from tlt_api.exportjob import ExportJobSpec
 from tlt_api.failures import Reason
 from tlt_api.prunejob import PruneJobSpec
-from tlt_api.resources import Resource
+from tlt_api.resources import PRUNE_JOB, TRAINING_JOB, Resource
 from tlt_api.status import (
     Dependency,
     Inputs,
@@ -23,13 +26,16 @@ from tlt_api.status import (
 )
 from tlt_api.trainingjob import TrainingJobSpec
 
+_REFERENCES = {"training_job_ref": TRAINING_JOB.name, "prune_job_ref": PRUNE_JOB.name}
+"""Fields of a ModelSource that name another resource, and the kind of that resource."""
+
 Lookup = Callable[[str, str], Resource | None]
 """(kind, name) -> the resource of this namespace, or None."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """All references are resolved."""
+    """Result of a resource whose references are all resolved."""
 
     inputs: Inputs
     dependency: Dependency | None = None
@@ -37,11 +43,11 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Waiting:
-    """A reference cannot be resolved yet.
+    """Result of a resource with a reference that cannot be resolved yet.
 
     Attributes:
-        message: What is waited for.
-        dependency: The resource waited for, where it exists.
+        message: Description of the missing resource or state.
+        dependency: Resource that is waited for, if it exists.
     """
 
     message: str
@@ -50,7 +56,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Broken:
-    """A reference can never be resolved: the dependant fails with this reason."""
+    """Result of a resource with a reference that can never be resolved: it fails with this reason."""
 
     reason: Reason
     message: str
@@ -58,7 +64,7 @@ class Broken:
 
 
 def model_source(resource: Resource) -> ModelSource | None:
-    """Where the resource's model comes from; None for a training from nothing."""
+    """Return the source of the resource's model, or None for a training from scratch."""
     spec = resource.spec
     if isinstance(spec, TrainingJobSpec):
         return spec.model.from_
@@ -69,20 +75,30 @@ def model_source(resource: Resource) -> ModelSource | None:
 
 def parent_key(source: ModelSource | None) -> tuple[str, str] | None:
     """(kind, name) of the resource that a source refers to; None for a file."""
-    if source is None:
-        return None
-    if source.training_job_ref:
-        return "TrainingJob", source.training_job_ref.name
-    if source.prune_job_ref:
-        return "PruneJob", source.prune_job_ref.name
+    for field, kind in _REFERENCES.items():
+        reference = getattr(source, field, None)
+        if reference:
+            return kind, reference.name
+    return None
+
+
+def raw_parent(body: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(kind, name) of the resource that a resource refers to, read from JSON whose spec need not be valid."""
+    source = (body.get("spec") or {}).get("model") or {}
+    if body["kind"] == TRAINING_JOB.name:
+        source = source.get("from") or {}
+    for field, kind in _REFERENCES.items():
+        name = (source.get(to_camel(field)) or {}).get("name")
+        if name:
+            return kind, name
     return None
 
 
 def resolve(resource: Resource, lookup: Lookup) -> Resolved | Waiting | Broken:
     """Resolve the resource's reference, given the other resources of its namespace.
 
-    A parent that was seen before (``status.dependency``) and is gone, or is another object of the same name,
-    breaks the reference; one that has never been seen is waited for.
+    The reference is broken if the parent was recorded before (``status.dependency``) and has been deleted or
+    replaced by another object of the same name. A parent that has not been recorded yet is waited for.
     """
     source = model_source(resource)
     key = parent_key(source)
@@ -94,12 +110,12 @@ def resolve(resource: Resource, lookup: Lookup) -> Resolved | Waiting | Broken:
     if cycle:
         return Broken(Reason.DEPENDENCY_CYCLE, f"the references form a circle: {' -> '.join(cycle)}")
     parent = lookup(*key)
-    known = resource.status.dependency
-    if known and (parent is None or parent.uid != known.uid):
+    recorded = resource.status.dependency
+    if recorded and (parent is None or parent.uid != recorded.uid):
         return Broken(
             Reason.DEPENDENCY_DELETED,
-            f"{key[0]}/{key[1]} (uid {known.uid}), which this refers to, was deleted before it succeeded",
-            known,
+            f"{key[0]}/{key[1]} (uid {recorded.uid}), which this refers to, was deleted before it succeeded",
+            recorded,
         )
     if parent is None:
         return Waiting(f"waits for {key[0]}/{key[1]}, which does not exist yet")
@@ -109,19 +125,19 @@ def resolve(resource: Resource, lookup: Lookup) -> Resolved | Waiting | Broken:
 def _from_parent(source: ModelSource, parent: Resource, lookup: Lookup) -> Resolved | Waiting | Broken:
     dependency = Dependency(kind=parent.kind.name, name=parent.name, uid=parent.uid)
     if parent.status.phase == Phase.FAILED:
-        why = parent.status.failure
-        text = f": {why.reason}: {why.message}" if why else ""
-        return Broken(Reason.DEPENDENCY_FAILED, f"{parent.key} failed{text}", dependency)
+        failure = parent.status.failure
+        cause = f": {failure.reason}: {failure.message}" if failure else ""
+        return Broken(Reason.DEPENDENCY_FAILED, f"{parent.key} failed{cause}", dependency)
     if parent.status.phase != Phase.SUCCEEDED:
         phase = parent.status.phase or Phase.PENDING
         return Waiting(f"waits for {parent.key}, which is {phase}", dependency)
     name = source.training_job_ref.checkpoint if source.training_job_ref else "model"
     artifact = parent.status.artifact(name)
     if artifact is None:
-        there = ", ".join(item.name for item in parent.status.artifacts or ()) or "none"
+        names = ", ".join(item.name for item in parent.status.artifacts or ()) or "none"
         return Broken(
             Reason.DEPENDENCY_UNUSABLE,
-            f"{parent.key} succeeded without an artifact {name!r}; it has: {there}",
+            f"{parent.key} succeeded without an artifact {name!r}; it has: {names}",
             dependency,
         )
     model = ResolvedModel(uri=artifact.uri, sha256=artifact.sha256)
@@ -129,7 +145,7 @@ def _from_parent(source: ModelSource, parent: Resource, lookup: Lookup) -> Resol
 
 
 def _records(resource: Resource | None, lookup: Lookup) -> ResolvedRecords | None:
-    """The data behind a model: the nearest TrainingJob's, up the chain."""
+    """Return the records on which a model was trained: those of the nearest TrainingJob up the chain."""
     while resource is not None:
         status = resource.status
         if isinstance(status, TrainingJobStatus):

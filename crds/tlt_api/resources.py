@@ -1,4 +1,4 @@
-"""The kinds: their names, commands and printer columns, and reading a resource from JSON."""
+"""Kinds of resources, with their names, commands and printer columns, and the reading of resources."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_NAME_LENGTH = 40
 
 @dataclass(frozen=True)
 class Column:
-    """A column of ``kubectl get``. ``wide`` shows it with ``-o wide`` only."""
+    """Printer column of ``kubectl get``; ``wide`` shows it with ``-o wide`` only."""
 
     name: str
     type: str
@@ -36,7 +36,7 @@ class Kind:
         name: Kind, as in a manifest.
         plural: As in an API path.
         short_name: For kubectl.
-        command: The runner's command, which also names the child Jobs: ``<cr>-<command>-<attempt>``.
+        command: The runner's command, which also names the child Jobs.
         spec: Its spec.
         status: Its status.
         columns: Printer columns.
@@ -49,6 +49,10 @@ class Kind:
     spec: type[JobSpec]
     status: type[JobStatus]
     columns: tuple[Column, ...]
+
+    def job_name(self, resource: str, attempt: int) -> str:
+        """Name of the batch Job of an attempt of the resource of this name."""
+        return f"{resource}-{self.command}-{attempt}"
 
 
 _PHASE = Column("Phase", "string", ".status.phase")
@@ -102,17 +106,17 @@ KINDS: dict[str, Kind] = {kind.name: kind for kind in (TRAINING_JOB, PRUNE_JOB, 
 
 @dataclass(frozen=True)
 class Resource:
-    """A resource as read: identity, spec and status, all typed.
+    """Resource with its identity, spec and status as typed objects.
 
     Attributes:
-        kind: Its kind.
-        namespace: Its namespace.
-        name: Its name.
-        uid: Its uid; empty in local runs before one is given.
-        generation: Its generation.
-        spec: Its spec, validated.
-        status: Its status, as far as it is understood.
-        deleting: Whether it is being deleted.
+        kind: Kind of the resource.
+        namespace: Namespace of the resource.
+        name: Name of the resource.
+        uid: UID of the resource; empty in local runs until one is assigned.
+        generation: Generation of the spec.
+        spec: Validated spec.
+        status: Status, without fields that this version does not know.
+        deleting: True while the resource is being deleted.
         created: ``metadata.creationTimestamp``, or empty.
     """
 
@@ -128,19 +132,19 @@ class Resource:
 
     @property
     def key(self) -> str:
-        """``Kind/name``, for messages; references never leave the namespace."""
+        """``Kind/name``, for messages. References never cross namespaces, so it needs no namespace."""
         return f"{self.kind.name}/{self.name}"
 
 
 class InvalidResourceError(ValueError):
-    """A resource that does not follow the schema: which field, what was expected, what was given."""
+    """Error of a resource that violates the schema; its message has field, expected and given value."""
 
 
 def parse(body: Mapping[str, Any]) -> Resource:
     """Read a resource from its JSON form.
 
     Raises:
-        InvalidResourceError: API version, kind or spec are not ours; the message lists every field at fault.
+        InvalidResourceError: API version, kind or a field is invalid; the message lists every such field.
     """
     if body.get("apiVersion") != API_VERSION or body.get("kind") not in KINDS:
         raise InvalidResourceError(
@@ -176,7 +180,7 @@ def parse(body: Mapping[str, Any]) -> Resource:
 
 
 def explain(error: ValidationError, root: str = "spec") -> str:
-    """A validation error as one line per field: path, what was expected, what was given."""
+    """Return a validation error as one clause per field: path, expected and given value."""
     lines = []
     for item in error.errors():
         path = ".".join([root, *(str(part) for part in item["loc"])])
@@ -186,5 +190,5 @@ def explain(error: ValidationError, root: str = "spec") -> str:
 
 
 def crd_name(kind: Kind) -> str:
-    """Name of the kind's CustomResourceDefinition."""
+    """Return the name of the kind's CustomResourceDefinition."""
     return f"{kind.plural}.{GROUP}"

@@ -1,52 +1,54 @@
-"""RunReport: what a runner says of its run, on two ways that carry the same thing.
+"""RunReport: the runner's results, which reach the resource's status in two ways.
 
-While it runs it applies the report to its own resource's status. When it ends it writes it once more,
-shortened to Kubernetes' 4,096 bytes, as the container's termination message: nothing is lost while the API
-server is away.
+While the runner runs, it applies the report to the status of its own resource. When it ends, it writes the
+report once more, shortened to Kubernetes' 4,096 bytes, as the container's termination message: nothing is
+lost while the API server is away.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any, Self
 
 from tlt_api.base import StatusModel
-from tlt_api.status import (
-    EPOCH_PREFIX,
-    AnchorsStatus,
-    Artifact,
-    DatasetStatus,
-    ExportStatus,
-    Failure,
-    Metrics,
-    Progress,
-    PruningStatus,
-    Score,
-)
+from tlt_api.status import EPOCH_PREFIX, Failure, RunnerStatus, field_of
 
 TERMINATION_MESSAGE_LIMIT = 4096
 
 
-class RunReport(StatusModel):
-    """The runner's part of the status. Absent fields have not been learnt yet (or do not apply)."""
+class RunReport(RunnerStatus):
+    """The runner's part of the status. Absent fields are not known yet (or do not apply)."""
 
-    progress: Progress | None = None
-    dataset: DatasetStatus | None = None
-    anchors: AnchorsStatus | None = None
-    metrics: Metrics | None = None
-    pruning: PruningStatus | None = None
-    exports: list[ExportStatus] | None = None
-    lowest_m_ap: Annotated[Score | None, Field(alias="lowestMAP")] = None
-    largest_drop: Score | None = None
-    artifacts: list[Artifact] | None = None
     failure: Failure | None = None
     """Set when the run ended without success; in the termination message only."""
 
     def to_status(self) -> dict[str, Any]:
         """The fields that the runner applies to its resource's status."""
         return {key: value for key, value in self.to_wire().items() if key != "failure"}
+
+    def with_section(self, section: StatusModel) -> Self:
+        """The report with a section set.
+
+        In a list (artifacts, exports) it replaces the item with the same key in its position, or is appended.
+        """
+        field = field_of(type(section))
+        key = getattr(section, "list_key", None)
+        if key is None:
+            return self.model_copy(update={field: section})
+        by_key = {getattr(item, key): item for item in getattr(self, field) or ()}
+        items = list({**by_key, getattr(section, key): section}.values())
+        return self.model_copy(update={field: items})._with_derived_figures()
+
+    def without_artifact(self, name: str) -> Self:
+        """The report without an artifact."""
+        left = [item for item in self.artifacts or () if item.name != name]
+        return self.model_copy(update={"artifacts": left})
+
+    def _with_derived_figures(self) -> Self:
+        scores = [item.m_ap for item in self.exports or () if item.m_ap is not None]
+        drops = [item.m_ap_drop for item in self.exports or () if item.m_ap_drop is not None]
+        figures = {"lowest_m_ap": min(scores, default=None), "largest_drop": max(drops, default=None)}
+        return self.model_copy(update=figures)
 
 
 def to_termination_message(report: RunReport, limit: int = TERMINATION_MESSAGE_LIMIT) -> str:

@@ -1,7 +1,7 @@
-"""RunSpec: everything that an attempt's pod is told, as one JSON text in an annotation of the pod.
+"""RunSpec: the input of an attempt's pod, as one JSON text in an annotation of the pod.
 
-The operator writes it when it creates the Job; the runner reads it from a file (downward API). It holds no
-secret: credentials come as environment variables from the Secret that the spec names.
+The operator writes it when it creates the Job; the runner reads it from a file (downward API). It contains no
+secrets: credentials come as environment variables from the Secret that the spec names.
 """
 
 from __future__ import annotations
@@ -19,33 +19,38 @@ from tlt_api.status import Inputs
 RUN_SPEC_ANNOTATION = "tlt.dev/run-spec"
 RUN_SPEC_PATH = "/etc/tlt/run.json"
 VOLUMES_ROOT = "/mnt/tlt"
-"""``pvc://claim/path`` is at ``/mnt/tlt/claim/path`` in the pod."""
+"""Mount point of volumes: ``pvc://claim/path`` is at ``/mnt/tlt/claim/path`` in the pod."""
 
 
 class Owner(ApiModel):
-    """The resource for which the run is made, and on which it reports."""
+    """Resource for which the run is made, and to whose status it reports."""
 
     api_version: Literal["tlt.dev/v1alpha1"] = API_VERSION  # type: ignore[assignment]
+    """API version of the resource."""
     kind: str
+    """Kind of the resource."""
     namespace: str
+    """Namespace of the resource."""
     name: str
+    """Name of the resource."""
     uid: str
+    """UID of the resource."""
 
 
 class RunSpec(ApiModel):
-    """What to do: the owner's spec (remedies applied), and what its references resolved to."""
+    """Input of one attempt: the owner's spec with remedies applied, and its resolved references."""
 
     owner: Owner
-    """Whose run this is."""
+    """Resource for which the run is made."""
     attempt: int
     """Number of the attempt, from 1."""
     spec: SerializeAsAny[JobSpec]
-    """The owner's spec."""
+    """Spec of the owner, with the remedies of earlier failures applied."""
     inputs: Inputs = Inputs()
-    """Resolved references."""
+    """Files that the owner's references resolved to."""
     workers: list[str] = []
-    """Addresses (host:port) of the pods that train together, by index; empty where there is one. A pod's own
-    index is in JOB_COMPLETION_INDEX; index 0 is the chief, which alone reports and publishes."""
+    """Addresses (host:port) of the pods that train together, by index; empty with a single pod. The index of
+    a pod is in JOB_COMPLETION_INDEX; index 0 is the chief, which alone reports and publishes."""
 
     @model_validator(mode="before")
     @classmethod
@@ -60,16 +65,16 @@ class RunSpec(ApiModel):
 
     @property
     def kind(self) -> Kind:
-        """The owner's kind."""
+        """Kind of the owner."""
         return KINDS[self.owner.kind]
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """Return the run spec as one line of JSON."""
         return self.model_dump_json(by_alias=True, exclude_none=True)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """The inverse of :meth:`to_json`.
+        """Read a run spec from the text of :meth:`to_json`.
 
         Raises:
             pydantic.ValidationError: The text is not a RunSpec.
@@ -80,6 +85,14 @@ class RunSpec(ApiModel):
 def for_attempt(
     resource: Resource, spec: JobSpec, inputs: Inputs, attempt: int, workers: Sequence[str] = ()
 ) -> RunSpec:
-    """The RunSpec of an attempt: ``spec`` is the resource's, after remedies; ``workers`` by index."""
+    """Return the run spec of an attempt.
+
+    Args:
+        resource: Owner of the run.
+        spec: Spec of the resource, with remedies applied.
+        inputs: Resolved references.
+        attempt: Number of the attempt, from 1.
+        workers: Addresses of the pods that train together, by index; empty with a single pod.
+    """
     owner = Owner(kind=resource.kind.name, namespace=resource.namespace, name=resource.name, uid=resource.uid)
     return RunSpec(owner=owner, attempt=attempt, spec=spec, inputs=inputs, workers=list(workers))

@@ -1,27 +1,34 @@
-"""The status of our resources: who owns which field, and what it means.
+"""The status of our resources: every field, and which of two field managers owns it.
 
-The operator writes ``phase`` to ``inputs`` (field manager ``tlt-operator``); the runner writes ``progress``,
-``dataset``, ``anchors``, ``metrics``, ``pruning``, ``exports``, ``artifacts``, ``reportedFor`` of its own
-resource (field manager ``tlt-runner``). Both by server-side apply.
+The operator applies the fields of :class:`OperatorStatus` (field manager ``tlt-operator``), the runner those
+of :class:`RunnerStatus` on its own resource (``tlt-runner``), both by server-side apply. A kind's status is
+made of both. The lists of fields (:data:`OPERATOR_FIELDS`, :data:`RUNNER_FIELDS`) follow from these classes,
+and so do the runner's admission policy and the run report.
+
+To add a section that the runner reports: write its model, and add one field to the results of the kinds that
+have it. ``tlt_runner.status.lines`` needs one function that puts it into words.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from tlt_api.base import StatusModel
 
 OPERATOR_FIELD_MANAGER = "tlt-operator"
 RUNNER_FIELD_MANAGER = "tlt-runner"
 
+HISTORY_LIMIT = 20
+"""Entries that status.history keeps."""
+
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
 Score = Annotated[float, AfterValidator(lambda value: round(value, 5))]
-"""A figure that people read: five decimals, which is finer than any validation set can tell."""
+"""Metric for people, rounded to five decimals, which is finer than any validation set can resolve."""
 
 
 class Phase(StrEnum):
@@ -37,314 +44,389 @@ class Phase(StrEnum):
 
 
 class Condition(StatusModel):
-    """A metav1.Condition."""
+    """Condition of the resource, as metav1.Condition."""
 
     type: Annotated[str, Field(max_length=316)]
-    """Ready, Reconciling, Stalled (kstatus); Suspended, Complete, Failed (ours)."""
+    """Type of the condition: Ready, Reconciling, Stalled (as in kstatus), Blocked, Suspended, Complete or
+    Failed."""
     status: Literal["True", "False", "Unknown"]
-    """Whether it holds."""
+    """Status of the condition: True, False or Unknown."""
     observed_generation: Annotated[int, Field(ge=0)] | None = None
-    """The generation of the spec on which this is based."""
+    """Generation of the spec on which the condition is based."""
     last_transition_time: Time
-    """When status last changed."""
+    """Time of the last change of status."""
     reason: Annotated[str, Field(max_length=1024)]
-    """One word for programs."""
+    """Machine-readable reason of the last change, in one CamelCase word."""
     message: Annotated[str, Field(max_length=32768)] = ""
-    """One sentence for people."""
+    """Human-readable explanation of the last change."""
 
 
 class Failure(StatusModel):
-    """The failure of the last attempt, or of the resource before any attempt."""
+    """Failure of the last attempt, or of the resource before any attempt."""
 
     reason: str
-    """One of the failure taxonomy; docs/failures.md lists them."""
+    """Reason of the failure, one of those in docs/failures.md."""
     exit_code: int | None = None
-    """Exit code of the runner's container, where there was one."""
+    """Exit code of the runner's container. Absent if there was none."""
     message: str = ""
-    """What happened."""
+    """Human-readable description of the failure."""
     hint: str = ""
-    """What to do about it."""
+    """Suggested remedy for the failure."""
     retryable: bool = False
-    """Whether another attempt can end otherwise."""
+    """True if another attempt may succeed."""
 
 
 class Attempt(StatusModel):
-    """An attempt that ended without success."""
+    """Attempt that ended without success."""
 
     attempt: int
-    """Its number, from 1."""
+    """Number of the attempt, from 1."""
     reason: str
-    """Why it ended."""
+    """Reason for the end of the attempt."""
     remedy: str | None = None
-    """What the next attempt changes."""
+    """Change that the next attempt makes. Absent if it makes none."""
     time: Time | None = None
-    """When the operator saw it."""
+    """Time at which the operator observed the end of the attempt."""
 
 
 class Dependency(StatusModel):
-    """The resource that this one waits for or started from."""
+    """Resource that this one waits for or started from."""
 
     kind: str
-    """TrainingJob or PruneJob."""
+    """Kind of the resource: TrainingJob or PruneJob."""
     name: str
-    """Its name."""
+    """Name of the resource."""
     uid: str
-    """Its uid: another object of the same name is another object."""
+    """UID of the resource, which tells it from a later one of the same name."""
 
 
 class ResolvedModel(StatusModel):
-    """A model file, pinned."""
+    """Model file, pinned by its digest."""
 
     uri: str
-    """Its address."""
+    """Address of the model file."""
     sha256: str | None = None
-    """Its digest; absent only where the user gave a uri without one."""
+    """SHA-256 of the model file, in hexadecimal. Absent if the spec gives a uri without sha256."""
 
 
 class ResolvedRecords(StatusModel):
-    """TFRecords of the data set with which the model was trained, pinned."""
+    """TFRecords of the dataset on which the model was trained, pinned by their digest."""
 
     uri: str
-    """Folder of the records."""
+    """Folder of the TFRecords."""
     digest: str
-    """Digest of content and options."""
+    """Digest of the dataset's content and options."""
 
 
 class Inputs(StatusModel):
-    """What references resolved to when the first attempt started; later attempts use the same."""
+    """Files that references resolved to when the first attempt started; later attempts use the same ones."""
 
     model: ResolvedModel | None = None
-    """The model to start from."""
+    """Model to start from."""
     records: ResolvedRecords | None = None
-    """The data on which the model was trained and validated."""
+    """Dataset on which the model was trained and validated."""
 
 
 class Progress(StatusModel):
-    """Where the runner is."""
+    """Progress of the current attempt."""
 
     stage: str | None = None
-    """What it does: survey, convert, train, evaluate, prune, export, verify, build."""
+    """Current stage of the run: survey, convert, train, evaluate, prune, export, verify or build."""
     epoch: int | None = None
-    """Epochs finished."""
+    """Number of completed epochs."""
     epochs: int | None = None
-    """Epochs in all."""
+    """Total number of epochs."""
     step: int | None = None
-    """Steps finished in this stage; in training, in this epoch."""
+    """Number of completed steps in this stage; in training, in this epoch."""
     steps: int | None = None
-    """Steps of an epoch."""
+    """Number of steps in an epoch."""
     loss: float | None = None
-    """Mean training loss of the last steps, 50 at most."""
+    """Mean training loss of the last steps, at most 50."""
     learning_rate: float | None = None
-    """Learning rate now."""
+    """Current learning rate."""
     images_per_second: float | None = None
-    """Throughput of the last interval."""
+    """Throughput of the last interval, in images per second."""
     eta_seconds: int | None = None
-    """Estimated time to the end: of the run in training and evaluation, else of the stage."""
+    """Estimated remaining time in seconds: of the run in training and evaluation, otherwise of the stage."""
     last_update_time: Time | None = None
-    """When this was written."""
+    """Time of the last progress report."""
 
 
 class ClassCount(StatusModel):
-    """Objects of one class."""
+    """Number of objects of one class."""
 
     name: str
-    """Class name, after mapping."""
+    """Class name after targetClassMapping."""
     objects: int
-    """How many."""
+    """Number of objects of the class."""
 
 
 class DatasetStatus(StatusModel):
-    """What preparation found."""
+    """Statistics of the prepared dataset."""
 
     images: int | None = None
-    """Usable images, training and validation."""
+    """Number of usable images for training and validation."""
     objects: int | None = None
-    """Usable objects in them."""
+    """Number of usable objects in the usable images."""
     skipped: int | None = None
-    """Images left out; the dataset report says why."""
+    """Number of images left out; the dataset report gives the reasons."""
     dropped_objects: int | None = None
-    """Label lines left out (unmapped class, outside the image, too small); the dataset report says why."""
+    """Number of label lines left out (unmapped class, outside the image, too small); the dataset report gives
+    the reasons."""
     training_images: int | None = None
-    """Images to train on."""
+    """Number of training images."""
     validation_images: int | None = None
-    """Images to validate on."""
+    """Number of validation images."""
     classes: list[ClassCount] | None = None
-    """Objects by class."""
+    """Number of objects of each class."""
     digest: str | None = None
-    """Digest of content and options."""
+    """Digest of the dataset's content and options."""
     records_uri: str | None = None
     """Folder of the TFRecords."""
     report_uri: str | None = None
-    """Page that says what became of every image and label line; also there when the data are refused."""
+    """Address of the dataset report, an HTML page on every image and label line. Also written if the dataset
+    is refused."""
     warnings: int | None = None
-    """Things in the report that a person should look at: leakage, unused mapping keys, unusual images."""
+    """Number of warnings in the dataset report: leakage, unused mapping keys, unusual images."""
 
 
 class AnchorsStatus(StatusModel):
-    """Anchors that were chosen by clustering the training boxes (spec.model.anchors.auto)."""
+    """Anchors chosen by clustering the training boxes (spec.model.anchors.auto)."""
 
     scales: list[float]
-    """Sizes in pixels of the network's input."""
+    """Chosen anchor sizes: the side of a square of the anchor's area, in pixels of the network input."""
     ratios: list[float]
-    """Width / height."""
+    """Chosen aspect ratios, as width / height."""
     recall: Score
-    """Share of the training boxes that an anchor of these shapes fits with IoU >= 0.5."""
+    """Fraction of the training boxes that a chosen anchor shape fits with IoU >= 0.5."""
     default_recall: Score
-    """The same with the scales and ratios that stand in the spec."""
+    """Fraction of the training boxes that an anchor shape of the spec fits with IoU >= 0.5."""
     foreground_recall: Score
-    """Share of the training boxes that an anchor fits with IoU >= spec.model.proposals.maxOverlap."""
+    """Fraction of the training boxes that a chosen anchor shape fits with IoU >=
+    spec.model.proposals.maxOverlap."""
     default_foreground_recall: Score
-    """The same with the scales and ratios that stand in the spec."""
+    """Fraction of the training boxes that an anchor shape of the spec fits with IoU >=
+    spec.model.proposals.maxOverlap."""
     mean_overlap: Score
-    """Mean IoU of the training boxes with the anchor that fits them best."""
+    """Mean IoU of the training boxes with the chosen anchor shape that fits best."""
     default_mean_overlap: Score
-    """The same with the scales and ratios that stand in the spec."""
+    """Mean IoU of the training boxes with the anchor shape of the spec that fits best."""
 
 
 class ClassMetric(StatusModel):
     """Average precision of one class."""
 
     name: str
-    """Class name."""
+    """Name of the class."""
     average_precision: Score | None = None
-    """AP; absent where the validation data have no object of the class."""
+    """Average precision (AP) of the class. Absent if the validation images have no object of it."""
 
 
 class Metrics(StatusModel):
-    """Evaluation of the best model on the validation data."""
+    """Evaluation of a model on the validation images."""
 
     m_ap: Annotated[Score | None, Field(alias="mAP")] = None
-    """Mean of the classes' average precision, and of the IoU thresholds where there are several."""
+    """Mean average precision (mAP) over the classes, and over the IoU thresholds if there are several."""
     iou_threshold: float | None = None
-    """IoU from which a detection counts, where there is one."""
+    """IoU threshold of a correct detection. Absent if there are several."""
     epoch: int | None = None
-    """Epoch of the model that was evaluated."""
+    """Epoch of the evaluated model."""
     per_class: list[ClassMetric] | None = None
-    """By class."""
+    """Average precision of each class."""
 
 
 EPOCH_PREFIX = "epoch-"
-"""How the name of an epoch's own checkpoint begins: epoch-0007."""
+"""Prefix of the artifact name of an epoch's checkpoint, as in epoch-0007."""
 
 
 class Artifact(StatusModel):
-    """A file that a run made; listed once it is whole."""
+    """File made by a run, listed once it is complete."""
+
+    list_key: ClassVar[str] = "name"
 
     name: str
-    """What it is: best, last, epoch-0007, model, plan, onnx-fp32, engine-fp16 ..."""
+    """Name of the artifact, for example best, last, epoch-0007, model, plan, onnx-fp32 or engine-fp16."""
     uri: str
-    """Where it is."""
+    """Address of the file."""
     sha256: str
-    """Its digest."""
+    """SHA-256 of the file, in hexadecimal."""
     size_bytes: int
-    """Its size."""
+    """Size of the file in bytes."""
     epoch: int | None = None
-    """Epoch of a checkpoint."""
+    """Epoch of the model, for a checkpoint."""
 
 
 class PruningStatus(StatusModel):
-    """What pruning did."""
+    """Size of the model before and after pruning."""
 
     parameters_before: int
-    """Parameters of the model before."""
+    """Number of parameters before pruning."""
     parameters_after: int
-    """Parameters after."""
+    """Number of parameters after pruning."""
     flops_before: int
-    """Multiply-adds times two for one image, before."""
+    """FLOPs for one image before pruning (twice the multiply-adds)."""
     flops_after: int
-    """The same after."""
+    """FLOPs for one image after pruning (twice the multiply-adds)."""
     ratio: float
-    """Parameters kept, as a fraction."""
+    """Fraction of the parameters kept."""
     parameters_kept: str
-    """Parameters kept, in per cent, for printing."""
+    """Percentage of the parameters kept, as text for printing."""
     flops_kept: str
-    """FLOPs kept, in per cent, for printing."""
+    """Percentage of the FLOPs kept, as text for printing."""
 
 
 class ExportStatus(StatusModel):
-    """One exported precision, verified."""
+    """Export in one precision and its verification."""
+
+    list_key: ClassVar[str] = "precision"
 
     precision: str
-    """fp32, fp16 or int8."""
+    """Precision of the export: fp32, fp16 or int8."""
     m_ap: Annotated[Score | None, Field(alias="mAP")] = None
-    """mAP of the exported model in ONNX Runtime on the validation data."""
+    """Mean average precision (mAP) of the exported model in ONNX Runtime on the validation images."""
     m_ap_drop: Annotated[Score | None, Field(alias="mAPDrop")] = None
-    """mAP of the Keras model on the same data, less the exported one's."""
+    """Loss of mAP: mAP of the Keras model on the same images minus mAP of the exported model."""
     max_abs_error: float | None = None
-    """Largest difference of a matched detection's score to Keras."""
+    """Maximum absolute difference between the scores of a detection in ONNX Runtime and in Keras."""
     size_bytes: int | None = None
-    """Size of the ONNX file."""
+    """Size of the ONNX file in bytes."""
     latency_milliseconds: float | None = None
-    """Median time of one image in ONNX Runtime on the runner's CPU."""
+    """Median latency for one image in ONNX Runtime on the runner's CPU, in milliseconds."""
 
 
-class JobStatus(StatusModel):
-    """Status that all kinds share. Every field may be absent."""
+class OperatorStatus(StatusModel):
+    """The operator's fields. It applies them as a whole: server-side apply removes what it leaves out."""
 
     phase: Phase | None = None
-    """One-word summary."""
+    """Summary of the conditions in one word."""
     observed_generation: int | None = None
-    """Generation of the spec that this status speaks of."""
+    """Generation of the spec on which this status is based."""
     conditions: Annotated[list[Condition], Field(json_schema_extra={"x-list-map-key": "type"})] = []
-    """Conditions, by type."""
+    """Conditions of the resource, one for each type."""
     attempt: int | None = None
-    """The attempt that runs or ran last, from 1."""
+    """Number of the current or last attempt, from 1."""
     retries: int | None = None
-    """Attempts that failed and count against maxRetries."""
+    """Number of failed attempts that count towards spec.runPolicy.maxRetries."""
     job_name: str | None = None
-    """batch/v1 Job of that attempt."""
+    """Name of the batch/v1 Job of the current or last attempt."""
     job_uid: str | None = None
-    """uid of that Job, from when it was first seen: a Job that was seen and is gone was deleted."""
+    """UID of the batch/v1 Job, once observed: if that Job disappears, it was deleted."""
     start_time: Time | None = None
-    """When the first attempt started."""
+    """Start time of the first attempt."""
     completion_time: Time | None = None
-    """When the resource succeeded or failed."""
+    """Time at which the resource succeeded or failed."""
     failure: Failure | None = None
-    """Why the last attempt, or the resource, failed."""
+    """Failure of the last attempt, or of the resource before any attempt."""
     history: list[Attempt] | None = None
-    """Earlier attempts, newest last, at most 20."""
+    """Attempts that ended without success, newest last, at most 20."""
     dependency: Dependency | None = None
-    """The resource it waits for or started from."""
+    """Resource that this one waits for or started from."""
     inputs: Inputs | None = None
-    """What references resolved to."""
+    """Files that references resolved to when the first attempt started."""
+
+
+class Results(StatusModel):
+    """The fields that the runner writes on a resource of any kind."""
+
     progress: Progress | None = None
-    """Where the runner is."""
+    """Progress of the current attempt."""
     artifacts: list[Artifact] | None = None
-    """Files that the run made."""
+    """Files made by the run, each listed once it is complete."""
     reported_for: str | None = None
-    """uid for which the runner reports: a runner of a former resource of this name is refused."""
+    """UID of the resource for which the runner reports. Reports for a former resource of this name are
+    refused."""
 
     def artifact(self, name: str) -> Artifact | None:
         """The artifact of this name, if it is there yet."""
         return next((item for item in self.artifacts or () if item.name == name), None)
 
 
-class TrainingJobStatus(JobStatus):
-    """Status of a TrainingJob."""
+class TrainingResults(Results):
+    """The fields that the runner writes on a TrainingJob."""
 
     dataset: DatasetStatus | None = None
-    """What preparation found."""
+    """Statistics of the prepared dataset."""
     anchors: AnchorsStatus | None = None
-    """Anchors that were chosen from the data."""
+    """Anchors chosen by clustering the training boxes (spec.model.anchors.auto)."""
     metrics: Metrics | None = None
-    """Evaluation of the best model."""
+    """Evaluation of the best model on the validation images."""
 
 
-class PruneJobStatus(JobStatus):
-    """Status of a PruneJob."""
+class PruningResults(Results):
+    """The fields that the runner writes on a PruneJob."""
 
     pruning: PruningStatus | None = None
-    """What pruning did."""
+    """Size of the model before and after pruning."""
 
 
-class ExportJobStatus(JobStatus):
-    """Status of an ExportJob."""
+class ExportResults(Results):
+    """The fields that the runner writes on an ExportJob."""
 
     metrics: Metrics | None = None
-    """Evaluation of the Keras model on the validation data, to compare with."""
+    """Evaluation of the Keras model on the validation images, as the reference of the verification."""
     exports: list[ExportStatus] | None = None
-    """By precision."""
+    """Exports and their verification, one for each precision."""
     lowest_m_ap: Annotated[Score | None, Field(alias="lowestMAP")] = None
     """The lowest mAP among the exports, for printing."""
     largest_drop: Score | None = None
     """The largest mAPDrop among the exports, for printing."""
+
+
+class RunnerStatus(TrainingResults, PruningResults, ExportResults):
+    """The fields that the runner writes, of all kinds."""
+
+
+class JobStatus(Results, OperatorStatus):
+    """Status that all kinds share. Every field may be absent."""
+
+
+class TrainingJobStatus(TrainingResults, JobStatus):
+    """Status of a TrainingJob."""
+
+
+class PruneJobStatus(PruningResults, JobStatus):
+    """Status of a PruneJob."""
+
+
+class ExportJobStatus(ExportResults, JobStatus):
+    """Status of an ExportJob."""
+
+
+Section = DatasetStatus | AnchorsStatus | Metrics | PruningStatus | ExportStatus
+"""A part of the result of a run, reported as soon as it is known."""
+
+OPERATOR_FIELDS = frozenset(OperatorStatus.model_fields)
+RUNNER_FIELDS = frozenset(RunnerStatus.model_fields)
+"""By their Python names."""
+
+
+def wire_names(model: type[BaseModel]) -> list[str]:
+    """The names of a model's fields as they stand in JSON, in the order of their definition."""
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def field_of(section: type[StatusModel]) -> str:
+    """The field of :class:`RunnerStatus` that holds a section; a list holds one item for each key.
+
+    Raises:
+        TypeError: No field holds such a section.
+    """
+    try:
+        return _FIELDS[section]
+    except KeyError:
+        known = ", ".join(sorted(item.__name__ for item in _FIELDS))
+        raise TypeError(f"expected a section of a status ({known}), got {section.__name__}") from None
+
+
+def _section_types(annotation: Any) -> list[type[StatusModel]]:
+    """The models in a field's type, inside of ``| None`` and ``list[...]``."""
+    if get_origin(annotation) is not None:
+        return [model for part in get_args(annotation) for model in _section_types(part)]
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, StatusModel) else []
+
+
+_FIELDS: dict[type[StatusModel], str] = {
+    model: name
+    for name, field in RunnerStatus.model_fields.items()
+    for model in _section_types(field.annotation)
+}

@@ -1,4 +1,8 @@
-"""Optimisation of a TrainingJob, and how its result is judged (``spec.training``, ``spec.evaluation``)."""
+"""Training options of a TrainingJob (``spec.training``), its evaluation and its pictures in TensorBoard.
+
+A field whose default depends on another field (``momentum`` on the type of optimizer) is optional and has a
+property ``effective_...`` beside it, so that a stored spec keeps saying what its author gave.
+"""
 
 from __future__ import annotations
 
@@ -11,33 +15,38 @@ from tlt_api.common import Fraction, OpenFraction
 
 LossWeight = Annotated[float, Field(gt=0, le=1000)]
 _ANNEALING = "softStartAnnealing"
+_DEFAULT_SOFT_START = 0.1
+_DEFAULT_ANNEALING = 0.7
 
 
 class LearningRate(ApiModel):
-    """The learning rate over the progress of training, 0 to 1.
+    """Learning rate as a function of training progress, from 0 (start) to 1 (end).
 
-    softStartAnnealing (TLT): exponential rise from min to max, plateau, exponential fall to min.
-    cosine: rise in a line from min to max, then half a cosine down to min.
+    softStartAnnealing (TLT): exponential warm-up from min to max, plateau, exponential decay to min.
+    cosine: linear warm-up from min to max, then cosine decay to min.
     step: max times gamma for every stepSize of progress.
     """
 
     schedule: Literal["softStartAnnealing", "cosine", "step"] = "softStartAnnealing"
-    """Name of the schedule."""
+    """Learning rate schedule. softStartAnnealing: exponential warm-up, plateau, exponential decay (TLT);
+    cosine: linear warm-up, cosine decay; step: multiplied by gamma after every stepSize."""
     max: Annotated[float, Field(gt=0, le=10)] = 5.0e-4
-    """Learning rate of the plateau; of the start with step."""
+    """Peak learning rate; with schedule step, the initial learning rate."""
     min: Annotated[float, Field(gt=0, le=10)] | None = None
-    """Learning rate at the start and at the end; by default a hundredth of max. Not with step."""
+    """Learning rate at the start and the end of training. Defaults to max / 100. Not with schedule step."""
     soft_start: Fraction | None = None
-    """Progress at which the rise ends, by default 0.1. Not with step."""
+    """End of the warm-up, as a fraction of the training. Defaults to 0.1. Not with schedule step."""
     annealing: Fraction | None = None
-    """Progress at which the fall begins, by default 0.7. With softStartAnnealing only."""
+    """Start of the decay, as a fraction of the training. Defaults to 0.7. With schedule softStartAnnealing
+    only."""
     gamma: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Factor of a step, by default 0.1. With step only."""
+    """Factor applied to the learning rate after every stepSize. Defaults to 0.1. With schedule step only."""
     step_size: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Progress after which the rate falls, each time anew, by default 0.3. With step only."""
+    """Interval between two reductions of the learning rate, as a fraction of the training. Defaults to 0.3.
+    With schedule step only."""
     scaling: Literal["linear", "none"] = "linear"
-    """linear: the rate is for one replica (GPU) and is multiplied by their number (gpus times nodes), as the
-    batch is; none: it is taken as it stands."""
+    """Linear scaling rule. linear: max and min are for one GPU and are multiplied by the number of GPUs (gpus
+    times nodes), as the batch size is; none: they are used unchanged."""
 
     rules = (
         only_with("min", "schedule", _ANNEALING, "cosine"),
@@ -52,51 +61,66 @@ class LearningRate(ApiModel):
             given=pair("min", "max"),
         ),
         Rule(
-            cel=f"self.schedule != '{_ANNEALING}' || (has(self.softStart) ? self.softStart : 0.1) <= "
-            "(has(self.annealing) ? self.annealing : 0.7)",
-            check=lambda self: self.schedule != _ANNEALING or self.rise_end <= self.fall_begin,
-            message="expected softStart <= annealing: the fall begins after the rise has ended",
-            given="'softStart %s and annealing %s'.format([has(self.softStart) ? self.softStart : 0.1, "
-            "has(self.annealing) ? self.annealing : 0.7])",
+            cel=f"self.schedule != '{_ANNEALING}' || "
+            f"(has(self.softStart) ? self.softStart : {_DEFAULT_SOFT_START}) <= "
+            f"(has(self.annealing) ? self.annealing : {_DEFAULT_ANNEALING})",
+            check=lambda self: (
+                self.schedule != _ANNEALING or self.effective_soft_start <= self.effective_annealing
+            ),
+            message="expected softStart <= annealing: the decay starts after the warm-up has ended",
+            given="'softStart %s and annealing %s'.format(["
+            f"has(self.softStart) ? self.softStart : {_DEFAULT_SOFT_START}, "
+            f"has(self.annealing) ? self.annealing : {_DEFAULT_ANNEALING}])",
         ),
     )
 
     @property
-    def lowest(self) -> float:
-        """``min`` or its default."""
+    def effective_min(self) -> float:
+        """``min``, or its default of ``max / 100``."""
         return self.max / 100 if self.min is None else self.min
 
     @property
-    def rise_end(self) -> float:
-        """``soft_start`` or its default."""
-        return 0.1 if self.soft_start is None else self.soft_start
+    def effective_soft_start(self) -> float:
+        """``soft_start``, or its default."""
+        return _DEFAULT_SOFT_START if self.soft_start is None else self.soft_start
 
     @property
-    def fall_begin(self) -> float:
-        """``annealing`` or its default."""
-        return 0.7 if self.annealing is None else self.annealing
+    def effective_annealing(self) -> float:
+        """``annealing``, or its default."""
+        return _DEFAULT_ANNEALING if self.annealing is None else self.annealing
+
+    @property
+    def effective_gamma(self) -> float:
+        """``gamma``, or its default."""
+        return 0.1 if self.gamma is None else self.gamma
+
+    @property
+    def effective_step_size(self) -> float:
+        """``step_size``, or its default."""
+        return 0.3 if self.step_size is None else self.step_size
 
 
 class Optimizer(ApiModel):
-    """The optimizer."""
+    """Optimizer and its hyperparameters."""
 
     type: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
-    """Kind."""
+    """Optimizer: SGD with momentum, Adam, AdamW or RMSprop."""
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Share of the last movement that goes on, beta 1 of adam and adamw: by default 0.9, with rmsprop 0."""
+    """Momentum (beta_1 of Adam and AdamW). Defaults to 0.9; with rmsprop to 0."""
     nesterov: bool = False
-    """Whether the gradient is taken where momentum leads. With sgd only."""
+    """Use Nesterov momentum. With type sgd only."""
     beta2: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Decay of the squared gradients' mean, by default 0.999. With adam and adamw only."""
+    """Decay rate of the second moment (beta_2). Defaults to 0.999. With adam and adamw only."""
     rho: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """The same of rmsprop, by default 0.9. With rmsprop only."""
+    """Decay rate of the squared gradients' moving average. Defaults to 0.9. With rmsprop only."""
     epsilon: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Keeps divisions finite, by default 1e-7. Not with sgd."""
+    """Constant added to the denominator for numerical stability. Defaults to 1e-7. Not with sgd."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Share of the kernels, times the learning rate, that an update takes off: by default 0.01. Beside it,
-    training.regularizer is best none. With adamw only."""
+    """Decoupled weight decay of kernels. Defaults to 0.01; set training.regularizer.type to none to avoid
+    penalising kernels twice. With adamw only."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
-    """Global norm of the gradient, of the whole batch on all replicas, above which it is scaled down."""
+    """Maximum global norm of the gradient of the whole batch over all GPUs; a larger gradient is scaled down.
+    No clipping if absent."""
 
     rules = (
         only_with("beta2", "type", "adam", "adamw"),
@@ -106,173 +130,193 @@ class Optimizer(ApiModel):
         Rule(
             cel="!self.nesterov || (self.type == 'sgd' && !(has(self.momentum) && self.momentum == 0.0))",
             check=lambda self: not self.nesterov or (self.type == "sgd" and self.momentum != 0),
-            message="expected nesterov only with type sgd and a momentum, which has a use for it",
+            message="expected nesterov only with type sgd and a momentum other than 0",
             given="self.type",
         ),
     )
 
     @property
-    def slots(self) -> int:
-        """Values that it keeps for every weight."""
+    def slots_per_weight(self) -> int:
+        """Number of slot variables (moments) that the optimizer keeps for each weight."""
         return 1 if self.type == "sgd" else 2
 
     @property
-    def inertia(self) -> float:
-        """``momentum`` or its default."""
+    def effective_momentum(self) -> float:
+        """``momentum``, or its default for this type."""
         return (0.0 if self.type == "rmsprop" else 0.9) if self.momentum is None else self.momentum
 
     @property
     def betas(self) -> tuple[float, float]:
-        """``momentum`` and ``beta2`` or their defaults."""
-        return self.inertia, 0.999 if self.beta2 is None else self.beta2
+        """Adam's beta_1 and beta_2: ``momentum`` and ``beta2``, or their defaults."""
+        return self.effective_momentum, 0.999 if self.beta2 is None else self.beta2
 
     @property
-    def smoothing(self) -> float:
-        """``rho`` or its default."""
+    def effective_rho(self) -> float:
+        """``rho``, or its default."""
         return 0.9 if self.rho is None else self.rho
 
     @property
-    def small(self) -> float:
-        """``epsilon`` or its default."""
+    def effective_epsilon(self) -> float:
+        """``epsilon``, or its default."""
         return 1e-7 if self.epsilon is None else self.epsilon
 
     @property
-    def decay(self) -> float:
-        """``weight_decay`` or its default, 0 but for adamw."""
+    def effective_weight_decay(self) -> float:
+        """``weight_decay``, or its default: 0.01 for AdamW, 0 for all other types."""
         return (0.01 if self.type == "adamw" else 0.0) if self.weight_decay is None else self.weight_decay
 
 
 class Regularizer(ApiModel):
-    """Penalty on kernels (never on biases or batch normalisation)."""
+    """Weight regularisation of kernels; biases and batch normalisation are not regularised."""
 
     type: Literal["none", "l1", "l2"] = "l2"
-    """Kind."""
+    """Norm of the kernels that is added to the loss; none turns regularisation off (TLT: NO_REG)."""
     weight: Fraction = 1.0e-4
-    """Factor."""
+    """Factor on the regularisation term of the loss."""
 
 
 class LossWeights(ApiModel):
-    """Factors on the four losses, which are then added up (TLT's lambdas)."""
+    """Weights of the four losses in their sum (TLT: lambda_*)."""
 
     rpn_objectness: LossWeight = 1.0
-    """Whether an anchor is an object."""
+    """Weight of the objectness loss of the region proposal network (TLT: lambda_rpn_class)."""
     rpn_deltas: LossWeight = 1.0
-    """Where the region proposal network puts an object's box."""
+    """Weight of the box regression loss of the region proposal network (TLT: lambda_rpn_regr)."""
     head_classes: LossWeight = 1.0
-    """Which class a proposal is of."""
+    """Weight of the classification loss of the head (TLT: lambda_cls_class)."""
     head_deltas: LossWeight = 1.0
-    """Where the head puts an object's box."""
+    """Weight of the box regression loss of the head (TLT: lambda_cls_regr)."""
 
 
 class Ema(ApiModel):
-    """Averaged weights: what is evaluated and published is the moving average of the trainable weights."""
+    """Exponential moving average (EMA) of the trainable weights, which is evaluated and published."""
 
     momentum: OpenFraction = 0.999
-    """Share of the average that stays at an update; at most (1 + t) / (10 + t) after t updates."""
+    """EMA decay. Limited to (1 + t) / (10 + t) after t updates, so that early averages follow the weights."""
 
 
 class Augmentation(ApiModel):
-    """Random changes of training images; boxes follow. All but horizontalFlip are off by default."""
+    """Random augmentation of training images and their boxes. All but horizontalFlip are off by default."""
 
     horizontal_flip: Fraction = 0.5
-    """Probability of mirroring left to right. 0 where left and right differ (digits, text)."""
+    """Probability of a horizontal flip. Set 0 if left and right have a meaning (digits, text)."""
     vertical_flip: Fraction = 0.0
-    """Probability of mirroring top to bottom."""
+    """Probability of a vertical flip."""
     zoom_min: Annotated[float, Field(ge=0.1, le=1)] = 1.0
-    """Smallest factor of magnification: below 1 the image gets smaller, with black around it."""
+    """Minimum zoom factor; below 1 the image shrinks and is padded with black."""
     zoom_max: Annotated[float, Field(ge=1, le=10)] = 1.0
-    """Largest factor of magnification."""
+    """Maximum zoom factor; above 1 the image is enlarged and cropped."""
     translate_max_x: Annotated[int, Field(ge=0, le=4096)] = 0
-    """Most pixels of the network's input by which the image moves left or right."""
+    """Maximum horizontal translation in either direction, in pixels of the network input."""
     translate_max_y: Annotated[int, Field(ge=0, le=4096)] = 0
-    """Most pixels by which it moves up or down."""
+    """Maximum vertical translation in either direction, in pixels of the network input."""
     rotate_rad_max: Annotated[float, Field(ge=0, le=3.15)] = 0.0
-    """Largest angle of rotation about the centre, in radians, either way."""
+    """Maximum rotation about the image centre in either direction, in radians."""
     rotate_probability: Fraction = 1.0
-    """Probability of rotating at all."""
+    """Probability of a rotation; the angle is limited by rotateRadMax."""
     color_shift_stddev: Fraction = 0.0
-    """Standard deviation of a shift of each colour channel, as a share of the full range."""
+    """Standard deviation of the random shift of each colour channel, as a fraction of the full range."""
     hue_rotation_max: Annotated[float, Field(ge=0, le=180)] = 0.0
-    """Largest rotation of the hue, in degrees, either way."""
+    """Maximum hue rotation in either direction, in degrees."""
     saturation_shift_max: Fraction = 0.0
-    """Largest change of the saturation: 0.2 gives 0.8 to 1.2 times."""
+    """Maximum change of the saturation; 0.2 scales it by a factor from 0.8 to 1.2."""
     contrast_scale_max: Fraction = 0.0
-    """Largest change of the contrast: 0.2 gives 0.8 to 1.2 times."""
+    """Maximum change of the contrast; 0.2 scales it by a factor from 0.8 to 1.2."""
     contrast_center: Fraction = 0.5
-    """The brightness that contrast leaves alone, as a share of the full range."""
+    """Brightness that a change of contrast keeps, as a fraction of the full range."""
     mosaic: Fraction = 0.0
-    """Probability that an image is composed of four."""
+    """Probability of mosaic augmentation, which combines four training images into one."""
     min_visible: Fraction = 0.25
-    """Share of a box that must remain inside the image; below it the object is left out of that sight."""
+    """Minimum visible fraction of a box after augmentation; an object with less is dropped from the image."""
 
 
 class EarlyStopping(ApiModel):
-    """Ends training when it no longer gets better."""
+    """Early stopping of a training that no longer improves."""
 
     monitor: Literal["mAP", "loss"] = "mAP"
-    """What is watched."""
+    """Monitored metric: mAP on the validation images (to rise), or the mean training loss (to fall)."""
     patience: Annotated[int, Field(ge=1)] = 10
-    """Evaluations (mAP) or epochs (loss) without improvement after which training ends."""
+    """Number of evaluations (mAP) or epochs (loss) without improvement after which training stops."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
-    """By how much more than this mAP must rise, or the loss fall, to count as better."""
+    """Minimum change of the monitored metric that counts as an improvement; a change must exceed it."""
 
 
 class Training(ApiModel):
-    """The optimisation."""
+    """Training options: epochs, batch size, optimizer, schedule, losses and augmentation."""
 
     epochs: Annotated[int, Field(ge=1, le=100000)] = 100
-    """Passes over the training images."""
+    """Number of passes over the training images."""
     batch_size_per_gpu: Annotated[int, Field(alias="batchSizePerGPU", ge=1, le=1024)] = 4
-    """Images that one GPU (or the CPU) holds at a time."""
+    """Number of images that one GPU (or the CPU) processes at a time."""
     gradient_accumulation_steps: Annotated[int, Field(ge=1, le=2**20)] = 1
-    """Batches of batchSizePerGPU whose mean gradient makes one step: a larger batch in the same memory. Batch
-    normalisation sees each of them alone, as it does each GPU's."""
+    """Number of batches of batchSizePerGPU whose gradients are averaged for one update: a larger batch in the
+    same memory. Batch normalisation uses the statistics of each batch separately."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 42
-    """Seed of initialisation, shuffling and augmentation."""
+    """Random seed of weight initialisation, shuffling and augmentation."""
     checkpoint_interval: Annotated[int, Field(ge=1)] = 1
-    """Epochs between checkpoints."""
+    """Number of epochs between checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=0, le=100)] = 0
-    """Newest checkpoints that are kept as models of their own (epoch-0007.keras), besides best and last. Each
-    takes the room of a model, so by default there are none."""
+    """Number of most recent checkpoints kept as separate models (epoch-0007.keras), besides best and last. 0
+    keeps none; each takes the disk space of a model."""
     learning_rate: LearningRate = LearningRate()
-    """Schedule."""
+    """Learning rate schedule."""
     optimizer: Optimizer = Optimizer()
-    """Optimizer."""
+    """Optimizer and its hyperparameters."""
     loss_weights: LossWeights = LossWeights()
-    """Factors on the losses."""
+    """Weights of the four losses in their sum (TLT: lambda_*)."""
     regularizer: Regularizer = Regularizer()
-    """Penalty on kernels."""
+    """Weight regularisation of kernels."""
     augmentation: Augmentation = Augmentation()
-    """Random changes of images."""
+    """Random augmentation of training images and their boxes."""
     ema: Ema | None = None
-    """Averaged weights; without it the weights as they are."""
+    """Exponential moving average (EMA) of the weights, which is evaluated and published. Off if absent."""
     mixed_precision: bool = False
-    """Whether a step computes in 16 bits: bfloat16, or on GPUs before Ampere float16 with a scaled loss.
-    Losses, boxes, statistics, weights and the model that is published remain float32."""
+    """Use mixed precision: bfloat16, or float16 with loss scaling on GPUs before Ampere. Losses, boxes,
+    statistics, weights and the published model remain float32."""
     xla: bool = False
-    """Whether XLA compiles the step: minutes at the start, faster steps on GPUs."""
+    """Compile the training step with XLA. Takes minutes at the start; speeds up steps on GPUs."""
     early_stopping: EarlyStopping | None = None
-    """When to end before the last epoch."""
+    """Early stopping of a training that no longer improves. Off if absent."""
 
     @property
     def images_per_replica(self) -> int:
-        """Images of one step on one GPU, or on the CPU."""
+        """Number of images in one step on one GPU, or on the CPU."""
         return self.batch_size_per_gpu * self.gradient_accumulation_steps
 
     def in_less_memory(self, halvings: int = 1) -> Self:
-        """The same updates from batches that are at most half as large, so many times; 1 is the smallest."""
-        most = max(1, self.batch_size_per_gpu >> halvings)
-        size = next(size for size in range(most, 0, -1) if self.batch_size_per_gpu % size == 0)
-        parts = self.images_per_replica // size
-        return self.model_copy(update={"batch_size_per_gpu": size, "gradient_accumulation_steps": parts})
+        """Return options that make the same updates from smaller batches.
+
+        The batch size becomes at most ``batch_size_per_gpu / 2**halvings``, at least 1; gradient accumulation
+        makes up for it.
+        """
+        # Only a divisor keeps the number of images of a step, and with it the updates, unchanged.
+        largest = max(1, self.batch_size_per_gpu >> halvings)
+        batch_size = next(size for size in range(largest, 0, -1) if self.batch_size_per_gpu % size == 0)
+        accumulation_steps = self.images_per_replica // batch_size
+        return self.model_copy(
+            update={"batch_size_per_gpu": batch_size, "gradient_accumulation_steps": accumulation_steps}
+        )
 
 
 class Evaluation(ApiModel):
-    """How the model is judged on the validation images."""
+    """Evaluation of the model on the validation images."""
 
     interval_epochs: Annotated[int, Field(ge=1)] = 1
-    """Epochs between evaluations; the last epoch is always evaluated."""
+    """Number of epochs between evaluations; the model of the last epoch is always evaluated."""
     average_precision: Literal["area", "voc07"] = "area"
-    """area under the precision-recall envelope, or VOC 2007's 11 points."""
+    """Average precision (AP): area under the interpolated precision-recall curve, or the 11-point metric of
+    VOC 2007."""
     iou_threshold: OpenFraction = 0.5
-    """IoU from which a detection counts as correct."""
+    """IoU with a ground truth box from which a detection counts as correct."""
+
+
+class Visualization(ApiModel):
+    """Validation images with drawn boxes in the TensorBoard logs below spec.output.uri.
+
+    It has no effect on the training.
+    """
+
+    images: Annotated[int, Field(ge=0, le=64)] = 16
+    """Number of validation images drawn at every evaluation, always the same ones; 0 draws none."""
+    score_threshold: Fraction = 0.6
+    """Minimum score of drawn detections (TLT: bbox_visualize_threshold)."""

@@ -1,26 +1,25 @@
-"""TrainingJob: train a detector on a data set, from nothing, from weights, or from a pruned model."""
+"""TrainingJob: train a detector on a dataset from scratch, from pretrained weights or from a pruned model."""
 
 from __future__ import annotations
 
 from tlt_api.common import JobSpec, TrainingResources
 from tlt_api.dataset import Dataset
 from tlt_api.model import Model
-from tlt_api.training import Evaluation, Training
-from tlt_api.visualization import Visualization
+from tlt_api.training import Evaluation, Training, Visualization
 
 
 class TrainingJobSpec(JobSpec):
-    """What to train, on what, and how."""
+    """Training of an object detector on a labelled dataset."""
 
     resources: TrainingResources = TrainingResources()
-    """What the pods get."""
+    """Compute resources of each pod."""
     dataset: Dataset
-    """Images and labels."""
+    """Images and labels for training and validation."""
     model: Model = Model()
-    """The detector."""
+    """Object detector: C4 Faster R-CNN."""
     training: Training = Training()
-    """The optimisation."""
+    """Training options: epochs, batch size, optimizer, schedule, losses and augmentation."""
     evaluation: Evaluation = Evaluation()
-    """How the model is judged."""
+    """Evaluation of the model on the validation images."""
     visualization: Visualization = Visualization()
-    """What TensorBoard shows of validation images."""
+    """Validation images with drawn boxes in the TensorBoard logs below spec.output.uri."""

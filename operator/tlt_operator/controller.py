@@ -1,6 +1,6 @@
 """The loop around observe, reconcile and apply: workers that take keys from the queue, and the sweep.
 
-Handlers put keys in; whatever goes wrong here makes a key come again later, never ends a worker.
+Handlers put keys in. Whatever goes wrong makes a key come again later, and never ends a worker.
 """
 
 from __future__ import annotations
@@ -9,75 +9,32 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 
-from tlt_api.resources import KINDS
+from tlt_api.resources import KINDS, Kind
+from tlt_api.times import utc_now
 from tlt_operator import metrics
 from tlt_operator.apply import apply
+from tlt_operator.cluster.client import ApiError, Client, ConflictError, NotFoundError, RefusedError
 from tlt_operator.health import Health
 from tlt_operator.index import Index
-from tlt_operator.kube import ApiError, ConflictError, Kube, NotFoundError, RefusedError
-from tlt_operator.observe import Key, observe
-from tlt_operator.observed import Refusal
+from tlt_operator.observe import observe
 from tlt_operator.reconcile import reconcile
 from tlt_operator.settings import Settings
+from tlt_operator.snapshot import Key, Refusal
 from tlt_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
 
 
-def utc_now() -> datetime:
-    """The time."""
-    return datetime.now(UTC)
-
-
-async def reconcile_once(
-    kube: Kube,
-    key: Key,
-    settings: Settings,
-    clock: Callable[[], datetime] = utc_now,
-    wrote: Callable[[str], None] = lambda version: None,
-) -> float | None:
-    """Look at a resource and do what is to be done; seconds after which to look again, if so.
-
-    Args:
-        kube: The cluster.
-        key: Which resource.
-        settings: The installation's choices.
-        clock: The time.
-        wrote: Told the resourceVersion that our own write made.
-
-    Raises:
-        ConflictError: Something changed meanwhile; look again.
-        ApiError: The API server could not be asked.
-    """
-    now = clock()
-    seen = await observe(kube, key, now)
-    if seen is None:
-        return None
-    plan = reconcile(seen, now, settings)
-    try:
-        version = await apply(kube, seen, plan, now)
-    except RefusedError as error:
-        if plan.create is None and plan.service is None:
-            raise
-        # That, too, is something seen, and has to show in the status.
-        refused = replace(seen, refusal=Refusal(error.code, error.message))
-        plan = reconcile(refused, now, settings)
-        version = await apply(kube, refused, plan, now)
-    if version != seen.resource_version:
-        wrote(version)
-    return plan.requeue_after
-
-
 class Controller:
     """Workers and sweep over one queue."""
 
-    def __init__(self, kube: Kube, settings: Settings, health: Health) -> None:
+    def __init__(self, client: Client, settings: Settings, health: Health) -> None:
         self.queue: WorkQueue[Key] = WorkQueue()
         self.index = Index()
-        self._kube = kube
+        self._client = client
         self._settings = settings
         self._health = health
 
@@ -89,39 +46,43 @@ class Controller:
             group.create_task(self._sweep_often(), name="sweep")
 
     async def _work(self) -> None:
+        """Take one key after the other and reconcile its resource."""
         while True:
             key, waited = await self.queue.get()
             metrics.QUEUE_WAIT_SECONDS.observe(waited)
             try:
                 with metrics.RECONCILE_SECONDS.time():
-                    again = await reconcile_once(
-                        self._kube, key, self._settings, wrote=partial(self.index.expect, key)
+                    requeue_after = await reconcile_once(
+                        self._client,
+                        key,
+                        self._settings,
+                        on_write=partial(self.index.note_own_write, key),
                     )
-                self._succeeded(key, again)
+                self._succeeded(key, requeue_after)
+            # Somebody else was faster: the snapshot is out of date, and a new one is taken.
             except (ConflictError, NotFoundError) as error:
-                log.debug("%s: changed meanwhile, looks again: %s", key, error)
-                self._changed(key)
+                log.debug("%s: changed since it was read, looks again: %s", key, error)
+                metrics.RECONCILES.labels("conflict").inc()
+                self.queue.retry(key)
             except ApiError as error:
                 seconds = self._failed(key, "error", error.retry_after or 0)
                 log.warning("%s: %s; tries again in %.1f s", key, error, seconds)
+            # One resource that trips over a mistake of ours must not keep the others from being served.
             except Exception:
                 seconds = self._failed(key, "crash")
                 log.exception("%s: unexpected error; tries again in %.1f s", key, seconds)
             finally:
                 self.queue.done(key)
 
-    def _succeeded(self, key: Key, again: float | None) -> None:
+    def _succeeded(self, key: Key, requeue_after: float | None) -> None:
         metrics.RECONCILES.labels("ok").inc()
         self._health.reconciled()
         self.queue.forget_failures(key)
-        if again is not None:
-            self.queue.add_after(key, again)
-
-    def _changed(self, key: Key) -> None:
-        metrics.RECONCILES.labels("conflict").inc()
-        self.queue.retry(key)
+        if requeue_after is not None:
+            self.queue.add_after(key, requeue_after)
 
     def _failed(self, key: Key, outcome: str, at_least: float = 0.0) -> float:
+        """Note a failure; seconds until the next try."""
         metrics.RECONCILES.labels(outcome).inc()
         self._health.failed(str(key))
         return self.queue.retry(key, at_least)
@@ -134,22 +95,24 @@ class Controller:
             except ApiError as error:
                 log.warning("the sweep failed, the next one follows: %s", error)
                 self._health.failed("sweep")
-            self._health.swept()
+            self._health.sweep_ended()
 
     async def sweep(self) -> None:
-        """Wake everything that has not ended, and whatever the watches have not told of."""
+        """Wake every resource that has not ended, and every change that the watches have not reported."""
+        # Read before the list: what is created while it is made is not taken for deleted.
         known = self.index.uids()
-        there, unlisted = await self._list()
-        behind = {key for key, version in there.items() if self.index.version(key) != version}
-        gone = {
+        versions, unlisted = await self._list()
+        changed = {key for key, version in versions.items() if self.index.resource_version(key) != version}
+        # A resource is deleted if it is in no list, and there is a list that it would be in.
+        deleted = {
             key
-            for key in known.keys() - there.keys()
+            for key in known.keys() - versions.keys()
             if not unlisted & {(key.kind, key.namespace), (key.kind, None)}
         }
-        self._health.behind(behind | gone)
-        for key in behind | self.index.unsettled():
+        self._health.sweep_found_unreported(changed | deleted)
+        for key in changed | self.index.unsettled():
             self.queue.add(key)
-        for key in gone:
+        for key in deleted:
             for dependant in self.index.remove(key, known[key]):
                 self.queue.add(dependant)
 
@@ -159,18 +122,64 @@ class Controller:
         Raises:
             ApiError: Nothing could be listed.
         """
-        there: dict[Key, str] = {}
+        versions: dict[Key, str] = {}
         unlisted: set[tuple[str, str | None]] = set()
-        places = [(kind, it) for kind in KINDS.values() for it in self._settings.namespaces or (None,)]
-        for kind, namespace in places:
+        namespaces = self._settings.namespaces or (None,)
+        scopes = [(kind, namespace) for kind in KINDS.values() for namespace in namespaces]
+        for kind, namespace in scopes:
             try:
-                async for metadata in self._kube.list_metadata(kind, namespace):
-                    key = Key(kind.name, metadata["namespace"], metadata["name"])
-                    there[key] = metadata["resourceVersion"]
+                versions |= await self._list_scope(kind, namespace)
             except ApiError as error:
                 metrics.UNLISTED.labels(kind.name, namespace or "").inc()
                 log.warning("cannot list %s in %s: %s", kind.plural, namespace or "the cluster", error)
                 unlisted.add((kind.name, namespace))
-                if len(unlisted) == len(places):
+                if len(unlisted) == len(scopes):
                     raise
-        return there, unlisted
+        return versions, unlisted
+
+    async def _list_scope(self, kind: Kind, namespace: str | None) -> dict[Key, str]:
+        return {
+            Key(kind.name, metadata["namespace"], metadata["name"]): metadata["resourceVersion"]
+            async for metadata in self._client.list_metadata(kind, namespace)
+        }
+
+
+async def reconcile_once(
+    client: Client,
+    key: Key,
+    settings: Settings,
+    clock: Callable[[], datetime] = utc_now,
+    on_write: Callable[[str], None] = lambda version: None,
+) -> float | None:
+    """Look at a resource once and do what is due; seconds after which to look again, if so.
+
+    Args:
+        client: The cluster.
+        key: The resource.
+        settings: The installation's choices.
+        clock: The time.
+        on_write: Called with the resourceVersion that our own write made.
+
+    Raises:
+        ConflictError: Something changed since it was read; look again.
+        ApiError: The API server could not be asked.
+    """
+    now = clock()
+    snapshot = await observe(client, key, now)
+    # Deleted: its owner references take everything along.
+    if snapshot is None:
+        return None
+    plan = reconcile(snapshot, now, settings)
+    try:
+        version = await apply(client, snapshot, plan, now)
+    except RefusedError as error:
+        if plan.create is None and plan.service is None:
+            raise
+        # A Job or a Service that is refused is a fact like any other: decide again with it, so that the
+        # status shows it.
+        snapshot = replace(snapshot, refusal=Refusal(error.code, error.message))
+        plan = reconcile(snapshot, now, settings)
+        version = await apply(client, snapshot, plan, now)
+    if version != snapshot.resource_version:
+        on_write(version)
+    return plan.requeue_after

@@ -1,50 +1,56 @@
-"""The only module that knows kopf: watches our kinds and their Jobs, and puts keys into the queue.
+"""The watches of our kinds and their Jobs, by kopf; every event puts keys into the queue.
 
 ``on.event`` handlers only: kopf then writes nothing (no finalizers, no annotations), so that objects can be
-deleted with the operator gone, and what a watch missed is no loss: the next event or sweep looks at the
-whole.
+deleted while the operator is gone. An event that a watch missed is no loss: the next event or sweep looks
+at the whole.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import kopf
 
 from tlt_api.base import GROUP, VERSION
 from tlt_api.resources import KINDS
-from tlt_operator.build.job import OWNER_KIND, OWNER_NAME
 from tlt_operator.controller import Controller
-from tlt_operator.credentials import Credentials
 from tlt_operator.health import Health
 from tlt_operator.index import key_of
-from tlt_operator.observe import Key
-
-_TOKEN_LIFE = timedelta(minutes=10)
-"""Service account tokens are renewed hourly: read anew well before."""
-
-
-class _Forever:
-    """Delays between attempts to reach the API server, without an end: a finite list would end the watch."""
-
-    def __iter__(self) -> Iterator[float]:
-        return itertools.chain((0.5, 1, 2, 4, 8), itertools.repeat(15.0))
+from tlt_operator.login import log_in
+from tlt_operator.objects.labels import OWNER_KIND, OWNER_NAME
+from tlt_operator.snapshot import Key
 
 
-def registry(controller: Controller, health: Health, credentials: Credentials) -> kopf.OperatorRegistry:
+async def watch(controller: Controller, health: Health, namespaces: Collection[str]) -> None:
+    """Watch until SIGTERM or SIGINT.
+
+    Args:
+        controller: Whose queue and index to fill.
+        health: Is told of signs of life.
+        namespaces: Namespaces to watch; empty means all.
+    """
+    await kopf.operator(
+        registry=registry(controller, health),
+        settings=settings(),
+        standalone=True,
+        clusterwide=not namespaces,
+        namespaces=namespaces,
+    )
+
+
+def registry(controller: Controller, health: Health) -> kopf.OperatorRegistry:
     """The handlers."""
-    found = kopf.OperatorRegistry()
+    handlers = kopf.OperatorRegistry()
 
     async def resource_changed(event: Any, **_: Any) -> None:
         body = event["object"]
         key = key_of(body)
-        health.told(key)
-        gone = event["type"] == "DELETED"
+        health.watch_reported(key)
+        deleted = event["type"] == "DELETED"
         uid = body["metadata"].get("uid") or ""
-        for woken in controller.index.remove(key, uid) if gone else controller.index.update(body):
+        for woken in controller.index.remove(key, uid) if deleted else controller.index.update(body):
             controller.queue.add(woken)
 
     async def job_changed(event: Any, **_: Any) -> None:
@@ -53,26 +59,18 @@ def registry(controller: Controller, health: Health, credentials: Credentials) -
         if labels.get(OWNER_KIND) in KINDS and labels.get(OWNER_NAME):
             controller.queue.add(Key(labels[OWNER_KIND], metadata["namespace"], labels[OWNER_NAME]))
 
-    async def login(**_: Any) -> kopf.ConnectionInfo:
-        return kopf.ConnectionInfo(
-            server=credentials.server,
-            ca_data=credentials.ca_data,
-            insecure=credentials.insecure,
-            token=credentials.current_token(),
-            certificate_data=credentials.certificate_data,
-            private_key_data=credentials.private_key_data,
-            expiration=datetime.now(UTC) + _TOKEN_LIFE if credentials.token_file else None,
-        )
+    def login(**_: Any) -> kopf.ConnectionInfo:  # not a coroutine: kopf runs it in a thread
+        return log_in()
 
     for kind in KINDS.values():
-        kopf.on.event(GROUP, VERSION, kind.plural, registry=found, id=kind.plural)(resource_changed)
-    kopf.on.event("batch", "v1", "jobs", registry=found, id="jobs")(job_changed)
-    kopf.on.login(registry=found, id="login")(login)
-    return found
+        kopf.on.event(GROUP, VERSION, kind.plural, registry=handlers, id=kind.plural)(resource_changed)
+    kopf.on.event("batch", "v1", "jobs", registry=handlers, id="jobs")(job_changed)
+    kopf.on.login(registry=handlers, id="login")(login)
+    return handlers
 
 
 def settings() -> kopf.OperatorSettings:
-    """How kopf is to behave."""
+    """Kopf's settings."""
     chosen = kopf.OperatorSettings()
     chosen.posting.enabled = False
     chosen.scanning.disabled = True
@@ -82,8 +80,8 @@ def settings() -> kopf.OperatorSettings:
     chosen.watching.connect_timeout = 10
     chosen.watching.chunk_size = 500
     chosen.watching.label_selectors["batch", "v1", "jobs"] = OWNER_KIND
-    # kopf has a worker per object, which stays for a while after its last event: with a limit and the usual
-    # 5 s, a cluster's resources would come in at limit / 5 a second.
+    # kopf has a worker for each object, which stays for a while after its last event: with a limit and the
+    # usual 5 s, a cluster's resources would come in at limit / 5 a second.
     chosen.queueing.worker_limit = 200
     chosen.queueing.idle_timeout = 0.05
     chosen.networking.request_timeout = 30
@@ -93,21 +91,8 @@ def settings() -> kopf.OperatorSettings:
     return chosen
 
 
-async def watch(
-    controller: Controller, health: Health, credentials: Credentials, namespaces: Collection[str]
-) -> None:
-    """Watch until SIGTERM or SIGINT.
+class _Forever:
+    """Delays between attempts to reach the API server, without an end: a finite list would end the watch."""
 
-    Args:
-        controller: Whose queue and index to fill.
-        health: Whom to tell of signs of life.
-        credentials: Access to the API server.
-        namespaces: Namespaces to watch; empty means all.
-    """
-    await kopf.operator(
-        registry=registry(controller, health, credentials),
-        settings=settings(),
-        standalone=True,
-        clusterwide=not namespaces,
-        namespaces=namespaces,
-    )
+    def __iter__(self) -> Iterator[float]:
+        return itertools.chain((0.5, 1, 2, 4, 8), itertools.repeat(15.0))

@@ -1,7 +1,7 @@
-"""Whether the operator does its work, not only whether its process exists.
+"""Liveness and readiness: judged by the work that the operator does, not by the existence of its process.
 
-A watch that has silently died is noticed by the sweep: it lists what there is, and a resource whose watch
-has not told of the version that an earlier sweep saw is one that the watch will never tell of.
+A watch that has silently died is noticed by the sweep, which lists all resources: a version that one sweep
+found and the watch has not reported until the next sweep is one that the watch will never report.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection
 
 from tlt_operator import metrics
-from tlt_operator.observe import Key
+from tlt_operator.snapshot import Key
 
 _MISSED_SWEEPS = 3
 
@@ -33,12 +33,12 @@ class Health:
         self._sweep_seconds = sweep_seconds
         self._patience = patience_seconds
         self._clock = clock
-        self._swept = clock()
+        self._last_sweep = clock()
         self._failing_since: float | None = None
         self._failing: set[str] = set()
+        self._unreported: dict[Key, float] = {}
         self.ready = False
         """Set once the kinds are served and the watches start."""
-        self._behind: dict[Key, float] = {}
         self.longest_wait: Callable[[], float] = lambda: 0.0
 
     def reconciled(self) -> None:
@@ -52,36 +52,37 @@ class Health:
         if self._failing_since is None:
             self._failing_since = self._clock()
 
-    def swept(self) -> None:
+    def sweep_ended(self) -> None:
         """A sweep has ended, well or not."""
-        self._swept = self._clock()
+        self._last_sweep = self._clock()
 
-    def behind(self, keys: Collection[Key]) -> None:
-        """A sweep found these resources in a version of which their watch has not told."""
+    def sweep_found_unreported(self, keys: Collection[Key]) -> None:
+        """A sweep found these resources in a version that their watch has not reported."""
         metrics.MISSED.inc(len(keys))
         now = self._clock()
-        self._behind = {key: self._behind.get(key, now) for key in keys}
+        self._unreported = {key: self._unreported.get(key, now) for key in keys}
 
-    def told(self, key: Key) -> None:
-        """The watch told of a resource."""
-        self._behind.pop(key, None)
+    def watch_reported(self, key: Key) -> None:
+        """The watch reported a change of a resource."""
+        self._unreported.pop(key, None)
 
     def waiting(self) -> list[str]:
-        """Why the operator does not work yet; empty once it does."""
+        """Reasons for which the operator does not work yet; empty once it does."""
         return [] if self.ready else ["waits for the CRDs, or for the right to list our kinds"]
 
     def problems(self) -> list[str]:
-        """Why the operator should be restarted; empty while it should not."""
+        """Reasons for a restart of the operator; empty while it is healthy."""
         now = self._clock()
-        found = []
-        if now - self._swept > _MISSED_SWEEPS * self._sweep_seconds:
-            found.append(f"no sweep has ended for {now - self._swept:.0f} s")
-        alone = len(self._failing) < 2  # one resource that always fails is not cured by a restart
-        if self._failing_since is not None and not alone and now - self._failing_since > self._patience:
-            found.append(f"every reconciliation has failed for {now - self._failing_since:.0f} s")
+        problems = []
+        if now - self._last_sweep > _MISSED_SWEEPS * self._sweep_seconds:
+            problems.append(f"no sweep has ended for {now - self._last_sweep:.0f} s")
+        # One resource that always fails is not cured by a restart; everything that fails may be.
+        several_fail = len(self._failing) > 1
+        if self._failing_since is not None and several_fail and now - self._failing_since > self._patience:
+            problems.append(f"every reconciliation has failed for {now - self._failing_since:.0f} s")
         if self.longest_wait() > self._patience:
-            found.append(f"a resource has waited for a worker for {self.longest_wait():.0f} s")
-        missed = [key for key, since in self._behind.items() if now - since > self._sweep_seconds * 0.9]
-        if missed:
-            found.append(f"the watch has not told of {len(missed)} changes, for example of {missed[0]}")
-        return found
+            problems.append(f"a resource has waited for a worker for {self.longest_wait():.0f} s")
+        overdue = [key for key, since in self._unreported.items() if now - since > self._sweep_seconds * 0.9]
+        if overdue:
+            problems.append(f"the watch has not reported {len(overdue)} changes, for example of {overdue[0]}")
+        return problems

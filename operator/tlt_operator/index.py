@@ -1,6 +1,7 @@
-"""What the watches have told so far: whom to wake when something changes, and what a sweep compares with.
+"""The state of every resource as its watch last reported it: it tells which keys a change wakes.
 
-Small on purpose: a few words per resource, never the resource. Decisions read live, not from here.
+Small on purpose: a few words for each resource, never the resource. Decisions are made from live reads, not
+from here.
 """
 
 from __future__ import annotations
@@ -10,39 +11,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tlt_api.resources import KINDS
-from tlt_operator.conditions import TERMINAL
-from tlt_operator.observe import Key
+from tlt_api.conditions import TERMINAL
+from tlt_api.references import raw_parent
+from tlt_api.status import RunnerStatus, wire_names
+from tlt_operator.snapshot import Key
 
-_RUNNER_WRITES = (
-    "progress",
-    "dataset",
-    "anchors",
-    "metrics",
-    "pruning",
-    "exports",
-    "artifacts",
-    "lowestMAP",
-    "largestDrop",
-    "reportedFor",
-)
+_RUNNER_FIELDS = wire_names(RunnerStatus)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A resource as last told by its watch.
+    """A resource as its watch last reported it.
 
     Attributes:
         uid: uid.
-        version: resourceVersion.
-        digest: Digest of all but what the runner writes: progress alone needs no reconciliation.
+        resource_version: resourceVersion.
+        digest: Digest of everything but the runner's fields: progress alone needs no reconciliation.
         parent: The resource that it refers to.
         phase: Its phase, or Unknown.
-        settled: Whether it has ended and that status speaks of the current spec.
+        settled: Whether it has ended and its status is about the current spec.
     """
 
     uid: str
-    version: str
+    resource_version: str
     digest: int
     parent: Key | None
     phase: str
@@ -50,39 +41,42 @@ class Entry:
 
 
 class Index:
-    """All resources that the watches have told of."""
+    """All resources that the watches have reported."""
 
     def __init__(self) -> None:
         self._entries: dict[Key, Entry] = {}
         self._dependants: dict[Key, set[Key]] = {}
-        self._expected: dict[Key, str] = {}
+        self._own_writes: dict[Key, str] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def expect(self, key: Key, version: str) -> None:
-        """The operator itself made this resourceVersion: hearing of it needs no look at the resource."""
-        self._expected[key] = version
+    def note_own_write(self, key: Key, resource_version: str) -> None:
+        """The operator itself made this version: its event needs no look at the resource."""
+        self._own_writes[key] = resource_version
 
     def update(self, body: Mapping[str, Any]) -> set[Key]:
-        """Take in a resource; the keys that this concerns: itself and those that refer to it."""
+        """Take in a resource; the keys to wake: the resource itself, and those that refer to it."""
         key = key_of(body)
         before, after = self._entries.get(key), _entry(body)
         self._link(key, before.parent if before else None, after.parent)
         self._entries[key] = after
+        # Nothing changed but what the runner reports.
         if before and before.digest == after.digest:
             return set()
-        woken = set() if self._expected.pop(key, None) == after.version else {key}
+        own_write = self._own_writes.pop(key, None) == after.resource_version
+        woken = set() if own_write else {key}
+        # Dependants wait for the phase of their parent, whoever wrote it.
         if before is None or before.phase != after.phase:
             woken |= self._dependants.get(key, set())
         return woken
 
     def remove(self, key: Key, uid: str) -> set[Key]:
-        """Forget a deleted resource; the keys that refer to it. A namesake made since stays."""
+        """Forget a deleted resource; the keys that refer to it. A new resource of the same name stays."""
         if key in self._entries and self._entries[key].uid != uid:
             return set()
         before = self._entries.pop(key, None)
-        self._expected.pop(key, None)
+        self._own_writes.pop(key, None)
         self._link(key, before.parent if before else None, None)
         return set(self._dependants.get(key, set()))
 
@@ -94,10 +88,10 @@ class Index:
         """All resources, with their uids."""
         return {key: entry.uid for key, entry in self._entries.items()}
 
-    def version(self, key: Key) -> str | None:
-        """The resourceVersion last told; None for an unknown resource."""
+    def resource_version(self, key: Key) -> str | None:
+        """The resourceVersion that the watch last reported; None for an unknown resource."""
         entry = self._entries.get(key)
-        return entry.version if entry else None
+        return entry.resource_version if entry else None
 
     def counts(self) -> Counter[tuple[str, str]]:
         """Resources by kind and phase."""
@@ -115,36 +109,24 @@ class Index:
 
 
 def key_of(body: Mapping[str, Any]) -> Key:
-    """Which resource a body is."""
+    """The key of a resource in its JSON form."""
     metadata = body["metadata"]
     return Key(body["kind"], metadata["namespace"], metadata["name"])
 
 
 def _entry(body: Mapping[str, Any]) -> Entry:
     metadata, status = body["metadata"], dict(body.get("status") or {})
-    for name in _RUNNER_WRITES:
+    for name in _RUNNER_FIELDS:
         status.pop(name, None)
     generation = metadata.get("generation")
     phase = status.get("phase")
-    told = (metadata.get("uid"), generation, metadata.get("deletionTimestamp"), repr(status))
+    relevant = (metadata.get("uid"), generation, metadata.get("deletionTimestamp"), repr(status))
+    parent = raw_parent(body)
     return Entry(
         uid=metadata.get("uid") or "",
-        version=metadata.get("resourceVersion") or "",
-        digest=hash(told),
-        parent=_parent(body),
+        resource_version=metadata.get("resourceVersion") or "",
+        digest=hash(relevant),
+        parent=Key(parent[0], metadata["namespace"], parent[1]) if parent else None,
         phase=phase or "Unknown",
         settled=phase in TERMINAL and status.get("observedGeneration") == generation,
     )
-
-
-def _parent(body: Mapping[str, Any]) -> Key | None:
-    """The resource referred to, read from the raw spec, which need not be valid."""
-    spec = body.get("spec") or {}
-    source = spec.get("model") or {}
-    if body["kind"] == "TrainingJob":
-        source = source.get("from") or {}
-    for field, kind in (("trainingJobRef", "TrainingJob"), ("pruneJobRef", "PruneJob")):
-        name = (source.get(field) or {}).get("name")
-        if name and kind in KINDS:
-            return Key(kind, body["metadata"]["namespace"], name)
-    return None

@@ -1,4 +1,4 @@
-"""What the operator counts, for Prometheus. Served on ``/metrics`` by :mod:`tlt_operator.server`."""
+"""The operator's metrics, for Prometheus. :mod:`tlt_operator.server` serves them on ``/metrics``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from tlt_operator.kube import ApiError, ConflictError, RefusedError
+from tlt_operator.cluster.client import ApiError, ConflictError, RefusedError
 
 _SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -24,12 +24,11 @@ ATTEMPTS = Counter("tlt_attempts_total", "Attempts started", ["kind"])
 FAILURES = Counter("tlt_failures_total", "Attempts and resources that failed", ["kind", "reason"])
 RESOURCES = Gauge("tlt_resources", "Resources by phase", ["kind", "phase"])
 MISSED = Counter(
-    "tlt_operator_missed_events_total", "Changes that a sweep found before the watch told of them"
+    "tlt_operator_missed_events_total", "Changes that a sweep found before the watch reported them"
 )
-
 UNLISTED = Counter(
     "tlt_operator_failed_lists_total",
-    "Lists of our kinds that the API server did not give",
+    "Lists of our kinds that failed",
     ["kind", "namespace"],
 )
 

@@ -1,4 +1,4 @@
-"""What an installation may choose, by environment variables ``TLT_*``; ``__main__`` reads them once."""
+"""Settings of an installation, from environment variables ``TLT_*``; ``__main__`` reads them once."""
 
 from __future__ import annotations
 

@@ -12,12 +12,12 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, get_args
+from typing import TYPE_CHECKING, NoReturn
 
 from tlt_runner.commands import COMMANDS, VOLUMES_VARIABLE
-from tlt_runner.data.scenes import Scenes
+from tlt_runner.data.sample_digits import Scenes
 from tlt_runner.errors import RunnerError
 
 if TYPE_CHECKING:
@@ -25,21 +25,7 @@ if TYPE_CHECKING:
 
 INVALID_EXIT = 2
 INTERNAL_EXIT = 70
-
-
-class _LabelFormats:
-    """The names of the label formats, imported from the API when they are needed: pydantic takes its time."""
-
-    def __iter__(self) -> Iterator[str]:
-        from tlt_api.dataset import LabelFormat
-
-        return iter(get_args(LabelFormat))
-
-    def __contains__(self, name: object) -> bool:
-        return name in tuple(self)
-
-
-LABEL_FORMATS = _LabelFormats()
+FORMATS = ("kitti", "voc", "coco", "yolo")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -106,10 +92,8 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
 def _add_translation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to",
-        choices=LABEL_FORMATS,
-        metavar="FORMAT",
-        help="with -f: write a folder of this format (%(choices)s) instead of TFRecords; prints its dataset "
-        "block",
+        choices=FORMATS,
+        help="with -f: write a folder of this format instead of TFRecords; prints its dataset block",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="with --to: a new or empty folder")
     parser.add_argument(
@@ -311,11 +295,11 @@ def _infer(options: argparse.Namespace) -> int:
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # other programs may use the same GPU
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
     from tempfile import TemporaryDirectory
-    from threading import Event
 
+    from tlt_runner.cancel import Stop
     from tlt_runner.process import StopSignals
 
-    stop = Event()
+    stop = Stop()
     StopSignals(stop).listen()  # before what follows starts threads
 
     from tlt_runner.inference import report as inference_report

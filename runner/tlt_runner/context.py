@@ -8,47 +8,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 from typing import Protocol
 
-from tlt_api.status import (
-    AnchorsStatus,
-    Artifact,
-    DatasetStatus,
-    ExportStatus,
-    Metrics,
-    Progress,
-    PruningStatus,
-)
+from tlt_api.status import Artifact, Progress, Section
+from tlt_runner.cancel import Stop
 from tlt_runner.storage import Storage
 
 
 class Reporter(Protocol):
-    """Takes what a task has learnt and sees to it that it reaches the resource's status."""
+    """Receives results from a task and writes them to the resource's status."""
 
     def progress(self, progress: Progress) -> None:
-        """Where the run is. Cheap: called every step, sent at most every few seconds."""
+        """Set the progress. Cheap: called every step, sent at most every few seconds."""
 
-    def dataset(self, dataset: DatasetStatus) -> None:
-        """What preparation found."""
-
-    def anchors(self, anchors: AnchorsStatus) -> None:
-        """The anchors that were chosen from the data."""
-
-    def metrics(self, metrics: Metrics) -> None:
-        """Evaluation of the best model so far."""
-
-    def pruning(self, pruning: PruningStatus) -> None:
-        """What pruning did."""
-
-    def exports(self, exports: list[ExportStatus]) -> None:
-        """What was exported; lowestMAP and largestDrop are derived."""
+    def report(self, section: Section) -> None:
+        """Set a section of the status, in the field of its type; of exports, the one of this precision."""
 
     def artifact(self, artifact: Artifact) -> None:
-        """A whole file; replaces an artifact of the same name."""
+        """List a whole file; it replaces an artifact of the same name."""
 
     def removed(self, name: str) -> None:
-        """An artifact that will not be there any more; one that was not reported does not matter."""
+        """Remove an artifact from the list; one that was never reported is no error."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +39,10 @@ class Context:
         storage: Reads and writes addresses.
         reporter: Takes progress and results.
         scratch: An empty folder for temporary files, removed when the run ends.
-        stop: Set when the run must end soon (SIGTERM): checkpoint, then raise ``Interrupted``.
+        stop: Requested when the run must end soon (SIGTERM): save a checkpoint, then call ``raise_if``.
     """
 
     storage: Storage
     reporter: Reporter
     scratch: Path
-    stop: Event
+    stop: Stop

@@ -1,8 +1,9 @@
 """What a task raises on purpose: a reason of the failure taxonomy, and what to do about it.
 
-RunnerError          a known reason: exit code, hint and retryability come from tlt_api.failures
-  NotFoundError      an address that names nothing: whoever knows what was meant gives a better reason
-anything else        our mistake: reason Internal, or what tlt_runner.exits recognises (memory, disk)
+RunnerError            a known reason: exit code, hint and retryability come from tlt_api.failures
+  NotFoundError        an address that names nothing: whoever knows what was meant gives a better reason
+  InterruptedRunError  the run was asked to stop (tlt_runner.cancel)
+anything else          our mistake: reason Internal, or what tlt_runner.exits recognises (memory, disk)
 
 :func:`storage_errors` makes the first two of what the operating system says of files.
 """
@@ -48,6 +49,13 @@ class NotFoundError(RunnerError):
         super().__init__(
             Reason.INVALID_SPEC, message, "Check the uri against what the volume or bucket holds."
         )
+
+
+class InterruptedRunError(RunnerError):
+    """The run was asked to stop, and ended before its work was done."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(Reason.INTERRUPTED, message, hint)
 
 
 @contextmanager

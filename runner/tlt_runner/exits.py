@@ -11,6 +11,7 @@ import errno
 import signal
 from collections.abc import Iterator
 
+from tlt_api import failures
 from tlt_api.failures import CLASSES, Reason, by_exit_code
 from tlt_api.status import Failure
 from tlt_runner.errors import FULL, RunnerError
@@ -78,15 +79,8 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def failure(reason: Reason, message: str, hint: str | None = None) -> Failure:
-    """A failure of this reason; the taxonomy's hint unless a better one is given."""
-    known = CLASSES[reason]
-    return Failure(
-        reason=reason.value,
-        exit_code=known.exit_code,
-        message=message,
-        hint=hint or known.hint,
-        retryable=known.retryable,
-    )
+    """A failure of this process: its exit code is the one of the reason."""
+    return failures.failure(reason, message, hint, exit_code=CLASSES[reason].exit_code)
 
 
 def _sentence(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Thread
+from threading import Thread
 
 from pydantic import ValidationError
 
@@ -27,6 +27,7 @@ from tlt_api.runreport import RunReport, to_termination_message
 from tlt_api.runspec import RunSpec
 from tlt_api.status import Failure
 from tlt_runner import exits
+from tlt_runner.cancel import Stop
 from tlt_runner.commands import COMMANDS, TERMINATION_LOG_VARIABLE
 from tlt_runner.context import Context
 from tlt_runner.errors import RunnerError
@@ -80,7 +81,7 @@ def execute(
         around: Where volumes are, and where reports go.
         load: Gives the task of a command; ``tlt_runner.tasks`` unless told otherwise.
     """
-    stop = Event()
+    stop = Stop()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings and errors, without a page of information
     signals = StopSignals(stop)
     signals.listen()
@@ -97,7 +98,7 @@ def execute(
         failure = exits.failure_of(error)
         _explain(command, failure, error)
     leave_message(reporter.snapshot(), failure, around)
-    reporter.close(FLUSH_AFTER_STOP_S if stop.is_set() else FLUSH_S)
+    reporter.close(FLUSH_AFTER_STOP_S if stop.requested() else FLUSH_S)
     return 0 if failure is None else exits.exit_code(failure, otherwise=exits.INTERNAL_EXIT)
 
 
@@ -136,7 +137,7 @@ class StopSignals:
 
     NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self, stop: Event) -> None:
+    def __init__(self, stop: Stop) -> None:
         self._stop = stop
         self.at_second: Callable[[], None] = lambda: None
 
@@ -153,8 +154,8 @@ class StopSignals:
             self._heard(signal.Signals(signal.sigwait(self.NUMBERS)))
 
     def _heard(self, number: signal.Signals) -> None:
-        if not self._stop.is_set():
-            self._stop.set()
+        if not self._stop.requested():
+            self._stop.request()
             with suppress(OSError, ValueError):  # nobody reads
                 print(f"{number.name}: stopping after the next checkpoint", file=sys.stderr, flush=True)
             return
@@ -178,11 +179,10 @@ def load_task(command: str) -> Task:
 
 
 def _run_task(
-    task: Task, run: RunSpec, around: Surroundings, reporter: AccumulatingReporter, stop: Event
+    task: Task, run: RunSpec, around: Surroundings, reporter: AccumulatingReporter, stop: Stop
 ) -> None:
     log.info("%s/%s, attempt %d", run.owner.kind, run.owner.name, run.attempt)
-    if stop.is_set():
-        raise RunnerError(Reason.INTERRUPTED, "stopped before it began")
+    stop.raise_if("before it began")
     with tempfile.TemporaryDirectory(prefix="tlt-", ignore_cleanup_errors=True) as folder:
         scratch = Path(folder)
         storage = Storage(volumes_root=around.volumes, scratch=scratch, s3=run.spec.storage.s3)

@@ -34,6 +34,8 @@ _KEPT = 3
 _SHIPPED = (
     "Dockerfile",
     ".dockerignore",
+    "LICENSE",
+    "NOTICE",
     "README.md",
     "constraints.txt",
     *(f"constraints-{target}.txt" for target in TARGETS),

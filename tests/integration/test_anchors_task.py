@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from tlt_api.model import Anchors
 from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import AnchorsStatus
 from tlt_api.trainingjob import TrainingJobSpec
+from tlt_runner.cancel import Stop
 from tlt_runner.context import Context
 from tlt_runner.data import box_sizes, sample_digits
 from tlt_runner.data.preparation.prepare import prepare
@@ -71,7 +71,7 @@ def execute(task: Any, spec: dict[str, Any], scratch: Path) -> AnchorsStatus | N
     reporter = LocalReporter(None)
     owner = Owner(kind="TrainingJob", namespace="default", name="t", uid="u")
     run = RunSpec(owner=owner, attempt=1, spec=TrainingJobSpec.model_validate(spec))
-    task.run(run, Context(Storage(scratch=scratch), reporter, scratch, Event()))
+    task.run(run, Context(Storage(scratch=scratch), reporter, scratch, Stop()))
     return reporter.snapshot().anchors
 
 

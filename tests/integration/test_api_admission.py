@@ -2,6 +2,7 @@
 
 import copy
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 
 from cluster.control_plane import ControlPlane
 from cluster.errors import ClusterError
+from tlt_api.common import CLUSTER_URI_PATTERN
 
 ROOT = Path(__file__).parents[2]
 TRAINING: dict[str, Any] = {
@@ -40,10 +42,8 @@ EXPORT: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def cluster(control_plane_cluster: ControlPlane) -> ControlPlane:
-    control_plane_cluster.kubectl("apply", "-k", ROOT / "crds")
-    control_plane_cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
-    return control_plane_cluster
+def cluster(installed: ControlPlane) -> ControlPlane:
+    return installed
 
 
 def with_field(body: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
@@ -79,6 +79,19 @@ def refusal(cluster: ControlPlane, body: dict[str, Any], *flags: str) -> str:
             ["spec.dataset.validation", "expected exactly one of fraction, images", "got several"],
         ),
         (TRAINING, "spec.dataset.uri", "file:///data", ["spec.dataset.uri", "file:///data", "pvc://"]),
+        *(
+            (TRAINING, field, f"{root}{path}", [field, f"{root}{path}", "should match"])
+            for field in ("spec.dataset.uri", "spec.output.uri", "spec.model.pretrainedWeights.uri")
+            for root in ("pvc://tlt-data", "s3://bucket")
+            for path in ("//etc/x", "/a//b", "/a//", "/..", "/a/../b", "/.", "/a/./b")
+        ),
+        *(
+            (TRAINING, f"spec.dataset.{field}", path, [f"spec.dataset.{field}", path, "should match"])
+            for field in ("images", "labels", "imageSet", "validation.imageSet", "validation.groupBy.file")
+            for path in ("/etc", "..", "../x", "a/../b", "a//b", "a/./b", "a/..")
+        ),
+        (PRUNE, "spec.model.uri", "pvc://a//b.keras", ["spec.model.uri", "pvc://a//b.keras"]),
+        (EXPORT, "spec.output.uri", "s3://a/../b", ["spec.output.uri", "s3://a/../b"]),
         (TRAINING, "metadata.name", "a.b", ["metadata.name: expected no dots"]),
         (TRAINING, "spec.dataset.validation", {"seed": 1}, ["spec.dataset.validation", "got none"]),
         (
@@ -187,6 +200,71 @@ def test_a_wrong_resource_is_refused_by_the_api_server(
 ) -> None:
     message = refusal(cluster, with_field(body, path, value), "--dry-run=server")
     assert [text for text in expected if text not in message] == [], message
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("spec.dataset.uri", "pvc://tlt-data/"),
+        ("spec.dataset.uri", "pvc://tlt-data/%2e%2e/..a/a../.../.hidden/"),
+        ("spec.output.uri", "s3://bucket"),
+        ("spec.dataset.images", "."),
+        ("spec.dataset.labels", "./"),
+        ("spec.dataset.imageSet", "./lists/a b.txt"),
+    ],
+)
+def test_names_with_dots_and_one_trailing_slash_are_taken(
+    cluster: ControlPlane, path: str, value: str
+) -> None:
+    body = json.dumps(with_field(TRAINING, path, value))
+    cluster.kubectl("apply", "--dry-run=server", "-f", "-", stdin=body)
+
+
+def test_a_resource_of_before_whose_address_leaves_its_claim_can_be_reported_on(
+    cluster: ControlPlane,
+) -> None:
+    patch = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/output/properties/uri/pattern"
+
+    def set_pattern(value: str) -> None:
+        change = json.dumps([{"op": "replace", "path": patch, "value": value}])
+        cluster.kubectl("patch", "crd", "trainingjobs.tlt.dev", "--type=json", "-p", change)
+
+    set_pattern("^pvc://.*$")
+    try:
+        _until_taken(cluster, with_field(TRAINING, "spec.output.uri", "pvc://tlt-data//etc/x"))
+    finally:
+        set_pattern(CLUSTER_URI_PATTERN)
+    try:
+        refused = with_field(TRAINING, "spec.output.uri", "pvc://tlt-data//etc/x")
+        _until_refused(cluster, with_field(refused, "metadata.name", "another"))
+        status = json.dumps({"status": {"phase": "Failed"}})
+        cluster.kubectl("patch", "tj", "digits", "--subresource=status", "--type=merge", "-p", status)
+        stored = json.loads(cluster.kubectl("get", "tj", "digits", "-o", "json"))
+        assert stored["status"]["phase"] == "Failed"
+        assert stored["spec"]["output"]["uri"] == "pvc://tlt-data//etc/x"
+    finally:
+        cluster.kubectl("delete", "tj", "digits")
+
+
+def _until_taken(cluster: ControlPlane, body: dict[str, Any]) -> None:
+    """Apply, once the API server serves a changed schema."""
+    for _ in range(100):
+        try:
+            cluster.apply(body)
+            return
+        except ClusterError:
+            time.sleep(0.1)
+    cluster.apply(body)
+
+
+def _until_refused(cluster: ControlPlane, body: dict[str, Any]) -> None:
+    for _ in range(100):
+        try:
+            cluster.kubectl("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(body))
+        except ClusterError:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the API server still takes it")
 
 
 def test_the_spec_is_immutable_but_for_suspend_and_ttl(cluster: ControlPlane) -> None:

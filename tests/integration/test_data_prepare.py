@@ -41,7 +41,7 @@ class Heard:
     def progress(self, progress: Progress) -> None:
         self.steps.append(progress)
 
-    def dataset(self, dataset: DatasetStatus) -> None:
+    def report(self, dataset: DatasetStatus) -> None:
         self.found = dataset
 
 
@@ -551,3 +551,22 @@ def test_impossible_digits_are_refused(tmp_path: Path, wrong: dict[str, Any]) ->
     with pytest.raises(RunnerError) as caught:
         sample_digits.generate(tmp_path, **arguments)
     assert caught.value.reason == Reason.INVALID_SPEC
+
+
+def test_an_image_that_is_a_link_out_of_the_claim_is_reported_and_nothing_of_it_is_shown(
+    folder: Folder, tmp_path: Path
+) -> None:
+    _good(folder, 8)
+    (folder.images / "good000.jpg").rename(tmp_path / "secret.jpg")
+    (folder.images / "good000.jpg").symlink_to(tmp_path / "secret.jpg")
+    (folder.labels / "good001.txt").rename(tmp_path / "secret.txt")
+    (folder.labels / "good001.txt").symlink_to(tmp_path / "secret.txt")
+    dataset = folder.dataset(uri="pvc://set", badSamples={"maxFraction": 0.9})
+    storage = Storage(scratch=tmp_path / "scratch", volumes_root=tmp_path)
+    (tmp_path / "out").mkdir()
+    prepare(dataset, storage, "pvc://out")
+    report = json.loads((tmp_path / "out" / "dataset-report.json").read_text())
+    skipped = {item["file"]: item["problem"] for item in report["skipped"]}
+    assert skipped["training/image_2/good000.jpg"] == "UnreadableImage"
+    page = (tmp_path / "out" / "dataset-report.html").read_text()
+    assert "got a link out of the claim, which is not followed: copy the file" in page

@@ -336,7 +336,7 @@ def test_an_image_of_the_size_already_keeps_its_bytes(tmp_path: Path) -> None:
     _assert_same(_read(start, tmp_path), _read(block, tmp_path), 1e-5)
 
 
-def test_what_is_left_out_or_lost_is_told(tmp_path: Path) -> None:
+def test_images_left_out_and_attributes_lost_are_reported(tmp_path: Path) -> None:
     start = _make_kitti(tmp_path / "start", STREETS)
     labels, images = tmp_path / "start/training/label_2", tmp_path / "start/training/image_2"
     whole = (images / "0001.jpg").read_bytes()
@@ -385,7 +385,7 @@ def test_more_bad_samples_than_the_manifest_allows_leave_nothing_behind(tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["start"]
 
 
-def test_a_class_with_a_space_is_renamed_for_kitti_and_told(tmp_path: Path) -> None:
+def test_a_class_with_a_space_is_renamed_for_kitti_and_reported(tmp_path: Path) -> None:
     block = _voc_with_classes(tmp_path, "traffic light", "car")
     code, printed, told = _tlt(
         "convert", "-f", str(_manifest(tmp_path, block)), "--to", "kitti", "--out", str(tmp_path / "out")

@@ -27,7 +27,7 @@ class Heard:
     def progress(self, progress: Progress) -> None:
         pass
 
-    def dataset(self, dataset: DatasetStatus) -> None:
+    def report(self, dataset: DatasetStatus) -> None:
         self.found = dataset
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from threading import Event
-
 import numpy as np
 import pytest
 
@@ -12,6 +10,7 @@ from tlt_api.failures import Reason
 from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import Inputs, ResolvedModel
 from tlt_api.trainingjob import TrainingJobSpec
+from tlt_runner.cancel import Stop
 from tlt_runner.context import Context
 from tlt_runner.data import sample_digits
 from tlt_runner.data.input_pipeline import batches
@@ -51,7 +50,7 @@ class Run:
         self.output.mkdir()
         self.storage = Storage(scratch=folder / "scratch")
         self.reporter = LocalReporter(None)
-        self.context = Context(self.storage, self.reporter, folder / "scratch", Event())
+        self.context = Context(self.storage, self.reporter, folder / "scratch", Stop())
         self.spec = TrainingJobSpec.model_validate(
             {
                 "dataset": {

@@ -1,7 +1,6 @@
 """The export task from RunSpec to artifacts, on a tiny detector and real scenes."""
 
 import hashlib
-from threading import Event
 
 import numpy as np
 import onnx
@@ -13,6 +12,7 @@ from tlt_api.exportjob import ExportJobSpec
 from tlt_api.failures import Reason
 from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import Inputs, ResolvedModel, ResolvedRecords
+from tlt_runner.cancel import Stop
 from tlt_runner.context import Context
 from tlt_runner.data import sample_digits
 from tlt_runner.data.preparation.prepare import prepare
@@ -69,9 +69,7 @@ class Run:
         self.output = folder / "out"
         self.spec = {"output": {"uri": f"file://{self.output}"}, **spec}
         self.reporter = LocalReporter(None)
-        self.context = Context(
-            Storage(scratch=folder / "scratch"), self.reporter, folder / "scratch", Event()
-        )
+        self.context = Context(Storage(scratch=folder / "scratch"), self.reporter, folder / "scratch", Stop())
 
     def __call__(self, model_file, records=None, sha256=None):
         inputs = Inputs(

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from threading import Event
 
 import cv2
 import numpy as np
@@ -16,6 +15,7 @@ import pytest
 from tiny_detector import settled, tiny_config
 from tlt_api.failures import CLASSES, Reason
 from tlt_api.status import Progress
+from tlt_runner.cancel import Stop
 from tlt_runner.data.images import geometry
 from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
@@ -63,9 +63,9 @@ class Run:
         self.scratch = output.parent / "scratch"
         self.scratch.mkdir(exist_ok=True)
 
-    def __call__(self, stop: Event | None = None, reporter: LocalReporter | None = None) -> InferenceReport:
+    def __call__(self, stop: Stop | None = None, reporter: LocalReporter | None = None) -> InferenceReport:
         storage = Storage(scratch=self.scratch)
-        return run.run(self.request, storage, reporter or LocalReporter(None), stop or Event())
+        return run.run(self.request, storage, reporter or LocalReporter(None), stop or Stop())
 
 
 def stored(output: Path) -> dict[str, object]:
@@ -281,7 +281,7 @@ def test_images_none_of_which_can_be_used_fail_with_the_report(
 class StopAfter(LocalReporter):
     """Asks to stop when so many images are done."""
 
-    def __init__(self, images: int, stop: Event) -> None:
+    def __init__(self, images: int, stop: Stop) -> None:
         super().__init__(None)
         self._images = images
         self._stop = stop
@@ -296,7 +296,7 @@ def test_what_was_written_before_an_interruption_stays_and_the_next_run_complete
 ) -> None:
     for index in range(run.BATCH + 1):
         save(images, f"{index}.jpg", picture(20 + index))
-    out, stop = tmp_path / "out", Event()
+    out, stop = tmp_path / "out", Stop()
     with pytest.raises(RunnerError, match="stopped at image 4 of 5; 8 files are in") as caught:
         Run(model_file, images, out)(stop, StopAfter(run.BATCH, stop))
     assert caught.value.reason == Reason.INTERRUPTED
@@ -343,3 +343,51 @@ def test_the_command_says_what_it_did(model_file: Path, images: Path, tmp_path: 
     assert any(line.startswith("1 of 2 images, ") for line in lines)
     assert any(line.startswith("images left out: 1 (b.jpg: UnreadableImage: ") for line in lines)
     assert lines[-1] == "report: out/inference-report.json"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "pvc://data/{folder}/m.keras",
+        "pvc://data/../../m.keras",
+        "pvc://data/./m.keras",
+        "pvc://data/far.keras",
+        "pvc://data/far/m.keras",
+        "file:///{folder}/m.keras",
+        "s3://bucket/{folder}/m.keras",
+    ],
+)
+def test_a_model_address_that_leaves_its_root_is_refused(
+    model_file: Path, images: Path, tmp_path: Path, address: str
+) -> None:
+    save(images, "a.png", picture(1))
+    (tmp_path / "m.keras").write_bytes(model_file.read_bytes())
+    claim = tmp_path / "volumes" / "data"
+    claim.mkdir(parents=True)
+    (claim / "far").symlink_to(tmp_path)
+    (claim / "far.keras").symlink_to(tmp_path / "m.keras")
+    request = run.Request(address.format(folder=tmp_path), images, tmp_path / "out", SCORE)
+    storage = Storage(scratch=tmp_path / "scratch", volumes_root=tmp_path / "volumes")
+    with pytest.raises(RunnerError) as caught:
+        run.run(request, storage, LocalReporter(None), Stop())
+    assert caught.value.reason == Reason.INVALID_SPEC
+    assert "without empty ('//')" in caught.value.message or "leads out of it" in caught.value.message
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_local_paths_may_climb_and_links_within_a_claim_are_followed(
+    model_file: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(images, "a.png", picture(1))
+    claim = tmp_path / "volumes" / "data"
+    (claim / "%2e%2e").mkdir(parents=True)
+    (claim / "%2e%2e" / "m.keras").write_bytes(model_file.read_bytes())
+    (claim / "near.keras").symlink_to("%2e%2e/m.keras")
+    monkeypatch.chdir(images)
+    storage = Storage(scratch=tmp_path / "scratch", volumes_root=tmp_path / "volumes")
+    models = ["pvc://data/near.keras", "pvc://data/%2e%2e/m.keras", "../volumes/data/near.keras"]
+    for number, model in enumerate(models):
+        request = run.Request(model, Path("../images"), Path(f"../out-{number}"), SCORE)
+        run.run(request, storage, LocalReporter(None), Stop())
+    labels = {(tmp_path / f"out-{number}/labels/a.txt").read_text() for number in range(len(models))}
+    assert len(labels) == 1

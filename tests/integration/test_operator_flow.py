@@ -7,71 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from cluster.control_plane import ControlPlane
-from operator_ring.live import NODE_MANIFEST, Api, ApiAnswerError, Kubelet, OperatorProcess, until
-from operator_ring.manifests import SHA, resource
+from operator_ring.access import connection_of, kubeconfig_of
+from operator_ring.live import Api, ApiAnswerError, Kubelet, OperatorProcess, until
+from operator_ring.manifests import BEST, SHA, made
 from tlt_api.resources import KINDS
-from tlt_operator import credentials
-from tlt_operator.kube import ConflictError
-from tlt_operator.kube_http import HttpKube
-
-ROOT = Path(__file__).parents[2]
-BEST = {"artifacts": [{"name": "best", "uri": "pvc://runs/best", "sha256": SHA, "sizeBytes": 7}]}
-
-
-@pytest.fixture(scope="module")
-def installed(control_plane_cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CRDs and RBAC are there; a kubeconfig with the operator's ServiceAccount's token."""
-    plane = control_plane_cluster
-    plane.kubectl("apply", "-k", ROOT / "crds")
-    plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
-    base = ROOT / "manifests" / "base"
-    plane.kubectl("create", "namespace", "tlt-system", check=False)
-    plane.kubectl("apply", "-n", "tlt-system", "-f", base / "operator-rbac.yaml")
-    token = plane.kubectl("create", "token", "tlt-operator", "-n", "tlt-system", "--duration=2h").strip()
-    config = yaml.safe_load(plane.kubeconfig.read_text())
-    config["users"][0]["user"] = {"token": token}
-    path = tmp_path_factory.mktemp("operator") / "kubeconfig"
-    path.write_text(yaml.safe_dump(config))
-    return path
-
-
-@pytest.fixture(scope="module")
-def api(control_plane_cluster: ControlPlane, installed: Path) -> Iterator[Api]:
-    control_plane_cluster.apply(NODE_MANIFEST)
-    found = Api(control_plane_cluster.kubeconfig)
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def namespace(api: Api, request: pytest.FixtureRequest) -> str:
-    """A namespace of the test's own, with the runner's ServiceAccount."""
-    name = "n" + str(abs(hash(request.node.name)) % 10**9)
-    api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-    api.request("POST", f"/api/v1/namespaces/{name}/serviceaccounts", {"metadata": {"name": "tlt-runner"}})
-    return name
-
-
-@pytest.fixture(scope="module")
-def operator(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
-    with OperatorProcess(installed, tmp_path_factory.mktemp("log") / "operator.log") as process:
-        yield process
-    assert "Traceback" not in process.log(), process.log()
-
-
-def made(namespace: str, kind: str = "TrainingJob", name: str = "traffic", **spec: Any) -> dict[str, Any]:
-    spec.setdefault("resources", {"gpus": 0})
-    manifest = resource(kind, name, **spec)
-    manifest["metadata"]["namespace"] = namespace
-    return manifest
+from tlt_operator.cluster.client import ConflictError
+from tlt_operator.cluster.http import HttpClient
 
 
 def test_a_flow_applied_child_first_runs_to_its_end(
@@ -95,15 +41,15 @@ def test_a_flow_applied_child_first_runs_to_its_end(
         kubelet.run(job)
         kubelet.end(job, 0, "Completed")
         assert api.until_phase(manifest, "Succeeded")["inputs"]["model"]["sha256"] == SHA
-    found = api.resource(training)
-    assert found
-    assert "finalizers" not in found["metadata"]
-    assert "annotations" not in found["metadata"]
-    managers = {entry["manager"] for entry in found["metadata"]["managedFields"]}
+    stored = api.resource(training)
+    assert stored
+    assert "finalizers" not in stored["metadata"]
+    assert "annotations" not in stored["metadata"]
+    managers = {entry["manager"] for entry in stored["metadata"]["managedFields"]}
     assert {"tlt-operator", "tlt-runner"} <= managers
     events = api.items(f"/api/v1/namespaces/{namespace}/events")
-    told = {item["reason"] for item in events if item["involvedObject"]["name"] == "traffic"}
-    assert {"CreatingJob", "Running", "Succeeded"} <= told
+    reasons = {item["reason"] for item in events if item["involvedObject"]["name"] == "traffic"}
+    assert {"CreatingJob", "Running", "Succeeded"} <= reasons
 
 
 def test_memory_runs_out_and_the_next_attempt_has_half_the_batch(
@@ -124,7 +70,7 @@ def test_memory_runs_out_and_the_next_attempt_has_half_the_batch(
     assert "failure" not in status
 
 
-def test_an_evicted_pod_is_told_from_a_failed_run_and_costs_no_retry(
+def test_an_evicted_pod_is_distinguished_from_a_failed_run_and_costs_no_retry(
     api: Api, namespace: str, operator: OperatorProcess
 ) -> None:
     kubelet = Kubelet(api, namespace)
@@ -169,7 +115,7 @@ def test_suspending_ends_the_pod_and_resuming_makes_attempt_2(
     assert api.until_phase(training, "Running")["attempt"] == 2
 
 
-def test_a_pod_beyond_quota_is_waited_for_and_told(
+def test_a_pod_beyond_quota_is_reported_and_waited_for(
     api: Api, namespace: str, operator: OperatorProcess
 ) -> None:
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
@@ -183,7 +129,7 @@ def test_a_pod_beyond_quota_is_waited_for_and_told(
             (c["message"] for c in conditions if c["type"] == "Blocked" and c["status"] == "True"), ""
         )
 
-    assert "exceeded quota" in until("the obstacle to be told", blocked, lambda: api.status(training))
+    assert "exceeded quota" in until("the blocker to be reported", blocked, lambda: api.status(training))
     assert api.status(training)["phase"] == "Queued"
 
 
@@ -266,15 +212,10 @@ def bound_in(plane: ControlPlane, folder: Path, *namespaces: str) -> Path:
                 "subjects": [{"kind": "ServiceAccount", **account}],
             }
         )
-    token = plane.kubectl("create", "token", account["name"], "-n", "tlt-system").strip()
-    config = yaml.safe_load(plane.kubeconfig.read_text())
-    config["users"][0]["user"] = {"token": token}
-    path = folder / "kubeconfig"
-    path.write_text(yaml.safe_dump(config))
-    return path
+    return kubeconfig_of(plane, account["name"], folder / "kubeconfig")
 
 
-def test_with_rolebindings_alone_it_serves_its_namespaces_and_leaves_others_alone(
+def test_with_rolebindings_alone_the_operator_serves_those_namespaces_and_no_others(
     api: Api,
     namespace: str,
     control_plane_cluster: ControlPlane,
@@ -298,7 +239,7 @@ def test_with_rolebindings_alone_it_serves_its_namespaces_and_leaves_others_alon
     api.until_phase(made(other), "Queued")
 
 
-def test_until_it_may_list_anywhere_it_is_alive_but_not_ready_and_then_serves_where_it_may(
+def test_without_the_right_to_list_it_is_alive_but_not_ready_and_later_serves_the_namespaces_it_may_list(
     api: Api,
     namespace: str,
     control_plane_cluster: ControlPlane,
@@ -351,17 +292,17 @@ def test_health_and_metrics_are_served(api: Api, namespace: str, operator: Opera
     operator.start()
 
 
-def test_a_status_written_from_an_old_look_is_refused_by_the_server(
-    api: Api, namespace: str, installed: Path, operator: OperatorProcess
+def test_a_status_written_from_an_old_snapshot_is_refused_by_the_server(
+    api: Api, namespace: str, operator_kubeconfig: Path, operator: OperatorProcess
 ) -> None:
     training = made(namespace)
     old = api.create(training)["metadata"]
     api.until_phase(training, "Queued")
 
     async def write(version: str, uid: str) -> str:
-        async with HttpKube(credentials.from_kubeconfig(installed)) as kube:
+        async with HttpClient(lambda: connection_of(operator_kubeconfig)) as client:
             where = (KINDS["TrainingJob"], namespace, "traffic", uid)
-            return await kube.apply_status(*where, {"phase": "Failed"}, "somebody-late", version)
+            return await client.apply_status(*where, {"phase": "Failed"}, "somebody-late", version)
 
     with pytest.raises(ConflictError):
         asyncio.run(write(old["resourceVersion"], old["uid"]))
@@ -373,9 +314,9 @@ def test_a_status_written_from_an_old_look_is_refused_by_the_server(
 
 
 def test_the_operator_may_not_read_secrets_or_change_specs(
-    api: Api, namespace: str, installed: Path, request: pytest.FixtureRequest
+    api: Api, namespace: str, operator_kubeconfig: Path, request: pytest.FixtureRequest
 ) -> None:
-    mine = Api(installed)
+    mine = Api(operator_kubeconfig)
     request.addfinalizer(mine.close)
     training = made(namespace)
     api.create(training)

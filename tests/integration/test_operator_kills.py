@@ -7,43 +7,12 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from cluster.control_plane import ControlPlane
 from operator_ring.deadly_proxy import DeadlyProxy
-from operator_ring.live import NODE_MANIFEST, Api, Kubelet, OperatorProcess, until
-from operator_ring.manifests import SHA, resource
-
-ROOT = Path(__file__).parents[2]
-BEST = {"artifacts": [{"name": "best", "uri": "pvc://runs/best", "sha256": SHA, "sizeBytes": 7}]}
-
-
-@pytest.fixture(scope="module")
-def api(control_plane_cluster: ControlPlane) -> Iterator[Api]:
-    control_plane_cluster.kubectl("apply", "-k", ROOT / "crds")
-    control_plane_cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
-    control_plane_cluster.apply(NODE_MANIFEST)
-    found = Api(control_plane_cluster.kubeconfig)
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def namespace(api: Api, request: pytest.FixtureRequest) -> str:
-    name = "k" + str(abs(hash(request.node.name)) % 10**9)
-    api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-    api.request("POST", f"/api/v1/namespaces/{name}/serviceaccounts", {"metadata": {"name": "tlt-runner"}})
-    return name
-
-
-def made(namespace: str, kind: str = "TrainingJob", name: str = "traffic", **spec: Any) -> dict[str, Any]:
-    manifest = resource(kind, name, resources={"gpus": 0}, **spec)
-    manifest["metadata"]["namespace"] = namespace
-    return manifest
+from operator_ring.live import Api, Kubelet, OperatorProcess, until
+from operator_ring.manifests import BEST, SHA, made
 
 
 def play_kubelet(api: Api, namespace: str, stop: threading.Event) -> None:
@@ -96,19 +65,19 @@ def test_an_operator_that_dies_after_each_of_its_writes_makes_one_job_per_attemp
     assert (status["phase"], status["attempt"], status["retries"]) == ("Succeeded", 2, 1)
     assert [entry["reason"] for entry in status["history"]] == ["OutOfMemory"]
     assert api.status(prune)["inputs"]["model"]["sha256"] == SHA
-    told = Counter(
+    events = Counter(
         (item["involvedObject"]["name"], item["reason"])
         for item in api.items(f"/api/v1/namespaces/{namespace}/events")
         if item["source"].get("component") == "tlt-operator"
     )
-    assert told["traffic", "CreatingJob"] == 2
+    assert events["traffic", "CreatingJob"] == 2
     for transition in (
         ("traffic", "Retrying"),
         ("traffic", "Succeeded"),
         ("small", "CreatingJob"),
         ("small", "Succeeded"),
     ):
-        assert told[transition] == 1, told
+        assert events[transition] == 1, events
 
 
 def test_an_operator_killed_at_random_moments_makes_one_job_per_attempt(

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from cluster.control_plane import ControlPlane
-from operator_ring.live import NODE_MANIFEST, Api, Kubelet, OperatorProcess, until
-from operator_ring.manifests import SHA, resource
+from operator_ring.live import Api, Kubelet, OperatorProcess, until
+from operator_ring.manifests import BEST, made
 from tlt_api.runspec import Owner
 from tlt_runner.status.apiserver import ApiServer, ApiServerError
 
@@ -23,7 +23,6 @@ ROOT = Path(__file__).parents[2]
 BASE = ROOT / "manifests" / "base"
 NAMESPACE = "nodes"
 JOB = "traffic-train-1"
-BEST = {"artifacts": [{"name": "best", "uri": "pvc://runs/best", "sha256": SHA, "sizeBytes": 7}]}
 
 
 class Pods(Kubelet):
@@ -33,52 +32,23 @@ class Pods(Kubelet):
         name, index = job.rsplit("-", 1)
         chosen = f"job-name%3D{name},batch.kubernetes.io/job-completion-index%3D{index}"
 
-        def found() -> dict[str, Any] | None:
+        def first_pod() -> dict[str, Any] | None:
             pods = self._api.items(f"{self._path}?labelSelector={chosen}")
             return pods[0] if pods else None
 
-        return until(f"pod {index} of Job {name}", found)
+        return until(f"pod {index} of Job {name}", first_pod)
 
 
-@pytest.fixture(scope="module")
-def plane(control_plane_cluster: ControlPlane) -> ControlPlane:
-    """Everything of manifests/ but the operator's pod is there, and a namespace opened to jobs."""
-    plane = control_plane_cluster
-    plane.kubectl("apply", "-k", ROOT / "crds")
-    plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
-    for name in ("tlt-system", NAMESPACE):
-        plane.kubectl("create", "namespace", name, check=False)
-    plane.kubectl("apply", "-n", "tlt-system", "-f", BASE / "operator-rbac.yaml")
-    for name in ("runner-clusterrole", "runner-policy"):
-        plane.kubectl("apply", "-f", BASE / f"{name}.yaml")
-    plane.kubectl("apply", "-n", NAMESPACE, "-k", ROOT / "manifests" / "namespace")
-    plane.apply(NODE_MANIFEST)
-    return plane
+@pytest.fixture(scope="module", autouse=True)
+def plane(installed: ControlPlane, operator: OperatorProcess) -> ControlPlane:
+    """The cluster with a namespace opened to jobs, served by the operator."""
+    installed.kubectl("create", "namespace", NAMESPACE, check=False)
+    installed.kubectl("apply", "-n", NAMESPACE, "-k", ROOT / "manifests" / "namespace")
+    return installed
 
 
-@pytest.fixture(scope="module")
-def operator(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
-    token = plane.kubectl("create", "token", "tlt-operator", "-n", "tlt-system", "--duration=2h").strip()
-    config = yaml.safe_load(plane.kubeconfig.read_text())
-    config["users"][0]["user"] = {"token": token}
-    folder = tmp_path_factory.mktemp("operator")
-    (folder / "kubeconfig").write_text(yaml.safe_dump(config))
-    with OperatorProcess(folder / "kubeconfig", folder / "operator.log") as process:
-        yield process
-    assert "Traceback" not in process.log(), process.log()
-
-
-@pytest.fixture(scope="module")
-def api(plane: ControlPlane, operator: OperatorProcess) -> Iterator[Api]:
-    found = Api(plane.kubeconfig)
-    yield found
-    found.close()
-
-
-def made(name: str = "traffic", nodes: int = 2) -> dict[str, Any]:
-    manifest = resource(name=name, resources={"gpus": 0, "nodes": nodes})
-    manifest["metadata"]["namespace"] = NAMESPACE
-    return manifest
+def training_job(name: str = "traffic", nodes: int = 2) -> dict[str, Any]:
+    return made(NAMESPACE, name=name, resources={"gpus": 0, "nodes": nodes})
 
 
 def may_of_services(plane: ControlPlane, verb: str) -> bool:
@@ -95,7 +65,7 @@ def services(api: Api) -> dict[str, dict[str, Any]]:
 
 def test_two_pods_are_made_with_stable_names_and_succeed_together(api: Api) -> None:
     kubelet = Pods(api, NAMESPACE)
-    training = made()
+    training = training_job()
     api.create(training)
     pods = [kubelet.pod(f"{JOB}-{index}") for index in range(2)]
     assert [pod["spec"]["hostname"] for pod in pods] == [f"{JOB}-0", f"{JOB}-1"]
@@ -125,7 +95,7 @@ def test_two_pods_are_made_with_stable_names_and_succeed_together(api: Api) -> N
 
 def test_the_cause_is_reported_the_peers_end_and_the_service_goes_with_its_job(api: Api) -> None:
     kubelet = Pods(api, NAMESPACE)
-    training = made("cause")
+    training = training_job("cause")
     api.create(training)
     for index in range(2):
         kubelet.run(f"cause-train-1-{index}")
@@ -150,7 +120,7 @@ def test_the_cause_is_reported_the_peers_end_and_the_service_goes_with_its_job(a
 
 def test_suspending_stops_every_pod(api: Api) -> None:
     kubelet = Pods(api, NAMESPACE)
-    training = made("7-paused")
+    training = training_job("7-paused")
     api.create(training)
     for index in range(2):
         kubelet.run(f"7-paused-train-1-{index}")
@@ -182,18 +152,18 @@ def no_right_to_services(plane: ControlPlane, tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_right_to_services")
-def test_without_the_right_to_services_it_is_told_and_suspends(api: Api) -> None:
+def test_without_the_right_to_services_it_reports_the_refusal_and_suspends(api: Api) -> None:
     kubelet = Pods(api, NAMESPACE)
-    training = made("rights")
+    training = training_job("rights")
     api.create(training)
     for index in range(2):
         kubelet.run(f"rights-train-1-{index}")
 
     def block() -> tuple[str, str]:
-        found = next((c for c in api.status(training).get("conditions", ()) if c["type"] == "Blocked"), {})
-        return found.get("reason", ""), found.get("message", "")
+        blocked = next((c for c in api.status(training).get("conditions", ()) if c["type"] == "Blocked"), {})
+        return blocked.get("reason", ""), blocked.get("message", "")
 
-    until("the refusal to be told", lambda: block()[0] == "ServiceRefused", block)
+    until("the refusal to be reported", lambda: block()[0] == "ServiceRefused", block)
     assert 'cannot get resource "services"' in block()[1]
     assert api.status(training)["jobUid"]
     api.edit(training, suspend=True)
@@ -207,7 +177,9 @@ def test_without_the_right_to_services_it_is_told_and_suspends(api: Api) -> None
 @pytest.mark.parametrize(
     ("verb", "may"), [("create", True), ("get", True), ("list", False), ("delete", False), ("patch", False)]
 )
-def test_of_services_the_operator_has_the_rights_it_needs(plane: ControlPlane, verb: str, may: bool) -> None:
+def test_the_operator_may_get_and_create_services_and_no_more(
+    plane: ControlPlane, verb: str, may: bool
+) -> None:
     assert may_of_services(plane, verb) == may
 
 
@@ -242,11 +214,11 @@ def as_pod(plane: ControlPlane, pod: str, folder: Path) -> ApiServer:
         (1, "{job}-0-abcde", False),
     ],
 )
-def test_of_several_pods_index_0_alone_reports(
+def test_only_the_pod_with_index_0_may_report(
     plane: ControlPlane, api: Api, tmp_path: Path, nodes: int, pod: str, may: bool
 ) -> None:
     name = f"p{nodes}" + pod.replace("{job}", "j")
-    training = made(name, nodes)
+    training = training_job(name, nodes)
     created = api.create(training)
     until("its Job", lambda: f"{name}-train-1" in api.jobs(NAMESPACE))
     server = as_pod(plane, pod.format(job=f"{name}-train-1"), tmp_path)

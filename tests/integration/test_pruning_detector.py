@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from threading import Event
 
 import keras
 import numpy as np
@@ -14,6 +13,7 @@ from tlt_api.failures import Reason
 from tlt_api.prunejob import PruneJobSpec, PruneTarget
 from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import Inputs, ResolvedModel
+from tlt_runner.cancel import Stop
 from tlt_runner.context import Context
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.model import OUTPUT_LAYERS
@@ -154,9 +154,7 @@ class Run:
         (folder / "scratch").mkdir()
         self.output = folder / "out"
         self.reporter = LocalReporter(None)
-        self.context = Context(
-            Storage(scratch=folder / "scratch"), self.reporter, folder / "scratch", Event()
-        )
+        self.context = Context(Storage(scratch=folder / "scratch"), self.reporter, folder / "scratch", Stop())
 
     def __call__(self, model_file, sha256=None, **spec):
         spec = PruneJobSpec.model_validate(

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from cluster.control_plane import ControlPlane
+from operator_ring.manifests import made
 from tlt_api.resources import KINDS
 from tlt_api.runspec import Owner
 from tlt_api.status import Artifact, Metrics, Progress
@@ -23,29 +24,8 @@ from tlt_runner.status.kubernetes import KubernetesReporter
 ROOT = Path(__file__).parents[2]
 NAMESPACE = "runner-reports"
 ARTIFACT = Artifact(name="best", uri="pvc://data/best.keras", sha256="0" * 64, size_bytes=1, epoch=1)
-PRUNE_JOB: dict[str, Any] = {
-    "apiVersion": "tlt.dev/v1alpha1",
-    "kind": "PruneJob",
-    "metadata": {"namespace": NAMESPACE},
-    "spec": {
-        "model": {"uri": "pvc://data/model.keras"},
-        "threshold": 0.5,
-        "output": {"uri": "pvc://data/out"},
-    },
-}
-TRAINING_JOB: dict[str, Any] = {
-    "apiVersion": "tlt.dev/v1alpha1",
-    "kind": "TrainingJob",
-    "metadata": {"namespace": NAMESPACE},
-    "spec": {
-        "dataset": {
-            "uri": "pvc://data/digits",
-            "targetClassMapping": {"one": "one"},
-            "imageSize": {"width": 64, "height": 64},
-        },
-        "output": {"uri": "pvc://data/out"},
-    },
-}
+PRUNE_JOB = made(NAMESPACE, "PruneJob")
+TRAINING_JOB = made(NAMESPACE)
 
 
 class Forwarder:
@@ -93,15 +73,11 @@ class Forwarder:
 
 
 @pytest.fixture(scope="module")
-def cluster(control_plane_cluster: ControlPlane) -> ControlPlane:
-    plane = control_plane_cluster
-    plane.kubectl("apply", "-k", ROOT / "crds")
-    plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
-    for name in ("runner-clusterrole", "runner-policy"):
-        plane.kubectl("apply", "-f", ROOT / "manifests" / "base" / f"{name}.yaml")
-    plane.kubectl("create", "namespace", NAMESPACE)
-    plane.kubectl("apply", "-n", NAMESPACE, "-k", ROOT / "manifests" / "namespace")
-    return plane
+def cluster(installed: ControlPlane) -> ControlPlane:
+    """A namespace opened to jobs."""
+    installed.kubectl("create", "namespace", NAMESPACE)
+    installed.kubectl("apply", "-n", NAMESPACE, "-k", ROOT / "manifests" / "namespace")
+    return installed
 
 
 @pytest.fixture
@@ -120,7 +96,7 @@ def create(cluster: ControlPlane, body: dict[str, Any], name: str) -> Owner:
     uid = json.loads(cluster.kubectl("get", "-n", NAMESPACE, body["kind"], name, "-o", "json"))["metadata"][
         "uid"
     ]
-    announced = {"phase": "Running", "attempt": 1, "jobName": f"{name}-{KINDS[body['kind']].command}-1"}
+    announced = {"phase": "Running", "attempt": 1, "jobName": KINDS[body["kind"]].job_name(name, 1)}
     flags = ("--server-side", "--subresource=status", "--field-manager=tlt-operator")
     cluster.kubectl("apply", *flags, "-f", "-", stdin=json.dumps({**named, "status": announced}))
     return Owner(kind=body["kind"], namespace=NAMESPACE, name=name, uid=uid)
@@ -164,7 +140,7 @@ def test_a_report_reaches_the_status_and_leaves_the_operators_fields(
     owner = create(cluster, TRAINING_JOB, "reached")
     reporter = reporter_of(server_of(cluster, forwarder, "reached-train-1-abcde", tmp_path), owner)
     reporter.progress(Progress(stage="train", epoch=1, epochs=2))
-    reporter.metrics(Metrics(m_ap=0.5, epoch=1))
+    reporter.report(Metrics(m_ap=0.5, epoch=1))
     reporter.artifact(ARTIFACT)
     reporter.progress(Progress(stage="train", epoch=2, epochs=2))
     assert reporter.close(30)
@@ -248,7 +224,7 @@ def test_a_deleted_resource_ends_the_reports(
     print(caught.value)
 
 
-def test_a_status_that_the_schema_refuses_is_said(
+def test_a_status_that_the_schema_refuses_is_an_error_that_names_the_field(
     cluster: ControlPlane, forwarder: Forwarder, tmp_path: Path
 ) -> None:
     owner = create(cluster, PRUNE_JOB, "refused")

@@ -380,3 +380,30 @@ def test_a_data_set_that_is_not_in_the_bucket_is_not_found(storage: Storage) -> 
         prepare(dataset, storage, "s3://bucket/out")
     assert caught.value.reason == Reason.DATASET_NOT_FOUND
     assert "s3://bucket/no-such-set/training/image_2" in caught.value.message
+
+
+def test_an_encoded_dot_dot_is_a_name_on_the_server_too(
+    storage: Storage, server: ObjectStore, tmp_path: Path
+) -> None:
+    uri = "s3://bucket/dots/%2e%2e/%2e%2e/x"
+    published = storage.publish(_file(tmp_path, b"x"), uri)
+    assert (server.directory / "bucket" / "dots" / "%2e%2e" / "%2e%2e" / "x").read_bytes() == b"x"
+    assert storage.fetch(uri, published.sha256) == storage.scratch / "s3" / uri.removeprefix("s3://")
+    folder = storage.folder("s3://bucket/dots")
+    assert (folder / "%2e%2e" / "%2e%2e" / "x").read_bytes() == b"x"
+    storage.remove("s3://bucket/dots/%2e%2e/%2e%2e", ["x"])
+    assert not storage.exists(uri)
+
+
+@pytest.mark.parametrize("path", ["//abs/x", "/../x", "/a/./x"])
+def test_an_address_that_leaves_its_bucket_reaches_no_server_and_no_file(
+    storage: Storage, server: ObjectStore, tmp_path: Path, path: str
+) -> None:
+    before = sorted(server.directory.rglob("*"))
+    local = _file(tmp_path, b"x")
+    for use in (storage.fetch, storage.folder, storage.mirror, lambda uri: storage.publish(local, uri)):
+        with pytest.raises(RunnerError) as caught:
+            use(f"s3://bucket{path}")
+        assert caught.value.reason == Reason.INVALID_SPEC
+    assert sorted(server.directory.rglob("*")) == before
+    assert not storage.scratch.exists()

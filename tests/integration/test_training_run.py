@@ -12,7 +12,7 @@ import tensorflow as tf
 import tiny_detector
 from tlt_api.failures import Reason
 from tlt_api.runspec import RunSpec
-from tlt_api.status import Artifact, DatasetStatus, Metrics, Progress
+from tlt_api.status import Artifact, DatasetStatus, Metrics, Progress, Section
 from tlt_runner.context import Context
 from tlt_runner.data import sample_digits
 from tlt_runner.detector import model as detector
@@ -58,17 +58,13 @@ class Heard:
     def removed(self, name: str) -> None:
         del self.artifacts[name]
 
-    def metrics(self, metrics: Metrics) -> None:
-        self.best = metrics
-
-    def dataset(self, dataset: DatasetStatus) -> None:
-        self.data = dataset
-
-    def pruning(self, pruning: Any) -> None:
-        raise AssertionError("a training prunes nothing")
-
-    def exports(self, exports: Any) -> None:
-        raise AssertionError("a training exports nothing")
+    def report(self, section: Section) -> None:
+        if isinstance(section, Metrics):
+            self.best = section
+        elif isinstance(section, DatasetStatus):
+            self.data = section
+        else:
+            raise AssertionError(f"expected metrics or a data set of a training, got {section}")
 
 
 @pytest.fixture(scope="module")

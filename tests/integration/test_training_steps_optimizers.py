@@ -34,7 +34,7 @@ def weights() -> list[keras.Variable]:
 def test_weights_move_as_with_keras(fields: dict, peer: keras.optimizers.Optimizer) -> None:
     spec, ours, theirs = Optimizer.model_validate(fields), weights(), weights()
     peer.build(theirs)
-    if spec.decay:
+    if spec.effective_weight_decay:
         peer.exclude_from_weight_decay(var_list=theirs[1:])
     updates = Updates(spec, ours)
     for step in range(4):

@@ -1,1 +1,1 @@
-"""What the operator's tests share: manifests, and a cluster in memory that can be killed at any write."""
+"""Shared by the operator's tests: manifests, fixtures, and a cluster in memory that dies at any write."""

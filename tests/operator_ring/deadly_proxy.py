@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from tlt_operator import credentials
+from operator_ring.access import connection_of
 
 _WRITES = ("POST", "PATCH", "DELETE")
 _HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "host"}
@@ -30,7 +30,7 @@ class DeadlyProxy:
     """
 
     def __init__(self, kubeconfig: Path) -> None:
-        self._access = credentials.from_kubeconfig(kubeconfig)
+        self._access = connection_of(kubeconfig)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # its clients are killed
@@ -67,7 +67,7 @@ class DeadlyProxy:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def is_dead(self) -> bool:
-        """Whether there is a victim whose process is gone: what it still sent is not to be done."""
+        """True if there is a victim whose process is gone: its last requests are not forwarded."""
         return self.victim is not None and self.victim() is None
 
     def strike(self) -> bool:
@@ -82,7 +82,7 @@ class DeadlyProxy:
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         proxy = self
         address = urllib.parse.urlsplit(self._access.server)
-        context: ssl.SSLContext = self._access.ssl_context()
+        context: ssl.SSLContext = self._access.as_ssl_context()
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from operator_ring.access import connection_of
 from tlt_api.resources import KINDS
-from tlt_operator import credentials
 
 Body = dict[str, Any]
 PATIENCE_SECONDS = 90.0
@@ -60,19 +60,20 @@ def until(
 
 
 class Api:
-    """A few requests to an API server, as admin, over one connection."""
+    """A few requests to an API server, as the user of a kubeconfig, over one connection."""
 
     def __init__(self, kubeconfig: Path) -> None:
-        access = credentials.from_kubeconfig(kubeconfig)
+        access = connection_of(kubeconfig)
+        self._credentials = access.as_http_headers()
         address = urllib.parse.urlsplit(access.server)
         self._connection = http.client.HTTPSConnection(
-            address.hostname or "", address.port, context=access.ssl_context(), timeout=30
+            address.hostname or "", address.port, context=access.as_ssl_context(), timeout=30
         )
 
     def request(
         self, method: str, path: str, body: Body | None = None, kind: str = "application/json"
     ) -> Body:
-        headers = {"Content-Type": kind, "Accept": "application/json"}
+        headers = {"Content-Type": kind, "Accept": "application/json", **self._credentials}
         for _ in range(2):
             try:
                 content = json.dumps(body) if body is not None else None
@@ -109,8 +110,8 @@ class Api:
         return self.find(_resource(manifest))
 
     def status(self, manifest: Body) -> Body:
-        found = self.resource(manifest)
-        return (found or {}).get("status", {})
+        body = self.resource(manifest)
+        return (body or {}).get("status", {})
 
     def edit(self, manifest: Body, **spec: Any) -> None:
         self.request("PATCH", _resource(manifest), {"spec": spec}, _MERGE)
@@ -148,11 +149,11 @@ class Kubelet:
         self._path = f"/api/v1/namespaces/{namespace}/pods"
 
     def pod(self, job: str) -> Body:
-        def found() -> Body | None:
+        def first_pod() -> Body | None:
             pods = self._api.items(f"{self._path}?labelSelector=job-name%3D{job}")
             return pods[0] if pods else None
 
-        return until(f"a pod of Job {job}", found)
+        return until(f"a pod of Job {job}", first_pod)
 
     def run(self, job: str) -> None:
         """The container runs."""

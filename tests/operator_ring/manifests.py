@@ -5,10 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from tlt_operator import clock
+from tlt_api import times
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SHA = "a" * 64
+BEST = {"artifacts": [{"name": "best", "uri": "pvc://runs/best", "sha256": SHA, "sizeBytes": 7}]}
+"""The report of a run that made a model."""
 
 _SPECS: dict[str, dict[str, Any]] = {
     "TrainingJob": {
@@ -41,6 +43,13 @@ def resource(kind: str = "TrainingJob", name: str = "traffic", **spec: Any) -> d
     }
 
 
+def made(namespace: str, kind: str = "TrainingJob", name: str = "traffic", **spec: Any) -> dict[str, Any]:
+    """A manifest for a namespace, without GPUs unless ``spec`` says otherwise."""
+    manifest = resource(kind, name, **{"resources": {"gpus": 0}, **spec})
+    manifest["metadata"]["namespace"] = namespace
+    return manifest
+
+
 def job_condition(kind: str, reason: str = "", message: str = "") -> dict[str, Any]:
     """A True condition of a Job."""
     return {
@@ -48,7 +57,7 @@ def job_condition(kind: str, reason: str = "", message: str = "") -> dict[str, A
         "status": "True",
         "reason": reason,
         "message": message,
-        "lastTransitionTime": clock.to_wire(START),
+        "lastTransitionTime": times.to_wire(START),
     }
 
 

@@ -1,4 +1,4 @@
-"""A cluster in memory: what the operator's :class:`~tlt_operator.kube.Kube` needs, and no more.
+"""A cluster in memory: what the operator's :class:`~tlt_operator.cluster.client.Client` needs, and no more.
 
 It keeps the API server's promises that the operator's correctness stands on: names are unique, a write with
 an old resourceVersion or another uid is refused, server-side apply removes what its manager no longer sends,
@@ -15,13 +15,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from operator_ring.manifests import START, job_condition
+from tlt_api import conditions, times
 from tlt_api.resources import KINDS, Kind
-from tlt_operator import clock, conditions, controller
-from tlt_operator.build.job import ATTEMPT, OWNER_KIND, OWNER_NAME, OWNER_UID
-from tlt_operator.build.workers import INDEX_LABEL
-from tlt_operator.kube import ApiError, ConflictError, NotFoundError, RefusedError
-from tlt_operator.observe import Key
+from tlt_operator import controller
+from tlt_operator.cluster.client import ApiError, ConflictError, NotFoundError, RefusedError
+from tlt_operator.objects.labels import ATTEMPT, INDEX, OWNER_KIND, OWNER_NAME, OWNER_UID
 from tlt_operator.settings import Settings
+from tlt_operator.snapshot import Key
 
 Body = dict[str, Any]
 
@@ -116,12 +116,12 @@ class MemoryKube:
         status |= {"phase": phase, "containerStatuses": [{"name": "runner", "state": state}]}
         labels = job["spec"]["template"]["metadata"]["labels"]
         pod = name if index is None else f"{name}-{index}"
-        labels = labels | ({} if index is None else {INDEX_LABEL: str(index)})
+        labels = labels | ({} if index is None else {INDEX: str(index)})
         metadata = {"name": f"{pod}-abcde", "namespace": "default", "uid": f"pod-{pod}", "labels": labels}
-        metadata["creationTimestamp"] = clock.to_wire(self.now)
+        metadata["creationTimestamp"] = times.to_wire(self.now)
         self.pods[f"{pod}-abcde"] = {"metadata": metadata, "status": status}
         ready = [p for p in self.pods.values() if _job_of(p) == name and p["status"]["phase"] == "Running"]
-        job["status"] = {"ready": len(ready), "startTime": clock.to_wire(self.now)}
+        job["status"] = {"ready": len(ready), "startTime": times.to_wire(self.now)}
         self._touch(job)
 
     def finish(self, name: str, state: Body, reason: str = "BackoffLimitExceeded", **status: Any) -> None:
@@ -129,7 +129,7 @@ class MemoryKube:
         good = state["terminated"]["exitCode"] == 0
         self.run_pod(name, state=state, phase="Succeeded" if good else "Failed", **status)
         condition = job_condition("Complete") if good else job_condition("Failed", reason, "told by the Job")
-        done = {"completionTime": clock.to_wire(self.now)} if good else {}
+        done = {"completionTime": times.to_wire(self.now)} if good else {}
         self.jobs[name]["status"] |= {"ready": 0, "conditions": [condition], **done}
         self._touch(self.jobs[name])
 
@@ -161,7 +161,7 @@ class MemoryKube:
         """Time passes."""
         self.now += timedelta(seconds=seconds)
 
-    # --- Kube -----------------------------------------------------------------------------------------------
+    # --- Client ---------------------------------------------------------------------------------------------
 
     async def get_resource(self, kind: Kind, namespace: str, name: str) -> Body | None:
         return copy.deepcopy(self.resources.get(Key(kind.name, namespace, name)))
@@ -201,8 +201,8 @@ class MemoryKube:
             raise NotFoundError(404, f"{key} not found")
         if (body["metadata"]["uid"], body["metadata"]["resourceVersion"]) != (uid, version):
             raise ConflictError(409, f"{key} has been modified")
-        known = set(KINDS[kind.name].status.model_validate(status).to_wire())
-        assert known >= set(status), f"not in the schema of {kind.name}: {set(status) - known}"
+        schema = set(KINDS[kind.name].status.model_validate(status).to_wire())
+        assert schema >= set(status), f"not in the schema of {kind.name}: {set(status) - schema}"
         before = _state(body.get("status", {}))
         self._apply(key, status, manager)
         state = _state(body["status"])
@@ -218,7 +218,7 @@ class MemoryKube:
         if self.refuse_jobs:
             raise self.refuse_jobs
         body = copy.deepcopy(dict(job))
-        body["metadata"] |= {"uid": f"uid-{self._next()}", "creationTimestamp": clock.to_wire(self.now)}
+        body["metadata"] |= {"uid": f"uid-{self._next()}", "creationTimestamp": times.to_wire(self.now)}
         self.created_jobs[name] += 1
         self.jobs[name] = self._touch(body)
 
@@ -243,7 +243,7 @@ class MemoryKube:
             raise NotFoundError(404, f"job {name} not found")
         if (job["metadata"]["uid"], job["metadata"]["resourceVersion"]) != (uid, version):
             raise ConflictError(409, f"job {name} has been modified")
-        job["metadata"]["deletionTimestamp"] = clock.to_wire(self.now)
+        job["metadata"]["deletionTimestamp"] = times.to_wire(self.now)
         self._touch(job)
         if not await self.list_pods(namespace, _labels(job)[OWNER_KIND], _labels(job)[OWNER_NAME]):
             del self.jobs[name]
@@ -285,7 +285,7 @@ class MemoryKube:
 
 
 def refusal(code: int, message: str) -> RefusedError:
-    """What the API server answers to a Job that it does not want."""
+    """The API server's answer to a Job that it refuses."""
     return RefusedError(code, message)
 
 
@@ -305,5 +305,4 @@ def _owner_label(body: Body) -> str:
 
 def _job_of(pod: Body) -> str:
     labels = pod["metadata"]["labels"]
-    command = KINDS[labels["tlt.dev/owner-kind"]].command
-    return f"{labels['tlt.dev/owner-name']}-{command}-{labels[ATTEMPT]}"
+    return KINDS[labels[OWNER_KIND]].job_name(labels[OWNER_NAME], int(labels[ATTEMPT]))

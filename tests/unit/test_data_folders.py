@@ -240,7 +240,7 @@ def test_every_image_is_a_sample_or_skipped(tmp_path: Path) -> None:
     assert listing.other_files == 1
 
 
-def test_what_a_folder_holds_is_told_by_suffix(tmp_path: Path) -> None:
+def test_holdings_count_files_by_suffix(tmp_path: Path) -> None:
     _make(tmp_path, "a.xml b/c.xml d.XML e.json README .hidden")
     assert folders.holdings(tmp_path) == "3 .xml files, 1 .json file, 1 hidden file, 1 more"
 
@@ -249,7 +249,7 @@ def test_an_empty_folder_holds_no_file(tmp_path: Path) -> None:
     assert folders.holdings(tmp_path) == "no file"
 
 
-def test_what_tools_put_beside_labels_is_no_label(tmp_path: Path) -> None:
+def test_side_files_of_tools_are_not_labels(tmp_path: Path) -> None:
     listing = _pair(tmp_path, "1.jpg train.jpg", "1.txt classes.txt README.txt train.txt stray.txt")
     assert _labels(listing) == {"1": "l/1.txt", "train": "l/train.txt"}
     assert sorted(listing.side_files) == ["l/README.txt", "l/classes.txt"]

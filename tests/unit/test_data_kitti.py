@@ -83,7 +83,7 @@ def test_a_class_keeps_letters_of_any_language(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [GOOD.encode("utf-16"), GOOD.replace("Car", "Stra\xdfe").encode("latin-1")]
 )
-def test_a_label_in_another_encoding_gets_one_verdict(tmp_path: Path, content: bytes) -> None:
+def test_a_label_in_another_encoding_gets_one_finding(tmp_path: Path, content: bytes) -> None:
     (finding,) = _read(tmp_path, content).findings
     assert finding.problem == Problem.UNREADABLE_LABEL
     assert finding.message.startswith("expected UTF-8 text")
@@ -199,7 +199,7 @@ def test_a_bad_line_gets_a_verdict_with_file_line_and_field(
     assert finding.message.startswith(message)
 
 
-def test_a_label_that_is_no_text_gets_one_verdict(tmp_path: Path) -> None:
+def test_a_label_that_is_no_text_gets_one_finding(tmp_path: Path) -> None:
     labels = _read(tmp_path, b"\x89PNG\xff\xfe\x00")
     assert labels.boxes == ()
     assert [(finding.problem, finding.line) for finding in labels.findings] == [

@@ -68,11 +68,11 @@ def _bad(
 
 
 def _report(*images: tuple[str, SampleOutcome]) -> DatasetReport:
-    tally = DatasetStatistics()
-    tally.add_listings([Listing([], len(images), [], [], [], 0, [])])
+    statistics = DatasetStatistics()
+    statistics.add_listings([Listing([], len(images), [], [], [], 0, [])])
     for image, converted in images:
-        tally.add(_sample(image), converted, "training")
-    return tally.to_report(MAPPING)
+        statistics.add(_sample(image), converted, "training")
+    return statistics.to_report(MAPPING)
 
 
 def test_the_page_is_whole_and_loads_nothing() -> None:
@@ -86,29 +86,37 @@ def test_the_page_is_whole_and_loads_nothing() -> None:
 
 
 def test_names_of_strangers_stay_text() -> None:
-    tally = DatasetStatistics()
+    statistics = DatasetStatistics()
     finding = Finding(EVIL, Problem.EMPTY_FILE, EVIL)
-    tally.add_listings([Listing([], 1, [finding], [finding], [finding], 0, [])])
+    statistics.add_listings([Listing([], 1, [finding], [finding], [finding], 0, [])])
     converted = SampleOutcome(example=b"x", dropped=[finding], source_classes=[EVIL], oddities=tuple(Oddity))
-    tally.add(_sample(EVIL), converted, "training")
-    tally.add_duplicates([EVIL], [EVIL])
-    report = tally.to_report(MAPPING)
+    statistics.add(_sample(EVIL), converted, "training")
+    statistics.add_duplicates([EVIL], [EVIL])
+    report = statistics.to_report(MAPPING)
     text = html.render(report, Anchors(), html.thumbnails(report, lambda _: None))
     parsed = Parsed(text)
     assert "script" not in parsed.tags
     shown = "<script>alert('x')</script>&\"\\x07\\udcff.jpg"
     assert parsed.text.count(shown) >= 14
     assert text.encode("utf-8")
-    # The report and the tally can be written, too.
+    # The report and the statistics can be written, too.
     assert DatasetReport.model_validate_json(report.model_dump_json()) == report
-    assert DatasetStatistics.model_validate_json(tally.model_dump_json()) == tally
+    assert DatasetStatistics.model_validate_json(statistics.model_dump_json()) == statistics
+
+
+def test_names_of_classes_stay_text_in_the_chart() -> None:
+    evil = "<svg/onload=x>\x07"
+    report = DatasetStatistics().to_report(ClassMapping({"car": evil}))
+    parsed = Parsed(html.render(report, Anchors(), []))
+    assert parsed.tags.count("svg") == 1
+    assert "<svg/onload=x>\\x07" in parsed.text
 
 
 def test_tables_end_and_say_how_many_there_are() -> None:
-    tally = DatasetStatistics()
+    statistics = DatasetStatistics()
     skipped = [Finding(f"i/{number:04}.jpg", Problem.EMPTY_FILE, "0 bytes") for number in range(1234)]
-    tally.add_listings([Listing([], 1234, skipped, [], [], 0, [])])
-    text = html.render(tally.to_report(MAPPING), Anchors(), [])
+    statistics.add_listings([Listing([], 1234, skipped, [], [], 0, [])])
+    text = html.render(statistics.to_report(MAPPING), Anchors(), [])
     assert "200 of 1,234" in text
     assert "and 1,034 more: see dataset-report.json" in text
     assert ("i/0199.jpg" in text, "i/0200.jpg" in text) == (True, False)
@@ -126,9 +134,9 @@ def test_anchors_that_are_chosen_later_are_not_drawn() -> None:
     assert ("<circle" in text, "anchors.auto" in text) == (False, True)
 
 
-def test_an_anchor_suits_what_it_overlaps_by_half() -> None:
+def test_an_anchor_suits_an_object_that_it_overlaps_by_half() -> None:
     anchors = Anchors(scales=[64], ratios=[1.0, 4.0])
-    assert charts.anchor_shapes(anchors) == [(64, 64), (128, 32)]
+    assert anchors.shapes() == [(64, 64), (128, 32)]
     # 64 x 33 and 64 x 64: 33 / 64 = 0.516. 64 x 31 and 64 x 64: 31 / 64 = 0.484; and 128 x 32: 31 / 64, too.
     sizes = [ReportedSize(width=64, height=33, objects=3), ReportedSize(width=64, height=31, objects=1)]
     assert charts.suited(sizes, anchors) == pytest.approx(0.75)
@@ -160,7 +168,7 @@ def test_a_picture_is_small_and_shows_the_dropped_box(tmp_path: Path) -> None:
     assert base64.b64encode(thumbnail.jpeg).decode() in html.render(report, Anchors(), [thumbnail])
 
 
-def test_what_cannot_be_drawn_gets_a_tile_with_its_first_bytes(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_drawn_gets_a_tile_with_its_first_bytes(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"GIF89a no picture")
     png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (60_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
     (tmp_path / "bomb.png").write_bytes(png)

@@ -44,7 +44,7 @@ def test_a_pod_limit_lowers_the_number_of_workers(tmp_path: Path, limit: str, mo
     assert workers(tmp_path / "cpu.max") == (unlimited if most is None else most)
 
 
-def test_a_stop_raises_interrupted_with_the_place() -> None:
+def test_a_stop_raises_interrupted_with_the_position() -> None:
     stop = Event()
     progress = StageProgress("convert", 10, None, stop)
     progress.advance()
@@ -84,7 +84,7 @@ def test_the_speed_is_that_of_the_last_seconds_and_gives_the_time_left() -> None
     assert last.eta_seconds == pytest.approx(60, abs=4)
 
 
-def test_what_was_there_already_says_nothing_of_the_speed() -> None:
+def test_skipped_images_do_not_count_for_the_speed() -> None:
     now, heard = 0.0, Heard()
     progress = StageProgress("convert", 1000, heard, None, clock=lambda: now)  # type: ignore[arg-type]
     progress.skip(990)

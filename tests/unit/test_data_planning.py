@@ -81,7 +81,7 @@ def test_folders_of_their_own_are_not_drawn_from(storage: Storage, tmp_path: Pat
     ]
 
 
-def test_the_file_of_groups_keeps_images_together_and_its_gaps_are_told(
+def test_the_file_of_groups_keeps_images_together_and_its_gaps_are_reported(
     storage: Storage, tmp_path: Path
 ) -> None:
     (tmp_path / "groups.csv").write_text(
@@ -134,7 +134,7 @@ def test_images_are_in_the_order_of_a_hash_of_their_name() -> None:
     assert [item.sample.name for item in other.items] == names
 
 
-def test_images_that_are_there_twice_are_named() -> None:
+def test_images_that_occur_twice_are_named() -> None:
     items = _planned(3) + [
         PlannedSample(Sample(f"v/{s}", s, Path(s), f"v/{s}.jpg", "", s), Reader({}), "validation")
         for s in "ab"

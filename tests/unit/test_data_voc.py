@@ -189,7 +189,7 @@ def test_entities_and_document_types_are_refused(tmp_path: Path, content: str, l
         ("<annotation>" + " " * MAX_BYTES + "</annotation>", None, "expected at most 16 MiB"),
     ],
 )
-def test_of_a_file_that_is_no_whole_annotation_nothing_is_used(
+def test_an_incomplete_annotation_file_yields_no_objects(
     tmp_path: Path, content: str, line: int | None, message: str
 ) -> None:
     problem, where, got = _verdict(_read(tmp_path, content))
@@ -236,14 +236,14 @@ def test_an_image_without_objects_is_background(tmp_path: Path) -> None:
     assert _read(tmp_path, "<annotation/>") == Labels()
 
 
-def test_a_storage_that_fails_is_no_verdict_on_the_label() -> None:
+def test_a_failing_storage_is_an_error_and_not_a_finding_about_the_label() -> None:
     reader = VocReader(SourceFolder(Path("i"), "i"), SourceFolder(Path("l"), "l"))
     unreadable = Path("/proc/self/mem")  # its first byte cannot be read: EIO, as from a broken disk
     with pytest.raises(OSError, match="Input/output error"):
         reader.read(Sample("i/a", "a", Path("i/a.jpg"), "i/a.jpg", "l/a.xml", unreadable), (1, 1))
 
 
-def test_a_label_that_went_away_is_a_verdict(tmp_path: Path) -> None:
+def test_a_missing_label_file_is_a_finding(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
     (tmp_path / "a.xml").write_text(_annotation(DOG))
     reader = VocReader(SourceFolder(tmp_path, ""), SourceFolder(tmp_path, ""))

@@ -33,8 +33,12 @@ def _write(kind: type[Writer], root: Path, *entries: ExportedImage) -> None:
     writer.close()
 
 
-def test_the_command_line_offers_every_format() -> None:
-    assert tuple(cli.LABEL_FORMATS) == get_args(LabelFormat) == tuple(FORMATS)
+def test_the_command_line_offers_every_format(capsys: pytest.CaptureFixture[str]) -> None:
+    assert get_args(LabelFormat) == tuple(FORMATS)
+    with pytest.raises(SystemExit):
+        cli.main(["convert", "--help"])
+    usage = capsys.readouterr().out
+    assert all(name in usage for name in FORMATS)
 
 
 @pytest.mark.parametrize("kind", [one.writer for one in FORMATS.values()])

@@ -119,7 +119,7 @@ def test_a_bad_line_gets_a_verdict_with_file_line_and_field(
     assert finding.message.startswith(message)
 
 
-def test_a_label_that_is_no_text_gets_one_verdict(tmp_path: Path) -> None:
+def test_a_label_that_is_no_text_gets_one_finding(tmp_path: Path) -> None:
     labels = _read(tmp_path, b"\x89PNG\xff\xfe\x00")
     assert [(finding.problem, finding.line) for finding in labels.findings] == [
         (Problem.UNREADABLE_LABEL, None)

@@ -1,4 +1,4 @@
-"""The Job of an attempt: restricted, told everything, and nothing that the user did not choose or we need."""
+"""The manifest of an attempt's Job: restricted, complete, and with the user's choices."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from operator_ring.manifests import SHA, resource
 from tlt_api.resources import parse
 from tlt_api.runspec import RUN_SPEC_ANNOTATION, RUN_SPEC_PATH, RunSpec, for_attempt
 from tlt_api.status import Inputs, ResolvedModel, ResolvedRecords
-from tlt_operator.build import job
+from tlt_operator.objects import job
 from tlt_operator.settings import Settings
 
 
@@ -73,8 +73,8 @@ def test_the_pod_is_restricted() -> None:
 def test_the_run_spec_reaches_the_pod_as_a_file() -> None:
     body = built()
     template = body["spec"]["template"]
-    told = RunSpec.from_json(template["metadata"]["annotations"][RUN_SPEC_ANNOTATION])
-    assert told == run()
+    run_spec = RunSpec.from_json(template["metadata"]["annotations"][RUN_SPEC_ANNOTATION])
+    assert run_spec == run()
     volume = next(item for item in template["spec"]["volumes"] if item["name"] == "run")
     item = volume["downwardAPI"]["items"][0]
     mount = next(m for m in container()["volumeMounts"] if m["name"] == "run")
@@ -103,6 +103,12 @@ def test_every_claim_that_the_run_needs_is_mounted_once_and_inputs_read_only() -
     assert all("." not in name for name in names)
 
 
+def test_an_encoded_dot_dot_mounts_no_other_claim() -> None:
+    mounts = container(output={"uri": "pvc://runs/%2e%2e/models/x"})["volumeMounts"]
+    claims = {m["mountPath"]: m["readOnly"] for m in mounts if m["mountPath"].startswith("/mnt/tlt")}
+    assert claims == {"/mnt/tlt/data": True, "/mnt/tlt/runs": False}
+
+
 def test_a_claim_that_is_read_and_written_is_writable() -> None:
     mounts = container(output={"uri": "pvc://data/out"})["volumeMounts"]
     assert [m["readOnly"] for m in mounts if m["mountPath"] == "/mnt/tlt/data"] == [False]
@@ -129,7 +135,7 @@ def test_gpus_are_limits_and_without_them_the_cpu_is_used() -> None:
     assert "CUDA_VISIBLE_DEVICES" not in environment()
 
 
-def test_what_the_user_chose_of_the_pod_is_there() -> None:
+def test_the_pod_template_is_applied() -> None:
     template = {
         "image": "registry/runner:7",
         "imagePullPolicy": "Always",
@@ -151,7 +157,7 @@ def test_what_the_user_chose_of_the_pod_is_there() -> None:
     assert len([item for item in runner["env"] if item["name"] == "HOME"]) == 1
 
 
-def test_what_the_installation_chose_is_used_where_the_user_did_not() -> None:
+def test_the_installations_image_and_service_account_are_the_defaults() -> None:
     settings = Settings(runner_image="ours:1")
     body = built(settings)["spec"]["template"]["spec"]
     assert body["containers"][0]["image"] == "ours:1"
@@ -165,7 +171,7 @@ def test_a_deadline_is_the_jobs_and_a_ttl_is_not_yet() -> None:
     assert "ttlSecondsAfterFinished" not in body["spec"]
 
 
-def test_labels_for_kueue_are_handed_on_to_the_job_and_no_others() -> None:
+def test_labels_for_kueue_are_copied_to_the_job_and_no_others() -> None:
     labels = {"kueue.x-k8s.io/queue-name": "gpus", "team": "vision"}
     body = job.build(run(), Settings(), labels)
     assert body["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"

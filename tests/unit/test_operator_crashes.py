@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from operator_ring.manifests import SHA, ended, resource
+from operator_ring.manifests import BEST, ended, resource
 from operator_ring.memory_kube import KilledError, MemoryKube
 from tlt_operator import controller
-from tlt_operator.kube import ApiError
-from tlt_operator.observe import Key
+from tlt_operator.cluster.client import ApiError
+from tlt_operator.snapshot import Key
 
-BEST = {"artifacts": [{"name": "best", "uri": "pvc://runs/best", "sha256": SHA, "sizeBytes": 7}]}
 OUTCOMES = {
     "traffic-train-1": [ended(12, "OOMKilled")],
     "traffic-train-2": [ended(75)],
@@ -70,10 +69,10 @@ def play(kills: tuple[int, ...], ttl: int | None) -> tuple[MemoryKube, dict[str,
     return cluster, cluster.status(traffic), cluster.status(small), deaths
 
 
-def untold(cluster: MemoryKube) -> set[tuple[str, str]]:
-    """States that a resource came into and that no Event tells of."""
-    told = {(event["involvedObject"]["name"], event["message"]) for event in cluster.events.values()}
-    return cluster.transitions - told
+def unreported(cluster: MemoryKube) -> set[tuple[str, str]]:
+    """States that a resource came into without an Event that reports it."""
+    reported = {(event["involvedObject"]["name"], event["message"]) for event in cluster.events.values()}
+    return cluster.transitions - reported
 
 
 WRITES = play((), ttl=0)[0].writes
@@ -90,7 +89,7 @@ def test_a_kill_at_any_write_leaves_one_job_per_attempt_and_the_same_end(ttl: in
         assert traffic["artifacts"] == BEST["artifacts"], kill
         assert (small["phase"], small["attempt"]) == ("Succeeded", 2), kill
         assert ttl is None or not cluster.jobs, kill
-        assert untold(cluster) == set(), kill
+        assert unreported(cluster) == set(), kill
 
 
 def test_a_kill_soon_after_a_kill_leaves_one_job_per_attempt() -> None:
@@ -98,7 +97,7 @@ def test_a_kill_soon_after_a_kill_leaves_one_job_per_attempt() -> None:
         cluster, traffic, small, _ = play(kills, ttl=0)
         assert cluster.created_jobs == dict.fromkeys(OUTCOMES, 1), kills
         assert (traffic["phase"], small["phase"]) == ("Succeeded", "Succeeded"), kills
-        assert untold(cluster) == set(), kills
+        assert unreported(cluster) == set(), kills
 
 
 def test_an_answer_lost_at_any_write_leaves_one_job_per_attempt() -> None:

@@ -1,42 +1,30 @@
-"""The parts around the decision: queue, index, sweep, health, settings, credentials, conditions."""
+"""The parts around the decision: queue, index, sweep, health, settings."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import dataclasses
-import itertools
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from operator_ring.manifests import resource
 from operator_ring.memory_kube import MemoryKube
+from operator_ring.scenario import in_a_loop
 from tlt_api.resources import Kind
-from tlt_api.status import Condition, Phase
-from tlt_operator import conditions, credentials, settings
+from tlt_operator import settings
+from tlt_operator.cluster.client import ApiError
 from tlt_operator.controller import Controller
 from tlt_operator.health import Health
 from tlt_operator.index import Index
-from tlt_operator.kube import ApiError
-from tlt_operator.observe import Key
+from tlt_operator.snapshot import Key
 from tlt_operator.workqueue import Backoff, WorkQueue
 
 A = Key("TrainingJob", "default", "a")
 B = Key("TrainingJob", "default", "b")
-
-
-def in_a_loop(scenario: Any) -> Any:
-    def test() -> None:
-        asyncio.run(scenario())
-
-    test.__name__ = scenario.__name__
-    return test
 
 
 # --- queue
@@ -66,7 +54,7 @@ async def test_a_key_that_is_added_while_it_is_worked_on_comes_again_afterwards(
 
 
 @in_a_loop
-async def test_of_two_delays_the_shorter_counts() -> None:
+async def test_the_shorter_of_two_delays_counts() -> None:
     queue: WorkQueue[Key] = WorkQueue()
     queue.add_after(A, 3600)
     queue.add_after(A, 0.01)
@@ -76,7 +64,7 @@ async def test_of_two_delays_the_shorter_counts() -> None:
 
 
 @in_a_loop
-async def test_whoever_works_on_a_key_says_anew_when_to_look_again() -> None:
+async def test_taking_a_key_cancels_its_delay() -> None:
     queue: WorkQueue[Key] = WorkQueue()
     queue.add_after(A, 0.01)
     queue.add(A)
@@ -87,7 +75,7 @@ async def test_whoever_works_on_a_key_says_anew_when_to_look_again() -> None:
 
 
 @in_a_loop
-async def test_failures_are_tried_again_ever_later_until_one_success() -> None:
+async def test_failures_are_retried_with_growing_delays_until_one_success() -> None:
     queue: WorkQueue[Key] = WorkQueue(Backoff(base=1, limit=10))
     assert [queue.retry(A) for _ in range(6)] == [1, 2, 4, 8, 10, 10]
     assert queue.retry(B) == 1
@@ -144,30 +132,30 @@ def test_a_dependant_is_woken_when_its_parent_appears_changes_phase_or_is_gone()
     assert len(index) == 0
 
 
-def test_a_late_word_of_a_deletion_does_not_forget_the_namesake_made_since() -> None:
+def test_a_late_delete_event_does_not_remove_a_new_resource_of_the_same_name() -> None:
     index = Index()
     traffic = Key("TrainingJob", "default", "traffic")
     index.update(stored())
     assert index.remove(traffic, "u-of-the-one-before") == set()
-    assert index.version(traffic) == "1"
+    assert index.resource_version(traffic) == "1"
 
 
-def test_progress_alone_wakes_nobody() -> None:
+def test_progress_alone_wakes_no_resource() -> None:
     index = Index()
     index.update(stored())
     later = stored(version=2) | {"status": {"progress": {"epoch": 3}, "artifacts": [{"name": "best"}]}}
     assert index.update(later) == set()
-    assert index.version(Key("TrainingJob", "default", "traffic")) == "2"
+    assert index.resource_version(Key("TrainingJob", "default", "traffic")) == "2"
 
 
-def test_the_operators_own_write_wakes_dependants_only() -> None:
+def test_the_event_of_our_own_write_wakes_dependants_only() -> None:
     index = Index()
     traffic, small = Key("TrainingJob", "default", "traffic"), Key("PruneJob", "default", "small")
     index.update(stored("PruneJob", "small"))
     index.update(stored())
-    index.expect(traffic, "7")
+    index.note_own_write(traffic, "7")
     assert index.update(stored(version=7) | {"status": {"phase": "Succeeded"}}) == {small}
-    index.expect(traffic, "9")
+    index.note_own_write(traffic, "9")
     assert index.update(stored(version=8) | {"status": {"phase": "Failed"}}) == {traffic, small}
 
 
@@ -203,15 +191,16 @@ class Clock:
 @in_a_loop
 async def test_a_sweep_wakes_what_has_not_ended_and_what_the_watch_missed() -> None:
     cluster = MemoryKube()
-    seen, missed = cluster.add(resource(name="seen")), cluster.add(resource(name="missed"))
+    reported = cluster.add(resource(name="reported"))
+    missed = cluster.add(resource(name="missed"))
     controller = Controller(cluster, settings.Settings(), Health(300))
-    controller.index.update(cluster.resources[seen])
+    controller.index.update(cluster.resources[reported])
     controller.index.update(stored("PruneJob", "small", model={"trainingJobRef": {"name": "gone"}}))
     controller.index.update(stored(name="gone"))
     await controller.sweep()
     woken = {(await controller.queue.get())[0] for _ in range(len(controller.queue))}
     small = Key("PruneJob", "default", "small")
-    assert woken == {seen, missed, small, Key("TrainingJob", "default", "gone")}
+    assert woken == {reported, missed, small, Key("TrainingJob", "default", "gone")}
     assert Key("TrainingJob", "default", "gone") not in controller.index.uids()
 
 
@@ -231,7 +220,7 @@ class Partial(MemoryKube):
 
 
 @in_a_loop
-async def test_a_sweep_forgets_nobody_made_while_it_lists() -> None:
+async def test_a_sweep_keeps_resources_created_while_it_lists() -> None:
     cluster = Partial()
     controller = Controller(cluster, settings.Settings(), Health(300))
     cluster.meanwhile = lambda: controller.index.update(stored())
@@ -240,9 +229,9 @@ async def test_a_sweep_forgets_nobody_made_while_it_lists() -> None:
 
 
 @in_a_loop
-async def test_a_namespace_that_may_not_be_listed_keeps_no_other_from_being_swept() -> None:
+async def test_a_namespace_that_may_not_be_listed_does_not_keep_others_from_being_swept() -> None:
     cluster = Partial()
-    seen = cluster.add(resource(name="seen"))
+    listed = cluster.add(resource(name="listed"))
     controller = Controller(cluster, settings.Settings(namespaces=("default", "shut")), Health(300))
     shut = stored()
     shut["metadata"]["namespace"] = "shut"
@@ -250,7 +239,7 @@ async def test_a_namespace_that_may_not_be_listed_keeps_no_other_from_being_swep
     controller.index.update(stored(name="gone"))
     await controller.sweep()
     assert controller.index.uids() == {Key("TrainingJob", "shut", "traffic"): "u-traffic"}
-    assert seen in {(await controller.queue.get())[0] for _ in range(len(controller.queue))}
+    assert listed in {(await controller.queue.get())[0] for _ in range(len(controller.queue))}
 
 
 @in_a_loop
@@ -263,24 +252,24 @@ async def test_a_sweep_that_may_list_nothing_fails() -> None:
 def test_a_watch_that_is_silent_from_one_sweep_to_the_next_is_unhealthy() -> None:
     clock = Clock()
     health = Health(300, clock=clock)
-    health.behind({A})
+    health.sweep_found_unreported({A})
     assert health.problems() == []  # the event may be on its way
     clock.now = 300
-    health.swept()
-    health.behind({A, B})
+    health.sweep_ended()
+    health.sweep_found_unreported({A, B})
     assert "TrainingJob/default/a" in health.problems()[0]
-    health.told(A)
+    health.watch_reported(A)
     assert health.problems() == []
 
 
-def test_failing_everywhere_or_waiting_for_long_is_unhealthy_and_idleness_is_not() -> None:
+def test_several_failures_or_a_long_wait_are_unhealthy_and_idleness_is_not() -> None:
     clock = Clock()
     health = Health(300, patience_seconds=600, clock=clock)
     clock.now = 800
     assert health.problems() == []
     health.failed("a")
     clock.now = 1401
-    health.swept()
+    health.sweep_ended()
     assert health.problems() == [], "a restart does not cure one resource that always fails"
     health.failed("b")
     assert "every reconciliation has failed" in health.problems()[0]
@@ -316,56 +305,7 @@ async def test_an_error_of_one_resource_does_not_stop_the_others() -> None:
     assert list(cluster.jobs) == ["good-train-1"]
 
 
-# --- conditions
-
-
-def condition(built: list[Condition], type_: str) -> Condition:
-    found = conditions.find(built, type_)
-    assert found
-    return found
-
-
-def test_the_phase_follows_from_the_conditions() -> None:
-    reasons = {
-        Phase.PENDING: conditions.WAITING_FOR_DEPENDENCY,
-        Phase.RUNNING: conditions.RUNNING,
-        Phase.RETRYING: conditions.RETRYING,
-    }
-    for phase in Phase:
-        state = conditions.State(phase, reasons.get(phase, "Whatever"), "m")
-        assert conditions.phase(conditions.build([], state, 1, "2026-01-01T00:00:00Z")) == phase
-    assert conditions.phase([]) == Phase.PENDING
-
-
-def test_a_transition_time_is_kept_while_the_status_stays() -> None:
-    running = conditions.State(Phase.RUNNING, conditions.RUNNING, "m")
-    retrying = conditions.State(Phase.RETRYING, conditions.RETRYING, "other")
-    done = conditions.State(Phase.SUCCEEDED, "Succeeded", "m")
-    built: list[Condition] = []
-    for state, now in zip((running, retrying, done), ("t1", "t2", "t3"), strict=True):
-        built = conditions.build(built, state, 1, now)
-    assert condition(built, "Ready").last_transition_time == "t3"
-    assert condition(built, "Failed").last_transition_time == "t1"
-    assert condition(built, "Reconciling").last_transition_time == "t3"
-
-
-def test_another_obstacle_has_a_time_of_its_own() -> None:
-    built: list[Condition] = []
-    for reason, now in (("Unschedulable", "t1"), ("ImagePullFailed", "t2"), ("ImagePullFailed", "t3")):
-        block = conditions.Block(reason, "m")
-        built = conditions.build(built, conditions.State(Phase.QUEUED, reason, "m", block), 1, now)
-    assert condition(built, "Blocked").last_transition_time == "t2"
-
-
-def test_ready_reconciling_and_stalled_are_never_true_together() -> None:
-    for phase in Phase:
-        built = conditions.build([], conditions.State(phase, "R", "m"), 1, "t")
-        true = {c.type for c in built if c.status == "True"}
-        pairs = itertools.combinations(("Ready", "Reconciling", "Stalled"), 2)
-        assert not any(true.issuperset(pair) for pair in pairs)
-
-
-# --- settings and credentials
+# --- settings
 
 
 def test_settings_come_from_the_environment() -> None:
@@ -392,45 +332,3 @@ def test_every_setting_that_the_usage_names_is_read() -> None:
 def test_a_wrong_setting_is_refused_by_its_name(name: str, value: str) -> None:
     with pytest.raises(settings.SettingsError, match=name):
         settings.from_environment({name: value})
-
-
-def kubeconfig(path: Path, user: dict[str, Any]) -> Path:
-    path.write_text(
-        yaml.safe_dump(
-            {
-                "current-context": "c",
-                "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
-                "clusters": [{"name": "k", "cluster": {"server": "https://api:6443/"}}],
-                "users": [{"name": "u", "user": user}],
-            }
-        )
-    )
-    return path
-
-
-def test_a_kubeconfig_gives_server_and_token(tmp_path: Path) -> None:
-    found = credentials.find({"KUBECONFIG": str(kubeconfig(tmp_path / "config", {"token": "t"}))})
-    assert (found.server, found.current_token()) == ("https://api:6443", "t")
-
-
-def test_a_token_file_is_read_anew_each_time(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("one\n")
-    found = credentials.from_kubeconfig(kubeconfig(tmp_path / "config", {"tokenFile": "token"}))
-    assert found.current_token() == "one"
-    (tmp_path / "token").write_text("two\n")
-    assert found.current_token() == "two"
-
-
-def test_certificates_may_be_data_or_files(tmp_path: Path) -> None:
-    (tmp_path / "key").write_text("K")
-    data = base64.b64encode(b"C").decode()
-    user = {"client-certificate-data": data, "client-key": "key"}
-    found = credentials.from_kubeconfig(kubeconfig(tmp_path / "config", user))
-    assert (found.certificate_data, found.private_key_data) == ("C", "K")
-
-
-def test_missing_or_unusable_credentials_are_told(tmp_path: Path) -> None:
-    with pytest.raises(credentials.CredentialsError, match="got neither"):
-        credentials.find({"KUBECONFIG": str(tmp_path / "absent")})
-    with pytest.raises(credentials.CredentialsError, match="by a program"):
-        credentials.from_kubeconfig(kubeconfig(tmp_path / "config", {"exec": {"command": "aws"}}))

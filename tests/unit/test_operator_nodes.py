@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,31 +11,20 @@ from typing import Any
 import pytest
 import yaml
 
-from operator_ring.manifests import SHA, START, ended, resource
+from operator_ring.manifests import BEST, START, ended, resource
 from operator_ring.memory_kube import KilledError, MemoryKube, refusal
+from operator_ring.scenario import condition, play
 from tlt_api.failures import CLASSES, Reason
 from tlt_api.resources import MAX_NAME_LENGTH, parse
 from tlt_api.runspec import RUN_SPEC_ANNOTATION, RunSpec
 from tlt_operator import controller
-from tlt_operator.kube import ApiError
-from tlt_operator.observe import Key
-from tlt_operator.observed import ConditionState, ContainerState, JobState, PodState
+from tlt_operator.cluster.client import ApiError
 from tlt_operator.reconcile import attempts
 from tlt_operator.reconcile.diagnosis import diagnose
+from tlt_operator.snapshot import ConditionState, ContainerState, JobState, Key, PodState
 
 JOB = "traffic-train-1"
 SERVICE = f"tlt-{JOB}"
-BEST = {"artifacts": [{"name": "best", "uri": "pvc://runs/best", "sha256": SHA, "sizeBytes": 7}]}
-
-
-def play(scenario: Callable[[MemoryKube], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    """Runs a test that is a coroutine, in a fresh cluster."""
-
-    def test() -> None:
-        asyncio.run(scenario(MemoryKube()))
-
-    test.__name__ = scenario.__name__
-    return test
 
 
 def nodes(count: int = 2, name: str = "traffic", **spec: Any) -> dict[str, Any]:
@@ -44,13 +32,8 @@ def nodes(count: int = 2, name: str = "traffic", **spec: Any) -> dict[str, Any]:
 
 
 def blocked(cluster: MemoryKube, key: Key) -> tuple[str, str]:
-    found = next(c for c in cluster.status(key)["conditions"] if c["type"] == "Blocked")
-    return found["reason"], found["message"]
-
-
-def ready(cluster: MemoryKube, key: Key) -> dict[str, Any]:
-    found: dict[str, Any] = next(c for c in cluster.status(key)["conditions"] if c["type"] == "Ready")
-    return found
+    blocked = condition(cluster, key, "Blocked")
+    return blocked["reason"], blocked["message"]
 
 
 @play
@@ -95,7 +78,7 @@ async def test_the_service_is_headless_belongs_to_the_job_and_selects_its_pods_a
 
 
 @play
-async def test_a_deleted_service_is_made_again_while_the_job_runs(cluster: MemoryKube) -> None:
+async def test_a_deleted_service_is_created_again_while_the_job_runs(cluster: MemoryKube) -> None:
     key = cluster.add(nodes())
     await cluster.settle()
     for index in range(2):
@@ -108,7 +91,7 @@ async def test_a_deleted_service_is_made_again_while_the_job_runs(cluster: Memor
 
 
 @play
-async def test_a_foreign_service_of_that_name_is_told_and_left_alone(cluster: MemoryKube) -> None:
+async def test_a_foreign_service_of_that_name_is_reported_and_left_alone(cluster: MemoryKube) -> None:
     foreign = {"metadata": {"name": SERVICE, "namespace": "default"}, "spec": {}}
     cluster.services[SERVICE] = foreign
     key = cluster.add(nodes())
@@ -122,7 +105,7 @@ async def test_a_foreign_service_of_that_name_is_told_and_left_alone(cluster: Me
 
 @pytest.mark.parametrize("what", ["refuse_services", "refuse_new_services"])
 @pytest.mark.parametrize("pods", [0, 2])
-def test_a_refused_service_is_told_and_fails_after_the_start_timeout(what: str, pods: int) -> None:
+def test_a_refused_service_fails_the_resource_after_the_start_timeout(what: str, pods: int) -> None:
     async def scenario(cluster: MemoryKube) -> None:
         setattr(cluster, what, refusal(403, "services is forbidden"))
         key = cluster.add(nodes(runPolicy={"maxRetries": 0}))
@@ -142,7 +125,7 @@ def test_a_refused_service_is_told_and_fails_after_the_start_timeout(what: str, 
 
 
 @play
-async def test_a_refused_service_does_not_keep_from_suspending(cluster: MemoryKube) -> None:
+async def test_suspension_works_while_the_service_is_refused(cluster: MemoryKube) -> None:
     cluster.refuse_services = refusal(403, "services is forbidden")
     key = cluster.add(nodes())
     await cluster.settle()
@@ -157,7 +140,7 @@ async def test_a_refused_service_does_not_keep_from_suspending(cluster: MemoryKu
 
 
 @play
-async def test_it_starts_once_the_right_to_services_is_given(cluster: MemoryKube) -> None:
+async def test_a_run_starts_once_the_operator_may_create_services(cluster: MemoryKube) -> None:
     cluster.refuse_services = refusal(403, "services is forbidden")
     key = cluster.add(nodes())
     assert await cluster.settle() == attempts.REFUSED_POLL_SECONDS
@@ -172,7 +155,7 @@ async def test_it_starts_once_the_right_to_services_is_given(cluster: MemoryKube
 
 
 @pytest.mark.parametrize("what", ["refuse_services", "refuse_new_services"])
-def test_a_run_whose_service_cannot_be_made_again_goes_on_and_says_so(what: str) -> None:
+def test_a_run_whose_service_cannot_be_created_again_goes_on_and_reports_it(what: str) -> None:
     async def scenario(cluster: MemoryKube) -> None:
         key = cluster.add(nodes())
         await cluster.settle()
@@ -185,18 +168,18 @@ def test_a_run_whose_service_cannot_be_made_again_goes_on_and_says_so(what: str)
             await cluster.settle_refused(key)
             cluster.wait(cluster.settings.start_timeout_seconds + 1)
         assert cluster.status(key)["phase"] == "Running"
-        assert "services is forbidden" in ready(cluster, key)["message"]
+        assert "services is forbidden" in condition(cluster, key, "Ready")["message"]
         assert "deletionTimestamp" not in cluster.jobs[JOB]["metadata"]
         setattr(cluster, what, None)
         await cluster.settle()
         assert SERVICE in cluster.services
-        assert "forbidden" not in ready(cluster, key)["message"]
+        assert "forbidden" not in condition(cluster, key, "Ready")["message"]
 
     asyncio.run(scenario(MemoryKube()))
 
 
 @play
-async def test_a_pod_that_comes_again_without_a_service_has_the_start_timeout_anew(
+async def test_a_restarted_pod_without_a_service_gets_a_new_start_timeout(
     cluster: MemoryKube,
 ) -> None:
     key = cluster.add(nodes(runPolicy={"maxRetries": 0}))
@@ -217,7 +200,9 @@ async def test_a_pod_that_comes_again_without_a_service_has_the_start_timeout_an
 
 
 @play
-async def test_it_runs_once_all_pods_run_and_until_then_says_what_keeps_the_last(cluster: MemoryKube) -> None:
+async def test_a_job_of_several_pods_is_queued_until_the_last_one_runs_and_reports_why(
+    cluster: MemoryKube,
+) -> None:
     key = cluster.add(nodes(2))
     await cluster.settle()
     cluster.wait(60)
@@ -233,7 +218,7 @@ async def test_it_runs_once_all_pods_run_and_until_then_says_what_keeps_the_last
 
 
 @play
-async def test_the_chiefs_results_count_whoever_ends_last(cluster: MemoryKube) -> None:
+async def test_the_results_of_the_chief_count_even_if_another_pod_ends_last(cluster: MemoryKube) -> None:
     key = cluster.add(nodes())
     await cluster.settle()
     cluster.run_pod(JOB, 0, state=ended(0, "Completed", json.dumps(BEST)), phase="Succeeded")
@@ -324,7 +309,7 @@ def test_names_fit_a_dns_label_up_to_attempt_a_million() -> None:
 
 
 @play
-async def test_the_network_policy_shields_the_jobs_pods_from_all_but_each_other(cluster: MemoryKube) -> None:
+async def test_the_network_policy_admits_traffic_between_runner_pods_only(cluster: MemoryKube) -> None:
     cluster.add(nodes())
     await cluster.settle()
     labels = cluster.jobs[JOB]["spec"]["template"]["metadata"]["labels"]
@@ -388,14 +373,14 @@ TAKEN = {"DisruptionTarget": ConditionState(True, "DeletionByTaintManager", "the
         "one had succeeded",
     ],
 )
-def test_of_several_pods_the_cause_is_reported(pods: list[PodState], reason: str, index: int) -> None:
+def test_the_pod_that_failed_by_itself_is_the_cause(pods: list[PodState], reason: str, index: int) -> None:
     for order in (pods, pods[::-1]):
-        found = diagnose(FAILED, order)
-        assert found.reason == reason
+        failure = diagnose(FAILED, order)
+        assert failure.reason == reason
         if reason == "NodeLost":
             continue
-        if found.exit_code not in (None, 0):
-            assert f"{JOB}-{index}-" in found.message
+        if failure.exit_code not in (None, 0):
+            assert f"{JOB}-{index}-" in failure.message
 
 
 def test_a_disrupted_pod_is_the_cause_under_the_pod_failure_policy() -> None:
@@ -403,7 +388,7 @@ def test_a_disrupted_pod_is_the_cause_under_the_pod_failure_policy() -> None:
     assert diagnose(job, [worker(0, LOST, 3), worker(1, 143, 4, conditions=TAKEN)]).reason == "NodeLost"
 
 
-def test_a_lost_worker_alone_does_not_count_against_retries() -> None:
+def test_worker_lost_does_not_count_as_a_retry() -> None:
     asyncio.run(_lost_again_and_again())
 
 

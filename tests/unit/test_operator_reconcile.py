@@ -4,38 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import pytest
 
 from operator_ring.manifests import SHA, ended, resource
 from operator_ring.memory_kube import MemoryKube, refusal
+from operator_ring.scenario import condition, play
 from tlt_operator.apply import apply
+from tlt_operator.cluster.client import ConflictError
 from tlt_operator.controller import reconcile_once
-from tlt_operator.kube import ConflictError
-from tlt_operator.observe import Key, observe
+from tlt_operator.observe import observe
 from tlt_operator.reconcile import reconcile
+from tlt_operator.snapshot import Key
 
 ARTIFACT = {"name": "best", "uri": "pvc://runs/traffic/best.keras", "sha256": SHA, "sizeBytes": 7}
 
 
-def play(scenario: Callable[[MemoryKube], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    """Runs a test that is a coroutine, in a fresh cluster."""
-
-    def test() -> None:
-        asyncio.run(scenario(MemoryKube()))
-
-    test.__name__ = scenario.__name__
-    return test
-
-
 def true_conditions(cluster: MemoryKube, key: Key) -> set[str]:
     return {c["type"] for c in cluster.status(key)["conditions"] if c["status"] == "True"}
-
-
-def condition(cluster: MemoryKube, key: Key, type_: str) -> dict[str, Any]:
-    return next(c for c in cluster.status(key)["conditions"] if c["type"] == type_)
 
 
 async def trained(cluster: MemoryKube) -> Key:
@@ -85,7 +71,7 @@ async def test_nothing_is_written_when_nothing_changed(cluster: MemoryKube) -> N
 
 
 @play
-async def test_a_whole_life_takes_at_most_six_writes_and_its_events(cluster: MemoryKube) -> None:
+async def test_a_resource_takes_at_most_six_writes_and_its_events_in_its_life(cluster: MemoryKube) -> None:
     await trained(cluster)
     assert cluster.writes - len(cluster.events) <= 6
     assert [event["reason"] for event in cluster.events.values()] == [
@@ -202,6 +188,42 @@ async def test_an_invalid_spec_fails_with_the_field_at_fault(cluster: MemoryKube
     assert cluster.writes == before
 
 
+@pytest.mark.parametrize("path", ["//etc/x", "/../x", "/a/./x"])
+def test_a_stored_resource_whose_address_leaves_its_claim_is_reported(path: str) -> None:
+    async def scenario(cluster: MemoryKube) -> None:
+        key = cluster.add(resource(output={"uri": f"pvc://runs{path}"}))
+        await cluster.settle()
+        status = cluster.status(key)
+        assert (status["phase"], status["failure"]["reason"]) == ("Failed", "InvalidSpec")
+        message = "spec.output.uri: expected an address without empty ('//'), '.' and '..' names"
+        assert message in status["failure"]["message"]
+        assert f"got 'pvc://runs{path}'" in status["failure"]["message"]
+        assert not cluster.jobs
+
+    asyncio.run(scenario(MemoryKube()))
+
+
+@play
+async def test_a_run_that_an_older_operator_began_with_such_an_address_goes_on(cluster: MemoryKube) -> None:
+    key = cluster.add(resource())
+    await cluster.settle()
+    cluster.run_pod("traffic-train-1")
+    await cluster.settle()
+    cluster.edit(key, output={"uri": "pvc://runs//etc/x"})
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Running"
+    assert "pvc://runs//etc/x" in condition(cluster, key, "Stalled")["message"]
+    assert list(cluster.jobs) == ["traffic-train-1"]
+
+
+@play
+async def test_a_resource_that_ended_keeps_its_phase_whatever_its_address(cluster: MemoryKube) -> None:
+    key = await trained(cluster)
+    cluster.edit(key, output={"uri": "pvc://runs//etc/x"})
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Succeeded"
+
+
 @play
 async def test_a_resource_that_failed_stays_failed_whatever_is_edited(cluster: MemoryKube) -> None:
     key = cluster.add(resource(training={"epochs": 0}))
@@ -243,7 +265,7 @@ async def test_a_run_goes_on_although_its_spec_has_become_unreadable(cluster: Me
 
 
 @play
-async def test_addresses_of_a_laptop_are_refused_in_a_cluster(cluster: MemoryKube) -> None:
+async def test_file_addresses_are_refused_in_a_cluster(cluster: MemoryKube) -> None:
     key = cluster.add(resource(output={"uri": "file:///tmp/out"}))
     await cluster.settle()
     assert cluster.status(key)["failure"]["reason"] == "InvalidSpec"
@@ -293,7 +315,7 @@ async def test_a_job_gets_its_ttl_only_after_its_outcome_was_recorded(cluster: M
 
 
 @play
-async def test_the_outcome_and_the_ttl_take_one_look(cluster: MemoryKube) -> None:
+async def test_outcome_and_ttl_are_written_in_one_reconciliation(cluster: MemoryKube) -> None:
     key = cluster.add(resource(runPolicy={"ttlSecondsAfterFinished": 7}))
     await cluster.settle()
     cluster.finish("traffic-train-1", ended(0))
@@ -388,14 +410,14 @@ async def test_a_job_that_a_webhook_refuses_fails_the_resource_after_a_while(clu
 
 
 @play
-async def test_an_operator_that_saw_an_old_state_cannot_act_on_it(cluster: MemoryKube) -> None:
+async def test_a_plan_from_an_old_snapshot_cannot_be_applied(cluster: MemoryKube) -> None:
     key = cluster.add(resource())
     await cluster.settle()
     cluster.finish("traffic-train-1", ended(12))
-    seen = await observe(cluster, key, cluster.now)
-    assert seen
-    late = reconcile(seen, cluster.now, cluster.settings)
+    snapshot = await observe(cluster, key, cluster.now)
+    assert snapshot
+    late = reconcile(snapshot, cluster.now, cluster.settings)
     await cluster.settle()  # another operator acts first
     with pytest.raises(ConflictError):
-        await apply(cluster, seen, late, cluster.now)
+        await apply(cluster, snapshot, late, cluster.now)
     assert len(cluster.status(key)["history"]) == 1

@@ -11,24 +11,15 @@ import pytest
 
 from operator_ring.manifests import SHA, START, ended, resource, waiting
 from operator_ring.memory_kube import KilledError, MemoryKube
+from operator_ring.scenario import condition, play
+from tlt_api import times
 from tlt_api.common import JobSpec
 from tlt_api.failures import CLASSES, Reason
 from tlt_api.resources import parse
 from tlt_api.status import Attempt
-from tlt_operator import clock
-from tlt_operator.observe import Key
 from tlt_operator.reconcile import retry
 from tlt_operator.settings import Settings
-
-
-def play(scenario: Any) -> Any:
-    """Runs a test that is a coroutine, in a fresh cluster."""
-
-    def test() -> None:
-        asyncio.run(scenario(MemoryKube()))
-
-    test.__name__ = scenario.__name__
-    return test
+from tlt_operator.snapshot import Key
 
 
 def disruption(reason: str) -> dict[str, Any]:
@@ -38,10 +29,6 @@ def disruption(reason: str) -> dict[str, Any]:
 def run_spec(cluster: MemoryKube, job: str) -> dict[str, Any]:
     annotations = cluster.jobs[job]["spec"]["template"]["metadata"]["annotations"]
     return json.loads(annotations["tlt.dev/run-spec"])
-
-
-def condition(cluster: MemoryKube, key: Key, type_: str) -> dict[str, Any]:
-    return next(c for c in cluster.status(key)["conditions"] if c["type"] == type_)
 
 
 async def started(cluster: MemoryKube, **spec: Any) -> Key:
@@ -89,7 +76,7 @@ ENDS = [
 
 
 @pytest.mark.parametrize(("state", "how", "reason"), [case[1:] for case in ENDS], ids=[c[0] for c in ENDS])
-def test_the_reason_of_a_failure_is_found(state: dict[str, Any], how: dict[str, Any], reason: str) -> None:
+def test_every_way_to_end_has_its_reason(state: dict[str, Any], how: dict[str, Any], reason: str) -> None:
     async def scenario(cluster: MemoryKube) -> None:
         key = await started(cluster)
         cluster.finish("traffic-train-1", state, **how)
@@ -103,7 +90,7 @@ def test_the_reason_of_a_failure_is_found(state: dict[str, Any], how: dict[str, 
 
 
 @play
-async def test_the_runners_own_words_are_kept(cluster: MemoryKube) -> None:
+async def test_the_runners_own_message_and_hint_are_kept(cluster: MemoryKube) -> None:
     key = await started(cluster)
     cluster.finish("traffic-train-1", ended(12, "Error", json.dumps(MESSAGE)))
     await cluster.settle()
@@ -112,7 +99,7 @@ async def test_the_runners_own_words_are_kept(cluster: MemoryKube) -> None:
 
 
 @play
-async def test_a_pod_that_is_gone_was_interrupted_or_evicted(cluster: MemoryKube) -> None:
+async def test_a_missing_pod_counts_as_interrupted_or_evicted(cluster: MemoryKube) -> None:
     key = await started(cluster)
     cluster.finish("traffic-train-1", ended(1))
     cluster.pods.clear()
@@ -128,7 +115,7 @@ async def test_a_pod_that_is_gone_was_interrupted_or_evicted(cluster: MemoryKube
     ("pod_reason", "reason"),
     [("Evicted", "Evicted"), ("OutOfnvidia.com/gpu", "Evicted"), ("NodeShutdown", "NodeLost")],
 )
-def test_a_pod_that_the_kubelet_turned_away_is_made_again(pod_reason: str, reason: str) -> None:
+def test_a_pod_that_the_kubelet_rejected_leads_to_another_attempt(pod_reason: str, reason: str) -> None:
     async def scenario(cluster: MemoryKube) -> None:
         key = await started(cluster)
         cluster.finish("traffic-train-1", ended(1), reason="BackoffLimitExceeded")
@@ -177,7 +164,7 @@ async def test_between_attempts_the_phase_is_retrying_and_says_what_changes(clus
 
 
 @play
-async def test_the_batch_is_halved_each_time_memory_runs_out_the_updates_stay(
+async def test_the_batch_is_halved_each_time_memory_runs_out_and_the_update_stays_the_same(
     cluster: MemoryKube,
 ) -> None:
     await started(cluster, training={"batchSizePerGPU": 6}, runPolicy={"maxRetries": 4})
@@ -203,7 +190,7 @@ async def test_the_learning_rate_is_lowered_when_the_loss_was_nan(cluster: Memor
 
 
 @play
-async def test_a_rate_without_a_lowest_is_lowered_by_its_highest(cluster: MemoryKube) -> None:
+async def test_a_learning_rate_without_a_minimum_is_lowered_by_its_maximum(cluster: MemoryKube) -> None:
     await started(cluster, training={"learningRate": {"schedule": "step", "max": 1e-3}})
     await fail(cluster, 1, 13)
     rate = run_spec(cluster, "traffic-train-2")["spec"]["training"]["learningRate"]
@@ -272,7 +259,7 @@ async def test_the_next_attempt_waits_until_the_last_pod_of_the_one_before_is_go
 
 
 @play
-async def test_a_resource_created_again_waits_for_the_pod_of_the_one_before(cluster: MemoryKube) -> None:
+async def test_a_resource_created_again_waits_for_the_pod_of_its_predecessor(cluster: MemoryKube) -> None:
     key = await started(cluster)
     pods = dict(cluster.pods)
     cluster.remove(key)
@@ -287,7 +274,7 @@ async def test_a_resource_created_again_waits_for_the_pod_of_the_one_before(clus
 
 
 @play
-async def test_ten_interruptions_in_a_row_count_from_then_on(cluster: MemoryKube) -> None:
+async def test_interruptions_count_as_retries_after_ten_in_a_row(cluster: MemoryKube) -> None:
     key = await started(cluster, runPolicy={"maxRetries": 1})
     for attempt in range(1, 13):
         await fail(cluster, attempt, 75, **disruption("TerminationByKubelet"))
@@ -297,7 +284,7 @@ async def test_ten_interruptions_in_a_row_count_from_then_on(cluster: MemoryKube
 
 
 @play
-async def test_resumed_within_the_delay_it_no_longer_says_suspended(cluster: MemoryKube) -> None:
+async def test_a_resource_resumed_within_the_retry_delay_is_retrying(cluster: MemoryKube) -> None:
     key = await started(cluster)
     cluster.finish("traffic-train-1", ended(70, "Error"))
     await cluster.settle()
@@ -311,7 +298,7 @@ async def test_resumed_within_the_delay_it_no_longer_says_suspended(cluster: Mem
 
 
 @play
-async def test_which_report_the_runner_made_last_is_kept_at_the_end(cluster: MemoryKube) -> None:
+async def test_reported_for_is_kept_at_the_end(cluster: MemoryKube) -> None:
     key = await started(cluster)
     cluster.report(key, reportedFor="pod-1")
     cluster.finish("traffic-train-1", ended(0, "Completed", json.dumps({"metrics": {"mAP": 0.5}})))
@@ -321,7 +308,7 @@ async def test_which_report_the_runner_made_last_is_kept_at_the_end(cluster: Mem
 
 
 @play
-async def test_a_job_that_is_being_deleted_is_waited_for(cluster: MemoryKube) -> None:
+async def test_the_end_of_a_job_that_is_being_deleted_is_awaited(cluster: MemoryKube) -> None:
     key = await started(cluster)
     cluster.jobs["traffic-train-1"]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     await cluster.settle()
@@ -374,7 +361,7 @@ async def test_a_run_that_completes_while_it_is_suspended_has_succeeded(cluster:
 
 
 @play
-async def test_suspending_between_two_attempts_starts_none(cluster: MemoryKube) -> None:
+async def test_suspension_between_two_attempts_starts_no_attempt(cluster: MemoryKube) -> None:
     key = await started(cluster)
     cluster.finish("traffic-train-1", ended(70))
     await cluster.settle()
@@ -391,7 +378,7 @@ async def test_suspending_between_two_attempts_starts_none(cluster: MemoryKube) 
 
 
 @play
-async def test_an_image_that_cannot_be_pulled_is_told_at_once_and_fails_after_a_while(
+async def test_an_image_that_cannot_be_pulled_is_reported_at_once_and_fails_the_resource_after_a_while(
     cluster: MemoryKube,
 ) -> None:
     key = cluster.add(resource())
@@ -413,7 +400,7 @@ async def test_an_image_that_cannot_be_pulled_is_told_at_once_and_fails_after_a_
 
 
 @play
-async def test_an_image_that_comes_late_is_no_failure(cluster: MemoryKube) -> None:
+async def test_an_image_that_is_pulled_late_is_no_failure(cluster: MemoryKube) -> None:
     key = cluster.add(resource())
     await cluster.settle()
     cluster.run_pod("traffic-train-1", state=waiting("ErrImagePull"))
@@ -554,7 +541,7 @@ def entry(attempt: int, reason: str, remedy: str | None = None, hours: float = 0
         attempt=attempt,
         reason=reason,
         remedy=remedy,
-        time=clock.to_wire(START + timedelta(hours=hours)),
+        time=times.to_wire(START + timedelta(hours=hours)),
     )
 
 
@@ -575,7 +562,7 @@ def test_interruptions_far_apart_are_each_resumed_at_once() -> None:
     assert retry.delay(late, 0, settings) == 0
 
 
-def test_a_remedy_that_changes_nothing_is_none() -> None:
+def test_a_remedy_that_would_change_nothing_is_none() -> None:
     assert retry.remedy(spec(training={"batchSizePerGPU": 1}), None, Reason.OUT_OF_MEMORY) is None
     assert retry.remedy(spec(), None, Reason.INTERNAL) is None
 

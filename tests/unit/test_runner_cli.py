@@ -162,3 +162,52 @@ def test_damaged_state_is_named(tmp_path: Path) -> None:
     done = tlt("run", "all.yaml", cwd=tmp_path)
     assert done.returncode == 2
     assert "Remove that file" in done.stderr
+
+
+@pytest.mark.parametrize("path", ["//etc/x", "/../x", "/a/./x"])
+@pytest.mark.parametrize("command", [("run", "m.yaml"), ("train", "-f", "m.yaml"), ("validate", "m.yaml")])
+def test_a_manifest_whose_address_leaves_its_claim_is_refused(
+    tmp_path: Path, command: tuple[str, ...], path: str
+) -> None:
+    (tmp_path / "m.yaml").write_text(TRAIN.replace("pvc://data/out", f"pvc://data{path}"))
+    (tmp_path / ".tlt/volumes/data/digits").mkdir(parents=True)
+    done = tlt(*command, cwd=tmp_path)
+    assert done.returncode == 2
+    message = (
+        "spec.output.uri: expected an address without empty ('//'), '.' and '..' names in its path: write"
+    )
+    assert message in done.stdout + done.stderr
+    assert f"got 'pvc://data{path}'" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / ".tlt/volumes/data/digits").iterdir())
+
+
+def test_a_local_run_follows_no_link_out_of_a_claim(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(TRAIN)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".tlt/volumes/data").mkdir(parents=True)
+    (tmp_path / ".tlt/volumes/data/digits").symlink_to(tmp_path / "elsewhere")
+    done = tlt("run", "m.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "tlt run: InvalidSpec: pvc://data/digits: expected a path within" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_local_run_takes_an_encoded_dot_dot_for_a_name(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(TRAIN.replace("data/digits", "data/%2e%2e/digits"))
+    (tmp_path / ".tlt/volumes/digits").mkdir(parents=True)
+    done = tlt("run", "m.yaml", cwd=tmp_path)
+    assert done.returncode == 20
+    assert f"which is {tmp_path}/.tlt/volumes/data/%2e%2e/digits here: no such folder" in done.stderr
+
+
+def test_an_inference_with_a_model_address_that_leaves_its_claim_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/a.jpg").touch()
+    (tmp_path / "volumes/data").mkdir(parents=True)
+    model = f"pvc://data/{tmp_path}/m.keras"
+    arguments = ("--images", "images", "--output", "out", "--volumes", "volumes")
+    done = tlt("infer", "--model", model, *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "tlt infer: InvalidSpec: expected an address without empty ('//'), '.' and '..'" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -73,7 +73,7 @@ def test_success_leaves_its_results(tmp_path: Path) -> None:
     run = Run(
         tmp_path,
         """
-        context.reporter.metrics(Metrics(m_ap=0.9))
+        context.reporter.report(Metrics(m_ap=0.9))
         context.reporter.progress(Progress(stage="prune", step=1))
         context.reporter.progress(Progress(stage="prune", step=2))
         (context.scratch / "file").write_text("x")
@@ -100,7 +100,7 @@ def test_success_leaves_its_results(tmp_path: Path) -> None:
     ],
 )
 def test_each_end_has_its_code_and_message(tmp_path: Path, body: str, reason: str, code: int) -> None:
-    got, message, error = Run(tmp_path, f"context.reporter.metrics(Metrics(m_ap=0.9))\n{body}").end()
+    got, message, error = Run(tmp_path, f"context.reporter.report(Metrics(m_ap=0.9))\n{body}").end()
     assert (got, message["failure"]["reason"]) == (code, reason)
     assert message["failure"]["exitCode"] == code
     assert message["metrics"] == {"mAP": 0.9}
@@ -157,7 +157,7 @@ def test_nothing_has_started_threads_before_signals_are_listened_to() -> None:
 
 def test_a_second_signal_ends_a_task_that_does_not_listen(tmp_path: Path) -> None:
     body = """
-    context.reporter.metrics(Metrics(m_ap=0.9))
+    context.reporter.report(Metrics(m_ap=0.9))
     print("ready", flush=True)
     while not context.stop.wait(0.05): pass
     print("ready", flush=True)
@@ -179,3 +179,16 @@ def test_the_scratch_folder_is_gone_afterwards(tmp_path: Path) -> None:
     )
     assert run.end()[0] == 0
     assert not Path((tmp_path / "at").read_text()).exists()
+
+
+@pytest.mark.parametrize("path", ["//etc/x", "/../x", "/a/./x"])
+def test_a_run_spec_of_an_older_operator_whose_address_leaves_its_claim_is_refused(
+    tmp_path: Path, path: str
+) -> None:
+    output = {"output": {"uri": f"pvc://data{path}"}}
+    run = Run(tmp_path, "raise AssertionError", {**SPEC, "spec": {**SPEC["spec"], **output}})
+    code, message, error = run.end()
+    assert (code, message["failure"]["reason"]) == (2, "InvalidSpec")
+    assert "runSpec.output.uri: expected an address without empty" in message["failure"]["message"]
+    assert f"got 'pvc://data{path}'" in message["failure"]["message"]
+    assert "Traceback" not in error

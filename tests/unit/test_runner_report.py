@@ -5,16 +5,27 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event, Lock
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tlt_api.base import StatusModel
 from tlt_api.failures import Reason
 from tlt_api.runreport import TERMINATION_MESSAGE_LIMIT, RunReport
-from tlt_api.status import Artifact, ExportStatus, Metrics, Progress
+from tlt_api.status import (
+    RUNNER_FIELDS,
+    Artifact,
+    ExportStatus,
+    Failure,
+    Metrics,
+    Progress,
+    Section,
+    field_of,
+)
 from tlt_runner import exits, process
+from tlt_runner.status import lines
 from tlt_runner.status.apiserver import ApiServer, ApiServerError, OwnerGoneError
 from tlt_runner.status.file import LocalReporter
 from tlt_runner.status.kubernetes import KubernetesReporter
@@ -48,7 +59,7 @@ class Server:
 def test_fields_gather_and_the_time_is_set() -> None:
     reporter = LocalReporter(None, now=lambda: NOON)
     reporter.progress(Progress(stage="train", epoch=1, epochs=3))
-    reporter.metrics(Metrics(m_ap=0.5))
+    reporter.report(Metrics(m_ap=0.5))
     assert reporter.snapshot().to_status() == {
         "progress": {"stage": "train", "epoch": 1, "epochs": 3, "lastUpdateTime": "2026-01-01T12:00:00Z"},
         "metrics": {"mAP": 0.5},
@@ -67,19 +78,35 @@ def test_an_artifact_of_the_same_name_is_replaced_in_its_place() -> None:
 
 def test_lowest_map_and_largest_drop_come_from_the_exports() -> None:
     reporter = LocalReporter(None)
-    reporter.exports(
-        [
-            ExportStatus(precision="fp32", m_ap=0.8, m_ap_drop=-0.01),
-            ExportStatus(precision="fp16", m_ap=0.7, m_ap_drop=0.09),
-        ]
-    )
+    reporter.report(ExportStatus(precision="fp32", m_ap=0.8, m_ap_drop=-0.01))
+    reporter.report(ExportStatus(precision="fp16", m_ap=0.7, m_ap_drop=0.09))
     status = reporter.snapshot().to_status()
     assert (status["lowestMAP"], status["largestDrop"]) == (0.7, 0.09)
 
 
+def test_an_export_of_the_same_precision_is_replaced_in_its_position() -> None:
+    reporter = LocalReporter(None)
+    for precision, score in (("fp32", 0.8), ("fp16", 0.7), ("fp32", 0.6)):
+        reporter.report(ExportStatus(precision=precision, m_ap=score))
+    exports = reporter.snapshot().exports or ()
+    assert [(item.precision, item.m_ap) for item in exports] == [("fp32", 0.6), ("fp16", 0.7)]
+    assert reporter.snapshot().lowest_m_ap == 0.6
+
+
+@pytest.mark.parametrize("section", get_args(Section))
+def test_every_section_has_a_field_and_a_line_of_text(section: type[StatusModel]) -> None:
+    assert field_of(section) in RUNNER_FIELDS
+    assert lines.line.dispatch(section) is not lines.line.dispatch(object)
+
+
+def test_what_is_no_section_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match="got Failure"):
+        LocalReporter(None).report(Failure(reason="Internal"))  # type: ignore[arg-type]
+
+
 def test_exports_without_figures_derive_nothing() -> None:
     reporter = LocalReporter(None)
-    reporter.exports([ExportStatus(precision="fp32")])
+    reporter.report(ExportStatus(precision="fp32"))
     assert set(reporter.snapshot().to_status()) == {"exports"}
 
 
@@ -138,7 +165,7 @@ def test_an_unreachable_server_loses_nothing_once_it_is_back() -> None:
     reporter = KubernetesReporter(server)
     reporter.artifact(artifact("best"))
     assert server.tried.wait(30)
-    reporter.metrics(Metrics(m_ap=0.5))
+    reporter.report(Metrics(m_ap=0.5))
     with server.lock:
         server.error = None
     assert reporter.close(30)
@@ -151,7 +178,7 @@ def test_close_gives_up_when_the_server_never_answers() -> None:
     server = Server()
     server.error = ApiServerError("connection refused")
     reporter = KubernetesReporter(server)
-    reporter.metrics(Metrics(m_ap=0.5))
+    reporter.report(Metrics(m_ap=0.5))
     assert not reporter.close(0.1)
     assert server.taken == []
 
@@ -160,9 +187,9 @@ def test_refusals_are_not_repeated_in_a_hurry_and_the_end_tries_once_more() -> N
     server = Server()
     server.error = ApiServerError("HTTP 403 Forbidden", 403)
     reporter = KubernetesReporter(server)
-    reporter.metrics(Metrics(m_ap=0.5))
+    reporter.report(Metrics(m_ap=0.5))
     assert server.tried.wait(30)
-    reporter.metrics(Metrics(m_ap=0.6))
+    reporter.report(Metrics(m_ap=0.6))
     assert not reporter.close(5)
     assert reporter.failed == 2
 
@@ -171,10 +198,10 @@ def test_nothing_is_sent_to_a_resource_that_is_gone() -> None:
     server = Server()
     server.error = OwnerGoneError("HTTP 404 NotFound", 404)
     reporter = KubernetesReporter(server)
-    reporter.metrics(Metrics(m_ap=0.5))
+    reporter.report(Metrics(m_ap=0.5))
     assert server.tried.wait(30)
     server.error = None
-    reporter.metrics(Metrics(m_ap=0.6))
+    reporter.report(Metrics(m_ap=0.6))
     assert not reporter.close(5)
     assert server.taken == []
 
@@ -190,7 +217,7 @@ def test_a_bug_in_sending_does_not_end_the_reports() -> None:
         server(status, timeout)
 
     reporter = KubernetesReporter(send)
-    reporter.metrics(Metrics(m_ap=0.5))
+    reporter.report(Metrics(m_ap=0.5))
     assert reporter.close(30)
     assert server.taken[-1]["metrics"] == {"mAP": 0.5}
 
@@ -209,9 +236,10 @@ def test_the_local_report_is_whole_on_disk_after_close(tmp_path: Path) -> None:
 
 def test_progress_lines_come_by_epoch_or_every_ten_seconds() -> None:
     said: list[str] = []
-    lines = ProgressLines(said.append)
+    progress_lines = ProgressLines(said.append)
     for second, epoch in ((0, 1), (1, 1), (2, 2), (11, 2), (12, 2)):
-        lines.progress(Progress(stage="train", epoch=epoch, step=second), NOON + timedelta(seconds=second))
+        progress = Progress(stage="train", epoch=epoch, step=second)
+        progress_lines.progress(progress, NOON + timedelta(seconds=second))
     assert said == ["train, epoch 1, step 0", "train, epoch 2, step 2", "train, epoch 2, step 12"]
 
 

@@ -26,8 +26,8 @@ def test_a_field_that_the_optimizer_does_not_use_is_refused(fields: dict) -> Non
 
 
 def test_every_optimizer_has_its_usual_numbers() -> None:
-    assert Optimizer().inertia == 0.9
-    assert Optimizer(type="rmsprop").inertia == 0.0
+    assert Optimizer().effective_momentum == 0.9
+    assert Optimizer(type="rmsprop").effective_momentum == 0.0
     assert Optimizer(type="adam").betas == (0.9, 0.999)
-    assert Optimizer(type="adamw").decay == 0.01
-    assert Optimizer(type="adam").decay == 0.0
+    assert Optimizer(type="adamw").effective_weight_decay == 0.01
+    assert Optimizer(type="adam").effective_weight_decay == 0.0

@@ -1,11 +1,14 @@
-"""The decision: what is to be done for a resource, given what was seen of it. Pure; one module per policy.
+"""The decision: what to do for a resource, given a snapshot of it. Pure; one module for each policy.
 
-deleting      nothing: owner references clean up
-ended         its phase stays; cleanup
-unreadable    unreadable
-suspended     suspend
-new           references
-attempted     attempts (with retry, diagnosis, obstacles, report)
+Two facts decide, the intent of the user and the state of the current attempt (:mod:`.state`):
+
+    deleted       nothing: owner references clean up
+    finished      Succeeded and Failed are final: cleanup
+    unreadable    a run goes on, nothing new is started
+    suspend       suspend
+    run           first_attempt, then attempts (with retry and blockers)
+
+``tests/unit/test_operator_states.py`` lists every pair and what is done.
 """
 
 from __future__ import annotations
@@ -13,30 +16,54 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from tlt_operator.conditions import TERMINAL
-from tlt_operator.observed import Observed
-from tlt_operator.reconcile import attempts, cleanup, references, suspend, unreadable
-from tlt_operator.reconcile.plan import Plan
+from tlt_api import conditions, failures, times
+from tlt_api.failures import Reason
+from tlt_operator.objects.event import Event
+from tlt_operator.reconcile import attempts, cleanup, first_attempt, suspend, transitions
+from tlt_operator.reconcile.plan import Plan, plan_for
+from tlt_operator.reconcile.state import NotStarted, attempt_state
 from tlt_operator.settings import Settings
+from tlt_operator.snapshot import Snapshot
 
 __all__ = ["Plan", "reconcile"]
 
 
-def reconcile(seen: Observed, now: datetime, settings: Settings) -> Plan:
+def reconcile(snapshot: Snapshot, now: datetime, settings: Settings) -> Plan:
     """The plan for a resource."""
-    if seen.deleting:
+    # The garbage collector deletes Jobs and pods along with their owner.
+    if snapshot.deleting:
         return Plan()
-    plan = _decide(seen, now, settings)
-    return replace(plan, ttl=cleanup.ttl(seen, plan.status or seen.status))
+    plan = _decide(snapshot, now, settings)
+    # Outcomes that this plan records count as recorded: it writes the status before it sets a TTL.
+    return replace(plan, ttl=cleanup.ttl(snapshot, plan.status or snapshot.status))
 
 
-def _decide(seen: Observed, now: datetime, settings: Settings) -> Plan:
-    if seen.status.phase in TERMINAL:
-        return cleanup.settled(seen, now)
-    if seen.resource is None:
-        return unreadable.reconcile(seen, now)
-    if seen.resource.spec.suspend:
-        return suspend.reconcile(seen, seen.resource, now)
-    if seen.status.attempt is None:
-        return references.reconcile(seen, seen.resource, now)
-    return attempts.reconcile(seen, seen.resource, now, settings)
+def _decide(snapshot: Snapshot, now: datetime, settings: Settings) -> Plan:
+    # Succeeded and Failed are final, whatever the spec says now and whatever happened to the Job.
+    if snapshot.status.phase in conditions.TERMINAL:
+        return cleanup.finished(snapshot)
+    resource = snapshot.resource
+    if resource is None:
+        return _unreadable(snapshot, now)
+    state = attempt_state(snapshot)
+    if resource.spec.suspend:
+        return suspend.reconcile(snapshot, resource, state, now)
+    # References are resolved once, before the first attempt.
+    if isinstance(state, NotStarted):
+        return first_attempt.reconcile(snapshot, resource, now)
+    return attempts.reconcile(snapshot, resource, state, now, settings)
+
+
+def _unreadable(snapshot: Snapshot, now: datetime) -> Plan:
+    """The plan where spec or status are of another version, or slipped past the CRD's rules."""
+    # Nothing was started: the resource fails with the field at fault.
+    if snapshot.status.attempt is None:
+        return transitions.fail(snapshot, failures.failure(Reason.INVALID_SPEC, snapshot.invalid), now)
+    # A run is under way: it goes on, and the status says that nobody looks after it.
+    message = f"the run goes on, but its outcome cannot be acted upon: {snapshot.invalid}"
+    built = conditions.stalled(
+        snapshot.status.conditions, Reason.INVALID_SPEC, message, snapshot.generation, times.to_wire(now)
+    )
+    update = {"conditions": built, "observed_generation": snapshot.generation}
+    plan = plan_for(snapshot, snapshot.status.model_copy(update=update))
+    return replace(plan, event=Event("Warning", Reason.INVALID_SPEC, message) if plan.status else None)

@@ -1,6 +1,7 @@
-"""Retries: which failures count, how long to wait, and what the next attempt does differently.
+"""Retries: which failures count, how long to wait, and what the next attempt changes.
 
-All of it follows from the spec and ``status.history``: it is the same after a restart.
+Everything follows from the spec and ``status.history``, so that it is the same after a restart of the
+operator.
 """
 
 from __future__ import annotations
@@ -10,44 +11,38 @@ from itertools import pairwise
 
 from tlt_api.common import JobSpec
 from tlt_api.failures import Reason
-from tlt_api.status import Attempt, JobStatus
+from tlt_api.status import HISTORY_LIMIT, Attempt, JobStatus
+from tlt_api.times import from_wire
 from tlt_api.trainingjob import TrainingJobSpec
-from tlt_operator import clock
 from tlt_operator.settings import Settings
 
 SUSPENDED = "Suspended"
-"""Reason in the history of an attempt that the user suspended: not a failure."""
+"""Reason in the history for an attempt that the user suspended, which is no failure."""
 
 UNCOUNTED = frozenset(
     {Reason.INTERRUPTED, Reason.WORKER_LOST, Reason.EVICTED, Reason.NODE_LOST, Reason.JOB_DELETED}
 )
-"""Failures that are not the run's own: they are retried ever more slowly, and do not count, ten in a row."""
+"""Failures that the run did not cause: retried ever later, and the first ten in a row do not count."""
 
-HISTORY_LIMIT = 20
-_MANY = 10
+_UNCOUNTED_IN_A_ROW = 10
 _CALM_SECONDS = 3600
-"""An interruption this long after the one before starts counting anew."""
-
-
-def over(status: JobStatus) -> bool:
-    """Whether the current attempt has ended and stands in the history."""
-    history = status.history or []
-    return bool(history) and history[-1].attempt == status.attempt
+"""Interruptions further apart than this are not in a row."""
 
 
 def may_retry(reason: Reason, retryable: bool, status: JobStatus, spec: JobSpec) -> bool:
-    """Whether another attempt follows a failure."""
+    """True if another attempt follows a failure."""
     if not retryable:
         return False
     return not counts(reason, status.history) or (status.retries or 0) < spec.run_policy.max_retries
 
 
 def counts(reason: Reason, history: Sequence[Attempt] | None) -> bool:
-    """Whether a failure counts against maxRetries: all but a few interruptions, one soon after the other.
+    """True if a failure counts against maxRetries; the first ten interruptions in a row do not.
 
-    An eviction for the pod's own use of disk comes back every time; a preemption does not.
+    The limit ends a run that brings the interruption upon itself: an eviction for the pod's own use of disk
+    comes back every time, a preemption does not.
     """
-    return reason not in UNCOUNTED or (bool(history) and _interruptions(history or ()) >= _MANY)
+    return reason not in UNCOUNTED or (bool(history) and _interruptions(history or ()) >= _UNCOUNTED_IN_A_ROW)
 
 
 def delay(history: Sequence[Attempt], retries: int, settings: Settings) -> float:
@@ -62,31 +57,34 @@ def delay(history: Sequence[Attempt], retries: int, settings: Settings) -> float
 
 
 def _interruptions(history: Sequence[Attempt]) -> int:
-    """How many of the last attempts were interrupted one soon after the other."""
+    """The number of interruptions in a row that the history ends with."""
     if not history or history[-1].reason not in UNCOUNTED:
         return 0
     count = 1
     for earlier, later in reversed(list(pairwise(history))):
-        between = (clock.from_wire(later.time), clock.from_wire(earlier.time))
-        if earlier.reason not in UNCOUNTED or between[0] is None or between[1] is None:
+        ends = (from_wire(earlier.time), from_wire(later.time))
+        if earlier.reason not in UNCOUNTED or ends[0] is None or ends[1] is None:
             break
-        if (between[0] - between[1]).total_seconds() > _CALM_SECONDS:
+        if (ends[1] - ends[0]).total_seconds() > _CALM_SECONDS:
             break
         count += 1
     return count
 
 
 def append(history: Sequence[Attempt] | None, entry: Attempt) -> list[Attempt]:
-    """The history with an entry more; the oldest without a remedy go first, since remedies add up."""
+    """The history with an entry more, within its limit.
+
+    The oldest entries without a remedy are dropped first: the next attempt's spec is made from all remedies.
+    """
     entries = [*(history or ()), entry]
     while len(entries) > HISTORY_LIMIT:
-        plain = next((i for i, item in enumerate(entries[:-1]) if item.remedy is None), 0)
-        del entries[plain]
+        oldest = next((i for i, item in enumerate(entries[:-1]) if item.remedy is None), 0)
+        del entries[oldest]
     return entries
 
 
 def remedy(spec: JobSpec, history: Sequence[Attempt] | None, reason: Reason) -> str | None:
-    """What the attempt after this failure changes, in words; None where nothing can be changed."""
+    """The change that the attempt after this failure makes, in words; None where nothing is changed."""
     if not isinstance(spec, TrainingJobSpec):
         return None
     entry = Attempt(attempt=0, reason=reason, remedy="")
@@ -120,7 +118,7 @@ def _remedied(spec: TrainingJobSpec, history: Sequence[Attempt] | None) -> Train
     if remedies.nan_loss == "LowerLearningRate":
         factor = 10.0 ** remedied.count(Reason.NAN_LOSS)
         rate = training.learning_rate
-        lowest = None if rate.min is None else rate.min / factor  # by default it follows max
+        lowest = None if rate.min is None else rate.min / factor  # without one, it follows max
         rate = rate.model_copy(update={"min": lowest, "max": rate.max / factor})
         training = training.model_copy(update={"learning_rate": rate})
     return spec.model_copy(update={"training": training})

@@ -1,47 +1,51 @@
 """``spec.suspend``: the attempt's Job is deleted, and another attempt is made once it is false again.
 
-The Job's own ``spec.suspend`` is left alone: a pod that ends with a code other than 0 after SIGTERM counts as
-failed there, which with backoffLimit 0 fails the Job; and that field is how queueing systems (Kueue) admit
-Jobs. The deletion is a foreground one: the Job stays until its pod has written its checkpoint and is gone.
+The Job's own ``spec.suspend`` is left alone: a pod that ends with a code other than 0 after SIGTERM counts
+as failed there, which with backoffLimit 0 fails the Job; and that field is how queueing systems (Kueue)
+admit Jobs. The deletion is a foreground one: the Job stays until its pod has written its checkpoint and is
+gone.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
+from tlt_api import conditions, times
+from tlt_api.conditions import State
 from tlt_api.resources import Resource
-from tlt_api.status import Attempt, Phase
-from tlt_operator import clock, conditions
-from tlt_operator.conditions import State
-from tlt_operator.observed import Observed
-from tlt_operator.reconcile import attempts, retry
-from tlt_operator.reconcile.diagnosis import diagnose
-from tlt_operator.reconcile.plan import Plan, to_status, with_state
+from tlt_api.status import Attempt, Failure, Phase
+from tlt_operator.reconcile import retry, transitions
+from tlt_operator.reconcile.attempts import OLD_POD_POLL_SECONDS
+from tlt_operator.reconcile.plan import Plan, plan_for, with_state
+from tlt_operator.reconcile.state import AttemptState, Ended, Lost, Running, Stopping, Succeeded, Waiting
+from tlt_operator.snapshot import Snapshot
 
 
-def reconcile(seen: Observed, resource: Resource, now: datetime) -> Plan:
+def reconcile(snapshot: Snapshot, resource: Resource, state: AttemptState, now: datetime) -> Plan:
     """The plan for a resource that is to be suspended and has not ended."""
-    job = seen.own_job
-    if job and job.holds("Complete"):
-        return attempts.succeed(seen, job, now)
-    if job and not retry.over(seen.status):
-        if job.holds("Failed") and not job.deleting:
-            return attempts.ended(seen, resource, diagnose(job, seen.pods_of(seen.status.attempt or 0)), now)
-        state = State(Phase.RUNNING, conditions.STOPPING, f"Job {job.name} is stopped: spec.suspend is true")
-        status = with_state(seen, state, now, job_uid=job.uid)
-        return to_status(seen, status, delete=None if job.deleting else job)
-    alive = [pod.name for pod in seen.pods if not pod.ended]
-    if alive:
-        state = State(Phase.RUNNING, conditions.STOPPING, f"waits for the end of {', '.join(alive)}")
-        return to_status(seen, with_state(seen, state, now), requeue_after=attempts.OLD_POD_POLL_SECONDS)
-    state = State(Phase.SUSPENDED, "Suspended", "spec.suspend is true")
-    return to_status(seen, with_state(seen, state, now, **_stopped(seen, now)))
-
-
-def _stopped(seen: Observed, now: datetime) -> dict[str, list[Attempt]]:
-    """The history with the attempt that was stopped, if one was."""
-    status = seen.status
-    if status.attempt is None or status.job_uid is None or retry.over(status):
-        return {}
-    entry = Attempt(attempt=status.attempt, reason=retry.SUSPENDED, time=clock.to_wire(now))
-    return {"history": retry.append(status.history, entry)}
+    match state:
+        # The run was faster than the suspension.
+        case Ended(outcome=Succeeded(job=job)):
+            return transitions.succeed(snapshot, job, now)
+        case Ended(outcome=Failure() as failure):
+            return transitions.end_attempt(snapshot, resource, failure, now)
+        case Waiting(job=job) | Running(job=job) | Stopping(job=job):
+            stopping = State(
+                Phase.RUNNING, conditions.STOPPING, f"Job {job.name} is stopped: spec.suspend is true"
+            )
+            status = with_state(snapshot, stopping, now, job_uid=job.uid)
+            return plan_for(snapshot, status, delete=None if job.deleting else job)
+    # There is no Job any more. A pod may outlive it, and Suspended promises that nothing writes to the
+    # output.
+    if snapshot.live_pods:
+        names = ", ".join(snapshot.live_pods)
+        stopping = State(Phase.RUNNING, conditions.STOPPING, f"waits for the end of {names}")
+        status = with_state(snapshot, stopping, now)
+        return plan_for(snapshot, status, requeue_after=OLD_POD_POLL_SECONDS)
+    changes: dict[str, Any] = {}
+    # The suspension ended an attempt: the next one is made on resumption, and this one counts for nothing.
+    if isinstance(state, Lost):
+        entry = Attempt(attempt=snapshot.attempt, reason=retry.SUSPENDED, time=times.to_wire(now))
+        changes["history"] = retry.append(snapshot.status.history, entry)
+    return plan_for(snapshot, with_state(snapshot, conditions.suspended(), now, **changes))

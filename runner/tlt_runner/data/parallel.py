@@ -11,9 +11,8 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from tlt_api.failures import Reason
 from tlt_api.status import Progress
-from tlt_runner.errors import RunnerError
+from tlt_runner.errors import InterruptedRunError
 
 MOST_WORKERS = 32
 WINDOW = 4
@@ -83,12 +82,10 @@ class StageProgress:
         """End the stage if the run is to end.
 
         Raises:
-            RunnerError: ``Interrupted``.
+            InterruptedRunError: The run was asked to stop.
         """
         if self._stop is not None and self._stop.is_set():
-            raise RunnerError(
-                Reason.INTERRUPTED, f"{self._stage}: stopped at image {self._done} of {self._total}"
-            )
+            raise InterruptedRunError(f"{self._stage}: stopped at image {self._done} of {self._total}")
 
     def skip(self, images: int) -> None:
         """Count images that need no work: they are done, and do not count for the speed."""
@@ -135,7 +132,7 @@ def in_order(
             about 0.1 ms) and its results are small.
 
     Raises:
-        RunnerError: ``Interrupted``.
+        InterruptedRunError: The run was asked to stop.
     """
 
     def work(part: Sequence[Item]) -> list[tuple[Item, Result]]:

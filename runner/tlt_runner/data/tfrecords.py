@@ -5,7 +5,7 @@ what is needed to find the original's pixels again: its size, the scale and the 
 
 The message is serialised here, not by protobuf's classes: conversion makes one for every image while it holds
 the interpreter's lock, and its bytes must be the same in every process and with every version of protobuf
-(ADR 11). Source: the Protocol Buffers encoding, ``tensorflow/core/example/feature.proto``.
+(ADR 12). Source: the Protocol Buffers encoding, ``tensorflow/core/example/feature.proto``.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from tlt_api.exportjob import Batch, Engine
 from tlt_api.failures import Reason
+from tlt_runner import files
 from tlt_runner.errors import RunnerError
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def build_engine(onnx_path: Path, engine_path: Path, engine: Engine, batch: Batc
         raise RunnerError(
             Reason.ENGINE_BUILD_FAILED, f"could not build the engine: {_several(logger.errors)}"
         )
-    _write(memoryview(blob), engine_path)
+    files.write(engine_path, memoryview(blob))
     built = BuiltEngine(
         engine_path,
         engine_path.stat().st_size,
@@ -236,12 +236,3 @@ def _several(messages: list[str]) -> str:
 
 def _dotted(member: str) -> str:
     return f"{member[2:-1]}.{member[-1]}"
-
-
-def _write(blob: memoryview, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as file:
-        file.write(blob)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

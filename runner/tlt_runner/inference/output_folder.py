@@ -9,7 +9,6 @@ takes the journal's place.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -22,9 +21,9 @@ from typing import IO, Self
 from pydantic import ValidationError
 
 from tlt_api.failures import Reason
+from tlt_runner import files
 from tlt_runner.errors import RunnerError, storage_errors
 from tlt_runner.inference.report import REPORT, InferenceReport
-from tlt_runner.storage import sha256_of
 
 JOURNAL = ".inference-files.jsonl"
 WRITING = ".inference-writing"
@@ -114,10 +113,7 @@ class OutputFolder:
         return full
 
     def _replace(self, name: str, content: bytes) -> None:
-        temporary = self._folder / WRITING
-        with temporary.open("wb") as stream:
-            stream.write(content)
-        temporary.replace(self._folder / name)
+        files.write(self._folder / name, content, partial=self._folder / WRITING)
 
     def _is_foreign(self, name: str) -> bool:
         if not os.path.lexists(self._folder / name):
@@ -127,18 +123,16 @@ class OutputFolder:
     def _digest(self, name: str) -> str | None:
         """The digest of a file of the folder; None where there is none, or something else."""
         path = self._folder / name
-        return None if path.is_symlink() or not path.is_file() else sha256_of(path)
+        return None if path.is_symlink() or not path.is_file() else files.sha256_of(path)
 
 
 def _lock(journal: IO[str], folder: Path) -> None:
-    try:
-        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not files.try_lock(journal):
         raise RunnerError(
             Reason.INVALID_SPEC,
             f"{folder}: another inference is writing to this folder",
             "Wait for its end, or name another folder.",
-        ) from None
+        )
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -166,14 +160,14 @@ def _listed(folder: Path) -> dict[str, set[str]]:
     report, journal = folder / REPORT, folder / JOURNAL
     if report.is_file():
         try:
-            files = InferenceReport.model_validate_json(report.read_bytes()).files
+            listed_files = InferenceReport.model_validate_json(report.read_bytes()).files
         except ValidationError as error:
             raise RunnerError(
                 Reason.INVALID_SPEC,
                 f"{report}: expected the report of an earlier inference, got: {error.errors()[0]['msg']}",
                 "Name another folder, or move this file away if you want the results beside it.",
             ) from error
-        for name, digest in files.items():
+        for name, digest in listed_files.items():
             listed[name].add(digest)
     if journal.is_file():
         for line in journal.read_text(encoding="utf-8", errors="replace").splitlines():

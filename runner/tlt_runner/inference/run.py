@@ -15,12 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from posixpath import splitext
-from threading import Event
 
 import numpy as np
 import numpy.typing as npt
 
 from tlt_api.failures import Reason
+from tlt_runner.cancel import Stop
 from tlt_runner.context import Reporter
 from tlt_runner.data.formats import entries, folders
 from tlt_runner.data.formats.kitti import KittiWriter
@@ -33,13 +33,14 @@ from tlt_runner.data.report.report import ReportedFinding
 from tlt_runner.data.sample import Finding, Oddity, Problem
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.model import FasterRCNN
-from tlt_runner.errors import RunnerError, storage_errors
+from tlt_runner.errors import InterruptedRunError, RunnerError, storage_errors
 from tlt_runner.evaluation import detectors, visualize
+from tlt_runner.files import sha256_of
 from tlt_runner.inference import detections
 from tlt_runner.inference.detections import Found
 from tlt_runner.inference.output_folder import OutputFolder
 from tlt_runner.inference.report import REPORT, InferenceReport, named
-from tlt_runner.storage import Storage, sha256_of
+from tlt_runner.storage import Storage
 
 log = logging.getLogger(__name__)
 BATCH = 4
@@ -74,7 +75,7 @@ class _Loaded:
     oddities: tuple[Oddity, ...]
 
 
-def run(request: Request, storage: Storage, reporter: Reporter, stop: Event) -> InferenceReport:
+def run(request: Request, storage: Storage, reporter: Reporter, stop: Stop) -> InferenceReport:
     """Infer, and write images, labels and the report.
 
     Args:
@@ -103,19 +104,16 @@ def run(request: Request, storage: Storage, reporter: Reporter, stop: Event) -> 
         model = detector.load(file)
         inference = _Inference(request, model, output, listed.skipped)
         progress = StageProgress("infer", len(listed.names), reporter, stop)
-        interrupted: RunnerError | None = None
+        interrupted: InterruptedRunError | None = None
         try:
             inference.run(listed.names, progress)
-        except RunnerError as error:
-            if error.reason != Reason.INTERRUPTED:
-                raise
+        except InterruptedRunError as error:
             interrupted = error
         report = inference.report(sha256_of(file), whole=interrupted is None)
         counts = {"images": len(listed.names) + len(listed.skipped), "other_files": other_files}
         report = output.finish(report.model_copy(update=counts))
     if interrupted is not None:
-        raise RunnerError(
-            interrupted.reason,
+        raise InterruptedRunError(
             f"{interrupted.message}; {len(report.files)} files are in {request.output}",
             "The same command does the whole again.",
         )

@@ -96,7 +96,8 @@ def require_data(resources: Sequence[Resource], folders: Folders) -> None:
         raise RunnerError(
             Reason.DATASET_NOT_FOUND,
             f"{'; '.join(missing.values())}: no such folder",
-            f"Put the data there, link to it, or make some to try: tlt sample-data digits {first}",
+            "Put the data there, name their folder as file:///path, make the claim's folder a link to it, or "
+            f"make some to try: tlt sample-data digits {first}",
         )
 
 

@@ -14,12 +14,12 @@ from tlt_api import references, runspec
 from tlt_api.failures import CLASSES, Reason
 from tlt_api.resources import Resource
 from tlt_api.status import Inputs, Phase
+from tlt_api.times import utc_now
 from tlt_runner import exits, manifests
 from tlt_runner.commands import Command
 from tlt_runner.errors import RunnerError
 from tlt_runner.local import checks, child, summary, transitions, view
 from tlt_runner.local.state import Folders, State
-from tlt_runner.status.reporter import utc_now
 
 
 def run_all(path: Path, folders: Folders, *, again: bool) -> int:
@@ -153,7 +153,7 @@ class Flow:
             self._put(transitions.suspended(resource, utc_now()))
             return
         if self._interrupts.count:
-            self._put(transitions.waiting(resource, "not started: the flow was interrupted", utc_now()))
+            self._put(transitions.not_started(resource, "not started: the flow was interrupted", utc_now()))
             return
         resolved = references.resolve(resource, self._lookup)
         if isinstance(resolved, references.Broken):

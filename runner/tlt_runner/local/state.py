@@ -6,7 +6,6 @@ holds even where ``tlt run`` itself was killed and the child still trains.
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +18,8 @@ from tlt_api.base import API_VERSION
 from tlt_api.failures import Reason
 from tlt_api.resources import Resource
 from tlt_api.status import Artifact
-from tlt_runner import storage
+from tlt_runner import files, storage
 from tlt_runner.errors import RunnerError
-from tlt_runner.status.file import replace_text
 
 
 @dataclass(frozen=True)
@@ -43,12 +41,12 @@ class Folders:
         return cls(chosen, Path(volumes).absolute() if volumes else chosen / "volumes")
 
     def path_of(self, uri: str) -> Path | None:
-        """Where an address is in the file system; None for s3://."""
-        address = storage.parse(uri)
-        if address.scheme == "s3":
-            return None
-        root = Path("/") if address.scheme == "file" else self.volumes / address.root
-        return root / address.path
+        """Where an address is in the file system; None for s3://.
+
+        Raises:
+            RunnerError: InvalidSpec; the address leaves its claim.
+        """
+        return storage.path_of(storage.parse(uri), self.volumes)
 
     def holds(self, artifact: Artifact) -> bool:
         """Whether an artifact is still there, by its size; one in S3 is believed to be."""
@@ -58,9 +56,9 @@ class Folders:
     def make_claims(self, resource: Resource) -> None:
         """Make the folders of the claims that a resource names, as a cluster binds its volumes."""
         for uri in resource.spec.referenced_uris():
-            address = storage.parse(uri)
-            if address.scheme == "pvc":
-                (self.volumes / address.root).mkdir(parents=True, exist_ok=True)
+            mount = storage.mount_of(storage.parse(uri), self.volumes)
+            if mount is not None:
+                mount.mkdir(parents=True, exist_ok=True)
 
     def run_folder(self, kind: str, name: str, command: str = "") -> Path:
         """Folder of a run: its RunSpec, its report, its log."""
@@ -102,7 +100,7 @@ class State:
     def save(self, resource: Resource) -> None:
         """Remember a resource."""
         text = json.dumps(body_of(resource), indent=2, ensure_ascii=False) + "\n"
-        replace_text(self.file_of(resource.kind.name, resource.name), text)
+        files.write(self.file_of(resource.kind.name, resource.name), text)
 
     def file_of(self, kind: str, name: str) -> Path:
         """The file of a resource."""
@@ -116,14 +114,12 @@ class State:
             RunnerError: InvalidSpec; another run holds it.
         """
         with self._lock.open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not files.try_lock(stream):
                 raise RunnerError(
                     Reason.INVALID_SPEC,
                     f"another local run works in {self._lock.parent}",
                     "Wait for it (or end it), or name another folder with --state.",
-                ) from None
+                )
             yield stream.fileno()
 
 

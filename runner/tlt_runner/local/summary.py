@@ -55,10 +55,10 @@ def of_part(resource: Resource, ended: Ended) -> list[str]:
     """The end of a command that is not the whole of a resource: what it found, or why it failed."""
     found = ended.report
     said = [
-        *([report_lines.dataset(found.dataset)] if found.dataset else ()),
+        *([report_lines.line(found.dataset)] if found.dataset else ()),
         *(_anchors(resource.spec, found.anchors) if found.anchors else ()),
-        *([report_lines.metrics(found.metrics)] if found.metrics else ()),
-        *(report_lines.artifact(item) for item in found.artifacts or ()),
+        *([report_lines.line(found.metrics)] if found.metrics else ()),
+        *(report_lines.line(item) for item in found.artifacts or ()),
     ]
     failure = [exits.paragraph(resource.key, ended.failure)] if ended.failure else []
     return [*said, *failure, f"log: {ended.log}"]

@@ -8,17 +8,17 @@ from __future__ import annotations
 import uuid
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
+from tlt_api import conditions, times
+from tlt_api.conditions import State
 from tlt_api.failures import Reason
 from tlt_api.references import Resolved
 from tlt_api.resources import Resource
 from tlt_api.runreport import RunReport
-from tlt_api.status import Attempt, Condition, Failure, Phase
-from tlt_runner.status.reporter import timestamp
+from tlt_api.status import HISTORY_LIMIT, Attempt, Failure, Phase
 
 _NO_RERUN = ("suspend", "runPolicy")
-_HISTORY = 20
 
 
 def same_work(one: Resource, other: Resource) -> bool:
@@ -33,7 +33,7 @@ def new(resource: Resource, now: datetime) -> Resource:
         resource,
         uid=str(uuid.uuid4()),
         generation=1,
-        created=timestamp(now),
+        created=times.to_wire(now),
         status=resource.kind.status(),
     )
 
@@ -55,23 +55,25 @@ def resumed(resource: Resource, stored: Resource, now: datetime) -> Resource:
     history = list(before.history or ())
     if before.attempt and before.phase != Phase.PENDING:
         reason = before.failure.reason if before.failure else Reason.INTERRUPTED
-        entry = Attempt(attempt=before.attempt, reason=reason, time=before.completion_time or timestamp(now))
-        history = [*history, entry][-_HISTORY:]
+        ended = before.completion_time or times.to_wire(now)
+        entry = Attempt(attempt=before.attempt, reason=reason, time=ended)
+        history = [*history, entry][-HISTORY_LIMIT:]
     fields = {"history": history or None, "failure": None, "completion_time": None}
-    return _in_phase(_updated(kept(resource, stored), **fields), Phase.PENDING, "", now)
+    return _in_state(_updated(kept(resource, stored), **fields), conditions.not_started(""), now)
 
 
 def begun(resource: Resource, resolved: Resolved, now: datetime) -> Resource:
     """The next attempt runs. What the last one reported is gone."""
     before = resource.status
+    attempt = (before.attempt or 0) + 1
     status = resource.kind.status(
-        attempt=(before.attempt or 0) + 1,
-        start_time=before.start_time or timestamp(now),
+        attempt=attempt,
+        start_time=before.start_time or times.to_wire(now),
         history=before.history,
         dependency=resolved.dependency,
         inputs=resolved.inputs,
     )
-    return _in_phase(replace(resource, status=status), Phase.RUNNING, "", now)
+    return _in_state(replace(resource, status=status), conditions.running(attempt), now)
 
 
 def reported(resource: Resource, report: RunReport) -> Resource:
@@ -85,68 +87,39 @@ def reported(resource: Resource, report: RunReport) -> Resource:
 
 def succeeded(resource: Resource, now: datetime) -> Resource:
     """The run ended well."""
-    finished = _updated(resource, completion_time=timestamp(now), failure=None)
-    return _in_phase(finished, Phase.SUCCEEDED, "", now)
+    finished = _updated(resource, completion_time=times.to_wire(now), failure=None)
+    return _in_state(finished, conditions.succeeded(resource.status.attempt or 0), now)
 
 
 def failed(resource: Resource, failure: Failure, now: datetime) -> Resource:
     """The run, or the resource before any, failed. An interrupted one may go on: it is suspended."""
     if failure.reason == Reason.INTERRUPTED:
-        return _in_phase(_updated(resource, failure=failure), Phase.SUSPENDED, failure.message, now)
-    finished = _updated(resource, failure=failure, completion_time=timestamp(now))
-    return _in_phase(finished, Phase.FAILED, failure.message, now)
+        return _in_state(_updated(resource, failure=failure), conditions.interrupted(failure), now)
+    finished = _updated(resource, failure=failure, completion_time=times.to_wire(now))
+    return _in_state(finished, conditions.failed(failure), now)
 
 
 def suspended(resource: Resource, now: datetime) -> Resource:
     """The spec says so."""
-    return _in_phase(resource, Phase.SUSPENDED, "spec.suspend is true", now)
+    return _in_state(resource, conditions.suspended(), now)
 
 
 def waiting(resource: Resource, message: str, now: datetime) -> Resource:
     """It cannot start: what it refers to has not succeeded."""
-    return _in_phase(resource, Phase.PENDING, message, now)
+    return _in_state(resource, conditions.waiting_for_dependency(message), now)
+
+
+def not_started(resource: Resource, message: str, now: datetime) -> Resource:
+    """It could start, and does not."""
+    return _in_state(resource, conditions.not_started(message), now)
 
 
 def _updated(resource: Resource, **fields: Any) -> Resource:
     return replace(resource, status=resource.status.model_copy(update=fields))
 
 
-def _in_phase(resource: Resource, phase: Phase, message: str, now: datetime) -> Resource:
-    """Set the phase and the conditions that go with it."""
-    failure = resource.status.failure
-    reason = failure.reason if failure and phase in (Phase.FAILED, Phase.SUSPENDED) else phase.value
-    true = {
-        "Ready": phase == Phase.SUCCEEDED,
-        "Reconciling": phase == Phase.RUNNING,
-        "Stalled": phase == Phase.FAILED,
-        "Suspended": phase == Phase.SUSPENDED,
-        "Complete": phase == Phase.SUCCEEDED,
-        "Failed": phase == Phase.FAILED,
-    }
-    before = {item.type: item for item in resource.status.conditions}
-    conditions = [
-        _condition(kind, holds, before.get(kind), resource.generation, reason, message, now)
-        for kind, holds in true.items()
-    ]
-    return _updated(resource, phase=phase, conditions=conditions, observed_generation=resource.generation)
-
-
-def _condition(
-    kind: str,
-    holds: bool,
-    before: Condition | None,
-    generation: int,
-    reason: str,
-    message: str,
-    now: datetime,
-) -> Condition:
-    status: Literal["True", "False"] = "True" if holds else "False"
-    same = before is not None and before.status == status
-    return Condition(
-        type=kind,
-        status=status,
-        observed_generation=generation,
-        last_transition_time=before.last_transition_time if same and before else timestamp(now),
-        reason=reason,
-        message=message,
-    )
+def _in_state(resource: Resource, state: State, now: datetime) -> Resource:
+    """Set the conditions of a state, and the phase that follows from them."""
+    generation = resource.generation
+    built = conditions.build(resource.status.conditions, state, generation, times.to_wire(now))
+    return _updated(resource, phase=conditions.phase(built), conditions=built, observed_generation=generation)

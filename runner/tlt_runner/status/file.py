@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tlt_api import times
+from tlt_runner import files
 from tlt_runner.status.pacing import Pacing
-from tlt_runner.status.reporter import AccumulatingReporter, Clock, utc_now
+from tlt_runner.status.reporter import AccumulatingReporter, Clock
 
 INTERVAL_S = 1.0
 
@@ -26,7 +27,7 @@ class LocalReporter(AccumulatingReporter):
     """
 
     def __init__(
-        self, file: Path | None, now: Clock = utc_now, monotonic: Callable[[], float] = time.monotonic
+        self, file: Path | None, now: Clock = times.utc_now, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__(now)
         self._file = file
@@ -49,15 +50,5 @@ class LocalReporter(AccumulatingReporter):
     def _write(self) -> None:
         self._pacing.sending(self._monotonic())
         if self._file is not None:
-            replace_text(self._file, self._report.model_dump_json(by_alias=True, exclude_none=True))
+            files.write(self._file, self._report.model_dump_json(by_alias=True, exclude_none=True))
         self._pacing.arrived()
-
-
-def replace_text(file: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.part")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(file)

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from threading import Condition, Thread
 from typing import Any
 
+from tlt_api import times
 from tlt_runner.status.apiserver import ApiServerError, OwnerGoneError
 from tlt_runner.status.pacing import Pacing
-from tlt_runner.status.reporter import AccumulatingReporter, Clock, utc_now
+from tlt_runner.status.reporter import AccumulatingReporter, Clock
 
 INTERVAL_S = 5.0
 REQUEST_TIMEOUT_S = 10.0
@@ -40,7 +41,7 @@ class KubernetesReporter(AccumulatingReporter):
         self,
         send: Send,
         interval: float = INTERVAL_S,
-        now: Clock = utc_now,
+        now: Clock = times.utc_now,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(now)

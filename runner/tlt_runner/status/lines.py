@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import singledispatch
 
+from tlt_api.base import StatusModel
 from tlt_api.status import (
     AnchorsStatus,
     Artifact,
@@ -55,57 +57,66 @@ def progress_line(progress: Progress) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def dataset(found: DatasetStatus) -> str:
-    """What preparation found."""
-    classes = ", ".join(f"{item.name} {item.objects}" for item in found.classes or ())
-    page = f"; {found.warnings or 0} warnings, see {found.report_uri}" if found.report_uri else ""
+@singledispatch
+def line(section: StatusModel) -> str:
+    """A section of a report as one line of text; every type of section has a function below."""
+    raise TypeError(f"expected a section with a line of text, got {type(section).__name__}")
+
+
+@line.register
+def _(dataset: DatasetStatus) -> str:
+    classes = ", ".join(f"{item.name} {item.objects}" for item in dataset.classes or ())
+    page = f"; {dataset.warnings or 0} warnings, see {dataset.report_uri}" if dataset.report_uri else ""
     return (
-        f"data set: {found.images} images ({found.training_images} to train on, {found.validation_images} to "
-        f"validate on), {found.objects} objects, {found.skipped or 0} images skipped, "
-        f"{found.dropped_objects or 0} objects dropped; by class: {classes or 'not known'}{page}"
+        f"data set: {dataset.images} images ({dataset.training_images} to train on, "
+        f"{dataset.validation_images} to validate on), {dataset.objects} objects, "
+        f"{dataset.skipped or 0} images skipped, {dataset.dropped_objects or 0} objects dropped; "
+        f"by class: {classes or 'not known'}{page}"
     )
 
 
-def anchors(chosen: AnchorsStatus) -> str:
-    """Anchors chosen from the data."""
+@line.register
+def _(anchors: AnchorsStatus) -> str:
     scales, ratios = (
-        ", ".join(f"{value:g}" for value in values) for values in (chosen.scales, chosen.ratios)
+        ", ".join(f"{value:g}" for value in values) for values in (anchors.scales, anchors.ratios)
     )
     return (
-        f"anchors chosen from the data: scales {scales}, ratios {ratios}; they fit {chosen.recall:.1%} of "
-        f"the training boxes with IoU >= 0.5, those of the spec {chosen.default_recall:.1%}"
+        f"anchors chosen from the data: scales {scales}, ratios {ratios}; they fit {anchors.recall:.1%} of "
+        f"the training boxes with IoU >= 0.5, those of the spec {anchors.default_recall:.1%}"
     )
 
 
-def metrics(found: Metrics) -> str:
-    """An evaluation."""
+@line.register
+def _(metrics: Metrics) -> str:
     classes = ", ".join(
-        f"{item.name} {_number(item.average_precision, '.4f')}" for item in found.per_class or ()
+        f"{item.name} {_number(item.average_precision, '.4f')}" for item in metrics.per_class or ()
     )
-    epoch = f" at epoch {found.epoch}" if found.epoch is not None else ""
-    return f"mAP {_number(found.m_ap, '.4f')}{epoch}; by class: {classes or 'not known'}"
+    epoch = f" at epoch {metrics.epoch}" if metrics.epoch is not None else ""
+    return f"mAP {_number(metrics.m_ap, '.4f')}{epoch}; by class: {classes or 'not known'}"
 
 
-def pruning(done: PruningStatus) -> str:
-    """What pruning did."""
+@line.register
+def _(pruning: PruningStatus) -> str:
     return (
-        f"pruned: {done.parameters_before:,} -> {done.parameters_after:,} parameters "
-        f"({done.parameters_kept}), "
-        f"{done.flops_before:,} -> {done.flops_after:,} FLOPs ({done.flops_kept})"
+        f"pruned: {pruning.parameters_before:,} -> {pruning.parameters_after:,} parameters "
+        f"({pruning.parameters_kept}), "
+        f"{pruning.flops_before:,} -> {pruning.flops_after:,} FLOPs ({pruning.flops_kept})"
     )
 
 
-def export(done: ExportStatus) -> str:
-    """One exported precision."""
+@line.register
+def _(export: ExportStatus) -> str:
     return (
-        f"exported {done.precision}: mAP {_number(done.m_ap, '.4f')}, drop {_number(done.m_ap_drop, '.4f')}, "
-        f"largest score error {_number(done.max_abs_error, '.2g')}"
+        f"exported {export.precision}: mAP {_number(export.m_ap, '.4f')}, "
+        f"drop {_number(export.m_ap_drop, '.4f')}, "
+        f"largest score error {_number(export.max_abs_error, '.2g')}"
     )
 
 
-def artifact(made: Artifact) -> str:
-    """A file that was made."""
-    return f"artifact {made.name}: {made.uri} ({made.size_bytes:,} bytes, sha256 {made.sha256})"
+@line.register
+def _(artifact: Artifact) -> str:
+    size = f"{artifact.size_bytes:,} bytes"
+    return f"artifact {artifact.name}: {artifact.uri} ({size}, sha256 {artifact.sha256})"
 
 
 def duration(seconds: int) -> str:

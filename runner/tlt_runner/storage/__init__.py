@@ -4,7 +4,8 @@ Every task reads its inputs and publishes its results through :class:`Storage`; 
 What is published is whole or absent: a temporary name in the target folder, fsync, rename (S3 puts are atomic
 by themselves). Failures leave as :class:`RunnerError`; an address that names nothing is a
 :class:`NotFoundError`, so that a caller who knows what was meant (a data set, weights) can give it a better
-reason.
+reason. An address cannot leave its claim, bucket or scratch folder: :func:`parse` refuses paths that climb,
+:func:`path_of` refuses symbolic links that lead out. Nothing is decoded: ``%2e%2e`` is a name like others.
 """
 
 from __future__ import annotations
@@ -12,24 +13,27 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import secrets
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlt_api.common import S3Storage
+from tlt_api.common import S3Storage, is_below_root
 from tlt_api.failures import Reason
 from tlt_api.runspec import VOLUMES_ROOT
 from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
+from tlt_runner.files import PARTIAL_SUFFIX as PARTIAL_SUFFIX
+from tlt_runner.files import atomically as atomically
+from tlt_runner.files import partial_name as partial_name
+from tlt_runner.files import settle as settle
+from tlt_runner.files import sha256_of as sha256_of
+from tlt_runner.files import sync_folder as sync_folder
 
 if TYPE_CHECKING:
     from tlt_runner.storage.s3 import ObjectStore
 
 CHUNK_BYTES = 1 << 20
-PARTIAL_SUFFIX = ".partial"
 PARALLEL_FILES = 8
 """Files of a folder that are read or written at a time."""
 
@@ -60,14 +64,14 @@ class Address:
     @property
     def uri(self) -> str:
         """The address as text, without a trailing slash."""
-        return f"{self.scheme}://{self.root}/{self.path}".rstrip("/")
+        return f"{self.scheme}://{self.root}/{self.path}".removesuffix("/" if self.root else "")
 
 
 def parse(uri: str) -> Address:
     """Take an address apart.
 
     Raises:
-        RunnerError: ``InvalidSpec`` for an unknown scheme or a path that climbs out (``..``).
+        RunnerError: ``InvalidSpec`` for an unknown scheme, or a path with an empty, ``.`` or ``..`` name.
     """
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme not in ("pvc", "s3", "file") or (scheme == "file" and rest[:1] != "/"):
@@ -75,23 +79,81 @@ def parse(uri: str) -> Address:
             Reason.INVALID_SPEC, f"expected pvc://claim/path, s3://bucket/prefix or file:///path, got {uri!r}"
         )
     root, _, path = rest.partition("/")
-    if ".." in PurePosixPath(path).parts or root in (".", "..") or "\0" in rest:
-        raise RunnerError(Reason.INVALID_SPEC, f"expected an address without '..', got {uri!r}")
     if scheme != "file" and not root:
         raise RunnerError(Reason.INVALID_SPEC, f"expected a claim or bucket after {scheme}://, got {uri!r}")
-    return Address(scheme, root, str(PurePosixPath(path)) if path.strip("/") else "")
+    name = path.removesuffix("/")
+    if root in (".", "..") or "\0" in rest or (path and not is_below_root(name)):
+        raise _climbs("an address", uri)
+    return Address(scheme, root, name)
 
 
 def join(uri: str, *parts: str) -> str:
     """``uri`` and the relative paths below it, as one address: ``join("pvc://a/b", "c/d") == "pvc://a/b/c/d"``."""
-    relative = "/".join(part.strip("/") for part in parts if part.strip("/"))
-    return parse(f"{uri.rstrip('/')}/{relative}").uri if relative else parse(uri).uri
+    address = parse(uri)
+    path = "/".join(filter(None, (address.path, *map(relative, parts))))
+    return Address(address.scheme, address.root, path).uri
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def relative(path: str) -> str:
+    """A path below an address in its one form, "" for the address itself: ``/a/`` and ``./a`` are ``a``.
+
+    Raises:
+        RunnerError: ``InvalidSpec`` for a path with an empty or ``..`` name, or a ``.`` behind its beginning.
+    """
+    name = path.removeprefix("/").removesuffix("/")
+    name = "" if name == "." else name.removeprefix("./")
+    if "//" in path or "\0" in path or (name and not is_below_root(name)):
+        raise _climbs("a relative path", path)
+    return name
+
+
+def _climbs(what: str, given: str) -> RunnerError:
+    return RunnerError(
+        Reason.INVALID_SPEC,
+        f"expected {what} without empty ('//'), '.' and '..' names, got {given!r}",
+        "Write out the path below the claim, bucket or root, with one slash between names.",
+    )
+
+
+def mount_of(address: Address, volumes: Path) -> Path | None:
+    """Folder at which the claim of a pvc:// address is mounted; None for other addresses."""
+    return volumes / address.root if address.scheme == "pvc" else None
+
+
+def path_of(address: Address, volumes: Path) -> Path | None:
+    """Path of an address in the file system, whether it exists or not; None for s3://.
+
+    Args:
+        address: The address.
+        volumes: Folder in which the claims are mounted.
+
+    Raises:
+        RunnerError: ``InvalidSpec`` when a symbolic link leads out of the claim.
+    """
+    mount = mount_of(address, volumes)
+    if mount is not None:
+        return _inside(mount, address.path, address.uri)
+    return Path("/") / address.path if address.scheme == "file" else None
+
+
+def _inside(root: Path, path: str, uri: str) -> Path:
+    """A path below a folder that is still below it when symbolic links are resolved.
+
+    Raises:
+        RunnerError: ``InvalidSpec`` when a symbolic link leads out of the folder.
+    """
+    # Whoever can write to the volume can still put a link in place between this check and the opening of the
+    # file. To close that gap, every reader and writer would have to open each folder on the way by
+    # descriptor, without following links; the user and the mounts of the pod bound what such a link reaches.
+    target = root / path
+    resolved = Path(os.path.realpath(target))  # Path.resolve raises RuntimeError for a loop of links
+    if not resolved.is_relative_to(os.path.realpath(root)):
+        raise RunnerError(
+            Reason.INVALID_SPEC,
+            f"{uri}: expected a path within {root}, got a symbolic link that leads out of it, to {resolved}",
+            "Copy there what the link points to, or name that by an address of its own.",
+        )
+    return target
 
 
 class Storage:
@@ -116,22 +178,23 @@ class Storage:
         """Where the address is in the file system, whether it exists or not; None for s3://.
 
         Raises:
-            RunnerError: ``StorageUnavailable`` when the claim is not mounted.
+            RunnerError: ``StorageUnavailable`` when the claim is not mounted; ``InvalidSpec`` when a symbolic
+                link leads out of it.
         """
         address = parse(uri)
-        if address.scheme == "s3":
-            return None
-        if address.scheme == "file":
-            return Path("/") / address.path
-        mount = self._volumes_root / address.root
-        if not mount.is_dir():
+        mount = mount_of(address, self._volumes_root)
+        if mount is not None and not mount.is_dir():
             raise RunnerError(
                 Reason.STORAGE_UNAVAILABLE,
                 f"{uri}: the volume of claim {address.root} is not mounted: expected the folder {mount}",
                 "In a cluster check the PersistentVolumeClaim; in a local run use file:/// or set "
                 "TLT_VOLUMES_ROOT.",
             )
-        return mount / address.path
+        return path_of(address, self._volumes_root)
+
+    def mount(self, uri: str) -> Path | None:
+        """Folder out of which no link below the address may lead; None where there is no such folder."""
+        return mount_of(parse(uri), self._volumes_root)
 
     def folder(self, uri: str) -> Path:
         """An existing folder, for reading; of s3:// a copy under the scratch folder.
@@ -240,17 +303,19 @@ class Storage:
             names: File names; those that are not there do not matter.
         """
         path = self.local_path(uri)
+        uris = [join(uri, name) for name in names]
         if path is None:
             address = parse(uri)
-            self._objects().remove(address.root, [parse(join(uri, name)).path for name in names])
+            self._objects().remove(address.root, [parse(file_uri).path for file_uri in uris])
             path = self._copy_of(address)
+        files = [self.local_path(file_uri) or self._copy_of(parse(file_uri)) for file_uri in uris]
         with storage_errors(uri):
-            for name in names:
-                (path / name).unlink(missing_ok=True)
+            for file in files:
+                file.unlink(missing_ok=True)
             try:
                 path.rmdir()
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            except OSError as error:  # ENOTDIR: the folder is a link to one
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR):
                     raise
 
     def exists(self, uri: str) -> bool:
@@ -263,7 +328,7 @@ class Storage:
             return path.exists()
 
     def _copy_of(self, address: Address) -> Path:
-        return self.scratch / "s3" / address.root / address.path
+        return _inside(self.scratch, f"s3/{address.root}/{address.path}", address.uri)
 
     def _objects(self) -> ObjectStore:
         if self._store is None:
@@ -273,30 +338,6 @@ class Storage:
         return self._store
 
 
-def partial_name(target: Path) -> Path:
-    """A hidden name beside a file under which to write it."""
-    return target.parent / f".{target.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
-
-
-def settle(partial: Path, target: Path) -> None:
-    """Give a whole file its own name, durably."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(target)
-    sync_folder(target.parent)
-
-
-@contextmanager
-def atomically(target: Path) -> Iterator[Path]:
-    """A path to write to; what is there at the end becomes the target. After an exception nothing is left."""
-    partial = partial_name(target)
-    try:
-        yield partial
-        settle(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _copy_atomically(source: Path, target: Path) -> str:
     digest = hashlib.sha256()
     with atomically(target) as partial, source.open("rb") as reader, partial.open("wb") as writer:
@@ -304,15 +345,6 @@ def _copy_atomically(source: Path, target: Path) -> str:
             digest.update(chunk)
             writer.write(chunk)
     return digest.hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _what_is_there(path: Path) -> str:

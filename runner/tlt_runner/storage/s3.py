@@ -8,7 +8,6 @@ process share one pool of connections.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 from s3transfer.exceptions import RetriesExceededError
 
-from tlt_api.common import S3Storage
+from tlt_api.common import S3Storage, is_below_root
 from tlt_api.failures import Reason
 from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
 
@@ -214,8 +213,10 @@ def _of_answer(where: str, error: ClientError) -> RunnerError:
 
 
 def _safe(bucket: str, relative: str) -> str:
-    if ".." in PurePosixPath(relative).parts or os.path.isabs(relative):
+    if not is_below_root(relative) or "\0" in relative:
         raise RunnerError(
-            Reason.INVALID_SPEC, f"s3://{bucket}: expected keys without '..' or '//', got {relative!r}"
+            Reason.INVALID_SPEC,
+            f"s3://{bucket}: expected keys without empty ('//'), '.' and '..' names, got {relative!r}",
+            "Rename the object, or remove it: it cannot be a file of a folder.",
         )
     return relative

@@ -25,4 +25,4 @@ def run(run: RunSpec, context: Context) -> None:
     records = prepare(
         spec.dataset, context.storage, spec.output.uri, context.reporter, context.stop, spec.model.anchors
     )
-    context.reporter.anchors(fitted_anchors(records, spec))
+    context.reporter.report(fitted_anchors(records, spec))

@@ -57,7 +57,7 @@ def run(run: RunSpec, context: Context) -> None:
         spec.evaluation.iou_threshold,
         spec.evaluation.average_precision,
     )
-    context.reporter.metrics(metrics)
+    context.reporter.report(metrics)
 
 
 def _model(run: RunSpec, spec: TrainingJobSpec, context: Context) -> FasterRCNN:
@@ -109,7 +109,6 @@ def _check(model: FasterRCNN, records: Records) -> None:
 
 def _until_stopped(inputs: Iterable[Mapping[str, Any]], context: Context) -> Iterator[Mapping[str, Any]]:
     for step, batch in enumerate(inputs):
-        if context.stop.is_set():
-            raise RunnerError(Reason.INTERRUPTED, "stopped while evaluating; the next attempt begins anew")
+        context.stop.raise_if("while evaluating; the next attempt begins anew")
         context.reporter.progress(Progress(stage="evaluate", step=step))
         yield batch

@@ -105,7 +105,7 @@ def _verify(
     _continue(context, "verify", 0)
     reference = _judge(detectors.of_keras(model), model.config, data, spec)
     if reference.metrics:
-        context.reporter.metrics(reference.metrics)
+        context.reporter.report(reference.metrics)
     exports: list[ExportStatus] = []
     for step, (name, file) in enumerate(files.items(), start=1):
         _continue(context, "verify", step)
@@ -113,7 +113,7 @@ def _verify(
         judged = _judge(detect, model.config, data, spec)
         latency = verify.latency_milliseconds(detect, model.config.height, model.config.width)
         exports.append(verify.status_of(name, reference, judged, file.size_bytes, latency))
-        context.reporter.exports(list(exports))
+        context.reporter.report(exports[-1])
     return exports
 
 
@@ -161,6 +161,5 @@ def _publish(path: Path, name: str, spec: ExportJobSpec, context: Context) -> No
 
 
 def _continue(context: Context, stage: str, step: int) -> None:
-    if context.stop.is_set():
-        raise RunnerError(Reason.INTERRUPTED, f"asked to stop in stage {stage}, step {step}")
+    context.stop.raise_if(f"in stage {stage}, step {step}")
     context.reporter.progress(Progress(stage=stage, step=step))

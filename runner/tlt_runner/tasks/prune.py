@@ -56,7 +56,7 @@ def run(run: RunSpec, context: Context) -> None:
     local = context.scratch / "model.keras"
     detector.save(pruned, local)
     _publish("model", local, spec, context)
-    context.reporter.pruning(status_of(plan))
+    context.reporter.report(status_of(plan))
 
 
 def options_of(spec: PruneJobSpec) -> Options:
@@ -98,6 +98,5 @@ def _publish(name: str, local: Path, spec: PruneJobSpec, context: Context) -> No
 
 
 def _continue(context: Context, step: int) -> None:
-    if context.stop.is_set():
-        raise RunnerError(Reason.INTERRUPTED, "stopped while pruning; the next attempt begins anew")
+    context.stop.raise_if("while pruning; the next attempt begins anew")
     context.reporter.progress(Progress(stage="prune", step=step))

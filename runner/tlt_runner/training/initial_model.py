@@ -43,7 +43,7 @@ def with_anchors(spec: TrainingJobSpec, records: Records, reporter: Reporter) ->
     if not spec.model.anchors.auto:
         return spec
     fitted = fitted_anchors(records, spec)
-    reporter.anchors(fitted)
+    reporter.report(fitted)
     chosen = Anchors(scales=fitted.scales, ratios=fitted.ratios)
     return spec.model_copy(update={"model": spec.model.model_copy(update={"anchors": chosen})})
 

@@ -29,7 +29,9 @@ class Updates:
         self._spec = spec
         self._weights = list(weights)
         self.count = _variable(tf.zeros((), tf.int64))
-        self._slots = [[_variable(tf.zeros(weight.shape)) for _ in range(spec.slots)] for weight in weights]
+        self._slots = [
+            [_variable(tf.zeros(weight.shape)) for _ in range(spec.slots_per_weight)] for weight in weights
+        ]
 
     @property
     def variables(self) -> list[Any]:
@@ -48,7 +50,7 @@ class Updates:
         count = tf.cast(self.count.read_value(), tf.float32)
         with tf.name_scope("optimizer"):
             for weight, slots, gradient in zip(self._weights, self._slots, gradients, strict=True):
-                decay = self._spec.decay if weight.name == "kernel" else 0.0
+                decay = self._spec.effective_weight_decay if weight.name == "kernel" else 0.0
                 strategy.extended.update(
                     weight.value, self._update, args=(gradient, rate, count, decay, *slots), group=True
                 )
@@ -64,9 +66,9 @@ class Updates:
                 ms=handles[0],
                 mom=handles[1],
                 lr=rate,
-                rho=spec.smoothing,
-                momentum=spec.inertia,
-                epsilon=spec.small,
+                rho=spec.effective_rho,
+                momentum=spec.effective_momentum,
+                epsilon=spec.effective_epsilon,
                 grad=gradient,
             )
         elif spec.type == "sgd":
@@ -75,7 +77,7 @@ class Updates:
                 accum=handles[0],
                 lr=rate,
                 grad=gradient,
-                momentum=spec.inertia,
+                momentum=spec.effective_momentum,
                 use_nesterov=spec.nesterov,
             )
         else:
@@ -89,7 +91,7 @@ class Updates:
                 lr=rate,
                 beta1=first,
                 beta2=second,
-                epsilon=spec.small,
+                epsilon=spec.effective_epsilon,
                 grad=gradient,
             )
 

@@ -25,30 +25,31 @@ def scale(spec: LearningRate, replicas: int) -> int:
 
 def _soft_start_annealing(progress: float, spec: LearningRate) -> float:
     """Exponentially from min to max, a plateau, exponentially back to min (TLT)."""
-    low, high = spec.lowest, spec.max
-    if progress < spec.rise_end:
-        return low * (high / low) ** (progress / spec.rise_end)
-    if progress <= spec.fall_begin or spec.fall_begin >= 1.0:
+    low, high = spec.effective_min, spec.max
+    if progress < spec.effective_soft_start:
+        return low * (high / low) ** (progress / spec.effective_soft_start)
+    if progress <= spec.effective_annealing or spec.effective_annealing >= 1.0:
         return high
-    return float(high * (low / high) ** ((progress - spec.fall_begin) / (1.0 - spec.fall_begin)))
+    return float(
+        high * (low / high) ** ((progress - spec.effective_annealing) / (1.0 - spec.effective_annealing))
+    )
 
 
 def _cosine(progress: float, spec: LearningRate) -> float:
     """In a line from min to max, then half a cosine back to min (Loshchilov and Hutter 2017, no restarts)."""
-    low, high = spec.lowest, spec.max
-    if progress < spec.rise_end:
-        return low + (high - low) * progress / spec.rise_end
-    if spec.rise_end >= 1.0:
+    low, high = spec.effective_min, spec.max
+    if progress < spec.effective_soft_start:
+        return low + (high - low) * progress / spec.effective_soft_start
+    if spec.effective_soft_start >= 1.0:
         return high
-    fallen = (progress - spec.rise_end) / (1.0 - spec.rise_end)
+    fallen = (progress - spec.effective_soft_start) / (1.0 - spec.effective_soft_start)
     return low + (high - low) * (1.0 + math.cos(math.pi * fallen)) / 2.0
 
 
 def _step(progress: float, spec: LearningRate) -> float:
     """``max * gamma^floor(progress / stepSize)``; TLT forgot the floor."""
-    gamma = 0.1 if spec.gamma is None else spec.gamma
-    size = 0.3 if spec.step_size is None else spec.step_size
-    return float(spec.max * gamma ** math.floor(progress / size + 1e-9))
+    steps = math.floor(progress / spec.effective_step_size + 1e-9)
+    return float(spec.max * spec.effective_gamma**steps)
 
 
 _SCHEDULES = {"softStartAnnealing": _soft_start_annealing, "cosine": _cosine, "step": _step}

@@ -60,11 +60,15 @@ class Trainer:
         if spec.xla:
             self._differentiate = tf.function(self._gradients, jit_compile=True, autograph=False)
         self._compiled = tf.function(self._on_all_replicas, autograph=False)
-        if spec.optimizer.decay and spec.regularizer.type != "none" and spec.regularizer.weight:
+        if (
+            spec.optimizer.effective_weight_decay
+            and spec.regularizer.type != "none"
+            and spec.regularizer.weight
+        ):
             log.warning(
                 "kernels are penalised twice: by optimizer.weightDecay %g and by regularizer %s %g; set "
                 "training.regularizer.type none to keep the first only",
-                spec.optimizer.decay,
+                spec.optimizer.effective_weight_decay,
                 spec.regularizer.type,
                 spec.regularizer.weight,
             )

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from tlt_api.dataset import Dataset
 from tlt_runner.data.formats import coco, kitti, voc, yolo
-from tlt_runner.data.formats.folders import relative_path
 from tlt_runner.data.formats.format import DatasetRoot, Format
 from tlt_runner.data.sample import Reader
-from tlt_runner.storage import Storage
+from tlt_runner.storage import Storage, relative
 
 FORMATS: dict[str, Format] = {
     "kitti": kitti.FORMAT,
@@ -25,7 +24,7 @@ FORMATS: dict[str, Format] = {
 def places(dataset: Dataset) -> tuple[str, str]:
     """Places of the images and of the labels, relative to the data set's root: its own or its format's."""
     default = FORMATS[dataset.format]
-    return relative_path(dataset.images or default.images), relative_path(dataset.labels or default.labels)
+    return relative(dataset.images or default.images), relative(dataset.labels or default.labels)
 
 
 def open_reader(dataset: Dataset, storage: Storage, images: str, labels: str) -> Reader:

@@ -1,7 +1,8 @@
-"""The entries of a folder and its sub-folders, and what each is.
+"""The entries of a folder and its sub-folders, each with its kind.
 
-Links to folders are not followed, so that no loop and nothing outside the data set is read. An entry costs
-the same whatever it is: its kind comes with the folder's own listing, only links are looked up.
+Links to folders are not followed, so that no loop and nothing outside the data set is read; links to files
+are, as far as they stay within the data set's claim. An entry costs the same whatever it is: its kind comes
+with the folder's own listing, only links are looked up.
 """
 
 from __future__ import annotations
@@ -14,32 +15,39 @@ from enum import Enum, auto
 from pathlib import Path
 
 _CLOSED = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
-"""Why a sub-folder is passed over; all else could pass, and ends the run."""
+"""Errors for which a sub-folder is passed over; any other could be temporary, and ends the run."""
 
 
 class Kind(Enum):
-    """What an entry of a folder is."""
+    """Kind of an entry of a folder."""
 
     FILE = auto()
     HIDDEN = auto()
     KNOWN_FOLDER = auto()
     BROKEN = auto()
+    FAR_FILE = auto()
     FAR_FOLDER = auto()
     CLOSED_FOLDER = auto()
 
 
 NO_FILE = {
     Kind.BROKEN: "expected a file, got a link to nothing or a special file",
+    Kind.FAR_FILE: "expected a file, got a link out of the claim, which is not followed: copy the file",
     Kind.FAR_FOLDER: "expected a folder, got a link to a folder elsewhere, which is not followed: copy it",
     Kind.CLOSED_FOLDER: "expected a folder that can be opened: permission denied, or its path is too long",
 }
 
 
-def scan(folder: Path) -> Iterator[tuple[str, Kind]]:
-    """Every entry below a folder, with its relative path; in no order. Folders that are looked into are none.
+def scan(folder: Path, mount: Path | None = None) -> Iterator[tuple[str, Kind]]:
+    """List every entry below a folder, with its relative path, in no order, but for folders that are entered.
 
     A link to a folder of the same tree is a ``KNOWN_FOLDER``: its files are found where they are.
+
+    Args:
+        folder: The folder.
+        mount: A link to a file that is not below this folder is a ``FAR_FILE``; None follows every such link.
     """
+    claim = None if mount is None else mount.resolve()
     waiting = [""]
     while waiting:
         prefix = waiting.pop()
@@ -56,19 +64,24 @@ def scan(folder: Path) -> Iterator[tuple[str, Kind]]:
                 if entry.name.startswith("."):
                     yield name, Kind.HIDDEN
                 elif entry.is_symlink():
-                    yield name, _kind_of_link(entry, folder)
+                    yield name, _kind_of_link(entry, folder, claim)
                 elif entry.is_dir(follow_symlinks=False):
                     waiting.append(f"{name}/")
                 else:
                     yield name, Kind.FILE if entry.is_file(follow_symlinks=False) else Kind.BROKEN
 
 
-def _kind_of_link(entry: os.DirEntry[str], root: Path) -> Kind:
+def _kind_of_link(entry: os.DirEntry[str], root: Path, claim: Path | None) -> Kind:
     try:
         mode = entry.stat().st_mode
     except OSError:
         return Kind.BROKEN
-    if not stat.S_ISDIR(mode):
-        return Kind.FILE if stat.S_ISREG(mode) else Kind.BROKEN
-    inside = Path(entry.path).resolve().is_relative_to(root.resolve())
-    return Kind.KNOWN_FOLDER if inside else Kind.FAR_FOLDER
+    if stat.S_ISDIR(mode):
+        return Kind.KNOWN_FOLDER if _leads_into(root.resolve(), entry) else Kind.FAR_FOLDER
+    if not stat.S_ISREG(mode):
+        return Kind.BROKEN
+    return Kind.FILE if claim is None or _leads_into(claim, entry) else Kind.FAR_FILE
+
+
+def _leads_into(folder: Path, entry: os.DirEntry[str]) -> bool:
+    return Path(entry.path).resolve().is_relative_to(folder)

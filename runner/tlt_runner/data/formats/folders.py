@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from posixpath import splitext
 
 from tlt_runner.data.formats.entries import NO_FILE, Kind, scan
@@ -33,10 +33,12 @@ class SourceFolder:
     Attributes:
         path: The folder in the file system.
         relative: Its path relative to the data set's root; "" for the root.
+        mount: Folder out of which no link may lead: the mounted claim; None where there is none.
     """
 
     path: Path
     relative: str
+    mount: Path | None = None
 
     def file(self, name: str) -> str:
         """Name of a file below the folder in reports and records: relative to the root, always encodable."""
@@ -45,12 +47,6 @@ class SourceFolder:
     def holds(self, file: str) -> bool:
         """Whether a file (relative to the root) is in the folder or below it."""
         return not self.relative or file.startswith(f"{self.relative}/")
-
-
-def relative_path(text: str) -> str:
-    """A path relative to the data set's root in its one form; "" for the root itself."""
-    path = str(PurePosixPath(text.strip("/")))
-    return "" if path == "." else path
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,7 @@ def find_images(folder: SourceFolder) -> Images:
     names: list[str] = []
     skipped: list[Finding] = []
     other_files = 0
-    for name, kind in scan(folder.path):
+    for name, kind in scan(folder.path, folder.mount):
         problem = _image_problem(name, kind)
         if problem is not None:
             skipped.append(Finding(folder.file(name), *problem))
@@ -93,13 +89,13 @@ def _image_problem(name: str, kind: Kind) -> tuple[Problem, str] | None:
     if kind in (Kind.FAR_FOLDER, Kind.CLOSED_FOLDER):
         return Problem.UNREADABLE_IMAGE, NO_FILE[kind]
     suffix = _suffix(name)
-    if kind not in (Kind.FILE, Kind.BROKEN):
+    if kind not in (Kind.FILE, Kind.BROKEN, Kind.FAR_FILE):
         return None
     if suffix in OTHER_IMAGE_SUFFIXES:
         return Problem.UNSUPPORTED_IMAGE, f"expected .jpg, .jpeg or .png, got {suffix}: convert it"
     if suffix not in IMAGE_SUFFIXES:
         return None
-    if kind is Kind.BROKEN:
+    if kind is not Kind.FILE:
         return Problem.UNREADABLE_IMAGE, NO_FILE[kind]
     if not is_safe(name):
         message = "expected a name in UTF-8 without control characters: rename it, and its label"
@@ -122,8 +118,9 @@ def find_labels(folder: SourceFolder, suffix: str) -> tuple[dict[str, str], list
     """
     names: list[str] = []
     findings: list[Finding] = []
-    for name, kind in scan(folder.path):
-        if kind in (Kind.FAR_FOLDER, Kind.CLOSED_FOLDER) or (kind is Kind.BROKEN and _suffix(name) == suffix):
+    for name, kind in scan(folder.path, folder.mount):
+        is_unreadable = kind in (Kind.BROKEN, Kind.FAR_FILE) and _suffix(name) == suffix
+        if is_unreadable or kind in (Kind.FAR_FOLDER, Kind.CLOSED_FOLDER):
             findings.append(Finding(folder.file(name), Problem.UNREADABLE_LABEL, NO_FILE[kind]))
         elif kind is Kind.FILE and _suffix(name) == suffix:
             names.append(name)

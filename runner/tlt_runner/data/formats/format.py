@@ -8,11 +8,11 @@ from pathlib import Path
 
 from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
-from tlt_runner.data.formats.folders import SourceFolder, relative_path
+from tlt_runner.data.formats.folders import SourceFolder
 from tlt_runner.data.formats.writer import Writer
 from tlt_runner.data.sample import Reader
 from tlt_runner.errors import NotFoundError, RunnerError
-from tlt_runner.storage import Storage, join
+from tlt_runner.storage import Storage, join, relative
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,10 @@ class DatasetRoot:
         Raises:
             RunnerError: ``DatasetNotFound``, saying what is there instead.
         """
-        relative = relative_path(path)
+        name = relative(path)
         try:
-            return SourceFolder(self.storage.folder(join(self.dataset.uri, relative)), relative)
+            folder = self.storage.folder(join(self.dataset.uri, name))
+            return SourceFolder(folder, name, self.storage.mount(self.dataset.uri))
         except NotFoundError as error:
             raise RunnerError(Reason.DATASET_NOT_FOUND, error.message) from error
 

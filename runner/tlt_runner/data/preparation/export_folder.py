@@ -40,8 +40,9 @@ from tlt_runner.data.report import report
 from tlt_runner.data.report.report import DatasetReport
 from tlt_runner.data.report.statistics import DatasetStatistics
 from tlt_runner.data.sample import SampleOutcome
-from tlt_runner.errors import RunnerError, storage_errors
-from tlt_runner.storage import Storage, join, partial_name, sync_folder
+from tlt_runner.errors import InterruptedRunError, RunnerError, storage_errors
+from tlt_runner.files import partial_name, sync_folder
+from tlt_runner.storage import Storage, join
 
 _LOST = {
     "truncation": "the truncation of {} objects",
@@ -115,11 +116,9 @@ def export_folder(
             text = result.model_dump_json(indent=1, exclude_none=True)
             (building / REPORT).write_text(f"{text}\n", encoding="utf-8")
             progress.raise_if_stopped()
-    except RunnerError as error:
-        if error.reason != Reason.INTERRUPTED:
-            raise
+    except InterruptedRunError as error:
         message = f"{error.message}, before {out} was complete; nothing of it is left"
-        raise RunnerError(error.reason, message, "Run it again: it begins anew.") from None
+        raise InterruptedRunError(message, "Run it again: it begins anew.") from None
     return ExportedFolder(written, result)
 
 

@@ -22,7 +22,8 @@ from tlt_runner.data.preparation.sources import Source
 from tlt_runner.data.records import SCHEMA
 from tlt_runner.data.sample import Sample
 from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
-from tlt_runner.storage import Storage, join, sha256_of
+from tlt_runner.files import sha256_of
+from tlt_runner.storage import Storage, join
 
 NO_CONTENT = "0" * 64
 BATCH = 16

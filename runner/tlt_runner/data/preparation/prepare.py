@@ -179,7 +179,7 @@ class _Preparation:
         if self._reporter is not None:
             page_uri = join(self._output_uri, REPORT_PAGE)
             digest, uri = (None, None) if records is None else (records.digest, records.uri)
-            self._reporter.dataset(report.to_status(result, page_uri, digest, uri))
+            self._reporter.report(report.to_status(result, page_uri, digest, uri))
 
     def _write(self, result: DatasetReport) -> None:
         """Write the report as JSON and as a page."""
@@ -196,7 +196,10 @@ class _Preparation:
             self._storage.publish(local, join(self._output_uri, name))
 
     def _image_of(self, file: str) -> Path | None:
-        return self._storage.at_hand(join(self._dataset.uri, file))
+        try:
+            return self._storage.at_hand(join(self._dataset.uri, file))
+        except RunnerError:  # a link that leads out of the claim, which the report names
+            return None
 
     def _convert(self, item: PlannedSample, hashes: Fingerprint) -> SampleOutcome:
         from tlt_runner.data.images import decode

@@ -25,7 +25,8 @@ from tlt_runner.data.records import Shard, verify
 from tlt_runner.data.report.statistics import DatasetStatistics
 from tlt_runner.data.sample import SampleOutcome
 from tlt_runner.errors import RunnerError, storage_errors
-from tlt_runner.storage import PARTIAL_SUFFIX, Storage, atomically, join, partial_name, settle, sha256_of
+from tlt_runner.files import PARTIAL_SUFFIX, atomically, partial_name, settle, sha256_of
+from tlt_runner.storage import Storage, join
 
 log = logging.getLogger(__name__)
 FINISHING_AT_ONCE = 4
@@ -67,11 +68,11 @@ class ShardFolder:
 
     def whole(self, planned: PlannedShard) -> bool:
         """True if a shard is there as it was written, with its sidecar."""
-        if not (self.path / planned.sidecar).is_file():
+        if not self._file(planned.sidecar).is_file():
             return False
         try:
             sidecar = self.sidecar(planned)
-            verify(self.path / planned.name, sidecar.shard, self._uri)
+            verify(self._file(planned.name), sidecar.shard, self._uri)
         except RunnerError as error:
             log.warning("shard %s is made again: %s", planned.name, error.message)
             return False
@@ -86,7 +87,7 @@ class ShardFolder:
         """
         uri = join(self._uri, planned.sidecar)
         try:
-            sidecar = Sidecar.model_validate_json((self.path / planned.sidecar).read_bytes())
+            sidecar = Sidecar.model_validate_json(self._file(planned.sidecar).read_bytes())
         except FileNotFoundError as error:
             raise RunnerError(
                 Reason.STORAGE_UNAVAILABLE, f"{uri} was removed by somebody while the records were being made"
@@ -126,6 +127,10 @@ class ShardFolder:
                         path.unlink()
                 except FileNotFoundError:
                     continue  # its run is alive and has finished it, or removed it itself
+
+    def _file(self, name: str) -> Path:
+        """A file of the folder; a link that leads out of the claim is refused."""
+        return self._storage.local_path(join(self._uri, name)) or self.path / name
 
     def _publish(self, name: str) -> None:
         if self._storage.local_path(self._uri) is None:

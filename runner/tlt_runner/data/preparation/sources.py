@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
 from tlt_runner.data import formats
-from tlt_runner.data.formats.folders import relative_path
 from tlt_runner.data.preparation import image_sets, overlap
 from tlt_runner.data.preparation.image_sets import ImageSet
 from tlt_runner.data.records import Subset
 from tlt_runner.data.sample import Finding, Listing, Problem, Reader
 from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
-from tlt_runner.storage import Storage, join
+from tlt_runner.storage import Storage, join, relative
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def find(dataset: Dataset, storage: Storage) -> list[Source]:
     held_out = dataset.validation
     reader, listing = _open(dataset, storage, images, labels)
     if held_out.images is not None and held_out.labels is not None:
-        held_out_images = relative_path(held_out.images)
+        held_out_images = relative(held_out.images)
         validation_reader, validation = _open(dataset, storage, held_out_images, held_out.labels)
         listing, validation = overlap.separate(listing, images, validation, held_out_images)
         listing = _listed(dataset, storage, listing, images)
@@ -139,4 +138,4 @@ def _image_set(dataset: Dataset, storage: Storage, listing: Listing, images: str
     except NotFoundError as error:
         raise RunnerError(Reason.DATASET_NOT_FOUND, f"list of images: {error.message}") from error
     with storage_errors(uri):
-        return image_sets.load(path, relative_path(file), listing, images)
+        return image_sets.load(path, relative(file), listing, images)

@@ -135,4 +135,6 @@ def _unusual(report: DatasetReport) -> list[tuple[str, int, Sequence[str]]]:
 
 def _by_count(counts: Mapping[Any, int]) -> list[tuple[str, int]]:
     """Names with their counts, the most frequent first."""
-    return sorted(((str(name), count) for name, count in counts.items()), key=lambda item: (-item[1], item[0]))
+    return sorted(
+        ((str(name), count) for name, count in counts.items()), key=lambda item: (-item[1], item[0])
+    )

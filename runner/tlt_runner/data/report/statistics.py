@@ -1,7 +1,7 @@
-"""Counts and findings of a preparation so far: one for each shard, kept with it, merged at the end.
+"""Statistics of a data set: counts and findings, kept for each shard and merged at the end.
 
-Its size does not grow with the data: findings are listed up to a limit and counted beyond it, sizes of boxes
-go into a histogram of fixed bins.
+Their size does not grow with the data: findings are listed up to a limit and counted beyond it, and the sizes
+of boxes go into a histogram of fixed bins.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _Item = TypeVar("_Item")
 
 
 class DatasetStatistics(BaseModel):
-    """Counts and findings so far.
+    """Counts and findings of the images so far.
 
-    ``model_dump_json`` and ``model_validate_json`` are its way into a file and back.
+    They are written to sidecars with ``model_dump_json`` and read back with ``model_validate_json``.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -61,7 +61,7 @@ class DatasetStatistics(BaseModel):
     validation_objects: Counter[int] = Counter()
     """Objects to validate on, by class id."""
     objects_per_image: Counter[int] = Counter()
-    """Number of objects in an image -> images with as many."""
+    """Number of images by their number of objects."""
     box_sizes: Counter[int] = Counter()
     """Histogram: 64 times the height's bin plus the width's bin -> objects."""
     odd_images: Counter[Oddity] = Counter()
@@ -78,7 +78,7 @@ class DatasetStatistics(BaseModel):
     duplicates: list[str] = []
 
     def add_listings(self, listings: Sequence[Listing]) -> None:
-        """What the folders hold; all of them at once, to find names that occur in several."""
+        """Add the contents of all folders at once, so that names that occur in several are counted."""
         folders: defaultdict[str, set[str]] = defaultdict(set)
         for listing in listings:
             self.images += listing.images
@@ -95,10 +95,10 @@ class DatasetStatistics(BaseModel):
             for sample in listing.samples:
                 path = PurePosixPath(sample.name)
                 folders[path.name].add(str(path.parent))
-        self.repeated_names += sum(len(places) > 1 for places in folders.values())
+        self.repeated_names += sum(len(names) > 1 for names in folders.values())
 
     def add(self, sample: Sample, outcome: SampleOutcome, subset: Subset) -> None:
-        """What became of one sample."""
+        """Add the outcome of one sample."""
         if outcome.skipped is not None:
             self._skip(outcome.skipped)
             return
@@ -119,7 +119,7 @@ class DatasetStatistics(BaseModel):
         self.box_sizes.update(_BINS * _bin(height) + _bin(width) for height, width in outcome.sizes)
 
     def add_duplicates(self, leaked: Sequence[str], duplicates: Sequence[str]) -> None:
-        """Images that are there twice, byte for byte.
+        """Add images that occur twice, byte for byte.
 
         Args:
             leaked: Validation images that are training images, too; paths relative to the data set's root.
@@ -131,21 +131,21 @@ class DatasetStatistics(BaseModel):
         _extend(self.duplicates, map(_writable, duplicates))
 
     def merge(self, other: DatasetStatistics) -> None:
-        """Add what another one counted. Associative; each list keeps its first 10,000."""
+        """Add the counts and findings of another one. Associative; each list keeps its first 10,000."""
         for name in type(self).model_fields:
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if isinstance(mine, Counter):
-                mine.update(theirs)
-            elif isinstance(mine, int):
-                setattr(self, name, mine + theirs)
-            elif isinstance(mine, list):
-                _extend(mine, theirs)
+            value, added = getattr(self, name), getattr(other, name)
+            if isinstance(value, Counter):
+                value.update(added)
+            elif isinstance(value, int):
+                setattr(self, name, value + added)
+            elif isinstance(value, list):
+                _extend(value, added)
             else:
-                for oddity, names in theirs.items():
-                    _extend(mine.setdefault(oddity, []), names)
+                for oddity, names in added.items():
+                    _extend(value.setdefault(oddity, []), names)
 
     def to_report(self, mapping: ClassMapping) -> DatasetReport:
-        """The report, by the mapping with which the samples were outcome."""
+        """Make the report, with the mapping by which the samples were converted."""
         unmapped = {
             name: count for name, count in self.source_classes.items() if mapping.target(name) is None
         }
@@ -153,9 +153,11 @@ class DatasetStatistics(BaseModel):
         dropped = self.dropped_by_problem.total()
         classes = [
             ReportedClass(
-                name=name, training=self.training_objects[place], validation=self.validation_objects[place]
+                name=name,
+                training=self.training_objects[class_id],
+                validation=self.validation_objects[class_id],
             )
-            for place, name in enumerate(mapping.class_names)
+            for class_id, name in enumerate(mapping.class_names)
         ]
         report = DatasetReport(
             images=self.images,
@@ -206,12 +208,12 @@ class DatasetStatistics(BaseModel):
 
 
 def _bin(pixels: float) -> int:
-    """Bin of a side: bin i reaches from 2 ** (i / 4) to 2 ** ((i + 1) / 4) pixels."""
+    """The bin of a side: bin i reaches from 2 ** (i / 4) to 2 ** ((i + 1) / 4) pixels."""
     return min(_BINS - 1, max(0, math.floor(math.log2(max(pixels, 1.0)) * BINS_PER_OCTAVE)))
 
 
-def _middle(place: int) -> float:
-    return round(2 ** ((place + 0.5) / BINS_PER_OCTAVE), 2)
+def _middle(index: int) -> float:
+    return round(2 ** ((index + 0.5) / BINS_PER_OCTAVE), 2)
 
 
 def _reported(finding: Finding, image: str | None = None) -> ReportedFinding:
@@ -226,12 +228,12 @@ def _reported(finding: Finding, image: str | None = None) -> ReportedFinding:
 
 
 def _writable(text: str) -> str:
-    """The text with lone surrogates, which file names and JSON can have and UTF-8 cannot, spelt out."""
+    """Spell out lone surrogates, which file names and JSON can have and UTF-8 cannot."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _extend(listed: list[_Item], items: Iterable[_Item]) -> None:
-    """Append up to the limit; beyond it nothing is even made."""
+    """Append up to the limit; items beyond it are not even made."""
     if len(listed) < LISTED:
         listed.extend(item for _, item in zip(range(LISTED - len(listed)), items, strict=False))
 

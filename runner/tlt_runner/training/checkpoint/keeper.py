@@ -59,7 +59,7 @@ class Keeper:
         """Publish the model as the best one, its evaluation inside; then its metrics."""
         self._save([BEST], position)
         if position.best is not None:
-            self._context.reporter.metrics(position.best)
+            self._context.reporter.report(position.best)
 
     def save_last(self, position: Position) -> None:
         """Publish the model as the last one and, where these are kept, as its epoch's; then the state."""

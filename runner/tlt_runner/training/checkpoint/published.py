@@ -70,7 +70,7 @@ class Published:
         if lost:
             position = _reopened(position, lost)
         if position.best is not None:
-            self._reporter.metrics(position.best)
+            self._reporter.report(position.best)
         return replace(saved, position=position)
 
     def withdraw(self) -> None:
@@ -78,7 +78,7 @@ class Published:
         for name in list(self._artifacts):
             del self._artifacts[name]
             self._reporter.removed(name)
-        self._reporter.metrics(Metrics())
+        self._reporter.report(Metrics())
 
     def publish(self, name: str, local: Path, epoch: int) -> None:
         """Publish a model file under a name."""

@@ -26,11 +26,11 @@ from tlt_api.failures import Reason
 from tlt_runner.data.formats import folders, names
 from tlt_runner.data.formats.coco import file as coco_file
 from tlt_runner.data.formats.coco.merge import Image, Merged
-from tlt_runner.data.formats.folders import SourceFolder, relative_path
+from tlt_runner.data.formats.folders import SourceFolder
 from tlt_runner.data.formats.format import DatasetRoot
 from tlt_runner.data.sample import Finding, LabelledBox, Labels, Listing, Problem, Sample
 from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
-from tlt_runner.storage import join
+from tlt_runner.storage import join, relative
 
 SUFFIX = ".json"
 _NAMED = 10
@@ -134,10 +134,10 @@ class CocoReader:
 
 def _json_files(root: DatasetRoot, labels: str) -> list[tuple[str, Path]]:
     """Path relative to the root and path of every COCO file, sorted."""
-    relative = relative_path(labels)
-    if relative.lower().endswith(SUFFIX):
+    name = relative(labels)
+    if name.lower().endswith(SUFFIX):
         try:
-            return [(relative, root.file(relative))]
+            return [(name, root.file(name))]
         except NotFoundError as error:
             raise RunnerError(Reason.DATASET_NOT_FOUND, error.message) from error
     folder = root.folder(labels)

@@ -1,11 +1,12 @@
-"""How the pods of one attempt find each other: an Indexed Job's stable host names behind a headless Service.
+"""The headless Service by which the pods of one attempt reach each other. Pure.
 
-Kubernetes gives pod ``<index>`` of an Indexed Job the host name ``<job>-<index>``; a headless Service, which
-is the pods' subdomain, makes it an address. Pure: addresses follow from the attempt, before anything exists.
+Kubernetes gives pod ``<index>`` of an Indexed Job the host name ``<job>-<index>``; a headless Service,
+which is the pods' subdomain, makes it an address. Addresses follow from the attempt, before anything
+exists.
 
-The Service belongs to the Job and is made once that has been seen: it goes when the Job is deleted, by
-suspension and TTL too, and the operator needs no right to delete Services. A foreground deletion takes it at
-its start, before the pods have ended: those that have met keep their connections.
+The Service belongs to the Job and is created once the Job has been seen. It is deleted together with the
+Job, by suspension and TTL too, and the operator needs no right to delete Services. A foreground deletion
+removes it at its start, before the pods have ended: pods that are connected keep their connections.
 """
 
 from __future__ import annotations
@@ -13,18 +14,16 @@ from __future__ import annotations
 from typing import Any
 
 from tlt_api.common import JobSpec, TrainingResources
-from tlt_operator.observed import JobState
+from tlt_operator.snapshot import JobState
 
 PORT = 2222
-"""Of the workers' own gRPC server."""
+"""Port of the workers' own gRPC server."""
 PORT_NAME = "workers"
-INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
-"""Label (and annotation) that Kubernetes gives the pods of an Indexed Job."""
 _JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
 
 
 def service_name(job: str) -> str:
-    """Name of a Job's Service. It must begin with a letter, which a Job's name need not: hence the prefix."""
+    """Name of a Job's Service. The prefix makes it begin with a letter, which a Job's name need not."""
     return f"tlt-{job}"
 
 
@@ -36,7 +35,7 @@ def addresses(job: str, spec: JobSpec) -> list[str]:
     return [f"{job}-{index}.{service_name(job)}:{PORT}" for index in range(nodes)]
 
 
-def service(namespace: str, job: JobState) -> dict[str, Any]:
+def build(namespace: str, job: JobState) -> dict[str, Any]:
     """The headless Service of a Job that has been seen."""
     return {
         "apiVersion": "v1",
@@ -61,7 +60,7 @@ def service(namespace: str, job: JobState) -> dict[str, Any]:
         },
         "spec": {
             "clusterIP": "None",
-            # The workers meet before any of them is ready for anything.
+            # Workers connect to each other before any of them is ready.
             "publishNotReadyAddresses": True,
             "selector": {_JOB_UID_LABEL: job.uid},
             "ports": [{"name": PORT_NAME, "port": PORT, "targetPort": PORT, "protocol": "TCP"}],

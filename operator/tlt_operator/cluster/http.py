@@ -1,41 +1,72 @@
-"""The real :class:`~tlt_operator.kube.Kube`: plain aiohttp, which kopf has loaded anyway.
+"""The real :class:`~tlt_operator.cluster.client.Client`: plain aiohttp, which kopf has loaded anyway.
 
-The official client is not used: importing it costs more memory than all the rest of the operator.
+The official client's typed API is not used: it takes three times the CPU time for a request and 110 MB of
+memory (docs/adr/0006-operator-without-the-official-client.md).
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import aiohttp
 
 from tlt_api.base import API_VERSION, GROUP, VERSION
 from tlt_api.resources import Kind
-from tlt_operator.build.job import OWNER_KIND, OWNER_NAME, OWNER_UID
-from tlt_operator.credentials import Credentials
-from tlt_operator.kube import Json, NotFoundError, api_error
+from tlt_operator.cluster.client import Json, NotFoundError, api_error
+from tlt_operator.objects.labels import OWNER_KIND, OWNER_NAME, OWNER_UID
 
 _PAGE = 500
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _JSON = "application/json"
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
+_UNAUTHORIZED = 401
 
 
-class HttpKube:
-    """A client of one API server. Use it as an asynchronous context manager."""
+class Connection(Protocol):
+    """Address of an API server and credentials for it, as :mod:`tlt_operator.login` gives them."""
 
-    def __init__(self, credentials: Credentials, timeout_seconds: float = 30) -> None:
-        self._credentials = credentials
+    @property
+    def server(self) -> str:
+        """Its address."""
+
+    @property
+    def expiration(self) -> datetime | None:
+        """Time of the next log-in; None for never."""
+
+    def as_http_headers(self) -> dict[str, str]:
+        """The Authorization header, if there is one."""
+
+    def as_ssl_context(self) -> ssl.SSLContext:
+        """The authorities to trust, and the client's certificate, if there is one."""
+
+
+class HttpClient:
+    """A client of one API server. Use it as an asynchronous context manager.
+
+    Args:
+        log_in: Gives the connection. It is called again, in a thread, when the connection has expired or the
+            server no longer accepts it.
+        timeout_seconds: Longest time for one request.
+    """
+
+    def __init__(self, log_in: Callable[[], Connection], timeout_seconds: float = 30) -> None:
+        self._log_in = log_in
         self._timeout = timeout_seconds
         self._session: aiohttp.ClientSession | None = None
+        self._connection: Connection | None = None
+        self._ssl: ssl.SSLContext | bool = True
+        self._logging_in = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._credentials.ssl_context(), limit=64),
+            connector=aiohttp.TCPConnector(limit=64),
             timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=10),
         )
         return self
@@ -143,27 +174,64 @@ class HttpKube:
         content_type: str = _JSON,
         accept: str = _JSON,
     ) -> dict[str, Any]:
-        if self._session is None:
-            raise RuntimeError("HttpKube is used outside of its context")
         headers = {"Accept": accept, "Content-Type": content_type}
-        token = self._credentials.current_token()
-        if token:
-            headers["Authorization"] = f"Bearer {token}"
+        data = None if body is None else json.dumps(body)
+        connection = await self._connected()
+        status, text, retry_after = await self._send(connection, method, path, data, query, headers)
+        if status == _UNAUTHORIZED:  # the token was renewed, or revoked, before it expired
+            connection = await self._connected(instead_of=connection)
+            status, text, retry_after = await self._send(connection, method, path, data, query, headers)
+        if status >= 400:
+            raise api_error(status, _message(text), _seconds(retry_after))
+        answer: dict[str, Any] = json.loads(text)
+        return answer
+
+    async def _send(
+        self,
+        connection: Connection,
+        method: str,
+        path: str,
+        data: str | None,
+        query: Mapping[str, str] | None,
+        headers: Mapping[str, str],
+    ) -> tuple[int, str, str | None]:
+        """Send a request; the answer's status, text and Retry-After header."""
+        if self._session is None:
+            raise RuntimeError("HttpClient is used outside of its context")
         try:
             async with self._session.request(
                 method,
-                self._credentials.server + path,
-                data=None if body is None else json.dumps(body),
+                connection.server.rstrip("/") + path,
+                data=data,
                 params=query,
-                headers=headers,
+                headers={**headers, **connection.as_http_headers()},
+                ssl=self._ssl,
             ) as response:
-                text = await response.text()
+                return response.status, await response.text(), response.headers.get("Retry-After")
         except (TimeoutError, aiohttp.ClientError) as error:
             raise api_error(0, f"{method} {path}: {error or type(error).__name__}") from error
-        if response.status >= 400:
-            raise api_error(response.status, _message(text), _seconds(response.headers.get("Retry-After")))
-        answer: dict[str, Any] = json.loads(text)
-        return answer
+
+    async def _connected(self, instead_of: Connection | None = None) -> Connection:
+        """The current connection; a new one where it has expired, or is ``instead_of``."""
+        async with self._logging_in:
+            connection = self._connection
+            if connection is None or connection is instead_of or _has_expired(connection):
+                connection = await self._new_connection()
+                self._connection = connection
+            return connection
+
+    async def _new_connection(self) -> Connection:
+        try:
+            connection = await asyncio.to_thread(self._log_in)
+            # A new TLS context too: certificates and authorities are renewed as tokens are.
+            self._ssl = await asyncio.to_thread(connection.as_ssl_context)
+        except Exception as error:  # a file that is gone, a program that failed: it may work the next time
+            raise api_error(0, f"log-in failed: {error}") from error
+        return connection
+
+
+def _has_expired(connection: Connection) -> bool:
+    return connection.expiration is not None and connection.expiration <= datetime.now(UTC)
 
 
 def _resource(kind: Kind, namespace: str | None, name: str = "") -> str:

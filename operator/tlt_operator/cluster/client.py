@@ -1,11 +1,11 @@
-"""The little that the operator asks of the API server, as a protocol, and how that can fail.
+"""The requests that the operator makes to the API server, as a protocol, and the errors they raise.
 
-:mod:`tlt_operator.kube_http` speaks to a real server; tests have one in memory.
+:mod:`tlt_operator.cluster.http` speaks to a real server; tests have a cluster in memory.
 
     ApiError             any answer that is not a success
-    ├── NotFound         404
-    ├── Conflict         409: exists already, or is no longer what it was when it was read
-    └── Refused          400, 403, 422: asking again in the same way will be answered in the same way
+    ├── NotFoundError    404
+    ├── ConflictError    409: exists already, or was changed since it was read
+    └── RefusedError     400, 403, 422: the same request will get the same answer
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class ApiError(Exception):
 
     Attributes:
         code: HTTP status; 0 where there was no answer.
-        message: What it said.
-        retry_after: Seconds that it asks to wait, if it does.
+        message: The API server's message.
+        retry_after: Seconds that the API server asks to wait, if it does.
     """
 
     def __init__(self, code: int, message: str, retry_after: float | None = None) -> None:
@@ -53,7 +53,7 @@ def api_error(code: int, message: str, retry_after: float | None = None) -> ApiE
     return kinds.get(code, ApiError)(code, message, retry_after)
 
 
-class Kube(Protocol):
+class Client(Protocol):
     """Access to the cluster. Every method raises :class:`ApiError`."""
 
     async def get_resource(self, kind: Kind, namespace: str, name: str) -> Json | None:

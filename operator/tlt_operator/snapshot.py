@@ -1,6 +1,7 @@
-"""What one look at the cluster shows of one resource: the input of :mod:`tlt_operator.reconcile`.
+"""One resource and everything that belongs to it, as read at one moment: the input of every decision.
 
-Filled by :mod:`tlt_operator.observe`, from live reads. Jobs and pods are trimmed to what decisions need.
+:mod:`tlt_operator.observe` fills a :class:`Snapshot` from live reads; :mod:`tlt_operator.reconcile` decides
+from it alone. Jobs and pods are trimmed to what decisions need.
 """
 
 from __future__ import annotations
@@ -11,6 +12,18 @@ from datetime import datetime
 
 from tlt_api.resources import Kind, Resource
 from tlt_api.status import JobStatus
+
+
+@dataclass(frozen=True)
+class Key:
+    """The identity of a resource in the queue and in the index; its uid is not part of it."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.namespace}/{self.name}"
 
 
 @dataclass(frozen=True)
@@ -30,7 +43,7 @@ class JobState:
     Attributes:
         name: Its name.
         uid: Its uid.
-        resource_version: Version seen, for preconditions.
+        resource_version: The version that was read, for preconditions.
         owner_uid: uid of its controller; empty where it has none.
         created: When it was created.
         start_time: When the Job controller started it.
@@ -60,18 +73,18 @@ class JobState:
     ttl_seconds: int | None = None
 
     def holds(self, condition: str) -> bool:
-        """Whether a condition is True."""
+        """True if a condition is True."""
         state = self.conditions.get(condition)
         return state is not None and state.true
 
     @property
     def finished(self) -> bool:
-        """Whether it completed or failed."""
+        """True if it completed or failed."""
         return self.holds("Complete") or self.holds("Failed")
 
     @property
     def all_ready(self) -> bool:
-        """Whether as many pods are ready as work together."""
+        """True if as many pods are ready as work together."""
         return self.ready >= max(self.parallelism, 1)
 
 
@@ -101,6 +114,11 @@ class ContainerState:
     """The termination message."""
     finished: datetime | None = None
 
+    @property
+    def started(self) -> bool:
+        """True if it runs or has run."""
+        return self.running or self.exit_code is not None
+
 
 @dataclass(frozen=True)
 class PodState:
@@ -110,7 +128,7 @@ class PodState:
     uid: str
     attempt: int
     index: int | None = None
-    """Its place among the pods that work together."""
+    """Its index among the pods that work together."""
     phase: str = "Pending"
     reason: str = ""
     message: str = ""
@@ -122,8 +140,24 @@ class PodState:
 
     @property
     def ended(self) -> bool:
-        """Whether no process of it can run any more."""
+        """True if no process of it can run any more."""
         return self.phase in ("Succeeded", "Failed")
+
+    @property
+    def started(self) -> bool:
+        """True if its container runs or has run."""
+        return self.ended or (self.container is not None and self.container.started)
+
+    @property
+    def disrupted(self) -> bool:
+        """True if Kubernetes itself took it away (preemption, eviction, loss of the node)."""
+        condition = self.conditions.get("DisruptionTarget")
+        return condition is not None and condition.true
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code of its container, if that has ended."""
+        return self.container.exit_code if self.container else None
 
 
 @dataclass(frozen=True)
@@ -148,7 +182,7 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Observed:
+class Snapshot:
     """A resource and what belongs to it.
 
     Attributes:
@@ -157,7 +191,7 @@ class Observed:
         name: Its name.
         uid: Its uid.
         generation: Its generation.
-        resource_version: Version seen; status writes are refused when it is no longer current.
+        resource_version: The version that was read; status writes are refused when it is no longer current.
         deleting: Whether it is being deleted.
         status: Its status.
         labels: Its labels.
@@ -165,7 +199,7 @@ class Observed:
         invalid: Why the spec cannot be read.
         parents: Resources that its references lead to, by (kind, name); None where there is none.
         invalid_parents: Why a parent's spec cannot be read, by (kind, name).
-        job: The Job of the current attempt.
+        job: The Job of the current attempt's name, which may belong to something else.
         service: The Service of that Job's name; read only while an Indexed Job runs.
         finished_jobs: Finished Jobs of all its attempts; read only where a TTL is set.
         pods: Pods of all its attempts; not read while the attempt's are all ready.
@@ -193,9 +227,14 @@ class Observed:
     events: tuple[EventState, ...] = ()
     refusal: Refusal | None = None
 
+    @property
+    def attempt(self) -> int:
+        """Number of the current attempt; 0 before the first one."""
+        return self.status.attempt or 0
+
     def job_name(self, attempt: int) -> str:
         """Name of an attempt's Job."""
-        return f"{self.name}-{self.kind.command}-{attempt}"
+        return self.kind.job_name(self.name, attempt)
 
     @property
     def own_job(self) -> JobState | None:
@@ -207,6 +246,12 @@ class Observed:
         """The Service, if it is the Job's and not another's of the same name."""
         return self.service if self.service and self.job and self.service.owner_uid == self.job.uid else None
 
-    def pods_of(self, attempt: int) -> tuple[PodState, ...]:
-        """Pods of one attempt, newest last."""
-        return tuple(pod for pod in self.pods if pod.attempt == attempt)
+    @property
+    def attempt_pods(self) -> tuple[PodState, ...]:
+        """Pods of the current attempt, newest last."""
+        return tuple(pod for pod in self.pods if pod.attempt == self.attempt)
+
+    @property
+    def live_pods(self) -> tuple[str, ...]:
+        """Names of the pods, of any attempt, whose processes may still write to the output."""
+        return tuple(pod.name for pod in self.pods if not pod.ended)

@@ -1,4 +1,4 @@
-"""The pod of an attempt: what the user chose, inside the ``restricted`` Pod Security Standard. Pure."""
+"""The pod of an attempt: the user's choices within the ``restricted`` Pod Security Standard. Pure."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 from tlt_api.common import JobSpec
 from tlt_api.runspec import RUN_SPEC_ANNOTATION, RUN_SPEC_PATH, VOLUMES_ROOT, RunSpec
-from tlt_operator.build import workers
+from tlt_operator.objects import service
 from tlt_operator.settings import Settings
 
 CONTAINER = "runner"
 RUNNER_SERVICE_ACCOUNT = "tlt-runner"
-"""Not a setting: manifests/base/runner-policy.yaml knows runners by it."""
+"""Not a setting: manifests/base/runner-policy.yaml recognises runners by it."""
 USER = 65532
 GRACE_SECONDS = 120
 """Time to write a checkpoint after SIGTERM."""
@@ -54,12 +54,12 @@ def claims(run: RunSpec) -> dict[str, bool]:
     uris += [inputs.model.uri] if inputs.model else []
     uris += [inputs.records.uri] if inputs.records else []
     output = _claim(run.spec.output.uri)
-    found = {claim for claim in map(_claim, uris) if claim}
-    return {claim: claim != output for claim in sorted(found)}
+    names = {claim for claim in map(_claim, uris) if claim}
+    return {name: name != output for name in sorted(names)}
 
 
 def local_uris(spec: JobSpec) -> list[str]:
-    """Addresses that only a run on a laptop can reach."""
+    """Addresses that only a run without a cluster can reach."""
     return [uri for uri in spec.referenced_uris() if uri.startswith("file:")]
 
 
@@ -93,7 +93,7 @@ def _container(run: RunSpec, settings: Settings) -> dict[str, Any]:
         ],
     }
     if run.workers:
-        container["ports"] = [{"name": workers.PORT_NAME, "containerPort": workers.PORT}]
+        container["ports"] = [{"name": service.PORT_NAME, "containerPort": service.PORT}]
     secret = run.spec.storage.s3.secret_ref
     if secret:
         container["envFrom"] = [{"secretRef": {"name": secret.name}}]

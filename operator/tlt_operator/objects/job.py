@@ -1,7 +1,7 @@
 """The batch/v1 Job of an attempt. Pure: the same attempt always gives the same Job.
 
-No ``ttlSecondsAfterFinished`` is set here: a Job must not vanish before its outcome stands in the resource's
-status. :mod:`tlt_operator.reconcile.cleanup` sets it then.
+No ``ttlSecondsAfterFinished`` is set here: a Job must not be removed before its outcome stands in the
+resource's status. :mod:`tlt_operator.reconcile.cleanup` sets it then.
 """
 
 from __future__ import annotations
@@ -11,27 +11,22 @@ from typing import Any
 
 from tlt_api.base import API_VERSION
 from tlt_api.runspec import RUN_SPEC_ANNOTATION, RunSpec
-from tlt_operator.build import pod, workers
+from tlt_operator.objects import labels, pod, service
 from tlt_operator.settings import Settings
-
-OWNER_KIND = "tlt.dev/owner-kind"
-OWNER_NAME = "tlt.dev/owner-name"
-OWNER_UID = "tlt.dev/owner-uid"
-ATTEMPT = "tlt.dev/attempt"
-KUEUE = "kueue.x-k8s.io/"
-"""Prefix of the labels by which Kueue admits a Job (queue-name, priority-class)."""
 
 
 def build(run: RunSpec, settings: Settings, owner_labels: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The Job's manifest; of the owner's labels those for Kueue are handed on."""
+    """The Job's manifest. The owner's labels for Kueue are copied to the Job, its other labels are not."""
     owner = run.owner
-    name = f"{owner.name}-{run.kind.command}-{run.attempt}"
-    labels = _labels(run)
-    queue = {key: value for key, value in (owner_labels or {}).items() if key.startswith(KUEUE)}
+    name = run.kind.job_name(owner.name, run.attempt)
+    pod_labels = _labels(run)
+    queue_labels = {
+        key: value for key, value in (owner_labels or {}).items() if key.startswith(labels.KUEUE_PREFIX)
+    }
     spec: dict[str, Any] = {
         "backoffLimit": 0,
-        # A pod that Kubernetes itself took away ends the Job with a reason of its own (PodFailurePolicy),
-        # which can be told from a failed run after the pod is gone.
+        # A pod that Kubernetes itself took away fails the Job with the reason PodFailurePolicy: even after
+        # the pod is gone, it can be told apart from a run that failed.
         "podFailurePolicy": {
             "rules": [
                 {
@@ -41,15 +36,15 @@ def build(run: RunSpec, settings: Settings, owner_labels: Mapping[str, str] | No
             ]
         },
         "template": {
-            "metadata": {"labels": labels, "annotations": {RUN_SPEC_ANNOTATION: run.to_json()}},
+            "metadata": {"labels": pod_labels, "annotations": {RUN_SPEC_ANNOTATION: run.to_json()}},
             "spec": pod.build(run, settings),
         },
     }
     if run.workers:
-        # Any pod's failure is the Job's: a collective without one of its members does not go on.
+        # The failure of any pod fails the Job: a collective does not go on without one of its members.
         count = len(run.workers)
         spec |= {"completionMode": "Indexed", "completions": count, "parallelism": count}
-        spec["template"]["spec"]["subdomain"] = workers.service_name(name)
+        spec["template"]["spec"]["subdomain"] = service.service_name(name)
     deadline = run.spec.run_policy.active_deadline_seconds
     if deadline is not None:
         spec["activeDeadlineSeconds"] = deadline
@@ -59,7 +54,7 @@ def build(run: RunSpec, settings: Settings, owner_labels: Mapping[str, str] | No
         "metadata": {
             "name": name,
             "namespace": owner.namespace,
-            "labels": labels | queue,
+            "labels": pod_labels | queue_labels,
             "ownerReferences": [
                 {
                     "apiVersion": API_VERSION,
@@ -67,7 +62,7 @@ def build(run: RunSpec, settings: Settings, owner_labels: Mapping[str, str] | No
                     "name": owner.name,
                     "uid": owner.uid,
                     "controller": True,
-                    # True would need permission on the owner's finalizers, for nothing that we use.
+                    # True would need permission on the owner's finalizers, and we use nothing that needs it.
                     "blockOwnerDeletion": False,
                 }
             ],
@@ -81,8 +76,8 @@ def _labels(run: RunSpec) -> dict[str, str]:
         "app.kubernetes.io/name": "tlt-runner",
         "app.kubernetes.io/component": run.kind.command,
         "app.kubernetes.io/managed-by": "tlt-operator",
-        OWNER_KIND: run.owner.kind,
-        OWNER_NAME: run.owner.name,
-        OWNER_UID: run.owner.uid,
-        ATTEMPT: str(run.attempt),
+        labels.OWNER_KIND: run.owner.kind,
+        labels.OWNER_NAME: run.owner.name,
+        labels.OWNER_UID: run.owner.uid,
+        labels.ATTEMPT: str(run.attempt),
     }

@@ -1,8 +1,13 @@
-"""Times as Kubernetes writes them: UTC, whole seconds."""
+"""Times as Kubernetes writes them: RFC 3339, UTC, whole seconds."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+
+
+def utc_now() -> datetime:
+    """The time, in UTC."""
+    return datetime.now(UTC)
 
 
 def to_wire(moment: datetime) -> str:
@@ -11,5 +16,5 @@ def to_wire(moment: datetime) -> str:
 
 
 def from_wire(text: str | None) -> datetime | None:
-    """The inverse of :func:`to_wire`; fractions and offsets are understood too. None for nothing."""
+    """The inverse of :func:`to_wire`, with fractions and offsets understood; None for no text."""
     return datetime.fromisoformat(text) if text else None

@@ -1,0 +1,196 @@
+"""The conditions of a resource, and the phase that follows from them, for the operator and ``tlt run`` alike.
+
+A :class:`State` says in which of seven phases a resource is and why; :func:`build` spells it out as
+conditions that kstatus (Flux, Argo CD, ``kubectl wait``) understands:
+
+    phase        Ready  Reconciling  Stalled  Suspended  Complete  Failed
+    Pending      False  True         False    False      False     False
+    Queued       False  True         False    False      False     False
+    Running      False  True         False    False      False     False
+    Retrying     False  True         False    False      False     False
+    Suspended    False  False        False    True       False     False
+    Succeeded    True   False        False    False      True      False
+    Failed       False  False        True     False      False     True
+
+``Blocked`` is True while something outside keeps the attempt's pod from starting; its transition time says
+since when. The first four phases differ in the reason of Reconciling only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tlt_api.status import Condition, Failure, Phase
+
+READY = "Ready"
+RECONCILING = "Reconciling"
+STALLED = "Stalled"
+SUSPENDED = "Suspended"
+COMPLETE = "Complete"
+FAILED = "Failed"
+BLOCKED = "Blocked"
+
+TERMINAL = (Phase.SUCCEEDED, Phase.FAILED)
+"""Final phases: they stay, whatever happens to Jobs and pods."""
+
+NOT_STARTED = "NotStarted"
+WAITING_FOR_DEPENDENCY = "WaitingForDependency"
+WAITING_FOR_POD = "WaitingForPod"
+RUNNING = "Running"
+STOPPING = "Stopping"
+RETRYING = "Retrying"
+_PHASE_OF_REASON = {
+    NOT_STARTED: Phase.PENDING,
+    WAITING_FOR_DEPENDENCY: Phase.PENDING,
+    RUNNING: Phase.RUNNING,
+    STOPPING: Phase.RUNNING,
+    RETRYING: Phase.RETRYING,
+}
+"""The phase for each reason of Reconciling; with any other reason an attempt is Queued."""
+
+_TRUE_IN: dict[str, frozenset[Phase]] = {
+    READY: frozenset({Phase.SUCCEEDED}),
+    RECONCILING: frozenset({Phase.PENDING, Phase.QUEUED, Phase.RUNNING, Phase.RETRYING}),
+    STALLED: frozenset({Phase.FAILED}),
+    SUSPENDED: frozenset({Phase.SUSPENDED}),
+    COMPLETE: frozenset({Phase.SUCCEEDED}),
+    FAILED: frozenset({Phase.FAILED}),
+}
+_LONGEST_MESSAGE = 32768
+
+
+@dataclass(frozen=True)
+class Block:
+    """Something that keeps a pod from starting.
+
+    Attributes:
+        reason: One word.
+        message: What is wrong.
+    """
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class State:
+    """The state of a resource.
+
+    Attributes:
+        phase: The phase.
+        reason: Why, one word; for a resource that is reconciling it decides the phase.
+        message: Why, one sentence.
+        block: What keeps the pod from starting, if anything does.
+    """
+
+    phase: Phase
+    reason: str
+    message: str
+    block: Block | None = None
+
+
+def not_started(message: str) -> State:
+    """Nothing keeps the resource from running, but no attempt was begun."""
+    return State(Phase.PENDING, NOT_STARTED, message)
+
+
+def waiting_for_dependency(message: str) -> State:
+    """The resource that this one refers to has not succeeded yet."""
+    return State(Phase.PENDING, WAITING_FOR_DEPENDENCY, message)
+
+
+def running(attempt: int, job: str = "", problem: str = "") -> State:
+    """The attempt runs; ``problem`` is something that is wrong although it runs."""
+    text = f"attempt {attempt} runs" + (f" as Job {job}" if job else "") + (f"; {problem}" if problem else "")
+    return State(Phase.RUNNING, RUNNING, text)
+
+
+def suspended() -> State:
+    """Nothing runs, because spec.suspend is true."""
+    return State(Phase.SUSPENDED, SUSPENDED, "spec.suspend is true")
+
+
+def interrupted(failure: Failure) -> State:
+    """Nothing runs, because the run was interrupted and nobody takes it up again by itself."""
+    return State(Phase.SUSPENDED, failure.reason, failure.message)
+
+
+def succeeded(attempt: int) -> State:
+    """The attempt, and with it the resource, succeeded."""
+    return State(Phase.SUCCEEDED, "Succeeded", f"attempt {attempt} succeeded")
+
+
+def failed(failure: Failure) -> State:
+    """The resource failed for good."""
+    return State(Phase.FAILED, failure.reason, failure.message or failure.reason)
+
+
+def build(previous: Sequence[Condition], state: State, generation: int, now: str) -> list[Condition]:
+    """The conditions of a state. ``lastTransitionTime`` is kept where the status did not change."""
+    before = {condition.type: condition for condition in previous}
+    result = []
+    for type_, phases in _TRUE_IN.items():
+        status: Literal["True", "False"] = "True" if state.phase in phases else "False"
+        # Ready carries the reason of every state, the other conditions only while they are True.
+        explains = status == "True" or type_ == READY
+        reason, message = (state.reason, state.message) if explains else (f"Not{type_}", "")
+        result.append(_condition(before.get(type_), type_, status, reason, message, generation, now))
+    return [*result, _blocked(before.get(BLOCKED), state.block, generation, now)]
+
+
+def stalled(
+    previous: Sequence[Condition], reason: str, message: str, generation: int, now: str
+) -> list[Condition]:
+    """The previous conditions with Stalled set, for a run that goes on although nobody can look after it."""
+    before = {condition.type: condition for condition in previous}
+    before[STALLED] = _condition(before.get(STALLED), STALLED, "True", reason, message, generation, now)
+    return list(before.values())
+
+
+def phase(conditions: Sequence[Condition]) -> Phase:
+    """The phase that follows from conditions."""
+    true = {condition.type: condition for condition in conditions if condition.status == "True"}
+    if COMPLETE in true:
+        return Phase.SUCCEEDED
+    if FAILED in true:
+        return Phase.FAILED
+    if SUSPENDED in true:
+        return Phase.SUSPENDED
+    if RECONCILING in true:
+        return _PHASE_OF_REASON.get(true[RECONCILING].reason, Phase.QUEUED)
+    return Phase.PENDING
+
+
+def find(conditions: Sequence[Condition], type_: str) -> Condition | None:
+    """The condition of a type."""
+    return next((condition for condition in conditions if condition.type == type_), None)
+
+
+def _blocked(before: Condition | None, block: Block | None, generation: int, now: str) -> Condition:
+    if block is None:
+        return _condition(before, BLOCKED, "False", "NotBlocked", "", generation, now)
+    # Another blocker is another transition: the start timeout runs for each of them separately.
+    same_blocker = before if before and before.reason == block.reason else None
+    return _condition(same_blocker, BLOCKED, "True", block.reason, block.message, generation, now)
+
+
+def _condition(
+    before: Condition | None,
+    type_: str,
+    status: Literal["True", "False"],
+    reason: str,
+    message: str,
+    generation: int,
+    now: str,
+) -> Condition:
+    unchanged = before is not None and before.status == status
+    return Condition(
+        type=type_,
+        status=status,
+        observed_generation=generation,
+        last_transition_time=before.last_transition_time if before and unchanged else now,
+        reason=reason,
+        message=message[:_LONGEST_MESSAGE],
+    )

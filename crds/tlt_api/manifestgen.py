@@ -1,0 +1,93 @@
+"""Generates the parts of the manifests that list kinds or status fields: ``python -m tlt_api.manifestgen .``.
+
+The manifests are written by hand. Only the generated parts are replaced:
+
+    resources: [...]  # generated: kinds           a list, named by the comment behind it
+    # generated: operator's fields of the status   the lines up to the next comment `# end of generated part`
+
+so that a new kind, or a new field of a status, is written once, in the models.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from tlt_api.resources import KINDS, crd_name
+from tlt_api.status import OperatorStatus, wire_names
+
+FILES = (
+    "crds/kustomization.yaml",
+    "manifests/base/operator-rbac.yaml",
+    "manifests/base/runner-clusterrole.yaml",
+    "manifests/base/runner-policy.yaml",
+)
+Part = TypeVar("Part")
+_LIST = re.compile(r"\[[^]\n]*\](?=  # generated: (?P<name>.+)$)", re.MULTILINE)
+_BLOCK = re.compile(
+    r"(?P<head>^ *# generated: (?P<name>.+)\n)(?:.*\n)*?(?=^ *# end of generated part$)", re.MULTILINE
+)
+
+
+def _plurals() -> list[str]:
+    return [kind.plural for kind in KINDS.values()]
+
+
+def _plurals_status() -> list[str]:
+    return [f"{plural}/status" for plural in _plurals()]
+
+
+def _crd_files() -> list[str]:
+    return [f"{crd_name(kind)}.yaml" for kind in KINDS.values()]
+
+
+def _unchanged_operator_fields() -> str:
+    """A validation in CEL: a request changes no field of the operator."""
+    fields = [f"object.?status.?{name} == oldObject.?status.?{name}" for name in wire_names(OperatorStatus)]
+    return "  - expression: >-\n      " + " &&\n      ".join(fields) + "\n"
+
+
+LISTS: Mapping[str, Callable[[], list[str]]] = {
+    "kinds": _plurals,
+    "status of kinds": _plurals_status,
+    "CRD files": _crd_files,
+}
+BLOCKS: Mapping[str, Callable[[], str]] = {
+    "operator's fields of the status": _unchanged_operator_fields,
+}
+
+
+def generated(text: str) -> str:
+    """A manifest with its generated parts as the models have them.
+
+    Raises:
+        ValueError: The manifest names a part that is not known here.
+    """
+
+    def new_list(match: re.Match[str]) -> str:
+        return f"[{', '.join(_known(LISTS, match['name'])())}]"
+
+    def new_block(match: re.Match[str]) -> str:
+        return match["head"] + _known(BLOCKS, match["name"])()
+
+    return _BLOCK.sub(new_block, _LIST.sub(new_list, text))
+
+
+def _known(parts: Mapping[str, Part], name: str) -> Part:
+    if name not in parts:
+        raise ValueError(f"expected a generated part ({', '.join(parts)}), got {name!r}")
+    return parts[name]
+
+
+def main(root: Path) -> None:
+    """Rewrite the generated parts of all manifests below ``root``."""
+    for name in FILES:
+        file = root / name
+        file.write_text(generated(file.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "."))

@@ -1,0 +1,38 @@
+"""Access to the API server: its address and our identity. Kopf's own log-in serves both kopf and our client.
+
+In a pod this is the service account, elsewhere the current context of ``KUBECONFIG`` (a list of files is
+merged) or ``~/.kube/config``. The official client reads both: tokens, token files, client certificates, and
+users that log in by a program (exec plug-ins, OIDC). Only a kubeconfig's ``proxy-url`` is not used.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import kopf
+
+LIFETIME = timedelta(minutes=10)
+"""Time until the next log-in: service account tokens are renewed every hour, other tokens maybe sooner."""
+
+log = logging.getLogger(__name__)
+
+
+def log_in() -> kopf.ConnectionInfo:
+    """Log in. This blocks: it reads files, and may run a program that the kubeconfig names.
+
+    Raises:
+        kopf.LoginError: There is neither a service account nor a usable kubeconfig.
+    """
+    try:
+        connection = kopf.login_via_client(logger=log, settings=kopf.OperatorSettings())
+    except kopf.LoginError as error:
+        raise kopf.LoginError(
+            "expected a service account (in a pod) or a kubeconfig with a current context (KUBECONFIG, or "
+            f"~/.kube/config), got: {error.__context__ or error}"
+        ) from error
+    if connection is None:
+        raise kopf.LoginError("expected the Python package kubernetes to be installed, got none")
+    token = connection.token and connection.token.strip()  # the official client keeps a file's last newline
+    return replace(connection, token=token, expiration=datetime.now(UTC) + LIFETIME)

@@ -1,0 +1,61 @@
+"""Events, for people. Pure: the same transition always has the same name, and is therefore posted once."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from tlt_api import times
+from tlt_api.base import API_VERSION
+from tlt_api.status import JobStatus
+from tlt_operator.snapshot import Snapshot
+
+_COMPONENT = "tlt-operator"
+_MESSAGE_LIMIT = 1024
+
+
+@dataclass(frozen=True)
+class Event:
+    """A Kubernetes Event to post: written for people, never read back."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+def build(snapshot: Snapshot, status: JobStatus, event: Event, now: datetime) -> dict[str, Any]:
+    """The manifest of an Event that explains how the resource came into a status."""
+    identity = [
+        snapshot.uid,
+        snapshot.generation,
+        status.attempt,
+        status.phase,
+        event.reason,
+        len(status.history or ()),
+    ]
+    digest = hashlib.sha256(repr([str(part) for part in identity]).encode()).hexdigest()[:16]
+    time = times.to_wire(now)
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{snapshot.name}.{digest}", "namespace": snapshot.namespace},
+        "involvedObject": {
+            "apiVersion": API_VERSION,
+            "kind": snapshot.kind.name,
+            "name": snapshot.name,
+            "namespace": snapshot.namespace,
+            "uid": snapshot.uid,
+        },
+        "type": event.type,
+        "reason": event.reason,
+        "message": event.message[:_MESSAGE_LIMIT],
+        "source": {"component": _COMPONENT},
+        "reportingComponent": _COMPONENT,
+        "reportingInstance": _COMPONENT,
+        "action": "Reconcile",
+        "count": 1,
+        "firstTimestamp": time,
+        "lastTimestamp": time,
+    }

@@ -1,0 +1,81 @@
+"""Files that appear whole or not at all, and locks on files.
+
+A file is written under a hidden name beside its own (suffix ``.partial``), flushed to the disk and renamed:
+a reader, and the next run after a kill or a power failure, finds the old content or the new one. Nothing here
+knows of addresses or of the failure taxonomy: errors are the operating system's.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+PARTIAL_SUFFIX = ".partial"
+
+
+@contextmanager
+def atomically(target: Path, partial: Path | None = None) -> Iterator[Path]:
+    """Yield a path to write to; the file becomes ``target`` at the end. After an exception nothing is left.
+
+    Args:
+        target: The file to make or to replace.
+        partial: Name to write under, in the same folder; by default a new one of :func:`partial_name`.
+    """
+    partial = partial or partial_name(target)
+    try:
+        yield partial
+        settle(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write(target: Path, content: bytes | memoryview | str, partial: Path | None = None) -> None:
+    """Write a file whole or not at all; text is encoded as UTF-8. Arguments as of :func:`atomically`."""
+    with atomically(target, partial) as path:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def partial_name(target: Path) -> Path:
+    """Return a new hidden name beside a file, under which to write it."""
+    return target.parent / f".{target.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
+
+
+def settle(partial: Path, target: Path) -> None:
+    """Give a complete file its final name, durably."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(target)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def try_lock(file: IO[Any]) -> bool:
+    """Lock an open file for this process and its children; False if another process holds the lock.
+
+    The lock ends when the last descriptor of the open file is closed, which the death of a process does too.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
