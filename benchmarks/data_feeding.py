@@ -31,6 +31,7 @@ from tlt_runner.data import parallel, tfrecords
 from tlt_runner.data.images import geometry
 from tlt_runner.data.input_pipeline import batches
 from tlt_runner.data.records import Manifest, Records, Shard
+from tlt_runner.data.sample import LabelledBox
 
 HEIGHT, WIDTH, BATCH, OBJECTS, PER_SHARD = 720, 1280, 4, 8, 250
 EVERYTHING = {
@@ -132,16 +133,10 @@ def _records(folder: Path, images: int) -> tuple[Records, list[bytes]]:
 
 def _example(name: str, encoded: bytes, random: np.random.Generator) -> bytes:
     corner = random.uniform(0, [HEIGHT - 200, WIDTH - 200], (OBJECTS, 2))
-    objects = tfrecords.Objects(
-        names=["thing"] * OBJECTS,
-        class_ids=[0] * OBJECTS,
-        boxes=np.hstack([corner, corner + random.uniform(20, 200, (OBJECTS, 2))]),
-        truncation=[0.0] * OBJECTS,
-        occlusion=[0] * OBJECTS,
-        difficult=[False] * OBJECTS,
-    )
-    where = geometry.placement(HEIGHT, WIDTH, HEIGHT, WIDTH, "stretch")
-    return tfrecords.to_example(name, encoded, (HEIGHT, WIDTH), where, objects)
+    edges = np.hstack([corner, corner + random.uniform(20, 200, (OBJECTS, 2))])
+    boxes = [LabelledBox("thing", tuple(yxyx)) for yxyx in edges.tolist()]
+    placement = geometry.placement(HEIGHT, WIDTH, HEIGHT, WIDTH, "stretch")
+    return tfrecords.to_example(name, encoded, (HEIGHT, WIDTH), placement, boxes, [0] * OBJECTS)
 
 
 if __name__ == "__main__":

@@ -20,13 +20,7 @@ ClassName = Annotated[str, Field(min_length=1, max_length=LONGEST_CLASS)]
 
 
 LabelFormat = Literal["kitti", "voc", "coco", "yolo"]
-DEFAULT_PLACES: dict[LabelFormat, tuple[str, str]] = {
-    "kitti": ("training/image_2", "training/label_2"),
-    "voc": ("JPEGImages", "Annotations"),
-    "coco": ("images", "annotations"),
-    "yolo": ("images", "labels"),
-}
-"""Default paths of images and labels of each format, relative to the dataset's uri."""
+"""Formats of labels; the runner's ``tlt_runner.data.formats`` reads and writes each."""
 
 
 class ImageSize(ApiModel):
@@ -147,12 +141,6 @@ class Dataset(ApiModel):
             given="self.format",
         ),
     )
-
-    @property
-    def places(self) -> tuple[str, str]:
-        """Paths of the images and of the labels, relative to uri."""
-        images, labels = DEFAULT_PLACES[self.format]
-        return self.images or images, self.labels or labels
 
     @property
     def target_classes(self) -> list[str]:

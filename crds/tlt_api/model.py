@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -38,6 +39,14 @@ class Anchors(ApiModel):
         2.0,
     ]
     """Anchor aspect ratios, as width / height."""
+
+    def shapes(self) -> list[tuple[float, float]]:
+        """Width and height in pixels of the anchors of one cell, scales outermost.
+
+        An anchor of scale s and ratio r has the area s squared and width / height = r.
+        """
+        roots = [(scale, math.sqrt(ratio)) for scale in self.scales for ratio in self.ratios]
+        return [(scale * root, scale / root) for scale, root in roots]
 
 
 class ProposalCounts(ApiModel):

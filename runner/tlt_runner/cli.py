@@ -18,7 +18,7 @@ import click
 
 from tlt_runner import options
 from tlt_runner.commands import COMMANDS, Command
-from tlt_runner.data.scenes import Scenes
+from tlt_runner.data.sample_digits import Scenes
 
 if TYPE_CHECKING:
     from tlt_api import dataset

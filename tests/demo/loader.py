@@ -15,7 +15,7 @@ from cluster import binaries, steps
 from cluster.control_plane import Cluster
 from cluster.errors import ClusterError
 from tlt_runner.data import sample_digits
-from tlt_runner.data.scenes import Scenes
+from tlt_runner.data.sample_digits import Scenes
 
 _POD = "load-sample-data"
 # All of stdin is read before anything can fail: kubectl waits for ever for a reader that is gone.

@@ -14,7 +14,7 @@ from cluster.existing import ExistingCluster
 from cluster.images import Images
 from cluster.node import Node
 from demo import install, loader
-from tlt_runner.data.scenes import Scenes
+from tlt_runner.data.sample_digits import Scenes
 
 TINY = Scenes(images=24, width=96, height=96, seed=3)
 CLASSES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]

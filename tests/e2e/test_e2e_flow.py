@@ -11,7 +11,7 @@ import yaml
 
 from demo import loader
 from e2e.product import Product, make_namespace
-from tlt_runner.data.scenes import Scenes
+from tlt_runner.data.sample_digits import Scenes
 
 SAMPLES = Path(__file__).parents[2] / "manifests" / "samples" / "digits"
 NAMESPACE = "flow"

@@ -22,7 +22,7 @@ import numpy as np
 
 from tlt_runner.data.formats import class_names
 from tlt_runner.data.formats.coco import CocoReader
-from tlt_runner.data.formats.folders import Place
+from tlt_runner.data.formats.folders import SourceFolder
 from tlt_runner.data.formats.kitti import KittiReader
 from tlt_runner.data.formats.voc import VocReader
 from tlt_runner.data.formats.yolo import YoloReader
@@ -112,10 +112,14 @@ def _contents(kind: str, cases: int) -> Iterator[bytes]:
 
 
 def _pair(
-    tried: Tried, folder: Path, data: bytes, suffix: str, reader: Callable[[Place, Place], Reader]
+    tried: Tried,
+    folder: Path,
+    data: bytes,
+    suffix: str,
+    reader: Callable[[SourceFolder, SourceFolder], Reader],
 ) -> None:
     (folder / f"a{suffix}").write_bytes(data)
-    place = Place(folder, "")
+    place = SourceFolder(folder, "")
     tried.reader(reader(place, place))
 
 
@@ -134,7 +138,7 @@ def _try_yolo(tried: Tried, folder: Path, data: bytes) -> None:
 def _try_coco(tried: Tried, folder: Path, data: bytes) -> None:
     path = folder / "a.json"
     path.write_bytes(data)
-    tried.reader(CocoReader(Place(folder, ""), [("a.json", path)]))
+    tried.reader(CocoReader(SourceFolder(folder, ""), [("a.json", path)]))
 
 
 def _try_yaml(tried: Tried, folder: Path, data: bytes) -> None:

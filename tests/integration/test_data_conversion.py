@@ -18,7 +18,16 @@ from tlt_runner.data import tfrecords
 from tlt_runner.data.class_mapping import ClassMapping
 from tlt_runner.data.images import geometry
 from tlt_runner.data.preparation.convert import convert
-from tlt_runner.data.sample import Converted, Finding, LabelledBox, Labels, Listing, Oddity, Problem, Sample
+from tlt_runner.data.sample import (
+    Finding,
+    LabelledBox,
+    Labels,
+    Listing,
+    Oddity,
+    Problem,
+    Sample,
+    SampleOutcome,
+)
 from tlt_runner.evaluation.evaluate import evaluate
 
 HEIGHT, WIDTH = 96, 128
@@ -58,11 +67,11 @@ JPEG = _jpeg()
 BOX = LabelledBox("car", (16.0, 32.0, 48.0, 96.0), truncation=0.5, occlusion=1, difficult=True, line=3)
 
 
-def _convert(data: bytes, size: ImageSize = SAME, **labels: object) -> Converted:
+def _convert(data: bytes, size: ImageSize = SAME, **labels: object) -> SampleOutcome:
     return convert(SAMPLE, data, OneLabel(Labels(**labels)), MAPPING, size)  # type: ignore[arg-type]
 
 
-def _record(converted: Converted) -> tf.train.Example:
+def _record(converted: SampleOutcome) -> tf.train.Example:
     assert converted.skipped is None
     return tf.train.Example.FromString(converted.example)
 
@@ -184,7 +193,7 @@ def test_a_bad_image_is_left_out_with_a_finding_and_none_of_its_classes(
     converted = _convert(data, size, boxes=(BOX,))
     assert converted.skipped is not None
     assert (converted.skipped.file, converted.skipped.problem) == ("images/a.jpg", problem)
-    assert converted == Converted(skipped=converted.skipped)
+    assert converted == SampleOutcome(skipped=converted.skipped)
 
 
 def test_a_label_of_another_size_leaves_the_image_out_with_both_sizes() -> None:

@@ -11,7 +11,7 @@ import supervision
 from pycocotools.coco import COCO
 
 from tlt_runner.data.formats.coco import CocoReader
-from tlt_runner.data.formats.folders import Place
+from tlt_runner.data.formats.folders import SourceFolder
 from tlt_runner.data.formats.voc import VocReader
 from tlt_runner.data.sample import Reader
 
@@ -128,14 +128,14 @@ def _sorted(drawn: dict[str, Objects]) -> dict[str, Objects]:
 def test_voc_is_read_as_supervision_reads_it(images: Path, voc: Path) -> None:
     """Both take VOC's pixels as counted from 1 with the last one inside: ``x1 = xmin - 1, x2 = xmax``."""
     dataset = supervision.DetectionDataset.from_pascal_voc(str(images), str(voc))
-    ours = _ours(VocReader(Place(images, "images"), Place(voc, "Annotations")))
+    ours = _ours(VocReader(SourceFolder(images, "images"), SourceFolder(voc, "Annotations")))
     assert ours == _theirs(dataset)
     assert ours == _sorted(_drawn())
 
 
 def test_coco_is_read_as_supervision_reads_it(images: Path, coco: Path) -> None:
     dataset = supervision.DetectionDataset.from_coco(str(images), str(coco))
-    ours = _ours(CocoReader(Place(images, "images"), [("instances.json", coco)]))
+    ours = _ours(CocoReader(SourceFolder(images, "images"), [("instances.json", coco)]))
     assert ours == _theirs(dataset)
     assert ours == _sorted(_drawn())
 
@@ -150,7 +150,7 @@ def test_coco_is_read_as_pycocotools_reads_it(images: Path, coco: Path) -> None:
             for entry in found
             for x, y, width, height in [entry["bbox"]]
         )
-    reader = CocoReader(Place(images, "images"), [("instances.json", coco)])
+    reader = CocoReader(SourceFolder(images, "images"), [("instances.json", coco)])
     assert _ours(reader) == theirs
     crowds = {s.stem: reader.read(s, (HEIGHT, WIDTH)).ignored for s in reader.listing().samples}
     assert [stem for stem, ignored in crowds.items() if ignored] == ["000003"]

@@ -6,9 +6,10 @@ import io
 import json
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any, get_args
 
 import cv2
@@ -20,9 +21,10 @@ from hypothesis import strategies as st
 
 from tlt_api.dataset import Dataset, LabelFormat
 from tlt_api.failures import Reason
+from tlt_api.status import Progress
 from tlt_runner import cli
 from tlt_runner.data.preparation import planning, sources
-from tlt_runner.data.preparation.export_folder import translate
+from tlt_runner.data.preparation.export_folder import export_folder
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Storage
 
@@ -334,7 +336,7 @@ def test_an_image_of_the_size_already_keeps_its_bytes(tmp_path: Path) -> None:
     _assert_same(_read(start, tmp_path), _read(block, tmp_path), 1e-5)
 
 
-def test_what_is_left_out_or_lost_is_told(tmp_path: Path) -> None:
+def test_images_left_out_and_attributes_lost_are_reported(tmp_path: Path) -> None:
     start = _make_kitti(tmp_path / "start", STREETS)
     labels, images = tmp_path / "start/training/label_2", tmp_path / "start/training/image_2"
     whole = (images / "0001.jpg").read_bytes()
@@ -378,12 +380,12 @@ def test_more_bad_samples_than_the_manifest_allows_leave_nothing_behind(tmp_path
     start = _make_kitti(tmp_path / "start", STREETS)
     (tmp_path / "start/training/image_2/0001.jpg").write_bytes(b"")
     with pytest.raises(RunnerError, match="EmptyFile") as failure:
-        _translate(tmp_path, start, tmp_path / "out")
+        _export(tmp_path, start, tmp_path / "out")
     assert failure.value.reason == Reason.BAD_SAMPLES
     assert sorted(path.name for path in tmp_path.iterdir()) == ["start"]
 
 
-def test_a_class_with_a_space_is_renamed_for_kitti_and_told(tmp_path: Path) -> None:
+def test_a_class_with_a_space_is_renamed_for_kitti_and_reported(tmp_path: Path) -> None:
     block = _voc_with_classes(tmp_path, "traffic light", "car")
     code, printed, told = _tlt(
         "convert", "-f", str(_manifest(tmp_path, block)), "--to", "kitti", "--out", str(tmp_path / "out")
@@ -396,7 +398,7 @@ def test_a_class_with_a_space_is_renamed_for_kitti_and_told(tmp_path: Path) -> N
 def test_classes_that_would_become_one_are_refused(tmp_path: Path) -> None:
     block = _voc_with_classes(tmp_path, "traffic light", "traffic_light")
     with pytest.raises(RunnerError, match="cannot tell classes 'traffic light' and 'traffic_light' apart"):
-        _translate(tmp_path, block, tmp_path / "out", "kitti")
+        _export(tmp_path, block, tmp_path / "out", "kitti")
     assert not (tmp_path / "out").exists()
 
 
@@ -430,30 +432,24 @@ def test_nothing_of_the_users_is_overwritten(tmp_path: Path) -> None:
     out.mkdir()
     (out / "mine.txt").write_text("mine")
     with pytest.raises(RunnerError, match="which holds mine.txt") as failure:
-        _translate(tmp_path, start, out)
+        _export(tmp_path, start, out)
     assert failure.value.reason == Reason.INVALID_SPEC
     with pytest.raises(RunnerError, match="which holds a file"):
-        _translate(tmp_path, start, out / "mine.txt")
+        _export(tmp_path, start, out / "mine.txt")
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
 
 
 def test_an_empty_folder_is_as_good_as_a_new_one(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    _translate(tmp_path, _make_kitti(tmp_path / "start", STREETS), tmp_path / "out")
+    _export(tmp_path, _make_kitti(tmp_path / "start", STREETS), tmp_path / "out")
     assert (tmp_path / "out/data.yaml").is_file()
 
 
 def test_an_interrupted_conversion_leaves_nothing_behind(tmp_path: Path) -> None:
     start = _make_kitti(tmp_path / "start", STREETS)
-    done: list[int] = []
+    stop = Event()
     with pytest.raises(RunnerError) as failure:
-        _translate(
-            tmp_path,
-            start,
-            tmp_path / "new/out",
-            stopped=lambda: len(done) > 0,
-            tell=lambda count, _total: done.append(count),
-        )
+        _export(tmp_path, start, tmp_path / "new/out", reporter=_At(1, stop.set), stop=stop)
     assert failure.value.reason == Reason.INTERRUPTED
     assert list((tmp_path / "new").iterdir()) == []
 
@@ -461,20 +457,32 @@ def test_an_interrupted_conversion_leaves_nothing_behind(tmp_path: Path) -> None
 def test_an_output_that_somebody_filled_meanwhile_is_left_alone(tmp_path: Path) -> None:
     start, out = _make_kitti(tmp_path / "start", STREETS), tmp_path / "out"
 
-    def fill(_done: int, _total: int) -> None:
+    def fill() -> None:
         out.mkdir(exist_ok=True)
         (out / "mine.txt").touch()
 
     with pytest.raises(RunnerError, match="holds something now"):
-        _translate(tmp_path, start, out, tell=fill)
+        _export(tmp_path, start, out, reporter=_At(1, fill))
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
 
 
-def _translate(
+class _At:
+    """A reporter that does something when an image is done."""
+
+    def __init__(self, image: int, action: Callable[[], None]) -> None:
+        self._image = image
+        self._action = action
+
+    def progress(self, progress: Progress) -> None:
+        if progress.step == self._image:
+            self._action()
+
+
+def _export(
     root: Path, block: Mapping[str, Any], out: Path, target: LabelFormat = "yolo", **more: Any
 ) -> None:
     storage = Storage(scratch=root / "scratch")
-    translate(Dataset.model_validate(block), storage, target, out, resize=False, **more)
+    export_folder(Dataset.model_validate(block), storage, target, out, resize=False, **more)
 
 
 @pytest.mark.parametrize(
@@ -490,5 +498,5 @@ def test_options_that_do_not_go_together_are_a_mistake(tmp_path: Path, arguments
 def test_a_folder_within_the_data_set_is_refused(tmp_path: Path) -> None:
     start = _make_kitti(tmp_path / "start", STREETS)
     with pytest.raises(RunnerError, match="expected a folder for --out apart from the data set's") as caught:
-        _translate(tmp_path, start, tmp_path / "start/training/image_2/new")
+        _export(tmp_path, start, tmp_path / "start/training/image_2/new")
     assert caught.value.reason == Reason.INVALID_SPEC

@@ -173,7 +173,7 @@ def test_colours_are_limited_to_bytes_and_black_from_outside_stays_black() -> No
     assert (image[:, WIDTH // 2 + 1 :] == 255).all()
 
 
-def test_numbers_depend_on_seed_epoch_and_place_alone() -> None:
+def test_numbers_depend_on_seed_epoch_and_position_alone() -> None:
     keys = [(1, 0, 0), (1, 0, 0), (2, 0, 0), (1, 1, 0), (1, 0, 1)]
     first, again, *others = [augment.generator(*key).random(4).tolist() for key in keys]
     assert first == again

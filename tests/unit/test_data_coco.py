@@ -8,8 +8,8 @@ import pytest
 
 from tlt_api.failures import Reason
 from tlt_runner.data.formats.coco import CocoReader
-from tlt_runner.data.formats.coco_merge import MAX_FINDINGS
-from tlt_runner.data.formats.folders import Place
+from tlt_runner.data.formats.coco.merge import MAX_FINDINGS
+from tlt_runner.data.formats.folders import SourceFolder
 from tlt_runner.data.sample import LabelledBox, Labels, Listing, Problem
 from tlt_runner.errors import RunnerError
 
@@ -38,7 +38,7 @@ def _reader(folder: Path, images: list[str], *contents: object) -> CocoReader:
         path = folder / f"{number}.json"
         path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
         files.append((f"annotations/{number}.json", path))
-    return CocoReader(Place(folder / "images", "images"), files)
+    return CocoReader(SourceFolder(folder / "images", "images"), files)
 
 
 def _read(folder: Path, *contents: object, images: tuple[str, ...] = ("a.jpg",)) -> tuple[Listing, Labels]:
@@ -234,7 +234,7 @@ VERDICTS = [
 
 
 @pytest.mark.parametrize(("entry", "problem", "message"), VERDICTS)
-def test_an_annotation_that_cannot_be_used_gets_a_verdict_with_its_place(
+def test_an_unusable_annotation_gets_a_finding_that_names_it(
     tmp_path: Path, entry: dict[str, Any], problem: Problem, message: str
 ) -> None:
     good = _annotation(5, 1, [0, 0, 1, 1])
@@ -350,7 +350,7 @@ OTHER_KINDS = [
 
 
 @pytest.mark.parametrize(("content", "line", "message"), UNUSABLE)
-def test_a_file_that_is_no_coco_file_is_left_out_and_said(
+def test_a_file_that_is_no_coco_file_is_left_out_and_reported(
     tmp_path: Path, content: object, line: int | None, message: str
 ) -> None:
     listing, labels = _read(tmp_path, content, GOOD)

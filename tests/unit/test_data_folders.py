@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tlt_runner.data.formats import folders
-from tlt_runner.data.formats.folders import Place
+from tlt_runner.data.formats import folder_reader, folders
+from tlt_runner.data.formats.folders import SourceFolder
 from tlt_runner.data.sample import Finding, Listing, Problem
 
 
@@ -22,7 +22,7 @@ def _make(folder: Path, names: str) -> Path:
 def _pair(root: Path, images: str, labels: str) -> Listing:
     _make(root / "i", images)
     _make(root / "l", labels)
-    return folders.pair(Place(root / "i", "i"), Place(root / "l", "l"), ".txt")
+    return folder_reader.pair(SourceFolder(root / "i", "i"), SourceFolder(root / "l", "l"), ".txt")
 
 
 def _labels(listing: Listing) -> dict[str, str]:
@@ -36,21 +36,21 @@ def _found(findings: object) -> list[tuple[str, Problem]]:
 
 def test_images_of_sub_folders_are_found_in_order(tmp_path: Path) -> None:
     _make(tmp_path, "b/2.jpg b/1.JPEG a/deep/er/1.png 3.jpg")
-    assert folders.find_images(Place(tmp_path, "x")) == folders.Images(
+    assert folders.find_images(SourceFolder(tmp_path, "x")) == folders.Images(
         ["3.jpg", "a/deep/er/1.png", "b/1.JPEG", "b/2.jpg"], [], 0
     )
 
 
 def test_hidden_entries_are_not_looked_into_and_counted_as_other_files(tmp_path: Path) -> None:
     _make(tmp_path, "1.jpg ._1.jpg .thumbnails/1.jpg .thumbnails/2.jpg notes.txt")
-    found = folders.find_images(Place(tmp_path, ""))
+    found = folders.find_images(SourceFolder(tmp_path, ""))
     assert (found.names, found.skipped, found.other_files) == (["1.jpg"], [], 3)
 
 
 @pytest.mark.parametrize("name", ["a.bmp", "a.GIF", "a.webp", "a.tif", "a.tiff", "a.heic"])
 def test_an_image_of_another_kind_is_never_passed_over(tmp_path: Path, name: str) -> None:
     _make(tmp_path, name)
-    found = folders.find_images(Place(tmp_path, "i"))
+    found = folders.find_images(SourceFolder(tmp_path, "i"))
     message = f"expected .jpg, .jpeg or .png, got {Path(name).suffix.lower()}: convert it"
     assert found == folders.Images([], [Finding(f"i/{name}", Problem.UNSUPPORTED_IMAGE, message)], 0)
 
@@ -58,7 +58,7 @@ def test_an_image_of_another_kind_is_never_passed_over(tmp_path: Path, name: str
 def test_links_to_files_count_as_files(tmp_path: Path) -> None:
     _make(tmp_path, "store/1.bin i/x.txt")
     (tmp_path / "i/1.jpg").symlink_to(tmp_path / "store/1.bin")
-    assert folders.find_images(Place(tmp_path / "i", "i")).names == ["1.jpg"]
+    assert folders.find_images(SourceFolder(tmp_path / "i", "i")).names == ["1.jpg"]
 
 
 def test_links_to_folders_are_not_followed_and_those_that_lead_elsewhere_are_reported(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_links_to_folders_are_not_followed_and_those_that_lead_elsewhere_are_rep
     (tmp_path / "i/far").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "i/near").symlink_to("a")
     (tmp_path / "i/a/up").symlink_to("..")
-    found = folders.find_images(Place(tmp_path / "i", "i"))
+    found = folders.find_images(SourceFolder(tmp_path / "i", "i"))
     assert (found.names, found.other_files) == (["a/2.jpg"], 2)
     assert _found(found.skipped) == [("i/far", Problem.UNREADABLE_IMAGE)]
 
@@ -75,7 +75,7 @@ def test_dead_links_loops_and_special_files_are_unreadable(tmp_path: Path) -> No
     (tmp_path / "dead.jpg").symlink_to("nowhere")
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
-    found = folders.find_images(Place(tmp_path, ""))
+    found = folders.find_images(SourceFolder(tmp_path, ""))
     assert _found(found.skipped) == [
         (name, Problem.UNREADABLE_IMAGE) for name in ("dead.jpg", "loop.jpg", "pipe.jpg")
     ]
@@ -85,7 +85,7 @@ def test_dead_links_loops_and_special_files_are_unreadable(tmp_path: Path) -> No
 def test_a_folder_that_may_not_be_opened_is_reported(tmp_path: Path) -> None:
     _make(tmp_path, "1.jpg closed/2.jpg")
     (tmp_path / "closed").chmod(0)
-    found = folders.find_images(Place(tmp_path, "i"))
+    found = folders.find_images(SourceFolder(tmp_path, "i"))
     (tmp_path / "closed").chmod(0o700)
     assert (found.names, _found(found.skipped)) == (["1.jpg"], [("i/closed", Problem.UNREADABLE_IMAGE)])
 
@@ -99,7 +99,7 @@ def test_folders_too_deep_for_a_path_are_reported(tmp_path: Path) -> None:
         os.close(handle)
         handle = inner
     os.close(handle)
-    found = folders.find_images(Place(tmp_path, "i"))
+    found = folders.find_images(SourceFolder(tmp_path, "i"))
     ((file, problem),) = _found(found.skipped)
     assert (found.names, problem) == (["1.jpg"], Problem.UNREADABLE_IMAGE)
     assert 0 < file.count("d" * 200) < 24
@@ -120,7 +120,7 @@ def test_a_name_that_cannot_be_written_down_is_left_out_and_shown_as_escapes(
     _make(tmp_path, "i/ok.jpg l/ok.txt")
     for folder, suffix in ((b"/i/", b".jpg"), (b"/l/", b".txt")):
         os.close(os.open(os.fsencode(tmp_path) + folder + name.replace(b".jpg", suffix), os.O_CREAT))
-    listing = folders.pair(Place(tmp_path / "i", "i"), Place(tmp_path / "l", "l"), ".txt")
+    listing = folder_reader.pair(SourceFolder(tmp_path / "i", "i"), SourceFolder(tmp_path / "l", "l"), ".txt")
     assert _found(listing.skipped) == [(shown, Problem.UNSAFE_NAME)]
     assert (list(_labels(listing)), listing.images, listing.orphans) == (["ok"], 2, [])
     written = json.dumps(
@@ -132,7 +132,7 @@ def test_a_name_that_cannot_be_written_down_is_left_out_and_shown_as_escapes(
 def test_a_label_whose_name_cannot_be_written_down_and_without_an_image_is_an_orphan(tmp_path: Path) -> None:
     _make(tmp_path, "i/ok.jpg l/ok.txt")
     os.close(os.open(os.fsencode(tmp_path) + b"/l/\xe9.txt", os.O_CREAT))
-    listing = folders.pair(Place(tmp_path / "i", "i"), Place(tmp_path / "l", "l"), ".txt")
+    listing = folder_reader.pair(SourceFolder(tmp_path / "i", "i"), SourceFolder(tmp_path / "l", "l"), ".txt")
     assert _found(listing.orphans) == [("l/\\udce9.txt", Problem.LABEL_WITHOUT_IMAGE)]
 
 
@@ -142,7 +142,7 @@ def test_spaces_dots_and_letters_of_any_language_are_names_like_others(tmp_path:
         (tmp_path / folder).mkdir()
         for name in names:
             (tmp_path / folder / f"{name}{suffix}").touch()
-    listing = folders.pair(Place(tmp_path / "i", "i"), Place(tmp_path / "l", "l"), ".txt")
+    listing = folder_reader.pair(SourceFolder(tmp_path / "i", "i"), SourceFolder(tmp_path / "l", "l"), ".txt")
     assert _labels(listing) == {name: f"l/{name}.txt" for name in names}
     assert not listing.skipped
 
@@ -226,7 +226,7 @@ def test_the_label_of_an_image_that_cannot_be_used_is_no_orphan(tmp_path: Path) 
 
 def test_places_at_the_root_have_no_folder_in_their_names(tmp_path: Path) -> None:
     _make(tmp_path, "1.jpg 1.txt 2.jpg 3.txt")
-    listing = folders.pair(Place(tmp_path, ""), Place(tmp_path, ""), ".txt")
+    listing = folder_reader.pair(SourceFolder(tmp_path, ""), SourceFolder(tmp_path, ""), ".txt")
     (sample,) = listing.samples
     assert (sample.name, sample.image_file, sample.label_file) == ("1", "1.jpg", "1.txt")
     assert _found(listing.skipped) == [("2.jpg", Problem.NO_LABEL)]
@@ -240,7 +240,7 @@ def test_every_image_is_a_sample_or_skipped(tmp_path: Path) -> None:
     assert listing.other_files == 1
 
 
-def test_what_a_folder_holds_is_told_by_suffix(tmp_path: Path) -> None:
+def test_holdings_count_files_by_suffix(tmp_path: Path) -> None:
     _make(tmp_path, "a.xml b/c.xml d.XML e.json README .hidden")
     assert folders.holdings(tmp_path) == "3 .xml files, 1 .json file, 1 hidden file, 1 more"
 
@@ -249,7 +249,7 @@ def test_an_empty_folder_holds_no_file(tmp_path: Path) -> None:
     assert folders.holdings(tmp_path) == "no file"
 
 
-def test_what_tools_put_beside_labels_is_no_label(tmp_path: Path) -> None:
+def test_side_files_of_tools_are_not_labels(tmp_path: Path) -> None:
     listing = _pair(tmp_path, "1.jpg train.jpg", "1.txt classes.txt README.txt train.txt stray.txt")
     assert _labels(listing) == {"1": "l/1.txt", "train": "l/train.txt"}
     assert sorted(listing.side_files) == ["l/README.txt", "l/classes.txt"]
@@ -259,5 +259,5 @@ def test_what_tools_put_beside_labels_is_no_label(tmp_path: Path) -> None:
 
 def test_labels_beside_the_images_are_no_other_files(tmp_path: Path) -> None:
     _make(tmp_path, "d/1.jpg d/1.txt d/notes.md")
-    listing = folders.pair(Place(tmp_path / "d", "d"), Place(tmp_path / "d", "d"), ".txt")
+    listing = folder_reader.pair(SourceFolder(tmp_path / "d", "d"), SourceFolder(tmp_path / "d", "d"), ".txt")
     assert (len(listing.samples), listing.other_files) == (1, 1)

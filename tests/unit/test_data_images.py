@@ -251,7 +251,9 @@ def test_the_end_marker_of_an_embedded_thumbnail_does_not_count() -> None:
         "wrong checksum of a text",
     ],
 )
-def test_what_harms_no_pixel_is_no_reason(data: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+def test_fields_that_do_not_affect_pixels_do_not_refuse_an_image(
+    data: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
     name = "a.png" if data.startswith(PNG[:8]) else "a.jpg"
     assert _inspect(data, name).oddities == ()
     whole = PNG if name == "a.png" else JPEG
@@ -311,7 +313,7 @@ def test_a_png_that_was_written_wrong_is_refused(data: bytes) -> None:
     assert _problem(data) == Problem.CORRUPT_IMAGE
 
 
-def test_files_that_are_no_images_are_named_for_what_they_are() -> None:
+def test_the_message_names_the_kind_of_a_file_that_is_no_image() -> None:
     assert _problem(b"") == Problem.EMPTY_FILE
     assert _problem(b"not an image at all") == Problem.UNREADABLE_IMAGE
     assert _problem(JPEG[: len(JPEG) // 2]) == Problem.TRUNCATED_IMAGE
@@ -333,7 +335,7 @@ def test_files_that_are_no_images_are_named_for_what_they_are() -> None:
     ],
     ids=["gif", "bmp", "webp", "tiff", "html", "lfs", "zeros", "other"],
 )
-def test_other_content_under_an_image_name_is_called_what_it_is(data: bytes, kind: str) -> None:
+def test_the_message_names_the_kind_of_other_content_under_an_image_name(data: bytes, kind: str) -> None:
     refusal = _refusal(_inspect, data)
     assert refusal.problem == Problem.UNREADABLE_IMAGE
     assert refusal.message == f"expected a JPEG or PNG image, got {kind}"
@@ -400,7 +402,7 @@ def test_an_arithmetic_coded_jpeg_cannot_be_kept() -> None:
     assert not decode.header(data, "a.jpg").fits_records
 
 
-def test_what_only_phones_understand_is_unsupported() -> None:
+def test_formats_of_phones_are_unsupported() -> None:
     assert _problem(PNG[:8] + _chunk(b"CgBI", b"\0\0\0\0") + PNG[8:]) == Problem.UNSUPPORTED_IMAGE
 
 
@@ -429,13 +431,13 @@ class _FailingPath(type(Path())):  # type: ignore[misc]
         raise OSError(errno.EIO, "Input/output error")
 
 
-def test_a_failing_disk_is_no_verdict_on_the_file(tmp_path: Path) -> None:
+def test_a_failing_disk_is_an_error_and_not_a_finding_about_the_file(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(JPEG)
     with pytest.raises(OSError, match="Input/output"):
         decode.read(_FailingPath(tmp_path / "a.jpg"))
 
 
-def test_what_is_encoded_is_close_to_what_was_given() -> None:
+def test_encoded_pixels_are_close_to_the_original() -> None:
     smooth = cv2.GaussianBlur(PIXELS, (0, 0), 5)
     back = decode.decode(decode.encode(smooth), "a.jpg").pixels
     assert np.abs(back.astype(int) - smooth.astype(int)).mean() < 2

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tlt_runner.data.formats.folders import Place
+from tlt_runner.data.formats.folders import SourceFolder
 from tlt_runner.data.formats.kitti import KittiReader
 from tlt_runner.data.sample import Labels, Problem, Sample
 
@@ -17,7 +17,7 @@ def _read(folder: Path, content: bytes) -> Labels:
     label = folder / "labels" / "a.txt"
     label.write_bytes(content)
     reader = KittiReader(
-        Place(folder / "images", "training/images"), Place(folder / "labels", "training/labels")
+        SourceFolder(folder / "images", "training/images"), SourceFolder(folder / "labels", "training/labels")
     )
     return reader.read(
         Sample(
@@ -83,7 +83,7 @@ def test_a_class_keeps_letters_of_any_language(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [GOOD.encode("utf-16"), GOOD.replace("Car", "Stra\xdfe").encode("latin-1")]
 )
-def test_a_label_in_another_encoding_gets_one_verdict(tmp_path: Path, content: bytes) -> None:
+def test_a_label_in_another_encoding_gets_one_finding(tmp_path: Path, content: bytes) -> None:
     (finding,) = _read(tmp_path, content).findings
     assert finding.problem == Problem.UNREADABLE_LABEL
     assert finding.message.startswith("expected UTF-8 text")
@@ -110,7 +110,7 @@ def test_a_line_without_end_is_not_taken_apart(tmp_path: Path) -> None:
 
 
 def test_a_label_that_vanished_gets_a_verdict(tmp_path: Path) -> None:
-    reader = KittiReader(Place(tmp_path, "i"), Place(tmp_path, "l"))
+    reader = KittiReader(SourceFolder(tmp_path, "i"), SourceFolder(tmp_path, "l"))
     sample = Sample("i/a", "a", tmp_path / "a.jpg", "i/a.jpg", "l/a.txt", tmp_path / "a.txt")
     (finding,) = reader.read(sample, (1, 1)).findings
     assert str(finding) == (
@@ -119,7 +119,7 @@ def test_a_label_that_vanished_gets_a_verdict(tmp_path: Path) -> None:
 
 
 def test_classes_are_counted_without_the_image(tmp_path: Path) -> None:
-    reader = KittiReader(Place(tmp_path, "i"), Place(tmp_path, "l"))
+    reader = KittiReader(SourceFolder(tmp_path, "i"), SourceFolder(tmp_path, "l"))
     (tmp_path / "a.txt").write_text(f"{GOOD}\n{GOOD.replace('Car', 'Van')}\n{GOOD}\nCar 1\n")
     sample = Sample("i/a", "a", tmp_path / "a.jpg", "i/a.jpg", "l/a.txt", tmp_path / "a.txt")
     assert reader.classes(sample) == {"Car": 2, "Van": 1}
@@ -199,7 +199,7 @@ def test_a_bad_line_gets_a_verdict_with_file_line_and_field(
     assert finding.message.startswith(message)
 
 
-def test_a_label_that_is_no_text_gets_one_verdict(tmp_path: Path) -> None:
+def test_a_label_that_is_no_text_gets_one_finding(tmp_path: Path) -> None:
     labels = _read(tmp_path, b"\x89PNG\xff\xfe\x00")
     assert labels.boxes == ()
     assert [(finding.problem, finding.line) for finding in labels.findings] == [
@@ -216,7 +216,7 @@ def test_images_and_labels_are_paired_by_stem(tmp_path: Path) -> None:
     (images / "broken.jpg").symlink_to("nowhere")
     for name in ("a.txt", "b.txt", "z.txt", "readme.md"):
         (labels / name).touch()
-    listing = KittiReader(Place(images, "i"), Place(labels, "l")).listing()
+    listing = KittiReader(SourceFolder(images, "i"), SourceFolder(labels, "l")).listing()
     assert [(sample.name, sample.image.name) for sample in listing.samples] == [
         ("i/a", "a.jpg"),
         ("i/b", "b.JPG"),

@@ -12,9 +12,9 @@ from tlt_api.model import Anchors
 from tlt_runner.data.class_mapping import ClassMapping
 from tlt_runner.data.report import charts, html
 from tlt_runner.data.report.report import DatasetReport, ReportedSize
-from tlt_runner.data.report.statistics import Tally
+from tlt_runner.data.report.statistics import DatasetStatistics
 from tlt_runner.data.report.thumbnails import SHOWN, worst
-from tlt_runner.data.sample import Converted, Finding, Listing, Oddity, Problem, Sample
+from tlt_runner.data.sample import Finding, Listing, Oddity, Problem, Sample, SampleOutcome
 from tlt_runner.storage import Storage, join
 
 MAPPING = ClassMapping({"car": "vehicle", "man": "person"})
@@ -57,18 +57,22 @@ def _sample(image: str) -> Sample:
     return Sample(image[:-4], image[:-4], Path(image), image, f"l/{image}.txt", image)
 
 
-def _bad(image: str, *problems: Problem, box: tuple[float, float, float, float] | None = None) -> Converted:
+def _bad(
+    image: str, *problems: Problem, box: tuple[float, float, float, float] | None = None
+) -> SampleOutcome:
     found = [Finding(f"l/{image}.txt", problem, "wrong", 3, box) for problem in problems]
     sizes = [(60.0, 70.0), (64.0, 64.0)]
-    return Converted(example=b"x", dropped=found, objects=[0, 1], sizes=sizes, source_classes=["car", "man"])
+    return SampleOutcome(
+        example=b"x", dropped=found, objects=[0, 1], sizes=sizes, source_classes=["car", "man"]
+    )
 
 
-def _report(*images: tuple[str, Converted]) -> DatasetReport:
-    tally = Tally()
-    tally.add_listings([Listing([], len(images), [], [], [], 0, [])])
+def _report(*images: tuple[str, SampleOutcome]) -> DatasetReport:
+    statistics = DatasetStatistics()
+    statistics.add_listings([Listing([], len(images), [], [], [], 0, [])])
     for image, converted in images:
-        tally.add(_sample(image), converted, "training")
-    return tally.to_report(MAPPING)
+        statistics.add(_sample(image), converted, "training")
+    return statistics.to_report(MAPPING)
 
 
 def test_the_page_is_whole_and_loads_nothing() -> None:
@@ -82,36 +86,44 @@ def test_the_page_is_whole_and_loads_nothing() -> None:
 
 
 def test_names_of_strangers_stay_text() -> None:
-    tally = Tally()
+    statistics = DatasetStatistics()
     finding = Finding(EVIL, Problem.EMPTY_FILE, EVIL)
-    tally.add_listings([Listing([], 1, [finding], [finding], [finding], 0, [])])
-    converted = Converted(example=b"x", dropped=[finding], source_classes=[EVIL], oddities=tuple(Oddity))
-    tally.add(_sample(EVIL), converted, "training")
-    tally.add_duplicates([EVIL], [EVIL])
-    report = tally.to_report(MAPPING)
+    statistics.add_listings([Listing([], 1, [finding], [finding], [finding], 0, [])])
+    converted = SampleOutcome(example=b"x", dropped=[finding], source_classes=[EVIL], oddities=tuple(Oddity))
+    statistics.add(_sample(EVIL), converted, "training")
+    statistics.add_duplicates([EVIL], [EVIL])
+    report = statistics.to_report(MAPPING)
     text = html.render(report, Anchors(), html.thumbnails(report, lambda _: None))
     parsed = Parsed(text)
     assert "script" not in parsed.tags
     shown = "<script>alert('x')</script>&\"\\x07\\udcff.jpg"
     assert parsed.text.count(shown) >= 14
     assert text.encode("utf-8")
-    # The report and the tally can be written, too.
+    # The report and the statistics can be written, too.
     assert DatasetReport.model_validate_json(report.model_dump_json()) == report
-    assert Tally.model_validate_json(tally.model_dump_json()) == tally
+    assert DatasetStatistics.model_validate_json(statistics.model_dump_json()) == statistics
+
+
+def test_names_of_classes_stay_text_in_the_chart() -> None:
+    evil = "<svg/onload=x>\x07"
+    report = DatasetStatistics().to_report(ClassMapping({"car": evil}))
+    parsed = Parsed(html.render(report, Anchors(), []))
+    assert parsed.tags.count("svg") == 1
+    assert "<svg/onload=x>\\x07" in parsed.text
 
 
 def test_tables_end_and_say_how_many_there_are() -> None:
-    tally = Tally()
+    statistics = DatasetStatistics()
     skipped = [Finding(f"i/{number:04}.jpg", Problem.EMPTY_FILE, "0 bytes") for number in range(1234)]
-    tally.add_listings([Listing([], 1234, skipped, [], [], 0, [])])
-    text = html.render(tally.to_report(MAPPING), Anchors(), [])
+    statistics.add_listings([Listing([], 1234, skipped, [], [], 0, [])])
+    text = html.render(statistics.to_report(MAPPING), Anchors(), [])
     assert "200 of 1,234" in text
     assert "and 1,034 more: see dataset-report.json" in text
     assert ("i/0199.jpg" in text, "i/0200.jpg" in text) == (True, False)
 
 
 def test_a_page_of_a_clean_data_set_says_so() -> None:
-    report = _report(("a.jpg", Converted(example=b"x", objects=[0, 1], sizes=[(9.0, 9.0)] * 2)))
+    report = _report(("a.jpg", SampleOutcome(example=b"x", objects=[0, 1], sizes=[(9.0, 9.0)] * 2)))
     parsed = Parsed(html.render(report, Anchors(), []))
     assert "Nothing: every image and every label line is used." in parsed.text
 
@@ -122,9 +134,9 @@ def test_anchors_that_are_chosen_later_are_not_drawn() -> None:
     assert ("<circle" in text, "anchors.auto" in text) == (False, True)
 
 
-def test_an_anchor_suits_what_it_overlaps_by_half() -> None:
+def test_an_anchor_suits_an_object_that_it_overlaps_by_half() -> None:
     anchors = Anchors(scales=[64], ratios=[1.0, 4.0])
-    assert charts.anchor_shapes(anchors) == [(64, 64), (128, 32)]
+    assert anchors.shapes() == [(64, 64), (128, 32)]
     # 64 x 33 and 64 x 64: 33 / 64 = 0.516. 64 x 31 and 64 x 64: 31 / 64 = 0.484; and 128 x 32: 31 / 64, too.
     sizes = [ReportedSize(width=64, height=33, objects=3), ReportedSize(width=64, height=31, objects=1)]
     assert charts.suited(sizes, anchors) == pytest.approx(0.75)
@@ -156,7 +168,7 @@ def test_a_picture_is_small_and_shows_the_dropped_box(tmp_path: Path) -> None:
     assert base64.b64encode(thumbnail.jpeg).decode() in html.render(report, Anchors(), [thumbnail])
 
 
-def test_what_cannot_be_drawn_gets_a_tile_with_its_first_bytes(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_drawn_gets_a_tile_with_its_first_bytes(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"GIF89a no picture")
     png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (60_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
     (tmp_path / "bomb.png").write_bytes(png)
@@ -180,7 +192,7 @@ def test_a_cut_image_is_drawn_as_far_as_it_goes(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype(np.uint8)
     whole = cv2.imencode(".jpg", pixels)[1].tobytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    report = _report(("cut.jpg", Converted(skipped=Finding("cut.jpg", Problem.TRUNCATED_IMAGE, "cut"))))
+    report = _report(("cut.jpg", SampleOutcome(skipped=Finding("cut.jpg", Problem.TRUNCATED_IMAGE, "cut"))))
     (thumbnail,) = html.thumbnails(report, lambda image: tmp_path / image)
     assert thumbnail.jpeg is not None
     assert len(thumbnail.jpeg) <= 8000

@@ -7,8 +7,8 @@ from posixpath import basename, splitext
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tlt_runner.data.formats import folders
-from tlt_runner.data.formats.folders import Place
+from tlt_runner.data.formats import folder_reader
+from tlt_runner.data.formats.folders import SourceFolder
 from tlt_runner.data.sample import Problem
 
 FOLDERS = st.sampled_from(["", "a/", "b/", "a/c/"])
@@ -28,7 +28,9 @@ def test_every_file_is_accounted_for_once(images: set[str], labels: set[str]) ->
             for name in names:
                 (Path(root) / place / name).parent.mkdir(parents=True, exist_ok=True)
                 (Path(root) / place / name).touch()
-        listing = folders.pair(Place(Path(root) / "i", "i"), Place(Path(root) / "l", "l"), ".txt")
+        listing = folder_reader.pair(
+            SourceFolder(Path(root) / "i", "i"), SourceFolder(Path(root) / "l", "l"), ".txt"
+        )
     used = [sample.image_file for sample in listing.samples]
     skipped = [finding.file for finding in listing.skipped]
     assert sorted(used + skipped) == sorted(f"i/{name}" for name in images)

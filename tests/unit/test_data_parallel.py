@@ -10,7 +10,7 @@ import pytest
 from tlt_api.failures import Reason
 from tlt_api.status import Progress
 from tlt_runner.data import parallel
-from tlt_runner.data.parallel import Meter, in_order, workers
+from tlt_runner.data.parallel import StageProgress, in_order, workers
 from tlt_runner.errors import RunnerError
 
 
@@ -44,14 +44,14 @@ def test_a_pod_limit_lowers_the_number_of_workers(tmp_path: Path, limit: str, mo
     assert workers(tmp_path / "cpu.max") == (unlimited if most is None else most)
 
 
-def test_a_stop_raises_interrupted_with_the_place() -> None:
+def test_a_stop_raises_interrupted_with_the_position() -> None:
     stop = Event()
-    meter = Meter("convert", 10, None, stop)
-    meter.advance()
-    meter.check()
+    progress = StageProgress("convert", 10, None, stop)
+    progress.advance()
+    progress.raise_if_stopped()
     stop.set()
     with pytest.raises(RunnerError, match="image 1 of 10") as caught:
-        meter.check()
+        progress.raise_if_stopped()
     assert caught.value.reason == Reason.INTERRUPTED
 
 
@@ -71,23 +71,23 @@ class Heard:
 
 def test_the_speed_is_that_of_the_last_seconds_and_gives_the_time_left() -> None:
     now, heard = 0.0, Heard()
-    meter = Meter("convert", 1000, heard, None, clock=lambda: now)  # type: ignore[arg-type]
+    progress = StageProgress("convert", 1000, heard, None, clock=lambda: now)  # type: ignore[arg-type]
     for _ in range(100):  # 100 images of 1 s: long ago
         now += 1
-        meter.advance()
+        progress.advance()
     for _ in range(300):  # 300 images of 0.1 s: the last 30 s
         now += 0.1
-        meter.advance()
+        progress.advance()
     last = heard.steps[-1]
     assert (last.stage, last.step) == ("convert", 400)
     assert last.images_per_second == pytest.approx(10, rel=0.06)
     assert last.eta_seconds == pytest.approx(60, abs=4)
 
 
-def test_what_was_there_already_says_nothing_of_the_speed() -> None:
+def test_skipped_images_do_not_count_for_the_speed() -> None:
     now, heard = 0.0, Heard()
-    meter = Meter("convert", 1000, heard, None, clock=lambda: now)  # type: ignore[arg-type]
-    meter.skip(990)
+    progress = StageProgress("convert", 1000, heard, None, clock=lambda: now)  # type: ignore[arg-type]
+    progress.skip(990)
     now = 5.0
-    meter.advance()
+    progress.advance()
     assert [(step.step, step.images_per_second, step.eta_seconds) for step in heard.steps] == [(991, 0.2, 45)]

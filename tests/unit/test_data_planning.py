@@ -9,7 +9,7 @@ import pytest
 
 from tlt_api.dataset import Dataset
 from tlt_runner.data.preparation import planning
-from tlt_runner.data.preparation.planning import Planned
+from tlt_runner.data.preparation.planning import PlannedSample
 from tlt_runner.data.preparation.sources import Source
 from tlt_runner.data.sample import Labels, Listing, Sample
 from tlt_runner.errors import RunnerError
@@ -81,7 +81,7 @@ def test_folders_of_their_own_are_not_drawn_from(storage: Storage, tmp_path: Pat
     ]
 
 
-def test_the_file_of_groups_keeps_images_together_and_its_gaps_are_told(
+def test_the_file_of_groups_keeps_images_together_and_its_gaps_are_reported(
     storage: Storage, tmp_path: Path
 ) -> None:
     (tmp_path / "groups.csv").write_text(
@@ -99,9 +99,9 @@ def test_the_file_of_groups_keeps_images_together_and_its_gaps_are_told(
     ]
 
 
-def _planned(count: int, subset: Any = "training") -> list[Planned]:
+def _planned(count: int, subset: Any = "training") -> list[PlannedSample]:
     reader = Reader({f"{number:06d}": [] for number in range(count)})
-    return [Planned(sample, reader, subset) for sample in reader.listing().samples]
+    return [PlannedSample(sample, reader, subset) for sample in reader.listing().samples]
 
 
 @pytest.mark.parametrize(
@@ -134,9 +134,10 @@ def test_images_are_in_the_order_of_a_hash_of_their_name() -> None:
     assert [item.sample.name for item in other.items] == names
 
 
-def test_images_that_are_there_twice_are_named() -> None:
+def test_images_that_occur_twice_are_named() -> None:
     items = _planned(3) + [
-        Planned(Sample(f"v/{s}", s, Path(s), f"v/{s}.jpg", "", s), Reader({}), "validation") for s in "ab"
+        PlannedSample(Sample(f"v/{s}", s, Path(s), f"v/{s}.jpg", "", s), Reader({}), "validation")
+        for s in "ab"
     ]
     images = {"i/000000": b"x", "i/000001": b"y", "i/000002": b"x", "v/a": b"y", "v/b": b"z"}
     assert planning.duplicates(items, images) == (["v/a.jpg"], ["i/000002.jpg"])

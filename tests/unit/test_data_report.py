@@ -1,4 +1,4 @@
-"""The tally of a preparation, the report that comes of it, and when bad samples end the job."""
+"""The statistics of a preparation, the report that comes of it, and when bad samples end the job."""
 
 from dataclasses import replace
 
@@ -11,10 +11,10 @@ from tlt_api.failures import Reason
 from tlt_api.runreport import RunReport, to_termination_message
 from tlt_api.status import Failure
 from tlt_runner.data.class_mapping import ClassMapping
-from tlt_runner.data.report import statistics as tally_module
+from tlt_runner.data.report import statistics as statistics_module
 from tlt_runner.data.report.report import DatasetReport, judge, to_status
-from tlt_runner.data.report.statistics import Tally
-from tlt_runner.data.sample import Converted, Finding, Listing, Oddity, Problem, Sample
+from tlt_runner.data.report.statistics import DatasetStatistics
+from tlt_runner.data.sample import Finding, Listing, Oddity, Problem, Sample, SampleOutcome
 from tlt_runner.errors import RunnerError
 
 MAPPING = ClassMapping({"car": "vehicle", "van": "vehicle", "man": "person"})
@@ -38,20 +38,20 @@ def _listing(
 
 
 def _report(images: int, bad: int, lines: int = 0, orphans: int = 0, entries: int = 0) -> DatasetReport:
-    tally = Tally()
+    statistics = DatasetStatistics()
     skipped = [Finding(f"i/{number:02d}.jpg", Problem.TRUNCATED_IMAGE, "cut off") for number in range(bad)]
     lonely = [
         Finding(f"l/{number:02d}.txt", Problem.LABEL_WITHOUT_IMAGE, "alone") for number in range(orphans)
     ]
     broken = [Finding("a.json", Problem.MISSING_FIELD, "no image_id") for _ in range(entries)]
-    tally.add_listings([_listing([], images, skipped, lonely, broken)])
+    statistics.add_listings([_listing([], images, skipped, lonely, broken)])
     for number in range(lines):
         stem = f"{number:02d}"
         dropped = [
             Finding(f"l/{stem}.txt", Problem.INVERTED_BOX, f"inverted {line}", line=line) for line in (7, 9)
         ]
-        tally.add(_sample(stem), Converted(example=b"x", dropped=dropped), "training")
-    return tally.to_report(MAPPING)
+        statistics.add(_sample(stem), SampleOutcome(example=b"x", dropped=dropped), "training")
+    return statistics.to_report(MAPPING)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def _report(images: int, bad: int, lines: int = 0, orphans: int = 0, entries: in
         (_report(100, 100), BadSamples(max_fraction=1.0)),
     ],
 )
-def test_what_the_policy_allows_passes(report: DatasetReport, policy: BadSamples) -> None:
+def test_bad_samples_within_the_policy_pass(report: DatasetReport, policy: BadSamples) -> None:
     judge(report, policy)
 
 
@@ -81,7 +81,7 @@ def test_what_the_policy_allows_passes(report: DatasetReport, policy: BadSamples
         (_report(100, 1), BadSamples(max_fraction=0.0)),
     ],
 )
-def test_what_the_policy_forbids_fails(report: DatasetReport, policy: BadSamples) -> None:
+def test_bad_samples_beyond_the_policy_fail(report: DatasetReport, policy: BadSamples) -> None:
     with pytest.raises(RunnerError) as caught:
         judge(report, policy)
     assert caught.value.reason == Reason.BAD_SAMPLES
@@ -98,24 +98,24 @@ def test_the_failure_names_the_first_ten_files_with_their_lines_and_counts_the_r
 
 
 def test_the_failure_names_a_file_of_many_bad_lines_once() -> None:
-    tally = Tally()
-    tally.add_listings([_listing([], images=1)])
+    statistics = DatasetStatistics()
+    statistics.add_listings([_listing([], images=1)])
     dropped = [Finding("l/1.txt", Problem.WRONG_COLUMNS, "seven", line) for line in range(1, 26)]
-    tally.add(_sample(), Converted(example=b"x", dropped=dropped), "training")
+    statistics.add(_sample(), SampleOutcome(example=b"x", dropped=dropped), "training")
     with pytest.raises(RunnerError) as caught:
-        judge(tally.to_report(MAPPING), BadSamples())
+        judge(statistics.to_report(MAPPING), BadSamples())
     expected = "l/1.txt: lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 15 more: WrongColumns: seven"
     assert caught.value.message.endswith(expected)
 
 
 def test_a_failure_with_ten_files_fits_into_a_pods_termination_message() -> None:
-    tally = Tally()
-    tally.add_listings([_listing([], images=20)])
+    statistics = DatasetStatistics()
+    statistics.add_listings([_listing([], images=20)])
     for number in range(20):
         file = f"training/label_2/sequence_0001/{number:06}.txt"
         dropped = [Finding(file, Problem.WRONG_COLUMNS, "seven " * 40, line) for line in range(100, 130)]
-        tally.add(_sample(str(number)), Converted(example=b"x", dropped=dropped), "training")
-    report = tally.to_report(MAPPING)
+        statistics.add(_sample(str(number)), SampleOutcome(example=b"x", dropped=dropped), "training")
+    report = statistics.to_report(MAPPING)
     with pytest.raises(RunnerError) as caught:
         judge(report, BadSamples())
     failure = Failure(reason="BadSamples", message=caught.value.message, hint="h" * 300)
@@ -124,21 +124,21 @@ def test_a_failure_with_ten_files_fits_into_a_pods_termination_message() -> None
 
 
 def test_an_object_that_became_too_small_says_nothing_against_its_image() -> None:
-    tally = Tally()
+    statistics = DatasetStatistics()
     small = Finding("l/1.txt", Problem.TOO_SMALL, "small", 1)
-    tally.add(_sample(), Converted(example=b"x", dropped=[small]), "training")
-    report = tally.to_report(MAPPING)
+    statistics.add(_sample(), SampleOutcome(example=b"x", dropped=[small]), "training")
+    report = statistics.to_report(MAPPING)
     assert (report.bad_images, report.dropped_objects) == (0, 1)
 
 
 def test_every_image_and_every_label_line_is_accounted_for() -> None:
-    tally = Tally()
+    statistics = DatasetStatistics()
     cut = Finding("i/0.jpg", Problem.NO_LABEL, "no label")
-    tally.add_listings([_listing([_sample("1"), _sample("2"), _sample("3")], images=4, skipped=[cut])])
+    statistics.add_listings([_listing([_sample("1"), _sample("2"), _sample("3")], images=4, skipped=[cut])])
     unread = Finding("l/1.txt", Problem.WRONG_COLUMNS, "seven", 1)
     outside = Finding("l/1.txt", Problem.OUTSIDE_IMAGE, "outside", 3)
     # Eight lines: one that cannot be read, two cars, one car outside, one dog, three regions.
-    converted = Converted(
+    converted = SampleOutcome(
         example=b"x",
         dropped=[unread, outside],
         objects=[1, 1],
@@ -146,12 +146,12 @@ def test_every_image_and_every_label_line_is_accounted_for() -> None:
         source_classes=["Car", "Car", "Car", "dog"],
         ignored=3,
     )
-    tally.add(_sample("1"), converted, "training")
-    broken = Converted(skipped=Finding("i/2.jpg", Problem.EMPTY_FILE, "0 bytes"))
-    tally.add(_sample("2"), broken, "training")
-    person = Converted(example=b"y", objects=[0], sizes=[(9.0, 9.0)], source_classes=["man"])
-    tally.add(_sample("3"), person, "validation")
-    report = tally.to_report(MAPPING)
+    statistics.add(_sample("1"), converted, "training")
+    broken = SampleOutcome(skipped=Finding("i/2.jpg", Problem.EMPTY_FILE, "0 bytes"))
+    statistics.add(_sample("2"), broken, "training")
+    person = SampleOutcome(example=b"y", objects=[0], sizes=[(9.0, 9.0)], source_classes=["man"])
+    statistics.add(_sample("3"), person, "validation")
+    report = statistics.to_report(MAPPING)
     assert (report.lines, report.objects, report.ignored_regions) == (9, 3, 3)
     assert report.unmapped_classes == {"dog": 1}
     assert report.dropped_by_problem == {Problem.OUTSIDE_IMAGE: 1, Problem.WRONG_COLUMNS: 1}
@@ -170,11 +170,11 @@ def test_every_image_and_every_label_line_is_accounted_for() -> None:
 
 
 def test_unusual_images_are_named_with_what_is_done_about_them() -> None:
-    tally = Tally()
+    statistics = DatasetStatistics()
     for stem in ("2", "1"):
-        converted = Converted(example=b"x", objects=[1], oddities=(Oddity.CMYK,))
-        tally.add(_sample(stem), converted, "training")
-    report = tally.to_report(MAPPING)
+        converted = SampleOutcome(example=b"x", objects=[1], oddities=(Oddity.CMYK,))
+        statistics.add(_sample(stem), converted, "training")
+    report = statistics.to_report(MAPPING)
     assert report.odd == {Oddity.CMYK: ["i/1.jpg", "i/2.jpg"]}
     assert report.warnings[-1] == (
         "images that are CMYK, and become RGB without a colour profile: colours may be off: "
@@ -183,17 +183,17 @@ def test_unusual_images_are_named_with_what_is_done_about_them() -> None:
 
 
 def test_every_kind_of_unusual_image_has_a_sentence() -> None:
-    tally = Tally()
-    tally.add(_sample(), Converted(example=b"x", oddities=tuple(Oddity)), "training")
-    report = tally.to_report(MAPPING)
+    statistics = DatasetStatistics()
+    statistics.add(_sample(), SampleOutcome(example=b"x", oddities=tuple(Oddity)), "training")
+    report = statistics.to_report(MAPPING)
     assert sum(warning.endswith(": 1 (i/1.jpg)") for warning in report.warnings) == len(Oddity)
 
 
 def test_leaks_duplicates_and_names_in_several_folders_are_warned_of() -> None:
-    tally = Tally()
-    tally.add_listings([_listing([_sample("1", "a"), _sample("2", "a")]), _listing([_sample("1", "b")])])
-    tally.add_duplicates(leaked=["b/1.jpg"], duplicates=["a/2.jpg", "a/3.jpg"])
-    report = tally.to_report(MAPPING)
+    statistics = DatasetStatistics()
+    statistics.add_listings([_listing([_sample("1", "a"), _sample("2", "a")]), _listing([_sample("1", "b")])])
+    statistics.add_duplicates(leaked=["b/1.jpg"], duplicates=["a/2.jpg", "a/3.jpg"])
+    report = statistics.to_report(MAPPING)
     assert (report.leaked_images, report.duplicate_images, report.repeated_names) == (1, 2, 1)
     assert (report.leaked, report.duplicates) == (["b/1.jpg"], ["a/2.jpg", "a/3.jpg"])
     ends = [warning.rpartition(": ")[2] for warning in report.warnings[-3:]]
@@ -201,18 +201,18 @@ def test_leaks_duplicates_and_names_in_several_folders_are_warned_of() -> None:
 
 
 def test_a_class_without_objects_to_learn_or_to_measure_is_warned_of() -> None:
-    tally = Tally()
-    tally.add(_sample(), Converted(example=b"x", objects=[1], source_classes=["car"]), "training")
-    warnings = tally.to_report(MAPPING).warnings
+    statistics = DatasetStatistics()
+    statistics.add(_sample(), SampleOutcome(example=b"x", objects=[1], source_classes=["car"]), "training")
+    warnings = statistics.to_report(MAPPING).warnings
     assert "class 'person' has no object for training: it cannot be learnt" in warnings
     assert "class 'vehicle' has no object for validation: it is not measured" in warnings
 
 
 def test_a_warning_about_the_mapping_names_ten_classes_of_many() -> None:
-    tally = Tally()
+    statistics = DatasetStatistics()
     names = [f"c{number:02}" for number in range(30)]
-    tally.add(_sample(), Converted(example=b"x", source_classes=names), "training")
-    first = tally.to_report(MAPPING).warnings[0]
+    statistics.add(_sample(), SampleOutcome(example=b"x", source_classes=names), "training")
+    first = statistics.to_report(MAPPING).warnings[0]
     assert first == (
         "targetClassMapping: no label uses class 'car'; the labels' classes are: "
         "c00, c01, c02, c03, c04, c05, c06, c07, c08, c09, ..."
@@ -220,9 +220,9 @@ def test_a_warning_about_the_mapping_names_ten_classes_of_many() -> None:
 
 
 def test_a_rare_class_is_warned_of() -> None:
-    tally = Tally()
-    tally.add(_sample(), Converted(example=b"x", objects=[0] + [1] * 101), "training")
-    warned = [warning for warning in tally.to_report(MAPPING).warnings if "hardly" in warning]
+    statistics = DatasetStatistics()
+    statistics.add(_sample(), SampleOutcome(example=b"x", objects=[0] + [1] * 101), "training")
+    warned = [warning for warning in statistics.to_report(MAPPING).warnings if "hardly" in warning]
     assert warned == [
         "classes are far from balanced: 1 training objects of 'person', 101 of 'vehicle'; the rare one will "
         "hardly be learnt"
@@ -230,15 +230,15 @@ def test_a_rare_class_is_warned_of() -> None:
 
 
 def test_the_status_sums_the_report_up_also_of_refused_data() -> None:
-    tally = Tally()
+    statistics = DatasetStatistics()
     cut = Finding("i/0.jpg", Problem.TRUNCATED_IMAGE, "cut off")
-    tally.add_listings([_listing([_sample()], images=2, skipped=[cut])])
+    statistics.add_listings([_listing([_sample()], images=2, skipped=[cut])])
     unread = Finding("l/1.txt", Problem.WRONG_COLUMNS, "seven", 1)
-    converted = Converted(
+    converted = SampleOutcome(
         example=b"x", dropped=[unread], objects=[1, 1], source_classes=["car", "van", "dog"]
     )
-    tally.add(_sample(), converted, "training")
-    report = tally.to_report(MAPPING)
+    statistics.add(_sample(), converted, "training")
+    report = statistics.to_report(MAPPING)
     status = to_status(report, "file:///out/dataset-report.html")
     assert (status.images, status.training_images, status.validation_images) == (1, 1, 0)
     # The unmapped dog and the line that cannot be read.
@@ -250,9 +250,11 @@ def test_the_status_sums_the_report_up_also_of_refused_data() -> None:
 
 
 _problems = st.sampled_from([Problem.INVERTED_BOX, Problem.TOO_SMALL, Problem.WRONG_COLUMNS])
-_skipped = st.builds(Converted, skipped=st.builds(Finding, st.text(), st.just(Problem.EMPTY_FILE), st.text()))
+_skipped = st.builds(
+    SampleOutcome, skipped=st.builds(Finding, st.text(), st.just(Problem.EMPTY_FILE), st.text())
+)
 _used = st.builds(
-    Converted,
+    SampleOutcome,
     example=st.just(b"x"),
     dropped=st.lists(st.builds(Finding, st.text(), _problems, st.text(), st.integers(1, 9)), max_size=3),
     objects=st.lists(st.integers(0, 1), max_size=3),
@@ -265,26 +267,26 @@ _used = st.builds(
 _added = st.lists(st.tuples(_skipped | _used, st.sampled_from(["training", "validation"])), max_size=3)
 
 
-def _tally(added: list[tuple[Converted, str]]) -> Tally:
-    tally = Tally()
+def _tally(added: list[tuple[SampleOutcome, str]]) -> DatasetStatistics:
+    statistics = DatasetStatistics()
     for number, (converted, subset) in enumerate(added):
-        tally.add(_sample(str(number)), converted, "training" if subset == "training" else "validation")
-    return tally
+        statistics.add(_sample(str(number)), converted, "training" if subset == "training" else "validation")
+    return statistics
 
 
-def _merged(*tallies: Tally) -> Tally:
-    result = Tally()
-    for tally in tallies:
-        result.merge(tally)
+def _merged(*tallies: DatasetStatistics) -> DatasetStatistics:
+    result = DatasetStatistics()
+    for statistics in tallies:
+        result.merge(statistics)
     return result
 
 
 @settings(max_examples=60, deadline=None)
 @given(_added, _added, _added)
-def test_merging_is_associative_and_the_same_as_one_tally(
-    first: list[tuple[Converted, str]],
-    second: list[tuple[Converted, str]],
-    third: list[tuple[Converted, str]],
+def test_merging_statistics_is_associative_and_equal_to_counting_at_once(
+    first: list[tuple[SampleOutcome, str]],
+    second: list[tuple[SampleOutcome, str]],
+    third: list[tuple[SampleOutcome, str]],
 ) -> None:
     one, two, three = _tally(first), _tally(second), _tally(third)
     left = _merged(_merged(one, two), three)
@@ -294,32 +296,34 @@ def test_merging_is_associative_and_the_same_as_one_tally(
 
 @settings(max_examples=60, deadline=None)
 @given(_added)
-def test_a_tally_comes_back_from_its_file_as_it_was(added: list[tuple[Converted, str]]) -> None:
-    tally = _tally(added)
-    tally.add_listings([_listing([_sample()], 3, orphans=[Finding("l/9", Problem.LABEL_WITHOUT_IMAGE, "x")])])
-    tally.add_duplicates(["a"], ["b"])
-    back = Tally.model_validate_json(tally.model_dump_json())
-    assert back == tally
-    back.merge(tally)
-    assert back.usable_images.total() == 2 * tally.usable_images.total()
+def test_statistics_are_unchanged_after_writing_and_reading(added: list[tuple[SampleOutcome, str]]) -> None:
+    statistics = _tally(added)
+    statistics.add_listings(
+        [_listing([_sample()], 3, orphans=[Finding("l/9", Problem.LABEL_WITHOUT_IMAGE, "x")])]
+    )
+    statistics.add_duplicates(["a"], ["b"])
+    back = DatasetStatistics.model_validate_json(statistics.model_dump_json())
+    assert back == statistics
+    back.merge(statistics)
+    assert back.usable_images.total() == 2 * statistics.usable_images.total()
 
 
 def test_lists_end_at_the_limit_and_counts_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tally_module, "LISTED", 3)
-    one, two = Tally(), Tally()
+    monkeypatch.setattr(statistics_module, "LISTED", 3)
+    one, two = DatasetStatistics(), DatasetStatistics()
     for number in range(2):
         dropped = [Finding(f"l/{number}", Problem.INVERTED_BOX, "x", line) for line in range(2)]
-        one.add(_sample(str(number)), Converted(example=b"x", dropped=dropped), "training")
-        two.add(_sample(str(number)), Converted(example=b"x", dropped=dropped), "training")
+        one.add(_sample(str(number)), SampleOutcome(example=b"x", dropped=dropped), "training")
+        two.add(_sample(str(number)), SampleOutcome(example=b"x", dropped=dropped), "training")
     one.merge(two)
     report = one.to_report(MAPPING)
     assert len(report.dropped) == 3
     assert report.dropped_by_problem == {Problem.INVERTED_BOX: 8}
 
 
-def test_images_that_no_list_names_are_counted_and_told() -> None:
-    tally = Tally()
-    tally.add_listings([replace(_listing([]), unlisted=3)])
-    report = tally.to_report(MAPPING)
+def test_images_that_no_list_names_are_counted_and_reported() -> None:
+    statistics = DatasetStatistics()
+    statistics.add_listings([replace(_listing([]), unlisted=3)])
+    report = statistics.to_report(MAPPING)
     assert (report.images, report.unlisted_images) == (0, 3)
     assert "images are in none of the lists (imageSet) and were not used: 3" in report.warnings

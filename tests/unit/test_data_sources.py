@@ -9,6 +9,7 @@ import pytest
 from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
 from tlt_runner.data import formats
+from tlt_runner.data.formats.coco import CocoReader
 from tlt_runner.data.preparation import sources
 from tlt_runner.data.preparation.sources import Source
 from tlt_runner.data.sample import Problem
@@ -119,8 +120,8 @@ def test_coco_labels_are_a_file_or_a_folder_of_files(tmp_path: Path) -> None:
     dataset = _dataset(tmp_path, format="coco")
     folder = formats.open_reader(dataset, storage, "images", "a")
     file = formats.open_reader(dataset, storage, "images", "a/2.json")
-    assert isinstance(folder, formats.CocoReader)
-    assert isinstance(file, formats.CocoReader)
+    assert isinstance(folder, CocoReader)
+    assert isinstance(file, CocoReader)
     assert folder.files == [("a/1.JSON", tmp_path / "a/1.JSON"), ("a/2.json", tmp_path / "a/2.json")]
     assert file.files == [("a/2.json", tmp_path / "a/2.json")]
 

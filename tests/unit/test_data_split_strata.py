@@ -83,7 +83,7 @@ def test_of_several_groups_one_at_least_is_on_each_side(
         assert not all(held)
 
 
-def test_what_is_there_once_is_learnt() -> None:
+def test_a_group_that_shares_no_class_goes_to_training() -> None:
     for seed in range(20):
         held = split.held_out(["a", *NAMES[:50]], [{"unique"}, *[{"car"}] * 50], 0.5, seed)
         assert not held[0]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tlt_runner.data.formats.folders import Place
+from tlt_runner.data.formats.folders import SourceFolder
 from tlt_runner.data.formats.voc import MAX_BYTES, MAX_DEPTH, MAX_OBJECTS, VocReader
 from tlt_runner.data.sample import LabelledBox, Labels, Problem, Sample
 
@@ -22,7 +22,9 @@ def _read(folder: Path, content: str | bytes) -> Labels:
     (folder / "labels").mkdir()
     (folder / "images" / "a.jpg").touch()
     (folder / "labels" / "a.xml").write_bytes(data)
-    reader = VocReader(Place(folder / "images", "JPEGImages"), Place(folder / "labels", "Annotations"))
+    reader = VocReader(
+        SourceFolder(folder / "images", "JPEGImages"), SourceFolder(folder / "labels", "Annotations")
+    )
     listing = reader.listing()
     (sample,) = listing.samples
     labels = reader.read(sample, (100, 100))
@@ -187,7 +189,7 @@ def test_entities_and_document_types_are_refused(tmp_path: Path, content: str, l
         ("<annotation>" + " " * MAX_BYTES + "</annotation>", None, "expected at most 16 MiB"),
     ],
 )
-def test_of_a_file_that_is_no_whole_annotation_nothing_is_used(
+def test_an_incomplete_annotation_file_yields_no_objects(
     tmp_path: Path, content: str, line: int | None, message: str
 ) -> None:
     problem, where, got = _verdict(_read(tmp_path, content))
@@ -234,17 +236,17 @@ def test_an_image_without_objects_is_background(tmp_path: Path) -> None:
     assert _read(tmp_path, "<annotation/>") == Labels()
 
 
-def test_a_storage_that_fails_is_no_verdict_on_the_label() -> None:
-    reader = VocReader(Place(Path("i"), "i"), Place(Path("l"), "l"))
+def test_a_failing_storage_is_an_error_and_not_a_finding_about_the_label() -> None:
+    reader = VocReader(SourceFolder(Path("i"), "i"), SourceFolder(Path("l"), "l"))
     unreadable = Path("/proc/self/mem")  # its first byte cannot be read: EIO, as from a broken disk
     with pytest.raises(OSError, match="Input/output error"):
         reader.read(Sample("i/a", "a", Path("i/a.jpg"), "i/a.jpg", "l/a.xml", unreadable), (1, 1))
 
 
-def test_a_label_that_went_away_is_a_verdict(tmp_path: Path) -> None:
+def test_a_missing_label_file_is_a_finding(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
     (tmp_path / "a.xml").write_text(_annotation(DOG))
-    reader = VocReader(Place(tmp_path, ""), Place(tmp_path, ""))
+    reader = VocReader(SourceFolder(tmp_path, ""), SourceFolder(tmp_path, ""))
     (sample,) = reader.listing().samples
     (tmp_path / "a.xml").unlink()
     assert _verdict(reader.read(sample, (1, 1)))[0] == Problem.UNREADABLE_LABEL

@@ -9,34 +9,39 @@ import yaml
 
 from tlt_api.dataset import Dataset, LabelFormat
 from tlt_runner import cli
-from tlt_runner.data.preparation.export_folder import WRITERS
+from tlt_runner.data import formats
+from tlt_runner.data.formats import FORMATS
+from tlt_runner.data.formats.coco import CocoWriter
+from tlt_runner.data.formats.kitti import KittiWriter
+from tlt_runner.data.formats.names import LONGEST_PART, UniqueNames
+from tlt_runner.data.formats.voc import VocWriter
+from tlt_runner.data.formats.writer import ExportedImage, Writer, decimal
+from tlt_runner.data.formats.yolo import YoloWriter
 from tlt_runner.data.sample import LabelledBox
-from tlt_runner.data.writers import Entry, Writer, number
-from tlt_runner.data.writers.coco import CocoWriter
-from tlt_runner.data.writers.kitti import KittiWriter
-from tlt_runner.data.writers.names import LONGEST_PART, Names
-from tlt_runner.data.writers.voc import VocWriter
-from tlt_runner.data.writers.yolo import YoloWriter
 
 CAR = LabelledBox("car", (10.0, 20.0, 30.5, 60.25))
 HIDDEN = LabelledBox("traffic_light", (0.0, 0.0, 50.0, 100.0), truncation=0.3, occlusion=2, difficult=True)
 CLASSES = ("car", "traffic_light")
-TRAINING = Entry("training", "street/0001", ".jpg", (50, 100), (CAR, HIDDEN))
-EMPTY = Entry("validation", "0002", ".png", (50, 100), ())
+TRAINING = ExportedImage("training", "street/0001", ".jpg", (50, 100), (CAR, HIDDEN))
+EMPTY = ExportedImage("validation", "0002", ".png", (50, 100), ())
 
 
-def _write(kind: type[Writer], root: Path, *entries: Entry) -> None:
+def _write(kind: type[Writer], root: Path, *entries: ExportedImage) -> None:
     writer = kind(root, CLASSES)
     for entry in entries:
         writer.add(entry)
     writer.close()
 
 
-def test_the_command_line_offers_every_format() -> None:
-    assert cli.FORMATS == get_args(LabelFormat) == tuple(WRITERS)
+def test_the_command_line_offers_every_format(capsys: pytest.CaptureFixture[str]) -> None:
+    assert get_args(LabelFormat) == tuple(FORMATS)
+    with pytest.raises(SystemExit):
+        cli.main(["convert", "--help"])
+    usage = capsys.readouterr().out
+    assert all(name in usage for name in FORMATS)
 
 
-@pytest.mark.parametrize("kind", WRITERS.values())
+@pytest.mark.parametrize("kind", [one.writer for one in FORMATS.values()])
 def test_every_writer_knows_a_valid_dataset_block(kind: type[Writer]) -> None:
     block = {
         "uri": "file:///data",
@@ -44,8 +49,9 @@ def test_every_writer_knows_a_valid_dataset_block(kind: type[Writer]) -> None:
         "imageSize": {"width": 64, "height": 64},
     }
     dataset = Dataset.model_validate({**block, **kind.dataset})
-    assert dataset.places[0] == kind.image_folders["training"]
-    assert (dataset.validation.images or dataset.places[0]) == kind.image_folders["validation"]
+    images, _ = formats.places(dataset)
+    assert images == kind.image_folders["training"]
+    assert (dataset.validation.images or images) == kind.image_folders["validation"]
 
 
 def test_kitti_lines_have_fifteen_columns_with_the_box_in_the_middle(tmp_path: Path) -> None:
@@ -58,7 +64,7 @@ def test_kitti_lines_have_fifteen_columns_with_the_box_in_the_middle(tmp_path: P
 
 
 def test_voc_counts_pixels_from_one_and_includes_the_last(tmp_path: Path) -> None:
-    _write(VocWriter, tmp_path, Entry("training", "0001", ".jpg", (50, 100), (CAR, HIDDEN)), EMPTY)
+    _write(VocWriter, tmp_path, ExportedImage("training", "0001", ".jpg", (50, 100), (CAR, HIDDEN)), EMPTY)
     assert (
         (tmp_path / "Annotations/0001.xml").read_text()
         == """\
@@ -93,7 +99,7 @@ def test_voc_counts_pixels_from_one_and_includes_the_last(tmp_path: Path) -> Non
 def test_voc_escapes_what_xml_would_take_for_itself(tmp_path: Path) -> None:
     box = LabelledBox("a<b>&c", (0, 0, 5, 5))
     writer = VocWriter(tmp_path, ("a<b>&c",))
-    writer.add(Entry("training", "x&y", ".jpg", (9, 9), (box,)))
+    writer.add(ExportedImage("training", "x&y", ".jpg", (9, 9), (box,)))
     text = (tmp_path / "Annotations/x&y.xml").read_text()
     assert "<name>a&lt;b&gt;&amp;c</name>" in text
     assert "<filename>x&amp;y.jpg</filename>" in text
@@ -118,7 +124,7 @@ def test_coco_counts_ids_from_one_and_gives_corner_and_size(tmp_path: Path) -> N
     ]
 
 
-def test_yolo_gives_shares_of_the_image_and_the_classes_by_number(tmp_path: Path) -> None:
+def test_yolo_gives_shares_of_the_image_and_the_classes_by_decimal(tmp_path: Path) -> None:
     _write(YoloWriter, tmp_path, TRAINING, EMPTY)
     assert (tmp_path / "labels/train/street/0001.txt").read_text() == (
         "0 0.4012500000 0.4050000000 0.4025000000 0.4100000000\n"
@@ -134,22 +140,25 @@ def test_yolo_gives_shares_of_the_image_and_the_classes_by_number(tmp_path: Path
 
 
 def test_a_coordinate_has_no_exponent_and_no_idle_zeros() -> None:
-    assert [number(value) for value in (12.0, 0.1, 1e-5, 100.0, 1 / 3)] == [
+    assert [decimal(value) for value in (12.0, 0.1, 1e-5, 100.0, 1 / 3)] == [
         "12",
         "0.1",
         "0.00001",
         "100",
         "0.333333",
     ]
-    assert [number(value, 2) for value in (12.0, 0.125)] == ["12.00", "0.125"]
+    assert [decimal(value, 2) for value in (12.0, 0.125)] == ["12.00", "0.125"]
 
 
 def test_each_format_says_what_it_loses() -> None:
     occluded = LabelledBox("car", (0, 0, 1, 1), occlusion=1)
-    assert [WRITERS[name].lost(HIDDEN) for name in ("kitti", "voc")] == [(), ("truncation", "occlusion")]
+    assert [FORMATS[name].writer.lost(HIDDEN) for name in ("kitti", "voc")] == [
+        (),
+        ("truncation", "occlusion"),
+    ]
     assert CocoWriter.lost(HIDDEN) == YoloWriter.lost(HIDDEN) == ("truncation", "occlusion", "difficult")
     assert (KittiWriter.lost(occluded), VocWriter.lost(occluded)) == (("occlusion",), ())
-    assert all(writer.lost(CAR) == () for writer in WRITERS.values())
+    assert all(one.writer.lost(CAR) == () for one in FORMATS.values())
 
 
 @pytest.mark.parametrize(
@@ -159,7 +168,7 @@ def test_kitti_keeps_difficult_before_it_keeps_occlusion(
     tmp_path: Path, occlusion: int, difficult: bool, written: int
 ) -> None:
     box = LabelledBox("car", (0, 0, 5, 5), occlusion=occlusion, difficult=difficult)
-    _write(KittiWriter, tmp_path, Entry("training", "a", ".jpg", (9, 9), (box,)))
+    _write(KittiWriter, tmp_path, ExportedImage("training", "a", ".jpg", (9, 9), (box,)))
     assert (tmp_path / "training/label_2/a.txt").read_text().split()[2] == str(written)
 
 
@@ -175,12 +184,12 @@ def test_class_names_are_changed_only_where_the_format_cannot_say_them() -> None
 
 
 def test_sub_folders_stay_where_the_format_has_them() -> None:
-    assert Names(flat=False).give("images/train", "seq 1/Straße 7") == "seq 1/Straße 7"
-    assert Names(flat=True).give("JPEGImages", "seq 1/Straße 7") == "seq_1__Straße_7"
+    assert UniqueNames(flat=False).give("images/train", "seq 1/Straße 7") == "seq 1/Straße 7"
+    assert UniqueNames(flat=True).give("JPEGImages", "seq 1/Straße 7") == "seq_1__Straße_7"
 
 
 def test_no_two_images_get_one_name() -> None:
-    names = Names(flat=True)
+    names = UniqueNames(flat=True)
     wanted = ["a/b", "a__b", "A__B", "a__b-2", "a/b"]
     given = [names.give("JPEGImages", stem) for stem in wanted]
     assert given == ["a__b", "a__b-2", "A__B-3", "a__b-2-2", "a__b-4"]
@@ -188,12 +197,12 @@ def test_no_two_images_get_one_name() -> None:
 
 
 def test_the_same_name_in_another_folder_is_free() -> None:
-    names = Names(flat=False)
+    names = UniqueNames(flat=False)
     assert [names.give(folder, "1") for folder in ("images/train", "images/val")] == ["1", "1"]
 
 
 def test_a_folder_never_has_the_name_of_a_file() -> None:
-    names = Names(flat=False)
+    names = UniqueNames(flat=False)
     assert [names.give("i", "a"), names.give("i", "a.jpg/b"), names.give("i", "a.txt/b")] == [
         "a",
         "a.jpg_/b",
@@ -202,18 +211,18 @@ def test_a_folder_never_has_the_name_of_a_file() -> None:
 
 
 def test_names_composed_in_two_ways_count_as_one() -> None:
-    names = Names(flat=False)
+    names = UniqueNames(flat=False)
     assert [names.give("i", "u\u0308"), names.give("i", "\u00fc")] == ["u\u0308", "\u00fc-2"]
 
 
 def test_no_name_is_hidden_or_climbs_out() -> None:
-    names = Names(flat=False)
+    names = UniqueNames(flat=False)
     assert names.give("i", "../.x/..") == "_../_.x/_.."
     assert names.give("i", "a//b\n") == "a/_/b_"
 
 
 def test_a_name_too_long_for_a_file_system_is_cut_with_a_digest() -> None:
-    names = Names(flat=True)
+    names = UniqueNames(flat=True)
     one, other = names.give("i", "ä" * 100 + "/" + "b" * 150), names.give("i", "ä" * 100 + "/" + "b" * 149)
     assert one != other
     assert all(len(name.encode()) <= LONGEST_PART for name in (one, other))

@@ -7,7 +7,7 @@ import yaml
 
 from tlt_api.failures import Reason
 from tlt_runner.data.formats import class_names
-from tlt_runner.data.formats.folders import Place
+from tlt_runner.data.formats.folders import SourceFolder
 from tlt_runner.data.formats.yolo import YoloReader
 from tlt_runner.data.sample import LabelledBox, Labels, Problem, Sample
 from tlt_runner.errors import RunnerError
@@ -19,7 +19,7 @@ HEIGHT, WIDTH = 200, 400
 
 def _read(folder: Path, content: bytes) -> Labels:
     (folder / "a.txt").write_bytes(content)
-    reader = YoloReader(Place(folder, "images"), Place(folder, "labels"), NAMES)
+    reader = YoloReader(SourceFolder(folder, "images"), SourceFolder(folder, "labels"), NAMES)
     sample = Sample("images/a", "a", folder / "a.jpg", "images/a.jpg", "labels/a.txt", folder / "a.txt")
     return reader.read(sample, (HEIGHT, WIDTH))
 
@@ -119,7 +119,7 @@ def test_a_bad_line_gets_a_verdict_with_file_line_and_field(
     assert finding.message.startswith(message)
 
 
-def test_a_label_that_is_no_text_gets_one_verdict(tmp_path: Path) -> None:
+def test_a_label_that_is_no_text_gets_one_finding(tmp_path: Path) -> None:
     labels = _read(tmp_path, b"\x89PNG\xff\xfe\x00")
     assert [(finding.problem, finding.line) for finding in labels.findings] == [
         (Problem.UNREADABLE_LABEL, None)
@@ -128,7 +128,7 @@ def test_a_label_that_is_no_text_gets_one_verdict(tmp_path: Path) -> None:
 
 def test_classes_are_counted_without_the_image(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(f"{GOOD}\n0 .5 .5 .1 .1\n{GOOD}\n9 .5 .5 .1 .1\n")
-    reader = YoloReader(Place(tmp_path, "images"), Place(tmp_path, "labels"), NAMES)
+    reader = YoloReader(SourceFolder(tmp_path, "images"), SourceFolder(tmp_path, "labels"), NAMES)
     sample = Sample("images/a", "a", tmp_path / "a.jpg", "images/a.jpg", "labels/a.txt", tmp_path / "a.txt")
     assert reader.classes(sample) == {"bicycle": 1, "motorbike": 2}
 

@@ -99,6 +99,15 @@ async def test_the_runners_own_message_and_hint_are_kept(cluster: MemoryKube) ->
 
 
 @play
+async def test_a_pod_that_was_killed_while_it_was_being_deleted_was_interrupted(cluster: MemoryKube) -> None:
+    key = await started(cluster)
+    cluster.finish("traffic-train-1", ended(137, "Error"))
+    cluster.pods["traffic-train-1-abcde"]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    await cluster.settle()
+    assert cluster.status(key)["failure"]["reason"] == "Interrupted"
+
+
+@play
 async def test_a_missing_pod_counts_as_interrupted_or_evicted(cluster: MemoryKube) -> None:
     key = await started(cluster)
     cluster.finish("traffic-train-1", ended(1))
@@ -308,6 +317,17 @@ async def test_reported_for_is_kept_at_the_end(cluster: MemoryKube) -> None:
 
 
 @play
+async def test_a_termination_message_does_not_say_for_whom_it_reports(cluster: MemoryKube) -> None:
+    key = await started(cluster)
+    cluster.report(key, reportedFor="pod-1")
+    message = {"metrics": {"mAP": 0.5}, "reportedFor": "somebody else"}
+    cluster.finish("traffic-train-1", ended(0, "Completed", json.dumps(message)))
+    await cluster.settle()
+    assert cluster.status(key)["metrics"]["mAP"] == 0.5
+    assert cluster.status(key)["reportedFor"] == "pod-1"
+
+
+@play
 async def test_the_end_of_a_job_that_is_being_deleted_is_awaited(cluster: MemoryKube) -> None:
     key = await started(cluster)
     cluster.jobs["traffic-train-1"]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
@@ -431,6 +451,25 @@ async def test_a_pod_that_finds_no_node_waits_and_says_why(cluster: MemoryKube) 
         cluster.wait(1000)
     assert cluster.status(key)["phase"] == "Queued"
     assert condition(cluster, key, "Blocked")["message"] == "0/3 GPUs"
+
+
+@play
+async def test_the_start_timeout_begins_anew_with_another_blocker(cluster: MemoryKube) -> None:
+    key = cluster.add(resource())
+    await cluster.settle()
+    cluster.wait(10)
+    unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no GPU"}
+    cluster.run_pod("traffic-train-1", state={"waiting": {}}, conditions=[unscheduled])
+    await cluster.settle()
+    assert condition(cluster, key, "Blocked")["reason"] == "Unschedulable"
+    cluster.wait(1000)
+    cluster.run_pod("traffic-train-1", state=waiting("ErrImagePull"))
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Queued"
+    assert condition(cluster, key, "Blocked")["reason"] == "ImagePullFailed"
+    cluster.wait(300)
+    await cluster.settle()
+    assert cluster.status(key)["failure"]["reason"] == "ImagePullFailed"
 
 
 @play

@@ -11,7 +11,7 @@ from operator_ring.manifests import START, resource
 from tlt_api import times
 from tlt_api.resources import KINDS, parse
 from tlt_api.status import Attempt, Phase, TrainingJobStatus
-from tlt_operator.reconcile import Plan, reconcile
+from tlt_operator.reconcile import Plan, cleanup, reconcile
 from tlt_operator.reconcile.state import (
     Announced,
     Ended,
@@ -241,3 +241,23 @@ def test_nothing_is_done_for_a_resource_that_is_being_deleted(state: str) -> Non
 def test_the_table_has_every_state() -> None:
     states = {NotStarted, Announced, Waiting, Running, Stopping, Lost, Ended}
     assert {row[1] for row in TABLE.values()} == states
+
+
+@pytest.mark.parametrize(
+    ("state", "seconds"),
+    [
+        ("a Job whose pod is ready", None),  # events of the Job report every change
+        ("a Job whose pod has ended, and the Job does not know", 30),
+        ("a Job of several pods that runs and lost its Service for good", 30),
+    ],
+)
+def test_a_run_is_polled_only_while_its_events_may_not_report_every_change(
+    state: str, seconds: float | None
+) -> None:
+    assert reconcile(with_intent(TABLE[state][0], "run"), START, Settings()).requeue_after == seconds
+
+
+def test_only_jobs_whose_outcome_is_recorded_get_a_ttl() -> None:
+    jobs = tuple(replace(FAILED, name=f"traffic-train-{attempt}") for attempt in (1, 2))
+    finished = snapshot_of(recorded(0), resource=parse(resource(runPolicy={"ttlSecondsAfterFinished": 5})))
+    assert cleanup.ttl(replace(finished, finished_jobs=jobs), finished.status) == (("traffic-train-1", 5),)

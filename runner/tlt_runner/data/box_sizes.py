@@ -1,4 +1,4 @@
-"""How large the objects are that training sees: what anchors are fitted to.
+"""Sizes of the training objects, to which anchors are fitted.
 
 Called by training with ``anchors.auto`` and by ``tlt anchors``. The records are read, but no image is
 decoded. Augmentation (zoom, mosaic) is not in it: the sizes are those of the images as prepared.
@@ -18,18 +18,18 @@ from tlt_runner.data.records import Records
 
 log = logging.getLogger(__name__)
 MOST = 200_000
-"""Sizes from which further ones change no anchor: of more, so many are drawn."""
+"""Number of sizes that are enough to fit anchors; of more, as many are drawn at random."""
 _BATCH = 256
 _EDGES = {edge: tf.io.VarLenFeature(tf.float32) for edge in tfrecords.EDGES}
 
 
 def training_sizes(records: Records, most: int = MOST, seed: int = 0) -> npt.NDArray[np.float32]:
-    """Height and width of the objects of the training images.
+    """Read height and width of the objects of the training images.
 
     Args:
         records: Prepared data.
-        most: Sizes at most; of more objects as many are drawn at random.
-        seed: Of that draw.
+        most: Largest number of sizes; of more objects as many are drawn at random.
+        seed: Seed of that draw.
 
     Returns:
         [N, 2], in pixels of the network's input, in no meaningful order; the same for the same objects,

@@ -1,28 +1,27 @@
-"""Which objects of an image are used, and where they come to lie after it was brought to size.
+"""Filters the boxes of an image and maps them to the resized image.
 
-Called for records (:mod:`tlt_runner.data.preparation.convert`) and for folders of another format
-(:mod:`tlt_runner.data.preparation.export_folder`), so that both keep and drop the same.
+Called by :mod:`tlt_runner.data.preparation.convert`, for records and for folders of another format.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tlt_runner.data.class_mapping import ClassMapping
 from tlt_runner.data.images import decode, geometry
-from tlt_runner.data.sample import Converted, Finding, LabelledBox, Labels, Problem, Sample
+from tlt_runner.data.sample import Finding, LabelledBox, Labels, Problem, Sample
 
 SMALLEST_SIDE = 1.0
 """Pixels below which an object is dropped: no proposal can be that small, and VOC cannot say it."""
 EXACT = 1e-3
-"""Pixels that do not matter: label formats round."""
+"""Tolerance in pixels: label formats round."""
 
 
-def check_label(head: decode.Header, labels: Labels) -> None:
-    """See whether a label can be read and speaks of this image.
+def check_label(header: decode.Header, labels: Labels) -> None:
+    """Check that a label could be read and is of an image of this size.
 
     An image whose label cannot be read is no image without objects: it would teach that they are background.
 
@@ -31,14 +30,15 @@ def check_label(head: decode.Header, labels: Labels) -> None:
     """
     for finding in labels.findings:
         if finding.problem == Problem.UNREADABLE_LABEL:
-            raise decode.BadImageError(finding.problem, f"{finding.place}: {finding.message}")
-    said = labels.image_size
-    if said is None or said == (head.height, head.width):
+            raise decode.BadImageError(finding.problem, f"{finding.position}: {finding.message}")
+    labelled = labels.image_size
+    if labelled is None or labelled == (header.height, header.width):
         return
     message = (
-        f"expected {said[1]} x {said[0]} pixels as its label says, the image has {head.width} x {head.height}"
+        f"expected {labelled[1]} x {labelled[0]} pixels as its label says, the image has "
+        f"{header.width} x {header.height}"
     )
-    if head.orientation >= 5 and said == (head.width, head.height):
+    if header.orientation >= 5 and labelled == (header.width, header.height):
         message += (
             ": the label speaks of the image after its EXIF orientation is applied, but the pixels are "
             "taken as they are stored. Turn the pixels in the file (exiftran -ai, or jpegtran) and remove "
@@ -47,59 +47,55 @@ def check_label(head: decode.Header, labels: Labels) -> None:
     raise decode.BadImageError(Problem.SIZE_MISMATCH, message)
 
 
-def refused(sample: Sample, error: decode.BadImageError) -> Converted:
-    """What becomes of a sample whose image cannot be used."""
-    return Converted(skipped=Finding(sample.image_file, error.problem, error.message))
-
-
 @dataclass(frozen=True)
-class Placed:
-    """What became of the boxes of one image.
+class TransformedBoxes:
+    """The boxes of one image after it was resized.
 
     Attributes:
-        kept: Box, class to learn, edges yxyx in pixels of the network's input.
-        dropped: Those that cannot be used.
-        clipped: How many of those kept were cut at the image's edge.
+        boxes: Usable boxes, with the class to learn, in pixels of the resized image.
+        dropped: Findings of the boxes that cannot be used.
+        clipped: Number of usable boxes that were cut at the image's edge.
     """
 
-    kept: Sequence[tuple[LabelledBox, str, np.ndarray]]
+    boxes: Sequence[LabelledBox]
     dropped: Sequence[Finding]
     clipped: int
 
 
-def place(
+def transform(
     boxes: Sequence[LabelledBox],
     sample: Sample,
     mapping: ClassMapping,
     original_size: tuple[int, int],
-    where: geometry.Placement,
-) -> Placed:
-    """Bring the boxes of one image to its new place.
+    placement: geometry.Placement,
+) -> TransformedBoxes:
+    """Filter the boxes of one image, and map them to the resized image.
 
     Args:
         boxes: Objects, in pixels of the original image.
-        sample: Where they are from.
+        sample: The image with its label, for messages.
         mapping: Classes to keep; boxes of others are passed over.
         original_size: Height and width of the original image.
-        where: Where it goes.
+        placement: Position of the original image in the resized one.
     """
-    named = [(box, name) for box in boxes if (name := mapping.target(box.class_name)) is not None]
-    given = np.array([box.yxyx for box, _ in named], np.float64).reshape(-1, 4)
-    inside = geometry.clip(given, *original_size)
-    edges = where.to_network(inside)
-    moved = np.abs(inside - given).max(axis=1, initial=0.0) > EXACT
-    kept: list[tuple[LabelledBox, str, np.ndarray]] = []
+    mapped = [(box, name) for box in boxes if (name := mapping.target(box.class_name)) is not None]
+    original = np.array([box.yxyx for box, _ in mapped], np.float64).reshape(-1, 4)
+    inside = geometry.clip(original, *original_size)
+    edges = placement.to_network(inside)
+    moved = np.abs(inside - original).max(axis=1, initial=0.0) > EXACT
+    usable: list[LabelledBox] = []
     dropped: list[Finding] = []
     clipped = 0
-    for index, (box, name) in enumerate(named):
+    for index, (box, name) in enumerate(mapped):
         problem = _problem(box.yxyx, inside[index], edges[index])
         if problem is not None:
-            why = _why(problem, box, original_size)
-            dropped.append(Finding(sample.label_file, problem, why, box.line, box.yxyx))
+            message = _message(problem, box, original_size)
+            dropped.append(Finding(sample.label_file, problem, message, box.line, box.yxyx))
             continue
         clipped += int(moved[index])
-        kept.append((box, name, edges[index]))
-    return Placed(kept, dropped, clipped)
+        y1, x1, y2, x2 = edges[index].tolist()
+        usable.append(replace(box, class_name=name, yxyx=(y1, x1, y2, x2)))
+    return TransformedBoxes(usable, dropped, clipped)
 
 
 def _problem(
@@ -114,7 +110,7 @@ def _problem(
     return None
 
 
-def _why(problem: Problem, box: LabelledBox, original_size: tuple[int, int]) -> str:
+def _message(problem: Problem, box: LabelledBox, original_size: tuple[int, int]) -> str:
     y1, x1, y2, x2 = box.yxyx
     expected = {
         Problem.INVERTED_BOX: "xmin < xmax and ymin < ymax",

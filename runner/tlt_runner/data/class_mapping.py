@@ -1,4 +1,4 @@
-"""targetClassMapping applied: the labels' classes to the classes to learn."""
+"""The mapping from the labels' classes to the classes to learn (``targetClassMapping``)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class ClassMapping:
-    """Source class -> target class. An exact match wins; else case does not matter, as in TLT.
+    """Maps source classes to target classes. An exact match wins; else case does not matter, as in TLT.
 
     Attributes:
         targets: The mapping of the spec.
-        class_names: Target classes, sorted; a class's id is its place here.
+        class_names: Target classes, sorted; a class's id is its index here.
     """
 
     targets: Mapping[str, str]
@@ -24,14 +24,14 @@ class ClassMapping:
         object.__setattr__(self, "_any_case", {key.casefold(): key for key in sorted(self.targets)})
 
     def key(self, source: str) -> str | None:
-        """The mapping's key for a class of the labels; None when it has none."""
+        """Find the mapping's key for a class of the labels; None if there is none."""
         return source if source in self.targets else self._any_case.get(source.casefold())
 
     def target(self, source: str) -> str | None:
-        """The class to learn for a class of the labels; None when it is not an object."""
+        """Find the class to learn for a class of the labels; None if objects of it are ignored."""
         key = self.key(source)
         return None if key is None else self.targets[key]
 
     def unused_keys(self, sources: Iterable[str]) -> list[str]:
-        """Keys that none of the labels' classes matches."""
+        """List the keys that no class of the labels matches."""
         return sorted(set(self.targets) - {self.key(source) for source in sources})

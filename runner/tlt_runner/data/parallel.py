@@ -1,4 +1,4 @@
-"""Work on many files at once: bounded window, results in order, progress told, stopped when asked."""
+"""Work on many files at once: a bounded window, results in order, progress reported, stopped on request."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
-from threading import Event
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from tlt_api.status import Progress
-from tlt_runner.context import Reporter
 from tlt_runner.errors import InterruptedRunError
 
 MOST_WORKERS = 32
 WINDOW = 4
-"""Batches of items in flight for each worker: what bounds the memory."""
+"""Batches of items in flight for each worker; this bounds the memory."""
 
 MARK_SECONDS = 2.0
 MARKS = 10
@@ -29,7 +27,7 @@ Result = TypeVar("Result")
 
 
 def workers(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Threads to use: the cores that this process may run on, or fewer where the pod's CPU limit is lower."""
+    """Number of threads: the cores that this process may use, or fewer where the pod's CPU limit is lower."""
     cores = len(os.sched_getaffinity(0))
     try:
         quota, period = cgroup.read_text().split()
@@ -39,62 +37,28 @@ def workers(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     return max(1, min(cores, MOST_WORKERS))
 
 
-def in_order(
-    executor: Executor,
-    function: Callable[[Item], Result],
-    items: Iterable[Item],
-    check: Callable[[], None] = lambda: None,
-    batch: int = 1,
-) -> Iterator[tuple[Item, Result]]:
-    """``(item, function(item))`` in the items' order, at most ``WINDOW * workers()`` batches at a time.
+class Stop(Protocol):
+    """A request to end the run; a ``threading.Event`` is one."""
 
-    Args:
-        executor: Runs the function.
-        function: The work.
-        items: What to work on.
-        check: Called before each item; raises to stop.
-        batch: Items that a thread takes at a time: more than 1 where the work is short (handing over takes
-            about 0.1 ms) and its results are small.
-    """
-
-    def work(taken: Sequence[Item]) -> list[tuple[Item, Result]]:
-        return [(item, function(item)) for item in taken]
-
-    pending: deque[Future[list[tuple[Item, Result]]]] = deque()
-    limit = WINDOW * workers()
-    try:
-        for taken in _batches(items, batch, check):
-            pending.append(executor.submit(work, taken))
-            if len(pending) >= limit:
-                yield from pending.popleft().result()
-        while pending:
-            check()
-            yield from pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()
+    def is_set(self) -> bool:
+        """True once the run is to end."""
 
 
-def _batches(items: Iterable[Item], size: int, check: Callable[[], None]) -> Iterator[list[Item]]:
-    taken: list[Item] = []
-    for item in items:
-        check()
-        taken.append(item)
-        if len(taken) == size:
-            yield taken
-            taken = []
-    if taken:
-        yield taken
+class ProgressReporter(Protocol):
+    """Receives the progress of a run."""
+
+    def progress(self, progress: Progress) -> None:
+        """Take the position of the run. Called for every image."""
 
 
-class Meter:
-    """Progress of a stage: how far, how fast lately, how long still.
+class StageProgress:
+    """Progress of one stage over the images: position, speed and time left; ends the stage on request.
 
     Args:
         stage: Its name.
         total: Images in all.
-        reporter: Is told; None means nobody.
-        stop: When it is set, :meth:`check` raises.
+        reporter: Receives the progress; None means nobody.
+        stop: Ends the stage when it is set; None means never.
         clock: Seconds.
     """
 
@@ -102,8 +66,8 @@ class Meter:
         self,
         stage: str,
         total: int,
-        reporter: Reporter | None,
-        stop: Event | None,
+        reporter: ProgressReporter | None = None,
+        stop: Stop | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stage = stage
@@ -114,13 +78,22 @@ class Meter:
         self._done = 0
         self._marks = deque([(clock(), 0)])
 
+    def raise_if_stopped(self) -> None:
+        """End the stage if the run is to end.
+
+        Raises:
+            InterruptedRunError: The run was asked to stop.
+        """
+        if self._stop is not None and self._stop.is_set():
+            raise InterruptedRunError(f"{self._stage}: stopped at image {self._done} of {self._total}")
+
     def skip(self, images: int) -> None:
-        """So many images need no work: they are done, and say nothing of the speed."""
+        """Count images that need no work: they are done, and do not count for the speed."""
         self._done += images
         self._marks = deque((mark, done + images) for mark, done in self._marks)
 
     def advance(self) -> None:
-        """One image is done."""
+        """Count an image, and report."""
         self._done += 1
         if self._reporter is None:
             return
@@ -140,11 +113,55 @@ class Meter:
             )
         )
 
-    def check(self) -> None:
-        """Raise when the run is to stop.
 
-        Raises:
-            InterruptedRunError: The run was asked to stop.
-        """
-        if self._stop is not None and self._stop.is_set():
-            raise InterruptedRunError(f"{self._stage}: stopped at image {self._done} of {self._total}")
+def in_order(
+    executor: Executor,
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    progress: StageProgress | None = None,
+    batch: int = 1,
+) -> Iterator[tuple[Item, Result]]:
+    """Yield ``(item, function(item))`` in the items' order, ``WINDOW * workers()`` batches at a time at most.
+
+    Args:
+        executor: Runs the function.
+        function: The work.
+        items: What to work on.
+        progress: Its :meth:`StageProgress.raise_if_stopped` is called before each item.
+        batch: Items that a thread takes at a time: more than 1 where the work is short (handing over takes
+            about 0.1 ms) and its results are small.
+
+    Raises:
+        InterruptedRunError: The run was asked to stop.
+    """
+
+    def work(part: Sequence[Item]) -> list[tuple[Item, Result]]:
+        return [(item, function(item)) for item in part]
+
+    pending: deque[Future[list[tuple[Item, Result]]]] = deque()
+    limit = WINDOW * workers()
+    try:
+        for part in _batches(items, batch, progress):
+            pending.append(executor.submit(work, part))
+            if len(pending) >= limit:
+                yield from pending.popleft().result()
+        while pending:
+            if progress is not None:
+                progress.raise_if_stopped()
+            yield from pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _batches(items: Iterable[Item], size: int, progress: StageProgress | None) -> Iterator[list[Item]]:
+    part: list[Item] = []
+    for item in items:
+        if progress is not None:
+            progress.raise_if_stopped()
+        part.append(item)
+        if len(part) == size:
+            yield part
+            part = []
+    if part:
+        yield part

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from tlt_api.base import ApiModel, StatusModel
 from tlt_api.failures import Reason
 from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
-from tlt_runner.storage import PARALLEL_FILES, Storage, join, sha256_of
+from tlt_runner.files import sha256_of
+from tlt_runner.storage import PARALLEL_FILES, Storage, join
 
 MANIFEST = "dataset.json"
 REPORT = "dataset-report.json"
@@ -33,7 +34,7 @@ class Shard(ApiModel):
     name: str
     """File name."""
     subset: Subset
-    """What it is for."""
+    """Training or validation."""
     images: int
     """Records in it."""
     size_bytes: int
@@ -43,20 +44,20 @@ class Shard(ApiModel):
 
 
 class Manifest(StatusModel):
-    """What the records hold."""
+    """Content of the records."""
 
     schema_version: int = SCHEMA
     """Version of the layout."""
     digest: str
     """Digest of the sources' content and of the options: ``sha256:...``."""
     class_names: list[str]
-    """Classes; a class's id is its place here."""
+    """Classes; a class's id is its index here."""
     height: int
     """Rows of every image."""
     width: int
     """Columns of every image."""
     mode: Literal["stretch", "letterbox"]
-    """How images were brought to that size."""
+    """How images were resized."""
     training_images: int
     """Images to train on."""
     validation_images: int
@@ -66,7 +67,7 @@ class Manifest(StatusModel):
     validation_objects: list[int]
     """Objects to validate on, by class id."""
     objects_per_image: dict[int, int]
-    """Number of objects in an image -> images with as many."""
+    """Number of images by their number of objects."""
     shards: list[Shard]
     """The files."""
 
@@ -78,11 +79,11 @@ class Manifest(StatusModel):
 
     @property
     def most_objects(self) -> int:
-        """Objects of the image that has most; 1 where none has any, for arrays that are never empty."""
+        """Largest number of objects of an image; at least 1, for arrays that are never empty."""
         return max(1, max(self.objects_per_image, default=1))
 
     def objects_beyond(self, max_objects: int) -> int:
-        """Objects that do not fit when an image has room for ``max_objects``."""
+        """Number of objects that do not fit if an image has room for ``max_objects``."""
         return sum(max(0, count - max_objects) * images for count, images in self.objects_per_image.items())
 
 
@@ -94,7 +95,7 @@ class Records:
         folder: Where they are in the file system.
         uri: Their address.
         digest: Digest of content and options.
-        manifest: What they hold.
+        manifest: Their content.
     """
 
     folder: Path
@@ -150,7 +151,7 @@ def load_records(storage: Storage, uri: str, digest: str | None = None) -> Recor
 
 
 def verify(path: Path, shard: Shard, uri: str) -> None:
-    """See whether a file is the shard that it should be.
+    """Check that a file is the shard that the manifest describes.
 
     Raises:
         RunnerError: ``ChecksumMismatch``.

@@ -1,7 +1,6 @@
-"""What a label format yields, whatever the format: samples, labelled boxes, and verdicts on what is wrong.
+"""Samples, labelled boxes and findings: the data model between label formats and everything else.
 
-Readers (:mod:`tlt_runner.data.formats`) fill these in; preparation and folder writers consume them and know
-no format.
+Readers (:mod:`tlt_runner.data.formats`) fill it in; preparation and writers consume it and know no format.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Protocol
 
 
 class Problem(StrEnum):
-    """What can be wrong with a file or a line, so that it is left out."""
+    """Kinds of problems for which a file or a line is left out."""
 
     EMPTY_FILE = "EmptyFile"
     UNREADABLE_IMAGE = "UnreadableImage"
@@ -40,7 +39,7 @@ class Problem(StrEnum):
 
 
 class Oddity(StrEnum):
-    """What is unusual about an image that is used all the same, and what is done about it."""
+    """Unusual properties of images that are used all the same."""
 
     WRONG_EXTENSION = "WrongExtension"
     CMYK = "Cmyk"
@@ -53,15 +52,15 @@ class Oddity(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong.
+    """One problem of a file, a line or an entry.
 
     Attributes:
         file: Path relative to the data set's root.
-        problem: What kind.
+        problem: Kind of problem.
         message: Field, expected, got.
-        line: Line number from 1, where the file has lines.
+        line: Line number from 1, if the file has lines.
         box: The box at fault, yxyx, in pixels of the image as stored, for people to look at; not compared.
-        entry: The entry at fault, where the file has entries and no lines; not compared.
+        entry: The entry at fault, if the file has entries and no lines; not compared.
     """
 
     file: str
@@ -72,26 +71,26 @@ class Finding:
     entry: str = field(default="", compare=False)
 
     @property
-    def place(self) -> str:
+    def position(self) -> str:
         """``file:line``."""
         return self.file if self.line is None else f"{self.file}:{self.line}"
 
     def __str__(self) -> str:
         """``file:line: problem: message``."""
-        return f"{self.place}: {self.problem}: {self.message}"
+        return f"{self.position}: {self.problem}: {self.message}"
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledBox:
-    """One object as its label says, in pixels of the image as stored; pixel 0 reaches from 0 to 1.
+    """One object, in pixels of the image as stored; pixel 0 reaches from 0 to 1.
 
     Attributes:
         class_name: The label's own class, before mapping.
         yxyx: Top, left, bottom, right edge.
         truncation: 0 (whole) to 1 (almost outside the image).
         occlusion: 0 visible, 1 partly, 2 largely occluded, 3 unknown.
-        difficult: Whether evaluation leaves it out of account. Of KITTI, as in TLT, from occlusion 1 on.
-        line: Line of the label file, from 1; None where the file has no lines (coco).
+        difficult: Ignored in evaluation. In KITTI labels, as in TLT, from occlusion 1 on.
+        line: Line of the label file, from 1; None if the file has no lines (coco).
     """
 
     class_name: str
@@ -104,13 +103,13 @@ class LabelledBox:
 
 @dataclass(frozen=True)
 class Labels:
-    """What the label of one image says.
+    """Contents of the label of one image.
 
     Attributes:
         boxes: Its objects, all classes.
         findings: Lines that could not be used.
         ignored: Regions marked as "do not care" (DontCare, iscrowd); they are not objects.
-        image_size: Height and width of the image according to the label, where it says so.
+        image_size: Height and width of the image according to the label, if it states them.
     """
 
     boxes: tuple[LabelledBox, ...] = ()
@@ -125,11 +124,11 @@ class Sample:
 
     Attributes:
         name: Image folder, sub-folders and stem: ``training/image_2/000001``.
-        stem: The same relative to the image folder: ``000001``.
+        stem: Sub-folders and stem, relative to the image folder: ``000001``.
         image: File.
         image_file: The image's path relative to the data set's root, for messages.
-        label_file: The label's.
-        key: By which its reader finds its label again: a path, or the image's id in a coco file.
+        label_file: The label's path relative to the data set's root.
+        key: Key by which its reader finds the label: a path, or the image's path in a coco file.
     """
 
     name: str
@@ -142,17 +141,17 @@ class Sample:
 
 @dataclass(frozen=True)
 class Listing:
-    """What the folders of a data set hold.
+    """Contents of the folders of a data set.
 
     Attributes:
         samples: Images with a label, by name.
         images: Number of image files.
         skipped: Images that cannot be samples.
         orphans: Labels without an image.
-        findings: What is wrong with a label file as a whole, or with an entry that belongs to no image.
+        findings: Problems of a label file as a whole, or of an entry that belongs to no image.
         other_files: Entries of the image folder that are no images.
-        label_files: Every file from which labels come, with its path relative to the data set's root.
-        side_files: Files among the labels that are none: lists, notes, captions; relative to the root.
+        label_files: Path relative to the data set's root and path of every file with labels.
+        side_files: Files among the labels that hold none: lists, notes, captions; relative to the root.
         unlisted: Images that none of the data set's lists (imageSet) names; they are not in ``images``.
     """
 
@@ -168,19 +167,19 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class Converted:
-    """What became of one sample.
+class SampleOutcome:
+    """Result of converting one sample: its record, or why it was left out, with counts and findings.
 
     Attributes:
-        example: The record; None when the image was left out.
-        skipped: Why it was left out.
-        dropped: Label lines that were left out of it.
+        example: The record; None if the image was left out, or exported to a folder.
+        skipped: The reason why the image was left out.
+        dropped: Label lines that were left out.
         objects: Objects in the record, by class id.
         sizes: Height and width of each of them, in pixels of the network's input.
         source_classes: Class of every label line that could be read; empty when the image was left out.
         clipped: Boxes that were cut at the image's edge.
         ignored: Regions to leave out of account.
-        oddities: What is unusual about the image.
+        oddities: Unusual properties of the image.
     """
 
     example: bytes | None = None
@@ -195,7 +194,10 @@ class Converted:
 
 
 class Reader(Protocol):
-    """One label format. Bad data are in the results, never an exception; threads call it side by side."""
+    """Reads the labels of one format.
+
+    Bad data are in the results, never an exception. Several threads call it at the same time.
+    """
 
     def listing(self) -> Listing:
         """Find the samples, opening as little as possible.
@@ -205,7 +207,7 @@ class Reader(Protocol):
         """
 
     def classes(self, sample: Sample) -> Counter[str]:
-        """Objects by class, of the lines that can be read; opens no image."""
+        """Count a sample's objects by class, of the lines that can be read; opens no image."""
 
     def read(self, sample: Sample, image_size: tuple[int, int]) -> Labels:
         """Read one sample's labels.
@@ -214,3 +216,9 @@ class Reader(Protocol):
             sample: Of this reader's listing.
             image_size: Height and width of the image as stored.
         """
+
+    def image_holdings(self) -> str:
+        """Count the files of the image folder by kind, for messages."""
+
+    def label_holdings(self) -> str:
+        """Describe the files at the labels' place, for messages."""

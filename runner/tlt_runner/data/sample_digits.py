@@ -1,4 +1,4 @@
-"""A data set to try the product on, without a download: scenes of handwritten digits in the KITTI layout.
+"""A sample data set, without a download: scenes of handwritten digits in the KITTI layout.
 
 The glyphs are the 1,797 real 8x8 scans that come inside scikit-learn (UCI "Optical Recognition of Handwritten
 Digits"), scaled up smoothly and drawn in varied sizes and colours on cluttered backgrounds. Called by
@@ -7,6 +7,8 @@ Digits"), scaled up smoothly and drawn in varied sizes and colours on cluttered 
 Scenes of one call draw from one pool of glyphs. With ``glyphs="even"`` and ``glyphs="odd"`` two calls draw
 from disjoint pools: use that where a held-out score must not depend on a glyph that was seen in training. (A
 split by ``validation.fraction`` of one call shares glyphs, though never a scene.)
+
+The command line reads the defaults for its help: numpy and OpenCV are imported when scenes are drawn.
 """
 
 from __future__ import annotations
@@ -15,13 +17,16 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tlt_api.failures import Reason
 from tlt_runner.errors import RunnerError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Pixels: TypeAlias = npt.NDArray[Any]
 
 CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SMALLEST, LARGEST = 0.125, 0.375
@@ -32,7 +37,15 @@ INK = 0.35
 LEAST_CONTRAST = 70.0
 """Difference of brightness (0..255) between a digit and what is behind it."""
 
-Pixels = npt.NDArray[Any]
+
+@dataclass(frozen=True)
+class Scenes:
+    """Defaults of ``tlt sample-data``: number of scenes, their width and height in pixels, the seed."""
+
+    images: int = 400
+    width: int = 192
+    height: int = 192
+    seed: int = 7
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,8 @@ def generate(
     Raises:
         RunnerError: ``InvalidSpec`` for impossible sizes or classes, or when scikit-learn is not installed.
     """
+    import numpy as np
+
     wanted = sorted(set(range(10) if classes is None else classes))
     if images < 1 or min(width, height) < 64 or not wanted or not set(wanted) <= set(range(10)):
         raise RunnerError(
@@ -94,6 +109,8 @@ def generate(
 
 
 def _load_glyphs(which: Literal["all", "even", "odd"]) -> list[Glyph]:
+    import numpy as np
+
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -136,6 +153,7 @@ def _draw(
 ) -> tuple[int, int, int, int] | None:
     """Draw a digit where there is room; its box (yxyx, pixel edges) around the ink, or None without room."""
     import cv2
+    import numpy as np
 
     height, width = canvas.shape[:2]
     side = min(height, width)
@@ -183,6 +201,7 @@ def _contrasting(random: np.random.Generator, patch: Pixels) -> Pixels:
 def _background(random: np.random.Generator, width: int, height: int) -> Pixels:
     """A gradient with distractors (lines, rectangles, ellipses) and noise: uint8 [height, width, 3]."""
     import cv2
+    import numpy as np
 
     corners = random.uniform(30, 225, (2, 2, 3)).astype(np.float32)
     canvas = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)

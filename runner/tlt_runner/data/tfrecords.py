@@ -2,49 +2,35 @@
 
 Keys and units are TLT's (``frame/*``, ``target/*``; boxes in absolute pixels of the encoded image), with
 what is needed to find the original's pixels again: its size, the scale and the offset.
+
+The message is serialised here, not by protobuf's classes: conversion makes one for every image while it holds
+the interpreter's lock, and its bytes must be the same in every process and with every version of protobuf
+(ADR 12). Source: the Protocol Buffers encoding, ``tensorflow/core/example/feature.proto``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import struct
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from tlt_api.failures import Reason
-from tlt_runner.data import examples
 from tlt_runner.data.images.geometry import Placement
+from tlt_runner.data.sample import LabelledBox
 from tlt_runner.errors import RunnerError
 
 
-@dataclass(frozen=True)
-class Objects:
-    """The objects of one image, in pixels of the network's input.
-
-    Attributes:
-        names: Class names, after mapping.
-        class_ids: Their ids.
-        boxes: [N, 4] yxyx.
-        truncation: 0 to 1.
-        occlusion: 0 to 3.
-        difficult: Whether evaluation leaves it out of account.
-    """
-
-    names: Sequence[str]
-    class_ids: Sequence[int]
-    boxes: npt.NDArray[np.floating[Any]]
-    truncation: Sequence[float]
-    occlusion: Sequence[int]
-    difficult: Sequence[bool]
-
-
 def to_example(
-    name: str, encoded: bytes, original_size: tuple[int, int], where: Placement, objects: Objects
+    name: str,
+    encoded: bytes,
+    original_size: tuple[int, int],
+    placement: Placement,
+    boxes: Sequence[LabelledBox],
+    class_ids: Sequence[int],
 ) -> bytes:
     """Serialise one image.
 
@@ -52,38 +38,91 @@ def to_example(
         name: ``frame/id``.
         encoded: JPEG of the network's size.
         original_size: Height and width of the original image.
-        where: How it was placed.
-        objects: Its objects.
+        placement: Position of the original image in this one.
+        boxes: Its objects, with the class to learn, in pixels of this image.
+        class_ids: Class id of each.
     """
-    y1, x1, y2, x2 = objects.boxes.T.tolist() if len(objects.boxes) else ([], [], [], [])
-    return examples.serialize(
+    return serialize(
         {
-            "frame/id": examples.of_bytes([_text(name)]),
-            "frame/height": examples.of_ints([where.height]),
-            "frame/width": examples.of_ints([where.width]),
-            "frame/encoded": examples.of_bytes([encoded]),
-            "frame/original_height": examples.of_ints([original_size[0]]),
-            "frame/original_width": examples.of_ints([original_size[1]]),
-            "frame/scale_y": examples.of_floats([where.scale_y]),
-            "frame/scale_x": examples.of_floats([where.scale_x]),
-            "frame/offset_y": examples.of_floats([where.offset_y]),
-            "frame/offset_x": examples.of_floats([where.offset_x]),
-            "target/object_class": examples.of_bytes(map(_text, objects.names)),
-            "target/object_class_id": examples.of_ints(objects.class_ids),
-            "target/truncation": examples.of_floats(objects.truncation),
-            "target/occlusion": examples.of_ints(objects.occlusion),
-            "target/is_difficult": examples.of_ints(map(int, objects.difficult)),
-            "target/coordinates_x1": examples.of_floats(x1),
-            "target/coordinates_y1": examples.of_floats(y1),
-            "target/coordinates_x2": examples.of_floats(x2),
-            "target/coordinates_y2": examples.of_floats(y2),
+            "frame/id": bytes_feature([_text(name)]),
+            "frame/height": int64_feature([placement.height]),
+            "frame/width": int64_feature([placement.width]),
+            "frame/encoded": bytes_feature([encoded]),
+            "frame/original_height": int64_feature([original_size[0]]),
+            "frame/original_width": int64_feature([original_size[1]]),
+            "frame/scale_y": float_feature([placement.scale_y]),
+            "frame/scale_x": float_feature([placement.scale_x]),
+            "frame/offset_y": float_feature([placement.offset_y]),
+            "frame/offset_x": float_feature([placement.offset_x]),
+            "target/object_class": bytes_feature(_text(box.class_name) for box in boxes),
+            "target/object_class_id": int64_feature(class_ids),
+            "target/truncation": float_feature([box.truncation for box in boxes]),
+            "target/occlusion": int64_feature(box.occlusion for box in boxes),
+            "target/is_difficult": int64_feature(int(box.difficult) for box in boxes),
+            "target/coordinates_x1": float_feature([box.yxyx[1] for box in boxes]),
+            "target/coordinates_y1": float_feature([box.yxyx[0] for box in boxes]),
+            "target/coordinates_x2": float_feature([box.yxyx[3] for box in boxes]),
+            "target/coordinates_y2": float_feature([box.yxyx[2] for box in boxes]),
         }
     )
 
 
 def _text(text: str) -> bytes:
-    """A name as its file has it, whatever its encoding."""
+    """Encode a name with the bytes that its file has, whatever their encoding."""
     return text.encode(errors="surrogateescape")
+
+
+def serialize(features: Mapping[str, bytes]) -> bytes:
+    """Serialise named features as a ``tf.train.Example``, in the order of their names."""
+    parts = []
+    for name in sorted(features):
+        key, value = name.encode(), features[name]
+        value_start = b"\x0a" + _varint(len(key)) + key + b"\x12" + _varint(len(value))
+        parts += [b"\x0a", _varint(len(value_start) + len(value)), value_start, value]
+    length = sum(map(len, parts))
+    return b"".join([b"\x0a", _varint(length), *parts])
+
+
+def bytes_feature(values: Iterable[bytes]) -> bytes:
+    """Serialise a list of byte strings."""
+    parts: list[bytes] = []
+    for value in values:
+        parts += [b"\x0a", _varint(len(value)), value]
+    return _feature(b"\x0a", b"".join(parts))
+
+
+def float_feature(values: Sequence[float]) -> bytes:
+    """Serialise a list of float32."""
+    return _feature(b"\x12", _packed(struct.pack(f"<{len(values)}f", *values)))
+
+
+def int64_feature(values: Iterable[int]) -> bytes:
+    """Serialise a list of int64."""
+    return _feature(b"\x1a", _packed(b"".join(map(_varint, values))))
+
+
+def _feature(tag: bytes, content: bytes) -> bytes:
+    return tag + _varint(len(content)) + content
+
+
+def _packed(content: bytes) -> bytes:
+    return b"\x0a" + _varint(len(content)) + content if content else b""
+
+
+def _varint(value: int) -> bytes:
+    """Serialise a whole number, seven bits a byte; a negative one as its two's complement of 64 bits."""
+    if 0 <= value < 128:
+        return _SMALL[value]
+    value &= (1 << 64) - 1
+    digits = bytearray()
+    while value > 127:
+        digits.append(value & 127 | 128)
+        value >>= 7
+    digits.append(value)
+    return bytes(digits)
+
+
+_SMALL = [bytes([value]) for value in range(128)]
 
 
 EDGES = tuple(f"target/coordinates_{edge}" for edge in ("y1", "x1", "y2", "x2"))

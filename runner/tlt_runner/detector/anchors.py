@@ -13,8 +13,7 @@ def shapes(given: Anchors) -> np.ndarray:
 
     An anchor of scale s and ratio r has the area s squared and width / height = r.
     """
-    pairs = [(s / np.sqrt(r), s * np.sqrt(r)) for s in given.scales for r in given.ratios]
-    return np.array(pairs, np.float32)
+    return np.array([(height, width) for width, height in given.shapes()], np.float32)
 
 
 def anchors(config: DetectorConfig) -> np.ndarray:

@@ -65,7 +65,7 @@ def check(request: Request, storage: Storage) -> Inputs:
     """
     with storage_errors(str(request.images)):
         _check_folders(request)
-        images = folders.find_images(folders.Place(request.images, ""))
+        images = folders.find_images(folders.SourceFolder(request.images, ""))
         if not images.names and not images.skipped:
             raise RunnerError(
                 Reason.DATASET_NOT_FOUND,

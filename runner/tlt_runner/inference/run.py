@@ -20,14 +20,14 @@ import numpy.typing as npt
 from tlt_api.failures import Reason
 from tlt_runner.cancel import Stop
 from tlt_runner.context import Reporter
+from tlt_runner.data.formats.kitti import KittiWriter
 from tlt_runner.data.formats.names import stem
 from tlt_runner.data.images import decode, geometry
 from tlt_runner.data.images.decode import BadImageError
 from tlt_runner.data.images.geometry import Placement
-from tlt_runner.data.parallel import Meter, workers
+from tlt_runner.data.parallel import StageProgress, workers
 from tlt_runner.data.report.report import ReportedFinding
 from tlt_runner.data.sample import Finding, Oddity, Problem
-from tlt_runner.data.writers.kitti import KittiWriter
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import InterruptedRunError, RunnerError, storage_errors
@@ -71,10 +71,10 @@ def run(request: Request, inputs: Inputs, reporter: Reporter, stop: Stop) -> Inf
     with OutputFolder.opened(request.output) as output:
         model = detector.load(inputs.model)
         inference = _Inference(request, model, output, inputs.unusable)
-        meter = Meter("infer", len(inputs.images), reporter, stop)
+        progress = StageProgress("infer", len(inputs.images), reporter, stop)
         interrupted: InterruptedRunError | None = None
         try:
-            inference.run(inputs.images, meter)
+            inference.run(inputs.images, progress)
         except InterruptedRunError as error:
             interrupted = error
         report = inference.report(sha256_of(inputs.model), whole=interrupted is None)
@@ -109,16 +109,16 @@ class _Inference:
         self._label_names = [KittiWriter.class_name(name) for name in self._config.class_names]
         self._stems: dict[str, str] = {}
 
-    def run(self, names: Sequence[str], meter: Meter) -> None:
+    def run(self, names: Sequence[str], progress: StageProgress) -> None:
         """Infer all images."""
         floor = self._config.detections.score_threshold
         if self._request.score < floor:
             log.warning("the model itself leaves out detections with a score below %g", floor)
         usable = [name for name in names if self._has_own_label(name)]
-        meter.skip(len(names) - len(usable))
+        progress.skip(len(names) - len(usable))
         with ThreadPoolExecutor(workers()) as threads:
             for chunk in _chunks(threads, self._load, usable):
-                meter.check()
+                progress.raise_if_stopped()
                 loaded = [item for item in chunk if isinstance(item, _Loaded)]
                 for item in chunk:
                     if isinstance(item, Finding):
@@ -126,7 +126,7 @@ class _Inference:
                 if loaded:
                     self._infer(loaded, threads)
                 for _ in chunk:
-                    meter.advance()
+                    progress.advance()
 
     def report(self, model_sha256: str, *, whole: bool) -> InferenceReport:
         """Return the report so far."""

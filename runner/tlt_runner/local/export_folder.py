@@ -13,23 +13,24 @@ from pathlib import Path
 import yaml
 
 from tlt_api.dataset import LabelFormat
+from tlt_api.status import Progress
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.commands import Command
-from tlt_runner.data.preparation import export_folder
+from tlt_runner.data.preparation.export_folder import ExportedFolder, export_folder
 from tlt_runner.data.records import REPORT
 from tlt_runner.local import flow
 from tlt_runner.local.child import Interrupts
 from tlt_runner.local.state import Folders
 from tlt_runner.storage import Storage
 
-TOLD_EVERY = 1000
-"""Images."""
+PRINTED_EVERY = 1000
+"""Images between two lines of progress."""
 
 
 def run(
     command: Command, file: Path, folders: Folders, target: LabelFormat, out: Path, *, resize: bool
 ) -> int:
-    """Translate the data set of the one TrainingJob in a file; return the exit code.
+    """Export the data set of the one TrainingJob in a file; return the exit code.
 
     Raises:
         RunnerError: Nothing was written.
@@ -41,38 +42,54 @@ def run(
     interrupts.install()
     with tempfile.TemporaryDirectory(prefix="tlt-", ignore_cleanup_errors=True) as scratch:
         storage = Storage(scratch=Path(scratch), s3=spec.storage.s3, volumes_root=folders.volumes)
-        done = export_folder.translate(
+        exported = export_folder(
             spec.dataset,
             storage,
             target,
             out,
             resize=resize,
-            stopped=lambda: interrupts.count > 0,
-            tell=_tell,
+            reporter=_Printer(),
+            stop=_Interrupted(interrupts),
         )
-    for line in _summary(done, out):
+    for line in _summary(exported, out):
         print(line, file=sys.stderr)
-    block = done.dataset.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
+    block = exported.dataset.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
     print(yaml.safe_dump({"dataset": block}, sort_keys=False, allow_unicode=True), end="")
     return 0
 
 
-def _tell(done: int, total: int) -> None:
-    if done % TOLD_EVERY == 0:
-        print(f"{done} of {total} images", file=sys.stderr, flush=True)
+class _Printer:
+    """Prints the progress, now and then."""
+
+    def progress(self, progress: Progress) -> None:
+        """Print every thousandth image."""
+        if progress.step and progress.step % PRINTED_EVERY == 0:
+            rest = f"{progress.images_per_second:g} images/s, {progress.eta_seconds} s left"
+            print(f"{progress.step} images, {rest}", file=sys.stderr, flush=True)
 
 
-def _summary(done: export_folder.Translation, out: Path) -> list[str]:
-    found = done.report
+class _Interrupted:
+    """A stop that is set by the first signal."""
+
+    def __init__(self, interrupts: Interrupts) -> None:
+        self._interrupts = interrupts
+
+    def is_set(self) -> bool:
+        """True after a signal."""
+        return self._interrupts.count > 0
+
+
+def _summary(exported: ExportedFolder, out: Path) -> list[str]:
+    report = exported.report
     lines = [
-        f"{found.training_images} training and {found.validation_images} validation images with "
-        f"{found.objects} objects of {len(found.classes)} classes are in {out}"
+        f"{report.training_images} training and {report.validation_images} validation images with "
+        f"{report.objects} objects of {len(report.classes)} classes are in {out}"
     ]
-    skipped = sum(found.skipped_by_problem.values())
-    dropped = sum(found.dropped_by_problem.values())
-    if skipped or dropped or found.labels_without_image:
+    skipped = sum(report.skipped_by_problem.values())
+    dropped = sum(report.dropped_by_problem.values())
+    if skipped or dropped or report.labels_without_image:
         lines.append(
-            f"left out: {skipped} images, {dropped} label lines, {found.labels_without_image} labels without "
-            f"image; {out / REPORT} lists them"
+            f"left out: {skipped} images, {dropped} label lines, {report.labels_without_image} labels "
+            f"without image; {out / REPORT} lists them"
         )
-    return [*lines, *(f"note: {text}" for text in found.warnings)]
+    return [*lines, *(f"note: {text}" for text in report.warnings)]

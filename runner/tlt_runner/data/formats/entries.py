@@ -1,4 +1,4 @@
-"""The entries of a folder and its sub-folders, and what each is.
+"""The entries of a folder and its sub-folders, each with its kind.
 
 Links to folders are not followed, so that no loop and nothing outside the data set is read; links to files
 are, as far as they stay within the data set's claim. An entry costs the same whatever it is: its kind comes
@@ -15,11 +15,11 @@ from enum import Enum, auto
 from pathlib import Path
 
 _CLOSED = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
-"""Why a sub-folder is passed over; all else could pass, and ends the run."""
+"""Errors for which a sub-folder is passed over; any other could be temporary, and ends the run."""
 
 
 class Kind(Enum):
-    """What an entry of a folder is."""
+    """Kind of an entry of a folder."""
 
     FILE = auto()
     HIDDEN = auto()
@@ -39,7 +39,7 @@ NO_FILE = {
 
 
 def scan(folder: Path, mount: Path | None = None) -> Iterator[tuple[str, Kind]]:
-    """Every entry below a folder, with its relative path; in no order. Folders that are looked into are none.
+    """List every entry below a folder, with its relative path, in no order, but for folders that are entered.
 
     A link to a folder of the same tree is a ``KNOWN_FOLDER``: its files are found where they are.
 

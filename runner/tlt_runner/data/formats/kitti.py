@@ -1,58 +1,50 @@
-"""KITTI labels: one text file an image, one line an object, 15 columns (16 with a score).
+"""KITTI labels, read and written: one text file an image, one line an object, 15 columns (16 with a score).
 
 ``class truncation occlusion alpha xmin ymin xmax ymax height width length x y z rotation``. The box is in
 pixels of the image. Of the columns behind it nothing is read. ``DontCare`` lines mark regions to leave out
 of account; they are counted, and are not objects. Source: the KITTI object development kit's readme.
+
+Columns are separated by white space, so a class "traffic light" is written "traffic_light". Occlusion says
+"difficult", too (from 1 on, as in TLT): a difficult object without occlusion is written as 3 (unknown), an
+occluded one that is not difficult as 0. The columns of the third dimension are written as 0, as TLT wants
+them.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 from tlt_api.dataset import LONGEST_CLASS
-from tlt_runner.data.formats import folders, lines
-from tlt_runner.data.sample import Finding, LabelledBox, Labels, Listing, Problem, Sample
+from tlt_runner.data.formats import lines
+from tlt_runner.data.formats.folder_reader import FolderReader
+from tlt_runner.data.formats.format import Format
+from tlt_runner.data.formats.writer import ExportedImage, Writer, decimal
+from tlt_runner.data.records import Subset
+from tlt_runner.data.sample import Finding, LabelledBox, Labels, Problem
 
-LABEL_SUFFIX = ".txt"
 COLUMNS = (15, 16)
 IGNORED_CLASS = "DontCare"
 DIFFICULT_OCCLUSION = 1
 """Occlusion from which an object is "difficult" in evaluation, as in TLT."""
+UNKNOWN_OCCLUSION = 3
 _NUMBERS = {"truncation": 1, "occlusion": 2, "xmin": 4, "ymin": 5, "xmax": 6, "ymax": 7}
 _RANGES = {"truncation": (-1.0, 1.0), "occlusion": (-1.0, 3.0)}
 _FAR = 1e6
 """Pixels: no image is as large."""
 
 
-@dataclass(frozen=True)
-class KittiReader:
-    """Reads a folder of images and a folder of labels with the same names.
+class KittiReader(FolderReader):
+    """Reads a folder of images and a folder of text files with the same names."""
 
-    Attributes:
-        images: Folder of images.
-        labels: Folder of labels.
-    """
+    suffix = ".txt"
 
-    images: folders.Place
-    labels: folders.Place
-
-    def listing(self) -> Listing:
-        """Pair images and labels by name."""
-        return folders.pair(self.images, self.labels, LABEL_SUFFIX)
-
-    def classes(self, sample: Sample) -> Counter[str]:
-        """Objects by class."""
-        return Counter(box.class_name for box in self.read(sample, (0, 0)).boxes)
-
-    def read(self, sample: Sample, image_size: tuple[int, int]) -> Labels:
+    def read_file(self, path: Path, file: str, image_size: tuple[int, int]) -> Labels:
         """Read one label file; its pixels are absolute, so ``image_size`` does not matter."""
-        return lines.read(Path(str(sample.key)), sample.label_file, parse_line)
+        return lines.read(path, file, parse_line)
 
 
 def parse_line(columns: list[str], file: str, number: int) -> LabelledBox | Finding | None:
-    """One line as an object, or what is wrong with it; None for a region to leave out of account."""
+    """Parse one line: an object, what is wrong with it, or None for a region to leave out of account."""
     if columns[0] == IGNORED_CLASS:
         return None
     if len(columns) not in COLUMNS:
@@ -65,16 +57,16 @@ def parse_line(columns: list[str], file: str, number: int) -> LabelledBox | Find
     if len(columns[0]) > LONGEST_CLASS:
         return Finding(file, Problem.UNKNOWN_CLASS, lines.LONG_NAME, number)
     values: dict[str, float] = {}
-    for field, place in _NUMBERS.items():
-        value = lines.number(columns[place])
+    for field, index in _NUMBERS.items():
+        value = lines.number(columns[index])
         if value is None or (field == "occlusion" and value != int(value)):
             kind = "a whole number" if field == "occlusion" else "a finite number"
-            message = f"{field} (column {place + 1}): expected {kind}, got {columns[place][:40]!r}"
+            message = f"{field} (column {index + 1}): expected {kind}, got {columns[index][:40]!r}"
             return Finding(file, Problem.NOT_A_NUMBER, message, number)
         least, most = _RANGES.get(field, (-_FAR, _FAR))
         if not least <= value <= most:
-            given = columns[place][:40]
-            message = f"{field} (column {place + 1}): expected {least:g} to {most:g}, got {given!r}"
+            given = columns[index][:40]
+            message = f"{field} (column {index + 1}): expected {least:g} to {most:g}, got {given!r}"
             return Finding(file, Problem.NOT_A_NUMBER, message, number)
         values[field] = value
     box = (values["ymin"], values["xmin"], values["ymax"], values["xmax"])
@@ -86,3 +78,51 @@ def parse_line(columns: list[str], file: str, number: int) -> LabelledBox | Find
     return LabelledBox(
         columns[0], box, values["truncation"], occlusion, occlusion >= DIFFICULT_OCCLUSION, number
     )
+
+
+_LABEL_FOLDERS: dict[Subset, str] = {"training": "training/label_2", "validation": "validation/label_2"}
+
+
+class KittiWriter(Writer):
+    """One text file an image, one line an object."""
+
+    image_folders = {"training": "training/image_2", "validation": "validation/image_2"}
+    dataset = {
+        "format": "kitti",
+        "images": image_folders["training"],
+        "labels": _LABEL_FOLDERS["training"],
+        "validation": {"images": image_folders["validation"], "labels": _LABEL_FOLDERS["validation"]},
+    }
+
+    @classmethod
+    def class_name(cls, source: str) -> str:
+        """The class as one column; one that would mean "do not care" gets a "_" behind it."""
+        name = "_".join(super().class_name(source).split())
+        return f"{name}_" if name == IGNORED_CLASS else name
+
+    @classmethod
+    def lost(cls, box: LabelledBox) -> tuple[str, ...]:
+        """Occlusion, where it contradicts "difficult"."""
+        return () if _occlusion(box) == box.occlusion else ("occlusion",)
+
+    def add(self, image: ExportedImage) -> None:
+        """Write one label file, an empty one where there is no object."""
+        self._write(f"{_LABEL_FOLDERS[image.subset]}/{image.name}.txt", map(_line, image.boxes))
+
+    def close(self) -> None:
+        """No file concerns all images."""
+
+
+def _line(box: LabelledBox) -> str:
+    y1, x1, y2, x2 = (decimal(edge, 2) for edge in box.yxyx)
+    truncation = decimal(box.truncation, 2)
+    return f"{box.class_name} {truncation} {_occlusion(box)} 0.00 {x1} {y1} {x2} {y2} 0 0 0 0 0 0 0\n"
+
+
+def _occlusion(box: LabelledBox) -> int:
+    if box.difficult == (box.occlusion >= DIFFICULT_OCCLUSION):
+        return box.occlusion
+    return UNKNOWN_OCCLUSION if box.difficult else 0
+
+
+FORMAT = Format(KittiReader.open, KittiWriter, images="training/image_2", labels="training/label_2")

@@ -1,17 +1,22 @@
-"""Label files of one line an object, with columns between white space (kitti, yolo), read with limits.
+"""Contents of label files, read within limits: bytes, text, and lines of columns (kitti, yolo).
 
-UTF-8 with or without a byte order mark; lines end as on any system. A file beyond the limits yields nothing:
-half of an image's objects would teach that the other half is background.
+All readers of labels open files here. A file that nobody may open is bad data, and the readers say so in a
+finding. A storage that fails is not: a finding would blame the file, and preparation would keep the records
+without it.
+
+Text is UTF-8 with or without a byte order mark; lines end as on any system. A file beyond the limits yields
+nothing: half of an image's objects would teach that the other half is background.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from tlt_api.dataset import LONGEST_CLASS
-from tlt_runner.data.formats import content
+from tlt_runner.data.images.decode import FILES_OWN_ERRORS
 from tlt_runner.data.sample import Finding, LabelledBox, Labels, Problem
 
 MAX_BYTES = 16 << 20
@@ -23,6 +28,25 @@ _SHOWN = 80
 """Characters of a line that a message shows."""
 
 
+def content(path: Path, max_bytes: int) -> bytes:
+    """Read all bytes of a file.
+
+    Raises:
+        ValueError: This one file cannot be opened, or is larger than ``max_bytes``; the message says so.
+        OSError: The storage fails, which says nothing about the file.
+    """
+    try:
+        with path.open("rb") as opened:
+            # Not read(max_bytes + 1): that takes the memory for as many bytes, however small the file.
+            if os.fstat(opened.fileno()).st_size > max_bytes:
+                raise ValueError(f"expected at most {max_bytes / (1 << 20):g} MiB")
+            return opened.read()
+    except OSError as error:
+        if error.errno not in FILES_OWN_ERRORS:
+            raise
+        raise ValueError(f"expected a file that can be read: {error.strerror}") from error
+
+
 def read(
     path: Path, file: str, parse_line: Callable[[list[str], str, int], LabelledBox | Finding | None]
 ) -> Labels:
@@ -31,8 +55,8 @@ def read(
     Args:
         path: The file.
         file: Its path relative to the data set's root, for messages.
-        parse_line: Makes an object of a line's columns, the file and the line's number from 1; or says what
-            is wrong with it; or None where the line is a region to leave out of account.
+        parse_line: Takes a line's columns, the file and the line's number from 1. Returns an object, what is
+            wrong with the line, or None for a region to leave out of account.
     """
     lines = _lines(path)
     if isinstance(lines, str):
@@ -63,7 +87,7 @@ def text(path: Path, max_bytes: int) -> str:
         OSError: The storage fails.
         ValueError: The file cannot be opened, is too large, or is no UTF-8; the message says which.
     """
-    data = content.read(path, max_bytes)
+    data = content(path, max_bytes)
     try:
         decoded = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

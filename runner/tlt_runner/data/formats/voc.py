@@ -1,4 +1,4 @@
-"""Pascal VOC labels: one XML file an image, one ``<object>`` an object.
+"""Pascal VOC labels, read and written: one XML file an image, one ``<object>`` an object.
 
 VOC counts pixels from 1 and its boxes include their last pixel, so xmin 1, xmax 1 is the first column:
 ``x1 = xmin - 1``, ``x2 = xmax``, and the same down the rows; whole numbers or fractions. The boxes of
@@ -8,29 +8,36 @@ image's name alone; what ``<filename>``, ``<folder>`` and ``<path>`` say is neve
 The files are not trusted: defusedxml refuses DTDs and entities, and size, depth and the number of objects are
 limited. A file that breaks a limit, or is no XML to its end, yields no objects at all: half of an image's
 objects would teach that the other half is background. Source: the VOC2012 development kit.
+
+Folders are written as ``JPEGImages``, ``Annotations`` and ``ImageSets/Main/{train,val}.txt``. Edges are whole
+numbers where the box is on whole pixels, else they have decimals. The format has no sub-folders, and its
+lists separate by white space: ``street 1/000001`` becomes ``street_1__000001``.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from xml.sax import SAXException, SAXParseException
 from xml.sax.handler import ContentHandler
+from xml.sax.saxutils import escape
 
 from defusedxml import sax
 from defusedxml.common import DefusedXmlException
 
 from tlt_api.dataset import LONGEST_CLASS
-from tlt_runner.data.formats import content, folders, lines
-from tlt_runner.data.sample import Finding, LabelledBox, Labels, Listing, Problem, Sample
+from tlt_runner.data.formats import lines
+from tlt_runner.data.formats.folder_reader import FolderReader
+from tlt_runner.data.formats.format import Format
+from tlt_runner.data.formats.writer import ExportedImage, Writer, decimal
+from tlt_runner.data.records import Subset
+from tlt_runner.data.sample import Finding, LabelledBox, Labels, Problem
 
 if TYPE_CHECKING:
     from xml.sax.xmlreader import AttributesImpl
 
-LABEL_SUFFIX = ".xml"
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 64
 MAX_OBJECTS = 10_000
@@ -50,29 +57,14 @@ _UNSPECIFIED = ("", "unspecified")
 """What tools write in an optional field that nobody filled in."""
 
 
-@dataclass(frozen=True)
-class VocReader:
-    """Reads a folder of images and a folder of XML files with the same names.
+class VocReader(FolderReader):
+    """Reads a folder of images and a folder of XML files with the same names."""
 
-    Attributes:
-        images: Folder of images.
-        labels: Folder of XML files.
-    """
+    suffix = ".xml"
 
-    images: folders.Place
-    labels: folders.Place
-
-    def listing(self) -> Listing:
-        """Pair images and labels by name."""
-        return folders.pair(self.images, self.labels, LABEL_SUFFIX)
-
-    def classes(self, sample: Sample) -> Counter[str]:
-        """Objects by class."""
-        return Counter(box.class_name for box in self.read(sample, (0, 0)).boxes)
-
-    def read(self, sample: Sample, image_size: tuple[int, int]) -> Labels:
+    def read_file(self, path: Path, file: str, image_size: tuple[int, int]) -> Labels:
         """Read one XML file; its pixels are absolute, so ``image_size`` does not matter."""
-        return read_file(Path(str(sample.key)), sample.label_file)
+        return read_file(path, file)
 
 
 def read_file(path: Path, file: str) -> Labels:
@@ -86,7 +78,7 @@ def read_file(path: Path, file: str) -> Labels:
         OSError: The storage fails.
     """
     try:
-        data = content.read(path, MAX_BYTES)
+        data = lines.content(path, MAX_BYTES)
     except ValueError as error:
         return _unreadable(file, str(error), None)
     parser = sax.make_parser()
@@ -255,3 +247,71 @@ def _number(name: str, text: str, least: float, most: float, *, whole: bool = Fa
         message = f"{name}: expected {least:g} to {most:g}, got {text[:40]!r}"
         raise _FieldError(Problem.NOT_A_NUMBER, message)
     return value
+
+
+IMAGES, LABELS = "JPEGImages", "Annotations"
+LISTS: dict[Subset, str] = {
+    "training": "ImageSets/Main/train.txt",
+    "validation": "ImageSets/Main/val.txt",
+}
+OCCLUDED = 1
+
+
+class VocWriter(Writer):
+    """One XML file an image, and a list of the images of each subset."""
+
+    flat = True
+    image_folders = {"training": IMAGES, "validation": IMAGES}
+    dataset = {
+        "format": "voc",
+        "imageSet": LISTS["training"],
+        "validation": {"imageSet": LISTS["validation"]},
+    }
+
+    def __init__(self, root: Path, classes: Sequence[str]) -> None:
+        super().__init__(root, classes)
+        self._listed: dict[Subset, list[str]] = {subset: [] for subset in LISTS}
+        (root / LABELS).mkdir()
+
+    @classmethod
+    def lost(cls, box: LabelledBox) -> tuple[str, ...]:
+        """How much an object is truncated or occluded."""
+        return tuple(
+            name
+            for name, lost in (
+                ("truncation", box.truncation not in (0, 1)),
+                ("occlusion", box.occlusion not in (0, OCCLUDED)),
+            )
+            if lost
+        )
+
+    def add(self, image: ExportedImage) -> None:
+        """Write one XML file."""
+        lines = _xml(image, PurePosixPath(self.image_file(image)).name)
+        self._write(f"{LABELS}/{image.name}.xml", lines)
+        self._listed[image.subset].append(image.name)
+
+    def close(self) -> None:
+        """Write the lists."""
+        for subset, listed in self._listed.items():
+            self._write(LISTS[subset], (f"{name}\n" for name in listed))
+
+
+def _xml(image: ExportedImage, file_name: str) -> Iterator[str]:
+    height, width = image.size
+    yield "<annotation>\n"
+    yield f"  <folder>{IMAGES}</folder>\n  <filename>{escape(file_name)}</filename>\n"
+    yield f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>\n"
+    yield "  <segmented>0</segmented>\n"
+    for box in image.boxes:
+        y1, x1, y2, x2 = box.yxyx
+        yield f"  <object>\n    <name>{escape(box.class_name)}</name>\n    <pose>Unspecified</pose>\n"
+        yield f"    <truncated>{int(box.truncation > 0)}</truncated>\n"
+        yield f"    <occluded>{int(box.occlusion > 0)}</occluded>\n"
+        yield f"    <difficult>{int(box.difficult)}</difficult>\n"
+        yield f"    <bndbox><xmin>{decimal(x1 + 1)}</xmin><ymin>{decimal(y1 + 1)}</ymin>"
+        yield f"<xmax>{decimal(x2)}</xmax><ymax>{decimal(y2)}</ymax></bndbox>\n  </object>\n"
+    yield "</annotation>\n"
+
+
+FORMAT = Format(VocReader.open, VocWriter, images=IMAGES, labels=LABELS)

@@ -1,12 +1,12 @@
-"""Every image file gets a verdict: whole, sound and of a size that fits in memory; or why not.
+"""Image files: checks that they are whole, sound and of a size that fits in memory, and decodes them.
 
 Decoders are lenient: a cut-off JPEG comes out grey, without a word. So the container is read to its end
 first, then the data are decoded by a decoder whose warnings count. Orientation tags (EXIF) are not applied:
 labels speak of the pixels as they are stored, as in TLT, and TensorFlow's decoder ignores the tags too.
 
-Called by conversion, by the writers of folders, by the report and by inference. :func:`header` comes first;
-then :func:`check` is for those who keep the file's bytes, :func:`pixels` for those who need pixels
-(:func:`decode` is both steps); the two judge alike.
+Called by conversion, by the report and by inference. :func:`header` comes first; then :func:`check` is for
+callers that keep the file's bytes, :func:`pixels` for callers that need pixels (:func:`decode` is both);
+the two refuse the same files.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy.typing as npt
 from tlt_runner.data.images import jpeg, png
 from tlt_runner.data.images.header import BadImageError as BadImageError
 from tlt_runner.data.images.header import Header as Header
+from tlt_runner.data.images.header import check_size
 from tlt_runner.data.sample import Oddity, Problem
 
 JPEG_QUALITY = 95
@@ -55,7 +56,7 @@ FILES_OWN_ERRORS = {
     errno.ENOTDIR,
     errno.ENAMETOOLONG,
 }
-"""Why a file cannot be opened although its storage works."""
+"""Errors of one file, whose storage works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Decoded:
     """A whole and sound image.
 
     Attributes:
-        header: What its file says.
+        header: Its header.
         pixels: uint8 [height, width, 3], BGR, as stored (not turned).
     """
 
@@ -117,15 +118,31 @@ def header(data: bytes, file_name: str) -> Header:
     return replace(head, oddities=(Oddity.WRONG_EXTENSION, *head.oddities))
 
 
+def size(data: bytes) -> tuple[int, int]:
+    """Height and width that a JPEG or PNG states, also of a file that was cut off behind its header.
+
+    Raises:
+        BadImageError: The file is of another kind, states no size, or is too large.
+    """
+    if data.startswith(jpeg.START):
+        height, width = jpeg.size(data)
+    elif data.startswith(png.START):
+        height, width = png.size(data)
+    else:
+        raise BadImageError(Problem.UNREADABLE_IMAGE, f"expected a JPEG or PNG image, got {_kind_of(data)}")
+    check_size(height, width)
+    return height, width
+
+
 def _kind_of(data: bytes) -> str:
-    for place, signature, kind in _OTHER_KINDS:
-        if data.startswith(signature, place):
+    for offset, signature, kind in _OTHER_KINDS:
+        if data.startswith(signature, offset):
             return kind
     return f"a file that begins with {data[:8]!r}"
 
 
 def check(data: bytes, head: Header) -> None:
-    """Read the data of a whole file as far as it takes to know that they are sound.
+    """Read the data of a whole file as far as needed to know that they are sound.
 
     Raises:
         BadImageError: ``CorruptImage``.
@@ -146,7 +163,7 @@ def pixels(data: bytes, head: Header) -> npt.NDArray[np.uint8]:
 
 
 def decode(data: bytes, file_name: str) -> Decoded:
-    """What a file says, and its pixels.
+    """Read a file's header and decode its pixels.
 
     Raises:
         BadImageError: As :func:`header` and :func:`pixels`.

@@ -1,4 +1,4 @@
-"""Where an original image lies in the network's input, and how boxes and pixels get there and back.
+"""Position of an original image in the network's input: maps boxes and pixels there and back.
 
 Coordinates are edges: pixel 0 reaches from 0.0 to 1.0, so scaling a box is a plain product, and it agrees
 with what ``cv2.resize`` does to the pixels. Pure but for the resize itself.
@@ -41,18 +41,18 @@ class Placement:
     width: int
 
     def to_network(self, boxes: FloatArray) -> FloatArray:
-        """Boxes [N, 4] yxyx, original pixels -> network pixels."""
+        """Map boxes [N, 4] yxyx from original pixels to network pixels."""
         scale = np.array([self.scale_y, self.scale_x] * 2)
         offset = np.array([self.offset_y, self.offset_x] * 2)
         return np.asarray(boxes, np.float64).reshape(-1, 4) * scale + offset
 
     def to_original(self, boxes: FloatArray) -> FloatArray:
-        """Boxes [N, 4] yxyx, network pixels -> original pixels."""
+        """Map boxes [N, 4] yxyx from network pixels to original pixels."""
         return to_original(boxes, (self.scale_y, self.scale_x), (self.offset_y, self.offset_x))
 
 
 def to_original(boxes: FloatArray, scale: ArrayLike, offset: ArrayLike) -> FloatArray:
-    """Boxes [N, 4] yxyx, network pixels -> original pixels; ``scale`` and ``offset`` [2] are of y and x."""
+    """Map boxes [N, 4] yxyx from network to original pixels; ``scale`` and ``offset`` [2] are of y and x."""
     inverse = np.asarray(boxes, np.float64).reshape(-1, 4) - np.tile(np.asarray(offset, np.float64), 2)
     return inverse / np.tile(np.asarray(scale, np.float64), 2)
 
@@ -60,7 +60,7 @@ def to_original(boxes: FloatArray, scale: ArrayLike, offset: ArrayLike) -> Float
 def placement(
     original_height: int, original_width: int, height: int, width: int, mode: Literal["stretch", "letterbox"]
 ) -> Placement:
-    """Where an image of the original size goes in an input of ``height`` x ``width``.
+    """Place an image of the original size in an input of ``height`` x ``width``.
 
     ``letterbox`` keeps the aspect ratio (to the nearest pixel) and centres the image.
     """
@@ -81,7 +81,7 @@ def placement(
     )
 
 
-def place_image(image: npt.NDArray[np.uint8], where: Placement) -> npt.NDArray[np.uint8]:
+def place_image(image: npt.NDArray[np.uint8], placement: Placement) -> npt.NDArray[np.uint8]:
     """Bring an image [h, w, 3] to the network's size: area averaging to shrink, cubic to enlarge.
 
     Padding is black, as DeepStream pads (``maintain-aspect-ratio`` with ``symmetric-padding``).
@@ -91,22 +91,22 @@ def place_image(image: npt.NDArray[np.uint8], where: Placement) -> npt.NDArray[n
     # Every caller has a thread for each core that it may use; cv2's own pool has one for each of the machine.
     cv2.setNumThreads(1)
     # One axis may shrink while the other grows: shrink first, each with its own method.
-    smaller = (min(image.shape[1], where.content_width), min(image.shape[0], where.content_height))
+    smaller = (min(image.shape[1], placement.content_width), min(image.shape[0], placement.content_height))
     if smaller != (image.shape[1], image.shape[0]):
         image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
-    if smaller != (where.content_width, where.content_height):
-        size = (where.content_width, where.content_height)
+    if smaller != (placement.content_width, placement.content_height):
+        size = (placement.content_width, placement.content_height)
         image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
-    if image.shape[:2] == (where.height, where.width):
+    if image.shape[:2] == (placement.height, placement.width):
         return image
-    canvas = np.zeros((where.height, where.width, 3), np.uint8)
-    rows = slice(where.offset_y, where.offset_y + where.content_height)
-    columns = slice(where.offset_x, where.offset_x + where.content_width)
+    canvas = np.zeros((placement.height, placement.width, 3), np.uint8)
+    rows = slice(placement.offset_y, placement.offset_y + placement.content_height)
+    columns = slice(placement.offset_x, placement.offset_x + placement.content_width)
     canvas[rows, columns] = image
     return canvas
 
 
 def clip(boxes: FloatArray, height: float, width: float) -> FloatArray:
-    """Boxes [N, 4] yxyx cut at the edges of an image; one that lies outside gets no area."""
+    """Cut boxes [N, 4] yxyx at the edges of an image; a box outside gets no area."""
     limits = np.array([height, width, height, width], np.float64)
     return np.clip(np.asarray(boxes, np.float64).reshape(-1, 4), 0.0, limits)

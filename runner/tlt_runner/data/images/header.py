@@ -1,4 +1,4 @@
-"""What is known of an image file before a pixel is decoded, and how a file that cannot be used is refused.
+"""Header of an image file, read before a pixel is decoded, and the error of a file that cannot be used.
 
 :mod:`tlt_runner.data.images.jpeg` and :mod:`tlt_runner.data.images.png` make headers; everyone else gets them
 from :mod:`tlt_runner.data.images.decode`.
@@ -36,14 +36,14 @@ class BadImageError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a whole file says of its image.
+    """Header of a whole image file.
 
     Attributes:
-        kind: Format of the content, whatever the file is called.
+        kind: Format of the content, whatever the file's suffix.
         height: Rows as stored.
         width: Columns as stored.
-        oddities: What is unusual about it.
-        fits_records: Whether the file itself can be a record's ``frame/encoded``: a grey or colour JPEG of
+        oddities: Unusual properties.
+        fits_records: True if the file itself can be a record's ``frame/encoded``: a grey or colour JPEG of
             8 bits, baseline or progressive, which ``tf.io.decode_jpeg`` reads.
         orientation: EXIF orientation: 1 upright, 2 to 8 mirrored or turned; 5 to 8 swap height and width.
     """
@@ -57,7 +57,7 @@ class Header:
 
 
 def check_size(height: int, width: int) -> None:
-    """Refuse what would not fit in memory, before anything is decoded.
+    """Refuse an image that would not fit in memory, before anything is decoded.
 
     Raises:
         BadImageError: ``HugeImage``; ``CorruptImage`` where a side is 0.
@@ -75,7 +75,7 @@ def check_size(height: int, width: int) -> None:
 
 
 def check_parts(count: int) -> None:
-    """Refuse what would take minutes to walk through.
+    """Refuse a file whose parts would take minutes to walk through.
 
     Raises:
         BadImageError: ``CorruptImage``.
@@ -85,7 +85,7 @@ def check_parts(count: int) -> None:
 
 
 def orientation(tiff: bytes) -> int:
-    """The orientation tag of a TIFF header's first directory (EXIF); 1 where there is none that is valid."""
+    """Read the orientation tag of a TIFF header's first directory (EXIF); 1 if there is no valid one."""
     order: Literal["little", "big"] = "little" if tiff.startswith(b"II") else "big"
     start = int.from_bytes(tiff[4:8], order)
     entries = int.from_bytes(tiff[start : start + 2], order)

@@ -1,9 +1,9 @@
-"""JPEG files: is it whole, is it sound, what are its pixels.
+"""JPEG files: checks that they are whole and sound, and decodes them.
 
-Called by :mod:`tlt_runner.data.images.decode`. A JPEG has no checksum. What can be found is found: a file
-that ends before its end marker (the segments are walked), and coefficients that do not decode (libjpeg's
+Called by :mod:`tlt_runner.data.images.decode`. A JPEG has no checksum. Two kinds of damage can be detected: a
+file that ends before its end marker (the segments are walked), and coefficients that do not decode (libjpeg's
 warnings, which most decoders swallow, count as errors here). A few changed bits that decode to other pixels
-cannot be found by anyone.
+cannot be detected.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def header(data: bytes) -> Header:
     frame, turned, scans = b"", 1, 0
     for segment in _segments(data):
         content = data[segment.start : segment.end]
-        if segment.marker in _FRAMES and not frame and len(content) > 5:
+        if not frame and _is_frame(segment):
             frame = bytes([segment.marker]) + content[:6]
         elif segment.marker == _EXIF and content.startswith(b"Exif\0\0"):
             turned = orientation(content[6:])
@@ -68,7 +68,7 @@ def header(data: bytes) -> Header:
     if not frame or not scans:
         raise BadImageError(Problem.TRUNCATED_IMAGE, "the JPEG has an end marker but no image before it")
     process, precision, components = frame[0], frame[1], frame[6]
-    height, width = int.from_bytes(frame[2:4], "big"), int.from_bytes(frame[4:6], "big")
+    height, width = _frame_size(frame[1:])
     if process not in _DECODABLE or precision != 8 or components not in (1, 3, 4):
         raise BadImageError(
             Problem.UNSUPPORTED_IMAGE,
@@ -85,38 +85,59 @@ def header(data: bytes) -> Header:
         kind="JPEG",
         height=height,
         width=width,
-        oddities=tuple(oddity for oddity, here in odd.items() if here),
+        oddities=tuple(oddity for oddity, applies in odd.items() if applies),
         fits_records=process in _SEQUENTIAL | _PROGRESSIVE and components != 4,
         orientation=turned,
     )
 
 
+def size(data: bytes) -> tuple[int, int]:
+    """Height and width by the first frame's header, also of a file that was cut off behind it.
+
+    Raises:
+        BadImageError: There is no such header.
+    """
+    for segment in _segments(data):
+        if _is_frame(segment):
+            return _frame_size(data[segment.start : segment.end])
+    raise BadImageError(Problem.TRUNCATED_IMAGE, "the JPEG has an end marker but no image before it")
+
+
+def _is_frame(segment: _Segment) -> bool:
+    return segment.marker in _FRAMES and segment.end - segment.start > 5
+
+
+def _frame_size(content: bytes) -> tuple[int, int]:
+    return int.from_bytes(content[1:3], "big"), int.from_bytes(content[3:5], "big")
+
+
 def _segments(data: bytes) -> Iterator[_Segment]:
     """Every segment, the end marker last."""
-    place, count = 2, 0
-    while place + 2 <= len(data):
+    offset, count = 2, 0
+    while offset + 2 <= len(data):
         check_parts(count := count + 1)
-        marker = data[place + 1]
-        if data[place] != 0xFF:
-            raise BadImageError(Problem.CORRUPT_IMAGE, f"expected a JPEG marker at byte {place}")
+        marker = data[offset + 1]
+        if data[offset] != 0xFF:
+            raise BadImageError(Problem.CORRUPT_IMAGE, f"expected a JPEG marker at byte {offset}")
         if marker == _END:
-            yield _Segment(marker, place, place)
+            yield _Segment(marker, offset, offset)
             return
         if marker in _STANDALONE or marker == 0xFF:
-            fill = _FILL.match(data, place)
-            place = fill.end() - 1 if fill else place + 2
+            fill = _FILL.match(data, offset)
+            offset = fill.end() - 1 if fill else offset + 2
             continue
-        length = int.from_bytes(data[place + 2 : place + 4], "big")
-        if length < 2 <= len(data) - place - 2:
-            raise BadImageError(Problem.CORRUPT_IMAGE, f"JPEG segment at byte {place} has length {length}")
-        end = place + 2 + length
+        length = int.from_bytes(data[offset + 2 : offset + 4], "big")
+        if length < 2 <= len(data) - offset - 2:
+            raise BadImageError(Problem.CORRUPT_IMAGE, f"JPEG segment at byte {offset} has length {length}")
+        end = offset + 2 + length
         if end > len(data):
             break
-        yield _Segment(marker, place + 4, end)
-        place = end
+        yield _Segment(marker, offset + 4, end)
+        offset = end
         if marker == _SCAN:
-            found = _SCAN_ENDS.search(data, place)
-            place = found.start() if found else len(data)
+            # Entropy-coded data follow; they end at the next marker that is no restart marker.
+            scan_end = _SCAN_ENDS.search(data, offset)
+            offset = scan_end.start() if scan_end else len(data)
     raise BadImageError(
         Problem.TRUNCATED_IMAGE, f"the JPEG ends after {len(data)} bytes without its end-of-image marker"
     )
@@ -167,10 +188,10 @@ def _decode(data: bytes, colours: str, eighth: bool = False) -> npt.NDArray[np.u
 
 
 def _is_padding(complaint: str, data: bytes) -> bool:
-    found = _LEFT_OVER.search(complaint)
-    if found is None:
+    left_over = _LEFT_OVER.search(complaint)
+    if left_over is None:
         return False
-    count = int(found[1])
+    count = int(left_over[1])
     *_, end = _segments(data)
     return count <= _PADDING or not data[end.start - count : end.start].strip(b"\0")
 

@@ -1,4 +1,4 @@
-"""PNG files: is it whole, what are its pixels.
+"""PNG files: checks that they are whole and sound, and decodes them.
 
 Called by :mod:`tlt_runner.data.images.decode`. The decoder sees the chunks that make the picture and no
 others, so that no text, colour profile, animation or transparency can change it, fail in it or swell in it.
@@ -32,45 +32,60 @@ def header(data: bytes) -> Header:
             it is too large.
     """
     fields, turned, compressed = b"", 1, 0
-    seen: set[bytes] = set()
+    kinds: set[bytes] = set()
     for kind, start, end in _chunks(data):
-        if not seen:
+        if not kinds:
             fields = _fields(kind, data[start:end])
         if kind == b"eXIf":
             turned = orientation(data[start:end])
         elif kind == b"IDAT":
             compressed += end - start
-        seen.add(kind)
-    height, width = int.from_bytes(fields[4:8], "big"), int.from_bytes(fields[:4], "big")
+        kinds.add(kind)
+    height, width = _header_size(fields)
     depth, colour = fields[8], fields[9]
     _check_data(compressed, height * (1 + width * depth * _SAMPLES[colour] // 8))
     needed = {b"IDAT", b"PLTE"} if colour == _PALETTE else {b"IDAT"}
-    if missing := needed - seen:
+    if missing := needed - kinds:
         raise BadImageError(
             Problem.CORRUPT_IMAGE, f"expected PNG chunks {sorted(needed)}, got none of {missing}"
         )
     odd = {
         Oddity.SIXTEEN_BIT: depth == 16,
         Oddity.GRAYSCALE: colour in _GREY,
-        Oddity.ALPHA: colour in _WITH_ALPHA or b"tRNS" in seen,
+        Oddity.ALPHA: colour in _WITH_ALPHA or b"tRNS" in kinds,
         Oddity.TURNED: turned != 1,
-        Oddity.ANIMATED: b"acTL" in seen,
+        Oddity.ANIMATED: b"acTL" in kinds,
     }
     return Header(
         kind="PNG",
         height=height,
         width=width,
-        oddities=tuple(oddity for oddity, here in odd.items() if here),
+        oddities=tuple(oddity for oddity, applies in odd.items() if applies),
         fits_records=False,
         orientation=turned,
     )
 
 
+def size(data: bytes) -> tuple[int, int]:
+    """Height and width by the IHDR chunk, also of a file that was cut off behind it.
+
+    Raises:
+        BadImageError: There is no such chunk, or the image is too large.
+    """
+    for kind, start, end in _chunks(data):
+        return _header_size(_fields(kind, data[start:end]))
+    raise BadImageError(Problem.TRUNCATED_IMAGE, "the PNG has no chunk")
+
+
+def _header_size(content: bytes) -> tuple[int, int]:
+    return int.from_bytes(content[4:8], "big"), int.from_bytes(content[:4], "big")
+
+
 def _fields(kind: bytes, content: bytes) -> bytes:
-    """The IHDR chunk, found good."""
+    """Check the IHDR chunk and return its content."""
     if kind != b"IHDR" or len(content) != 13:
         raise BadImageError(Problem.CORRUPT_IMAGE, f"expected an IHDR chunk of 13 bytes first, got {kind!r}")
-    check_size(int.from_bytes(content[4:8], "big"), int.from_bytes(content[:4], "big"))
+    check_size(*_header_size(content))
     depth, colour, compression, filtering, interlace = content[8:]
     if depth not in _DEPTHS.get(colour, ()) or compression or filtering or interlace > 1:
         raise BadImageError(
@@ -91,33 +106,33 @@ def _check_data(compressed: int, raw: int) -> None:
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Kind, start and end of the content of every chunk; IEND is the last."""
-    place, count = len(START), 0
-    while place + 12 <= len(data):
+    offset, count = len(START), 0
+    while offset + 12 <= len(data):
         check_parts(count := count + 1)
-        length = int.from_bytes(data[place : place + 4], "big")
-        end = place + 12 + length
+        length = int.from_bytes(data[offset : offset + 4], "big")
+        end = offset + 12 + length
         if end > len(data):
             break
-        kind = data[place + 4 : place + 8]
+        kind = data[offset + 4 : offset + 8]
         if _is_critical(kind):
             if kind not in _PICTURE:
                 raise BadImageError(Problem.UNSUPPORTED_IMAGE, f"PNG chunk {kind!r} is in no standard")
-            checksum = zlib.crc32(memoryview(data)[place + 4 : end - 4])
+            checksum = zlib.crc32(memoryview(data)[offset + 4 : end - 4])
             if checksum != int.from_bytes(data[end - 4 : end], "big"):
                 raise BadImageError(
-                    Problem.CORRUPT_IMAGE, f"checksum of PNG chunk {kind!r} at byte {place} is wrong"
+                    Problem.CORRUPT_IMAGE, f"checksum of PNG chunk {kind!r} at byte {offset} is wrong"
                 )
-        yield kind, place + 8, end - 4
+        yield kind, offset + 8, end - 4
         if kind == b"IEND":
             return
-        place = end
+        offset = end
     raise BadImageError(
         Problem.TRUNCATED_IMAGE, f"the PNG ends after {len(data)} bytes without its IEND chunk"
     )
 
 
 def _is_critical(kind: bytes) -> bool:
-    """Whether the picture needs it; an upper-case letter says so."""
+    """True if the picture needs the chunk, which an upper-case letter says."""
     return not kind[0] & 0x20
 
 

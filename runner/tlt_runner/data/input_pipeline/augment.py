@@ -1,8 +1,8 @@
-"""What a random change does to an image and its boxes, as two matrices, drawn and applied with numpy and cv2.
+"""Random augmentation of an image and its boxes, as two matrices, drawn and applied with numpy and cv2.
 
 Called by :mod:`tlt_runner.data.input_pipeline.samples`, once an image and epoch; knows neither records nor
 TensorFlow. All numbers come from a counter (Philox), so that a change depends on seed, epoch and the image's
-place alone, in whatever order and on whatever thread it is drawn. Names and ranges are TLT's.
+position in the epoch alone, in whatever order and on whatever thread it is drawn. Names and ranges are TLT's.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ Pixels = npt.NDArray[np.uint8]
 
 _LUMA = np.array([0.299, 0.587, 0.114])
 _DRAWS = 7
-"""Uniform numbers of a change. All are drawn always, so that one option does not change another's numbers."""
+"""Uniform numbers of a change. All are drawn always: one option must not change the numbers of another."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """What happens to one image.
+    """The augmentation of one image.
 
     Attributes:
-        affine: [2, 3], where a point (x, y, 1) goes, in pixels; pixel 0 reaches from 0 to 1.
-        colour: [3, 4], what an (R, G, B, 1) of 0 to 255 becomes; None where it stays.
+        affine: [2, 3], maps a point (x, y, 1), in pixels; pixel 0 reaches from 0 to 1.
+        colour: [3, 4], maps a colour (R, G, B, 1) of 0 to 255; None keeps colours.
     """
 
     affine: Floats
     colour: Floats | None
 
 
-def generator(seed: int, epoch: int, place: int) -> np.random.Generator:
-    """The random numbers of the image at ``place`` of an epoch's order."""
-    key, counter = np.array([seed, epoch], np.uint64), np.array([0, place, 0, 0], np.uint64)
+def generator(seed: int, epoch: int, position: int) -> np.random.Generator:
+    """Random numbers of the image at ``position`` in an epoch's order."""
+    key, counter = np.array([seed, epoch], np.uint64), np.array([0, position, 0, 0], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
@@ -112,7 +112,7 @@ def move_boxes(boxes: Floats, affine: Floats) -> Floats:
 
 
 def cut_boxes(boxes: Floats, window: Floats, min_visible: float) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Cut boxes at a window and say which are still objects there.
+    """Cut boxes at a window, and tell which are still objects there.
 
     Args:
         boxes: [N, 4] yxyx.
@@ -129,11 +129,11 @@ def cut_boxes(boxes: Floats, window: Floats, min_visible: float) -> tuple[Floats
 
 
 def paint(image: Pixels, change: Change, out: Pixels) -> None:
-    """Write the changed image; what comes from outside of it is black.
+    """Write the changed image; pixels from outside of it are black.
 
     Args:
         image: [H, W, 3] RGB.
-        change: What to do with it.
+        change: The augmentation.
         out: [H, W, 3]; may be ``image``.
     """
     import cv2

@@ -24,15 +24,15 @@ from tlt_runner.data.records import Records
 from tlt_runner.errors import RunnerError
 
 SHUFFLE_BYTES = 64 << 20
-"""Encoded images that the shuffle holds at most; a smaller subset is shuffled as a whole. It is filled before
-the first image comes out, while decoding waits."""
+"""Largest size of the encoded images in the shuffle buffer; a smaller subset is shuffled as a whole. The
+buffer is filled before the first image comes out, while decoding waits."""
 FILES_AT_ONCE = 16
 """Files that are read in turns, in an order drawn for each epoch: what mixes subsets that the shuffle cannot
 hold, with preparation, which writes images in the order of a hash of their name."""
 
 
 def steps_of(records: Records, batch_size: int) -> int:
-    """Batches of an epoch.
+    """Number of batches of an epoch.
 
     Raises:
         RunnerError: ``InvalidSpec`` when there are fewer images than a batch takes.
@@ -58,7 +58,7 @@ def training_batches(
     first_batch: int = 0,
     share: Share = WHOLE,
 ) -> tf.data.Dataset:
-    """One epoch of training images, shuffled and augmented; what fills no batch is left to other epochs.
+    """One epoch of training images, shuffled and augmented; the last partial batch is dropped.
 
     Several workers read the same files in the same order, and each decodes the images of its share (and
     those that a mosaic of it takes), so that together they see what one would.
@@ -66,12 +66,12 @@ def training_batches(
     Args:
         records: Prepared data.
         batch_size: Images of a batch, all replicas of all workers together (B of a single worker).
-        seed: With the epoch, what order and augmentation depend on.
+        seed: Seed of order and augmentation, together with the epoch.
         augmentation: Random changes.
         max_objects: Objects of an image at most (G).
         epoch: Number of the epoch.
         first_batch: Batches to leave out at the beginning, without decoding them; the others are the same.
-        share: What of a batch is this worker's; B is as many images.
+        share: This worker's part of a batch; B is its number of images.
 
     Returns:
         Batches of ``image`` uint8 [B, H, W, 3] RGB, ``boxes`` float32 [B, G, 4] yxyx pixels (zeros where
@@ -95,10 +95,10 @@ def training_batches(
     if together > 1:
         data = data.unbatch().batch(together * batch_size)
     data = data.skip(first_batch // together)
-    own = share.places(batch_size, together)
+    chosen = share.places(batch_size, together)
     # Enough images at a time for all workers, and a batch that is being handed on.
-    calls = 1 + -(-workers // len(own))
-    data = data.map(partial(_load, feeder, own), num_parallel_calls=calls, deterministic=True)
+    calls = 1 + -(-workers // len(chosen))
+    data = data.map(partial(_load, feeder, chosen), num_parallel_calls=calls, deterministic=True)
     size = share.size(batch_size)
     if together > 1:
         data = data.unbatch().batch(size, drop_remainder=True).skip(first_batch % together)
@@ -123,17 +123,17 @@ def _shuffled(records: Records, order: int) -> tf.data.Dataset:
     return data.shuffle(_shuffle_buffer(records), seed=order, reshuffle_each_iteration=False)
 
 
-def _load(feeder: Feeder, own: Any, places: Any, serialized: Any) -> dict[str, Any]:
-    """Samples of the images at ``own`` of a batch; only a mosaic takes from the others."""
-    # Of several batches at once the last may be fewer.
-    own = tf.boolean_mask(own, own < tf.size(places, tf.int64))
+def _load(feeder: Feeder, chosen: Any, positions: Any, serialized: Any) -> dict[str, Any]:
+    """Make samples of the images at ``chosen`` of a batch; only a mosaic takes from the others."""
+    # Several batches at a time may end with fewer images.
+    chosen = tf.boolean_mask(chosen, chosen < tf.size(positions, tf.int64))
     if not feeder.augmentation.mosaic:
-        places, serialized = tf.gather(places, own), tf.gather(serialized, own)
-        own = tf.range(tf.size(places, tf.int64))
+        positions, serialized = tf.gather(positions, chosen), tf.gather(serialized, chosen)
+        chosen = tf.range(tf.size(positions, tf.int64))
     parsed = tfrecords.parse_encoded(serialized)
     image, names, boxes, classes, left_out = tf.numpy_function(
         feeder.samples,
-        [parsed["encoded"], parsed["id"], parsed["boxes"], parsed["classes"], places, own],
+        [parsed["encoded"], parsed["id"], parsed["boxes"], parsed["classes"], positions, chosen],
         [tf.uint8, tf.string, tf.float32, tf.int32, tf.int32],
         stateful=False,
     )
@@ -161,7 +161,7 @@ def validation_batches(
         batch_size: Images of a batch, all workers together (B of a single worker).
         max_objects: Objects of an image at most (G).
         limit: Images at most; None means all.
-        share: What of a batch is this worker's; all have as many batches.
+        share: This worker's part of a batch; all workers have the same number of batches.
 
     Returns:
         Batches as :func:`training_batches` gives them, not augmented, with ``difficult`` bool [B, G],
@@ -175,10 +175,10 @@ def validation_batches(
         images = min(images, limit)
         data = data.take(images)
     missing = -images % batch_size
-    # What fills up is no record: an empty text, of which a blank image is made.
+    # The padding is no record but an empty text, of which a blank image is made.
     data = data.concatenate(tf.data.Dataset.from_tensors("").repeat(missing))
-    own = share.places(batch_size)
-    data = data.batch(batch_size, drop_remainder=True).map(lambda batch: tf.gather(batch, own)).unbatch()
+    chosen = share.places(batch_size)
+    data = data.batch(batch_size, drop_remainder=True).map(lambda batch: tf.gather(batch, chosen)).unbatch()
 
     def load(serialized: Any) -> dict[str, Any]:
         sample = tfrecords.parse(serialized, manifest.height, manifest.width)
@@ -194,7 +194,7 @@ def validation_batches(
 
 
 def _blank(spec: dict[str, tf.TensorSpec]) -> dict[str, Any]:
-    """A black image without objects that is not valid."""
+    """Make a black image without objects that is not valid."""
     blank = {name: tf.zeros(one.shape, one.dtype) for name, one in spec.items() if one.dtype != tf.string}
     return {**blank, "id": tf.constant(""), "classes": tf.fill(spec["classes"].shape, PADDING_CLASS)}
 

@@ -18,16 +18,16 @@ from tlt_runner.data.input_pipeline.augment import Floats, Pixels
 
 IMAGES = 4
 _FARTHEST = 0.25
-"""How far the centre may be from the middle, as a share of height and width."""
+"""Largest distance of the centre from the middle, as a share of height and width."""
 
 
 @dataclass(frozen=True)
 class Quadrant:
-    """Where one of the four goes.
+    """Quadrant of a mosaic, and the map of its image into it.
 
     Attributes:
-        window: Its place, [4] yxyx, whole pixels.
-        affine: [2, 3], where a point (x, y, 1) of its image goes, in pixels of the mosaic.
+        window: The quadrant, [4] yxyx, whole pixels.
+        affine: [2, 3], maps a point (x, y, 1) of its image to pixels of the mosaic.
     """
 
     window: Floats
@@ -48,7 +48,7 @@ def draw(height: int, width: int, random: np.random.Generator) -> list[Quadrant]
 
 
 def paint(images: Sequence[Pixels], quadrants: Sequence[Quadrant]) -> Pixels:
-    """The mosaic, [H, W, 3] RGB, of four images [H, W, 3]."""
+    """Paint the mosaic, [H, W, 3] RGB, of four images [H, W, 3]."""
     import cv2
 
     canvas = np.empty((*images[0].shape[:2], 4), np.uint8)
@@ -63,12 +63,12 @@ def paint(images: Sequence[Pixels], quadrants: Sequence[Quadrant]) -> Pixels:
 def move_boxes(
     boxes: Sequence[Floats], quadrants: Sequence[Quadrant], min_visible: float
 ) -> tuple[Floats, np.ndarray]:
-    """Boxes [N, 4] yxyx of the four images, one after the other, in the mosaic; and which [N] are kept.
+    """Move boxes [N, 4] yxyx of the four images into the mosaic, and tell which [N] are kept.
 
     An object is kept where ``min_visible`` of its box is inside its quadrant.
     """
     moved = [
-        augment.cut_boxes(augment.move_boxes(own, quadrant.affine), quadrant.window, min_visible)
-        for own, quadrant in zip(boxes, quadrants, strict=True)
+        augment.cut_boxes(augment.move_boxes(image_boxes, quadrant.affine), quadrant.window, min_visible)
+        for image_boxes, quadrant in zip(boxes, quadrants, strict=True)
     ]
     return np.concatenate([cut for cut, _ in moved]), np.concatenate([kept for _, kept in moved])

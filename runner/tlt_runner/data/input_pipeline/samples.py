@@ -35,7 +35,7 @@ class Objects:
     Attributes:
         boxes: [N, 4] yxyx, in pixels.
         classes: int32 [N].
-        out_of_sight: How many there were that are not among these.
+        out_of_sight: Number of objects that changes have moved out of sight or made too small.
     """
 
     boxes: Floats
@@ -45,12 +45,12 @@ class Objects:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What happens to an image.
+    """The random draw of one sample.
 
     Attributes:
-        change: To the image, or to the mosaic.
-        four: The images of a mosaic by their places in the batch; empty where there is none.
-        quadrants: Where they go.
+        change: Augmentation of the image, or of the mosaic.
+        four: Indices in the batch of the images of a mosaic; empty without mosaic.
+        quadrants: Their quadrants.
     """
 
     change: augment.Change
@@ -66,8 +66,8 @@ class Feeder:
         augmentation: Random changes.
         height: Rows of every image.
         width: Columns of every image.
-        max_objects: Places for objects (G).
-        seed: With epoch and place, what the changes depend on.
+        max_objects: Room for objects (G).
+        seed: Seed of the changes, with the epoch and the image's position.
         epoch: Number of the epoch.
         executor: Its threads do the work.
     """
@@ -86,20 +86,20 @@ class Feeder:
         names: npt.NDArray[np.object_],
         boxes: npt.NDArray[np.float32],
         classes: npt.NDArray[np.int32],
-        places: npt.NDArray[np.int64],
-        own: npt.NDArray[np.int64],
+        positions: npt.NDArray[np.int64],
+        chosen: npt.NDArray[np.int64],
     ) -> tuple[
         Pixels, npt.NDArray[np.object_], npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32]
     ]:
-        """Decode images and change each of them; of a mosaic's batch only some.
+        """Decode images and change each of them.
 
         Args:
             encoded: JPEG data [B].
             names: Bytes [B].
             boxes: [B, N, 4] yxyx, in pixels.
             classes: [B, N]; -1 where there is no object.
-            places: Places in the epoch's order [B].
-            own: Which of the B to make samples of, [S]; the others are there for mosaics.
+            positions: Positions in the epoch's order [B].
+            chosen: Indices of the images to make samples of, [S]; the others are there for mosaics.
 
         Returns:
             Images [S, H, W, 3], names [S] (a mosaic's are joined, its own first), boxes [S, G, 4],
@@ -107,43 +107,44 @@ class Feeder:
             beyond the G that there is room for.
         """
         cv2.setNumThreads(1)  # the executor's threads are enough
-        images = _aligned((len(own), self.height, self.width, 3))
+        images = _aligned((len(chosen), self.height, self.width, 3))
         objects = [
             Objects(boxes_of[labels >= 0], labels[labels >= 0])
             for boxes_of, labels in zip(boxes, classes, strict=True)
         ]
-        drawn = [self._draw(int(one), places) for one in own]
-        # What a mosaic takes is decoded at once; otherwise each image is decoded where it is used.
-        taken = sorted({one for each in drawn for one in each.four})
-        decoded = dict(zip(taken, self.executor.map(_decode, encoded[taken]), strict=True))
+        drawn = [self._draw(int(index), positions) for index in chosen]
+        # Images of mosaics are decoded first; any other is decoded where it is used.
+        mosaic_images = sorted({index for draw in drawn for index in draw.four})
+        pixels = self.executor.map(_decode, encoded[mosaic_images])
+        decoded = dict(zip(mosaic_images, pixels, strict=True))
 
-        def make(place: int) -> Objects:
-            index, each = int(own[place]), drawn[place]
-            if each.four:
-                image, found = self._composed(each, decoded, objects)
+        def make(row: int) -> Objects:
+            index, draw = int(chosen[row]), drawn[row]
+            if draw.four:
+                image, contained = self._composed(draw, decoded, objects)
             elif index in decoded:
-                image, found = decoded[index], objects[index]
+                image, contained = decoded[index], objects[index]
             else:
-                image, found = _decode(encoded[index], out=images[place]), objects[index]
-            augment.paint(image, each.change, out=images[place])
-            return self._changed(found, each.change)
+                image, contained = _decode(encoded[index], out=images[row]), objects[index]
+            augment.paint(image, draw.change, out=images[row])
+            return self._changed(contained, draw.change)
 
-        padded = [self._padded(made) for made in self.executor.map(make, range(len(own)))]
+        padded = [self._padded(made) for made in self.executor.map(make, range(len(chosen)))]
         made_boxes, made_classes, left_out = (np.stack(part) for part in zip(*padded, strict=True))
         named = [
-            NAMES_SEPARATOR.join(names[list(dict.fromkeys((one, *each.four)))])
-            for one, each in zip(own.tolist(), drawn, strict=True)
+            NAMES_SEPARATOR.join(names[list(dict.fromkeys((index, *draw.four)))])
+            for index, draw in zip(chosen.tolist(), drawn, strict=True)
         ]
         return images, np.array(named, object), made_boxes, made_classes, left_out
 
-    def _draw(self, index: int, places: npt.NDArray[np.int64]) -> _Drawn:
-        """What happens to the image at ``index`` of a batch; a mosaic takes three others, anywhere in it."""
-        random = augment.generator(self.seed, self.epoch, int(places[index]))
+    def _draw(self, index: int, positions: npt.NDArray[np.int64]) -> _Drawn:
+        """Draw the change of the image at ``index`` of a batch; a mosaic takes three others of the batch."""
+        random = augment.generator(self.seed, self.epoch, int(positions[index]))
         change = augment.draw(self.augmentation, self.height, self.width, random)
-        enough = self.augmentation.mosaic > 0 and len(places) >= mosaic.IMAGES
+        enough = self.augmentation.mosaic > 0 and len(positions) >= mosaic.IMAGES
         if not enough or random.random() >= self.augmentation.mosaic:
             return _Drawn(change)
-        others = np.delete(np.arange(len(places)), index)
+        others = np.delete(np.arange(len(positions)), index)
         four = random.permutation([index, *random.choice(others, mosaic.IMAGES - 1, replace=False)])
         return _Drawn(change, tuple(four.tolist()), tuple(mosaic.draw(self.height, self.width, random)))
 
@@ -151,10 +152,10 @@ class Feeder:
         self, drawn: _Drawn, images: Mapping[int, Pixels], objects: Sequence[Objects]
     ) -> tuple[Pixels, Objects]:
         boxes, kept = mosaic.move_boxes(
-            [objects[one].boxes for one in drawn.four], drawn.quadrants, self.augmentation.min_visible
+            [objects[index].boxes for index in drawn.four], drawn.quadrants, self.augmentation.min_visible
         )
-        classes = np.concatenate([objects[one].classes for one in drawn.four])
-        image = mosaic.paint([images[one] for one in drawn.four], drawn.quadrants)
+        classes = np.concatenate([objects[index].classes for index in drawn.four])
+        image = mosaic.paint([images[index] for index in drawn.four], drawn.quadrants)
         return image, Objects(boxes[kept], classes[kept], int(np.count_nonzero(~kept)))
 
     def _changed(self, objects: Objects, change: augment.Change) -> Objects:
@@ -163,8 +164,8 @@ class Feeder:
             np.array([0, 0, self.height, self.width]),
             self.augmentation.min_visible,
         )
-        gone = int(np.count_nonzero(~kept))
-        return Objects(boxes[kept], objects.classes[kept], objects.out_of_sight + gone)
+        lost = int(np.count_nonzero(~kept))
+        return Objects(boxes[kept], objects.classes[kept], objects.out_of_sight + lost)
 
     def _padded(self, objects: Objects) -> tuple[Floats, npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         count = min(len(objects.classes), self.max_objects)
@@ -175,7 +176,7 @@ class Feeder:
 
 
 def _decode(data: bytes, out: Pixels | None = None) -> Pixels:
-    # Conversion has judged it; what is left of complaints are harmless fields.
+    # Conversion has checked it; remaining complaints are about harmless fields.
     return simplejpeg.decode_jpeg(data, "RGB", buffer=out, strict=False)
 
 

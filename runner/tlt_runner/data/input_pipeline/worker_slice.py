@@ -1,6 +1,7 @@
-"""Which images of a batch are one worker's: contiguous and equal parts, in the order of the workers.
+"""Slice of a batch for each worker: contiguous and equal parts, in the order of the workers.
 
-By place in the batch and not by file, so that several workers see in a step what one would see.
+The slices are by position in the batch and not by file, so that several workers see in a step what one would
+see.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ class Share:
     count: int = 1
 
     def size(self, batch_size: int) -> int:
-        """Images of a batch that are this worker's."""
+        """Number of images of a batch for this worker."""
         return batch_size // self.count
 
     def places(self, batch_size: int, batches: int = 1) -> npt.NDArray[np.int64]:
-        """Their places among the images of so many batches, one after the other."""
+        """Positions of this worker's images in ``batches`` consecutive batches."""
         size = self.size(batch_size)
         first = np.arange(batches)[:, None] * batch_size + self.index * size
         return (first + np.arange(size)).reshape(-1)
 
 
 WHOLE = Share()
-"""Of a single worker."""
+"""The share of a single worker."""

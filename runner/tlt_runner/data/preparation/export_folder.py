@@ -1,19 +1,23 @@
-"""A data set as a folder of another format: ``tlt convert --to``.
+"""Export of a data set as a folder of another format: ``tlt convert --to``.
 
-Called by :mod:`tlt_runner.local.export_folder`. What is read, what is left out and which image is held out is
-decided as for training; only that all classes of the labels are kept, and that images stay as they are unless
-they are to be resized: then every image that is not of ``imageSize`` yet becomes a JPEG of quality 95 (a PNG,
+Called by :mod:`tlt_runner.local.export_folder`. Images are read, left out and held out as for training, with
+two differences: all classes of the labels are kept, and images stay as they are unless they are to be
+resized. With resizing, every image that is not of ``imageSize`` yet becomes a JPEG of quality 95 (a PNG,
 too), as in the records. Boxes are cut at the image's edge; those of less than a pixel a side are dropped, and
 with resizing those that become as small.
 
-The folder is built under a hidden name beside its own and renamed at the end, so it is whole or not there.
+The folder is built under a hidden name beside its own and renamed at the end, so it is whole or not there. A
+killed process leaves that hidden folder, whose name ends in ``.partial``; nobody reads it.
 """
 
 from __future__ import annotations
 
+import errno
+import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,33 +26,24 @@ from pydantic import ValidationError
 from tlt_api import resources
 from tlt_api.dataset import MOST_CLASSES, NOT_A_CLASS, Dataset, ImageSize, LabelFormat
 from tlt_api.failures import Reason
-from tlt_runner.data import box_transform
+from tlt_runner.data import formats
 from tlt_runner.data.class_mapping import ClassMapping
+from tlt_runner.data.formats.names import UniqueNames
+from tlt_runner.data.formats.writer import ExportedImage, Writer
 from tlt_runner.data.images import decode
-from tlt_runner.data.parallel import in_order, workers
-from tlt_runner.data.preparation import new_folder, planning, sources
+from tlt_runner.data.parallel import ProgressReporter, StageProgress, Stop, in_order, workers
+from tlt_runner.data.preparation import convert, planning, sources
 from tlt_runner.data.preparation.fingerprint import digest_of
-from tlt_runner.data.preparation.planning import Planned
+from tlt_runner.data.preparation.planning import PlannedSample
 from tlt_runner.data.records import REPORT
 from tlt_runner.data.report import report
 from tlt_runner.data.report.report import DatasetReport
-from tlt_runner.data.report.statistics import Tally
-from tlt_runner.data.sample import Converted
-from tlt_runner.data.writers import Entry, Writer, rewriting
-from tlt_runner.data.writers.coco import CocoWriter
-from tlt_runner.data.writers.kitti import KittiWriter
-from tlt_runner.data.writers.names import Names
-from tlt_runner.data.writers.voc import VocWriter
-from tlt_runner.data.writers.yolo import YoloWriter
-from tlt_runner.errors import RunnerError
+from tlt_runner.data.report.statistics import DatasetStatistics
+from tlt_runner.data.sample import SampleOutcome
+from tlt_runner.errors import InterruptedRunError, RunnerError, storage_errors
+from tlt_runner.files import partial_name, sync_folder
 from tlt_runner.storage import Storage, join
 
-WRITERS: dict[LabelFormat, type[Writer]] = {
-    "kitti": KittiWriter,
-    "voc": VocWriter,
-    "coco": CocoWriter,
-    "yolo": YoloWriter,
-}
 _LOST = {
     "truncation": "the truncation of {} objects",
     "occlusion": "the occlusion of {} objects",
@@ -57,28 +52,28 @@ _LOST = {
 
 
 @dataclass(frozen=True)
-class Translation:
-    """A written folder.
+class ExportedFolder:
+    """A folder that was written.
 
     Attributes:
-        dataset: With which it is read back.
-        report: What was found, left out, and changed; the folder holds the same as ``dataset-report.json``.
+        dataset: The data set block with which it is read back.
+        report: Counts, findings and changes; the folder holds the same as ``dataset-report.json``.
     """
 
     dataset: Dataset
     report: DatasetReport
 
 
-def translate(
+def export_folder(
     dataset: Dataset,
     storage: Storage,
     target: LabelFormat,
     out: Path,
     *,
     resize: bool,
-    stopped: Callable[[], bool] = lambda: False,
-    tell: Callable[[int, int], None] = lambda done, total: None,
-) -> Translation:
+    reporter: ProgressReporter | None = None,
+    stop: Stop | None = None,
+) -> ExportedFolder:
     """Write a data set as a folder of another format.
 
     Args:
@@ -86,52 +81,72 @@ def translate(
         storage: Reads it.
         target: The format to write.
         out: A new or empty folder.
-        resize: Whether images and boxes are brought to ``dataset.image_size``.
-        stopped: Whether to give up; asked before each image.
-        tell: Is told how many images of how many are done.
+        resize: Brings images and boxes to ``dataset.image_size``.
+        reporter: Receives the progress (stage ``export``).
+        stop: Ends the export when it is set.
 
     Raises:
-        RunnerError: ``InvalidSpec`` when ``out`` holds something; ``DatasetNotFound``, ``NoLabels``,
-            ``BadSamples``; ``Interrupted``; the storage's reasons. ``InvalidSpec``, too, when ``out`` would
-            be part of the data set.
+        RunnerError: ``InvalidSpec`` when ``out`` holds something or would be part of the data set;
+            ``DatasetNotFound``, ``NoLabels``, ``BadSamples``; ``Interrupted``; the storage's reasons.
     """
-    folder = new_folder.free(out)
+    folder = _new_folder(out)
     _check_apart(dataset, storage, folder)
+    folders = sources.find(dataset, storage)
+    images = sum(len(source.listing.samples) for source in folders)
+    progress = StageProgress("export", images, reporter, stop)
+    try:
+        plan = planning.plan(folders, dataset, storage, progress)
+        if not plan.classes:
+            raise RunnerError(
+                Reason.NO_LABELS, f"no label of {len(plan.items)} images in {dataset.uri} has an object"
+            )
+        writer_type = formats.FORMATS[target].writer
+        mapping = _class_names(writer_type, plan.classes, target)
+        written = _read_back(dataset, writer_type, folder, mapping, plan.classes)
+        with _appearing(folder) as building:
+            writer = writer_type(building, mapping.class_names)
+            export = _Export(writer, building, mapping, dataset.image_size if resize else None)
+            export.statistics.add_listings([source.listing for source in folders])
+            # Their order, by subset and name, decides which of two images of one name keeps it.
+            export.run(plan.items, progress)
+            result = export.statistics.to_report(mapping)
+            _judge(result, dataset)
+            notes = [*_class_notes(written, mapping), *export.notes(target)]
+            result = result.model_copy(update={"warnings": [*notes, *result.warnings]})
+            text = result.model_dump_json(indent=1, exclude_none=True)
+            (building / REPORT).write_text(f"{text}\n", encoding="utf-8")
+            progress.raise_if_stopped()
+    except InterruptedRunError as error:
+        message = f"{error.message}, before {out} was complete; nothing of it is left"
+        raise InterruptedRunError(message, "Run it again: it begins anew.") from None
+    return ExportedFolder(written, result)
 
-    def check() -> None:
-        if stopped():
-            message = f"stopped before {out} was complete; nothing of it is left"
-            raise RunnerError(Reason.INTERRUPTED, message, "Run it again: it begins anew.")
 
-    writer_type = WRITERS[target]
-    found = sources.find(dataset, storage)
-    plan = planning.plan(found, dataset, storage, check)
-    if not plan.classes:
+def _new_folder(out: Path) -> Path:
+    """The absolute path of a folder that is new or empty.
+
+    Raises:
+        RunnerError: ``InvalidSpec`` when there is something.
+    """
+    folder = out.resolve()
+    with storage_errors(str(out)):
+        if folder.is_dir():
+            content = next((entry.name for entry in sorted(folder.iterdir())), None)
+        else:
+            content = "a file" if folder.exists() else None
+    if content is not None:
         raise RunnerError(
-            Reason.NO_LABELS, f"no label of {len(plan.items)} images in {dataset.uri} has an object"
+            Reason.INVALID_SPEC,
+            f"expected a new or empty folder for --out, got {out}, which holds {content}",
+            "Name another folder: nothing that is there is overwritten.",
         )
-    mapping = _class_names(writer_type, plan.classes, target)
-    result = _read_back(dataset, writer_type, folder, mapping, plan.classes)
-    with new_folder.appearing(folder) as building:
-        writer = writer_type(building, mapping.class_names)
-        translator = _Translator(writer, building, mapping, dataset.image_size if resize else None)
-        translator.tally.add_listings([source.listing for source in found])
-        # Their order, by subset and name, decides which of two images of one name keeps it.
-        translator.run(plan.items, check, tell)
-        found_report = translator.tally.to_report(mapping)
-        _judge(found_report, dataset)
-        warnings = [*_class_notes(result, mapping), *translator.notes(target), *found_report.warnings]
-        found_report = found_report.model_copy(update={"warnings": warnings})
-        text = found_report.model_dump_json(indent=1, exclude_none=True)
-        (building / REPORT).write_text(f"{text}\n", encoding="utf-8")
-        check()
-    return Translation(result, found_report)
+    return folder
 
 
 def _check_apart(dataset: Dataset, storage: Storage, folder: Path) -> None:
     held_out = dataset.validation
-    for place in (*dataset.places, held_out.images, held_out.labels):
-        source = None if place is None else storage.local_path(join(dataset.uri, place))
+    for path in (*formats.places(dataset), held_out.images, held_out.labels):
+        source = None if path is None else storage.local_path(join(dataset.uri, path))
         if source is not None and folder.is_relative_to(source.resolve()):
             raise RunnerError(
                 Reason.INVALID_SPEC,
@@ -141,7 +156,7 @@ def _check_apart(dataset: Dataset, storage: Storage, folder: Path) -> None:
 
 
 def _class_names(writer: type[Writer], counts: Counter[str], target: LabelFormat) -> ClassMapping:
-    """The labels' classes as the format says them.
+    """Map the labels' classes to their names in the format.
 
     Raises:
         RunnerError: ``InvalidSpec`` when two of them would become one.
@@ -161,7 +176,7 @@ def _class_names(writer: type[Writer], counts: Counter[str], target: LabelFormat
 def _read_back(
     dataset: Dataset, writer: type[Writer], folder: Path, mapping: ClassMapping, counts: Counter[str]
 ) -> Dataset:
-    """The dataset block of the folder that is going to be written."""
+    """Make the dataset block of the folder that is going to be written."""
     learnable = [source for source, _ in counts.most_common() if mapping.targets[source] != NOT_A_CLASS]
     classes = sorted(mapping.targets[source] for source in learnable[:MOST_CLASSES])
     kept = dataset.model_dump(by_alias=True, exclude_unset=True, include={"image_size", "bad_samples"})
@@ -174,52 +189,70 @@ def _read_back(
         ) from None
 
 
-def _judge(found: DatasetReport, dataset: Dataset) -> None:
+@contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A hidden folder that is renamed to ``folder`` at the end, or goes away when an error leaves the block.
+
+    Args:
+        folder: As :func:`_new_folder` gives it.
+
+    Raises:
+        RunnerError: ``InvalidSpec`` when somebody filled the folder meanwhile; the storage's reasons.
+    """
+    building = partial_name(folder)
+    with storage_errors(str(folder)):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        building.mkdir()
+        try:
+            yield building
+            _rename(building, folder)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        sync_folder(folder.parent)
+
+
+def _rename(building: Path, folder: Path) -> None:
     try:
-        report.judge(found, dataset.bad_samples)
-    except RunnerError as error:
-        hint = "`tlt convert -f` without --to reports them all: repair them, or raise badSamples.maxFraction."
-        raise RunnerError(error.reason, error.message, hint) from None
-    if not found.training_images or not found.validation_images:
+        building.replace(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
         raise RunnerError(
-            Reason.BAD_SAMPLES,
-            "expected at least one usable image for training and one for validation, got "
-            f"{found.training_images} and {found.validation_images} of {found.images}",
-            "Add images, or correct spec.dataset.validation.",
-        )
+            Reason.INVALID_SPEC, f"{folder} was empty at the beginning and holds something now"
+        ) from error
 
 
 @dataclass(frozen=True)
-class _Named:
-    """An image to translate, and its name in the folder."""
+class _Renamed:
+    """An image to export, and its name in the folder."""
 
-    planned: Planned
+    planned: PlannedSample
     name: str
 
 
 @dataclass(frozen=True)
-class _Translated:
-    """What became of it; its file is written, its labels are not yet.
+class _Exported:
+    """An image whose file is written; its labels are not yet.
 
     Attributes:
-        entry: The image in the folder; None when it was left out.
-        converted: For the report.
-        digest: Of the file that was read.
+        image: The image in the folder; None when it was left out.
+        outcome: Counts and findings, for the report.
+        digest: Digest of the file that was read.
     """
 
-    entry: Entry | None
-    converted: Converted
+    image: ExportedImage | None
+    outcome: SampleOutcome
     digest: bytes = b""
 
 
-class _Translator:
+class _Export:
     """Writes images by threads, and their labels in order.
 
     Args:
         writer: Writes the labels.
         root: The folder.
-        mapping: The labels' classes as the format says them.
-        size: To which images are brought; None leaves them as they are.
+        mapping: The labels' classes and their names in the format.
+        size: The new size of images; None leaves them as they are.
     """
 
     def __init__(self, writer: Writer, root: Path, mapping: ClassMapping, size: ImageSize | None) -> None:
@@ -227,43 +260,62 @@ class _Translator:
         self._root = root
         self._mapping = mapping
         self._size = size
-        self._names = Names(flat=writer.flat)
+        self._names = UniqueNames(flat=writer.flat)
         self._renamed = 0
         self._lost: Counter[str] = Counter()
-        self.tally = Tally()
+        self.statistics = DatasetStatistics()
 
-    def run(
-        self, planned: Sequence[Planned], check: Callable[[], None], tell: Callable[[int, int], None]
-    ) -> None:
-        """Translate everything."""
+    def run(self, planned: Sequence[PlannedSample], progress: StageProgress) -> None:
+        """Write every image and its labels."""
         digests: dict[str, bytes] = {}
         with ThreadPoolExecutor(workers()) as threads:
-            results = in_order(threads, self._translate, map(self._named, planned), check)
-            for done, (item, translated) in enumerate(results, start=1):
-                self.tally.add(item.planned.sample, translated.converted, item.planned.subset)
-                if translated.entry is not None:
-                    digests[item.planned.sample.name] = translated.digest
-                    self._add(item, translated.entry)
-                tell(done, len(planned))
+            for item, exported in in_order(threads, self._write_image, map(self._name, planned), progress):
+                sample = item.planned.sample
+                self.statistics.add(sample, exported.outcome, item.planned.subset)
+                if exported.image is not None:
+                    digests[sample.name] = exported.digest
+                    self._write_labels(item, exported.image)
+                progress.advance()
         self._writer.close()
         usable = [item for item in planned if item.sample.name in digests]
-        self.tally.add_duplicates(*planning.duplicates(usable, digests))
+        self.statistics.add_duplicates(*planning.duplicates(usable, digests))
 
-    def _add(self, item: _Named, entry: Entry) -> None:
-        self._writer.add(entry)
+    def _name(self, item: PlannedSample) -> _Renamed:
+        folder = self._writer.image_folders[item.subset]
+        return _Renamed(item, self._names.give(folder, item.sample.stem))
+
+    def _write_image(self, item: _Renamed) -> _Exported:
+        """Check one image and write its file. Worker threads run it."""
+        sample = item.planned.sample
+        try:
+            data = decode.read(sample.image)
+            converted = convert.convert_image(sample, data, item.planned.reader, self._mapping, self._size)
+        except decode.BadImageError as error:
+            return _Exported(None, convert.refused(sample, error))
+        size = (converted.placement.height, converted.placement.width)
+        image = ExportedImage(item.planned.subset, item.name, converted.suffix, size, converted.boxes)
+        file = self._root / self._writer.image_file(image)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("xb") as stream:
+            stream.write(converted.data)
+        return _Exported(image, converted.outcome, digest_of(data))
+
+    def _write_labels(self, item: _Renamed, image: ExportedImage) -> None:
+        self._writer.add(image)
         self._renamed += item.name != item.planned.sample.stem
-        for box in entry.boxes:
+        for box in image.boxes:
             self._lost.update(self._writer.lost(box))
 
     def notes(self, target: LabelFormat) -> list[str]:
-        """What was changed, for a person."""
+        """Sentences on what was lost or changed."""
         notes = [
             f"{target} cannot say {_LOST[name].format(count)}: it is lost"
             for name, count in sorted(self._lost.items())
         ]
-        if self.tally.ignored_regions:
+        if self.statistics.ignored_regions:
             notes.append(
-                f"{self.tally.ignored_regions} regions to leave out of account (DontCare, iscrowd) are lost"
+                f"{self.statistics.ignored_regions} regions to leave out of account (DontCare, iscrowd) are "
+                "lost"
             )
         if self._renamed:
             notes.append(
@@ -271,24 +323,14 @@ class _Translator:
             )
         return notes
 
-    def _named(self, item: Planned) -> _Named:
-        folder = self._writer.image_folders[item.subset]
-        return _Named(item, self._names.give(folder, item.sample.stem))
 
-    def _translate(self, item: _Named) -> _Translated:
-        """Check one image and write its file, not yet its labels. Worker threads run it."""
-        sample = item.planned.sample
-        try:
-            data = decode.read(sample.image)
-            done = rewriting.rewrite(sample, data, item.planned.reader, self._mapping, self._size)
-        except decode.BadImageError as error:
-            return _Translated(None, box_transform.refused(sample, error))
-        entry = Entry(item.planned.subset, item.name, done.suffix, done.size, done.boxes)
-        file = self._root / self._writer.image_file(entry)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("xb") as stream:
-            stream.write(done.data)
-        return _Translated(entry, done.converted, digest_of(data))
+def _judge(result: DatasetReport, dataset: Dataset) -> None:
+    try:
+        report.judge(result, dataset.bad_samples)
+    except RunnerError as error:
+        hint = "`tlt convert -f` without --to reports them all: repair them, or raise badSamples.maxFraction."
+        raise RunnerError(error.reason, error.message, hint) from None
+    report.require_both_subsets(result)
 
 
 def _class_notes(dataset: Dataset, mapping: ClassMapping) -> list[str]:

@@ -1,7 +1,7 @@
-"""Everything that makes records what they are, hashed: the digest by which they are found again.
+"""Fingerprint of a data set: a digest of all files and options, by which its records are found again.
 
-The first pass of a preparation, and of a second job with the same data the only one: every file is read once,
-no label is parsed and no image decoded.
+It is the first pass of a preparation, and the only one of a second job with the same data. Every file is read
+once; no label is parsed and no image decoded.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from pathlib import Path
 
 from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
-from tlt_runner.data.parallel import Meter, in_order, workers
+from tlt_runner.data.parallel import StageProgress, in_order, workers
 from tlt_runner.data.preparation.sources import Source
 from tlt_runner.data.records import SCHEMA
 from tlt_runner.data.sample import Sample
 from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
-from tlt_runner.storage import Storage, join, sha256_of
+from tlt_runner.files import sha256_of
+from tlt_runner.storage import Storage, join
 
 NO_CONTENT = "0" * 64
 BATCH = 16
@@ -32,14 +33,14 @@ _OPTIONS = {"format", "class_names", "target_class_mapping", "image_size", "vali
 
 
 @dataclass(frozen=True, slots=True)
-class Hashed:
-    """A file as it was when it was hashed.
+class HashedFile:
+    """A file and its digest at the time when it was read.
 
     Attributes:
         name: Path relative to the data set's root.
         path: Where it is.
         sha256: Digest of its content.
-        state: Inode, size, time of change: while they are the same, so is the content.
+        state: Inode, size and times of change; while they are the same, so is the content.
     """
 
     name: str
@@ -47,8 +48,8 @@ class Hashed:
     sha256: str
     state: tuple[int, ...]
 
-    def check(self) -> None:
-        """Raise when the content is another one now.
+    def raise_if_changed(self) -> None:
+        """Check that the content is still the same.
 
         Raises:
             RunnerError: ``StorageUnavailable``: the next attempt reads it anew.
@@ -61,8 +62,8 @@ class Hashed:
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What the data set consists of.
+class Fingerprint:
+    """Digests of a data set and its files.
 
     Attributes:
         digest: Digest of content and options: ``sha256:...``.
@@ -73,8 +74,8 @@ class Survey:
 
     digest: str
     images: dict[str, bytes]
-    labels: dict[str, Hashed]
-    lists: Sequence[Hashed]
+    labels: dict[str, HashedFile]
+    lists: Sequence[HashedFile]
 
 
 def changed(file: str) -> RunnerError:
@@ -86,14 +87,16 @@ def changed(file: str) -> RunnerError:
     )
 
 
-def survey(dataset: Dataset, storage: Storage, found: Sequence[Source], meter: Meter) -> Survey:
-    """Hash everything.
+def fingerprint(
+    dataset: Dataset, storage: Storage, sources: Sequence[Source], progress: StageProgress
+) -> Fingerprint:
+    """Hash every file and option.
 
     Args:
         dataset: What to read and how.
         storage: Reads the files that the data set names beside images and labels.
-        found: Its folders.
-        meter: Advances by an image at a time.
+        sources: Its folders.
+        progress: Advances by an image at a time.
     """
     options = dataset.model_dump(mode="json", include=_OPTIONS)
     # Records hold JPEG files, whose bytes depend on the encoder.
@@ -102,27 +105,27 @@ def survey(dataset: Dataset, storage: Storage, found: Sequence[Source], meter: M
     )
     lists = [_hashed((name, _fetched(dataset, storage, field, name))) for field, name in _lists(dataset)]
     content.update("".join(f"{item.sha256}\n" for item in lists).encode())
-    labels: dict[str, Hashed] = {}
+    labels: dict[str, HashedFile] = {}
     images: dict[str, bytes] = {}
     with storage_errors(dataset.uri), ThreadPoolExecutor(workers()) as threads:
-        for source in found:
+        for source in sources:
             listing = source.listing
             for finding in (*listing.skipped, *listing.orphans, *listing.findings):
                 content.update(_encoded(f"{finding}\n"))
             counts = f"{listing.images} {listing.other_files} {listing.unlisted}"
             content.update(f"{source.subset} {counts}\n".encode())
-            for _, label in in_order(threads, _hashed, listing.label_files, meter.check, BATCH):
+            for _, label in in_order(threads, _hashed, listing.label_files, progress, BATCH):
                 content.update(_encoded(f"{label.name} {label.sha256}\n"))
                 labels[label.name] = label
-            for sample, image in in_order(threads, _image, listing.samples, meter.check, BATCH):
+            for sample, image in in_order(threads, _image, listing.samples, progress, BATCH):
                 content.update(_encoded(f"{sample.name} {sample.image_file} {image.hex()}\n"))
                 images[sample.name] = image
-                meter.advance()
-    return Survey(f"sha256:{content.hexdigest()}", images, labels, lists)
+                progress.advance()
+    return Fingerprint(f"sha256:{content.hexdigest()}", images, labels, lists)
 
 
 def _lists(dataset: Dataset) -> list[tuple[str, str]]:
-    """Fields that name a file, with the file."""
+    """The data set's fields that name a file, with the file."""
     by = dataset.validation.group_by
     named = {
         "imageSet": dataset.image_set,
@@ -139,11 +142,11 @@ def _fetched(dataset: Dataset, storage: Storage, field: str, name: str) -> Path:
         raise RunnerError(Reason.DATASET_NOT_FOUND, f"spec.dataset.{field}: {error.message}") from error
 
 
-def _hashed(item: tuple[str, Path]) -> Hashed:
+def _hashed(item: tuple[str, Path]) -> HashedFile:
     name, path = item
     try:
         state = _state(path)
-        return Hashed(name, path, _sha256(path), state)
+        return HashedFile(name, path, _sha256(path), state)
     except FileNotFoundError as error:
         raise changed(name) from error
 
@@ -156,7 +159,7 @@ def _image(sample: Sample) -> bytes:
 
 
 def _sha256(path: Path) -> str:
-    """Digest of a file; of one that may not be read, which becomes a finding, a digest that no file has."""
+    """Digest of a file. One that may not be read becomes a finding, and gets a digest that no file has."""
     try:
         return sha256_of(path)
     except PermissionError:
@@ -169,7 +172,7 @@ def _state(path: Path) -> tuple[int, ...]:
 
 
 def digest_of(data: bytes) -> bytes:
-    """Digest of an image's content, as :attr:`Survey.images` has it."""
+    """Digest of an image's content, as :attr:`Fingerprint.images` has it."""
     return hashlib.sha256(data).digest()
 
 

@@ -1,4 +1,4 @@
-"""Lists of images, one name a line, that say which images of a folder are used, and for what.
+"""Lists of images, one name a line: the images of a folder to use for training or for validation.
 
 VOC's ``ImageSets/Main`` files: a name, or a name and -1 (not in the set), 0 or 1. YOLO's lists: paths with
 suffix, from the root, or from wherever the list was written.
@@ -24,25 +24,25 @@ _SHOWN = 200
 
 @dataclass(frozen=True)
 class ImageSet:
-    """What a list says of a folder.
+    """The images of a folder that a list names.
 
     Attributes:
-        keys: Images that it names, as :func:`key` says.
-        findings: Names that are no image of the folder.
+        keys: Their keys (:func:`key`).
+        findings: Names in the list that are no image of the folder.
     """
 
     keys: frozenset[str]
     findings: list[Finding]
 
 
-def load(path: Path, file: str, listing: Listing, place: str) -> ImageSet:
+def load(path: Path, file: str, listing: Listing, folder: str) -> ImageSet:
     """Read a list.
 
     Args:
         path: The list.
         file: Its path relative to the data set's root, for messages.
-        listing: What the folder holds.
-        place: The folder, relative to the data set's root.
+        listing: Contents of the folder.
+        folder: The folder, relative to the data set's root.
 
     Raises:
         RunnerError: ``InvalidSpec`` when it is no text; ``DatasetNotFound`` when it names no image at all.
@@ -52,33 +52,33 @@ def load(path: Path, file: str, listing: Listing, place: str) -> ImageSet:
         entries = lines.text(path, MAX_BYTES).split("\n")
     except ValueError as error:
         raise RunnerError(Reason.INVALID_SPEC, f"{file}: {error}") from error
-    known = keys(listing, place)
+    image_keys = keys(listing, folder)
     chosen: set[str] = set()
     findings = []
     for number, line in enumerate(entries, start=1):
         entry = line.strip()
         if not entry:
             continue
-        found, is_member = _resolve(entry, known, place)
-        if found is not None and is_member:
-            chosen.add(found)
+        image_key, is_member = _resolve(entry, image_keys, folder)
+        if image_key is not None and is_member:
+            chosen.add(image_key)
         elif is_member:
-            message = f"expected an image of {place or 'the data set'}, got {entry[:_SHOWN]!r}"
+            message = f"expected an image of {folder or 'the data set'}, got {entry[:_SHOWN]!r}"
             findings.append(Finding(file, Problem.LISTED_WITHOUT_IMAGE, message, number))
     if not chosen:
         example = f"{findings[0].message} in line {findings[0].line}" if findings else "it has no line"
         raise RunnerError(
             Reason.DATASET_NOT_FOUND,
             f"expected names of images in {file}, none of which is there: {example}; images are called "
-            f"{', '.join(sorted(known)[:3])}",
+            f"{', '.join(sorted(image_keys)[:3])}",
         )
     return ImageSet(frozenset(chosen), findings)
 
 
-def select(listing: Listing, place: str, chosen: Set[str]) -> Listing:
-    """The part of a listing that consists of some images. The rest is neither counted nor reported in it."""
-    samples = [sample for sample in listing.samples if key(sample.image_file, place) in chosen]
-    skipped = [finding for finding in listing.skipped if key(finding.file, place) in chosen]
+def select(listing: Listing, folder: str, chosen: Set[str]) -> Listing:
+    """Select some images of a listing. The others are neither counted nor reported in the result."""
+    samples = [sample for sample in listing.samples if key(sample.image_file, folder) in chosen]
+    skipped = [finding for finding in listing.skipped if key(finding.file, folder) in chosen]
     unused = {sample.label_file for sample in listing.samples} - {sample.label_file for sample in samples}
     return replace(
         listing,
@@ -89,38 +89,38 @@ def select(listing: Listing, place: str, chosen: Set[str]) -> Listing:
     )
 
 
-def keys(listing: Listing, place: str) -> frozenset[str]:
-    """The keys of all images of a listing."""
+def keys(listing: Listing, folder: str) -> frozenset[str]:
+    """Keys of all images of a listing."""
     files = [sample.image_file for sample in listing.samples] + [finding.file for finding in listing.skipped]
-    return frozenset(key(file, place) for file in files)
+    return frozenset(key(file, folder) for file in files)
 
 
-def key(image_file: str, place: str) -> str:
-    """By what an image is matched: its path in the image folder, without suffix, in composed Unicode."""
-    return names.stem(image_file[len(place) + 1 if place else 0 :])
+def key(image_file: str, folder: str) -> str:
+    """Key by which an image is matched: its path in the image folder, without suffix, in composed Unicode."""
+    return names.stem(image_file[len(folder) + 1 if folder else 0 :])
 
 
-def _resolve(entry: str, known: Collection[str], place: str) -> tuple[str | None, bool]:
-    """The image that a line names, where it is known, and whether the line says that it is in the set."""
-    for candidate in _spellings(entry, place):
-        if candidate in known:
+def _resolve(entry: str, image_keys: Collection[str], folder: str) -> tuple[str | None, bool]:
+    """Find the image that a line names, if there is one, and whether the line puts it into the set."""
+    for candidate in _spellings(entry, folder):
+        if candidate in image_keys:
             return candidate, True
     name, _, flag = entry.rpartition(" ") if " " in entry else entry.rpartition("\t")
     if name.strip() and flag in _FLAGS:
-        for candidate in _spellings(name.strip(), place):
-            if candidate in known:
+        for candidate in _spellings(name.strip(), folder):
+            if candidate in image_keys:
                 return candidate, _FLAGS[flag]
         return None, _FLAGS[flag]
     return None, True
 
 
-def _spellings(name: str, place: str) -> Iterator[str]:
-    """What a name can mean, the literal first."""
+def _spellings(name: str, folder: str) -> Iterator[str]:
+    """Keys that a name can stand for, the literal one first."""
     path = names.composed(names.printable(name))
     yield path
     path = path.replace("\\", "/").removeprefix("./")
-    if place and f"/{place}/" in f"/{path}":
-        path = f"/{path}".split(f"/{place}/", 1)[1]
+    if folder and f"/{folder}/" in f"/{path}":
+        path = f"/{path}".split(f"/{folder}/", 1)[1]
     yield path
     stem, dot, suffix = path.rpartition(".")
     if f"{dot}{suffix}".lower() in OTHER_IMAGE_SUFFIXES.union(IMAGE_SUFFIXES):

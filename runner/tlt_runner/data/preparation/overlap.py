@@ -15,52 +15,55 @@ from tlt_runner.errors import RunnerError
 
 
 def separate(
-    training: Listing, training_place: str, validation: Listing, validation_place: str
+    training: Listing, training_folder: str, validation: Listing, validation_folder: str
 ) -> tuple[Listing, Listing]:
-    """Take what is held out away from what is trained on, and report every image and label once.
+    """Take the held-out images away from the training images, and report every image and label once.
 
     Args:
-        training: All that the training folder holds, with sub-folders.
-        training_place: That folder, relative to the data set's root.
-        validation: The same of validation.
-        validation_place: That folder.
+        training: Contents of the training folder, with sub-folders.
+        training_folder: The training folder, relative to the data set's root.
+        validation: Contents of the validation folder, with sub-folders.
+        validation_folder: The validation folder, relative to the data set's root.
 
     Raises:
         RunnerError: ``InvalidSpec`` when the training folder is inside the validation folder.
     """
-    same = training_place == validation_place
-    if _is_below(training_place, validation_place):
+    same = training_folder == validation_folder
+    if _is_below(training_folder, validation_folder):
         raise RunnerError(
             Reason.INVALID_SPEC,
-            f"expected training images outside of validation.images ({validation_place or '.'}), "
-            f"got images: {training_place}",
+            f"expected training images outside of validation.images ({validation_folder or '.'}), "
+            f"got images: {training_folder}",
         )
-    if same or _is_below(validation_place, training_place):
-        training, validation = _share_images(training, validation, training_place, same=same)
+    if same or _is_below(validation_folder, training_folder):
+        training, validation = _share_images(training, validation, training_folder, same=same)
     return _share_labels(training, validation)
 
 
 def _share_images(
-    training: Listing, validation: Listing, training_place: str, *, same: bool
+    training: Listing, validation: Listing, training_folder: str, *, same: bool
 ) -> tuple[Listing, Listing]:
-    """What is in the validation folder, or labelled for it, is held out."""
+    """Hold out the images that are in the validation folder, or labelled for it."""
     trained_on = {sample.image_file for sample in training.samples}
     held_out = {sample.image_file for sample in validation.samples}
     skipped = [finding for finding in validation.skipped if finding.file not in trained_on]
     validation = _of(validation, skipped=skipped, other_files=0 if same else validation.other_files)
-    seen = held_out | {finding.file for finding in skipped}
-    if trained_on and trained_on <= seen:
+    held_out_or_skipped = held_out | {finding.file for finding in skipped}
+    if trained_on and trained_on <= held_out_or_skipped:
         raise RunnerError(
             Reason.INVALID_SPEC,
-            f"expected images to train on, got {training_place or '.'}, all of whose images are held out: "
+            f"expected images to train on, got {training_folder or '.'}, all of whose images are held out: "
             "validation has the same",
         )
     twice = sorted(trained_on & held_out) if same else []
     message = "expected labels for training or for validation, got both: it is held out"
     others = training.other_files if same else max(0, training.other_files - validation.other_files)
     training = _of(
-        replace(training, samples=[sample for sample in training.samples if sample.image_file not in seen]),
-        skipped=[finding for finding in training.skipped if finding.file not in seen],
+        replace(
+            training,
+            samples=[sample for sample in training.samples if sample.image_file not in held_out_or_skipped],
+        ),
+        skipped=[finding for finding in training.skipped if finding.file not in held_out_or_skipped],
         other_files=others,
     )
     doubles = [Finding(file, Problem.DUPLICATE_NAME, message) for file in twice]
@@ -68,16 +71,16 @@ def _share_images(
 
 
 def _share_labels(training: Listing, validation: Listing) -> tuple[Listing, Listing]:
-    """Of label files that both read, only what neither has an image for is an orphan; all is said once."""
+    """Report the contents of shared label files once; an orphan there has an image in neither folder."""
     shared = _read_by(training) & _read_by(validation)
-    without_image = _places(training.orphans) & _places(validation.orphans)
+    without_image = _entries(training.orphans) & _entries(validation.orphans)
 
-    def lonely(finding: Finding) -> bool:
+    def is_orphan(finding: Finding) -> bool:
         return finding.file not in shared or (finding.file, finding.entry) in without_image
 
     reported = set(training.findings)
     side_files = set(training.side_files)
-    return replace(training, orphans=list(filter(lonely, training.orphans))), replace(
+    return replace(training, orphans=list(filter(is_orphan, training.orphans))), replace(
         validation,
         orphans=[finding for finding in validation.orphans if finding.file not in shared],
         findings=[finding for finding in validation.findings if finding not in reported],
@@ -89,7 +92,7 @@ def _read_by(listing: Listing) -> set[str]:
     return {file for file, _ in listing.label_files}
 
 
-def _places(findings: Sequence[Finding]) -> set[tuple[str, str]]:
+def _entries(findings: Sequence[Finding]) -> set[tuple[str, str]]:
     return {(finding.file, finding.entry) for finding in findings}
 
 
@@ -98,5 +101,5 @@ def _of(listing: Listing, *, skipped: list[Finding], other_files: int) -> Listin
     return replace(listing, skipped=skipped, images=images, other_files=other_files)
 
 
-def _is_below(place: str, folder: str) -> bool:
-    return place != folder and (not folder or place.startswith(f"{folder}/"))
+def _is_below(path: str, folder: str) -> bool:
+    return path != folder and (not folder or path.startswith(f"{folder}/"))

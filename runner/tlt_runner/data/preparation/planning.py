@@ -1,10 +1,10 @@
-"""What each sample is for, and into which file its record goes."""
+"""Plan of a conversion: the subset of each sample, and the file of records into which it goes."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
 from tlt_runner.data.class_mapping import ClassMapping
-from tlt_runner.data.parallel import in_order, workers
+from tlt_runner.data.parallel import StageProgress, in_order, workers
 from tlt_runner.data.preparation import split
 from tlt_runner.data.preparation.sources import Source
 from tlt_runner.data.records import SUBSETS, Subset
@@ -30,13 +30,13 @@ FEWEST_TO_SHARE = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
-    """A sample and what it is for.
+class PlannedSample:
+    """A sample and its subset.
 
     Attributes:
         sample: The image with its label.
         reader: Reads the label.
-        subset: What it is for.
+        subset: Training or validation.
     """
 
     sample: Sample
@@ -50,39 +50,39 @@ class PlannedShard:
 
     Attributes:
         name: File name.
-        subset: What it is for.
+        subset: Training or validation.
         items: The images, in the records' order.
     """
 
     name: str
     subset: Subset
-    items: Sequence[Planned]
+    items: Sequence[PlannedSample]
 
     @property
     def sidecar(self) -> str:
-        """Name of the file beside it that says what is in it."""
+        """Name of the file beside it that describes its content."""
         return str(PurePosixPath(self.name).with_suffix(".json"))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole.
+    """Subsets of all samples.
 
     Attributes:
-        items: Every sample: those to train on first, each by name.
-        classes: Objects of all samples, by their own class.
+        items: Every sample, training before validation, each subset sorted by name.
+        classes: Number of objects of all samples by their own class.
         ungrouped: Samples that the file of groups does not name.
         unused_groups: Names in that file that are no samples.
     """
 
-    items: Sequence[Planned]
+    items: Sequence[PlannedSample]
     classes: Counter[str]
     ungrouped: int
     unused_groups: int
 
     @property
     def warnings(self) -> list[str]:
-        """What a person should look at."""
+        """Sentences about the file of groups for a person to look at."""
         warnings = []
         if self.ungrouped:
             warnings.append(
@@ -94,27 +94,27 @@ class Plan:
 
 
 def plan(
-    found: Sequence[Source], dataset: Dataset, storage: Storage, check: Callable[[], None] = lambda: None
+    sources: Sequence[Source], dataset: Dataset, storage: Storage, progress: StageProgress | None = None
 ) -> Plan:
-    """Decide what each sample is for; reads every label once, opens no image.
+    """Split the samples into training and validation. Reads every label once, opens no image.
 
     Args:
-        found: Folders of the data set.
+        sources: Folders of the data set.
         dataset: How images are held out, and which classes count.
         storage: Reads the file of groups.
-        check: Called before each sample; raises to stop.
+        progress: Ends the work when it is to stop.
 
     Raises:
         RunnerError: ``InvalidSpec`` for a file of groups that cannot be read, or where all images are one.
     """
     mapping = ClassMapping(dataset.target_class_mapping)
     all_classes: Counter[str] = Counter()
-    items: list[Planned] = []
+    items: list[PlannedSample] = []
     ungrouped = unused = 0
-    for source in found:
+    for source in sources:
         samples = source.listing.samples
         to_learn: list[frozenset[str]] = []
-        for counts in _classes(source, check):
+        for counts in _classes(source, progress):
             all_classes.update(counts)
             targets = map(mapping.target, counts)
             to_learn.append(frozenset(target for target in targets if target is not None))
@@ -125,14 +125,14 @@ def plan(
             fraction, seed = dataset.validation.fraction or 0.0, dataset.validation.seed
             held = split.held_out(grouping.groups, to_learn, fraction, seed)
         for sample, is_held in zip(samples, held, strict=True):
-            items.append(Planned(sample, source.reader, "validation" if is_held else "training"))
+            items.append(PlannedSample(sample, source.reader, "validation" if is_held else "training"))
     items.sort(key=lambda item: (item.subset, item.sample.name))
     return Plan(items, all_classes, ungrouped, unused)
 
 
-def _classes(source: Source, check: Callable[[], None]) -> Iterator[Counter[str]]:
+def _classes(source: Source, progress: StageProgress | None) -> Iterator[Counter[str]]:
     with ThreadPoolExecutor(workers()) as threads:
-        for _, counts in in_order(threads, source.reader.classes, source.listing.samples, check, BATCH):
+        for _, counts in in_order(threads, source.reader.classes, source.listing.samples, progress, BATCH):
             yield counts
 
 
@@ -154,33 +154,33 @@ def _grouping(samples: Sequence[Sample], dataset: Dataset, storage: Storage) -> 
     return grouping
 
 
-def shards(items: Iterable[Planned]) -> list[PlannedShard]:
-    """Cut each subset into files that are alike.
+def shards(items: Iterable[PlannedSample]) -> list[PlannedShard]:
+    """Cut each subset into files of equal size.
 
     Images are in the order of a hash of their name; numbers of images differ by one at most.
     """
-    by_subset: dict[Subset, list[Planned]] = {subset: [] for subset in SUBSETS}
-    for item in sorted(items, key=lambda item: (_place(item.sample.name), item.sample.name)):
+    by_subset: dict[Subset, list[PlannedSample]] = {subset: [] for subset in SUBSETS}
+    for item in sorted(items, key=lambda item: (_hash(item.sample.name), item.sample.name)):
         by_subset[item.subset].append(item)
     planned = []
-    for subset, its_items in by_subset.items():
-        images = len(its_items)
+    for subset, subset_items in by_subset.items():
+        images = len(subset_items)
         count = shard_count(images)
         for number in range(count):
             name = f"{subset}-{number:05d}-of-{count:05d}.tfrecord"
-            mine = its_items[number * images // count : (number + 1) * images // count]
-            planned.append(PlannedShard(name, subset, mine))
+            part = subset_items[number * images // count : (number + 1) * images // count]
+            planned.append(PlannedShard(name, subset, part))
     return planned
 
 
 def shard_count(images: int) -> int:
-    """Number of files for so many images."""
+    """Number of files of a subset of ``images`` images."""
     count = -(-images // IMAGES_PER_SHARD)
     return count if images < FEWEST_TO_SHARE else -(-count // SHARDS_TOGETHER) * SHARDS_TOGETHER
 
 
-def duplicates(items: Sequence[Planned], images: Mapping[str, bytes]) -> tuple[list[str], list[str]]:
-    """Images that are there twice, byte for byte.
+def duplicates(items: Sequence[PlannedSample], images: Mapping[str, bytes]) -> tuple[list[str], list[str]]:
+    """Find images that occur twice, byte for byte.
 
     Args:
         items: Every sample.
@@ -200,5 +200,5 @@ def duplicates(items: Sequence[Planned], images: Mapping[str, bytes]) -> tuple[l
     return [sample.image_file for sample in held_out if images[sample.name] in first], repeated
 
 
-def _place(name: str) -> bytes:
+def _hash(name: str) -> bytes:
     return hashlib.sha256(name.encode(errors="surrogateescape")).digest()

@@ -1,10 +1,10 @@
-"""From a data set as people have it to records that training reads.
+"""Preparation: from a data set as people have it to records that training reads.
 
-Called first by the train, evaluate and convert tasks. A survey hashes every file, which gives the digest of
-content and options. Unless records of that digest are there already, the labels are read for the classes they
-have (which gives the quick answer to a mapping that matches nothing, and the split), and then the images are
-converted, shard by shard (:mod:`tlt_runner.data.preparation.shards`). None of it holds more than a window of
-images in memory.
+Called first by the train, evaluate and convert tasks. A first pass (stage ``survey``) hashes every file,
+which gives the digest of content and options. Unless records of that digest exist, the labels are read for
+their classes (which gives the quick answer to a mapping that matches nothing, and the split), and then the
+images are converted, shard by shard (:mod:`tlt_runner.data.preparation.shards`). No more than a window of
+images is in memory at a time.
 
 The manifest ``<output>/tfrecords/<digest>/dataset.json`` is written last and says that the records are whole.
 ``<output>/dataset-report.json`` and ``.html`` are written in any case in which there are images and labels,
@@ -17,7 +17,6 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Event
 
 from pydantic import ValidationError
 
@@ -26,16 +25,15 @@ from tlt_api.failures import Reason
 from tlt_api.model import Anchors
 from tlt_runner.context import Reporter
 from tlt_runner.data.class_mapping import ClassMapping
-from tlt_runner.data.parallel import Meter
+from tlt_runner.data.parallel import StageProgress, Stop
 from tlt_runner.data.preparation import planning, sources
-from tlt_runner.data.preparation.fingerprint import Survey, changed, digest_of, survey
-from tlt_runner.data.preparation.planning import Planned, PlannedShard
+from tlt_runner.data.preparation.fingerprint import Fingerprint, changed, digest_of, fingerprint
+from tlt_runner.data.preparation.planning import PlannedSample, PlannedShard
 from tlt_runner.data.preparation.sources import Source
 from tlt_runner.data.records import (
     MANIFEST,
     REPORT,
     REPORT_PAGE,
-    SUBSETS,
     Manifest,
     Records,
     Shard,
@@ -43,8 +41,8 @@ from tlt_runner.data.records import (
 )
 from tlt_runner.data.report import html, report
 from tlt_runner.data.report.report import DatasetReport
-from tlt_runner.data.report.statistics import Tally
-from tlt_runner.data.sample import Converted
+from tlt_runner.data.report.statistics import DatasetStatistics
+from tlt_runner.data.sample import SampleOutcome
 from tlt_runner.errors import RunnerError, storage_errors
 from tlt_runner.storage import Storage, join
 
@@ -56,7 +54,7 @@ def prepare(
     storage: Storage,
     output_uri: str,
     reporter: Reporter | None = None,
-    stop: Event | None = None,
+    stop: Stop | None = None,
     anchors: Anchors = Anchors(),  # noqa: B008 - frozen
 ) -> Records:
     """Make the records of a data set, or find them made.
@@ -65,34 +63,35 @@ def prepare(
         dataset: What to read and how.
         storage: Reads the data set, writes the records.
         output_uri: Root of the results.
-        reporter: Is told of progress (stages ``survey`` and ``convert``) and of what was found.
-        stop: Ends the work when it is set; what was finished stays for the next run.
+        reporter: Receives the progress (stages ``survey`` and ``convert``) and the summary of the data set.
+        stop: Ends the work when it is set; finished shards stay for the next run.
         anchors: Reference boxes, against which the report draws the objects' sizes.
 
     Raises:
         RunnerError: ``DatasetNotFound``, ``NoLabels``, ``UnknownClass``, ``BadSamples``; ``Interrupted``
             after ``stop``; the storage's reasons.
     """
-    found = sources.find(dataset, storage)
-    images = sum(len(source.listing.samples) for source in found)
-    seen = survey(dataset, storage, found, Meter("survey", images, reporter, stop))
-    uri = join(output_uri, "tfrecords", seen.digest.removeprefix("sha256:")[:16])
+    folders = sources.find(dataset, storage)
+    images = sum(len(source.listing.samples) for source in folders)
+    hashes = fingerprint(dataset, storage, folders, StageProgress("survey", images, reporter, stop))
+    uri = join(output_uri, "tfrecords", hashes.digest.removeprefix("sha256:")[:16])
     preparation = _Preparation(dataset, storage, output_uri, anchors, reporter)
-    there = _existing(storage, uri, seen.digest)
-    if there is not None:
-        log.info("%s: records of %s are at %s already", dataset.uri, seen.digest, uri)
-        records, result = there
-        preparation.tell(result, records)
+    existing = _existing(storage, uri, hashes.digest)
+    if existing is not None:
+        log.info("%s: records of %s exist at %s", dataset.uri, hashes.digest, uri)
+        records, result = existing
+        preparation.publish_report(result, records)
         report.judge(result, dataset.bad_samples)
     else:
-        records, result = preparation.run(found, seen, uri, Meter("convert", images, reporter, stop))
+        progress = StageProgress("convert", images, reporter, stop)
+        records, result = preparation.run(folders, hashes, uri, progress)
     for warning in result.warnings:
         log.warning("%s: %s", dataset.uri, warning)
     return records
 
 
 def _existing(storage: Storage, uri: str, digest: str) -> tuple[Records, DatasetReport] | None:
-    """The records at an address with their report, if both are whole."""
+    """Open the records at an address with their report, if both are whole."""
     if not storage.exists(join(uri, MANIFEST)):
         return None
     try:
@@ -101,14 +100,14 @@ def _existing(storage: Storage, uri: str, digest: str) -> tuple[Records, Dataset
     except RunnerError as error:
         if error.reason != Reason.CHECKSUM_MISMATCH:
             raise
-        log.warning("what is damaged of the records is made again: %s", error.message)
+        log.warning("damaged files of the records are made again: %s", error.message)
     except (FileNotFoundError, ValidationError) as error:
         log.warning("%s: the report of the records is made again: %s", uri, error)
     return None
 
 
 class _Preparation:
-    """Makes records, and tells people in the output's report and the resource's status."""
+    """Makes records, and writes the report to the output and its summary to the status."""
 
     def __init__(
         self,
@@ -126,54 +125,56 @@ class _Preparation:
         self._reporter = reporter
 
     def run(
-        self, found: Sequence[Source], seen: Survey, uri: str, meter: Meter
+        self, folders: Sequence[Source], hashes: Fingerprint, uri: str, progress: StageProgress
     ) -> tuple[Records, DatasetReport]:
-        """Make the records of a survey.
+        """Make the records of a fingerprint.
 
         Raises:
             RunnerError: ``UnknownClass``, ``BadSamples``, ``NoLabels``; then no records are left.
         """
         from tlt_runner.data.preparation import shards
 
-        plan = planning.plan(found, self._dataset, self._storage, meter.check)
-        for file in seen.lists:
-            file.check()
-        tally = Tally()
-        tally.add_listings([source.listing for source in found])
-        tally.add_duplicates(*planning.duplicates(plan.items, seen.images))
-        self._check_classes(plan.classes, tally)
+        plan = planning.plan(folders, self._dataset, self._storage, progress)
+        for file in hashes.lists:
+            file.raise_if_changed()
+        statistics = DatasetStatistics()
+        statistics.add_listings([source.listing for source in folders])
+        statistics.add_duplicates(*planning.duplicates(plan.items, hashes.images))
+        self._check_classes(plan.classes, statistics)
+
         planned = planning.shards(plan.items)
-        folder = shards.ShardFolder(self._storage, uri, seen.digest)
+        folder = shards.ShardFolder(self._storage, uri, hashes.digest)
         folder.remove_abandoned()
         shards.make(
             folder,
             planned,
-            lambda item: self._convert(item, seen),
-            lambda shard: _check_labels(shard, seen),
-            meter,
+            lambda item: self._convert(item, hashes),
+            lambda shard: _check_labels(shard, hashes),
+            progress,
         )
-        its_shards = []
+        finished = []
         for shard in planned:
             sidecar = folder.sidecar(shard)
-            its_shards.append(sidecar.shard)
-            tally.merge(sidecar.tally)
-        result = tally.to_report(self._mapping)
+            finished.append(sidecar.shard)
+            statistics.merge(sidecar.tally)
+
+        result = statistics.to_report(self._mapping)
         result = result.model_copy(update={"warnings": [*result.warnings, *plan.warnings]})
         try:
-            self._judge(result, tally)
+            self._judge(result, statistics)
         except RunnerError:
-            self.tell(result)
+            self.publish_report(result)
             folder.remove([name for shard in planned for name in (shard.sidecar, shard.name)])
             raise
-        manifest = self._manifest(seen.digest, its_shards, tally)
+        manifest = self._manifest(hashes.digest, finished, statistics)
         folder.add(REPORT, result.model_dump_json(indent=1, exclude_none=True))
         folder.add(MANIFEST, manifest.model_dump_json(indent=1))
-        records = Records(folder.path, uri, seen.digest, manifest)
-        self.tell(result, records)
+        records = Records(folder.path, uri, hashes.digest, manifest)
+        self.publish_report(result, records)
         return records, result
 
-    def tell(self, result: DatasetReport, records: Records | None = None) -> None:
-        """Write the report to the output and its summary to the status; without records where refused."""
+    def publish_report(self, result: DatasetReport, records: Records | None = None) -> None:
+        """Write the report to the output and its summary to the status; of refused data without records."""
         self._write(result)
         if self._reporter is not None:
             page_uri = join(self._output_uri, REPORT_PAGE)
@@ -181,7 +182,7 @@ class _Preparation:
             self._reporter.report(report.to_status(result, page_uri, digest, uri))
 
     def _write(self, result: DatasetReport) -> None:
-        """The report, for programs and for people."""
+        """Write the report as JSON and as a page."""
         pictures = html.thumbnails(result, self._image_of)
         texts = {
             REPORT: result.model_dump_json(indent=1, exclude_none=True) + "\n",
@@ -200,8 +201,7 @@ class _Preparation:
         except RunnerError:  # a link that leads out of the claim, which the report names
             return None
 
-    def _convert(self, item: Planned, seen: Survey) -> Converted:
-        from tlt_runner.data import box_transform
+    def _convert(self, item: PlannedSample, hashes: Fingerprint) -> SampleOutcome:
         from tlt_runner.data.images import decode
         from tlt_runner.data.preparation import convert
 
@@ -212,17 +212,17 @@ class _Preparation:
             except decode.BadImageError as error:
                 if not sample.image.exists():
                     raise changed(sample.image_file) from error
-                return box_transform.refused(sample, error)
-        if digest_of(data) != seen.images[sample.name]:
+                return convert.refused(sample, error)
+        if digest_of(data) != hashes.images[sample.name]:
             raise changed(sample.image_file)
         return convert.convert(sample, data, item.reader, self._mapping, self._dataset.image_size)
 
-    def _check_classes(self, classes: Counter[str], tally: Tally) -> None:
-        """Fail where no label has a class of the mapping; the report then has the labels' classes."""
+    def _check_classes(self, classes: Counter[str], statistics: DatasetStatistics) -> None:
+        """Fail if no label has a class of the mapping; the report then lists the labels' classes."""
         if not classes or any(self._mapping.target(name) for name in classes):
             return
-        tally.source_classes.update(classes)
-        self._write(tally.to_report(self._mapping))
+        statistics.source_classes.update(classes)
+        self._write(statistics.to_report(self._mapping))
         named = ", ".join(f"{name} ({count})" for name, count in classes.most_common(20))
         more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
         raise RunnerError(
@@ -231,31 +231,25 @@ class _Preparation:
             f"the mapping's keys are {', '.join(sorted(self._mapping.targets))}",
         )
 
-    def _judge(self, result: DatasetReport, tally: Tally) -> None:
-        """Fail where the data cannot be trained on.
+    def _judge(self, result: DatasetReport, statistics: DatasetStatistics) -> None:
+        """Fail if the data cannot be trained on.
 
         Raises:
             RunnerError: ``BadSamples``, ``NoLabels``.
         """
         report.judge(result, self._dataset.bad_samples)
-        empty = [subset for subset in SUBSETS if not tally.usable_images[subset]]
-        if empty:
-            raise RunnerError(
-                Reason.BAD_SAMPLES,
-                f"expected at least one usable image for training and one for validation, got none for "
-                f"{' and '.join(empty)}: {result.usable_images} of {result.images} images are usable",
-                "Add images, or correct spec.dataset.validation.",
-            )
-        objects = {"training": tally.training_objects, "validation": tally.validation_objects}
-        bare = [subset for subset in SUBSETS if not objects[subset].total()]
-        if bare:
+        report.require_both_subsets(result)
+        objects = {"training": statistics.training_objects, "validation": statistics.validation_objects}
+        without_objects = [subset for subset, counts in objects.items() if not counts.total()]
+        if without_objects:
             raise RunnerError(
                 Reason.NO_LABELS,
-                f"expected objects to learn and to judge by, got none for {' and '.join(bare)}: of "
-                f"{result.images} images no label line there gives one (see {REPORT})",
+                "expected objects to learn and to judge by, got none for "
+                f"{' and '.join(without_objects)}: of {result.images} images no label line there gives one "
+                f"(see {REPORT})",
             )
 
-    def _manifest(self, digest: str, its_shards: list[Shard], tally: Tally) -> Manifest:
+    def _manifest(self, digest: str, finished: list[Shard], statistics: DatasetStatistics) -> Manifest:
         classes = range(len(self._mapping.class_names))
         size = self._dataset.image_size
         return Manifest(
@@ -264,17 +258,17 @@ class _Preparation:
             height=size.height,
             width=size.width,
             mode=size.mode,
-            training_images=tally.usable_images["training"],
-            validation_images=tally.usable_images["validation"],
-            training_objects=[tally.training_objects[class_id] for class_id in classes],
-            validation_objects=[tally.validation_objects[class_id] for class_id in classes],
-            objects_per_image=dict(sorted(tally.objects_per_image.items())),
-            shards=its_shards,
+            training_images=statistics.usable_images["training"],
+            validation_images=statistics.usable_images["validation"],
+            training_objects=[statistics.training_objects[class_id] for class_id in classes],
+            validation_objects=[statistics.validation_objects[class_id] for class_id in classes],
+            objects_per_image=dict(sorted(statistics.objects_per_image.items())),
+            shards=finished,
         )
 
 
-def _check_labels(shard: PlannedShard, seen: Survey) -> None:
-    """See that the labels of a shard are those that were surveyed."""
+def _check_labels(shard: PlannedShard, hashes: Fingerprint) -> None:
+    """Check that the labels of a shard are those of the fingerprint."""
     for name in {item.sample.label_file for item in shard.items}:
-        if name in seen.labels:
-            seen.labels[name].check()
+        if name in hashes.labels:
+            hashes.labels[name].raise_if_changed()

@@ -1,4 +1,4 @@
-"""Files of records, each with a sidecar that says what is in it: the unit that a killed run does not lose.
+"""Files of records, each with a sidecar that describes its content: the unit that a killed run does not lose.
 
 Both lie in their final place, ``<output>/tfrecords/<digest>/``, under their own names only when they are
 whole (the shard first). Their content follows from the digest: a run takes over what another has finished,
@@ -19,13 +19,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tlt_api.failures import Reason
 from tlt_runner.data import tfrecords
-from tlt_runner.data.parallel import Meter, in_order, workers
-from tlt_runner.data.preparation.planning import Planned, PlannedShard
+from tlt_runner.data.parallel import StageProgress, in_order, workers
+from tlt_runner.data.preparation.planning import PlannedSample, PlannedShard
 from tlt_runner.data.records import Shard, verify
-from tlt_runner.data.report.statistics import Tally
-from tlt_runner.data.sample import Converted
+from tlt_runner.data.report.statistics import DatasetStatistics
+from tlt_runner.data.sample import SampleOutcome
 from tlt_runner.errors import RunnerError, storage_errors
-from tlt_runner.storage import PARTIAL_SUFFIX, Storage, atomically, join, partial_name, settle, sha256_of
+from tlt_runner.files import PARTIAL_SUFFIX, atomically, partial_name, settle, sha256_of
+from tlt_runner.storage import Storage, join
 
 log = logging.getLogger(__name__)
 FINISHING_AT_ONCE = 4
@@ -35,7 +36,7 @@ ABANDONED_SECONDS = 15 * 60.0
 
 
 class Sidecar(BaseModel):
-    """What is in a shard."""
+    """Description of a shard, in a file beside it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,16 +44,16 @@ class Sidecar(BaseModel):
     """Digest of the records to which it belongs."""
     shard: Shard
     """The file."""
-    tally: Tally
-    """What became of the images that were planned for it."""
+    tally: DatasetStatistics
+    """Statistics of the images that were planned for it. Sidecars of earlier releases have this name."""
 
 
 class ShardFolder:
-    """The place of the records of one digest.
+    """The folder of the records of one digest.
 
     Args:
         storage: Writes there.
-        uri: The place.
+        uri: Address of the folder.
         digest: The digest.
 
     Attributes:
@@ -66,19 +67,19 @@ class ShardFolder:
         self.path = storage.mirror(uri)
 
     def whole(self, planned: PlannedShard) -> bool:
-        """Whether a shard is there as it was written, with its sidecar."""
+        """True if a shard is there as it was written, with its sidecar."""
         if not self._file(planned.sidecar).is_file():
             return False
         try:
             sidecar = self.sidecar(planned)
             verify(self._file(planned.name), sidecar.shard, self._uri)
         except RunnerError as error:
-            log.warning("a shard is made again: %s", error.message)
+            log.warning("shard %s is made again: %s", planned.name, error.message)
             return False
         return True
 
     def sidecar(self, planned: PlannedShard) -> Sidecar:
-        """What is in a shard.
+        """Read the sidecar of a shard.
 
         Raises:
             RunnerError: ``StorageUnavailable`` when it is not there (any more); ``ChecksumMismatch`` when it
@@ -105,7 +106,7 @@ class ShardFolder:
 
     def finish(self, shard: OpenShard) -> None:
         """Put a shard and its sidecar in their place."""
-        sidecar = Sidecar(digest=self._digest, shard=shard.finish(), tally=shard.tally)
+        sidecar = Sidecar(digest=self._digest, shard=shard.finish(), tally=shard.statistics)
         self._publish(sidecar.shard.name)
         self.add(shard.planned.sidecar, sidecar.model_dump_json())
 
@@ -117,12 +118,12 @@ class ShardFolder:
             log.warning("the refused records stay at %s: %s", self._uri, error.message)
 
     def remove_abandoned(self) -> None:
-        """Remove what killed runs left half-written."""
+        """Remove half-written files of killed runs."""
         with storage_errors(self._uri):
             for path in self.path.glob(f".*{PARTIAL_SUFFIX}"):
                 try:
                     if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
-                        log.warning("removing what a killed run left: %s", path)
+                        log.warning("removing the half-written file of a killed run: %s", path)
                         path.unlink()
                 except FileNotFoundError:
                     continue  # its run is alive and has finished it, or removed it itself
@@ -145,12 +146,12 @@ class OpenShard:
 
     Attributes:
         planned: What it will hold.
-        tally: What became of the images so far.
+        statistics: Statistics of the images so far.
     """
 
     def __init__(self, folder: Path, planned: PlannedShard) -> None:
         self.planned = planned
-        self.tally = Tally()
+        self.statistics = DatasetStatistics()
         self._target = folder / planned.name
         self._partial = partial_name(self._target)
         self._writer = tfrecords.ShardWriter(self._partial)
@@ -162,12 +163,12 @@ class OpenShard:
         """Whether every planned image was added."""
         return self._offered == len(self.planned.items)
 
-    def add(self, item: Planned, converted: Converted) -> None:
+    def add(self, item: PlannedSample, outcome: SampleOutcome) -> None:
         """The next planned image."""
         self._offered += 1
-        self.tally.add(item.sample, converted, item.subset)
-        if converted.example is not None:
-            self._writer.write(converted.example)
+        self.statistics.add(item.sample, outcome, item.subset)
+        if outcome.example is not None:
+            self._writer.write(outcome.example)
             self._images += 1
 
     def finish(self) -> Shard:
@@ -198,9 +199,9 @@ class OpenShard:
 def make(
     folder: ShardFolder,
     planned: Sequence[PlannedShard],
-    convert: Callable[[Planned], Converted],
+    convert: Callable[[PlannedSample], SampleOutcome],
     check: Callable[[PlannedShard], None],
-    meter: Meter,
+    progress: StageProgress,
 ) -> None:
     """Make the shards that are not there yet.
 
@@ -209,17 +210,17 @@ def make(
         planned: All of them.
         convert: Makes a record; threads call it side by side.
         check: Called when a shard is converted, before it gets its name; raises to refuse it.
-        meter: Advances by an image at a time, and stops the work.
+        progress: Advances by an image at a time, and ends the work on request.
     """
     with ThreadPoolExecutor(workers()) as threads:
         are_whole = list(threads.map(folder.whole, planned))
     whole = {shard.name for shard, is_whole in zip(planned, are_whole, strict=True) if is_whole}
 
-    def items() -> Iterator[tuple[PlannedShard, Planned]]:
+    def items() -> Iterator[tuple[PlannedShard, PlannedSample]]:
         for shard in planned:
             # Another run may have finished it in the meantime.
             if shard.name in whole or folder.whole(shard):
-                meter.skip(len(shard.items))
+                progress.skip(len(shard.items))
                 continue
             yield from ((shard, item) for item in shard.items)
 
@@ -238,14 +239,14 @@ def make(
         ThreadPoolExecutor(FINISHING_AT_ONCE, thread_name_prefix="finish") as finishers,
     ):
         try:
-            converted = in_order(threads, lambda item: convert(item[1]), items(), meter.check)
-            for (its_shard, item), result in converted:
+            outcomes = in_order(threads, lambda item: convert(item[1]), items(), progress)
+            for (planned_shard, item), outcome in outcomes:
                 if shard is None:
                     with storage_errors(str(folder.path)):
                         folder.path.mkdir(parents=True, exist_ok=True)
-                    shard = OpenShard(folder.path, its_shard)
-                shard.add(item, result)
-                meter.advance()
+                    shard = OpenShard(folder.path, planned_shard)
+                shard.add(item, outcome)
+                progress.advance()
                 if shard.is_full:
                     finishing.append(finishers.submit(finish, shard))
                     shard = None

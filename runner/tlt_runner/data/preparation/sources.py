@@ -1,4 +1,4 @@
-"""Which folders and lists of images a data set names, and what they hold."""
+"""The folders and lists of images that a data set names, with their contents."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Source:
 
     Attributes:
         reader: Reads them.
-        listing: What they hold.
-        subset: What they are for; None means that the split decides image by image.
+        listing: Their contents.
+        subset: Training or validation; None means that the split decides image by image.
     """
 
     reader: Reader
@@ -31,32 +31,32 @@ class Source:
 
 
 def find(dataset: Dataset, storage: Storage) -> list[Source]:
-    """The folders of a data set, and the parts of them that its lists of images name.
+    """List the folders of a data set, and the parts of them that its lists of images name.
 
     No image is in two sources: one that is named for training and for validation is held out.
 
     Raises:
         RunnerError: ``DatasetNotFound`` or ``NoLabels``, naming the place and what is there; ``InvalidSpec``.
     """
-    images, labels = dataset.places
+    images, labels = formats.places(dataset)
     held_out = dataset.validation
     reader, listing = _open(dataset, storage, images, labels)
     if held_out.images is not None and held_out.labels is not None:
-        place = relative(held_out.images)
-        validation_reader, validation = _open(dataset, storage, held_out.images, held_out.labels)
-        listing, validation = overlap.separate(listing, relative(images), validation, place)
-        listing = _listed(dataset, storage, listing, dataset.image_set)
+        held_out_images = relative(held_out.images)
+        validation_reader, validation = _open(dataset, storage, held_out_images, held_out.labels)
+        listing, validation = overlap.separate(listing, images, validation, held_out_images)
+        listing = _listed(dataset, storage, listing, images)
         return [
             _source(dataset, reader, listing, images, "training"),
-            _source(dataset, validation_reader, validation, held_out.images, "validation"),
+            _source(dataset, validation_reader, validation, held_out_images, "validation"),
         ]
     if held_out.image_set is not None:
-        training, validation = _two_lists(dataset, storage, listing, held_out.image_set)
+        training, validation = _two_lists(dataset, storage, listing, images, held_out.image_set)
         return [
             _source(dataset, reader, training, images, "training"),
             _source(dataset, reader, validation, images, "validation"),
         ]
-    listing = _listed(dataset, storage, listing, dataset.image_set)
+    listing = _listed(dataset, storage, listing, images)
     return [_source(dataset, reader, listing, images, None)]
 
 
@@ -67,16 +67,15 @@ def _open(dataset: Dataset, storage: Storage, images: str, labels: str) -> tuple
 
 
 def _source(dataset: Dataset, reader: Reader, listing: Listing, images: str, subset: Subset | None) -> Source:
-    """A source that has samples."""
+    """Make a source, which must have samples."""
     if listing.samples:
         return Source(reader, listing, subset)
-    folder = join(dataset.uri, relative(images))
+    folder = join(dataset.uri, images)
     use = f" for {subset}" if subset else ""
     if not listing.images:
         raise RunnerError(
             Reason.DATASET_NOT_FOUND,
-            f"expected .jpg, .jpeg or .png images{use} in {folder}, "
-            f"which has {formats.image_holdings(reader)}",
+            f"expected .jpg, .jpeg or .png images{use} in {folder}, which has {reader.image_holdings()}",
         )
     unlabelled = [finding for finding in listing.skipped if finding.problem == Problem.NO_LABEL]
     if not unlabelled:
@@ -88,17 +87,16 @@ def _source(dataset: Dataset, reader: Reader, listing: Listing, images: str, sub
     raise RunnerError(
         Reason.NO_LABELS,
         f"expected labels of the {listing.images} images{use} in {folder}; where they should be there is: "
-        f"{formats.label_holdings(reader)}; {unlabelled[0].file}: {unlabelled[0].message}",
+        f"{reader.label_holdings()}; {unlabelled[0].file}: {unlabelled[0].message}",
     )
 
 
-def _listed(dataset: Dataset, storage: Storage, listing: Listing, file: str | None) -> Listing:
-    """The images that the data set's list names; all of them where it has none."""
-    if file is None:
+def _listed(dataset: Dataset, storage: Storage, listing: Listing, images: str) -> Listing:
+    """Select the images that the data set's list names; all of them where it has none."""
+    if dataset.image_set is None:
         return listing
-    place = relative(dataset.places[0])
-    chosen = _image_set(dataset, storage, listing, file)
-    part = image_sets.select(listing, place, chosen.keys)
+    chosen = _image_set(dataset, storage, listing, images, dataset.image_set)
+    part = image_sets.select(listing, images, chosen.keys)
     return replace(
         part,
         findings=[*listing.findings, *chosen.findings],
@@ -107,26 +105,25 @@ def _listed(dataset: Dataset, storage: Storage, listing: Listing, file: str | No
 
 
 def _two_lists(
-    dataset: Dataset, storage: Storage, listing: Listing, validation_file: str
+    dataset: Dataset, storage: Storage, listing: Listing, images: str, validation_file: str
 ) -> tuple[Listing, Listing]:
-    """Training and validation out of one folder. What is not about an image is reported with the training."""
-    place = relative(dataset.places[0])
-    held_out = _image_set(dataset, storage, listing, validation_file)
-    validation = image_sets.select(listing, place, held_out.keys)
+    """Split one folder by lists. Findings that are about no image are reported with the training images."""
+    held_out = _image_set(dataset, storage, listing, images, validation_file)
+    validation = image_sets.select(listing, images, held_out.keys)
     findings = [*listing.findings, *held_out.findings]
     if dataset.image_set is None:
-        keys = image_sets.keys(listing, place) - held_out.keys
+        keys = image_sets.keys(listing, images) - held_out.keys
     else:
-        chosen = _image_set(dataset, storage, listing, dataset.image_set)
+        chosen = _image_set(dataset, storage, listing, images, dataset.image_set)
         keys = chosen.keys - held_out.keys
         message = f"expected in one list, got it in {dataset.image_set}, too: it is held out"
         findings += chosen.findings
         findings += [
             Finding(sample.image_file, Problem.DUPLICATE_NAME, message)
             for sample in validation.samples
-            if image_sets.key(sample.image_file, place) in chosen.keys
+            if image_sets.key(sample.image_file, images) in chosen.keys
         ]
-    training = image_sets.select(listing, place, keys)
+    training = image_sets.select(listing, images, keys)
     unlisted = listing.images - training.images - validation.images
     return (
         replace(training, findings=findings, unlisted=unlisted),
@@ -134,11 +131,11 @@ def _two_lists(
     )
 
 
-def _image_set(dataset: Dataset, storage: Storage, listing: Listing, file: str) -> ImageSet:
+def _image_set(dataset: Dataset, storage: Storage, listing: Listing, images: str, file: str) -> ImageSet:
     uri = join(dataset.uri, file)
     try:
         path = storage.fetch(uri)
     except NotFoundError as error:
         raise RunnerError(Reason.DATASET_NOT_FOUND, f"list of images: {error.message}") from error
     with storage_errors(uri):
-        return image_sets.load(path, relative(file), listing, relative(dataset.places[0]))
+        return image_sets.load(path, relative(file), listing, images)

@@ -1,4 +1,4 @@
-"""Which images are held out: by a hash of the name and the seed, of every class alike, groups kept together.
+"""The split into training and validation: by a hash of name and seed, of every class alike, by groups.
 
 Pure but for :func:`read_groups`. Preparation calls it with the classes that the labels name.
 
@@ -7,7 +7,7 @@ alone, and is held out when the draw is below the fraction. Groups are compared 
 rarest class that they show of those that another group shows, too; only where a stratum's share would be off
 by more than a tenth (or half a group), the line is moved to the nearest draw with which it is not. So shares
 hold for rare classes too, and images that come or go move no others, but for a few at the line of a small
-stratum. A group that shares no class with another is learnt.
+stratum. A group that shares no class with another one goes to the training set.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
 def draw(name: str, seed: int) -> float:
-    """A number in [0, 1) that depends on the seed and the name alone."""
+    """Draw a number in [0, 1) that depends on the seed and the name alone."""
     text = f"{seed}:{name}".encode(errors="surrogateescape")
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") / 2**64
 
@@ -44,9 +44,9 @@ class _Group:
     """Images that stay together.
 
     Attributes:
-        draw: Its place in [0, 1).
-        images: Their number.
-        classes: Classes that they show.
+        draw: Its number in [0, 1).
+        images: Number of images.
+        classes: Classes of their objects.
     """
 
     draw: float
@@ -57,7 +57,7 @@ class _Group:
 def held_out(
     groups: Sequence[str], classes: Sequence[Iterable[str]], fraction: float, seed: int
 ) -> list[bool]:
-    """Whether each image is held out.
+    """Decide for each image whether it is held out.
 
     Args:
         groups: Group of each image; images of one group stay together.
@@ -81,21 +81,21 @@ def held_out(
 
 def _by_stratum(ordered: Sequence[_Group], spread: Mapping[str, int], fraction: float) -> list[bool]:
     strata: defaultdict[str, list[int]] = defaultdict(list)
-    for place, group in enumerate(ordered):
+    for index, group in enumerate(ordered):
         shared = [name for name in group.classes if spread[name] > 1]
         if shared or not group.classes:
-            strata[min(shared, key=lambda name: (spread[name], name), default="")].append(place)
-    if all(len(places) == 1 for places in strata.values()):
+            strata[min(shared, key=lambda name: (spread[name], name), default="")].append(index)
+    if all(len(members) == 1 for members in strata.values()):
         strata = defaultdict(list, {"": list(range(len(ordered)))})  # nothing is alike: a draw among all
     held = [False] * len(ordered)
-    for places in strata.values():
-        for place in places[: _line([ordered[place] for place in places], fraction)]:
-            held[place] = True
+    for members in strata.values():
+        for index in members[: _line([ordered[index] for index in members], fraction)]:
+            held[index] = True
     return held
 
 
 def _line(stratum: Sequence[_Group], fraction: float) -> int:
-    """How many groups of a stratum, from the lowest draw, are held out; of several, one at least."""
+    """Number of groups of a stratum, from the lowest draw, that are held out; of several, one at least."""
     if len(stratum) == 1:
         return 0
     sums = [0]
@@ -114,9 +114,9 @@ def _line(stratum: Sequence[_Group], fraction: float) -> int:
 def _show_every_class_on_both_sides(
     ordered: Sequence[_Group], spread: Mapping[str, int], held: list[bool]
 ) -> None:
-    """A class whose groups all fell on one side, because rarer classes decided, gets one of them moved.
+    """Move a group of each class whose groups all fell on one side, because rarer classes decided.
 
-    None is moved that would leave a side without another class of several groups.
+    No group is moved that would leave a side without another class of several groups.
     """
     sides: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
     for group, is_held in zip(ordered, held, strict=True):
@@ -125,13 +125,13 @@ def _show_every_class_on_both_sides(
         if spread[name] == 1 or (sides[True][name] and sides[False][name]):
             continue
         side = sides[True][name] > 0
-        places = [place for place, group in enumerate(ordered) if name in group.classes]
-        for place in reversed(places) if side else places:
-            mine = ordered[place].classes
-            if all(sides[side][other] > 1 or spread[other] == 1 for other in mine - {name}):
-                held[place] = not side
-                sides[side].subtract(mine)
-                sides[not side].update(mine)
+        candidates = [index for index, group in enumerate(ordered) if name in group.classes]
+        for index in reversed(candidates) if side else candidates:
+            classes = ordered[index].classes
+            if all(sides[side][other] > 1 or spread[other] == 1 for other in classes - {name}):
+                held[index] = not side
+                sides[side].subtract(classes)
+                sides[not side].update(classes)
                 break
 
 
@@ -151,11 +151,11 @@ class Grouping:
 
 
 def grouping(samples: Sequence[Sample], by: GroupBy | None, table: Mapping[str, str]) -> Grouping:
-    """The group of each sample.
+    """Find the group of each sample.
 
     Args:
-        samples: Whose.
-        by: How; None makes each sample a group of its own.
+        samples: The samples.
+        by: How they are grouped; None makes each sample a group of its own.
         table: Image name -> group, from :func:`read_groups`, where ``by`` names a file.
     """
     if by is None:
@@ -173,7 +173,7 @@ def grouping(samples: Sequence[Sample], by: GroupBy | None, table: Mapping[str, 
 
 
 def _prefix(stem: str, separator: str) -> str:
-    """What is before the last separator, in the file's own name unless it is the folders' one."""
+    """The stem up to the last separator; a separator other than "/" counts in the file name only."""
     folder, slash, name = stem.rpartition("/")
     if "/" in separator:
         return stem.rpartition(separator)[0] or stem
@@ -181,12 +181,12 @@ def _prefix(stem: str, separator: str) -> str:
 
 
 def read_groups(path: Path, name: str) -> dict[str, str]:
-    """Image name (without suffix) -> group.
+    """Read the group of each image, by its name without suffix.
 
     Args:
         path: TLT's sequence map (``.json``: sequence -> list of frames) or a table of two columns, image name
             and group, with a comma or white space between; a first line ``image,group`` is a heading.
-        name: What to call the file in errors.
+        name: Name of the file in errors.
 
     Raises:
         OSError: The storage fails.
@@ -198,10 +198,12 @@ def read_groups(path: Path, name: str) -> dict[str, str]:
         raise _wrong(name, str(error)) from error
     pairs = _of_sequences(text, name) if path.suffix.lower() == ".json" else _of_table(text, name)
     table: dict[str, str] = {}
-    for image, group, place in pairs:
+    for image, group, position in pairs:
         key = _without_suffix(image)
         if table.setdefault(key, group) != group:
-            raise _wrong(name, f"{place}: expected one group for {image!r}, got {table[key]!r} and {group!r}")
+            raise _wrong(
+                name, f"{position}: expected one group for {image!r}, got {table[key]!r} and {group!r}"
+            )
     return table
 
 

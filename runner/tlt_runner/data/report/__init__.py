@@ -1,1 +1,1 @@
-"""What is said of a data set: counts, the report they become, its warnings, its page."""
+"""Dataset report: statistics, JSON model, warnings, HTML page."""

@@ -1,7 +1,7 @@
-"""Two drawings of the data set report as inline SVG: objects by class, objects' sizes with the anchors.
+"""Charts of the dataset report as inline SVG: objects by class, objects' sizes with the anchors.
 
-The page (:mod:`tlt_runner.data.report.html`) calls it. Colours are given here for whoever takes a drawing
-out of the page; there its style decides, by class.
+Called by the page (:mod:`tlt_runner.data.report.html`), whose style sets the colours by class. The colours
+given here hold for a chart that is taken out of the page. Drawn without matplotlib: ADR 12.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 from tlt_api.model import Anchors
+from tlt_runner.data.formats.names import printable
 from tlt_runner.data.report.report import ReportedClass, ReportedSize
 
 GOOD_OVERLAP = 0.5
@@ -21,17 +22,12 @@ _ROW, _LABEL, _BAR = 34, 200, 480
 _PLOT, _MARGIN = 420, 52
 
 
-def anchor_shapes(anchors: Anchors) -> list[tuple[float, float]]:
-    """Width and height of the anchors of one cell: area scale squared, width / height = ratio."""
-    return [(s * math.sqrt(r), s / math.sqrt(r)) for s in anchors.scales for r in anchors.ratios]
-
-
 def suited(sizes: Sequence[ReportedSize], anchors: Anchors) -> float | None:
-    """Share of the objects with an anchor whose shape overlaps theirs by IoU 0.5, both at one corner.
+    """Share of objects with an anchor whose shape overlaps theirs by IoU 0.5, both at one corner.
 
     Objects count as the middle of their bin, which is at most 9 % off in width and height.
     """
-    shapes = anchor_shapes(anchors)
+    shapes = anchors.shapes()
     total = sum(size.objects for size in sizes)
     good = sum(
         size.objects
@@ -47,13 +43,13 @@ def _overlap(width: float, height: float, other_width: float, other_height: floa
 
 
 def class_histogram(classes: Sequence[ReportedClass]) -> str:
-    """Bars of every class, training above validation; the classes with most objects first."""
+    """Draw bars for every class, training above validation; classes with most objects first."""
     ordered = sorted(classes, key=lambda item: (-item.training - item.validation, item.name))
     drawn = ordered[:_CLASSES_DRAWN]
     most = max((max(item.training, item.validation) for item in drawn), default=0) or 1
     rows = []
-    for place, item in enumerate(drawn):
-        y = place * _ROW
+    for row, item in enumerate(drawn):
+        y = row * _ROW
         rows.append(f'<text x="{_LABEL - 8}" y="{y + 19}" text-anchor="end">{_short(item.name)}</text>')
         for offset, kind, colour, count in (
             (2, "training", BLUE, item.training),
@@ -75,8 +71,8 @@ def class_histogram(classes: Sequence[ReportedClass]) -> str:
 
 
 def size_histogram(sizes: Sequence[ReportedSize], anchors: Anchors | None) -> str:
-    """Width across, height up, both logarithmic; darker is more objects, rings are anchors."""
-    shapes = anchor_shapes(anchors) if anchors is not None else []
+    """Draw a histogram of widths (across) and heights (up), both logarithmic; rings are anchors."""
+    shapes = anchors.shapes() if anchors is not None else []
     if not sizes:
         return "<p>no objects</p>"
     edges = [math.log2(value) for size in sizes for value in (size.width, size.height)]
@@ -133,4 +129,4 @@ def _axes(low: int, high: int, unit: float) -> str:
 
 
 def _short(name: str) -> str:
-    return html.escape(name if len(name) <= 24 else f"{name[:23]}…")
+    return html.escape(printable(name if len(name) <= 24 else f"{name[:23]}…"))

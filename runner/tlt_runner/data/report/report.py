@@ -1,7 +1,8 @@
-"""What preparation found: every image left out, every line dropped, and why (dataset-report.json).
+"""The dataset report: every image left out, every line dropped, and why (dataset-report.json).
 
-A :class:`~tlt_runner.data.report.statistics.Tally` is filled in while the data are converted; the report is
-its frozen form, which people read, :mod:`tlt_runner.data.report.html` draws, and :func:`judge` decides by.
+:class:`~tlt_runner.data.report.statistics.DatasetStatistics` are filled in while the data are converted. The
+report is their frozen form: people read it, :mod:`tlt_runner.data.report.html` draws it, and :func:`judge`
+decides by it.
 """
 
 from __future__ import annotations
@@ -22,24 +23,24 @@ NAMED_IN_ERROR = 10
 _MESSAGE = 110
 """Characters of a file's first finding in a failure: ten files fit into a pod's termination message."""
 HARMLESS = {Problem.TOO_SMALL}
-"""Dropped lines that say nothing against the data."""
+"""Problems of dropped lines that do not count as bad data."""
 
 
 class ReportedFinding(StatusModel):
-    """One thing that is wrong."""
+    """One finding."""
 
     file: str
     """The file at fault, relative to the data set's root."""
     line: int | None = None
     """Its line, from 1, where the file has lines."""
     image: str | None = None
-    """Of a dropped line: the image to which it belongs."""
+    """The image to which a dropped line belongs."""
     problem: Problem
-    """What kind."""
+    """Kind of problem."""
     message: str
     """Field, expected, got."""
     box: tuple[float, float, float, float] | None = None
-    """Of a dropped line that has one: top, left, bottom, right, in pixels of the image as stored."""
+    """Box of a dropped line, if it has one: top, left, bottom, right, in pixels of the image as stored."""
 
 
 class ReportedClass(StatusModel):
@@ -65,7 +66,7 @@ class ReportedSize(StatusModel):
 
 
 class DatasetReport(StatusModel):
-    """The whole of what preparation found.
+    """Result of a preparation.
 
     ``images`` = ``usable_images`` + the sum of ``skipped_by_problem``. ``lines`` = ``objects`` + the sums of
     ``dropped_by_problem`` and ``unmapped_classes`` + ``ignored_regions``.
@@ -76,21 +77,21 @@ class DatasetReport(StatusModel):
     usable_images: int
     """Images in the records."""
     training_images: int
-    """Of these, images to train on."""
+    """Usable images to train on."""
     validation_images: int
-    """Of these, images to validate on."""
+    """Usable images to validate on."""
     images_without_objects: int
-    """Of these, images without any object: background only."""
+    """Usable images without any object: background only."""
     odd_images: dict[Oddity, int]
-    """Of these, images that are unusual, by how: what is done about it stands in the warnings."""
+    """Usable images with an unusual property, by property; the warnings say what is done about it."""
     bad_images: int
     """Images left out, or used without some of their lines because those are wrong."""
     lines: int
     """Label lines of the usable images; of formats without lines, their entries."""
     objects: int
-    """Of these, objects in the records."""
+    """Label lines that became objects in the records."""
     clipped_boxes: int
-    """Of these, objects whose box was cut at the image's edge."""
+    """Objects whose box was cut at the image's edge."""
     ignored_regions: int
     """Regions that the labels mark as "do not care"."""
     other_files: int
@@ -100,9 +101,9 @@ class DatasetReport(StatusModel):
     classes: list[ReportedClass]
     """Objects by class to learn."""
     source_classes: dict[str, int]
-    """Label lines of the usable images by their own class; lines that could not be read have none."""
+    """Label lines of the usable images by their own class; lines that could not be read do not count."""
     unmapped_classes: dict[str, int]
-    """Of these, classes that targetClassMapping does not name; their lines are no objects."""
+    """Label lines by class, of classes that targetClassMapping does not name; they are no objects."""
     unused_mapping_keys: list[str]
     """Keys of targetClassMapping that no label uses."""
     leaked_images: int
@@ -112,16 +113,16 @@ class DatasetReport(StatusModel):
     repeated_names: int
     """File names, without suffix, that occur in several folders; each is an image of its own."""
     skipped_by_problem: dict[Problem, int]
-    """Number of images left out, by why."""
+    """Number of images left out, by problem."""
     dropped_by_problem: dict[Problem, int]
-    """Number of label lines left out, by why."""
+    """Number of label lines left out, by problem."""
     labels_without_image: int
     """Number of labels without an image."""
     side_files: int
-    """Files among the labels that are none and say nothing against the data: lists, notes, captions."""
+    """Harmless files among the labels that hold no labels: lists, notes, captions."""
     label_problems: dict[Problem, int]
-    """Number of label files, and of entries of them or of lists of images that belong to no image, that could
-    not be used, by why."""
+    """Number of label files, and of their entries or entries of lists that belong to no image, that could not
+    be used, by problem."""
     skipped: list[ReportedFinding]
     """Images left out; at most 10,000."""
     dropped: list[ReportedFinding]
@@ -129,11 +130,11 @@ class DatasetReport(StatusModel):
     orphans: list[ReportedFinding]
     """Labels without an image; at most 10,000."""
     label_findings: list[ReportedFinding]
-    """These label files and entries; at most 10,000."""
+    """Label files and entries that could not be used; at most 10,000."""
     named_side_files: list[str]
-    """Files among the labels that are none; at most 10,000."""
+    """Files among the labels that hold no labels; at most 10,000."""
     odd: dict[Oddity, list[str]]
-    """Unusual images by how; at most 10,000 each."""
+    """Images with an unusual property, by property; at most 10,000 each."""
     leaked: list[str]
     """Validation images that are also training images; at most 10,000."""
     duplicates: list[str]
@@ -141,16 +142,33 @@ class DatasetReport(StatusModel):
     box_sizes: list[ReportedSize]
     """Histogram of the objects' sizes."""
     warnings: list[str]
-    """What a person should look at."""
+    """Sentences for a person to look at."""
 
     @property
     def dropped_objects(self) -> int:
-        """Label lines that are no objects in the records, ignored regions apart."""
+        """Number of label lines that did not become objects, apart from ignored regions."""
         return sum(self.unmapped_classes.values()) + sum(self.dropped_by_problem.values())
 
 
+def require_both_subsets(report: DatasetReport) -> None:
+    """Fail if there is no usable image for training, or none for validation.
+
+    Raises:
+        RunnerError: ``BadSamples``.
+    """
+    usable = {"training": report.training_images, "validation": report.validation_images}
+    empty = [subset for subset, images in usable.items() if not images]
+    if empty:
+        raise RunnerError(
+            Reason.BAD_SAMPLES,
+            f"expected at least one usable image for training and one for validation, got none for "
+            f"{' and '.join(empty)}: {report.usable_images} of {report.images} images are usable",
+            "Add images, or correct spec.dataset.validation.",
+        )
+
+
 def judge(report: DatasetReport, policy: BadSamples) -> None:
-    """Fail where the data have more bad samples than the policy allows.
+    """Fail if the data have more bad samples than the policy allows.
 
     Raises:
         RunnerError: ``BadSamples``, naming the first ten files with their lines.
@@ -185,12 +203,12 @@ def _all_listed(report: DatasetReport) -> bool:
 
 
 def _named(findings: Iterable[ReportedFinding], all_listed: bool) -> str:
-    """The first ten files, each with its lines and its first finding, and how many more there are."""
+    """Name the first ten files, each with its lines and its first finding, and count the others."""
     by_file: dict[str, list[ReportedFinding]] = {}
     for finding in findings:
         by_file.setdefault(finding.file, []).append(finding)
     files = list(by_file.items())
-    named = "; ".join(_file(file, found) for file, found in files[:NAMED_IN_ERROR])
+    named = "; ".join(_file(file, items) for file, items in files[:NAMED_IN_ERROR])
     more = len(files) - NAMED_IN_ERROR
     return named if more <= 0 else f"{named}; and {'' if all_listed else 'at least '}{more} more files"
 
@@ -198,23 +216,23 @@ def _named(findings: Iterable[ReportedFinding], all_listed: bool) -> str:
 def _file(file: str, findings: Sequence[ReportedFinding]) -> str:
     lines = [str(item.line) for item in findings if item.line is not None]
     more = f" and {len(lines) - NAMED_IN_ERROR} more" if len(lines) > NAMED_IN_ERROR else ""
-    place = f"{file}: line{'s' * (len(lines) > 1)} " if lines else f"{file}: "
+    start = f"{file}: line{'s' * (len(lines) > 1)} " if lines else f"{file}: "
     first = findings[0]
-    places = f"{', '.join(lines[:NAMED_IN_ERROR])}{more}: " if lines else ""
+    numbers = f"{', '.join(lines[:NAMED_IN_ERROR])}{more}: " if lines else ""
     message = first.message if len(first.message) <= _MESSAGE else f"{first.message[: _MESSAGE - 3]}..."
-    return f"{place}{places}{first.problem}: {message}"
+    return f"{start}{numbers}{first.problem}: {message}"
 
 
 def to_status(
     report: DatasetReport, report_uri: str, digest: str | None = None, records_uri: str | None = None
 ) -> DatasetStatus:
-    """The part that goes into the resource's status.
+    """Make the summary that goes into the resource's status.
 
     Args:
-        report: What preparation found.
+        report: The report.
         report_uri: The report's page.
         digest: Digest of the records, unless the data were refused.
-        records_uri: Where they are.
+        records_uri: Address of the records.
     """
     return DatasetStatus(
         images=report.usable_images,

@@ -1,7 +1,7 @@
-"""Counts and findings of a preparation so far: one for each shard, kept with it, merged at the end.
+"""Statistics of a data set: counts and findings, kept for each shard and merged at the end.
 
-Its size does not grow with the data: findings are listed up to a limit and counted beyond it, sizes of boxes
-go into a histogram of fixed bins.
+Their size does not grow with the data: findings are listed up to a limit and counted beyond it, and the sizes
+of boxes go into a histogram of fixed bins.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tlt_runner.data.report.report import (
     ReportedFinding,
     ReportedSize,
 )
-from tlt_runner.data.sample import Converted, Finding, Listing, Oddity, Problem, Sample
+from tlt_runner.data.sample import Finding, Listing, Oddity, Problem, Sample, SampleOutcome
 
 BINS_PER_OCTAVE = 4
 """Bins of the histogram of box sizes in each doubling of width or height."""
@@ -34,10 +34,10 @@ _BINS = 64
 _Item = TypeVar("_Item")
 
 
-class Tally(BaseModel):
-    """Counts and findings so far.
+class DatasetStatistics(BaseModel):
+    """Counts and findings of the images so far.
 
-    ``model_dump_json`` and ``model_validate_json`` are its way into a file and back.
+    They are written to sidecars with ``model_dump_json`` and read back with ``model_validate_json``.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -61,7 +61,7 @@ class Tally(BaseModel):
     validation_objects: Counter[int] = Counter()
     """Objects to validate on, by class id."""
     objects_per_image: Counter[int] = Counter()
-    """Number of objects in an image -> images with as many."""
+    """Number of images by their number of objects."""
     box_sizes: Counter[int] = Counter()
     """Histogram: 64 times the height's bin plus the width's bin -> objects."""
     odd_images: Counter[Oddity] = Counter()
@@ -78,7 +78,7 @@ class Tally(BaseModel):
     duplicates: list[str] = []
 
     def add_listings(self, listings: Sequence[Listing]) -> None:
-        """What the folders hold; all of them at once, to find names that occur in several."""
+        """Add the contents of all folders at once, so that names that occur in several are counted."""
         folders: defaultdict[str, set[str]] = defaultdict(set)
         for listing in listings:
             self.images += listing.images
@@ -95,31 +95,31 @@ class Tally(BaseModel):
             for sample in listing.samples:
                 path = PurePosixPath(sample.name)
                 folders[path.name].add(str(path.parent))
-        self.repeated_names += sum(len(places) > 1 for places in folders.values())
+        self.repeated_names += sum(len(names) > 1 for names in folders.values())
 
-    def add(self, sample: Sample, converted: Converted, subset: Subset) -> None:
-        """What became of one sample."""
-        if converted.skipped is not None:
-            self._skip(converted.skipped)
+    def add(self, sample: Sample, outcome: SampleOutcome, subset: Subset) -> None:
+        """Add the outcome of one sample."""
+        if outcome.skipped is not None:
+            self._skip(outcome.skipped)
             return
         self.usable_images[subset] += 1
-        for oddity in converted.oddities:
+        for oddity in outcome.oddities:
             self.odd_images[oddity] += 1
             _extend(self.odd.setdefault(oddity, []), [_writable(sample.image_file)])
-        self.source_classes.update(map(_writable, converted.source_classes))
-        self.ignored_regions += converted.ignored
-        self.images_without_objects += not converted.objects
-        self.clipped_boxes += converted.clipped
-        self.bad_images += any(finding.problem not in HARMLESS for finding in converted.dropped)
-        self.dropped_by_problem.update(finding.problem for finding in converted.dropped)
-        _extend(self.dropped, (_reported(finding, sample.image_file) for finding in converted.dropped))
+        self.source_classes.update(map(_writable, outcome.source_classes))
+        self.ignored_regions += outcome.ignored
+        self.images_without_objects += not outcome.objects
+        self.clipped_boxes += outcome.clipped
+        self.bad_images += any(finding.problem not in HARMLESS for finding in outcome.dropped)
+        self.dropped_by_problem.update(finding.problem for finding in outcome.dropped)
+        _extend(self.dropped, (_reported(finding, sample.image_file) for finding in outcome.dropped))
         objects = self.training_objects if subset == "training" else self.validation_objects
-        objects.update(converted.objects)
-        self.objects_per_image[len(converted.objects)] += 1
-        self.box_sizes.update(_BINS * _bin(height) + _bin(width) for height, width in converted.sizes)
+        objects.update(outcome.objects)
+        self.objects_per_image[len(outcome.objects)] += 1
+        self.box_sizes.update(_BINS * _bin(height) + _bin(width) for height, width in outcome.sizes)
 
     def add_duplicates(self, leaked: Sequence[str], duplicates: Sequence[str]) -> None:
-        """Images that are there twice, byte for byte.
+        """Add images that occur twice, byte for byte.
 
         Args:
             leaked: Validation images that are training images, too; paths relative to the data set's root.
@@ -130,22 +130,22 @@ class Tally(BaseModel):
         _extend(self.leaked, map(_writable, leaked))
         _extend(self.duplicates, map(_writable, duplicates))
 
-    def merge(self, other: Tally) -> None:
-        """Add what another one counted. Associative; each list keeps its first 10,000."""
+    def merge(self, other: DatasetStatistics) -> None:
+        """Add the counts and findings of another one. Associative; each list keeps its first 10,000."""
         for name in type(self).model_fields:
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if isinstance(mine, Counter):
-                mine.update(theirs)
-            elif isinstance(mine, int):
-                setattr(self, name, mine + theirs)
-            elif isinstance(mine, list):
-                _extend(mine, theirs)
+            value, added = getattr(self, name), getattr(other, name)
+            if isinstance(value, Counter):
+                value.update(added)
+            elif isinstance(value, int):
+                setattr(self, name, value + added)
+            elif isinstance(value, list):
+                _extend(value, added)
             else:
-                for oddity, names in theirs.items():
-                    _extend(mine.setdefault(oddity, []), names)
+                for oddity, names in added.items():
+                    _extend(value.setdefault(oddity, []), names)
 
     def to_report(self, mapping: ClassMapping) -> DatasetReport:
-        """The report, by the mapping with which the samples were converted."""
+        """Make the report, with the mapping by which the samples were converted."""
         unmapped = {
             name: count for name, count in self.source_classes.items() if mapping.target(name) is None
         }
@@ -153,9 +153,11 @@ class Tally(BaseModel):
         dropped = self.dropped_by_problem.total()
         classes = [
             ReportedClass(
-                name=name, training=self.training_objects[place], validation=self.validation_objects[place]
+                name=name,
+                training=self.training_objects[class_id],
+                validation=self.validation_objects[class_id],
             )
-            for place, name in enumerate(mapping.class_names)
+            for class_id, name in enumerate(mapping.class_names)
         ]
         report = DatasetReport(
             images=self.images,
@@ -206,12 +208,12 @@ class Tally(BaseModel):
 
 
 def _bin(pixels: float) -> int:
-    """Bin of a side: bin i reaches from 2 ** (i / 4) to 2 ** ((i + 1) / 4) pixels."""
+    """The bin of a side: bin i reaches from 2 ** (i / 4) to 2 ** ((i + 1) / 4) pixels."""
     return min(_BINS - 1, max(0, math.floor(math.log2(max(pixels, 1.0)) * BINS_PER_OCTAVE)))
 
 
-def _middle(place: int) -> float:
-    return round(2 ** ((place + 0.5) / BINS_PER_OCTAVE), 2)
+def _middle(index: int) -> float:
+    return round(2 ** ((index + 0.5) / BINS_PER_OCTAVE), 2)
 
 
 def _reported(finding: Finding, image: str | None = None) -> ReportedFinding:
@@ -226,12 +228,12 @@ def _reported(finding: Finding, image: str | None = None) -> ReportedFinding:
 
 
 def _writable(text: str) -> str:
-    """The text with lone surrogates, which file names and JSON can have and UTF-8 cannot, spelt out."""
+    """Spell out lone surrogates, which file names and JSON can have and UTF-8 cannot."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _extend(listed: list[_Item], items: Iterable[_Item]) -> None:
-    """Append up to the limit; beyond it nothing is even made."""
+    """Append up to the limit; items beyond it are not even made."""
     if len(listed) < LISTED:
         listed.extend(item for _, item in zip(range(LISTED - len(listed)), items, strict=False))
 

@@ -1,7 +1,7 @@
 """Small pictures of the images with the most findings, for the data set report's page.
 
-What is wrong with an image shows best in the image: a grey lower half, a box beside the object. A picture is
-a help, so whatever stands in its way gives a tile without picture, never an error.
+Many problems are seen best in the image itself: a grey lower half, a box beside the object. Whatever prevents
+a picture gives a tile without one, never an error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tlt_runner.data.images import header, jpeg, png
+from tlt_runner.data.images import decode, jpeg
 from tlt_runner.data.report.report import HARMLESS, DatasetReport, ReportedFinding
 from tlt_runner.data.sample import Problem
 from tlt_runner.errors import RunnerError
@@ -28,8 +28,6 @@ _MOST_BYTES = 8_000
 _QUALITIES = (80, 60, 40, 20, 5)
 _LARGEST_FILE = 64 << 20
 _RED, _STROKE = (40, 40, 230), 2
-_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-"""JPEG markers of a frame's header, which holds the size."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +36,9 @@ class Thumbnail:
 
     Attributes:
         image: Its path relative to the data set's root.
-        findings: What is wrong with it or its label.
-        jpeg: Its picture; None where it could not be drawn.
-        first_bytes: How the file begins.
+        findings: Findings about it or its label.
+        jpeg: Its picture; None if it could not be drawn.
+        first_bytes: The first bytes of the file.
     """
 
     image: str
@@ -50,7 +48,7 @@ class Thumbnail:
 
 
 def thumbnails(report: DatasetReport, image_of: Callable[[str], Path | None]) -> list[Thumbnail]:
-    """Pictures of the worst images.
+    """Draw pictures of the worst images.
 
     Args:
         report: Names them.
@@ -60,7 +58,7 @@ def thumbnails(report: DatasetReport, image_of: Callable[[str], Path | None]) ->
 
 
 def worst(report: DatasetReport) -> list[tuple[str, list[ReportedFinding]]]:
-    """The images to show, with their findings: most findings first, new problems before repeated ones."""
+    """Choose the images to show, with their findings: the worst first, new problems before repeated ones."""
     by_image: dict[str, list[ReportedFinding]] = {}
     for finding in report.skipped:
         by_image.setdefault(finding.file, []).append(finding)
@@ -73,11 +71,11 @@ def worst(report: DatasetReport) -> list[tuple[str, list[ReportedFinding]]]:
 
     new: list[tuple[str, list[ReportedFinding]]] = []
     repeated: list[tuple[str, list[ReportedFinding]]] = []
-    seen: set[Problem] = set()
+    shown: set[Problem] = set()
     for image, findings in sorted(by_image.items(), key=badness):
         problems = {finding.problem for finding in findings}
-        (repeated if problems <= seen else new).append((image, findings))
-        seen |= problems
+        (repeated if problems <= shown else new).append((image, findings))
+        shown |= problems
     return [*new, *repeated][:SHOWN]
 
 
@@ -98,33 +96,18 @@ def _thumbnail(
 def _picture(data: bytes, findings: Sequence[ReportedFinding]) -> bytes | None:
     import cv2
 
-    height, width = _size(data)
-    if not 0 < height * width <= header.MAX_PIXELS or any(
-        finding.problem == Problem.HUGE_IMAGE for finding in findings
-    ):
+    if any(finding.problem == Problem.HUGE_IMAGE for finding in findings):
         return None
     try:
+        height, width = decode.size(data)
         pixels = _decoded(data)
         return None if pixels is None else _encoded(_drawn(pixels, SIDE / max(height, width, SIDE), findings))
-    except cv2.error:
+    except (decode.BadImageError, cv2.error):
         return None
-
-
-def _size(data: bytes) -> tuple[int, int]:
-    """Height and width that a JPEG or PNG gives itself, before anything is decoded; 0 of anything else."""
-    if data.startswith(png.START):
-        return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
-    place = 2 if data.startswith(jpeg.START) else len(data)
-    while place + 9 <= len(data) and data[place] == 0xFF:
-        if data[place + 1] in _FRAMES:
-            sides = data[place + 5 : place + 9]
-            return int.from_bytes(sides[:2], "big"), int.from_bytes(sides[2:], "big")
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return 0, 0
 
 
 def _decoded(data: bytes) -> Any:
-    """As much as decodes, uint8 [h, w, 3] BGR, at about the size needed; None where nothing does."""
+    """Decode as much as possible, uint8 [h, w, 3] BGR, at about the size needed; None if nothing decodes."""
     import cv2
     import simplejpeg
 
@@ -135,7 +118,7 @@ def _decoded(data: bytes) -> Any:
 
 
 def _drawn(pixels: Any, scale: float, findings: Sequence[ReportedFinding]) -> Any:
-    """The picture with its boxes; ``scale`` is its size by the original's."""
+    """Draw the boxes into the picture; ``scale`` is its size divided by the original's."""
     import cv2
 
     shrink = min(1.0, SIDE / max(pixels.shape[:2]))
@@ -150,7 +133,7 @@ def _drawn(pixels: Any, scale: float, findings: Sequence[ReportedFinding]) -> An
 
 
 def _encoded(pixels: Any) -> bytes | None:
-    """As JPEG, as well as fits a picture's share of the page."""
+    """Encode as JPEG, at the best quality that fits a picture's share of the page."""
     import cv2
 
     for quality in _QUALITIES:

@@ -1,7 +1,7 @@
-"""What a person should look at in a data set report, in words: the report's warnings.
+"""Warnings of the dataset report: sentences for a person to look at.
 
-:meth:`tlt_runner.data.report.statistics.Tally.to_report` calls it. A warning stops nothing; what stops a job
-is :func:`tlt_runner.data.report.report.judge`.
+:meth:`tlt_runner.data.report.statistics.DatasetStatistics.to_report` calls it. A warning stops nothing; a job
+is stopped by :func:`tlt_runner.data.report.report.judge`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from tlt_runner.data.report.report import DatasetReport, ReportedClass
 from tlt_runner.data.sample import Oddity
 
 IMBALANCE = 100
-"""How many times more objects the largest class may have than the smallest before a warning."""
+"""Ratio of objects between the largest and the smallest class from which on there is a warning."""
 _NAMED = 10
 _ODDITIES = {
     Oddity.WRONG_EXTENSION: "have the extension of another format, and are read by their content",
@@ -28,30 +28,30 @@ _ODDITIES = {
 
 
 def warnings(report: DatasetReport) -> list[str]:
-    """One sentence for each thing that is worth a look."""
+    """Write one sentence for each warning."""
     return [*_of_classes(report), *_of_images(report)]
 
 
 def _of_classes(report: DatasetReport) -> list[str]:
-    found = _first(sorted(report.source_classes), len(report.source_classes)) or "none"
-    said = [
-        f"targetClassMapping: no label uses class {key!r}; the labels' classes are: {found}"
+    source_classes = _first(sorted(report.source_classes), len(report.source_classes)) or "none"
+    sentences = [
+        f"targetClassMapping: no label uses class {key!r}; the labels' classes are: {source_classes}"
         for key in report.unused_mapping_keys
     ]
     for subset, purpose in (("training", "it cannot be learnt"), ("validation", "it is not measured")):
-        said += [
+        sentences += [
             f"class {item.name!r} has no object for {subset}: {purpose}"
             for item in report.classes
             if not getattr(item, subset)
         ]
-    return [*said, *_of_imbalance(report.classes)]
+    return [*sentences, *_of_imbalance(report.classes)]
 
 
 def _of_imbalance(classes: Sequence[ReportedClass]) -> list[str]:
-    learnt = sorted((item for item in classes if item.training), key=lambda item: item.training)
-    if not learnt or learnt[-1].training <= IMBALANCE * learnt[0].training:
+    trained = sorted((item for item in classes if item.training), key=lambda item: item.training)
+    if not trained or trained[-1].training <= IMBALANCE * trained[0].training:
         return []
-    rare, common = learnt[0], learnt[-1]
+    rare, common = trained[0], trained[-1]
     return [
         f"classes are far from balanced: {rare.training} training objects of {rare.name!r}, "
         f"{common.training} of {common.name!r}; the rare one will hardly be learnt"
@@ -59,7 +59,7 @@ def _of_imbalance(classes: Sequence[ReportedClass]) -> list[str]:
 
 
 def _of_images(report: DatasetReport) -> list[str]:
-    said: dict[str, tuple[int, Sequence[str]]] = {
+    counts: dict[str, tuple[int, Sequence[str]]] = {
         "images without an object, which train background only": (report.images_without_objects, []),
         "validation images that are also training images, byte for byte, which makes metrics too good": (
             report.leaked_images,
@@ -91,7 +91,7 @@ def _of_images(report: DatasetReport) -> list[str]:
     }
     return [
         f"{what}: {count}{f' ({_first(names, count)})' if names else ''}"
-        for what, (count, names) in said.items()
+        for what, (count, names) in counts.items()
         if count
     ]
 

@@ -1,4 +1,4 @@
-"""COCO folders out: ``images/{train,val}`` and ``annotations/instances_{train,val}.json``.
+"""Writer of COCO folders: ``images/{train,val}`` and ``annotations/instances_{train,val}.json``.
 
 ``file_name`` is relative to the subset's image folder, as in COCO's own train2017. Images and annotations are
 written as they come, none is kept in memory; because both are lists of one JSON object, annotations wait in a
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from tlt_runner.data.formats.writer import ExportedImage, Writer
 from tlt_runner.data.records import Subset
 from tlt_runner.data.sample import LabelledBox
-from tlt_runner.data.writers import Entry, Writer
 
 LABEL_FILES: dict[Subset, str] = {
     "training": "annotations/instances_train.json",
@@ -39,9 +39,9 @@ class CocoWriter(Writer):
         (root / "annotations").mkdir()
         self._files = {subset: _Instances(root / name, self._classes) for subset, name in LABEL_FILES.items()}
 
-    def add(self, entry: Entry) -> None:
+    def add(self, image: ExportedImage) -> None:
         """Write one image and its annotations."""
-        self._files[entry.subset].add(entry)
+        self._files[image.subset].add(image)
 
     def close(self) -> None:
         """Complete both files."""
@@ -54,7 +54,7 @@ class _Instances:
 
     def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
         self._path = path
-        self._category = {name: place for place, name in enumerate(classes, start=1)}
+        self._category = {name: number for number, name in enumerate(classes, start=1)}
         self._waiting = path.with_suffix(".annotations")
         self._images: IO[str] = path.open("x", encoding="ascii")
         self._annotations: IO[str] = self._waiting.open("x", encoding="ascii")
@@ -62,17 +62,17 @@ class _Instances:
         categories = [{"id": number, "name": name} for name, number in self._category.items()]
         self._images.write(f'{{"categories": {json.dumps(categories)},\n"images": [')
 
-    def add(self, entry: Entry) -> None:
-        height, width = entry.size
+    def add(self, image: ExportedImage) -> None:
+        height, width = image.size
         self._image_count += 1
-        image = {
+        entry = {
             "id": self._image_count,
-            "file_name": f"{entry.name}{entry.suffix}",
+            "file_name": f"{image.name}{image.suffix}",
             "height": height,
             "width": width,
         }
-        _append(self._images, image, first=self._image_count == 1)
-        for box in entry.boxes:
+        _append(self._images, entry, first=self._image_count == 1)
+        for box in image.boxes:
             self._annotation_count += 1
             annotation = self._annotation(box, self._annotation_count)
             _append(self._annotations, annotation, first=self._annotation_count == 1)

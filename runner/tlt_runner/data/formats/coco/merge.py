@@ -1,4 +1,4 @@
-"""Several COCO files on their way to becoming one data set. :mod:`tlt_runner.data.formats.coco` calls it."""
+"""Several COCO files joined to one data set."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tlt_runner.data.formats import coco_file, folders
-from tlt_runner.data.formats.coco_file import Box, CocoFile, EntryError, Id
+from tlt_runner.data.formats.coco import file as coco_file
+from tlt_runner.data.formats.coco.file import Box, CocoFile, EntryError, Id
+from tlt_runner.data.formats.folders import SourceFolder
 from tlt_runner.data.formats.names import composed
 from tlt_runner.data.sample import Finding, Problem
 
@@ -25,7 +26,7 @@ MAX_FINDINGS = 10_000
 
 @dataclass
 class Image:
-    """What all files say of one image.
+    """Annotations of one image in all files.
 
     Attributes:
         label_file: The first file that names it.
@@ -40,9 +41,9 @@ class Image:
     ignored: int = 0
     _numbers: array[float] = field(default_factory=lambda: array("d"))
 
-    def add(self, found: _Object) -> None:
-        """Remember an object, in 40 bytes."""
-        self._numbers.extend((found[0], *found[1]))
+    def add(self, item: _Object) -> None:
+        """Store an object, in 40 bytes."""
+        self._numbers.extend((item[0], *item[1]))
 
     def objects(self) -> Iterator[_Object]:
         """Class number and box (top, left, bottom, right) of every object."""
@@ -55,14 +56,14 @@ class Image:
 class _Refused:
     """An entry of images[] that leads to no image, and the annotations that go with it."""
 
-    place: str
+    entry: str
     problem: Problem
     message: str
     annotations: int = 0
 
     def finding(self, file: str) -> Finding:
-        went = f"; annotations that go with it: {self.annotations}" if self.annotations else ""
-        return Finding(file, self.problem, f"{self.place}: {self.message}{went}", entry=self.place)
+        lost = f"; annotations that go with it: {self.annotations}" if self.annotations else ""
+        return Finding(file, self.problem, f"{self.entry}: {self.message}{lost}", entry=self.entry)
 
 
 class Merged:
@@ -79,7 +80,7 @@ class Merged:
         classes: Class names by number.
     """
 
-    def __init__(self, images: folders.Place, names: Sequence[str]) -> None:
+    def __init__(self, images: SourceFolder, names: Sequence[str]) -> None:
         self.images: dict[str, Image] = {}
         self.orphans: list[Finding] = []
         self.findings: list[Finding] = []
@@ -91,14 +92,14 @@ class Merged:
             bare = composed(posixpath.basename(name))
             if self._bare.setdefault(bare, name) != name:
                 self._rivals[bare] = name
-        self._place = images
-        self._above = tuple(map(composed, images.folder.parts))
+        self._folder = images
+        self._above = tuple(map(composed, images.path.parts))
         self._numbers: dict[str, int] = {}
         self._refused = 0
         self._further = Counter[Problem]()
 
     def add(self, file: CocoFile) -> None:
-        """Join a file's entries to those that are there."""
+        """Join the entries of a file to those of the files before."""
         images = self._add_images(file)
         repeated = self._add_annotations(file, images, self._class_numbers(file))
         if repeated:
@@ -116,12 +117,12 @@ class Merged:
     def _refuse(
         self, to: list[Finding], file: CocoFile, name: str, index: int, entry: object, error: EntryError
     ) -> None:
-        """Say what is wrong with an entry, or only count it where there are too many."""
+        """Add a finding for an entry, or only count it where there are too many."""
         if self._refused == MAX_FINDINGS:
             self._further[error.problem] += 1
             return
         self._refused += 1
-        message = f"{coco_file.place(name, index, entry)}: {error}"
+        message = f"{coco_file.entry_name(name, index, entry)}: {error}"
         to.append(Finding(file.file, error.problem, message, box=error.box))
 
     def _add_images(self, file: CocoFile) -> dict[Id, Image | _Refused]:
@@ -138,8 +139,8 @@ class Merged:
             try:
                 images[key] = self._image(file, index, entry)
             except EntryError as error:
-                place = coco_file.place("images", index, entry)
-                images[key] = _Refused(place, error.problem, str(error))
+                name = coco_file.entry_name("images", index, entry)
+                images[key] = _Refused(name, error.problem, str(error))
         return images
 
     def _image(self, file: CocoFile, index: int, entry: Mapping[str, Any]) -> Image:
@@ -158,7 +159,8 @@ class Merged:
     def _name_of(self, parts: tuple[str, ...]) -> str:
         """The image in the folder that a file_name means.
 
-        As it stands; or from the folders above; or, without a folder, in the one sub-folder that has it.
+        It is taken as it stands, else from the folders above, else, without a folder, from the one sub-folder
+        that has it.
 
         Raises:
             EntryError: There is none, or several.
@@ -171,7 +173,7 @@ class Merged:
         bare, rival = self._bare.get("/".join(parts)), self._rivals.get("/".join(parts))
         if bare is not None and rival is None:
             return bare
-        message = f"expected {self._place.file('/'.join(parts)[:200])}, which does not exist"
+        message = f"expected {self._folder.file('/'.join(parts)[:200])}, which does not exist"
         if rival is not None:
             message += f"; it could be {bare} or {rival}: write the folder into file_name"
         raise EntryError(Problem.LABEL_WITHOUT_IMAGE, message)
@@ -211,16 +213,16 @@ class Merged:
             if id(image) not in before:
                 before[id(image)] = frozenset(image.objects()) or _NONE
             try:
-                found = _object(entry, classes)
+                item = _object(entry, classes)
             except EntryError as error:
                 self._refuse(image.findings, file, "annotations", index, entry, error)
                 continue
-            if found is None:
+            if item is None:
                 image.ignored += 1
-            elif found in before[id(image)]:
+            elif item in before[id(image)]:
                 repeated += 1
             else:
-                image.add(found)
+                image.add(item)
         return repeated
 
 

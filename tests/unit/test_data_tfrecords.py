@@ -4,11 +4,13 @@ import struct
 
 import pytest
 
-from tlt_runner.data import examples
+from tlt_runner.data import tfrecords
 
 
 def test_a_message_is_its_features_by_name() -> None:
-    message = examples.serialize({"b": examples.of_ints([1, 300]), "a": examples.of_bytes([b"xy", b""])})
+    message = tfrecords.serialize(
+        {"b": tfrecords.int64_feature([1, 300]), "a": tfrecords.bytes_feature([b"xy", b""])}
+    )
     a = b"\x0a\x06" + b"\x0a\x02xy" + b"\x0a\x00"
     b = b"\x1a\x05" + b"\x0a\x03" + b"\x01" + b"\xac\x02"
     entries = b"\x0a\x0d\x0a\x01a\x12\x08" + a + b"\x0a\x0c\x0a\x01b\x12\x07" + b
@@ -16,16 +18,16 @@ def test_a_message_is_its_features_by_name() -> None:
 
 
 def test_floats_are_packed_little_endian() -> None:
-    assert examples.of_floats([1.5, -2.0]) == b"\x12\x0a\x0a\x08" + struct.pack("<2f", 1.5, -2.0)
+    assert tfrecords.float_feature([1.5, -2.0]) == b"\x12\x0a\x0a\x08" + struct.pack("<2f", 1.5, -2.0)
 
 
 @pytest.mark.parametrize(
     ("feature", "expected"),
     [
-        (examples.of_bytes([]), b"\x0a\x00"),
-        (examples.of_floats([]), b"\x12\x00"),
-        (examples.of_ints([]), b"\x1a\x00"),
-        (examples.of_ints([-1]), b"\x1a\x0c\x0a\x0a" + b"\xff" * 9 + b"\x01"),
+        (tfrecords.bytes_feature([]), b"\x0a\x00"),
+        (tfrecords.float_feature([]), b"\x12\x00"),
+        (tfrecords.int64_feature([]), b"\x1a\x00"),
+        (tfrecords.int64_feature([-1]), b"\x1a\x0c\x0a\x0a" + b"\xff" * 9 + b"\x01"),
     ],
 )
 def test_empty_lists_and_negative_numbers(feature: bytes, expected: bytes) -> None:

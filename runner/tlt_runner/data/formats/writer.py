@@ -1,7 +1,7 @@
-"""Labels out: folders of the formats that :mod:`tlt_runner.data.formats` reads.
+"""Base class of the writers of label formats.
 
 Called by :mod:`tlt_runner.data.preparation.export_folder`, which brings the images and names; a writer knows
-where its format wants them and how it says a label. What each format can say of a box::
+where its format wants them and how it writes a label. Attributes of a box that each format can hold::
 
               edges            truncation       occlusion              difficult
     kitti     6 decimals       6 decimals       0 to 3                 occlusion from 1 on, as in TLT
@@ -10,8 +10,8 @@ where its format wants them and how it says a label. What each format can say of
     yolo      10 decimals of   no               no                     no
               the image's size
 
-What a format cannot say is counted (:meth:`Writer.lost`), never silently left out. Regions to leave out of
-account (DontCare, iscrowd) reach no writer: readers count them and keep no place of them.
+Attributes that a format cannot hold are counted (:meth:`Writer.lost`), never silently left out. Regions to
+leave out of account (DontCare, iscrowd) reach no writer: readers count them and keep no place of them.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tlt_api.dataset import LONGEST_CLASS
+from tlt_runner.data.formats import names
 from tlt_runner.data.records import Subset
 from tlt_runner.data.sample import LabelledBox
-from tlt_runner.data.writers import names
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One image of the folder, with its objects.
+class ExportedImage:
+    """One image of the folder that is written, with its objects.
 
     Attributes:
-        subset: What it is for.
+        subset: Training or validation.
         name: Path below its image folder, without suffix.
         suffix: ``.jpg`` or ``.png``.
         size: Height and width in pixels.
@@ -68,22 +68,22 @@ class Writer(ABC):
 
     @classmethod
     def class_name(cls, source: str) -> str:
-        """How the format says the name of a class: the same, where it can."""
-        return names.printable(source)[:LONGEST_CLASS]
+        """The name of a class in the format: the same, where it can hold it."""
+        return names.xml_text(source)[:LONGEST_CLASS]
 
     @classmethod
     def lost(cls, box: LabelledBox) -> tuple[str, ...]:
-        """What the format cannot say of a box: everything but class and edges, where it does not say more."""
-        said = {"truncation": box.truncation, "occlusion": box.occlusion, "difficult": box.difficult}
-        return tuple(name for name, value in said.items() if value)
+        """Attributes of a box that the format cannot hold: by default all but class and edges."""
+        attributes = {"truncation": box.truncation, "occlusion": box.occlusion, "difficult": box.difficult}
+        return tuple(name for name, value in attributes.items() if value)
 
     @abstractmethod
-    def add(self, entry: Entry) -> None:
+    def add(self, image: ExportedImage) -> None:
         """Write the labels of one image."""
 
     @abstractmethod
     def close(self) -> None:
-        """Write what concerns the whole."""
+        """Write the files that concern all images."""
 
     def _write(self, file: str, lines: Iterable[str]) -> None:
         """Write a text file, relative to the root, that is not there yet."""
@@ -92,13 +92,13 @@ class Writer(ABC):
         with path.open("x", encoding="utf-8", newline="\n") as stream:
             stream.writelines(lines)
 
-    def image_file(self, entry: Entry) -> str:
-        """Path of the entry's image, relative to the root."""
-        return f"{self.image_folders[entry.subset]}/{entry.name}{entry.suffix}"
+    def image_file(self, image: ExportedImage) -> str:
+        """Path of an image, relative to the root."""
+        return f"{self.image_folders[image.subset]}/{image.name}{image.suffix}"
 
 
-def number(value: float, least_decimals: int = 0) -> str:
-    """A coordinate with up to 6 decimals, no exponent, no zeros at the end beyond ``least_decimals``."""
+def decimal(value: float, least_decimals: int = 0) -> str:
+    """Format a coordinate: up to 6 decimals, no exponent, no zeros at the end beyond ``least_decimals``."""
     whole, _, decimals = f"{value:.6f}".partition(".")
     decimals = decimals.rstrip("0").ljust(least_decimals, "0")
     return f"{whole}.{decimals}" if decimals else whole

@@ -1,4 +1,6 @@
-"""COCO labels: JSON files that list images, annotations and categories; boxes are ``[x, y, width, height]``.
+"""Reader of COCO labels: JSON files that list images, annotations and categories.
+
+Boxes are ``[x, y, width, height]``.
 
 Several files make one data set (instances_train.json, instances_val.json): ids count within their file,
 categories are joined by name, and entries of one image in several files add up. An annotation that another
@@ -18,13 +20,19 @@ import posixpath
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 from tlt_api.failures import Reason
-from tlt_runner.data.formats import coco_file, folders, names
-from tlt_runner.data.formats.coco_merge import Image, Merged
+from tlt_runner.data.formats import folders, names
+from tlt_runner.data.formats.coco import file as coco_file
+from tlt_runner.data.formats.coco.merge import Image, Merged
+from tlt_runner.data.formats.folders import SourceFolder
+from tlt_runner.data.formats.format import DatasetRoot
 from tlt_runner.data.sample import Finding, LabelledBox, Labels, Listing, Problem, Sample
-from tlt_runner.errors import RunnerError
+from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
+from tlt_runner.storage import join, relative
 
+SUFFIX = ".json"
 _NAMED = 10
 """Files that a failure names."""
 
@@ -37,11 +45,16 @@ class CocoReader:
         files: Path relative to the data set's root, for messages, and path of each JSON file.
     """
 
-    def __init__(self, images: folders.Place, files: Sequence[tuple[str, Path]]) -> None:
+    def __init__(self, images: SourceFolder, files: Sequence[tuple[str, Path]]) -> None:
         self.images = images
         self.files = files
         self._images: dict[str, Image] = {}
         self._classes: list[str] = []
+
+    @classmethod
+    def open(cls, root: DatasetRoot, images: str, labels: str) -> Self:
+        """The reader of a folder below a data set's root; ``labels`` is a JSON file or a folder of them."""
+        return cls(root.folder(images), _json_files(root, labels))
 
     def listing(self) -> Listing:
         """Read the JSON files and find their images.
@@ -49,8 +62,8 @@ class CocoReader:
         Raises:
             RunnerError: ``NoLabels``: none of the files can be used.
         """
-        found = folders.find_images(self.images)
-        merged = Merged(self.images, found.names)
+        image_files = folders.find_images(self.images)
+        merged = Merged(self.images, image_files.names)
         used: list[tuple[str, Path]] = []
         refused: list[Finding] = []
         others: list[Finding] = []
@@ -65,14 +78,14 @@ class CocoReader:
             message = f"expected a COCO file with images, annotations and categories, got {got}"
             raise RunnerError(Reason.NO_LABELS, message)
         self._images, self._classes = merged.images, merged.classes
-        samples, skipped = self._samples(found.names)
+        samples, skipped = self._samples(image_files.names)
         return Listing(
             samples=samples,
-            images=len(found.names) + len(found.skipped),
-            skipped=[*found.skipped, *skipped],
+            images=len(image_files.names) + len(image_files.skipped),
+            skipped=[*image_files.skipped, *skipped],
             orphans=merged.orphans,
             findings=[*refused, *merged.findings],
-            other_files=found.other_files,
+            other_files=image_files.other_files,
             label_files=used,
             side_files=[finding.file for finding in others],
         )
@@ -93,7 +106,7 @@ class CocoReader:
                 samples[key] = Sample(
                     name=self.images.file(stem),
                     stem=stem,
-                    image=self.images.folder / name,
+                    image=self.images.path / name,
                     image_file=self.images.file(name),
                     label_file=image.label_file,
                     key=name,
@@ -101,11 +114,42 @@ class CocoReader:
         return list(samples.values()), skipped
 
     def classes(self, sample: Sample) -> Counter[str]:
-        """Objects by class."""
+        """Count an image's objects by class."""
         return Counter(box.class_name for box in self.read(sample, (0, 0)).boxes)
 
     def read(self, sample: Sample, image_size: tuple[int, int]) -> Labels:
-        """One image's annotations; their pixels are absolute, so ``image_size`` does not matter."""
+        """The annotations of an image; their pixels are absolute, so ``image_size`` does not matter."""
         image = self._images[str(sample.key)]
         boxes = tuple(LabelledBox(self._classes[number], box) for number, box in image.objects())
         return Labels(boxes, tuple(image.findings), image.ignored, image.size)
+
+    def image_holdings(self) -> str:
+        """Count the files of the image folder by kind, for messages."""
+        return folders.holdings(self.images.path)
+
+    def label_holdings(self) -> str:
+        """Describe the label files, for messages: they can be used, or the listing would have failed."""
+        return "labels of other images"
+
+
+def _json_files(root: DatasetRoot, labels: str) -> list[tuple[str, Path]]:
+    """Path relative to the root and path of every COCO file, sorted."""
+    name = relative(labels)
+    if name.lower().endswith(SUFFIX):
+        try:
+            return [(name, root.file(name))]
+        except NotFoundError as error:
+            raise RunnerError(Reason.DATASET_NOT_FOUND, error.message) from error
+    folder = root.folder(labels)
+    uri = root.dataset.uri
+    with storage_errors(uri):
+        files, findings = folders.find_labels(folder, SUFFIX)
+        if not files:
+            raise RunnerError(
+                Reason.NO_LABELS,
+                f"expected .json files in {join(uri, folder.relative)}, which has "
+                f"{folders.holdings(folder.path)}",
+            )
+    if findings:
+        raise RunnerError(Reason.NO_LABELS, str(findings[0]), "Repair the file, or take it away.")
+    return [(folder.file(name), folder.path / name) for name in files.values()]

@@ -1,4 +1,4 @@
-"""One COCO file and its entries, checked. Only :mod:`tlt_runner.data.formats.coco` calls it.
+"""One COCO file and its entries, checked.
 
 The file is not trusted: whatever is wrong with it is a :class:`FileError` or an :class:`EntryError`. Of the
 JSON only the fields that are read here stay in memory; polygons are let go as soon as they are parsed.
@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tlt_api.dataset import LONGEST_CLASS
-from tlt_runner.data.formats import content, lines, names
+from tlt_runner.data.formats import lines, names
 from tlt_runner.data.sample import Finding, Problem
 
 MAX_BYTES = 2 << 30
@@ -102,7 +102,7 @@ def load(file: str, path: Path) -> CocoFile:
 
 def _text(file: str, path: Path) -> str:
     try:
-        data = content.read(path, MAX_BYTES)
+        data = lines.content(path, MAX_BYTES)
     except ValueError as error:
         raise FileError(file, str(error)) from error
     try:
@@ -114,7 +114,7 @@ def _text(file: str, path: Path) -> str:
 
 def _parse(file: str, text: str) -> Any:
     try:
-        return json.loads(text, object_hook=_known_fields)
+        return json.loads(text, object_hook=_read_fields)
     except json.JSONDecodeError as error:
         raise FileError(file, f"expected JSON, column {error.colno}: {error.msg}", error.lineno) from error
     except RecursionError as error:
@@ -123,12 +123,12 @@ def _parse(file: str, text: str) -> Any:
         raise FileError(file, f"expected numbers of a usual size: {error}") from error
 
 
-def _known_fields(entry: dict[str, Any]) -> dict[str, Any]:
+def _read_fields(entry: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in entry.items() if name in _FIELDS}
 
 
-def place(name: str, index: int, entry: object) -> str:
-    """How messages name an entry: ``annotations[12] (id 345)``."""
+def entry_name(name: str, index: int, entry: object) -> str:
+    """The name of an entry in messages: ``annotations[12] (id 345)``."""
     number = entry.get("id") if isinstance(entry, dict) else None
     return f"{name}[{index}] (id {_short(number)})" if _is_id(number) else f"{name}[{index}]"
 
