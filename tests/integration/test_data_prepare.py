@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import cv2
@@ -19,6 +18,7 @@ from tlt_api.failures import Reason
 from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import DatasetStatus, Progress
 from tlt_api.trainingjob import TrainingJobSpec
+from tlt_runner.cancel import Stop
 from tlt_runner.context import Context
 from tlt_runner.data import sample_digits
 from tlt_runner.data.preparation.prepare import prepare
@@ -416,7 +416,7 @@ def test_a_stop_interrupts_and_what_was_finished_is_taken_over(
     folder: Folder, storage: Storage, output: str, tmp_path: Path
 ) -> None:
     _good(folder, 100)
-    stop = Event()
+    stop = Stop()
 
     class StopsAtForty(Heard):
         def progress(self, progress: Progress) -> None:
@@ -446,7 +446,7 @@ def test_the_convert_task_prepares_and_reports(
     heard = Heard()
     spec = TrainingJobSpec.model_validate({"dataset": folder.dataset().to_wire(), "output": {"uri": output}})
     run = RunSpec(owner=Owner(kind="TrainingJob", namespace="n", name="t", uid="u"), attempt=1, spec=spec)
-    convert.run(run.spec, run, Context(storage, heard, tmp_path / "scratch", Event()))  # type: ignore[arg-type]
+    convert.run(run.spec, run, Context(storage, heard, tmp_path / "scratch", Stop()))  # type: ignore[arg-type]
     assert heard.found is not None
     assert heard.found.images == 3
 

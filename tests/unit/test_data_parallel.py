@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
 
 import pytest
 
 from tlt_api.failures import Reason
 from tlt_api.status import Progress
+from tlt_runner.cancel import Stop
 from tlt_runner.data import parallel
 from tlt_runner.data.parallel import StageProgress, in_order, workers
 from tlt_runner.errors import RunnerError
@@ -45,7 +45,7 @@ def test_a_pod_limit_lowers_the_number_of_workers(tmp_path: Path, limit: str, mo
 
 
 def test_a_stop_raises_interrupted_with_the_position() -> None:
-    stop = Event()
+    stop = Stop()
     progress = StageProgress("convert", 10, None, stop)
     progress.advance()
     progress.raise_if_stopped()

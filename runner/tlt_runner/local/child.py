@@ -21,6 +21,7 @@ from tlt_api.runreport import RunReport
 from tlt_api.runspec import RunSpec
 from tlt_api.status import Failure
 from tlt_runner import exits
+from tlt_runner.cancel import Stop
 from tlt_runner.commands import TERMINATION_LOG_VARIABLE, VOLUMES_VARIABLE
 
 POLL_S = 0.2
@@ -41,10 +42,11 @@ class Ended:
     log: Path
 
 
-class Interrupts:
+class Interrupts(Stop):
     """Counts Ctrl-C, SIGTERM and a closed terminal; each is handed on to the child as SIGTERM."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.count = 0
 
     def install(self) -> None:
@@ -55,6 +57,7 @@ class Interrupts:
 
     def _count(self, _number: int, _frame: FrameType | None) -> None:
         self.count += 1
+        self.request()
 
 
 def run(
@@ -103,7 +106,7 @@ def run(
         )
         code = _wait(process, files["report"], interrupts, on_report)
     report = _read(files["report"]) or RunReport()
-    return Ended(report, _failure(code, _read(files["termination"]), stopped=interrupts.count > 0), log)
+    return Ended(report, _failure(code, _read(files["termination"]), stopped=interrupts.requested()), log)
 
 
 def _environment(spec: RunSpec, volumes: Path, termination: Path) -> Mapping[str, str]:

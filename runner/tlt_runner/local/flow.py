@@ -132,7 +132,7 @@ class Flow:
         if resource.spec.suspend:
             self._put(transitions.suspended(resource, utc_now()))
             return
-        if self._interrupts.count:
+        if self._interrupts.requested():
             self._put(transitions.not_started(resource, "not started: the flow was interrupted", utc_now()))
             return
         # Its parent failed or does not exist: it can never run. Its parent has not succeeded yet: it waits.
@@ -234,7 +234,7 @@ class Flow:
         if failures:
             return CLASSES[Reason.INVALID_SPEC].exit_code or 1
         succeeded = all(item.status.phase == Phase.SUCCEEDED for item in self._current.values())
-        interrupted = bool(self._interrupts.count) and not succeeded
+        interrupted = self._interrupts.requested() and not succeeded
         return CLASSES[Reason.INTERRUPTED].exit_code or 1 if interrupted else 0
 
 
