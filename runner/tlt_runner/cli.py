@@ -1,244 +1,121 @@
 """The console script ``tlt``: arguments in, exit code out.
 
-Nothing heavy is imported before a command is chosen, so that ``tlt --help`` answers at once. Exit codes are
-those of :mod:`tlt_api.failures`; a mistake of the user is one paragraph, never a stack trace.
+Nothing heavy is imported before a command runs, so that ``tlt --help`` answers at once; and no command
+imports TensorFlow before it has checked that its inputs are there. Exit codes are those of
+:mod:`tlt_api.failures`; a mistake of the user is one paragraph, never a stack trace.
 """
 
 from __future__ import annotations
 
-import argparse
-import faulthandler
-import logging
 import os
 import sys
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from tlt_runner.commands import COMMANDS, VOLUMES_VARIABLE
+import click
+
+from tlt_runner import options
+from tlt_runner.commands import COMMANDS, Command
 from tlt_runner.data.sample_digits import Scenes
-from tlt_runner.errors import RunnerError
 
 if TYPE_CHECKING:
+    from tlt_api import dataset
     from tlt_runner.local.state import Folders
 
 INVALID_EXIT = 2
-INTERNAL_EXIT = 70
-FORMATS = ("kitti", "voc", "coco", "yolo")
+SCENES = Scenes()
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run ``tlt`` and exit."""
-    options = _parser().parse_args(arguments)
-    try:
-        code = options.run(options)
-    except RunnerError as error:
-        print(f"tlt {options.command}: {error.reason}: {error.message}\n  {error.hint}", file=sys.stderr)
-        code = error.failure_class.exit_code or INVALID_EXIT
-    except BrokenPipeError:  # the reader of our output has gone, for example `tlt validate | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = INTERNAL_EXIT
-    except Exception as error:
-        traceback.print_exc()
-        print(f"tlt {options.command}: Internal: {type(error).__name__}: {error}", file=sys.stderr)
-        print("  This is our mistake: please report it with the text above.", file=sys.stderr)
-        code = INTERNAL_EXIT
-    sys.exit(code)
+    tlt.main(arguments, prog_name="tlt")
+    raise AssertionError("click exits by itself")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tlt",
-        description="Transfer learning for object detection: train, prune, retrain, export.",
-        allow_abbrev=False,
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS.values():
-        task = commands.add_parser(command.name, help=command.summary, allow_abbrev=False)
-        _add_task(task)
-        if command.name == "convert":
-            _add_translation(task)
-    local = commands.add_parser("run", help="run a whole flow of manifests here, without a cluster")
-    _add_manifests(local)
-    _add_state(local)
-    local.add_argument("--again", action="store_true", help="run also what already succeeded")
-    local.set_defaults(run=_run_flow)
-    validate = commands.add_parser("validate", help="check manifests, without running anything")
-    _add_manifests(validate)
-    validate.set_defaults(run=_validate)
-    _add_infer(commands.add_parser("infer", help="detect in a folder of images, here, without a cluster"))
-    _add_sample_data(commands.add_parser("sample-data", help="make a data set to try things with"))
-    version = commands.add_parser("version", help="print the version")
-    version.set_defaults(run=_version)
-    for sub in (local, validate, version):
-        sub.allow_abbrev = False
-    return parser
+class Program(click.Group):
+    """All commands, in the order of their definition; an error becomes one paragraph and an exit code."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Return the names of the commands."""
+        return list(self.commands)
+
+    def invoke(self, context: click.Context) -> NoReturn:
+        """Run the chosen command, which returns its exit code, and exit."""
+        try:
+            code = super().invoke(context)
+        except (click.ClickException, click.exceptions.Exit):  # misuse, --help: click answers
+            raise
+        except BrokenPipeError:  # the reader of our output has gone, for example `tlt validate | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            from tlt_runner.exits import INTERNAL_EXIT
+
+            code = INTERNAL_EXIT
+        except Exception as error:
+            from tlt_runner import exits
+
+            failure = exits.explain(f"tlt {context.invoked_subcommand}", error)
+            code = exits.exit_code(failure, otherwise=INVALID_EXIT)
+        context.exit(code)
 
 
-def _add_task(parser: argparse.ArgumentParser) -> None:
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--spec", type=Path, metavar="RUN.JSON", help="a RunSpec, as a pod gets it")
-    source.add_argument(
-        "-f", "--file", type=Path, metavar="MANIFEST", help="a manifest with one fitting resource"
-    )
-    _add_state(parser)
-    parser.add_argument(
-        "--report", type=Path, metavar="FILE", help="with --spec: write the report as JSON here"
-    )
-    parser.set_defaults(run=_run_task)
+@click.group(
+    cls=Program,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog='Shell completion: eval "$(_TLT_COMPLETE=bash_source tlt)", or zsh_source.',
+)
+def tlt() -> None:
+    """Transfer learning for object detection: train, prune, retrain, export."""
 
 
-def _add_translation(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--to",
-        choices=FORMATS,
-        help="with -f: write a folder of this format instead of TFRecords; prints its dataset block",
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="with --to: a new or empty folder")
-    parser.add_argument(
-        "--resize", action="store_true", help="with --to: bring images and boxes to spec.dataset.imageSize"
-    )
-    parser.set_defaults(run=_convert)
+def task_command(command: Command) -> Callable[[Callable[..., int]], click.Command]:
+    """Return a decorator that makes a function the command line of a task."""
+
+    def decorate(function: Callable[..., int]) -> click.Command:
+        function = click.option(
+            "--report", type=options.PATH, metavar="FILE", help="With --spec: write the report as JSON here."
+        )(function)
+        function = options.source(options.state(options.volumes("or volumes in --state")(function)))
+        epilog = options.examples(*command.examples)
+        return tlt.command(command.name, help=command.summary, epilog=epilog)(function)
+
+    return decorate
 
 
-def _add_manifests(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("manifests", type=Path, metavar="FOLDER|FILE", help="YAML or JSON manifests")
-
-
-def _add_state(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--state", type=Path, metavar="DIR", help="state of local runs (default: .tlt)")
-    parser.add_argument(
-        "--volumes",
-        type=Path,
-        metavar="DIR",
-        help=f"pvc://claim/path is DIR/claim/path (default: ${VOLUMES_VARIABLE}, or volumes in --state)",
-    )
-
-
-def _add_infer(parser: argparse.ArgumentParser) -> None:
-    parser.allow_abbrev = False
-    parser.description = (
-        "Draw what a model detects into copies of images (OUT/images), list it in KITTI files of 16 columns "
-        "(OUT/labels), and report what was left out (OUT/inference-report.json). Runs here: no resource and "
-        "no cluster belongs to it."
-    )
-    parser.add_argument(
-        "--model", required=True, metavar="MODEL.keras|URI", help="a trained model: a file or an address"
-    )
-    parser.add_argument(
-        "--images",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="images (.jpg, .jpeg, .png), sub-folders too",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        required=True,
-        metavar="OUT",
-        help="a new or empty folder, or one of an earlier inference; nothing else in it is touched",
-    )
-    parser.add_argument(
-        "--score",
-        type=_share,
-        default=0.6,
-        metavar="S",
-        help="lowest score of what is drawn and listed (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--volumes",
-        type=Path,
-        metavar="DIR",
-        help=f"pvc://claim/path is DIR/claim/path (default: ${VOLUMES_VARIABLE})",
-    )
-    parser.set_defaults(run=_infer)
-
-
-def _add_sample_data(parser: argparse.ArgumentParser) -> None:
-    scenes = Scenes()
-    parser.allow_abbrev = False
-    parser.add_argument(
-        "kind", choices=["digits"], help="digits: handwritten digits on a canvas, KITTI labels"
-    )
-    parser.add_argument("folder", type=Path, metavar="OUT", help="a new or empty folder")
-    parser.add_argument(
-        "--images", type=_positive, default=scenes.images, metavar="N", help="images (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--width", type=_positive, default=scenes.width, metavar="W", help="pixels (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--height", type=_positive, default=scenes.height, metavar="H", help="pixels (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=scenes.seed,
-        metavar="S",
-        help="same seed, same data (default: %(default)s)",
-    )
-    parser.add_argument("--classes", type=_digits, metavar="0,1,..", help="digits (default: all)")
-    parser.set_defaults(run=_sample_data)
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
-    return int(text)
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
-    return value
-
-
-def _digits(text: str) -> list[int]:
-    parts = text.split(",")
-    if not all(len(part) == 1 and part.isdigit() for part in parts) or len(set(parts)) != len(parts):
-        raise argparse.ArgumentTypeError(
-            f"expected different digits 0 to 9 with commas between, got {text!r}"
-        )
-    return [int(part) for part in parts]
-
-
-def _convert(options: argparse.Namespace) -> int:
-    if options.to is None:
-        if options.out is not None or options.resize:
-            return _misuse("--out and --resize go with --to; TFRecords go to spec.output.uri")
-        return _run_task(options)
-    if options.file is None or options.out is None or options.report is not None:
-        return _misuse("--to goes with -f and --out, and without --report")
-    from tlt_runner.local import export_folder
-
-    command, folders = COMMANDS[options.command], _folders(options)
-    return export_folder.run(command, options.file, folders, options.to, options.out, resize=options.resize)
-
-
-def _run_task(options: argparse.Namespace) -> int:
-    if options.spec is not None:
-        return _run_spec(options)
-    if options.report is not None:
-        return _misuse("--report goes with --spec; the report of a local run is in the state folder")
+def run_task(
+    command: Command,
+    file: Path | None,
+    spec: Path | None,
+    state: Path | None,
+    volumes: Path | None,
+    report: Path | None,
+) -> int:
+    """Run a task for a manifest here, or for a RunSpec as a pod does."""
+    if spec is not None:
+        if file is not None:
+            raise click.UsageError("argument -f/--file: not allowed with argument --spec")
+        if state is not None:
+            raise click.UsageError("--state goes with -f; a RunSpec has its references resolved already")
+        _run_spec(command, spec, volumes, report)
+    if file is None:
+        raise click.UsageError("one of the arguments --spec -f/--file is required")
+    if report is not None:
+        raise click.UsageError("--report goes with --spec; the report of a local run is in the state folder")
     from tlt_runner.local import flow
 
-    return flow.run_one(COMMANDS[options.command], options.file, _folders(options))
+    return flow.run_one(command, file, _folders(state, volumes))
 
 
-def _run_spec(options: argparse.Namespace) -> NoReturn:
-    """In a pod, or as a child of a local run. Does not return: the exit code is delivered here.
+def _run_spec(command: Command, spec: Path, volumes: Path | None, report: Path | None) -> NoReturn:
+    """Run a task in a pod, or as a child of a local run. Does not return: the exit code is delivered here.
 
     Native libraries are known to crash while the interpreter is torn down; that must not turn a finished run
     into a failed one, so the process ends without it.
     """
-    if options.state is not None:
-        sys.exit(_misuse("--state goes with -f; a RunSpec has its references resolved already"))
+    import faulthandler
+    import logging
+
     faulthandler.enable()
     logging.basicConfig(
         level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -246,56 +123,122 @@ def _run_spec(options: argparse.Namespace) -> NoReturn:
     from tlt_api.runspec import VOLUMES_ROOT
     from tlt_runner import process
 
-    volumes = options.volumes or Path(os.environ.get(VOLUMES_VARIABLE) or VOLUMES_ROOT)
-    around = process.Surroundings(volumes, options.report, process.termination_log(os.environ))
-    code = process.execute(options.command, options.spec, around)
+    around = process.Surroundings(volumes or Path(VOLUMES_ROOT), report, process.termination_log(os.environ))
+    code = process.execute(command.name, spec, around)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def _run_flow(options: argparse.Namespace) -> int:
-    from tlt_runner.local import flow
-
-    return flow.run_all(options.manifests, _folders(options), again=options.again)
-
-
-def _folders(options: argparse.Namespace) -> Folders:
+def _folders(state: Path | None, volumes: Path | None) -> Folders:
     from tlt_runner.local.state import Folders
 
-    return Folders.of(options.state, options.volumes or os.environ.get(VOLUMES_VARIABLE))
+    return Folders.of(state, volumes)
 
 
-def _validate(options: argparse.Namespace) -> int:
-    from tlt_runner import manifests
-
-    verdict = manifests.read(options.manifests)
-    for line in verdict.lines():
-        print(line)
-    return INVALID_EXIT if verdict.problems else 0
+for _command in COMMANDS.values():
+    if _command.name != "convert":  # it has more options, see below
+        task_command(_command)(partial(run_task, _command))
 
 
-def _sample_data(options: argparse.Namespace) -> int:
-    from tlt_runner.data import sample_digits
+@task_command(COMMANDS["convert"])
+@click.option(
+    "--to",
+    type=options.LabelFormat(),
+    help="With -f: write a folder of this format instead of TFRecords, and print its dataset block.",
+)
+@click.option("--out", type=options.PATH, metavar="DIR", help="With --to: a new or empty folder.")
+@click.option("--resize", is_flag=True, help="With --to: resize images and boxes to spec.dataset.imageSize.")
+def convert(to: dataset.LabelFormat | None, out: Path | None, resize: bool, **source: Any) -> int:
+    """Convert to TFRecords, as the task does, or to a folder of another format."""
+    command = COMMANDS["convert"]
+    if to is None:
+        if out is not None or resize:
+            raise click.UsageError("--out and --resize go with --to; TFRecords go to spec.output.uri")
+        return run_task(command, **source)
+    if source["file"] is None or out is None or source["report"] is not None:
+        raise click.UsageError("--to goes with -f and --out, and without --report")
+    from tlt_runner.local import export_folder
 
-    sample_digits.generate(
-        options.folder,
-        images=options.images,
-        width=options.width,
-        height=options.height,
-        seed=options.seed,
-        classes=options.classes,
+    folders = _folders(source["state"], source["volumes"])
+    return export_folder.run(command, source["file"], folders, to, out, resize=resize)
+
+
+@tlt.command(
+    epilog=options.examples(
+        "tlt run manifests/samples/digits",
+        "tlt run traffic.yaml --state /data/state --volumes /data/volumes",
+        "tlt run traffic.yaml --again",
     )
-    print(f"{options.images} images of {options.width} x {options.height} pixels in {options.folder}")
-    return 0
+)
+@options.manifests
+@options.state
+@options.volumes("or volumes in --state")
+@click.option("--again", is_flag=True, help="Run also what already succeeded.")
+def run(manifests: Path, state: Path | None, volumes: Path | None, again: bool) -> int:
+    """Run a whole flow of manifests here, without a cluster."""
+    from tlt_runner.local import flow
+
+    return flow.run_all(manifests, _folders(state, volumes), again=again)
 
 
-def _infer(options: argparse.Namespace) -> int:
+@tlt.command(epilog=options.examples("tlt validate traffic.yaml", "tlt validate manifests/samples/digits"))
+@options.manifests
+def validate(manifests: Path) -> int:
+    """Check manifests, without running anything."""
+    from tlt_runner import manifests as reader
+
+    checked = reader.read(manifests)
+    for line in checked.lines():
+        click.echo(line)
+    return INVALID_EXIT if checked.problems else 0
+
+
+@tlt.command(
+    short_help="Detect objects in a folder of images.",
+    epilog=options.examples(
+        "tlt infer --model best.keras --images photos --output detected",
+        "tlt infer --model s3://models/traffic/best.keras --images photos --output detected --score 0.3",
+    ),
+)
+@click.option(
+    "--model", required=True, metavar="MODEL.keras|URI", help="A trained model: a file or an address."
+)
+@click.option(
+    "--images",
+    type=options.PATH,
+    required=True,
+    metavar="FOLDER",
+    help="Images (.jpg, .jpeg, .png), sub-folders too.",
+)
+@click.option(
+    "--output",
+    type=options.PATH,
+    required=True,
+    metavar="OUT",
+    help="A new or empty folder, or one of an earlier inference; nothing else in it is touched.",
+)
+@click.option(
+    "--score",
+    type=options.score,
+    default=0.6,
+    show_default=True,
+    metavar="S",
+    help="Lowest score of what is drawn and listed.",
+)
+@options.volumes("or /mnt/tlt")
+def infer(model: str, images: Path, output: Path, score: float, volumes: Path | None) -> int:
+    """Draw what a model detects into copies of images (OUT/images), list it in KITTI files of 16 columns
+    (OUT/labels), and report what was left out (OUT/inference-report.json).
+
+    Runs here: no resource and no cluster belongs to it.
+    """  # noqa: D205
+    import logging
+    from tempfile import TemporaryDirectory
+
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # other programs may use the same GPU
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
-    from tempfile import TemporaryDirectory
-
     from tlt_runner.cancel import Stop
     from tlt_runner.process import StopSignals
 
@@ -303,29 +246,69 @@ def _infer(options: argparse.Namespace) -> int:
     StopSignals(stop).listen()  # before what follows starts threads
 
     from tlt_runner.inference import report as inference_report
-    from tlt_runner.inference import run as inference
+    from tlt_runner.inference import request as requests
     from tlt_runner.status.file import LocalReporter
     from tlt_runner.storage import Storage
 
-    request = inference.Request(options.model, options.images, options.output, options.score)
+    request = requests.Request(model, images, output, score)
     with TemporaryDirectory(prefix="tlt-", ignore_cleanup_errors=True) as scratch:
-        storage = Storage(scratch=Path(scratch), volumes_root=options.volumes)
-        report = inference.run(request, storage, LocalReporter(None), stop)
-    for line in inference_report.summary(report, options.output):
-        print(line)
+        inputs = requests.check(request, Storage(scratch=Path(scratch), volumes_root=volumes))
+        from tlt_runner.inference import run as inference  # TensorFlow, now that there is work for it
+
+        report = inference.run(request, inputs, LocalReporter(None), stop)
+    for line in inference_report.summary(report, output):
+        click.echo(line)
     return 0
 
 
-def _version(_options: argparse.Namespace) -> int:
+@tlt.command(
+    short_help="Make a data set to try things with.",
+    epilog=options.examples(
+        "tlt sample-data digits .tlt/volumes/tlt-data/digits",
+        "tlt sample-data digits few --images 40 --classes 0,1",
+    ),
+)
+@click.argument("kind", type=click.Choice(["digits"]))
+@click.argument("folder", type=options.PATH, metavar="OUT")
+@click.option(
+    "--images", type=options.positive, default=SCENES.images, show_default=True, metavar="N", help="Images."
+)
+@click.option(
+    "--width", type=options.positive, default=SCENES.width, show_default=True, metavar="W", help="Pixels."
+)
+@click.option(
+    "--height", type=options.positive, default=SCENES.height, show_default=True, metavar="H", help="Pixels."
+)
+@click.option(
+    "--seed",
+    type=int,
+    default=SCENES.seed,
+    show_default=True,
+    metavar="S",
+    help="The same seed gives the same data.",
+)
+@click.option("--classes", type=options.digits, metavar="0,1,..", help="Digits.  [default: all]")
+def sample_data(
+    kind: str, folder: Path, images: int, width: int, height: int, seed: int, classes: list[int] | None
+) -> int:
+    """Make a data set to try things with, in a new or empty folder OUT.
+
+    digits: handwritten digits on a canvas, with KITTI labels.
+    """
+    from tlt_runner.data import sample_digits
+
+    sample_digits.generate(folder, images=images, width=width, height=height, seed=seed, classes=classes)
+    click.echo(f"{images} images of {width} x {height} pixels in {folder}")
+    return 0
+
+
+@tlt.command(epilog=options.examples("tlt version"))
+def version() -> int:
+    """Print the version."""
     from importlib import metadata
 
-    print(metadata.version("tlt-operator"))
+    click.echo(metadata.version("tlt-operator"))
     return 0
-
-
-def _misuse(message: str) -> int:
-    print(f"tlt: {message}", file=sys.stderr)
-    return INVALID_EXIT
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""What a task gets besides its RunSpec: where to read and write, whom to tell, when to stop.
+"""The surroundings of a task: storage, the reporter of results, a scratch folder, the request to stop.
 
-A task is a function ``run(run_spec, context) -> None`` in ``tlt_runner.tasks``. It raises
+A task is a function ``run(spec, run, context) -> None`` in ``tlt_runner.tasks``: the spec of the kind that
+its command takes, the whole RunSpec, and a :class:`Context`. It raises
 :class:`~tlt_runner.errors.RunnerError` to fail; whatever it reported before stays reported.
 """
 
@@ -12,7 +13,7 @@ from typing import Protocol
 
 from tlt_api.status import Artifact, Progress, Section
 from tlt_runner.cancel import Stop
-from tlt_runner.storage import Storage
+from tlt_runner.storage import Storage, join
 
 
 class Reporter(Protocol):
@@ -46,3 +47,28 @@ class Context:
     reporter: Reporter
     scratch: Path
     stop: Stop
+
+    def begin(self, stage: str, step: int) -> None:
+        """Report that a step of a stage begins, or end here if the run was asked to stop.
+
+        Raises:
+            InterruptedRunError: The run was asked to stop.
+        """
+        self.stop.raise_if(f"in stage {stage} before step {step}; the next attempt starts over")
+        self.reporter.progress(Progress(stage=stage, step=step))
+
+    def publish(self, file: Path, name: str, folder: str) -> None:
+        """Copy a local file into a folder of the output and list it among the artifacts.
+
+        Args:
+            file: The file, which keeps its name.
+            name: Name of the artifact.
+            folder: Address of the folder.
+
+        Raises:
+            RunnerError: The storage's reasons.
+        """
+        stored = self.storage.publish(file, join(folder, file.name))
+        self.reporter.artifact(
+            Artifact(name=name, uri=stored.uri, sha256=stored.sha256, size_bytes=stored.size_bytes)
+        )

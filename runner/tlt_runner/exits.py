@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import errno
 import signal
+import sys
+import traceback
 from collections.abc import Iterator
 
 from tlt_api import failures
@@ -16,7 +18,7 @@ from tlt_api.failures import CLASSES, Reason, by_exit_code
 from tlt_api.status import Failure
 from tlt_runner.errors import FULL, RunnerError
 
-INTERNAL_EXIT = 70
+INTERNAL_EXIT = CLASSES[Reason.INTERNAL].exit_code or 70
 _MEMORY_CLASSES = {"ResourceExhaustedError", "OutOfMemoryError"}
 _MEMORY_TEXTS = (
     "RESOURCE_EXHAUSTED",
@@ -91,6 +93,18 @@ def _sentence(error: BaseException) -> str:
 def exit_code(reported: Failure, otherwise: int) -> int:
     """The exit code of a failure; ``otherwise`` for reasons that only an operator sees."""
     return reported.exit_code if reported.exit_code is not None else otherwise
+
+
+def explain(program: str, error: BaseException) -> Failure:
+    """Say on standard error why a program failed, and return that failure.
+
+    The user reads one paragraph; the stack trace is there only if the mistake is ours.
+    """
+    failure = failure_of(error)
+    if failure.reason == Reason.INTERNAL:
+        traceback.print_exception(error, file=sys.stderr)
+    print(paragraph(program, failure), file=sys.stderr, flush=True)
+    return failure
 
 
 def paragraph(program: str, reported: Failure) -> str:

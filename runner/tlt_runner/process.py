@@ -1,7 +1,7 @@
-"""One run of one task in this process, from RunSpec to exit code: what a pod does, or a child of ``tlt run``.
+"""One run of one task in this process, from RunSpec to exit code: a pod does this, or a child of ``tlt run``.
 
-Whatever happens, three things hold at the end: the exit code is one of the failure taxonomy, the termination
-message says the same with metrics and digests, and the reporter has had its last chance to be heard.
+However a run ends, its exit code is one of the failure taxonomy, the termination message says the same with
+metrics and digests, and the reporter has had time to deliver its last report.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import os
 import signal
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -36,24 +36,26 @@ from tlt_runner.status.file import LocalReporter
 from tlt_runner.status.kubernetes import KubernetesReporter
 from tlt_runner.status.reporter import AccumulatingReporter
 from tlt_runner.storage import Storage
+from tlt_runner.tasks import inputs
 
 POD_TERMINATION_LOG = Path("/dev/termination-log")
 FLUSH_S = 30.0
 """Longest wait for the last report to arrive."""
 FLUSH_AFTER_STOP_S = 5.0
-"""The same after SIGTERM, when the kubelet is about to kill."""
+"""Longest wait for the last report after SIGTERM, when the kubelet is about to kill the pod."""
 
-Task = Callable[[RunSpec, Context], None]
+Task = Callable[[Any, RunSpec, Context], None]
+"""(spec, run, context): runs a task. The spec is of the kind that the command takes."""
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What is around the process.
+    """Files and folders around a run.
 
     Attributes:
         volumes: Folder in which ``pvc://claim`` is the subfolder ``claim``.
-        report: File for the report, of a local run; None reports to the cluster, where there is one.
+        report: File for the report of a local run; None reports to the cluster, if there is one.
         termination: File for the termination message, or None.
     """
 
@@ -63,7 +65,7 @@ class Surroundings:
 
 
 def termination_log(environment: Mapping[str, str]) -> Path | None:
-    """The file for the termination message: the named one, or a pod's; None elsewhere."""
+    """Return the file for the termination message: the named one, or that of a pod; None elsewhere."""
     named = environment.get(TERMINATION_LOG_VARIABLE)
     if named:
         return Path(named)
@@ -78,8 +80,8 @@ def execute(
     Args:
         command: A command of :data:`tlt_runner.commands.COMMANDS`.
         spec_file: The RunSpec.
-        around: Where volumes are, and where reports go.
-        load: Gives the task of a command; ``tlt_runner.tasks`` unless told otherwise.
+        around: Volumes, and where reports go.
+        load: Returns the task of a command; by default that of ``tlt_runner.tasks``.
     """
     stop = Stop()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings and errors, without a page of information
@@ -93,17 +95,60 @@ def execute(
         signals.at_second = lambda: leave_message(
             reporter.snapshot(), _interrupted("a second signal"), around
         )
-        _run_task((load or load_task)(command), run, around, reporter, stop)
+        _run_task((load or task_of)(command), run, around, reporter, stop)
     except BaseException as error:  # KeyboardInterrupt and SystemExit too: every end has a reason
-        failure = exits.failure_of(error)
-        _explain(command, failure, error)
+        failure = exits.explain(f"tlt {command}", error)
     leave_message(reporter.snapshot(), failure, around)
     reporter.close(FLUSH_AFTER_STOP_S if stop.requested() else FLUSH_S)
     return 0 if failure is None else exits.exit_code(failure, otherwise=exits.INTERNAL_EXIT)
 
 
+class StopSignals:
+    """SIGTERM and SIGINT: the first asks the task to stop after a checkpoint; the second ends the process.
+
+    A thread waits for them, and all other threads block them: no library can take them over (TensorFlow does,
+    if several workers train together), and they are handled while the main thread computes.
+
+    Attributes:
+        at_second: Called before the second signal ends the process.
+    """
+
+    NUMBERS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
+        self.at_second: Callable[[], None] = lambda: None
+
+    def listen(self) -> None:
+        """Take over both signals. Call it before other threads start, so that they block them too.
+
+        Importing numpy is enough to start some.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.NUMBERS)
+        Thread(target=self._wait, name="stop-signals", daemon=True).start()
+
+    def _wait(self) -> None:
+        while True:
+            self._handle(signal.Signals(signal.sigwait(self.NUMBERS)))
+
+    def _handle(self, number: signal.Signals) -> None:
+        if not self._stop.requested():
+            self._stop.request()
+            with suppress(OSError, ValueError):  # nobody reads our standard error
+                print(f"{number.name}: stopping after the next checkpoint", file=sys.stderr, flush=True)
+            return
+        try:
+            self.at_second()
+        finally:
+            os._exit(_interrupted("a second signal").exit_code or exits.INTERNAL_EXIT)
+
+
+def _interrupted(by: str) -> Failure:
+    return exits.failure(Reason.INTERRUPTED, f"ended at once by {by}, without a checkpoint")
+
+
 def read_run_spec(file: Path, command: str) -> RunSpec:
-    """Read a RunSpec and check that it is for this command.
+    """Read a RunSpec and check that its kind is the one that the command takes.
 
     Raises:
         RunnerError: InvalidSpec; every field at fault is named.
@@ -125,46 +170,6 @@ def read_run_spec(file: Path, command: str) -> RunSpec:
     return run
 
 
-class StopSignals:
-    """SIGTERM and SIGINT: the first asks the task to end, after a checkpoint; the second ends at once.
-
-    A thread waits for them, and all others have them blocked: no library can take them over (TensorFlow does,
-    where several workers meet), and they are heard while the main thread computes.
-
-    Attributes:
-        at_second: Called before the process ends at once.
-    """
-
-    NUMBERS = (signal.SIGTERM, signal.SIGINT)
-
-    def __init__(self, stop: Stop) -> None:
-        self._stop = stop
-        self.at_second: Callable[[], None] = lambda: None
-
-    def listen(self) -> None:
-        """Take over both signals, before there are other threads: those inherit that they are blocked.
-
-        To import numpy is enough to start some.
-        """
-        signal.pthread_sigmask(signal.SIG_BLOCK, self.NUMBERS)
-        Thread(target=self._wait, name="stop-signals", daemon=True).start()
-
-    def _wait(self) -> None:
-        while True:
-            self._heard(signal.Signals(signal.sigwait(self.NUMBERS)))
-
-    def _heard(self, number: signal.Signals) -> None:
-        if not self._stop.requested():
-            self._stop.request()
-            with suppress(OSError, ValueError):  # nobody reads
-                print(f"{number.name}: stopping after the next checkpoint", file=sys.stderr, flush=True)
-            return
-        try:
-            self.at_second()
-        finally:
-            os._exit(_interrupted("a second signal").exit_code or exits.INTERNAL_EXIT)
-
-
 def _reporter(run: RunSpec, around: Surroundings) -> AccumulatingReporter:
     server = ApiServer.of_this_pod() if around.report is None else None
     if server is None:
@@ -172,10 +177,15 @@ def _reporter(run: RunSpec, around: Surroundings) -> AccumulatingReporter:
     return KubernetesReporter(lambda status, timeout: server.apply_status(run.owner, status, timeout))
 
 
-def load_task(command: str) -> Task:
-    """Import the task: this is where TensorFlow comes in."""
-    task: Task = importlib.import_module(f"tlt_runner.tasks.{command}").run
-    return task
+def task_of(command: str) -> Task:
+    """Return the task of a command. Its inputs are checked before it is imported, and TensorFlow with it."""
+
+    def run_task(spec: Any, run: RunSpec, context: Context) -> None:
+        inputs.require(command, run, context.storage)
+        task: Task = importlib.import_module(f"tlt_runner.tasks.{command}").run
+        task(spec, run, context)
+
+    return run_task
 
 
 def _run_task(
@@ -186,18 +196,8 @@ def _run_task(
     with tempfile.TemporaryDirectory(prefix="tlt-", ignore_cleanup_errors=True) as folder:
         scratch = Path(folder)
         storage = Storage(volumes_root=around.volumes, scratch=scratch, s3=run.spec.storage.s3)
-        task(run, Context(storage=storage, reporter=reporter, scratch=scratch, stop=stop))
-
-
-def _interrupted(by: str) -> Failure:
-    return exits.failure(Reason.INTERRUPTED, f"ended at once by {by}, without a checkpoint")
-
-
-def _explain(command: str, failure: Failure, error: BaseException) -> None:
-    """One paragraph for people; the traceback only where the mistake is ours."""
-    if failure.reason == Reason.INTERNAL:
-        traceback.print_exception(error, file=sys.stderr)
-    print(exits.paragraph(f"tlt {command}", failure), file=sys.stderr, flush=True)
+        context = Context(storage=storage, reporter=reporter, scratch=scratch, stop=stop)
+        task(run.spec, run, context)
 
 
 def leave_message(report: RunReport, failure: Failure | None, around: Surroundings) -> None:
@@ -213,7 +213,8 @@ def leave_message(report: RunReport, failure: Failure | None, around: Surroundin
 def _message(report: RunReport, failure: Failure | None) -> str:
     try:
         return to_termination_message(report.model_copy(update={"failure": failure}))
-    except ValueError:  # texts that grow when they are encoded: control characters, other scripts
+    except ValueError:
+        # Too long: the texts grow when they are encoded, for example control characters or other scripts.
         cut = failure and failure.model_copy(
             update={"message": failure.message[:200], "hint": failure.hint[:200]}
         )

@@ -71,7 +71,7 @@ def execute(task: Any, spec: dict[str, Any], scratch: Path) -> AnchorsStatus | N
     reporter = LocalReporter(None)
     owner = Owner(kind="TrainingJob", namespace="default", name="t", uid="u")
     run = RunSpec(owner=owner, attempt=1, spec=TrainingJobSpec.model_validate(spec))
-    task.run(run, Context(Storage(scratch=scratch), reporter, scratch, Stop()))
+    task.run(run.spec, run, Context(Storage(scratch=scratch), reporter, scratch, Stop()))
     return reporter.snapshot().anchors
 
 

@@ -446,7 +446,7 @@ def test_the_convert_task_prepares_and_reports(
     heard = Heard()
     spec = TrainingJobSpec.model_validate({"dataset": folder.dataset().to_wire(), "output": {"uri": output}})
     run = RunSpec(owner=Owner(kind="TrainingJob", namespace="n", name="t", uid="u"), attempt=1, spec=spec)
-    convert.run(run, Context(storage, heard, tmp_path / "scratch", Event()))  # type: ignore[arg-type]
+    convert.run(run.spec, run, Context(storage, heard, tmp_path / "scratch", Event()))  # type: ignore[arg-type]
     assert heard.found is not None
     assert heard.found.images == 3
 
@@ -462,7 +462,7 @@ class Killed:
     def progress(self, progress):
         if progress.stage == "convert" and progress.step == int(sys.argv[4]):
             os.kill(os.getpid(), signal.SIGKILL)
-    def dataset(self, dataset):
+    def report(self, section):
         pass
 
 dataset = Dataset.model_validate_json(sys.argv[1])

@@ -68,7 +68,7 @@ class Run:
     def __call__(self, start=None):
         inputs = Inputs(model=ResolvedModel(uri=f"file://{start}") if start else None)
         owner = Owner(kind="TrainingJob", namespace="default", name="t", uid="u")
-        evaluate.run(RunSpec(owner=owner, attempt=1, spec=self.spec, inputs=inputs), self.context)
+        evaluate.run(self.spec, RunSpec(owner=owner, attempt=1, spec=self.spec, inputs=inputs), self.context)
         return self.reporter.snapshot()
 
 

@@ -78,7 +78,7 @@ class Run:
         )
         spec = ExportJobSpec.model_validate({"model": {"uri": f"file://{model_file}"}, **self.spec})
         owner = Owner(kind="ExportJob", namespace="default", name="e", uid="u")
-        export.run(RunSpec(owner=owner, attempt=1, spec=spec, inputs=inputs), self.context)
+        export.run(spec, RunSpec(owner=owner, attempt=1, spec=spec, inputs=inputs), self.context)
         return self.reporter.snapshot()
 
 

@@ -20,7 +20,7 @@ from tlt_runner.data.images import geometry
 from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation import detectors
-from tlt_runner.inference import run
+from tlt_runner.inference import request, run
 from tlt_runner.inference.report import InferenceReport
 from tlt_runner.status.file import LocalReporter
 from tlt_runner.storage import Storage, sha256_of
@@ -59,13 +59,14 @@ def images(tmp_path: Path) -> Path:
 
 class Run:
     def __init__(self, model: Path, images: Path, output: Path) -> None:
-        self.request = run.Request(str(model), images, output, SCORE)
+        self.request = request.Request(str(model), images, output, SCORE)
         self.scratch = output.parent / "scratch"
         self.scratch.mkdir(exist_ok=True)
 
     def __call__(self, stop: Stop | None = None, reporter: LocalReporter | None = None) -> InferenceReport:
         storage = Storage(scratch=self.scratch)
-        return run.run(self.request, storage, reporter or LocalReporter(None), stop or Stop())
+        inputs = request.check(self.request, storage)
+        return run.run(self.request, inputs, reporter or LocalReporter(None), stop or Stop())
 
 
 def stored(output: Path) -> dict[str, object]:
@@ -181,7 +182,7 @@ def test_an_image_without_detections_gets_an_empty_label_file(
 ) -> None:
     save(images, "a.jpg", picture(6))
     inference = Run(model_file, images, tmp_path / "out")
-    inference.request = run.Request(str(model_file), images, tmp_path / "out", score=1.0)
+    inference.request = request.Request(str(model_file), images, tmp_path / "out", score=1.0)
     report = inference()
     assert (tmp_path / "out/labels/a.txt").read_bytes() == b""
     assert report.images_without_detections == report.inferred_images == 1
@@ -366,13 +367,13 @@ def test_a_model_address_that_leaves_its_root_is_refused(
     claim.mkdir(parents=True)
     (claim / "far").symlink_to(tmp_path)
     (claim / "far.keras").symlink_to(tmp_path / "m.keras")
-    request = run.Request(address.format(folder=tmp_path), images, tmp_path / "out", SCORE)
+    refused = request.Request(address.format(folder=tmp_path), images, tmp_path / "out", SCORE)
     storage = Storage(scratch=tmp_path / "scratch", volumes_root=tmp_path / "volumes")
     with pytest.raises(RunnerError) as caught:
-        run.run(request, storage, LocalReporter(None), Stop())
+        request.check(refused, storage)
     assert caught.value.reason == Reason.INVALID_SPEC
     assert "without empty ('//')" in caught.value.message or "leads out of it" in caught.value.message
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_local_paths_may_climb_and_links_within_a_claim_are_followed(
@@ -387,7 +388,7 @@ def test_local_paths_may_climb_and_links_within_a_claim_are_followed(
     storage = Storage(scratch=tmp_path / "scratch", volumes_root=tmp_path / "volumes")
     models = ["pvc://data/near.keras", "pvc://data/%2e%2e/m.keras", "../volumes/data/near.keras"]
     for number, model in enumerate(models):
-        request = run.Request(model, Path("../images"), Path(f"../out-{number}"), SCORE)
-        run.run(request, storage, LocalReporter(None), Stop())
+        accepted = request.Request(model, Path("../images"), Path(f"../out-{number}"), SCORE)
+        run.run(accepted, request.check(accepted, storage), LocalReporter(None), Stop())
     labels = {(tmp_path / f"out-{number}/labels/a.txt").read_text() for number in range(len(models))}
     assert len(labels) == 1

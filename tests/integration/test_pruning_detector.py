@@ -168,7 +168,7 @@ class Run:
         )
         inputs = Inputs(model=ResolvedModel(uri=f"file://{model_file}", sha256=sha256))
         owner = Owner(kind="PruneJob", namespace="default", name="p", uid="u")
-        prune.run(RunSpec(owner=owner, attempt=1, spec=spec, inputs=inputs), self.context)
+        prune.run(spec, RunSpec(owner=owner, attempt=1, spec=spec, inputs=inputs), self.context)
         return self.reporter.snapshot()
 
 

@@ -97,7 +97,7 @@ def execute(run: RunSpec, scratch: Path, stop: StopAt | None = None) -> Heard:
     heard = Heard(stop)
     scratch.mkdir(parents=True, exist_ok=True)
     context = Context(Storage(scratch=scratch), heard, scratch, stop or threading.Event())
-    train.run(run, context)
+    train.run(run.spec, run, context)
     return heard
 
 

@@ -42,7 +42,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scratch = folder / "scratch"
     scratch.mkdir()
     context = Context(Storage(scratch=scratch), LocalReporter(None), scratch, threading.Event())
-    train.run(run_spec(folder), context)
+    train.run(run_spec(folder).spec, run_spec(folder), context)
     return folder / "out"
 
 

@@ -27,7 +27,7 @@ def run(scenes: Path, output: Path, batch_size: int, strategy: Any) -> tuple[lis
     scratch = output / "scratch"
     scratch.mkdir(parents=True)
     reporter = LocalReporter(None)
-    train.run(spec, Context(Storage(scratch=scratch), reporter, scratch, threading.Event()))
+    train.run(spec.spec, spec, Context(Storage(scratch=scratch), reporter, scratch, threading.Event()))
     return detector.load(output / "last.keras").get_weights(), reporter.snapshot().metrics
 
 

@@ -71,7 +71,7 @@ def attempt(run: RunSpec, scratch: Path, losses: Path, ending: Ending) -> RunRep
     context = Context(Storage(scratch=scratch), reporter, scratch, ending.stop)
     plain, train.Trainer = train.Trainer, Recorded  # type: ignore[misc]
     try:
-        train.run(run, context)
+        train.run(run.spec, run, context)
     finally:
         train.Trainer = plain  # type: ignore[misc]
     return reporter.snapshot()

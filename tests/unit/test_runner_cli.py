@@ -1,11 +1,18 @@
 """The command line: quick to answer, clear in refusing. Each test starts it as a user does."""
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+import yaml
+
+from tlt_runner import cli
+from tlt_runner.commands import COMMANDS
 
 TRAIN = """
 apiVersion: tlt.dev/v1alpha1
@@ -51,6 +58,39 @@ def test_help_imports_nothing_heavy() -> None:
     assert "train" in done.stdout
 
 
+@pytest.mark.parametrize("name", list(cli.tlt.commands))
+def test_every_command_has_examples_in_its_help_and_they_parse(name: str) -> None:
+    command = cli.tlt.commands[name]
+    text = command.get_help(click.Context(command, info_name=f"tlt {name}"))
+    examples = [line.strip() for line in text.partition("Examples:")[2].strip().splitlines()]
+    assert examples
+    for example in examples:
+        words = shlex.split(example)
+        assert words[:2] == ["tlt", name]
+        command.make_context(name, words[2:])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("tlt tr", {"train"}),
+        ("tlt run --a", {"--again"}),
+        ("tlt convert --to ", {"kitti", "voc", "coco", "yolo"}),
+    ],
+)
+def test_the_shell_completes_commands_options_and_formats(words: str, expected: set[str]) -> None:
+    request = {"_TLT_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = subprocess.run(
+        [sys.executable, "-m", "tlt_runner"],
+        env={**os.environ, **request},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert {line.partition(",")[2] for line in done.stdout.splitlines()} == expected
+
+
 def test_the_module_answers_as_the_script_does(tmp_path: Path) -> None:
     assert tlt("version", cwd=tmp_path).stdout.strip()
 
@@ -58,15 +98,15 @@ def test_the_module_answers_as_the_script_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["trian"], "invalid choice: 'trian'"),
+        (["trian"], "No such command 'trian'. Did you mean 'train'?"),
         (["train"], "one of the arguments --spec -f/--file is required"),
         (["train", "--spec", "a", "-f", "b"], "not allowed with argument"),
-        (["train", "--spe", "a"], "required"),
-        (["run", ".", "--agian"], "unrecognized arguments: --agian"),
+        (["train", "--spe", "a"], "No such option '--spe'. (Did you mean one of: '--spec'"),
+        (["run", ".", "--agian"], "No such option '--agian'. Did you mean '--again'?"),
         (["sample-data", "digits", "out", "--images", "0"], "expected a whole number from 1, got '0'"),
         (["sample-data", "digits", "out", "--classes", "1,1"], "expected different digits"),
         (["anchors"], "one of the arguments --spec -f/--file is required"),
-        (["infer", "--model", "m", "--images", "i"], "the following arguments are required: --output"),
+        (["infer", "--model", "m", "--images", "i"], "Missing option '--output'"),
         (["infer", "--model", "m", "--images", "i", "--output", "o", "--score", "2"], "from 0 to 1, got '2'"),
         (["run", "nothing"], "InvalidSpec: expected a manifest or a folder of manifests, got nothing"),
         (["train", "-f", "nothing.yaml"], "InvalidSpec: "),
@@ -211,3 +251,111 @@ def test_an_inference_with_a_model_address_that_leaves_its_claim_is_refused(tmp_
     assert done.returncode == 2
     assert "tlt infer: InvalidSpec: expected an address without empty ('//'), '.' and '..'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+REFUSE_TENSORFLOW = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in ('tensorflow', 'keras', 'onnxruntime'):
+            raise AssertionError(f'{name} is imported')
+
+sys.meta_path.insert(0, Refuse())
+from tlt_runner import cli
+cli.main(sys.argv[1:])
+"""
+
+
+def run_spec(folder: Path, kind: str, manifest: str) -> None:
+    """Write ``run.json``: the RunSpec of a manifest whose model is ``gone.keras``."""
+    spec = yaml.safe_load(manifest)["spec"]
+    inputs = {} if kind == "TrainingJob" else {"model": {"uri": "pvc://data/gone.keras", "sha256": "0" * 64}}
+    owner = {"kind": kind, "namespace": "default", "name": "digits", "uid": "u-1"}
+    body = {"owner": owner, "attempt": 1, "spec": spec, "inputs": inputs}
+    (folder / "run.json").write_text(json.dumps(body))
+
+
+EXPORT = """
+apiVersion: tlt.dev/v1alpha1
+kind: ExportJob
+metadata: {name: digits}
+spec:
+  model: {trainingJobRef: {name: digits}}
+  output: {uri: pvc://data/exported}
+"""
+INFER = ["infer", "--model", "m.keras", "--images", "images", "--output", "out"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (["run", "nothing"], 2, "expected a manifest or a folder of manifests"),
+        (["validate", "nothing"], 2, "expected a manifest or a folder of manifests"),
+        *[
+            ([command, "-f", "nothing.yaml"], 2, "expected a manifest or a folder of manifests")
+            for command in COMMANDS
+        ],
+        (["convert", "-f", "nothing.yaml", "--to", "voc", "--out", "out"], 2, "expected a manifest"),
+        (["train", "-f", "train.yaml"], 20, "expects a data set at pvc://data/digits"),
+        (["infer", "--model", "m", "--images", "imges", "--output", "out"], 20, "got imges, which is none"),
+        (["infer", "--model", "m", "--images", "empty", "--output", "out"], 20, "got none: it holds"),
+        (INFER, 2, "m.keras"),
+        ([*INFER[:-1], "taken"], 2, "which holds mine.txt"),
+    ],
+)
+def test_a_mistake_is_answered_before_tensorflow_is_imported(
+    tmp_path: Path, arguments: list[str], code: int, expected: str
+) -> None:
+    (tmp_path / "train.yaml").write_text(TRAIN)
+    for name in ("images/a.png", "empty/readme.txt", "taken/mine.txt"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    done = without_tensorflow(*arguments, cwd=tmp_path)
+    assert (done.returncode, expected in done.stderr) == (code, True), done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "manifest", "code", "expected"),
+    [
+        (
+            "train",
+            "TrainingJob",
+            TRAIN,
+            20,
+            "a data set at pvc://data/digits, which does not exist; ",
+        ),
+        ("convert", "TrainingJob", TRAIN, 20, "expected a data set at pvc://data/digits"),
+        ("anchors", "TrainingJob", TRAIN, 20, "expected a data set at pvc://data/digits"),
+        ("evaluate", "TrainingJob", TRAIN.replace("digits\n", "there\n"), 2, "expected a trained model"),
+        (
+            "train",
+            "TrainingJob",
+            TRAIN.replace("digits\n", "there\n") + "  model: {pretrainedWeights: {uri: pvc://data/w.h5}}\n",
+            2,
+            "expected a file at pvc://data/w.h5, which does not exist; ",
+        ),
+        ("prune", "PruneJob", PRUNE, 2, "a file at pvc://data/gone.keras, which does not exist; "),
+        (
+            "export",
+            "ExportJob",
+            EXPORT,
+            2,
+            "a file at pvc://data/gone.keras, which does not exist; ",
+        ),
+    ],
+)
+def test_a_pod_misses_its_inputs_before_tensorflow_is_imported(
+    tmp_path: Path, command: str, kind: str, manifest: str, code: int, expected: str
+) -> None:
+    (tmp_path / "volumes/data/there").mkdir(parents=True)
+    run_spec(tmp_path, kind, manifest)
+    done = without_tensorflow(command, "--spec", "run.json", "--volumes", "volumes", cwd=tmp_path)
+    assert (done.returncode, expected in done.stderr) == (code, True), done.stderr
+
+
+def without_tensorflow(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run ``tlt`` in a process in which TensorFlow, Keras and ONNX Runtime cannot be imported."""
+    command = [sys.executable, "-c", REFUSE_TENSORFLOW, *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)

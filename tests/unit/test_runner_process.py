@@ -29,7 +29,7 @@ from tlt_api.status import Artifact, Metrics, Progress
 from tlt_runner import process
 from tlt_runner.errors import RunnerError
 
-def task(run, context):
+def task(spec, run, context):
 {body}
 
 here = Path(sys.argv[1])

@@ -20,7 +20,7 @@ CLIPPED_FROM = 0.01
 
 
 @dataclass(frozen=True)
-class Found:
+class ImageDetections:
     """Detections of one image.
 
     Attributes:
@@ -40,7 +40,7 @@ class Found:
 
 def in_image(
     found: Mapping[str, Any], index: int, image_size: tuple[int, int], where: Placement, score: float
-) -> Found:
+) -> ImageDetections:
     """One image's detections out of a batch's, in pixels of the image as stored.
 
     Args:
@@ -55,7 +55,7 @@ def in_image(
     placed = where.to_original(boxes[good])
     inside = geometry.clip(placed, *image_size)
     area = ((inside[:, 2] - inside[:, 0]) > 0) & ((inside[:, 3] - inside[:, 1]) > 0)
-    return Found(
+    return ImageDetections(
         boxes=inside[area],
         class_ids=[int(value) for value in classes[good][area]],
         scores=[float(value) for value in scores[good][area]],
@@ -64,7 +64,7 @@ def in_image(
     )
 
 
-def label_text(found: Found, names: Sequence[str]) -> str:
+def label_text(found: ImageDetections, names: Sequence[str]) -> str:
     """A KITTI label file of 16 columns, as TLT's: what is not known is 0, the score comes last."""
     lines = []
     for (y1, x1, y2, x2), class_id, score in zip(found.boxes, found.class_ids, found.scores, strict=True):

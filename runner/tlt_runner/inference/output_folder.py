@@ -55,7 +55,7 @@ class OutputFolder:
             RunnerError: ``InvalidSpec`` for any other folder; the storage's reasons.
         """
         with storage_errors(str(folder)):
-            _refuse_foreign(folder)
+            refuse_foreign(folder)
             folder.mkdir(parents=True, exist_ok=True)
             journal = (folder / JOURNAL).open("a", encoding="utf-8")
         with journal:
@@ -135,7 +135,12 @@ def _lock(journal: IO[str], folder: Path) -> None:
         )
 
 
-def _refuse_foreign(folder: Path) -> None:
+def refuse_foreign(folder: Path) -> None:
+    """Refuse a folder that is neither new nor empty nor of an earlier inference.
+
+    Raises:
+        RunnerError: ``InvalidSpec``.
+    """
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from posixpath import splitext
 
 import numpy as np
@@ -22,9 +21,8 @@ import numpy.typing as npt
 from tlt_api.failures import Reason
 from tlt_runner.cancel import Stop
 from tlt_runner.context import Reporter
-from tlt_runner.data.formats import entries, folders
 from tlt_runner.data.formats.kitti import KittiWriter
-from tlt_runner.data.formats.names import printable, stem
+from tlt_runner.data.formats.names import stem
 from tlt_runner.data.images import decode, geometry
 from tlt_runner.data.images.decode import BadImageError
 from tlt_runner.data.images.geometry import Placement
@@ -37,31 +35,14 @@ from tlt_runner.errors import InterruptedRunError, RunnerError, storage_errors
 from tlt_runner.evaluation import detectors, visualize
 from tlt_runner.files import sha256_of
 from tlt_runner.inference import detections
-from tlt_runner.inference.detections import Found
+from tlt_runner.inference.detections import ImageDetections
 from tlt_runner.inference.output_folder import OutputFolder
 from tlt_runner.inference.report import REPORT, InferenceReport, named
-from tlt_runner.storage import Storage
+from tlt_runner.inference.request import Inputs, Request
 
 log = logging.getLogger(__name__)
 BATCH = 4
 """Images that go through the model at once; twice as many are decoded at a time."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to infer.
-
-    Attributes:
-        model: A .keras file: its path, or its address.
-        images: Folder of images, with its sub-folders.
-        output: Folder to write to: new, empty, or of an earlier inference.
-        score: Lowest score of a detection that is drawn and listed.
-    """
-
-    model: str
-    images: Path
-    output: Path
-    score: float
 
 
 @dataclass(frozen=True)
@@ -75,43 +56,34 @@ class _Loaded:
     oddities: tuple[Oddity, ...]
 
 
-def run(request: Request, storage: Storage, reporter: Reporter, stop: Stop) -> InferenceReport:
+def run(request: Request, inputs: Inputs, reporter: Reporter, stop: Stop) -> InferenceReport:
     """Infer, and write images, labels and the report.
 
     Args:
         request: What, and where to.
-        storage: Reads the model.
-        reporter: Is told of progress (stage ``infer``).
-        stop: Ends it after the images in work, when it is set.
+        inputs: The request's model and images, as :func:`tlt_runner.inference.request.check` gives them.
+        reporter: Receives progress (stage ``infer``).
+        stop: Ends the run after the images in work.
 
     Raises:
-        RunnerError: DatasetNotFound where there is no image; BadSamples where none can be used (with the
-            report written); InvalidSpec for an output folder of someone else; Interrupted; UnreadableModel;
-            the storage's reasons.
+        RunnerError: BadSamples where no image can be used (with the report written); InvalidSpec for an
+            output folder of someone else; Interrupted; UnreadableModel; the storage's reasons.
     """
-    with storage_errors(str(request.images)):
-        _check_folders(request)
-        listed, other_files = _listed(request.images)
-    if not listed.names and not listed.skipped:
-        raise RunnerError(
-            Reason.DATASET_NOT_FOUND,
-            f"expected images ({', '.join(folders.IMAGE_SUFFIXES)}) in {request.images} or below, got none: "
-            f"it holds {folders.holdings(request.images)}",
-            "Name the folder of images with --images.",
-        )
     with OutputFolder.opened(request.output) as output:
-        file = storage.fetch(_address(request.model))
-        model = detector.load(file)
-        inference = _Inference(request, model, output, listed.skipped)
-        progress = StageProgress("infer", len(listed.names), reporter, stop)
+        model = detector.load(inputs.model)
+        inference = _Inference(request, model, output, inputs.unusable)
+        progress = StageProgress("infer", len(inputs.images), reporter, stop)
         interrupted: InterruptedRunError | None = None
         try:
-            inference.run(listed.names, progress)
+            inference.run(inputs.images, progress)
         except InterruptedRunError as error:
             interrupted = error
-        report = inference.report(sha256_of(file), whole=interrupted is None)
-        counts = {"images": len(listed.names) + len(listed.skipped), "other_files": other_files}
-        report = output.finish(report.model_copy(update=counts))
+        report = inference.report(sha256_of(inputs.model), whole=interrupted is None)
+        listed = {
+            "images": len(inputs.images) + len(inputs.unusable),
+            "other_files": list(inputs.other_files),
+        }
+        report = output.finish(report.model_copy(update=listed))
     if interrupted is not None:
         raise InterruptedRunError(
             f"{interrupted.message}; {len(report.files)} files are in {request.output}",
@@ -229,7 +201,7 @@ class _Inference:
             self._by_class.update(own.class_ids)
             self._oddities.update(item.oddities)
 
-    def _draw(self, item: _Loaded, own: Found) -> bytes:
+    def _draw(self, item: _Loaded, own: ImageDetections) -> bytes:
         pairs = zip(own.class_ids, own.scores, strict=True)
         captions = [f"{self._config.class_names[class_id]}: {score:.2f}" for class_id, score in pairs]
         drawn = visualize.draw(item.pixels, own.boxes, captions, own.class_ids)
@@ -246,34 +218,6 @@ def _chunks(
         following = [threads.submit(load, name) for name in names[start + BATCH : start + 2 * BATCH]]
         yield [item.result() for item in waiting]
         waiting = following
-
-
-def _check_folders(request: Request) -> None:
-    if not request.images.is_dir():
-        raise RunnerError(
-            Reason.DATASET_NOT_FOUND,
-            f"expected a folder of images, got {request.images}, which is none",
-            "Name the folder of images with --images.",
-        )
-    source, target = request.images.resolve(), request.output.resolve()
-    if target.is_relative_to(source) or source.is_relative_to(target):
-        raise RunnerError(
-            Reason.INVALID_SPEC,
-            f"expected an output folder apart from the images, got {target} for images in {source}",
-            "Name another folder with --output: the results would be images of the next inference.",
-        )
-
-
-def _listed(folder: Path) -> tuple[folders.Images, list[str]]:
-    """The images of a folder, and everything in it that is none."""
-    usable = folders.find_images(folders.SourceFolder(folder, ""))
-    images_in_it = {*usable.names, *(finding.file for finding in usable.skipped)}
-    every = (printable(name) for name, _ in entries.scan(folder))
-    return usable, sorted(name for name in every if name not in images_in_it)
-
-
-def _address(model: str) -> str:
-    return model if "://" in model else f"file://{Path(model).resolve()}"
 
 
 def _judge(report: InferenceReport) -> None:

@@ -327,6 +327,18 @@ class Storage:
         with storage_errors(uri):
             return path.exists()
 
+    def missing(self, uri: str) -> str | None:
+        """Say what is there instead of a file or folder that does not exist; None where it exists.
+
+        An S3 server that does not let us list is believed: only reading tells whether the object exists.
+        """
+        path = self.local_path(uri)
+        if path is None:
+            address = parse(uri)
+            return self._objects().missing(address.root, address.path)
+        with storage_errors(uri):
+            return None if path.exists() else _what_is_there(path)
+
     def _copy_of(self, address: Address) -> Path:
         return _inside(self.scratch, f"s3/{address.root}/{address.path}", address.uri)
 

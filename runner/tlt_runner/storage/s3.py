@@ -145,6 +145,17 @@ class ObjectStore:
                     return True
         return False
 
+    def missing(self, bucket: str, key: str) -> str | None:
+        """What is there instead of an object; None where it exists, or where listing is denied."""
+        try:
+            return None if self.exists(bucket, key) else self._what_is_there(bucket, key)
+        except NotFoundError as error:  # no such bucket
+            return error.message
+        except RunnerError as error:
+            if error.reason != Reason.STORAGE_DENIED:
+                raise
+            return None
+
     def describe(self, bucket: str, key: str) -> tuple[int, str | None] | None:
         """Size of an object and the digest that :meth:`upload` wrote beside it; None where nothing is."""
         if not self.exists(bucket, key):  # where listing is forbidden, asking for what is not there is too

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from tlt_api.failures import Reason
 from tlt_api.runspec import RunSpec
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Context
-from tlt_runner.data.preparation.prepare import prepare
-from tlt_runner.errors import RunnerError
+from tlt_runner.tasks.data_set import prepare
 from tlt_runner.training.initial_model import fitted_anchors
 
 
-def run(run: RunSpec, context: Context) -> None:
-    """Report the proposed anchors beside those of the spec, whose number they have.
-
-    Raises:
-        RunnerError: ``InvalidSpec`` for another kind than TrainingJob; whatever :func:`prepare` raises.
-    """
-    spec = run.spec
-    if not isinstance(spec, TrainingJobSpec):
-        raise RunnerError(
-            Reason.INVALID_SPEC, f"anchors: expected a TrainingJob, got {run.owner.kind}/{run.owner.name}"
-        )
-    records = prepare(
-        spec.dataset, context.storage, spec.output.uri, context.reporter, context.stop, spec.model.anchors
-    )
+def run(spec: TrainingJobSpec, run: RunSpec, context: Context) -> None:
+    """Report as many proposed anchors as the spec has, beside those of the spec."""
+    records = prepare(spec, context)
     context.reporter.report(fitted_anchors(records, spec))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -17,8 +16,7 @@ import tensorflow as tf
 from tlt_api.exportjob import ExportJobSpec
 from tlt_api.failures import Reason
 from tlt_api.runspec import RunSpec
-from tlt_api.status import Artifact, ExportStatus, Progress
-from tlt_runner import storage
+from tlt_api.status import ExportStatus
 from tlt_runner.context import Context
 from tlt_runner.data import records
 from tlt_runner.data.input_pipeline import batches
@@ -30,6 +28,8 @@ from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation import detectors
 from tlt_runner.evaluation.evaluate import Detect
 from tlt_runner.export import engine, onnx, precision, verify
+from tlt_runner.files import sha256_of
+from tlt_runner.tasks import inputs
 
 log = logging.getLogger(__name__)
 
@@ -38,28 +38,22 @@ RANDOM_BATCHES = 2
 """Batches of random images that are compared where there are no validation data."""
 
 
-def run(run: RunSpec, context: Context) -> None:
+def run(spec: ExportJobSpec, run: RunSpec, context: Context) -> None:
     """Export, verify, build engines.
 
     Raises:
         RunnerError: MetricDrop, ExportFailed, EngineBuildFailed; or what is wrong with spec, model or
             records.
     """
-    spec = run.spec
-    if not isinstance(spec, ExportJobSpec):
-        raise RunnerError(
-            Reason.INVALID_SPEC, f"expected the spec of an ExportJob, got one of {run.owner.kind}"
-        )
-    if run.inputs.model is None:
-        raise RunnerError(Reason.INVALID_SPEC, "expected inputs.model, the resolved spec.model, got none")
+    source = inputs.given_model(run)
     if spec.engine:
         engine.check_capabilities(spec.engine)
     # Keras is compared with ONNX Runtime on the same CPU; a GPU is the engine builder's.
     tf.config.set_visible_devices([], "GPU")
-    path = context.storage.fetch(run.inputs.model.uri, run.inputs.model.sha256)
+    path = context.storage.fetch(source.uri, source.sha256)
     model = detector.load(path)
     data = _records(run, context, model.config)
-    files = _export(model, storage.sha256_of(path), spec, context)
+    files = _export(model, sha256_of(path), spec, context)
     exports = _verify(model, files, data, spec, context)
     _refuse_drops(exports, spec.verification.max_metric_drop)
     _build(files, spec, context)
@@ -71,14 +65,7 @@ def _records(run: RunSpec, context: Context, config: DetectorConfig) -> Records 
         log.warning("the model comes from a file: no validation data, so mAP is not compared")
         return None
     data = records.load_records(context.storage, run.inputs.records.uri, run.inputs.records.digest)
-    manifest = data.manifest
-    made_for = (manifest.class_names, manifest.height, manifest.width)
-    if made_for != (config.class_names, config.height, config.width):
-        raise RunnerError(
-            Reason.MODEL_MISMATCH,
-            f"expected records of classes {config.class_names} and {config.width} x {config.height} pixels, "
-            f"as the model; got {made_for[0]} and {manifest.width} x {manifest.height}",
-        )
+    inputs.require_same_data(config, data.manifest)
     return data
 
 
@@ -88,10 +75,10 @@ def _export(
     full = onnx.to_onnx(model, digest)
     files: dict[str, onnx.OnnxFile] = {}
     for step, name in enumerate(spec.precisions):
-        _continue(context, "export", step)
+        context.begin("export", step)
         exported = full if name == "fp32" else precision.to_float16(full)
         files[name] = onnx.write(exported, context.scratch / f"model-{name}.onnx")
-        _publish(files[name].path, f"onnx-{name}", spec, context)
+        context.publish(files[name].path, f"onnx-{name}", spec.output.uri)
     return files
 
 
@@ -102,13 +89,13 @@ def _verify(
     spec: ExportJobSpec,
     context: Context,
 ) -> list[ExportStatus]:
-    _continue(context, "verify", 0)
+    context.begin("verify", 0)
     reference = _judge(detectors.of_keras(model), model.config, data, spec)
     if reference.metrics:
         context.reporter.report(reference.metrics)
     exports: list[ExportStatus] = []
     for step, (name, file) in enumerate(files.items(), start=1):
-        _continue(context, "verify", step)
+        context.begin("verify", step)
         detect = verify.OnnxDetector(file.path)
         judged = _judge(detect, model.config, data, spec)
         latency = verify.latency_milliseconds(detect, model.config.height, model.config.width)
@@ -145,21 +132,9 @@ def _build(files: Mapping[str, onnx.OnnxFile], spec: ExportJobSpec, context: Con
     if spec.engine is None:
         return
     for step, (name, file) in enumerate(files.items()):
-        _continue(context, "build", step)
+        context.begin("build", step)
         target = context.scratch / f"model-{name}.engine"
         engine.build_engine(file.path, target, spec.engine, spec.batch)
         if spec.engine.builder == "tensorrt-rtx":
             log.info("%s: %s", target.name, engine.check_engine(target))
-        _publish(target, f"engine-{name}", spec, context)
-
-
-def _publish(path: Path, name: str, spec: ExportJobSpec, context: Context) -> None:
-    published = context.storage.publish(path, storage.join(spec.output.uri, path.name))
-    context.reporter.artifact(
-        Artifact(name=name, uri=published.uri, sha256=published.sha256, size_bytes=published.size_bytes)
-    )
-
-
-def _continue(context: Context, stage: str, step: int) -> None:
-    context.stop.raise_if(f"in stage {stage}, step {step}")
-    context.reporter.progress(Progress(stage=stage, step=step))
+        context.publish(target, f"engine-{name}", spec.output.uri)

@@ -1,51 +1,45 @@
-"""``tlt prune``: take filters out of a trained detector; the result is a detector that can be retrained.
+"""``tlt prune``: remove filters from a trained detector; the result is a detector that can be retrained.
 
-Called by :mod:`tlt_runner.process` with the RunSpec of a PruneJob. The plan is logged and published before
-the model that it makes.
+Called by :mod:`tlt_runner.process`. The plan is logged and published before the pruned model.
 """
 
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import tensorflow as tf
 
 from tlt_api.failures import Reason
 from tlt_api.prunejob import PruneJobSpec
 from tlt_api.runspec import RunSpec
-from tlt_api.status import Artifact, Progress, PruningStatus
+from tlt_api.status import PruningStatus
 from tlt_runner.context import Context
 from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
 from tlt_runner.pruning import faster_rcnn
 from tlt_runner.pruning.plan import Options, PruningPlan
-from tlt_runner.storage import join
+from tlt_runner.tasks import inputs
 
 log = logging.getLogger(__name__)
 
 
-def run(run: RunSpec, context: Context) -> None:
+def run(spec: PruneJobSpec, run: RunSpec, context: Context) -> None:
     """Plan, rebuild, publish ``plan`` and ``model``.
 
     Raises:
         RunnerError: InvalidSpec, NothingToPrune, UnreadableModel, Interrupted, or the storage's reasons.
     """
-    spec = run.spec
-    if not isinstance(spec, PruneJobSpec):
-        raise RunnerError(
-            Reason.INVALID_SPEC, f"prune: expected a PruneJob, got {run.owner.kind}/{run.owner.name}"
-        )
-    if run.inputs.model is None:
-        raise RunnerError(Reason.INVALID_SPEC, "expected inputs.model, the resolved spec.model, got none")
+    source = inputs.given_model(run)
     # Nothing here is worth a GPU, and one that is claimed here is missing elsewhere.
     tf.config.set_visible_devices([], "GPU")
-    model = detector.load(context.storage.fetch(run.inputs.model.uri, run.inputs.model.sha256))
-    _continue(context, step=1)
+    model = detector.load(context.storage.fetch(source.uri, source.sha256))
+    context.begin("prune", step=1)
     plan = faster_rcnn.plan_pruning(model, options_of(spec), threshold=spec.threshold, target=spec.target)
     log.info("pruning plan\n%s", plan.table())
-    _publish_plan(plan, spec, context)
-    _continue(context, step=2)
+    plan_file = context.scratch / "plan.json"
+    plan_file.write_text(plan.to_json() + "\n", encoding="utf-8")
+    context.publish(plan_file, "plan", spec.output.uri)
+    context.begin("prune", step=2)
     pruned = faster_rcnn.rebuild(model, plan)
     if pruned.count_params() != plan.parameters_after:
         raise RunnerError(
@@ -53,14 +47,14 @@ def run(run: RunSpec, context: Context) -> None:
             f"expected {plan.parameters_after} parameters by the plan, the pruned model has "
             f"{pruned.count_params()}",
         )
-    local = context.scratch / "model.keras"
-    detector.save(pruned, local)
-    _publish("model", local, spec, context)
+    model_file = context.scratch / "model.keras"
+    detector.save(pruned, model_file)
+    context.publish(model_file, "model", spec.output.uri)
     context.reporter.report(status_of(plan))
 
 
 def options_of(spec: PruneJobSpec) -> Options:
-    """The part of the spec that says how, not how much."""
+    """Return the pruning options of the spec: everything but the amount."""
     return Options(
         normalizer=spec.normalizer,
         equalization=spec.equalization,
@@ -71,7 +65,7 @@ def options_of(spec: PruneJobSpec) -> Options:
 
 
 def status_of(plan: PruningPlan) -> PruningStatus:
-    """What the plan comes to, for the resource's status."""
+    """Return the plan's figures for the resource's status."""
     return PruningStatus(
         parameters_before=plan.parameters_before,
         parameters_after=plan.parameters_after,
@@ -81,22 +75,3 @@ def status_of(plan: PruningPlan) -> PruningStatus:
         parameters_kept=f"{plan.parameters_kept * 100:.0f} %",
         flops_kept=f"{plan.flops_kept * 100:.0f} %",
     )
-
-
-def _publish_plan(plan: PruningPlan, spec: PruneJobSpec, context: Context) -> None:
-    local = context.scratch / "plan.json"
-    local.write_text(plan.to_json() + "\n", encoding="utf-8")
-    _publish("plan", local, spec, context)
-
-
-def _publish(name: str, local: Path, spec: PruneJobSpec, context: Context) -> None:
-    published = context.storage.publish(local, join(spec.output.uri, local.name))
-    local.unlink()
-    context.reporter.artifact(
-        Artifact(name=name, uri=published.uri, sha256=published.sha256, size_bytes=published.size_bytes)
-    )
-
-
-def _continue(context: Context, step: int) -> None:
-    context.stop.raise_if("while pruning; the next attempt begins anew")
-    context.reporter.progress(Progress(stage="prune", step=step))

@@ -14,14 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from tlt_api.failures import Reason
 from tlt_api.runspec import RunSpec
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Context
 from tlt_runner.data.input_pipeline import batches
 from tlt_runner.data.records import Records
 from tlt_runner.detector.model import FasterRCNN
-from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation import detectors
 from tlt_runner.status.file import LocalReporter
 from tlt_runner.training import loop, mixed_precision, preparation
@@ -40,17 +38,12 @@ from tlt_runner.training.trainer import INPUTS, Trainer
 log = logging.getLogger(__name__)
 
 
-def run(run: RunSpec, context: Context) -> None:
+def run(spec: TrainingJobSpec, run: RunSpec, context: Context) -> None:
     """Train as the RunSpec says; publishes ``best``, ``last`` and the best model's metrics.
 
     Raises:
-        RunnerError: InvalidSpec for another kind than TrainingJob; whatever data, model or loop raise.
+        RunnerError: Whatever data, model or loop raise.
     """
-    spec = run.spec
-    if not isinstance(spec, TrainingJobSpec):
-        raise RunnerError(
-            Reason.INVALID_SPEC, f"train: expected a TrainingJob, got {run.owner.kind}/{run.owner.name}"
-        )
     index = rendezvous.index_of(os.environ, run.workers)
     workers = claim(spec.resources.gpus, run.workers, index, context.stop.is_set)
     if not workers.chief:  # it says on its own log what it sees

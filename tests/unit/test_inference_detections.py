@@ -5,7 +5,7 @@ import numpy as np
 
 from tlt_runner.data.images.geometry import placement
 from tlt_runner.evaluation.visualize import colour, draw, encode
-from tlt_runner.inference.detections import Found, in_image, label_text
+from tlt_runner.inference.detections import ImageDetections, in_image, label_text
 
 NOTHING = np.zeros((0, 4))
 
@@ -40,11 +40,11 @@ def test_padding_low_scores_and_what_is_no_number_are_left_out() -> None:
 
 
 def test_a_label_line_has_sixteen_columns_with_the_score_last() -> None:
-    found = Found(np.array([[1.0, 2.0, 30.456, 40.0]]), [1], [0.98765432], 0, 0)
+    found = ImageDetections(np.array([[1.0, 2.0, 30.456, 40.0]]), [1], [0.98765432], 0, 0)
     assert label_text(found, ["bus", "fire_truck"]) == (
         "fire_truck 0.00 0 0.00 2.00 1.00 40.00 30.46 0 0 0 0 0 0 0 0.9876543\n"
     )
-    assert label_text(Found(NOTHING, [], [], 0, 0), ["bus"]) == ""
+    assert label_text(ImageDetections(NOTHING, [], [], 0, 0), ["bus"]) == ""
 
 
 def test_a_box_is_drawn_along_its_edges_and_the_original_stays() -> None:
