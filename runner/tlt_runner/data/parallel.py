@@ -38,7 +38,7 @@ def workers(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 
 
 class Stop(Protocol):
-    """A request to end the run; a ``threading.Event`` is one."""
+    """A request to end the run: a :class:`tlt_runner.cancel.Stop`, or any ``threading.Event``."""
 
     def is_set(self) -> bool:
         """True once the run is to end."""
