@@ -22,15 +22,16 @@ class Stop(Event):
         """Return True once the run was asked to stop."""
         return self.is_set()
 
-    def raise_if(self, when: str, hint: str | None = None) -> None:
+    def raise_if(self, when: str, hint: str | None = None, stage: str | None = None) -> None:
         """End the run here if it was asked to stop.
 
         Args:
             when: Continues the word "stopped" in the message, for example ``"while pruning"``.
             hint: What to do next; by default that of the reason ``Interrupted``.
+            stage: Name of the stage, in front of the message.
 
         Raises:
             InterruptedRunError: The run was asked to stop.
         """
         if self.requested():
-            raise InterruptedRunError(f"stopped {when}", hint)
+            raise InterruptedRunError(f"{stage}: stopped {when}" if stage else f"stopped {when}", hint)

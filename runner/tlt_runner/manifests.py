@@ -1,7 +1,7 @@
-"""Manifests as files: which documents are ours, and every mistake in them, by file, document and field.
+"""Manifest files: the documents of our API group, and every mistake in them by file, document and field.
 
-Called by ``tlt validate``, ``tlt run`` and ``tlt <command> -f``. The verdict is the models' own, read as
-strictly as an API server reads: a text is not a number, and a key stands once.
+Called by ``tlt validate``, ``tlt run`` and ``tlt <command> -f``. The API's models decide, and types are as
+strict as an API server's: a text is not a number, and a key may not appear twice.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ SUFFIXES = (".yaml", ".yml", ".json")
 
 @dataclass(frozen=True)
 class Document:
-    """A document that is ours and valid.
+    """A valid document of our API group.
 
     Attributes:
         place: ``file, document N``.
-        resource: What it says.
+        resource: Its resource.
     """
 
     place: str
@@ -39,13 +39,13 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What was found in a file or folder.
+class Checked:
+    """The documents of a file or folder, sorted into valid ones, invalid ones and those of other APIs.
 
     Attributes:
-        documents: Ours and valid, in order of reading.
-        problems: Ours and wrong: one text each, with place, field, expected and got.
-        ignored: Not ours: one text each.
+        documents: Valid documents, in order of reading.
+        problems: Mistakes: one text each, with place, field, expected and got.
+        ignored: Documents of other API groups, and subfolders: one text each.
     """
 
     documents: tuple[Document, ...]
@@ -53,7 +53,7 @@ class Verdict:
     ignored: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """The verdict for people, one line a document."""
+        """Return one line for people a document, and a last one with the totals."""
         valid = [f"valid    {item.place}: {item.resource.key}" for item in self.documents]
         wrong = [f"invalid  {text}" for text in self.problems]
         other = [f"ignored  {text}" for text in self.ignored]
@@ -61,10 +61,10 @@ class Verdict:
         return [*valid, *wrong, *other, total]
 
     def require_valid(self) -> list[Resource]:
-        """The resources.
+        """Return the resources.
 
         Raises:
-            RunnerError: InvalidSpec; something is wrong, or nothing is ours.
+            RunnerError: InvalidSpec; there is a problem, or no valid document.
         """
         if self.problems:
             raise RunnerError(Reason.INVALID_SPEC, "\n  ".join(("", *self.problems)))
@@ -76,7 +76,7 @@ class Verdict:
         return [item.resource for item in self.documents]
 
 
-def read(path: Path) -> Verdict:
+def read(path: Path) -> Checked:
     """Read a manifest file, or all of a folder (not of its subfolders), without raising for its content.
 
     Raises:
@@ -99,7 +99,7 @@ def read(path: Path) -> Verdict:
                 documents.append(Document(place, _parse(body)))
             except InvalidResourceError as error:
                 problems.append(f"{place}: {error}")
-    return Verdict(
+    return Checked(
         tuple(documents), (*problems, *_duplicates(documents), *_cycles(documents)), tuple(ignored)
     )
 
@@ -118,7 +118,7 @@ def _files(path: Path) -> tuple[list[Path], list[str]]:
 
 
 def _bodies(file: Path) -> Iterator[tuple[str, Any]]:
-    """(place, body) of each document; the items of a List count as documents."""
+    """Yield (place, body) of each document; the items of a List count as documents."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -161,9 +161,9 @@ def _parse(body: dict[str, Any]) -> Resource:
 
 
 def _duplicates(documents: list[Document]) -> Iterator[str]:
-    seen: dict[str, str] = {}
+    first_places: dict[str, str] = {}
     for item in documents:
-        first = seen.setdefault(item.resource.key, item.place)
+        first = first_places.setdefault(item.resource.key, item.place)
         if first != item.place:
             yield f"{item.place}: {item.resource.key} stands in {first} already"
 
@@ -171,29 +171,29 @@ def _duplicates(documents: list[Document]) -> Iterator[str]:
 def _cycles(documents: list[Document]) -> Iterator[str]:
     by_key = {(item.resource.kind.name, item.resource.name): item.resource for item in documents}
     for item in documents:
-        found = references.resolve(item.resource, lambda kind, name: by_key.get((kind, name)))
-        if isinstance(found, references.Broken) and found.reason == Reason.DEPENDENCY_CYCLE:
-            yield f"{item.place}: {found.message}"
+        resolved = references.resolve(item.resource, lambda kind, name: by_key.get((kind, name)))
+        if isinstance(resolved, references.Broken) and resolved.reason == Reason.DEPENDENCY_CYCLE:
+            yield f"{item.place}: {resolved.message}"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as an API server reads it: duplicate keys are a mistake, 5e-6 is a number, a date is a text."""
+    """Reads YAML as an API server does: duplicate keys are a mistake, 5e-6 is a number, a date is a text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping, whose keys all differ."""
-        seen: set[Any] = set()
+        """Return a mapping; refuse one in which a key appears twice."""
+        keys: set[Any] = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str | int | float | bool) and key in seen:
+            if isinstance(key, str | int | float | bool) and key in keys:
                 raise yaml.constructor.ConstructorError(
                     "while reading a mapping",
                     node.start_mark,
                     f"the key {key!r} stands twice",
                     key_node.start_mark,
                 )
-            seen.add(key if isinstance(key, str | int | float | bool) else id(key_node))
+            keys.add(key if isinstance(key, str | int | float | bool) else id(key_node))
         return super().construct_mapping(node, deep)
 
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import cv2
@@ -14,11 +13,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from fakes import RecordingReporter
 from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
 from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import DatasetStatus, Progress
 from tlt_api.trainingjob import TrainingJobSpec
+from tlt_runner.cancel import Stop
 from tlt_runner.context import Context
 from tlt_runner.data import sample_digits
 from tlt_runner.data.preparation.prepare import prepare
@@ -29,20 +30,6 @@ from tlt_runner.tasks import convert
 
 HEIGHT, WIDTH = 100, 200
 REST = "0 0 0 0 0 0 0"
-
-
-class Heard:
-    """A reporter that remembers."""
-
-    def __init__(self) -> None:
-        self.steps: list[Progress] = []
-        self.found: DatasetStatus | None = None
-
-    def progress(self, progress: Progress) -> None:
-        self.steps.append(progress)
-
-    def report(self, dataset: DatasetStatus) -> None:
-        self.found = dataset
 
 
 class Folder:
@@ -136,19 +123,18 @@ def _torture(folder: Folder) -> None:
 
 def test_status_and_progress_say_what_was_found(folder: Folder, storage: Storage, output: str) -> None:
     _torture(folder)
-    heard = Heard()
+    reporter = RecordingReporter()
     dataset = folder.dataset(badSamples={"maxFraction": 0.5})
-    records = prepare(dataset, storage, output, heard)  # type: ignore[arg-type]
-    found = heard.found
-    assert found is not None
-    assert (found.images, found.objects, found.skipped, found.dropped_objects) == (8, 8, 4, 6)
-    assert [(item.name, item.objects) for item in found.classes or ()] == [("person", 0), ("vehicle", 8)]
-    assert (found.digest, found.records_uri) == (records.digest, records.uri)
+    records = prepare(dataset, storage, output, reporter)
+    status = reporter.last(DatasetStatus)
+    assert (status.images, status.objects, status.skipped, status.dropped_objects) == (8, 8, 4, 6)
+    assert [(item.name, item.objects) for item in status.classes or ()] == [("person", 0), ("vehicle", 8)]
+    assert (status.digest, status.records_uri) == (records.digest, records.uri)
     # Three bad images are only found out when they are opened: 11 have a label, 8 + 3 are offered.
-    assert [(step.stage, step.step) for step in heard.steps] == [
+    assert [(step.stage, step.step) for step in reporter.progresses] == [
         (stage, step) for stage in ("survey", "convert") for step in range(1, 12)
     ]
-    assert [step.eta_seconds for step in heard.steps if step.step == 11] == [0, 0]
+    assert [step.eta_seconds for step in reporter.progresses if step.step == 11] == [0, 0]
 
 
 def test_a_record_holds_the_resized_image_and_its_boxes(
@@ -390,7 +376,7 @@ def test_a_file_that_changes_while_it_is_read_ends_the_run_and_makes_no_record(
     _good(folder, 10)
     file = folder.root / "training" / part
 
-    class ChangesAfterTheSurvey(Heard):
+    class ChangesAfterTheSurvey(RecordingReporter):
         def progress(self, progress: Progress) -> None:
             if (progress.stage, progress.step) == ("survey", 10):
                 file.unlink() if removed else file.write_bytes(file.read_bytes() + b"\n")
@@ -416,9 +402,9 @@ def test_a_stop_interrupts_and_what_was_finished_is_taken_over(
     folder: Folder, storage: Storage, output: str, tmp_path: Path
 ) -> None:
     _good(folder, 100)
-    stop = Event()
+    stop = Stop()
 
-    class StopsAtForty(Heard):
+    class StopsAtForty(RecordingReporter):
         def progress(self, progress: Progress) -> None:
             if (progress.stage, progress.step) == ("convert", 40):
                 stop.set()
@@ -431,11 +417,11 @@ def test_a_stop_interrupts_and_what_was_finished_is_taken_over(
     whole = sorted(name for name in written if name.endswith(".tfrecord"))
     # About 80 training images in 8 shards: three or four are full after 40 images.
     assert whole in ([f"training-{number:05d}-of-00008.tfrecord" for number in range(n)] for n in (3, 4))
-    heard = Heard()
-    records = prepare(folder.dataset(), storage, output, heard)  # type: ignore[arg-type]
+    reporter = RecordingReporter()
+    records = prepare(folder.dataset(), storage, output, reporter)
     assert {name: (left / name).stat().st_mtime_ns for name in written} == written
     taken_over = sum(shard.images for shard in records.manifest.shards if shard.name in whole)
-    steps = [step.step for step in heard.steps if step.stage == "convert"]
+    steps = [step.step for step in reporter.progresses if step.stage == "convert"]
     assert steps == list(range(taken_over + 1, 101))
 
 
@@ -443,12 +429,11 @@ def test_the_convert_task_prepares_and_reports(
     folder: Folder, storage: Storage, output: str, tmp_path: Path
 ) -> None:
     _good(folder, 3)
-    heard = Heard()
+    reporter = RecordingReporter()
     spec = TrainingJobSpec.model_validate({"dataset": folder.dataset().to_wire(), "output": {"uri": output}})
     run = RunSpec(owner=Owner(kind="TrainingJob", namespace="n", name="t", uid="u"), attempt=1, spec=spec)
-    convert.run(run.spec, run, Context(storage, heard, tmp_path / "scratch", Event()))  # type: ignore[arg-type]
-    assert heard.found is not None
-    assert heard.found.images == 3
+    convert.run(run.spec, run, Context(storage, reporter, tmp_path / "scratch", Stop()))  # type: ignore[arg-type]
+    assert reporter.last(DatasetStatus).images == 3
 
 
 _RUN = """

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 from typing import Any, get_args
 
 import cv2
@@ -23,6 +22,7 @@ from tlt_api.dataset import Dataset, LabelFormat
 from tlt_api.failures import Reason
 from tlt_api.status import Progress
 from tlt_runner import cli
+from tlt_runner.cancel import Stop
 from tlt_runner.data.preparation import planning, sources
 from tlt_runner.data.preparation.export_folder import export_folder
 from tlt_runner.errors import RunnerError
@@ -447,7 +447,7 @@ def test_an_empty_folder_is_as_good_as_a_new_one(tmp_path: Path) -> None:
 
 def test_an_interrupted_conversion_leaves_nothing_behind(tmp_path: Path) -> None:
     start = _make_kitti(tmp_path / "start", STREETS)
-    stop = Event()
+    stop = Stop()
     with pytest.raises(RunnerError) as failure:
         _export(tmp_path, start, tmp_path / "new/out", reporter=_At(1, stop.set), stop=stop)
     assert failure.value.reason == Reason.INTERRUPTED

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from fakes import RecordingReporter
 from tlt_api.failures import Reason
-from tlt_api.status import DatasetStatus, Progress
+from tlt_api.status import DatasetStatus
 from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Storage
@@ -17,18 +18,6 @@ from torture import CAR, IMAGES, LABELS, Folder, dataset, findings, jpeg, report
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
     return Storage(scratch=tmp_path / "scratch")
-
-
-class Heard:
-    """A reporter that remembers the summary."""
-
-    found: DatasetStatus | None = None
-
-    def progress(self, progress: Progress) -> None:
-        pass
-
-    def report(self, dataset: DatasetStatus) -> None:
-        self.found = dataset
 
 
 @pytest.fixture(scope="module")
@@ -267,20 +256,19 @@ def test_the_refused_torture_folder_leaves_a_report_a_page_and_a_summary(
     policy: dict[str, Any], place: Path, storage: Storage, tmp_path: Path
 ) -> None:
     held_out = {"images": "testing/image_2", "labels": "testing/label_2"}
-    heard = Heard()
+    reporter = RecordingReporter()
     with pytest.raises(RunnerError) as caught:
         data = dataset(place / "set", validation=held_out, badSamples=policy)
-        prepare(data, storage, f"file://{tmp_path}/out", heard)  # type: ignore[arg-type]
+        prepare(data, storage, f"file://{tmp_path}/out", reporter)
     assert caught.value.reason == Reason.BAD_SAMPLES
     assert "20 of 42 images (47.62%) are bad, 1 labels have no image and 1 label" in caught.value.message
     assert "bad/bomb.png: HugeImage: expected at most" in caught.value.message
     assert (tmp_path / "out/dataset-report.json").is_file()
     assert (tmp_path / "out/dataset-report.html").is_file()
-    found = heard.found
-    assert found is not None
-    assert (found.images, found.objects, found.skipped, found.dropped_objects) == (23, 25, 19, 13)
-    assert (found.warnings, found.digest, found.records_uri) == (16, None, None)
-    assert found.report_uri == f"file://{tmp_path}/out/dataset-report.html"
+    status = reporter.last(DatasetStatus)
+    assert (status.images, status.objects, status.skipped, status.dropped_objects) == (23, 25, 19, 13)
+    assert (status.warnings, status.digest, status.records_uri) == (16, None, None)
+    assert status.report_uri == f"file://{tmp_path}/out/dataset-report.html"
 
 
 def test_the_failure_names_the_lines_of_each_bad_label(storage: Storage, tmp_path: Path) -> None:

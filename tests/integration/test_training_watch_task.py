@@ -1,7 +1,6 @@
 """``tlt train`` on a few real scenes: what it leaves for those who watch."""
 
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import tensorflow as tf
 
 import tiny_detector
 from tlt_api.runspec import RunSpec
+from tlt_runner.cancel import Stop
 from tlt_runner.context import Context
 from tlt_runner.data import sample_digits
 from tlt_runner.status.file import LocalReporter
@@ -41,7 +41,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sample_digits.generate(folder / "scenes", 12, 96, 96, seed=3, classes=[0, 1])
     scratch = folder / "scratch"
     scratch.mkdir()
-    context = Context(Storage(scratch=scratch), LocalReporter(None), scratch, threading.Event())
+    context = Context(Storage(scratch=scratch), LocalReporter(None), scratch, Stop())
     train.run(run_spec(folder).spec, run_spec(folder), context)
     return folder / "out"
 

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import tensorflow as tf
 
 import training_workers
 from tlt_api.runspec import RunSpec
+from tlt_runner.cancel import Stop
 from tlt_runner.context import Context
 from tlt_runner.detector import model as detector
 from tlt_runner.status.file import LocalReporter
@@ -27,7 +27,7 @@ def run(scenes: Path, output: Path, batch_size: int, strategy: Any) -> tuple[lis
     scratch = output / "scratch"
     scratch.mkdir(parents=True)
     reporter = LocalReporter(None)
-    train.run(spec.spec, spec, Context(Storage(scratch=scratch), reporter, scratch, threading.Event()))
+    train.run(spec.spec, spec, Context(Storage(scratch=scratch), reporter, scratch, Stop()))
     return detector.load(output / "last.keras").get_weights(), reporter.snapshot().metrics
 
 

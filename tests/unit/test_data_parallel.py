@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
 
 import pytest
 
+from fakes import RecordingReporter
 from tlt_api.failures import Reason
-from tlt_api.status import Progress
+from tlt_runner.cancel import Stop
 from tlt_runner.data import parallel
 from tlt_runner.data.parallel import StageProgress, in_order, workers
 from tlt_runner.errors import RunnerError
@@ -45,7 +45,7 @@ def test_a_pod_limit_lowers_the_number_of_workers(tmp_path: Path, limit: str, mo
 
 
 def test_a_stop_raises_interrupted_with_the_position() -> None:
-    stop = Event()
+    stop = Stop()
     progress = StageProgress("convert", 10, None, stop)
     progress.advance()
     progress.raise_if_stopped()
@@ -61,33 +61,27 @@ def test_batches_change_neither_results_nor_order() -> None:
     assert results == [(number, number**2) for number in range(50)]
 
 
-class Heard:
-    def __init__(self) -> None:
-        self.steps: list[Progress] = []
-
-    def progress(self, progress: Progress) -> None:
-        self.steps.append(progress)
-
-
 def test_the_speed_is_that_of_the_last_seconds_and_gives_the_time_left() -> None:
-    now, heard = 0.0, Heard()
-    progress = StageProgress("convert", 1000, heard, None, clock=lambda: now)  # type: ignore[arg-type]
+    now, reporter = 0.0, RecordingReporter()
+    progress = StageProgress("convert", 1000, reporter, None, clock=lambda: now)  # type: ignore[arg-type]
     for _ in range(100):  # 100 images of 1 s: long ago
         now += 1
         progress.advance()
     for _ in range(300):  # 300 images of 0.1 s: the last 30 s
         now += 0.1
         progress.advance()
-    last = heard.steps[-1]
+    last = reporter.progresses[-1]
     assert (last.stage, last.step) == ("convert", 400)
     assert last.images_per_second == pytest.approx(10, rel=0.06)
     assert last.eta_seconds == pytest.approx(60, abs=4)
 
 
 def test_skipped_images_do_not_count_for_the_speed() -> None:
-    now, heard = 0.0, Heard()
-    progress = StageProgress("convert", 1000, heard, None, clock=lambda: now)  # type: ignore[arg-type]
+    now, reporter = 0.0, RecordingReporter()
+    progress = StageProgress("convert", 1000, reporter, None, clock=lambda: now)  # type: ignore[arg-type]
     progress.skip(990)
     now = 5.0
     progress.advance()
-    assert [(step.step, step.images_per_second, step.eta_seconds) for step in heard.steps] == [(991, 0.2, 45)]
+    assert [(step.step, step.images_per_second, step.eta_seconds) for step in reporter.progresses] == [
+        (991, 0.2, 45)
+    ]

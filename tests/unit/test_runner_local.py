@@ -17,7 +17,7 @@ from tlt_api.status import Artifact, Dependency, Inputs, Metrics, Phase, Progres
 from tlt_runner import exits
 from tlt_runner.commands import COMMANDS
 from tlt_runner.errors import RunnerError
-from tlt_runner.local import checks, flow, summary, table, transitions
+from tlt_runner.local import checks, flow, table, transitions
 from tlt_runner.local.state import Folders, State, body_of
 from tlt_runner.local.view import PlainView
 
@@ -262,7 +262,7 @@ def test_the_table_has_the_columns_of_kubectl_get() -> None:
 def test_the_end_of_a_flow_names_reason_hint_and_log(folders: Folders) -> None:
     begun = transitions.begun(transitions.new(training("t"), NOON), RESOLVED, NOON)
     failed = transitions.failed(begun, exits.failure(Reason.NAN_LOSS, "loss is NaN at step 3"), NOON)
-    text = "\n".join(summary.lines([failed], folders, {failed.key: Path("/log.txt")}, NOON))
+    text = "\n".join(table.of_flow([failed], folders, {failed.key: Path("/log.txt")}, NOON))
     for part in ("NaNLoss: loss is NaN at step 3", "learningRate.max", "/log.txt", "does not retry"):
         assert part in text
 

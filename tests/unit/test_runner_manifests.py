@@ -42,19 +42,19 @@ def write(folder: Path, *texts: str, name: str = "all.yaml") -> Path:
     "folder", [path for path in SAMPLES.iterdir() if path.is_dir()], ids=lambda p: p.name
 )
 def test_every_sample_is_valid(folder: Path) -> None:
-    verdict = manifests.read(folder)
-    assert verdict.problems == ()
-    assert verdict.documents
+    checked = manifests.read(folder)
+    assert checked.problems == ()
+    assert checked.documents
 
 
 def test_what_is_not_ours_is_ignored_by_name(tmp_path: Path) -> None:
     other = "\napiVersion: v1\nkind: Namespace\nmetadata: {name: tlt}\n"
     (tmp_path / "more").mkdir()
     write(tmp_path, TRAIN.replace("NAME", "a"), other)
-    verdict = manifests.read(tmp_path)
-    assert [item.resource.key for item in verdict.documents] == ["TrainingJob/a"]
-    assert any("Namespace/tlt" in text for text in verdict.ignored)
-    assert any("subfolder" in text for text in verdict.ignored)
+    checked = manifests.read(tmp_path)
+    assert [item.resource.key for item in checked.documents] == ["TrainingJob/a"]
+    assert any("Namespace/tlt" in text for text in checked.ignored)
+    assert any("subfolder" in text for text in checked.ignored)
 
 
 def test_items_of_a_list_are_documents(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from tlt_api.status import Progress
-from tlt_runner.errors import InterruptedRunError
+from tlt_runner.cancel import Stop
 
 MOST_WORKERS = 32
 WINDOW = 4
@@ -35,13 +35,6 @@ def workers(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     except (OSError, ValueError):
         pass  # no cgroup v2, or "max": no limit
     return max(1, min(cores, MOST_WORKERS))
-
-
-class Stop(Protocol):
-    """A request to end the run: a :class:`tlt_runner.cancel.Stop`, or any ``threading.Event``."""
-
-    def is_set(self) -> bool:
-        """True once the run is to end."""
 
 
 class ProgressReporter(Protocol):
@@ -84,8 +77,8 @@ class StageProgress:
         Raises:
             InterruptedRunError: The run was asked to stop.
         """
-        if self._stop is not None and self._stop.is_set():
-            raise InterruptedRunError(f"{self._stage}: stopped at image {self._done} of {self._total}")
+        if self._stop is not None:
+            self._stop.raise_if(f"at image {self._done} of {self._total}", stage=self._stage)
 
     def skip(self, images: int) -> None:
         """Count images that need no work: they are done, and do not count for the speed."""

@@ -1,6 +1,6 @@
-"""What a detector found in one image, in the image's own pixels, and as a KITTI label file.
+"""Detections of one image in the pixels of the image as stored, and as a KITTI label file.
 
-Called by ``tlt infer``.
+Called by :mod:`tlt_runner.inference.run`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tlt_runner.data.images import geometry
 from tlt_runner.data.images.geometry import Placement
 
 CLIPPED_FROM = 0.01
-"""Pixels of an edge beyond the image below which nothing was cut but a rounding error."""
+"""Distance of an edge beyond the image, in pixels, up to which it is a rounding error and not counted."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ImageDetections:
     Attributes:
         boxes: [N, 4] yxyx, in pixels of the image as stored, none beyond its edges.
         class_ids: N ids.
-        scores: N scores, falling.
+        scores: N scores, in descending order.
         clipped: Boxes that were cut at the image's edge.
         outside: Detections left out because they lie in a letterbox's padding.
     """
@@ -39,35 +39,38 @@ class ImageDetections:
 
 
 def in_image(
-    found: Mapping[str, Any], index: int, image_size: tuple[int, int], where: Placement, score: float
+    batch: Mapping[str, Any], index: int, image_size: tuple[int, int], placement: Placement, score: float
 ) -> ImageDetections:
-    """One image's detections out of a batch's, in pixels of the image as stored.
+    """Return the detections of one image of a batch, in pixels of the image as stored.
 
     Args:
-        found: ``boxes`` [B, D, 4] yxyx in the network's pixels, ``scores`` [B, D], ``classes`` [B, D].
-        index: The image's place in the batch.
+        batch: ``boxes`` [B, D, 4] yxyx in the network's pixels, ``scores`` [B, D], ``classes`` [B, D].
+        index: Index of the image in the batch.
         image_size: Height and width of the image as stored.
-        where: Where it lies in the network's input.
+        placement: Position and scale of the image in the network's input.
         score: Lowest score.
     """
-    boxes, scores, classes = (np.asarray(found[key][index]) for key in ("boxes", "scores", "classes"))
-    good = (classes >= 0) & (scores >= score) & np.isfinite(boxes).all(axis=-1)
-    placed = where.to_original(boxes[good])
-    inside = geometry.clip(placed, *image_size)
-    area = ((inside[:, 2] - inside[:, 0]) > 0) & ((inside[:, 3] - inside[:, 1]) > 0)
+    boxes, scores, classes = (np.asarray(batch[key][index]) for key in ("boxes", "scores", "classes"))
+    kept = (classes >= 0) & (scores >= score) & np.isfinite(boxes).all(axis=-1)
+    original = placement.to_original(boxes[kept])
+    clipped = geometry.clip(original, *image_size)
+    # A box in the padding of a letterbox has no area left once it is cut at the image's edges.
+    visible = ((clipped[:, 2] - clipped[:, 0]) > 0) & ((clipped[:, 3] - clipped[:, 1]) > 0)
     return ImageDetections(
-        boxes=inside[area],
-        class_ids=[int(value) for value in classes[good][area]],
-        scores=[float(value) for value in scores[good][area]],
-        clipped=int((np.abs(placed - inside)[area] > CLIPPED_FROM).any(axis=-1).sum()),
-        outside=int((~area).sum()),
+        boxes=clipped[visible],
+        class_ids=[int(value) for value in classes[kept][visible]],
+        scores=[float(value) for value in scores[kept][visible]],
+        clipped=int((np.abs(original - clipped)[visible] > CLIPPED_FROM).any(axis=-1).sum()),
+        outside=int((~visible).sum()),
     )
 
 
-def label_text(found: ImageDetections, names: Sequence[str]) -> str:
-    """A KITTI label file of 16 columns, as TLT's: what is not known is 0, the score comes last."""
+def label_text(detections: ImageDetections, names: Sequence[str]) -> str:
+    """Return a KITTI label file of 16 columns, as TLT's: unknown columns are 0, the score is the last."""
     lines = []
-    for (y1, x1, y2, x2), class_id, score in zip(found.boxes, found.class_ids, found.scores, strict=True):
+    for (y1, x1, y2, x2), class_id, score in zip(
+        detections.boxes, detections.class_ids, detections.scores, strict=True
+    ):
         box = f"{x1:.2f} {y1:.2f} {x2:.2f} {y2:.2f}"
         lines.append(f"{names[class_id]} 0.00 0 0.00 {box} 0 0 0 0 0 0 0 {score:.7f}\n")
     return "".join(lines)

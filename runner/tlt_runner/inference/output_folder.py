@@ -1,9 +1,8 @@
-"""A folder that an inference fills, and that may be filled again, without harm to any file of the user.
+"""The output folder of an inference. It may be filled again, and no file of the user is touched.
 
-Called by ``tlt infer``. A file is ours when an earlier inference has listed its name with the digest of its
-content; whatever else is found in the place of a result is left alone, and the result is not written. A file
-is listed (in a journal) before it appears, so that a killed inference can be repeated; at the end the report
-takes the journal's place.
+A file is ours if an earlier inference has listed its name with the digest of its content. If another file is
+in the place of a result, it is left alone and the result is not written. A file is listed in a journal before
+it appears, so that a killed inference can be repeated; at the end the report replaces the journal.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from tlt_runner.inference.report import REPORT, InferenceReport
 
 JOURNAL = ".inference-files.jsonl"
 WRITING = ".inference-writing"
-"""The file that is being written, under the only name that it can have before it is whole."""
+"""Name of every file while it is being written, so that a killed inference leaves at most one."""
 _IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 
 
@@ -121,7 +120,7 @@ class OutputFolder:
         return self._digest(name) not in self._earlier.get(name, ())
 
     def _digest(self, name: str) -> str | None:
-        """The digest of a file of the folder; None where there is none, or something else."""
+        """Return the digest of a file of the folder; None if there is no regular file."""
         path = self._folder / name
         return None if path.is_symlink() or not path.is_file() else files.sha256_of(path)
 
@@ -146,11 +145,11 @@ def refuse_foreign(folder: Path) -> None:
     if not folder.is_dir():
         raise RunnerError(Reason.INVALID_SPEC, f"expected a folder to write to, got {folder}, which is none")
     names = sorted(os.listdir(folder))
-    own = [folder / name for name in (REPORT, JOURNAL, WRITING) if name in names]
-    strange = [path for path in own if path.is_symlink() or not path.is_file()]
+    ours = [folder / name for name in (REPORT, JOURNAL, WRITING) if name in names]
+    strange = [path for path in ours if path.is_symlink() or not path.is_file()]
     if strange:
         raise RunnerError(Reason.INVALID_SPEC, f"expected a file of an earlier inference, got {strange[0]}")
-    if names and not own:
+    if names and not ours:
         raise RunnerError(
             Reason.INVALID_SPEC,
             f"expected a new or empty folder, or one of an earlier inference, got {folder}, which holds "
@@ -160,7 +159,7 @@ def refuse_foreign(folder: Path) -> None:
 
 
 def _listed(folder: Path) -> dict[str, set[str]]:
-    """Name -> digests of what earlier inferences made, by their report and, after a kill, by the journal."""
+    """Return name -> digests of earlier files: from the report, and after a kill from the journal."""
     listed: dict[str, set[str]] = defaultdict(set)
     report, journal = folder / REPORT, folder / JOURNAL
     if report.is_file():

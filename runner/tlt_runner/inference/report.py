@@ -1,4 +1,4 @@
-"""What an inference tells: ``inference-report.json``, and the lines that a person reads at its end."""
+"""The report of an inference: ``inference-report.json``, and its summary for people."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ REPORT = "inference-report.json"
 
 
 class InferenceReport(StatusModel):
-    """What an inference did with every entry of a folder of images."""
+    """The outcome of every entry of a folder of images."""
 
     model: str
     """The model, as given."""
     model_sha256: str
-    """Its digest."""
+    """SHA-256 of the model file."""
     images_folder: str
     """The folder of images, as given."""
     score: float
     """Lowest score of a detection that is drawn and listed."""
     whole: bool = False
-    """Whether all images were gone through; False after an interruption."""
+    """True if all images were processed; False after an interruption."""
     images: int = 0
     """Image files found, used or not."""
     inferred_images: int = 0
     """Images that went through the model."""
     images_without_detections: int = 0
-    """Of these, images in which nothing was found."""
+    """Inferred images without any detection."""
     odd_images: dict[Oddity, int] = {}
-    """Of these, images that are unusual, by how. Boxes speak of the pixels as stored: an image with an EXIF
-    orientation (Turned) is neither turned for the model nor in its copy."""
+    """Inferred images with unusual properties, by property. Boxes are in the pixels as stored: an image with
+    an EXIF orientation (Turned) is turned neither for the model nor in its copy."""
     detections: dict[str, int] = {}
     """Detections by class."""
     clipped_boxes: int = 0
-    """Of these, boxes that were cut at the image's edge."""
+    """Boxes of detections that were cut at the image's edge."""
     outside_boxes: int = 0
     """Detections left out because they lie in the padding of a letterbox."""
     label_names: dict[str, str] = {}
-    """Class -> its name in the label files, where that is another: columns are separated by spaces."""
+    """Class -> name in the label files, if it differs. Such names have no spaces, which separate columns."""
     skipped_by_problem: dict[Problem, int] = {}
-    """Images left out, by why."""
+    """Number of images left out, by problem."""
     skipped: list[ReportedFinding] = []
     """Images left out, each with its reason."""
     other_files: list[str] = []
-    """Entries of the folder that are no images, and were not read; of a hidden folder its name."""
+    """Entries of the folder that are no images, and were not read; a hidden folder is one entry."""
     left_alone: list[str] = []
     """Files of the output folder that no inference has made: the results of these names were not written."""
     leftover: list[str] = []
-    """Files of an earlier inference that this one has not made again; they are still there."""
+    """Files of an earlier inference that still exist and that this one has not made again."""
     files: dict[str, str] = {}
     """Every file that this or an earlier inference has made here, with its SHA-256."""
 
 
 def summary(report: InferenceReport, output: Path) -> list[str]:
-    """What a person wants to know at the end."""
+    """Return the lines printed at the end."""
     by_class = ", ".join(f"{name} {count}" for name, count in report.detections.items())
     lines = [
         f"{report.inferred_images} of {report.images} images, {sum(report.detections.values())} detections "
@@ -79,7 +79,7 @@ def summary(report: InferenceReport, output: Path) -> list[str]:
 
 
 def named(skipped: Sequence[ReportedFinding]) -> str:
-    """The first ten of what was left out, with reasons."""
+    """Return the first ten images left out, with reasons."""
     text = "; ".join(f"{item.file}: {item.problem}: {item.message}" for item in skipped[:NAMED_IN_ERROR])
     more = len(skipped) - NAMED_IN_ERROR
     return f"{text}; and {more} more" if more > 0 else text

@@ -1,9 +1,8 @@
-"""``tlt infer``: detect in a folder of images; there is no resource for it, and it needs no cluster.
+"""``tlt infer``: detect objects in a folder of images, without a resource and without a cluster.
 
-What comes out, below the output folder: ``images/`` with copies of the images, detections drawn in;
-``labels/`` with a KITTI file of 16 columns an image, the last of which is the score;
-``inference-report.json``. Whatever cannot be used is left out and reported, and no file that is there already
-is touched, unless an earlier inference has made it.
+The output folder gets ``images/`` with copies of the images, detections drawn in; ``labels/`` with a KITTI
+file of 16 columns an image, the last of which is the score; ``inference-report.json``. Unusable images are
+left out and reported, and no existing file is touched unless an earlier inference has made it.
 """
 
 from __future__ import annotations
@@ -47,12 +46,12 @@ BATCH = 4
 
 @dataclass(frozen=True)
 class _Loaded:
-    """An image: its path, its pixels (BGR) as stored and as the network takes them (RGB), what is unusual."""
+    """An image: path, pixels as stored (BGR) and as the network takes them (RGB), and unusual properties."""
 
     name: str
     pixels: npt.NDArray[np.uint8]
     network: npt.NDArray[np.uint8]
-    where: Placement
+    placement: Placement
     oddities: tuple[Oddity, ...]
 
 
@@ -89,12 +88,12 @@ def run(request: Request, inputs: Inputs, reporter: Reporter, stop: Stop) -> Inf
             f"{interrupted.message}; {len(report.files)} files are in {request.output}",
             "The same command does the whole again.",
         )
-    _judge(report)
+    _require_inferred(report)
     return report
 
 
 class _Inference:
-    """One inference as it proceeds: counts what it does."""
+    """A running inference, and its counts."""
 
     def __init__(
         self, request: Request, model: FasterRCNN, output: OutputFolder, skipped: Sequence[Finding]
@@ -111,7 +110,7 @@ class _Inference:
         self._stems: dict[str, str] = {}
 
     def run(self, names: Sequence[str], progress: StageProgress) -> None:
-        """Go through the images."""
+        """Infer all images."""
         floor = self._config.detections.score_threshold
         if self._request.score < floor:
             log.warning("the model itself leaves out detections with a score below %g", floor)
@@ -125,12 +124,12 @@ class _Inference:
                     if isinstance(item, Finding):
                         self._skip(item)
                 if loaded:
-                    self._work(loaded, threads)
+                    self._infer(loaded, threads)
                 for _ in chunk:
                     progress.advance()
 
     def report(self, model_sha256: str, *, whole: bool) -> InferenceReport:
-        """What was done with the images."""
+        """Return the report so far."""
         names = self._config.class_names
         skipped = sorted(self._skipped, key=lambda finding: finding.file)
         by_problem = Counter(finding.problem for finding in skipped)
@@ -159,7 +158,7 @@ class _Inference:
         )
 
     def _has_own_label(self, name: str) -> bool:
-        """Whether no image before has the same label file."""
+        """Return True if no image before has the same label file; else report the image as skipped."""
         used = self._stems.setdefault(stem(name), name)
         if used != name:
             message = f"{used} has the same stem, so the same label file, and is used"
@@ -180,38 +179,41 @@ class _Inference:
         config = self._config
         pixels = decoded.pixels
         height, width = pixels.shape[:2]
-        where = geometry.placement(height, width, config.height, config.width, config.mode)
-        placed = geometry.place_image(pixels, where)[..., ::-1]
-        return _Loaded(name, pixels, placed, where, decoded.header.oddities)
+        placement = geometry.placement(height, width, config.height, config.width, config.mode)
+        network = geometry.place_image(pixels, placement)[..., ::-1]
+        return _Loaded(name, pixels, network, placement, decoded.header.oddities)
 
-    def _work(self, loaded: Sequence[_Loaded], threads: ThreadPoolExecutor) -> None:
+    def _infer(self, loaded: Sequence[_Loaded], threads: ThreadPoolExecutor) -> None:
         batch = np.zeros((BATCH, self._config.height, self._config.width, 3), np.uint8)
         for index, item in enumerate(loaded):
             batch[index] = item.network
-        raw = dict(self._detect(batch))
-        objects = [
-            detections.in_image(raw, index, item.pixels.shape[:2], item.where, self._request.score)
+        outputs = dict(self._detect(batch))
+        per_image = [
+            detections.in_image(outputs, index, item.pixels.shape[:2], item.placement, self._request.score)
             for index, item in enumerate(loaded)
         ]
-        for item, own, drawn in zip(loaded, objects, threads.map(self._draw, loaded, objects), strict=True):
-            self._output.write(f"images/{item.name}", drawn)
-            text = detections.label_text(own, self._label_names)
+        drawings = threads.map(self._draw, loaded, per_image)
+        for item, objects, drawing in zip(loaded, per_image, drawings, strict=True):
+            self._output.write(f"images/{item.name}", drawing)
+            text = detections.label_text(objects, self._label_names)
             self._output.write(f"labels/{splitext(item.name)[0]}.txt", text.encode())
-            self._counts.update(inferred=1, empty=not own.class_ids, clipped=own.clipped, outside=own.outside)
-            self._by_class.update(own.class_ids)
+            self._counts.update(
+                inferred=1, empty=not objects.class_ids, clipped=objects.clipped, outside=objects.outside
+            )
+            self._by_class.update(objects.class_ids)
             self._oddities.update(item.oddities)
 
-    def _draw(self, item: _Loaded, own: ImageDetections) -> bytes:
-        pairs = zip(own.class_ids, own.scores, strict=True)
+    def _draw(self, item: _Loaded, objects: ImageDetections) -> bytes:
+        pairs = zip(objects.class_ids, objects.scores, strict=True)
         captions = [f"{self._config.class_names[class_id]}: {score:.2f}" for class_id, score in pairs]
-        drawn = visualize.draw(item.pixels, own.boxes, captions, own.class_ids)
+        drawn = visualize.draw(item.pixels, objects.boxes, captions, objects.class_ids)
         return visualize.encode(drawn, splitext(item.name)[1])
 
 
 def _chunks(
     threads: ThreadPoolExecutor, load: Callable[[str], _Loaded | Finding], names: Sequence[str]
 ) -> Iterator[list[_Loaded | Finding]]:
-    """The images by batches, each loaded while the one before is worked on."""
+    """Yield the images in batches; the next batch is loaded while one is worked on."""
     starts = range(0, len(names), BATCH)
     waiting = [threads.submit(load, name) for name in names[:BATCH]]
     for start in starts:
@@ -220,7 +222,7 @@ def _chunks(
         waiting = following
 
 
-def _judge(report: InferenceReport) -> None:
+def _require_inferred(report: InferenceReport) -> None:
     if not report.inferred_images:
         raise RunnerError(
             Reason.BAD_SAMPLES,

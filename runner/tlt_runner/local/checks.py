@@ -1,6 +1,6 @@
-"""What a local run is going to do, checked before anything starts: order, references, data sets.
+"""Checks of a local run before anything starts: order, references, data sets, nodes.
 
-Pure but for looking whether folders exist.
+Pure, except that it looks whether folders exist.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from tlt_runner.local.state import Folders
 
 
 def in_order(resources: Sequence[Resource], lookup: Lookup) -> list[Resource]:
-    """The resources, each after the one that it refers to; otherwise as they came.
+    """Sort the resources, each after the one that it refers to; otherwise they keep their order.
 
     Args:
-        resources: Those of the flow. A circle among them is refused.
-        lookup: Those of earlier runs.
+        resources: The resources of the flow. A circle among them is refused.
+        lookup: Finds resources of earlier runs.
 
     Raises:
         RunnerError: DependencyCycle, or InvalidSpec where a reference leads to nothing.
@@ -48,12 +48,12 @@ def in_order(resources: Sequence[Resource], lookup: Lookup) -> list[Resource]:
 
 
 def _require_earlier(resource: Resource, parent: tuple[str, str], lookup: Lookup) -> None:
-    found = lookup(*parent)
-    if found is not None and found.status.phase == Phase.SUCCEEDED:
+    earlier = lookup(*parent)
+    if earlier is not None and earlier.status.phase == Phase.SUCCEEDED:
         return
     state = "is neither among the manifests nor known from an earlier local run"
-    if found is not None:
-        state = f"is {found.status.phase or Phase.PENDING} since an earlier local run"
+    if earlier is not None:
+        state = f"is {earlier.status.phase or Phase.PENDING} since an earlier local run"
     raise RunnerError(
         Reason.INVALID_SPEC,
         f"{resource.key} refers to {parent[0]}/{parent[1]}, which {state}",
@@ -64,13 +64,13 @@ def _require_earlier(resource: Resource, parent: tuple[str, str], lookup: Lookup
 def finished(
     resource: Resource, stored: Resource | None, parent: Resource | None, folders: Folders
 ) -> tuple[bool, str]:
-    """Whether the work is done already, and if not, why not (empty where there is nothing to say)."""
+    """Return True if the work is done already, else False and the reason (empty if it never succeeded)."""
     if stored is None or stored.status.phase != Phase.SUCCEEDED:
         return False, ""
     if not transitions.same_work(resource, stored):
         return False, "its spec has changed since it succeeded"
-    known = stored.status.dependency
-    if parent is not None and (known is None or known.uid != parent.uid):
+    dependency = stored.status.dependency
+    if parent is not None and (dependency is None or dependency.uid != parent.uid):
         return False, f"{parent.key}, from which it starts, has run again since"
     lost = [item.uri for item in stored.status.artifacts or () if not folders.holds(item)]
     if lost:
@@ -79,7 +79,7 @@ def finished(
 
 
 def require_data(resources: Sequence[Resource], folders: Folders) -> None:
-    """Refuse to start where a data set is not there.
+    """Refuse to start if a data set does not exist.
 
     Raises:
         RunnerError: DatasetNotFound; says where it is expected and how to make one.
@@ -102,10 +102,10 @@ def require_data(resources: Sequence[Resource], folders: Folders) -> None:
 
 
 def require_one_node(resources: Sequence[Resource]) -> None:
-    """Refuse a training over several nodes, as one with too few GPUs is: here it would be another training.
+    """Refuse a training over several nodes: on one machine its figures would be others.
 
     Raises:
-        RunnerError: InvalidSpec; says what would differ.
+        RunnerError: InvalidSpec; names what would differ.
     """
     for resource in resources:
         spec = resource.spec
@@ -121,7 +121,7 @@ def require_one_node(resources: Sequence[Resource]) -> None:
 
 
 def not_applied(resource: Resource) -> list[str]:
-    """Fields of a spec that say something and mean nothing without a cluster, by name."""
+    """Return the names of fields that the spec sets and that have no effect without a cluster."""
     spec = resource.spec
     checks: list[tuple[str, Callable[[], bool]]] = [
         ("runPolicy", lambda: "run_policy" in spec.model_fields_set),
@@ -130,4 +130,4 @@ def not_applied(resource: Resource) -> list[str]:
         ("storage.s3.secretRef", lambda: spec.storage.s3.secret_ref is not None),
         ("podTemplate (all but env)", lambda: bool(spec.pod_template.model_fields_set - {"env"})),
     ]
-    return [name for name, says in checks if says()]
+    return [name for name, is_set in checks if is_set()]

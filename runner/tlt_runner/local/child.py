@@ -21,6 +21,7 @@ from tlt_api.runreport import RunReport
 from tlt_api.runspec import RunSpec
 from tlt_api.status import Failure
 from tlt_runner import exits
+from tlt_runner.cancel import Stop
 from tlt_runner.commands import TERMINATION_LOG_VARIABLE, VOLUMES_VARIABLE
 
 POLL_S = 0.2
@@ -28,12 +29,12 @@ POLL_S = 0.2
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended.
+    """The end of a run.
 
     Attributes:
-        report: The last report, whole.
-        failure: Why it failed, or None.
-        log: What it printed.
+        report: Its last report.
+        failure: Its failure, or None.
+        log: File with its output.
     """
 
     report: RunReport
@@ -41,20 +42,22 @@ class Ended:
     log: Path
 
 
-class Interrupts:
-    """Ctrl-C, SIGTERM, a closed terminal: counted here, handed on to the child one by one as SIGTERM."""
+class Interrupts(Stop):
+    """Counts Ctrl-C, SIGTERM and a closed terminal; each is handed on to the child as SIGTERM."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.count = 0
 
     def install(self) -> None:
-        """Take over the signals, but for those that are ignored (nohup)."""
+        """Take over the signals, except those that are ignored (nohup)."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._count)
 
     def _count(self, _number: int, _frame: FrameType | None) -> None:
         self.count += 1
+        self.request()
 
 
 def run(
@@ -63,18 +66,18 @@ def run(
     folder: Path,
     volumes: Path,
     interrupts: Interrupts,
-    tell: Callable[[RunReport], None],
+    on_report: Callable[[RunReport], None],
     lock: int,
 ) -> Ended:
     """Run a task in a child and wait for its end.
 
     Args:
         command: The runner's command.
-        spec: What to do.
-        folder: Where spec, report, termination message and log are written; older ones are replaced.
+        spec: The RunSpec.
+        folder: Folder for spec, report, termination message and log; older ones are replaced.
         volumes: ``pvc://claim/path`` is ``volumes/claim/path``.
         interrupts: Handed on to the child.
-        tell: Called with each new report.
+        on_report: Called with each new report.
         lock: File descriptor that the child holds as long as it lives.
     """
     files = {name: folder / f"{name}.json" for name in ("spec", "report", "termination")}
@@ -101,41 +104,44 @@ def run(
             process_group=0,  # a terminal's Ctrl-C reaches the parent only, which hands it on once
             pass_fds=(lock,),
         )
-        code = _wait(process, files["report"], interrupts, tell)
+        code = _wait(process, files["report"], interrupts, on_report)
     report = _read(files["report"]) or RunReport()
-    return Ended(report, _failure(code, _read(files["termination"]), stopped=interrupts.count > 0), log)
+    return Ended(report, _failure(code, _read(files["termination"]), stopped=interrupts.requested()), log)
 
 
 def _environment(spec: RunSpec, volumes: Path, termination: Path) -> Mapping[str, str]:
     chosen = {item.name: item.value for item in spec.spec.pod_template.env}
-    own = {
+    required = {
         VOLUMES_VARIABLE: str(volumes),
         TERMINATION_LOG_VARIABLE: str(termination),
         "PYTHONUNBUFFERED": "1",
     }
-    return {**os.environ, **chosen, **own}
+    return {**os.environ, **chosen, **required}
 
 
 def _wait(
-    process: subprocess.Popen[bytes], report: Path, interrupts: Interrupts, tell: Callable[[RunReport], None]
+    process: subprocess.Popen[bytes],
+    report: Path,
+    interrupts: Interrupts,
+    on_report: Callable[[RunReport], None],
 ) -> int:
-    handed_on, told = 0, 0
+    handed_on, read_at = 0, 0
     while (code := process.poll()) is None:
         while handed_on < interrupts.count:
             handed_on += 1
             process.send_signal(signal.SIGTERM if handed_on < 3 else signal.SIGKILL)
         changed = report.stat().st_mtime_ns if report.exists() else 0
-        if changed != told:
-            told = changed
-            found = _read(report)
-            if found is not None:
-                tell(found)
+        if changed != read_at:
+            read_at = changed
+            newest = _read(report)
+            if newest is not None:
+                on_report(newest)
         time.sleep(POLL_S)
     return code
 
 
 def _read(file: Path) -> RunReport | None:
-    """A report from a file; None where there is none, or none that is whole."""
+    """Read a report; None if there is none yet."""
     try:
         return RunReport.model_validate_json(file.read_bytes())
     except (OSError, ValidationError):
@@ -143,10 +149,10 @@ def _read(file: Path) -> RunReport | None:
 
 
 def _failure(code: int, message: RunReport | None, *, stopped: bool) -> Failure | None:
-    """The exit decides whether it failed; the termination message says why, where there is one."""
+    """Return the failure of the termination message if it fits the exit code; None for exit code 0."""
     if code == 0:
         return None
-    said = message.failure if message else None
-    if said is not None and said.exit_code == code:
-        return said
+    reported = message.failure if message else None
+    if reported is not None and reported.exit_code == code:
+        return reported
     return exits.failure_of_exit(code, stopped=stopped)

@@ -49,7 +49,7 @@ def run(
             out,
             resize=resize,
             reporter=_Printer(),
-            stop=_Interrupted(interrupts),
+            stop=interrupts,
         )
     for line in _summary(exported, out):
         print(line, file=sys.stderr)
@@ -66,17 +66,6 @@ class _Printer:
         if progress.step and progress.step % PRINTED_EVERY == 0:
             rest = f"{progress.images_per_second:g} images/s, {progress.eta_seconds} s left"
             print(f"{progress.step} images, {rest}", file=sys.stderr, flush=True)
-
-
-class _Interrupted:
-    """A stop that is set by the first signal."""
-
-    def __init__(self, interrupts: Interrupts) -> None:
-        self._interrupts = interrupts
-
-    def is_set(self) -> bool:
-        """True after a signal."""
-        return self._interrupts.count > 0
 
 
 def _summary(exported: ExportedFolder, out: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """``tlt run`` and ``tlt <command> -f``: a flow, one resource after the other, each in a child process.
 
-References are resolved by the operator's own rules. There are no retries here: what a retry changes is
-decided by the operator; a second ``tlt run`` goes on where the first one ended.
+References are resolved by the operator's own rules. A local run does not retry, because retries and their
+remedies are the operator's; a second ``tlt run`` resumes where the first one ended.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tlt_api.times import utc_now
 from tlt_runner import exits, manifests
 from tlt_runner.commands import Command
 from tlt_runner.errors import RunnerError
-from tlt_runner.local import checks, child, summary, transitions, view
+from tlt_runner.local import checks, child, table, transitions, view
 from tlt_runner.local.state import Folders, State
 
 
@@ -28,11 +28,11 @@ def run_all(path: Path, folders: Folders, *, again: bool) -> int:
     Raises:
         RunnerError: Nothing was started: a manifest is wrong, a reference leads to nothing, data are missing.
     """
-    verdict = manifests.read(path)
-    wanted = verdict.require_valid()
-    for text in verdict.ignored:
+    checked = manifests.read(path)
+    resources = checked.require_valid()
+    for text in checked.ignored:
         print(f"ignored: {text}", flush=True)
-    return _run(wanted, folders, again=again)
+    return _run(resources, folders, again=again)
 
 
 def run_one(command: Command, file: Path, folders: Folders) -> int:
@@ -45,28 +45,30 @@ def run_one(command: Command, file: Path, folders: Folders) -> int:
 
 
 def only(command: Command, file: Path) -> Resource:
-    """The one resource of a file that fits a command.
+    """Return the one resource of a file that fits a command.
 
     Raises:
         RunnerError: InvalidSpec; the file is wrong, or holds none or several.
     """
-    wanted = [item for item in manifests.read(file).require_valid() if item.kind.name == command.kind]
-    if len(wanted) != 1:
-        names = ", ".join(item.key for item in wanted) or "none"
+    fitting = [item for item in manifests.read(file).require_valid() if item.kind.name == command.kind]
+    if len(fitting) != 1:
+        names = ", ".join(item.key for item in fitting) or "none"
         raise RunnerError(
             Reason.INVALID_SPEC,
             f"expected exactly one {command.kind} in {file}, got {names}",
             "Keep it in a file of its own, or run all with tlt run.",
         )
-    return wanted[0]
+    return fitting[0]
 
 
-def _run(wanted: Sequence[Resource], folders: Folders, *, again: bool, part: Command | None = None) -> int:
+def _run(resources: Sequence[Resource], folders: Folders, *, again: bool, part: Command | None = None) -> int:
+    """Check everything that can be checked before, then run; ``part`` is a command that does a part only."""
     state = State(folders.state)
     with state.locked() as lock:
-        ordered = list(wanted) if part else checks.in_order(wanted, state.load)
+        ordered = list(resources) if part else checks.in_order(resources, state.load)
         flow = Flow(ordered, folders, state, lock, again=again)
-        if part is None:  # the parts of a training do not train: theirs are the same figures here
+        # A part of a training does not train: one node gives the same figures as several.
+        if part is None:
             checks.require_one_node(flow.unfinished())
         checks.require_data(flow.unfinished(), folders)
         for resource in ordered:
@@ -76,14 +78,14 @@ def _run(wanted: Sequence[Resource], folders: Folders, *, again: bool, part: Com
 
 
 class Flow:
-    """The resources of one call, as they proceed.
+    """The resources of one call and their status.
 
     Args:
-        ordered: The manifests' resources, each after what it refers to.
-        folders: Where things are.
-        state: What earlier calls left.
-        lock: The state's lock, for children.
-        again: Whether what succeeded runs again.
+        ordered: The manifests' resources, each after the one that it refers to.
+        folders: Folders of the local run.
+        state: Resources of earlier calls.
+        lock: File descriptor of the state's lock, for children.
+        again: Run resources that have succeeded again.
     """
 
     def __init__(
@@ -100,7 +102,7 @@ class Flow:
         self._view: view.View = view.PlainView()
 
     def unfinished(self) -> list[Resource]:
-        """The resources that are going to run, as far as this can be known before."""
+        """Return the resources that are going to run, as far as this is known before they start."""
         return [
             item
             for key, item in self._current.items()
@@ -108,53 +110,32 @@ class Flow:
         ]
 
     def run(self) -> int:
-        """Run them all; return the exit code of the first failure."""
+        """Run all resources; return the exit code of the first failure."""
         self._interrupts.install()
         with view.for_output() as self._view:
             for key in list(self._current):
                 self._advance(key)
-        for line in summary.lines(list(self._current.values()), self._folders, self._logs, utc_now()):
+        for line in table.of_flow(list(self._current.values()), self._folders, self._logs, utc_now()):
             print(line, flush=True)
         return self._exit_code()
 
-    def run_part(self, command: Command) -> int:
-        """Run a command that is not the whole of the resource: its status stays as it is."""
-        (resource,) = self._current.values()
-        stored = self._stored[resource.key]
-        same = stored is not None and transitions.same_work(resource, stored)
-        resource = (
-            transitions.kept(resource, stored) if same and stored else transitions.new(resource, utc_now())
-        )
-        resolved = references.resolve(resource, self._lookup)
-        if not isinstance(
-            resolved, references.Resolved
-        ):  # convert needs no model; evaluate says what it needs
-            print(f"{resource.key}: without the model it starts from: {resolved.message}", flush=True)
-            resolved = references.Resolved(Inputs())
-        self._interrupts.install()
-        begun = transitions.begun(resource, resolved, utc_now())
-        folder = self._folders.run_folder(resource.kind.name, resource.name, command.name)
-        ended = self._in_child(
-            command.name, begun, folder, tell=lambda now: self._view.show([now], utc_now())
-        )
-        for line in summary.of_part(transitions.reported(begun, ended.report), ended):
-            print(line, flush=True)
-        return exits.exit_code(ended.failure, exits.INTERNAL_EXIT) if ended.failure else 0
-
     def _advance(self, key: str) -> None:
-        """Take one resource as far as it can go."""
+        """Run one resource, or record why it does not run."""
         resource = self._identify(self._current[key])
+        # Nothing is left to do.
         if resource.status.phase == Phase.SUCCEEDED:
             self._current[key] = resource
             self._view.say(f"{key}: succeeded before with the same spec, not run again (--again does)")
             return
         self._put(resource)
+        # The user does not want it to run now, or interrupted the flow before its turn.
         if resource.spec.suspend:
             self._put(transitions.suspended(resource, utc_now()))
             return
-        if self._interrupts.count:
+        if self._interrupts.requested():
             self._put(transitions.not_started(resource, "not started: the flow was interrupted", utc_now()))
             return
+        # Its parent failed or does not exist: it can never run. Its parent has not succeeded yet: it waits.
         resolved = references.resolve(resource, self._lookup)
         if isinstance(resolved, references.Broken):
             self._put(
@@ -166,15 +147,16 @@ class Flow:
             self._attempt(resource, resolved)
 
     def _identify(self, resource: Resource) -> Resource:
-        """The stored object where it is the same work, else a new one."""
+        """Return the stored object if the manifest asks for the same work, else a new one."""
         stored = self._stored[resource.key]
         key = references.parent_key(references.model_source(resource))
         parent = self._lookup(*key) if key else None
-        done, why = checks.finished(resource, stored, parent, self._folders)
-        if done and not self._again and stored is not None:
+        finished, why_not = checks.finished(resource, stored, parent, self._folders)
+        if finished and not self._again and stored is not None:
             return transitions.kept(resource, stored)
-        if why:
-            self._view.say(f"{resource.key}: runs again: {why}")
+        if why_not:
+            self._view.say(f"{resource.key}: runs again: {why_not}")
+        # An attempt that did not succeed is resumed from its checkpoint, unless spec or parent changed.
         resumable = (
             stored is not None
             and stored.status.phase != Phase.SUCCEEDED
@@ -189,7 +171,7 @@ class Flow:
         begun = transitions.begun(resource, resolved, utc_now())
         self._put(begun)
         folder = self._folders.run_folder(resource.kind.name, resource.name)
-        ended = self._in_child(resource.kind.command, begun, folder, tell=self._put)
+        ended = self._in_child(resource.kind.command, begun, folder, show=self._put)
         after = transitions.reported(begun, ended.report)
         self._logs[resource.key] = ended.log
         if ended.failure is None:
@@ -197,8 +179,31 @@ class Flow:
         else:
             self._put(transitions.failed(after, ended.failure, utc_now()))
 
+    def run_part(self, command: Command) -> int:
+        """Run a command that does a part of the resource's work, whose status stays as it is."""
+        (resource,) = self._current.values()
+        stored = self._stored[resource.key]
+        same = stored is not None and transitions.same_work(resource, stored)
+        resource = (
+            transitions.kept(resource, stored) if same and stored else transitions.new(resource, utc_now())
+        )
+        resolved = references.resolve(resource, self._lookup)
+        # convert and anchors need no model, and evaluate says which one it misses.
+        if not isinstance(resolved, references.Resolved):
+            print(f"{resource.key}: without the model it starts from: {resolved.message}", flush=True)
+            resolved = references.Resolved(Inputs())
+        self._interrupts.install()
+        begun = transitions.begun(resource, resolved, utc_now())
+        folder = self._folders.run_folder(resource.kind.name, resource.name, command.name)
+        ended = self._in_child(
+            command.name, begun, folder, show=lambda running: self._view.show([running], utc_now())
+        )
+        for line in table.of_part(transitions.reported(begun, ended.report), ended):
+            print(line, flush=True)
+        return exits.exit_code(ended.failure, exits.INTERNAL_EXIT) if ended.failure else 0
+
     def _in_child(
-        self, command: str, resource: Resource, folder: Path, tell: Callable[[Resource], None]
+        self, command: str, resource: Resource, folder: Path, show: Callable[[Resource], None]
     ) -> child.Ended:
         self._folders.make_claims(resource)
         inputs = resource.status.inputs or Inputs()
@@ -209,7 +214,7 @@ class Flow:
             folder,
             self._folders.volumes,
             self._interrupts,
-            tell=lambda report: tell(transitions.reported(resource, report)),
+            on_report=lambda report: show(transitions.reported(resource, report)),
             lock=self._lock,
         )
 
@@ -223,16 +228,16 @@ class Flow:
 
     def _exit_code(self) -> int:
         failures = [item.status.failure for item in self._current.values() if item.status.failure]
-        own = next((item for item in failures if item.exit_code is not None), None)
-        if own is not None:
-            return exits.exit_code(own, exits.INTERNAL_EXIT)
+        ended_by_failure = next((item for item in failures if item.exit_code is not None), None)
+        if ended_by_failure is not None:
+            return exits.exit_code(ended_by_failure, exits.INTERNAL_EXIT)
         if failures:
             return CLASSES[Reason.INVALID_SPEC].exit_code or 1
         succeeded = all(item.status.phase == Phase.SUCCEEDED for item in self._current.values())
-        interrupted = bool(self._interrupts.count) and not succeeded
+        interrupted = self._interrupts.requested() and not succeeded
         return CLASSES[Reason.INTERRUPTED].exit_code or 1 if interrupted else 0
 
 
 def _same_parent(stored: Resource, parent: Resource | None) -> bool:
-    known = stored.status.dependency
-    return known is None or (parent is not None and parent.uid == known.uid)
+    dependency = stored.status.dependency
+    return dependency is None or (parent is not None and parent.uid == dependency.uid)

@@ -1,7 +1,7 @@
-"""What local runs remember: each resource as ``kubectl get -o json`` would show it, in ``.tlt/status``.
+"""The state of local runs: each resource as ``kubectl get -o json`` would show it, in ``.tlt/status``.
 
-One ``tlt run`` at a time works on a state folder. The lock is handed on to the running child, so that it
-holds even where ``tlt run`` itself was killed and the child still trains.
+One ``tlt run`` at a time works on a state folder. The running child inherits the lock, so that it holds even
+if ``tlt run`` itself was killed while the child still trains.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tlt_runner.storage import parse, volumes
 
 @dataclass(frozen=True)
 class Folders:
-    """Where a local run keeps things.
+    """Folders of a local run.
 
     Attributes:
         state: State folder, ``.tlt`` by default.
@@ -37,12 +37,12 @@ class Folders:
 
     @classmethod
     def of(cls, state: Path | None, volumes: Path | str | None) -> Folders:
-        """The folders that the options name, absolute."""
+        """Return the folders that the options name, as absolute paths."""
         chosen = (state or Path(".tlt")).absolute()
         return cls(chosen, Path(volumes).absolute() if volumes else chosen / "volumes")
 
     def path_of(self, uri: str) -> Path | None:
-        """Where an address is in the file system; None for s3://.
+        """Return the path of an address in the file system; None for s3://.
 
         Raises:
             RunnerError: InvalidSpec; the address leaves its claim.
@@ -51,7 +51,7 @@ class Folders:
         return None if address.scheme == "s3" else volumes.path_of(address, self.volumes)
 
     def holds(self, artifact: Artifact) -> bool:
-        """Whether an artifact is still there, by its size; one in S3 is believed to be."""
+        """Return True if an artifact still exists with its size. One in S3 is assumed to exist."""
         path = self.path_of(artifact.uri)
         return path is None or (path.is_file() and path.stat().st_size == artifact.size_bytes)
 
@@ -63,17 +63,17 @@ class Folders:
                 mount.mkdir(parents=True, exist_ok=True)
 
     def run_folder(self, kind: str, name: str, command: str = "") -> Path:
-        """Folder of a run: its RunSpec, its report, its log."""
+        """Make the folder of a run, for its RunSpec, report and log."""
         folder = self.state / "runs" / "-".join(filter(None, (kind, name, command)))
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
 
 class State:
-    """The remembered resources.
+    """The resources of earlier local runs.
 
     Args:
-        folder: State folder; made where it is missing.
+        folder: State folder; made if it is missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -82,7 +82,7 @@ class State:
         self._lock = folder / "lock"
 
     def load(self, kind: str, name: str) -> Resource | None:
-        """The resource as it was last saved, or None.
+        """Return a resource as it was last saved, or None.
 
         Raises:
             RunnerError: InvalidSpec; the file is damaged, or of another version of the product.
@@ -100,17 +100,17 @@ class State:
             ) from None
 
     def save(self, resource: Resource) -> None:
-        """Remember a resource."""
+        """Save a resource."""
         text = json.dumps(body_of(resource), indent=2, ensure_ascii=False) + "\n"
         files.write(self.file_of(resource.kind.name, resource.name), text)
 
     def file_of(self, kind: str, name: str) -> Path:
-        """The file of a resource."""
+        """Return the file of a resource."""
         return self._status / f"{kind}-{name}.json"
 
     @contextmanager
     def locked(self) -> Iterator[int]:
-        """Hold the state folder; yields the lock's file descriptor, for the child to inherit.
+        """Lock the state folder; yield the lock's file descriptor, for the child to inherit.
 
         Raises:
             RunnerError: InvalidSpec; another run holds it.
@@ -126,7 +126,7 @@ class State:
 
 
 def body_of(resource: Resource) -> dict[str, Any]:
-    """The resource in its JSON form."""
+    """Return the resource as JSON."""
     return {
         "apiVersion": API_VERSION,
         "kind": resource.kind.name,

@@ -1,22 +1,62 @@
-"""Resources as tables: the columns of ``kubectl get``, and the artifacts with their paths here."""
+"""Texts and tables of a local run: while it goes on, and at its end.
+
+Tables have the columns of ``kubectl get``; artifacts are listed with their paths on this machine.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+from tlt_api.common import JobSpec
 from tlt_api.model import Model
 from tlt_api.resources import Column, Resource
 from tlt_api.status import AnchorsStatus, Phase
+from tlt_api.trainingjob import TrainingJobSpec
+from tlt_runner import exits
+from tlt_runner.local.child import Ended
 from tlt_runner.local.state import Folders, body_of
+from tlt_runner.status import lines
 from tlt_runner.status.lines import duration, progress_line
 
 Row = list[str]
 
 
+def of_flow(
+    resources: Sequence[Resource], folders: Folders, logs: Mapping[str, Path], now: datetime
+) -> list[str]:
+    """Return the lines at the end of a flow: tables of resources and artifacts, failures and what to do next.
+
+    Args:
+        resources: The resources, as they ended.
+        folders: Folders of the local run.
+        logs: ``Kind/name`` -> log, of the resources that ran.
+        now: The time, for ages.
+    """
+    tables = [*by_kind(resources, now), artifacts(resources, folders)]
+    failures = [line for item in resources for line in _failure(item, logs.get(item.key))]
+    blocks = [*(aligned(rows) for rows in tables if rows), failures]
+    return [line for block in blocks if block for line in ("", *block)]
+
+
+def _failure(resource: Resource, log: Path | None) -> list[str]:
+    failure = resource.status.failure
+    if failure is None:
+        return []
+    texts = [exits.paragraph(resource.key, failure)]
+    if log is not None:
+        texts.append(f"  Its log: {log}")
+    if resource.status.phase == Phase.SUSPENDED:
+        texts.append("  The same command goes on from the last checkpoint.")
+    elif failure.retryable:
+        texts.append("  A local run does not retry by itself; the same command makes a further attempt.")
+    return texts
+
+
 def by_kind(resources: Sequence[Resource], now: datetime) -> list[list[Row]]:
-    """One table a kind, each with a header row, as ``kubectl get`` prints them."""
+    """Return one table a kind, each with a header row, as ``kubectl get`` prints them."""
     kinds = list(dict.fromkeys(item.kind.name for item in resources))
     return [_table([item for item in resources if item.kind.name == kind], now) for kind in kinds]
 
@@ -49,64 +89,54 @@ def _cell(body: dict[str, Any], column: Column, now: datetime) -> str:
 
 
 def artifacts(resources: Sequence[Resource], folders: Folders) -> list[Row]:
-    """Every artifact: whose, which, where, how large."""
+    """Return a table of all artifacts: resource, name, path, size; empty if there are none."""
     rows = [
-        [item.key, made.name, str(folders.path_of(made.uri) or made.uri), f"{made.size_bytes:,}"]
+        [
+            item.key,
+            artifact.name,
+            str(folders.path_of(artifact.uri) or artifact.uri),
+            f"{artifact.size_bytes:,}",
+        ]
         for item in resources
-        for made in item.status.artifacts or ()
+        for artifact in item.status.artifacts or ()
     ]
     return [["RESOURCE", "ARTIFACT", "PATH", "BYTES"], *rows] if rows else []
 
 
-def live(resources: Sequence[Resource]) -> list[Row]:
-    """The table while the flow runs: phase, and what there is to say."""
+def of_part(resource: Resource, ended: Ended) -> list[str]:
+    """Return the lines at the end of a command that does a part of a resource's work."""
+    report = ended.report
+    results = [
+        *([lines.line(report.dataset)] if report.dataset else ()),
+        *(_anchors(resource.spec, report.anchors) if report.anchors else ()),
+        *([lines.line(report.metrics)] if report.metrics else ()),
+        *(lines.line(item) for item in report.artifacts or ()),
+    ]
+    failure = [exits.paragraph(resource.key, ended.failure)] if ended.failure else []
+    return [*results, *failure, f"log: {ended.log}"]
+
+
+def _anchors(spec: JobSpec, fitted: AnchorsStatus) -> list[str]:
+    """Compare the proposed anchors with the spec's, and show what to write into the manifest."""
+    if not isinstance(spec, TrainingJobSpec):
+        return []
+    compared = ["", *aligned(anchors(spec.model, fitted)), ""]
+    given = spec.model.anchors
+    if (fitted.scales, fitted.ratios) == (given.scales, given.ratios):
+        return [*compared, "No better ones were found.", ""]
     return [
-        ["RESOURCE", "PHASE", "PROGRESS"],
-        *([item.key, item.status.phase or Phase.PENDING, what_now(item)] for item in resources),
+        *compared,
+        "spec:",
+        "  model:",
+        "    anchors:",
+        f"      scales: [{numbers(fitted.scales)}]",
+        f"      ratios: [{numbers(fitted.ratios)}]",
+        "",
     ]
-
-
-def what_now(resource: Resource) -> str:
-    """Progress of what runs, the result of what succeeded, the reason of what did not."""
-    status = resource.status
-    if status.phase == Phase.RUNNING:
-        known = result(resource)
-        line = progress_line(status.progress) if status.progress else "starting"
-        return f"{line}; so far {known}" if known else line
-    if status.phase == Phase.SUCCEEDED:
-        return result(resource)
-    if status.failure:
-        return f"{status.failure.reason}: {status.failure.message}"
-    ready = next((item for item in status.conditions if item.type == "Ready"), None)
-    return ready.message if ready else ""
-
-
-def share_done(resource: Resource) -> float | None:
-    """How much of its training is done, 0 to 1; None where it does not train, or that is not known."""
-    progress = resource.status.progress
-    if resource.status.phase != Phase.RUNNING or progress is None or not progress.epochs:
-        return None
-    within = (progress.step or 0) / progress.steps if progress.steps else 0.0
-    return min(1.0, ((progress.epoch or 0) + within) / progress.epochs)
-
-
-def result(resource: Resource) -> str:
-    """The figure that the kind is about."""
-    status = resource.status.to_wire()
-    texts = [
-        ("mAP", (status.get("metrics") or {}).get("mAP")),
-        ("parameters kept", (status.get("pruning") or {}).get("parametersKept")),
-        ("lowest mAP", status.get("lowestMAP")),
-    ]
-    return ", ".join(
-        f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in texts
-        if value is not None
-    )
 
 
 def anchors(model: Model, fitted: AnchorsStatus) -> list[Row]:
-    """The anchors of a spec and those that were fitted to its data, and how well both fit."""
+    """Return a table of the spec's anchors and of the proposed ones, with how well both fit the objects."""
     foreground = f"RECALL@{model.proposals.max_overlap:g}"
     given = model.anchors
     before = (fitted.default_recall, fitted.default_foreground_recall, fitted.default_mean_overlap)
@@ -119,14 +149,61 @@ def anchors(model: Model, fitted: AnchorsStatus) -> list[Row]:
 
 
 def numbers(values: Sequence[float]) -> str:
-    """Numbers as a manifest lists them."""
+    """Return numbers as a manifest lists them."""
     return ", ".join(f"{value:g}" for value in values)
 
 
 def aligned(rows: Sequence[Row]) -> list[str]:
-    """Rows as text, columns aligned, three spaces between."""
+    """Return rows as text, with columns aligned and three spaces between them."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return [
         "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
+
+
+def live(resources: Sequence[Resource]) -> list[Row]:
+    """Return the table while the flow runs: resource, phase, progress."""
+    return [
+        ["RESOURCE", "PHASE", "PROGRESS"],
+        *([item.key, item.status.phase or Phase.PENDING, what_now(item)] for item in resources),
+    ]
+
+
+def what_now(resource: Resource) -> str:
+    """Return progress while a resource runs, its result if it succeeded, else the reason."""
+    status = resource.status
+    if status.phase == Phase.RUNNING:
+        best = result(resource)
+        line = progress_line(status.progress) if status.progress else "starting"
+        return f"{line}; so far {best}" if best else line
+    if status.phase == Phase.SUCCEEDED:
+        return result(resource)
+    if status.failure:
+        return f"{status.failure.reason}: {status.failure.message}"
+    ready = next((item for item in status.conditions if item.type == "Ready"), None)
+    return ready.message if ready else ""
+
+
+def share_done(resource: Resource) -> float | None:
+    """Return the share of a running training that is done, 0 to 1; None if it is not known."""
+    progress = resource.status.progress
+    if resource.status.phase != Phase.RUNNING or progress is None or not progress.epochs:
+        return None
+    within = (progress.step or 0) / progress.steps if progress.steps else 0.0
+    return min(1.0, ((progress.epoch or 0) + within) / progress.epochs)
+
+
+def result(resource: Resource) -> str:
+    """Return the main figure of a resource's kind: mAP, parameters kept or lowest mAP."""
+    status = resource.status.to_wire()
+    texts = [
+        ("mAP", (status.get("metrics") or {}).get("mAP")),
+        ("parameters kept", (status.get("pruning") or {}).get("parametersKept")),
+        ("lowest mAP", status.get("lowestMAP")),
+    ]
+    return ", ".join(
+        f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in texts
+        if value is not None
+    )

@@ -1,6 +1,6 @@
-"""The life of a resource in a local run: pure steps from one status to the next.
+"""Transitions of a resource's status in a local run, as pure functions.
 
-The fields are those that the operator writes in a cluster, as far as a single machine knows them.
+They set the fields that the operator writes in a cluster, as far as a single machine knows them.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _NO_RERUN = ("suspend", "runPolicy")
 
 
 def same_work(one: Resource, other: Resource) -> bool:
-    """Whether two specs ask for the same work: all but suspend and runPolicy are equal."""
+    """Return True if two specs ask for the same work: all fields but suspend and runPolicy are equal."""
     left, right = one.spec.to_wire(), other.spec.to_wire()
     return all(left.get(key) == right.get(key) for key in {*left, *right} - {*_NO_RERUN})
 
 
 def new(resource: Resource, now: datetime) -> Resource:
-    """The resource as another object: a uid of its own and no status."""
+    """Return the resource as a new object, with a uid of its own and no status."""
     return replace(
         resource,
         uid=str(uuid.uuid4()),
@@ -39,7 +39,7 @@ def new(resource: Resource, now: datetime) -> Resource:
 
 
 def kept(resource: Resource, stored: Resource) -> Resource:
-    """The manifest's resource as the stored object: its uid and status."""
+    """Return the manifest's resource with the uid and status of the stored one."""
     return replace(
         resource,
         uid=stored.uid,
@@ -50,7 +50,7 @@ def kept(resource: Resource, stored: Resource) -> Resource:
 
 
 def resumed(resource: Resource, stored: Resource, now: datetime) -> Resource:
-    """The manifest's resource as the stored object, which is taken up again: its failure is history."""
+    """Return the stored object, resumed: its failure becomes a part of the history."""
     before = stored.status
     history = list(before.history or ())
     if before.attempt and before.phase != Phase.PENDING:
@@ -63,7 +63,7 @@ def resumed(resource: Resource, stored: Resource, now: datetime) -> Resource:
 
 
 def begun(resource: Resource, resolved: Resolved, now: datetime) -> Resource:
-    """The next attempt runs. What the last one reported is gone."""
+    """Begin the next attempt. The reports of the attempt before are dropped."""
     before = resource.status
     attempt = (before.attempt or 0) + 1
     status = resource.kind.status(
@@ -77,7 +77,7 @@ def begun(resource: Resource, resolved: Resolved, now: datetime) -> Resource:
 
 
 def reported(resource: Resource, report: RunReport) -> Resource:
-    """The runner's part of the status is what it reports now."""
+    """Set the runner's part of the status to its newest report."""
     known = resource.kind.status.model_fields
     fields = {
         name: value for name, value in report if name in known and name != "failure" and value is not None
@@ -86,13 +86,13 @@ def reported(resource: Resource, report: RunReport) -> Resource:
 
 
 def succeeded(resource: Resource, now: datetime) -> Resource:
-    """The run ended well."""
+    """Record a success."""
     finished = _updated(resource, completion_time=times.to_wire(now), failure=None)
     return _in_state(finished, conditions.succeeded(resource.status.attempt or 0), now)
 
 
 def failed(resource: Resource, failure: Failure, now: datetime) -> Resource:
-    """The run, or the resource before any, failed. An interrupted one may go on: it is suspended."""
+    """Record a failure. An interrupted run can be resumed, so it is suspended instead."""
     if failure.reason == Reason.INTERRUPTED:
         return _in_state(_updated(resource, failure=failure), conditions.interrupted(failure), now)
     finished = _updated(resource, failure=failure, completion_time=times.to_wire(now))
@@ -100,17 +100,17 @@ def failed(resource: Resource, failure: Failure, now: datetime) -> Resource:
 
 
 def suspended(resource: Resource, now: datetime) -> Resource:
-    """The spec says so."""
+    """Suspend, as spec.suspend asks for."""
     return _in_state(resource, conditions.suspended(), now)
 
 
 def waiting(resource: Resource, message: str, now: datetime) -> Resource:
-    """It cannot start: what it refers to has not succeeded."""
+    """Wait for the resource that it refers to, which has not succeeded."""
     return _in_state(resource, conditions.waiting_for_dependency(message), now)
 
 
 def not_started(resource: Resource, message: str, now: datetime) -> Resource:
-    """It could start, and does not."""
+    """Record why a resource that could start does not."""
     return _in_state(resource, conditions.not_started(message), now)
 
 

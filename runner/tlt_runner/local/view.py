@@ -1,4 +1,4 @@
-"""What a local run shows while it goes on: a live table on a terminal, plain lines anywhere else."""
+"""The display of a local run: a live table on a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ BAR_WIDTH = 20
 
 
 class View(Protocol):
-    """Shows a flow."""
+    """Displays a flow."""
 
     def show(self, resources: Sequence[Resource], now: datetime) -> None:
-        """The resources as they are now."""
+        """Display the resources as they are now."""
 
     def say(self, text: str) -> None:
-        """Something that stays on the screen."""
+        """Print a line that stays on the screen."""
 
     def __enter__(self) -> Self: ...
 
@@ -36,12 +36,12 @@ class View(Protocol):
 
 
 def for_output() -> View:
-    """The view that suits standard output."""
+    """Return the view that suits standard output."""
     return LiveView() if sys.stdout.isatty() else PlainView()
 
 
 class PlainView:
-    """A line where a phase changes, and progress every ten seconds."""
+    """Prints a line when a phase changes, and progress every ten seconds."""
 
     def __init__(self, say: Callable[[str], None] | None = None) -> None:
         self._say = say or (lambda text: print(text, flush=True))
@@ -49,7 +49,7 @@ class PlainView:
         self._lines: dict[str, ProgressLines] = {}
 
     def show(self, resources: Sequence[Resource], now: datetime) -> None:
-        """Say what is new."""
+        """Print a line for each change."""
         for item in resources:
             self._show(item, now)
 
@@ -67,7 +67,7 @@ class PlainView:
             lines.progress(resource.status.progress, now)
 
     def say(self, text: str) -> None:
-        """A line."""
+        """Print a line."""
         self._say(text)
 
     def __enter__(self) -> Self:
@@ -78,7 +78,7 @@ class PlainView:
 
 
 class LiveView:
-    """A table that is drawn anew in its place, with a bar for what trains.
+    """Redraws a table in its place, with a bar for a training.
 
     Args:
         console: A rich console; standard output's by default.

@@ -26,12 +26,13 @@ from pydantic import ValidationError
 from tlt_api import resources
 from tlt_api.dataset import MOST_CLASSES, NOT_A_CLASS, Dataset, ImageSize, LabelFormat
 from tlt_api.failures import Reason
+from tlt_runner.cancel import Stop
 from tlt_runner.data import formats
 from tlt_runner.data.class_mapping import ClassMapping
 from tlt_runner.data.formats.names import UniqueNames
 from tlt_runner.data.formats.writer import ExportedImage, Writer
 from tlt_runner.data.images import decode
-from tlt_runner.data.parallel import ProgressReporter, StageProgress, Stop, in_order, workers
+from tlt_runner.data.parallel import ProgressReporter, StageProgress, in_order, workers
 from tlt_runner.data.preparation import convert, planning, sources
 from tlt_runner.data.preparation.fingerprint import digest_of
 from tlt_runner.data.preparation.planning import PlannedSample
@@ -83,7 +84,7 @@ def export_folder(
         out: A new or empty folder.
         resize: Brings images and boxes to ``dataset.image_size``.
         reporter: Receives the progress (stage ``export``).
-        stop: Ends the export when it is set.
+        stop: Ends the export when it is requested.
 
     Raises:
         RunnerError: ``InvalidSpec`` when ``out`` holds something or would be part of the data set;

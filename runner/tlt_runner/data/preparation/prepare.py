@@ -23,9 +23,10 @@ from pydantic import ValidationError
 from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
 from tlt_api.model import Anchors
+from tlt_runner.cancel import Stop
 from tlt_runner.context import Reporter
 from tlt_runner.data.class_mapping import ClassMapping
-from tlt_runner.data.parallel import StageProgress, Stop
+from tlt_runner.data.parallel import StageProgress
 from tlt_runner.data.preparation import planning, sources
 from tlt_runner.data.preparation.fingerprint import Fingerprint, changed, digest_of, fingerprint
 from tlt_runner.data.preparation.planning import PlannedSample, PlannedShard
@@ -64,7 +65,7 @@ def prepare(
         storage: Reads the data set, writes the records.
         output_uri: Root of the results.
         reporter: Receives the progress (stages ``survey`` and ``convert``) and the summary of the data set.
-        stop: Ends the work when it is set; finished shards stay for the next run.
+        stop: Ends the work when it is requested; finished shards stay for the next run.
         anchors: Reference boxes, against which the report draws the objects' sizes.
 
     Raises:
