@@ -95,14 +95,20 @@ def exit_code(reported: Failure, otherwise: int) -> int:
     return reported.exit_code if reported.exit_code is not None else otherwise
 
 
-def explain(program: str, error: BaseException) -> Failure:
+def explain(program: str, error: BaseException, bug_hint: str | None = None) -> Failure:
     """Say on standard error why a program failed, and return that failure.
 
     The user reads one paragraph; the stack trace is there only if the mistake is ours.
+
+    Args:
+        program: The command, in front of the paragraph.
+        error: Its exception.
+        bug_hint: What to do about a mistake of ours; by default the hint of the reason ``Internal``.
     """
     failure = failure_of(error)
     if failure.reason == Reason.INTERNAL:
         traceback.print_exception(error, file=sys.stderr)
+        failure = failure.model_copy(update={"hint": bug_hint or failure.hint})
     print(paragraph(program, failure), file=sys.stderr, flush=True)
     return failure
 

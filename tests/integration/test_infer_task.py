@@ -20,10 +20,11 @@ from tlt_runner.data.images import geometry
 from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation import detectors
+from tlt_runner.files import sha256_of
 from tlt_runner.inference import request, run
 from tlt_runner.inference.report import InferenceReport
 from tlt_runner.status.file import LocalReporter
-from tlt_runner.storage import Storage, sha256_of
+from tlt_runner.storage import Storage
 
 SIZE = 96
 SCORE = 0.3

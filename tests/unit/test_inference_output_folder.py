@@ -7,9 +7,9 @@ import pytest
 
 from tlt_api.failures import Reason
 from tlt_runner.errors import RunnerError
+from tlt_runner.files import sha256_of
 from tlt_runner.inference.output_folder import JOURNAL, WRITING, OutputFolder
 from tlt_runner.inference.report import REPORT, InferenceReport, summary
-from tlt_runner.storage import sha256_of
 
 BLANK = InferenceReport(model="m.keras", model_sha256="0" * 64, images_folder="images", score=0.6)
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -93,3 +93,19 @@ def test_every_exit_code_of_the_taxonomy_comes_back_as_its_reason() -> None:
 def test_a_reason_without_exit_code_takes_the_given_one() -> None:
     failure = exits.failure(Reason.DEPENDENCY_CYCLE, "a -> a")
     assert exits.exit_code(failure, otherwise=70) == 70
+
+
+def test_a_mistake_of_the_user_is_explained_without_a_stack_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    failure = exits.explain("tlt run", RunnerError(Reason.INVALID_SPEC, "expected a, got b", "Write a."))
+    assert capsys.readouterr().err == "tlt run: InvalidSpec: expected a, got b\n  Write a.\n"
+    assert failure.exit_code == CLASSES[Reason.INVALID_SPEC].exit_code
+
+
+def test_a_bug_is_explained_with_its_stack_trace_and_the_hint_of_the_program(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    failure = exits.explain("tlt validate", KeyError("x"), "Report it.")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-2:] == ["tlt validate: Internal: KeyError: 'x'", "  Report it."]
+    assert "KeyError: 'x'" in lines[:-2]
+    assert failure.exit_code == exits.INTERNAL_EXIT

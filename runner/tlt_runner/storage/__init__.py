@@ -18,11 +18,7 @@ from tlt_api.failures import Reason
 from tlt_api.runspec import VOLUMES_ROOT
 from tlt_runner.errors import RunnerError, storage_errors
 from tlt_runner.files import PARTIAL_SUFFIX as PARTIAL_SUFFIX
-from tlt_runner.files import atomically as atomically
-from tlt_runner.files import partial_name as partial_name
-from tlt_runner.files import settle as settle
 from tlt_runner.files import sha256_of as sha256_of
-from tlt_runner.files import sync_folder as sync_folder
 from tlt_runner.storage.address import join as join
 from tlt_runner.storage.address import parse as parse
 from tlt_runner.storage.address import relative as relative
