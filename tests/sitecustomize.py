@@ -1,33 +1,3 @@
-"""Spares the tests' processes what Keras and TensorFlow import only because it is installed.
+"""Python imports this at the start of every process whose PYTHONPATH names this folder."""
 
-Python imports this in every process whose PYTHONPATH names this folder: the tests' own, and those they start.
-"""
-
-import os
-import sys
-from collections.abc import Sequence
-from importlib.machinery import ModuleSpec
-from types import ModuleType
-
-# They take 6.7 of the 16.7 s of CPU time of `import tensorflow` here; the runner's image holds none of them.
-OPTIONAL = {"jax", "matplotlib", "sklearn"}
-
-
-class Hidden:
-    """An import finder: optional packages do not exist while Keras or TensorFlow are being imported."""
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Raise ModuleNotFoundError for an optional package, and leave all else to the other finders."""
-        if name in OPTIONAL and any(map(_is_importing, ("keras", "tensorflow"))):
-            raise ModuleNotFoundError(f"{name} is hidden by {__file__}", name=name)
-        return None
-
-
-def _is_importing(name: str) -> bool:
-    return bool(getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False))
-
-
-if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
-    sys.meta_path.insert(0, Hidden())
+import quick_imports  # noqa: F401

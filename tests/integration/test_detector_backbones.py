@@ -41,6 +41,8 @@ LARGER = {
     "efficientnet_b7": 55,
 }
 """b0 with other coefficients -> blocks that the paper's depth coefficient gives."""
+TRAINED = [name for name in get_args(Backbone) if name not in LARGER or name == "efficientnet_b3"]
+"""The deepest ones are made of the same layers, and a step of theirs takes longest."""
 ONE_EACH = [
     "resnet34",
     "vgg16",
@@ -91,7 +93,7 @@ def step(model: detector.FasterRCNN, images: np.ndarray) -> np.ndarray:
     return trainer.step(batch, 0, 1e-4).numpy()
 
 
-@pytest.mark.parametrize("backbone", get_args(Backbone))
+@pytest.mark.parametrize("backbone", TRAINED)
 def test_a_backbone_trains_a_step_and_is_the_same_after_loading(
     backbone: str, images: np.ndarray, tmp_path: Path
 ) -> None:
@@ -110,6 +112,7 @@ def test_a_backbone_trains_a_step_and_is_the_same_after_loading(
 @pytest.mark.parametrize(("backbone", "blocks"), LARGER.items())
 def test_larger_efficientnets_are_deeper(backbone: str, blocks: int) -> None:
     model = detector.build(tiny(backbone), 1)
+    assert model.trunk.output["features"].shape[1:3] == (SIZE // 16, SIZE // 16)
     parts = [*model.trunk.layers, *model.head.layers]
     assert sum(isinstance(layer, keras.layers.DepthwiseConv2D) for layer in parts) == blocks
 

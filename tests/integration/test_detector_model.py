@@ -6,44 +6,34 @@ import keras
 import numpy as np
 import pytest
 
-from tiny_detector import DETECTIONS, settled, tiny_config
+from tiny_detector import DETECTIONS, SIZE, tiny_config
 from tlt_api.failures import Reason
 from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
 
 
-@pytest.fixture(scope="module")
-def images() -> np.ndarray:
-    return np.random.default_rng(0).uniform(0, 255, (2, 96, 96, 3)).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def model(images: np.ndarray) -> detector.FasterRCNN:
-    return settled(tiny_config(), images)
-
-
 def test_detections_have_the_promised_shapes_and_stay_in_the_image(
-    model: detector.FasterRCNN, images: np.ndarray
+    tiny_model: detector.FasterRCNN, tiny_images: np.ndarray
 ) -> None:
-    found = {name: np.asarray(value) for name, value in model(images).items()}
-    assert found["boxes"].shape == (2, DETECTIONS, 4)
-    assert found["scores"].shape == found["classes"].shape == (2, DETECTIONS)
+    found = {name: np.asarray(value) for name, value in tiny_model(tiny_images).items()}
+    assert found["boxes"].shape == (3, DETECTIONS, 4)
+    assert found["scores"].shape == found["classes"].shape == (3, DETECTIONS)
     assert found["classes"].dtype == np.int32
     assert (found["count"] == (found["classes"] >= 0).sum(axis=1)).all()
     assert found["count"].sum() > 0
     assert (found["boxes"] >= 0).all()
-    assert (found["boxes"] <= 96).all()
+    assert (found["boxes"] <= SIZE).all()
     assert (np.diff(found["scores"], axis=1) <= 0).all()
 
 
 def test_a_saved_model_detects_the_same_after_loading(
-    model: detector.FasterRCNN, images: np.ndarray, tmp_path: Path
+    tiny_model: detector.FasterRCNN, tiny_images: np.ndarray, tmp_path: Path
 ) -> None:
-    detector.save(model, tmp_path / "model.keras")
+    detector.save(tiny_model, tmp_path / "model.keras")
     again = detector.load(tmp_path / "model.keras")
-    assert again.config == model.config
-    for name, value in model(images).items():
-        np.testing.assert_allclose(again(images)[name], value, rtol=1e-5, atol=1e-4)
+    assert again.config == tiny_model.config
+    for name, value in tiny_model(tiny_images).items():
+        np.testing.assert_allclose(again(tiny_images)[name], value, rtol=1e-5, atol=1e-4)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:

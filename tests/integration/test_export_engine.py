@@ -8,11 +8,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tiny_detector import settled, tiny_config
 from tlt_api.exportjob import Batch, Engine
 from tlt_api.failures import Reason
 from tlt_runner.errors import RunnerError
-from tlt_runner.export import engine, precision, verify
+from tlt_runner.export import engine
 from tlt_runner.export import onnx as export
 
 pytestmark = pytest.mark.skipif(
@@ -28,12 +27,10 @@ class Files:
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(tiny_onnx, tiny_onnx_fp16, tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx")
-    images = next(verify.random_images(7, 1, 1, 96, 96))
-    full = export.to_onnx(settled(tiny_config(), images))
-    export.write(full, folder / "model-fp32.onnx")
-    export.write(precision.to_float16(full), folder / "model-fp16.onnx")
+    export.write(tiny_onnx, folder / "model-fp32.onnx")
+    export.write(tiny_onnx_fp16, folder / "model-fp16.onnx")
     return Files(folder / "model-fp32.onnx", folder / "model-fp16.onnx")
 
 

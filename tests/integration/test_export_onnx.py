@@ -9,35 +9,15 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from tiny_detector import CLASS_NAMES, DETECTIONS, SIZE, settled, tiny_config
+from tiny_detector import CLASS_NAMES, DETECTIONS, SIZE
 from tlt_api.failures import Reason
 from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation import detectors
 from tlt_runner.export import onnx as export
-from tlt_runner.export import precision, verify
+from tlt_runner.export import verify
 
 FP32_SCORES, FP32_PIXELS = 1e-4, 0.01
 FP16_SCORES, FP16_IOU = 0.01, 0.95
-
-
-@pytest.fixture(scope="module")
-def images():
-    return next(verify.random_images(7, 1, 3, SIZE, SIZE))
-
-
-@pytest.fixture(scope="module")
-def model(images):
-    return settled(tiny_config(), images)
-
-
-@pytest.fixture(scope="module")
-def fp32(model):
-    return export.to_onnx(model, source_digest="0" * 64)
-
-
-@pytest.fixture(scope="module")
-def fp16(fp32):
-    return precision.to_float16(fp32)
 
 
 def detector_of(exported, folder: Path) -> verify.OnnxDetector:
@@ -46,9 +26,9 @@ def detector_of(exported, folder: Path) -> verify.OnnxDetector:
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_onnx_detects_what_keras_detects(model, fp32, images, tmp_path, batch):
-    expected = detectors.of_keras(model)(images[:batch])
-    found = detector_of(fp32, tmp_path)(images[:batch])
+def test_onnx_detects_what_keras_detects(tiny_model, tiny_onnx, tiny_images, tmp_path, batch):
+    expected = detectors.of_keras(tiny_model)(tiny_images[:batch])
+    found = detector_of(tiny_onnx, tmp_path)(tiny_images[:batch])
     assert expected["count"].min() >= 5
     np.testing.assert_array_equal(found["count"], expected["count"])
     np.testing.assert_allclose(found["scores"], expected["scores"], atol=FP32_SCORES)
@@ -57,33 +37,33 @@ def test_onnx_detects_what_keras_detects(model, fp32, images, tmp_path, batch):
     assert difference.max_abs_error <= FP32_SCORES
 
 
-def test_onnx_boxes_are_xyxy_at_the_border(model, fp32, images, tmp_path):
-    expected = detectors.of_keras(model)(images)
-    export.write(fp32, tmp_path / "model.onnx")
+def test_onnx_boxes_are_xyxy_at_the_border(tiny_model, tiny_onnx, tiny_images, tmp_path):
+    expected = detectors.of_keras(tiny_model)(tiny_images)
+    export.write(tiny_onnx, tmp_path / "model.onnx")
     session = ort.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    first = session.run(["boxes"], {"images": images.transpose(0, 3, 1, 2).copy()})[0][0, 0]
+    first = session.run(["boxes"], {"images": tiny_images.transpose(0, 3, 1, 2).copy()})[0][0, 0]
     top, left, bottom, right = expected["boxes"][0, 0]
     np.testing.assert_allclose(first, [left, top, right, bottom], atol=FP32_PIXELS)
 
 
-def test_fp16_detects_what_fp32_detects(fp32, fp16, images, tmp_path):
+def test_fp16_detects_what_fp32_detects(tiny_onnx, tiny_onnx_fp16, tiny_images, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    full = detector_of(fp32, tmp_path / "a")(images)
-    half = detector_of(fp16, tmp_path / "b")(images)
+    full = detector_of(tiny_onnx, tmp_path / "a")(tiny_images)
+    half = detector_of(tiny_onnx_fp16, tmp_path / "b")(tiny_images)
     difference = verify.compare([full], [half])
     assert difference.max_abs_error <= FP16_SCORES
     assert difference.matched >= 0.9 * full["count"].sum()
 
 
-def test_file_has_standard_operators_only_and_none_that_tensorrt_refuses(fp32, fp16):
-    for exported in (fp32, fp16):
+def test_file_has_standard_operators_only_and_none_that_tensorrt_refuses(tiny_onnx, tiny_onnx_fp16):
+    for exported in (tiny_onnx, tiny_onnx_fp16):
         assert {node.domain for node in exported.graph.node} == {""}
         assert not {node.op_type for node in exported.graph.node} & export.REFUSED_OPS
         assert [item.version for item in exported.opset_import if item.domain == ""] == [export.OPSET]
 
 
-def test_inputs_and_outputs_keep_their_names_types_and_dynamic_batch(fp32, fp16):
+def test_inputs_and_outputs_keep_their_names_types_and_dynamic_batch(tiny_onnx, tiny_onnx_fp16):
     def border(values):
         tensors = [(value.name, value.type.tensor_type) for value in values]
         return [
@@ -91,7 +71,7 @@ def test_inputs_and_outputs_keep_their_names_types_and_dynamic_batch(fp32, fp16)
             for name, tensor in tensors
         ]
 
-    for exported in (fp32, fp16):
+    for exported in (tiny_onnx, tiny_onnx_fp16):
         assert border(exported.graph.input) == [("images", TensorProto.FLOAT, ["batch", 3, SIZE, SIZE])]
         assert border(exported.graph.output) == [
             ("boxes", TensorProto.FLOAT, ["batch", DETECTIONS, 4]),
@@ -101,27 +81,31 @@ def test_inputs_and_outputs_keep_their_names_types_and_dynamic_batch(fp32, fp16)
         ]
 
 
-def test_file_says_what_it_is(fp16):
-    said = export.metadata(fp16)
+def test_file_says_what_it_is(tiny_onnx_fp16):
+    said = export.metadata(tiny_onnx_fp16)
     assert said["class_names"] == CLASS_NAMES
     assert (said["height"], said["width"], said["mode"]) == (SIZE, SIZE, "stretch")
     assert said["source_sha256"] == "0" * 64
 
 
-def test_fp16_halves_the_weights_and_computes_coordinates_in_float32(fp32, fp16):
-    typed = onnx.shape_inference.infer_shapes(fp16, strict_mode=True).graph
+def test_fp16_halves_the_weights_and_computes_coordinates_in_float32(tiny_onnx, tiny_onnx_fp16):
+    typed = onnx.shape_inference.infer_shapes(tiny_onnx_fp16, strict_mode=True).graph
     types = {v.name: v.type.tensor_type.elem_type for v in [*typed.value_info, *typed.output]}
-    half = Counter(n.op_type for n in fp16.graph.node if types[n.output[0]] == TensorProto.FLOAT16)
-    full = Counter(n.op_type for n in fp16.graph.node if types[n.output[0]] == TensorProto.FLOAT)
+    half = Counter(n.op_type for n in tiny_onnx_fp16.graph.node if types[n.output[0]] == TensorProto.FLOAT16)
+    full = Counter(n.op_type for n in tiny_onnx_fp16.graph.node if types[n.output[0]] == TensorProto.FLOAT)
     assert not {"Conv", "MatMul", "Gemm"} & set(full)
     assert not {"Exp", "Sub", "Div", "Mul", "Softmax", "Sigmoid", "Min", "Max", "TopK"} & set(half)
-    assert len(fp16.SerializeToString()) < 0.75 * len(fp32.SerializeToString())
+    assert len(tiny_onnx_fp16.SerializeToString()) < 0.75 * len(tiny_onnx.SerializeToString())
 
 
-def test_two_casts_never_follow_each_other_in_fp16(fp16):
-    made_by = {name: node for node in fp16.graph.node for name in node.output}
-    halves = [n for n in fp16.graph.node if n.op_type == "Cast" and n.attribute[0].i == TensorProto.FLOAT16]
-    for node in fp16.graph.node:
+def test_two_casts_never_follow_each_other_in_fp16(tiny_onnx_fp16):
+    made_by = {name: node for node in tiny_onnx_fp16.graph.node for name in node.output}
+    halves = [
+        n
+        for n in tiny_onnx_fp16.graph.node
+        if n.op_type == "Cast" and n.attribute[0].i == TensorProto.FLOAT16
+    ]
+    for node in tiny_onnx_fp16.graph.node:
         source = made_by.get(node.input[0]) if node.input else None
         if node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT:
             assert source not in halves

@@ -4,20 +4,21 @@ from typing import get_args
 
 import pytest
 
+from lazy import Lazy
 from tlt_api.model import Backbone, Model, freezable
-from tlt_runner.detector.backbones import FAMILIES
-from tlt_runner.detector.backbones.layers import Layers
 
+backbones = Lazy("tlt_runner.detector.backbones")
+layers = Lazy("tlt_runner.detector.backbones.layers")
 NAMES = get_args(Backbone)
 
 
 def test_the_api_offers_exactly_the_backbones_that_the_runner_builds() -> None:
-    assert sorted(FAMILIES) == sorted(NAMES)
+    assert sorted(backbones.FAMILIES) == sorted(NAMES)
 
 
 @pytest.mark.parametrize("backbone", NAMES)
 def test_api_and_runner_agree_on_the_blocks_that_can_be_frozen(backbone: Backbone) -> None:
-    assert freezable(backbone) == FAMILIES[backbone].blocks
+    assert freezable(backbone) == backbones.FAMILIES[backbone].blocks
 
 
 @pytest.mark.parametrize("backbone", NAMES)
@@ -38,6 +39,6 @@ def test_blocks_of_a_model_from_a_file_are_not_judged_by_the_default_backbone() 
     [(1.0, 24, 24, 24), (0.75, 24, 16, 24), (0.35, 32, 8, 16), (0.01, 64, 8, 8), (1.4, 24, 32, 32)],
 )
 def test_filters_are_multiples_of_eight(width: float, count: int, filters: int, rounded: int) -> None:
-    make = Layers(0, width)
+    make = layers.Layers(0, width)
     assert make.filters(count) == filters
     assert make.rounded(count) == rounded

@@ -4,7 +4,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tlt_runner.detector import boxes
+from lazy import Lazy
+
+boxes = Lazy("tlt_runner.detector.boxes")
 
 SCALES = (10.0, 10.0, 5.0, 5.0)
 SIDES = st.floats(1, 200, width=32)

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from tlt_runner.detector import seeds
-from tlt_runner.detector.seeds import StepDraws
+from lazy import Lazy
+
+seeds = Lazy("tlt_runner.detector.seeds")
 
 
 def drawn(images: int, replica: int, replicas: int, step: int = 3) -> list[np.ndarray]:
-    source = StepDraws(7, np.int64(step), np.int64(replica), replicas)
+    source = seeds.StepDraws(7, np.int64(step), np.int64(replica), replicas)
     like = np.zeros((images, 5))
     return [np.asarray(seeds.uniform(like, source)) for _ in range(2)]
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from lazy import Lazy
 from tlt_api.model import Detections
-from tlt_runner.detector import head
 from tlt_runner.detector.config import DetectorConfig
 
+head = Lazy("tlt_runner.detector.head")
 CONFIG = DetectorConfig(
     class_names=["car", "dog"],
     height=64,

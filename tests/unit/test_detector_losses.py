@@ -2,8 +2,10 @@
 
 import numpy as np
 
-from tlt_runner.detector import losses
-from tlt_runner.detector.matching import AnchorTargets, RoiTargets
+from lazy import Lazy
+
+losses = Lazy("tlt_runner.detector.losses")
+matching = Lazy("tlt_runner.detector.matching")
 
 
 def test_smooth_l1_is_quadratic_then_linear() -> None:
@@ -14,7 +16,7 @@ def test_smooth_l1_is_quadratic_then_linear() -> None:
 def test_rpn_losses_are_divided_by_the_mini_batch_and_averaged_over_images() -> None:
     objectness = np.zeros((2, 3), np.float32)  # each costs log 2
     deltas = np.ones((2, 3, 4), np.float32)
-    targets = AnchorTargets(
+    targets = matching.AnchorTargets(
         positive=np.array([[1, 0, 0], [0, 0, 0]], np.float32),
         sampled=np.array([[1, 1, 0], [1, 0, 0]], np.float32),
         deltas=np.zeros((2, 3, 4), np.float32),
@@ -27,7 +29,7 @@ def test_rpn_losses_are_divided_by_the_mini_batch_and_averaged_over_images() -> 
 def test_head_losses_look_at_the_true_class_only() -> None:
     logits = np.array([[[0, 20, 0], [0, 0, 20]]], np.float32)  # sure, and right both times
     deltas = np.array([[[[9] * 4, [1, 0, 0, 0]], [[9] * 4, [9] * 4]]], np.float32)
-    targets = RoiTargets(
+    targets = matching.RoiTargets(
         boxes=np.zeros((1, 2, 4), np.float32),
         classes=np.array([[1, 2]], np.int32),  # 2 is background
         positive=np.array([[1, 0]], np.float32),

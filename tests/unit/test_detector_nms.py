@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tlt_runner.detector import nms
+from lazy import Lazy
 
+nms = Lazy("tlt_runner.detector.nms")
 ROOM = 64.0
 
 

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from tlt_runner.detector import roi
+from lazy import Lazy
+
+roi = Lazy("tlt_runner.detector.roi")
 
 
 def bilinear(features: np.ndarray, y: float, x: float) -> np.ndarray:

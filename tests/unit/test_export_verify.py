@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
+from lazy import Lazy
 from tlt_api.failures import Reason
 from tlt_api.status import ExportStatus
 from tlt_runner.errors import RunnerError
-from tlt_runner.export import verify
-from tlt_runner.tasks import export
 
+export = Lazy("tlt_runner.tasks.export")
+verify = Lazy("tlt_runner.export.verify")
 SQUARE, FAR = [10.0, 10.0, 30.0, 30.0], [50.0, 50.0, 70.0, 70.0]
 
 

@@ -1,0 +1,49 @@
+"""One tiny detector and its exports, for all tests of a worker that only look at them.
+
+Imports are in the fixtures: tests of the operator need no TensorFlow.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from tlt_runner.detector.model import FasterRCNN
+
+
+@pytest.fixture(scope="session")
+def tiny_images() -> np.ndarray:
+    """Three images for the tiny detector."""
+    from tiny_detector import SIZE
+    from tlt_runner.export import verify
+
+    return next(verify.random_images(7, 1, 3, SIZE, SIZE))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_images: np.ndarray) -> FasterRCNN:
+    """The tiny detector. No test may change it."""
+    from tiny_detector import settled, tiny_config
+
+    return settled(tiny_config(), tiny_images)
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny_model: FasterRCNN) -> ModelProto:
+    """The tiny detector as ONNX in float32."""
+    from tlt_runner.export import onnx
+
+    return onnx.to_onnx(tiny_model, source_digest="0" * 64)
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx_fp16(tiny_onnx: ModelProto) -> ModelProto:
+    """The tiny detector as ONNX in float16."""
+    from tlt_runner.export import precision
+
+    return precision.to_float16(tiny_onnx)
