@@ -55,7 +55,7 @@ class Program(click.Group):
         except Exception as error:
             from tlt_runner import exits
 
-            hint = "This is a bug: report it with the text above."
+            hint = "This is a bug: please report it with the text above."
             failure = exits.explain(f"tlt {context.invoked_subcommand}", error, hint)
             code = exits.exit_code(failure, otherwise=INVALID_EXIT)
         context.exit(code)
