@@ -15,7 +15,7 @@ from keras import ops
 from tlt_api.training import Regularizer
 from tlt_runner.detector import losses
 from tlt_runner.detector import model as detector
-from tlt_runner.detector.seeds import StepDraws
+from tlt_runner.detector.seeds import StepSeeds
 
 STEPS, IMAGES = 12, 2
 
@@ -29,7 +29,7 @@ class Fit(keras.Model):
 
     def call(self, batch: dict[str, Any]) -> Any:
         """The total loss [1]."""
-        draws = StepDraws(1, batch["number"][0])
+        draws = StepSeeds(1, batch["number"][0])
         parts = losses.losses(self.detector, batch["image"], batch["boxes"], batch["classes"], draws)
         return ops.reshape(sum(parts.values()) + losses.penalty(self.detector, Regularizer()), (1,))
 

@@ -1,4 +1,4 @@
-"""Anchors for the boxes of a data set: by hand where the answer is plain, by property elsewhere."""
+"""Anchors for the boxes of a data set: by hand where the answer is obvious, by property elsewhere."""
 
 import numpy as np
 import pytest
@@ -17,23 +17,23 @@ def sizes(*pairs: tuple[float, float]) -> np.ndarray:
 
 def test_the_overlap_of_shapes_by_hand() -> None:
     anchors = Anchors(scales=[10, 20], ratios=[1.0, 4.0])  # height x width: 10x10, 5x20, 20x20, 10x40
-    found = best_overlaps(sizes((10, 10), (10, 20), (5, 40), (30, 40)), anchors)
+    overlaps = best_overlaps(sizes((10, 10), (10, 20), (5, 40), (30, 40)), anchors)
     # 10x20 shares all of its 200 with 20x20 (400); 5x40 its 200 with 10x40 (400); 30x40 shares 400 of 1200.
-    np.testing.assert_allclose(found, [1, 0.5, 0.5, 400 / 1200], rtol=1e-6)
+    np.testing.assert_allclose(overlaps, [1, 0.5, 0.5, 400 / 1200], rtol=1e-6)
 
 
 def test_recall_is_the_share_of_boxes_that_fit() -> None:
     anchors = Anchors(scales=[10], ratios=[1.0])
     boxes = sizes((10, 10), (10, 20), (10, 40), (40, 40))  # IoU 1, 1/2, 1/4, 1/16
-    told = [compare(boxes, ONE_BY_ONE, anchors, foreground=least) for least in (0.1, 0.25, 0.5, 0.6)]
-    assert [item.foreground_recall for item in told] == [0.75, 0.75, 0.5, 0.25]
-    assert {item.recall for item in told} == {0.5}
+    results = [compare(boxes, ONE_BY_ONE, anchors, foreground=least) for least in (0.1, 0.25, 0.5, 0.6)]
+    assert [item.foreground_recall for item in results] == [0.75, 0.75, 0.5, 0.25]
+    assert {item.recall for item in results} == {0.5}
 
 
 def test_two_clear_clusters_are_found_exactly() -> None:
     boxes = sizes(*[(40, 40)] * 30, *[(120, 120)] * 10)
-    found = propose(boxes, Anchors(scales=[64, 128], ratios=[1.0]), seed=0)
-    assert (found.scales, found.ratios) == ([40, 120], [1.0])
+    proposed = propose(boxes, Anchors(scales=[64, 128], ratios=[1.0]), seed=0)
+    assert (proposed.scales, proposed.ratios) == ([40, 120], [1.0])
 
 
 def test_a_grid_of_shapes_is_found_exactly() -> None:
@@ -41,8 +41,8 @@ def test_a_grid_of_shapes_is_found_exactly() -> None:
     wanted = Anchors(scales=[32, 128], ratios=[0.5, 1.0, 2.0])
     root = 2**0.5
     boxes = [(s * r, s / r) for s in (32, 128) for r in (root, 1.0, 1 / root) for _ in range(20)]
-    found = propose(sizes(*boxes), Anchors(scales=[64, 256], ratios=[1.0, 0.3, 3.0]), seed=1)
-    assert found == wanted
+    proposed = propose(sizes(*boxes), Anchors(scales=[64, 256], ratios=[1.0, 0.3, 3.0]), seed=1)
+    assert proposed == wanted
 
 
 def test_the_median_of_a_cluster_is_its_scale() -> None:
@@ -53,35 +53,37 @@ def test_the_median_of_a_cluster_is_its_scale() -> None:
 def test_anchors_that_fit_already_are_kept() -> None:
     boxes = sizes(*[(50, 50)] * 5, *[(100, 200)] * 5)
     perfect = Anchors(auto=True, scales=[50, 2 * 10000**0.5 / 2**0.5], ratios=[2.0, 1.0])
-    found = propose(boxes, perfect, seed=0)
+    proposed = propose(boxes, perfect, seed=0)
     assert best_overlaps(boxes, perfect).min() == pytest.approx(1.0, abs=1e-6)
-    assert found == perfect.model_copy(update={"auto": False})
+    assert proposed == perfect.model_copy(update={"auto": False})
 
 
 def test_fewer_shapes_than_anchors_leave_given_ones_in_place() -> None:
-    found = propose(sizes((30, 30), (30, 30)), Anchors(scales=[64, 128, 256], ratios=[1.0, 0.5]), seed=0)
-    assert (found.scales, found.ratios) == ([30, 64, 128], [0.5, 1.0])
+    proposed = propose(sizes((30, 30), (30, 30)), Anchors(scales=[64, 128, 256], ratios=[1.0, 0.5]), seed=0)
+    assert (proposed.scales, proposed.ratios) == ([30, 64, 128], [0.5, 1.0])
 
 
-def test_extreme_boxes_stay_within_what_a_spec_takes() -> None:
-    found = propose(sizes((1, 4000), (4000, 1), (1, 1)), Anchors(scales=[64], ratios=[1.0, 2.0, 0.5]), seed=0)
-    assert Anchors.model_validate(found.model_dump()) == found
-    assert max(found.ratios) <= 100
+def test_anchors_of_extreme_boxes_stay_within_the_limits_of_a_spec() -> None:
+    proposed = propose(
+        sizes((1, 4000), (4000, 1), (1, 1)), Anchors(scales=[64], ratios=[1.0, 2.0, 0.5]), seed=0
+    )
+    assert Anchors.model_validate(proposed.model_dump()) == proposed
+    assert max(proposed.ratios) <= 100
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((0, 2)), sizes((0, 5)), sizes((5, float("nan")))])
-def test_sizes_that_are_none_are_refused(wrong: np.ndarray) -> None:
+def test_sizes_that_are_not_positive_numbers_are_refused(wrong: np.ndarray) -> None:
     with pytest.raises(ValueError, match="expected heights and widths above 0"):
         propose(wrong, ONE_BY_ONE, seed=0)
 
 
-def test_the_comparison_tells_both_sets() -> None:
+def test_the_comparison_reports_both_sets() -> None:
     boxes = sizes(*[(32, 32)] * 3, (64, 64))
-    told = compare(boxes, ONE_BY_ONE, Anchors(scales=[32], ratios=[1.0]), foreground=0.7)
-    assert (told.scales, told.ratios) == ([32], [1.0])
-    assert (told.recall, told.default_recall) == (0.75, 0.25)  # 32 in 64 has an IoU of 1/4
-    assert (told.foreground_recall, told.default_foreground_recall) == (0.75, 0.25)
-    assert (told.mean_overlap, told.default_mean_overlap) == (0.8125, 0.4375)
+    result = compare(boxes, ONE_BY_ONE, Anchors(scales=[32], ratios=[1.0]), foreground=0.7)
+    assert (result.scales, result.ratios) == ([32], [1.0])
+    assert (result.recall, result.default_recall) == (0.75, 0.25)  # 32 in 64 has an IoU of 1/4
+    assert (result.foreground_recall, result.default_foreground_recall) == (0.75, 0.25)
+    assert (result.mean_overlap, result.default_mean_overlap) == (0.8125, 0.4375)
 
 
 SIDE = st.floats(1, 2000, width=32)
@@ -94,15 +96,15 @@ SIDE = st.floats(1, 2000, width=32)
     ratios=st.lists(st.sampled_from([0.25, 0.5, 1.0, 2.0, 4.0]), min_size=1, max_size=3, unique=True),
     seed=st.integers(0, 2**31),
 )
-def test_a_proposal_is_never_worse_has_as_many_and_is_the_same_again(
+def test_a_proposal_is_never_worse_has_as_many_anchors_and_is_reproducible(
     boxes: list[tuple[float, float]], scales: list[float], ratios: list[float], seed: int
 ) -> None:
     shapes, before = sizes(*boxes), Anchors(scales=scales, ratios=ratios)
-    found = propose(shapes, before, seed)
-    assert best_overlaps(shapes, found).mean() >= best_overlaps(shapes, before).mean()
-    assert (len(found.scales), len(found.ratios)) == (len(scales), len(ratios))
-    assert Anchors.model_validate(found.model_dump()) == found
-    assert propose(shapes, before, seed) == found
+    proposed = propose(shapes, before, seed)
+    assert best_overlaps(shapes, proposed).mean() >= best_overlaps(shapes, before).mean()
+    assert (len(proposed.scales), len(proposed.ratios)) == (len(scales), len(ratios))
+    assert Anchors.model_validate(proposed.model_dump()) == proposed
+    assert propose(shapes, before, seed) == proposed
 
 
 @settings(max_examples=40, deadline=None)

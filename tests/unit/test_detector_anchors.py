@@ -1,4 +1,4 @@
-"""Reference boxes, by hand."""
+"""Anchors, worked out by hand."""
 
 import numpy as np
 
@@ -8,13 +8,13 @@ from tlt_runner.detector.config import DetectorConfig
 
 
 def config(**changes: object) -> DetectorConfig:
-    wanted = {
+    fields = {
         "class_names": ["car"],
         "height": 64,
         "width": 96,
         "anchors": Anchors(scales=[32], ratios=[1.0]),
     }
-    return DetectorConfig.model_validate({**wanted, **changes})
+    return DetectorConfig.model_validate({**fields, **changes})
 
 
 def test_an_anchor_is_centred_in_its_cell() -> None:
@@ -30,6 +30,6 @@ def test_scale_is_the_side_of_a_square_of_the_same_area_and_ratio_is_width_to_he
     np.testing.assert_allclose(sides, [[10, 10], [5, 20], [20, 20], [10, 40]])
 
 
-def test_the_count_is_the_one_that_the_network_has_outputs_for() -> None:
+def test_the_network_has_an_output_for_each_anchor() -> None:
     two = config(anchors=Anchors(scales=[16, 32], ratios=[0.5, 1.0, 2.0]))
     assert len(anchors(two)) == two.anchor_count == 4 * 6 * 6

@@ -9,12 +9,12 @@ from tlt_runner.detector.config import DetectorConfig
 
 LETTERBOX = {"width": 96, "height": 64, "mode": "letterbox"}
 STORED = {"classNames": ["car"], "height": 64, "width": 96}
-"""As a model file of an older version says."""
+"""Config of a model file of an older version."""
 
 
 def dataset(**changes: object) -> Dataset:
-    wanted = {"uri": "pvc://data/x", "targetClassMapping": {"Van": "car", "Bus": "bus"}}
-    return Dataset.model_validate({**wanted, "imageSize": LETTERBOX, **changes})
+    fields = {"uri": "pvc://data/x", "targetClassMapping": {"Van": "car", "Bus": "bus"}}
+    return Dataset.model_validate({**fields, "imageSize": LETTERBOX, **changes})
 
 
 def test_classes_are_those_to_learn_whatever_names_the_labels_use() -> None:
@@ -22,13 +22,13 @@ def test_classes_are_those_to_learn_whatever_names_the_labels_use() -> None:
     assert DetectorConfig.from_spec(Model(), named).class_names == ["bus", "car"]
 
 
-def test_a_model_knows_how_its_images_were_brought_to_size() -> None:
+def test_a_model_file_records_how_images_are_resized() -> None:
     config = DetectorConfig.from_spec(Model(), dataset())
     assert config.mode == "letterbox"
     assert DetectorConfig.model_validate(config.to_wire()) == config
 
 
-def test_an_older_description_without_it_means_stretch() -> None:
+def test_an_older_description_without_a_mode_means_stretch() -> None:
     assert DetectorConfig.model_validate(STORED).mode == "stretch"
 
 
@@ -40,8 +40,8 @@ def test_a_retraining_keeps_anchors_and_takes_the_mode_of_its_data() -> None:
 
 
 def test_a_retraining_keeps_the_head_and_the_factors_its_weights_were_made_for() -> None:
-    own = {"head": "light", "poolSize": 5, "deltaScales": {"x": 8, "y": 8, "w": 4, "h": 4}}
-    config = DetectorConfig.model_validate({**STORED, "roi": own, "proposals": {"deltaScale": 2}})
+    head = {"head": "light", "poolSize": 5, "deltaScales": {"x": 8, "y": 8, "w": 4, "h": 4}}
+    config = DetectorConfig.model_validate({**STORED, "roi": head, "proposals": {"deltaScale": 2}})
     asked = Roi(head_stride=1, pool_size=14, mini_batch=32)
     again = config.retrained_by(Model(roi=asked), dataset())
     assert again.roi == config.roi.model_copy(update={"mini_batch": 32})

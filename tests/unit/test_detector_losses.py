@@ -1,4 +1,4 @@
-"""The losses, by hand: what they sum, and what they are divided by."""
+"""The losses, worked out by hand: their sums and their divisors."""
 
 import numpy as np
 

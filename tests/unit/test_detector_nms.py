@@ -12,7 +12,7 @@ ROOM = 64.0
 
 
 def greedy(boxes: np.ndarray, valid: np.ndarray, threshold: float, classes: np.ndarray) -> np.ndarray:
-    """The textbook: take the best box, drop what overlaps it, go on."""
+    """Greedy suppression as in textbooks: keep the best box, drop those that overlap it, go on."""
     kept: list[int] = []
     for index in np.flatnonzero(valid):
         same = [other for other in kept if classes[other] == classes[index]]
@@ -72,9 +72,9 @@ def test_too_few_rounds_never_lose_a_box_that_greedy_suppression_keeps(rounds: i
     chain = np.array([[0, 4.0 * i, 10, 4.0 * i + 10] for i in range(60)], np.float32)
     valid, classes = np.ones(60, bool), np.zeros(60, np.int32)
     kept = np.asarray(nms.keep_mask(chain[None], valid[None], 0.3, rounds=rounds))[0]
-    wanted = greedy(chain, valid, 0.3, classes)
-    assert not (wanted & ~kept).any()
-    assert kept[: rounds + 1].tolist() == wanted[: rounds + 1].tolist()
+    expected = greedy(chain, valid, 0.3, classes)
+    assert not (expected & ~kept).any()
+    assert kept[: rounds + 1].tolist() == expected[: rounds + 1].tolist()
 
 
 @settings(deadline=None, max_examples=20)
@@ -87,6 +87,6 @@ def test_too_few_rounds_of_a_block_lose_nothing_in_later_blocks(seed: int, side:
 
 def test_the_best_kept_boxes_come_first_and_the_rest_is_marked() -> None:
     scores = np.array([[0.9, 0.8, 0.7, 0.6]], np.float32)
-    indices, found = nms.keep_best(scores, np.array([[True, False, True, False]]), 3)
+    indices, kept = nms.keep_best(scores, np.array([[True, False, True, False]]), 3)
     assert np.asarray(indices)[0, :2].tolist() == [0, 2]
-    assert np.asarray(found)[0].tolist() == [True, True, False]
+    assert np.asarray(kept)[0].tolist() == [True, True, False]

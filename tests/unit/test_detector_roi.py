@@ -41,8 +41,8 @@ def test_pooling_equals_bilinear_sampling(shape: tuple[int, int]) -> None:
     pooled = np.asarray(roi.pool(features, boxes, 5)).reshape(2, 3, 5, 5, 3)
     for image in range(2):
         for index in range(3):
-            wanted = reference(features[image], boxes[image, index], 5, roi.SAMPLES)
-            np.testing.assert_allclose(pooled[image, index], wanted, rtol=1e-4, atol=1e-5)
+            expected = reference(features[image], boxes[image, index], 5, roi.SAMPLES)
+            np.testing.assert_allclose(pooled[image, index], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_box_of_one_cell_takes_the_mean_around_its_centre() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import doctest
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tlt_runner.evaluation import average_precision as average_precision_module
 from tlt_runner.evaluation.average_precision import (
     FALSE_POSITIVE,
     IGNORED,
@@ -44,13 +47,18 @@ def test_iou_is_that_of_the_boxes_as_they_are_without_a_pixel_more():
     np.testing.assert_allclose(iou_matrix(left, right), [[50 / 150, 1.0, 0.0], [0.0, 0.0, 0.0]])
 
 
+def test_the_example_of_the_documentation_computes_what_it_says():
+    results = doctest.testmod(average_precision_module)
+    assert (results.failed, results.attempted > 5) == (0, True)
+
+
 def test_the_higher_score_takes_the_box_and_the_duplicate_is_a_false_positive():
     box = [0, 0, 10, 10]
     assert match([box, box], [0.3, 0.8], [0, 0], [box], [0]) == [F, T]
     assert match([box, box], [0.5, 0.5], [0, 0], [box], [0]) == [T, F]
 
 
-def test_a_detection_of_another_class_finds_nothing():
+def test_a_detection_of_another_class_matches_nothing():
     assert match([[0, 0, 10, 10]], [0.9], [1], [[0, 0, 10, 10]], [0]) == [F]
 
 
@@ -216,7 +224,8 @@ def detect(images):
 
 def test_evaluation_reports_by_class_and_leaves_absent_classes_out_of_the_mean():
     metrics = evaluate(detect, [batch()], ["car", "person", "tram"], 0.5, "area")
-    # car: found in image 0, missed in image 1 (and one false positive below): AP 1/2. person: difficult only.
+    # car: detected in image 0, missed in image 1, with one false positive of lower score: AP 1/2.
+    # person: difficult objects only.
     assert metrics.m_ap == pytest.approx(0.5)
     assert [item.average_precision for item in metrics.per_class or []] == [pytest.approx(0.5), None, None]
     assert metrics.iou_threshold == 0.5
@@ -238,11 +247,11 @@ def test_boxes_are_judged_in_pixels_of_the_original_cut_at_its_edges():
     one["boxes"][0, 0] = [4, 0, 12, 16]
     one["placement"][0] = [0.5, 0.25, 4, 0, 16, 64]
 
-    def found(images):
+    def reaches_into_padding(images):
         # Rows 0 to 12: those in the padding do not count, so the overlap is 8 / 8, not 8 / 12.
         return {**detect(images), "boxes": np.array([[[0, 0, 12, 16], [0, 0, 0, 0]]] * 2, np.float32)}
 
-    assert evaluate(found, [one], ["car", "person"], 0.99, "area").m_ap == pytest.approx(1.0)
+    assert evaluate(reaches_into_padding, [one], ["car", "person"], 0.99, "area").m_ap == pytest.approx(1.0)
 
 
 def test_a_box_of_padding_alone_is_a_false_positive_and_an_infinite_one_is_left_out():

@@ -1,4 +1,4 @@
-"""Average precision of images that several workers judged: the figures of one."""
+"""Average precision of images that several workers evaluated, against that of a single worker."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,15 +13,15 @@ IMAGES, CLASS_NAMES = 7, ["bus", "car", "van"]
 
 
 def images(seed: int) -> list[dict[str, np.ndarray]]:
-    """Images whose scores fall together across images, some without detections."""
+    """Images with equal scores in different images, one of them without detections."""
     random = np.random.default_rng(seed)
-    made = []
+    generated = []
     for number in range(IMAGES):
         true_boxes = random.uniform(0, 50, (3, 4)).astype(np.float32)
         true_boxes[:, 2:] += true_boxes[:, :2] + 10
         count = 0 if number == 3 else 4
         boxes = true_boxes[random.integers(0, 3, count)] + random.uniform(-6, 6, (count, 4))
-        made.append(
+        generated.append(
             {
                 "boxes": boxes.astype(np.float32),
                 "scores": random.choice(np.float32([0.1, 0.5, 0.9]), count),
@@ -31,10 +31,10 @@ def images(seed: int) -> list[dict[str, np.ndarray]]:
                 "difficult": random.random(3) < 0.2,
             }
         )
-    return made
+    return generated
 
 
-def judged(chosen: list[dict[str, np.ndarray]]) -> Accumulator:
+def evaluated(chosen: list[dict[str, np.ndarray]]) -> Accumulator:
     accumulator = Accumulator(CLASS_NAMES, 0.5)
     for image in chosen:
         accumulator.add_image(**image)
@@ -57,15 +57,15 @@ class Exchange:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_shares_together_have_the_figures_of_one(seed: int) -> None:
+def test_workers_that_share_a_data_set_get_the_result_of_a_single_worker(seed: int) -> None:
     every, exchange = images(seed), Exchange()
-    places = [[0, 1, 4, 5], [2, 3, 6]]
+    positions = [[0, 1, 4, 5], [2, 3, 6]]
 
     def work(worker: int) -> Result:
-        own = judged([every[place] for place in places[worker]])
-        merged = own.merged(places[worker], 8, partial(exchange.total, worker=worker))
+        part = evaluated([every[position] for position in positions[worker]])
+        merged = part.merged(positions[worker], 8, partial(exchange.total, worker=worker))
         return merged.result("area")
 
     with ThreadPoolExecutor(2) as threads:
         results = list(threads.map(work, range(2)))
-    assert results[0] == results[1] == judged(every).result("area")
+    assert results[0] == results[1] == evaluated(every).result("area")

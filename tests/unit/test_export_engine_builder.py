@@ -1,4 +1,4 @@
-"""What is said when the engine builder of the spec is not installed."""
+"""The error when the engine builder of the spec is not installed."""
 
 import importlib.util
 

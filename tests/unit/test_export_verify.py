@@ -1,11 +1,14 @@
-"""How detections are matched and when a loss of mAP fails the job; numbers worked out by hand."""
+"""Matching of detections, threads, and the loss of mAP that fails a job; numbers worked out by hand."""
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from lazy import Lazy
 from tlt_api.failures import Reason
 from tlt_api.status import ExportStatus
+from tlt_runner.data import parallel
 from tlt_runner.errors import RunnerError
 
 export = Lazy("tlt_runner.tasks.export")
@@ -13,9 +16,9 @@ verify = Lazy("tlt_runner.export.verify")
 SQUARE, FAR = [10.0, 10.0, 30.0, 30.0], [50.0, 50.0, 70.0, 70.0]
 
 
-def found(*detections):
-    """One image: (box, score, class) each; padded with one place."""
-    padded = [*detections, ([0.0] * 4, 0.0, -1)]
+def detections(*items):
+    """Detections of one image, (box, score, class) each, and one row of padding."""
+    padded = [*items, ([0.0] * 4, 0.0, -1)]
     boxes, scores, classes = zip(*padded, strict=True)
     return {
         "boxes": np.array([boxes], np.float32),
@@ -26,36 +29,50 @@ def found(*detections):
 
 def test_order_of_near_equal_scores_does_not_matter():
     difference = verify.compare(
-        [found((SQUARE, 0.500, 0), (FAR, 0.499, 0))], [found((FAR, 0.501, 0), (SQUARE, 0.500, 0))]
+        [detections((SQUARE, 0.500, 0), (FAR, 0.499, 0))], [detections((FAR, 0.501, 0), (SQUARE, 0.500, 0))]
     )
     assert (difference.matched, difference.unmatched) == (2, 0)
     assert difference.max_abs_error == pytest.approx(0.002, abs=1e-6)
 
 
 def test_same_box_of_another_class_is_no_match():
-    difference = verify.compare([found((SQUARE, 0.9, 0))], [found((SQUARE, 0.9, 1))])
+    difference = verify.compare([detections((SQUARE, 0.9, 0))], [detections((SQUARE, 0.9, 1))])
     assert difference == verify.Difference(0.0, 0, 2)
 
 
 def test_box_moved_by_a_tenth_of_its_side_is_no_match():
     """IoU of two 20 px squares 2 px apart: 18 * 20 / (2 * 400 - 360) = 0.82."""
     moved = [10.0, 12.0, 30.0, 32.0]
-    difference = verify.compare([found((SQUARE, 0.9, 0))], [found((moved, 0.9, 0))])
+    difference = verify.compare([detections((SQUARE, 0.9, 0))], [detections((moved, 0.9, 0))])
     assert difference.matched == 0
 
 
 def test_one_detection_matches_once():
-    difference = verify.compare([found((SQUARE, 0.9, 0))], [found((SQUARE, 0.8, 0), (SQUARE, 0.7, 0))])
+    difference = verify.compare(
+        [detections((SQUARE, 0.9, 0))], [detections((SQUARE, 0.8, 0), (SQUARE, 0.7, 0))]
+    )
     assert (difference.matched, difference.unmatched) == (1, 1)
 
 
 def test_detection_that_is_not_a_number_is_counted_as_unmatched():
-    difference = verify.compare([found((SQUARE, 0.9, 0))], [found((SQUARE, float("nan"), 0))])
+    difference = verify.compare([detections((SQUARE, 0.9, 0))], [detections((SQUARE, float("nan"), 0))])
     assert difference == verify.Difference(0.0, 0, 1)
 
 
 def test_no_detections_at_all_is_no_difference():
-    assert verify.compare([found()], [found()]) == verify.Difference(0.0, 0, 0)
+    assert verify.compare([detections()], [detections()]) == verify.Difference(0.0, 0, 0)
+
+
+def test_onnx_runtime_starts_as_many_threads_as_the_cpu_limit_allows(tmp_path, monkeypatch):
+    (tmp_path / "cpu.max").write_text("100000 100000\n")  # a quota of one CPU
+    allowed = parallel.workers(tmp_path / "cpu.max")
+    monkeypatch.setattr(parallel, "workers", lambda: allowed)
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", tensors[:1], tensors[1:])
+    opset = helper.make_opsetid("", 17)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), tmp_path / "model.onnx")
+    session = verify.OnnxDetector(tmp_path / "model.onnx")._session
+    assert session.get_session_options().intra_op_num_threads == allowed == 1
 
 
 def test_random_images_are_reproducible_and_in_range():

@@ -1,4 +1,4 @@
-"""Which anchors fit the objects of a data set: k-means with the IoU of shapes, on a grid of scales x ratios.
+"""Clusters the object sizes of a data set into anchors: k-means by IoU, on a grid of scales x ratios.
 
 Called by training with ``anchors.auto`` and by ``tlt anchors``. The region proposal network has an anchor
 for every pair of a scale and a ratio, so centres cannot move freely as in YOLO's anchor clustering (Redmon
@@ -21,23 +21,24 @@ from tlt_runner.detector.anchors import shapes
 FloatArray = npt.NDArray[np.floating[Any]]
 
 FITS = 0.5
-"""IoU from which an anchor fits a box: the recall of :class:`tlt_api.status.AnchorsStatus`."""
+"""Least IoU with which an anchor fits a box: the recall of :class:`tlt_api.status.AnchorsStatus`."""
 RESTARTS = 8
 ROUNDS = 50
-CLUSTERED = 20_000
-"""Boxes that are clustered; of more, so many are drawn. The results are compared on all of them."""
+SAMPLE = 20_000
+"""Most boxes that are clustered, drawn at random from more. The results are compared on all boxes."""
 BLOCK = 1 << 14
 """Boxes that are compared with all anchors at once; bounds the memory."""
 LARGEST_SCALE, LARGEST_RATIO = 4096.0, 100.0
+"""Limits of the API's anchors."""
 
 
 def propose(sizes: FloatArray, given: Anchors, seed: int) -> Anchors:
-    """The anchors that fit best, as many scales and ratios as are given.
+    """Propose the anchors that fit best, as many scales and ratios as are given.
 
     Args:
         sizes: Height and width [N, 2] of the objects, in pixels of the network's input.
-        given: Anchors to better. They are kept where clustering finds none with a larger mean IoU.
-        seed: What the starts of the clustering depend on.
+        given: Anchors to improve on. They are kept where clustering finds none with a larger mean IoU.
+        seed: Seed of the sample and of the start centres.
 
     Returns:
         Scales rounded to pixels and ratios to two digits, both rising.
@@ -48,7 +49,8 @@ def propose(sizes: FloatArray, given: Anchors, seed: int) -> Anchors:
     if len(sizes) == 0 or not np.all(np.isfinite(sizes) & (np.asarray(sizes) > 0)):
         raise ValueError(f"expected heights and widths above 0, got {len(sizes)} sizes, not all of them such")
     random = np.random.default_rng(seed)
-    sample = sizes if len(sizes) <= CLUSTERED else sizes[random.choice(len(sizes), CLUSTERED, replace=False)]
+    sample = sizes if len(sizes) <= SAMPLE else sizes[random.choice(len(sizes), SAMPLE, replace=False)]
+    # k-means ends in a local optimum: the best of several starts, and of what was given, is taken.
     candidates = [given.model_copy(update={"auto": False})]
     for _ in range(RESTARTS):
         scales, ratios = _cluster(sample, len(given.scales), len(given.ratios), random)
@@ -62,18 +64,18 @@ def propose(sizes: FloatArray, given: Anchors, seed: int) -> Anchors:
 
 
 def best_overlaps(sizes: FloatArray, anchors: Anchors) -> FloatArray:
-    """The IoU [N] of each size [N, 2] with the anchor that fits it best, both with the same centre."""
+    """Return the IoU [N] of each size [N, 2] with its best anchor, both with the same centre."""
     return _best(sizes, shapes(anchors))[0]
 
 
 def compare(sizes: FloatArray, given: Anchors, chosen: Anchors, foreground: float) -> AnchorsStatus:
-    """How well the given and the chosen anchors fit.
+    """Measure how well the given and the chosen anchors fit.
 
     Args:
         sizes: Height and width [N, 2] of the objects.
         given: Anchors of the spec.
         chosen: Anchors that were proposed.
-        foreground: IoU from which an anchor is trained as foreground (``proposals.maxOverlap``).
+        foreground: Least IoU with which an anchor is trained as foreground (``proposals.maxOverlap``).
     """
     before, after = best_overlaps(sizes, given), best_overlaps(sizes, chosen)
     return AnchorsStatus(
@@ -89,7 +91,7 @@ def compare(sizes: FloatArray, given: Anchors, chosen: Anchors, foreground: floa
 
 
 def _best(sizes: FloatArray, anchor_shapes: FloatArray) -> tuple[FloatArray, npt.NDArray[np.intp]]:
-    """IoU [N] and index [N] of the best of the anchors [A, 2] for each size [N, 2]."""
+    """IoU [N] and index [N] of the best of the anchor shapes [A, 2] for each size [N, 2]."""
     overlaps, indices = np.empty(len(sizes), np.float32), np.empty(len(sizes), np.intp)
     heights, widths = anchor_shapes.T.astype(np.float32)
     for start in range(0, len(sizes), BLOCK):
@@ -97,9 +99,9 @@ def _best(sizes: FloatArray, anchor_shapes: FloatArray) -> tuple[FloatArray, npt
         height, width = block[:, :1], block[:, 1:]
         shared = np.minimum(height, heights) * np.minimum(width, widths)
         iou = shared / (height * width + heights * widths - shared)
-        here = slice(start, start + len(block))
-        indices[here] = iou.argmax(axis=1)
-        overlaps[here] = iou.max(axis=1)
+        rows = slice(start, start + len(block))
+        indices[rows] = iou.argmax(axis=1)
+        overlaps[rows] = iou.max(axis=1)
     return overlaps, indices
 
 
@@ -107,6 +109,7 @@ def _cluster(
     sizes: FloatArray, scales: int, ratios: int, random: np.random.Generator
 ) -> tuple[FloatArray, FloatArray]:
     """Scales and ratios after one start: those of the round with the largest mean IoU."""
+    # In logarithms, a pair of side and aspect is a point of the grid and the IoU depends on distances only.
     heights, widths = np.log(np.asarray(sizes, np.float64)).T
     sides, aspects = (heights + widths) / 2, widths - heights
     side_centres = _spread(sides, scales, lambda apart: np.exp(-2 * apart), random)
@@ -114,6 +117,7 @@ def _cluster(
     best, best_mean = (side_centres, aspect_centres), 0.0
     nearest = np.empty(0, np.intp)
     for _ in range(ROUNDS):
+        # Scales and ratios move independently, which can lower the mean IoU: the best round counts.
         before = nearest
         overlaps, nearest = _best(sizes, _grid(side_centres, aspect_centres))
         if overlaps.mean() > best_mean:
@@ -141,7 +145,7 @@ def _overlap_of_aspects(apart: FloatArray) -> FloatArray:
 def _spread(
     values: FloatArray, count: int, overlap: Callable[[FloatArray], FloatArray], random: np.random.Generator
 ) -> FloatArray:
-    """Start centres as k-means++ draws them; fewer than ``count`` where there are fewer different values."""
+    """Start centres by k-means++ (Arthur and Vassilvitskii, 2007); fewer where values repeat."""
     centres = [values[random.integers(len(values))]]
     distance = 1 - overlap(np.abs(values - centres[0]))
     while len(centres) < count and distance.max() > 1e-9:
@@ -154,7 +158,10 @@ def _medians(values: FloatArray, member_of: npt.NDArray[np.intp], centres: Float
     """The median of each centre's members; a centre without members stays."""
     members = (values[member_of == index] for index in range(len(centres)))
     return np.array(
-        [np.median(own) if len(own) else centre for own, centre in zip(members, centres, strict=True)]
+        [
+            np.median(cluster) if len(cluster) else centre
+            for cluster, centre in zip(members, centres, strict=True)
+        ]
     )
 
 
@@ -167,8 +174,8 @@ def _round_ratio(value: float) -> float:
     return min(float(f"{value:.2f}") if value >= 1 else float(f"{value:.2g}"), LARGEST_RATIO)
 
 
-def _filled(found: Sequence[float], given: Sequence[float]) -> list[float]:
-    """The values found, each once, rising; given ones in place of those that are missing."""
-    values = sorted(set(found))
+def _filled(centres: Sequence[float], given: Sequence[float]) -> list[float]:
+    """The centres, each once, rising; given values fill up where there are too few centres."""
+    values = sorted(set(centres))
     spare = [value for value in given if value not in values]
     return sorted([*values, *spare[: len(given) - len(values)]])

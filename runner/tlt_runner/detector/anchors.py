@@ -9,7 +9,7 @@ from tlt_runner.detector.config import STRIDE, DetectorConfig
 
 
 def shapes(given: Anchors) -> np.ndarray:
-    """Height and width [A, 2] in pixels of the anchors of one cell, scales outermost.
+    """Return height and width [A, 2] in pixels of the anchors of one cell, scales outermost.
 
     An anchor of scale s and ratio r has the area s squared and width / height = r.
     """
@@ -17,10 +17,12 @@ def shapes(given: Anchors) -> np.ndarray:
 
 
 def anchors(config: DetectorConfig) -> np.ndarray:
-    """All anchors of an image [N, 4] (yxyx, pixels), ordered by row, column, scale, ratio.
+    """Return all anchors of an image [N, 4] (yxyx, pixels), ordered by row, column, scale, ratio.
 
-    They are centred in their cell of STRIDE x STRIDE pixels and may reach over the image's border.
+    They are centred in their cell of STRIDE x STRIDE pixels and may reach over the image's border. Source:
+    Ren et al., "Faster R-CNN" (2015), section 3.1.
     """
+    # The order is that of the network's output: a convolution with a filter for each anchor, flattened.
     rows = (np.arange(config.feature_height) + 0.5) * STRIDE
     columns = (np.arange(config.feature_width) + 0.5) * STRIDE
     centres = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)[:, :, None, :]

@@ -13,32 +13,38 @@ Tensor = Any
 """A tensor of the Keras backend, symbolic or not."""
 
 LARGEST_LOG_RATIO = 4.135
-"""log(1000 / 16): a decoded side is at most 62.5 times its reference's, whatever the network says."""
+"""log(1000 / 16): a decoded side is at most 62.5 times its reference's, so exp cannot overflow."""
 
 
 def area(boxes: Tensor) -> Tensor:
-    """Areas [...] of boxes [..., 4]; 0 for empty or inverted ones."""
+    """Return the areas [...] of boxes [..., 4]; 0 for empty or inverted ones."""
     height = ops.maximum(boxes[..., 2] - boxes[..., 0], 0.0)
     width = ops.maximum(boxes[..., 3] - boxes[..., 1], 0.0)
     return height * width
 
 
 def iou(left: Tensor, right: Tensor) -> Tensor:
-    """Intersection over union [..., N, M] of all pairs of boxes [..., N, 4] and [..., M, 4]."""
+    """Return the intersection over union [..., N, M] of all pairs of boxes [..., N, 4] and [..., M, 4]."""
     a, b = left[..., :, None, :], right[..., None, :, :]
     height = ops.minimum(a[..., 2], b[..., 2]) - ops.maximum(a[..., 0], b[..., 0])
     width = ops.minimum(a[..., 3], b[..., 3]) - ops.maximum(a[..., 1], b[..., 1])
     intersection = ops.maximum(height, 0.0) * ops.maximum(width, 0.0)
     union = area(left)[..., :, None] + area(right)[..., None, :] - intersection
+    # Padding boxes have no area: their IoU is 0, not 0 / 0.
     return intersection / ops.maximum(union, 1e-6)
 
 
 def encode(boxes: Tensor, references: Tensor, scales: tuple[float, ...]) -> Tensor:
-    """Offsets (dy, dx, dh, dw) [..., 4] that :func:`decode` turns back into ``boxes``.
+    """Return the offsets (dy, dx, dh, dw) [..., 4] that :func:`decode` turns back into ``boxes``.
 
-    Centres move in units of the reference's sides, sides by the logarithm of their ratio (R-CNN); each offset
-    is multiplied by its scale. Sides below one thousandth of a pixel count as that, so padding boxes stay
-    finite.
+    Centres move in units of the reference's sides, sides by the logarithm of their ratio; each offset is
+    multiplied by its scale. Source: Girshick et al., "Rich feature hierarchies" (R-CNN, 2014), appendix C.
+    Sides below one thousandth of a pixel count as that, so padding boxes stay finite.
+
+    Args:
+        boxes: [..., 4], yxyx in pixels.
+        references: Anchors or proposals [..., 4], yxyx in pixels.
+        scales: Factors on the four offsets.
     """
     cy, cx, h, w = _centre_and_sides(boxes)
     ry, rx, rh, rw = _centre_and_sides(references)
@@ -47,7 +53,7 @@ def encode(boxes: Tensor, references: Tensor, scales: tuple[float, ...]) -> Tens
 
 
 def decode(deltas: Tensor, references: Tensor, scales: tuple[float, ...]) -> Tensor:
-    """Boxes [..., 4] from offsets [..., 4] and reference boxes [..., 4]; the inverse of :func:`encode`."""
+    """Return boxes [..., 4] from offsets [..., 4] and references [..., 4]; the inverse of :func:`encode`."""
     ry, rx, rh, rw = _centre_and_sides(references)
     cy = ry + deltas[..., 0] / scales[0] * rh
     cx = rx + deltas[..., 1] / scales[1] * rw
@@ -57,15 +63,16 @@ def decode(deltas: Tensor, references: Tensor, scales: tuple[float, ...]) -> Ten
 
 
 def clip(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Boxes [..., 4] cut to an image of height x width pixels."""
+    """Cut boxes [..., 4] to an image of height x width pixels."""
     limit = ops.convert_to_tensor([height, width, height, width], dtype="float32")
     return ops.minimum(ops.maximum(boxes, 0.0), limit)
 
 
 def gather(values: Tensor, indices: Tensor) -> Tensor:
-    """Rows [B, K, ...] of ``values`` [B, N, ...] at ``indices`` [B, K], each image from its own.
+    """Take rows [B, K, ...] of ``values`` [B, N, ...] at ``indices`` [B, K], each image's from its own.
 
-    One flat Gather: it converts to one ONNX Gather, also with a dynamic batch.
+    One flat Gather: it converts to one ONNX Gather, also with a dynamic batch, and TensorRT builds it without
+    a plugin.
     """
     count, rest = values.shape[1], tuple(values.shape[2:])
     batch = ops.shape(values)[0]

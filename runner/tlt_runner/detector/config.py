@@ -1,4 +1,4 @@
-"""What a detector is: classes, input size, architecture, anchors, and the numbers of its two stages.
+"""Description of a detector: classes, input size, architecture, anchors, and settings of its two stages.
 
 Made from a TrainingJob's spec, saved inside the ``.keras`` file beside the graphs, and read back from there
 by pruning, evaluation and export: a model file needs no spec to be understood.
@@ -17,48 +17,49 @@ from tlt_api.model import Anchors, Backbone, Detections, Model, Proposals, Roi
 STRIDE = 16
 """Pixels of the network's input for one cell of the feature map."""
 HEAD_STRIDE = 2
-"""Of the backbone's last stage on pooled features, where the spec has none."""
-KEPT_OF_ROI = ("head", "head_stride", "pool_size", "delta_scales")
-"""What a retraining cannot choose anew."""
+"""Stride of the backbone's last stage on pooled features, where the spec has none."""
+FIXED_ROI_FIELDS = ("head", "head_stride", "pool_size", "delta_scales")
+"""Fields of ``roi`` that a retraining cannot change: the head's weights were made for them."""
 
 
 Scales = tuple[float, float, float, float]
-"""Factors on the offsets (dy, dx, dh, dw) that are learnt."""
+"""Factors on the offsets (dy, dx, dh, dw) that the network learns."""
 
 
 class DetectorConfig(StatusModel):
-    """A detector's description. Fields that a newer version added are ignored."""
+    """A detector's description, stored in its model file. Fields that a newer version added are ignored."""
 
     class_names: list[str] = Field(min_length=1)
-    """Classes to detect; a class's id is its place here."""
+    """Classes to detect; a class's id is its index here."""
     height: int
-    """Pixels of the network's input."""
+    """Height of the network's input in pixels."""
     width: int
-    """Pixels of the network's input."""
+    """Width of the network's input in pixels."""
+    # The default is for models made before there was a choice.
     mode: Literal["stretch", "letterbox"] = "stretch"
-    """How images were brought to that size in training, and are to be brought to it."""
+    """Resizing of images to the network's input, in training as in inference."""
     backbone: Backbone = "resnet18"
-    """Feature extractor before any pruning."""
+    """Feature extractor, before any pruning."""
     width_multiplier: float = 1.0
     """Factor on every layer's filters, before any pruning."""
     anchors: Anchors = Anchors()
-    """Reference boxes."""
+    """Reference boxes of the region proposal network."""
     proposals: Proposals = Proposals()
-    """Region proposal network."""
+    """Settings of the region proposal network."""
     roi: Roi = Roi()
-    """Head."""
+    """Settings of the RoI head."""
     detections: Detections = Detections()
-    """Final detections."""
+    """Settings of the final detections."""
     max_objects: int = 100
-    """Objects of an image that are used in training."""
+    """Most objects of an image that are used in training."""
     freeze_blocks: list[int] = []
     """Blocks of the backbone that are not trained."""
     freeze_batch_norm: bool = False
-    """Whether batch normalisation uses its stored statistics in training."""
+    """Use the moving statistics of batch normalisation in training, instead of the batch's."""
 
     @classmethod
     def from_spec(cls, model: Model, dataset: Dataset) -> Self:
-        """The detector that a TrainingJob asks for."""
+        """Make the description of the detector that a TrainingJob asks for."""
         return cls(
             class_names=dataset.target_classes,
             height=dataset.image_size.height,
@@ -76,11 +77,11 @@ class DetectorConfig(StatusModel):
         )
 
     def retrained_by(self, model: Model, dataset: Dataset) -> Self:
-        """This detector with what a retraining may choose anew.
+        """Return this description with the settings that a retraining may change.
 
         Architecture, anchors, head, factors on offsets and classes stay: the weights were made for them.
         """
-        roi = {name: getattr(self.roi, name) for name in KEPT_OF_ROI}
+        roi = {name: getattr(self.roi, name) for name in FIXED_ROI_FIELDS}
         proposals = {"delta_scale": self.proposals.delta_scale}
         return self.model_copy(
             update={
@@ -101,7 +102,7 @@ class DetectorConfig(StatusModel):
 
     @property
     def head_stride(self) -> int:
-        """Stride of the last stage on pooled features; the light head and vgg's have no use for it."""
+        """Stride of the last stage on pooled features; the light head and vgg's ignore it."""
         return self.roi.head_stride or HEAD_STRIDE
 
     @property
@@ -112,7 +113,7 @@ class DetectorConfig(StatusModel):
 
     @property
     def rpn_scales(self) -> Scales:
-        """The same of the region proposal network."""
+        """Factors on the region proposal network's (dy, dx, dh, dw)."""
         return (self.proposals.delta_scale,) * 4
 
     @property
@@ -127,10 +128,10 @@ class DetectorConfig(StatusModel):
 
     @property
     def anchors_per_cell(self) -> int:
-        """Anchors at one place of the feature map."""
+        """Number of anchors at one cell of the feature map."""
         return len(self.anchors.scales) * len(self.anchors.ratios)
 
     @property
     def anchor_count(self) -> int:
-        """Anchors of an image."""
+        """Number of anchors of an image."""
         return self.feature_height * self.feature_width * self.anchors_per_cell

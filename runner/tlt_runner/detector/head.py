@@ -16,30 +16,45 @@ from tlt_runner.detector.boxes import Tensor
 from tlt_runner.detector.config import DetectorConfig
 
 LIGHT_FILTERS, LIGHT_UNITS = 128, 1024
-"""Of the light head, before the width multiplier: channels that are pooled, units of the dense layer."""
+"""Pooled channels and units of the dense layer of the light head, before the width multiplier."""
 CANDIDATES_PER_DETECTION = 10
+"""Pairs of box and class that enter the final suppression for each detection that may leave it."""
 MOST_CANDIDATES = 2000
-"""Pairs of box and class that enter the final suppression at most; below TensorRT's limit of 3840."""
+"""Most pairs of box and class that enter the final suppression; TensorRT's TopK takes at most 3840."""
 
 
 def features_to_pool(config: DetectorConfig, make: Layers, features: Any) -> Any:
-    """What RoI pooling takes: the trunk's features [B, H, W, C], or what the light head makes of them.
+    """Add the layers between the trunk's features and RoI pooling: none, or those of the light head.
 
-    Light-Head R-CNN (Li et al., 2017): the last stage runs once for all proposals, and its features are
-    thinned before they are pooled. Dense layers, vgg's last stage, cannot: there they are left out.
+    Source of the light head: Li et al., "Light-Head R-CNN" (2017). The backbone's last stage runs once for
+    all proposals, and its features get fewer channels before they are pooled.
+
+    Args:
+        config: The detector.
+        make: Maker of layers.
+        features: The trunk's features [B, H, W, C].
+
+    Returns:
+        [B, H, W, C], with another number of channels for the light head.
     """
     if config.roi.head != "light":
         return features
     family = FAMILIES[config.backbone]
+    # vgg's last stage is dense layers, which cannot run on a feature map: it is left out.
     x = features if family.dense_head else family.head_stage(config.backbone, make, features, 1)
     x = make.norm(make.conv(x, "light_conv", make.filters(LIGHT_FILTERS), 1), "light_bn")
     return layers.ReLU(name="light_relu")(x)
 
 
 def build(config: DetectorConfig, make: Layers, channels: int) -> keras.Model:
-    """Graph from pooled features [M, P, P, C] to {classes [M, K + 1] logits, deltas [M, K, 4]}.
+    """Build the graph from pooled features [M, P, P, C] to {classes [M, K + 1] logits, deltas [M, K, 4]}.
 
-    Background is the last class.
+    Background is the last class, so that a class id is an index of ``config.class_names``.
+
+    Args:
+        config: The detector.
+        make: Maker of layers.
+        channels: C, the channels that :func:`features_to_pool` gives.
     """
     size, family = config.roi.pool_size, FAMILIES[config.backbone]
     pooled = keras.Input((size, size, channels), name="pooled")
@@ -56,7 +71,7 @@ def build(config: DetectorConfig, make: Layers, channels: int) -> keras.Model:
 
 
 def with_classes(old: keras.Model, config: DetectorConfig, seed: int) -> keras.Model:
-    """A head that shares with ``old`` all layers but the outputs, which are fresh, for config's classes."""
+    """Build a head of the layers of ``old`` and fresh output layers for the classes of ``config``."""
     return _with_outputs(config, Layers(seed), old.input, old.get_layer("head_classes").input)
 
 
@@ -78,24 +93,27 @@ def _with_outputs(config: DetectorConfig, make: Layers, pooled: Any, x: Any) -> 
 def detect(
     config: DetectorConfig, proposals: Tensor, valid: Tensor, logits: Tensor, deltas: Tensor
 ) -> dict[str, Tensor]:
-    """The final detections: best pairs of box and class, suppressed within each class.
+    """Compute the final detections: the best pairs of box and class, suppressed within each class.
 
     Args:
         config: The detector.
         proposals: [B, R, 4] yxyx in pixels.
-        valid: [B, R] bool, which of them count.
+        valid: [B, R] bool, whether each is a proposal.
         logits: [B, R, K + 1], background last.
         deltas: [B, R, K, 4].
 
     Returns:
         boxes [B, D, 4] (yxyx, pixels), scores [B, D], classes [B, D] int32, by falling score, and count [B]
-        int32; D is detections.max_detections. Places after ``count`` hold zeros and class -1.
+        int32; D is detections.max_detections. Rows after ``count`` hold zeros and class -1.
     """
-    rois, classes, wanted = proposals.shape[1], config.classes, config.detections.max_detections
+    rois, classes, most = proposals.shape[1], config.classes, config.detections.max_detections
     pairs = rois * classes
+    # Invalid proposals get the score 0, which no threshold lets through.
     scores = ops.softmax(logits, axis=-1)[..., :classes] * ops.cast(valid, "float32")[..., None]
-    candidates = min(pairs, max(wanted, min(CANDIDATES_PER_DETECTION * wanted, MOST_CANDIDATES)))
+    # Suppression compares all pairs of its boxes: only the best enter.
+    candidates = min(pairs, max(most, min(CANDIDATES_PER_DETECTION * most, MOST_CANDIDATES)))
     scores, pair = ops.top_k(ops.reshape(scores, (-1, pairs)), candidates)
+    # Lookup tables instead of an integer division by the number of classes and its remainder.
     roi_of = ops.take(np.repeat(np.arange(rois, dtype=np.int32), classes), pair, axis=0)
     class_of = ops.take(np.tile(np.arange(classes, dtype=np.int32), rois), pair, axis=0)
     boxes = box_ops.decode(
@@ -106,27 +124,29 @@ def detect(
     boxes = box_ops.clip(boxes, config.height, config.width)
     confident = scores >= config.detections.score_threshold
     keep = nms.keep_mask(boxes, confident, config.detections.nms_overlap, class_of)
-    best, found = nms.keep_best(scores, keep, wanted)
+    best, kept = nms.keep_best(scores, keep, most)
     return _padded(
-        wanted,
+        most,
         box_ops.gather(boxes, best),
         box_ops.gather(scores, best),
         box_ops.gather(class_of, best),
-        found,
+        kept,
     )
 
 
-def _padded(wanted: int, boxes: Tensor, scores: Tensor, classes: Tensor, found: Tensor) -> dict[str, Tensor]:
-    missing = wanted - boxes.shape[1]
+def _padded(most: int, boxes: Tensor, scores: Tensor, classes: Tensor, kept: Tensor) -> dict[str, Tensor]:
+    """Detections with zeros and class -1 in place of boxes that are not kept, and up to ``most`` rows."""
+    missing = most - boxes.shape[1]
     result = {
-        "boxes": ops.where(found[..., None], boxes, 0.0),
-        "scores": ops.where(found, scores, 0.0),
-        "classes": ops.where(found, classes, -1),
+        "boxes": ops.where(kept[..., None], boxes, 0.0),
+        "scores": ops.where(kept, scores, 0.0),
+        "classes": ops.where(kept, classes, -1),
     }
+    # A detector with fewer pairs of box and class than detections still has the promised shape.
     if missing:
         result = {
             "boxes": ops.pad(result["boxes"], ((0, 0), (0, missing), (0, 0))),
             "scores": ops.pad(result["scores"], ((0, 0), (0, missing))),
             "classes": ops.pad(result["classes"], ((0, 0), (0, missing)), constant_values=-1),
         }
-    return {**result, "count": ops.sum(ops.cast(found, "int32"), axis=1)}
+    return {**result, "count": ops.sum(ops.cast(kept, "int32"), axis=1)}

@@ -1,19 +1,19 @@
-"""The four losses of Faster R-CNN, of one batch, and the forward pass that they need.
+"""The four losses of Faster R-CNN for one batch, and the forward pass that they need.
 
 Each is a sum over the sampled anchors or proposals of an image, divided by the *configured* size of its
-mini-batch (not by how many were found; TLT does so), then averaged over the images:
+mini-batch, as TLT does (not by the number that was drawn), then averaged over the images:
 
 =====================  ==========================================  ================================
-loss                   of                                          divided by
+loss                   formula                                     divided by
 =====================  ==========================================  ================================
 rpn_objectness         binary cross-entropy, sampled anchors       min(proposals.miniBatch, anchors)
-rpn_deltas             smooth L1 (beta 1/9), positive anchors      the same
+rpn_deltas             smooth L1 (beta 1/9), positive anchors      min(proposals.miniBatch, anchors)
 head_classes           cross-entropy, sampled proposals            S, the proposals drawn
 head_deltas            smooth L1 (beta 1), positive proposals      S
 =====================  ==========================================  ================================
 
-S is min(roi.miniBatch, candidates). A smooth L1 sums its four coordinates; the head's is of the true
-class only.
+S is min(roi.miniBatch, candidates). A smooth L1 sums its four coordinates; the head's counts the true class
+only. Sources: Ren et al., "Faster R-CNN" (2015), section 3.1.2; Girshick, "Fast R-CNN" (2015), section 2.3.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ from tlt_runner.detector.matching import AnchorTargets, RoiTargets
 from tlt_runner.detector.model import FasterRCNN
 
 RPN_BETA = 1.0 / 9.0
+"""Difference from which the region proposal network's smooth L1 is linear (py-faster-rcnn: sigma 3)."""
 HEAD_BETA = 1.0
+"""Difference from which the head's smooth L1 is linear."""
 
 
 def losses(
     model: FasterRCNN, images: Tensor, boxes: Tensor, classes: Tensor, random: keras.random.SeedGenerator
 ) -> dict[str, Tensor]:
-    """Forward pass in training mode, and the four losses (scalars).
+    """Run the forward pass in training mode and compute the four losses (scalars).
 
     The parts have name scopes, by which a profile tells them apart.
 
@@ -44,7 +46,7 @@ def losses(
         images: [B, H, W, 3] RGB, 0 to 255.
         boxes: Objects [B, G, 4] yxyx in pixels.
         classes: [B, G] int32, -1 in padding.
-        random: Source of the mini-batches' draws.
+        random: Generator of the seeds with which mini-batches are drawn.
     """
     config = model.config
     out = model.trunk(images, training=True)
@@ -65,7 +67,15 @@ def losses(
 
 
 def rpn_losses(objectness: Tensor, deltas: Tensor, targets: AnchorTargets, size: int) -> dict[str, Tensor]:
-    """Losses of the region proposal network; ``size`` is what they are divided by."""
+    """Compute the losses of the region proposal network.
+
+    Args:
+        objectness: Logits [B, N].
+        deltas: [B, N, 4].
+        targets: Targets of all anchors.
+        size: Divisor, the configured size of the mini-batch.
+    """
+    # softplus(x) - y * x is binary cross-entropy of a logit that cannot overflow.
     entropy = ops.softplus(objectness) - targets.positive * objectness
     distance = ops.sum(smooth_l1(deltas - targets.deltas, RPN_BETA), axis=-1)
     return {
@@ -75,7 +85,7 @@ def rpn_losses(objectness: Tensor, deltas: Tensor, targets: AnchorTargets, size:
 
 
 def head_losses(logits: Tensor, deltas: Tensor, targets: RoiTargets) -> dict[str, Tensor]:
-    """Losses of the head, from logits [B, S, K + 1] and deltas [B, S, K, 4]."""
+    """Compute the losses of the head from logits [B, S, K + 1] and deltas [B, S, K, 4]."""
     size, classes = logits.shape[1], deltas.shape[2]
     chosen = ops.one_hot(targets.classes, classes + 1)
     entropy = -ops.sum(chosen * ops.log_softmax(logits, axis=-1), axis=-1)
@@ -88,13 +98,16 @@ def head_losses(logits: Tensor, deltas: Tensor, targets: RoiTargets) -> dict[str
 
 
 def smooth_l1(x: Tensor, beta: float) -> Tensor:
-    """Elementwise: x^2 / (2 beta) below beta, |x| - beta / 2 above (Fast R-CNN)."""
+    """Compute x^2 / (2 beta) for |x| below beta, |x| - beta / 2 above, element by element (Fast R-CNN)."""
     size = ops.abs(x)
     return ops.where(size < beta, 0.5 * x * x / beta, size - 0.5 * beta)
 
 
 def penalty(model: FasterRCNN, regularizer: Regularizer) -> Tensor:
-    """Weight penalty: the sum of squares (l2) or magnitudes (l1) of trainable kernels, times the factor."""
+    """Compute the weight penalty: the sum of squares (l2) or magnitudes (l1) of trainable kernels, weighted.
+
+    Biases and batch normalisation are not penalised: only variables named ``kernel`` are.
+    """
     if regularizer.type == "none" or not regularizer.weight:
         return ops.zeros(())
     measure = ops.square if regularizer.type == "l2" else ops.abs

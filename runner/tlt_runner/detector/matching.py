@@ -1,7 +1,7 @@
-"""Targets: which anchors and proposals stand for which object, and which of them the losses look at.
+"""Training targets: matches anchors and proposals with objects and draws the mini-batches.
 
-In the graph and of static shape: ground truth is padded (class -1), samples are chosen by the largest of
-random numbers, and what is not chosen has weight 0.
+Runs inside the graph with static shapes: ground truth is padded (class -1), a mini-batch is drawn by the
+largest of random numbers, and anchors or proposals outside it have weight 0.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from tlt_runner.detector.config import DetectorConfig
 
 @dataclass(frozen=True)
 class AnchorTargets:
-    """What the region proposal network should have said.
+    """Targets of the region proposal network.
 
     Attributes:
-        positive: [B, N], 1 where an anchor stands for an object and is in the mini-batch.
-        sampled: [B, N], 1 where an anchor is in the mini-batch at all.
-        deltas: [B, N, 4] to the anchor's object; meaningful where positive.
+        positive: [B, N], 1 where an anchor is matched with an object and in the mini-batch.
+        sampled: [B, N], 1 where an anchor is in the mini-batch, positive or negative.
+        deltas: [B, N, 4] to the anchor's object, scaled; meaningful where positive.
     """
 
     positive: Tensor
@@ -34,12 +34,12 @@ class AnchorTargets:
 
 @dataclass(frozen=True)
 class RoiTargets:
-    """The proposals that the head is trained on, and what it should say of them.
+    """The proposals on which the head is trained, and their targets.
 
     Attributes:
         boxes: [B, S, 4], S is the mini-batch (or all candidates, where there are fewer).
         classes: [B, S] int32; background is the number of classes.
-        positive: [B, S], 1 where the box stands for an object.
+        positive: [B, S], 1 where the box is matched with an object.
         sampled: [B, S], 0 where an image had too few candidates.
         deltas: [B, S, 4] to the box's object, scaled; meaningful where positive.
     """
@@ -58,23 +58,26 @@ def anchor_targets(
     classes: Tensor,
     random: keras.random.SeedGenerator,
 ) -> AnchorTargets:
-    """Match anchors to objects and draw the mini-batch, at most half of it objects.
+    """Match anchors to objects and draw the mini-batch, at most half of it positive.
 
-    An anchor is positive from IoU spec.max_overlap on, or where no anchor overlaps an object more (so each
-    object has one); negative below spec.min_overlap with all objects. Anchors reaching over the border take
-    part: on small images they are most of the anchors (TLT gives them IoU 0).
+    An anchor is positive from IoU ``proposals.maxOverlap`` on, or if no other anchor overlaps an object more,
+    so that each object has one; negative below ``proposals.minOverlap`` with all objects. Source: Ren et al.,
+    "Faster R-CNN" (2015), section 3.1.2.
 
     Args:
         config: Overlaps, size of the mini-batch, factors on offsets.
         anchors: [N, 4].
         boxes: Objects [B, G, 4].
         classes: [B, G] int32, -1 in padding.
-        random: Source of the draw.
+        random: Generator of the seed of the draw.
     """
     spec, real = config.proposals, classes >= 0
+    # Anchors that reach over the border take part, unlike in TLT, which gives them IoU 0: on small images
+    # they are most of the anchors.
     overlaps = box_ops.iou(anchors[None], boxes) * ops.cast(real, "float32")[:, None, :]
     best = ops.max(overlaps, axis=2)
     best_of_object = ops.max(overlaps, axis=1, keepdims=True)
+    # An overlap of 0 is no match: padding, and objects that no anchor touches, force nothing.
     forced = ops.logical_and(overlaps >= best_of_object, best_of_object > 0.0)
     positive = ops.logical_or(best >= spec.max_overlap, ops.any(forced, axis=2))
     negative = ops.logical_and(best < spec.min_overlap, ops.logical_not(positive))
@@ -95,17 +98,20 @@ def roi_targets(
     classes: Tensor,
     random: keras.random.SeedGenerator,
 ) -> RoiTargets:
-    """Match proposals to objects and draw the mini-batch, at most spec.positive_fraction of it objects.
+    """Match proposals to objects and draw the mini-batch, at most ``roi.positiveFraction`` of it positive.
+
+    Source: Girshick, "Fast R-CNN" (2015), section 2.3.
 
     Args:
         config: Classes, overlaps, size of the mini-batch, whether objects are added to the proposals.
         proposals: [B, R, 4].
-        valid: [B, R] bool, which of them are proposals.
+        valid: [B, R] bool, whether each is a proposal.
         boxes: Objects [B, G, 4].
         classes: [B, G] int32, -1 in padding.
-        random: Source of the draw.
+        random: Generator of the seed of the draw.
     """
     spec, real = config.roi, classes >= 0
+    # Early in training few proposals match objects: the objects' own boxes give the head positives.
     if spec.ground_truth_as_roi:
         proposals = ops.concatenate([proposals, boxes], axis=1)
         valid = ops.concatenate([valid, real], axis=1)
@@ -116,6 +122,7 @@ def roi_targets(
     size = min(spec.mini_batch, proposals.shape[1])
     most_positive = max(1, int(spec.mini_batch * spec.positive_fraction))
     positive, negative = _draw(positive, negative, size, most_positive, random)
+    # The mini-batch is gathered, so that the head runs on S boxes and not on all proposals.
     chosen = _first(positive, negative, size)
     proposals = box_ops.gather(proposals, chosen)
     positive, negative = box_ops.gather(positive, chosen), box_ops.gather(negative, chosen)
@@ -132,19 +139,22 @@ def roi_targets(
 def _draw(
     positive: Tensor, negative: Tensor, size: int, most_positive: int, random: keras.random.SeedGenerator
 ) -> tuple[Tensor, Tensor]:
-    """At random: at most ``most_positive`` positives, negatives up to ``size`` in all; both [B, N] bool."""
+    """Draw at most ``most_positive`` positives, then negatives up to ``size`` in all; both [B, N] bool."""
     noise = seeds.uniform(positive, random)
     size = min(size, positive.shape[1])
     positive = _largest(positive, noise, min(most_positive, size))
+    # Negatives fill up what positives leave, a number that differs between images: so the threshold is
+    # looked up at that rank, while every shape stays static.
     taken = ops.sum(ops.cast(positive, "int32"), axis=1, keepdims=True)
     keyed = ops.where(negative, noise, -1.0)
-    place = ops.maximum(size - taken - 1, 0)
-    threshold = box_ops.gather(ops.top_k(keyed, size)[0], place)
+    last_rank = ops.maximum(size - taken - 1, 0)
+    threshold = box_ops.gather(ops.top_k(keyed, size)[0], last_rank)
     room = ops.logical_and(negative, taken < size)
     return positive, ops.logical_and(room, keyed >= threshold)
 
 
 def _largest(mask: Tensor, noise: Tensor, count: int) -> Tensor:
+    """The part of ``mask`` [B, N] with the ``count`` largest random numbers."""
     keyed = ops.where(mask, noise, -1.0)
     threshold = ops.top_k(keyed, count)[0][:, -1:]
     return ops.logical_and(mask, keyed >= threshold)

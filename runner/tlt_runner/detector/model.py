@@ -1,8 +1,8 @@
-"""The detector as one Keras model: two functional graphs, and the tensor ops between them.
+"""The detector as one Keras model: two functional graphs, and the tensor operations between them.
 
 ``trunk`` (backbone and region proposal network) and ``head`` hold all weights; pruning rebuilds these two.
 Calling the model detects, with the same ops in evaluation and in the exported file. Training composes the
-same parts in :mod:`tlt_runner.detector.losses`.
+same parts in :mod:`tlt_runner.detector.losses`. Source: Ren et al., "Faster R-CNN" (2015).
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.errors import RunnerError
 
 OUTPUT_LAYERS = ("rpn_objectness", "rpn_deltas", "head_classes", "head_deltas")
-"""Layers whose filters have a meaning each: never pruned."""
+"""Layers with a filter for each anchor, class or coordinate: never pruned."""
 
 
 @keras.saving.register_keras_serializable(package="tlt")
 class FasterRCNN(keras.Model):
-    """A C4 Faster R-CNN.
+    """A C4 Faster R-CNN: proposals and pooling at stride 16, the backbone's last stage in the head.
 
     Attributes:
-        config: What it detects, and how.
+        config: The detector's description.
         trunk: Functional graph: images [B, H, W, 3] (RGB, 0 to 255) to {features [B, H/16, W/16, C] to pool,
             objectness [B, N] logits, deltas [B, N, 4]}; pixels are normalised inside.
         head: Functional graph: pooled features [M, P, P, C] to {classes [M, K + 1] logits with
@@ -47,27 +47,34 @@ class FasterRCNN(keras.Model):
         self.config = config
         self.trunk = trunk
         self.head = head
+        # Both graphs come with their weights: Keras has nothing left to build.
         self.built = True
         for graph in (trunk, head):
             fused_batch_norm.fuse(graph)
         freeze(self)
 
     def call(self, images: Tensor) -> dict[str, Tensor]:
-        """Detect: images [B, H, W, 3] to boxes [B, D, 4], scores [B, D], classes [B, D], count [B].
+        """Detect objects: images [B, H, W, 3] to boxes [B, D, 4], scores [B, D], classes [B, D], count [B].
 
         Boxes are yxyx in pixels of the network's input; see :func:`tlt_runner.detector.head.detect`.
         """
-        found = self.trunk(images, training=False)
+        out = self.trunk(images, training=False)
         with keras.name_scope("proposals"):
             proposals, valid = rpn.propose(
-                self.config, found["objectness"], found["deltas"], self.config.proposals.inference
+                self.config, out["objectness"], out["deltas"], self.config.proposals.inference
             )
-        logits, deltas = self.classify(found["features"], proposals, training=False)
+        logits, deltas = self.classify(out["features"], proposals, training=False)
         with keras.name_scope("detections"):
             return head.detect(self.config, proposals, valid, logits, deltas)
 
     def classify(self, features: Tensor, boxes: Tensor, training: bool) -> tuple[Tensor, Tensor]:
-        """The head's logits [B, R, K + 1] and deltas [B, R, K, 4] for boxes [B, R, 4]."""
+        """Run pooling and head: logits [B, R, K + 1] and deltas [B, R, K, 4] for boxes [B, R, 4].
+
+        Args:
+            features: The trunk's features [B, H/16, W/16, C].
+            boxes: Proposals [B, R, 4], yxyx in pixels.
+            training: Whether batch normalisation uses the batch's statistics.
+        """
         with keras.name_scope("pooling"):
             pooled = roi.pool(features, boxes, self.config.roi.pool_size)
         out = self.head(pooled, training=training)
@@ -78,11 +85,12 @@ class FasterRCNN(keras.Model):
         )
 
     def build(self, input_shape: Any = None) -> None:
-        """Nothing to do: both graphs come with their weights."""
+        """Do nothing: both graphs come with their weights."""
         self.built = True
 
     def get_config(self) -> dict[str, Any]:
-        """Both graphs and the description: enough to rebuild a pruned detector, too."""
+        """Serialise both graphs and the description."""
+        # The graphs themselves, not only the description: a pruned detector's cannot be built from it.
         return {
             "name": self.name,
             "config": self.config.to_wire(),
@@ -92,7 +100,7 @@ class FasterRCNN(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
-        """The inverse of :meth:`get_config`, with fresh weights."""
+        """Make a detector with fresh weights from what :meth:`get_config` gave."""
         return cls(
             DetectorConfig.model_validate(config["config"]),
             keras.saving.deserialize_keras_object(config["trunk"], custom_objects),
@@ -102,7 +110,7 @@ class FasterRCNN(keras.Model):
 
 
 def build(config: DetectorConfig, seed: int) -> FasterRCNN:
-    """A detector with fresh weights; the same seed gives the same weights."""
+    """Build a detector with fresh weights; the same seed gives the same weights."""
     family = FAMILIES[config.backbone]
     make = Layers(seed, config.width_multiplier)
     images = keras.Input((config.height, config.width, 3), name="images")
@@ -115,7 +123,8 @@ def build(config: DetectorConfig, seed: int) -> FasterRCNN:
 
 
 def _normalised(family: Family, images: Any) -> Any:
-    """RGB 0 to 255 as the backbone takes it: mean subtracted, then scaled."""
+    """Pixels [B, H, W, 3], RGB 0 to 255, as the backbone takes them: mean subtracted, then scaled."""
+    # A layer of the graph, so that a model file and an export take plain pixels.
     scale: Any = 1.0 if family.pixel_scale is None else list(family.pixel_scale)
     factors = family.pixel_scale or (1.0, 1.0, 1.0)
     offset = [-mean * factor for mean, factor in zip(family.pixel_mean, factors, strict=True)]
@@ -123,12 +132,12 @@ def _normalised(family: Family, images: Any) -> Any:
 
 
 def freeze(model: FasterRCNN) -> None:
-    """Make trainable what the model's config does not freeze, and nothing else.
+    """Make all layers trainable but those that the model's config freezes.
 
-    A frozen batch normalisation uses its stored statistics in training (Keras).
+    A frozen batch normalisation of Keras uses its moving statistics in training, too.
 
     Raises:
-        RunnerError: InvalidSpec, for blocks that the backbone has not.
+        RunnerError: InvalidSpec, for blocks that the backbone does not have.
     """
     config = model.config
     family = FAMILIES[config.backbone]
@@ -147,7 +156,7 @@ def freeze(model: FasterRCNN) -> None:
 
 
 def with_config(model: FasterRCNN, config: DetectorConfig) -> FasterRCNN:
-    """The same graphs and weights under another description, for example with other thresholds."""
+    """Return a detector of the same graphs and weights with another description, such as other thresholds."""
     return FasterRCNN(config, model.trunk, model.head, name=model.name)
 
 
@@ -160,7 +169,8 @@ def load(path: Path) -> FasterRCNN:
     """Read a model that :func:`save` wrote.
 
     Raises:
-        RunnerError: UnreadableModel, for anything else.
+        RunnerError: UnreadableModel, for any other file.
+        OSError: The volume cannot be read or is full.
     """
     if not zipfile.is_zipfile(path):
         raise RunnerError(
@@ -169,10 +179,12 @@ def load(path: Path) -> FasterRCNN:
     try:
         model = keras.saving.load_model(path, compile=False)
     except MemoryError:
+        # The pod's fault, not the file's.
         raise
     except Exception as error:
+        # The volume's fault, not the file's.
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            raise  # the volume's fault, not the file's
+            raise
         # Keras raises many types, for a foreign layer, a missing entry or broken weights.
         raise RunnerError(Reason.UNREADABLE_MODEL, f"{path.name} cannot be read: {error}") from error
     if not isinstance(model, FasterRCNN):

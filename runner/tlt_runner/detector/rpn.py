@@ -1,4 +1,4 @@
-"""The region proposal network: its layers, and how its output becomes proposals."""
+"""The region proposal network (Ren et al., "Faster R-CNN", 2015): its layers, and how they give proposals."""
 
 from __future__ import annotations
 
@@ -16,12 +16,23 @@ from tlt_runner.detector.boxes import Tensor
 from tlt_runner.detector.config import DetectorConfig
 
 FILTERS = 512
+"""Filters of the 3 x 3 convolution, before the width multiplier."""
 SMALLEST_SIDE = 1.0
 """Pixels; proposals with a side of at most this are dropped."""
 
 
 def add_layers(config: DetectorConfig, make: Layers, features: Any) -> tuple[Any, Any]:
-    """Objectness logits [B, N] and deltas [B, N, 4] of all anchors, from features [B, H, W, C]."""
+    """Add the network's layers to a graph.
+
+    Args:
+        config: The detector.
+        make: Maker of layers.
+        features: Feature map [B, H, W, C].
+
+    Returns:
+        Objectness logits [B, N] and deltas [B, N, 4] of all N anchors, in the order of
+        :func:`tlt_runner.detector.anchors.anchors`.
+    """
     per_cell = config.anchors_per_cell
     x = layers.Conv2D(
         make.filters(FILTERS),
@@ -47,18 +58,19 @@ def _output(make: Layers, name: str, filters: int) -> Any:
 def propose(
     config: DetectorConfig, objectness: Tensor, deltas: Tensor, counts: ProposalCounts
 ) -> tuple[Tensor, Tensor]:
-    """The best boxes that the network proposes; no gradient flows through them.
+    """Turn the network's output into proposals; no gradient flows through them.
 
     Args:
         config: The detector.
         objectness: [B, N] logits.
         deltas: [B, N, 4].
-        counts: How many enter and leave non-maximum suppression.
+        counts: How many boxes enter and leave non-maximum suppression.
 
     Returns:
-        Proposals [B, R, 4] (yxyx, pixels, inside the image) by falling objectness, and which of
-        them are proposals at all [B, R] bool. R is the smaller of counts.post_nms and what enters.
+        Proposals [B, R, 4] (yxyx, pixels, inside the image) by falling objectness, and whether each is one
+        [B, R] bool: fewer can be left than R, the smallest of counts.post_nms, counts.pre_nms and N.
     """
+    # The best first, so that only their boxes are decoded and suppression gets them by falling score.
     scores, indices = ops.top_k(ops.stop_gradient(objectness), min(counts.pre_nms, config.anchor_count))
     references = ops.take(ops.convert_to_tensor(anchors(config)), indices, axis=0)
     boxes = box_ops.decode(box_ops.gather(ops.stop_gradient(deltas), indices), references, config.rpn_scales)
@@ -66,5 +78,6 @@ def propose(
     sides = boxes[..., 2:] - boxes[..., :2]
     valid = ops.all(sides > SMALLEST_SIDE, axis=-1)
     keep = nms.keep_mask(boxes, valid, config.proposals.nms_overlap)
+    # keep_best takes scores that are not negative; the sigmoid keeps their order.
     best, kept = nms.keep_best(ops.sigmoid(scores), keep, counts.post_nms)
     return box_ops.gather(boxes, best), kept

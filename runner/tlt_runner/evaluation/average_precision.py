@@ -1,13 +1,32 @@
-"""Average precision of detections, in numpy: matching, precision and recall, the two VOC figures.
+"""Average precision of detections in numpy: matching, precision and recall, PASCAL VOC's two formulas.
 
-Called by :mod:`tlt_runner.evaluation.evaluate`, which feeds it one image after another. It knows nothing of
-models, files or frameworks, so that the same figures judge Keras and ONNX Runtime.
+Called by :mod:`tlt_runner.evaluation.evaluate`, which adds one image after another. It knows nothing of
+models, files or frameworks, so that the same code evaluates Keras and ONNX Runtime.
 
-Matching is PASCAL VOC's: detections in order of falling score; each goes to the ground-truth box of its own
-class and image that it overlaps most; it is a true positive if that overlap reaches the IoU threshold and
-nobody was there before, a false positive otherwise. A detection whose box is marked difficult is ignored.
-Source: Everingham et al., The PASCAL Visual Object Classes Challenge: A Retrospective (2015), section 4.
-Boxes are float yxyx; there is no "+1" for pixels, unlike in the VOC development kit.
+Matching is PASCAL VOC's: detections in order of falling score; each goes to the ground-truth box of its
+class and image that it overlaps most; it is a true positive if that overlap reaches the IoU threshold and no
+detection was matched with the box before, a false positive otherwise. A detection whose box is marked
+difficult is ignored. Source: Everingham et al., "The PASCAL Visual Object Classes Challenge: A Retrospective"
+(2015), section 4. Boxes are float yxyx; there is no "+1" for pixels, unlike in the VOC development kit.
+
+Two images, two cars, one of them detected, and one false positive of a higher score: precision 1/2 at
+recall 1/2.
+
+>>> import numpy as np
+>>> from tlt_runner.evaluation.average_precision import Accumulator
+>>> car, elsewhere = np.array([[0.0, 0.0, 10.0, 10.0]]), np.array([[20.0, 20.0, 30.0, 30.0]])
+>>> car_id, easy = np.array([0]), np.array([False])
+>>> accumulator = Accumulator(["car", "dog"], iou_threshold=0.5)
+>>> accumulator.add_image(elsewhere, np.array([0.9]), car_id, car, car_id, easy)
+>>> accumulator.add_image(car, np.array([0.8]), car_id, car, car_id, easy)
+>>> result = accumulator.result("area")
+>>> result.mean
+0.25
+>>> print(result.table())
+class      AP  objects  true positives  false positives  ignored
+car    0.2500        2               1                1        0
+dog         -        0               0                0        0
+mean   0.2500
 """
 
 from __future__ import annotations
@@ -24,22 +43,22 @@ IntArray = NDArray[np.integer]
 Method = Literal["area", "voc07"]
 
 Total = Callable[[FloatArray], FloatArray]
-"""Sums an array over all workers, in float32: scores are no finer, and counts are exact below 2^24."""
+"""Sums an array over all workers, in float32: scores have no more digits, and counts are exact below 2^24."""
 
 TRUE_POSITIVE, FALSE_POSITIVE, IGNORED = 1, 0, -1
 
 
 @dataclass(frozen=True)
 class ClassResult:
-    """What one class came to.
+    """Average precision of one class, and the numbers behind it.
 
     Attributes:
         name: Class name.
         average_precision: AP in 0 to 1; None where no ground-truth box (difficult ones aside) has the class.
-        objects: Ground-truth boxes that had to be found, difficult ones not counted.
-        true_positives: Detections that found one.
-        false_positives: Detections that found none, or one that was found already.
-        ignored: Detections of difficult boxes, which count neither way.
+        objects: Number of ground-truth boxes, difficult ones not counted.
+        true_positives: Number of detections that match a box.
+        false_positives: Number of detections that match no box, or one that was matched already.
+        ignored: Number of detections of difficult boxes, which are neither true nor false positives.
     """
 
     name: str
@@ -52,12 +71,12 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class Result:
-    """What a data set came to.
+    """Average precision on a data set.
 
     Attributes:
-        classes: By class, in the order of ids.
-        images: Images seen.
-        non_finite: Detections left out because their score or box was NaN or infinite.
+        classes: Results by class, in the order of ids.
+        images: Number of images.
+        non_finite: Number of detections left out because their score or box was NaN or infinite.
     """
 
     classes: tuple[ClassResult, ...]
@@ -67,12 +86,27 @@ class Result:
     @property
     def mean(self) -> float | None:
         """Mean AP of the classes that have one; None where none has."""
-        known = [item.average_precision for item in self.classes if item.average_precision is not None]
-        return float(np.mean(known)) if known else None
+        values = [item.average_precision for item in self.classes if item.average_precision is not None]
+        return float(np.mean(values)) if values else None
+
+    def table(self) -> str:
+        """The results as text, a line for each class; ``-`` where there is no AP."""
+        width = max(len(name) for name in ("class", *(item.name for item in self.classes)))
+        lines = [f"{'class':<{width}}  {'AP':>6}  objects  true positives  false positives  ignored"]
+        for item in self.classes:
+            counts = (
+                f"{item.objects:>7}  {item.true_positives:>14}  {item.false_positives:>15}  {item.ignored:>7}"
+            )
+            lines.append(f"{item.name:<{width}}  {_four_digits(item.average_precision):>6}  {counts}")
+        return "\n".join([*lines, f"{'mean':<{width}}  {_four_digits(self.mean):>6}"])
+
+
+def _four_digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def iou_matrix(left: FloatArray, right: FloatArray) -> FloatArray:
-    """Intersection over union of every pair.
+    """Compute the intersection over union of every pair.
 
     Args:
         left: Boxes [N, 4], yxyx.
@@ -101,7 +135,7 @@ def match_image(
     difficult: NDArray[np.bool_],
     iou_threshold: float,
 ) -> IntArray:
-    """What each detection of one image is.
+    """Match the detections of one image with its ground truth.
 
     Args:
         boxes: Detections [D, 4], yxyx.
@@ -109,68 +143,74 @@ def match_image(
         classes: Class ids [D].
         true_boxes: Ground truth [G, 4], yxyx, in the unit of ``boxes``.
         true_classes: Class ids [G].
-        difficult: [G]; whether finding the box counts.
-        iou_threshold: IoU from which a detection counts.
+        difficult: [G] bool; a difficult box counts neither as detected nor as missed.
+        iou_threshold: Least IoU with which a detection is a true positive.
 
     Returns:
-        [D]: ``TRUE_POSITIVE``, ``FALSE_POSITIVE`` or ``IGNORED``. Of equal scores the first goes first.
+        [D]: ``TRUE_POSITIVE``, ``FALSE_POSITIVE`` or ``IGNORED``. Of equal scores the first comes first.
     """
     outcome = np.full(len(boxes), FALSE_POSITIVE, np.int8)
     if not len(boxes) or not len(true_boxes):
         return outcome
     same_class = classes[:, None] == true_classes[None, :]
     overlap = np.where(same_class, iou_matrix(boxes, true_boxes), -1.0)
+    # A detection goes to its best box even if another one has that box: VOC lets it fall back on no other.
     best = overlap.argmax(axis=1)
-    found = overlap[np.arange(len(boxes)), best] >= iou_threshold
-    outcome[found & difficult[best]] = IGNORED
-    in_order = np.argsort(-scores, kind="stable")
-    candidates = in_order[(found & ~difficult[best])[in_order]]
+    reaches = overlap[np.arange(len(boxes)), best] >= iou_threshold
+    outcome[reaches & difficult[best]] = IGNORED
+    # Of the detections of one box, the first in order of score is the true positive.
+    by_score = np.argsort(-scores, kind="stable")
+    candidates = by_score[(reaches & ~difficult[best])[by_score]]
     _, first = np.unique(best[candidates], return_index=True)
     outcome[candidates[first]] = TRUE_POSITIVE
     return outcome
 
 
 def average_precision(outcomes: IntArray, scores: FloatArray, objects: int, method: Method) -> float | None:
-    """Average precision of one class over all images.
+    """Compute the average precision of one class over all images.
 
     Args:
-        outcomes: [N] as :func:`match_image` gives them, of all images; ignored ones drop out.
+        outcomes: [N] from :func:`match_image`, of all images; ignored ones are left out.
         scores: [N].
-        objects: Ground-truth boxes to be found.
+        objects: Number of ground-truth boxes, difficult ones not counted.
         method: ``area`` under the monotone precision-recall envelope (VOC 2010 and later), or ``voc07``, the
             mean of the envelope at the 11 recalls 0, 0.1 ... 1.
 
     Returns:
-        AP in 0 to 1, or None where there is nothing to be found.
+        AP in 0 to 1, or None where there are no objects.
     """
     if objects == 0:
         return None
     counted = outcomes != IGNORED
     order = np.argsort(-scores[counted], kind="stable")
     hits = outcomes[counted][order] == TRUE_POSITIVE
-    found = np.cumsum(hits)
-    precision = found / np.arange(1, len(hits) + 1)
+    detected = np.cumsum(hits)
+    precision = detected / np.arange(1, len(hits) + 1)
+    # The envelope: at each recall, the best precision from there on.
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    # Recall rises by 1 / objects at each hit, so the area is a sum over the hits.
     if method == "area":
         return float(np.sum(envelope[hits]) / objects)
-    # Recall >= k / 10 in integers: 3 of 10 reaches 0.3, which 3 * 0.1 in floating point denies.
-    reached = np.searchsorted(10 * found, np.arange(11) * objects)
+    # Recall >= k / 10 in integers: 3 of 10 is 0.3, but less than 3 * 0.1 in floating point. Recalls that are
+    # never reached find the appended precision 0.
+    reached = np.searchsorted(10 * detected, np.arange(11) * objects)
     return float(np.append(envelope, 0.0)[reached].mean())
 
 
 class Accumulator:
-    """Takes images one after another; gives the figures of all of them.
+    """Accumulates images one after another into the average precision of all of them.
 
     Attributes:
         class_names: Names, in the order of ids.
-        iou_threshold: IoU from which a detection counts.
+        iou_threshold: Least IoU with which a detection is a true positive.
     """
 
     def __init__(self, class_names: Sequence[str], iou_threshold: float) -> None:
         self.class_names = tuple(class_names)
         self.iou_threshold = iou_threshold
         self._objects = np.zeros(len(self.class_names), np.int64)
-        self._found: list[tuple[IntArray, FloatArray, IntArray]] = []
+        # Outcomes, scores and class ids of the detections of each image.
+        self._detections: list[tuple[IntArray, FloatArray, IntArray]] = []
         self._non_finite = 0
         self._images = 0
 
@@ -193,6 +233,7 @@ class Accumulator:
         finite = np.isfinite(scores) & np.isfinite(boxes).all(axis=-1)
         self._non_finite += int(np.sum((classes >= 0) & ~finite))
         keep, real = (classes >= 0) & finite, true_classes >= 0
+        # float64, so that an overlap of exactly the threshold is not lost in rounding.
         difficult = difficult.astype(bool)
         outcome = match_image(
             boxes[keep].astype(np.float64),
@@ -203,31 +244,35 @@ class Accumulator:
             difficult[real],
             self.iou_threshold,
         )
-        self._found.append((outcome, scores[keep].astype(np.float64), classes[keep]))
+        self._detections.append((outcome, scores[keep].astype(np.float64), classes[keep]))
         self._objects += np.bincount(true_classes[real & ~difficult], minlength=len(self._objects))
         self._images += 1
 
-    def merged(self, places: Sequence[int], count: int, total: Total) -> Accumulator:
-        """The images of all workers, in the order of one: what falls together is told apart by that order.
+    def merged(self, positions: Sequence[int], count: int, total: Total) -> Accumulator:
+        """Merge the images of all workers into one accumulator, the same on every worker.
 
-        Every worker calls this with its own images and gets the same.
+        The images are in the order in which one worker would have added them, because detections of equal
+        score are ranked by that order.
 
         Args:
-            places: The place of each image added here, in the order in which they were added.
-            count: Places of all workers.
+            positions: Position of each image added here among the images of all workers, in the order in
+                which they were added.
+            count: Number of positions of all workers.
             total: Sums an array over the workers.
         """
+        # Each worker fills in the numbers of its images and leaves 0 for the others': the sum has all.
         sizes = np.zeros(count)
-        sizes[list(places)] = [len(scores) for _, scores, _ in self._found]
+        sizes[list(positions)] = [len(scores) for _, scores, _ in self._detections]
         sizes = total(sizes).astype(np.int64)
+        # In the same way for the detections, a row each, at the rows that the numbers give to an image.
         ends = np.cumsum(sizes)
         rows: FloatArray = np.zeros((int(sizes.sum()), 3))
-        for place, found in zip(places, self._found, strict=True):
-            rows[ends[place] - sizes[place] : ends[place]] = np.stack(found, axis=1)
+        for position, detections in zip(positions, self._detections, strict=True):
+            rows[ends[position] - sizes[position] : ends[position]] = np.stack(detections, axis=1)
         rows = total(rows)
         counts = total(np.array([*self._objects, self._images, self._non_finite])).astype(np.int64)
         merged = Accumulator(self.class_names, self.iou_threshold)
-        merged._found = [
+        merged._detections = [
             (rows[:, 0].astype(np.int8), rows[:, 1].astype(np.float64), rows[:, 2].astype(np.int64))
         ]
         merged._objects = counts[:-2]
@@ -235,10 +280,10 @@ class Accumulator:
         return merged
 
     def result(self, method: Method) -> Result:
-        """The figures of the images added so far."""
+        """Compute the average precision of the images added so far."""
         empty = (np.zeros(0, np.int8), np.zeros(0), np.zeros(0, np.int64))
         outcomes, scores, classes = (
-            np.concatenate(parts) for parts in zip(*([empty, *self._found]), strict=True)
+            np.concatenate(parts) for parts in zip(*([empty, *self._detections]), strict=True)
         )
         return Result(
             tuple(

@@ -1,4 +1,7 @@
-"""A Keras detector as the function that :func:`tlt_runner.evaluation.evaluate.evaluate` takes."""
+"""Adapts a Keras detector to the function that :func:`tlt_runner.evaluation.evaluate.evaluate` takes.
+
+A module of its own, because it needs TensorFlow and evaluation does not.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,11 @@ from tlt_runner.evaluation.evaluate import Detect, Images
 
 
 def of_keras(model: Callable[..., Any]) -> Detect:
-    """The model (images to a mapping of tensors) as a function of arrays, compiled once a batch size."""
+    """Compile a model, once for each batch size, into a function from images to a mapping of arrays.
+
+    Args:
+        model: Images [B, H, W, 3] to a mapping of tensors, as :class:`tlt_runner.detector.model.FasterRCNN`.
+    """
     compiled = tf.function(lambda images: model(tf.cast(images, tf.float32), training=False))
 
     def detect(images: Images) -> dict[str, NDArray[Any]]:

@@ -1,8 +1,8 @@
-"""Evaluation of a detector on batches, whatever computes the detections.
+"""Evaluates a detector on batches: average precision of its detections, by class.
 
 Called by training (each interval), by ``tlt evaluate`` and by the verification of an export: Keras and ONNX
-Runtime are judged by this one function, so that their figures can be compared. They are judged in pixels of
-the original images, cut at their edges: by the boxes that ``tlt infer`` writes.
+Runtime are evaluated by this one function, so that their figures can be compared. Boxes are compared in
+pixels of the original images, clipped to them: the boxes that ``tlt infer`` writes.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 Images = NDArray[np.uint8] | NDArray[np.float32]
 """[B, H, W, 3], RGB 0 to 255."""
 Detect = Callable[[Images], Mapping[str, Any]]
-"""Images -> ``boxes`` [B, D, 4] yxyx in pixels, ``scores`` [B, D], ``classes``
-[B, D] (-1 is padding)."""
+"""Images -> ``boxes`` [B, D, 4] yxyx in pixels of the network's input, ``scores`` [B, D], ``classes`` [B, D]
+(-1 is padding)."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """How several workers judge together, each its part of every batch.
+    """An evaluation shared by several workers, each of which evaluates its part of every batch.
 
     Attributes:
         share: This worker's part.
@@ -50,7 +50,7 @@ def evaluate(
     method: Method,
     shared: Shared | None = None,
 ) -> Metrics:
-    """Average precision of ``detect`` on ``batches``.
+    """Compute the average precision of a detector on batches.
 
     Args:
         detect: The detector.
@@ -59,28 +59,30 @@ def evaluate(
             original image's height and width; ``network = original * scale + offset``) and ``valid`` [B]
             (False fills up the last batch). Arrays or tensors.
         class_names: Names, in the order of ids.
-        iou_threshold: IoU from which a detection counts.
+        iou_threshold: Least IoU with which a detection is a true positive.
         method: ``area`` or ``voc07``.
-        shared: Where the batches are one worker's part of those of several; all get the figures of all.
+        shared: Given where the batches are one worker's part: every worker gets the metrics of all images.
 
     Returns:
-        mAP and AP by class; None where the data have no object of the class. What was ignored or left out is
-        logged.
+        mAP and AP by class; None where the data have no object of the class. The numbers of detections that
+        were ignored or left out are logged.
 
     Raises:
         ValueError: A class id is beyond ``class_names``.
     """
     accumulator = Accumulator(class_names, iou_threshold)
-    places: list[int] = []
+    positions: list[int] = []
     count = 0
     for number, batch in enumerate(batches):
         valid = _add_batch(accumulator, detect, batch)
+        # Position of each image in the order of all workers' batches together: batch after batch, each
+        # batch divided among the workers by their shares.
         if shared is not None:
             size = len(batch["valid"]) * shared.share.count
-            places += (number * size + shared.share.places(size)[valid]).tolist()
+            positions += (number * size + shared.share.places(size)[valid]).tolist()
             count += size
     if shared is not None:
-        accumulator = accumulator.merged(places, count, shared.total)
+        accumulator = accumulator.merged(positions, count, shared.total)
     result = accumulator.result(method)
     _log(result)
     return Metrics(
@@ -93,17 +95,17 @@ def evaluate(
 
 
 def _add_batch(accumulator: Accumulator, detect: Detect, batch: Mapping[str, Any]) -> NDArray[Any]:
-    """Judge a batch; the indices of its images, what fills up left out."""
-    found = {name: np.asarray(value) for name, value in detect(np.asarray(batch["image"])).items()}
+    """Detect in a batch and add its images; the indices of those that do not only fill up the batch."""
+    detections = {name: np.asarray(value) for name, value in detect(np.asarray(batch["image"])).items()}
     names = ("boxes", "classes", "difficult", "placement", "valid")
     truth = {name: np.asarray(batch[name]) for name in names}
     valid = np.flatnonzero(truth["valid"])
     for index in valid:
         placement = truth["placement"][index]
         accumulator.add_image(
-            _to_original(found["boxes"][index], placement),
-            found["scores"][index],
-            found["classes"][index].astype(np.int64),
+            _to_original(detections["boxes"][index], placement),
+            detections["scores"][index],
+            detections["classes"][index].astype(np.int64),
             _to_original(truth["boxes"][index], placement),
             truth["classes"][index].astype(np.int64),
             truth["difficult"][index],
@@ -112,19 +114,23 @@ def _add_batch(accumulator: Accumulator, detect: Detect, batch: Mapping[str, Any
 
 
 def _to_original(boxes: NDArray[Any], placement: NDArray[Any]) -> NDArray[np.float64]:
-    """Boxes [N, 4] yxyx in pixels of the original image, cut at its edges; what is not finite stays so."""
+    """Boxes [N, 4] yxyx in pixels of the original image, clipped to it.
+
+    Clipping would make an infinite box finite; it is kept as it is, so that it is left out and counted.
+    """
     scale, offset, size = placement.reshape(3, 2)
-    placed = geometry.to_original(boxes, scale, offset)
-    return np.where(np.isfinite(placed), geometry.clip(placed, *size), placed)
+    original = geometry.to_original(boxes, scale, offset)
+    return np.where(np.isfinite(original), geometry.clip(original, *size), original)
 
 
 def _log(result: Result) -> None:
     ignored = sum(item.ignored for item in result.classes)
     absent = [item.name for item in result.classes if item.average_precision is None]
     log.info("evaluated %d images, mAP %s", result.images, result.mean)
+    log.debug("average precision by class\n%s", result.table())
     if ignored:
-        log.info("%d detections of difficult objects were ignored", ignored)
+        log.info("ignored %d detections of difficult objects", ignored)
     if absent:
-        log.info("no object of %s in the validation data: not in the mean", ", ".join(absent))
+        log.info("left %s out of the mean: the validation data have no object of them", ", ".join(absent))
     if result.non_finite:
-        log.warning("%d detections with NaN or infinite values were left out", result.non_finite)
+        log.warning("left out %d detections with NaN or infinite values", result.non_finite)

@@ -1,4 +1,4 @@
-"""Detections drawn into an image, for people. Called by ``tlt infer``."""
+"""Draws detections into images. Called by ``tlt infer`` and by the training's image log."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 GOLDEN_ANGLE = 0.381966
-"""Share of the colour circle between a class and the next: neighbours differ, however many there are."""
+"""Fraction of the colour circle between a class and the next: neighbours differ, however many there are."""
 _FONT_HEIGHT = 22
-"""Pixels of OpenCV's plain font at scale 1."""
+"""Height of OpenCV's plain font in pixels, at scale 1."""
 
 
 def draw(
@@ -21,18 +21,20 @@ def draw(
     captions: Sequence[str],
     class_ids: Sequence[int],
 ) -> npt.NDArray[np.uint8]:
-    """A copy of an image with boxes and captions, one colour a class.
+    """Return a copy of an image with boxes and captions, one colour for each class.
 
     Args:
         image: uint8 [height, width, 3], BGR.
-        boxes: [N, 4] yxyx, in its pixels; the first lie on top.
+        boxes: [N, 4] yxyx, in pixels of the image; the first are drawn on top.
         captions: N texts. OpenCV's font is ASCII: other characters become question marks.
         class_ids: N ids, which give the colours.
     """
+    # Imported only where an image is drawn: it is large.
     import cv2
 
     drawn = image.copy()
     thickness = max(1, round(min(image.shape[:2]) / 300))
+    # Detections come by falling score: the best is drawn last, and captions after all boxes.
     order = range(len(boxes) - 1, -1, -1)
     for index in order:
         y1, x1, y2, x2 = (round(float(edge)) for edge in boxes[index])
@@ -44,7 +46,7 @@ def draw(
 
 
 def colour(class_id: int) -> tuple[int, int, int]:
-    """The colour (BGR) of a class."""
+    """Return the colour (BGR) of a class."""
     red, green, blue = colorsys.hsv_to_rgb(class_id * GOLDEN_ANGLE % 1.0, 0.85, 1.0)
     return round(255 * blue), round(255 * green), round(255 * red)
 
@@ -57,22 +59,22 @@ def _caption(
     background: tuple[int, int, int],
     thickness: int,
 ) -> None:
-    """Text on a filled ground above a box; below its upper edge where there is no room above."""
+    """Draw text on a filled background above a box, or below its upper edge where there is no room above."""
     import cv2
 
     text = text.encode("ascii", "replace").decode()
     scale = max(0.35, min(image.shape[:2]) / 30 / _FONT_HEIGHT)
     (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
-    ground = height + below + 2
-    y1 = top - ground if top >= ground else top
+    background_height = height + below + 2
+    y1 = top - background_height if top >= background_height else top
     x1 = max(0, min(left, image.shape[1] - width))
-    cv2.rectangle(image, (x1, y1), (x1 + width, y1 + ground), background, cv2.FILLED)
-    place = (x1, y1 + height + 1)
-    cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), thickness, cv2.LINE_AA)
+    cv2.rectangle(image, (x1, y1), (x1 + width, y1 + background_height), background, cv2.FILLED)
+    baseline = (x1, y1 + height + 1)
+    cv2.putText(image, text, baseline, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), thickness, cv2.LINE_AA)
 
 
 def encode(image: npt.NDArray[np.uint8], suffix: str) -> bytes:
-    """An image (uint8 [height, width, 3], BGR) as the kind of file that its suffix says: PNG, else JPEG."""
+    """Encode an image (uint8 [height, width, 3], BGR) as PNG for the suffix ``.png``, else as JPEG."""
     import cv2
 
     kind, options = (".png", []) if suffix.lower() == ".png" else (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 90])

@@ -1,9 +1,9 @@
-"""Engines from ONNX, by TensorRT or TensorRT-RTX: one code for both, since their builders share an API.
+"""Builds engines from ONNX with TensorRT or TensorRT-RTX; one code for both, whose builders share an API.
 
-Called by ``tlt_runner.tasks.export``. TensorRT-RTX builds ahead of time with no GPU, one engine for several
-GPU generations, and finishes the compilation where the engine is loaded; TensorRT builds for the GPU of its
-node. Both networks are strongly typed: the precision is what the ONNX model says. Imports neither package
-before it is needed: they are large, and ``tensorrt`` is not there on a CPU image.
+Called by ``tlt_runner.tasks.export``. TensorRT-RTX builds ahead of time without a GPU, one engine for several
+GPU generations, and finishes the compilation on the machine that loads the engine; TensorRT builds for the
+GPU of its node. Both networks are strongly typed: each tensor has the precision of the ONNX model. Neither
+package is imported before it is needed: they are large, and a CPU image does not have ``tensorrt``.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class BuiltEngine:
     """An engine file.
 
     Attributes:
-        path: Where it is.
-        size_bytes: Its size.
-        seconds: Time that the build took.
+        path: The file.
+        size_bytes: Size of the file.
+        seconds: Duration of the build.
         builder: Package and version that built it; only the same version loads it.
         compute_capabilities: GPU generations it was built for; empty: the builder's default (TensorRT-RTX:
             all from 8.0 on; TensorRT: the GPU of this node).
@@ -47,7 +47,7 @@ class BuiltEngine:
 
 
 def load_builder(name: str) -> Any:
-    """The module ``tensorrt`` or ``tensorrt_rtx``.
+    """Import the module ``tensorrt`` or ``tensorrt_rtx``.
 
     Args:
         name: ``tensorrt`` or ``tensorrt-rtx``.
@@ -67,21 +67,20 @@ def load_builder(name: str) -> Any:
 
 
 def check_capabilities(engine: Engine) -> None:
-    """See that the builder knows every compute capability of the spec, before any long work.
+    """Check that the builder knows every compute capability of the spec, before any long work.
 
     Raises:
-        RunnerError: InvalidSpec names those that it does not know; EngineBuildFailed when there is no
-            builder.
+        RunnerError: InvalidSpec, naming the unknown ones; EngineBuildFailed when there is no builder.
     """
     trt = load_builder(engine.builder)
     if not engine.compute_capabilities:
         return
-    known = {_dotted(name): name for name in trt.ComputeCapability.__members__ if name.startswith("SM")}
-    unknown = [item for item in engine.compute_capabilities if item not in known]
+    supported = [_dotted(name) for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
+    unknown = [item for item in engine.compute_capabilities if item not in supported]
     if unknown:
         raise RunnerError(
             Reason.INVALID_SPEC,
-            f"spec.engine.computeCapabilities: expected some of {', '.join(known)} ({engine.builder} "
+            f"spec.engine.computeCapabilities: expected some of {', '.join(supported)} ({engine.builder} "
             f"{trt.__version__}), got {', '.join(unknown)}",
         )
 
@@ -91,8 +90,8 @@ def build_engine(onnx_path: Path, engine_path: Path, engine: Engine, batch: Batc
 
     Args:
         onnx_path: The model.
-        engine_path: Where the engine goes; written under another name first, then renamed.
-        engine: Which builder, and for which GPUs.
+        engine_path: Path of the engine; it is written under another name first, then renamed.
+        engine: Builder and GPU generations.
         batch: Smallest, usual and largest batch.
 
     Raises:
@@ -103,9 +102,11 @@ def build_engine(onnx_path: Path, engine_path: Path, engine: Engine, batch: Batc
     trt = load_builder(engine.builder)
     logger = _collector(trt)
     started = time.monotonic()
+    # Strongly typed: the builder takes the ONNX model's types and chooses no precision itself.
     builder = _builder(trt, logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
+    # A network without inputs has no batch for which an engine could be built.
     if not parser.parse_from_file(str(onnx_path)) or not network.num_inputs:
         raise _parse_error(parser, onnx_path)
     config = _config(trt, builder, network, engine, batch)
@@ -129,18 +130,18 @@ def build_engine(onnx_path: Path, engine_path: Path, engine: Engine, batch: Batc
 
 
 def check_engine(engine_path: Path, builder: str = "tensorrt-rtx") -> str:
-    """Read an engine's header, as far as this machine can: does it belong to this builder and version?
+    """Check by an engine's header that it belongs to this builder and version.
 
-    TensorRT-RTX judges a header without loading the engine. Whether a GPU takes the engine is known only
-    where the GPU is; what concerns this machine's driver or GPU is therefore said, not raised.
+    TensorRT-RTX validates a header without loading the engine. Only the machine with the GPU can tell whether
+    that GPU takes the engine, so findings about this machine's driver or GPU are returned, not raised.
 
     Args:
         engine_path: The engine file.
         builder: Must be ``tensorrt-rtx``; TensorRT has no such check.
 
     Returns:
-        ``valid``, ``suboptimal`` or ``not judged without a GPU``; otherwise what this machine's GPU or
-        driver lacks.
+        ``valid``, ``suboptimal`` or ``not judged without a GPU``; otherwise TensorRT-RTX's names for what
+        this machine's GPU or driver lacks.
 
     Raises:
         RunnerError: EngineBuildFailed, when the file is not an engine of this version.
@@ -150,8 +151,9 @@ def check_engine(engine_path: Path, builder: str = "tensorrt-rtx") -> str:
     with engine_path.open("rb") as file:
         header = file.read(runtime.engine_header_size)
     validity, bits = runtime.get_engine_validity(header)
-    found = {flag.name for flag in trt.EngineInvalidityDiagnostics.__members__.values() if bits & int(flag)}
-    broken = found & {"MALFORMED_ENGINE", "VERSION_MISMATCH"}
+    flags = trt.EngineInvalidityDiagnostics.__members__.values()
+    diagnostics = {flag.name for flag in flags if bits & int(flag)}
+    broken = diagnostics & {"MALFORMED_ENGINE", "VERSION_MISMATCH"}
     if broken:
         raise RunnerError(
             Reason.ENGINE_BUILD_FAILED,
@@ -160,7 +162,7 @@ def check_engine(engine_path: Path, builder: str = "tensorrt-rtx") -> str:
         )
     if validity != trt.EngineValidity.INVALID:
         return str(validity.name).lower()
-    return ", ".join(sorted(found)) or "not judged without a GPU"
+    return ", ".join(sorted(diagnostics)) or "not judged without a GPU"
 
 
 def _config(trt: Any, builder: Any, network: Any, engine: Engine, batch: Batch) -> Any:
@@ -178,7 +180,7 @@ def _config(trt: Any, builder: Any, network: Any, engine: Engine, batch: Batch) 
 
 
 def _collector(trt: Any) -> Any:
-    """A TensorRT logger that keeps errors for our message and passes the rest to ``logging``."""
+    """A TensorRT logger that collects errors for the exception and passes the rest to ``logging``."""
     levels = {
         trt.ILogger.Severity.INTERNAL_ERROR: logging.DEBUG,
         trt.ILogger.Severity.ERROR: logging.DEBUG,
@@ -206,7 +208,7 @@ def _builder(trt: Any, logger: Any) -> Any:
     try:
         return trt.Builder(logger)
     except TypeError as error:
-        # What pybind11 makes of a null pointer: TensorRT found no GPU.
+        # TensorRT found no GPU and returned a null pointer, which pybind11 turns into a TypeError.
         raise RunnerError(
             Reason.ENGINE_BUILD_FAILED,
             f"could not create a builder: {_several(logger.errors)}",
@@ -216,18 +218,19 @@ def _builder(trt: Any, logger: Any) -> Any:
 
 def _parse_error(parser: Any, onnx_path: Path) -> RunnerError:
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    said = [
+    messages = [
         f"node {error.node()} {error.node_operator()} {error.node_name()!r}: {error.desc()}"
         if error.node_operator()
         else error.desc()
         for error in errors
     ] or ["it has no input"]
     return RunnerError(
-        Reason.ENGINE_BUILD_FAILED, f"the ONNX parser refused {onnx_path.name}: {_several(said)}"
+        Reason.ENGINE_BUILD_FAILED, f"the ONNX parser refused {onnx_path.name}: {_several(messages)}"
     )
 
 
 def _several(messages: list[str]) -> str:
+    """The first messages and the number of the others."""
     if not messages:
         return "the builder gave no reason"
     rest = len(messages) - _MESSAGES_SHOWN
@@ -235,4 +238,5 @@ def _several(messages: list[str]) -> str:
 
 
 def _dotted(member: str) -> str:
+    """A compute capability from the name of TensorRT's enum: ``SM89`` is 8.9, ``SM120`` is 12.0."""
     return f"{member[2:-1]}.{member[-1]}"

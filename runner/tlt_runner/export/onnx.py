@@ -1,9 +1,8 @@
-"""The detector as a plugin-free ONNX file.
+"""Converts the detector to a plugin-free ONNX file.
 
 Called by ``tlt_runner.tasks.export``. The graph is the one that evaluation runs, with the conventions of
-TensorRT, DeepStream and Triton at its border: images are NCHW, boxes xyxy. Whatever does not need a GPU or
-a plugin to run is checked here: standard operators only, none of those that TensorRT takes a plugin or a
-loop for.
+TensorRT, DeepStream and Triton for inputs and outputs: images are NCHW, boxes xyxy. The file is checked as
+far as that needs no GPU: standard operators only, and none for which TensorRT needs a plugin or a loop.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ OPSET = 17
 REFUSED_OPS = frozenset(
     {"NonMaxSuppression", "RoiAlign", "Loop", "If", "Scan", "NonZero", "Unique", "EfficientNMS_TRT"}
 )
-"""What TensorRT-RTX does not build, or builds only with plugins, loops or sizes that depend on the data."""
+"""Operators that TensorRT-RTX builds not at all, or with plugins, loops or sizes that depend on the data."""
 
 INPUT = "images"
 OUTPUTS = ("boxes", "scores", "classes", "count")
@@ -46,7 +45,7 @@ BORDER = """Input: images, float32 [batch, 3, H, W], RGB, 0 to 255.
 Outputs, D detections by falling score: boxes float32 [batch, D, 4], xyxy in pixels of the input;
 scores float32 [batch, D]; classes int32 [batch, D]; count int32 [batch]. Places after count hold zeros
 and class -1."""
-"""What goes in and comes out; stands in the file's doc_string."""
+"""Description of inputs and outputs, the file's doc_string."""
 _PREFIX = "tlt."
 _CATCH_ERRORS = "TF2ONNX_CATCH_ERRORS"
 
@@ -56,9 +55,9 @@ class OnnxFile:
     """An ONNX file.
 
     Attributes:
-        path: Where it is.
-        size_bytes: Its size.
-        operators: How many nodes of each operator it has.
+        path: The file.
+        size_bytes: Size of the file.
+        operators: Operator -> number of its nodes.
     """
 
     path: Path
@@ -67,14 +66,14 @@ class OnnxFile:
 
 
 def to_onnx(model: FasterRCNN, source_digest: str | None = None, opset: int = OPSET) -> ModelProto:
-    """The detector as a float32 ONNX model.
+    """Convert the detector to a float32 ONNX model with the inputs and outputs of :data:`BORDER`.
 
-    :data:`BORDER` says what goes in and comes out. Boxes are **xyxy** there, converted once, here:
-    DeepStream and Triton users expect it. The detector's own are yxyx.
+    Boxes are **xyxy**, as DeepStream and Triton users expect; this is the only place that converts them from
+    the detector's yxyx.
 
     Args:
         model: The detector.
-        source_digest: SHA-256 of the file the model came from, for the metadata.
+        source_digest: SHA-256 of the model's file, for the metadata.
         opset: Operator set.
 
     Raises:
@@ -83,9 +82,9 @@ def to_onnx(model: FasterRCNN, source_digest: str | None = None, opset: int = OP
     config = model.config
 
     def detect(images: Any) -> dict[str, Any]:
-        found = model(images)
-        top, left, bottom, right = (found["boxes"][..., side] for side in range(4))
-        return {**found, "boxes": ops.stack([left, top, right, bottom], axis=-1)}
+        detections = model(images)
+        top, left, bottom, right = (detections["boxes"][..., side] for side in range(4))
+        return {**detections, "boxes": ops.stack([left, top, right, bottom], axis=-1)}
 
     signature = [tf.TensorSpec((None, config.height, config.width, 3), tf.float32, name=INPUT)]
     try:
@@ -97,6 +96,7 @@ def to_onnx(model: FasterRCNN, source_digest: str | None = None, opset: int = OP
                 inputs_as_nchw=[INPUT],
             )
     except MemoryError:
+        # The pod's fault, not the model's.
         raise
     except Exception as error:
         # tf2onnx raises many types, for an operator or a shape that it cannot convert.
@@ -121,7 +121,7 @@ def write(exported: ModelProto, path: Path) -> OnnxFile:
 
 
 def check(exported: ModelProto) -> None:
-    """See that a model is valid ONNX, of standard operators only, and none that TensorRT refuses.
+    """Check that a model is valid ONNX, of standard operators only, and none that TensorRT refuses.
 
     Raises:
         RunnerError: ExportFailed, naming the operators.
@@ -141,7 +141,7 @@ def check(exported: ModelProto) -> None:
 
 
 def metadata(exported: ModelProto) -> dict[str, Any]:
-    """What the file says of itself: class_names, height, width, mode, version; where known source_sha256."""
+    """Read the file's metadata: class_names, height, width, mode, version; where known source_sha256."""
     stored = {item.key: item.value for item in exported.metadata_props}
     return {
         key.removeprefix(_PREFIX): json.loads(value)
@@ -152,10 +152,10 @@ def metadata(exported: ModelProto) -> dict[str, Any]:
 
 @contextmanager
 def _optimizers_may_fail() -> Iterator[None]:
-    """Let tf2onnx pass errors of its optimizers on.
+    """Let tf2onnx raise errors of its optimizers.
 
-    Otherwise it copies all weights before each pass, to fall back on: 5.9 instead of 4.3 GB for a whole
-    resnet50, and 21 instead of 9 s.
+    To recover from them it would copy all weights before each pass: 5.9 instead of 4.3 GB for a resnet50 of
+    full width, and 21 instead of 9 s.
     """
     before = os.environ.get(_CATCH_ERRORS)
     os.environ[_CATCH_ERRORS] = "FALSE"
@@ -169,7 +169,7 @@ def _optimizers_may_fail() -> Iterator[None]:
 
 
 def _describe(exported: ModelProto, config: DetectorConfig, source_digest: str | None) -> None:
-    """Names, shapes and order of the border, and the metadata."""
+    """Set names, shapes and order of inputs and outputs, and the metadata."""
     exported.producer_name, exported.producer_version = "tlt", version("tlt-operator")
     exported.graph.name = "detector"
     exported.doc_string = BORDER
@@ -187,15 +187,17 @@ def _describe(exported: ModelProto, config: DetectorConfig, source_digest: str |
     images = helper.make_tensor_value_info(
         INPUT, TensorProto.FLOAT, ["batch", 3, config.height, config.width]
     )
+    # Inputs and outputs are declared anew, with our order and names of dimensions. Intermediate shapes would
+    # keep tf2onnx's names of the batch dimension; readers infer them again.
     del exported.graph.output[:], exported.graph.input[:], exported.graph.value_info[:]
     exported.graph.output.extend(outputs)
     exported.graph.input.append(images)
-    facts = {
+    entries = {
         "class_names": config.class_names,
         "height": config.height,
         "width": config.width,
         "mode": config.mode,
         "version": version("tlt-operator"),
     }
-    facts |= {"source_sha256": source_digest} if source_digest else {}
-    helper.set_model_props(exported, {f"{_PREFIX}{key}": json.dumps(value) for key, value in facts.items()})
+    entries |= {"source_sha256": source_digest} if source_digest else {}
+    helper.set_model_props(exported, {f"{_PREFIX}{key}": json.dumps(value) for key, value in entries.items()})

@@ -1,14 +1,13 @@
-"""Does the exported file detect what the Keras model detects?
+"""Verifies that an exported file detects the same as the Keras model.
 
-Called by ``tlt_runner.tasks.export``. ONNX Runtime and Keras get the same images and are judged by the same
-function (``tlt_runner.evaluation.evaluate``). Without validation data there is no mAP, and what can be said
-is how far the two are apart on random images.
+Called by ``tlt_runner.tasks.export``. ONNX Runtime and Keras get the same images and are evaluated by the
+same function (``tlt_runner.evaluation.evaluate``). Without validation data there is no mAP, and only the
+difference between the two on random images is measured.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from tlt_api.failures import Reason
 from tlt_api.status import ExportStatus, Metrics
+from tlt_runner.data import parallel
 from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation.average_precision import iou_matrix
 from tlt_runner.evaluation.evaluate import Detect, Images, evaluate
@@ -30,36 +30,37 @@ from tlt_runner.export.onnx import INPUT, OUTPUTS
 log = logging.getLogger(__name__)
 
 IOU_THRESHOLD = 0.5
-"""IoU from which a detection counts, in the mAP of both sides."""
+"""Least IoU with which a detection is a true positive, in the mAP of both sides."""
 SAME_OBJECT_IOU = 0.9
-"""IoU from which two detections of one class are taken for the same one."""
+"""Least IoU with which two detections of one class are taken for the same one."""
 LATENCY_RUNS = 9
+"""Timed runs, after one that warms up."""
 
-Found = Mapping[str, NDArray[Any]]
-"""Detections of a batch: boxes yxyx, scores, classes."""
+Detections = Mapping[str, NDArray[Any]]
+"""Detections of a batch: boxes [B, D, 4] yxyx, scores [B, D], classes [B, D] (-1 is padding)."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What a detector found, and how good that is.
+    """Detections of a detector over some batches, and their metrics.
 
     Attributes:
-        metrics: mAP and AP by class; None where there is no truth to compare with.
-        found: Detections, batch by batch.
+        metrics: mAP and AP by class; None where there is no ground truth.
+        detections: Detections, batch by batch.
     """
 
     metrics: Metrics | None
-    found: list[Found]
+    detections: list[Detections]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two detectors are apart.
+    """Difference between the detections of two detectors.
 
     Attributes:
         max_abs_error: Largest difference of a matched detection's score; 0 where nothing matches.
-        matched: Detections that both have.
-        unmatched: Detections that only one of them has, or that are not finite numbers.
+        matched: Number of pairs of detections that agree.
+        unmatched: Number of detections that only one of the two detectors has.
     """
 
     max_abs_error: float
@@ -68,42 +69,48 @@ class Difference:
 
 
 class OnnxDetector:
-    """An exported file in ONNX Runtime on the CPU, with the detector's own conventions (NHWC, yxyx)."""
+    """An exported file in ONNX Runtime on the CPU, with the Keras detector's conventions (NHWC, yxyx)."""
 
     def __init__(self, path: Path) -> None:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = len(os.sched_getaffinity(0))
-        # A pod's CPU limit is a quota: threads that spin while they wait use it up.
+        # ONNX Runtime would start a thread for each core of the node. A pod's CPU limit is a quota of time:
+        # more threads than it allows are throttled, and the latency measured is that of the throttling.
+        options.intra_op_num_threads = parallel.workers()
+        # For the same reason threads must not spin while they wait: that uses the quota up.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def __call__(self, images: Images) -> dict[str, NDArray[Any]]:
-        """Images [B, H, W, 3] to boxes [B, D, 4] yxyx, scores [B, D], classes [B, D], count [B]."""
+        """Detect: images [B, H, W, 3] to boxes [B, D, 4] yxyx, scores [B, D], classes [B, D], count [B]."""
         nchw = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32)
-        found = dict(zip(OUTPUTS, self._session.run(list(OUTPUTS), {INPUT: nchw}), strict=True))
-        return {**found, "boxes": found["boxes"][..., [1, 0, 3, 2]]}
+        outputs = dict(zip(OUTPUTS, self._session.run(list(OUTPUTS), {INPUT: nchw}), strict=True))
+        return {**outputs, "boxes": outputs["boxes"][..., [1, 0, 3, 2]]}
 
 
 def judge(detect: Detect, batches: Iterable[Mapping[str, Any]], class_names: list[str]) -> Judged:
-    """Run a detector over validation batches: mAP at :data:`IOU_THRESHOLD`, and its detections."""
-    found: list[Found] = []
+    """Evaluate a detector on validation batches at :data:`IOU_THRESHOLD`, and keep its detections."""
+    detections: list[Detections] = []
 
-    def remember(images: Images) -> Mapping[str, Any]:
-        found.append(detect(images))
-        return found[-1]
+    def detect_and_keep(images: Images) -> Mapping[str, Any]:
+        detections.append(detect(images))
+        return detections[-1]
 
-    return Judged(evaluate(remember, batches, class_names, IOU_THRESHOLD, "area"), found)
+    return Judged(evaluate(detect_and_keep, batches, class_names, IOU_THRESHOLD, "area"), detections)
 
 
 def run_random(detect: Detect, images: Iterable[NDArray[np.float32]]) -> Judged:
-    """Run a detector over images without truth."""
+    """Run a detector over images without ground truth."""
     return Judged(None, [detect(batch) for batch in images])
 
 
 def random_images(
     seed: int, batches: int, batch_size: int, height: int, width: int
 ) -> Iterator[NDArray[np.float32]]:
-    """Seeded images [B, H, W, 3], 0 to 255: noise of several sizes, so that they have structure."""
+    """Generate batches of seeded images [B, H, W, 3], 0 to 255.
+
+    Noise in cells of several sizes: plain noise of single pixels averages out in the first layers, and all
+    images would give the same detections.
+    """
     generator = np.random.default_rng(seed)
     for _ in range(batches):
         image = np.zeros((batch_size, height, width, 3))
@@ -113,16 +120,16 @@ def random_images(
         yield (image * (255.0 / 3)).astype(np.float32)
 
 
-def compare(reference: list[Found], other: list[Found]) -> Difference:
+def compare(reference: list[Detections], other: list[Detections]) -> Difference:
     """Match the detections of two runs over the same images, and compare the scores of pairs.
 
     A pair is of one class and overlaps by :data:`SAME_OBJECT_IOU`; pairs are made from the greatest overlap
-    down.
+    down. Detections are not compared by rank: two whose scores differ by rounding only can change places.
     """
     errors: list[float] = []
     unmatched = 0
-    for mine, theirs in zip(reference, other, strict=True):
-        for left, right in zip(_images(mine), _images(theirs), strict=True):
+    for reference_batch, other_batch in zip(reference, other, strict=True):
+        for left, right in zip(_images(reference_batch), _images(other_batch), strict=True):
             pairs = _pairs(left, right)
             errors += [abs(float(left["scores"][i]) - float(right["scores"][j])) for i, j in pairs]
             unmatched += len(left["scores"]) + len(right["scores"]) - 2 * len(pairs)
@@ -130,7 +137,7 @@ def compare(reference: list[Found], other: list[Found]) -> Difference:
 
 
 def latency_milliseconds(detect: Detect, height: int, width: int) -> float:
-    """Median time of one image, after a first run that does not count."""
+    """Measure the median time of one image, after one run that warms up."""
     image = next(random_images(0, 1, 1, height, width))
     times = []
     for _ in range(LATENCY_RUNS + 1):
@@ -143,19 +150,28 @@ def latency_milliseconds(detect: Detect, height: int, width: int) -> float:
 def status_of(
     precision: str, reference: Judged, exported: Judged, size_bytes: int, latency: float
 ) -> ExportStatus:
-    """What is reported of one precision; what cannot be matched is logged.
+    """Compare one precision with Keras and make its status; the number of unmatched detections is logged.
+
+    Args:
+        precision: Name of the precision, ``fp32`` or ``fp16``.
+        reference: Detections and metrics of Keras.
+        exported: Detections and metrics of the exported file.
+        size_bytes: Size of the exported file.
+        latency: Milliseconds for one image.
 
     Raises:
-        RunnerError: ExportFailed, where not one detection is as in Keras.
+        RunnerError: ExportFailed, if no detection at all matches one of Keras.
     """
-    difference = compare(reference.found, exported.found)
+    difference = compare(reference.detections, exported.detections)
     log.info(
-        "%s: %d detections as in Keras, %d in one of the two only, scores differ by %.2g at most",
+        "compared %s with Keras: %d detections match, %d are in one of the two only, largest difference of a "
+        "score %.2g",
         precision,
         difference.matched,
         difference.unmatched,
         difference.max_abs_error,
     )
+    # Neither side detecting anything is no difference.
     if difference.unmatched and not difference.matched:
         raise RunnerError(
             Reason.EXPORT_FAILED,
@@ -174,17 +190,19 @@ def status_of(
     )
 
 
-def _images(found: Found) -> Iterator[dict[str, NDArray[Any]]]:
-    for boxes, scores, classes in zip(found["boxes"], found["scores"], found["classes"], strict=True):
-        real = (np.asarray(classes) >= 0) & np.isfinite(scores) & np.isfinite(boxes).all(axis=-1)
+def _images(batch: Detections) -> Iterator[dict[str, NDArray[Any]]]:
+    """The detections of each image, without padding and without values that are not finite."""
+    for boxes, scores, classes in zip(batch["boxes"], batch["scores"], batch["classes"], strict=True):
+        usable = (np.asarray(classes) >= 0) & np.isfinite(scores) & np.isfinite(boxes).all(axis=-1)
         yield {
-            "boxes": np.asarray(boxes)[real],
-            "scores": np.asarray(scores)[real],
-            "classes": np.asarray(classes)[real],
+            "boxes": np.asarray(boxes)[usable],
+            "scores": np.asarray(scores)[usable],
+            "classes": np.asarray(classes)[usable],
         }
 
 
-def _pairs(left: Found, right: Found) -> list[tuple[int, int]]:
+def _pairs(left: Detections, right: Detections) -> list[tuple[int, int]]:
+    """Indices of the pairs of two images' detections."""
     same = left["classes"][:, None] == right["classes"][None, :]
     overlap = np.where(same, iou_matrix(left["boxes"], right["boxes"]), 0.0)
     pairs: list[tuple[int, int]] = []

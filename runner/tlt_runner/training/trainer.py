@@ -19,7 +19,7 @@ from tlt_api.training import Training
 from tlt_runner.data.input_pipeline.samples import NAMES_SEPARATOR
 from tlt_runner.detector import losses
 from tlt_runner.detector.model import FasterRCNN
-from tlt_runner.detector.seeds import StepDraws
+from tlt_runner.detector.seeds import StepSeeds
 from tlt_runner.training import mixed_precision, schedule
 from tlt_runner.training.averages import Averages
 from tlt_runner.training.optimizer import Updates, clipped
@@ -186,7 +186,7 @@ class Trainer:
         """Gradients of the batch's share in the mean of all, times the scale; and its LOSSES."""
         variables = self.model.trainable_variables
         shares = self.replicas * self._spec.gradient_accumulation_steps
-        draws, weights = StepDraws(self._spec.seed, number, part, shares), self._spec.loss_weights
+        draws, weights = StepSeeds(self._spec.seed, number, part, shares), self._spec.loss_weights
         with tf.GradientTape() as tape:
             images = tf.cast(batch["image"], tf.float32)  # here, so that bytes travel to the device
             parts = losses.losses(self.model, images, batch["boxes"], batch["classes"], draws)

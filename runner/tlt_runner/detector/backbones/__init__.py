@@ -1,4 +1,4 @@
-"""The backbones by name: model and head ask here and know no family."""
+"""Registry of the backbones by name; model and head know no family."""
 
 from __future__ import annotations
 

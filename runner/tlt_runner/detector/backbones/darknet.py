@@ -15,11 +15,11 @@ from tlt_runner.detector.backbones.family import Family
 from tlt_runner.detector.backbones.layers import Layers
 
 CONVOLUTIONS = (1, 1, 3, 3, 5, 5)
-"""Of Darknet-19's groups: 3x3 and 1x1 in turn, twice the filters from group to group, from 32."""
+"""Convolutions of each group of Darknet-19: 3x3 and 1x1 in turn; filters double by group, from 32."""
 RESIDUALS = (1, 2, 8, 8, 4)
-"""Of Darknet-53's stages."""
+"""Residual blocks of each stage of Darknet-53."""
 LAST = 5
-"""The group that is the head."""
+"""Number of the group that is the head."""
 
 
 def _trunk(name: str, make: Layers, x: Any) -> Any:
@@ -35,7 +35,7 @@ def _head_stage(name: str, make: Layers, pooled: Any, stride: int) -> Any:
 
 
 def _group(name: str, make: Layers, x: Any, group: int, stride: int) -> Any:
-    """A group that begins with its stride; Darknet-19's first has none."""
+    """A group, whose first layer strides; Darknet-19's first group has no stride."""
     filters = make.filters(32 * 2**group)
     if name == "darknet53":
         x = _conv(make, x, f"group{group}_conv1", filters, 3, stride)
@@ -62,7 +62,7 @@ def _conv(make: Layers, x: Any, name: str, filters: int, size: int, stride: int 
 
 
 def _block_of(layer: str) -> int | None:
-    """The group; of Darknet-53 0 is the stem and the head is 5."""
+    """Number of a layer's group; Darknet-53's stem is 0, the head is 5."""
     group = re.match(r"group(\d)_", layer)
     return int(group[1]) if group else None
 

@@ -1,7 +1,7 @@
 """EfficientNet b0 to b7: stem and groups 1 to 5 as the trunk (stride 16), 6, 7 and top_conv as the head.
 
-Tan and Le (2019). Layers, names and shapes are keras.applications': its files load whole at width 1. Left out
-is stochastic depth (ADR 9). b0 to b7 differ in their two coefficients only.
+Source: Tan and Le, "EfficientNet" (2019). Layers, names and shapes are keras.applications': its files load
+whole at width 1. Stochastic depth is left out (ADR 9). b0 to b7 differ in their two coefficients only.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ COEFFICIENTS = {
     "efficientnet_b6": (1.8, 2.6),
     "efficientnet_b7": (2.0, 3.1),
 }
-"""Width and depth."""
+"""Name -> coefficients of width and depth."""
 
 
 def _trunk(name: str, make: Layers, x: Any) -> Any:
@@ -98,7 +98,7 @@ def _block(make: Layers, x: Any, name: str, group: Group, filters: int, stride: 
 
 
 def _excited(make: Layers, x: Any, name: str, squeezed: int) -> Any:
-    """Every channel times a factor in (0, 1) that depends on the mean of all channels."""
+    """Squeeze-and-excitation: each channel times a factor in (0, 1) that the means of all channels give."""
     channels = x.shape[-1]
     factor = layers.GlobalAveragePooling2D(name=f"{name}se_squeeze")(x)
     factor = layers.Reshape((1, 1, channels), name=f"{name}se_reshape")(factor)
@@ -108,7 +108,7 @@ def _excited(make: Layers, x: Any, name: str, squeezed: int) -> Any:
 
 
 def _block_of(layer: str) -> int | None:
-    """0 is the stem, then the groups; 6 and 7 are the head's, top_conv is in none."""
+    """Number of a layer's group: the stem is 0, 6 and 7 are the head's, top_conv has none."""
     if layer.startswith("stem_"):
         return 0
     group = re.match(r"block(\d)[a-z]_", layer)

@@ -1,4 +1,4 @@
-"""What a family of backbones gives to the detector, which knows no architecture.
+"""Interface between a family of backbones and the detector, which knows no architecture.
 
 Each module of this package beside this one, :mod:`~tlt_runner.detector.backbones.layers` and the registry
 describes one family. All are plain Keras functional graphs of layers that pruning can walk and every exporter
@@ -14,7 +14,7 @@ from typing import Any
 from tlt_runner.detector.backbones.layers import Layers
 
 Channels = tuple[float, float, float]
-"""A number for red, green and blue."""
+"""A number each for red, green and blue."""
 IMAGENET_MEAN: Channels = (123.68, 116.779, 103.939)
 
 
@@ -23,15 +23,15 @@ class Family:
     """Backbones that are built alike.
 
     Attributes:
-        names: What ``spec.model.backbone`` calls them.
+        names: Values of ``spec.model.backbone``.
         blocks: Numbers that ``freezeBlocks`` may hold.
         trunk: ``(name, make, pixels)``: pixels [B, H, W, 3] to features [B, H/16, W/16, C].
         head_stage: ``(name, make, pooled, stride)``: pooled features [M, P, P, C] to [M, p, p, D] of the
             last stage, which strides by ``stride``, or to vectors [M, D].
         dense_head: Whether the last stage is dense layers, which run on pooled features only.
-        block_of: The freezable block of a layer, by its name; None for layers of none.
+        block_of: Layer name -> number of its freezable block; None for layers outside all blocks.
         pixel_mean: Subtracted from RGB 0 to 255, inside the graph.
-        pixel_scale: Factor after that.
+        pixel_scale: Factor on the pixels after the subtraction.
     """
 
     names: tuple[str, ...]

@@ -1,7 +1,7 @@
 """GoogLeNet with batch normalisation: stem and inceptions 3a to 4e as the trunk, 5a and 5b as the head.
 
-Szegedy et al., Going Deeper with Convolutions (2014), without the auxiliary classifiers and the local
-response normalisation, which batch normalisation replaces. keras.applications has not this one.
+Source: Szegedy et al., "Going Deeper with Convolutions" (2014), without the auxiliary classifiers and the
+local response normalisation, which batch normalisation replaces. keras.applications does not have it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tlt_runner.detector.backbones.layers import Layers
 
 
 class Inception(NamedTuple):
-    """Filters of the four branches: 1x1, 3x3 and 5x5 with what they are reduced to before, and pooling."""
+    """Filters of the four branches: 1x1, reduction and 3x3, reduction and 5x5, projection after pooling."""
 
     one: int
     three_reduce: int
@@ -76,7 +76,7 @@ def _conv(make: Layers, x: Any, name: str, filters: int, size: int, stride: int 
 
 
 def _block_of(layer: str) -> int | None:
-    """0 is the stem, then one inception each, 3a to 4e; the head's are in none (TLT)."""
+    """Number of a layer's block, as TLT's: the stem is 0, 3a to 4e are 1 to 7, the head's have none."""
     if layer.startswith("stem_"):
         return 0
     for number, label in enumerate(TRUNK, 1):

@@ -1,6 +1,7 @@
 """MobileNet: stem and separable blocks 1 to 11 as the trunk (stride 16), blocks 12 and 13 as the head.
 
-Layers, names and shapes are keras.applications': its files load whole (width 0.25, 0.5, 0.75, 1).
+Source: Howard et al., "MobileNets" (2017). Layers, names and shapes are keras.applications': its files load
+whole (width 0.25, 0.5, 0.75, 1).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def _head_stage(name: str, make: Layers, pooled: Any, stride: int) -> Any:
 
 
 def _block(make: Layers, x: Any, number: int, filters: int, stride: int) -> Any:
-    """3x3 of each channel, then 1x1 across them."""
+    """A depthwise separable convolution: 3x3 of each channel, then 1x1 across the channels."""
     x = make.norm(make.depthwise(x, f"conv_dw_{number}", 3, stride), f"conv_dw_{number}_bn", KERAS_EPSILON)
     x = layers.ReLU(6.0, name=f"conv_dw_{number}_relu")(x)
     x = make.conv(x, f"conv_pw_{number}", make.filters(filters), 1)
@@ -56,7 +57,7 @@ def _block(make: Layers, x: Any, number: int, filters: int, stride: int) -> Any:
 
 
 def _block_of(layer: str) -> int | None:
-    """0 is the stem, then Keras' numbers; the head's two blocks are in none (TLT)."""
+    """Number of a layer's block, as TLT's: the stem is 0, then Keras' numbers, the head's have none."""
     if layer.startswith("conv1"):
         return 0
     block = re.match(r"conv_(?:dw|pw)_(\d+)", layer)

@@ -1,7 +1,7 @@
 """MobileNetV2: stem and inverted residuals 0 to 12 as the trunk (stride 16), 13 to 16 and Conv_1 as the head.
 
-Layers, names and shapes are keras.applications': its files load whole (below width 1 without Conv_1, which
-Keras does not make smaller).
+Source: Sandler et al., "MobileNetV2" (2018). Layers, names and shapes are keras.applications': its files load
+whole (below width 1 without Conv_1, which Keras does not make smaller).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TRUNK = (
 )
 """Filters and stride of inverted residuals 0 to 12."""
 HEAD = (160, 160, 160, 320)
-"""Filters of 13 to 16; the first strides."""
+"""Filters of inverted residuals 13 to 16; the first one strides."""
 LAST_FILTERS = 1280
 EXPANSION = 6
 
@@ -47,8 +47,8 @@ def _trunk(name: str, make: Layers, x: Any) -> Any:
 def _head_stage(name: str, make: Layers, pooled: Any, stride: int) -> Any:
     x = pooled
     for number, filters in enumerate(HEAD, len(TRUNK)):
-        own = stride if number == len(TRUNK) else 1
-        x = _inverted_residual(make, x, number, make.rounded(filters), own)
+        block_stride = stride if number == len(TRUNK) else 1
+        x = _inverted_residual(make, x, number, make.rounded(filters), block_stride)
     x = make.norm(make.conv(x, "Conv_1", make.rounded(LAST_FILTERS), 1), "Conv_1_bn", KERAS_EPSILON)
     return layers.ReLU(6.0, name="out_relu")(x)
 
@@ -70,7 +70,7 @@ def _inverted_residual(make: Layers, x: Any, number: int, filters: int, stride: 
 
 
 def _block_of(layer: str) -> int | None:
-    """0 is the stem, then one inverted residual each; the head's are in none (TLT)."""
+    """Number of a layer's block, as TLT's: the stem is 0, inverted residuals are 1 to 13, the head's none."""
     if layer in ("Conv1", "bn_Conv1", "Conv1_relu"):
         return 0
     if layer.startswith("expanded_conv_"):

@@ -1,6 +1,7 @@
 """ResNet-10, -18, -34, -50 and -101: stem and stages 1 to 3 (stride 16) as the trunk, stage 4 as the head.
 
-Version 1.5 with averaging shortcuts (ResNet-D), unlike keras.applications': see ADR 9.
+Source: He et al., "Deep Residual Learning" (2015), in version 1.5 with averaging shortcuts (ResNet-D, He et
+al., "Bag of Tricks", 2018), unlike keras.applications': see ADR 9.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def _bottleneck(make: Layers, x: Any, name: str, filters: int, stride: int) -> A
 def _join(make: Layers, x: Any, y: Any, name: str, filters: int, stride: int) -> Any:
     """Add the shortcut, projected where the shape changes.
 
-    Where the block strides the shortcut averages 2x2 before it projects (ResNet-D): nothing is skipped, both
+    In a block with a stride the shortcut averages 2x2 before it projects (ResNet-D): nothing is skipped, both
     branches keep the same centre, and the gradient of a strided 1x1 convolution of few channels, which writes
     past its memory in TensorFlow 2.21 on CPUs, is not needed.
     """
@@ -82,7 +83,7 @@ def _head_stage(name: str, make: Layers, pooled: Any, stride: int) -> Any:
 
 
 def _stage(name: str, make: Layers, x: Any, number: int, stride: int) -> Any:
-    """Stage 1 to 4; its first block strides."""
+    """Stage 1 to 4, whose first block strides."""
     architecture = ARCHITECTURES[name]
     filters = make.filters(architecture.filters * 2 ** (number - 1))
     for index in range(architecture.blocks[number - 1]):
@@ -92,7 +93,7 @@ def _stage(name: str, make: Layers, x: Any, number: int, stride: int) -> Any:
 
 
 def _block_of(layer: str) -> int | None:
-    """0 is the stem with stage 1, then one stage each."""
+    """Number of a layer's block: 0 is the stem with stage 1, then one for each stage."""
     if layer.startswith("stem_"):
         return 0
     stage = re.match(r"stage(\d)_", layer)

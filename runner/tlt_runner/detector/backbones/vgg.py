@@ -1,8 +1,9 @@
 """VGG-16 and -19: convolutional blocks 1 to 5 as the trunk, the two dense layers as the head.
 
-As in the first Faster R-CNN (Ren et al., 2015): the pooling after block 5 gives way to RoI pooling, so the
-trunk has stride 16. Layers, names and shapes are keras.applications': its files load whole, the dense layers
-where poolSize is 7. It has no batch normalisation and no dropout (ADR 9), and the head does not stride.
+Source: Simonyan and Zisserman, "Very Deep Convolutional Networks" (2014), divided as in the first Faster
+R-CNN (Ren et al., 2015): RoI pooling takes the place of the pooling after block 5, so the trunk has stride
+16. Layers, names and shapes are keras.applications': its files load whole, the dense layers where poolSize is
+7. It has no batch normalisation and no dropout (ADR 9), and the head does not stride.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from tlt_runner.detector.backbones.family import Family
 from tlt_runner.detector.backbones.layers import Layers
 
 CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
-"""Of each block."""
+"""Number of convolutions of each block."""
 FILTERS = (64, 128, 256, 512, 512)
 UNITS = 4096
 PIXEL_SPREAD = 64.0
-"""Standard deviation of the pixels, which the first layer's fresh weights divide by: without normalisation
-nothing else would, and losses would start in the hundreds. Keras' weights take the pixels as they are."""
+"""Standard deviation of the pixels, by which the first layer's fresh weights are divided: without any
+normalisation in the network, losses would start in the hundreds. Keras' weights take unscaled pixels."""
 
 
 def _trunk(name: str, make: Layers, x: Any) -> Any:
@@ -56,7 +57,7 @@ def _head_stage(name: str, make: Layers, pooled: Any, stride: int) -> Any:
 
 
 def _block_of(layer: str) -> int | None:
-    """Keras' numbers of the blocks, from 1; the dense layers are in none."""
+    """Number of a layer's block, Keras' own, from 1; the dense layers have none."""
     block = re.match(r"block(\d)_", layer)
     return int(block[1]) if block else None
 
