@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
 from tlt_api.base import ApiModel, Rule
 from tlt_api.common import CpuResources, Fraction, JobSpec, ModelSource
+
+Precision = Literal["fp32", "fp16"]
 
 
 class Batch(ApiModel):
@@ -67,7 +69,9 @@ class ExportJobSpec(JobSpec):
     """Compute resources of the pod."""
     model: ModelSource
     """Trained or pruned model to export."""
-    precisions: Annotated[list[Literal["fp32", "fp16"]], Field(min_length=1, max_length=2)] = ["fp32"]
+    precisions: Annotated[list[Precision], Field(min_length=1, max_length=len(get_args(Precision)))] = [
+        "fp32"
+    ]
     """Precisions to export; each gives one ONNX model."""
     batch: Batch = Batch()
     """Batch sizes for which an engine is built; the ONNX model accepts any."""

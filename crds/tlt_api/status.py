@@ -5,8 +5,8 @@ of :class:`RunnerStatus` on its own resource (``tlt-runner``), both by server-si
 made of both. The lists of fields (:data:`OPERATOR_FIELDS`, :data:`RUNNER_FIELDS`) follow from these classes,
 and so do the runner's admission policy and the run report.
 
-To add a section that the runner reports: write its model, and add one field to the results of the kinds that
-have it. ``tlt_runner.status.lines`` needs one function that puts it into words.
+To add a section that the runner reports: write its model, a :class:`Section`, and add one field of it to the
+results of the kinds that have it. ``tlt_runner.status.lines`` needs one function that puts it into words.
 """
 
 from __future__ import annotations
@@ -152,6 +152,10 @@ class Progress(StatusModel):
     """Time of the last progress report."""
 
 
+class Section(StatusModel):
+    """Part of the result of a run, reported as soon as it is known."""
+
+
 class ClassCount(StatusModel):
     """Number of objects of one class."""
 
@@ -161,7 +165,7 @@ class ClassCount(StatusModel):
     """Number of objects of the class."""
 
 
-class DatasetStatus(StatusModel):
+class DatasetStatus(Section):
     """Statistics of the prepared dataset."""
 
     images: int | None = None
@@ -190,7 +194,7 @@ class DatasetStatus(StatusModel):
     """Number of warnings in the dataset report: leakage, unused mapping keys, unusual images."""
 
 
-class AnchorsStatus(StatusModel):
+class AnchorsStatus(Section):
     """Anchors chosen by clustering the training boxes (spec.model.anchors.auto)."""
 
     scales: list[float]
@@ -222,7 +226,7 @@ class ClassMetric(StatusModel):
     """Average precision (AP) of the class. Absent if the validation images have no object of it."""
 
 
-class Metrics(StatusModel):
+class Metrics(Section):
     """Evaluation of a model on the validation images."""
 
     m_ap: Annotated[Score | None, Field(alias="mAP")] = None
@@ -256,7 +260,7 @@ class Artifact(StatusModel):
     """Epoch of the model, for a checkpoint."""
 
 
-class PruningStatus(StatusModel):
+class PruningStatus(Section):
     """Size of the model before and after pruning."""
 
     parameters_before: int
@@ -275,7 +279,7 @@ class PruningStatus(StatusModel):
     """Percentage of the FLOPs kept, as text for printing."""
 
 
-class ExportStatus(StatusModel):
+class ExportStatus(Section):
     """Export in one precision and its verification."""
 
     list_key: ClassVar[str] = "precision"
@@ -392,9 +396,6 @@ class ExportJobStatus(ExportResults, JobStatus):
     """Status of an ExportJob."""
 
 
-Section = DatasetStatus | AnchorsStatus | Metrics | PruningStatus | ExportStatus
-"""A part of the result of a run, reported as soon as it is known."""
-
 OPERATOR_FIELDS = frozenset(OperatorStatus.model_fields)
 RUNNER_FIELDS = frozenset(RunnerStatus.model_fields)
 """By their Python names."""
@@ -414,8 +415,8 @@ def field_of(section: type[StatusModel]) -> str:
     try:
         return _FIELDS[section]
     except KeyError:
-        known = ", ".join(sorted(item.__name__ for item in _FIELDS))
-        raise TypeError(f"expected a section of a status ({known}), got {section.__name__}") from None
+        sections = ", ".join(sorted(item.__name__ for item in _FIELDS))
+        raise TypeError(f"expected a section of a status ({sections}), got {section.__name__}") from None
 
 
 def _section_types(annotation: Any) -> list[type[StatusModel]]:

@@ -43,17 +43,8 @@ LARGER = {
 """b0 with other coefficients -> blocks that the paper's depth coefficient gives."""
 TRAINED = [name for name in get_args(Backbone) if name not in LARGER or name == "efficientnet_b3"]
 """The deepest ones are made of the same layers, and a step of theirs takes longest."""
-ONE_EACH = [
-    "resnet34",
-    "vgg16",
-    "mobilenet_v1",
-    "mobilenet_v2",
-    "darknet19",
-    "darknet53",
-    "googlenet",
-    "efficientnet_b0",
-]
-"""Of everything that is built alike; darknet's two differ."""
+ONE_EACH = ["darknet53", *(family.names[0] for family in dict.fromkeys(FAMILIES.values()))]
+"""One backbone of each family, and both of darknet, which differ."""
 
 
 def tiny(backbone: str, **changes: object) -> DetectorConfig:

@@ -1,12 +1,15 @@
 """Which nodes become float16, on graphs of a few nodes; numbers worked out by hand."""
 
+from typing import get_args
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from tlt_runner.export.precision import to_float16
+from tlt_api.exportjob import Precision
+from tlt_runner.export.precision import CONVERSIONS, to_float16
 
 
 def graph_of(nodes, weights, shape=(2,)):
@@ -84,3 +87,13 @@ def test_model_given_is_left_as_it_was():
     before = model.SerializeToString()
     to_float16(model)
     assert model.SerializeToString() == before
+
+
+def test_every_precision_of_the_api_has_a_conversion() -> None:
+    assert set(CONVERSIONS) == set(get_args(Precision))
+
+
+def test_fp32_is_the_model_itself() -> None:
+    model = chain()
+    assert CONVERSIONS["fp32"](model) is model
+    assert CONVERSIONS["fp16"] is to_float16

@@ -6,11 +6,13 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import click
 import pytest
 import yaml
 
+from tlt_api.dataset import LabelFormat
 from tlt_runner import cli
 from tlt_runner.commands import COMMANDS
 
@@ -75,7 +77,7 @@ def test_every_command_has_examples_in_its_help_and_they_parse(name: str) -> Non
     [
         ("tlt tr", {"train"}),
         ("tlt run --a", {"--again"}),
-        ("tlt convert --to ", {"kitti", "voc", "coco", "yolo"}),
+        ("tlt convert --to ", set(get_args(LabelFormat))),
     ],
 )
 def test_the_shell_completes_commands_options_and_formats(words: str, expected: set[str]) -> None:

@@ -12,6 +12,7 @@ well: box errors were 50 times larger.)
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -153,3 +154,7 @@ class _Caster:
         halved = np.clip(values, -_LARGEST, _LARGEST).astype(np.float16)
         self.model.graph.initializer.append(numpy_helper.from_array(halved, f"{name}__float16"))
         return f"{name}__float16"
+
+
+CONVERSIONS: dict[str, Callable[[ModelProto], ModelProto]] = {"fp32": lambda model: model, "fp16": to_float16}
+"""Functions that turn the float32 model into each precision of ``spec.precisions``."""

@@ -76,7 +76,7 @@ def _export(
     files: dict[str, onnx.OnnxFile] = {}
     for step, name in enumerate(spec.precisions):
         context.begin("export", step)
-        exported = full if name == "fp32" else precision.to_float16(full)
+        exported = precision.CONVERSIONS[name](full)
         files[name] = onnx.write(exported, context.scratch / f"model-{name}.onnx")
         context.publish(files[name].path, f"onnx-{name}", spec.output.uri)
     return files
