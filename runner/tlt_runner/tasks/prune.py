@@ -42,11 +42,15 @@ def run(run: RunSpec, context: Context) -> None:
     tf.config.set_visible_devices([], "GPU")
     model = detector.load(context.storage.fetch(run.inputs.model.uri, run.inputs.model.sha256))
     _continue(context, step=1)
-    plan = faster_rcnn.plan_pruning(model, options_of(spec), threshold=spec.threshold, target=spec.target)
+    options = options_of(spec)
+    groups = faster_rcnn.find_groups(model, options)
+    plan = faster_rcnn.plan_pruning(
+        model, options, threshold=spec.threshold, target=spec.target, groups=groups
+    )
     log.info("pruning plan\n%s", plan.table())
     _publish_plan(plan, spec, context)
     _continue(context, step=2)
-    pruned = faster_rcnn.rebuild(model, plan)
+    pruned = faster_rcnn.rebuild(model, plan, groups)
     if pruned.count_params() != plan.parameters_after:
         raise RunnerError(
             Reason.INTERNAL,
