@@ -135,7 +135,7 @@ def test_a_pruned_backbone_computes_what_the_whole_one_does_with_its_filters_at_
     model = detector.build(tiny(backbone, widthMultiplier=0.125), 1)
     options = Options(granularity=2, min_filters=4)
     plan = faster_rcnn.plan_pruning(model, options, target=PruneTarget(parameters=0.6))
-    assert not [layer.name for layer in plan.layers if layer.whole not in (None, "output layer")]
+    assert not [layer.name for layer in plan.layers if layer.protection not in (None, "output layer")]
     pruned = faster_rcnn.rebuild(model, plan)
     assert pruned.count_params() == plan.parameters_after
     for planned in plan.layers:

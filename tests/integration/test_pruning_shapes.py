@@ -16,7 +16,7 @@ from keras import layers as kl
 from tlt_api.failures import Reason
 from tlt_runner.errors import RunnerError
 from tlt_runner.pruning import planning
-from tlt_runner.pruning.graph import Network, Tie
+from tlt_runner.pruning.graph import Connection, Network
 from tlt_runner.pruning.plan import Options, PruningPlan
 from tlt_runner.pruning.rebuild import rebuild
 
@@ -304,14 +304,14 @@ def test_an_excluded_layer_keeps_its_whole_group_intact():
     plan = planning.make(Network({"net": model}), options, threshold=0.6)
     layers = {layer.name: layer for layer in plan.layers}
     for name in ("stem", "a2", "b2", "c2"):
-        assert (layers[name].whole, len(layers[name].kept)) == ("excluded", 8)
+        assert (layers[name].protection, len(layers[name].kept)) == ("excluded", 8)
     assert len(layers["a1"].kept) < 4
     check(model, plan)
 
 
 def test_layers_that_make_the_outputs_stay_whole():
     plan = planning.make(Network({"net": randomize(several_outputs())}), FINE, threshold=0.6)
-    whole = {layer.name: layer.whole for layer in plan.layers if layer.whole}
+    whole = {layer.name: layer.protection for layer in plan.layers if layer.protection}
     assert whole == {"boxes": "model output", "scores": "split by flat"}
 
 
@@ -320,7 +320,9 @@ def test_tied_models_are_pruned_as_one():
     trunk = randomize(keras.Model(i, {"features": conv(conv(i, "a", 6), "b", 8), "extra": conv(i, "x", 4)}))
     j = keras.Input((4, 4, 8), name="pooled")
     head = randomize(end(j, conv(j, "c", 6)))
-    network = Network({"trunk": trunk, "head": head}, (Tie("trunk", "features", "head"),), runs={"head": 10})
+    network = Network(
+        {"trunk": trunk, "head": head}, (Connection("trunk", "features", "head"),), runs={"head": 10}
+    )
     plan = planning.make(network, FINE, threshold=0.6)
     pruned = rebuild(network, plan)
     kept = {layer.name: len(layer.kept) for layer in plan.layers}
@@ -344,7 +346,9 @@ def test_flops_are_two_for_each_multiply_add_and_count_the_head_for_each_proposa
     j = keras.Input((2, 2, 4), name="pooled")
     head = keras.Model(j, kl.Dense(5, name="d")(kl.Flatten(name="f")(j)))
     network = Network(
-        {"trunk": randomize(trunk), "head": randomize(head)}, (Tie("trunk", 0, "head"),), runs={"head": 10}
+        {"trunk": randomize(trunk), "head": randomize(head)},
+        (Connection("trunk", 0, "head"),),
+        runs={"head": 10},
     )
     plan = planning.make(network, FINE.model_copy(update={"min_filters": 2}), threshold=0.999)
     # conv: 4 x 4 places, 3 x 3 x 3 x 4; depthwise: 4 x 4 places, 3 x 3 x 4; dense: 16 x 5, ten times
@@ -440,6 +444,10 @@ def test_a_plan_for_another_network_is_refused():
     plan = planning.make(Network({"net": model}), FINE, threshold=0.6)
     with pytest.raises(RunnerError) as error:
         rebuild(Network({"net": residual()}), plan)
+    assert error.value.reason == Reason.MODEL_MISMATCH
+    excluding = plan.options.model_copy(update={"excluded_layers": ("layer_of_the_other_network",)})
+    with pytest.raises(RunnerError) as error:
+        rebuild(Network({"net": residual()}), plan.model_copy(update={"options": excluding}))
     assert error.value.reason == Reason.MODEL_MISMATCH
     cut_output = [
         layer.model_copy(update={"kept": (0,)}) if layer.name == "end" else layer for layer in plan.layers

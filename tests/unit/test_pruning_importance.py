@@ -32,7 +32,7 @@ def test_keep_rule_by_hand(threshold, granularity, min_filters, expected):
     assert keep(np.array(TEN), threshold, granularity, min_filters).tolist() == expected
 
 
-def test_of_equal_filters_the_first_stay():
+def test_the_first_of_equal_filters_stay():
     assert keep(np.full(6, 0.1), 0.5, 2, 1).tolist() == [0, 1]
 
 
@@ -42,14 +42,14 @@ def test_of_equal_filters_the_first_stay():
     st.integers(1, 16),
     st.integers(1, 20),
 )
-def test_what_stays_is_never_smaller_than_what_goes(values, threshold, granularity, min_filters):
+def test_no_kept_filter_is_smaller_than_a_pruned_one(values, threshold, granularity, min_filters):
     values = np.array(values)
     kept = keep(values, threshold, granularity, min_filters)
-    gone = np.delete(values, kept)
+    pruned = np.delete(values, kept)
     assert len(kept) == len(values) or len(kept) % granularity == 0
     assert len(kept) >= min(min_filters, len(values))
-    assert not len(gone) or values[kept].min() >= gone.max()
-    assert not len(gone) or gone.max() <= threshold
+    assert not len(pruned) or values[kept].min() >= pruned.max()
+    assert not len(pruned) or pruned.max() <= threshold
 
 
 def test_norms_of_filters_run_over_all_axes_but_the_last():
@@ -84,8 +84,8 @@ def test_normalizers_are_those_of_tlt():
 )
 def test_equalization_by_hand(equalization, expected):
     statistics = {"a": np.array([0.1, 1.0]), "b": np.array([0.4, 0.0])}
-    classes = {"a": np.array([0, 1]), "b": np.array([0, 1])}
-    np.testing.assert_allclose(equalize(statistics, classes, 3, equalization), [*expected, np.nan])
+    coupled_sets = {"a": np.array([0, 1]), "b": np.array([0, 1])}
+    np.testing.assert_allclose(equalize(statistics, coupled_sets, 3, equalization), [*expected, np.nan])
 
 
 def a_plan(**changes):
@@ -94,7 +94,7 @@ def a_plan(**changes):
         "target": PruneTarget(parameters=0.5),
         "options": Options(excluded_layers=("stem",)),
         "layers": (
-            LayerPlan(name="stem", kind="Conv2D", group=0, filters=2, kept=(0, 1), whole="excluded"),
+            LayerPlan(name="stem", kind="Conv2D", group=0, filters=2, kept=(0, 1), protection="excluded"),
             LayerPlan(name="conv", kind="Conv2D", group=1, filters=4, kept=(1, 3)),
         ),
         "parameters_before": 1000,
@@ -109,7 +109,13 @@ def test_a_plan_survives_json():
     assert PruningPlan.model_validate_json(a_plan().to_json()) == a_plan()
 
 
-def test_the_table_has_a_line_for_each_layer_and_says_what_it_comes_to():
+def test_a_stored_plan_says_whole_for_the_reason_of_a_protection():
+    stored = a_plan().to_json()
+    assert '"whole":"excluded"' in stored
+    assert PruningPlan.model_validate_json(stored).layers[0].protection == "excluded"
+
+
+def test_the_table_has_a_line_for_each_layer_and_ends_with_the_totals():
     lines = a_plan().table().splitlines()
     assert [line.split()[0] for line in lines[1:-1]] == ["stem", "conv"]
     assert lines[1].split()[2:] == ["0", "2", "2", "(excluded)"]

@@ -1,13 +1,14 @@
-"""Which channel of which tensor comes from which filter.
+"""The filter from which each channel of each tensor comes.
 
-Second stage of pruning. Every filter of a Conv2D, DepthwiseConv2D or Dense is an *atom*; a tensor's *layout*
-lists the atom of each of its channels (last axis). Concatenation concatenates layouts, flattening repeats
-them, an addition *ties* atoms: they go together or stay together. What Torch-Pruning does with index mappings
-between pairs of layers is here one array per tensor.
+Second stage of pruning. Every filter of a Conv2D, DepthwiseConv2D or Dense, and every channel of the
+network's input, is a *source* and has a number. A tensor's *layout* lists the source of each of its channels
+(last axis). Concatenation concatenates layouts, flattening repeats them, an addition *couples* sources: they
+are pruned together or not at all. Torch-Pruning's index mappings between pairs of layers are here one array
+per tensor.
 
-An atom can be *fixed*, with a reason: it must stay, and so must all that is tied to it. Where a layer is not
-understood its inputs must turn out to be fixed in the end, otherwise pruning stops with an error that names
-it.
+A source can be *protected*, with a reason: it stays, and so do all that are coupled to it. The inputs of a
+layer that is not understood must turn out to be protected in the end, otherwise pruning stops with an error
+that names the layer.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from tlt_runner.errors import RunnerError
 from tlt_runner.pruning.graph import Call, Edge, Graph, Layer, Node
 
 Layout = NDArray[np.int64]
+"""Source, or coupled set, of each channel [C]."""
 
 PRUNABLE = ("Conv2D", "Dense", "DepthwiseConv2D")
 WIDTH = {"Conv2D": "filters", "Dense": "units"}
 """Layer type -> the field of its config that holds the number of filters."""
-_PASS = frozenset(
+_CHANNELWISE = frozenset(
     {
         "BatchNormalization",
         "Activation",
@@ -50,115 +52,124 @@ _PASS = frozenset(
         "UpSampling2D",
     }
 )
+"""Layers whose output channel depends on the same input channel only."""
 _ELEMENTWISE = frozenset({"Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"})
-
-
-class Atoms:
-    """Filters, and which of them go together: a union-find in which a set can be fixed."""
-
-    def __init__(self) -> None:
-        self._parent: list[int] = []
-        self._reason: list[str | None] = []
-
-    def fresh(self, count: int, reason: str | None = None) -> Layout:
-        """New atoms; fixed where there is a reason."""
-        start = len(self._parent)
-        self._parent.extend(range(start, start + count))
-        self._reason.extend([reason] * count)
-        return np.arange(start, start + count)
-
-    def tie(self, left: Layout, right: Layout) -> None:
-        """Let the atoms at equal places go together."""
-        for one, other in zip(left.tolist(), right.tolist(), strict=True):
-            low, high = sorted((self._root(one), self._root(other)))
-            self._parent[high] = low
-            self._reason[low] = self._reason[low] or self._reason[high]
-
-    def fix(self, atoms: Layout, reason: str) -> None:
-        """Let the atoms, and all tied to them, stay."""
-        for atom in atoms.tolist():
-            root = self._root(atom)
-            self._reason[root] = self._reason[root] or reason
-
-    def roots(self) -> Layout:
-        """For each atom the first of its set."""
-        return np.array([self._root(atom) for atom in range(len(self._parent))], np.int64)
-
-    def reason(self, atom: int) -> str | None:
-        """Why the atom must stay; None where it need not."""
-        return self._reason[self._root(atom)]
-
-    def _root(self, atom: int) -> int:
-        while self._parent[atom] != atom:
-            self._parent[atom] = self._parent[self._parent[atom]]
-            atom = self._parent[atom]
-        return atom
+"""Layers that combine the same channel of several inputs."""
 
 
 @dataclass(frozen=True)
 class Channels:
-    """What tracing found.
+    """The traced channels of a network.
 
     Attributes:
-        atoms: All atoms.
-        filters: Prunable layer -> the atoms of its filters.
-        inputs: Layer -> layout of its input, for layers with weights that follow it. Of a shared layer the
-            first call's: the others are tied to it.
+        sources: All sources, with their coupling and protection.
+        filters: Prunable layer -> the sources that are its filters [F].
+        inputs: Layer with weights -> layout of its input. Of a shared layer the first call's: the inputs of
+            its other calls are coupled to it.
         outputs: Call -> layout of its output; absent where the layer is not understood.
     """
 
-    atoms: Atoms
+    sources: Sources
     filters: Mapping[str, Layout]
     inputs: Mapping[str, Layout]
     outputs: Mapping[Call, Layout]
 
 
-def trace(graph: Graph, whole: Mapping[str, str]) -> Channels:
+def trace(graph: Graph, protected: Mapping[str, str]) -> Channels:
     """Follow channels through the graph.
 
     Args:
         graph: The network.
-        whole: Layers whose output channels must all stay -> why.
+        protected: Layers whose output channels all stay -> reason.
 
     Raises:
         RunnerError: ``InvalidSpec``: channels that may be pruned reach a layer that is not understood.
     """
-    tracer = _Tracer(graph, whole)
+    tracer = _Tracer(graph, protected)
     for node in graph.nodes:
         tracer.visit(node)
     for edge in graph.outputs:
-        tracer.fix_output(edge)
-    tracer.check()
-    return Channels(tracer.atoms, tracer.filters, tracer.inputs, tracer.outputs)
+        tracer.protect_output(edge)
+    # Last, because a protection can come from any later layer.
+    tracer.check_requirements()
+    return Channels(tracer.sources, tracer.filters, tracer.inputs, tracer.outputs)
+
+
+class Sources:
+    """Sources of channels, coupled and protected: a union-find in which a set can have a reason to stay."""
+
+    def __init__(self) -> None:
+        self._parent: list[int] = []
+        self._protection: list[str | None] = []
+
+    def create(self, count: int, protection: str | None = None) -> Layout:
+        """Number ``count`` new sources [count]; with a reason they are protected."""
+        start = len(self._parent)
+        self._parent.extend(range(start, start + count))
+        self._protection.extend([protection] * count)
+        return np.arange(start, start + count)
+
+    def couple(self, left: Layout, right: Layout) -> None:
+        """Prune the sources at the same index of both layouts together or not at all."""
+        for one, other in zip(left.tolist(), right.tolist(), strict=True):
+            # The lower number becomes the root: coupled sets are then in the order of the graph.
+            low, high = sorted((self._root(one), self._root(other)))
+            self._parent[high] = low
+            self._protection[low] = self._protection[low] or self._protection[high]
+
+    def protect(self, layout: Layout, reason: str) -> None:
+        """Keep the sources, and all that are coupled to them. The first reason is the one reported."""
+        for source in layout.tolist():
+            root = self._root(source)
+            self._protection[root] = self._protection[root] or reason
+
+    def protection(self, source: int) -> str | None:
+        """Reason why the source stays; None where it may be pruned."""
+        return self._protection[self._root(source)]
+
+    def coupled_sets(self) -> Layout:
+        """Number of the coupled set of each source, sets counted from 0."""
+        roots = np.array([self._root(source) for source in range(len(self._parent))], np.int64)
+        return np.unique(roots, return_inverse=True)[1]
+
+    def _root(self, source: int) -> int:
+        while self._parent[source] != source:
+            # Path halving keeps chains short.
+            self._parent[source] = self._parent[self._parent[source]]
+            source = self._parent[source]
+        return source
 
 
 class _Tracer:
-    def __init__(self, graph: Graph, whole: Mapping[str, str]) -> None:
-        self.graph, self.whole = graph, whole
-        self.atoms = Atoms()
+    def __init__(self, graph: Graph, protected: Mapping[str, str]) -> None:
+        self.graph, self.protected = graph, protected
+        self.sources = Sources()
         self.filters: dict[str, Layout] = {}
         self.inputs: dict[str, Layout] = {}
         self.outputs: dict[Call, Layout] = {}
-        self._demands: list[tuple[Layer, Layout, str]] = []
+        # Inputs of layers that are not understood, with the problem: they must be protected in the end.
+        self._requirements: list[tuple[Layer, Layout, str]] = []
 
     def visit(self, node: Node) -> None:
         layer = self.graph.layers[node.call.layer]
         layouts = [self._layout(edge) for edge in node.inputs]
-        out = self._output(layer, node, layouts)
-        if out is None:
+        output = self._output(layer, node, layouts)
+        if output is None:
             return
-        if layer.name in self.whole:
-            self.atoms.fix(out, self.whole[layer.name])
-        self.outputs[node.call] = out
+        if layer.name in self.protected:
+            self.sources.protect(output, self.protected[layer.name])
+        self.outputs[node.call] = output
 
-    def fix_output(self, edge: Edge) -> None:
-        self.atoms.fix(self._layout(edge), "model output")
+    def protect_output(self, edge: Edge) -> None:
+        self.sources.protect(self._layout(edge), "model output")
 
-    def check(self) -> None:
-        for layer, layout, problem in self._demands:
-            loose = {atom for atom in layout.tolist() if self.atoms.reason(atom) is None}
-            if loose:
-                producers = [name for name, atoms in self.filters.items() if loose & set(atoms.tolist())]
+    def check_requirements(self) -> None:
+        for layer, layout, problem in self._requirements:
+            prunable = {source for source in layout.tolist() if self.sources.protection(source) is None}
+            if prunable:
+                producers = [
+                    name for name, sources in self.filters.items() if prunable & set(sources.tolist())
+                ]
                 raise RunnerError(
                     Reason.INVALID_SPEC,
                     f"expected layers through which pruned channels can be followed, got layer "
@@ -167,78 +178,83 @@ class _Tracer:
                 )
 
     def _layout(self, edge: Edge) -> Layout:
+        """Layout of a tensor; an output that could not be followed has protected sources of its own."""
         if edge.output == 0 and edge.source in self.outputs:
             return self.outputs[edge.source]
         width = edge.shape[-1] if len(edge.shape) > 1 and edge.shape[-1] is not None else 0
-        return self.atoms.fresh(width, f"made by {edge.source.layer}")
+        return self.sources.create(width, f"made by {edge.source.layer}")
 
     def _output(self, layer: Layer, node: Node, layouts: list[Layout]) -> Layout | None:
-        """The layout of the output; None where the inputs stay, or must be found to stay, as they are."""
+        """The layout of the output; None where the layer cannot be followed."""
         problem = _problem(layer, node)
         if problem is None:
             if layer.kind == "InputLayer":
-                return layouts[0] if layouts else self._fixed_input(layer)
+                return layouts[0] if layouts else self._network_input(layer)
             if layer.kind in PRUNABLE:
                 return self._prunable(layer, layouts[0])
-            if layer.kind in _PASS:
-                return self._through(layer, layouts[0])
+            if layer.kind in _CHANNELWISE:
+                return self._channelwise(layer, layouts[0])
             if layer.kind in _ELEMENTWISE:
-                return self._joined(layouts)
+                return self._elementwise(layouts)
             if layer.kind == "Concatenate":
                 return self._concatenated(layer, node, layouts)
             if layer.kind in ("Flatten", "Reshape"):
                 return self._reshaped(layer, node, layouts[0])
             problem = "its effect on channels is not known"
-        self._demands.extend((layer, layout, problem) for layout in layouts)
+        self._requirements.extend((layer, layout, problem) for layout in layouts)
         return None
 
-    def _fixed_input(self, layer: Layer) -> Layout:
+    def _network_input(self, layer: Layer) -> Layout:
         width = layer.config["batch_shape"][-1] or 0
-        return self.atoms.fresh(width, "network input")
+        return self.sources.create(width, "network input")
 
     def _prunable(self, layer: Layer, layout: Layout) -> Layout:
-        self._remember_input(layer, layout)
+        self._record_input(layer, layout)
+        # A shared layer is called several times and has its filters once.
         if layer.name not in self.filters:
             width = len(layout) if layer.kind == "DepthwiseConv2D" else layer.config[WIDTH[layer.kind]]
-            self.filters[layer.name] = self.atoms.fresh(width)
+            self.filters[layer.name] = self.sources.create(width)
+        # A depthwise convolution has a filter for each input channel: neither goes without the other.
         if layer.kind == "DepthwiseConv2D":
-            self.atoms.tie(self.filters[layer.name], layout)
+            self.sources.couple(self.filters[layer.name], layout)
         return self.filters[layer.name]
 
-    def _through(self, layer: Layer, layout: Layout) -> Layout:
+    def _channelwise(self, layer: Layer, layout: Layout) -> Layout:
         if layer.weights:
-            self._remember_input(layer, layout)
+            self._record_input(layer, layout)
         return layout
 
-    def _remember_input(self, layer: Layer, layout: Layout) -> None:
+    def _record_input(self, layer: Layer, layout: Layout) -> None:
         first = self.inputs.setdefault(layer.name, layout)
+        # A shared layer has one kernel for all calls, so the inputs of all lose the same channels.
         if first is not layout:
-            self.atoms.tie(first, layout)
+            self.sources.couple(first, layout)
 
-    def _joined(self, layouts: list[Layout]) -> Layout:
-        """Tie all; a single channel is broadcast over the others' and stands outside."""
+    def _elementwise(self, layouts: list[Layout]) -> Layout:
+        """Couple all inputs; a single channel is broadcast over the others' and takes no part."""
         widest = max(layouts, key=len)
         for layout in layouts:
             if len(layout) == len(widest):
-                self.atoms.tie(widest, layout)
+                self.sources.couple(widest, layout)
         return widest
 
     def _concatenated(self, layer: Layer, node: Node, layouts: list[Layout]) -> Layout:
         if layer.config["axis"] in (-1, len(node.inputs[0].shape) - 1):
             return np.concatenate(layouts)
-        return self._joined(layouts)
+        # Along another axis all inputs have the same channels, as in an addition.
+        return self._elementwise(layouts)
 
     def _reshaped(self, layer: Layer, node: Node, layout: Layout) -> Layout | None:
         """Row-major: a last axis k times as long holds the channels k times; a shorter one splits them."""
         width = self.graph.output_shapes[node.call][-1]
         if width is not None and len(layout) and width % len(layout) == 0:
             return np.tile(layout, width // len(layout))
-        self.atoms.fix(layout, f"split by {layer.name}")
+        self.sources.protect(layout, f"split by {layer.name}")
         return None
 
 
 def _problem(layer: Layer, node: Node) -> str | None:
-    """Why this call cannot be followed, though its kind can."""
+    """Reason why this call cannot be followed although layers of its type can; None where it can."""
     config = layer.config
     if config.get("data_format", "channels_last") != "channels_last":
         return "only channels_last is supported"
@@ -253,14 +269,14 @@ def _problem(layer: Layer, node: Node) -> str | None:
         len(node.inputs[0].shape) - 1,
     ):
         return "it normalises another axis than the last"
-    if layer.kind == "Rescaling" and not _scalars(config["scale"], config["offset"]):
+    if layer.kind == "Rescaling" and not _are_numbers(config["scale"], config["offset"]):
         return "it has a number for each channel"
     if layer.kind == "Activation" and config["activation"] == "softmax":
         return "softmax runs over the channels"
     return None
 
 
-def _scalars(*values: Any) -> bool:
+def _are_numbers(*values: Any) -> bool:
     return all(isinstance(value, int | float) for value in values)
 
 

@@ -1,11 +1,11 @@
 """The graph of one or several Keras functional models, as plain data.
 
 First stage of pruning: graph -> channels -> groups -> plan -> rebuild. A functional model's config already is
-a graph of layers and calls; this module only reads it. Several models become one graph by *ties*: an output
-of one is, channel by channel, the input of another (RoI pooling passes channels through). Layers and calls
-are told apart because a shared layer has one set of filters and several calls.
+a graph of layers and calls; this module only reads it. Several models become one graph by *connections*: an
+output of one is, channel by channel, the input of another (RoI pooling passes channels through). Layers and
+calls are told apart because a shared layer has one set of filters and several calls.
 
-It is read from the config, not from live layers, because the config is what
+The graph is read from the config, not from live layers, because the config is what
 :mod:`~tlt_runner.pruning.rebuild` edits: what is planned and what is built cannot differ.
 """
 
@@ -26,14 +26,14 @@ Shape = tuple[int | None, ...]
 
 
 class Call(NamedTuple):
-    """One call of a layer: its name, and the call's number, from 0."""
+    """One call of a layer: the layer's name and the call's number, from 0."""
 
     layer: str
     number: int
 
 
 class Edge(NamedTuple):
-    """A tensor that a call takes: who made it, which of its outputs, and the shape (batch first)."""
+    """A tensor that a call takes: the call that makes it, which of its outputs, the shape (batch first)."""
 
     source: Call
     output: int
@@ -48,13 +48,13 @@ class Weight(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Tie:
+class Connection:
     """An output of one model whose channels are those of an input of another.
 
     Attributes:
-        source: Name of the model that gives.
+        source: Name of the model that makes the output.
         output: Position of the output among the model's outputs, or its key where the outputs are a mapping.
-        target: Name of the model that takes.
+        target: Name of the model that takes it.
         input: Position of the input among the model's inputs.
     """
 
@@ -70,15 +70,15 @@ class Network:
 
     Attributes:
         models: By name.
-        ties: Which outputs feed which inputs; an output that is not tied keeps all its channels.
-        runs: How often a model runs for one image, for FLOPs; 1 where nothing is said.
-        kept: Layers that keep all their filters, whatever is asked for -> why.
+        connections: Outputs that feed inputs; an output without a connection keeps all its channels.
+        runs: Model name -> how often it runs for one image, for FLOPs; 1 for models that are not listed.
+        protected: Layers that keep all their filters in every plan -> reason.
     """
 
     models: Mapping[str, keras.Model]
-    ties: tuple[Tie, ...] = ()
+    connections: tuple[Connection, ...] = ()
     runs: Mapping[str, int] = field(default_factory=dict)
-    kept: Mapping[str, str] = field(default_factory=dict)
+    protected: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ class Node:
     """One call of a layer.
 
     Attributes:
-        call: Which call.
-        inputs: The tensors it takes, in order. An input layer that is tied takes the tied output.
+        call: Layer and number of the call.
+        inputs: The tensors it takes, in order. An input layer with a connection takes the connected output.
         constants: Whether the call takes arrays or other values besides tensors and numbers.
     """
 
@@ -119,17 +119,19 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """Layers, calls in an order in which each comes after what it takes, and outputs that leave the network.
+    """Layers, calls and the outputs that leave the network.
 
     Attributes:
         layers: By name.
-        nodes: Topologically ordered.
-        outputs: Outputs that no tie takes.
+        nodes: Calls in topological order: each comes after those whose outputs it takes.
+        outputs: Outputs without a connection.
+        configs: Model name -> the Keras config from which all this was read.
     """
 
     layers: Mapping[str, Layer]
     nodes: tuple[Node, ...]
     outputs: tuple[Edge, ...]
+    configs: Mapping[str, Mapping[str, Any]]
 
     @cached_property
     def output_shapes(self) -> Mapping[Call, Shape]:
@@ -139,17 +141,18 @@ class Graph:
 
 
 def read(network: Network) -> Graph:
-    """The graph of a network.
+    """Read the graph of a network.
 
     Raises:
         RunnerError: ``Internal`` where a model is not functional or a name stands for two layers.
     """
+    configs = {name: _config(name, model) for name, model in network.models.items()}
     layers: dict[str, Layer] = {}
     nodes: dict[Call, Node] = {}
     outputs: dict[tuple[str, int | str], Edge] = {}
     inputs: dict[tuple[str, int], Call] = {}
     for name, model in network.models.items():
-        config = _config(name, model)
+        config = configs[name]
         for entry in config["layers"]:
             layer = _layer(entry, name, model, network.runs.get(name, 1))
             if layer.name in layers:
@@ -160,12 +163,13 @@ def read(network: Network) -> Graph:
             outputs[name, key] = Edge(Call(*source[:2]), source[2], tuple(tensor.shape))
         for position, source in enumerate(_triples(config["input_layers"])):
             inputs[name, position] = Call(*source[:2])
-    for tie in network.ties:
-        target = inputs[tie.target, tie.input]
-        nodes[target] = Node(target, (outputs[tie.source, tie.output],))
-    tied = {(tie.source, tie.output) for tie in network.ties}
-    leaving = tuple(edge for key, edge in outputs.items() if key not in tied)
-    return Graph(layers, _ordered(nodes), leaving)
+    # A connected input layer becomes an ordinary call that takes the other model's output.
+    for connection in network.connections:
+        target = inputs[connection.target, connection.input]
+        nodes[target] = Node(target, (outputs[connection.source, connection.output],))
+    connected = {(connection.source, connection.output) for connection in network.connections}
+    leaving = tuple(edge for key, edge in outputs.items() if key not in connected)
+    return Graph(layers, _ordered(nodes), leaving, configs)
 
 
 def _config(name: str, model: keras.Model) -> Mapping[str, Any]:
@@ -178,15 +182,16 @@ def _config(name: str, model: keras.Model) -> Mapping[str, Any]:
 
 
 def _layer(entry: Mapping[str, Any], model_name: str, model: keras.Model, runs: int) -> Layer:
-    module = entry.get("module") or ""
-    own = entry["class_name"]
-    kind = own if module == "keras.layers" else f"{module or 'unknown'}>{own}"
+    module, class_name = entry.get("module") or "", entry["class_name"]
+    kind = class_name if module == "keras.layers" else f"{module or 'unknown'}>{class_name}"
+    # The config holds no shapes of weights: they come from the layer itself.
     layer = next((item for item in model.layers if item.name == entry["name"]), None)
     weights = tuple(Weight(item.name, tuple(item.shape)) for item in (layer.weights if layer else ()))
     return Layer(entry["name"], kind, model_name, entry["config"], weights, runs)
 
 
 def _nodes(entry: Mapping[str, Any]) -> Iterator[Node]:
+    # Keras lists no call for an input layer; here it has one, so that its output has a source.
     calls = entry["inbound_nodes"] or ([{"args": [], "kwargs": {}}] if _is_input(entry) else [])
     for index, call in enumerate(calls):
         edges, constants = _edges([call["args"], call["kwargs"]])
@@ -203,6 +208,7 @@ def _edges(value: Any) -> tuple[list[Edge], bool]:
         if value.get("class_name") == "__keras_tensor__":
             layer, call, output = value["config"]["keras_history"]
             return [Edge(Call(layer, call), output, tuple(value["config"]["shape"]))], False
+        # Any other serialised object is an array or a value that Keras could not write as plain JSON.
         if "class_name" in value:
             return [], True
         return _edges(list(value.values()))

@@ -1,4 +1,4 @@
-"""The pruning plan: which filters of which layer stay, and what that saves; made before anything happens.
+"""The pruning plan: the filters of each layer that stay and what that saves, made before anything happens.
 
 :mod:`tlt_runner.pruning.planning` makes it, :mod:`tlt_runner.pruning.rebuild` carries it out. In between it
 can be printed, written as JSON and read back.
@@ -14,25 +14,22 @@ from tlt_runner.pruning.importance import Equalization, Normalizer
 
 
 class Options(ApiModel):
-    """How to prune; names and meanings are those of a PruneJob's spec, apart from threshold and target."""
+    """Options of pruning, with the names and meanings of a PruneJob's spec, without threshold and target."""
 
     normalizer: Normalizer = "max"
-    """What a filter's norm is divided by."""
+    """Divisor of a layer's filter norms."""
     equalization: Equalization = "union"
-    """How the values of filters that go together are merged."""
+    """Merging of the values of coupled filters."""
     granularity: int = Field(default=8, ge=1)
     """The number of filters kept is rounded up to a multiple of this."""
     min_filters: int = Field(default=16, ge=1)
-    """Filters that every layer keeps at least."""
+    """Smallest number of filters that a layer keeps."""
     excluded_layers: tuple[str, ...] = ()
-    """Layers that keep all their filters, and with them all that is tied to them."""
+    """Layers that keep all their filters, and with them all layers of their groups."""
 
 
 class LayerPlan(ApiModel):
-    """What happens to one layer with filters.
-
-    A layer with a reason in ``whole`` keeps all filters because its group must.
-    """
+    """The plan for one layer with filters."""
 
     name: str
     """Name of the layer."""
@@ -41,34 +38,35 @@ class LayerPlan(ApiModel):
     group: int
     """Number of its group: layers of a group keep the same filters."""
     filters: int
-    """Filters before."""
+    """Number of filters before pruning."""
     kept: tuple[int, ...]
-    """Filters that stay, ascending."""
-    whole: str | None = None
-    """Why all stay, where nothing was allowed to go."""
+    """Indices of the filters that stay, ascending."""
+    # Plans that users have stored say "whole".
+    protection: str | None = Field(default=None, alias="whole")
+    """Reason why all filters of the layer's group stay; absent where they may be pruned."""
 
 
 class PruningPlan(ApiModel):
-    """Which filters stay."""
+    """The filters that stay, and the size of the network before and after."""
 
     version: int = 1
     """Version of this format."""
     threshold: float
-    """Filters whose value was not above it were to go."""
+    """Filters with a value of at most this were to be pruned."""
     target: PruneTarget | None = None
-    """The fraction to keep from which the threshold was found; absent where the threshold was given."""
+    """The fraction to keep for which the threshold was searched; absent where the threshold was given."""
     options: Options
-    """How it was made."""
+    """Options with which the plan was made."""
     layers: tuple[LayerPlan, ...]
     """Every layer with filters, in the order of the graph."""
     parameters_before: int
-    """Parameters of the network as it was."""
+    """Parameters of the unpruned network."""
     parameters_after: int
-    """Parameters of what the plan makes of it."""
+    """Parameters of the pruned network."""
     flops_before: int
-    """FLOPs for one image, two for each multiply-add of convolutions and dense layers."""
+    """FLOPs of the unpruned network for one image: two a multiply-add of convolutions and dense layers."""
     flops_after: int
-    """The same afterwards."""
+    """FLOPs of the pruned network for one image."""
 
     @property
     def parameters_kept(self) -> float:
@@ -85,25 +83,25 @@ class PruningPlan(ApiModel):
         return self.model_dump_json(by_alias=True, exclude_none=True)
 
     def table(self) -> str:
-        """The plan for people: one line a layer, then what it comes to."""
+        """The plan as text: one line a layer, then :meth:`summary`."""
         width = max([len(layer.name) for layer in self.layers], default=5)
         lines = [f"{'layer':<{width}}  {'type':<15}  group  filters    kept"]
         for layer in self.layers:
-            why = f"  ({layer.whole})" if layer.whole else ""
+            reason = f"  ({layer.protection})" if layer.protection else ""
             counts = f"{layer.group:>5}  {layer.filters:>7}  {len(layer.kept):>6}"
-            lines.append(f"{layer.name:<{width}}  {layer.kind:<15}  {counts}{why}")
+            lines.append(f"{layer.name:<{width}}  {layer.kind:<15}  {counts}{reason}")
         return "\n".join([*lines, self.summary()])
 
     def summary(self) -> str:
         """One sentence: threshold, parameters, FLOPs."""
-        found = " found for " + target_text(self.target) if self.target else ""
+        origin = " found for " + target_text(self.target) if self.target else ""
         return (
-            f"threshold {self.threshold:g}{found}: keeps {self.parameters_after:,} of "
+            f"threshold {self.threshold:g}{origin}: keeps {self.parameters_after:,} of "
             f"{self.parameters_before:,} parameters ({self.parameters_kept:.1%}) and {self.flops_after:,} of "
             f"{self.flops_before:,} FLOPs ({self.flops_kept:.1%})"
         )
 
 
 def target_text(target: PruneTarget) -> str:
-    """``target.parameters 0.4``."""
+    """The target as text: ``target.parameters 0.4``."""
     return ", ".join(f"target.{name} {value:g}" for name, value in target.to_wire().items())

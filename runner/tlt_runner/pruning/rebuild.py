@@ -1,6 +1,6 @@
-"""A smaller network from a network and a plan: new models from configs with fewer filters, sliced weights.
+"""Builds the smaller network of a plan: models from configs with fewer filters, and sliced weights.
 
-Last stage of pruning. The models that are given are only read; what is returned shares nothing with them.
+Last stage of pruning. The given models are only read; the returned ones share nothing with them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from tlt_api.failures import Reason
 from tlt_runner.errors import RunnerError
-from tlt_runner.pruning import channels, graph, groups, planning
+from tlt_runner.pruning import groups as grouping
 from tlt_runner.pruning.channels import WIDTH
 from tlt_runner.pruning.costs import IN, WEIGHT_AXES
 from tlt_runner.pruning.graph import Call, Graph, Layer, Network
@@ -22,53 +22,56 @@ from tlt_runner.pruning.groups import Groups, Mask
 from tlt_runner.pruning.plan import PruningPlan
 
 
-def rebuild(network: Network, plan: PruningPlan) -> dict[str, keras.Model]:
-    """The pruned models, by name.
+def rebuild(network: Network, plan: PruningPlan, groups: Groups | None = None) -> dict[str, keras.Model]:
+    """Build the pruned models, by name.
 
     Args:
         network: The network for which the plan was made.
         plan: Which filters stay.
+        groups: The network's groups as the plan was made with them; found anew where they are not given,
+            for a plan that was read from a file.
 
     Raises:
         RunnerError: ``ModelMismatch`` where the plan was made for another network.
     """
-    read = graph.read(network)
-    traced = channels.trace(read, planning.whole_layers(network, plan.options))
-    found = groups.find(traced)
-    kept = _mask(found, plan)
-    class_of = np.unique(traced.atoms.roots(), return_inverse=True)[1]
-    widths = {call: int(kept[class_of[layout]].sum()) for call, layout in traced.outputs.items()}
-    models = {}
+    if groups is None:
+        # Names that this network lacks are no error of the spec here: the plan is compared with it below.
+        groups = grouping.find(network, plan.options.excluded_layers, check_names=False)
+    kept = _kept_sets(groups, plan)
+    widths = {call: int(kept[sets].sum()) for call, sets in groups.outputs.items()}
+    pruned = {}
     for name, model in network.models.items():
-        config = _pruned_config(model.get_config(), read, widths)
-        models[name] = type(model).from_config(config)
-        for layer in models[name].layers:
-            _copy_weights(model.get_layer(layer.name), layer, read.layers[layer.name], found, kept)
-    return models
+        config = _pruned_config(groups.graph.configs[name], groups.graph, widths)
+        pruned[name] = type(model).from_config(config)
+        for layer in pruned[name].layers:
+            _copy_weights(model.get_layer(layer.name), layer, groups.graph.layers[layer.name], groups, kept)
+    return pruned
 
 
-def _mask(found: Groups, plan: PruningPlan) -> Mask:
-    """The classes that the plan keeps, after a check that it is a plan for this network."""
+def _kept_sets(groups: Groups, plan: PruningPlan) -> Mask:
+    """The coupled sets that the plan keeps, after a check that it is a plan for this network."""
     planned = {layer.name: layer for layer in plan.layers}
-    if planned.keys() != found.classes.keys():
-        others = ", ".join(sorted(planned.keys() ^ found.classes.keys()))
+    if planned.keys() != groups.filters.keys():
+        others = ", ".join(sorted(planned.keys() ^ groups.filters.keys()))
         raise RunnerError(
             Reason.MODEL_MISMATCH, f"expected a plan for this model's layers, it differs in: {others}"
         )
-    kept = found.everything()
-    for name, ids in found.classes.items():
-        kept[np.delete(ids, _valid(planned[name].kept, len(ids), name))] = False
-    for name, ids in found.classes.items():
-        if tuple(np.flatnonzero(kept[ids]).tolist()) != planned[name].kept:
+    kept = groups.everything()
+    for name, sets in groups.filters.items():
+        kept[np.delete(sets, _valid(planned[name].kept, len(sets), name))] = False
+    # A set is pruned as soon as one layer prunes it: then all layers of the set must have pruned it.
+    for name, sets in groups.filters.items():
+        if tuple(np.flatnonzero(kept[sets]).tolist()) != planned[name].kept:
             raise RunnerError(
                 Reason.MODEL_MISMATCH,
                 f"expected a plan that keeps the same filters in all layers of a group, {name!r} differs",
             )
-    for group in found.groups:
-        if group.whole and not all(kept[block].all() for block in group.blocks):
+    for group in groups.groups:
+        if group.protection and not all(kept[block].all() for block in group.blocks):
             raise RunnerError(
                 Reason.MODEL_MISMATCH,
-                f"expected a plan that keeps {', '.join(group.layers)} whole ({group.whole})",
+                f"expected a plan that keeps all filters of {', '.join(group.layers)}, which are protected "
+                f"({group.protection})",
             )
     return kept
 
@@ -83,14 +86,15 @@ def _valid(kept: tuple[int, ...], filters: int, name: str) -> list[int]:
     return list(kept)
 
 
-def _pruned_config(config: Mapping[str, Any], read: Graph, widths: Mapping[Call, int]) -> dict[str, Any]:
-    """The config with fewer filters; what Keras derives from shapes when it builds is left out."""
+def _pruned_config(config: Mapping[str, Any], graph: Graph, widths: Mapping[Call, int]) -> dict[str, Any]:
+    """The config with fewer filters, and without the shapes that Keras derives when it builds."""
     pruned: dict[str, Any] = copy.deepcopy(dict(config))
     for entry in pruned["layers"]:
+        # It holds the unpruned input shape, with which Keras would build the layer before it is called.
         entry.pop("build_config", None)
         width = widths.get(Call(entry["name"], 0))
         if width is not None:
-            _set_width(entry["config"], read.layers[entry["name"]], width)
+            _set_width(entry["config"], graph.layers[entry["name"]], width)
     return pruned
 
 
@@ -99,20 +103,21 @@ def _set_width(config: dict[str, Any], layer: Layer, width: int) -> None:
         config[WIDTH[layer.kind]] = width
     elif layer.kind == "InputLayer":
         config["batch_shape"] = [*config["batch_shape"][:-1], width]
+    # A target of -1 is inferred from the input, and so follows by itself.
     elif layer.kind == "Reshape" and config["target_shape"][-1] != -1:
         config["target_shape"] = [*config["target_shape"][:-1], width]
 
 
 def _copy_weights(
-    source: keras.layers.Layer, target: keras.layers.Layer, layer: Layer, found: Groups, kept: Mask
+    source: keras.layers.Layer, target: keras.layers.Layer, layer: Layer, groups: Groups, kept: Mask
 ) -> None:
     axes_of = WEIGHT_AXES.get(layer.kind, {})
     values = []
     for weight in source.weights:
         value = np.asarray(weight)
         for axis, side in axes_of.get(weight.name, {}).items():
-            classes = (found.inputs if side == IN else found.classes).get(layer.name)
-            if classes is not None:
-                value = value[(slice(None),) * axis + (kept[classes],)]
+            sets = (groups.inputs if side == IN else groups.filters).get(layer.name)
+            if sets is not None:
+                value = value[(slice(None),) * axis + (kept[sets],)]
         values.append(value)
     target.set_weights(values)

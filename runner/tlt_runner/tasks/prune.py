@@ -34,13 +34,17 @@ def run(spec: PruneJobSpec, run: RunSpec, context: Context) -> None:
     tf.config.set_visible_devices([], "GPU")
     model = detector.load(context.storage.fetch(source.uri, source.sha256))
     context.begin("prune", step=1)
-    plan = faster_rcnn.plan_pruning(model, options_of(spec), threshold=spec.threshold, target=spec.target)
+    options = options_of(spec)
+    groups = faster_rcnn.find_groups(model, options)
+    plan = faster_rcnn.plan_pruning(
+        model, options, threshold=spec.threshold, target=spec.target, groups=groups
+    )
     log.info("pruning plan\n%s", plan.table())
     plan_file = context.scratch / "plan.json"
     plan_file.write_text(plan.to_json() + "\n", encoding="utf-8")
     context.publish(plan_file, "plan", spec.output.uri)
     context.begin("prune", step=2)
-    pruned = faster_rcnn.rebuild(model, plan)
+    pruned = faster_rcnn.rebuild(model, plan, groups)
     if pruned.count_params() != plan.parameters_after:
         raise RunnerError(
             Reason.INTERNAL,
