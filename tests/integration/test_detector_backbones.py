@@ -91,7 +91,11 @@ def step(model: detector.FasterRCNN, images: np.ndarray) -> np.ndarray:
     return trainer.step(batch, 0, 1e-4).numpy()
 
 
-@pytest.mark.parametrize("backbone", get_args(Backbone))
+TRAINED = [name for name in get_args(Backbone) if name not in LARGER or name == "efficientnet_b3"]
+"""All but the efficientnets that differ from b0 and b3 in width and depth only: building them shows that."""
+
+
+@pytest.mark.parametrize("backbone", TRAINED)
 def test_a_backbone_trains_a_step_and_is_the_same_after_loading(
     backbone: str, images: np.ndarray, tmp_path: Path
 ) -> None:

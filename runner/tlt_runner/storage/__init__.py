@@ -253,6 +253,15 @@ class Storage:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
                     raise
 
+    def list_files(self, uri: str) -> list[str]:
+        """List relative paths of all files below a folder, hidden ones too; empty without a folder."""
+        path = self.local_path(uri)
+        if path is None:
+            address = parse(uri)
+            return self._objects().list_files(address.root, address.path)
+        with storage_errors(uri):
+            return sorted(str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir())
+
     def exists(self, uri: str) -> bool:
         """Whether the address names a file or a folder that is not empty (S3) or is there (elsewhere)."""
         path = self.local_path(uri)

@@ -146,6 +146,12 @@ class ObjectStore:
                     return True
         return False
 
+    def list_files(self, bucket: str, prefix: str) -> list[str]:
+        """Keys of all objects below a prefix, relative to it."""
+        start = f"{prefix}/" if prefix else ""
+        with self._errors(f"s3://{bucket}/{prefix}"):
+            return [key[len(start) :] for key in self._keys(bucket, start) if not key.endswith("/")]
+
     def describe(self, bucket: str, key: str) -> tuple[int, str | None] | None:
         """Size of an object and the digest that :meth:`upload` wrote beside it; None where nothing is."""
         if not self.exists(bucket, key):  # where listing is forbidden, asking for what is not there is too

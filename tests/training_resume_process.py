@@ -6,7 +6,7 @@ The only thing that is added to the product's task is that every step's loss is 
 import json
 import os
 import signal
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -77,11 +77,8 @@ def attempt(run: RunSpec, scratch: Path, losses: Path, ending: Ending) -> RunRep
     return reporter.snapshot()
 
 
-if __name__ == "__main__":
-    run_file, scratch, losses, ending = sys.argv[1:]
-    attempt(
-        RunSpec.from_json(Path(run_file).read_bytes()),
-        Path(scratch),
-        Path(losses),
-        Ending(**json.loads(ending)),
-    )
+def main(arguments: Sequence[str]) -> None:
+    """Run an attempt in a process of its own."""
+    run_file, scratch, losses, ending = arguments
+    run = RunSpec.from_json(Path(run_file).read_bytes())
+    attempt(run, Path(scratch), Path(losses), Ending(**json.loads(ending)))
