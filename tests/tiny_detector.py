@@ -10,6 +10,8 @@ from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
 
 SIZE = 96
+TRAINING_SIZE = 64
+"""Pixels of a side of the images of tiny trainings."""
 DETECTIONS = 20
 CLASS_NAMES = ["bus", "car"]
 MODEL: dict[str, Any] = {
@@ -42,6 +44,23 @@ def tiny_config(size: int = SIZE, class_names: list[str] | None = None) -> Detec
             "detections": {"maxDetections": DETECTIONS, "scoreThreshold": 0.05},
         }
     )
+
+
+def training_config(class_names: list[str] | None = None, **changes: Any) -> DetectorConfig:
+    """The detector of :data:`MODEL` for images of TRAINING_SIZE."""
+    size = {"height": TRAINING_SIZE, "width": TRAINING_SIZE}
+    names = class_names or CLASS_NAMES
+    return DetectorConfig.model_validate({"classNames": names, **size, **MODEL, **changes})
+
+
+DETERMINISTIC: dict[str, Any] = {
+    "proposals": {"miniBatch": 64, "maxOverlap": 0.5, "minOverlap": 0.49}
+    | {"training": {"preNms": 16, "postNms": 15}},
+    "roi": {"poolSize": 2, "miniBatch": 64, "positiveFraction": 0.99, "minOverlap": 0.0},
+    "maxObjects": 2,
+    "freezeBatchNorm": True,
+}
+"""Changes of :data:`MODEL` with which every anchor and every proposal is drawn: nothing is left to chance."""
 
 
 def settled(config: DetectorConfig, images: np.ndarray, seed: int = 3) -> detector.FasterRCNN:

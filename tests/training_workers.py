@@ -3,75 +3,73 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tiny
+from forked import Forked
 from tlt_runner.training.distributed.rendezvous import INDEX_VARIABLE
 
 LIMIT_SECONDS = 400
-PATIENCE = 0.2
+POLL_SECONDS = 0.2
 
 
-def run_spec(scenes: Path, output: Path, batch_size: int, **changes: Any) -> dict[str, Any]:
-    """A RunSpec: a tiny detector with frozen normalisation, mini-batches that are drawn, mosaics,
-    averaged weights."""
-    return {
-        "owner": {"kind": "TrainingJob", "namespace": "default", "name": "tiny", "uid": "one"},
-        "attempt": 1,
-        "spec": {
-            "dataset": {
-                "uri": f"file://{scenes}",
-                "targetClassMapping": changes.get("classes", {"zero": "zero", "one": "one"}),
-                "imageSize": {"width": 64, "height": 64},
-                "validation": {"fraction": 0.3},
+def run_spec(
+    scenes: Path,
+    output: Path,
+    batch_size: int,
+    *,
+    epochs: int = 2,
+    classes: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """A RunSpec: a tiny detector with frozen batch normalisation, sampled mini-batches, mosaics and EMA.
+
+    Two epochs are 12 steps: workers ask each other at least twice within the first eight whether to stop.
+    """
+    run = tiny.run_spec(
+        scenes,
+        output,
+        dataset={"targetClassMapping": classes or tiny.CLASSES},
+        model={
+            "freezeBatchNorm": True,
+            "proposals": {
+                "miniBatch": 8,
+                "training": {"preNms": 15, "postNms": 12},
+                "inference": {"preNms": 15, "postNms": 12},
             },
-            "model": {
-                "backbone": "resnet10",
-                "widthMultiplier": 0.125,
-                "freezeBatchNorm": True,
-                "anchors": {"scales": [24], "ratios": [1.0]},
-                "proposals": {
-                    "miniBatch": 8,
-                    "training": {"preNms": 15, "postNms": 12},
-                    "inference": {"preNms": 15, "postNms": 12},
-                },
-                "roi": {"poolSize": 4, "miniBatch": 6},
-                "detections": {"maxDetections": 8, "scoreThreshold": 0.001},
-                "maxObjects": 8,
-            },
-            "training": {
-                "epochs": changes.get("epochs", 2),
-                "batchSizePerGPU": batch_size,
-                "learningRate": {"min": 1e-5, "max": 1e-4, "annealing": 1.0, "scaling": "none"},
-                "augmentation": {"mosaic": 0.5},
-                "ema": {"momentum": 0.9},
-            },
-            "evaluation": {"iouThreshold": 0.1, "intervalEpochs": changes.get("interval", 1)},
-            "output": {"uri": f"file://{output}"},
-            "resources": {"gpus": 0},
+            "roi": {"poolSize": 4, "miniBatch": 6},
+            "detections": {"maxDetections": 8, "scoreThreshold": 0.001},
         },
-    }
+        training={
+            "epochs": epochs,
+            "batchSizePerGPU": batch_size,
+            "learningRate": {"min": 1e-5, "max": 1e-4, "annealing": 1.0, "scaling": "none"},
+            "augmentation": {"mosaic": 0.5},
+            "ema": {"momentum": 0.9},
+        },
+        evaluation={"iouThreshold": 0.1, "intervalEpochs": epochs},
+    )
+    wire: dict[str, Any] = json.loads(run.to_json())
+    return wire
 
 
 @dataclass
 class Worker:
     """A running ``tlt train``."""
 
-    process: subprocess.Popen[bytes]
+    process: Forked
     folder: Path
 
     @property
     def log(self) -> str:
         """What it has said."""
-        return (self.folder / "log").read_text(errors="replace")
+        file = self.folder / "log"
+        return file.read_text(errors="replace") if file.exists() else ""
 
     @property
     def report(self) -> dict[str, Any]:
@@ -93,13 +91,13 @@ class Worker:
         """Its exit code, when it has ended."""
         return self.process.wait(LIMIT_SECONDS)
 
-    def wait_for(self, seen: Callable[[Worker], bool]) -> None:
-        """Wait until it has done something."""
-        for _ in range(int(LIMIT_SECONDS / PATIENCE)):
-            if seen(self):
+    def wait_for(self, condition: Callable[[Worker], bool]) -> None:
+        """Wait until a condition holds."""
+        for _ in range(int(LIMIT_SECONDS / POLL_SECONDS)):
+            if condition(self):
                 return
             assert self.process.poll() is None, self.log[-3000:]
-            time.sleep(PATIENCE)
+            time.sleep(POLL_SECONDS)
         raise AssertionError(self.log[-3000:])
 
 
@@ -117,20 +115,16 @@ def start(folder: Path, spec: dict[str, Any], count: int) -> list[Worker]:
         own.mkdir(parents=True)
         file = own / "run.json"
         file.write_text(json.dumps({**spec, "workers": addresses}))
-        command = [sys.executable, "-m", "tlt_runner", "train", "--spec", str(file)]
-        environment = {
-            **os.environ,
-            INDEX_VARIABLE: str(index),
-            "TLT_TERMINATION_LOG": str(own / "message"),
-            "TF_NUM_INTRAOP_THREADS": "1",
-        }
-        with (own / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [*command, "--report", str(own / "report.json")],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-            )
+        process = Forked(
+            "tlt_runner.cli:main",
+            ["train", "--spec", str(file), "--report", str(own / "report.json")],
+            own / "log",
+            {
+                INDEX_VARIABLE: str(index),
+                "TLT_TERMINATION_LOG": str(own / "message"),
+                "TF_NUM_INTRAOP_THREADS": "1",
+            },
+        )
         workers.append(Worker(process, own))
     return workers
 
@@ -146,6 +140,6 @@ def free_ports(count: int) -> list[int]:
 
 def stopped_at(worker: Worker) -> str:
     """Where it says that it was stopped."""
-    found = re.search(r"after epoch \d+ and step \d+", worker.failure["message"])
-    assert found is not None, worker.failure
-    return found.group()
+    match = re.search(r"after epoch \d+ and step \d+", worker.failure["message"])
+    assert match is not None, worker.failure
+    return match.group()

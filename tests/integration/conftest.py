@@ -1,10 +1,11 @@
-"""One tiny detector and its exports, for all tests of a worker that only look at them.
+"""One tiny detector, its exports, and the data set of tiny trainings: for tests that only read them.
 
 Imports are in the fixtures: tests of the operator need no TensorFlow.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,3 +48,13 @@ def tiny_onnx_fp16(tiny_onnx: ModelProto) -> ModelProto:
     from tlt_runner.export import precision
 
     return precision.to_float16(tiny_onnx)
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data set of tiny trainings. Tests only read it: records are made at each output address."""
+    import tiny
+
+    folder = tmp_path_factory.mktemp("scenes")
+    tiny.generate_scenes(folder)
+    return folder

@@ -199,6 +199,15 @@ def test_a_folder_comes_down_with_its_sub_folders(storage: Storage, tmp_path: Pa
     assert (folder / "deep/er/x.txt").read_text() == "deep/er/x.txt"
 
 
+def test_objects_below_a_folder_are_listed_with_their_relative_names(
+    storage: Storage, tmp_path: Path
+) -> None:
+    for name in ("listed/a/x.npz", "listed/b.keras", "listed.txt"):
+        storage.publish(_file(tmp_path, b"x"), f"s3://bucket/{name}")
+    assert sorted(storage.list_files("s3://bucket/listed")) == ["a/x.npz", "b.keras"]
+    assert storage.list_files("s3://bucket/nothing-listed") == []
+
+
 @pytest.mark.parametrize("folder", ["s3://bucket/checkpoints", "s3://bucket"])
 def test_files_are_removed_and_no_others(storage: Storage, tmp_path: Path, folder: str) -> None:
     for name in ("epoch-0001.keras", "epoch-0002.keras", "epoch-0001.keras.txt"):

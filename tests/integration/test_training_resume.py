@@ -1,79 +1,51 @@
-"""A training that is interrupted by all means ends as one that is not: same losses, same weights, same best.
+"""An interrupted training ends as one that is not: same losses, same weights, same best model.
 
-Three interruptions of one run, in its first, second and third attempt: SIGTERM between two steps of an epoch,
-kill -9 some steps after a checkpoint, SIGTERM in an evaluation.
+Three interruptions of one run, in its first, second and third attempt: SIGTERM between two steps of an
+epoch, kill -9 some steps after a checkpoint, SIGTERM in an evaluation. After the third, the output is
+turned into that of an earlier program version.
 """
 
-import importlib.util
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import tiny
+from forked import Forked
 from tlt_api.failures import Reason
 from tlt_api.runreport import RunReport
 from tlt_api.runspec import RunSpec
-from tlt_runner.data import sample_digits
+from tlt_api.status import Artifact
 from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
+from tlt_runner.storage import sha256_of
 from tlt_runner.training.checkpoint import model_file, state
+from tlt_runner.training.checkpoint.manifest import Manifest
 from tlt_runner.training.checkpoint.state import Position
-
-SCRIPT = Path(__file__).with_name("training_resume_process.py")
-_spec = importlib.util.spec_from_file_location("training_resume_process", SCRIPT)
-assert _spec is not None
-assert _spec.loader is not None
-process = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(process)
-Ending, attempt = process.Ending, process.attempt
+from training_resume_process import Ending, attempt
 
 EPOCHS, STEPS = 3, 6
+SAVED = {".keras", ".npz", ".json"}
 STOPPED, KILLED, STOPPED_IN_EVALUATION = 3, 9, 2
 """After step 4 (of epoch 1), after step 10 (of epoch 2), in the evaluation of epoch 2."""
 
 
 def run_spec(scenes: Path, output: Path) -> RunSpec:
-    spec = {
-        "dataset": {
-            "uri": f"file://{scenes}",
-            "targetClassMapping": {"zero": "zero", "one": "one"},
-            "imageSize": {"width": 64, "height": 64},
-            "validation": {"fraction": 0.25},
-        },
-        "model": {
-            "backbone": "resnet10",
-            "widthMultiplier": 0.125,
-            "anchors": {"scales": [24], "ratios": [1.0]},
-            "proposals": {
-                "miniBatch": 16,
-                "training": {"preNms": 16, "postNms": 8},
-                "inference": {"preNms": 16, "postNms": 8},
-            },
-            "roi": {"poolSize": 2, "miniBatch": 8},
-            "detections": {"maxDetections": 8},
-            "maxObjects": 8,
-        },
-        "training": {
-            "epochs": EPOCHS,
-            "batchSizePerGPU": 2,
-            "gradientAccumulationSteps": 2,
-            "ema": {"momentum": 0.9},
-            "keepCheckpoints": 2,
-            "optimizer": {"type": "adam"},
-            "augmentation": {"mosaic": 0.5, "colorShiftStddev": 0.05, "zoomMin": 0.8, "zoomMax": 1.2},
-            "earlyStopping": {"monitor": "loss", "patience": 3},
-        },
-        "output": {"uri": f"file://{output}"},
-        "resources": {"gpus": 0},
+    training = {
+        "epochs": EPOCHS,
+        "batchSizePerGPU": 2,
+        "gradientAccumulationSteps": 2,
+        "ema": {"momentum": 0.9},
+        "keepCheckpoints": 2,
+        "optimizer": {"type": "adam"},
+        "augmentation": {"mosaic": 0.5, "colorShiftStddev": 0.05, "zoomMin": 0.8, "zoomMax": 1.2},
+        "earlyStopping": {"monitor": "loss", "patience": 3},
     }
-    owner = {"kind": "TrainingJob", "namespace": "default", "name": "tiny", "uid": "one"}
-    return RunSpec.model_validate({"owner": owner, "attempt": 1, "spec": spec, "inputs": {}})
+    return tiny.run_spec(scenes, output, training=training)
 
 
 @dataclass
@@ -86,7 +58,7 @@ class Trained:
 
     @property
     def position(self) -> Position:
-        return state.read(self.output / "last.state.npz")[0]
+        return manifest_of(self.output).position
 
 
 def losses_of(file: Path) -> list[tuple[int, float]]:
@@ -94,11 +66,17 @@ def losses_of(file: Path) -> list[tuple[int, float]]:
     return [(int(step), float(loss)) for step, loss in pairs]
 
 
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scenes")
-    sample_digits.generate(folder, 32, 64, 64, seed=3, classes=[0, 1])
-    return folder
+def manifest_of(output: Path) -> Manifest:
+    return Manifest.model_validate_json((output / "checkpoint.json").read_text())
+
+
+def state_of(output: Path) -> list[np.ndarray]:
+    """The variables of the checkpoint to resume from."""
+    manifest = manifest_of(output)
+    checkpoint = manifest.checkpoint(manifest.resume)
+    assert checkpoint is not None
+    assert checkpoint.state is not None
+    return state.read(output / checkpoint.state.path)[1]
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +84,31 @@ def straight(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     output = tmp_path_factory.mktemp("straight")
     report = attempt(run_spec(scenes, output), output / "scratch", output / "losses", Ending())
     return Trained(output, report, losses_of(output / "losses"))
+
+
+def _turn_into_layout_of_before_2026_12(output: Path) -> None:
+    manifest, variables = manifest_of(output), state_of(output)
+    assert (manifest.position.epoch, manifest.position.epoch_finished) == (STOPPED_IN_EVALUATION, False)
+    models = [
+        Artifact(
+            name=name,
+            uri=f"file://{output}/{name}.keras",
+            sha256=sha256_of(output / f"{name}.keras"),
+            size_bytes=(output / f"{name}.keras").stat().st_size,
+            epoch=checkpoint.epoch,
+        )
+        for name, checkpoint in manifest.models().items()
+    ]
+    file = output / "last.state.npz"
+    state.write(file, manifest.position.model_copy(update={"artifacts": models}), variables)
+    with np.load(file) as stored:
+        arrays = {name: stored[name] for name in stored.files if name != state.DIGEST}
+    position = json.loads(arrays[state.POSITION].tobytes())
+    position["closed"] = position.pop("epochFinished")
+    arrays[state.POSITION] = np.frombuffer(json.dumps(position).encode(), np.uint8)
+    np.savez(file, **arrays)
+    (output / "checkpoint.json").unlink()
+    shutil.rmtree(output / "checkpoints")
 
 
 @pytest.fixture(scope="module")
@@ -117,15 +120,14 @@ def interrupted(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
     assert caught.value.reason == Reason.INTERRUPTED
     assert losses_of(losses)[-1][0] == STOPPED  # no step after the signal
     (output / "run.json").write_text(run.to_json())
-    command = [sys.executable, str(SCRIPT), str(output / "run.json"), str(scratch), str(losses)]
-    killed = subprocess.run([*command, json.dumps({"kill_after": KILLED})], check=False, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    arguments = [str(output / "run.json"), str(scratch), str(losses), json.dumps({"kill_after": KILLED})]
+    killed = Forked("training_resume_process:main", arguments, output / "killed.log")
+    assert killed.wait(300) == -signal.SIGKILL, (output / "killed.log").read_text()[-2000:]
     with pytest.raises(RunnerError, match="stopped while evaluating") as caught:
         attempt(run, scratch, losses, Ending(stop_in_evaluation=STOPPED_IN_EVALUATION))
     assert caught.value.reason == Reason.INTERRUPTED
     assert losses_of(losses)[-1][0] == STOPPED_IN_EVALUATION * STEPS - 1
-    position, _ = state.read(output / "last.state.npz")
-    assert (position.epoch, position.closed) == (STOPPED_IN_EVALUATION, False)
+    _turn_into_layout_of_before_2026_12(output)
     report = attempt(run, scratch, losses, Ending())
     return Trained(output, report, losses_of(losses))
 
@@ -150,10 +152,8 @@ def test_the_weights_are_the_same(straight: Trained, interrupted: Trained) -> No
 
 
 def test_the_whole_state_is_the_same(straight: Trained, interrupted: Trained) -> None:
-    (wanted, arrays), (got, others) = (
-        state.read(one.output / "last.state.npz") for one in (straight, interrupted)
-    )
-    for left, right in zip(arrays, others, strict=True):
+    wanted, got = straight.position, interrupted.position
+    for left, right in zip(state_of(straight.output), state_of(interrupted.output), strict=True):
         np.testing.assert_allclose(left, right, rtol=0, atol=1e-5)
     assert got.reached == pytest.approx(wanted.reached, abs=1e-5)
     ignored = {"artifacts", "reached"}
@@ -175,6 +175,15 @@ def test_the_newest_checkpoints_are_kept_across_attempts(straight: Trained, inte
         assert (kept["epoch-0002"], kept["last"]) == (2, EPOCHS)
         files = {path.name for path in trained.output.glob("*.keras")}
         assert files == {f"{name}.keras" for name in kept}
+        stored = {str(path.relative_to(trained.output)) for path in trained.output.glob("checkpoints/*/*")}
+        assert stored == manifest_of(trained.output).paths()
+        assert not (trained.output / "last.state.npz").exists()
+
+
+def _best_model(output: Path) -> Path:
+    model = manifest_of(output).models()["best"].model
+    assert model is not None
+    return output / model.path
 
 
 def test_a_finished_training_whose_best_model_is_gone_makes_one_of_the_last_epoch(
@@ -183,6 +192,7 @@ def test_a_finished_training_whose_best_model_is_gone_makes_one_of_the_last_epoc
     output = tmp_path / "copy"
     shutil.copytree(straight.output, output)
     (output / "best.keras").unlink()
+    _best_model(output).unlink()
     report = attempt(run_spec(scenes, output), output / "scratch", output / "losses", Ending())
     assert losses_of(output / "losses") == straight.losses  # no step was taken
     assert report.metrics is not None
@@ -191,7 +201,19 @@ def test_a_finished_training_whose_best_model_is_gone_makes_one_of_the_last_epoc
     best, last = detector.load(output / "best.keras"), detector.load(output / "last.keras")
     for left, right in zip(best.get_weights(), last.get_weights(), strict=True):
         np.testing.assert_array_equal(left, right)
-    assert state.read(output / "last.state.npz")[0].closed
+    assert manifest_of(output).position.epoch_finished
+
+
+def test_a_best_model_of_which_only_the_copy_is_gone_is_copied_again(
+    scenes: Path, straight: Trained, tmp_path: Path
+) -> None:
+    output = tmp_path / "copy"
+    shutil.copytree(straight.output, output)
+    (output / "best.keras").unlink()
+    report = attempt(run_spec(scenes, output), output / "scratch", output / "losses", Ending())
+    assert losses_of(output / "losses") == straight.losses  # no step was taken
+    assert report.metrics == straight.report.metrics
+    assert (output / "best.keras").read_bytes() == (straight.output / "best.keras").read_bytes()
 
 
 def test_other_classes_under_a_run_are_an_error_and_overwrite_nothing(
@@ -202,8 +224,8 @@ def test_other_classes_under_a_run_are_an_error_and_overwrite_nothing(
     run = run_spec(scenes, output)
     wire = json.loads(run.to_json())
     del wire["spec"]["dataset"]["targetClassMapping"]["zero"]
-    before = (output / "last.state.npz").read_bytes()
+    before = {path: path.read_bytes() for path in output.rglob("*.*") if path.suffix in SAVED}
     with pytest.raises(RunnerError, match=r"classes one, got one for one, zero \(gone: zero\)") as caught:
         attempt(RunSpec.from_json(json.dumps(wire)), output / "scratch", output / "losses", Ending())
     assert caught.value.reason == Reason.MODEL_MISMATCH
-    assert (output / "last.state.npz").read_bytes() == before
+    assert {path: path.read_bytes() for path in before} == before

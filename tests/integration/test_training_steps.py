@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tiny_detector import DETERMINISTIC, training_config
 from tlt_api.training import Training
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
@@ -15,27 +16,7 @@ from tlt_runner.evaluation import detectors
 from tlt_runner.training import mixed_precision
 from tlt_runner.training.trainer import FIGURES, LOSSES, Trainer
 
-CONFIG = DetectorConfig.model_validate(
-    {
-        "classNames": ["car", "dog"],
-        "height": 64,
-        "width": 64,
-        "backbone": "resnet10",
-        "widthMultiplier": 0.125,
-        "anchors": {"scales": [24], "ratios": [1.0]},
-        # every anchor and every proposal is drawn: nothing is left to chance
-        "proposals": {
-            "miniBatch": 64,
-            "maxOverlap": 0.5,
-            "minOverlap": 0.49,
-            "training": {"preNms": 16, "postNms": 15},
-        },
-        "roi": {"poolSize": 2, "miniBatch": 64, "positiveFraction": 0.99, "minOverlap": 0.0},
-        "maxObjects": 2,
-        "freezeBatchNorm": True,
-    }
-)
-
+CONFIG = training_config(["car", "dog"], **DETERMINISTIC)
 NORMED = CONFIG.model_copy(update={"freeze_batch_norm": False})
 
 
@@ -108,7 +89,7 @@ def test_a_loss_counts_as_often_as_its_weight_says(plain: Any) -> None:
     )
 
 
-def test_averaged_weights_follow_and_are_taken_only_where_asked_for() -> None:
+def test_averaged_weights_follow_and_are_used_only_in_their_context() -> None:
     one = trainer(ema={"momentum": 0.5})
     start = weights(one)
     run(one, 1)
@@ -121,7 +102,7 @@ def test_averaged_weights_follow_and_are_taken_only_where_asked_for() -> None:
     assert furthest(weights(one), first) == 0.0
 
 
-def test_a_detector_of_the_averages_finds_what_they_find_and_the_weights_stay() -> None:
+def test_a_detector_with_averaged_weights_leaves_the_weights_unchanged() -> None:
     one = trainer(ema={"momentum": 0.5})
     detect = detectors.of_keras(one.model)
     averaged = one.averaged()(detect)
@@ -169,7 +150,7 @@ def test_in_16_bits_the_loss_falls_as_in_32(tmp_path: Path) -> None:
     )
 
 
-def test_an_update_whose_scaled_gradient_overflows_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_update_whose_scaled_gradient_overflows_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mixed_precision, "FIRST_SCALE", 2.0**24)
     one = trainer(NORMED, mixed_precision.FLOAT16, mixedPrecision=True, ema={})
     start, seen = weights(one), run(one, 1)[0]
@@ -209,7 +190,7 @@ def test_xla_computes_the_same(plain: Any) -> None:
     assert furthest(weights(one), plain[1]) < 1e-4
 
 
-def test_all_knobs_at_once_make_a_finite_falling_loss() -> None:
+def test_all_options_at_once_give_a_finite_falling_loss() -> None:
     one = trainer(
         NORMED,
         xla=True,
@@ -223,12 +204,12 @@ def test_all_knobs_at_once_make_a_finite_falling_loss() -> None:
     assert course[-1] < course[0]
 
 
-def test_keras_has_no_global_policy_left() -> None:
+def test_the_global_policy_of_keras_stays_float32() -> None:
     assert keras.config.dtype_policy().name == "float32"
 
 
 @pytest.mark.parametrize(("kind", "measure"), [("l1", np.abs), ("l2", np.square)])
-def test_the_penalty_is_of_the_kernels_that_are_trained(kind: str, measure: Any) -> None:
+def test_only_kernels_that_are_trained_are_penalised(kind: str, measure: Any) -> None:
     frozen = CONFIG.model_copy(update={"freeze_blocks": [0]})
     one = trainer(frozen, regularizer={"type": kind, "weight": 0.25})
     layers = [layer for layer in [*one.model.trunk.layers, *one.model.head.layers] if layer.trainable]

@@ -1,4 +1,4 @@
-"""TensorBoard's files, read back: what a training tells, what another attempt takes back, what is drawn."""
+"""TensorBoard's files, read back: curves, those of another attempt, images; and the list of callbacks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +14,11 @@ from tlt_api.failures import Reason
 from tlt_api.status import ClassMetric, Metrics
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Storage, StoredFile
-from tlt_runner.training.callbacks.base import Step
-from tlt_runner.training.callbacks.followers import Guarded, followed
-from tlt_runner.training.callbacks.images import Pictures
+from tlt_runner.training.callbacks.aggregate import Aggregate
+from tlt_runner.training.callbacks.base import Callback, CallbackList, Step
+from tlt_runner.training.callbacks.images import ValidationImages
 from tlt_runner.training.callbacks.tensorboard import TensorBoard
-from tlt_runner.training.callbacks.uploader import Shipping
+from tlt_runner.training.callbacks.uploader import Uploader
 
 STEPS = 10
 Points = list[tuple[int, float]]
@@ -53,25 +53,25 @@ class Attempt:
         self.folder = folder / "out/logs/tiny-uid"
         scratch = folder / f"scratch-{attempt}"
         scratch.mkdir()
-        pictures = Pictures(detect_the_object, batches, ["zero", "one"], 0.6)
-        self.board = TensorBoard(
-            Shipping(storage or Storage(scratch=scratch), f"file://{self.folder}", lambda: self.now),
-            scratch,
-            attempt,
-            STEPS,
-            4,
-            pictures,
-            lambda: self.now,
-            lambda: 1.7e9 + self.now,
+        aggregate = Aggregate(4, lambda: self.now)
+        board = TensorBoard(
+            Uploader(storage or Storage(scratch=scratch), f"file://{self.folder}", lambda: self.now),
+            aggregate,
+            scratch=scratch,
+            attempt=attempt,
+            steps=STEPS,
+            images=ValidationImages(detect_the_object, batches, ["zero", "one"], 0.6),
+            now=lambda: 1.7e9 + self.now,
         )
+        self.board = CallbackList([aggregate, board])
 
     def epoch(self, finished: int, first: int, last: int, loss: float) -> None:
         """Take steps of an epoch, two seconds each."""
-        self.board.epoch(finished, first)
+        self.board.on_epoch_begin(finished, first)
         for index in range(first, last):
             self.now += 2
             figures = {"total": loss, "gradient_norm": 7.0}
-            self.board.step(Step(finished * STEPS + index, index + 1, 1e-3, figures))
+            self.board.on_step_end(Step(finished * STEPS + index, index + 1, 1e-3, figures))
 
 
 def events(folder: Path) -> list[Any]:
@@ -111,7 +111,8 @@ def drawn(read: Sequence[Any]) -> list[tuple[str, NDArray[Any]]]:
 def test_curves_are_means_of_ten_steps_at_steps_that_evaluations_share(tmp_path: Path) -> None:
     one = Attempt(tmp_path, 1)
     one.epoch(0, 0, STEPS, 4.0)
-    one.board.evaluated(Metrics(m_ap=0.5, per_class=[ClassMetric(name="one", average_precision=0.5)]), STEPS)
+    metrics = Metrics(m_ap=0.5, per_class=[ClassMetric(name="one", average_precision=0.5)])
+    one.board.on_evaluation_end(metrics, STEPS)
     one.epoch(1, 0, STEPS, 2.0)
     one.board.close(None)
     found = curves(events(one.folder))
@@ -122,7 +123,7 @@ def test_curves_are_means_of_ten_steps_at_steps_that_evaluations_share(tmp_path:
     assert found["mAP"] == found["AP/one"] == [(10, 0.5)]
 
 
-def test_another_attempt_goes_on_without_doubled_points(tmp_path: Path) -> None:
+def test_another_attempt_adds_no_doubled_points(tmp_path: Path) -> None:
     killed = Attempt(tmp_path, 1)
     killed.epoch(0, 0, STEPS, 4.0)
     killed.epoch(1, 0, STEPS, 3.0)  # after its last checkpoint, which was in the middle of the epoch
@@ -147,7 +148,7 @@ def test_files_are_whole_and_never_change(tmp_path: Path) -> None:
     assert before.items() <= after.items()
 
 
-def test_what_is_left_is_shipped_when_a_training_fails(tmp_path: Path) -> None:
+def test_the_remaining_points_are_uploaded_when_a_training_fails(tmp_path: Path) -> None:
     one = Attempt(tmp_path, 1)
     one.epoch(0, 0, 3, 6.0)
     one.board.close(RunnerError(Reason.INTERRUPTED, "stopped"))
@@ -165,7 +166,7 @@ class Away(Storage):
         return super().publish(local, uri)
 
 
-def test_what_could_not_be_shipped_is_shipped_later_in_order(tmp_path: Path) -> None:
+def test_files_that_could_not_be_uploaded_are_uploaded_later_in_order(tmp_path: Path) -> None:
     storage = Away(scratch=tmp_path)
     one = Attempt(tmp_path, 1, storage)
     one.epoch(0, 0, STEPS, 4.0)
@@ -176,9 +177,9 @@ def test_what_could_not_be_shipped_is_shipped_later_in_order(tmp_path: Path) -> 
     assert curves(events(one.folder))["loss/total"] == [(10, 4.0), (20, 3.0)]
 
 
-def test_a_picture_shows_sure_detections_above_what_is_there(tmp_path: Path) -> None:
+def test_an_image_shows_detections_above_the_threshold_and_the_labels_below_them(tmp_path: Path) -> None:
     one = Attempt(tmp_path, 1)
-    one.board.evaluated(Metrics(m_ap=0.5), 0)
+    one.board.on_evaluation_end(Metrics(m_ap=0.5), 0)
     one.board.close(None)
     ((tag, picture),) = drawn(events(one.folder))
     assert tag == "validation/street/0001"
@@ -189,76 +190,68 @@ def test_a_picture_shows_sure_detections_above_what_is_there(tmp_path: Path) -> 
     assert bright[32 + 23, 16] and not bright[32 + 19, 27]  # the object that is there
 
 
-def test_pictures_of_large_images_are_reduced_with_their_boxes() -> None:
+def test_large_images_are_reduced_with_their_boxes() -> None:
     large = batches()
     large[0]["image"] = np.zeros((2, 1280, 960, 3), np.uint8)
     large[0]["boxes"] = large[0]["boxes"] * 40
-    (picture,) = Pictures(detect_the_object, lambda: large, ["zero", "one"], 0.6).draw()
+    (picture,) = ValidationImages(detect_the_object, lambda: large, ["zero", "one"], 0.6).draw()
     assert picture.size == (640, 960)  # side by side, for it is higher than wide
     pixels = cv2.imdecode(np.frombuffer(picture.jpeg, np.uint8), 1)
     assert pixels[478, 480 + 300].max() > 100  # the object's lower edge: 24 * 40 / 2
 
 
-class Clumsy:
-    """A follower that fails at everything."""
+class Failing(Callback):
+    """A callback of which every method fails."""
 
-    def stage(self, stage: str) -> None:
-        raise ValueError(stage)
-
-    def epoch(self, finished: int, step: int) -> None:
+    def on_epoch_begin(self, finished: int, step: int) -> None:
         raise OSError("no space left on device")
 
-    def step(self, step: Step) -> None:
+    def on_step_end(self, step: Step) -> None:
         raise KeyError("total")
 
-    def evaluated(self, metrics: Metrics, number: int) -> None:
+    def on_evaluation_begin(self) -> None:
+        raise ValueError("evaluate")
+
+    def on_evaluation_end(self, metrics: Metrics, number: int) -> None:
         raise RunnerError(Reason.STORAGE_FULL, "no space left")
 
-    def finish(self, epochs: int) -> None:
+    def on_train_end(self, epochs: int) -> None:
         raise ZeroDivisionError
 
     def close(self, failure: BaseException | None) -> None:
         raise AttributeError("nothing to close")
 
 
-class Silent:
-    """Watches and says nothing."""
+class Recording(Callback):
+    """A callback that records epochs and how it was closed."""
 
     def __init__(self) -> None:
-        self.told: list[Any] = []
+        self.epochs: list[int] = []
+        self.failure: BaseException | None = None
 
-    def stage(self, stage: str) -> None:
-        self.told.append(stage)
+    def on_epoch_begin(self, finished: int, step: int) -> None:
+        self.epochs.append(finished)
 
-    def epoch(self, finished: int, step: int) -> None:
-        self.told.append(finished)
-
-    def step(self, step: Step) -> None:
-        self.told.append(step)
-
-    def evaluated(self, metrics: Metrics, number: int) -> None:
-        self.told.append(metrics)
-
-    def finish(self, epochs: int) -> None:
-        self.told.append(epochs)
+    def close(self, failure: BaseException | None) -> None:
+        self.failure = failure
 
 
-def test_a_follower_that_fails_at_everything_ends_nothing() -> None:
-    guarded = Guarded(Clumsy())
-    guarded.stage("train")
-    guarded.epoch(0, 0)
-    guarded.step(Step(0, 1, 1e-3, {}))
-    guarded.evaluated(Metrics(), 1)
-    guarded.finish(1)
-    guarded.close(None)
-    assert guarded.failures == 6
+def test_a_callback_that_always_fails_ends_nothing() -> None:
+    callbacks = CallbackList([Failing()])
+    callbacks.on_epoch_begin(0, 0)
+    callbacks.on_step_end(Step(0, 1, 1e-3, {}))
+    callbacks.on_evaluation_begin()
+    callbacks.on_evaluation_end(Metrics(), 1)
+    callbacks.on_train_end(1)
+    callbacks.close(None)
+    assert callbacks.failures == [6]
 
 
 def test_a_failing_training_fails_by_its_own_reason() -> None:
-    status = Silent()
+    recording = Recording()
     failing = RunnerError(Reason.NAN_LOSS, "loss is not finite")
-    with pytest.raises(RunnerError) as caught, followed(status, [Clumsy()]) as watch:
-        watch.epoch(0, 0)
+    with pytest.raises(RunnerError) as caught, CallbackList([Failing(), recording]) as callbacks:
+        callbacks.on_epoch_begin(0, 0)
         raise failing
     assert caught.value is failing
-    assert status.told == [0]
+    assert (recording.epochs, recording.failure) == ([0], failing)

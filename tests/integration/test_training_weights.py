@@ -3,38 +3,28 @@
 from collections.abc import Iterator
 from pathlib import Path
 from string import ascii_lowercase
-from typing import Any
 
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
+from tiny_detector import TRAINING_SIZE as SIZE
+from tiny_detector import training_config
 from tlt_api.failures import Reason
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.errors import RunnerError
 from tlt_runner.training.pretrained import layer_names, load
 
-SIZE = 64
 DETECTOR = {"rpn_conv", "rpn_objectness", "rpn_deltas", "head_classes", "head_deltas"}
 MEAN = np.array([123.68, 116.779, 103.939], np.float32)
 CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "darknet19": (1, 1, 3, 3, 5, 5)}
 
 
-def tiny(backbone: str, **changes: Any) -> DetectorConfig:
-    return DetectorConfig.model_validate(
-        {
-            "classNames": ["car"],
-            "height": SIZE,
-            "width": SIZE,
-            "backbone": backbone,
-            "widthMultiplier": 0.03125,
-            "anchors": {"scales": [24], "ratios": [1.0]},
-            "roi": {"poolSize": 3, "miniBatch": 4},
-            **changes,
-        }
-    )
+def tiny(backbone: str, width: float = 0.03125) -> DetectorConfig:
+    roi = {"poolSize": 3, "miniBatch": 4}
+    return training_config(["car"], backbone=backbone, widthMultiplier=width, roi=roi)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +58,7 @@ def resnet50(tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, Pat
 
 @pytest.fixture(scope="module")
 def ours(resnet50: tuple[keras.Model, Path]) -> tuple[detector.FasterRCNN, load.Taken]:
-    model = detector.build(tiny("resnet50", widthMultiplier=1.0), 1)
+    model = detector.build(tiny("resnet50", 1.0), 1)
     return model, load.load_by_name(model, resnet50[1])
 
 
@@ -80,7 +70,7 @@ def test_a_resnet_of_keras_loads_whole(ours: tuple[detector.FasterRCNN, load.Tak
     assert taken.summary == "106 of 111 layers loaded, 5 not in the file"
 
 
-def test_its_stem_computes_the_same_though_pixels_are_rgb_and_there_is_no_bias(
+def test_the_stem_of_keras_computes_the_same_on_rgb_and_without_bias(
     resnet50: tuple[keras.Model, Path], ours: tuple[detector.FasterRCNN, load.Taken], images: np.ndarray
 ) -> None:
     theirs, trunk = resnet50[0], ours[0].trunk
@@ -90,7 +80,7 @@ def test_its_stem_computes_the_same_though_pixels_are_rgb_and_there_is_no_bias(
     np.testing.assert_allclose(got, np.maximum(expected, 0), rtol=1e-4, atol=1e-3)
 
 
-def test_its_bottlenecks_that_do_not_stride_compute_the_same(
+def test_bottlenecks_of_keras_without_stride_compute_the_same(
     resnet50: tuple[keras.Model, Path], ours: tuple[detector.FasterRCNN, load.Taken]
 ) -> None:
     theirs, trunk = resnet50[0], ours[0].trunk
@@ -255,7 +245,7 @@ def test_every_layer_of_ours_is_one_of_theirs(backbone: str, names: Iterator[str
     assert sorted(str(naming.ours(name)) for name in theirs) == sorted(mine)
 
 
-def test_a_bias_before_no_normalisation_is_not_dropped_in_silence(tmp_path: Path) -> None:
+def test_a_bias_without_normalisation_is_not_dropped_silently(tmp_path: Path) -> None:
     pixels = keras.Input((SIZE, SIZE, 3))
     x = layers.Conv2D(8, 7, 2, "same", name="conv1")(pixels)
     x = layers.Conv2D(8, 3, padding="same", name="block_1a_conv_1", use_bias=False)(x)

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tiny
+import tiny_detector
 from tlt_api.failures import Reason
 from tlt_api.prunejob import PruneTarget
 from tlt_api.runspec import RunSpec
@@ -21,39 +23,32 @@ from tlt_runner.training.initial_model import frozen_at_random, initial_model
 from tlt_runner.training.pretrained import load
 
 BEFORE = ["bus", "car", "dog"]
-MODEL: dict[str, Any] = {
-    "backbone": "resnet10",
-    "widthMultiplier": 0.125,
-    "anchors": {"scales": [24], "ratios": [1.0]},
-    "proposals": {"training": {"preNms": 12, "postNms": 4}, "inference": {"preNms": 12, "postNms": 4}},
-    "roi": {"poolSize": 4, "miniBatch": 4},
-    "detections": {"maxDetections": 4},
-}
+MODEL: dict[str, Any] = {**tiny_detector.MODEL, "detections": {"maxDetections": 4}}
 
 
-def spec_of(classes: list[str], size: int = 64, **model: Any) -> TrainingJobSpec:
-    return TrainingJobSpec.model_validate(
-        {
-            "dataset": {
-                "uri": "file:///data",
-                "targetClassMapping": {name: name for name in classes},
-                "imageSize": {"width": size, "height": size},
-            },
-            "model": {**MODEL, **model},
-            "output": {"uri": "file:///out"},
-        }
+def run_of(classes: list[str], size: int = tiny.SIZE, file: Path | None = None, **model: Any) -> RunSpec:
+    return tiny.run_spec(
+        Path("/data"),
+        Path("/out"),
+        inputs={} if file is None else {"model": {"uri": f"file://{file}"}},
+        dataset={
+            "targetClassMapping": {name: name for name in classes},
+            "imageSize": {"width": size, "height": size},
+        },
+        model={**MODEL, **model},
     )
 
 
-def start(file: Path | None, spec: TrainingJobSpec) -> FasterRCNN:
-    inputs = {} if file is None else {"model": {"uri": f"file://{file}"}}
-    owner = {"kind": "TrainingJob", "namespace": "default", "name": "tiny", "uid": "one"}
-    run = RunSpec.model_validate({"owner": owner, "attempt": 1, "spec": spec.to_wire(), "inputs": inputs})
-    return initial_model(run, spec, Storage(scratch=Path("/nowhere")))
+def spec_of(classes: list[str], **model: Any) -> TrainingJobSpec:
+    spec = run_of(classes, **model).spec
+    assert isinstance(spec, TrainingJobSpec)
+    return spec
 
 
-def retrain(file: Path, classes: list[str], **changes: Any) -> FasterRCNN:
-    return start(file, spec_of(classes, **{"from": {"uri": f"file://{file}"}}, **changes))
+def retrain(file: Path, classes: list[str], size: int = tiny.SIZE) -> FasterRCNN:
+    run = run_of(classes, size, file, **{"from": {"uri": f"file://{file}"}})
+    assert isinstance(run.spec, TrainingJobSpec)
+    return initial_model(run, run.spec, Storage(scratch=Path("/nowhere")))
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +76,9 @@ def file(given: FasterRCNN, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def outputs(model: FasterRCNN, images: np.ndarray) -> dict[str, np.ndarray]:
     """The trunk's features and objectness, and what the head makes of these features."""
-    found = model.trunk(images)
-    found.pop("deltas")
-    return {name: np.asarray(value) for name, value in {**found, **model.head(found["features"])}.items()}
+    trunk = model.trunk(images)
+    trunk.pop("deltas")
+    return {name: np.asarray(value) for name, value in {**trunk, **model.head(trunk["features"])}.items()}
 
 
 def test_a_model_retrained_for_other_classes_keeps_all_but_the_new_classes_outputs(

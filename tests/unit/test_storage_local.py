@@ -108,6 +108,15 @@ def test_what_is_published_is_fetched_with_its_digest(store: Storage, tmp_path: 
     assert not store.exists("pvc://data/runs/2")
 
 
+def test_files_of_a_folder_are_listed_with_their_relative_paths(store: Storage, volumes: Path) -> None:
+    for name in ("models/a/x.npz", "models/a/.x.npz.01234567.partial", "models/b.keras"):
+        (volumes / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (volumes / "data" / name).write_bytes(b"x")
+    listed = store.list_files("pvc://data/models")
+    assert sorted(listed) == ["a/.x.npz.01234567.partial", "a/x.npz", "b.keras"]
+    assert store.list_files("pvc://data/nothing") == []
+
+
 def test_publishing_replaces_and_leaves_no_partial_file(
     store: Storage, tmp_path: Path, volumes: Path
 ) -> None:

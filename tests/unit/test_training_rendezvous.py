@@ -1,4 +1,4 @@
-"""Workers that meet: who is who, who is missing, and when waiting ends."""
+"""Rendezvous of workers: their indices, missing workers, and the end of waiting."""
 
 import itertools
 import socket
@@ -14,7 +14,7 @@ NAMES = ["tiny-0.tiny:2222", "tiny-1.tiny:2222"]
 
 
 @pytest.mark.parametrize(("environment", "index"), [({"JOB_COMPLETION_INDEX": "1"}, 1)])
-def test_a_pod_knows_its_place_by_its_jobs_index(environment: dict[str, str], index: int) -> None:
+def test_the_index_of_a_worker_is_that_of_its_pod(environment: dict[str, str], index: int) -> None:
     assert rendezvous.index_of(environment, NAMES) == index
 
 
@@ -23,7 +23,7 @@ def test_a_single_worker_needs_no_index() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "2", "-1", "one"])
-def test_an_index_that_is_no_workers_is_refused(text: str) -> None:
+def test_an_index_of_no_worker_is_refused(text: str) -> None:
     with pytest.raises(RunnerError, match="below 2") as caught:
         rendezvous.index_of({"JOB_COMPLETION_INDEX": text}, NAMES)
     assert caught.value.reason == Reason.INTERNAL
@@ -43,7 +43,7 @@ def _free_addresses(count: int) -> list[str]:
     return addresses
 
 
-def test_who_does_not_come_is_named() -> None:
+def test_a_missing_worker_is_named() -> None:
     workers = [*_free_addresses(1), "nobody.invalid:2222"]
     seconds = itertools.count(step=10.0)
     with pytest.raises(RunnerError, match=r"worker 1 at nobody.invalid:2222 \(no address is known") as caught:
@@ -51,13 +51,13 @@ def test_who_does_not_come_is_named() -> None:
     assert caught.value.reason == Reason.WORKER_LOST
 
 
-def test_waiting_ends_when_the_run_must() -> None:
+def test_a_stop_ends_the_wait_for_other_workers() -> None:
     with pytest.raises(RunnerError) as caught:
         rendezvous.meet(_free_addresses(2), 0, lambda: True)
     assert caught.value.reason == Reason.INTERRUPTED
 
 
-def test_nobody_goes_on_before_all_are_there() -> None:
+def test_no_worker_continues_before_all_are_there() -> None:
     workers = _free_addresses(2)
     first = threading.Thread(target=rendezvous.meet, args=(workers, 0, lambda: False), daemon=True)
     first.start()

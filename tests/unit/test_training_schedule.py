@@ -32,7 +32,7 @@ def test_cosine_rises_in_a_line_and_falls_by_half_a_cosine(progress: float, want
     ("progress", "wanted"),
     [(0, 1e-2), (0.2499, 1e-2), (0.25, 5e-3), (0.49, 5e-3), (0.5, 2.5e-3), (0.75, 1.25e-3), (0.99, 1.25e-3)],
 )
-def test_steps_are_steps_and_not_a_slope(progress: float, wanted: float) -> None:
+def test_the_step_schedule_is_constant_between_its_steps(progress: float, wanted: float) -> None:
     assert learning_rate(progress, STEP) == pytest.approx(wanted)
 
 
@@ -50,7 +50,7 @@ def test_the_lowest_rate_is_a_hundredth_unless_it_is_given() -> None:
     assert learning_rate(0, LearningRate(max=2e-3)) == pytest.approx(2e-5)
 
 
-def test_the_rate_of_one_replica_is_multiplied_by_their_number_unless_told_not_to() -> None:
+def test_the_rate_is_multiplied_by_the_number_of_replicas_unless_scaling_is_none() -> None:
     assert learning_rate(0.5, ANNEALING, replicas=4) == pytest.approx(4e-3)
     unscaled = LearningRate(max=1e-3, scaling="none")
     assert learning_rate(0.5, unscaled, replicas=4) == pytest.approx(1e-3)

@@ -1,4 +1,4 @@
-"""Workers ask each other whether to stop: all at the same calls, every few seconds."""
+"""Workers agree on a stop: all at the same calls, every few seconds."""
 
 from threading import Event
 from types import SimpleNamespace
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tlt_runner.training.distributed.stop import MOST_CALLS, SECONDS_A_QUESTION, Stopping
+from tlt_runner.training.distributed.stop import MAX_CALLS, SYNCHRONISATION_SECONDS, StopAgreement
 
 
 class Exchange:
@@ -16,12 +16,12 @@ class Exchange:
     share = SimpleNamespace(count=2)
 
     def __init__(self) -> None:
-        self.asked: list[int] = []
+        self.synchronised: list[int] = []
         self.call = 0
         self.other = False
 
     def total(self, values: Any) -> Any:
-        self.asked.append(self.call)
+        self.synchronised.append(self.call)
         stop, seconds = values
         return np.asarray([stop + self.other, 2 * seconds], np.float32)
 
@@ -35,50 +35,50 @@ def answers(
         before = sum(seconds for call, seconds in (pauses or {}).items() if call <= exchange.call)
         return exchange.call * step_seconds + before
 
-    stopping = Stopping(Event(), exchange, clock)  # type: ignore[arg-type]
+    agreement = StopAgreement(Event(), exchange, clock)  # type: ignore[arg-type]
     given = []
     for number in range(1, calls + 1):
         exchange.call = number
-        given.append(stopping())
+        given.append(agreement.requested())
     return given
 
 
-def test_short_steps_are_asked_about_every_few_seconds() -> None:
+def test_workers_with_short_steps_synchronise_every_few_seconds() -> None:
     exchange = Exchange()
     answers(exchange, 0.25, 200)
-    assert exchange.asked[:4] == [1, 3, 7, 15]  # at most twice as many calls as the time before
-    assert set(np.diff(exchange.asked)[4:]) == {SECONDS_A_QUESTION / 0.25}
+    assert exchange.synchronised[:4] == [1, 3, 7, 15]  # at most twice as many calls as the time before
+    assert set(np.diff(exchange.synchronised)[4:]) == {SYNCHRONISATION_SECONDS / 0.25}
 
 
-def test_very_short_steps_are_asked_about_before_they_could_become_long() -> None:
+def test_workers_with_very_short_steps_synchronise_after_a_maximum_of_calls() -> None:
     exchange = Exchange()
     answers(exchange, 0.001, 400)
-    assert set(np.diff(exchange.asked)[6:]) == {MOST_CALLS}
+    assert set(np.diff(exchange.synchronised)[6:]) == {MAX_CALLS}
 
 
-def test_a_pause_makes_the_next_questions_closer() -> None:
+def test_a_pause_shortens_the_next_intervals() -> None:
     exchange = Exchange()
     pauses = {60: 100.0}
     answers(exchange, 0.25, 200, pauses=pauses)
-    first = next(place for place, call in enumerate(exchange.asked) if call >= 60)
-    assert np.diff(exchange.asked)[first : first + 4].tolist() == [1, 2, 4, 8]
+    first = next(place for place, call in enumerate(exchange.synchronised) if call >= 60)
+    assert np.diff(exchange.synchronised)[first : first + 4].tolist() == [1, 2, 4, 8]
 
 
-def test_long_steps_are_asked_about_each_time() -> None:
+def test_workers_with_long_steps_synchronise_at_every_step() -> None:
     exchange = Exchange()
     answers(exchange, 30, 10)
-    assert exchange.asked == list(range(1, 11))
+    assert exchange.synchronised == list(range(1, 11))
 
 
-def test_the_signal_of_another_stops_this_one_at_the_next_question() -> None:
+def test_the_stop_of_another_worker_stops_this_one_at_the_next_synchronisation() -> None:
     exchange = Exchange()
     exchange.other = True
     assert answers(exchange, 0.25, 4) == [True, False, True, False]
 
 
-def test_a_single_worker_asks_nobody() -> None:
+def test_a_single_worker_does_not_synchronise() -> None:
     stop = Event()
-    stopping = Stopping(stop, SimpleNamespace(several=False))  # type: ignore[arg-type]
-    before = stopping()
+    agreement = StopAgreement(stop, SimpleNamespace(several=False))  # type: ignore[arg-type]
+    before = agreement.requested()
     stop.set()
-    assert (before, stopping()) == (False, True)
+    assert (before, agreement.requested()) == (False, True)

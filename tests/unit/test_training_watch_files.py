@@ -1,4 +1,4 @@
-"""The log file of a training and its way to the output address, with a clock that is told the time."""
+"""The log file of a training, its upload, and the averages in it, with a clock that the test sets."""
 
 import errno
 import json
@@ -14,10 +14,10 @@ from tlt_api.runspec import RunSpec
 from tlt_api.status import ClassMetric, Metrics
 from tlt_runner.errors import RunnerError
 from tlt_runner.storage import Storage, StoredFile
-from tlt_runner.training.callbacks.aggregate import Means, Throughput
-from tlt_runner.training.callbacks.base import Step
-from tlt_runner.training.callbacks.log_file import JsonLines
-from tlt_runner.training.callbacks.uploader import Shipping
+from tlt_runner.training.callbacks.aggregate import Aggregate, Sums
+from tlt_runner.training.callbacks.base import CallbackList, Step
+from tlt_runner.training.callbacks.log_file import LogFile
+from tlt_runner.training.callbacks.uploader import Uploader
 
 STEPS = 2
 
@@ -50,7 +50,7 @@ class Log:
         self.scratch = folder / f"scratch-{attempt}"
         self.scratch.mkdir()
         self.storage = storage or Storage(scratch=self.scratch)
-        self.shipping = Shipping(self.storage, f"file://{folder}/out", lambda: self.now)
+        self.uploader = Uploader(self.storage, f"file://{folder}/out", lambda: self.now)
         run = {
             "owner": {"kind": "TrainingJob", "namespace": "default", "name": "tiny", "uid": "some-uid"},
             "attempt": attempt,
@@ -63,34 +63,38 @@ class Log:
                 "output": {"uri": f"file://{folder}/out"},
             },
         }
-        self.lines = JsonLines(
-            self.shipping,
-            self.scratch,
-            RunSpec.model_validate(run),
-            3,
-            STEPS,
-            4,
-            lambda: self.now,
-            lambda: 1.7e9 + self.now,
+        aggregate = Aggregate(4, lambda: self.now)
+        log_file = LogFile(
+            self.uploader,
+            aggregate,
+            scratch=self.scratch,
+            run=RunSpec.model_validate(run),
+            epochs=3,
+            steps=STEPS,
+            images_per_step=4,
+            now=lambda: 1.7e9 + self.now,
         )
+        self.lines = CallbackList([aggregate, log_file])
 
     def epoch(self, finished: int, losses: list[float]) -> None:
-        self.lines.epoch(finished, STEPS - len(losses))
+        self.lines.on_epoch_begin(finished, STEPS - len(losses))
         for index, loss in enumerate(losses, STEPS - len(losses)):
             self.now += 2
             figures = {"total": loss, "gradient_norm": 1.0}
-            self.lines.step(Step(finished * STEPS + index, index + 1, 1e-3, figures))
+            self.lines.on_step_end(Step(finished * STEPS + index, index + 1, 1e-3, figures))
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "out/log.jsonl").read_text().splitlines()]
 
 
-def test_every_line_says_of_which_run_and_attempt_it_is(tmp_path: Path) -> None:
+def test_every_line_names_its_run_and_attempt(tmp_path: Path) -> None:
     log = Log(tmp_path)
     log.epoch(0, [3.0, 1.0])
-    log.lines.evaluated(Metrics(m_ap=0.25, per_class=[ClassMetric(name="a", average_precision=0.25)]), 2)
-    log.lines.finish(1)
+    log.lines.on_evaluation_end(
+        Metrics(m_ap=0.25, per_class=[ClassMetric(name="a", average_precision=0.25)]), 2
+    )
+    log.lines.on_train_end(1)
     log.lines.close(None)
     lines = lines_of(tmp_path)
     assert [line["event"] for line in lines] == ["start", "epoch", "evaluation", "end"]
@@ -103,13 +107,13 @@ def test_every_line_says_of_which_run_and_attempt_it_is(tmp_path: Path) -> None:
     assert lines[2]["perClass"] == [{"name": "a", "averagePrecision": 0.25}]
 
 
-def test_another_attempt_goes_on_in_the_same_file(tmp_path: Path) -> None:
+def test_another_attempt_appends_to_the_same_file(tmp_path: Path) -> None:
     first = Log(tmp_path, 1)
     first.epoch(0, [1.0, 1.0])
     first.lines.close(RunnerError(Reason.INTERRUPTED, "stopped", "wait"))
     second = Log(tmp_path, 2)
     second.epoch(1, [1.0])
-    second.lines.finish(2)
+    second.lines.on_train_end(2)
     second.lines.close(None)
     lines = lines_of(tmp_path)
     assert [(line["attempt"], line["event"], line["step"]) for line in lines] == [
@@ -124,16 +128,16 @@ def test_another_attempt_goes_on_in_the_same_file(tmp_path: Path) -> None:
     assert lines[4]["stepsOfThisAttempt"] == 1
 
 
-def test_what_could_not_be_written_is_written_later_and_ends_nothing(
+def test_lines_that_could_not_be_written_are_written_later_and_do_not_end_the_training(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     storage = Full(scratch=tmp_path)
     log = Log(tmp_path, storage=storage)
     with caplog.at_level(logging.ERROR):
         log.epoch(0, [1.0, 1.0])
-    assert log.shipping.failures == 1
+    assert log.uploader.failures == 1
     storage.full = False
-    log.lines.finish(1)
+    log.lines.on_train_end(1)
     log.lines.close(None)
     assert [line["event"] for line in lines_of(tmp_path)] == ["start", "epoch", "end"]
 
@@ -145,7 +149,7 @@ def test_the_last_lines_are_tried_again_at_the_end(tmp_path: Path) -> None:
     log.epoch(0, [1.0, 1.0])
     log.now += 1000
     storage.full = True
-    log.lines.finish(1)
+    log.lines.on_train_end(1)
     assert storage.tried == 2  # at the start, and the one with the end, which did not succeed
     storage.full = False
     log.lines.close(None)
@@ -154,7 +158,7 @@ def test_the_last_lines_are_tried_again_at_the_end(tmp_path: Path) -> None:
     assert storage.tried == 3
 
 
-def test_a_failure_is_told_as_in_the_termination_message(tmp_path: Path) -> None:
+def test_a_failure_is_logged_as_in_the_termination_message(tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     for attempt, error in enumerate([full, KeyboardInterrupt(), ZeroDivisionError("by zero")], 1):
         Log(tmp_path, attempt).lines.close(error)
@@ -166,58 +170,77 @@ def test_a_failure_is_told_as_in_the_termination_message(tmp_path: Path) -> None
 
 def test_lines_of_earlier_attempts_are_not_overwritten_while_they_cannot_be_read(tmp_path: Path) -> None:
     first = Log(tmp_path, 1)
-    first.lines.finish(1)
+    first.lines.on_train_end(1)
     first.lines.close(None)
     second = Log(tmp_path, 2, Unreadable(scratch=tmp_path))
-    second.lines.finish(1)
+    second.lines.on_train_end(1)
     second.lines.close(None)
     assert [line["attempt"] for line in lines_of(tmp_path)] == [1, 1]
 
 
-def test_shipments_get_rarer_as_the_training_grows_older(tmp_path: Path) -> None:
+def test_uploads_become_rarer_with_elapsed_time(tmp_path: Path) -> None:
     now, times = 0.0, []
-    shipping = Shipping(Storage(scratch=tmp_path), f"file://{tmp_path}/out", lambda: now)
+    uploader = Uploader(Storage(scratch=tmp_path), f"file://{tmp_path}/out", lambda: now)
     (tmp_path / "file").write_text("text")
     for second in range(0, 20001, 10):
         now = float(second)
-        if shipping.due():
-            assert shipping.publish(tmp_path / "file", "file")
+        if uploader.due():
+            assert uploader.publish(tmp_path / "file", "file")
             times.append(second)
     assert times[:3] == [0, 60, 120]
     assert times[-1] - times[-2] == 200  # a hundredth of 20000 seconds, in steps of 10
     assert len(times) < 250
 
 
-def test_a_storage_that_fails_is_asked_less_and_less(tmp_path: Path) -> None:
+def test_failures_double_the_interval_between_uploads(tmp_path: Path) -> None:
     now = 0.0
     storage = Full(scratch=tmp_path)
-    shipping = Shipping(storage, f"file://{tmp_path}/out", lambda: now)
+    uploader = Uploader(storage, f"file://{tmp_path}/out", lambda: now)
     (tmp_path / "file").write_text("text")
     for second in range(0, 1000, 10):
         now = float(second)
-        if shipping.due():
-            assert not shipping.publish(tmp_path / "file", "file")
+        if uploader.due():
+            assert not uploader.publish(tmp_path / "file", "file")
     assert storage.tried == 4  # at 0, then after 2, 4 and 8 minutes
-    assert shipping.failures == 4
+    assert uploader.failures == 4
 
 
-def test_means_begin_anew_once_they_are_taken() -> None:
-    means = Means()
-    means.add({"a": 1.0, "b": 4.0})
-    means.add({"a": 3.0, "b": 0.0})
-    assert means.take() == {"a": 2.0, "b": 2.0}
-    means.add({"a": 5.0, "b": 5.0})
-    assert means.take() == {"a": 5.0, "b": 5.0}
+def steps(aggregate: Aggregate, *figures: dict[str, float]) -> Sums:
+    for number, values in enumerate(figures):
+        aggregate.on_step_end(Step(number, number + 1, 1e-3, values))
+    return aggregate.sums
 
 
-def test_a_step_after_a_pause_is_not_timed() -> None:
+def test_means_cover_the_steps_since_earlier_sums() -> None:
+    aggregate = Aggregate(4, lambda: 0.0)
+    first = steps(aggregate, {"a": 1.0, "b": 4.0}, {"a": 3.0, "b": 0.0})
+    assert first.means_since(Sums()) == {"a": 2.0, "b": 2.0}
+    second = steps(aggregate, {"a": 5.0, "b": 5.0})
+    assert second.means_since(first) == {"a": 5.0, "b": 5.0}
+    assert second.means_since(Sums()) == {"a": 3.0, "b": 3.0}
+
+
+def test_a_mean_covers_only_the_steps_that_have_the_figure() -> None:
+    sums = steps(Aggregate(4, lambda: 0.0), {"a": 1.0, "b": 4.0}, {"a": 3.0})
+    assert sums.means_since(Sums()) == {"a": 2.0, "b": 4.0}
+
+
+def test_means_of_late_steps_do_not_depend_on_earlier_ones() -> None:
+    aggregate = Aggregate(4, lambda: 0.0)
+    early = steps(aggregate, *({"a": 1e6 / (1 + number)} for number in range(20_000)))
+    assert steps(aggregate, {"a": 0.125}, {"a": 0.25}).means_since(early)["a"] == pytest.approx(
+        0.1875, rel=1e-7
+    )
+
+
+def test_the_first_step_of_an_epoch_is_not_timed() -> None:
     now = 0.0
-    throughput = Throughput(4, lambda: now)
+    aggregate = Aggregate(4, lambda: now)
     for seconds in (60.0, 2.0, 2.0):
         now += seconds
-        throughput.step()
-    throughput.pause()
+        steps(aggregate, {})
+    aggregate.on_epoch_begin(1, 0)
     now += 100.0
-    throughput.step()
-    assert throughput.take() == 2.0
-    assert throughput.take() is None
+    before = steps(aggregate, {})
+    assert aggregate.images_per_second_since(Sums()) == 2.0
+    assert aggregate.images_per_second_since(before) is None

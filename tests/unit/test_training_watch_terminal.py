@@ -47,7 +47,7 @@ def training(phase: Phase = Phase.RUNNING) -> Resource:
     return replace(parsed, status=parsed.status.model_copy(update=status))
 
 
-def test_a_line_tells_epoch_step_loss_rate_throughput_and_time_to_go() -> None:
+def test_a_line_shows_epoch_step_loss_rate_throughput_and_time_left() -> None:
     assert progress_line(PROGRESS) == LINE
 
 

@@ -30,7 +30,7 @@ def test_a_kept_class_takes_its_weights_to_its_new_place() -> None:
     np.testing.assert_array_equal(bias, kernel[0])
 
 
-def test_a_change_of_classes_is_told_by_names() -> None:
+def test_a_change_of_classes_is_described_by_names() -> None:
     change = ClassChange.between(["bus", "car"], ["car", "van"])
     assert change.text == "initialised anew: van; kept with their weights: car; dropped: bus"
 

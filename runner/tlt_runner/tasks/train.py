@@ -1,11 +1,14 @@
-"""``tlt train``: prepare the data, train the detector, keep the best and the last model.
+"""``tlt train``: prepare the data, train the detector, publish the best and the last model.
 
-Resumes where an earlier attempt of the same run stopped: see :mod:`tlt_runner.training.checkpoint.state`.
+Another attempt of the same run resumes from the newest checkpoint
+(:mod:`tlt_runner.training.checkpoint.artifacts`). With several workers, every worker runs this task; the
+chief alone prepares the data, reports and publishes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import time
@@ -14,25 +17,25 @@ from typing import Any
 
 import numpy as np
 
+from tlt_api.failures import Reason
+from tlt_api.model import Anchors
 from tlt_api.runspec import RunSpec
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Context
 from tlt_runner.data.input_pipeline import batches
-from tlt_runner.data.records import Records
+from tlt_runner.data.preparation.prepare import prepare
+from tlt_runner.data.records import Records, load_records
 from tlt_runner.detector.model import FasterRCNN
+from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation import detectors
 from tlt_runner.status.file import LocalReporter
-from tlt_runner.training import loop, mixed_precision, preparation
-from tlt_runner.training.callbacks import followers
-from tlt_runner.training.callbacks.progress import Meter
-from tlt_runner.training.checkpoint import leftovers
-from tlt_runner.training.checkpoint.keeper import Keeper
-from tlt_runner.training.checkpoint.published import Published
+from tlt_runner.training import initial_model, loop, mixed_precision
+from tlt_runner.training.callbacks import create
+from tlt_runner.training.checkpoint import artifacts
 from tlt_runner.training.checkpoint.state import Position
-from tlt_runner.training.distributed import evaluation, rendezvous
-from tlt_runner.training.distributed.stop import Stopping
-from tlt_runner.training.distributed.workers import Workers, claim
-from tlt_runner.training.initial_model import initial_model
+from tlt_runner.training.distributed import evaluation, rendezvous, workers
+from tlt_runner.training.distributed.stop import StopAgreement
+from tlt_runner.training.distributed.workers import Workers
 from tlt_runner.training.trainer import INPUTS, Trainer
 
 log = logging.getLogger(__name__)
@@ -45,84 +48,144 @@ def run(spec: TrainingJobSpec, run: RunSpec, context: Context) -> None:
         RunnerError: Whatever data, model or loop raise.
     """
     index = rendezvous.index_of(os.environ, run.workers)
-    workers = claim(spec.resources.gpus, run.workers, index, context.stop.is_set)
-    if not workers.chief:  # it says on its own log what it sees
+    all_workers = workers.claim(spec.resources.gpus, run.workers, index, context.stop.is_set)
+    # The other workers report to their own log only.
+    if not all_workers.chief:
         context = dataclasses.replace(context, reporter=LocalReporter(None))
-    with workers.guarded():
-        _train(run, spec, context, workers)
+    with all_workers.guarded():
+        _train(run, spec, context, all_workers)
 
 
 def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Workers) -> None:
-    if workers.chief:
-        leftovers.remove(context.storage, spec.output.uri, time.time())
-    published = Published(context, spec.output.uri, run.owner)
-    saved = published.recall()
-    records, spec = preparation.prepared(spec, context, workers)
+    # Before data are read, so that the models of earlier attempts do not leave the status meanwhile.
+    checkpoints = artifacts.Checkpoints(context, spec.output.uri, run.owner)
+    saved = checkpoints.recall()
+    records, spec = _prepare_data(spec, context, workers)
     batch_size = spec.training.images_per_replica * workers.replicas
     steps = batches.steps_of(records, batch_size)
     with workers.strategy.scope():
-        model = initial_model(run, spec, context.storage)
-    low_dtype = mixed_precision.low_dtype(workers.any)
-    trainer = Trainer(model, spec.training, workers.strategy, low_dtype)
-    keeper = Keeper(
-        context, published, model, trainer.state, spec.training.keep_checkpoints, trainer.averaged
+        model = initial_model.initial_model(run, spec, context.storage)
+    trainer = Trainer(
+        model=model,
+        spec=spec.training,
+        strategy=workers.strategy,
+        low_dtype=mixed_precision.low_dtype(workers.any),
     )
-    _report_data(records, model, batch_size)
-    meter = Meter(
-        context.reporter.progress,
-        spec.training.epochs,
-        steps,
-        batch_size,
-        time.monotonic,
-        spec.evaluation.interval_epochs,
+    _log_unused_data(records, model, batch_size)
+
+    writer = artifacts.CheckpointWriter(
+        context,
+        checkpoints,
+        model=model,
+        variables=trainer.state,
+        keep=spec.training.keep_checkpoints,
+        published_weights=trainer.averaged,
+        publishes=workers.chief,
     )
-    detect = detectors.of_keras(model)  # one function for both, traced once
-    judged = detect if workers.replicas == 1 else evaluation.on_replicas(model, workers)
-    work = loop.Work(
-        batches=_training_data(records, spec, trainer, workers, batch_size),
-        steps=steps,
-        evaluate=trainer.averaged()(
-            evaluation.judge_of(records, spec, judged, workers, Stopping(context.stop, workers))
+    start = writer.resume(
+        saved,
+        Position(
+            run=run.owner.uid,
+            data=records.digest,
+            batch_size=batch_size,
+            anchors=model.config.anchors,
+            class_names=list(model.config.class_names),
         ),
-        save_best=keeper.save_best if workers.chief else _leave_alone,
-        save_last=keeper.save_last if workers.chief else _leave_alone,
-        save_position=keeper.save_position if workers.chief else _leave_alone,
-        stopping=Stopping(context.stop, workers),
     )
-    fresh = Position(
-        run=run.owner.uid,
-        data=records.digest,
-        batch_size=batch_size,
-        anchors=model.config.anchors,
-        class_names=list(model.config.class_names),
+    _check_same_position(start, workers)
+    if workers.chief:
+        artifacts.remove_partial_files(context.storage, spec.output.uri, time.time())
+        checkpoints.repair()
+
+    # One function for evaluations and for images, so that it is traced once.
+    detect = detectors.of_keras(model)
+    if workers.chief:
+        callbacks = create.all_callbacks(
+            run, spec, context, records, detect=trainer.averaged()(detect), images_per_step=batch_size
+        )
+    else:
+        callbacks = create.status_only(spec, context, steps=steps, images_per_step=batch_size)
+    evaluate = evaluation.create_evaluate(
+        records,
+        spec,
+        detect=detect if workers.replicas == 1 else evaluation.on_replicas(model, workers),
+        workers=workers,
+        stop_requested=StopAgreement(context.stop, workers).requested,
     )
-    start = preparation.agreed(keeper.resume(saved, fresh), workers)
-    drawn = trainer.averaged()(detect)
-    watchers = followers.files(run, spec, context, records, drawn, batch_size) if workers.chief else []
-    # A lost worker is known as one before the followers tell of the failure.
-    with followers.followed(meter, watchers) as watch, workers.guarded():
-        end = loop.train(trainer, work, spec.training, spec.evaluation, start, watch)
-        watch.finish(end.epoch)
-    _conclude(end)
+    work = loop.Work(
+        batches=_training_batches(records, spec, model, workers, batch_size),
+        steps=steps,
+        evaluate=trainer.averaged()(evaluate),
+        saver=writer,
+        stop_requested=StopAgreement(context.stop, workers).requested,
+    )
+    # The inner guard comes first, so that callbacks are closed with WorkerLost, not with TensorFlow's error.
+    with callbacks, workers.guarded():
+        end = loop.train(trainer, work, spec.training, spec.evaluation, start, callbacks)
+        callbacks.on_train_end(end.epoch)
+    _log_result(end)
 
 
-def _report_data(records: Records, model: FasterRCNN, batch_size: int) -> None:
-    """Say what of the data is not used."""
-    manifest, room = records.manifest, model.config.max_objects
-    beyond = manifest.objects_beyond(room)
+def _prepare_data(
+    spec: TrainingJobSpec, context: Context, workers: Workers
+) -> tuple[Records, TrainingJobSpec]:
+    """Prepare the records on the chief and open them on the others.
+
+    The others wait without a limit, because preparation may take hours, but end when the chief does.
+
+    Returns:
+        The records, and the spec with the anchors to train with.
+
+    Raises:
+        RunnerError: Whatever preparation raises; on the others also errors of opening the records.
+    """
+    if workers.chief:
+        records = prepare(
+            spec.dataset, context.storage, spec.output.uri, context.reporter, context.stop, spec.model.anchors
+        )
+        spec = initial_model.with_anchors(spec, records, context.reporter)
+        anchors = spec.model.anchors.model_dump(mode="json", by_alias=True)
+        workers.broadcast_text(json.dumps({"uri": records.uri, "digest": records.digest, "anchors": anchors}))
+        return records, spec
+    prepared = json.loads(workers.wait_for_broadcast(context.stop))
+    records = load_records(context.storage, prepared["uri"], prepared["digest"])
+    model = spec.model.model_copy(update={"anchors": Anchors.model_validate(prepared["anchors"])})
+    return records, spec.model_copy(update={"model": model})
+
+
+def _log_unused_data(records: Records, model: FasterRCNN, batch_size: int) -> None:
+    manifest, max_objects = records.manifest, model.config.max_objects
+    beyond = manifest.objects_beyond(max_objects)
     if beyond:
-        log.warning("spec.model.maxObjects %d: %d objects beyond it are not trained on", room, beyond)
-    left = manifest.training_images % batch_size
-    if left:
-        log.info("%d images fill no batch of %d; in every epoch they are others", left, batch_size)
+        log.warning("%d objects beyond spec.model.maxObjects %d are not trained on", beyond, max_objects)
+    partial = manifest.training_images % batch_size
+    if partial:
+        log.info(
+            "last partial batch dropped: %d of %d images per epoch, different ones each time",
+            partial,
+            manifest.training_images,
+        )
 
 
-def _leave_alone(position: Position) -> None:
-    """The chief keeps the models."""
+def _check_same_position(start: Position, workers: Workers) -> None:
+    """Check that all workers continue from the same checkpoint.
+
+    Raises:
+        RunnerError: StorageUnavailable on a worker that read another checkpoint than the chief.
+    """
+    position = start.model_dump_json()
+    if workers.broadcast_text(position) == position:
+        return
+    raise RunnerError(
+        Reason.STORAGE_UNAVAILABLE,
+        f"worker {workers.index} goes on after epoch {start.epoch} and step {start.step}, the others do not: "
+        "expected all workers to read the same checkpoint",
+        "Let spec.output.uri be a volume that all nodes mount (ReadWriteMany), or S3.",
+    )
 
 
-def _training_data(
-    records: Records, spec: TrainingJobSpec, trainer: Trainer, workers: Workers, batch_size: int
+def _training_batches(
+    records: Records, spec: TrainingJobSpec, model: FasterRCNN, workers: Workers, batch_size: int
 ) -> Any:
     def epoch_batches(epoch: int, first_step: int) -> Iterator[loop.Batch]:
         data = batches.training_batches(
@@ -130,7 +193,7 @@ def _training_data(
             batch_size,
             spec.training.seed,
             spec.training.augmentation,
-            trainer.model.config.max_objects,
+            model.config.max_objects,
             epoch,
             first_step,
             workers.share,
@@ -142,8 +205,8 @@ def _training_data(
         left_out = workers.total(left_out).astype(np.int64)
         if left_out.any():
             log.info(
-                "epoch %d: augmentation moved %d objects out of sight (training.augmentation.minVisible) or "
-                "made them too small; %d were beyond model.maxObjects",
+                "epoch %d: %d objects left out because augmentation cropped or shrank them "
+                "(training.augmentation.minVisible), %d because an image had more than model.maxObjects",
                 epoch + 1,
                 *left_out,
             )
@@ -151,19 +214,18 @@ def _training_data(
     return epoch_batches
 
 
-def _conclude(end: Position) -> None:
+def _log_result(end: Position) -> None:
     if end.best is None or end.best.m_ap is None:
         log.warning(
-            "mAP is unknown: no object of the validation images counts, so the newest model is the best one. "
-            "Give validation images with labels of the target classes (spec.dataset.validation; see the "
-            "dataset report)"
+            "mAP is unknown: the validation images have no object to evaluate on, so the newest model is "
+            "published as best. Add validation images with labels of the target classes "
+            "(spec.dataset.validation; see the dataset report)"
         )
-        return
-    if end.best.m_ap == 0:
+    elif end.best.m_ap == 0:
         log.warning(
-            "mAP is 0: the model finds nothing. Usual causes: too few steps, a learning rate far too high or "
-            "low, anchors (spec.model.anchors.scales, pixels of the network's input) far from the objects' "
+            "mAP is 0: the model detects nothing. Usual causes: too few steps, a learning rate far too high "
+            "or low, anchors (spec.model.anchors.scales, in pixels of the network input) far from object "
             "sizes, or labels that do not fit the images (see the dataset report)"
         )
-        return
-    log.info("best mAP %.4f in epoch %s of %d", end.best.m_ap, end.best.epoch, end.epoch)
+    else:
+        log.info("best mAP %.4f in epoch %s of %d", end.best.m_ap, end.best.epoch, end.epoch)

@@ -1,8 +1,8 @@
-"""Averaged weights: each is the exponential moving average of what the weight was after every update.
+"""Exponential moving averages (EMA) of the trainable weights, updated after every update of the weights.
 
-Of trainable weights only; batch normalisation's statistics are moving averages already. They start as the
-weights are, and the momentum grows with the number of updates t as (1 + t) / (10 + t) until it is the spec's:
-so the average forgets the start of a training within tens of updates (tf.train.ExponentialMovingAverage).
+Batch normalisation's statistics are moving averages already and are left out. Averages start with the initial
+weights, and the decay grows with the number of updates t as (1 + t) / (10 + t) up to the spec's: the initial
+weights are forgotten within tens of updates (tf.train.ExponentialMovingAverage).
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from tlt_api.training import Ema
 
 
 class Averages:
-    """The averages of some weights; made in the strategy's scope.
+    """EMA of weights; created in the strategy's scope.
 
     Args:
-        spec: The momentum.
+        spec: EMA decay.
         weights: Keras variables.
     """
 
     def __init__(self, spec: Ema, weights: Sequence[Any]) -> None:
-        self._momentum = spec.momentum
+        self._decay = spec.momentum
         self._weights = list(weights)
         self.variables = [tf.Variable(tf.convert_to_tensor(weight), trainable=False) for weight in weights]
 
     def follow(self, strategy: Any, count: tf.Tensor) -> None:
-        """Move the averages after an update, in cross-replica context; ``count`` updates were made."""
+        """Update the averages after update number ``count``, in cross-replica context."""
         count = tf.cast(count, tf.float32)
-        share = 1.0 - tf.minimum(self._momentum, (1.0 + count) / (10.0 + count))
+        share = 1.0 - tf.minimum(self._decay, (1.0 + count) / (10.0 + count))
         for average, weight in zip(self.variables, self._weights, strict=True):
             strategy.extended.update(average, _move, args=(weight.value, share), group=True)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within it the weights and their averages have changed places."""
+        """Context in which weights and averages have changed places."""
         self._swap()
         try:
             yield
@@ -47,9 +47,9 @@ class Averages:
 
     def _swap(self) -> None:
         for average, weight in zip(self.variables, self._weights, strict=True):
-            own = tf.identity(weight.value)
+            current = tf.identity(weight.value)
             weight.assign(tf.identity(average))
-            average.assign(own)
+            average.assign(current)
 
 
 def _move(average: Any, weight: Any, share: Any) -> None:

@@ -1,4 +1,4 @@
-"""The model that a training starts from: fresh, with pretrained weights, or a whole one; and its anchors."""
+"""The initial model of a training: with random or pretrained weights, or a trained model; and its anchors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def fitted_anchors(records: Records, spec: TrainingJobSpec) -> AnchorsStatus:
-    """Anchors for the boxes of the training images, as many as the spec has, beside the spec's own."""
+    """Fit as many anchors as the spec has to the boxes of the training images, and compare both."""
     given = spec.model.anchors
     sizes = box_sizes.training_sizes(records)
     chosen = anchor_clustering.propose(sizes, given, spec.training.seed)
@@ -36,9 +36,9 @@ def fitted_anchors(records: Records, spec: TrainingJobSpec) -> AnchorsStatus:
 
 
 def with_anchors(spec: TrainingJobSpec, records: Records, reporter: Reporter) -> TrainingJobSpec:
-    """The spec with the anchors to train with; those fitted to the data (``anchors.auto``) are reported.
+    """Return the spec with the anchors to train with; fit and report them with ``anchors.auto``.
 
-    The same records give the same anchors, so an attempt that resumes goes on with them.
+    The same records give the same anchors, so that a resumed attempt has those of the attempt before.
     """
     if not spec.model.anchors.auto:
         return spec
@@ -52,10 +52,11 @@ def initial_model(run: RunSpec, spec: TrainingJobSpec, storage: Storage) -> Fast
     """Build or load the model that the spec asks for.
 
     Raises:
-        RunnerError: ModelMismatch when a whole model has another image size, or no layer of a file of
-            weights fits; UnreadableModel; the storage's reasons.
+        RunnerError: ModelMismatch when a trained model has another image size, or no layer of a weights file
+            fits; UnreadableModel; the storage's reasons.
     """
     config = DetectorConfig.from_spec(spec.model, spec.dataset)
+    # A trained model keeps its architecture and all weights that the classes have in common.
     source = run.inputs.model
     if source is not None:
         given = detector.load(storage.fetch(source.uri, source.sha256))
@@ -73,15 +74,15 @@ def initial_model(run: RunSpec, spec: TrainingJobSpec, storage: Storage) -> Fast
     model = detector.build(config, spec.training.seed)
     pretrained = spec.model.pretrained_weights
     if pretrained is None:
-        _warn_of_frozen(model, {layer.name for layer in load.layers_of(model)})
+        _warn_about_frozen_layers(model, {layer.name for layer in load.layers_of(model)})
         return model
     taken = load.load_by_name(model, storage.fetch(pretrained.uri, pretrained.sha256))
-    _warn_of_frozen(model, taken.untouched)
+    _warn_about_frozen_layers(model, taken.untouched)
     return model
 
 
 def _retrained(given: FasterRCNN, wanted: DetectorConfig, spec: TrainingJobSpec) -> FasterRCNN:
-    """The given model for the data and the knobs of this training."""
+    """Adapt a trained model to the classes and the settings of this training."""
     if (given.config.height, given.config.width) != (wanted.height, wanted.width):
         raise RunnerError(
             Reason.MODEL_MISMATCH,
@@ -90,8 +91,8 @@ def _retrained(given: FasterRCNN, wanted: DetectorConfig, spec: TrainingJobSpec)
         )
     if given.config.mode != wanted.mode:
         log.warning(
-            "spec.dataset.imageSize.mode: the model learnt from images brought to size by %s; from now "
-            "on it is %s",
+            "spec.dataset.imageSize.mode: the model was trained on images resized by %s; this training "
+            "resizes by %s",
             given.config.mode,
             wanted.mode,
         )
@@ -99,32 +100,31 @@ def _retrained(given: FasterRCNN, wanted: DetectorConfig, spec: TrainingJobSpec)
         change = ClassChange.between(given.config.class_names, wanted.class_names)
         if set(change.before) != set(change.now):
             log.warning(
-                "spec.dataset.targetClassMapping: the model's classes are others; of the head's outputs %s",
+                "spec.dataset.targetClassMapping: the model was trained for other classes; head outputs %s",
                 change.text,
             )
         given = class_outputs.change(given, wanted.class_names, spec.training.seed)
     return detector.with_config(given, given.config.retrained_by(spec.model, spec.dataset))
 
 
-def frozen_at_random(model: FasterRCNN, fresh: set[str]) -> list[str]:
-    """Layers of frozen blocks among those whose weights are fresh: nothing will ever make them useful."""
+def frozen_at_random(model: FasterRCNN, random: set[str]) -> list[str]:
+    """Layers of frozen blocks among those with random weights: these would stay random."""
     block_of = FAMILIES[model.config.backbone].block_of
     names = [layer.name for layer in load.layers_of(model)]
-    return [name for name in names if name in fresh and block_of(name) in model.config.freeze_blocks]
+    return [name for name in names if name in random and block_of(name) in model.config.freeze_blocks]
 
 
-def _warn_of_frozen(model: FasterRCNN, fresh: set[str]) -> None:
-    stuck = frozen_at_random(model, fresh)
+def _warn_about_frozen_layers(model: FasterRCNN, random: set[str]) -> None:
+    stuck = frozen_at_random(model, random)
     if stuck:
         log.warning(
-            "spec.model.freezeBlocks: %d layers have no pretrained weights and are not trained: they stay "
-            "random (%s%s)",
+            "spec.model.freezeBlocks: %d frozen layers have no pretrained weights and stay random (%s%s)",
             len(stuck),
             ", ".join(stuck[:3]),
             " ..." if len(stuck) > 3 else "",
         )
-    alone = [layer for layer in load.layers_of(model) if layer.name in fresh]
-    if model.config.freeze_batch_norm and any(isinstance(layer, BatchNormalization) for layer in alone):
+    untouched = [layer for layer in load.layers_of(model) if layer.name in random]
+    if model.config.freeze_batch_norm and any(isinstance(layer, BatchNormalization) for layer in untouched):
         log.warning(
-            "spec.model.freezeBatchNorm: batch normalisations without pretrained weights do not normalise"
+            "spec.model.freezeBatchNorm: batch normalisations without pretrained weights have no effect"
         )

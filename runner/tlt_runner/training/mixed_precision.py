@@ -1,12 +1,12 @@
-"""Mixed precision: a step computes in 16 bits where that is safe, and the model stays a float32 one.
+"""Mixed precision: a step computes in 16 bits where that is safe, and the model stays a float32 model.
 
-The layers are told to compute in 16 bits while the step is traced, and in float32 again before anything
-else sees the model: evaluation, checkpoints and files know nothing of it. Weights, gradients, the input's
-normalisation, the outputs' layers, boxes, pooling, losses and the optimizer are float32; batch normalisation
-computes its statistics in float32 (Keras).
+Layers get a 16-bit policy while the step is traced, and their float32 policy back before anything else uses
+the model: evaluation, checkpoints and files do not depend on it. Weights, gradients, input normalisation,
+output layers, boxes, pooling, losses and the optimizer are float32; batch normalisation computes its
+statistics in float32 (Keras).
 
-bfloat16 has float32's range and needs nothing more. float16, on GPUs before Ampere, has not: the loss is
-scaled up, so that small gradients do not vanish, and an update whose gradient overflows is left out.
+bfloat16 has the range of float32 and needs nothing more. float16, on GPUs before Ampere, does not: the loss
+is scaled up, so that small gradients do not vanish, and an update whose gradient overflows is skipped.
 """
 
 from __future__ import annotations
@@ -22,72 +22,73 @@ from tlt_runner.detector.model import OUTPUT_LAYERS, FasterRCNN
 
 BFLOAT16, FLOAT16 = "bfloat16", "float16"
 AMPERE = (8, 0)
-"""The first compute capability with bfloat16."""
+"""Lowest compute capability with bfloat16."""
 LOWEST_SCALE = 1.0
-"""Of the loss: where a gradient overflows with this one, it is the loss that is at fault."""
+"""Minimum loss scale; an overflow at this scale means that the loss itself is not finite."""
 FIRST_SCALE = 2.0**15
 LARGEST_SCALE = 2.0**24
 GROWTH_STEPS = 2000
-"""Updates without overflow after which the scale is doubled."""
+"""Updates without overflow before the scale is doubled."""
 
 
 def low_dtype(any_worker: Callable[[bool], bool]) -> str:
-    """What all workers compute in: float16 where one of their visible devices is a GPU before Ampere.
+    """The type that all workers compute in: float16 if one of their visible GPUs is older than Ampere.
 
     Args:
-        any_worker: Whether a flag is true on any worker; all of them must call.
+        any_worker: Returns whether a flag is true on any worker; all of them must call it.
     """
-    return FLOAT16 if any_worker(_own_dtype() == FLOAT16) else BFLOAT16
+    return FLOAT16 if any_worker(_local_dtype() == FLOAT16) else BFLOAT16
 
 
-def _own_dtype() -> str:
+def _local_dtype() -> str:
     details = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.get_visible_devices("GPU")]
     return dtype_of([item.get("compute_capability") or AMPERE for item in details])
 
 
 def dtype_of(capabilities: Sequence[tuple[int, int]]) -> str:
-    """What GPUs of these compute capabilities compute in, alone."""
+    """The type for GPUs of these compute capabilities."""
     return FLOAT16 if any(tuple(one) < AMPERE for one in capabilities) else BFLOAT16
 
 
 @contextmanager
 def computing(model: FasterRCNN, dtype: str) -> Iterator[None]:
-    """Within it, the model's layers compute in ``dtype``: those that may, on float32 weights."""
+    """Context in which the layers compute in ``dtype`` on float32 weights, except those that need float32."""
     policy = "float32" if dtype == "float32" else f"mixed_{dtype}"
-    changed = [layer for layer in [*model.trunk.layers, *model.head.layers] if _may_be_low(layer)]
-    before = [layer.dtype_policy for layer in changed]
+    lowered = [layer for layer in [*model.trunk.layers, *model.head.layers] if _may_be_low(layer)]
+    policies = [layer.dtype_policy for layer in lowered]
     try:
-        for layer in changed:
+        for layer in lowered:
             layer.dtype_policy = policy
         yield
     finally:
-        for layer, own in zip(changed, before, strict=True):
-            layer.dtype_policy = own
+        for layer, previous in zip(lowered, policies, strict=True):
+            layer.dtype_policy = previous
 
 
 def _may_be_low(layer: Any) -> bool:
     fixed = isinstance(layer, (keras.layers.InputLayer, keras.layers.Rescaling))
-    return not fixed and not layer.name.startswith(OUTPUT_LAYERS)  # what follows an output has its name
+    # Layers that follow an output layer have its name as prefix.
+    return not fixed and not layer.name.startswith(OUTPUT_LAYERS)
 
 
 class LossScale:
-    """The factor on a float16 loss; made in the strategy's scope.
+    """The factor on a float16 loss; created in the strategy's scope.
 
-    It halves when a gradient overflows, and doubles after many that did not.
+    It halves when a gradient overflows, and doubles after GROWTH_STEPS that did not.
     """
 
     def __init__(self) -> None:
         self.value = tf.Variable(FIRST_SCALE, trainable=False)
-        self._calm = tf.Variable(0, trainable=False)
+        self._steps_without_overflow = tf.Variable(0, trainable=False)
 
     @property
     def variables(self) -> list[Any]:
-        """All state."""
-        return [self.value, self._calm]
+        """Variables to save in a checkpoint."""
+        return [self.value, self._steps_without_overflow]
 
     def adapt(self, finite: tf.Tensor) -> None:
-        """Take note, in cross-replica context, of whether the gradient was finite."""
-        scale, calm = self.value.read_value(), self._calm.read_value() + 1
-        grown = tf.where(calm >= GROWTH_STEPS, tf.minimum(scale * 2.0, LARGEST_SCALE), scale)
+        """Update the scale, in cross-replica context, by whether the gradient was finite."""
+        scale, steps = self.value.read_value(), self._steps_without_overflow.read_value() + 1
+        grown = tf.where(steps >= GROWTH_STEPS, tf.minimum(scale * 2.0, LARGEST_SCALE), scale)
         self.value.assign(tf.where(finite, grown, tf.maximum(scale / 2.0, LOWEST_SCALE)))
-        self._calm.assign(tf.where(finite & (calm < GROWTH_STEPS), calm, 0))
+        self._steps_without_overflow.assign(tf.where(finite & (steps < GROWTH_STEPS), steps, 0))

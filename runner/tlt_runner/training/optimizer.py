@@ -1,8 +1,8 @@
-"""The optimizers' arithmetic, for a gradient of all replicas together; the trainer calls it once an update.
+"""The optimizers' arithmetic, on the gradient of all replicas together; the trainer calls it once per update.
 
-Keras' optimizers add up and clip the gradients of the replicas themselves, in the wrong order for a gradient
-clipped as a whole, and pass several times over every variable. TensorFlow's training ops pass once; what
-they compute is the same (there is a test).
+Keras' optimizers sum and clip the gradients of the replicas themselves, in the wrong order for clipping by
+global norm, and pass several times over every variable. TensorFlow's training ops pass once and compute the
+same (tests/integration/test_training_steps_optimizers.py).
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from tlt_api.training import Optimizer
 
 
 class Updates:
-    """Moves weights along gradients.
-
-    Made in the strategy's scope.
+    """Applies gradients to weights; created in the strategy's scope.
 
     Args:
-        spec: Which optimizer.
-        weights: Keras variables, the trainable ones.
+        spec: Type and parameters of the optimizer.
+        weights: Trainable Keras variables.
     """
 
     def __init__(self, spec: Optimizer, weights: Sequence[Any]) -> None:
@@ -35,14 +33,14 @@ class Updates:
 
     @property
     def variables(self) -> list[Any]:
-        """All state: the number of updates, and the moments."""
+        """Variables to save in a checkpoint: the number of updates, and the moments."""
         return [self.count, *(slot for slots in self._slots for slot in slots)]
 
     def apply(self, strategy: Any, gradients: Sequence[Any], rate: tf.Tensor) -> None:
-        """Make one update, in cross-replica context.
+        """Apply one update, in cross-replica context.
 
         Args:
-            strategy: Where the weights are.
+            strategy: The strategy of the weights.
             gradients: One for each weight, the same on all replicas.
             rate: Learning rate, scalar.
         """
@@ -56,7 +54,7 @@ class Updates:
                 )
 
     def _update(self, weight: Any, gradient: Any, rate: Any, count: Any, decay: float, *slots: Any) -> None:
-        """Of one weight on one device."""
+        """Update one weight on one device."""
         spec, handles = self._spec, [slot.handle for slot in slots]
         if decay:
             weight.assign_sub(rate * decay * weight)
@@ -97,7 +95,7 @@ class Updates:
 
 
 def clipped(gradients: Sequence[Any], norm: Any, most: float | None) -> list[Any]:
-    """The gradients, scaled down together where their global norm is above ``most``."""
+    """Clip gradients by global norm: scale all of them down where it is above ``most``."""
     if most is None:
         return list(gradients)
     factor = most / tf.maximum(norm, most)

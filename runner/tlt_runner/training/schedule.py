@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of progress; asked by the loop before every step."""
+"""The learning rate as a pure function of progress; called by the loop before every step."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ def learning_rate(progress: float, spec: LearningRate, replicas: int = 1) -> flo
     """The learning rate at a progress from 0 to 1, of all replicas together.
 
     Args:
-        progress: Share of the training that is done.
-        spec: The schedule, for one replica where its scaling is linear.
+        progress: Fraction of the training's steps that are taken.
+        spec: The schedule, for one replica if its scaling is linear.
         replicas: Devices that take a share of each batch.
     """
     return _SCHEDULES[spec.schedule](min(max(progress, 0.0), 1.0), spec) * scale(spec, replicas)
 
 
 def scale(spec: LearningRate, replicas: int) -> int:
-    """What the spec's rate is multiplied by (Goyal et al. 2017: as the batch grows, so does the rate)."""
+    """Factor on the spec's rate: the number of replicas with linear scaling (Goyal et al. 2017), else 1."""
     return replicas if spec.scaling == "linear" else 1
 
 

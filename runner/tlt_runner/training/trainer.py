@@ -1,8 +1,8 @@
-"""One optimisation step, compiled: what changes the weights, and nothing else.
+"""One optimisation step, compiled: everything that changes the weights, and nothing else.
 
-The same on one device and, by tf.distribute, on several: each replica takes its share of the batch, gradients
-are averaged, and so are the moving statistics of batch normalisation, of which Keras leaves each replica its
-own: a model that is judged by the replicas and saved by the first is one model.
+The same on one device and, by tf.distribute, on several: each replica takes its share of the batch, and
+gradients are averaged. So are the moving statistics of batch normalisation, which Keras leaves different on
+each replica: the model that all replicas evaluate and the first one saves is then one model.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from tlt_runner.training.optimizer import Updates, clipped
 log = logging.getLogger(__name__)
 
 INPUTS = ("image", "boxes", "classes")
-"""What of a batch goes to the replicas."""
+"""Arrays of a batch that go to the replicas."""
 LOSSES = ("total", "penalty", "rpn_objectness", "rpn_deltas", "head_classes", "head_deltas")
 FIGURES = (*LOSSES, "gradient_norm", "loss_scale")
-"""What a step returns, in this order: the loss and its parts, weighted; the norm of the whole gradient
-before it is clipped; what the loss was multiplied by (1, but for float16)."""
+"""Figures of a step, in this order: the loss and its parts, weighted; the norm of the whole gradient before
+clipping; the loss scale (1, except with float16)."""
 
 
 class Trainer:
     """A detector with its optimizer.
 
     Args:
-        model: The detector; made in the strategy's scope.
+        model: The detector, created in the strategy's scope.
         spec: Optimizer, regularizer and seed.
-        strategy: Where the replicas are.
-        low_dtype: What mixed precision computes in, the same on every worker: float16 has variables more.
+        strategy: A tf.distribute strategy over all replicas.
+        low_dtype: Type in which mixed precision computes, the same on every worker: float16 adds variables.
     """
 
     def __init__(
@@ -67,18 +67,20 @@ class Trainer:
         ):
             log.warning(
                 "kernels are penalised twice: by optimizer.weightDecay %g and by regularizer %s %g; set "
-                "training.regularizer.type none to keep the first only",
+                "training.regularizer.type to none to keep weight decay only",
                 spec.optimizer.effective_weight_decay,
                 spec.regularizer.type,
                 spec.regularizer.weight,
             )
         factor = schedule.scale(spec.learning_rate, self.replicas)
         if factor != 1:
-            log.info("the learning rate is %d times the spec's, as the batch is (scaling linear)", factor)
+            log.info(
+                "learning rate multiplied by %d, the number of replicas (learningRate.scaling linear)", factor
+            )
 
     @property
     def replicas(self) -> int:
-        """Devices that take a share of each batch."""
+        """Number of devices that take a share of each batch."""
         return int(self.strategy.num_replicas_in_sync)
 
     def step(self, batch: dict[str, Any], number: int, learning_rate: float) -> tf.Tensor:
@@ -87,17 +89,17 @@ class Trainer:
         Args:
             batch: image (bytes or floats), boxes and classes of
                 :func:`tlt_runner.detector.losses.losses`.
-            number: Steps since the start of training; draws depend on it.
-            learning_rate: For this step.
+            number: Steps since the start of training; random draws depend on it.
+            learning_rate: Learning rate of this step.
 
         Returns:
-            The FIGURES [8] of the step; not waited for.
+            The FIGURES [8] of the step, which the device may still be computing.
         """
         wanted = {name: batch[name] for name in INPUTS}
         return self._compiled(wanted, tf.constant(number, tf.int64), tf.constant(learning_rate, tf.float32))
 
     def images_named(self, batch: dict[str, Any]) -> str:
-        """For a message, which images a batch has: a worker of several knows those of its share only."""
+        """Name the images of a batch for a message; one of several workers knows those of its share only."""
         names = (name.decode() for item in batch["id"].numpy() for name in item.split(NAMES_SEPARATOR))
         ids = ", ".join(dict.fromkeys(names))
         cluster = self.strategy.cluster_resolver
@@ -111,9 +113,9 @@ class Trainer:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within it the model's weights are their averages, where the spec asks for averages.
+        """Context in which the model has averaged weights, where the spec asks for averages.
 
-        :attr:`state` must not be kept there: weights and averages have changed places.
+        :attr:`state` must not be saved there: weights and averages have changed places.
         """
         with self._averages.in_place() if self._averages else nullcontext():
             yield
@@ -122,9 +124,10 @@ class Trainer:
         scale = self._scale.value.read_value() if self._scale else tf.constant(1.0)
         with mixed_precision.computing(self.model, self._dtype):
             gradients, figures, norms = self.strategy.run(self._on_one_replica, args=(batch, number, scale))
-        norm = self.strategy.experimental_local_results(norms)[0]  # the same on all of them
+        norm = self.strategy.experimental_local_results(norms)[0]  # the same on all replicas
         if self._scale is None:
             self._update(gradients, rate)
+        # A gradient that overflowed float16 is skipped, and lowers the scale for the next step.
         else:
             finite = tf.math.is_finite(norm)
             self._scale.adapt(finite)
@@ -132,15 +135,10 @@ class Trainer:
         mean = self.strategy.reduce(tf.distribute.ReduceOp.MEAN, figures, axis=None)
         return tf.concat([mean, [norm, scale]], 0)
 
-    def _update(self, gradients: list[Any], rate: tf.Tensor) -> None:
-        self._updates.apply(self.strategy, gradients, rate)
-        if self._averages:
-            self._averages.follow(self.strategy, self._updates.count.read_value())
-
     def _on_one_replica(
         self, batch: dict[str, Any], number: tf.Tensor, scale: tf.Tensor
     ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
-        """The whole batch's gradients, clipped; LOSSES of this replica's share; the norm before clipping."""
+        """Gradients of the whole batch, clipped; LOSSES of this replica's share; the norm before clipping."""
         replica = tf.distribute.get_replica_context()
         gradients, figures = self._accumulated(batch, number, replica.replica_id_in_sync_group, scale)
         if self.replicas > 1:
@@ -151,29 +149,20 @@ class Trainer:
         norm = tf.linalg.global_norm(gradients)
         return clipped(gradients, norm, self._spec.optimizer.clip_norm), figures, norm
 
-    def _share_statistics(self, replica: Any) -> None:
-        """Give every replica the mean of all replicas' moving statistics, in one exchange."""
-        if not self._statistics:
-            return
-        own = tf.concat([tf.convert_to_tensor(one) for one in self._statistics], 0)
-        means = replica.all_reduce(tf.distribute.ReduceOp.MEAN, own)
-        sizes = [one.shape[0] for one in self._statistics]
-        for statistic, mean in zip(self._statistics, tf.split(means, sizes), strict=True):
-            statistic.assign(mean)
-
     def _accumulated(
-        self, batch: dict[str, Any], number: tf.Tensor, own: Any, scale: tf.Tensor
+        self, batch: dict[str, Any], number: tf.Tensor, replica_id: Any, scale: tf.Tensor
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Gradients and LOSSES of this replica's share, part by part where it does not fit in memory."""
+        """Gradients and LOSSES of this replica's share, accumulated over parts that fit in memory."""
         count = self._spec.gradient_accumulation_steps
         if count == 1:
-            return self._differentiate(batch, number, own, scale)
+            return self._differentiate(batch, number, replica_id, scale)
         parts = {name: tf.reshape(value, (count, -1, *value.shape[1:])) for name, value in batch.items()}
 
         def add(index: tf.Tensor, gradients: list[tf.Tensor], figures: tf.Tensor) -> tuple[Any, ...]:
             part = {name: value[index] for name, value in parts.items()}
-            more, seen = self._differentiate(part, number, own * count + index, scale)
-            return index + 1, [a + b for a, b in zip(gradients, more, strict=True)], figures + seen / count
+            more, part_figures = self._differentiate(part, number, replica_id * count + index, scale)
+            added = [a + b for a, b in zip(gradients, more, strict=True)]
+            return index + 1, added, figures + part_figures / count
 
         zeros = [tf.zeros(variable.shape) for variable in self.model.trainable_variables]
         start = (tf.constant(0), zeros, tf.zeros(len(LOSSES)))
@@ -183,12 +172,12 @@ class Trainer:
     def _gradients(
         self, batch: dict[str, Any], number: tf.Tensor, part: Any, scale: tf.Tensor
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Gradients of the batch's share in the mean of all, times the scale; and its LOSSES."""
+        """Gradients of a part's share in the mean over all, times the loss scale; LOSSES of the part."""
         variables = self.model.trainable_variables
         shares = self.replicas * self._spec.gradient_accumulation_steps
         draws, weights = StepSeeds(self._spec.seed, number, part, shares), self._spec.loss_weights
         with tf.GradientTape() as tape:
-            images = tf.cast(batch["image"], tf.float32)  # here, so that bytes travel to the device
+            images = tf.cast(batch["image"], tf.float32)  # cast here, so that bytes travel to the device
             parts = losses.losses(self.model, images, batch["boxes"], batch["classes"], draws)
             parts = {name: part * getattr(weights, name) for name, part in parts.items()}
             parts["penalty"] = losses.penalty(self.model, self._spec.regularizer)
@@ -197,9 +186,24 @@ class Trainer:
         gradients = tape.gradient(share, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return gradients, tf.stack([total, *(parts[name] for name in LOSSES[1:])])
 
+    def _share_statistics(self, replica: Any) -> None:
+        """Set the moving statistics on every replica to their mean, in one all-reduce."""
+        if not self._statistics:
+            return
+        local = tf.concat([tf.convert_to_tensor(statistic) for statistic in self._statistics], 0)
+        means = replica.all_reduce(tf.distribute.ReduceOp.MEAN, local)
+        sizes = [statistic.shape[0] for statistic in self._statistics]
+        for statistic, mean in zip(self._statistics, tf.split(means, sizes), strict=True):
+            statistic.assign(mean)
+
+    def _update(self, gradients: list[Any], rate: tf.Tensor) -> None:
+        self._updates.apply(self.strategy, gradients, rate)
+        if self._averages:
+            self._averages.follow(self.strategy, self._updates.count.read_value())
+
 
 def _moving_statistics(model: FasterRCNN) -> list[Any]:
-    """Means and variances [C] of the batch normalisations that are not frozen."""
+    """Moving means and variances [C] of the batch normalisations that are not frozen."""
     norms = [
         layer
         for layer in [*model.trunk.layers, *model.head.layers]

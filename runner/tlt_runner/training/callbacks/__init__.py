@@ -1,5 +1,6 @@
-"""Who watches a training, besides its status: TensorBoard and the log file.
+"""Callbacks of a training: status, log file, TensorBoard.
 
-``followers`` puts them together for the train task and keeps their mistakes from the training, ``event_file``
-and ``pictures`` are what TensorBoard's files are made of, ``shipping`` brings files to the output address.
+``base`` has the interface that the loop calls and the list that guards it; ``create`` puts the list of a
+training together. ``aggregate`` averages the figures of steps for all of them, ``uploader`` brings their
+files to the output address, ``event_file`` and ``images`` are what TensorBoard's files are made of.
 """

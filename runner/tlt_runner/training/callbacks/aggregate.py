@@ -1,58 +1,82 @@
-"""Figures of several steps as one."""
+"""Averages the figures of steps for all callbacks, which differ only in the steps that they average over.
+
+:class:`Aggregate` only adds up. A mean over some steps is the difference of the sums before and after these.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from tlt_runner.training.callbacks.base import Callback, Step
 
 
-class Means:
-    """Figures of steps, averaged until they are taken: each over the steps that have it."""
+@dataclass(frozen=True)
+class Sums:
+    """Sums over all steps of an attempt so far.
 
-    def __init__(self) -> None:
-        self._values: dict[str, tuple[float, int]] = {}
-        self.count = 0
+    Attributes:
+        steps: Number of steps.
+        figures: Sum and number of values by figure: not every step has every figure.
+        timed_steps: Steps whose duration counts.
+        seconds: Duration of these.
+    """
 
-    def add(self, figures: Mapping[str, float]) -> None:
-        """Take in those of a step."""
-        for name, value in figures.items():
-            total, count = self._values.get(name, (0.0, 0))
-            self._values[name] = (total + value, count + 1)
-        self.count += 1
+    steps: int = 0
+    figures: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    timed_steps: int = 0
+    seconds: float = 0.0
 
-    def take(self) -> dict[str, float]:
-        """The means; from here on anew."""
-        means = {name: total / count for name, (total, count) in self._values.items()}
-        self._values, self.count = {}, 0
+    def means_since(self, earlier: Sums) -> dict[str, float]:
+        """Mean of each figure over the steps since ``earlier`` that have it."""
+        means = {}
+        for name, (total, count) in self.figures.items():
+            total_before, count_before = earlier.figures.get(name, (0.0, 0))
+            if count > count_before:
+                means[name] = (total - total_before) / (count - count_before)
         return means
 
 
-class Throughput:
-    """Images a second, until it is taken. A step after a pause, which waits for data, does not count.
+class Aggregate(Callback):
+    """Adds up figures and durations of steps. Comes first among the callbacks, which read the sums.
 
     Args:
-        images: Of a step.
+        images_per_step: Images of a step, over all replicas.
         clock: Monotonic seconds.
     """
 
-    def __init__(self, images: int, clock: Callable[[], float]) -> None:
-        self._images, self._clock = images, clock
-        self._last: float | None = None
-        self._steps, self._seconds = 0, 0.0
+    def __init__(self, images_per_step: int, clock: Callable[[], float]) -> None:
+        self._images_per_step, self._clock = images_per_step, clock
+        self._last_step: float | None = None
+        self._steps, self._timed_steps, self._seconds = 0, 0, 0.0
+        self._figures: dict[str, tuple[float, int]] = {}
 
-    def pause(self) -> None:
-        """Something else than steps was done."""
-        self._last = None
+    def on_epoch_begin(self, finished: int, step: int) -> None:
+        """Leave the first step of an epoch untimed: it waits for data, and the very first one compiles."""
+        self._last_step = None
 
-    def step(self) -> None:
-        """A step is done."""
+    def on_step_end(self, step: Step) -> None:
+        """Add a step."""
         now = self._clock()
-        if self._last is not None:
-            self._steps += 1
-            self._seconds += now - self._last
-        self._last = now
+        if self._last_step is not None:
+            self._timed_steps += 1
+            self._seconds += now - self._last_step
+        self._last_step = now
+        self._steps += 1
+        for name, value in step.figures.items():
+            total, count = self._figures.get(name, (0.0, 0))
+            self._figures[name] = (total + value, count + 1)
 
-    def take(self) -> float | None:
-        """Images a second since the last time; None where no step counts."""
-        rate = self._steps * self._images / self._seconds if self._seconds > 0 else None
-        self._steps, self._seconds = 0, 0.0
-        return rate
+    @property
+    def sums(self) -> Sums:
+        """The sums at this moment."""
+        return Sums(self._steps, dict(self._figures), self._timed_steps, self._seconds)
+
+    def sum_of(self, figure: str) -> tuple[float, int]:
+        """The sum of one figure at this moment, and the number of its values."""
+        return self._figures.get(figure, (0.0, 0))
+
+    def images_per_second_since(self, earlier: Sums) -> float | None:
+        """Throughput of the timed steps since ``earlier``; None where there are none."""
+        seconds, steps = self._seconds - earlier.seconds, self._timed_steps - earlier.timed_steps
+        return steps * self._images_per_step / seconds if seconds > 0 else None

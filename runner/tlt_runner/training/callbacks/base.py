@@ -1,27 +1,28 @@
-"""What a training tells those who watch it: the status, TensorBoard, the log file, the terminal.
-
-The loop calls; it does not know who listens. Watchers never change the training.
-"""
+"""The interface of callbacks, which the loop calls. A callback never changes a training."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from types import TracebackType
+from typing import Self
 
 from tlt_api.status import Metrics
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step whose figures are known.
+    """A finished training step.
 
     Attributes:
         number: Steps since the start of training, from 0.
         in_epoch: Steps finished in the epoch, this one included.
-        learning_rate: That it was taken with.
-        figures: By name, of :data:`tlt_runner.training.trainer.FIGURES`; a step that was left out because
-            its gradient overflowed has no ``gradient_norm``.
+        learning_rate: Learning rate of the step.
+        figures: By name, of :data:`tlt_runner.training.trainer.FIGURES`; a step that was skipped because its
+            gradient overflowed has no ``gradient_norm``.
     """
 
     number: int
@@ -30,52 +31,79 @@ class Step:
     figures: Mapping[str, float]
 
 
-class Watch(Protocol):
-    """One who watches a training."""
+class Callback:
+    """Base of callbacks: every method does nothing."""
 
-    def stage(self, stage: str) -> None:
-        """Another stage has begun."""
+    def on_epoch_begin(self, finished: int, step: int) -> None:
+        """An epoch begins after ``finished`` others; an earlier attempt took ``step`` of its steps."""
 
-    def epoch(self, finished: int, step: int) -> None:
-        """An epoch begins after so many; ``step`` of its steps were taken by an earlier attempt."""
+    def on_step_end(self, step: Step) -> None:
+        """A step is finished."""
 
-    def step(self, step: Step) -> None:
-        """A step is done."""
+    def on_evaluation_begin(self) -> None:
+        """An evaluation begins."""
 
-    def evaluated(self, metrics: Metrics, number: int) -> None:
-        """The model was judged after so many steps."""
+    def on_evaluation_end(self, metrics: Metrics, number: int) -> None:
+        """The model was evaluated after ``number`` steps since the start of training."""
 
-    def finish(self, epochs: int) -> None:
-        """The training is over, after so many epochs."""
+    def on_train_end(self, epochs: int) -> None:
+        """The training has reached its end, after ``epochs`` epochs."""
+
+    def close(self, failure: BaseException | None) -> None:
+        """Write what is left. Called once, after :meth:`on_train_end` or a failure."""
 
 
-class All:
-    """Tells several watchers, in order."""
+class CallbackList(Callback):
+    """Calls several callbacks in order. An exception of one is logged and goes no further.
 
-    def __init__(self, watches: Sequence[Watch]) -> None:
-        self._watches = watches
+    A context manager around the training: at its end all callbacks are closed, with the failure if there is
+    one.
+    """
 
-    def stage(self, stage: str) -> None:
-        """Another stage has begun."""
-        for watch in self._watches:
-            watch.stage(stage)
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self._callbacks = callbacks
+        self.failures = [0] * len(callbacks)
 
-    def epoch(self, finished: int, step: int) -> None:
-        """An epoch begins."""
-        for watch in self._watches:
-            watch.epoch(finished, step)
+    def __enter__(self) -> Self:
+        return self
 
-    def step(self, step: Step) -> None:
-        """A step is done."""
-        for watch in self._watches:
-            watch.step(step)
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(failure)
 
-    def evaluated(self, metrics: Metrics, number: int) -> None:
-        """The model was judged."""
-        for watch in self._watches:
-            watch.evaluated(metrics, number)
+    def on_epoch_begin(self, finished: int, step: int) -> None:
+        """Call all."""
+        self._call(lambda callback: callback.on_epoch_begin(finished, step))
 
-    def finish(self, epochs: int) -> None:
-        """The training is over."""
-        for watch in self._watches:
-            watch.finish(epochs)
+    def on_step_end(self, step: Step) -> None:
+        """Call all."""
+        self._call(lambda callback: callback.on_step_end(step))
+
+    def on_evaluation_begin(self) -> None:
+        """Call all."""
+        self._call(lambda callback: callback.on_evaluation_begin())
+
+    def on_evaluation_end(self, metrics: Metrics, number: int) -> None:
+        """Call all."""
+        self._call(lambda callback: callback.on_evaluation_end(metrics, number))
+
+    def on_train_end(self, epochs: int) -> None:
+        """Call all."""
+        self._call(lambda callback: callback.on_train_end(epochs))
+
+    def close(self, failure: BaseException | None) -> None:
+        """Call all."""
+        self._call(lambda callback: callback.close(failure))
+
+    def _call(self, method: Callable[[Callback], None]) -> None:
+        for index, callback in enumerate(self._callbacks):
+            try:
+                method(callback)
+            except Exception as error:
+                self.failures[index] += 1
+                count = self.failures[index]
+                # A failure of every step is logged at its 1st, 2nd, 4th, 8th ... occurrence.
+                if count & (count - 1) == 0:
+                    name = type(callback).__name__
+                    log.warning("%s failed %d times; training continues", name, count, exc_info=error)

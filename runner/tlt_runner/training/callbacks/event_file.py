@@ -1,8 +1,8 @@
 """TensorBoard's file format, written directly: TFRecords of Event messages.
 
-TensorFlow's own writer keeps one file open and growing, which neither a published file nor an object store
-can be. Here a file is a whole piece: TensorBoard reads a folder's files in the order of their names, each to
-its end, and goes on with the next one when there is one.
+TensorFlow's own writer keeps one file open and growing, which a published file cannot be, nor one in an
+object store. Here each file is complete: TensorBoard reads a folder's files in the order of their names,
+each to its end, and goes on with the next one.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class EventFile:
     """One file of events.
 
     Args:
-        path: To write to.
-        time: When it was begun, in seconds since 1970.
-        start_step: For the first file of an attempt: what earlier files tell of this step and later ones was
-            done anew, and TensorBoard forgets it.
+        path: The file to write.
+        time: Its beginning, in seconds since 1970.
+        start_step: For the first file of an attempt: TensorBoard drops the points that earlier files have
+            of this step and later ones, because the attempt takes these steps again.
     """
 
     def __init__(self, path: Path, time: float, start_step: int | None = None) -> None:
@@ -43,14 +43,14 @@ class EventFile:
         )
 
     def image(self, tag: str, encoded: bytes, size: tuple[int, int], step: int, time: float) -> None:
-        """Add a picture: a JPEG or PNG file, and its height and width."""
+        """Add an image: a JPEG or PNG file, and its height and width."""
         image = tf.compat.v1.Summary.Image(
             height=size[0], width=size[1], colorspace=3, encoded_image_string=encoded
         )
         self._values([tf.compat.v1.Summary.Value(tag=tag, image=image)], step, time)
 
     def close(self) -> None:
-        """End the file: it is whole from here on."""
+        """Finish the file."""
         self._writer.close()
 
     def _values(self, values: list[Any], step: int, time: float) -> None:

@@ -1,4 +1,4 @@
-"""Validation images with boxes: what the model finds, and beside it what is there."""
+"""Validation images with the detections of the model and, beside them, the labels."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tlt_runner.evaluation import visualize
 from tlt_runner.evaluation.evaluate import Detect
 
 LONGEST_SIDE = 640
-"""Pixels of an image's longer side in a picture, at most."""
+"""Maximum of an image's longer side in pixels; larger images are reduced."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture of one image.
+class DrawnImage:
+    """A validation image with boxes drawn into it.
 
     Attributes:
-        id: The image's.
+        id: Id of the image.
         jpeg: The file.
-        size: Height and width of the picture.
+        size: Its height and width.
     """
 
     id: str
@@ -31,15 +31,15 @@ class Picture:
     size: tuple[int, int]
 
 
-class Pictures:
-    """Draws the same validation images again and again.
+class ValidationImages:
+    """Draws the same validation images at every evaluation.
 
     Args:
-        detect: The detector as it is at the time.
-        batches: The images, from the first on: batches of
+        detect: The detector with its current weights.
+        batches: Returns the images, from the first on: batches of
             :func:`tlt_runner.evaluation.evaluate.evaluate` with ``id`` [B].
         class_names: Names, in the order of ids.
-        score_threshold: Lowest score of a detection that is drawn.
+        score_threshold: Minimum score of a detection that is drawn.
     """
 
     def __init__(
@@ -53,45 +53,47 @@ class Pictures:
         self._names = class_names
         self._threshold = score_threshold
 
-    def draw(self) -> Iterator[Picture]:
-        """The pictures, one after the other."""
+    def draw(self) -> Iterator[DrawnImage]:
+        """Yield the images, one after the other."""
         for batch in self._batches():
-            truth = {name: np.asarray(batch[name]) for name in ("image", "boxes", "classes", "valid", "id")}
-            found = {name: np.asarray(value) for name, value in self._detect(truth["image"]).items()}
-            for index in np.flatnonzero(truth["valid"]):
-                keep = (found["classes"][index] >= 0) & (found["scores"][index] >= self._threshold)
-                there = truth["classes"][index] >= 0
-                yield self._picture(
-                    truth["id"][index].decode(),
-                    truth["image"][index],
-                    {name: found[name][index][keep] for name in ("boxes", "scores", "classes")},
-                    {name: truth[name][index][there] for name in ("boxes", "classes")},
+            labels = {name: np.asarray(batch[name]) for name in ("image", "boxes", "classes", "valid", "id")}
+            detections = {name: np.asarray(value) for name, value in self._detect(labels["image"]).items()}
+            for index in np.flatnonzero(labels["valid"]):
+                drawn = (detections["classes"][index] >= 0) & (detections["scores"][index] >= self._threshold)
+                real = labels["classes"][index] >= 0  # class -1 is padding
+                yield self._draw_one(
+                    labels["id"][index].decode(),
+                    labels["image"][index],
+                    {name: detections[name][index][drawn] for name in ("boxes", "scores", "classes")},
+                    {name: labels[name][index][real] for name in ("boxes", "classes")},
                 )
 
-    def _picture(
+    def _draw_one(
         self,
         image_id: str,
         image: NDArray[Any],
-        found: Mapping[str, NDArray[Any]],
-        truth: Mapping[str, NDArray[Any]],
-    ) -> Picture:
-        ids = [int(item) for item in found["classes"]]
+        detections: Mapping[str, NDArray[Any]],
+        labels: Mapping[str, NDArray[Any]],
+    ) -> DrawnImage:
+        detected_ids = [int(item) for item in detections["classes"]]
         scored = [
-            f"{self._names[item]} {score:.2f}" for item, score in zip(ids, found["scores"], strict=True)
+            f"{self._names[item]} {score:.2f}"
+            for item, score in zip(detected_ids, detections["scores"], strict=True)
         ]
-        true_ids = [int(item) for item in truth["classes"]]
+        label_ids = [int(item) for item in labels["classes"]]
         pixels, scale = _reduced(image)
-        left = visualize.draw(pixels, found["boxes"] * scale, scored, ids)
+        left = visualize.draw(pixels, detections["boxes"] * scale, scored, detected_ids)
         right = visualize.draw(
-            pixels, truth["boxes"] * scale, [self._names[item] for item in true_ids], true_ids
+            pixels, labels["boxes"] * scale, [self._names[item] for item in label_ids], label_ids
         )
+        # The labels are below an image that is wider than high, else beside it.
         height, width = pixels.shape[:2]
         both = np.concatenate([left, right], axis=0 if width > height else 1)
-        return Picture(image_id, visualize.encode(both, ".jpg"), (both.shape[0], both.shape[1]))
+        return DrawnImage(image_id, visualize.encode(both, ".jpg"), (both.shape[0], both.shape[1]))
 
 
 def _reduced(image: NDArray[Any]) -> tuple[NDArray[np.uint8], float]:
-    """An RGB image as BGR bytes, not larger than a picture shows it, and the factor of its boxes."""
+    """The RGB image as BGR bytes, reduced to LONGEST_SIDE, and the factor for its boxes."""
     import cv2
 
     pixels = np.ascontiguousarray(np.clip(image, 0, 255).astype(np.uint8)[..., ::-1])

@@ -1,8 +1,8 @@
 """The log file of a run, for programs: ``<output>/log.jsonl``, one JSON object a line.
 
-What TLT's status.json is for, mended: numbers are numbers, times are UTC, every line says of which run and
-attempt it is, and the file is replaced whole, so that a reader never meets half a line. Later attempts go on
-in the same file. docs/watching.md lists the events.
+TLT's status.json with its faults removed: numbers are numbers, times are UTC, every line names run and
+attempt, and the file is replaced as a whole, so that a reader never meets half a line. Later attempts
+append to the same file. docs/watching.md lists the events.
 """
 
 from __future__ import annotations
@@ -16,98 +16,94 @@ from typing import Any
 from tlt_api.runspec import RunSpec
 from tlt_api.status import Metrics
 from tlt_runner import exits
-from tlt_runner.training.callbacks.aggregate import Means, Throughput
-from tlt_runner.training.callbacks.base import Step
-from tlt_runner.training.callbacks.uploader import Shipping
+from tlt_runner.training.callbacks.aggregate import Aggregate, Sums
+from tlt_runner.training.callbacks.base import Callback, Step
+from tlt_runner.training.callbacks.uploader import Uploader
 
 NAME = "log.jsonl"
 SCHEMA = 1
-"""Grows when a field changes its meaning or goes; new fields and events do not change it."""
+"""Raised when a field changes its meaning or is dropped; not for new fields and events."""
 
 
-class JsonLines:
-    """Writes the log file and ships it.
+class LogFile(Callback):
+    """Writes the log file and uploads it.
 
     Args:
-        shipping: To the output address.
+        uploader: Publishes below the output address.
+        aggregate: Sums of the steps, up to date when this callback is called.
         scratch: A folder for the file.
-        run: Whose log it is.
-        epochs: Of the run.
-        steps: Of an epoch.
-        images: Of a step.
-        clock: Monotonic seconds.
+        run: The run.
+        epochs: Epochs of the run.
+        steps: Steps of an epoch.
+        images_per_step: Images of a step, over all replicas.
         now: Seconds since 1970.
     """
 
     def __init__(
         self,
-        shipping: Shipping,
+        uploader: Uploader,
+        aggregate: Aggregate,
+        *,
         scratch: Path,
         run: RunSpec,
         epochs: int,
         steps: int,
-        images: int,
-        clock: Callable[[], float],
+        images_per_step: int,
         now: Callable[[], float],
     ) -> None:
-        self._shipping, self._file, self._now = shipping, scratch / NAME, now
-        self._run, self._epochs, self._steps, self._images = run, epochs, steps, images
-        self._earlier_known = False
-        self._new: list[str] = []
+        self._uploader, self._file, self._now = uploader, scratch / NAME, now
+        self._aggregate, self._epoch_began = aggregate, Sums()
+        self._run, self._epochs, self._steps, self._images_per_step = run, epochs, steps, images_per_step
+        self._has_earlier_lines = False
+        self._new_lines: list[str] = []
         self._unpublished = False
-        self._number = 0
-        self._begun = False
-        self._means = Means()
-        self._throughput = Throughput(images, clock)
+        self._steps_finished = 0
+        self._started = False
 
-    def stage(self, stage: str) -> None:
-        """Nothing that the log tells."""
+    def on_epoch_begin(self, finished: int, step: int) -> None:
+        """Write the start of the attempt, if this is its first epoch."""
+        self._start(finished * self._steps + step)
 
-    def epoch(self, finished: int, step: int) -> None:
-        """An epoch begins."""
-        self._begin(finished * self._steps + step)
-        self._throughput.pause()
-
-    def step(self, step: Step) -> None:
-        """A step is done; the last one of an epoch tells of the epoch."""
-        self._number = step.number + 1
-        self._means.add(step.figures)
-        self._throughput.step()
+    def on_step_end(self, step: Step) -> None:
+        """Write the epoch after its last step."""
+        self._steps_finished = step.number + 1
         if step.in_epoch < self._steps:
             return
-        rate = self._throughput.take()
+        before, sums = self._epoch_began, self._aggregate.sums
+        self._epoch_began = sums
+        throughput = self._aggregate.images_per_second_since(before)
         self._add(
             "epoch",
-            stepsOfThisAttempt=self._means.count,
+            stepsOfThisAttempt=sums.steps - before.steps,
             learningRate=step.learning_rate,
-            imagesPerSecond=None if rate is None else round(rate, 3),
-            figures={_camel(name): value for name, value in self._means.take().items()},
+            imagesPerSecond=None if throughput is None else round(throughput, 3),
+            figures={_camel_case(name): value for name, value in sums.means_since(before).items()},
         )
 
-    def evaluated(self, metrics: Metrics, number: int) -> None:
-        """The model was judged."""
-        self._begin(number)
-        found = {"mAP": None, **metrics.to_wire()}
-        found.pop("epoch", None)
-        self._add("evaluation", **found)
+    def on_evaluation_end(self, metrics: Metrics, number: int) -> None:
+        """Write the evaluation."""
+        self._start(number)
+        fields = {"mAP": None, **metrics.to_wire()}
+        fields.pop("epoch", None)
+        self._add("evaluation", **fields)
 
-    def finish(self, epochs: int) -> None:
-        """The training is over."""
-        self._begin(epochs * self._steps)
+    def on_train_end(self, epochs: int) -> None:
+        """Write the end."""
+        self._start(epochs * self._steps)
         self._add("end")
 
     def close(self, failure: BaseException | None) -> None:
-        """Tell of a failure, in the words of the termination message, and ship what is left."""
+        """Write a failure in the words of the termination message, and upload what is left."""
         if failure is not None:
-            told = exits.failure_of(failure)
-            self._add("failure", reason=told.reason, message=told.message, hint=told.hint)
-        self._ship()
+            described = exits.failure_of(failure)
+            self._add("failure", reason=described.reason, message=described.message, hint=described.hint)
+        self._upload()
 
-    def _begin(self, number: int) -> None:
-        """The attempt goes on after so many steps; only the first call counts."""
-        if self._begun:
+    def _start(self, number: int) -> None:
+        """Write the start of the attempt, after ``number`` steps, at the first call."""
+        if self._started:
             return
-        self._begun, self._number = True, number
+        self._started, self._steps_finished = True, number
         owner = self._run.owner
         self._add(
             "start",
@@ -116,7 +112,7 @@ class JsonLines:
             name=owner.name,
             epochs=self._epochs,
             stepsPerEpoch=self._steps,
-            imagesPerStep=self._images,
+            imagesPerStep=self._images_per_step,
         )
 
     def _add(self, event: str, **fields: Any) -> None:
@@ -127,30 +123,31 @@ class JsonLines:
             "run": self._run.owner.uid,
             "attempt": self._run.attempt,
             "event": event,
-            "epoch": self._number // self._steps,
-            "step": self._number,
+            "epoch": self._steps_finished // self._steps,
+            "step": self._steps_finished,
         }
-        self._new.append(json.dumps({**common, **fields}, allow_nan=False))
-        if self._shipping.due():
-            self._ship()
+        self._new_lines.append(json.dumps({**common, **fields}, allow_nan=False))
+        if self._uploader.due():
+            self._upload()
 
-    def _ship(self) -> None:
-        """Publish the file with all lines so far, those of earlier attempts before ours."""
-        if not self._earlier_known:
-            earlier = self._shipping.read(NAME)
+    def _upload(self) -> None:
+        """Publish the file with all lines so far, after those of earlier attempts."""
+        # Earlier attempts' lines are never overwritten: nothing is published before they could be read.
+        if not self._has_earlier_lines:
+            earlier = self._uploader.read(NAME)
             if earlier is None:
                 return
             self._file.write_bytes(earlier)
-            self._earlier_known = True
-        if self._new:
+            self._has_earlier_lines = True
+        if self._new_lines:
             with self._file.open("a", encoding="utf-8") as file:
-                file.writelines(f"{line}\n" for line in self._new)
-            self._new.clear()
+                file.writelines(f"{line}\n" for line in self._new_lines)
+            self._new_lines.clear()
             self._unpublished = True
         if self._unpublished:
-            self._unpublished = not self._shipping.publish(self._file, NAME)
+            self._unpublished = not self._uploader.publish(self._file, NAME)
 
 
-def _camel(name: str) -> str:
+def _camel_case(name: str) -> str:
     first, *rest = name.split("_")
     return first + "".join(part.capitalize() for part in rest)

@@ -1,22 +1,24 @@
-"""Where a training is, for people: loss, throughput and the time that is left. The watcher behind status."""
+"""Progress of a training in its status: loss, throughput and time to the end."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
 
-from tlt_api.status import Metrics, Progress
-from tlt_runner.training.callbacks.base import Step
+from tlt_api.status import Progress
+from tlt_runner.training.callbacks.aggregate import Aggregate, Sums
+from tlt_runner.training.callbacks.base import Callback, Step
 
 INTERVAL_SECONDS = 2.0
-WINDOW = 50
-"""Steps that the reported loss is the mean of."""
+"""Least time between two reports of steps of one epoch."""
+LOSS_STEPS = 50
+"""Steps averaged for the reported loss."""
 STEPS_REMEMBERED, EVALUATIONS_REMEMBERED = 100, 3
-"""The newest step (evaluation) weighs at least one in so many."""
+"""Steps and evaluations over which durations are smoothed."""
 
 
 class Smoothed:
-    """The mean of the first ``remembered`` values, from there on their exponential average.
+    """The mean of the first ``remembered`` values, from then on their exponential moving average.
 
     Args:
         remembered: The newest value weighs at least ``1 / remembered``.
@@ -28,112 +30,115 @@ class Smoothed:
         self.value: float | None = None
 
     def add(self, value: float) -> None:
-        """Take in another one."""
+        """Add the newest value."""
         self._count = min(self._count + 1, self._remembered)
         before = self.value or 0.0
         self.value = before + (value - before) / self._count
 
 
-class Meter:
+class ProgressReport(Callback):
     """Turns steps into :class:`~tlt_api.status.Progress`.
 
-    Time to the end: the steps still to take at the smoothed seconds of a step, and the evaluations still to
-    come at the smoothed seconds of one (from its beginning until training goes on, so with the checkpoints
-    after it). The first step of an attempt, which compiles, is not counted; an evaluation counts nothing
-    before there was one.
+    Time to the end: the steps still to take at the smoothed duration of a step, and the evaluations still
+    to come at the smoothed duration of one, from its beginning until training goes on, and so with the
+    checkpoint after it. The first step of an attempt, which compiles, is not counted; evaluations count
+    nothing before there was one.
 
     Args:
         report: Takes the progress.
+        aggregate: Sums of the steps, up to date when this callback is called.
         epochs: Epochs of the run.
         steps: Steps of an epoch.
-        images: Images of a step.
         clock: Monotonic seconds.
-        interval: Epochs between evaluations.
+        evaluation_interval: Epochs between evaluations.
     """
 
     def __init__(
         self,
         report: Callable[[Progress], None],
+        aggregate: Aggregate,
+        *,
         epochs: int,
         steps: int,
-        images: int,
         clock: Callable[[], float],
-        interval: int = 1,
+        evaluation_interval: int = 1,
     ) -> None:
-        self._report = report
-        self._epochs, self._interval = epochs, interval
-        self._steps, self._images = steps, images
+        self._report, self._aggregate = report, aggregate
+        self._epochs, self._steps, self._evaluation_interval = epochs, steps, evaluation_interval
         self._clock = clock
-        self._now = Progress(stage="train", epochs=self._epochs, steps=steps)
-        self._finished, self._done = 0, 0
+        self._progress = Progress(stage="train", epochs=epochs, steps=steps)
+        self._epochs_finished, self._steps_finished = 0, 0
         self._last_step: float | None = None
         self._compiled = False
-        self._mark: tuple[int, float] | None = None
-        self._losses: deque[float] = deque(maxlen=WINDOW)
+        # Sum and number of losses before each of the last steps; sums and time at the last report.
+        self._losses_before: deque[tuple[float, int]] = deque(maxlen=LOSS_STEPS)
+        self._losses = (0.0, 0)
+        self._reported: tuple[Sums, float] | None = None
         self._step_seconds = Smoothed(STEPS_REMEMBERED)
         self._evaluation_seconds = Smoothed(EVALUATIONS_REMEMBERED)
-        self._evaluating_since: float | None = None
+        self._evaluation_began: float | None = None
 
-    def stage(self, stage: str) -> None:
-        """Another stage has begun."""
-        if stage == "evaluate":
-            self._evaluating_since = self._clock()
-        self._tell(stage=stage, eta_seconds=self._eta())
-
-    def epoch(self, finished: int, step: int) -> None:
-        """An epoch begins, after so many."""
+    def on_epoch_begin(self, finished: int, step: int) -> None:
+        """Report the epoch."""
         now = self._clock()
-        if self._evaluating_since is not None:
-            self._evaluation_seconds.add(now - self._evaluating_since)
-            self._evaluating_since = None
-        self._finished, self._done = finished, finished * self._steps + step
-        self._last_step, self._mark = now, None
+        if self._evaluation_began is not None:
+            self._evaluation_seconds.add(now - self._evaluation_began)
+            self._evaluation_began = None
+        self._epochs_finished, self._steps_finished = finished, finished * self._steps + step
+        self._last_step, self._reported = now, None
         self._tell(stage="train", epoch=finished, step=step, eta_seconds=self._eta())
 
-    def step(self, step: Step) -> None:
-        """A step is done."""
+    def on_step_end(self, step: Step) -> None:
+        """Report the step where the last report is old enough, or the epoch ends."""
         now = self._clock()
-        self._done = step.number + 1
-        self._losses.append(step.figures["total"])
+        self._losses_before.append(self._losses)
+        self._losses = total, count = self._aggregate.sum_of("total")
+        self._steps_finished = step.number + 1
         if self._compiled and self._last_step is not None:
             self._step_seconds.add(now - self._last_step)
         self._compiled, self._last_step = True, now
-        # The first step of an epoch waits for data, the very first compiles.
-        seconds, steps = (now - self._mark[1], step.in_epoch - self._mark[0]) if self._mark else (0.0, 0)
-        if seconds < INTERVAL_SECONDS and step.in_epoch < self._steps:
-            self._mark = self._mark or (step.in_epoch, now)
+        # The first step of an epoch begins the interval: its own duration is that of loading data.
+        interval_began = self._reported or (self._aggregate.sums, now)
+        if now - interval_began[1] < INTERVAL_SECONDS and step.in_epoch < self._steps:
+            self._reported = interval_began
             return
-        self._mark = (step.in_epoch, now)
+        self._reported = (self._aggregate.sums, now)
+        total_before, count_before = self._losses_before[0]
+        throughput = self._aggregate.images_per_second_since(interval_began[0])
         self._tell(
             step=step.in_epoch,
-            loss=round(sum(self._losses) / len(self._losses), 6),
+            loss=round((total - total_before) / (count - count_before), 6),
             learning_rate=step.learning_rate,
-            images_per_second=round(steps * self._images / max(seconds, 1e-9), 2)
-            if steps
-            else self._now.images_per_second,
+            images_per_second=self._progress.images_per_second
+            if throughput is None
+            else round(throughput, 2),
             eta_seconds=self._eta(),
         )
 
-    def evaluated(self, metrics: Metrics, number: int) -> None:
-        """Nothing that progress says."""
+    def on_evaluation_begin(self) -> None:
+        """Report the stage."""
+        self._evaluation_began = self._clock()
+        self._tell(stage="evaluate", eta_seconds=self._eta())
 
-    def finish(self, epochs: int) -> None:
-        """The run is over, after so many epochs."""
+    def on_train_end(self, epochs: int) -> None:
+        """Report that no time is left."""
         self._tell(stage="train", epoch=epochs, eta_seconds=0)
 
     def _eta(self) -> int | None:
         """Seconds to the end; None before the second step of this attempt."""
         if self._step_seconds.value is None:
             return None
-        left = self._epochs * self._steps - self._done
-        ahead = left * self._step_seconds.value
-        return round(ahead + self._evaluations_left() * (self._evaluation_seconds.value or 0.0))
+        steps_left = self._epochs * self._steps - self._steps_finished
+        evaluation_seconds = self._evaluation_seconds.value or 0.0
+        return round(steps_left * self._step_seconds.value + self._evaluations_left() * evaluation_seconds)
 
     def _evaluations_left(self) -> int:
-        """Evaluations after the epoch in which this is, its own included; the last epoch always has one."""
-        within = self._epochs // self._interval - self._finished // self._interval
-        return within + (self._epochs % self._interval != 0)
+        """Evaluations to come, with that of the current epoch; the last epoch always has one."""
+        regular = (
+            self._epochs // self._evaluation_interval - self._epochs_finished // self._evaluation_interval
+        )
+        return regular + (self._epochs % self._evaluation_interval != 0)
 
     def _tell(self, **changes: object) -> None:
-        self._now = self._now.model_copy(update=changes)
-        self._report(self._now)
+        self._progress = self._progress.model_copy(update=changes)
+        self._report(self._progress)

@@ -1,8 +1,9 @@
 """TensorBoard's logs: ``tensorboard --logdir <output>/logs`` shows the training.
 
-A folder a run, ``logs/<name>-<first part of the uid>``; in it files that never change, each a piece of the
-time: one every minute or hundredth part of the time so far, whichever is longer. What another attempt does
-anew, TensorBoard forgets (see :class:`EventFile`): curves go on without doubled points.
+Each run has a folder ``logs/<name>-<first 8 characters of the uid>`` with event files that never change:
+one for every minute, or every hundredth part of the elapsed time where that is longer. TensorBoard drops
+the points of steps that another attempt takes again (see :class:`EventFile`), so that curves have no
+doubled points.
 """
 
 from __future__ import annotations
@@ -12,126 +13,115 @@ from pathlib import Path
 
 from tlt_api.runspec import RunSpec
 from tlt_api.status import Metrics
-from tlt_runner.training.callbacks.aggregate import Means, Throughput
-from tlt_runner.training.callbacks.base import Step
+from tlt_runner.training.callbacks.aggregate import Aggregate, Sums
+from tlt_runner.training.callbacks.base import Callback, Step
 from tlt_runner.training.callbacks.event_file import EventFile
-from tlt_runner.training.callbacks.images import Pictures
-from tlt_runner.training.callbacks.uploader import Shipping
+from tlt_runner.training.callbacks.images import ValidationImages
+from tlt_runner.training.callbacks.uploader import Uploader
 
 FOLDER = "logs"
-STEPS_A_POINT = 10
-"""Steps of which a point of a curve is the mean; the last point of an epoch may be of fewer."""
+STEPS_PER_POINT = 10
+"""Steps averaged for a point of a curve; the last point of an epoch may have fewer."""
 _NOT_A_LOSS = "gradient_norm"
 
 
 def folder_of(run: RunSpec) -> str:
-    """Where the logs of a run are, below its output address."""
+    """Folder of a run's logs below its output address."""
     return f"{FOLDER}/{run.owner.name}-{run.owner.uid[:8]}"
 
 
-class TensorBoard:
-    """Writes event files and ships them.
+class TensorBoard(Callback):
+    """Writes event files and uploads them.
 
     Args:
-        shipping: To the run's folder of logs.
-        scratch: A folder for files that are not shipped yet.
-        attempt: Of the run.
-        steps: Of an epoch.
-        images: Of a step.
-        pictures: Draws validation images; None draws none.
-        clock: Monotonic seconds.
+        uploader: Publishes below the run's folder of logs.
+        aggregate: Sums of the steps, up to date when this callback is called.
+        scratch: A folder for files that are not uploaded yet.
+        attempt: Number of the attempt.
+        steps: Steps of an epoch.
+        images: Draws validation images; None draws none.
         now: Seconds since 1970.
     """
 
     def __init__(
         self,
-        shipping: Shipping,
+        uploader: Uploader,
+        aggregate: Aggregate,
+        *,
         scratch: Path,
         attempt: int,
         steps: int,
-        images: int,
-        pictures: Pictures | None,
-        clock: Callable[[], float],
+        images: ValidationImages | None,
         now: Callable[[], float],
     ) -> None:
-        self._shipping, self._scratch = shipping, scratch
-        self._steps, self._pictures, self._now = steps, pictures, now
+        self._uploader, self._scratch = uploader, scratch
+        self._aggregate, self._point_began = aggregate, Sums()
+        self._steps, self._images, self._now = steps, images, now
         self._prefix = f"events.out.tfevents.{attempt:04d}.{int(now()):010d}"
-        self._pieces = 0
+        self._files = 0
         self._start: int | None = None
         self._open: EventFile | None = None
-        self._closed: list[Path] = []
-        self._means = Means()
-        self._throughput = Throughput(images, clock)
-        self._last: Step | None = None
+        self._waiting: list[Path] = []
+        self._last_step: Step | None = None
 
-    def stage(self, stage: str) -> None:
-        """Nothing that is drawn."""
+    def on_epoch_begin(self, finished: int, step: int) -> None:
+        """Note at which step the attempt starts."""
+        self._set_start(finished * self._steps + step)
 
-    def epoch(self, finished: int, step: int) -> None:
-        """An epoch begins."""
-        self._begin(finished * self._steps + step)
-        self._throughput.pause()
+    def on_step_end(self, step: Step) -> None:
+        """Add a point after every tenth step and after an epoch's last one."""
+        self._last_step = step
+        if (step.number + 1) % STEPS_PER_POINT == 0 or step.in_epoch == self._steps:
+            self._add_point(step)
+            if self._uploader.due():
+                self._upload()
 
-    def step(self, step: Step) -> None:
-        """A step is done."""
-        self._last = step
-        self._means.add(step.figures)
-        self._throughput.step()
-        if (step.number + 1) % STEPS_A_POINT == 0 or step.in_epoch == self._steps:
-            self._point(step)
-            if self._shipping.due():
-                self._ship()
-
-    def evaluated(self, metrics: Metrics, number: int) -> None:
-        """The model was judged."""
-        self._begin(number)
+    def on_evaluation_end(self, metrics: Metrics, number: int) -> None:
+        """Add scores and images."""
+        self._set_start(number)
         scores = {"mAP": metrics.m_ap}
         scores |= {f"AP/{item.name}": item.average_precision for item in metrics.per_class or ()}
-        known = {tag: value for tag, value in scores.items() if value is not None}
-        self._file().scalars(known, number, self._now())
-        for picture in self._pictures.draw() if self._pictures else ():
-            tag = f"validation/{picture.id}"
-            self._file().image(tag, picture.jpeg, picture.size, number, self._now())
-        if self._shipping.due():
-            self._ship()
-
-    def finish(self, epochs: int) -> None:
-        """Nothing that is drawn."""
+        defined = {tag: value for tag, value in scores.items() if value is not None}
+        self._file().scalars(defined, number, self._now())
+        for image in self._images.draw() if self._images else ():
+            self._file().image(f"validation/{image.id}", image.jpeg, image.size, number, self._now())
+        if self._uploader.due():
+            self._upload()
 
     def close(self, failure: BaseException | None) -> None:
-        """Ship what is left."""
-        if self._last is not None and self._means.count:
-            self._point(self._last)
-        self._ship()
+        """Upload what is left, with a point of the steps since the last one."""
+        if self._last_step is not None and self._aggregate.sums.steps > self._point_began.steps:
+            self._add_point(self._last_step)
+        self._upload()
 
-    def _begin(self, number: int) -> None:
-        """The attempt goes on after so many steps; only the first call counts."""
+    def _set_start(self, number: int) -> None:
         if self._start is None:
             self._start = number
 
-    def _point(self, step: Step) -> None:
-        figures = self._means.take()
+    def _add_point(self, step: Step) -> None:
+        before, self._point_began = self._point_began, self._aggregate.sums
+        figures = self._aggregate.sums.means_since(before)
         values = {name if name == _NOT_A_LOSS else f"loss/{name}": value for name, value in figures.items()}
         values["learning_rate"] = step.learning_rate
-        rate = self._throughput.take()
-        if rate is not None:
-            values["images_per_second"] = rate
+        throughput = self._aggregate.images_per_second_since(before)
+        if throughput is not None:
+            values["images_per_second"] = throughput
         self._file().scalars(values, step.number + 1, self._now())
 
     def _file(self) -> EventFile:
         if self._open is None:
-            first = (self._start or 0) + 1 if self._pieces == 0 else None
-            path = self._scratch / f"{self._prefix}.{self._pieces:06d}"
-            self._open = EventFile(path, self._now(), first)
-            self._pieces += 1
+            # The first file of an attempt tells TensorBoard from which step on earlier points are void.
+            first_step = (self._start or 0) + 1 if self._files == 0 else None
+            path = self._scratch / f"{self._prefix}.{self._files:06d}"
+            self._open = EventFile(path, self._now(), first_step)
+            self._files += 1
         return self._open
 
-    def _ship(self) -> None:
-        """Publish what there is, in order; what could not be published waits for the next time."""
+    def _upload(self) -> None:
+        """Publish finished files in order; what could not be published waits for the next time."""
         if self._open is not None:
             self._open.close()
-            self._closed.append(self._open.path)
+            self._waiting.append(self._open.path)
             self._open = None
-        while self._closed and self._shipping.publish(self._closed[0], self._closed[0].name):
-            self._closed.pop(0).unlink()
+        while self._waiting and self._uploader.publish(self._waiting[0], self._waiting[0].name):
+            self._waiting.pop(0).unlink()

@@ -1,4 +1,4 @@
-"""Brings what watchers write to the output address: now and then, and without ever ending a training."""
+"""Publishes what callbacks write: from time to time, and without ever ending a training."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 from tlt_runner.errors import NotFoundError, RunnerError
 from tlt_runner.storage import Storage, join
 
-SHORTEST_SECONDS = 60.0
-SHARE = 0.01
-"""Of the time so far, that passes at least between two shipments: their number grows with its logarithm."""
-_MOST_DOUBLINGS = 6
+MIN_INTERVAL_SECONDS = 60.0
+MIN_INTERVAL_FRACTION = 0.01
+"""Minimum upload interval as a fraction of elapsed time: the number of uploads grows with its logarithm."""
+_MAX_DOUBLINGS = 6
 
 log = logging.getLogger(__name__)
 
 
-class Shipping:
-    """One watcher's way to the output address.
+class Uploader:
+    """Publishes files of one callback below an address.
 
     Args:
         storage: Where to publish.
@@ -31,31 +31,31 @@ class Shipping:
         self._folder = folder_uri
         self._clock = clock
         self._began = clock()
-        self._last: float | None = None
-        self._in_a_row = 0
+        self._last_attempt: float | None = None
+        self._failures_in_a_row = 0
         self.failures = 0
 
     def due(self) -> bool:
-        """Whether it is time for a shipment: the first one at once, after failures with growing waits."""
-        if self._last is None:
+        """Return whether an upload is due: the first one at once; failures double the interval."""
+        if self._last_attempt is None:
             return True
         now = self._clock()
-        wait = max(SHORTEST_SECONDS, SHARE * (now - self._began))
-        return now - self._last >= wait * 2 ** min(self._in_a_row, _MOST_DOUBLINGS)
+        interval = max(MIN_INTERVAL_SECONDS, MIN_INTERVAL_FRACTION * (now - self._began))
+        return now - self._last_attempt >= interval * 2 ** min(self._failures_in_a_row, _MAX_DOUBLINGS)
 
     def publish(self, local: Path, name: str) -> bool:
-        """Publish a file, or say why it could not be; True where it is there."""
+        """Publish a file, or log why it could not be. Returns whether it is published."""
         uri = join(self._folder, name)
         try:
             self._storage.publish(local, uri)
         except RunnerError as error:
             self._failed(uri, error)
             return False
-        self._last, self._in_a_row = self._clock(), 0
+        self._last_attempt, self._failures_in_a_row = self._clock(), 0
         return True
 
     def read(self, name: str) -> bytes | None:
-        """What is at the address, empty where nothing is; None, and why, where that cannot be known."""
+        """Read a published file: empty where there is none; None, and a warning, if unreadable."""
         uri = join(self._folder, name)
         try:
             return self._storage.fetch(uri).read_bytes()
@@ -67,6 +67,6 @@ class Shipping:
 
     def _failed(self, uri: str, error: Exception) -> None:
         self.failures += 1
-        self._in_a_row += 1
-        self._last = self._clock()
-        log.warning("%s: not written (failure %d); training goes on: %s", uri, self.failures, error)
+        self._failures_in_a_row += 1
+        self._last_attempt = self._clock()
+        log.warning("%s not written (failure %d); training continues: %s", uri, self.failures, error)

@@ -1,7 +1,7 @@
-"""A model file that says where it comes from: an entry ``tlt.json`` beside Keras' own in the ``.keras`` zip.
+"""Model files with their origin: an entry ``tlt.json`` in the ``.keras`` zip, which Keras ignores.
 
-Written by :mod:`tlt_runner.training.checkpoint.keeper`. Read where a file must be this run's, or its score is
-needed: when a training resumes, and by ``tlt evaluate``. Keras ignores the entry.
+Written by :mod:`tlt_runner.training.checkpoint.artifacts`. Read by ``tlt evaluate``, which says whose model
+it is.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ ENTRY = "tlt.json"
 
 
 class Origin(StatusModel):
-    """Where a model comes from."""
+    """The training and the epoch that made a model."""
 
     run: str
     """Uid of the TrainingJob."""
     job: str
-    """``namespace/name`` of it."""
+    """``namespace/name`` of the TrainingJob."""
     epoch: int
-    """Epochs that it was trained for."""
+    """Epochs that the model was trained for."""
     evaluation: Metrics | None = None
-    """Of the best model."""
+    """Evaluation of a model that was the best one when it was written."""
 
 
 def save(model: FasterRCNN, path: Path, origin: Origin) -> None:
@@ -38,7 +38,7 @@ def save(model: FasterRCNN, path: Path, origin: Origin) -> None:
 
 
 def origin_of(path: Path) -> Origin | None:
-    """The origin of a model file; None where it says nothing of it."""
+    """Read the origin of a model file; None where it names none."""
     try:
         with zipfile.ZipFile(path) as file:
             return Origin.model_validate_json(file.read(ENTRY))

@@ -1,8 +1,10 @@
-"""The state of a training in one file, so that another attempt goes on as if nothing had happened.
+"""The state of a training in one file, so that another attempt goes on with the next step.
 
-``last.state.npz`` holds weights, batch normalisation's statistics, the optimizer, and where the training was.
-It is one file so that it is published whole or not at all, and apart from ``last.keras``, which is for people
-and other jobs. Random draws and the order of images depend on seed, epoch and step: there is no more state.
+A state file (``state.npz``; ``last.state.npz`` in outputs of before 2026-12) holds the position of the
+training and every variable that it changes: weights, batch normalisation's statistics, the optimizer,
+averages, loss scale. Random draws and the order of images depend on seed, epoch and step alone, so that
+nothing else needs saving. Called by :mod:`tlt_runner.training.checkpoint.artifacts`; knows no addresses but
+those in its messages.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import AliasChoices, Field
 
 from tlt_api.base import StatusModel
 from tlt_api.failures import Reason
@@ -29,54 +32,57 @@ from tlt_runner.storage import Storage
 from tlt_runner.training.pretrained.class_outputs import ClassChange
 
 DAMAGED = (EOFError, KeyError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile)
-"""What reading a file that is no state, or a damaged one, raises (RuntimeError: where it seems encrypted, or
-compressed in another way). An OSError is not among them: another attempt may read what this one could not."""
+"""Errors of reading a file that is damaged or no state file. RuntimeError: a damaged header can make an entry
+look encrypted or compressed in an unknown way. Not OSError: the next attempt may be able to read the file."""
 
 POSITION, DIGEST = "position", "sha256"
-"""Entries beside the variables; the second is the digest of all others, for a zip's own have 32 bits."""
+"""Entries beside the variables. The digest covers all other entries: the zip's own checksums have 32 bits."""
 
 log = logging.getLogger(__name__)
 
 
 class Position(StatusModel):
-    """Where a training is, and what it has achieved."""
+    """Progress of a training: finished epochs and steps, and its best evaluation."""
 
     run: str
-    """Uid of the TrainingJob: a state of another one is not resumed."""
+    """Uid of the TrainingJob. Only its own attempts resume it."""
     epoch: int = 0
     """Epochs finished."""
     step: int = 0
-    """Steps taken in the epoch that has begun; 0 between epochs."""
+    """Steps taken in the current epoch; 0 between epochs."""
     loss_sum: float = 0.0
-    """Sum of those steps' losses."""
-    closed: bool = True
-    """Whether the epoch that ended last has been evaluated and kept, where that was due."""
+    """Sum of the losses of those steps."""
+    epoch_finished: Annotated[
+        bool, Field(validation_alias=AliasChoices("epochFinished", "epoch_finished", "closed"))
+    ] = True
+    """False while the evaluation and the checkpoint after the last epoch are still to be made. State files of
+    before 2026-12 call it ``closed``."""
     batch_size: int
-    """Images of a step: a step number means nothing for another size."""
+    """Images of a step: step numbers of another batch size are not comparable."""
     data: str | None = None
-    """Digest of the records: of others, an epoch is another one and a score says something else. None in
-    files of before 2026-11-29."""
+    """Digest of the records: epochs and scores of other records are not comparable. None in files of before
+    2026-11-29."""
     anchors: Anchors | None = None
-    """The model's: the same weights mean other boxes with others."""
+    """Anchors of the model: with other anchors, the same weights predict other boxes."""
     class_names: list[str] | None = None
-    """The model's, by id."""
+    """Classes of the model, by id."""
     best: Metrics | None = None
-    """Evaluation of the best model so far; its epoch is in it."""
+    """Evaluation of the best model so far, with its epoch."""
     artifacts: list[Artifact] = []
-    """What was published."""
+    """Published models, in state files of before 2026-12; since then the manifest lists them."""
     reached: float | None = None
-    """The last mAP, or negative loss, that early stopping counted as better."""
+    """Last mAP, or negative loss, that early stopping counted as an improvement."""
     stale: int = 0
-    """Evaluations (or epochs) since what early stopping monitors was at its best."""
+    """Evaluations (or epochs) since that improvement."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A state of this run that was found.
+    """A saved state of this run.
 
     Attributes:
-        position: Where the training was.
-        path: The whole state, a local file.
+        position: Progress of the training.
+        path: The state file on this machine.
         uri: Its address.
     """
 
@@ -86,7 +92,7 @@ class Saved:
 
 
 def write(path: Path, position: Position, variables: Sequence[Any]) -> None:
-    """Write position and variables to a local file."""
+    """Write position and variables to a local file. The same content gives the same bytes."""
     arrays: dict[str, Any] = {
         f"{index:05d}": np.asarray(variable) for index, variable in enumerate(variables)
     }
@@ -97,10 +103,14 @@ def write(path: Path, position: Position, variables: Sequence[Any]) -> None:
 
 
 def find(storage: Storage, uri: str, run: str) -> Saved | None:
-    """The state at an address, where it is this run's; None where a training starts anew, which is said.
+    """Read the position of the state file at an address.
+
+    Returns:
+        None where the training starts over, which is logged: there is no file, it is damaged, or of another
+        run.
 
     Raises:
-        RunnerError: The storage's reasons, where a state may be there and cannot be read now.
+        RunnerError: The storage's reasons, where there may be a file that cannot be read now.
     """
     if not storage.exists(uri):
         return None
@@ -109,103 +119,61 @@ def find(storage: Storage, uri: str, run: str) -> Saved | None:
         with storage_errors(uri), _opened(path) as file:
             position = _position(file)
     except DAMAGED as error:
-        log.warning("training starts anew: the checkpoint %s cannot be read: %s", uri, error)
+        log.warning("training starts over: checkpoint %s is damaged: %s", uri, error)
         return None
     if position.run != run:
-        log.warning("training starts anew: the checkpoint %s is of another run (%s)", uri, position.run)
+        log.warning("training starts over: checkpoint %s belongs to another run (%s)", uri, position.run)
         return None
     return Saved(position, path, uri)
 
 
 def resume(saved: Saved, start: Position, variables: Sequence[Any]) -> Position:
-    """Where to go on: at the saved position; at ``start`` where the state is damaged or the data changed.
+    """Restore the variables and return the position to continue from.
 
     Args:
-        saved: What :func:`find` found.
-        start: The position of a run that has not begun: its uid, batch size, anchors and classes.
-        variables: Are set where a state is resumed, and left alone otherwise.
+        saved: A state of this run.
+        start: Position of a run at its start: its uid, batch size, anchors and classes.
+        variables: Restored from the file, or left alone where ``start`` is returned.
+
+    Returns:
+        The saved position, or ``start`` where the file is damaged or has other anchors.
 
     Raises:
-        RunnerError: ModelMismatch where the state is of another model, which a run's spec does not change to;
-            the storage's reasons.
+        RunnerError: ModelMismatch where the state belongs to another model; the storage's reasons.
     """
     position = saved.position
+    # Anchors differ only where anchors.auto fitted them to a data set that has changed since.
     if position.anchors is not None and position.anchors != start.anchors:
-        log.warning("training starts anew: its checkpoint has other anchors; the data have changed since")
+        log.warning("training starts over: its checkpoint has other anchors because the dataset changed")
         return start
     _check_classes(saved, start)
     try:
         with storage_errors(saved.uri):
             _, arrays = read(saved.path)
     except DAMAGED as error:
-        log.warning("training starts anew: its checkpoint cannot be read: %s", error)
+        log.warning("training starts over: its checkpoint is damaged: %s", error)
         return start
     _check_shapes(saved.uri, arrays, variables)
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
+    # Scores and steps of other images are not comparable; the weights still are the best start.
     if position.data not in (None, start.data):
-        position = _of_other_data(position)
+        position = _with_changed_data(position)
+    # Steps of another batch size cover other images: the epoch starts over.
     if position.step and position.batch_size != start.batch_size:
-        log.info("epoch %d begins again: the batch size has changed", position.epoch + 1)
+        log.info("epoch %d starts over: the batch size changed", position.epoch + 1)
         position = position.model_copy(update={"step": 0, "loss_sum": 0.0})
     log.info("resuming after epoch %d and step %d of the next", position.epoch, position.step)
-    known = {name: getattr(start, name) for name in ("data", "batch_size", "class_names")}
-    return position.model_copy(update=known)
-
-
-def _of_other_data(position: Position) -> Position:
-    """Where to go on with the same weights: no step of the epoch and no score counts any more."""
-    begins = f"epoch {position.epoch + 1} begins again, and " if position.step else ""
-    log.warning(
-        "the data have changed since the checkpoint: %swhat was the best model is not compared with what "
-        "comes, for it was judged on others",
-        begins,
-    )
-    forgotten = {"step": 0, "loss_sum": 0.0, "best": None, "reached": None, "stale": 0}
-    return position.model_copy(update={**forgotten, "closed": position.step > 0 or position.epoch == 0})
-
-
-def _check_classes(saved: Saved, start: Position) -> None:
-    before, now = saved.position.class_names, start.class_names
-    if before is None or now is None or before == now:
-        return
-    classes = ClassChange.between(before, now)
-    parts = ("new: ", classes.new), ("gone: ", classes.gone)
-    change = "; ".join(what + ", ".join(names) for what, names in parts if names) or "in another order"
-    raise _mismatch(
-        f"{saved.uri}: expected a checkpoint for the classes {', '.join(now)}, got one for "
-        f"{', '.join(before)} ({change})"
-    )
-
-
-def _check_shapes(uri: str, arrays: Sequence[np.ndarray], variables: Sequence[Any]) -> None:
-    got, wanted = [array.shape for array in arrays], [tuple(variable.shape) for variable in variables]
-    if got == wanted:
-        return
-    where = f"{len(wanted)} variables of model and optimizer, got {len(got)}"
-    if len(got) == len(wanted):
-        index = next(index for index, shape in enumerate(got) if shape != wanted[index])
-        name = getattr(variables[index], "path", f"variable {index}")
-        where = f"{name} {list(wanted[index])}, got {list(got[index])}"
-    raise _mismatch(f"{uri}: expected a checkpoint with {where}")
-
-
-def _mismatch(message: str) -> RunnerError:
-    """A run's spec does not change: another program version made this, or another model to start from."""
-    return RunnerError(
-        Reason.MODEL_MISMATCH,
-        message,
-        "The spec, the model it starts from or the program version changed under this run. Go back to what "
-        "it began with, or remove last.state.npz to start anew.",
-    )
+    current = {name: getattr(start, name) for name in ("data", "batch_size", "class_names")}
+    return position.model_copy(update=current)
 
 
 def read(path: Path) -> tuple[Position, list[np.ndarray]]:
     """Read a file of :func:`write`.
 
     Raises:
-        DAMAGED: It is none, or damaged.
-        OSError: It cannot be read now.
+        DAMAGED: The file is damaged, or no state file.
+        OSError: The file cannot be read now.
     """
     with _opened(path) as file:
         arrays = {name: file[name] for name in sorted(file.files)}
@@ -216,8 +184,56 @@ def read(path: Path) -> tuple[Position, list[np.ndarray]]:
     return position, [array for name, array in arrays.items() if name != POSITION]
 
 
+def _with_changed_data(position: Position) -> Position:
+    """Keep the weights, restart the epoch and drop the best score: the dataset changed."""
+    restarted = f"; epoch {position.epoch + 1} starts over" if position.step else ""
+    log.warning(
+        "dataset changed since the checkpoint; previous best mAP discarded (measured on other images)%s",
+        restarted,
+    )
+    discarded = {"step": 0, "loss_sum": 0.0, "best": None, "reached": None, "stale": 0}
+    # Between two epochs the model is evaluated again, on the new images, before it is trained on.
+    finished = position.step > 0 or position.epoch == 0
+    return position.model_copy(update={**discarded, "epoch_finished": finished})
+
+
+def _check_classes(saved: Saved, start: Position) -> None:
+    before, now = saved.position.class_names, start.class_names
+    if before is None or now is None or before == now:
+        return
+    classes = ClassChange.between(before, now)
+    parts = ("new: ", classes.new), ("gone: ", classes.gone)
+    change = "; ".join(label + ", ".join(names) for label, names in parts if names) or "in another order"
+    raise _mismatch(
+        f"{saved.uri}: expected a checkpoint for the classes {', '.join(now)}, got one for "
+        f"{', '.join(before)} ({change})"
+    )
+
+
+def _check_shapes(uri: str, arrays: Sequence[np.ndarray], variables: Sequence[Any]) -> None:
+    got, wanted = [array.shape for array in arrays], [tuple(variable.shape) for variable in variables]
+    if got == wanted:
+        return
+    difference = f"{len(wanted)} variables of model and optimizer, got {len(got)}"
+    if len(got) == len(wanted):
+        index = next(index for index, shape in enumerate(got) if shape != wanted[index])
+        name = getattr(variables[index], "path", f"variable {index}")
+        difference = f"{name} {list(wanted[index])}, got {list(got[index])}"
+    raise _mismatch(f"{uri}: expected a checkpoint with {difference}")
+
+
+def _mismatch(message: str) -> RunnerError:
+    # A run's spec is immutable: the initial model or the program version is what can have changed.
+    return RunnerError(
+        Reason.MODEL_MISMATCH,
+        message,
+        "The spec, the initial model or the program version changed under this run. Restore what it started "
+        "with, or remove checkpoint.json and last.state.npz to start over.",
+    )
+
+
 def _digest(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Of names, types, shapes and values."""
+    """SHA-256 of names, types, shapes and values."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = arrays[name]
@@ -234,6 +250,7 @@ def _opened(path: Path) -> Iterator[Any]:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
+        # zipfile seeks to a negative offset: the central directory is damaged, the disk is not.
         raise ValueError("an entry begins before the file does") from error
 
 

@@ -1,7 +1,7 @@
-"""Judging a model in training on all replicas of all workers, each image once.
+"""Evaluation of a model in training on all replicas of all workers, each image once.
 
-Called by the train task, which hands the result to the loop. Every worker gets the figures of all images, so
-that all decide alike which model is the best and when to stop.
+Called by the train task, which gives the function to the loop. Every worker gets the metrics of all images,
+so that all make the same decisions: which model is the best, and when to stop early.
 """
 
 from __future__ import annotations
@@ -22,56 +22,56 @@ from tlt_runner.evaluation.evaluate import Detect, Shared, evaluate
 from tlt_runner.training.distributed.workers import Workers
 
 
-def judge_of(
+def create_evaluate(
     records: Records,
     spec: TrainingJobSpec,
     detect: Detect,
     workers: Workers,
-    stopping: Callable[[], bool],
+    stop_requested: Callable[[], bool],
 ) -> Callable[[], Metrics]:
-    """A function that evaluates the model as it is.
+    """Create a function that evaluates the model with its current weights.
 
     Args:
         records: Prepared data.
-        spec: Batch size, and how to judge.
+        spec: Batch size, IoU threshold and method.
         detect: The model in training, on all of this worker's replicas: :func:`on_replicas` where there are
             several of them.
-        workers: Share the images.
-        stopping: Whether the run must end soon, the same answer on every worker; asked before
-            each batch.
+        workers: All workers, which share the images.
+        stop_requested: Returns whether the run must end soon, the same on every worker; called before each
+            batch.
 
     Returns:
-        The function. Every worker must call it; it raises RunnerError Interrupted when the run must end.
+        The function. Every worker must call it. It raises RunnerError Interrupted when the run must end.
     """
     batch_size = spec.training.batch_size_per_gpu * workers.replicas
     shared = Shared(workers.share, workers.total) if workers.several else None
 
-    def shared_batches() -> Iterator[Any]:
+    def batches_until_stop() -> Iterator[Any]:
         data = batches.validation_batches(
             records, batch_size, records.manifest.most_objects, share=workers.share
         )
         for batch in data:
-            if stopping():
+            if stop_requested():
                 raise RunnerError(
                     Reason.INTERRUPTED, "stopped while evaluating; the checkpoint before it is kept"
                 )
             yield batch
 
-    def judge() -> Metrics:
+    def evaluate_model() -> Metrics:
         return evaluate(
             detect,
-            shared_batches(),
+            batches_until_stop(),
             records.manifest.class_names,
             spec.evaluation.iou_threshold,
             spec.evaluation.average_precision,
             shared,
         )
 
-    return judge
+    return evaluate_model
 
 
 def on_replicas(model: FasterRCNN, workers: Workers) -> Detect:
-    """The model as a function of this worker's arrays, each of its replicas on an equal part of them."""
+    """The model as a function of this worker's images, each replica on an equal part of them."""
 
     @tf.function
     def compiled(batch: dict[str, Any]) -> Any:

@@ -1,8 +1,8 @@
-"""Where the workers of a training meet before TensorFlow starts: nobody begins until everybody is there.
+"""Rendezvous of the workers of a training before TensorFlow starts: none begins until all are there.
 
 Called by :mod:`tlt_runner.training.distributed.workers`. TensorFlow's own start blocks without a limit and
-without saying who is missing; pods of one Job may start minutes apart, because one's image was not on its
-node. So each worker listens on its own port and knocks at the others' until all have answered.
+without naming the missing worker; pods of one Job may start minutes apart, because the image was not on every
+node. So each worker listens on its own port and connects to the others' until all have answered.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from tlt_runner.errors import RunnerError
 log = logging.getLogger(__name__)
 
 INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
-"""What Kubernetes tells each pod of an indexed Job."""
+"""Environment variable with the index of a pod of an indexed Job, set by Kubernetes."""
 LIMIT_SECONDS = 900.0
-"""How long to wait for the others: longer than pulling an image of several GB takes."""
-_KNOCK_SECONDS = 2.0
+"""Limit of waiting for the others: longer than pulling an image of several GB takes."""
+_CONNECT_SECONDS = 2.0
 _PAUSE_SECONDS = 0.5
-_SAY_SECONDS = 30.0
+_LOG_SECONDS = 30.0
 
 
 def index_of(environment: Mapping[str, str], workers: Sequence[str]) -> int:
-    """This worker's place among ``workers``.
+    """Read the index of this worker from the environment.
 
     Raises:
-        RunnerError: Internal when the environment names none that exists.
+        RunnerError: Internal when it is no index of ``workers``.
     """
     if not workers:
         return 0
@@ -45,7 +45,7 @@ def index_of(environment: Mapping[str, str], workers: Sequence[str]) -> int:
 
 
 def split(address: str) -> tuple[str, int]:
-    """Host and port of ``host:port``.
+    """Split ``host:port`` into host and port.
 
     Raises:
         RunnerError: Internal.
@@ -67,32 +67,32 @@ def meet(
 
     Args:
         workers: ``host:port`` of all, by index.
-        index: This worker's.
-        stopped: Whether to give up because the run must end.
+        index: Index of this worker.
+        stopped: Returns whether to give up because the run must end.
         limit: Seconds to wait.
         clock: Monotonic seconds.
 
     Raises:
-        RunnerError: WorkerLost naming who did not come, and why; Interrupted.
+        RunnerError: WorkerLost naming the missing workers and the reason; Interrupted.
     """
     missing = {number: "" for number in range(len(workers)) if number != index}
-    began = said = clock()
+    began = logged = clock()
     with _listening(split(workers[index])[1]):
         while missing:
             for number in list(missing):
-                trouble = _knock(workers[number])
-                if trouble is None:
+                problem = _connection_problem(workers[number])
+                if problem is None:
                     del missing[number]
                 else:
-                    missing[number] = trouble
+                    missing[number] = problem
             if stopped():
                 raise RunnerError(Reason.INTERRUPTED, "stopped while waiting for the other workers")
             if missing and clock() - began > limit:
                 raise RunnerError(
                     Reason.WORKER_LOST, f"after {limit:.0f} s there is no {_names(workers, missing)}"
                 )
-            if missing and clock() - said > _SAY_SECONDS:
-                said = clock()
+            if missing and clock() - logged > _LOG_SECONDS:
+                logged = clock()
                 log.info("waiting for %s", _names(workers, missing))
             if missing:
                 time.sleep(_PAUSE_SECONDS)
@@ -104,17 +104,17 @@ def _names(workers: Sequence[str], missing: Mapping[int, str]) -> str:
 
 
 def _listening(port: int) -> socket.socket:
-    """A socket that others can connect to; nothing is said on it."""
+    """Open a socket that others can connect to; nothing is sent over it."""
     dual = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if dual else socket.AF_INET
     return socket.create_server(("", port), family=family, backlog=128, dualstack_ipv6=dual)
 
 
-def _knock(address: str) -> str | None:
-    """What keeps a worker from answering; None where it answers."""
+def _connection_problem(address: str) -> str | None:
+    """Connect to a worker; return the problem, or None where it answers."""
     host, port = split(address)
     try:
-        socket.create_connection((host, port), _KNOCK_SECONDS).close()
+        socket.create_connection((host, port), _CONNECT_SECONDS).close()
     except socket.gaierror:
         return f"no address is known for {host}"
     except OSError as error:

@@ -1,8 +1,8 @@
-"""When a training must end soon: every worker has to answer alike at the same step.
+"""Agreement of all workers on when a training stops: every worker has to stop before the same step.
 
-Called by the train task, one for the loop and one for evaluations, whose calls come at another pace. Asking
-each other waits for the device, and TensorFlow keeps 2 KB of each exchange: so the workers ask every few
-seconds, counted in calls.
+Called by the train task, once for the loop and once for evaluations, whose calls come at another pace.
+Asking all workers waits for the device, and TensorFlow keeps 2 KB of each collective. So the workers
+synchronise every few seconds, counted in calls.
 """
 
 from __future__ import annotations
@@ -13,36 +13,37 @@ from threading import Event
 
 from tlt_runner.training.distributed.workers import Workers
 
-SECONDS_A_QUESTION = 5.0
-"""Far less than a pod's grace period."""
-MOST_CALLS = 20
-"""Between two questions, for a pace that changes: calls that become 20 times as long are heard in 100 s."""
+SYNCHRONISATION_SECONDS = 5.0
+"""Time between two synchronisations: far less than a pod's grace period."""
+MAX_CALLS = 20
+"""Calls between two synchronisations at most. Calls that become 20 times as long still stop within 100 s."""
 
 
-class Stopping:
-    """Whether the run must end soon; every worker calls equally often."""
+class StopAgreement:
+    """A stop request of any worker, as seen by all workers at the same call. All must call equally often.
+
+    Args:
+        stop: This worker's stop request.
+        workers: All workers.
+        clock: Monotonic seconds.
+    """
 
     def __init__(self, stop: Event, workers: Workers, clock: Callable[[], float] = time.monotonic) -> None:
-        """Take what is asked.
-
-        Args:
-            stop: This worker's signal.
-            workers: Those that must agree.
-            clock: Seconds.
-        """
         self._stop, self._workers, self._clock = stop, workers, clock
-        self._calls, self._interval, self._asked = 0, 1, clock()
+        self._calls, self._interval, self._synchronised = 0, 1, clock()
 
-    def __call__(self) -> bool:
-        """The same answer on every worker: no, at the calls at which they do not ask each other."""
+    def requested(self) -> bool:
+        """Return the same value on all workers; False between synchronisations."""
         if not self._workers.several:
             return self._stop.is_set()
         self._calls += 1
         if self._calls < self._interval:
             return False
         now = self._clock()
-        stops, seconds = self._workers.total([self._stop.is_set(), now - self._asked])
-        fitting = SECONDS_A_QUESTION * self._interval * self._workers.share.count / max(float(seconds), 1e-6)
-        self._interval = max(1, min(int(fitting), 2 * self._interval, MOST_CALLS))
-        self._calls, self._asked = 0, now
-        return bool(stops)
+        # Sums over all workers, so that all of them choose the same next interval.
+        requests, seconds = self._workers.total([self._stop.is_set(), now - self._synchronised])
+        mean_seconds = max(float(seconds), 1e-6) / self._workers.share.count
+        fitting = int(SYNCHRONISATION_SECONDS * self._interval / mean_seconds)
+        self._interval = max(1, min(fitting, 2 * self._interval, MAX_CALLS))
+        self._calls, self._synchronised = 0, now
+        return bool(requests)

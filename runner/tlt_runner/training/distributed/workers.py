@@ -1,9 +1,10 @@
-"""What a training runs on: the GPUs of a pod, or those of several pods that work as one.
+"""The workers of a training: the GPUs of one pod, or those of several pods that train one model.
 
 Called by the train task. A pod is a worker, a GPU (or the CPU) a replica. Worker 0 is the chief: it alone
-prepares the data, reports and publishes; the others wait at :class:`Workers`' exchanges, which all of them
-must enter in the same order. When one dies, the exchange of the others fails (TensorFlow's coordination
-service misses its heartbeats for 10 seconds), and :meth:`Workers.guarded` says so.
+prepares the data, reports and publishes. The others wait for it in the collectives of :class:`Workers`,
+which all workers must enter in the same order. When a worker dies, the collective of the others fails
+(TensorFlow's coordination service misses its heartbeats for 10 seconds) and :meth:`Workers.guarded` names
+the worker.
 """
 
 from __future__ import annotations
@@ -27,24 +28,24 @@ from tlt_runner.training.distributed import rendezvous
 
 log = logging.getLogger(__name__)
 
-_LOSSES = (
+_LOST_WORKER_ERRORS = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
 )
-_LOSS_SIGNS = ("collective", "nccl", "peer", "connection", "heartbeat", "coordination")
-"""What an InternalError says where a collective failed, and not the arithmetic of this worker."""
+_LOST_WORKER_WORDS = ("collective", "nccl", "peer", "connection", "heartbeat", "coordination")
+"""Words in an InternalError that tell a failed collective from an error in this worker's arithmetic."""
 _POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Workers:
-    """The pods of a training, and this one's place among them.
+    """All workers of a training, as seen by one of them.
 
     Attributes:
         strategy: A tf.distribute strategy over all replicas.
-        index: This worker's number.
+        index: Index of this worker.
         addresses: ``host:port`` by index; empty for a single worker.
     """
 
@@ -54,54 +55,55 @@ class Workers:
 
     @property
     def several(self) -> bool:
-        """Whether there are others."""
+        """Whether there is more than one worker."""
         return len(self.addresses) > 1
 
     @property
     def chief(self) -> bool:
-        """Whether this is the one that reports and publishes."""
+        """Whether this worker prepares the data, reports and publishes."""
         return self.index == 0
 
     @property
     def share(self) -> Share:
-        """What of a batch of all replicas is this worker's."""
+        """This worker's share of a batch of all replicas."""
         return Share(self.index, max(1, len(self.addresses)))
 
     @property
     def replicas(self) -> int:
-        """Of all workers."""
+        """Replicas of all workers."""
         return int(self.strategy.num_replicas_in_sync)
 
     @property
     def local_replicas(self) -> int:
-        """Of this worker."""
+        """Replicas of this worker."""
         return self.replicas // self.share.count
 
     def total(self, values: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """The sum of all workers' arrays of one shape, as float32: whole numbers are exact below 2^24."""
-        own = np.asarray(values, np.float32)
-        if not self.several or not own.size:  # TensorFlow's ring divides by the size
-            return own
+        """Sum the arrays of all workers, of one shape, as float32: whole numbers are exact below 2^24."""
+        array = np.asarray(values, np.float32)
+        # TensorFlow's ring divides by the size of the array.
+        if not self.several or not array.size:
+            return array
         summed: npt.NDArray[np.float32] = self.strategy.reduce(
-            tf.distribute.ReduceOp.SUM, tf.identity(own), axis=None
+            tf.distribute.ReduceOp.SUM, tf.identity(array), axis=None
         ).numpy()
         return summed
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is true on any worker."""
+        """Return whether the flag is true on any worker."""
         return bool(self.total([flag])[0]) if self.several else flag
 
-    def told(self, text: str) -> str:
-        """The chief's text, on every worker; what the others give is not looked at."""
+    def broadcast_text(self, text: str) -> str:
+        """Broadcast the chief's string to every worker. The argument of the other workers is ignored."""
         if not self.several:
             return text
-        own = np.frombuffer(text.encode(), np.uint8) if self.chief else np.zeros(0, np.uint8)
-        length = int(self.total([len(own)])[0])
-        data = self.total(np.pad(own, (0, length - len(own))))
-        return data.astype(np.uint8).tobytes().decode()
+        data = np.frombuffer(text.encode(), np.uint8) if self.chief else np.zeros(0, np.uint8)
+        length = int(self.total([len(data)])[0])
+        received = self.total(np.pad(data, (0, length - len(data))))
+        return received.astype(np.uint8).tobytes().decode()
 
-    def told_later(self, stop: threading.Event) -> str:
-        """The same for the others, where the chief may take hours: the wait ends when the run must.
+    def wait_for_broadcast(self, stop: threading.Event) -> str:
+        """Wait for the chief's :meth:`broadcast_text`, which may take hours; abort when ``stop`` is set.
 
         Raises:
             RunnerError: Interrupted.
@@ -110,10 +112,11 @@ class Workers:
 
         def wait() -> None:
             try:
-                answers.append(self.told(""))
+                answers.append(self.broadcast_text(""))
             except BaseException as error:
                 answers.append(error)
 
+        # The collective cannot be cancelled: it is left to a thread that ends with the process.
         thread = threading.Thread(target=wait, name="waiting-for-the-chief", daemon=True)
         thread.start()
         while thread.is_alive():
@@ -126,7 +129,7 @@ class Workers:
         return answer
 
     def split(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """This worker's batch (arrays or tensors [B, ...]) in equal parts, one for each of its replicas."""
+        """Split this worker's batch (arrays or tensors [B, ...]) equally among its replicas."""
         if self.replicas == 1:
             return dict(arrays)
         first, count = self.index * self.local_replicas, self.local_replicas
@@ -139,7 +142,7 @@ class Workers:
         }
 
     def joined(self, values: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
-        """The inverse of :meth:`split` for what the replicas made of it."""
+        """Join the outputs of this worker's replicas: the inverse of :meth:`split`."""
         return {
             name: np.concatenate([part.numpy() for part in self.strategy.experimental_local_results(value)])
             for name, value in values.items()
@@ -147,7 +150,7 @@ class Workers:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Turn the errors of exchanges with a worker that is gone into what happened.
+        """Turn the errors of collectives with a lost worker into a failure that names it.
 
         Raises:
             RunnerError: WorkerLost.
@@ -155,23 +158,23 @@ class Workers:
         try:
             yield
         except tf.errors.OpError as error:
-            if not self.several or not _is_loss(error):
+            if not self.several or not _is_lost_worker(error):
                 raise
-            raise RunnerError(Reason.WORKER_LOST, self._lost(error)) from error
+            raise RunnerError(Reason.WORKER_LOST, self._describe_loss(error)) from error
 
-    def _lost(self, error: tf.errors.OpError) -> str:
+    def _describe_loss(self, error: tf.errors.OpError) -> str:
         text = str(error)
-        named = {int(number) for number in re.findall(r"/task:(\d+)", text)} - {self.index}
-        who = " and ".join(f"worker {one} at {self.addresses[one]}" for one in sorted(named)) or "a worker"
-        cause = re.search(r"aborted by: ([^\n]+)", text)
-        what = (cause.group(1) if cause else text.strip().splitlines()[0]).rstrip(":")[:200]
-        return f"worker {self.index} cannot go on: {who} is gone or cannot be reached ({what})"
+        lost = {int(number) for number in re.findall(r"/task:(\d+)", text)} - {self.index}
+        names = " and ".join(f"worker {one} at {self.addresses[one]}" for one in sorted(lost)) or "a worker"
+        match = re.search(r"aborted by: ([^\n]+)", text)
+        cause = (match.group(1) if match else text.strip().splitlines()[0]).rstrip(":")[:200]
+        return f"worker {self.index} cannot go on: {names} is gone or cannot be reached ({cause})"
 
 
-def _is_loss(error: tf.errors.OpError) -> bool:
+def _is_lost_worker(error: tf.errors.OpError) -> bool:
     if isinstance(error, tf.errors.InternalError):
-        return any(sign in str(error).lower() for sign in _LOSS_SIGNS)
-    return isinstance(error, _LOSSES)
+        return any(word in str(error).lower() for word in _LOST_WORKER_WORDS)
+    return isinstance(error, _LOST_WORKER_ERRORS)
 
 
 def claim(
@@ -180,16 +183,16 @@ def claim(
     index: int = 0,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Workers:
-    """Check that there are as many GPUs as asked for, meet the other workers, and say how to use them all.
+    """Reserve this pod's GPUs, meet the other workers and create the strategy over all of them.
 
-    Called before anything is loaded, for TensorFlow must be told of other workers before it computes. GPUs
-    beyond ``gpus`` are left alone; 0 trains on the CPU.
+    Called before anything is loaded: TensorFlow must know of other workers before it computes. GPUs beyond
+    ``gpus`` are left alone; 0 trains on the CPU.
 
     Args:
-        gpus: Of each worker.
+        gpus: GPUs of each worker.
         addresses: ``host:port`` of the workers by index; one or none is a training in this process alone.
-        index: This worker's.
-        stopped: Whether to give up waiting because the run must end.
+        index: Index of this worker.
+        stopped: Returns whether to give up waiting because the run must end.
 
     Raises:
         RunnerError: NotEnoughGPUs; WorkerLost when another does not come; Interrupted.
@@ -204,18 +207,19 @@ def claim(
     tf.config.set_visible_devices(visible[:gpus], "GPU")
     for device in visible[:gpus]:
         tf.config.experimental.set_memory_growth(device, True)
-    own = f"{gpus} GPU(s)" if gpus else "the CPU"
+    devices = f"{gpus} GPU(s)" if gpus else "the CPU"
     if len(addresses) > 1:
-        log.info("training on %s of each of %d workers", own, len(addresses))
+        log.info("training on %s of each of %d workers", devices, len(addresses))
         rendezvous.meet(addresses, index, stopped)
-        with Workers(None, index, tuple(addresses)).guarded():  # one may go again before TensorFlow starts
+        # A worker that was met may be gone again before TensorFlow starts.
+        with Workers(None, index, tuple(addresses)).guarded():
             return Workers(_multi_worker(addresses, index, gpus), index, tuple(addresses))
-    log.info("training on %s", own)
+    log.info("training on %s", devices)
     return Workers(tf.distribute.MirroredStrategy() if gpus > 1 else tf.distribute.get_strategy())
 
 
 def _multi_worker(addresses: Sequence[str], index: int, gpus: int) -> Any:
-    """MultiWorkerMirroredStrategy; what TF_CONFIG would say is given to it directly."""
+    """Create the MultiWorkerMirroredStrategy, with arguments in place of TF_CONFIG."""
     cluster = tf.train.ClusterSpec({"worker": list(addresses)})
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         cluster, task_type="worker", task_id=index, num_accelerators={"GPU": gpus}, rpc_layer="grpc"

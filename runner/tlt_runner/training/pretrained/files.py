@@ -1,6 +1,7 @@
 """Reads the weights of a ``.keras``, ``.weights.h5``, ``.h5`` or ``.hdf5`` file without building its network.
 
-So a file needs no code of whoever wrote it. Called by :mod:`tlt_runner.training.pretrained.load`.
+Reading a file needs no code of the program that wrote it. Called by
+:mod:`tlt_runner.training.pretrained.load`.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from tlt_runner.errors import RunnerError
 
 _KERAS_WEIGHTS, _KERAS_CONFIG = "model.weights.h5", "config.json"
 _OURS = "tlt>"
-"""What the names of this product's own classes begin with in a ``.keras`` file."""
+"""Prefix of this product's classes in a ``.keras`` file."""
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """What a file holds.
+    """The contents of a weights file.
 
     Attributes:
         layers: Layer name -> its arrays, in the layer's order.
-        ambiguous: Names of several layers, as of two nested models; ``layers`` has none of these.
-        detector: What the detector is, where this product wrote it.
+        ambiguous: Names that several layers share, as in two nested models; ``layers`` has none of these.
+        detector: Configuration of the detector, if this product wrote the file.
     """
 
     layers: dict[str, list[np.ndarray]]
@@ -41,12 +42,12 @@ class WeightsFile:
 
     @property
     def class_names(self) -> list[str] | None:
-        """The detector's; None where the file names none."""
+        """Classes of the detector; None if the file names none."""
         return self.detector.class_names if self.detector else None
 
 
 def read(path: Path) -> WeightsFile:
-    """All layers that have weights; an optimizer's are left out.
+    """Read all layers with weights; those of an optimizer are left out.
 
     Raises:
         RunnerError: UnreadableModel.
@@ -69,14 +70,14 @@ def read(path: Path) -> WeightsFile:
 
 
 def _contents(file: Any, detector: DetectorConfig | None = None) -> WeightsFile:
-    found = _layers(file)
-    counts = Counter(name for name, _ in found)
-    layers = {name: arrays for name, arrays in found if counts[name] == 1}
+    named = _layers(file)
+    counts = Counter(name for name, _ in named)
+    layers = {name: arrays for name, arrays in named if counts[name] == 1}
     return WeightsFile(layers, tuple(sorted(set(counts) - set(layers))), detector)
 
 
 def _layers(file: Any) -> list[tuple[str, list[np.ndarray]]]:
-    """Both layouts: Keras 3 names the layer in the attributes of ``vars``, Keras 2 lists ``weight_names``."""
+    """Read both layouts: Keras 3 names layers in attributes of ``vars``, Keras 2 lists ``weight_names``."""
     layers: list[tuple[str, list[np.ndarray]]] = []
 
     def visit(path: str, node: Any) -> None:
@@ -92,9 +93,9 @@ def _layers(file: Any) -> list[tuple[str, list[np.ndarray]]]:
 
 
 def _listed(name: str, group: Any) -> list[tuple[str, list[np.ndarray]]]:
-    """A group of Keras 2: a layer or, where its weights' paths have several parents, a nested model's layers.
+    """Read a group of Keras 2: a layer or, if its weights' paths have several parents, a nested model.
 
-    The group of a layer has its name for sure; a path may differ: ``conv1_1/kernel:0``, ``conv1_W:0``.
+    The group of a layer always has the layer's name; paths may differ: ``conv1_1/kernel:0``, ``conv1_W:0``.
     """
     parents: dict[str, list[np.ndarray]] = {}
     for weight in map(_text, group.attrs["weight_names"]):

@@ -1,7 +1,7 @@
-"""Whose layer names a file of pretrained weights uses, and what those layers are called here.
+"""Translates the layer names of pretrained weights from Keras and TLT to ours.
 
-Pure: names in, names out. :mod:`tlt_runner.training.pretrained.load` asks it for every file. The names were
-read in the code that made such files:
+Pure: names in, names out. Called by :mod:`tlt_runner.training.pretrained.load` for every file. The names
+come from the code that writes such files:
 
 - Keras: ``keras.applications.resnet`` (Keras 2.3 and later) and ``keras_applications/resnet50.py`` (before:
   ``res2a_branch2a``); ``keras.applications.vgg16`` and ``vgg19``, whose names are ours;
@@ -9,9 +9,9 @@ read in the code that made such files:
   ``CNNBlock`` of ``utils.py``, ``darknet.py``, ``googlenet.py`` with ``InceptionV1Block``; its ResNet-101
   has Keras' names (``cv/faster_rcnn/models/resnet101.py``).
 
-All of these were trained on BGR pixels less ImageNet's mean: Keras' "caffe" preprocessing, which TLT's
-classification and Faster R-CNN samples choose, too (``preprocess_mode: "caffe"``, ``image_channel_order:
-"bgr"``). A file says nothing of it, so a TLT file that was trained on RGB begins with red and blue swapped.
+All of these networks were trained on BGR pixels minus ImageNet's mean: Keras' "caffe" preprocessing, which
+TLT's classification and Faster R-CNN samples use too (``preprocess_mode: "caffe"``, ``image_channel_order:
+"bgr"``). A file does not record it: a TLT file that was trained on RGB starts with red and blue swapped.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 KERAS_2_EPSILON = 1e-3
-"""Of a batch normalisation for which no other was chosen, as in TLT's templates."""
+"""Default epsilon of batch normalisation in Keras 2, used by TLT's templates."""
 
 
 @dataclass(frozen=True)
 class Naming:
-    """Whose names a file uses, and what else its weights need.
+    """A naming scheme for layers, and how the weights of such files are converted.
 
     Attributes:
-        origin: Who made such files.
-        mark: A layer name by which they are known.
-        ours: Name in the file to name here; None for a layer that this network has not. What normalises
-            a convolution that is not normalised here is called as the convolution with ``_bn``.
-        bgr: Whether the first kernel takes blue first.
-        epsilon: Of the file's batch normalisations; None where it is that of ours.
-        caveat: How the network differs from ours; empty where it does not.
+        origin: Program that writes such files.
+        mark: A layer name that only such files have.
+        ours: Function from the name in the file to ours; None for a layer that our network does not have. The
+            normalisation of a convolution that our network does not normalise gets the convolution's name and
+            ``_bn``.
+        bgr: True if the first kernel expects blue first.
+        epsilon: Epsilon of the file's batch normalisations; None if it is ours.
+        caveat: Differences between the network and ours; empty if there are none.
     """
 
     origin: str
@@ -47,15 +48,15 @@ class Naming:
 
 
 def naming(backbone: str, names: Collection[str]) -> Naming:
-    """The naming of a file with these layers, for a detector with this backbone.
+    """Detect the naming scheme of a file by its layer names, for a detector with this backbone.
 
-    A file of names that are not known is taken as one with our own.
+    Files with unknown names are assumed to have ours.
     """
     if OWN.mark in names:
         return OWN
     family = re.sub(r"[\d_].*", "", backbone)
-    known = _BY_FAMILY.get(backbone, _BY_FAMILY.get(family, ()))
-    return next((candidate for candidate in known if candidate.mark in names), OWN)
+    schemes = _BY_FAMILY.get(backbone, _BY_FAMILY.get(family, ()))
+    return next((candidate for candidate in schemes if candidate.mark in names), OWN)
 
 
 def _same(name: str) -> str | None:
@@ -67,30 +68,30 @@ def _none(name: str) -> str | None:
 
 
 def _keras_resnet(name: str) -> str | None:
-    found = re.fullmatch(r"conv([2-5])_block(\d+)_([0-3])_(conv|bn)", name)
-    if found is None:
+    match = re.fullmatch(r"conv([2-5])_block(\d+)_([0-3])_(conv|bn)", name)
+    if match is None:
         return {"conv1_conv": "stem_conv", "conv1_bn": "stem_bn"}.get(name)
-    return _resnet(int(found[1]) - 1, int(found[2]), int(found[3]), found[4])
+    return _resnet(int(match[1]) - 1, int(match[2]), int(match[3]), match[4])
 
 
 def _early_keras_resnet(name: str) -> str | None:
-    found = re.fullmatch(r"(res|bn)([2-5])([a-z])_branch(1|2[abc])", name)
-    if found is None:
+    match = re.fullmatch(r"(res|bn)([2-5])([a-z])_branch(1|2[abc])", name)
+    if match is None:
         return _STEM.get(name)
-    number = 0 if found[4] == "1" else _place(found[4][1])
-    return _resnet(int(found[2]) - 1, _place(found[3]), number, "bn" if found[1] == "bn" else "conv")
+    number = 0 if match[4] == "1" else _position_of(match[4][1])
+    return _resnet(int(match[2]) - 1, _position_of(match[3]), number, "bn" if match[1] == "bn" else "conv")
 
 
 def _tlt_resnet(name: str) -> str | None:
-    found = re.fullmatch(r"block_([1-4])([a-z])_(conv|bn)_([1-3]|shortcut)", name)
-    if found is None:
+    match = re.fullmatch(r"block_([1-4])([a-z])_(conv|bn)_([1-3]|shortcut)", name)
+    if match is None:
         return _STEM.get(name)
-    number = 0 if found[4] == "shortcut" else int(found[4])
-    return _resnet(int(found[1]), _place(found[2]), number, found[3])
+    number = 0 if match[4] == "shortcut" else int(match[4])
+    return _resnet(int(match[1]), _position_of(match[2]), number, match[3])
 
 
 def _resnet(stage: int, block: int, number: int, kind: str) -> str:
-    """Convolution or normalisation ``number`` of a block, all from 1; 0 is the shortcut."""
+    """Name convolution or normalisation ``number`` of a block, all from 1; 0 is the shortcut."""
     prefix = f"stage{stage}_block{block}"
     if number:
         return f"{prefix}_{kind}{number}"
@@ -98,36 +99,36 @@ def _resnet(stage: int, block: int, number: int, kind: str) -> str:
 
 
 def _tlt_vgg(name: str) -> str | None:
-    """The dense layers stay out: how TLT flattens before them depends on how Keras was set up."""
-    found = re.fullmatch(r"block_([1-5])([a-d])_(conv|bn)_1", name)
-    if found is None:
+    """Translate convolutions only: how TLT flattens inputs of dense layers depends on Keras' settings."""
+    match = re.fullmatch(r"block_([1-5])([a-d])_(conv|bn)_1", name)
+    if match is None:
         return None
-    return f"block{found[1]}_conv{_place(found[2])}" + ("_bn" if found[3] == "bn" else "")
+    return f"block{match[1]}_conv{_position_of(match[2])}" + ("_bn" if match[3] == "bn" else "")
 
 
 def _tlt_darknet53(name: str) -> str | None:
-    found = re.fullmatch(r"conv([1-6])(_bn)?", name)
-    if found is not None:
-        return f"group{int(found[1]) - 1}_conv1{found[2] or ''}"
-    found = re.fullmatch(r"b([1-5])_conv(\d)_([12])(_bn)?", name)
-    return found and f"group{found[1]}_block{found[2]}_conv{found[3]}{found[4] or ''}"
+    match = re.fullmatch(r"conv([1-6])(_bn)?", name)
+    if match is not None:
+        return f"group{int(match[1]) - 1}_conv1{match[2] or ''}"
+    match = re.fullmatch(r"b([1-5])_conv(\d)_([12])(_bn)?", name)
+    return match and f"group{match[1]}_block{match[2]}_conv{match[3]}{match[4] or ''}"
 
 
 def _tlt_darknet19(name: str) -> str | None:
-    found = re.fullmatch(r"b([1-5])_conv(\d)(_bn)?", name)
-    if found is None:
+    match = re.fullmatch(r"b([1-5])_conv(\d)(_bn)?", name)
+    if match is None:
         return {"conv1": "group0_conv1", "conv1_bn": "group0_conv1_bn"}.get(name)
-    return f"group{found[1]}_conv{found[2]}{found[3] or ''}"
+    return f"group{match[1]}_conv{match[2]}{match[3] or ''}"
 
 
 def _tlt_googlenet(name: str) -> str | None:
     if re.fullmatch(r"inception_[345][a-e]_(1x1|3x3_reduce|3x3|5x5_reduce|5x5|pool_proj)(_bn)?", name):
         return name
-    found = re.fullmatch(r"(bn_)?conv(1|2_reduce|2)", name)
-    return found and f"stem_conv{found[2]}{'_bn' if found[1] else ''}"
+    match = re.fullmatch(r"(bn_)?conv(1|2_reduce|2)", name)
+    return match and f"stem_conv{match[2]}{'_bn' if match[1] else ''}"
 
 
-def _place(letter: str) -> int:
+def _position_of(letter: str) -> int:
     return ord(letter) - ord("a") + 1
 
 

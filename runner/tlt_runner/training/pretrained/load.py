@@ -1,9 +1,9 @@
-"""Pretrained weights: taken by layer name and shape, whosever names the file has.
+"""Loads pretrained weights by layer name and shape, from our files and from those of Keras and TLT.
 
 Called by :mod:`tlt_runner.training.initial_model`. Names are translated
-(:mod:`tlt_runner.training.pretrained.layer_names`) and what a file's network does otherwise is folded into
-the weights where that is exact. Whatever could not be taken is named: a network that silently keeps its
-random weights trains badly and nobody knows why.
+(:mod:`tlt_runner.training.pretrained.layer_names`), and differences between the networks are folded into
+the weights where that is exact. Layers that were not loaded are logged by name: a network that silently
+keeps random weights trains badly, and nobody knows why.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ Arrays = dict[str, list[np.ndarray]]
 
 @dataclass(frozen=True)
 class Taken:
-    """What came of the model's layers that have weights.
+    """The result of loading, for all of the model's layers with weights.
 
     Attributes:
-        origin: Whose layer names the file has.
-        loaded: Layers that took their weights from the file.
-        partly: Output layers that took those of the classes that the file has, too.
+        origin: Program whose layer names the file has.
+        loaded: Layers with weights from the file.
+        partly: Output layers with weights from the file for those classes that it has.
         mismatched: Layers whose shapes differ: name, and both shapes.
-        missing: Layers that the file does not have, or not one of that name alone.
+        missing: Layers that the file does not have, or has several of.
         unused: Layers of the file that the model does not have, by the file's names.
-        ambiguous: Names that several layers of the file have; none of these is taken.
+        ambiguous: Names that several layers of the file share; none of these is loaded.
     """
 
     origin: str
@@ -51,7 +51,7 @@ class Taken:
 
     @property
     def untouched(self) -> set[str]:
-        """The model's layers that are as they were."""
+        """Layers of the model that keep their weights."""
         return {*self.missing, *(text.split(" ")[0] for text in self.mismatched)}
 
     @property
@@ -63,20 +63,20 @@ class Taken:
             ("not in the file", self.missing),
         )
         total = len(self.loaded) + sum(len(names) for _, names in counts)
-        said = [f"{len(self.loaded)} of {total} layers loaded"]
-        said += [f"{len(names)} {what}" for what, names in counts if names]
+        parts = [f"{len(self.loaded)} of {total} layers loaded"]
+        parts += [f"{len(names)} {what}" for what, names in counts if names]
         if self.unused:
-            said.append(f"{len(self.unused)} of the file not used")
+            parts.append(f"{len(self.unused)} of the file not used")
         if self.ambiguous:
-            said.append(f"{len(self.ambiguous)} names in the file of several layers")
-        return ", ".join(said)
+            parts.append(f"{len(self.ambiguous)} names in the file of several layers")
+        return ", ".join(parts)
 
 
 def load_by_name(model: FasterRCNN, path: Path) -> Taken:
-    """Set the weights of layers that the file has under the same name, here or there, and of the same shapes.
+    """Load the weights of all layers that the file has with the same shapes, under our name or its own.
 
-    Of a detector that this product wrote for other classes the output layers take the weights of the classes
-    that both have.
+    From a detector that this product wrote for other classes, the output layers load the weights of the
+    classes that both have.
 
     Raises:
         RunnerError: UnreadableModel for another kind of file, ModelMismatch when no layer fits.
@@ -89,14 +89,14 @@ def load_by_name(model: FasterRCNN, path: Path) -> Taken:
     loaded, partly, mismatched, missing = [], [], [], []
     for layer in layers_of(model):
         values = arrays.pop(layer.name, None)
-        own = layer.get_weights()
+        current = layer.get_weights()
         if values is None:
             missing.append(layer.name)
-        elif layer.name in OUTPUTS and change.before != change.now and _same_inputs(own, values):
-            layer.set_weights(change.carried(layer.name, own, values))
+        elif layer.name in OUTPUTS and change.before != change.now and _same_inputs(current, values):
+            layer.set_weights(change.carried(layer.name, current, values))
             partly.append(layer.name)
-        elif _shapes(values) != _shapes(own):
-            mismatched.append(f"{layer.name} (model {_shapes(own)}, file {_shapes(values)})")
+        elif _shapes(values) != _shapes(current):
+            mismatched.append(f"{layer.name} (model {_shapes(current)}, file {_shapes(values)})")
         else:
             layer.set_weights(values)
             loaded.append(layer.name)
@@ -117,7 +117,7 @@ def load_by_name(model: FasterRCNN, path: Path) -> Taken:
 
 
 def layers_of(model: FasterRCNN) -> list[layers.Layer]:
-    """The layers that have weights, trunk first."""
+    """List the layers with weights, trunk first."""
     return [layer for layer in [*model.trunk.layers, *model.head.layers] if layer.weights]
 
 
@@ -125,18 +125,18 @@ def _shapes(values: list[np.ndarray]) -> list[tuple[int, ...]]:
     return [tuple(value.shape) for value in values]
 
 
-def _same_inputs(own: list[np.ndarray], values: list[np.ndarray]) -> bool:
-    return len(own) == len(values) and values[0].shape[:-1] == own[0].shape[:-1]
+def _same_inputs(current: list[np.ndarray], values: list[np.ndarray]) -> bool:
+    return len(current) == len(values) and values[0].shape[:-1] == current[0].shape[:-1]
 
 
-def _translated(found: Arrays, naming: Naming) -> tuple[Arrays, dict[str, str]]:
-    """The layers by our names, and the file's name of each."""
-    theirs = {ours: name for name in found if (ours := naming.ours(name)) is not None}
-    return {ours: list(found[name]) for ours, name in theirs.items()}, theirs
+def _translated(arrays: Arrays, naming: Naming) -> tuple[Arrays, dict[str, str]]:
+    """Return the layers by our names, and the file's name of each."""
+    theirs = {ours: name for name in arrays if (ours := naming.ours(name)) is not None}
+    return {ours: list(arrays[name]) for ours, name in theirs.items()}, theirs
 
 
 def _adapt(model: FasterRCNN, arrays: Arrays, naming: Naming) -> None:
-    """Bring the file's weights to how our layers compute; exact, in inference and where frozen."""
+    """Convert the file's weights to our layers, in place. Exact in inference and for frozen layers."""
     parts = layers_of(model)
     first = arrays.get(parts[0].name)
     if naming.bgr and first and first[0].ndim == 4 and first[0].shape[2] == 3:
@@ -162,12 +162,15 @@ def _absorb_bias(convolution: list[np.ndarray], norm: list[np.ndarray]) -> None:
 
 
 def fold(convolution: list[np.ndarray], norm: list[np.ndarray], epsilon: float) -> list[np.ndarray]:
-    """Kernel and bias that do what a convolution and the normalisation after it do with stored statistics.
+    """Fold a batch normalisation, with its stored statistics, into the convolution before it.
 
     Args:
         convolution: Kernel [h, w, C, F], and a bias [F] if it has one.
         norm: gamma, beta, moving mean and variance, [F] each.
-        epsilon: Added to the variance.
+        epsilon: Epsilon of the normalisation.
+
+    Returns:
+        Kernel and bias.
     """
     kernel, *bias = convolution
     gamma, beta, mean, variance = norm
@@ -185,26 +188,28 @@ def _report(taken: Taken, path: Path, naming: Naming) -> None:
             + (f", and several each of {', '.join(taken.ambiguous[:3])} ..." if taken.ambiguous else "")
             + (f"; it is of another network: {naming.caveat}" if naming.caveat else ""),
         )
-    log.info("pretrained weights %s, named as by %s: %s", path.name, taken.origin, taken.summary)
+    log.info("pretrained weights %s with layer names of %s: %s", path.name, taken.origin, taken.summary)
     for what, names in (
-        ("not in the file, left as they are", taken.missing),
-        ("of another shape, left as they are", taken.mismatched),
+        ("not in the file, not loaded", taken.missing),
+        ("of another shape, not loaded", taken.mismatched),
         ("of the file not used", taken.unused),
     ):
         if names:
             log.warning("pretrained weights: %d layers %s: %s", len(names), what, ", ".join(names))
     if taken.ambiguous:
         log.warning(
-            "pretrained weights: %d names are of several layers of the file, none of which is taken: %s",
+            "pretrained weights: %d names belong to several layers of the file, none of which is loaded: %s",
             len(taken.ambiguous),
             ", ".join(taken.ambiguous),
         )
     if naming.caveat:
-        log.warning("pretrained weights: %s's network is not quite ours: %s", naming.origin, naming.caveat)
+        log.warning(
+            "pretrained weights: the network of %s differs from ours: %s", naming.origin, naming.caveat
+        )
 
 
 def _report_meaning(file: WeightsFile, model: FasterRCNN) -> None:
-    """Numbers that the file's outputs were learnt for: with others the same weights mean other boxes."""
+    """Warn of settings of the file's outputs that this job changes: boxes will be wrong."""
     if file.detector is None:
         return
     here, there = model.config, file.detector
@@ -215,8 +220,8 @@ def _report_meaning(file: WeightsFile, model: FasterRCNN) -> None:
     ):
         if ours != theirs:
             log.warning(
-                "pretrained weights: the file was trained with spec.model.%s %s, this job has %s: its boxes "
-                "are wrong until they are trained anew",
+                "pretrained weights: the file was trained with spec.model.%s %s, this job has %s: boxes are "
+                "wrong until they are retrained",
                 field,
                 theirs,
                 ours,
@@ -224,15 +229,17 @@ def _report_meaning(file: WeightsFile, model: FasterRCNN) -> None:
 
 
 def _report_classes(taken: Taken, file: WeightsFile, change: ClassChange, model: FasterRCNN) -> None:
-    """The head in class names."""
+    """Log by class name what the head loaded."""
     here = change.now
     if file.class_names is not None:
         if set(change.before) != set(here):
-            text = change.text if taken.partly else "all outputs are initialised anew, for the heads differ"
-            log.warning("pretrained weights: the file's classes are others; %s", text)
+            text = (
+                change.text if taken.partly else "all outputs are newly initialised because the heads differ"
+            )
+            log.warning("pretrained weights: the file was trained for other classes; %s", text)
     elif OUTPUTS[0] in file.layers:
         count = file.layers[OUTPUTS[0]][-1].shape[-1] - 1
-        done = "are initialised anew" if OUTPUTS[0] in taken.untouched else "are taken in this order"
+        done = "are newly initialised" if OUTPUTS[0] in taken.untouched else "are loaded in this order"
         log.warning(
             "pretrained weights: the file names no classes; its head has %d and background, this job has %d: "
             "%s; the head's outputs %s",

@@ -1,20 +1,17 @@
-"""Run by test_training_replicas: one training on one device and on two, figures as one line of JSON."""
+"""Run by test_training_replicas: one training on one device and on two, figures as a JSON file."""
 
 import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+import tiny
 import training_workers
 from tlt_api.runspec import RunSpec
-from tlt_runner.cancel import Stop
-from tlt_runner.context import Context
 from tlt_runner.detector import model as detector
-from tlt_runner.status.file import LocalReporter
-from tlt_runner.storage import Storage
 from tlt_runner.tasks import train
 from tlt_runner.training.distributed import workers
 from tlt_runner.training.distributed.workers import Workers
@@ -24,15 +21,13 @@ def run(scenes: Path, output: Path, batch_size: int, strategy: Any) -> tuple[lis
     """Train to the end on a strategy's devices; the last model's weights, and the best one's metrics."""
     workers.claim = lambda *_: Workers(strategy)  # the only way to have two devices without GPUs
     spec = RunSpec.model_validate(training_workers.run_spec(scenes, output, batch_size))
-    scratch = output / "scratch"
-    scratch.mkdir(parents=True)
-    reporter = LocalReporter(None)
-    train.run(spec.spec, spec, Context(Storage(scratch=scratch), reporter, scratch, Stop()))
+    reporter = tiny.execute(train, spec, output / "scratch")
     return detector.load(output / "last.keras").get_weights(), reporter.snapshot().metrics
 
 
-def main(scenes: Path, folder: Path) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Compare."""
+    scenes, folder = map(Path, arguments)
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     one, judged_one = run(scenes, folder / "one", 4, tf.distribute.get_strategy())
@@ -45,8 +40,4 @@ def main(scenes: Path, folder: Path) -> None:
         ),
         "maps": [judged_one.m_ap, judged_two.m_ap],
     }
-    print(json.dumps(figures))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    (folder / "figures.json").write_text(json.dumps(figures))

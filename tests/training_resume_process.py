@@ -6,9 +6,8 @@ The only thing that is added to the product's task is that every step's loss is 
 import json
 import os
 import signal
-import sys
+from collections.abc import Sequence
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import tensorflow as tf
@@ -16,6 +15,7 @@ import tensorflow as tf
 from tlt_api.runreport import RunReport
 from tlt_api.runspec import RunSpec
 from tlt_api.status import Progress
+from tlt_runner.cancel import Stop
 from tlt_runner.context import Context
 from tlt_runner.status.file import LocalReporter
 from tlt_runner.storage import Storage
@@ -27,7 +27,7 @@ class Ending:
     """When an attempt ends before its time: after a step, or in an epoch's evaluation."""
 
     def __init__(self, *, stop_after: int = -1, kill_after: int = -1, stop_in_evaluation: int = -1) -> None:
-        self.stop = Event()
+        self.stop = Stop()
         self.stop_after, self.kill_after = stop_after, kill_after
         self.stop_in_evaluation = stop_in_evaluation
 
@@ -77,11 +77,8 @@ def attempt(run: RunSpec, scratch: Path, losses: Path, ending: Ending) -> RunRep
     return reporter.snapshot()
 
 
-if __name__ == "__main__":
-    run_file, scratch, losses, ending = sys.argv[1:]
-    attempt(
-        RunSpec.from_json(Path(run_file).read_bytes()),
-        Path(scratch),
-        Path(losses),
-        Ending(**json.loads(ending)),
-    )
+def main(arguments: Sequence[str]) -> None:
+    """Run an attempt in a process of its own."""
+    run_file, scratch, losses, ending = arguments
+    run = RunSpec.from_json(Path(run_file).read_bytes())
+    attempt(run, Path(scratch), Path(losses), Ending(**json.loads(ending)))

@@ -1,34 +1,21 @@
-"""Run by test_training_steps_replicas: the knobs of a step on two replicas, figures as one line of JSON."""
+"""Run by test_training_steps_replicas: the knobs of a step on two replicas, figures as a JSON file."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tiny_detector import DETERMINISTIC, training_config
 from tlt_api.training import Training
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.training.distributed.workers import Workers
 from tlt_runner.training.trainer import FIGURES, INPUTS, Trainer
 
-CONFIG = DetectorConfig.model_validate(
-    {
-        "classNames": ["car", "dog"],
-        "height": 64,
-        "width": 64,
-        "backbone": "resnet10",
-        "widthMultiplier": 0.125,
-        "anchors": {"scales": [24], "ratios": [1.0]},
-        # every anchor and every proposal is drawn: nothing is left to chance
-        "proposals": {"miniBatch": 64, "minOverlap": 0.49, "maxOverlap": 0.5}
-        | {"training": {"preNms": 16, "postNms": 15}},
-        "roi": {"poolSize": 2, "miniBatch": 64, "positiveFraction": 0.99, "minOverlap": 0.0},
-        "maxObjects": 2,
-        "freezeBatchNorm": True,
-    }
-)
+CONFIG = training_config(["car", "dog"], **DETERMINISTIC)
 IMAGES = 4
 BATCH = {
     "image": np.random.default_rng(0).uniform(0, 255, (IMAGES, 64, 64, 3)).astype(np.float32),
@@ -80,7 +67,7 @@ def furthest(left: Iterable[Any], right: Iterable[Any]) -> float:
     return max(float(np.abs(a - b).max()) for a, b in zip(left, right, strict=True))
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     """Compare."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -92,7 +79,7 @@ def main() -> None:
     knobs = {"gradientAccumulationSteps": 2, "mixedPrecision": True, "xla": True, "optimizer": optimizer}
     _, course, knobbed = train(two, 2e-3, 8, normed, **knobs)
     _, _, plain = train(two, 1e-3, 2, normed)
-    print(
+    Path(arguments[0]).write_text(
         json.dumps(
             {
                 "difference": furthest(whole, parts),
@@ -103,7 +90,3 @@ def main() -> None:
             }
         )
     )
-
-
-if __name__ == "__main__":
-    main()

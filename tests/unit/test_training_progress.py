@@ -1,10 +1,11 @@
-"""Throughput and time to the end, with a clock that is told the time."""
+"""Throughput and time to the end in the status, with a clock that the test sets."""
 
 import pytest
 
 from tlt_api.status import Metrics, Progress
-from tlt_runner.training.callbacks.base import Step
-from tlt_runner.training.callbacks.progress import Meter, Smoothed
+from tlt_runner.training.callbacks.aggregate import Aggregate
+from tlt_runner.training.callbacks.base import CallbackList, Step
+from tlt_runner.training.callbacks.progress import ProgressReport, Smoothed
 
 
 class Run:
@@ -13,23 +14,34 @@ class Run:
     def __init__(self, epochs: int, steps: int, interval: int = 1) -> None:
         self.now = 100.0
         self.steps = steps
-        self.seen: list[Progress] = []
-        self.meter = Meter(self.seen.append, epochs, steps, 4, lambda: self.now, interval)
+        self.reports: list[Progress] = []
+        aggregate = Aggregate(4, lambda: self.now)
+        progress = ProgressReport(
+            self.reports.append,
+            aggregate,
+            epochs=epochs,
+            steps=steps,
+            clock=lambda: self.now,
+            evaluation_interval=interval,
+        )
+        self.callbacks = CallbackList([aggregate, progress])
 
     def epoch(self, finished: int, seconds: list[float], start: int = 0, loss: float = 1.0) -> None:
-        self.meter.epoch(finished, start)
+        self.callbacks.on_epoch_begin(finished, start)
         for number, taken in enumerate(seconds, start):
             self.now += taken
-            self.meter.step(Step(finished * self.steps + number, number + 1, 1e-3, {"total": loss}))
+            step = Step(finished * self.steps + number, number + 1, 1e-3, {"total": loss})
+            self.callbacks.on_step_end(step)
 
     def evaluation(self, number: int, seconds: float) -> None:
-        self.meter.stage("evaluate")
+        self.callbacks.on_evaluation_begin()
         self.now += seconds
-        self.meter.evaluated(Metrics(), number)
+        self.callbacks.on_evaluation_end(Metrics(), number)
 
     @property
     def last(self) -> Progress:
-        return self.seen[-1]
+        assert self.callbacks.failures == [0, 0]
+        return self.reports[-1]
 
 
 def test_the_step_that_compiles_counts_neither_for_throughput_nor_for_the_time_to_the_end() -> None:
@@ -39,41 +51,41 @@ def test_the_step_that_compiles_counts_neither_for_throughput_nor_for_the_time_t
     assert run.last.eta_seconds == 7 * 2
 
 
-def test_an_epoch_of_one_step_tells_of_it() -> None:
+def test_an_epoch_of_one_step_is_reported() -> None:
     run = Run(epochs=3, steps=1)
     run.epoch(0, [60], loss=0.5)
     assert (run.last.step, run.last.loss, run.last.learning_rate) == (1, 0.5, 1e-3)
     assert run.last.images_per_second is None  # a step after a pause waits for data
 
 
-def test_the_evaluations_to_come_count_with_the_time_of_those_that_were() -> None:
+def test_future_evaluations_count_with_the_duration_of_past_ones() -> None:
     run = Run(epochs=10, steps=5)
     run.epoch(4, [60, 3, 3, 3, 3])  # resumed after four epochs
     assert run.last.eta_seconds == 25 * 3  # how long an evaluation takes is not known yet
     run.evaluation(25, 7)
-    run.meter.epoch(5, 0)
+    run.callbacks.on_epoch_begin(5, 0)
     assert run.last.eta_seconds == 25 * 3 + 5 * 7
     assert (run.last.epoch, run.last.step, run.last.steps, run.last.stage) == (5, 0, 5, "train")
 
 
-def test_only_every_so_many_epochs_are_judged_and_the_last_one_always() -> None:
+def test_the_time_left_counts_the_evaluations_of_the_interval_and_the_last_one() -> None:
     run = Run(epochs=8, steps=2, interval=3)
     run.epoch(2, [60, 1])
     run.evaluation(6, 10)
-    run.meter.epoch(3, 0)
+    run.callbacks.on_epoch_begin(3, 0)
     assert run.last.eta_seconds == 10 * 1 + 2 * 10  # after epochs 6 and 8
 
 
-def test_the_evaluation_that_goes_on_is_still_to_come() -> None:
+def test_a_running_evaluation_counts_as_still_to_come() -> None:
     run = Run(epochs=3, steps=2)
     run.epoch(0, [60, 1])
     run.evaluation(2, 10)
     run.epoch(1, [1, 1])
-    run.meter.stage("evaluate")
+    run.callbacks.on_evaluation_begin()
     assert run.last.eta_seconds == 2 * 1 + 2 * 10
 
 
-def test_an_epoch_that_was_begun_by_an_earlier_attempt_is_not_taken_again() -> None:
+def test_steps_of_an_earlier_attempt_are_not_counted_as_left() -> None:
     run = Run(epochs=2, steps=10)
     run.epoch(0, [60, 2, 2], start=6)
     assert run.last.step == 9
@@ -87,7 +99,7 @@ def test_the_reported_loss_is_the_mean_of_the_last_fifty_steps() -> None:
     assert run.last.loss == 3.0
 
 
-def test_a_pause_between_epochs_is_no_step() -> None:
+def test_a_pause_between_epochs_does_not_count_as_a_step() -> None:
     run = Run(epochs=3, steps=2)
     run.epoch(0, [60, 1])
     run.now += 1000  # a checkpoint on a slow volume
@@ -95,7 +107,7 @@ def test_a_pause_between_epochs_is_no_step() -> None:
     assert run.last.eta_seconds == 2 * 1
 
 
-def test_smoothing_is_a_mean_first_and_forgets_later() -> None:
+def test_smoothing_is_a_mean_first_and_an_exponential_average_later() -> None:
     smoothed = Smoothed(remembered=4)
     for value in (1.0, 2.0, 3.0, 6.0):
         smoothed.add(value)
@@ -106,5 +118,5 @@ def test_smoothing_is_a_mean_first_and_forgets_later() -> None:
 
 def test_a_finished_run_has_no_time_left() -> None:
     run = Run(epochs=2, steps=1)
-    run.meter.finish(2)
+    run.callbacks.on_train_end(2)
     assert (run.last.epoch, run.last.eta_seconds) == (2, 0)

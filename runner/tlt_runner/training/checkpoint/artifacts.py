@@ -1,0 +1,405 @@
+"""Publishes the checkpoints of a training: files, then the manifest, then the status, then copies for people.
+
+At the output address, ``checkpoints/<checkpoint>/`` has the immutable files of each checkpoint and
+``checkpoint.json`` says which of these exist (:mod:`tlt_runner.training.checkpoint.manifest`). The status
+names these files. ``best.keras``, ``last.keras`` and ``epoch-0007.keras`` beside them are copies under
+names that stay; after a kill between manifest and copies, the next attempt makes the copies again.
+
+Called by the train task. :class:`Checkpoints` comes first, so that the status has the models of earlier
+attempts while data are read; :class:`CheckpointWriter` needs the model and comes when there is one.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from tlt_api.runspec import Owner
+from tlt_api.status import Artifact, Metrics
+from tlt_runner.context import Context
+from tlt_runner.detector.model import FasterRCNN
+from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
+from tlt_runner.storage import PARTIAL_SUFFIX, Storage, join, sha256_of
+from tlt_runner.training.checkpoint import manifest as manifests
+from tlt_runner.training.checkpoint import model_file, state
+from tlt_runner.training.checkpoint.manifest import BEST, FOLDER, LAST, MANIFEST, Checkpoint, File, Manifest
+from tlt_runner.training.checkpoint.model_file import Origin
+from tlt_runner.training.checkpoint.state import Position, Saved
+
+OLD_STATE = "last.state.npz"
+"""State file of outputs of before 2026-12. The first new checkpoint replaces it."""
+OLD_SECONDS = 6 * 3600.0
+"""Age from which a partial file is certainly not being written any more."""
+_PARTIAL = re.compile(
+    r"\.(best\.keras|last\.keras|last\.state\.npz|checkpoint\.json|epoch-\d+\.keras)\.[0-9a-f]{8}"
+    + re.escape(PARTIAL_SUFFIX)
+)
+
+log = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The checkpoints of one training, in storage and in the status.
+
+    Args:
+        context: Storage and reporter.
+        output_uri: The output address.
+        owner: The TrainingJob.
+    """
+
+    def __init__(self, context: Context, output_uri: str, owner: Owner) -> None:
+        self._storage = context.storage
+        self._reporter = context.reporter
+        self._output = output_uri
+        self.owner = owner
+        self.manifest: Manifest | None = None
+        self._folder_is_clean = False
+
+    def recall(self) -> Saved | None:
+        """Find the checkpoint of an earlier attempt and report its models again. Writes nothing.
+
+        A model whose file is gone or was replaced is left out. Without ``best`` or ``last``, the epoch that
+        ended last is to be finished again, which makes another.
+
+        Raises:
+            RunnerError: The storage's reasons, where there may be a checkpoint that cannot be read now.
+        """
+        saved = self._read_manifest() or self._read_old_layout()
+        if saved is None or self.manifest is None:
+            return None
+        expected = self.manifest.models()
+        missing = self._missing(expected)
+        self.manifest = self.manifest.without(missing)
+        for name, checkpoint in self.manifest.models().items():
+            self._reporter.artifact(self._artifact(name, checkpoint))
+        position = saved.position
+        if position.best is not None and BEST not in expected:
+            missing.append(BEST)
+        if lost := [name for name in (BEST, LAST) if name in missing]:
+            position = _reopened(position, lost)
+        if position.best is not None:
+            self._reporter.report(position.best)
+        return Saved(position, saved.path, saved.uri)
+
+    def withdraw(self) -> None:
+        """Take back what :meth:`recall` reported: the training starts over and replaces the files."""
+        for name in self.manifest.models() if self.manifest else ():
+            self._reporter.removed(name)
+        self.manifest = None
+        self._reporter.report(Metrics())
+
+    def repair(self) -> None:
+        """Repair the output of a killed attempt: make missing copies, remove files without an entry."""
+        if self.manifest is None:
+            return
+        for name, checkpoint in self.manifest.models().items():
+            model, copy = checkpoint.model, self._uri(f"{name}.keras")
+            assert model is not None
+            published = self._storage.published(copy)
+            if model.path == f"{name}.keras" or (published and published.sha256 == model.sha256):
+                continue
+            log.info("%s is not the model of epoch %d; copying it again", copy, checkpoint.epoch)
+            local = self._storage.fetch(self._uri(model.path), model.sha256)
+            self._storage.publish(local, copy)
+            if self._storage.local_path(copy) is None:
+                local.unlink()  # a download, as large as the model
+        self._remove(self.manifest.superseded)
+        self._remove_unnamed()
+
+    def publish(self, local: Path, path: str) -> File:
+        """Publish a file below the output address."""
+        published = self._storage.publish(local, self._uri(path))
+        return File(path=path, sha256=published.sha256, size_bytes=published.size_bytes)
+
+    def record(self, manifest: Manifest, scratch: Path, model: Path | None = None) -> None:
+        """Replace the manifest, whose files are all published, and bring status and copies up to date.
+
+        Args:
+            manifest: The next manifest.
+            scratch: A folder for the file.
+            model: The local model file of the checkpoint to resume from, if it has a model.
+        """
+        before = self.manifest
+        names_before, names = before.models() if before else {}, manifest.models()
+        copies_before, copies = ({f"{name}.keras" for name in some} for some in (names_before, names))
+        superseded = ((before.paths() if before else set()) - manifest.paths() | copies_before) - copies
+        self.manifest = manifest = manifest.model_copy(update={"superseded": sorted(superseded)})
+        local = scratch / MANIFEST
+        local.write_text(manifest.model_dump_json(indent=1, exclude_none=True))
+        # From here on the new checkpoints are the ones that exist, whenever this process is killed.
+        self._storage.publish(local, self._uri(MANIFEST))
+        local.unlink()
+        for name in names_before.keys() - names.keys():
+            self._reporter.removed(name)
+        changed = [
+            name
+            for name, item in names.items()
+            if name not in names_before or names_before[name].model != item.model
+        ]
+        for name in changed:
+            self._reporter.artifact(self._artifact(name, names[name]))
+        if BEST in changed and manifest.position.best is not None:
+            self._reporter.report(manifest.position.best)
+        for name in changed:
+            if model is not None and names[name].name == manifest.resume:
+                self._storage.publish(model, self._uri(f"{name}.keras"))
+        self._remove(superseded)
+        self._remove_unnamed()
+
+    def _read_manifest(self) -> Saved | None:
+        """Read manifest and state of an earlier attempt; None where the training starts over."""
+        uri = self._uri(MANIFEST)
+        if not self._storage.exists(uri):
+            return None
+        path = self._storage.fetch(uri)
+        with storage_errors(uri):
+            text = path.read_bytes()
+        try:
+            manifest = Manifest.model_validate_json(text)
+        except ValueError as error:
+            log.warning("training starts over: %s is damaged: %s", uri, error)
+            return None
+        position, checkpoint = manifest.position, manifest.checkpoint(manifest.resume)
+        if position.run != self.owner.uid:
+            log.warning("training starts over: %s belongs to another run (%s)", uri, position.run)
+            return None
+        if checkpoint is None or checkpoint.state is None:
+            log.warning("training starts over: %s names no state to resume from", uri)
+            return None
+        state_uri = self._uri(checkpoint.state.path)
+        try:
+            local = self._storage.fetch(state_uri)
+        except NotFoundError as error:
+            log.warning("training starts over: %s names a file that is gone: %s", uri, error.message)
+            return None
+        self.manifest = manifest
+        return Saved(position, local, state_uri)
+
+    def _read_old_layout(self) -> Saved | None:
+        """Read the state of an attempt of before 2026-12. Its files stay until newer ones replace them."""
+        saved = state.find(self._storage, self._uri(OLD_STATE), self.owner.uid)
+        if saved is None:
+            return None
+        with storage_errors(saved.uri):
+            file = File(path=OLD_STATE, sha256=sha256_of(saved.path), size_bytes=saved.path.stat().st_size)
+        self.manifest = manifests.of_old_layout(saved.position, file)
+        return Saved(self.manifest.position, saved.path, saved.uri)
+
+    def _missing(self, models: dict[str, Checkpoint]) -> list[str]:
+        """Names of models whose file is gone or has another content."""
+        digests: dict[str, str | None] = {}
+        missing = []
+        for name, checkpoint in models.items():
+            assert checkpoint.model is not None
+            path = checkpoint.model.path
+            if path not in digests:
+                published = self._storage.published(self._uri(path))
+                digests[path] = published.sha256 if published else None
+            if digests[path] != checkpoint.model.sha256:
+                missing.append(name)
+        return missing
+
+    def _remove_unnamed(self) -> None:
+        """Remove files below the folder of checkpoints that the manifest does not name; once an attempt."""
+        if self._folder_is_clean or self.manifest is None:
+            return
+        self._folder_is_clean = True
+        try:
+            files = self._storage.list_files(self._uri(FOLDER))
+        except RunnerError as error:
+            log.warning("files of killed attempts in %s cannot be listed: %s", FOLDER, error.message)
+            return
+        self._remove({f"{FOLDER}/{file}" for file in files} - self.manifest.paths())
+
+    def _remove(self, paths: Iterable[str]) -> None:
+        """Remove files below the output address. A file that stays takes room and does no other harm."""
+        by_folder: dict[str, list[str]] = {}
+        for path in sorted(paths):
+            folder, _, name = path.rpartition("/")
+            by_folder.setdefault(folder, []).append(name)
+        for folder, names in by_folder.items():
+            try:
+                self._storage.remove(join(self._output, folder), names)
+            except RunnerError as error:
+                log.warning("superseded checkpoint cannot be removed: %s", error.message)
+
+    def _artifact(self, name: str, checkpoint: Checkpoint) -> Artifact:
+        model = checkpoint.model
+        assert model is not None
+        return Artifact(
+            name=name,
+            uri=self._uri(model.path),
+            sha256=model.sha256,
+            size_bytes=model.size_bytes,
+            epoch=checkpoint.epoch,
+        )
+
+    def _uri(self, path: str) -> str:
+        return join(self._output, path)
+
+
+def _reopened(position: Position, lost: Sequence[str]) -> Position:
+    """Finish the last epoch again, which publishes its model; the next epoch does so if it has begun."""
+    log.warning(
+        "model %s is gone or was replaced; the last epoch's model takes its place", " and ".join(lost)
+    )
+    change: dict[str, object] = {"best": None} if BEST in lost else {}
+    if position.epoch and not position.step:
+        change["epoch_finished"] = False
+    return position.model_copy(update=change)
+
+
+class CheckpointWriter:
+    """Saves a model in training and its state as checkpoints.
+
+    Args:
+        context: Scratch folder.
+        checkpoints: Takes the files.
+        model: The model in training.
+        variables: All variables that training changes.
+        keep: Newest checkpoints that stay as models of their own.
+        published_weights: Context in which the model has the weights to publish (averages).
+        publishes: False on workers that only resume.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        checkpoints: Checkpoints,
+        model: FasterRCNN,
+        variables: Sequence[Any],
+        keep: int,
+        published_weights: Callable[[], AbstractContextManager[None]] = nullcontext,
+        publishes: bool = True,
+    ) -> None:
+        self._scratch = context.scratch
+        self._checkpoints = checkpoints
+        self._model = model
+        self._variables = variables
+        self._keep = keep
+        self._published_weights = published_weights
+        self._publishes = publishes
+
+    def resume(self, saved: Saved | None, start: Position) -> Position:
+        """Restore the state that :meth:`Checkpoints.recall` returned; without one, return ``start``.
+
+        Raises:
+            RunnerError: As of :func:`state.resume`.
+        """
+        if saved is None:
+            return start
+        position = state.resume(saved, start, self._variables)
+        if position is start:
+            self._checkpoints.withdraw()
+        return position
+
+    def save_state(self, position: Position) -> None:
+        """Save a checkpoint for resuming: before an evaluation, or when the run is stopped."""
+        if self._publishes:
+            self._record(position, self._with_state(position), is_best=False, is_last=False)
+
+    def save_epoch(
+        self, position: Position, metrics: Metrics | None, *, is_best: bool, is_last: bool
+    ) -> None:
+        """Record a finished epoch, with its model where that is the best one or a checkpoint is due.
+
+        Args:
+            position: Progress of the training, the evaluation included.
+            metrics: The evaluation; None where none was due.
+            is_best: The model is the best one so far.
+            is_last: A checkpoint is due.
+        """
+        if not self._publishes:
+            return
+        checkpoint = self._current(position) or self._with_state(position)
+        checkpoint = checkpoint.model_copy(update={"metrics": metrics})
+        if not (is_best or is_last):
+            self._record(position, checkpoint, is_best=False, is_last=False)
+            return
+        local = self._scratch / "model.keras"
+        owner = self._checkpoints.owner
+        origin = Origin(
+            run=owner.uid,
+            job=f"{owner.namespace}/{owner.name}",
+            epoch=position.epoch,
+            evaluation=metrics if is_best else None,
+        )
+        with self._published_weights():
+            model_file.save(self._model, local, origin)
+        file = self._checkpoints.publish(local, f"{FOLDER}/{checkpoint.name}/model.keras")
+        checkpoint = checkpoint.model_copy(update={"model": file})
+        self._record(position, checkpoint, is_best=is_best, is_last=is_last, model=local)
+        local.unlink()
+
+    def _current(self, position: Position) -> Checkpoint | None:
+        """The checkpoint whose state has the weights of this position, if it can still get a model."""
+        manifest = self._checkpoints.manifest
+        checkpoint = manifest.checkpoint(manifest.resume) if manifest else None
+        if checkpoint is None or checkpoint.model is not None or checkpoint.name == OLD_STATE:
+            return None
+        return checkpoint if (checkpoint.epoch, checkpoint.step) == (position.epoch, position.step) else None
+
+    def _with_state(self, position: Position) -> Checkpoint:
+        """A checkpoint with the state published; one with the same content is not published again."""
+        local = self._scratch / "state.npz"
+        state.write(local, position, self._variables)
+        name = manifests.checkpoint_name(position, sha256_of(local))
+        manifest = self._checkpoints.manifest
+        checkpoint = manifest.checkpoint(name) if manifest else None
+        if checkpoint is None or checkpoint.state is None:
+            file = self._checkpoints.publish(local, f"{FOLDER}/{name}/state.npz")
+            checkpoint = Checkpoint(name=name, epoch=position.epoch, step=position.step, state=file)
+        local.unlink()
+        return checkpoint
+
+    def _record(
+        self,
+        position: Position,
+        checkpoint: Checkpoint,
+        *,
+        is_best: bool,
+        is_last: bool,
+        model: Path | None = None,
+    ) -> None:
+        manifest = self._checkpoints.manifest or manifests.first(position, checkpoint)
+        manifest = manifest.advanced(position, checkpoint, best=is_best, last=is_last, keep=self._keep)
+        self._checkpoints.record(manifest, self._scratch, model)
+
+
+def remove_partial_files(storage: Storage, output_uri: str, now: float) -> None:
+    """Remove old partial files that killed attempts left at the output address. Failures are logged.
+
+    A publish writes under a hidden name and renames; a process that is killed in between leaves the hidden
+    file. On S3 it leaves parts of an upload, which are no objects and which the bucket must remove
+    (docs/checkpoints.md).
+
+    Args:
+        storage: Where the output is.
+        output_uri: The output folder; it need not exist.
+        now: The time, in seconds since 1970.
+    """
+    folder = storage.local_path(output_uri)
+    if folder is None:
+        return
+    try:
+        paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        log.warning("partial files of killed attempts in %s cannot be listed: %s", output_uri, error)
+        return
+    for path in paths:
+        if not _PARTIAL.fullmatch(path.name):
+            continue
+        try:
+            status = path.stat()
+            if now - status.st_mtime <= OLD_SECONDS:
+                continue
+            path.unlink()
+        except OSError as error:
+            # Another attempt may have finished publishing it just now; otherwise it takes room and no more.
+            log.warning("partial file %s of a killed attempt cannot be removed: %s", path.name, error)
+            continue
+        log.info("removed partial file %s of a killed attempt (%d bytes)", path.name, status.st_size)

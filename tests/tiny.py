@@ -1,0 +1,102 @@
+"""The tiny training of all tests: its RunSpec, its reporter, and how it is run in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tiny_detector
+from tlt_api.runspec import RunSpec
+from tlt_api.status import Progress
+from tlt_runner.cancel import Stop
+from tlt_runner.context import Context
+from tlt_runner.status.file import LocalReporter
+from tlt_runner.storage import Storage
+
+SIZE = tiny_detector.TRAINING_SIZE
+IMAGES = 32
+CLASSES = {"zero": "zero", "one": "one"}
+
+
+def generate_scenes(folder: Path) -> None:
+    """Write the data set of tiny trainings: 32 images of 64 x 64 pixels with digits of two classes."""
+    from tlt_runner.data import sample_digits
+
+    sample_digits.generate(folder, IMAGES, SIZE, SIZE, seed=3, classes=[0, 1])
+
+
+def spec(scenes: Path, output: Path, **sections: Any) -> dict[str, Any]:
+    """The spec of a TrainingJob on these scenes; each section is merged into that of the spec."""
+    whole: dict[str, Any] = {
+        "dataset": {
+            "uri": f"file://{scenes}",
+            "targetClassMapping": CLASSES,
+            "imageSize": {"width": SIZE, "height": SIZE},
+            "validation": {"fraction": 0.25},
+        },
+        "model": tiny_detector.MODEL,
+        "training": {"epochs": 2, "batchSizePerGPU": 4},
+        "output": {"uri": f"file://{output}"},
+        "resources": {"gpus": 0},
+    }
+    for name, section in sections.items():
+        whole[name] = {**whole.get(name, {}), **section}
+    return whole
+
+
+def run_spec(
+    scenes: Path,
+    output: Path,
+    *,
+    uid: str = "one",
+    attempt: int = 1,
+    inputs: dict[str, Any] | None = None,
+    **sections: Any,
+) -> RunSpec:
+    """The RunSpec of such a TrainingJob."""
+    return RunSpec.model_validate(
+        {
+            "owner": {"kind": "TrainingJob", "namespace": "default", "name": "tiny", "uid": uid},
+            "attempt": attempt,
+            "spec": spec(scenes, output, **sections),
+            "inputs": inputs or {},
+        }
+    )
+
+
+class StopAt(Stop):
+    """A stop request at the n-th step of a training; ``RecordingReporter`` starts the count."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.left = count
+        self.training = False
+
+    def is_set(self) -> bool:
+        """Count down while the training takes steps."""
+        self.left -= self.training
+        return self.left < 0
+
+
+class RecordingReporter(LocalReporter):
+    """A reporter that keeps every progress."""
+
+    def __init__(self, stop: Stop | None = None) -> None:
+        super().__init__(None)
+        self.stop = stop
+        self.progresses: list[Progress] = []
+
+    def progress(self, progress: Progress) -> None:
+        """Keep it."""
+        super().progress(progress)
+        self.progresses.append(progress)
+        if isinstance(self.stop, StopAt):
+            self.stop.training = progress.stage == "train"
+
+
+def execute(task: Any, run: RunSpec, scratch: Path, stop: Any = None) -> RecordingReporter:
+    """Run a task in this process."""
+    reporter = RecordingReporter(stop)
+    scratch.mkdir(parents=True, exist_ok=True)
+    task.run(run.spec, run, Context(Storage(scratch=scratch), reporter, scratch, stop or Stop()))
+    return reporter
