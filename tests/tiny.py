@@ -72,7 +72,7 @@ class StopAt(Stop):
         self.left = count
         self.training = False
 
-    def is_set(self) -> bool:
+    def requested(self) -> bool:
         """Count down while the training takes steps."""
         self.left -= self.training
         return self.left < 0

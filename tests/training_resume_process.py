@@ -35,11 +35,11 @@ class Ending:
         if number == self.kill_after:
             os.kill(os.getpid(), signal.SIGKILL)
         if number == self.stop_after:
-            self.stop.set()
+            self.stop.request()
 
     def in_evaluation(self, epoch: int) -> None:
         if epoch == self.stop_in_evaluation:
-            self.stop.set()
+            self.stop.request()
 
 
 class Reporter(LocalReporter):

@@ -6,21 +6,23 @@ that takes long receives it, asks :meth:`Stop.requested` and ends by :meth:`Stop
 
 from __future__ import annotations
 
-from threading import Event
-
 from tlt_runner.errors import InterruptedRunError
 
 
-class Stop(Event):
-    """A request to end the run soon. It is made once and never taken back."""
+class Stop:
+    """A request to end the run soon, made by any thread or by a signal handler. It is never taken back."""
+
+    def __init__(self) -> None:
+        # No threading.Event: its lock would block a signal handler that interrupts another one.
+        self._requested = False
 
     def request(self) -> None:
         """Ask the run to stop."""
-        self.set()
+        self._requested = True
 
     def requested(self) -> bool:
         """Return True once the run was asked to stop."""
-        return self.is_set()
+        return self._requested
 
     def raise_if(self, when: str, hint: str | None = None, stage: str | None = None) -> None:
         """End the run here if it was asked to stop.

@@ -407,7 +407,7 @@ def test_a_stop_interrupts_and_what_was_finished_is_taken_over(
     class StopsAtForty(RecordingReporter):
         def progress(self, progress: Progress) -> None:
             if (progress.stage, progress.step) == ("convert", 40):
-                stop.set()
+                stop.request()
 
     with pytest.raises(RunnerError) as caught:
         prepare(folder.dataset(), storage, output, StopsAtForty(), stop)  # type: ignore[arg-type]

@@ -111,7 +111,7 @@ def test_a_model_of_another_run_is_named(scenes, model, tmp_path, caplog, uid, s
 def test_a_stop_ends_the_evaluation(scenes, model, tmp_path):
     run = Run(tmp_path, scenes)
     detector.save(model, run.output / "best.keras")
-    run.context.stop.set()
+    run.context.stop.request()
     with pytest.raises(RunnerError) as error:
         run()
     assert error.value.reason == Reason.INTERRUPTED

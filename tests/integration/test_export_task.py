@@ -131,7 +131,7 @@ def test_missing_builder_is_found_before_the_model_is_read(tmp_path):
 
 def test_request_to_stop_ends_the_run_as_interrupted(model_file, tmp_path):
     run = Run(tmp_path)
-    run.context.stop.set()
+    run.context.stop.request()
     with pytest.raises(RunnerError) as caught:
         run(model_file)
     assert caught.value.reason == Reason.INTERRUPTED

@@ -290,7 +290,7 @@ class StopAfter(LocalReporter):
 
     def progress(self, progress: Progress) -> None:
         if progress.step == self._images:
-            self._stop.set()
+            self._stop.request()
 
 
 def test_what_was_written_before_an_interruption_stays_and_the_next_run_completes_it(

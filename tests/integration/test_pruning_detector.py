@@ -210,7 +210,7 @@ def test_a_threshold_that_prunes_nothing_fails_and_publishes_nothing(model_file,
 
 def test_a_stop_ends_the_task(model_file, tmp_path):
     run = Run(tmp_path)
-    run.context.stop.set()
+    run.context.stop.request()
     with pytest.raises(RunnerError) as error:
         run(model_file, threshold=0.5)
     assert error.value.reason == Reason.INTERRUPTED

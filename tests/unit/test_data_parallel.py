@@ -49,7 +49,7 @@ def test_a_stop_raises_interrupted_with_the_position() -> None:
     progress = StageProgress("convert", 10, None, stop)
     progress.advance()
     progress.raise_if_stopped()
-    stop.set()
+    stop.request()
     with pytest.raises(RunnerError, match="image 1 of 10") as caught:
         progress.raise_if_stopped()
     assert caught.value.reason == Reason.INTERRUPTED

@@ -39,7 +39,7 @@ sys.exit(process.execute("prune", here / "run.json", around, load=lambda command
 STOPPABLE = """
 context.reporter.progress(Progress(stage="prune", step=1))
 print("ready", flush=True)
-while not context.stop.wait(0.05): pass
+while not context.stop.requested(): time.sleep(0.05)
 raise RunnerError(Reason.INTERRUPTED, "checkpoint of epoch 3 is written")
 """
 
@@ -159,7 +159,7 @@ def test_a_second_signal_ends_a_task_that_does_not_listen(tmp_path: Path) -> Non
     body = """
     context.reporter.report(Metrics(m_ap=0.9))
     print("ready", flush=True)
-    while not context.stop.wait(0.05): pass
+    while not context.stop.requested(): time.sleep(0.05)
     print("ready", flush=True)
     while True: time.sleep(0.05)
     """

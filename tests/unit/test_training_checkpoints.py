@@ -8,7 +8,6 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +18,7 @@ from tlt_api.failures import CLASSES, Reason
 from tlt_api.model import Anchors
 from tlt_api.runspec import Owner
 from tlt_api.status import Artifact, Metrics
+from tlt_runner.cancel import Stop
 from tlt_runner.context import Context
 from tlt_runner.errors import RunnerError
 from tlt_runner.status.file import LocalReporter
@@ -92,7 +92,7 @@ class Room:
         self.scratch.mkdir(exist_ok=True)
         self.reporter = LocalReporter(None)
         self.storage = Fetching(scratch=self.scratch)
-        self.context = Context(self.storage, self.reporter, self.scratch, Event())
+        self.context = Context(self.storage, self.reporter, self.scratch, Stop())
         self.checkpoints = Checkpoints(self.context, f"file://{self.output}", OWNER)
         self.variable = Variable()
         model: Any = SimpleNamespace(variable=self.variable)

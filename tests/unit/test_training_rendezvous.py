@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from tlt_api.failures import Reason
+from tlt_runner.cancel import Stop
 from tlt_runner.errors import RunnerError
 from tlt_runner.training.distributed import rendezvous
 
@@ -47,19 +48,21 @@ def test_a_missing_worker_is_named() -> None:
     workers = [*_free_addresses(1), "nobody.invalid:2222"]
     seconds = itertools.count(step=10.0)
     with pytest.raises(RunnerError, match=r"worker 1 at nobody.invalid:2222 \(no address is known") as caught:
-        rendezvous.meet(workers, 0, lambda: False, limit=5, clock=lambda: next(seconds))
+        rendezvous.meet(workers, 0, Stop(), limit=5, clock=lambda: next(seconds))
     assert caught.value.reason == Reason.WORKER_LOST
 
 
 def test_a_stop_ends_the_wait_for_other_workers() -> None:
+    stop = Stop()
+    stop.request()
     with pytest.raises(RunnerError) as caught:
-        rendezvous.meet(_free_addresses(2), 0, lambda: True)
+        rendezvous.meet(_free_addresses(2), 0, stop)
     assert caught.value.reason == Reason.INTERRUPTED
 
 
 def test_no_worker_continues_before_all_are_there() -> None:
     workers = _free_addresses(2)
-    first = threading.Thread(target=rendezvous.meet, args=(workers, 0, lambda: False), daemon=True)
+    first = threading.Thread(target=rendezvous.meet, args=(workers, 0, Stop()), daemon=True)
     first.start()
     first.join(0.1)
     assert first.is_alive()

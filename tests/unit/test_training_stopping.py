@@ -1,11 +1,11 @@
 """Workers agree on a stop: all at the same calls, every few seconds."""
 
-from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from tlt_runner.cancel import Stop
 from tlt_runner.training.distributed.stop import MAX_CALLS, SYNCHRONISATION_SECONDS, StopAgreement
 
 
@@ -35,7 +35,7 @@ def answers(
         before = sum(seconds for call, seconds in (pauses or {}).items() if call <= exchange.call)
         return exchange.call * step_seconds + before
 
-    agreement = StopAgreement(Event(), exchange, clock)  # type: ignore[arg-type]
+    agreement = StopAgreement(Stop(), exchange, clock)  # type: ignore[arg-type]
     given = []
     for number in range(1, calls + 1):
         exchange.call = number
@@ -77,8 +77,8 @@ def test_the_stop_of_another_worker_stops_this_one_at_the_next_synchronisation()
 
 
 def test_a_single_worker_does_not_synchronise() -> None:
-    stop = Event()
+    stop = Stop()
     agreement = StopAgreement(stop, SimpleNamespace(several=False))  # type: ignore[arg-type]
     before = agreement.requested()
-    stop.set()
+    stop.request()
     assert (before, agreement.requested()) == (False, True)

@@ -48,7 +48,7 @@ def run(spec: TrainingJobSpec, run: RunSpec, context: Context) -> None:
         RunnerError: Whatever data, model or loop raise.
     """
     index = rendezvous.index_of(os.environ, run.workers)
-    all_workers = workers.claim(spec.resources.gpus, run.workers, index, context.stop.is_set)
+    all_workers = workers.claim(spec.resources.gpus, run.workers, index, context.stop)
     # The other workers report to their own log only.
     if not all_workers.chief:
         context = dataclasses.replace(context, reporter=LocalReporter(None))
@@ -110,7 +110,7 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
         spec,
         detect=detect if workers.replicas == 1 else evaluation.on_replicas(model, workers),
         workers=workers,
-        stop_requested=StopAgreement(context.stop, workers).requested,
+        stop=StopAgreement(context.stop, workers),
     )
     work = loop.Work(
         batches=_training_batches(records, spec, model, workers, batch_size),

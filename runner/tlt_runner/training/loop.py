@@ -19,7 +19,7 @@ from tlt_api.failures import Reason
 from tlt_api.status import Metrics
 from tlt_api.training import Evaluation, Training
 from tlt_runner import exits
-from tlt_runner.errors import RunnerError
+from tlt_runner.errors import InterruptedRunError, RunnerError
 from tlt_runner.training.callbacks.base import Callback, Step
 from tlt_runner.training.checkpoint.state import Position
 from tlt_runner.training.mixed_precision import LOWEST_SCALE
@@ -172,8 +172,7 @@ def _complete_step(
 
 def _interrupt(work: Work, position: Position) -> NoReturn:
     work.saver.save_state(position)
-    raise RunnerError(
-        Reason.INTERRUPTED,
+    raise InterruptedRunError(
         f"stopped from outside after epoch {position.epoch} and step {position.step} of the next; "
         "a checkpoint is written",
     )

@@ -11,13 +11,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from tlt_api.failures import Reason
 from tlt_api.status import Metrics
 from tlt_api.trainingjob import TrainingJobSpec
+from tlt_runner.cancel import Stop
 from tlt_runner.data.input_pipeline import batches
 from tlt_runner.data.records import Records
 from tlt_runner.detector.model import FasterRCNN
-from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation.evaluate import Detect, Shared, evaluate
 from tlt_runner.training.distributed.workers import Workers
 
@@ -27,7 +26,7 @@ def create_evaluate(
     spec: TrainingJobSpec,
     detect: Detect,
     workers: Workers,
-    stop_requested: Callable[[], bool],
+    stop: Stop,
 ) -> Callable[[], Metrics]:
     """Create a function that evaluates the model with its current weights.
 
@@ -37,8 +36,7 @@ def create_evaluate(
         detect: The model in training, on all of this worker's replicas: :func:`on_replicas` where there are
             several of them.
         workers: All workers, which share the images.
-        stop_requested: Returns whether the run must end soon, the same on every worker; called before each
-            batch.
+        stop: The stop request on which all workers agree; asked before each batch.
 
     Returns:
         The function. Every worker must call it. It raises RunnerError Interrupted when the run must end.
@@ -51,10 +49,7 @@ def create_evaluate(
             records, batch_size, records.manifest.most_objects, share=workers.share
         )
         for batch in data:
-            if stop_requested():
-                raise RunnerError(
-                    Reason.INTERRUPTED, "stopped while evaluating; the checkpoint before it is kept"
-                )
+            stop.raise_if("while evaluating; the checkpoint before it is kept")
             yield batch
 
     def evaluate_model() -> Metrics:

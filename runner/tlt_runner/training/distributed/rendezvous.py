@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from tlt_api.failures import Reason
+from tlt_runner.cancel import Stop
 from tlt_runner.errors import RunnerError
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def split(address: str) -> tuple[str, int]:
 def meet(
     workers: Sequence[str],
     index: int,
-    stopped: Callable[[], bool],
+    stop: Stop,
     limit: float = LIMIT_SECONDS,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
@@ -68,7 +69,7 @@ def meet(
     Args:
         workers: ``host:port`` of all, by index.
         index: Index of this worker.
-        stopped: Returns whether to give up because the run must end.
+        stop: Ends the wait.
         limit: Seconds to wait.
         clock: Monotonic seconds.
 
@@ -85,8 +86,7 @@ def meet(
                     del missing[number]
                 else:
                     missing[number] = problem
-            if stopped():
-                raise RunnerError(Reason.INTERRUPTED, "stopped while waiting for the other workers")
+            stop.raise_if("while waiting for the other workers")
             if missing and clock() - began > limit:
                 raise RunnerError(
                     Reason.WORKER_LOST, f"after {limit:.0f} s there is no {_names(workers, missing)}"

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from threading import Event
 
+from tlt_runner.cancel import Stop
 from tlt_runner.training.distributed.workers import Workers
 
 SYNCHRONISATION_SECONDS = 5.0
@@ -19,7 +19,7 @@ MAX_CALLS = 20
 """Calls between two synchronisations at most. Calls that become 20 times as long still stop within 100 s."""
 
 
-class StopAgreement:
+class StopAgreement(Stop):
     """A stop request of any worker, as seen by all workers at the same call. All must call equally often.
 
     Args:
@@ -28,20 +28,21 @@ class StopAgreement:
         clock: Monotonic seconds.
     """
 
-    def __init__(self, stop: Event, workers: Workers, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, stop: Stop, workers: Workers, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
         self._stop, self._workers, self._clock = stop, workers, clock
         self._calls, self._interval, self._synchronised = 0, 1, clock()
 
     def requested(self) -> bool:
         """Return the same value on all workers; False between synchronisations."""
         if not self._workers.several:
-            return self._stop.is_set()
+            return self._stop.requested()
         self._calls += 1
         if self._calls < self._interval:
             return False
         now = self._clock()
         # Sums over all workers, so that all of them choose the same next interval.
-        requests, seconds = self._workers.total([self._stop.is_set(), now - self._synchronised])
+        requests, seconds = self._workers.total([self._stop.requested(), now - self._synchronised])
         mean_seconds = max(float(seconds), 1e-6) / self._workers.share.count
         fitting = int(SYNCHRONISATION_SECONDS * self._interval / mean_seconds)
         self._interval = max(1, min(fitting, 2 * self._interval, MAX_CALLS))

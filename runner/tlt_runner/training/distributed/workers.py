@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tlt_api.failures import Reason
+from tlt_runner.cancel import Stop
 from tlt_runner.data.input_pipeline.worker_slice import Share
 from tlt_runner.errors import RunnerError
 from tlt_runner.training.distributed import rendezvous
@@ -102,8 +103,8 @@ class Workers:
         received = self.total(np.pad(data, (0, length - len(data))))
         return received.astype(np.uint8).tobytes().decode()
 
-    def wait_for_broadcast(self, stop: threading.Event) -> str:
-        """Wait for the chief's :meth:`broadcast_text`, which may take hours; abort when ``stop`` is set.
+    def wait_for_broadcast(self, stop: Stop) -> str:
+        """Wait for the chief's :meth:`broadcast_text`, which may take hours, or for a stop request.
 
         Raises:
             RunnerError: Interrupted.
@@ -121,8 +122,7 @@ class Workers:
         thread.start()
         while thread.is_alive():
             thread.join(_POLL_SECONDS)
-            if stop.is_set():
-                raise RunnerError(Reason.INTERRUPTED, "stopped while worker 0 was preparing")
+            stop.raise_if("while worker 0 was preparing")
         (answer,) = answers
         if isinstance(answer, BaseException):
             raise answer
@@ -181,7 +181,7 @@ def claim(
     gpus: int,
     addresses: Sequence[str] = (),
     index: int = 0,
-    stopped: Callable[[], bool] = lambda: False,
+    stop: Stop | None = None,
 ) -> Workers:
     """Reserve this pod's GPUs, meet the other workers and create the strategy over all of them.
 
@@ -192,7 +192,7 @@ def claim(
         gpus: GPUs of each worker.
         addresses: ``host:port`` of the workers by index; one or none is a training in this process alone.
         index: Index of this worker.
-        stopped: Returns whether to give up waiting because the run must end.
+        stop: Ends the wait for the other workers.
 
     Raises:
         RunnerError: NotEnoughGPUs; WorkerLost when another does not come; Interrupted.
@@ -210,7 +210,7 @@ def claim(
     devices = f"{gpus} GPU(s)" if gpus else "the CPU"
     if len(addresses) > 1:
         log.info("training on %s of each of %d workers", devices, len(addresses))
-        rendezvous.meet(addresses, index, stopped)
+        rendezvous.meet(addresses, index, stop or Stop())
         # A worker that was met may be gone again before TensorFlow starts.
         with Workers(None, index, tuple(addresses)).guarded():
             return Workers(_multi_worker(addresses, index, gpus), index, tuple(addresses))
