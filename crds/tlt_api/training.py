@@ -257,7 +257,7 @@ class Training(ApiModel):
     """Number of epochs between checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=0, le=100)] = 0
     """Number of most recent checkpoints kept as separate models (epoch-0007.keras), besides best and last. 0
-    keeps none; each takes the disk space of a model."""
+    keeps none; each takes the disk space of two models, the checkpoint and its copy."""
     learning_rate: LearningRate = LearningRate()
     """Learning rate schedule."""
     optimizer: Optimizer = Optimizer()
