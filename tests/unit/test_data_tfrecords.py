@@ -4,7 +4,9 @@ import struct
 
 import pytest
 
-from tlt_runner.data import tfrecords
+from lazy import Lazy
+
+tfrecords = Lazy("tlt_runner.data.tfrecords")
 
 
 def test_a_message_is_its_features_by_name() -> None:
@@ -22,13 +24,13 @@ def test_floats_are_packed_little_endian() -> None:
 
 
 @pytest.mark.parametrize(
-    ("feature", "expected"),
+    ("kind", "values", "expected"),
     [
-        (tfrecords.bytes_feature([]), b"\x0a\x00"),
-        (tfrecords.float_feature([]), b"\x12\x00"),
-        (tfrecords.int64_feature([]), b"\x1a\x00"),
-        (tfrecords.int64_feature([-1]), b"\x1a\x0c\x0a\x0a" + b"\xff" * 9 + b"\x01"),
+        ("bytes", [], b"\x0a\x00"),
+        ("float", [], b"\x12\x00"),
+        ("int64", [], b"\x1a\x00"),
+        ("int64", [-1], b"\x1a\x0c\x0a\x0a" + b"\xff" * 9 + b"\x01"),
     ],
 )
-def test_empty_lists_and_negative_numbers(feature: bytes, expected: bytes) -> None:
-    assert feature == expected
+def test_empty_lists_and_negative_numbers(kind: str, values: list[int], expected: bytes) -> None:
+    assert getattr(tfrecords, f"{kind}_feature")(values) == expected

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import parallel
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -14,3 +16,17 @@ def test_no_root_package_shadows_the_standard_library() -> None:
 def test_no_lock_file_records_a_download_address() -> None:
     for file in ROOT.glob("constraints*.txt"):
         assert "://" not in file.read_text(), file
+
+
+def test_every_unit_of_the_parallel_workers_names_files_that_exist() -> None:
+    files = [str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")]
+    for beginning in (beginning for unit in parallel.UNITS for beginning in unit):
+        assert any(file.startswith(beginning) for file in files), beginning
+
+
+def test_all_tests_of_one_unit_go_to_one_worker() -> None:
+    detector = "tests/unit/test_detector_nms.py::test_a"
+    verify = "tests/unit/test_export_verify.py::test_b[x::y]"
+    alone = "tests/unit/test_data_kitti.py::test_c[x::y]"
+    assert parallel.unit_of(detector) == parallel.unit_of(verify)
+    assert parallel.unit_of(alone) == (len(parallel.UNITS), "tests/unit/test_data_kitti.py")

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from lazy import Lazy
 from tlt_api.common import (
     CLUSTER_URI_PATTERN,
     RELATIVE_PATTERN,
@@ -23,7 +24,6 @@ from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
 from tlt_runner.data.preparation import planning, sources
 from tlt_runner.data.preparation.planning import PlannedShard
-from tlt_runner.data.preparation.shards import ShardFolder
 from tlt_runner.data.records import MANIFEST, Manifest, Shard, load_records
 from tlt_runner.data.sample import Problem
 from tlt_runner.errors import NotFoundError, RunnerError
@@ -31,6 +31,7 @@ from tlt_runner.local.state import Folders
 from tlt_runner.storage import Storage, join, parse, relative
 from tlt_runner.storage.s3 import Buckets, ObjectStore
 
+shards = Lazy("tlt_runner.data.preparation.shards")
 ROOTS = ("pvc://data", "s3://bucket", "file://")
 LEAVING = (
     "//etc/x",
@@ -58,7 +59,7 @@ USES: dict[str, Callable[[Storage, str, Path], Any]] = {
     "exists": lambda storage, uri, local: storage.exists(uri),
     "at_hand": lambda storage, uri, local: storage.at_hand(uri),
     "load_records": lambda storage, uri, local: load_records(storage, uri),
-    "shard folder": lambda storage, uri, local: ShardFolder(storage, uri, "sha256:0"),
+    "shard folder": lambda storage, uri, local: shards.ShardFolder(storage, uri, "sha256:0"),
 }
 
 
@@ -457,7 +458,7 @@ def test_a_manifest_that_is_a_link_out_of_the_claim_is_refused(room: Room) -> No
 
 
 def test_a_shard_or_sidecar_that_is_a_link_out_of_the_claim_is_refused(room: Room) -> None:
-    folder = ShardFolder(room.storage, "pvc://data/records", "sha256:0")
+    folder = shards.ShardFolder(room.storage, "pvc://data/records", "sha256:0")
     planned = PlannedShard("training-0.tfrecord", "training", ())  # type: ignore[arg-type]
     room.link(f"records/{planned.sidecar}", room.outside / "x")
     _refused(lambda: folder.whole(planned))

@@ -1,5 +1,7 @@
 """Checkpoints of a training: what an attempt finds after a kill at any point, what is kept and removed."""
 
+from __future__ import annotations
+
 import errno
 import json
 import logging
@@ -9,11 +11,12 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from lazy import Lazy
 from tlt_api.failures import CLASSES, Reason
 from tlt_api.model import Anchors
 from tlt_api.runspec import Owner
@@ -23,12 +26,15 @@ from tlt_runner.context import Context
 from tlt_runner.errors import RunnerError
 from tlt_runner.status.file import LocalReporter
 from tlt_runner.storage import Storage, StoredFile, sha256_of
-from tlt_runner.training.checkpoint import artifacts, model_file, state
-from tlt_runner.training.checkpoint.artifacts import Checkpoints, CheckpointWriter
-from tlt_runner.training.checkpoint.manifest import Manifest
-from tlt_runner.training.checkpoint.model_file import Origin
-from tlt_runner.training.checkpoint.state import Position, Saved
 
+if TYPE_CHECKING:
+    from tlt_runner.training.checkpoint.manifest import Manifest
+    from tlt_runner.training.checkpoint.state import Position
+
+artifacts = Lazy("tlt_runner.training.checkpoint.artifacts")
+manifests = Lazy("tlt_runner.training.checkpoint.manifest")
+model_file = Lazy("tlt_runner.training.checkpoint.model_file")
+state = Lazy("tlt_runner.training.checkpoint.state")
 OWNER = Owner(kind="TrainingJob", namespace="default", name="tiny", uid="one")
 BEFORE, NOW = Metrics(m_ap=0.25, epoch=1), Metrics(m_ap=0.5, epoch=2)
 OLD_OUTPUT = Path(__file__).parents[1] / "fixtures/output-2026-11"
@@ -93,10 +99,10 @@ class Room:
         self.reporter = LocalReporter(None)
         self.storage = Fetching(scratch=self.scratch)
         self.context = Context(self.storage, self.reporter, self.scratch, Stop())
-        self.checkpoints = Checkpoints(self.context, f"file://{self.output}", OWNER)
+        self.checkpoints = artifacts.Checkpoints(self.context, f"file://{self.output}", OWNER)
         self.variable = Variable()
         model: Any = SimpleNamespace(variable=self.variable)
-        self.writer = CheckpointWriter(self.context, self.checkpoints, model, [self.variable], keep)
+        self.writer = artifacts.CheckpointWriter(self.context, self.checkpoints, model, [self.variable], keep)
 
     @property
     def artifacts(self) -> dict[str, Artifact]:
@@ -111,7 +117,7 @@ class Room:
     @property
     def manifest(self) -> Manifest:
         """The manifest in the output folder."""
-        return Manifest.model_validate_json((self.output / "checkpoint.json").read_text())
+        return manifests.Manifest.model_validate_json((self.output / "checkpoint.json").read_text())
 
     @property
     def files(self) -> set[str]:
@@ -122,7 +128,7 @@ class Room:
         """A model file of the layout of before 2026-12."""
         path = self.output / f"{name}.keras"
         with zipfile.ZipFile(path, "w") as file:
-            origin = Origin(run=run, job="default/tiny", epoch=epoch, evaluation=evaluation)
+            origin = model_file.Origin(run=run, job="default/tiny", epoch=epoch, evaluation=evaluation)
             file.writestr(model_file.ENTRY, origin.model_dump_json(by_alias=True))
         return Artifact(
             name=name,
@@ -134,7 +140,7 @@ class Room:
 
     def state(self, **position: object) -> None:
         """A state file of the layout of before 2026-12."""
-        at = Position.model_validate({"run": "one", "batch_size": 4, **position})
+        at = state.Position.model_validate({"run": "one", "batch_size": 4, **position})
         state.write(self.output / "last.state.npz", at, [np.ones((2, 2), np.float32)])
 
     def recalled(self) -> Position:
@@ -147,7 +153,7 @@ class Room:
         """Begin an attempt as the train task does."""
         saved = self.checkpoints.recall()
         position = self.writer.resume(
-            saved, Position.model_validate({"run": "one", "batch_size": 4, **start})
+            saved, state.Position.model_validate({"run": "one", "batch_size": 4, **start})
         )
         self.checkpoints.repair()
         return position
@@ -346,7 +352,7 @@ def test_a_manifest_of_another_run_is_not_resumed_and_its_checkpoints_are_replac
     again = Room(tmp_path)
     assert again.checkpoints.recall() is None
     assert theirs <= again.files
-    again.finish(Position(run="one", batch_size=4, data="sha256:b"), 0.25)
+    again.finish(state.Position(run="one", batch_size=4, data="sha256:b"), 0.25)
     assert again.files & (theirs - again.manifest.paths()) == set()
     assert any(record.levelno == logging.WARNING for record in caplog.records)
 
@@ -390,10 +396,10 @@ def test_a_worker_that_does_not_publish_resumes_and_writes_nothing(room: Room, t
     before = {name: (room.output / name).read_bytes() for name in room.files}
     other = Room(tmp_path)
     model: Any = SimpleNamespace(variable=other.variable)
-    other.writer = CheckpointWriter(
+    other.writer = artifacts.CheckpointWriter(
         other.context, other.checkpoints, model, [other.variable], 0, publishes=False
     )
-    position = other.writer.resume(other.checkpoints.recall(), Position(run="one", batch_size=4))
+    position = other.writer.resume(other.checkpoints.recall(), state.Position(run="one", batch_size=4))
     other.finish(position, 0.75)
     assert {name: (room.output / name).read_bytes() for name in room.files} == before
 
@@ -512,7 +518,7 @@ def test_a_training_that_starts_over_takes_back_what_it_reported(room: Room) -> 
     room.state(epoch=2, best=BEFORE, anchors={"scales": [8]}, artifacts=[room.model("best", 1, BEFORE)])
     saved = room.checkpoints.recall()
     assert room.listed == {"best": 1}
-    start = Position(run="one", batch_size=4, anchors=Anchors(scales=[16]))
+    start = state.Position(run="one", batch_size=4, anchors=Anchors(scales=[16]))
     assert room.writer.resume(saved, start) == start
     assert room.listed == {}
     assert room.reporter.snapshot().metrics == Metrics()
@@ -589,7 +595,7 @@ def test_a_damaged_state_is_detected_before_a_variable_changes(
 ) -> None:
     room.state(epoch=2)
     damage(room.output / "last.state.npz")
-    variable, start = Variable(), Position(run="one", batch_size=4)
+    variable, start = Variable(), state.Position(run="one", batch_size=4)
     saved = state.find(room.storage, f"file://{room.output}/last.state.npz", "one")
     assert saved is None or state.resume(saved, start, [variable]) == start
     assert variable.value.sum() == 0
@@ -612,7 +618,7 @@ def test_steps_and_scores_are_discarded_when_the_dataset_changed(
     room.state(**at, data="sha256:a", best=BEFORE, reached=0.25, stale=1)
     saved = state.find(room.storage, f"file://{room.output}/last.state.npz", "one")
     assert saved is not None
-    variable, start = Variable(), Position(run="one", batch_size=4, data="sha256:b")
+    variable, start = Variable(), state.Position(run="one", batch_size=4, data="sha256:b")
     position = state.resume(saved, start, [variable])
     assert position == start.model_copy(update=after)
     assert variable.value.sum() == 4
@@ -623,7 +629,7 @@ def test_steps_and_scores_are_kept_for_the_same_dataset(room: Room) -> None:
     room.state(epoch=2, step=3, loss_sum=4.5, data="sha256:a", reached=0.25, stale=1)
     saved = room.checkpoints.recall()
     assert saved is not None
-    start = Position(run="one", batch_size=4, data="sha256:a")
+    start = state.Position(run="one", batch_size=4, data="sha256:a")
     assert state.resume(saved, start, [Variable()]) == saved.position
 
 
@@ -642,7 +648,7 @@ def test_a_storage_error_is_not_taken_for_a_damaged_state(
     monkeypatch.setattr(np, "load", stale)
     calls: list[Callable[[], object]] = [
         lambda: state.find(room.storage, f"file://{state_file}", "one"),
-        lambda: state.resume(saved, Position(run="one", batch_size=4), [Variable()]),
+        lambda: state.resume(saved, state.Position(run="one", batch_size=4), [Variable()]),
     ]
     for call in calls:
         with pytest.raises(RunnerError) as caught:
@@ -666,7 +672,7 @@ def test_other_classes_than_those_of_the_state_are_an_error_that_names_them(
     saved, variable = room.checkpoints.recall(), Variable()
     assert saved is not None
     with pytest.raises(RunnerError, match=f"{', '.join(now)}, got one for cat, dog .{change}") as caught:
-        state.resume(saved, Position(run="one", batch_size=4, class_names=now), [variable])
+        state.resume(saved, state.Position(run="one", batch_size=4, class_names=now), [variable])
     assert caught.value.reason == Reason.MODEL_MISMATCH
     assert variable.value.sum() == 0
 
@@ -683,7 +689,7 @@ def test_another_model_or_optimizer_is_an_error_and_the_state_stays(room: Room) 
         ([variable, wider], "2 variables .* got 1"),
     ]:
         with pytest.raises(RunnerError, match=text) as caught:
-            state.resume(saved, Position(run="one", batch_size=4), variables)
+            state.resume(saved, state.Position(run="one", batch_size=4), variables)
         assert caught.value.reason == Reason.MODEL_MISMATCH
     assert variable.value.sum() == 0
     assert (room.output / "last.state.npz").read_bytes() == before
@@ -693,15 +699,15 @@ def test_a_state_that_names_no_classes_is_resumed_and_names_them_from_then_on(ro
     room.state(epoch=1)
     saved = room.checkpoints.recall()
     assert saved is not None
-    start = Position(run="one", batch_size=4, class_names=["cat"])
+    start = state.Position(run="one", batch_size=4, class_names=["cat"])
     assert state.resume(saved, start, [Variable()]).class_names == ["cat"]
 
 
 def test_an_epoch_starts_over_when_the_batch_size_changed(room: Room) -> None:
     room.state(epoch=1, step=3, loss_sum=9.0)
     saved = state.find(room.storage, f"file://{room.output}/last.state.npz", "one")
-    assert isinstance(saved, Saved)
-    position = state.resume(saved, Position(run="one", batch_size=8), [Variable()])
+    assert isinstance(saved, state.Saved)
+    position = state.resume(saved, state.Position(run="one", batch_size=8), [Variable()])
     assert (position.epoch, position.step, position.loss_sum, position.batch_size) == (1, 0, 0.0, 8)
 
 

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from tlt_runner.training.pretrained import load
-from tlt_runner.training.pretrained.class_outputs import ClassChange
+from lazy import Lazy
+
+class_outputs = Lazy("tlt_runner.training.pretrained.class_outputs")
+load = Lazy("tlt_runner.training.pretrained.load")
 
 
 def test_folded_weights_do_what_convolution_and_normalisation_did() -> None:
@@ -19,7 +21,7 @@ def test_folded_weights_do_what_convolution_and_normalisation_did() -> None:
 
 
 def test_a_kept_class_takes_its_weights_to_its_new_place() -> None:
-    change = ClassChange.between(["bus", "car", "dog"], ["car", "van"])
+    change = class_outputs.ClassChange.between(["bus", "car", "dog"], ["car", "van"])
     given = [np.array([[1.0, 2, 3, 9]]), np.array([10.0, 20, 30, 90])]
     kernel, bias = change.carried("head_classes", [np.zeros((1, 3)), np.zeros(3)], given)
     np.testing.assert_array_equal(kernel, [[2, 0, 9]])
@@ -31,20 +33,20 @@ def test_a_kept_class_takes_its_weights_to_its_new_place() -> None:
 
 
 def test_a_change_of_classes_is_described_by_names() -> None:
-    change = ClassChange.between(["bus", "car"], ["car", "van"])
+    change = class_outputs.ClassChange.between(["bus", "car"], ["car", "van"])
     assert change.text == "initialised anew: van; kept with their weights: car; dropped: bus"
 
 
 @pytest.mark.parametrize(
-    ("taken", "line"),
+    ("layers", "line"),
     [
-        (load.Taken("Keras", loaded=("a", "b")), "2 of 2 layers loaded"),
+        (("Keras", ("a", "b")), "2 of 2 layers loaded"),
         (
-            load.Taken("TLT", ("a",), ("b",), ("c (model, file)",), ("d", "e"), ("f",), ("g", "h")),
+            ("TLT", ("a",), ("b",), ("c (model, file)",), ("d", "e"), ("f",), ("g", "h")),
             "1 of 5 layers loaded, 1 for some classes only, 1 of another shape, 2 not in the file, "
             "1 of the file not used, 2 names in the file of several layers",
         ),
     ],
 )
-def test_what_was_loaded_is_one_line(taken: load.Taken, line: str) -> None:
-    assert taken.summary == line
+def test_what_was_loaded_is_one_line(layers: tuple[object, ...], line: str) -> None:
+    assert load.Taken(*layers).summary == line

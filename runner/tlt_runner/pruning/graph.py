@@ -15,12 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from graphlib import TopologicalSorter
-from typing import Any, NamedTuple
-
-import keras
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tlt_api.failures import Reason
 from tlt_runner.errors import RunnerError
+
+if TYPE_CHECKING:
+    import keras
 
 Shape = tuple[int | None, ...]
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from tlt_runner.cancel import Stop
-from tlt_runner.training.distributed.workers import Workers
+
+if TYPE_CHECKING:
+    from tlt_runner.training.distributed.workers import Workers
 
 SYNCHRONISATION_SECONDS = 5.0
 """Time between two synchronisations: far less than a pod's grace period."""
