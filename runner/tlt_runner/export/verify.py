@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tlt_api.failures import Reason
 from tlt_api.status import ExportStatus, Metrics
-from tlt_runner.data import parallel
+from tlt_runner import cpus
 from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation.average_precision import iou_matrix
 from tlt_runner.evaluation.evaluate import Detect, Images, evaluate
@@ -75,7 +75,7 @@ class OnnxDetector:
         options = ort.SessionOptions()
         # ONNX Runtime would start a thread for each core of the node. A pod's CPU limit is a quota of time:
         # more threads than it allows are throttled, and the latency measured is that of the throttling.
-        options.intra_op_num_threads = parallel.workers()
+        options.intra_op_num_threads = cpus.available_cpus()
         # For the same reason threads must not spin while they wait: that uses the quota up.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
