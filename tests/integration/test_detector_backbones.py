@@ -100,6 +100,15 @@ def test_a_backbone_trains_a_step_and_is_the_same_after_loading(
     assert_alike(again, model, images)
 
 
+@pytest.mark.parametrize("backbone", [name for name in LARGER if name not in TRAINED])
+def test_an_untrained_larger_efficientnet_is_the_same_after_loading(
+    backbone: str, images: np.ndarray, tmp_path: Path
+) -> None:
+    model = detector.build(tiny(backbone), 1)
+    detector.save(model, tmp_path / "model.keras")
+    assert_alike(detector.load(tmp_path / "model.keras"), model, images)
+
+
 @pytest.mark.parametrize(("backbone", "blocks"), LARGER.items())
 def test_larger_efficientnets_are_deeper(backbone: str, blocks: int) -> None:
     model = detector.build(tiny(backbone), 1)
@@ -154,9 +163,9 @@ def test_squeeze_and_excitation_is_exported_and_detects_the_same(images: np.ndar
     onnx_export.write(onnx_export.to_onnx(model), tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     scores, count = session.run(["scores", "count"], {"images": images.transpose(0, 3, 1, 2)})
-    found = model(images)
-    np.testing.assert_array_equal(count, found["count"])
-    np.testing.assert_allclose(scores, found["scores"], atol=1e-5)
+    detections = model(images)
+    np.testing.assert_array_equal(count, detections["count"])
+    np.testing.assert_allclose(scores, detections["scores"], atol=1e-5)
 
 
 def assert_alike(one: detector.FasterRCNN, other: detector.FasterRCNN, images: np.ndarray) -> None:
