@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
 from keras.layers import BatchNormalization
 
 from tlt_api.failures import Reason
@@ -12,7 +16,7 @@ from tlt_api.runspec import RunSpec
 from tlt_api.status import AnchorsStatus
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Reporter
-from tlt_runner.data import box_sizes
+from tlt_runner.data import tfrecords
 from tlt_runner.data.records import Records
 from tlt_runner.detector import anchor_clustering
 from tlt_runner.detector import model as detector
@@ -25,12 +29,16 @@ from tlt_runner.training.pretrained import class_outputs, load
 from tlt_runner.training.pretrained.class_outputs import ClassChange
 
 log = logging.getLogger(__name__)
+MOST_SIZES = 200_000
+"""Number of box sizes that are enough to fit anchors; of more, as many are drawn at random."""
+_BATCH = 256
+_EDGES = {edge: tf.io.VarLenFeature(tf.float32) for edge in tfrecords.EDGES}
 
 
 def fitted_anchors(records: Records, spec: TrainingJobSpec) -> AnchorsStatus:
     """Fit as many anchors as the spec has to the boxes of the training images, and compare both."""
     given = spec.model.anchors
-    sizes = box_sizes.training_sizes(records)
+    sizes = training_sizes(records)
     chosen = anchor_clustering.propose(sizes, given, spec.training.seed)
     return anchor_clustering.compare(sizes, given, chosen, spec.model.proposals.max_overlap)
 
@@ -46,6 +54,39 @@ def with_anchors(spec: TrainingJobSpec, records: Records, reporter: Reporter) ->
     reporter.report(fitted)
     chosen = Anchors(scales=fitted.scales, ratios=fitted.ratios)
     return spec.model_copy(update={"model": spec.model.model_copy(update={"anchors": chosen})})
+
+
+def training_sizes(records: Records, most: int = MOST_SIZES, seed: int = 0) -> npt.NDArray[np.float32]:
+    """Read height and width of the objects of the training images, to which anchors are fitted.
+
+    No image is decoded. The sizes are those of the images as prepared, without augmentation (zoom, mosaic).
+
+    Args:
+        records: Prepared data.
+        most: Largest number of sizes; of more objects as many are drawn at random.
+        seed: Seed of that draw.
+
+    Returns:
+        [N, 2], in pixels of the network's input, in no meaningful order; the same for the same objects,
+        however they are spread over files.
+    """
+    serialized = tf.data.TFRecordDataset(
+        [str(path) for path in records.files("training")], num_parallel_reads=tf.data.AUTOTUNE
+    )
+    parts = [_sizes(batch) for batch in serialized.batch(_BATCH).prefetch(2)]
+    sizes = np.concatenate([np.zeros((0, 2), np.float32), *parts])
+    # Files are read in parallel, so that sizes come in any order: sorted, the draw is that of the objects.
+    sizes = sizes[np.lexsort(sizes.T)]
+    if len(sizes) <= most:
+        return sizes
+    log.info("anchors are fitted to %d of the %d training boxes, drawn at random", most, len(sizes))
+    return sizes[np.random.default_rng(seed).choice(len(sizes), most, replace=False)]
+
+
+def _sizes(serialized: Any) -> npt.NDArray[np.float32]:
+    parsed = tf.io.parse_example(serialized, _EDGES)
+    top, left, bottom, right = (parsed[key].values.numpy() for key in _EDGES)
+    return np.stack([bottom - top, right - left], axis=-1)
 
 
 def initial_model(run: RunSpec, spec: TrainingJobSpec, storage: Storage) -> FasterRCNN:

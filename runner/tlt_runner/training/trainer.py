@@ -21,8 +21,7 @@ from tlt_runner.detector import losses
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.detector.seeds import StepSeeds
 from tlt_runner.training import mixed_precision, schedule
-from tlt_runner.training.averages import Averages
-from tlt_runner.training.optimizer import Updates, clipped
+from tlt_runner.training.optimizer import Averages, Updates, clipped
 
 log = logging.getLogger(__name__)
 
