@@ -84,6 +84,7 @@ class OnnxDetector:
         """Detect: images [B, H, W, 3] to boxes [B, D, 4] yxyx, scores [B, D], classes [B, D], count [B]."""
         nchw = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32)
         outputs = dict(zip(OUTPUTS, self._session.run(list(OUTPUTS), {INPUT: nchw}), strict=True))
+        # The file has xyxy.
         return {**outputs, "boxes": outputs["boxes"][..., [1, 0, 3, 2]]}
 
 

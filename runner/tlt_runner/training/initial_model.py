@@ -114,6 +114,7 @@ def initial_model(run: RunSpec, spec: TrainingJobSpec, storage: Storage) -> Fast
         )
     model = detector.build(config, spec.training.seed)
     pretrained = spec.model.pretrained_weights
+    # All weights are random: every frozen layer stays so.
     if pretrained is None:
         _warn_about_frozen_layers(model, {layer.name for layer in load.layers_of(model)})
         return model
@@ -139,6 +140,7 @@ def _retrained(given: FasterRCNN, wanted: DetectorConfig, spec: TrainingJobSpec)
         )
     if given.config.class_names != wanted.class_names:
         change = ClassChange.between(given.config.class_names, wanted.class_names)
+        # The same classes in another order are put in order without a word.
         if set(change.before) != set(change.now):
             log.warning(
                 "spec.dataset.targetClassMapping: the model was trained for other classes; head outputs %s",
@@ -164,6 +166,7 @@ def _warn_about_frozen_layers(model: FasterRCNN, random: set[str]) -> None:
             ", ".join(stuck[:3]),
             " ..." if len(stuck) > 3 else "",
         )
+    # Fresh statistics are mean 0 and variance 1: frozen, they normalise nothing.
     untouched = [layer for layer in load.layers_of(model) if layer.name in random]
     if model.config.freeze_batch_norm and any(isinstance(layer, BatchNormalization) for layer in untouched):
         log.warning(

@@ -46,10 +46,12 @@ class Updates:
             gradients: One for each weight, the same on all replicas.
             rate: Learning rate, scalar.
         """
+        # Updates, not steps: one that is skipped because its gradient overflowed is not counted.
         self.count.assign_add(1)
         count = tf.cast(self.count.read_value(), tf.float32)
         with tf.name_scope("optimizer"):
             for weight, slots, gradient in zip(self._weights, self._slots, gradients, strict=True):
+                # Biases and batch normalisation do not decay, as with the regularizer.
                 decay = self._spec.effective_weight_decay if weight.name == "kernel" else 0.0
                 strategy.extended.update(
                     weight.value, self._update, args=(gradient, rate, count, decay, *slots), group=True
@@ -58,6 +60,7 @@ class Updates:
     def _update(self, weight: Any, gradient: Any, rate: Any, count: Any, decay: float, *slots: Any) -> None:
         """Update one weight on one device."""
         spec, handles = self._spec, [slot.handle for slot in slots]
+        # Decoupled weight decay (AdamW): the weight itself shrinks, and the moments do not see it.
         if decay:
             weight.assign_sub(rate * decay * weight)
         if spec.type == "rmsprop":
@@ -72,6 +75,7 @@ class Updates:
                 grad=gradient,
             )
         elif spec.type == "sgd":
+            # Keras' momentum: the rate is inside the accumulator, so that a change of it acts gradually.
             tf.raw_ops.ResourceApplyKerasMomentum(
                 var=weight.handle,
                 accum=handles[0],
@@ -81,6 +85,7 @@ class Updates:
                 use_nesterov=spec.nesterov,
             )
         else:
+            # The op corrects the moments' bias by these powers; the first update has the power 1.
             first, second = spec.betas
             tf.raw_ops.ResourceApplyAdam(
                 var=weight.handle,
@@ -131,6 +136,7 @@ class Averages:
 
     def _swap(self) -> None:
         for average, weight in zip(self.variables, self._weights, strict=True):
+            # A copy, because the next line overwrites the variable.
             current = tf.identity(weight.value)
             weight.assign(tf.identity(average))
             average.assign(current)
@@ -140,6 +146,7 @@ def clipped(gradients: Sequence[Any], norm: Any, most: float | None) -> list[Any
     """Clip gradients by global norm: scale all of them down where it is above ``most``."""
     if most is None:
         return list(gradients)
+    # No branch: at a norm of at most the limit the factor is 1.
     factor = most / tf.maximum(norm, most)
     return [gradient * factor for gradient in gradients]
 

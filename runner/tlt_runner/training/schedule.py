@@ -28,6 +28,7 @@ def _soft_start_annealing(progress: float, spec: LearningRate) -> float:
     low, high = spec.effective_min, spec.max
     if progress < spec.effective_soft_start:
         return low * (high / low) ** (progress / spec.effective_soft_start)
+    # With annealing from 1 on there is no fall, which would be divided by 0.
     if progress <= spec.effective_annealing or spec.effective_annealing >= 1.0:
         return high
     return float(
@@ -48,6 +49,7 @@ def _cosine(progress: float, spec: LearningRate) -> float:
 
 def _step(progress: float, spec: LearningRate) -> float:
     """``max * gamma^floor(progress / stepSize)``; TLT forgot the floor."""
+    # 0.3 / 0.1 is a little less than 3.
     steps = math.floor(progress / spec.effective_step_size + 1e-9)
     return float(spec.max * spec.effective_gamma**steps)
 

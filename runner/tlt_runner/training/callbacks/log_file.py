@@ -82,12 +82,14 @@ class LogFile(Callback):
     def on_evaluation_end(self, metrics: Metrics, number: int) -> None:
         """Write the evaluation."""
         self._start(number)
+        # An unknown mAP is null, not absent; the epoch is among the fields of every line.
         fields = {"mAP": None, **metrics.to_wire()}
         fields.pop("epoch", None)
         self._add("evaluation", **fields)
 
     def on_train_end(self, epochs: int) -> None:
         """Write the end."""
+        # A finished training that is started again takes no step and evaluates nothing.
         self._start(epochs * self._steps)
         self._add("end")
 

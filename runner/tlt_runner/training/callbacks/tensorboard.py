@@ -78,6 +78,7 @@ class TensorBoard(Callback):
 
     def on_evaluation_end(self, metrics: Metrics, number: int) -> None:
         """Add scores and images."""
+        # An attempt begins with the evaluation that the one before did not finish.
         self._set_start(number)
         scores = {"mAP": metrics.m_ap}
         scores |= {f"AP/{item.name}": item.average_precision for item in metrics.per_class or ()}
@@ -120,6 +121,7 @@ class TensorBoard(Callback):
     def _upload(self) -> None:
         """Publish finished files in order; what could not be published waits for the next time."""
         if self._open is not None:
+            # A published file is complete and never changes: the next point opens another one.
             self._open.close()
             self._waiting.append(self._open.path)
             self._open = None

@@ -52,6 +52,7 @@ def naming(backbone: str, names: Collection[str]) -> Naming:
 
     Files with unknown names are assumed to have ours.
     """
+    # First, because our files have Keras' layer names, too: a VGG of ours is not for BGR.
     if OWN.mark in names:
         return OWN
     family = re.sub(r"[\d_].*", "", backbone)

@@ -139,18 +139,22 @@ def _adapt(model: FasterRCNN, arrays: Arrays, naming: Naming) -> None:
     """Convert the file's weights to our layers, in place. Exact in inference and for frozen layers."""
     parts = layers_of(model)
     first = arrays.get(parts[0].name)
+    # The inputs of the first kernel are the file's blue, green, red.
     if naming.bgr and first and first[0].ndim == 4 and first[0].shape[2] == 3:
         first[0] = first[0][:, :, ::-1]
+    # A normalisation by the tensor that it takes: the output of its convolution.
     norms = {id(layer.input): layer for layer in parts if isinstance(layer, layers.BatchNormalization)}
     for layer in parts:
         values = arrays.get(layer.name, [])
         if isinstance(layer, layers.BatchNormalization) and len(values) == 4 and naming.epsilon is not None:
+            # The stored variance takes up the difference: only its sum with epsilon is used.
             values[3] = values[3] + (naming.epsilon - layer.epsilon)
         if not isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D) or not values:
             continue
         norm = norms.get(id(layer.output))
         if norm is not None:
             _absorb_bias(values, arrays.get(norm.name, []))
+        # Our network does not normalise here (VGG): kernel and bias take over what the file's layers did.
         elif naming.epsilon is not None and len(arrays.get(f"{layer.name}_bn", [])) == 4:
             values[:] = fold(values, arrays.pop(f"{layer.name}_bn"), naming.epsilon)
 
