@@ -1,7 +1,7 @@
 """Every backbone as a whole detector, tiny: built, trained one step, saved, loaded, frozen, pruned, exported.
 
-The issue's table. One image of 64 pixels and the narrowest filters: what is tested is the graph, not how well
-it learns.
+One image of 64 pixels and the narrowest filters: what is tested is the graph, not how well it
+learns.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LARGER = {
     "efficientnet_b6": 45,
     "efficientnet_b7": 55,
 }
-"""b0 with other coefficients -> blocks that the paper's depth coefficient gives."""
+"""Larger EfficientNet -> number of blocks that the paper's depth coefficient gives."""
 TRAINED = [name for name in get_args(Backbone) if name not in LARGER or name == "efficientnet_b3"]
 """The deepest ones are made of the same layers, and a step of theirs takes longest."""
 ONE_EACH = ["darknet53", *(family.names[0] for family in dict.fromkeys(FAMILIES.values()))]
@@ -124,13 +124,13 @@ def test_every_block_can_be_frozen_and_has_weights(backbone: str) -> None:
     for block in FAMILIES[backbone].blocks:
         model = detector.with_config(free, tiny(backbone, freezeBlocks=[block]))
         parts = [*model.trunk.layers, *model.head.layers]
-        own = [layer for layer in parts if block_of(layer.name) == block]
-        assert sum(len(layer.weights) for layer in own) > 0
-        assert not any(layer.trainable_variables for layer in own)
-        assert all(layer.trainable for layer in parts if layer not in own)
+        of_block = [layer for layer in parts if block_of(layer.name) == block]
+        assert sum(len(layer.weights) for layer in of_block) > 0
+        assert not any(layer.trainable_variables for layer in of_block)
+        assert all(layer.trainable for layer in parts if layer not in of_block)
 
 
-def test_blocks_that_the_model_of_a_file_has_not_are_refused() -> None:
+def test_freeze_blocks_that_a_model_does_not_have_are_refused() -> None:
     model = detector.build(tiny("resnet10"), 1)
     with pytest.raises(RunnerError, match="expected 0 to 3 for resnet10, .* got 4, 9") as caught:
         detector.with_config(model, tiny("resnet10", freezeBlocks=[4, 3, 9]))
@@ -138,7 +138,7 @@ def test_blocks_that_the_model_of_a_file_has_not_are_refused() -> None:
 
 
 @pytest.mark.parametrize("backbone", ONE_EACH)
-def test_a_pruned_backbone_computes_what_the_whole_one_does_with_its_filters_at_zero(
+def test_a_pruned_backbone_computes_what_the_unpruned_one_does_with_those_filters_at_zero(
     backbone: str, images: np.ndarray
 ) -> None:
     model = detector.build(tiny(backbone, widthMultiplier=0.125), 1)

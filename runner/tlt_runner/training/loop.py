@@ -252,7 +252,7 @@ def _out_of_memory_explained(spec: Training) -> Iterator[None]:
 
 
 def _less_memory(spec: Training) -> str:
-    """How to make the same updates in less memory."""
+    """Advice for making the same updates in less memory."""
     if spec.batch_size_per_gpu == 1:
         return "Lower spec.dataset.imageSize or spec.model.roi.miniBatch, or use a GPU with more memory."
     less = spec.in_less_memory()

@@ -24,7 +24,7 @@ def scale(spec: LearningRate, replicas: int) -> int:
 
 
 def _soft_start_annealing(progress: float, spec: LearningRate) -> float:
-    """Exponentially from min to max, a plateau, exponentially back to min (TLT)."""
+    """Exponential rise from min to max, a plateau, exponential fall back to min (TLT)."""
     low, high = spec.effective_min, spec.max
     if progress < spec.effective_soft_start:
         return low * (high / low) ** (progress / spec.effective_soft_start)
@@ -37,7 +37,7 @@ def _soft_start_annealing(progress: float, spec: LearningRate) -> float:
 
 
 def _cosine(progress: float, spec: LearningRate) -> float:
-    """In a line from min to max, then half a cosine back to min (Loshchilov and Hutter 2017, no restarts)."""
+    """Linear rise from min to max, half a cosine back to min (Loshchilov and Hutter 2017, no restarts)."""
     low, high = spec.effective_min, spec.max
     if progress < spec.effective_soft_start:
         return low + (high - low) * progress / spec.effective_soft_start

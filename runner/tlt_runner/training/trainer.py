@@ -1,6 +1,6 @@
 """One optimisation step, compiled: everything that changes the weights, and nothing else.
 
-The same on one device and, by tf.distribute, on several: each replica takes its share of the batch, and
+Runs on one device and, by tf.distribute, on several: each replica takes its share of the batch, and
 gradients are averaged. So are the moving statistics of batch normalisation, which Keras leaves different on
 each replica: the model that all replicas evaluate and the first one saves is then one model.
 """

@@ -29,7 +29,7 @@ class File(StatusModel):
     sha256: str
     """Digest of its content."""
     size_bytes: int
-    """Its size."""
+    """Size of its content in bytes."""
 
 
 class Checkpoint(StatusModel):
@@ -57,7 +57,7 @@ class Manifest(StatusModel):
     position: Position
     """Progress of the training, newer than the one in the state file by an evaluation."""
     checkpoints: list[Checkpoint]
-    """In the order in which they were made."""
+    """Checkpoints, in the order in which they were made."""
     resume: str
     """Checkpoint whose state the next attempt starts from."""
     best: str | None = None

@@ -56,12 +56,12 @@ class Workers:
 
     @property
     def several(self) -> bool:
-        """Whether there is more than one worker."""
+        """True if there is more than one worker."""
         return len(self.addresses) > 1
 
     @property
     def chief(self) -> bool:
-        """Whether this worker prepares the data, reports and publishes."""
+        """True if this worker prepares the data, reports and publishes."""
         return self.index == 0
 
     @property

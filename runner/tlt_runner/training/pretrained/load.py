@@ -56,7 +56,7 @@ class Taken:
 
     @property
     def summary(self) -> str:
-        """One line: ``41 of 53 layers loaded, 2 of another shape, 10 not in the file``."""
+        """Summary in one line: ``41 of 53 layers loaded, 2 of another shape, 10 not in the file``."""
         counts = (
             ("for some classes only", self.partly),
             ("of another shape", self.mismatched),
@@ -216,11 +216,11 @@ def _report_meaning(file: WeightsFile, model: FasterRCNN) -> None:
     """Warn of settings of the file's outputs that this job changes: boxes will be wrong."""
     if file.detector is None:
         return
-    here, there = model.config, file.detector
+    config, trained_config = model.config, file.detector
     for field, ours, theirs in (
-        ("anchors", here.anchors, there.anchors),
-        ("proposals.deltaScale", here.proposals.delta_scale, there.proposals.delta_scale),
-        ("roi.deltaScales", here.roi.delta_scales, there.roi.delta_scales),
+        ("anchors", config.anchors, trained_config.anchors),
+        ("proposals.deltaScale", config.proposals.delta_scale, trained_config.proposals.delta_scale),
+        ("roi.deltaScales", config.roi.delta_scales, trained_config.roi.delta_scales),
     ):
         if ours != theirs:
             log.warning(
@@ -234,9 +234,9 @@ def _report_meaning(file: WeightsFile, model: FasterRCNN) -> None:
 
 def _report_classes(taken: Taken, file: WeightsFile, change: ClassChange, model: FasterRCNN) -> None:
     """Log by class name what the head loaded."""
-    here = change.now
+    classes = change.now
     if file.class_names is not None:
-        if set(change.before) != set(here):
+        if set(change.before) != set(classes):
             text = (
                 change.text if taken.partly else "all outputs are newly initialised because the heads differ"
             )
@@ -248,7 +248,7 @@ def _report_classes(taken: Taken, file: WeightsFile, change: ClassChange, model:
             "pretrained weights: the file names no classes; its head has %d and background, this job has %d: "
             "%s; the head's outputs %s",
             count,
-            len(here),
-            ", ".join(here),
+            len(classes),
+            ", ".join(classes),
             done,
         )
