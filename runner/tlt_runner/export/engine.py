@@ -173,6 +173,7 @@ def _config(trt: Any, builder: Any, network: Any, engine: Engine, batch: Batch) 
     images = network.get_input(0)
     size = tuple(images.shape)[1:]
     profile = builder.create_optimization_profile()
+    # Only the batch is dynamic: the model fixes all other dimensions.
     profile.set_shape(images.name, (batch.min, *size), (batch.opt, *size), (batch.max, *size))
     config.add_optimization_profile(profile)
     if engine.compute_capabilities:

@@ -90,6 +90,7 @@ class OnnxDetector:
 
 def judge(detect: Detect, batches: Iterable[Mapping[str, Any]], class_names: list[str]) -> Judged:
     """Evaluate a detector on validation batches at :data:`IOU_THRESHOLD`, and keep its detections."""
+    # Kept for the comparison, so that the data are detected in once.
     detections: list[Detections] = []
 
     def detect_and_keep(images: Images) -> Mapping[str, Any]:

@@ -221,6 +221,7 @@ def _edges(value: Any) -> tuple[list[Edge], bool]:
 
 def _outputs(structure: Any, model: keras.Model) -> dict[int | str, tuple[tuple[str, int, int], Any]]:
     """Source and tensor of each output, by key where the outputs are a mapping, by position otherwise."""
+    # Keras flattens a mapping by its sorted keys: model.outputs has this order.
     keys = sorted(structure) if isinstance(structure, Mapping) else range(len(model.outputs))
     return dict(zip(keys, zip(_triples(structure), model.outputs, strict=True), strict=True))
 

@@ -100,6 +100,7 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
     # One function for evaluations and for images, so that it is traced once.
     detect = detectors.of_keras(model)
     if workers.chief:
+        # As a decorator, averaged() enters its context at each call.
         callbacks = create.all_callbacks(
             run, spec, context, records, detect=trainer.averaged()(detect), images_per_step=batch_size
         )

@@ -70,6 +70,7 @@ class Aggregate(Callback):
     @property
     def sums(self) -> Sums:
         """The sums at this moment."""
+        # A copy: callbacks keep it to compare later sums with.
         return Sums(self._steps, dict(self._figures), self._timed_steps, self._seconds)
 
     def sum_of(self, figure: str) -> tuple[float, int]:

@@ -81,6 +81,7 @@ class LogFile(Callback):
 
     def on_evaluation_end(self, metrics: Metrics, number: int) -> None:
         """Write the evaluation."""
+        # An attempt may begin with the evaluation that the one before did not finish.
         self._start(number)
         # An unknown mAP is null, not absent; the epoch is among the fields of every line.
         fields = {"mAP": None, **metrics.to_wire()}

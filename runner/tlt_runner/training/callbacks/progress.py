@@ -106,6 +106,7 @@ class ProgressReport(Callback):
             return
         self._reported = (self._aggregate.sums, now)
         total_before, count_before = self._losses_before[0]
+        # None without a timed step since then: the throughput of the last report stays.
         throughput = self._aggregate.images_per_second_since(interval_began[0])
         self._tell(
             step=step.in_epoch,

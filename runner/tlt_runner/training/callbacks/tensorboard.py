@@ -78,7 +78,7 @@ class TensorBoard(Callback):
 
     def on_evaluation_end(self, metrics: Metrics, number: int) -> None:
         """Add scores and images."""
-        # An attempt begins with the evaluation that the one before did not finish.
+        # An attempt may begin with the evaluation that the one before did not finish.
         self._set_start(number)
         scores = {"mAP": metrics.m_ap}
         scores |= {f"AP/{item.name}": item.average_precision for item in metrics.per_class or ()}
@@ -107,6 +107,7 @@ class TensorBoard(Callback):
         values["learning_rate"] = step.learning_rate
         if means.images_per_second is not None:
             values["images_per_second"] = means.images_per_second
+        # At the number of finished steps, as the points of evaluations.
         self._file().scalars(values, step.number + 1, self._now())
 
     def _file(self) -> EventFile:

@@ -61,6 +61,7 @@ def read(path: Path) -> WeightsFile:
                 return _contents(file, _detector(config))
         with h5py.File(path, "r") as file:
             return _contents(file)
+    # h5py raises OSError, too, for a file that is no HDF5.
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise RunnerError(
             Reason.UNREADABLE_MODEL,

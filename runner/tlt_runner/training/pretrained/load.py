@@ -92,6 +92,7 @@ def load_by_name(model: FasterRCNN, path: Path) -> Taken:
         current = layer.get_weights()
         if values is None:
             missing.append(layer.name)
+        # Before shapes are compared: those of two lists of as many classes agree.
         elif layer.name in OUTPUTS and change.before != change.now and _same_inputs(current, values):
             layer.set_weights(change.carried(layer.name, current, values))
             partly.append(layer.name)
@@ -100,6 +101,7 @@ def load_by_name(model: FasterRCNN, path: Path) -> Taken:
         else:
             layer.set_weights(values)
             loaded.append(layer.name)
+    # By the file's own names: layers that our model lacks, and layers that no translation knows.
     left = {*(theirs[name] for name in arrays if name in theirs), *(set(file.layers) - set(theirs.values()))}
     taken = Taken(
         naming.origin,
@@ -242,6 +244,7 @@ def _report_classes(taken: Taken, file: WeightsFile, change: ClassChange, model:
             )
             log.warning("pretrained weights: the file was trained for other classes; %s", text)
     elif OUTPUTS[0] in file.layers:
+        # One output is background's.
         count = file.layers[OUTPUTS[0]][-1].shape[-1] - 1
         done = "are newly initialised" if OUTPUTS[0] in taken.untouched else "are loaded in this order"
         log.warning(
