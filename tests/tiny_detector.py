@@ -66,16 +66,16 @@ DETERMINISTIC: dict[str, Any] = {
 def settled(config: DetectorConfig, images: np.ndarray, seed: int = 3) -> detector.FasterRCNN:
     """Fresh weights, with the output layers scaled on ``images``: scores apart, boxes near their anchors."""
     model = detector.build(config, seed)
-    found = model.trunk(images)
-    _spread(model.trunk.get_layer("rpn_objectness"), found["objectness"], 2.0)
-    _spread(model.trunk.get_layer("rpn_deltas"), found["deltas"], 0.3)
+    outputs = model.trunk(images)
+    _spread(model.trunk.get_layer("rpn_objectness"), outputs["objectness"], 2.0)
+    _spread(model.trunk.get_layer("rpn_deltas"), outputs["deltas"], 0.3)
     corners = range(0, config.height // 2, 8)
     boxes = np.array([[[y, x, y + 40, x + 32] for y in corners for x in corners]], np.float32)
-    logits, deltas = model.classify(found["features"], boxes.repeat(len(images), axis=0), training=False)
+    logits, deltas = model.classify(outputs["features"], boxes.repeat(len(images), axis=0), training=False)
     _spread(model.head.get_layer("head_classes"), logits, 1.5)
     _spread(model.head.get_layer("head_deltas"), deltas, 0.5)
     return model
 
 
-def _spread(layer: Any, values: Any, wanted: float) -> None:
-    layer.kernel.assign(layer.kernel * (wanted / float(np.std(values))))
+def _spread(layer: Any, values: Any, spread: float) -> None:
+    layer.kernel.assign(layer.kernel * (spread / float(np.std(values))))

@@ -24,7 +24,7 @@ from tlt_runner.training.trainer import FIGURES, Trainer
 
 
 class Ending:
-    """When an attempt ends before its time: after a step, or in an epoch's evaluation."""
+    """The point at which an attempt is ended: after a step, or in an epoch's evaluation."""
 
     def __init__(self, *, stop_after: int = -1, kill_after: int = -1, stop_in_evaluation: int = -1) -> None:
         self.stop = Stop()
@@ -78,7 +78,7 @@ def attempt(run: RunSpec, scratch: Path, losses: Path, ending: Ending) -> RunRep
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run an attempt in a process of its own."""
+    """Run an attempt in its own process."""
     run_file, scratch, losses, ending = arguments
     run = RunSpec.from_json(Path(run_file).read_bytes())
     attempt(run, Path(scratch), Path(losses), Ending(**json.loads(ending)))

@@ -42,7 +42,7 @@ def train(
 
 
 def spread(strategy: tf.distribute.Strategy, model: Any) -> dict[str, float]:
-    """How far the replicas' moving statistics are apart, and from what is saved."""
+    """Largest difference of moving statistics between the replicas, and to the saved ones."""
     pairs = [
         (np.asarray(one), np.asarray(local))
         for one in moving(model)

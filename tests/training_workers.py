@@ -67,13 +67,13 @@ class Worker:
 
     @property
     def log(self) -> str:
-        """What it has said."""
+        """The text of its log so far."""
         file = self.folder / "log"
         return file.read_text(errors="replace") if file.exists() else ""
 
     @property
     def report(self) -> dict[str, Any]:
-        """What it has reported."""
+        """Its last report."""
         file = self.folder / "report.json"
         return json.loads(file.read_text()) if file.exists() else {}
 
@@ -102,7 +102,7 @@ class Worker:
 
 
 def trains(worker: Worker) -> bool:
-    """Whether it has reported a step."""
+    """True once it has reported a step."""
     return (worker.report.get("progress") or {}).get("loss") is not None
 
 
@@ -111,21 +111,21 @@ def start(folder: Path, spec: dict[str, Any], count: int) -> list[Worker]:
     addresses = [f"localhost:{port}" for port in free_ports(count)] if count > 1 else []
     workers = []
     for index in range(count):
-        own = folder / f"{index}-{time.monotonic_ns()}"
-        own.mkdir(parents=True)
-        file = own / "run.json"
+        worker_folder = folder / f"{index}-{time.monotonic_ns()}"
+        worker_folder.mkdir(parents=True)
+        file = worker_folder / "run.json"
         file.write_text(json.dumps({**spec, "workers": addresses}))
         process = Forked(
             "tlt_runner.cli:main",
-            ["train", "--spec", str(file), "--report", str(own / "report.json")],
-            own / "log",
+            ["train", "--spec", str(file), "--report", str(worker_folder / "report.json")],
+            worker_folder / "log",
             {
                 INDEX_VARIABLE: str(index),
-                "TLT_TERMINATION_LOG": str(own / "message"),
+                "TLT_TERMINATION_LOG": str(worker_folder / "message"),
                 "TF_NUM_INTRAOP_THREADS": "1",
             },
         )
-        workers.append(Worker(process, own))
+        workers.append(Worker(process, worker_folder))
     return workers
 
 
@@ -139,7 +139,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def stopped_at(worker: Worker) -> str:
-    """Where it says that it was stopped."""
+    """The position at which it reports that it was stopped."""
     match = re.search(r"after epoch \d+ and step \d+", worker.failure["message"])
     assert match is not None, worker.failure
     return match.group()

@@ -15,7 +15,7 @@ from tlt_api.status import AnchorsStatus
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.cancel import Stop
 from tlt_runner.context import Context
-from tlt_runner.data import box_sizes, sample_digits
+from tlt_runner.data import sample_digits
 from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.data.records import Records
 from tlt_runner.detector import anchor_clustering
@@ -23,6 +23,7 @@ from tlt_runner.detector import model as detector
 from tlt_runner.status.file import LocalReporter
 from tlt_runner.storage import Storage
 from tlt_runner.tasks import anchors, train
+from tlt_runner.training import initial_model
 from tlt_runner.training.checkpoint import state
 from tlt_runner.training.checkpoint.state import Position
 
@@ -95,15 +96,15 @@ def labelled_sizes(scenes: Path) -> np.ndarray:
 
 
 def test_sizes_are_those_of_the_training_labels(scenes: Path, records: Records) -> None:
-    np.testing.assert_array_equal(box_sizes.training_sizes(records), labelled_sizes(scenes))
+    np.testing.assert_array_equal(initial_model.training_sizes(records), labelled_sizes(scenes))
 
 
 def test_of_many_boxes_some_are_drawn_and_always_the_same(records: Records) -> None:
-    everything = {tuple(size) for size in box_sizes.training_sizes(records)}
-    drawn = box_sizes.training_sizes(records, most=7)
+    everything = {tuple(size) for size in initial_model.training_sizes(records)}
+    drawn = initial_model.training_sizes(records, most=7)
     assert drawn.shape == (7, 2)
     assert {tuple(size) for size in drawn} <= everything
-    np.testing.assert_array_equal(drawn, box_sizes.training_sizes(records, most=7))
+    np.testing.assert_array_equal(drawn, initial_model.training_sizes(records, most=7))
 
 
 def test_the_task_reports_anchors_that_fit_better(scenes: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Every backbone as a whole detector, tiny: built, trained one step, saved, loaded, frozen, pruned, exported.
 
-The issue's table. One image of 64 pixels and the narrowest filters: what is tested is the graph, not how well
-it learns.
+One image of 64 pixels and the narrowest filters: what is tested is the graph, not how well it
+learns.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LARGER = {
     "efficientnet_b6": 45,
     "efficientnet_b7": 55,
 }
-"""b0 with other coefficients -> blocks that the paper's depth coefficient gives."""
+"""Larger EfficientNet -> number of blocks that the paper's depth coefficient gives."""
 TRAINED = [name for name in get_args(Backbone) if name not in LARGER or name == "efficientnet_b3"]
 """The deepest ones are made of the same layers, and a step of theirs takes longest."""
 ONE_EACH = ["darknet53", *(family.names[0] for family in dict.fromkeys(FAMILIES.values()))]
@@ -100,6 +100,15 @@ def test_a_backbone_trains_a_step_and_is_the_same_after_loading(
     assert_alike(again, model, images)
 
 
+@pytest.mark.parametrize("backbone", [name for name in LARGER if name not in TRAINED])
+def test_an_untrained_larger_efficientnet_is_the_same_after_loading(
+    backbone: str, images: np.ndarray, tmp_path: Path
+) -> None:
+    model = detector.build(tiny(backbone), 1)
+    detector.save(model, tmp_path / "model.keras")
+    assert_alike(detector.load(tmp_path / "model.keras"), model, images)
+
+
 @pytest.mark.parametrize(("backbone", "blocks"), LARGER.items())
 def test_larger_efficientnets_are_deeper(backbone: str, blocks: int) -> None:
     model = detector.build(tiny(backbone), 1)
@@ -115,13 +124,13 @@ def test_every_block_can_be_frozen_and_has_weights(backbone: str) -> None:
     for block in FAMILIES[backbone].blocks:
         model = detector.with_config(free, tiny(backbone, freezeBlocks=[block]))
         parts = [*model.trunk.layers, *model.head.layers]
-        own = [layer for layer in parts if block_of(layer.name) == block]
-        assert sum(len(layer.weights) for layer in own) > 0
-        assert not any(layer.trainable_variables for layer in own)
-        assert all(layer.trainable for layer in parts if layer not in own)
+        of_block = [layer for layer in parts if block_of(layer.name) == block]
+        assert sum(len(layer.weights) for layer in of_block) > 0
+        assert not any(layer.trainable_variables for layer in of_block)
+        assert all(layer.trainable for layer in parts if layer not in of_block)
 
 
-def test_blocks_that_the_model_of_a_file_has_not_are_refused() -> None:
+def test_freeze_blocks_that_a_model_does_not_have_are_refused() -> None:
     model = detector.build(tiny("resnet10"), 1)
     with pytest.raises(RunnerError, match="expected 0 to 3 for resnet10, .* got 4, 9") as caught:
         detector.with_config(model, tiny("resnet10", freezeBlocks=[4, 3, 9]))
@@ -129,7 +138,7 @@ def test_blocks_that_the_model_of_a_file_has_not_are_refused() -> None:
 
 
 @pytest.mark.parametrize("backbone", ONE_EACH)
-def test_a_pruned_backbone_computes_what_the_whole_one_does_with_its_filters_at_zero(
+def test_a_pruned_backbone_computes_what_the_unpruned_one_does_with_those_filters_at_zero(
     backbone: str, images: np.ndarray
 ) -> None:
     model = detector.build(tiny(backbone, widthMultiplier=0.125), 1)
@@ -154,9 +163,9 @@ def test_squeeze_and_excitation_is_exported_and_detects_the_same(images: np.ndar
     onnx_export.write(onnx_export.to_onnx(model), tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     scores, count = session.run(["scores", "count"], {"images": images.transpose(0, 3, 1, 2)})
-    found = model(images)
-    np.testing.assert_array_equal(count, found["count"])
-    np.testing.assert_allclose(scores, found["scores"], atol=1e-5)
+    detections = model(images)
+    np.testing.assert_array_equal(count, detections["count"])
+    np.testing.assert_allclose(scores, detections["scores"], atol=1e-5)
 
 
 def assert_alike(one: detector.FasterRCNN, other: detector.FasterRCNN, images: np.ndarray) -> None:

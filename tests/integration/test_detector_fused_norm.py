@@ -42,8 +42,8 @@ def trained(model: keras.Model, pixels: np.ndarray) -> list[Any]:
 def test_training_is_the_same_as_with_keras_own_ops() -> None:
     plain, fused = graph(), graph()
     fused_batch_norm.fuse(fused)
-    for own, other in zip(trained(fused, PIXELS), trained(plain, PIXELS), strict=True):
-        np.testing.assert_allclose(own, other, rtol=1e-4, atol=1e-4)
+    for actual, other in zip(trained(fused, PIXELS), trained(plain, PIXELS), strict=True):
+        np.testing.assert_allclose(actual, other, rtol=1e-4, atol=1e-4)
 
 
 def fused_ops(model: keras.Model) -> int:
@@ -78,11 +78,11 @@ def test_inference_and_frozen_layers_use_the_stored_statistics(frozen: bool) -> 
     fused_batch_norm.fuse(fused)
     fused.get_layer("norm").trainable = not frozen
     np.testing.assert_array_equal(fused(PIXELS, training=frozen), plain(PIXELS, training=False))
-    for own, other in zip(fused.get_weights(), plain.get_weights(), strict=True):
-        np.testing.assert_array_equal(own, other)
+    for actual, other in zip(fused.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(actual, other)
 
 
-def test_the_layer_is_still_keras_own_when_it_is_written() -> None:
+def test_a_fused_layer_is_saved_as_the_layer_of_keras() -> None:
     plain, fused = graph(), graph()
     fused_batch_norm.fuse(fused)
     fused_batch_norm.fuse(fused)

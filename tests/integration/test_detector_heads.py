@@ -80,10 +80,10 @@ def test_the_exported_head_detects_what_keras_detects(name: str, images: np.ndar
     model = settled(config(name), images)
     onnx_export.write(onnx_export.to_onnx(model), tmp_path / "model.onnx")
     expected = detectors.of_keras(model)(images)
-    found = verify.OnnxDetector(tmp_path / "model.onnx")(images)
+    detections = verify.OnnxDetector(tmp_path / "model.onnx")(images)
     assert expected["count"].min() >= 1
-    np.testing.assert_array_equal(found["count"], expected["count"])
-    assert verify.compare([expected], [found]).unmatched == 0
+    np.testing.assert_array_equal(detections["count"], expected["count"])
+    assert verify.compare([expected], [detections]).unmatched == 0
 
 
 @pytest.mark.parametrize("name", PRUNED)
@@ -109,7 +109,7 @@ def spread(model: detector.FasterRCNN) -> None:
             kernel.assign(kernel * random.uniform(0.2, 1.0, kernel.shape[-1]))
 
 
-def test_the_light_head_runs_the_last_stage_once_an_image_on_what_the_trunk_saw() -> None:
+def test_the_light_head_runs_the_last_stage_in_the_trunk_once_per_image() -> None:
     model = detector.build(config("light"), 1)
     trunk, head = ({layer.name for layer in part.layers} for part in (model.trunk, model.head))
     assert "stage4_block1_conv1" in trunk

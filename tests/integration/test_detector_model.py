@@ -15,15 +15,15 @@ from tlt_runner.errors import RunnerError
 def test_detections_have_the_promised_shapes_and_stay_in_the_image(
     tiny_model: detector.FasterRCNN, tiny_images: np.ndarray
 ) -> None:
-    found = {name: np.asarray(value) for name, value in tiny_model(tiny_images).items()}
-    assert found["boxes"].shape == (3, DETECTIONS, 4)
-    assert found["scores"].shape == found["classes"].shape == (3, DETECTIONS)
-    assert found["classes"].dtype == np.int32
-    assert (found["count"] == (found["classes"] >= 0).sum(axis=1)).all()
-    assert found["count"].sum() > 0
-    assert (found["boxes"] >= 0).all()
-    assert (found["boxes"] <= SIZE).all()
-    assert (np.diff(found["scores"], axis=1) <= 0).all()
+    detections = {name: np.asarray(value) for name, value in tiny_model(tiny_images).items()}
+    assert detections["boxes"].shape == (3, DETECTIONS, 4)
+    assert detections["scores"].shape == detections["classes"].shape == (3, DETECTIONS)
+    assert detections["classes"].dtype == np.int32
+    assert (detections["count"] == (detections["classes"] >= 0).sum(axis=1)).all()
+    assert detections["count"].sum() > 0
+    assert (detections["boxes"] >= 0).all()
+    assert (detections["boxes"] <= SIZE).all()
+    assert (np.diff(detections["scores"], axis=1) <= 0).all()
 
 
 def test_a_saved_model_detects_the_same_after_loading(
@@ -52,7 +52,7 @@ def test_frozen_blocks_and_batch_norms_are_not_trained() -> None:
     assert not any(name.startswith(("stem_", "stage1_", "stage3_")) or "_bn" in name for name in trained)
 
 
-def test_freezing_is_the_configs_not_the_files(tmp_path: Path) -> None:
+def test_the_config_decides_what_is_frozen_and_not_the_file(tmp_path: Path) -> None:
     config = tiny_config()
     frozen = detector.build(config.model_copy(update={"freeze_blocks": [0, 1, 2, 3]}), 1)
     detector.save(frozen, tmp_path / "frozen.keras")

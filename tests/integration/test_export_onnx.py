@@ -28,11 +28,11 @@ def detector_of(exported, folder: Path) -> verify.OnnxDetector:
 @pytest.mark.parametrize("batch", [1, 3])
 def test_onnx_detects_what_keras_detects(tiny_model, tiny_onnx, tiny_images, tmp_path, batch):
     expected = detectors.of_keras(tiny_model)(tiny_images[:batch])
-    found = detector_of(tiny_onnx, tmp_path)(tiny_images[:batch])
+    detections = detector_of(tiny_onnx, tmp_path)(tiny_images[:batch])
     assert expected["count"].min() >= 5
-    np.testing.assert_array_equal(found["count"], expected["count"])
-    np.testing.assert_allclose(found["scores"], expected["scores"], atol=FP32_SCORES)
-    difference = verify.compare([expected], [found])
+    np.testing.assert_array_equal(detections["count"], expected["count"])
+    np.testing.assert_allclose(detections["scores"], expected["scores"], atol=FP32_SCORES)
+    difference = verify.compare([expected], [detections])
     assert difference.unmatched == 0
     assert difference.max_abs_error <= FP32_SCORES
 
@@ -81,11 +81,11 @@ def test_inputs_and_outputs_keep_their_names_types_and_dynamic_batch(tiny_onnx, 
         ]
 
 
-def test_file_says_what_it_is(tiny_onnx_fp16):
-    said = export.metadata(tiny_onnx_fp16)
-    assert said["class_names"] == CLASS_NAMES
-    assert (said["height"], said["width"], said["mode"]) == (SIZE, SIZE, "stretch")
-    assert said["source_sha256"] == "0" * 64
+def test_file_metadata_describes_the_detector(tiny_onnx_fp16):
+    metadata = export.metadata(tiny_onnx_fp16)
+    assert metadata["class_names"] == CLASS_NAMES
+    assert (metadata["height"], metadata["width"], metadata["mode"]) == (SIZE, SIZE, "stretch")
+    assert metadata["source_sha256"] == "0" * 64
 
 
 def test_fp16_halves_the_weights_and_computes_coordinates_in_float32(tiny_onnx, tiny_onnx_fp16):

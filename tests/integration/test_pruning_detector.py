@@ -70,7 +70,9 @@ def same_detections(left, right, images, atol):
 
 
 @pytest.mark.parametrize("normalizer", ["max", "l2"])
-def test_a_pruned_detector_detects_what_the_whole_one_does_without_those_filters(model, images, normalizer):
+def test_a_pruned_detector_detects_what_the_unpruned_one_does_with_those_filters_at_zero(
+    model, images, normalizer
+):
     options = SMALL.model_copy(update={"normalizer": normalizer})
     plan = faster_rcnn.plan_pruning(model, options, target=PruneTarget(parameters=0.5))
     pruned = faster_rcnn.rebuild(model, plan)
@@ -147,7 +149,7 @@ def test_frozen_blocks_stay_frozen(model):
 
 
 class Run:
-    """One run of the task in a folder of its own."""
+    """A run of the task in its own folder."""
 
     def __init__(self, folder):
         self.output = folder / "out"
@@ -192,7 +194,7 @@ def test_the_task_publishes_model_and_plan_and_reports_what_it_saved(model_file,
     assert status.flops_kept == f"{100 * status.flops_after / status.flops_before:.0f} %"
 
 
-def test_another_file_than_the_one_meant_is_refused(model_file, tmp_path):
+def test_a_model_file_with_another_digest_is_refused(model_file, tmp_path):
     run = Run(tmp_path)
     with pytest.raises(RunnerError) as error:
         run(model_file, "0" * 64, threshold=0.5)

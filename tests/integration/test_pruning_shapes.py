@@ -252,7 +252,7 @@ def check(model: keras.Model, plan: PruningPlan) -> keras.Model:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("equalization", ["union", "intersection"])
-def test_a_pruned_network_computes_what_the_whole_one_does_without_those_filters(shape, equalization):
+def test_a_pruned_network_computes_what_the_unpruned_one_does_with_those_filters_at_zero(shape, equalization):
     model = randomize(shape())
     options = FINE.model_copy(update={"equalization": equalization})
     plan = planning.make(Network({"net": model}), options, threshold=0.6)
@@ -260,7 +260,7 @@ def test_a_pruned_network_computes_what_the_whole_one_does_without_those_filters
     check(model, plan)
 
 
-def test_filters_of_zeros_are_the_ones_that_go_and_nobody_misses_them():
+def test_filters_of_zeros_are_pruned_without_a_change_of_the_outputs():
     model = randomize(chained_residual())
     rng = np.random.default_rng(3)
     gone = {"stem": [1, 4, 6], "a2": [1, 4, 6], "b2": [1, 4, 6], "c2": [1, 4, 6], "a1": [0], "c1": [2, 3]}
@@ -309,7 +309,7 @@ def test_an_excluded_layer_keeps_its_whole_group_intact():
     check(model, plan)
 
 
-def test_layers_that_make_the_outputs_stay_whole():
+def test_layers_that_make_the_outputs_keep_all_filters():
     plan = planning.make(Network({"net": randomize(several_outputs())}), FINE, threshold=0.6)
     whole = {layer.name: layer.protection for layer in plan.layers if layer.protection}
     assert whole == {"boxes": "model output", "scores": "split by flat"}
@@ -411,7 +411,7 @@ def test_unknown_names_in_excluded_layers_are_refused_with_the_nearest_ones():
     assert "'a1'" not in error.value.message
 
 
-def test_where_nothing_goes_the_threshold_is_named_from_which_something_does():
+def test_a_plan_that_prunes_nothing_fails_with_the_lowest_threshold_that_prunes():
     network = Network({"net": randomize(sequential())})
     with pytest.raises(RunnerError) as error:
         planning.make(network, FINE, threshold=0.01)
@@ -422,7 +422,7 @@ def test_where_nothing_goes_the_threshold_is_named_from_which_something_does():
         planning.make(network, FINE, threshold=named - 0.02)
 
 
-def test_where_nothing_can_ever_go_that_is_said():
+def test_a_plan_that_prunes_nothing_at_any_threshold_is_refused():
     network = Network({"net": randomize(sequential())})
     with pytest.raises(RunnerError, match="at any threshold") as error:
         planning.make(network, FINE.model_copy(update={"min_filters": 8}), threshold=0.9)
@@ -517,7 +517,7 @@ def random_network(channels, steps):
     st.sampled_from(["union", "intersection", "arithmeticMean", "geometricMean"]),
     st.sampled_from([1, 2]),
 )
-def test_any_network_computes_the_same_without_the_filters_that_go(
+def test_any_pruned_network_computes_the_same_as_with_its_filters_at_zero(
     channels, steps, seed, threshold, equalization, granularity
 ):
     model = randomize(random_network(channels, steps), seed)

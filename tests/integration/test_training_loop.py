@@ -44,7 +44,7 @@ class Recorder(Callback):
 
 
 class Run:
-    """One training with given mAPs, and what the loop saves of it."""
+    """A training with given mAPs, and a record of the checkpoints that the loop saves."""
 
     def __init__(self, course: list[float | None], stopping: bool = False) -> None:
         self._course = iter(course)

@@ -6,7 +6,7 @@ from pathlib import Path
 from forked import Forked
 
 
-def test_two_replicas_make_the_weights_and_metrics_of_one(scenes: Path, tmp_path: Path) -> None:
+def test_two_replicas_give_the_weights_and_metrics_of_one(scenes: Path, tmp_path: Path) -> None:
     # Mini-batches are drawn and mosaics made: draws go by an image's place in the batch.
     log = tmp_path / "log"
     process = Forked(

@@ -1,4 +1,4 @@
-"""What the knobs of a step do to the weights, on a tiny detector."""
+"""Effects of the options of a training step on the weights, on a tiny detector."""
 
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def plain() -> tuple[list[dict[str, float]], list[np.ndarray]]:
     return run(one, 3), weights(one)
 
 
-def test_parts_of_a_batch_make_the_update_of_the_whole(plain: Any) -> None:
+def test_accumulated_parts_of_a_batch_give_the_update_of_the_whole_batch(plain: Any) -> None:
     one = trainer(gradientAccumulationSteps=2, batchSizePerGPU=2)
     figures = run(one, 3)
     for name in ("total", "gradient_norm", "head_classes"):
@@ -79,7 +79,7 @@ def test_a_clipped_first_step_is_as_long_as_the_norm_allows() -> None:
     assert np.sqrt(sum(float((part**2).sum()) for part in moved)) == pytest.approx(0.05, rel=1e-4)
 
 
-def test_a_loss_counts_as_often_as_its_weight_says(plain: Any) -> None:
+def test_a_loss_is_multiplied_by_its_weight(plain: Any) -> None:
     heavy = run(trainer(lossWeights={"headClasses": 3, "rpnDeltas": 0.5}), 1)[0]
     first = plain[0][0]
     assert heavy["head_classes"] == pytest.approx(3 * first["head_classes"], rel=1e-5)
@@ -95,10 +95,10 @@ def test_averaged_weights_follow_and_are_used_only_in_their_context() -> None:
     run(one, 1)
     first = weights(one)
     with one.averaged():
-        seen = weights(one)
+        averages = weights(one)
     # after one update the momentum is (1 + 1) / (10 + 1)
-    wanted = [a * 2 / 11 + b * 9 / 11 for a, b in zip(start, first, strict=True)]
-    assert furthest(seen, wanted) < 1e-6
+    expected = [a * 2 / 11 + b * 9 / 11 for a, b in zip(start, first, strict=True)]
+    assert furthest(averages, expected) < 1e-6
     assert furthest(weights(one), first) == 0.0
 
 
@@ -107,33 +107,33 @@ def test_a_detector_with_averaged_weights_leaves_the_weights_unchanged() -> None
     detect = detectors.of_keras(one.model)
     averaged = one.averaged()(detect)
     run(one, 2, rate=1e-4)
-    own, images = weights(one), np.asarray(batch()["image"])
+    before, images = weights(one), np.asarray(batch()["image"])
     with one.averaged():
-        wanted = np.asarray(detect(images)["scores"])
-    assert wanted.max() > 0.0
+        expected = np.asarray(detect(images)["scores"])
+    assert expected.max() > 0.0
     for _ in range(2):  # pictures are drawn again and again
-        np.testing.assert_array_equal(np.asarray(averaged(images)["scores"]), wanted)
-    assert np.abs(np.asarray(detect(images)["scores"]) - wanted).max() > 0.0
-    assert furthest(weights(one), own) == 0.0
+        np.testing.assert_array_equal(np.asarray(averaged(images)["scores"]), expected)
+    assert np.abs(np.asarray(detect(images)["scores"]) - expected).max() > 0.0
+    assert furthest(weights(one), before) == 0.0
 
 
 def test_the_weights_come_back_when_the_evaluation_fails() -> None:
     one = trainer(ema={})
     run(one, 2)
-    own = [np.copy(np.asarray(variable)) for variable in one.state]
+    before = [np.copy(np.asarray(variable)) for variable in one.state]
     with pytest.raises(RuntimeError), one.averaged():
         raise RuntimeError
-    assert furthest([np.copy(np.asarray(variable)) for variable in one.state], own) == 0.0
+    assert furthest([np.copy(np.asarray(variable)) for variable in one.state], before) == 0.0
 
 
 def test_without_averages_the_weights_stay() -> None:
     one = trainer()
-    own = weights(one)
+    before = weights(one)
     with one.averaged():
-        assert furthest(weights(one), own) == 0.0
+        assert furthest(weights(one), before) == 0.0
 
 
-def test_in_16_bits_the_loss_falls_as_in_32(tmp_path: Path) -> None:
+def test_the_loss_falls_in_16_bits_as_in_32_bits(tmp_path: Path) -> None:
     low, full = trainer(NORMED, mixedPrecision=True), trainer(NORMED)
     ours, theirs = ([row["total"] for row in run(one, 12, 3e-3)] for one in (low, full))
     assert ours[-1] < 0.8 * ours[0]
@@ -153,9 +153,9 @@ def test_in_16_bits_the_loss_falls_as_in_32(tmp_path: Path) -> None:
 def test_an_update_whose_scaled_gradient_overflows_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mixed_precision, "FIRST_SCALE", 2.0**24)
     one = trainer(NORMED, mixed_precision.FLOAT16, mixedPrecision=True, ema={})
-    start, seen = weights(one), run(one, 1)[0]
-    assert not np.isfinite(seen["gradient_norm"])
-    assert seen["loss_scale"] == 2.0**24
+    start, figures = weights(one), run(one, 1)[0]
+    assert not np.isfinite(figures["gradient_norm"])
+    assert figures["loss_scale"] == 2.0**24
     assert furthest(weights(one), start) == 0.0
     course = run(one, 12, 3e-3)
     assert course[-1]["loss_scale"] < 2.0**24
@@ -170,16 +170,16 @@ def test_float16_is_for_gpus_before_ampere() -> None:
     assert mixed_precision.dtype_of([]) == "bfloat16"
 
 
-def test_one_worker_with_an_old_gpu_makes_all_compute_in_float16() -> None:
-    told: list[bool] = []
+def test_all_workers_compute_in_float16_if_one_has_an_old_gpu() -> None:
+    flags: list[bool] = []
 
-    def another_is_old(own: bool) -> bool:
-        told.append(own)
+    def another_is_old(is_old: bool) -> bool:
+        flags.append(is_old)
         return True
 
     assert mixed_precision.low_dtype(another_is_old) == "float16"
-    assert mixed_precision.low_dtype(lambda own: own) == "bfloat16"
-    assert told == [False]
+    assert mixed_precision.low_dtype(lambda is_old: is_old) == "bfloat16"
+    assert flags == [False]
 
 
 def test_xla_computes_the_same(plain: Any) -> None:

@@ -44,5 +44,5 @@ def test_weights_move_as_with_keras(fields: dict, peer: keras.optimizers.Optimiz
         ready = clipped(gradients, norm, spec.clip_norm)
         updates.apply(tf.distribute.get_strategy(), ready, tf.constant(RATE))
         peer.apply(gradients)
-    for own, other in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(np.asarray(own), np.asarray(other), rtol=1e-5, atol=1e-6)
+    for variable, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(np.asarray(variable), np.asarray(other), rtol=1e-5, atol=1e-6)

@@ -87,15 +87,15 @@ def events(folder: Path) -> list[Any]:
 
 def curves(read: Sequence[Any]) -> dict[str, Points]:
     """Points by tag; an attempt takes back what earlier ones tell of its own steps and later ones."""
-    found: dict[str, Points] = {}
+    points_by_tag: dict[str, Points] = {}
     for event in read:
         if event.HasField("session_log"):
-            for tag, points in found.items():
-                found[tag] = [point for point in points if point[0] < event.step]
+            for tag, points in points_by_tag.items():
+                points_by_tag[tag] = [point for point in points if point[0] < event.step]
         for value in event.summary.value:
             if value.HasField("simple_value"):
-                found.setdefault(value.tag, []).append((event.step, value.simple_value))
-    return found
+                points_by_tag.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return points_by_tag
 
 
 def drawn(read: Sequence[Any]) -> list[tuple[str, NDArray[Any]]]:
@@ -115,12 +115,12 @@ def test_curves_are_means_of_ten_steps_at_steps_that_evaluations_share(tmp_path:
     one.board.on_evaluation_end(metrics, STEPS)
     one.epoch(1, 0, STEPS, 2.0)
     one.board.close(None)
-    found = curves(events(one.folder))
-    assert found["loss/total"] == [(10, 4.0), (20, 2.0)]
-    assert found["gradient_norm"] == [(10, 7.0), (20, 7.0)]
-    assert found["images_per_second"] == [(10, 2.0), (20, 2.0)]
-    assert found["learning_rate"] == [(10, pytest.approx(1e-3)), (20, pytest.approx(1e-3))]
-    assert found["mAP"] == found["AP/one"] == [(10, 0.5)]
+    points_by_tag = curves(events(one.folder))
+    assert points_by_tag["loss/total"] == [(10, 4.0), (20, 2.0)]
+    assert points_by_tag["gradient_norm"] == [(10, 7.0), (20, 7.0)]
+    assert points_by_tag["images_per_second"] == [(10, 2.0), (20, 2.0)]
+    assert points_by_tag["learning_rate"] == [(10, pytest.approx(1e-3)), (20, pytest.approx(1e-3))]
+    assert points_by_tag["mAP"] == points_by_tag["AP/one"] == [(10, 0.5)]
 
 
 def test_another_attempt_adds_no_doubled_points(tmp_path: Path) -> None:

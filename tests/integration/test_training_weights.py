@@ -237,7 +237,9 @@ def tlt_googlenet() -> Iterator[str]:
         ("googlenet", tlt_googlenet()),
     ],
 )
-def test_every_layer_of_ours_is_one_of_theirs(backbone: str, names: Iterator[str]) -> None:
+def test_every_layer_of_a_backbone_has_a_counterpart_in_other_programs_files(
+    backbone: str, names: Iterator[str]
+) -> None:
     theirs = list(names)
     naming = layer_names.naming(backbone, theirs)
     model = detector.build(tiny(backbone), 1)

@@ -32,7 +32,7 @@ def difference(left: Path, right: Path) -> float:
     return max(float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-6)) for a, b in pairs)
 
 
-def test_two_workers_make_the_weights_and_metrics_of_one(
+def test_two_workers_give_the_weights_and_metrics_of_one(
     scenes: Path, together: tuple[Path, list[processes.Worker]], tmp_path: Path
 ) -> None:
     (alone,) = processes.start(tmp_path, processes.run_spec(scenes, tmp_path, 4), 1)

@@ -41,12 +41,12 @@ class Fit(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """What :meth:`call` has computed."""
+        """The sum of the losses that :meth:`call` computed."""
         return ops.sum(y_pred)
 
 
 def main() -> None:
-    """Train, detect, and tell."""
+    """Write the detections of a model, then train it and print its losses."""
     source, target = map(Path, sys.argv[1:])
     model = detector.load(source)
     images = np.random.default_rng(0).uniform(0, 255, (IMAGES, 64, 64, 3)).astype(np.float32)

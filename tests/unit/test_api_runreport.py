@@ -38,6 +38,12 @@ def test_a_text_of_control_characters_is_cut_by_its_length_in_json() -> None:
     assert len(to_termination_message(RunReport(failure=failure)).encode()) <= TERMINATION_MESSAGE_LIMIT
 
 
+def test_the_limit_counts_bytes_not_characters() -> None:
+    failure = Failure(reason="Internal", message="\u6f22" * 3000)
+    text = to_termination_message(RunReport(failure=failure))
+    assert len(text.encode()) <= TERMINATION_MESSAGE_LIMIT
+
+
 @given(st.text(max_size=20000), st.text(max_size=20000), st.integers(0, 80))
 def test_no_report_is_too_long(message: str, hint: str, artifacts: int) -> None:
     failure = Failure(reason="Internal", message=message, hint=hint)

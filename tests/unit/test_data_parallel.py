@@ -1,8 +1,7 @@
-"""Bounded, ordered work, and how many workers a pod may use."""
+"""Bounded, ordered work."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -33,15 +32,6 @@ def test_results_come_in_order_and_no_more_than_a_window_ahead() -> None:
 def test_an_error_in_a_worker_reaches_the_caller() -> None:
     with ThreadPoolExecutor(2) as threads, pytest.raises(ZeroDivisionError):
         list(in_order(threads, lambda number: 1 // number, [1, 0, 1]))
-
-
-@pytest.mark.parametrize(
-    ("limit", "most"), [("50000 100000", 1), ("100000 100000", 1), ("max 100000", None), ("", None)]
-)
-def test_a_pod_limit_lowers_the_number_of_workers(tmp_path: Path, limit: str, most: int | None) -> None:
-    (tmp_path / "cpu.max").write_text(limit)
-    unlimited = workers(tmp_path / "missing")
-    assert workers(tmp_path / "cpu.max") == (unlimited if most is None else most)
 
 
 def test_a_stop_raises_interrupted_with_the_position() -> None:

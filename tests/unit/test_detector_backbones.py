@@ -29,7 +29,7 @@ def test_blocks_beyond_the_last_are_refused_with_the_range(backbone: Backbone) -
         Model(backbone=backbone, freeze_blocks=[blocks[-1] + 1])
 
 
-def test_blocks_of_a_model_from_a_file_are_not_judged_by_the_default_backbone() -> None:
+def test_freeze_blocks_of_a_model_from_a_file_are_not_checked_against_the_default_backbone() -> None:
     body = {"from": {"uri": "s3://models/vgg16.keras"}, "freezeBlocks": [5]}
     assert Model.model_validate(body).freeze_blocks == [5]
 

@@ -70,6 +70,6 @@ def test_heads_that_do_not_exist_are_refused(model: dict[str, object], message: 
         Model.model_validate(model)
 
 
-def test_a_file_brings_its_head_so_that_the_backbones_name_does_not_matter() -> None:
+def test_head_settings_are_not_checked_against_the_backbone_of_the_spec_with_from() -> None:
     model = {"from": {"uri": "s3://models/m.keras"}, "backbone": "vgg16", "roi": {"headStride": 1}}
     assert Model.model_validate(model).roi.head_stride == 1

@@ -26,7 +26,7 @@ def test_rpn_losses_are_divided_by_the_mini_batch_and_averaged_over_images() -> 
     np.testing.assert_allclose(out["rpn_deltas"], 4 * (1 - 1 / 18) / 8 / 2, rtol=1e-6)
 
 
-def test_head_losses_look_at_the_true_class_only() -> None:
+def test_head_losses_use_the_offsets_of_the_true_class_only() -> None:
     logits = np.array([[[0, 20, 0], [0, 0, 20]]], np.float32)  # sure, and right both times
     deltas = np.array([[[[9] * 4, [1, 0, 0, 0]], [[9] * 4, [9] * 4]]], np.float32)
     targets = matching.RoiTargets(

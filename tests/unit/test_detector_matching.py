@@ -79,7 +79,7 @@ def test_proposals_take_class_and_offsets_of_their_object() -> None:
     assert float(np.sum(targets.sampled)) == 3  # the invalid one has no weight
 
 
-def test_objects_join_the_proposals_when_asked_for() -> None:
+def test_ground_truth_boxes_are_added_to_the_proposals_if_configured() -> None:
     proposals = np.array([[[50, 50, 60, 60]]], np.float32)
     spec = config(roi=Roi(mini_batch=8, ground_truth_as_roi=True))
     targets = matching.roi_targets(spec, proposals, np.array([[True]]), OBJECT, CLASSES, generator())

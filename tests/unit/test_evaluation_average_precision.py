@@ -41,13 +41,13 @@ def ap(outcomes, objects, method, scores=None):
     return average_precision(np.array(outcomes, np.int8), scores, objects, method)
 
 
-def test_iou_is_that_of_the_boxes_as_they_are_without_a_pixel_more():
+def test_iou_adds_no_pixel_to_the_sides_of_boxes():
     left = np.array([[0.0, 0.0, 10.0, 10.0], [5.0, 5.0, 5.0, 9.0]])
     right = np.array([[0.0, 5.0, 10.0, 15.0], [0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 30.0, 30.0]])
     np.testing.assert_allclose(iou_matrix(left, right), [[50 / 150, 1.0, 0.0], [0.0, 0.0, 0.0]])
 
 
-def test_the_example_of_the_documentation_computes_what_it_says():
+def test_the_example_of_the_docstring_gives_its_output():
     results = doctest.testmod(average_precision_module)
     assert (results.failed, results.attempted > 5) == (0, True)
 
@@ -79,7 +79,7 @@ def test_detections_of_difficult_boxes_are_ignored_however_many():
     assert match([box], [0.9], [0], [box, [0, 1, 10, 11]], [0, 0], [False, True]) == [T]
 
 
-def test_no_detections_and_no_objects_are_fine():
+def test_no_detections_and_no_objects_are_no_error():
     assert match([], [], [], [[0, 0, 1, 1]], [0]) == []
     assert match([[0, 0, 1, 1]], [0.5], [0], [], []) == [F]
 
@@ -240,7 +240,7 @@ def test_no_object_at_all_gives_no_mean():
     assert evaluate(detect, [], ["car"], 0.5, "area").m_ap is None
 
 
-def test_boxes_are_judged_in_pixels_of_the_original_cut_at_its_edges():
+def test_boxes_are_compared_in_pixels_of_the_original_image_and_clipped_to_it():
     # 16 rows of 64 pixels in an input of 16 x 16, with 4 rows of padding above and below. The truth's
     # box is the whole image: rows 4 to 12 of the input.
     one = batch(valid=(True, False))

@@ -1,4 +1,4 @@
-"""Which nodes become float16, on graphs of a few nodes; numbers worked out by hand."""
+"""The choice of the nodes that become float16, on graphs of a few nodes; numbers worked out by hand."""
 
 from typing import get_args
 

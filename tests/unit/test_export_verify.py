@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 from lazy import Lazy
 from tlt_api.failures import Reason
 from tlt_api.status import ExportStatus
-from tlt_runner.data import parallel
+from tlt_runner import cpus
 from tlt_runner.errors import RunnerError
 
 export = Lazy("tlt_runner.tasks.export")
@@ -65,8 +65,8 @@ def test_no_detections_at_all_is_no_difference():
 
 def test_onnx_runtime_starts_as_many_threads_as_the_cpu_limit_allows(tmp_path, monkeypatch):
     (tmp_path / "cpu.max").write_text("100000 100000\n")  # a quota of one CPU
-    allowed = parallel.workers(tmp_path / "cpu.max")
-    monkeypatch.setattr(parallel, "workers", lambda: allowed)
+    allowed = cpus.available_cpus(tmp_path / "cpu.max")
+    monkeypatch.setattr(cpus, "available_cpus", lambda: allowed)
     tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", tensors[:1], tensors[1:])
     opset = helper.make_opsetid("", 17)

@@ -75,7 +75,7 @@ class Fetching(Storage):
 
 
 class Variable:
-    """As much of a Keras variable as checkpoints need."""
+    """Part of a Keras variable that checkpoints use."""
 
     shape: tuple[int, ...] = (2, 2)
 
@@ -144,7 +144,7 @@ class Room:
         state.write(self.output / "last.state.npz", at, [np.ones((2, 2), np.float32)])
 
     def recalled(self) -> Position:
-        """The position that is found."""
+        """The position that an attempt resumes from."""
         saved = self.checkpoints.recall()
         assert saved is not None
         return saved.position
@@ -303,7 +303,7 @@ def test_the_files_of_a_checkpoint_are_never_changed(room: Room) -> None:
     assert len(content) == 6  # three states and three models
 
 
-def test_a_checkpoint_without_a_better_model_keeps_only_what_has_a_name(room: Room) -> None:
+def test_only_models_with_a_name_are_kept_after_a_checkpoint_without_a_better_model(room: Room) -> None:
     position = room.finish(room.resume(), 0.5)
     room.finish(position, 0.25, is_last=False)
     epochs = {item.epoch: item for item in room.manifest.checkpoints}
@@ -507,7 +507,7 @@ def test_a_lost_best_model_does_not_finish_an_epoch_again_once_the_next_has_begu
     assert (position.best, position.epoch_finished, position.step) == (None, True, 3)
 
 
-def test_models_are_not_fetched_to_be_compared(room: Room, tmp_path: Path) -> None:
+def test_resuming_fetches_no_model_to_compare_it(room: Room, tmp_path: Path) -> None:
     room.finish(room.finish(room.resume(), 0.5), 0.25)
     again = Room(tmp_path)
     again.resume()
@@ -582,7 +582,7 @@ def _impossible_offset(path: Path) -> None:
 
 
 def _another_value(path: Path) -> None:
-    """Whole as a zip: only the digest of the content tells."""
+    """A valid zip with other content: only the digest shows the damage."""
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     arrays["00000"][0, 0] += 1
@@ -725,7 +725,7 @@ def test_a_file_without_an_origin_has_none(tmp_path: Path) -> None:
     assert [model_file.origin_of(tmp_path / name) for name in ("text", "other", "plain")] == [None] * 3
 
 
-def test_old_partial_files_of_own_names_are_removed(room: Room) -> None:
+def test_old_partial_files_of_checkpoints_are_removed(room: Room) -> None:
     now = 1e9
     old = [
         ".best.keras.0123abcd.partial",

@@ -29,7 +29,7 @@ class Exchange:
 def answers(
     exchange: Exchange, step_seconds: float, calls: int, pauses: dict[int, float] | None = None
 ) -> list[bool]:
-    """What so many calls say, each a step apart, and some after a pause besides."""
+    """Answers of ``calls`` calls, each a step apart, some after a pause."""
 
     def clock() -> float:
         before = sum(seconds for call, seconds in (pauses or {}).items() if call <= exchange.call)
@@ -60,7 +60,7 @@ def test_a_pause_shortens_the_next_intervals() -> None:
     exchange = Exchange()
     pauses = {60: 100.0}
     answers(exchange, 0.25, 200, pauses=pauses)
-    first = next(place for place, call in enumerate(exchange.synchronised) if call >= 60)
+    first = next(index for index, call in enumerate(exchange.synchronised) if call >= 60)
     assert np.diff(exchange.synchronised)[first : first + 4].tolist() == [1, 2, 4, 8]
 
 

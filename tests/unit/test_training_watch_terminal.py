@@ -1,4 +1,4 @@
-"""What a person sees of a training: the live table on a terminal, one line elsewhere."""
+"""The view of a training for people: a live table on a terminal, one line elsewhere."""
 
 import io
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What the layers of other people's files are called here."""
+"""Translation of the layer names of other programs' files to ours."""
 
 import pytest
 
@@ -64,7 +64,7 @@ def test_a_layer_of_a_file_has_our_name(backbone: str, file: list[str], theirs: 
         ("efficientnet_b0", ["stem_conv"], False),
     ],
 )
-def test_files_for_bgr_pixels_are_known_and_our_own_are_not_among_them(
+def test_files_of_other_programs_expect_bgr_pixels_and_ours_do_not(
     backbone: str, file: list[str], bgr: bool
 ) -> None:
     assert layer_names.naming(backbone, file).bgr is bgr

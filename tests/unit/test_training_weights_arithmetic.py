@@ -20,7 +20,7 @@ def test_folded_weights_do_what_convolution_and_normalisation_did() -> None:
     np.testing.assert_allclose(load.fold([kernel], [gamma, beta, mean, variance], 1.0)[1], [-7, -2])
 
 
-def test_a_kept_class_takes_its_weights_to_its_new_place() -> None:
+def test_a_kept_class_takes_its_weights_to_its_new_id() -> None:
     change = class_outputs.ClassChange.between(["bus", "car", "dog"], ["car", "van"])
     given = [np.array([[1.0, 2, 3, 9]]), np.array([10.0, 20, 30, 90])]
     kernel, bias = change.carried("head_classes", [np.zeros((1, 3)), np.zeros(3)], given)
@@ -48,5 +48,5 @@ def test_a_change_of_classes_is_described_by_names() -> None:
         ),
     ],
 )
-def test_what_was_loaded_is_one_line(layers: tuple[object, ...], line: str) -> None:
+def test_the_summary_of_loaded_layers_is_one_line(layers: tuple[object, ...], line: str) -> None:
     assert load.Taken(*layers).summary == line

@@ -1,4 +1,4 @@
-"""What layers a file holds, read from files written by hand as Keras 2 and 3 lay them out."""
+"""The layers of a weights file, from files written by hand as Keras 2 and 3 lay them out."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,6 +75,6 @@ def test_a_name_of_two_layers_is_ambiguous_in_a_file_of_keras_3(tmp_path: Path) 
             group = file.create_group(f"layers/{path}/vars")
             group.attrs["name"] = name
             group["0"] = np.zeros(1)
-    found = files.read(tmp_path / "given.weights.h5")
-    assert found.ambiguous == ("conv1",)
-    assert list(found.layers) == ["fc"]
+    weights_file = files.read(tmp_path / "given.weights.h5")
+    assert weights_file.ambiguous == ("conv1",)
+    assert list(weights_file.layers) == ["fc"]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from pathlib import Path
 from typing import Protocol, TypeVar
 
 from tlt_api.status import Progress
 from tlt_runner.cancel import Stop
+from tlt_runner.cpus import available_cpus
 
 MOST_WORKERS = 32
 WINDOW = 4
@@ -26,15 +25,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def workers(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Number of threads: the cores that this process may use, or fewer where the pod's CPU limit is lower."""
-    cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = cgroup.read_text().split()
-        cores = min(cores, math.ceil(int(quota) / int(period)))
-    except (OSError, ValueError):
-        pass  # no cgroup v2, or "max": no limit
-    return max(1, min(cores, MOST_WORKERS))
+def workers() -> int:
+    """Number of threads: the CPUs that this process may use, but not more than :data:`MOST_WORKERS`."""
+    return min(available_cpus(), MOST_WORKERS)
 
 
 class ProgressReporter(Protocol):

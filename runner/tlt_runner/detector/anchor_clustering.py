@@ -97,6 +97,7 @@ def _best(sizes: FloatArray, anchor_shapes: FloatArray) -> tuple[FloatArray, npt
     for start in range(0, len(sizes), BLOCK):
         block = np.asarray(sizes[start : start + BLOCK], np.float32)
         height, width = block[:, :1], block[:, 1:]
+        # With one centre, the intersection has the smaller height and the smaller width.
         shared = np.minimum(height, heights) * np.minimum(width, widths)
         iou = shared / (height * width + heights * widths - shared)
         rows = slice(start, start + len(block))
@@ -112,6 +113,7 @@ def _cluster(
     # In logarithms, a pair of side and aspect is a point of the grid and the IoU depends on distances only.
     heights, widths = np.log(np.asarray(sizes, np.float64)).T
     sides, aspects = (heights + widths) / 2, widths - heights
+    # Shapes of one aspect whose sides differ by the factor exp(apart) have the IoU exp(-2 * apart).
     side_centres = _spread(sides, scales, lambda apart: np.exp(-2 * apart), random)
     aspect_centres = _spread(aspects, ratios, _overlap_of_aspects, random)
     best, best_mean = (side_centres, aspect_centres), 0.0
@@ -122,6 +124,7 @@ def _cluster(
         overlaps, nearest = _best(sizes, _grid(side_centres, aspect_centres))
         if overlaps.mean() > best_mean:
             best, best_mean = (side_centres, aspect_centres), float(overlaps.mean())
+        # No box changed its anchor: all further rounds would be the same.
         if np.array_equal(nearest, before):
             break
         of_side, of_aspect = np.divmod(nearest, len(aspect_centres))
@@ -156,6 +159,8 @@ def _spread(
 
 def _medians(values: FloatArray, member_of: npt.NDArray[np.intp], centres: FloatArray) -> FloatArray:
     """The median of each centre's members; a centre without members stays."""
+    # Near a centre 1 - IoU grows with the distance of the logarithms, and the median has the least sum of
+    # distances.
     members = (values[member_of == index] for index in range(len(centres)))
     return np.array(
         [

@@ -37,6 +37,7 @@ def _is_plain(layer: Any) -> bool:
 
 
 def _fused(layer: Any) -> Callable[..., Tensor]:
+    # Imported here, so that the module loads on other backends.
     import tensorflow as tf
 
     def call(inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:

@@ -65,6 +65,7 @@ def build(config: DetectorConfig, make: Layers, channels: int) -> keras.Model:
         x = layers.Dense(units, activation="relu", kernel_initializer=initializer, name="light_dense")(x)
     else:
         x = family.head_stage(config.backbone, make, pooled, config.head_stride)
+    # Convolutional heads end in a feature map; vgg's and the light one are dense and end in a vector.
     if len(x.shape) == 4:
         x = layers.GlobalAveragePooling2D(name="head_pool")(x)
     return _with_outputs(config, make, pooled, x)
@@ -76,6 +77,7 @@ def with_classes(old: keras.Model, config: DetectorConfig, seed: int) -> keras.M
 
 
 def _with_outputs(config: DetectorConfig, make: Layers, pooled: Any, x: Any) -> keras.Model:
+    # Deviations of the fresh weights: Girshick, "Fast R-CNN" (2015), section 2.3.
     classes = layers.Dense(
         config.classes + 1,
         kernel_initializer=keras.initializers.RandomNormal(stddev=0.01, seed=make.seed()),
@@ -112,6 +114,7 @@ def detect(
     scores = ops.softmax(logits, axis=-1)[..., :classes] * ops.cast(valid, "float32")[..., None]
     # Suppression compares all pairs of its boxes: only the best enter.
     candidates = min(pairs, max(most, min(CANDIDATES_PER_DETECTION * most, MOST_CANDIDATES)))
+    # Pair p is class p % K of proposal p // K, in the row-major order of scores and of deltas.
     scores, pair = ops.top_k(ops.reshape(scores, (-1, pairs)), candidates)
     # Lookup tables instead of an integer division by the number of classes and its remainder.
     roi_of = ops.take(np.repeat(np.arange(rois, dtype=np.int32), classes), pair, axis=0)
@@ -138,6 +141,7 @@ def _padded(most: int, boxes: Tensor, scores: Tensor, classes: Tensor, kept: Ten
     """Detections with zeros and class -1 in place of boxes that are not kept, and up to ``most`` rows."""
     missing = most - boxes.shape[1]
     result = {
+        # Rows that are not kept hold suppressed boxes, which no reader of the file may take for detections.
         "boxes": ops.where(kept[..., None], boxes, 0.0),
         "scores": ops.where(kept, scores, 0.0),
         "classes": ops.where(kept, classes, -1),

@@ -77,6 +77,7 @@ def rpn_losses(objectness: Tensor, deltas: Tensor, targets: AnchorTargets, size:
     """
     # softplus(x) - y * x is binary cross-entropy of a logit that cannot overflow.
     entropy = ops.softplus(objectness) - targets.positive * objectness
+    # Offsets of anchors without an object mean nothing: the factor positive leaves them out.
     distance = ops.sum(smooth_l1(deltas - targets.deltas, RPN_BETA), axis=-1)
     return {
         "rpn_objectness": ops.mean(ops.sum(targets.sampled * entropy, axis=1)) / size,
@@ -89,6 +90,7 @@ def head_losses(logits: Tensor, deltas: Tensor, targets: RoiTargets) -> dict[str
     size, classes = logits.shape[1], deltas.shape[2]
     chosen = ops.one_hot(targets.classes, classes + 1)
     entropy = -ops.sum(chosen * ops.log_softmax(logits, axis=-1), axis=-1)
+    # One-hot without the background's column: of background no class's offsets are left.
     of_class = ops.sum(deltas * chosen[..., :classes, None], axis=2)
     distance = ops.sum(smooth_l1(of_class - targets.deltas, HEAD_BETA), axis=-1)
     return {

@@ -118,9 +118,13 @@ def roi_targets(
     overlaps = box_ops.iou(proposals, boxes) * ops.cast(real, "float32")[:, None, :]
     best = ops.max(overlaps, axis=2)
     positive = ops.logical_and(valid, best >= spec.max_overlap)
+    # Proposals below minOverlap take no part: Fast R-CNN trains on the harder negatives above it.
     negative = ops.logical_and(valid, ops.logical_and(best < spec.max_overlap, best >= spec.min_overlap))
     size = min(spec.mini_batch, proposals.shape[1])
+    # A small mini-batch would round its positives down to none.
     most_positive = max(1, int(spec.mini_batch * spec.positive_fraction))
+    # Where candidates are too few, none is repeated (TLT repeats negatives): rows that are left have weight
+    # 0.
     positive, negative = _draw(positive, negative, size, most_positive, random)
     # The mini-batch is gathered, so that the head runs on S boxes and not on all proposals.
     chosen = _first(positive, negative, size)
@@ -147,6 +151,7 @@ def _draw(
     # looked up at that rank, while every shape stays static.
     taken = ops.sum(ops.cast(positive, "int32"), axis=1, keepdims=True)
     keyed = ops.where(negative, noise, -1.0)
+    # Where positives fill the mini-batch, rank 0 only keeps the index in range, and there is no room.
     last_rank = ops.maximum(size - taken - 1, 0)
     threshold = box_ops.gather(ops.top_k(keyed, size)[0], last_rank)
     room = ops.logical_and(negative, taken < size)
@@ -155,8 +160,10 @@ def _draw(
 
 def _largest(mask: Tensor, noise: Tensor, count: int) -> Tensor:
     """The part of ``mask`` [B, N] with the ``count`` largest random numbers."""
+    # Random numbers are not negative: -1 ranks everything outside the mask last.
     keyed = ops.where(mask, noise, -1.0)
     threshold = ops.top_k(keyed, count)[0][:, -1:]
+    # With fewer than count in the mask the threshold is -1, which all the others reach, too.
     return ops.logical_and(mask, keyed >= threshold)
 
 

@@ -49,6 +49,8 @@ class FasterRCNN(keras.Model):
         self.head = head
         # Both graphs come with their weights: Keras has nothing left to build.
         self.built = True
+        # A file holds neither the fused call, which is not serialised, nor the last word on freezing: the
+        # config overwrites the trainable flags that Keras stores.
         for graph in (trunk, head):
             fused_batch_norm.fuse(graph)
         freeze(self)
@@ -58,6 +60,7 @@ class FasterRCNN(keras.Model):
 
         Boxes are yxyx in pixels of the network's input; see :func:`tlt_runner.detector.head.detect`.
         """
+        # Always inference, whatever mode Keras asks for: training composes the parts in losses.py.
         out = self.trunk(images, training=False)
         with keras.name_scope("proposals"):
             proposals, valid = rpn.propose(

@@ -74,7 +74,7 @@ def keep_mask(
 def _suppresses(
     left: Tensor, right: Tensor, left_classes: Tensor | None, right_classes: Tensor | None, threshold: float
 ) -> Tensor:
-    """1 where two boxes of a class overlap too much, of pairs [B, N, M].
+    """Matrix [B, N, M] of pairs: 1 where two boxes of a class overlap too much, else 0.
 
     Without the division of :func:`tlt_runner.detector.boxes.iou`: over all pairs, every pass over memory
     counts.
@@ -115,7 +115,7 @@ def _rounds(possible: Tensor, certain: Tensor, inner: Tensor, rounds: int) -> tu
 
 
 def _free(kept: Tensor, suppresses: Tensor) -> Tensor:
-    """1 for boxes [B, 1, M] that none of the kept [B, 1, N] suppresses."""
+    """Mask [B, 1, M]: 1 for boxes that none of the kept ones [B, 1, N] suppresses, else 0."""
     # A matrix product counts the suppressors: exact in float32, and float16 holds up to 2,048 of them.
     return ops.cast(ops.matmul(kept, suppresses) < 0.5, "float32")
 

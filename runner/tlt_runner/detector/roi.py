@@ -60,8 +60,10 @@ def weights(start: Tensor, end: Tensor, length: int, size: int) -> Tensor:
         length: Cells L of the feature map in this direction.
         size: Number of bins P.
     """
+    # Samples are centred in equal parts of the box, SAMPLES of them to a bin.
     fractions = (np.arange(size * SAMPLES, dtype=np.float32) + 0.5) / (size * SAMPLES)
     pixels = start[..., None] + (end - start)[..., None] * fractions
+    # Beyond the outermost centres the border's value is repeated.
     cells = ops.clip(pixels / STRIDE - 0.5, 0.0, length - 1.0)
     # A cell's weight falls from 1 to 0 within one cell of the sample: bilinear interpolation.
     distance = ops.abs(cells[..., None] - np.arange(length, dtype=np.float32))

@@ -51,6 +51,7 @@ def add_layers(config: DetectorConfig, make: Layers, features: Any) -> tuple[Any
 
 
 def _output(make: Layers, name: str, filters: int) -> Any:
+    # Deviation of fresh weights: Ren et al. (2015), section 3.1.3.
     initializer = keras.initializers.RandomNormal(stddev=0.01, seed=make.seed())
     return layers.Conv2D(filters, 1, kernel_initializer=initializer, name=name)
 
@@ -76,6 +77,7 @@ def propose(
     boxes = box_ops.decode(box_ops.gather(ops.stop_gradient(deltas), indices), references, config.rpn_scales)
     boxes = box_ops.clip(boxes, config.height, config.width)
     sides = boxes[..., 2:] - boxes[..., :2]
+    # After clipping, as in TLT: a box outside the image has no side left.
     valid = ops.all(sides > SMALLEST_SIDE, axis=-1)
     keep = nms.keep_mask(boxes, valid, config.proposals.nms_overlap)
     # keep_best takes scores that are not negative; the sigmoid keeps their order.

@@ -20,6 +20,7 @@ def of_keras(model: Callable[..., Any]) -> Detect:
     Args:
         model: Images [B, H, W, 3] to a mapping of tensors, as :class:`tlt_runner.detector.model.FasterRCNN`.
     """
+    # Cast in the graph, so that images travel to the device as bytes.
     compiled = tf.function(lambda images: model(tf.cast(images, tf.float32), training=False))
 
     def detect(images: Images) -> dict[str, NDArray[Any]]:

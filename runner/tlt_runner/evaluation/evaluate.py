@@ -99,6 +99,7 @@ def _add_batch(accumulator: Accumulator, detect: Detect, batch: Mapping[str, Any
     detections = {name: np.asarray(value) for name, value in detect(np.asarray(batch["image"])).items()}
     names = ("boxes", "classes", "difficult", "placement", "valid")
     truth = {name: np.asarray(batch[name]) for name in names}
+    # The last batch is filled up to the size of the others.
     valid = np.flatnonzero(truth["valid"])
     for index in valid:
         placement = truth["placement"][index]

@@ -38,6 +38,7 @@ def draw(
     order = range(len(boxes) - 1, -1, -1)
     for index in order:
         y1, x1, y2, x2 = (round(float(edge)) for edge in boxes[index])
+        # OpenCV's rectangle includes its second corner; a box ends before it.
         cv2.rectangle(drawn, (x1, y1), (x2 - 1, y2 - 1), colour(class_ids[index]), thickness)
     for index in order:
         top, left = (round(float(edge)) for edge in boxes[index][:2])

@@ -75,6 +75,7 @@ def check_capabilities(engine: Engine) -> None:
     trt = load_builder(engine.builder)
     if not engine.compute_capabilities:
         return
+    # Other members of the enum, such as CURRENT, name no generation.
     supported = [_dotted(name) for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
     unknown = [item for item in engine.compute_capabilities if item not in supported]
     if unknown:
@@ -115,6 +116,7 @@ def build_engine(onnx_path: Path, engine_path: Path, engine: Engine, batch: Batc
         raise RunnerError(
             Reason.ENGINE_BUILD_FAILED, f"could not build the engine: {_several(logger.errors)}"
         )
+    # A view: an engine is as large as its weights and is not copied.
     files.write(engine_path, memoryview(blob))
     built = BuiltEngine(
         engine_path,
@@ -153,6 +155,7 @@ def check_engine(engine_path: Path, builder: str = "tensorrt-rtx") -> str:
     validity, bits = runtime.get_engine_validity(header)
     flags = trt.EngineInvalidityDiagnostics.__members__.values()
     diagnostics = {flag.name for flag in flags if bits & int(flag)}
+    # These two are the file's fault; all others are about the GPU or driver of this machine.
     broken = diagnostics & {"MALFORMED_ENGINE", "VERSION_MISMATCH"}
     if broken:
         raise RunnerError(
@@ -170,6 +173,7 @@ def _config(trt: Any, builder: Any, network: Any, engine: Engine, batch: Batch) 
     images = network.get_input(0)
     size = tuple(images.shape)[1:]
     profile = builder.create_optimization_profile()
+    # Only the batch is dynamic: the model fixes all other dimensions.
     profile.set_shape(images.name, (batch.min, *size), (batch.opt, *size), (batch.max, *size))
     config.add_optimization_profile(profile)
     if engine.compute_capabilities:
@@ -181,6 +185,7 @@ def _config(trt: Any, builder: Any, network: Any, engine: Engine, batch: Batch) 
 
 def _collector(trt: Any) -> Any:
     """A TensorRT logger that collects errors for the exception and passes the rest to ``logging``."""
+    # Verbose messages are in no level and are dropped.
     levels = {
         trt.ILogger.Severity.INTERNAL_ERROR: logging.DEBUG,
         trt.ILogger.Severity.ERROR: logging.DEBUG,

@@ -86,6 +86,7 @@ def to_onnx(model: FasterRCNN, source_digest: str | None = None, opset: int = OP
         top, left, bottom, right = (detections["boxes"][..., side] for side in range(4))
         return {**detections, "boxes": ops.stack([left, top, right, bottom], axis=-1)}
 
+    # The batch is dynamic, height and width are not: anchors are constants of the graph.
     signature = [tf.TensorSpec((None, config.height, config.width, 3), tf.float32, name=INPUT)]
     try:
         with _optimizers_may_fail():
@@ -127,6 +128,7 @@ def check(exported: ModelProto) -> None:
         RunnerError: ExportFailed, naming the operators.
     """
     used = {(node.domain, node.op_type) for node in exported.graph.node}
+    # An operator of another domain is an extension of one runtime, and a plugin in all others.
     foreign = sorted(f"{domain}::{name}" for domain, name in used if domain not in ("", "ai.onnx"))
     refused = sorted(name for _, name in used if name in REFUSED_OPS)
     if foreign or refused:

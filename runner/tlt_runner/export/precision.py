@@ -95,6 +95,7 @@ class _Caster:
         self.types |= {item.name: item.data_type for item in graph.initializer}
 
     def add(self, node: NodeProto) -> None:
+        # Values of a subgraph are not listed among the graph's: their types would not be followed.
         if any(item.g.ByteSize() or item.graphs for item in node.attribute):
             raise ValueError(f"expected no node with a subgraph, got {node.op_type} {node.name!r}")
         runs_half = self._runs_half(node)
@@ -116,6 +117,7 @@ class _Caster:
         graph.node.extend(self.nodes)
         # The stored types of intermediate values are float32 and wrong by now; readers infer them again.
         del graph.value_info[:]
+        # Weights of which only the float16 copy is used would make the file larger than before.
         used = {name for node in self.nodes for name in node.input}
         kept = [item for item in graph.initializer if item.name in used]
         del graph.initializer[:]

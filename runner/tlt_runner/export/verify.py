@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tlt_api.failures import Reason
 from tlt_api.status import ExportStatus, Metrics
-from tlt_runner.data import parallel
+from tlt_runner import cpus
 from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation.average_precision import iou_matrix
 from tlt_runner.evaluation.evaluate import Detect, Images, evaluate
@@ -75,7 +75,7 @@ class OnnxDetector:
         options = ort.SessionOptions()
         # ONNX Runtime would start a thread for each core of the node. A pod's CPU limit is a quota of time:
         # more threads than it allows are throttled, and the latency measured is that of the throttling.
-        options.intra_op_num_threads = parallel.workers()
+        options.intra_op_num_threads = cpus.available_cpus()
         # For the same reason threads must not spin while they wait: that uses the quota up.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -84,11 +84,13 @@ class OnnxDetector:
         """Detect: images [B, H, W, 3] to boxes [B, D, 4] yxyx, scores [B, D], classes [B, D], count [B]."""
         nchw = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32)
         outputs = dict(zip(OUTPUTS, self._session.run(list(OUTPUTS), {INPUT: nchw}), strict=True))
+        # The file has xyxy.
         return {**outputs, "boxes": outputs["boxes"][..., [1, 0, 3, 2]]}
 
 
 def judge(detect: Detect, batches: Iterable[Mapping[str, Any]], class_names: list[str]) -> Judged:
     """Evaluate a detector on validation batches at :data:`IOU_THRESHOLD`, and keep its detections."""
+    # Kept for the comparison, so that the data are detected in once.
     detections: list[Detections] = []
 
     def detect_and_keep(images: Images) -> Mapping[str, Any]:

@@ -154,6 +154,7 @@ class _Tracer:
         layer = self.graph.layers[node.call.layer]
         layouts = [self._layout(edge) for edge in node.inputs]
         output = self._output(layer, node, layouts)
+        # Later layers get protected sources in place of a layout that is not known (see _layout).
         if output is None:
             return
         if layer.name in self.protected:
@@ -189,6 +190,7 @@ class _Tracer:
         problem = _problem(layer, node)
         if problem is None:
             if layer.kind == "InputLayer":
+                # A connected input passes on the channels of the other model's output.
                 return layouts[0] if layouts else self._network_input(layer)
             if layer.kind in PRUNABLE:
                 return self._prunable(layer, layouts[0])
@@ -246,9 +248,11 @@ class _Tracer:
 
     def _reshaped(self, layer: Layer, node: Node, layout: Layout) -> Layout | None:
         """Row-major: a last axis k times as long holds the channels k times; a shorter one splits them."""
+        # Row-major, as Keras reshapes: the channels of a position stay adjacent and in order.
         width = self.graph.output_shapes[node.call][-1]
         if width is not None and len(layout) and width % len(layout) == 0:
             return np.tile(layout, width // len(layout))
+        # A shorter last axis spreads one position's channels over several: none of them can go alone.
         self.sources.protect(layout, f"split by {layer.name}")
         return None
 
@@ -260,8 +264,10 @@ def _problem(layer: Layer, node: Node) -> str | None:
         return "only channels_last is supported"
     if node.constants:
         return "it is called with an array"
+    # A filter sees the channels of its own group only: without one of them the groups would shift.
     if config.get("groups", 1) != 1:
         return "grouped convolution cannot be cut"
+    # Several filters for each channel need another layout; TLT refuses them as well.
     if config.get("depth_multiplier", 1) != 1:
         return "depth_multiplier must be 1"
     if layer.kind == "BatchNormalization" and _axis(config["axis"]) not in (
@@ -269,8 +275,10 @@ def _problem(layer: Layer, node: Node) -> str | None:
         len(node.inputs[0].shape) - 1,
     ):
         return "it normalises another axis than the last"
+    # Numbers for each channel are part of the config, which would have to be cut like a weight.
     if layer.kind == "Rescaling" and not _are_numbers(config["scale"], config["offset"]):
         return "it has a number for each channel"
+    # The value of each channel depends on all of them.
     if layer.kind == "Activation" and config["activation"] == "softmax":
         return "softmax runs over the channels"
     return None

@@ -68,6 +68,7 @@ def _flops(node: Node, groups: Groups, kept: Mask) -> int:
         )
     # The whole kernel is applied once at each position of the output.
     multiply_adds = math.prod(_shape(layer, "kernel", kernel.shape, groups, kept))
+    # Two operations each: a multiplication and an addition. The head runs once for each proposal.
     return 2 * layer.runs * multiply_adds * math.prod(size for size in positions if size is not None)
 
 

@@ -184,6 +184,7 @@ def _config(name: str, model: keras.Model) -> Mapping[str, Any]:
 
 def _layer(entry: Mapping[str, Any], model_name: str, model: keras.Model, runs: int) -> Layer:
     module, class_name = entry.get("module") or "", entry["class_name"]
+    # A layer from elsewhere can have the name of one of Keras' and do something else.
     kind = class_name if module == "keras.layers" else f"{module or 'unknown'}>{class_name}"
     # The config holds no shapes of weights: they come from the layer itself.
     layer = next((item for item in model.layers if item.name == entry["name"]), None)
@@ -221,6 +222,7 @@ def _edges(value: Any) -> tuple[list[Edge], bool]:
 
 def _outputs(structure: Any, model: keras.Model) -> dict[int | str, tuple[tuple[str, int, int], Any]]:
     """Source and tensor of each output, by key where the outputs are a mapping, by position otherwise."""
+    # Keras flattens a mapping by its sorted keys: model.outputs has this order.
     keys = sorted(structure) if isinstance(structure, Mapping) else range(len(model.outputs))
     return dict(zip(keys, zip(_triples(structure), model.outputs, strict=True), strict=True))
 
@@ -235,9 +237,11 @@ def _triples(structure: Any) -> list[tuple[str, int, int]]:
 
 
 def _is_triple(value: Sequence[Any]) -> bool:
+    # Three outputs in a list have the same length; only a triple begins with a name.
     return len(value) == 3 and isinstance(value[0], str) and isinstance(value[1], int)
 
 
 def _ordered(nodes: Mapping[Call, Node]) -> tuple[Node, ...]:
+    # Models are joined by connections: the order of each one's layers is not enough.
     sources = {call: [edge.source for edge in node.inputs] for call, node in nodes.items()}
     return tuple(nodes[call] for call in TopologicalSorter(sources).static_order())

@@ -147,6 +147,7 @@ def _blocks(filters: Mapping[str, Layout]) -> dict[tuple[str, ...], list[int]]:
     """Names of the layers that share a coupled set -> all coupled sets that exactly these layers share."""
     owners: dict[int, list[str]] = {}
     for name, sets in filters.items():
+        # Filters of one layer can be coupled to each other: then they are one set.
         for number in np.unique(sets).tolist():
             owners.setdefault(number, []).append(name)
     blocks: dict[tuple[str, ...], list[int]] = {}

@@ -100,4 +100,5 @@ def keep(values: FloatArray, threshold: float, granularity: int, min_filters: in
     total = len(values)
     count = max(int(np.sum(values > threshold)), min(min_filters, total))
     count = min(-(-count // granularity) * granularity, total)
+    # Negated values instead of a reversed order: the stable sort then keeps the first of equal ones.
     return np.sort(np.argsort(-values, kind="stable")[:count])

@@ -93,7 +93,7 @@ class PruningPlan(ApiModel):
         return "\n".join([*lines, self.summary()])
 
     def summary(self) -> str:
-        """One sentence: threshold, parameters, FLOPs."""
+        """Threshold, parameters and FLOPs in one sentence."""
         origin = " found for " + target_text(self.target) if self.target else ""
         return (
             f"threshold {self.threshold:g}{origin}: keeps {self.parameters_after:,} of "

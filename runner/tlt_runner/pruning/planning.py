@@ -120,6 +120,7 @@ def _norms(network: Network, groups: Groups, name: str) -> FloatArray:
     layer = groups.graph.layers[name]
     kernel = network.models[layer.model].get_layer(name).kernel
     norms = importance.filter_norms(np.asarray(kernel), depthwise=layer.kind == "DepthwiseConv2D")
+    # NaN is above no threshold: its filters would be pruned as the least important ones.
     if not np.isfinite(norms).all():
         raise RunnerError(
             Reason.UNREADABLE_MODEL,
@@ -154,6 +155,7 @@ def _search(candidates: _Candidates, before: Costs, target: PruneTarget) -> floa
 
 def _lowest_threshold(values: FloatArray, enough: Callable[[float], bool]) -> float:
     """The lowest threshold at which ``enough`` holds, by bisection; it holds at the last of ``values``."""
+    # A higher threshold never keeps more filters: bisection finds the first one that suffices.
     low, high = 0, len(values) - 1
     while low < high:
         middle = (low + high) // 2

@@ -116,6 +116,7 @@ def _copy_weights(
     for weight in source.weights:
         value = np.asarray(weight)
         for axis, side in axes_of.get(weight.name, {}).items():
+            # Several axes of a weight are cut in turn; without a layout the layer keeps all of an axis.
             sets = (groups.inputs if side == IN else groups.filters).get(layer.name)
             if sets is not None:
                 value = value[(slice(None),) * axis + (kept[sets],)]

@@ -100,6 +100,7 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
     # One function for evaluations and for images, so that it is traced once.
     detect = detectors.of_keras(model)
     if workers.chief:
+        # As a decorator, averaged() enters its context at each call.
         callbacks = create.all_callbacks(
             run, spec, context, records, detect=trainer.averaged()(detect), images_per_step=batch_size
         )
@@ -144,6 +145,7 @@ def _prepare_data(
             spec.dataset, context.storage, spec.output.uri, context.reporter, context.stop, spec.model.anchors
         )
         spec = initial_model.with_anchors(spec, records, context.reporter)
+        # The anchors go along: only the chief has fitted them.
         anchors = spec.model.anchors.model_dump(mode="json", by_alias=True)
         workers.broadcast_text(json.dumps({"uri": records.uri, "digest": records.digest, "anchors": anchors}))
         return records, spec
@@ -202,6 +204,7 @@ def _training_batches(
         for batch in data:
             left_out += batch["left_out"].numpy().sum(axis=0)
             yield {**batch, **workers.split({name: batch[name] for name in INPUTS})}
+        # A collective: every worker comes here after the same number of batches.
         left_out = workers.total(left_out).astype(np.int64)
         if left_out.any():
             log.info(

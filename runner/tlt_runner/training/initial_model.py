@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
 from keras.layers import BatchNormalization
 
 from tlt_api.failures import Reason
@@ -12,7 +16,7 @@ from tlt_api.runspec import RunSpec
 from tlt_api.status import AnchorsStatus
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Reporter
-from tlt_runner.data import box_sizes
+from tlt_runner.data import tfrecords
 from tlt_runner.data.records import Records
 from tlt_runner.detector import anchor_clustering
 from tlt_runner.detector import model as detector
@@ -25,12 +29,16 @@ from tlt_runner.training.pretrained import class_outputs, load
 from tlt_runner.training.pretrained.class_outputs import ClassChange
 
 log = logging.getLogger(__name__)
+MOST_SIZES = 200_000
+"""Number of box sizes that are enough to fit anchors; of more, as many are drawn at random."""
+_BATCH = 256
+_EDGES = {edge: tf.io.VarLenFeature(tf.float32) for edge in tfrecords.EDGES}
 
 
 def fitted_anchors(records: Records, spec: TrainingJobSpec) -> AnchorsStatus:
     """Fit as many anchors as the spec has to the boxes of the training images, and compare both."""
     given = spec.model.anchors
-    sizes = box_sizes.training_sizes(records)
+    sizes = training_sizes(records)
     chosen = anchor_clustering.propose(sizes, given, spec.training.seed)
     return anchor_clustering.compare(sizes, given, chosen, spec.model.proposals.max_overlap)
 
@@ -46,6 +54,39 @@ def with_anchors(spec: TrainingJobSpec, records: Records, reporter: Reporter) ->
     reporter.report(fitted)
     chosen = Anchors(scales=fitted.scales, ratios=fitted.ratios)
     return spec.model_copy(update={"model": spec.model.model_copy(update={"anchors": chosen})})
+
+
+def training_sizes(records: Records, most: int = MOST_SIZES, seed: int = 0) -> npt.NDArray[np.float32]:
+    """Read height and width of the objects of the training images, to which anchors are fitted.
+
+    No image is decoded. The sizes are those of the images as prepared, without augmentation (zoom, mosaic).
+
+    Args:
+        records: Prepared data.
+        most: Largest number of sizes; of more objects as many are drawn at random.
+        seed: Seed of that draw.
+
+    Returns:
+        [N, 2], in pixels of the network's input, in no meaningful order; the same for the same objects,
+        however they are spread over files.
+    """
+    serialized = tf.data.TFRecordDataset(
+        [str(path) for path in records.files("training")], num_parallel_reads=tf.data.AUTOTUNE
+    )
+    parts = [_sizes(batch) for batch in serialized.batch(_BATCH).prefetch(2)]
+    sizes = np.concatenate([np.zeros((0, 2), np.float32), *parts])
+    # Files are read in parallel, so that sizes come in any order: sorted, the draw is that of the objects.
+    sizes = sizes[np.lexsort(sizes.T)]
+    if len(sizes) <= most:
+        return sizes
+    log.info("anchors are fitted to %d of the %d training boxes, drawn at random", most, len(sizes))
+    return sizes[np.random.default_rng(seed).choice(len(sizes), most, replace=False)]
+
+
+def _sizes(serialized: Any) -> npt.NDArray[np.float32]:
+    parsed = tf.io.parse_example(serialized, _EDGES)
+    top, left, bottom, right = (parsed[key].values.numpy() for key in _EDGES)
+    return np.stack([bottom - top, right - left], axis=-1)
 
 
 def initial_model(run: RunSpec, spec: TrainingJobSpec, storage: Storage) -> FasterRCNN:
@@ -73,6 +114,7 @@ def initial_model(run: RunSpec, spec: TrainingJobSpec, storage: Storage) -> Fast
         )
     model = detector.build(config, spec.training.seed)
     pretrained = spec.model.pretrained_weights
+    # All weights are random: every frozen layer stays so.
     if pretrained is None:
         _warn_about_frozen_layers(model, {layer.name for layer in load.layers_of(model)})
         return model
@@ -98,6 +140,7 @@ def _retrained(given: FasterRCNN, wanted: DetectorConfig, spec: TrainingJobSpec)
         )
     if given.config.class_names != wanted.class_names:
         change = ClassChange.between(given.config.class_names, wanted.class_names)
+        # The same classes in another order are put in order without a word.
         if set(change.before) != set(change.now):
             log.warning(
                 "spec.dataset.targetClassMapping: the model was trained for other classes; head outputs %s",
@@ -123,6 +166,7 @@ def _warn_about_frozen_layers(model: FasterRCNN, random: set[str]) -> None:
             ", ".join(stuck[:3]),
             " ..." if len(stuck) > 3 else "",
         )
+    # Fresh statistics are mean 0 and variance 1: frozen, they normalise nothing.
     untouched = [layer for layer in load.layers_of(model) if layer.name in random]
     if model.config.freeze_batch_norm and any(isinstance(layer, BatchNormalization) for layer in untouched):
         log.warning(

@@ -194,10 +194,12 @@ def _finish_epoch(
         if is_best:
             position = position.model_copy(update={"best": metrics})
         position = _update_early_stopping(position, "mAP", metrics.m_ap, spec)
+        # By mAP, early stopping is decided only now; by loss it was before the evaluation.
         ends = ends or _is_stale(position, spec)
         log.info("epoch %d/%d: best mAP %s", position.epoch, spec.epochs, _best(position))
     position = position.model_copy(update={"epoch_finished": True})
     is_last = position.epoch % spec.checkpoint_interval == 0 or ends
+    # Otherwise there is nothing to record: a later attempt takes the epoch again from the last checkpoint.
     if metrics is not None or is_last:
         work.saver.save_epoch(position, metrics, is_best=is_best, is_last=is_last)
     return position
@@ -250,7 +252,7 @@ def _out_of_memory_explained(spec: Training) -> Iterator[None]:
 
 
 def _less_memory(spec: Training) -> str:
-    """How to make the same updates in less memory."""
+    """Advice for making the same updates in less memory."""
     if spec.batch_size_per_gpu == 1:
         return "Lower spec.dataset.imageSize or spec.model.roi.miniBatch, or use a GPU with more memory."
     less = spec.in_less_memory()

@@ -41,6 +41,7 @@ def low_dtype(any_worker: Callable[[bool], bool]) -> str:
 
 
 def _local_dtype() -> str:
+    # A device that does not name its capability is taken for a new one.
     details = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.get_visible_devices("GPU")]
     return dtype_of([item.get("compute_capability") or AMPERE for item in details])
 
@@ -66,6 +67,7 @@ def computing(model: FasterRCNN, dtype: str) -> Iterator[None]:
 
 
 def _may_be_low(layer: Any) -> bool:
+    # Pixels of 0 to 255 minus their mean would be rounded in 16 bits.
     fixed = isinstance(layer, (keras.layers.InputLayer, keras.layers.Rescaling))
     # Layers that follow an output layer have its name as prefix.
     return not fixed and not layer.name.startswith(OUTPUT_LAYERS)
@@ -84,11 +86,13 @@ class LossScale:
     @property
     def variables(self) -> list[Any]:
         """Variables to save in a checkpoint."""
+        # Both, so that a resumed training skips the same steps as an uninterrupted one.
         return [self.value, self._steps_without_overflow]
 
     def adapt(self, finite: tf.Tensor) -> None:
         """Update the scale, in cross-replica context, by whether the gradient was finite."""
         scale, steps = self.value.read_value(), self._steps_without_overflow.read_value() + 1
+        # Scales are powers of 2: multiplying by them rounds nothing.
         grown = tf.where(steps >= GROWTH_STEPS, tf.minimum(scale * 2.0, LARGEST_SCALE), scale)
         self.value.assign(tf.where(finite, grown, tf.maximum(scale / 2.0, LOWEST_SCALE)))
         self._steps_without_overflow.assign(tf.where(finite & (steps < GROWTH_STEPS), steps, 0))

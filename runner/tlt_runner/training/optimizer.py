@@ -1,18 +1,20 @@
-"""The optimizers' arithmetic, on the gradient of all replicas together; the trainer calls it once per update.
+"""The optimizers' arithmetic and the averages of the weights; the trainer calls both once per update.
 
-Keras' optimizers sum and clip the gradients of the replicas themselves, in the wrong order for clipping by
-global norm, and pass several times over every variable. TensorFlow's training ops pass once and compute the
-same (tests/integration/test_training_steps_optimizers.py).
+The gradient is that of all replicas together. Keras' optimizers sum and clip the gradients of the replicas
+themselves, in the wrong order for clipping by global norm, and pass several times over every variable.
+TensorFlow's training ops pass once and compute the same
+(tests/integration/test_training_steps_optimizers.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import tensorflow as tf
 
-from tlt_api.training import Optimizer
+from tlt_api.training import Ema, Optimizer
 
 
 class Updates:
@@ -44,10 +46,12 @@ class Updates:
             gradients: One for each weight, the same on all replicas.
             rate: Learning rate, scalar.
         """
+        # Updates, not steps: one that is skipped because its gradient overflowed is not counted.
         self.count.assign_add(1)
         count = tf.cast(self.count.read_value(), tf.float32)
         with tf.name_scope("optimizer"):
             for weight, slots, gradient in zip(self._weights, self._slots, gradients, strict=True):
+                # Biases and batch normalisation do not decay, as with the regularizer.
                 decay = self._spec.effective_weight_decay if weight.name == "kernel" else 0.0
                 strategy.extended.update(
                     weight.value, self._update, args=(gradient, rate, count, decay, *slots), group=True
@@ -56,6 +60,7 @@ class Updates:
     def _update(self, weight: Any, gradient: Any, rate: Any, count: Any, decay: float, *slots: Any) -> None:
         """Update one weight on one device."""
         spec, handles = self._spec, [slot.handle for slot in slots]
+        # Decoupled weight decay (AdamW): the weight itself shrinks, and the moments do not see it.
         if decay:
             weight.assign_sub(rate * decay * weight)
         if spec.type == "rmsprop":
@@ -70,6 +75,7 @@ class Updates:
                 grad=gradient,
             )
         elif spec.type == "sgd":
+            # Keras' momentum: the rate is inside the accumulator, so that a change of it acts gradually.
             tf.raw_ops.ResourceApplyKerasMomentum(
                 var=weight.handle,
                 accum=handles[0],
@@ -79,6 +85,7 @@ class Updates:
                 use_nesterov=spec.nesterov,
             )
         else:
+            # The op corrects the moments' bias by these powers; the first update has the power 1.
             first, second = spec.betas
             tf.raw_ops.ResourceApplyAdam(
                 var=weight.handle,
@@ -94,13 +101,59 @@ class Updates:
             )
 
 
+class Averages:
+    """Exponential moving averages (EMA) of the weights; created in the strategy's scope.
+
+    Batch normalisation's statistics are moving averages already and are left out. Averages start with the
+    initial weights, and the decay grows with the number of updates t as (1 + t) / (10 + t) up to the spec's:
+    the initial weights are forgotten within tens of updates (tf.train.ExponentialMovingAverage).
+
+    Args:
+        spec: EMA decay.
+        weights: Keras variables.
+    """
+
+    def __init__(self, spec: Ema, weights: Sequence[Any]) -> None:
+        self._decay = spec.momentum
+        self._weights = list(weights)
+        self.variables = [tf.Variable(tf.convert_to_tensor(weight), trainable=False) for weight in weights]
+
+    def follow(self, strategy: Any, count: tf.Tensor) -> None:
+        """Update the averages after update number ``count``, in cross-replica context."""
+        count = tf.cast(count, tf.float32)
+        share = 1.0 - tf.minimum(self._decay, (1.0 + count) / (10.0 + count))
+        for average, weight in zip(self.variables, self._weights, strict=True):
+            strategy.extended.update(average, _move, args=(weight.value, share), group=True)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Context in which weights and averages have changed places."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for average, weight in zip(self.variables, self._weights, strict=True):
+            # A copy, because the next line overwrites the variable.
+            current = tf.identity(weight.value)
+            weight.assign(tf.identity(average))
+            average.assign(current)
+
+
 def clipped(gradients: Sequence[Any], norm: Any, most: float | None) -> list[Any]:
     """Clip gradients by global norm: scale all of them down where it is above ``most``."""
     if most is None:
         return list(gradients)
+    # No branch: at a norm of at most the limit the factor is 1.
     factor = most / tf.maximum(norm, most)
     return [gradient * factor for gradient in gradients]
 
 
 def _variable(start: tf.Tensor) -> tf.Variable:
     return tf.Variable(start, trainable=False)
+
+
+def _move(average: Any, weight: Any, share: Any) -> None:
+    average.assign_add(share * (weight - average))

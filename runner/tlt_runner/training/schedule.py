@@ -24,10 +24,11 @@ def scale(spec: LearningRate, replicas: int) -> int:
 
 
 def _soft_start_annealing(progress: float, spec: LearningRate) -> float:
-    """Exponentially from min to max, a plateau, exponentially back to min (TLT)."""
+    """Exponential rise from min to max, a plateau, exponential fall back to min (TLT)."""
     low, high = spec.effective_min, spec.max
     if progress < spec.effective_soft_start:
         return low * (high / low) ** (progress / spec.effective_soft_start)
+    # With annealing from 1 on there is no fall, which would be divided by 0.
     if progress <= spec.effective_annealing or spec.effective_annealing >= 1.0:
         return high
     return float(
@@ -36,7 +37,7 @@ def _soft_start_annealing(progress: float, spec: LearningRate) -> float:
 
 
 def _cosine(progress: float, spec: LearningRate) -> float:
-    """In a line from min to max, then half a cosine back to min (Loshchilov and Hutter 2017, no restarts)."""
+    """Linear rise from min to max, half a cosine back to min (Loshchilov and Hutter 2017, no restarts)."""
     low, high = spec.effective_min, spec.max
     if progress < spec.effective_soft_start:
         return low + (high - low) * progress / spec.effective_soft_start
@@ -48,6 +49,7 @@ def _cosine(progress: float, spec: LearningRate) -> float:
 
 def _step(progress: float, spec: LearningRate) -> float:
     """``max * gamma^floor(progress / stepSize)``; TLT forgot the floor."""
+    # 0.3 / 0.1 is a little less than 3.
     steps = math.floor(progress / spec.effective_step_size + 1e-9)
     return float(spec.max * spec.effective_gamma**steps)
 

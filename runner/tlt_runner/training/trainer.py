@@ -1,6 +1,6 @@
 """One optimisation step, compiled: everything that changes the weights, and nothing else.
 
-The same on one device and, by tf.distribute, on several: each replica takes its share of the batch, and
+Runs on one device and, by tf.distribute, on several: each replica takes its share of the batch, and
 gradients are averaged. So are the moving statistics of batch normalisation, which Keras leaves different on
 each replica: the model that all replicas evaluate and the first one saves is then one model.
 """
@@ -21,8 +21,7 @@ from tlt_runner.detector import losses
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.detector.seeds import StepSeeds
 from tlt_runner.training import mixed_precision, schedule
-from tlt_runner.training.averages import Averages
-from tlt_runner.training.optimizer import Updates, clipped
+from tlt_runner.training.optimizer import Averages, Updates, clipped
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +94,7 @@ class Trainer:
         Returns:
             The FIGURES [8] of the step, which the device may still be computing.
         """
+        # Tensors, because the function would be traced again for each new Python number.
         wanted = {name: batch[name] for name in INPUTS}
         return self._compiled(wanted, tf.constant(number, tf.int64), tf.constant(learning_rate, tf.float32))
 
@@ -122,6 +122,7 @@ class Trainer:
 
     def _on_all_replicas(self, batch: dict[str, Any], number: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
         scale = self._scale.value.read_value() if self._scale else tf.constant(1.0)
+        # This code runs when the step is traced: the policies count then, and are restored at once.
         with mixed_precision.computing(self.model, self._dtype):
             gradients, figures, norms = self.strategy.run(self._on_one_replica, args=(batch, number, scale))
         norm = self.strategy.experimental_local_results(norms)[0]  # the same on all replicas
@@ -142,10 +143,12 @@ class Trainer:
         replica = tf.distribute.get_replica_context()
         gradients, figures = self._accumulated(batch, number, replica.replica_id_in_sync_group, scale)
         if self.replicas > 1:
+            # The sum is the gradient of the mean loss: each share is divided by the number of shares already.
             gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
             self._share_statistics(replica)
         if self._scale:
             gradients = [gradient / scale for gradient in gradients]
+        # After sum and scale, so that the limit applies to the gradient of the whole batch.
         norm = tf.linalg.global_norm(gradients)
         return clipped(gradients, norm, self._spec.optimizer.clip_norm), figures, norm
 
@@ -160,6 +163,7 @@ class Trainer:
 
         def add(index: tf.Tensor, gradients: list[tf.Tensor], figures: tf.Tensor) -> tuple[Any, ...]:
             part = {name: value[index] for name, value in parts.items()}
+            # Parts are numbered over all replicas, so that images draw the same however a step is divided.
             more, part_figures = self._differentiate(part, number, replica_id * count + index, scale)
             added = [a + b for a, b in zip(gradients, more, strict=True)]
             return index + 1, added, figures + part_figures / count
@@ -182,6 +186,7 @@ class Trainer:
             parts = {name: part * getattr(weights, name) for name, part in parts.items()}
             parts["penalty"] = losses.penalty(self.model, self._spec.regularizer)
             total = tf.add_n(list(parts.values()))
+            # The scale is in the loss, not in the gradient: small gradients must not vanish on their way.
             share = total * (scale / shares)
         gradients = tape.gradient(share, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return gradients, tf.stack([total, *(parts[name] for name in LOSSES[1:])])
@@ -190,6 +195,7 @@ class Trainer:
         """Set the moving statistics on every replica to their mean, in one all-reduce."""
         if not self._statistics:
             return
+        # One collective for all layers: each has a fixed cost.
         local = tf.concat([tf.convert_to_tensor(statistic) for statistic in self._statistics], 0)
         means = replica.all_reduce(tf.distribute.ReduceOp.MEAN, local)
         sizes = [statistic.shape[0] for statistic in self._statistics]

@@ -25,6 +25,7 @@ LAST = 5
 def _trunk(name: str, make: Layers, x: Any) -> Any:
     if name == "darknet53":
         x = _conv(make, x, "group0_conv1", make.filters(32), 3)
+    # Darknet-53's group 0 is its stem.
     for group in range(1 if name == "darknet53" else 0, LAST):
         x = _group(name, make, x, group, stride=2)
     return x
@@ -42,6 +43,7 @@ def _group(name: str, make: Layers, x: Any, group: int, stride: int) -> Any:
         for number in range(1, RESIDUALS[group - 1] + 1):
             x = _residual(make, x, f"group{group}_block{number}", filters)
         return x
+    # Without a stride the head keeps the size of the pooled features.
     if group and stride != 1:
         x = layers.MaxPooling2D(stride, stride, "same", name=f"group{group}_pool")(x)
     for number in range(1, CONVOLUTIONS[group] + 1):

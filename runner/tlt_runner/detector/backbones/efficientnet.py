@@ -75,6 +75,7 @@ def _head_stage(name: str, make: Layers, pooled: Any, stride: int) -> Any:
 def _group(name: str, make: Layers, x: Any, number: int, stride: int) -> Any:
     width, depth = COEFFICIENTS[name]
     group = GROUPS[number - 1]
+    # Rounded up, as in keras.applications.
     for index in range(math.ceil(depth * group.repeats)):
         block = f"block{number}{chr(ord('a') + index)}_"
         x = _block(make, x, block, group, make.rounded(group.filters * width), stride if index == 0 else 1)
@@ -84,14 +85,17 @@ def _group(name: str, make: Layers, x: Any, number: int, stride: int) -> Any:
 def _block(make: Layers, x: Any, name: str, group: Group, filters: int, stride: int) -> Any:
     """An inverted residual with squeeze-and-excitation."""
     y, channels = x, x.shape[-1]
+    # Group 1 does not expand, and Keras' files have no layers for it.
     if group.expansion != 1:
         y = make.conv(y, f"{name}expand_conv", channels * group.expansion, 1)
         y = make.norm(y, f"{name}expand_bn", KERAS_EPSILON)
         y = layers.Activation("silu", name=f"{name}expand_activation")(y)
     y = make.norm(make.depthwise(y, f"{name}dwconv", group.size, stride), f"{name}bn", KERAS_EPSILON)
     y = layers.Activation("silu", name=f"{name}activation")(y)
+    # A fourth of the block's input channels, not of the expanded ones.
     y = _excited(make, y, name, max(1, channels // SQUEEZE))
     y = make.norm(make.conv(y, f"{name}project_conv", filters, 1), f"{name}project_bn", KERAS_EPSILON)
+    # All other blocks have no shortcut: it is never projected.
     if stride == 1 and channels == filters:
         return layers.Add(name=f"{name}add")([y, x])
     return y

@@ -52,6 +52,7 @@ def _trunk(name: str, make: Layers, x: Any) -> Any:
 
 def _head_stage(name: str, make: Layers, pooled: Any, stride: int) -> Any:
     x = pooled
+    # The pooling before 5a, which is the stage's only stride, runs on pooled features.
     if stride != 1:
         x = layers.MaxPooling2D(3, stride, "same", name="inception_5a_stride")(x)
     for label, widths in HEAD.items():

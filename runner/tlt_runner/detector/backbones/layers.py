@@ -46,6 +46,7 @@ class Layers:
 
     def seed(self) -> int:
         """Return the next layer's seed."""
+        # 1000 keeps the seeds of neighbouring trainings apart for as many layers.
         self._made += 1
         return self._seed * 1000 + self._made
 

@@ -49,6 +49,7 @@ def _head_stage(name: str, make: Layers, pooled: Any, stride: int) -> Any:
     for number, filters in enumerate(HEAD, len(TRUNK)):
         block_stride = stride if number == len(TRUNK) else 1
         x = _inverted_residual(make, x, number, make.rounded(filters), block_stride)
+    # Smaller below width 1, too, where Keras keeps 1280: there its Conv_1 does not load.
     x = make.norm(make.conv(x, "Conv_1", make.rounded(LAST_FILTERS), 1), "Conv_1_bn", KERAS_EPSILON)
     return layers.ReLU(6.0, name="out_relu")(x)
 
@@ -57,6 +58,7 @@ def _inverted_residual(make: Layers, x: Any, number: int, filters: int, stride: 
     """1x1 to six times the channels, 3x3 of each, 1x1 back without activation; added where shapes agree."""
     prefix = f"block_{number}_" if number else "expanded_conv_"
     y, channels = x, x.shape[-1]
+    # The first block does not expand its channels; Keras names it without a number.
     if number:
         y = make.conv(y, f"{prefix}expand", channels * EXPANSION, 1)
         y = make.norm(y, f"{prefix}expand_BN", KERAS_EPSILON)
@@ -64,6 +66,7 @@ def _inverted_residual(make: Layers, x: Any, number: int, filters: int, stride: 
     y = make.norm(make.depthwise(y, f"{prefix}depthwise", 3, stride), f"{prefix}depthwise_BN", KERAS_EPSILON)
     y = layers.ReLU(6.0, name=f"{prefix}depthwise_relu")(y)
     y = make.norm(make.conv(y, f"{prefix}project", filters, 1), f"{prefix}project_BN", KERAS_EPSILON)
+    # All other blocks have no shortcut: it is never projected.
     if stride == 1 and channels == filters:
         return layers.Add(name=f"{prefix}add")([x, y])
     return y

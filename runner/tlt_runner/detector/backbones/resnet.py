@@ -73,6 +73,7 @@ def _trunk(name: str, make: Layers, x: Any) -> Any:
     x = make.conv(x, "stem_conv", make.filters(64), 7, 2)
     x = layers.ReLU(name="stem_relu")(make.norm(x, "stem_bn"))
     x = layers.MaxPooling2D(3, 2, "same", name="stem_pool")(x)
+    # Stage 1 has no stride: the stem's pooling has one already.
     for number in (1, 2, 3):
         x = _stage(name, make, x, number, stride=1 if number == 1 else 2)
     return x

@@ -41,6 +41,7 @@ def _trunk(name: str, make: Layers, x: Any) -> Any:
                 activation="relu",
                 kernel_initializer=first if block == number == 1 else None,
             )
+        # RoI pooling takes the place of the last pooling.
         if block < len(FILTERS):
             x = layers.MaxPooling2D(2, 2, name=f"block{block}_pool")(x)
     return x

@@ -70,6 +70,7 @@ class Aggregate(Callback):
     @property
     def sums(self) -> Sums:
         """The sums at this moment."""
+        # A copy: callbacks keep it to compare later sums with.
         return Sums(self._steps, dict(self._figures), self._timed_steps, self._seconds)
 
     def sum_of(self, figure: str) -> tuple[float, int]:
@@ -80,3 +81,39 @@ class Aggregate(Callback):
         """Throughput of the timed steps since ``earlier``; None where there are none."""
         seconds, steps = self._seconds - earlier.seconds, self._timed_steps - earlier.timed_steps
         return steps * self._images_per_step / seconds if seconds > 0 else None
+
+
+@dataclass(frozen=True)
+class Means:
+    """Means over some steps.
+
+    Attributes:
+        steps: Number of the steps.
+        figures: Mean by figure, over the steps that have it.
+        images_per_second: Throughput; None where no step was timed.
+    """
+
+    steps: int
+    figures: Mapping[str, float]
+    images_per_second: float | None
+
+
+class Interval:
+    """The steps since one callback last took their means; at first, all steps of the attempt."""
+
+    def __init__(self, aggregate: Aggregate) -> None:
+        self._aggregate, self._before = aggregate, Sums()
+
+    @property
+    def steps(self) -> int:
+        """Number of steps so far."""
+        return self._aggregate.sums.steps - self._before.steps
+
+    def end(self) -> Means:
+        """Return the means of the interval, and begin the next one."""
+        before, self._before = self._before, self._aggregate.sums
+        return Means(
+            self._before.steps - before.steps,
+            self._before.means_since(before),
+            self._aggregate.images_per_second_since(before),
+        )

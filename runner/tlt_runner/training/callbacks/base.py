@@ -100,6 +100,7 @@ class CallbackList(Callback):
         for index, callback in enumerate(self._callbacks):
             try:
                 method(callback)
+            # Exits and interrupts pass: only a callback's own failures end here.
             except Exception as error:
                 self.failures[index] += 1
                 count = self.failures[index]

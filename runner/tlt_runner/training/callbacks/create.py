@@ -86,6 +86,7 @@ def _status(spec: TrainingJobSpec, context: Context, aggregate: Aggregate, steps
         clock=time.monotonic,
         evaluation_interval=spec.evaluation.interval_epochs,
     )
+    # The aggregate comes first: all others read its sums.
     return [aggregate, progress]
 
 

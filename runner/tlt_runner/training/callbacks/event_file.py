@@ -29,6 +29,7 @@ class EventFile:
     def __init__(self, path: Path, time: float, start_step: int | None = None) -> None:
         self.path = path
         self._writer = tf.io.TFRecordWriter(str(path))
+        # The version is the first event of every file.
         self._write(tf.compat.v1.Event(wall_time=time, file_version=FILE_VERSION))
         if start_step is not None:
             start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)

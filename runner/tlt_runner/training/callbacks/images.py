@@ -101,4 +101,5 @@ def _reduced(image: NDArray[Any]) -> tuple[NDArray[np.uint8], float]:
     if scale == 1.0:
         return pixels, scale
     size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
+    # Averages the pixels; other interpolations skip some, which shows as noise.
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.uint8), scale

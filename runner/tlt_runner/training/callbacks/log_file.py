@@ -16,7 +16,7 @@ from typing import Any
 from tlt_api.runspec import RunSpec
 from tlt_api.status import Metrics
 from tlt_runner import exits
-from tlt_runner.training.callbacks.aggregate import Aggregate, Sums
+from tlt_runner.training.callbacks.aggregate import Aggregate, Interval
 from tlt_runner.training.callbacks.base import Callback, Step
 from tlt_runner.training.callbacks.uploader import Uploader
 
@@ -52,7 +52,7 @@ class LogFile(Callback):
         now: Callable[[], float],
     ) -> None:
         self._uploader, self._file, self._now = uploader, scratch / NAME, now
-        self._aggregate, self._epoch_began = aggregate, Sums()
+        self._interval = Interval(aggregate)
         self._run, self._epochs, self._steps, self._images_per_step = run, epochs, steps, images_per_step
         self._has_earlier_lines = False
         self._new_lines: list[str] = []
@@ -69,26 +69,28 @@ class LogFile(Callback):
         self._steps_finished = step.number + 1
         if step.in_epoch < self._steps:
             return
-        before, sums = self._epoch_began, self._aggregate.sums
-        self._epoch_began = sums
-        throughput = self._aggregate.images_per_second_since(before)
+        means = self._interval.end()
+        throughput = means.images_per_second
         self._add(
             "epoch",
-            stepsOfThisAttempt=sums.steps - before.steps,
+            stepsOfThisAttempt=means.steps,
             learningRate=step.learning_rate,
             imagesPerSecond=None if throughput is None else round(throughput, 3),
-            figures={_camel_case(name): value for name, value in sums.means_since(before).items()},
+            figures={_camel_case(name): value for name, value in means.figures.items()},
         )
 
     def on_evaluation_end(self, metrics: Metrics, number: int) -> None:
         """Write the evaluation."""
+        # An attempt may begin with the evaluation that the one before did not finish.
         self._start(number)
+        # An unknown mAP is null, not absent; the epoch is among the fields of every line.
         fields = {"mAP": None, **metrics.to_wire()}
         fields.pop("epoch", None)
         self._add("evaluation", **fields)
 
     def on_train_end(self, epochs: int) -> None:
         """Write the end."""
+        # A finished training that is started again takes no step and evaluates nothing.
         self._start(epochs * self._steps)
         self._add("end")
 

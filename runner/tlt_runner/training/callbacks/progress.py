@@ -32,6 +32,7 @@ class Smoothed:
     def add(self, value: float) -> None:
         """Add the newest value."""
         self._count = min(self._count + 1, self._remembered)
+        # The n-th value weighs 1 / n, which makes a mean; n ends at `remembered`.
         before = self.value or 0.0
         self.value = before + (value - before) / self._count
 
@@ -94,6 +95,7 @@ class ProgressReport(Callback):
         self._losses_before.append(self._losses)
         self._losses = total, count = self._aggregate.sum_of("total")
         self._steps_finished = step.number + 1
+        # The first step of an attempt compiles: it says nothing about the others.
         if self._compiled and self._last_step is not None:
             self._step_seconds.add(now - self._last_step)
         self._compiled, self._last_step = True, now
@@ -104,6 +106,7 @@ class ProgressReport(Callback):
             return
         self._reported = (self._aggregate.sums, now)
         total_before, count_before = self._losses_before[0]
+        # None without a timed step since then: the throughput of the last report stays.
         throughput = self._aggregate.images_per_second_since(interval_began[0])
         self._tell(
             step=step.in_epoch,

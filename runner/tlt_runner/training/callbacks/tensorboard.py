@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tlt_api.runspec import RunSpec
 from tlt_api.status import Metrics
-from tlt_runner.training.callbacks.aggregate import Aggregate, Sums
+from tlt_runner.training.callbacks.aggregate import Aggregate, Interval
 from tlt_runner.training.callbacks.base import Callback, Step
 from tlt_runner.training.callbacks.event_file import EventFile
 from tlt_runner.training.callbacks.images import ValidationImages
@@ -55,7 +55,7 @@ class TensorBoard(Callback):
         now: Callable[[], float],
     ) -> None:
         self._uploader, self._scratch = uploader, scratch
-        self._aggregate, self._point_began = aggregate, Sums()
+        self._interval = Interval(aggregate)
         self._steps, self._images, self._now = steps, images, now
         self._prefix = f"events.out.tfevents.{attempt:04d}.{int(now()):010d}"
         self._files = 0
@@ -78,6 +78,7 @@ class TensorBoard(Callback):
 
     def on_evaluation_end(self, metrics: Metrics, number: int) -> None:
         """Add scores and images."""
+        # An attempt may begin with the evaluation that the one before did not finish.
         self._set_start(number)
         scores = {"mAP": metrics.m_ap}
         scores |= {f"AP/{item.name}": item.average_precision for item in metrics.per_class or ()}
@@ -90,7 +91,7 @@ class TensorBoard(Callback):
 
     def close(self, failure: BaseException | None) -> None:
         """Upload what is left, with a point of the steps since the last one."""
-        if self._last_step is not None and self._aggregate.sums.steps > self._point_began.steps:
+        if self._last_step is not None and self._interval.steps:
             self._add_point(self._last_step)
         self._upload()
 
@@ -99,13 +100,14 @@ class TensorBoard(Callback):
             self._start = number
 
     def _add_point(self, step: Step) -> None:
-        before, self._point_began = self._point_began, self._aggregate.sums
-        figures = self._aggregate.sums.means_since(before)
-        values = {name if name == _NOT_A_LOSS else f"loss/{name}": value for name, value in figures.items()}
+        means = self._interval.end()
+        values = {
+            name if name == _NOT_A_LOSS else f"loss/{name}": value for name, value in means.figures.items()
+        }
         values["learning_rate"] = step.learning_rate
-        throughput = self._aggregate.images_per_second_since(before)
-        if throughput is not None:
-            values["images_per_second"] = throughput
+        if means.images_per_second is not None:
+            values["images_per_second"] = means.images_per_second
+        # At the number of finished steps, as the points of evaluations.
         self._file().scalars(values, step.number + 1, self._now())
 
     def _file(self) -> EventFile:
@@ -120,6 +122,7 @@ class TensorBoard(Callback):
     def _upload(self) -> None:
         """Publish finished files in order; what could not be published waits for the next time."""
         if self._open is not None:
+            # A published file is complete and never changes: the next point opens another one.
             self._open.close()
             self._waiting.append(self._open.path)
             self._open = None

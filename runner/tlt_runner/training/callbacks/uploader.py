@@ -41,6 +41,7 @@ class Uploader:
             return True
         now = self._clock()
         interval = max(MIN_INTERVAL_SECONDS, MIN_INTERVAL_FRACTION * (now - self._began))
+        # Counted from the last attempt, so that a storage that is gone is not asked at every step.
         return now - self._last_attempt >= interval * 2 ** min(self._failures_in_a_row, _MAX_DOUBLINGS)
 
     def publish(self, local: Path, name: str) -> bool:

@@ -77,6 +77,7 @@ class Checkpoints:
         for name, checkpoint in self.manifest.models().items():
             self._reporter.artifact(self._artifact(name, checkpoint))
         position = saved.position
+        # A score without its model would keep every lesser model from becoming the best.
         if position.best is not None and BEST not in expected:
             missing.append(BEST)
         if lost := [name for name in (BEST, LAST) if name in missing]:
@@ -100,6 +101,7 @@ class Checkpoints:
             model, copy = checkpoint.model, self._uri(f"{name}.keras")
             assert model is not None
             published = self._storage.published(copy)
+            # In an output of before 2026-12 the model is its own copy.
             if model.path == f"{name}.keras" or (published and published.sha256 == model.sha256):
                 continue
             log.info("%s is not the model of epoch %d; copying it again", copy, checkpoint.epoch)
@@ -126,6 +128,8 @@ class Checkpoints:
         before = self.manifest
         names_before, names = before.models() if before else {}, manifest.models()
         copies_before, copies = ({f"{name}.keras" for name in some} for some in (names_before, names))
+        # Files of dropped checkpoints, and copies under names that are gone. In the manifest, so that the
+        # next attempt removes them if this one is killed first.
         superseded = ((before.paths() if before else set()) - manifest.paths() | copies_before) - copies
         self.manifest = manifest = manifest.model_copy(update={"superseded": sorted(superseded)})
         local = scratch / MANIFEST
@@ -145,6 +149,7 @@ class Checkpoints:
         if BEST in changed and manifest.position.best is not None:
             self._reporter.report(manifest.position.best)
         for name in changed:
+            # The copies come last: a kill before them is repaired by the next attempt.
             if model is not None and names[name].name == manifest.resume:
                 self._storage.publish(model, self._uri(f"{name}.keras"))
         self._remove(superseded)
@@ -164,6 +169,7 @@ class Checkpoints:
             log.warning("training starts over: %s is damaged: %s", uri, error)
             return None
         position, checkpoint = manifest.position, manifest.checkpoint(manifest.resume)
+        # A resource that was deleted and created again has the same output and another uid.
         if position.run != self.owner.uid:
             log.warning("training starts over: %s belongs to another run (%s)", uri, position.run)
             return None
@@ -172,6 +178,7 @@ class Checkpoints:
             return None
         state_uri = self._uri(checkpoint.state.path)
         try:
+            # Without the digest: a damaged state starts the training over, and resuming checks it.
             local = self._storage.fetch(state_uri)
         except NotFoundError as error:
             log.warning("training starts over: %s names a file that is gone: %s", uri, error.message)
@@ -196,6 +203,7 @@ class Checkpoints:
         for name, checkpoint in models.items():
             assert checkpoint.model is not None
             path = checkpoint.model.path
+            # Best and last are often one file.
             if path not in digests:
                 published = self._storage.published(self._uri(path))
                 digests[path] = published.sha256 if published else None
@@ -315,8 +323,10 @@ class CheckpointWriter:
         """
         if not self._publishes:
             return
+        # The state saved before the evaluation has the same weights and is not written again.
         checkpoint = self._current(position) or self._with_state(position)
         checkpoint = checkpoint.model_copy(update={"metrics": metrics})
+        # The entry gets its metrics only.
         if not (is_best or is_last):
             self._record(position, checkpoint, is_best=False, is_last=False)
             return
@@ -339,6 +349,7 @@ class CheckpointWriter:
         """The checkpoint whose state has the weights of this position, if it can still get a model."""
         manifest = self._checkpoints.manifest
         checkpoint = manifest.checkpoint(manifest.resume) if manifest else None
+        # Files of a checkpoint never change: one that has a model gets no other.
         if checkpoint is None or checkpoint.model is not None or checkpoint.name == OLD_STATE:
             return None
         return checkpoint if (checkpoint.epoch, checkpoint.step) == (position.epoch, position.step) else None
@@ -346,6 +357,7 @@ class CheckpointWriter:
     def _with_state(self, position: Position) -> Checkpoint:
         """A checkpoint with the state published; one with the same content is not published again."""
         local = self._scratch / "state.npz"
+        # Written in order to know its digest, which is part of the name.
         state.write(local, position, self._variables)
         name = manifests.checkpoint_name(position, sha256_of(local))
         manifest = self._checkpoints.manifest

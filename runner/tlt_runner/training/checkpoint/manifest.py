@@ -29,7 +29,7 @@ class File(StatusModel):
     sha256: str
     """Digest of its content."""
     size_bytes: int
-    """Its size."""
+    """Size of its content in bytes."""
 
 
 class Checkpoint(StatusModel):
@@ -57,7 +57,7 @@ class Manifest(StatusModel):
     position: Position
     """Progress of the training, newer than the one in the state file by an evaluation."""
     checkpoints: list[Checkpoint]
-    """In the order in which they were made."""
+    """Checkpoints, in the order in which they were made."""
     resume: str
     """Checkpoint whose state the next attempt starts from."""
     best: str | None = None
@@ -80,6 +80,7 @@ class Manifest(StatusModel):
         for pointer in self.kept:
             checkpoint = self.checkpoint(pointer)
             if checkpoint is not None:
+                # No two kept checkpoints have one epoch: one that is finished again replaces the other.
                 named[f"{EPOCH_PREFIX}{checkpoint.epoch:04d}"] = checkpoint
         return {name: item for name, item in named.items() if item is not None and item.model is not None}
 
@@ -92,6 +93,7 @@ class Manifest(StatusModel):
         """Forget models by their users' name: their files are gone."""
         gone = set(names)
         checkpoints = self.models()
+        # `kept` has the names of checkpoints, not those under which users know them.
         lost = {checkpoint.name for name, checkpoint in checkpoints.items() if name in gone}
         change = {
             "best": None if BEST in gone else self.best,
@@ -133,6 +135,7 @@ class Manifest(StatusModel):
         pointed = {self.best, self.last, *self.kept}
         trimmed = []
         for item in self.checkpoints:
+            # States serve resuming only: those of older checkpoints are dropped, their models stay.
             state = item.state if item.name == self.resume else None
             model = item.model if item.name in pointed else None
             if state is not None or model is not None:
@@ -142,6 +145,8 @@ class Manifest(StatusModel):
 
 def checkpoint_name(position: Position, digest: str) -> str:
     """The name of a checkpoint: its place in the training and the digest of its state."""
+    # With the digest, an epoch that is trained again has another name unless its result is the same: no file
+    # is overwritten.
     step = f"-step-{position.step:06d}" if position.step else ""
     return f"{EPOCH_PREFIX}{position.epoch:04d}{step}-{digest[:_DIGEST_DIGITS]}"
 
@@ -168,6 +173,7 @@ def of_old_layout(position: Position, state: File) -> Manifest:
         for item in position.artifacts
     ]
     resume = Checkpoint(name=state.path, epoch=position.epoch, step=position.step, state=state)
+    # An attempt that was killed early may have published only some of them.
     names = [item.name for item in models]
     return Manifest(
         position=position.model_copy(update={"artifacts": []}),

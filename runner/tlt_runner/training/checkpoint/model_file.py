@@ -34,6 +34,7 @@ def save(model: FasterRCNN, path: Path, origin: Origin) -> None:
     """Write the model with its origin to a local ``.keras`` file."""
     detector.save(model, path)
     with zipfile.ZipFile(path, "a") as file:
+        # The earliest date that a zip can hold, so that the entry does not depend on the time.
         file.writestr(zipfile.ZipInfo(ENTRY, (1980, 1, 1, 0, 0, 0)), origin.model_dump_json(by_alias=True))
 
 

@@ -146,6 +146,7 @@ def resume(saved: Saved, start: Position, variables: Sequence[Any]) -> Position:
     if position.anchors is not None and position.anchors != start.anchors:
         log.warning("training starts over: its checkpoint has other anchors because the dataset changed")
         return start
+    # Before the shapes are compared: names say more than a shape that differs.
     _check_classes(saved, start)
     try:
         with storage_errors(saved.uri):

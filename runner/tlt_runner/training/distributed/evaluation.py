@@ -41,6 +41,7 @@ def create_evaluate(
     Returns:
         The function. Every worker must call it. It raises RunnerError Interrupted when the run must end.
     """
+    # Images that fit in memory at once: accumulation applies to updates only.
     batch_size = spec.training.batch_size_per_gpu * workers.replicas
     shared = Shared(workers.share, workers.total) if workers.several else None
 
@@ -74,4 +75,5 @@ def on_replicas(model: FasterRCNN, workers: Workers) -> Detect:
             lambda images: model(tf.cast(images, tf.float32), training=False), args=(batch["image"],)
         )
 
+    # Bytes travel to the devices, and are cast there.
     return lambda images: workers.joined(compiled(workers.split({"image": images})))

@@ -78,6 +78,7 @@ def meet(
     """
     missing = {number: "" for number in range(len(workers)) if number != index}
     began = logged = clock()
+    # Once all have answered, TensorFlow's server takes the port over and answers those that still ask.
     with _listening(split(workers[index])[1]):
         while missing:
             for number in list(missing):
@@ -105,6 +106,7 @@ def _names(workers: Sequence[str], missing: Mapping[int, str]) -> str:
 
 def _listening(port: int) -> socket.socket:
     """Open a socket that others can connect to; nothing is sent over it."""
+    # Addresses of pods are IPv4 or IPv6, as the cluster is.
     dual = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if dual else socket.AF_INET
     return socket.create_server(("", port), family=family, backlog=128, dualstack_ipv6=dual)
@@ -115,6 +117,7 @@ def _connection_problem(address: str) -> str | None:
     host, port = split(address)
     try:
         socket.create_connection((host, port), _CONNECT_SECONDS).close()
+    # The DNS names a pod only from its start on.
     except socket.gaierror:
         return f"no address is known for {host}"
     except OSError as error:

@@ -41,6 +41,7 @@ class StopAgreement(Stop):
         if not self._workers.several:
             return self._stop.requested()
         self._calls += 1
+        # The interval is the same on all workers, and so is the call at which all synchronise.
         if self._calls < self._interval:
             return False
         now = self._clock()
@@ -48,6 +49,7 @@ class StopAgreement(Stop):
         requests, seconds = self._workers.total([self._stop.requested(), now - self._synchronised])
         mean_seconds = max(float(seconds), 1e-6) / self._workers.share.count
         fitting = int(SYNCHRONISATION_SECONDS * self._interval / mean_seconds)
+        # At most doubled: a few fast calls after a pause say little about the next ones.
         self._interval = max(1, min(fitting, 2 * self._interval, MAX_CALLS))
         self._calls, self._synchronised = 0, now
         return bool(requests)

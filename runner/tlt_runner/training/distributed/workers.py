@@ -56,12 +56,12 @@ class Workers:
 
     @property
     def several(self) -> bool:
-        """Whether there is more than one worker."""
+        """True if there is more than one worker."""
         return len(self.addresses) > 1
 
     @property
     def chief(self) -> bool:
-        """Whether this worker prepares the data, reports and publishes."""
+        """True if this worker prepares the data, reports and publishes."""
         return self.index == 0
 
     @property
@@ -99,6 +99,7 @@ class Workers:
         if not self.several:
             return text
         data = np.frombuffer(text.encode(), np.uint8) if self.chief else np.zeros(0, np.uint8)
+        # A collective needs one shape on all workers: the length first. The others add zeros.
         length = int(self.total([len(data)])[0])
         received = self.total(np.pad(data, (0, length - len(data))))
         return received.astype(np.uint8).tobytes().decode()
@@ -132,6 +133,7 @@ class Workers:
         """Split this worker's batch (arrays or tensors [B, ...]) equally among its replicas."""
         if self.replicas == 1:
             return dict(arrays)
+        # Ids of replicas count over all workers.
         first, count = self.index * self.local_replicas, self.local_replicas
         parts = {name: tf.split(value, count) for name, value in arrays.items()}
         return {
@@ -164,6 +166,7 @@ class Workers:
 
     def _describe_loss(self, error: tf.errors.OpError) -> str:
         text = str(error)
+        # TensorFlow names tasks in the text only, this worker's own included.
         lost = {int(number) for number in re.findall(r"/task:(\d+)", text)} - {self.index}
         names = " and ".join(f"worker {one} at {self.addresses[one]}" for one in sorted(lost)) or "a worker"
         match = re.search(r"aborted by: ([^\n]+)", text)
@@ -172,6 +175,7 @@ class Workers:
 
 
 def _is_lost_worker(error: tf.errors.OpError) -> bool:
+    # Failing kernels raise InternalError, too: only its text tells them from a failed collective.
     if isinstance(error, tf.errors.InternalError):
         return any(word in str(error).lower() for word in _LOST_WORKER_WORDS)
     return isinstance(error, _LOST_WORKER_ERRORS)
@@ -206,6 +210,7 @@ def claim(
         )
     tf.config.set_visible_devices(visible[:gpus], "GPU")
     for device in visible[:gpus]:
+        # By default TensorFlow takes all memory of a GPU at its start.
         tf.config.experimental.set_memory_growth(device, True)
     devices = f"{gpus} GPU(s)" if gpus else "the CPU"
     if len(addresses) > 1:
@@ -224,6 +229,7 @@ def _multi_worker(addresses: Sequence[str], index: int, gpus: int) -> Any:
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         cluster, task_type="worker", task_id=index, num_accelerators={"GPU": gpus}, rpc_layer="grpc"
     )
+    # AUTO may choose NCCL, which needs GPUs.
     kinds = tf.distribute.experimental.CommunicationImplementation
     options = tf.distribute.experimental.CommunicationOptions(
         implementation=kinds.AUTO if gpus else kinds.RING

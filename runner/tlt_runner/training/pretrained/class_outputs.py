@@ -75,10 +75,12 @@ class ClassChange:
         """
         indices = [(self.before.index(name), self.now.index(name)) for name in self.kept]
         background = layer == OUTPUTS[0]
+        # Background has the last output on both sides; there are no offsets for it.
         if background:
             indices.append((len(self.before), len(self.now)))
         values = []
         for new, old in zip(fresh, given, strict=True):
+            # The n numbers of a class are adjacent in the last axis.
             rows = new.reshape((*new.shape[:-1], len(self.now) + background, -1)).copy()
             source = old.reshape((*old.shape[:-1], len(self.before) + background, -1))
             for before, now in indices:

@@ -61,6 +61,7 @@ def read(path: Path) -> WeightsFile:
                 return _contents(file, _detector(config))
         with h5py.File(path, "r") as file:
             return _contents(file)
+    # h5py raises OSError, too, for a file that is no HDF5.
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise RunnerError(
             Reason.UNREADABLE_MODEL,
@@ -84,6 +85,7 @@ def _layers(file: Any) -> list[tuple[str, list[np.ndarray]]]:
         if not isinstance(node, h5py.Group) or path.startswith("optimizer"):
             return
         if path.rsplit("/", 1)[-1] == "vars" and "name" in node.attrs and len(node):
+            # Keys are numbers as text: 10 comes after 9.
             layers.append((_text(node.attrs["name"]), [node[key][()] for key in sorted(node, key=int)]))
         elif len(node.attrs.get("weight_names", ())):
             layers.extend(_listed(path.rsplit("/", 1)[-1], node))
@@ -100,6 +102,7 @@ def _listed(name: str, group: Any) -> list[tuple[str, list[np.ndarray]]]:
     parents: dict[str, list[np.ndarray]] = {}
     for weight in map(_text, group.attrs["weight_names"]):
         parents.setdefault(weight.rpartition("/")[0], []).append(group[weight][()])
+    # A layer's weights have one parent; those of a nested model have one for each of its layers.
     if len(parents) == 1:
         return [(name, arrays) for arrays in parents.values()]
     return [(parent.rsplit("/", 1)[-1] or name, arrays) for parent, arrays in parents.items()]

@@ -52,10 +52,13 @@ def naming(backbone: str, names: Collection[str]) -> Naming:
 
     Files with unknown names are assumed to have ours.
     """
+    # First, because our files have Keras' layer names, too: a VGG of ours is not for BGR.
     if OWN.mark in names:
         return OWN
+    # Names are those of the family, except for the darknets, which differ by depth.
     family = re.sub(r"[\d_].*", "", backbone)
     schemes = _BY_FAMILY.get(backbone, _BY_FAMILY.get(family, ()))
+    # In the order listed: files of Keras' V2 have the mark of its V1, too.
     return next((candidate for candidate in schemes if candidate.mark in names), OWN)
 
 
@@ -68,6 +71,7 @@ def _none(name: str) -> str | None:
 
 
 def _keras_resnet(name: str) -> str | None:
+    # Keras' conv1 is the stem, so that its conv2 is our stage 1.
     match = re.fullmatch(r"conv([2-5])_block(\d+)_([0-3])_(conv|bn)", name)
     if match is None:
         return {"conv1_conv": "stem_conv", "conv1_bn": "stem_bn"}.get(name)
@@ -78,6 +82,7 @@ def _early_keras_resnet(name: str) -> str | None:
     match = re.fullmatch(r"(res|bn)([2-5])([a-z])_branch(1|2[abc])", name)
     if match is None:
         return _STEM.get(name)
+    # Branch 1 is the shortcut; 2a, 2b and 2c are the convolutions.
     number = 0 if match[4] == "1" else _position_of(match[4][1])
     return _resnet(int(match[2]) - 1, _position_of(match[3]), number, "bn" if match[1] == "bn" else "conv")
 
@@ -107,6 +112,7 @@ def _tlt_vgg(name: str) -> str | None:
 
 
 def _tlt_darknet53(name: str) -> str | None:
+    # conv1 is the stem, conv2 to conv6 are the first convolutions of groups 1 to 5.
     match = re.fullmatch(r"conv([1-6])(_bn)?", name)
     if match is not None:
         return f"group{int(match[1]) - 1}_conv1{match[2] or ''}"

@@ -56,7 +56,7 @@ class Taken:
 
     @property
     def summary(self) -> str:
-        """One line: ``41 of 53 layers loaded, 2 of another shape, 10 not in the file``."""
+        """Summary in one line: ``41 of 53 layers loaded, 2 of another shape, 10 not in the file``."""
         counts = (
             ("for some classes only", self.partly),
             ("of another shape", self.mismatched),
@@ -92,6 +92,7 @@ def load_by_name(model: FasterRCNN, path: Path) -> Taken:
         current = layer.get_weights()
         if values is None:
             missing.append(layer.name)
+        # Before shapes are compared: those of two lists of as many classes agree.
         elif layer.name in OUTPUTS and change.before != change.now and _same_inputs(current, values):
             layer.set_weights(change.carried(layer.name, current, values))
             partly.append(layer.name)
@@ -100,6 +101,7 @@ def load_by_name(model: FasterRCNN, path: Path) -> Taken:
         else:
             layer.set_weights(values)
             loaded.append(layer.name)
+    # By the file's own names: layers that our model lacks, and layers that no translation knows.
     left = {*(theirs[name] for name in arrays if name in theirs), *(set(file.layers) - set(theirs.values()))}
     taken = Taken(
         naming.origin,
@@ -139,18 +141,22 @@ def _adapt(model: FasterRCNN, arrays: Arrays, naming: Naming) -> None:
     """Convert the file's weights to our layers, in place. Exact in inference and for frozen layers."""
     parts = layers_of(model)
     first = arrays.get(parts[0].name)
+    # The inputs of the first kernel are the file's blue, green, red.
     if naming.bgr and first and first[0].ndim == 4 and first[0].shape[2] == 3:
         first[0] = first[0][:, :, ::-1]
+    # A normalisation by the tensor that it takes: the output of its convolution.
     norms = {id(layer.input): layer for layer in parts if isinstance(layer, layers.BatchNormalization)}
     for layer in parts:
         values = arrays.get(layer.name, [])
         if isinstance(layer, layers.BatchNormalization) and len(values) == 4 and naming.epsilon is not None:
+            # The stored variance takes up the difference: only its sum with epsilon is used.
             values[3] = values[3] + (naming.epsilon - layer.epsilon)
         if not isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D) or not values:
             continue
         norm = norms.get(id(layer.output))
         if norm is not None:
             _absorb_bias(values, arrays.get(norm.name, []))
+        # Our network does not normalise here (VGG): kernel and bias take over what the file's layers did.
         elif naming.epsilon is not None and len(arrays.get(f"{layer.name}_bn", [])) == 4:
             values[:] = fold(values, arrays.pop(f"{layer.name}_bn"), naming.epsilon)
 
@@ -212,11 +218,11 @@ def _report_meaning(file: WeightsFile, model: FasterRCNN) -> None:
     """Warn of settings of the file's outputs that this job changes: boxes will be wrong."""
     if file.detector is None:
         return
-    here, there = model.config, file.detector
+    config, trained_config = model.config, file.detector
     for field, ours, theirs in (
-        ("anchors", here.anchors, there.anchors),
-        ("proposals.deltaScale", here.proposals.delta_scale, there.proposals.delta_scale),
-        ("roi.deltaScales", here.roi.delta_scales, there.roi.delta_scales),
+        ("anchors", config.anchors, trained_config.anchors),
+        ("proposals.deltaScale", config.proposals.delta_scale, trained_config.proposals.delta_scale),
+        ("roi.deltaScales", config.roi.delta_scales, trained_config.roi.delta_scales),
     ):
         if ours != theirs:
             log.warning(
@@ -230,21 +236,22 @@ def _report_meaning(file: WeightsFile, model: FasterRCNN) -> None:
 
 def _report_classes(taken: Taken, file: WeightsFile, change: ClassChange, model: FasterRCNN) -> None:
     """Log by class name what the head loaded."""
-    here = change.now
+    classes = change.now
     if file.class_names is not None:
-        if set(change.before) != set(here):
+        if set(change.before) != set(classes):
             text = (
                 change.text if taken.partly else "all outputs are newly initialised because the heads differ"
             )
             log.warning("pretrained weights: the file was trained for other classes; %s", text)
     elif OUTPUTS[0] in file.layers:
+        # One output is background's.
         count = file.layers[OUTPUTS[0]][-1].shape[-1] - 1
         done = "are newly initialised" if OUTPUTS[0] in taken.untouched else "are loaded in this order"
         log.warning(
             "pretrained weights: the file names no classes; its head has %d and background, this job has %d: "
             "%s; the head's outputs %s",
             count,
-            len(here),
-            ", ".join(here),
+            len(classes),
+            ", ".join(classes),
             done,
         )
