@@ -19,7 +19,7 @@ from tlt_operator.controller import Controller
 from tlt_operator.health import Health
 from tlt_operator.index import key_of
 from tlt_operator.login import log_in
-from tlt_operator.objects.labels import OWNER_KIND, OWNER_NAME
+from tlt_operator.objects import OWNER_KIND, OWNER_NAME
 from tlt_operator.snapshot import Key
 
 

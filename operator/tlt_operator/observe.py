@@ -14,7 +14,7 @@ from tlt_api.resources import KINDS, InvalidResourceError, Kind, Resource, parse
 from tlt_api.status import JobStatus
 from tlt_api.times import from_wire, to_wire
 from tlt_operator.cluster.client import Client, Json, RefusedError
-from tlt_operator.objects import labels
+from tlt_operator.objects import ATTEMPT, INDEX, OWNER_UID
 from tlt_operator.objects.pod import CONTAINER
 from tlt_operator.objects.service import service_name
 from tlt_operator.snapshot import (
@@ -223,10 +223,8 @@ def pod_state(body: Json, owner_uid: str) -> PodState:
     containers = status.get("containerStatuses") or ()
     runner = next((item for item in containers if item.get("name") == CONTAINER), None)
     pod_labels = metadata.get("labels") or {}
-    attempt = (
-        (pod_labels.get(labels.ATTEMPT) or "0") if pod_labels.get(labels.OWNER_UID) == owner_uid else "0"
-    )
-    index = pod_labels.get(labels.INDEX) or (metadata.get("annotations") or {}).get(labels.INDEX) or ""
+    attempt = (pod_labels.get(ATTEMPT) or "0") if pod_labels.get(OWNER_UID) == owner_uid else "0"
+    index = pod_labels.get(INDEX) or (metadata.get("annotations") or {}).get(INDEX) or ""
     return PodState(
         name=metadata["name"],
         uid=metadata.get("uid") or "",

@@ -81,7 +81,8 @@ class WorkQueue(Generic[Key]):
         key = await self._ready.get()
         waited = self._loop.time() - self._since.pop(key)
         self._active.add(key)
-        self._cancel(key)  # whoever works on the key says anew when to look again
+        # The worker decides anew when the key is due: a delay from an earlier reconciliation is obsolete.
+        self._cancel(key)
         return key, waited
 
     def done(self, key: Key) -> None:

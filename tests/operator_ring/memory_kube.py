@@ -19,7 +19,7 @@ from tlt_api import conditions, times
 from tlt_api.resources import KINDS, Kind
 from tlt_operator import controller
 from tlt_operator.cluster.client import ApiError, ConflictError, NotFoundError, RefusedError
-from tlt_operator.objects.labels import ATTEMPT, INDEX, OWNER_KIND, OWNER_NAME, OWNER_UID
+from tlt_operator.objects import ATTEMPT, INDEX, OWNER_KIND, OWNER_NAME, OWNER_UID
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Key
 

@@ -171,6 +171,10 @@ TABLE: dict[str, tuple[Snapshot, type, str, str, str, str]] = {
         snapshot_of(job=replace(COMPLETE, deleting=True)), Ended,
         "Succeeded", "Succeeded", "-", "Stalled",
     ),
+    "a complete Job whose attempt was recorded as a failure": (
+        snapshot_of(recorded(0), job=COMPLETE), Ended,
+        "Succeeded", "Succeeded", "-", "Stalled",
+    ),
     "a failed Job, for a reason that is tried again": (
         snapshot_of(job=FAILED, pods=(exited(70),)), Ended,
         "Retrying", "Retrying", "-", "Stalled",

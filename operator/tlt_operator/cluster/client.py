@@ -35,15 +35,15 @@ class ApiError(Exception):
 
 
 class NotFoundError(ApiError):
-    """404."""
+    """The object does not exist (HTTP 404)."""
 
 
 class ConflictError(ApiError):
-    """409."""
+    """The object exists or has changed (HTTP 409)."""
 
 
 class RefusedError(ApiError):
-    """400, 403, 422."""
+    """The request was refused (HTTP 400, 403, 422)."""
 
 
 def api_error(code: int, message: str, retry_after: float | None = None) -> ApiError:

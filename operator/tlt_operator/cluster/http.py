@@ -19,7 +19,7 @@ import aiohttp
 from tlt_api.base import API_VERSION, GROUP, VERSION
 from tlt_api.resources import Kind
 from tlt_operator.cluster.client import Json, NotFoundError, api_error
-from tlt_operator.objects.labels import OWNER_KIND, OWNER_NAME, OWNER_UID
+from tlt_operator.objects import OWNER_KIND, OWNER_NAME, OWNER_UID
 
 _PAGE = 500
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"

@@ -11,7 +11,7 @@ from typing import Any
 
 from tlt_api.base import API_VERSION
 from tlt_api.runspec import RUN_SPEC_ANNOTATION, RunSpec
-from tlt_operator.objects import labels, pod, service
+from tlt_operator.objects import ATTEMPT, KUEUE_PREFIX, OWNER_KIND, OWNER_NAME, OWNER_UID, pod, service
 from tlt_operator.settings import Settings
 
 
@@ -20,9 +20,7 @@ def build(run: RunSpec, settings: Settings, owner_labels: Mapping[str, str] | No
     owner = run.owner
     name = run.kind.job_name(owner.name, run.attempt)
     pod_labels = _labels(run)
-    queue_labels = {
-        key: value for key, value in (owner_labels or {}).items() if key.startswith(labels.KUEUE_PREFIX)
-    }
+    queue_labels = {key: value for key, value in (owner_labels or {}).items() if key.startswith(KUEUE_PREFIX)}
     spec: dict[str, Any] = {
         "backoffLimit": 0,
         # A pod that Kubernetes itself took away fails the Job with the reason PodFailurePolicy: even after
@@ -76,8 +74,8 @@ def _labels(run: RunSpec) -> dict[str, str]:
         "app.kubernetes.io/name": "tlt-runner",
         "app.kubernetes.io/component": run.kind.command,
         "app.kubernetes.io/managed-by": "tlt-operator",
-        labels.OWNER_KIND: run.owner.kind,
-        labels.OWNER_NAME: run.owner.name,
-        labels.OWNER_UID: run.owner.uid,
-        labels.ATTEMPT: str(run.attempt),
+        OWNER_KIND: run.owner.kind,
+        OWNER_NAME: run.owner.name,
+        OWNER_UID: run.owner.uid,
+        ATTEMPT: str(run.attempt),
     }

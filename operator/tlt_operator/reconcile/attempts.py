@@ -130,7 +130,7 @@ def _blocked(
             return transitions.end_attempt(snapshot, resource, cause, now, delete=job)
         poll = min(poll, left)
     state = State(Phase.QUEUED, blocker.block.reason, blocker.block.message, blocker.block)
-    return plan_for(snapshot, with_state(snapshot, state, now, **_seen(job)), requeue_after=poll)
+    return plan_for(snapshot, with_state(snapshot, state, now, **_job_observed(job)), requeue_after=poll)
 
 
 def _blocked_seconds(snapshot: Snapshot, blocker: Blocker, now: datetime) -> float:
@@ -146,11 +146,11 @@ def _queued(
     snapshot: Snapshot, reason: str, message: str, now: datetime, poll: float, job: JobState | None = None
 ) -> Plan:
     state = State(Phase.QUEUED, reason, message)
-    return plan_for(snapshot, with_state(snapshot, state, now, **_seen(job)), requeue_after=poll)
+    return plan_for(snapshot, with_state(snapshot, state, now, **_job_observed(job)), requeue_after=poll)
 
 
-def _seen(job: JobState | None) -> dict[str, str]:
-    """The change of the status that records that the Job has been seen."""
+def _job_observed(job: JobState | None) -> dict[str, str]:
+    """Fields of the status that record that the Job has been observed."""
     return {"job_uid": job.uid} if job else {}
 
 

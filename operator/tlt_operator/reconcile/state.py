@@ -95,7 +95,9 @@ def attempt_state(snapshot: Snapshot) -> AttemptState:
     status, job = snapshot.status, snapshot.own_job
     if status.attempt is None:
         return NotStarted()
-    # A Job that completed has delivered its results, even while it was being stopped.
+    # A Job that completed has delivered its results, even while it was being stopped. It wins over a failure in
+    # the history too: no policy retries an attempt whose Job may still complete, but if one did, another
+    # attempt would only repeat the work.
     if job and job.holds("Complete"):
         return Ended(Succeeded(job))
     if status.history and status.history[-1].attempt == status.attempt:
