@@ -60,9 +60,10 @@ class Controller:
                         on_write=partial(self.index.note_own_write, key),
                     )
                 self._succeeded(key, requeue_after)
-            # Somebody else was faster: the snapshot is out of date, and a new one is taken.
+            # Somebody else was faster: the snapshot is out of date, and a new one is taken. Not a failure for
+            # health, since conflicts happen in normal operation.
             except (ConflictError, NotFoundError) as error:
-                log.debug("%s: changed since it was read, looks again: %s", key, error)
+                log.debug("%s: changed since it was read, reconciled again: %s", key, error)
                 metrics.RECONCILES.labels("conflict").inc()
                 self.queue.retry(key)
             except ApiError as error:
@@ -83,7 +84,7 @@ class Controller:
             self.queue.add_after(key, requeue_after)
 
     def _failed(self, key: Key, outcome: str, at_least: float = 0.0) -> float:
-        """Note a failure; seconds until the next try."""
+        """Count a failure and return the seconds until the next try."""
         metrics.RECONCILES.labels(outcome).inc()
         self._health.failed(str(key))
         return self.queue.retry(key, at_least)
@@ -96,7 +97,7 @@ async def reconcile_once(
     clock: Callable[[], datetime] = utc_now,
     on_write: Callable[[str], None] = lambda version: None,
 ) -> float | None:
-    """Look at a resource once and do what is due; seconds after which to look again, if so.
+    """Observe a resource once, decide and apply; return the seconds after which to look again, if any.
 
     Args:
         client: The cluster.
@@ -111,13 +112,14 @@ async def reconcile_once(
     """
     now = clock()
     snapshot = await observe(client, key, now)
-    # Deleted: its owner references take everything along.
+    # Deleted: the garbage collector deletes its Jobs and pods by their owner references.
     if snapshot is None:
         return None
     plan = reconcile(snapshot, now, settings)
     try:
         version = await apply(client, snapshot, plan, now)
     except RefusedError as error:
+        # The status itself was refused (missing rights, another version of the CRD): no decision helps.
         if plan.create is None and plan.service is None:
             raise
         # A Job or a Service that is refused is a fact like any other: decide again with it, so that the
@@ -125,6 +127,7 @@ async def reconcile_once(
         snapshot = replace(snapshot, refusal=Refusal(error.code, error.message))
         plan = reconcile(snapshot, now, settings)
         version = await apply(client, snapshot, plan, now)
+    # The event of our own write would wake the resource again for nothing.
     if version != snapshot.resource_version:
         on_write(version)
     return plan.requeue_after
