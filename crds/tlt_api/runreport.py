@@ -56,8 +56,8 @@ def to_termination_message(report: RunReport, limit: int = TERMINATION_MESSAGE_L
     """Return the report as JSON of at most ``limit`` bytes.
 
     The longest parts that are available elsewhere go first: per-class lists, then the texts of a failure
-    are cut, then everything but failure, metrics and artifacts, then the checkpoints of epochs, then all but a cut
-    failure.
+    are cut, then everything but failure, metrics and artifacts, then the checkpoints of epochs, then all but
+    a cut failure.
     """
     for attempt in _shorter_and_shorter(report):
         text = attempt.model_dump_json(by_alias=True, exclude_none=True)

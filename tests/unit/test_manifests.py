@@ -1,4 +1,4 @@
-"""The manifests say the same as the models."""
+"""Manifests agree with the models, and generated parts are current."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ def documents(file: Path) -> list[dict[str, Any]]:
 
 
 def rules(file: Path, kind: str) -> list[dict[str, Any]]:
-    """The rules of the roles in a manifest that are about our kinds."""
+    """Return the rules of the roles in a manifest that are about our kinds."""
     roles = [item for item in documents(file) if item["kind"] == kind]
     return [rule for role in roles for rule in role["rules"] if rule["apiGroups"] == ["tlt.dev"]]
 

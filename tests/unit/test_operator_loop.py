@@ -1,4 +1,4 @@
-"""The parts around the decision: queue, index, sweep, health, settings."""
+"""Parts around the decision: queue, index, sweep, health, settings."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ class Clock:
 
 
 @in_a_loop
-async def test_a_sweep_wakes_what_has_not_ended_and_what_the_watch_missed() -> None:
+async def test_a_sweep_wakes_unfinished_resources_and_changes_that_the_watch_missed() -> None:
     cluster = MemoryKube()
     reported = cluster.add(resource(name="reported"))
     missed = cluster.add(resource(name="missed"))
@@ -205,7 +205,7 @@ async def test_a_sweep_wakes_what_has_not_ended_and_what_the_watch_missed() -> N
 
 
 class Partial(MemoryKube):
-    """Lists no resource of namespace ``shut``; ``meanwhile`` runs once all else has been listed."""
+    """Cluster whose namespace ``shut`` cannot be listed; ``meanwhile`` runs at the end of each list."""
 
     def __init__(self) -> None:
         super().__init__()
