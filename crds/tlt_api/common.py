@@ -16,7 +16,7 @@ _CLAIM = rf"pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?{_PATH}"
 _BUCKET = rf"s3://[a-z0-9][-a-z0-9.]*{_PATH}"
 URI_PATTERN = rf"^({_CLAIM}|{_BUCKET}|file:///({_NAME}{_PATH})?)$"
 CLUSTER_URI_PATTERN = rf"^({_CLAIM}|{_BUCKET})$"
-"""In a cluster there is no file://: a pod has no folder of its own to keep."""
+"""Addresses that a pod can use. file:// is excluded: the file system of a pod is lost with the pod."""
 RELATIVE_PATTERN = rf"^(\.|{_NAME}){_PATH}$"
 """A leading ``.`` is the root that the path is relative to: data sets with images in their root say ``.``."""
 

@@ -1,4 +1,4 @@
-"""The conditions of a resource, and the phase that follows from them, for the operator and ``tlt run`` alike.
+"""Conditions of a resource, and the phase that follows from them, for the operator and ``tlt run`` alike.
 
 A :class:`State` says in which of seven phases a resource is and why; :func:`build` spells it out as
 conditions that kstatus (Flux, Argo CD, ``kubectl wait``) understands:
@@ -63,11 +63,11 @@ _LONGEST_MESSAGE = 32768
 
 @dataclass(frozen=True)
 class Block:
-    """Something that keeps a pod from starting.
+    """Obstacle that keeps a pod from starting.
 
     Attributes:
-        reason: One word.
-        message: What is wrong.
+        reason: Reason of the condition Blocked, one word.
+        message: Description of the obstacle.
     """
 
     reason: str
@@ -76,13 +76,13 @@ class Block:
 
 @dataclass(frozen=True)
 class State:
-    """The state of a resource.
+    """State of a resource.
 
     Attributes:
-        phase: The phase.
-        reason: Why, one word; for a resource that is reconciling it decides the phase.
-        message: Why, one sentence.
-        block: What keeps the pod from starting, if anything does.
+        phase: Phase of the resource.
+        reason: Reason of the state, one word; for a resource that is reconciling it decides the phase.
+        message: Explanation of the state, one sentence.
+        block: Obstacle that keeps the pod from starting; None if there is none.
     """
 
     phase: Phase
@@ -92,43 +92,43 @@ class State:
 
 
 def not_started(message: str) -> State:
-    """Nothing keeps the resource from running, but no attempt was begun."""
+    """Return the state of a resource that nothing keeps from running, before its first attempt."""
     return State(Phase.PENDING, NOT_STARTED, message)
 
 
 def waiting_for_dependency(message: str) -> State:
-    """The resource that this one refers to has not succeeded yet."""
+    """Return the state of a resource whose reference has not succeeded yet."""
     return State(Phase.PENDING, WAITING_FOR_DEPENDENCY, message)
 
 
 def running(attempt: int, job: str = "", problem: str = "") -> State:
-    """The attempt runs; ``problem`` is something that is wrong although it runs."""
+    """Return the state of an attempt that runs; ``problem`` is something that is wrong although it runs."""
     text = f"attempt {attempt} runs" + (f" as Job {job}" if job else "") + (f"; {problem}" if problem else "")
     return State(Phase.RUNNING, RUNNING, text)
 
 
 def suspended() -> State:
-    """Nothing runs, because spec.suspend is true."""
+    """Return the state of a resource of which nothing runs because spec.suspend is true."""
     return State(Phase.SUSPENDED, SUSPENDED, "spec.suspend is true")
 
 
 def interrupted(failure: Failure) -> State:
-    """Nothing runs, because the run was interrupted and nobody takes it up again by itself."""
+    """Return the state of a run that was interrupted and is resumed only by its user (``tlt run``)."""
     return State(Phase.SUSPENDED, failure.reason, failure.message)
 
 
 def succeeded(attempt: int) -> State:
-    """The attempt, and with it the resource, succeeded."""
+    """Return the state of a resource whose attempt succeeded."""
     return State(Phase.SUCCEEDED, "Succeeded", f"attempt {attempt} succeeded")
 
 
 def failed(failure: Failure) -> State:
-    """The resource failed for good."""
+    """Return the state of a resource that failed for good."""
     return State(Phase.FAILED, failure.reason, failure.message or failure.reason)
 
 
 def build(previous: Sequence[Condition], state: State, generation: int, now: str) -> list[Condition]:
-    """The conditions of a state. ``lastTransitionTime`` is kept where the status did not change."""
+    """Return the conditions of a state; ``lastTransitionTime`` is kept if the status did not change."""
     before = {condition.type: condition for condition in previous}
     result = []
     for type_, phases in _TRUE_IN.items():
@@ -143,15 +143,17 @@ def build(previous: Sequence[Condition], state: State, generation: int, now: str
 def stalled(
     previous: Sequence[Condition], reason: str, message: str, generation: int, now: str
 ) -> list[Condition]:
-    """The previous conditions with Stalled set, for a run that goes on although nobody can look after it."""
+    """Return the previous conditions with Stalled set, for a run that goes on with nobody to act on it."""
     before = {condition.type: condition for condition in previous}
+    # The other conditions stay: they describe the run, which goes on.
     before[STALLED] = _condition(before.get(STALLED), STALLED, "True", reason, message, generation, now)
     return list(before.values())
 
 
 def phase(conditions: Sequence[Condition]) -> Phase:
-    """The phase that follows from conditions."""
+    """Return the phase that follows from conditions."""
     true = {condition.type: condition for condition in conditions if condition.status == "True"}
+    # Final conditions first: they outweigh whatever else was left True.
     if COMPLETE in true:
         return Phase.SUCCEEDED
     if FAILED in true:
@@ -164,7 +166,7 @@ def phase(conditions: Sequence[Condition]) -> Phase:
 
 
 def find(conditions: Sequence[Condition], type_: str) -> Condition | None:
-    """The condition of a type."""
+    """Return the condition of a type, or None."""
     return next((condition for condition in conditions if condition.type == type_), None)
 
 
@@ -185,6 +187,7 @@ def _condition(
     generation: int,
     now: str,
 ) -> Condition:
+    # kstatus and `kubectl wait` measure from the last change of True or False, not of reason or message.
     unchanged = before is not None and before.status == status
     return Condition(
         type=type_,

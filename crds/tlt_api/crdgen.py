@@ -111,6 +111,7 @@ def _inline(node: Any, definitions: Schema) -> Any:
         result["additionalProperties"] = _inline(node["additionalProperties"], definitions)
     if "x-list-map-key" in node:
         result |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [node["x-list-map-key"]]}
+    # OpenAPI 3.0 has no const.
     if "const" in result:
         result["enum"] = [result.pop("const")]
     if "default" in result:
@@ -130,6 +131,7 @@ def _without_null(node: Schema) -> Schema:
     options = [option for option in node.get("anyOf", ()) if option != {"type": "null"}]
     if "anyOf" not in node:
         return node
+    # Structural schemas know no unions: a union is several optional fields and a rule (exactly_one_of).
     if len(options) != 1:
         raise ValueError(f"a structural schema has one type a field, got {node['anyOf']}")
     return {**options[0], **{key: value for key, value in node.items() if key != "anyOf"}}
@@ -153,6 +155,7 @@ def _without_absent(value: Any) -> Any:
 def _fit_the_cluster(schema: Schema) -> None:
     """Add size limits, and exclude the addresses that exist in local runs only."""
     for node in _walk(schema):
+        # CEL's estimated cost follows from the longest possible value: without limits, rules are refused.
         if node.get("type") == "string" and "enum" not in node:
             node.setdefault("maxLength", _DEFAULT_MAX_LENGTH)
         if node.get("pattern") == URI_PATTERN:
@@ -185,6 +188,8 @@ def _make_immutable(schema: Schema, prefix: str = "") -> None:
         if path in _PARTLY_MUTABLE:
             _make_immutable(child, f"{path}.")
             continue
+        # A transition rule runs only if old and new value exist: adding or removing an optional field takes a
+        # second rule, on the parent. A default makes the field always present.
         reason = f"spec.{path} is immutable: create another resource, or delete this one and create it again"
         child.setdefault("x-kubernetes-validations", []).append(
             {"rule": "self == oldSelf", "message": reason}

@@ -234,22 +234,22 @@ def by_exit_code(exit_code: int) -> FailureClass:
 def failure(
     reason: Reason, message: str, hint: str | None = None, *, exit_code: int | None = None
 ) -> Failure:
-    """A failure as it stands in a status.
+    """Return a failure as it stands in a status.
 
     Args:
-        reason: Its class in the taxonomy.
-        message: What happened.
-        hint: What to do about it, where something better is known than the taxonomy's hint.
-        exit_code: Exit code of the runner's process, where there was one.
+        reason: Reason of the failure, which decides its class in the taxonomy.
+        message: Description of the failure.
+        hint: Suggested remedy; defaults to the hint of the class.
+        exit_code: Exit code of the runner's process; None if there was none.
     """
     # Imported here: `tlt --help` needs the reasons, and must not load pydantic for them.
     from tlt_api.status import Failure
 
-    known = CLASSES[reason]
+    failure_class = CLASSES[reason]
     return Failure(
         reason=reason.value,
         exit_code=exit_code,
         message=message,
-        hint=hint or known.hint,
-        retryable=known.retryable,
+        hint=hint or failure_class.hint,
+        retryable=failure_class.retryable,
     )

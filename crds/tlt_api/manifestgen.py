@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from tlt_api.resources import KINDS, crd_name
-from tlt_api.status import OperatorStatus, wire_names
+from tlt_api.status import OperatorStatus, RunnerStatus, wire_names
 
 FILES = (
     "crds/kustomization.yaml",
@@ -45,9 +46,18 @@ def _crd_files() -> list[str]:
 
 
 def _unchanged_operator_fields() -> str:
-    """A validation in CEL: a request changes no field of the operator."""
+    """Return the validation, in CEL, that a request changes no field of the operator, with its message."""
     fields = [f"object.?status.?{name} == oldObject.?status.?{name}" for name in wire_names(OperatorStatus)]
-    return "  - expression: >-\n      " + " &&\n      ".join(fields) + "\n"
+    runner_fields = ", ".join(wire_names(RunnerStatus))
+    message = f"a runner may change its own fields of the status ({runner_fields}) and none of the operator's"
+    # Folded scalars: YAML joins the lines by spaces, and neither ": " nor "#" in the text needs quotes.
+    lines = [
+        "  - expression: >-",
+        *textwrap.indent(" &&\n".join(fields), " " * 6).splitlines(),
+        "    message: >-",
+        *textwrap.wrap(message, 110, initial_indent=" " * 6, subsequent_indent=" " * 6),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 LISTS: Mapping[str, Callable[[], list[str]]] = {
@@ -61,22 +71,22 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
 
 
 def generated(text: str) -> str:
-    """A manifest with its generated parts as the models have them.
+    """Return a manifest with its generated parts rewritten from the models.
 
     Raises:
-        ValueError: The manifest names a part that is not known here.
+        ValueError: The manifest names a part that has no generator.
     """
 
     def new_list(match: re.Match[str]) -> str:
-        return f"[{', '.join(_known(LISTS, match['name'])())}]"
+        return f"[{', '.join(_generator(LISTS, match['name'])())}]"
 
     def new_block(match: re.Match[str]) -> str:
-        return match["head"] + _known(BLOCKS, match["name"])()
+        return match["head"] + _generator(BLOCKS, match["name"])()
 
     return _BLOCK.sub(new_block, _LIST.sub(new_list, text))
 
 
-def _known(parts: Mapping[str, Part], name: str) -> Part:
+def _generator(parts: Mapping[str, Part], name: str) -> Part:
     if name not in parts:
         raise ValueError(f"expected a generated part ({', '.join(parts)}), got {name!r}")
     return parts[name]

@@ -74,7 +74,7 @@ def model_source(resource: Resource) -> ModelSource | None:
 
 
 def parent_key(source: ModelSource | None) -> tuple[str, str] | None:
-    """(kind, name) of the resource that a source refers to; None for a file."""
+    """Return (kind, name) of the resource that a source refers to; None for a file."""
     for field, kind in _REFERENCES.items():
         reference = getattr(source, field, None)
         if reference:
@@ -83,7 +83,7 @@ def parent_key(source: ModelSource | None) -> tuple[str, str] | None:
 
 
 def raw_parent(body: Mapping[str, Any]) -> tuple[str, str] | None:
-    """(kind, name) of the resource that a resource refers to, read from JSON whose spec need not be valid."""
+    """Return (kind, name) of the resource that a resource refers to, from JSON whose spec may be invalid."""
     source = (body.get("spec") or {}).get("model") or {}
     if body["kind"] == TRAINING_JOB.name:
         source = source.get("from") or {}
@@ -124,6 +124,7 @@ def resolve(resource: Resource, lookup: Lookup) -> Resolved | Waiting | Broken:
 
 def _from_parent(source: ModelSource, parent: Resource, lookup: Lookup) -> Resolved | Waiting | Broken:
     dependency = Dependency(kind=parent.kind.name, name=parent.name, uid=parent.uid)
+    # Failed is final: the parent will never deliver. Any other phase may still become Succeeded.
     if parent.status.phase == Phase.FAILED:
         failure = parent.status.failure
         cause = f": {failure.reason}: {failure.message}" if failure else ""
@@ -133,6 +134,7 @@ def _from_parent(source: ModelSource, parent: Resource, lookup: Lookup) -> Resol
         return Waiting(f"waits for {parent.key}, which is {phase}", dependency)
     name = source.training_job_ref.checkpoint if source.training_job_ref else "model"
     artifact = parent.status.artifact(name)
+    # Succeeded is final too: what it has not delivered by now, it never will.
     if artifact is None:
         names = ", ".join(item.name for item in parent.status.artifacts or ()) or "none"
         return Broken(
@@ -153,6 +155,7 @@ def _records(resource: Resource | None, lookup: Lookup) -> ResolvedRecords | Non
             if data and data.records_uri and data.digest:
                 return ResolvedRecords(uri=data.records_uri, digest=data.digest)
             return None
+        # Recorded at its own first attempt: it counts even if the resources further up are deleted by now.
         if status.inputs and status.inputs.records:
             return status.inputs.records
         key = parent_key(model_source(resource))
@@ -168,6 +171,8 @@ def _cycle(resource: Resource, lookup: Lookup) -> list[str]:
         if key is None:
             return []
         path.append(f"{key[0]}/{key[1]}")
+        # A circle further up that does not contain this resource is for its members to report: this one waits
+        # for them to fail.
         if path[-1] in path[:-1]:
             return path if path[-1] == path[0] else []
         current = lookup(*key)

@@ -16,6 +16,7 @@ from tlt_api.status import ExportJobStatus, JobStatus, PruneJobStatus, TrainingJ
 from tlt_api.trainingjob import TrainingJobSpec
 
 MAX_NAME_LENGTH = 40
+"""Limit of a resource's name: names of Jobs, Services and pods are derived from it, and fit 63 characters."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Kind:
-    """One of our kinds.
+    """Kind of resource of this API.
 
     Attributes:
-        name: Kind, as in a manifest.
-        plural: As in an API path.
-        short_name: For kubectl.
-        command: The runner's command, which also names the child Jobs.
-        spec: Its spec.
-        status: Its status.
-        columns: Printer columns.
+        name: Name of the kind, as in a manifest.
+        plural: Plural name, as in an API path.
+        short_name: Short name for kubectl.
+        command: Command of the runner, which is part of the names of Jobs.
+        spec: Type of the spec.
+        status: Type of the status.
+        columns: Printer columns of ``kubectl get``.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Kind:
     columns: tuple[Column, ...]
 
     def job_name(self, resource: str, attempt: int) -> str:
-        """Name of the batch Job of an attempt of the resource of this name."""
+        """Return the name of the batch Job of an attempt of the named resource."""
         return f"{resource}-{self.command}-{attempt}"
 
 

@@ -1,4 +1,4 @@
-"""RunReport: the runner's results, which reach the resource's status in two ways.
+"""RunReport: results of the runner, which reach the resource's status in two ways.
 
 While the runner runs, it applies the report to the status of its own resource. When it ends, it writes the
 report once more, shortened to Kubernetes' 4,096 bytes, as the container's termination message: nothing is
@@ -17,17 +17,18 @@ TERMINATION_MESSAGE_LIMIT = 4096
 
 
 class RunReport(RunnerStatus):
-    """The runner's part of the status. Absent fields are not known yet (or do not apply)."""
+    """Part of the status that the runner writes. Absent fields are not known yet, or do not apply."""
 
     failure: Failure | None = None
-    """Set when the run ended without success; in the termination message only."""
+    """Failure of a run that ended without success; in the termination message only."""
 
     def to_status(self) -> dict[str, Any]:
-        """The fields that the runner applies to its resource's status."""
+        """Return the fields that the runner applies to its resource's status."""
+        # status.failure is the operator's: it alone sees how the pod ended.
         return {key: value for key, value in self.to_wire().items() if key != "failure"}
 
     def with_section(self, section: StatusModel) -> Self:
-        """The report with a section set.
+        """Return the report with a section set.
 
         In a list (artifacts, exports) it replaces the item with the same key in its position, or is appended.
         """
@@ -40,7 +41,7 @@ class RunReport(RunnerStatus):
         return self.model_copy(update={field: items})._with_derived_figures()
 
     def without_artifact(self, name: str) -> Self:
-        """The report without an artifact."""
+        """Return the report without an artifact."""
         left = [item for item in self.artifacts or () if item.name != name]
         return self.model_copy(update={"artifacts": left})
 
@@ -52,11 +53,11 @@ class RunReport(RunnerStatus):
 
 
 def to_termination_message(report: RunReport, limit: int = TERMINATION_MESSAGE_LIMIT) -> str:
-    """The report as JSON of at most ``limit`` bytes.
+    """Return the report as JSON of at most ``limit`` bytes.
 
-    What is longest and stands elsewhere goes first: per-class lists, then the texts of a failure are cut,
-    then everything but failure, metrics and artifacts, then the checkpoints of epochs, then all but a cut
-    failure.
+    The longest parts that are available elsewhere go first: per-class lists, then the texts of a failure
+    are cut, then everything but failure, metrics and artifacts, then the checkpoints of epochs, then all but
+    a cut failure.
     """
     for attempt in _shorter_and_shorter(report):
         text = attempt.model_dump_json(by_alias=True, exclude_none=True)
@@ -87,9 +88,10 @@ def _with_cut_texts(failure: Failure | None, limit: int) -> Failure | None:
 
 
 def _cut(text: str, limit: int) -> str:
-    """The text, cut to ``limit`` bytes as it stands in JSON (where a control character takes six)."""
+    """Cut a text to ``limit`` bytes as it stands in JSON (where a control character takes six)."""
     if len(json.dumps(text, ensure_ascii=False).encode()) <= limit:
         return text
+    # A binary search, since the length in JSON of a part of the text is not known in advance.
     low, high = 0, len(text)
     while low < high:
         middle = (low + high + 1) // 2

@@ -55,6 +55,7 @@ class RunSpec(ApiModel):
     @model_validator(mode="before")
     @classmethod
     def _spec_by_kind(cls, data: Any) -> Any:
+        # The field's type is the base class of all specs: the owner's kind decides which one is read.
         if not isinstance(data, dict) or not isinstance(data.get("spec"), dict):
             return data
         owner = data.get("owner")

@@ -1,4 +1,4 @@
-"""The status of our resources: every field, and which of two field managers owns it.
+"""Status of our resources: every field, and the one of two field managers that owns it.
 
 The operator applies the fields of :class:`OperatorStatus` (field manager ``tlt-operator``), the runner those
 of :class:`RunnerStatus` on its own resource (``tlt-runner``), both by server-side apply. A kind's status is
@@ -32,7 +32,7 @@ Score = Annotated[float, AfterValidator(lambda value: round(value, 5))]
 
 
 class Phase(StrEnum):
-    """A one-word summary for people, derived from the conditions."""
+    """Summary of the conditions in one word, for people."""
 
     PENDING = "Pending"
     QUEUED = "Queued"
@@ -341,7 +341,7 @@ class Results(StatusModel):
     refused."""
 
     def artifact(self, name: str) -> Artifact | None:
-        """The artifact of this name, if it is there yet."""
+        """Return the artifact of this name, or None if it does not exist yet."""
         return next((item for item in self.artifacts or () if item.name == name), None)
 
 
@@ -398,16 +398,16 @@ class ExportJobStatus(ExportResults, JobStatus):
 
 OPERATOR_FIELDS = frozenset(OperatorStatus.model_fields)
 RUNNER_FIELDS = frozenset(RunnerStatus.model_fields)
-"""By their Python names."""
+"""Fields that the runner writes, by their Python names."""
 
 
 def wire_names(model: type[BaseModel]) -> list[str]:
-    """The names of a model's fields as they stand in JSON, in the order of their definition."""
+    """Return the names of a model's fields as they stand in JSON, in the order of their definition."""
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def field_of(section: type[StatusModel]) -> str:
-    """The field of :class:`RunnerStatus` that holds a section; a list holds one item for each key.
+    """Return the field of :class:`RunnerStatus` that holds a section; a list holds one item for each key.
 
     Raises:
         TypeError: No field holds such a section.
@@ -420,7 +420,7 @@ def field_of(section: type[StatusModel]) -> str:
 
 
 def _section_types(annotation: Any) -> list[type[StatusModel]]:
-    """The models in a field's type, inside of ``| None`` and ``list[...]``."""
+    """Return the models in a field's type, inside of ``| None`` and ``list[...]``."""
     if get_origin(annotation) is not None:
         return [model for part in get_args(annotation) for model in _section_types(part)]
     return [annotation] if isinstance(annotation, type) and issubclass(annotation, StatusModel) else []

@@ -1,4 +1,4 @@
-"""``tlt-operator``: starts the parts, and ends when one of them does."""
+"""Process of ``tlt-operator``: it starts the parts, and ends when one of them does."""
 
 from __future__ import annotations
 
@@ -48,11 +48,13 @@ async def run(chosen: settings.Settings) -> None:
         health = Health(chosen.sweep_seconds)
         controller = Controller(client, chosen, health)
         health.longest_wait = controller.queue.longest_wait
+        # Before the wait for the CRDs: without an answer to its liveness probe, the pod would be restarted.
         runners = await server.start(controller, health, chosen)
         await _wait_for_kinds(client, chosen)
         health.ready = True
         work = asyncio.create_task(controller.run(), name="controller")
-        await asyncio.sleep(0)  # kopf, at its end, cancels every task that is younger than itself
+        # kopf, at its end, cancels every task that is younger than itself: the controller must be older.
+        await asyncio.sleep(0)
         watch = asyncio.create_task(handlers.watch(controller, health, chosen.namespaces), name="watch")
         done, pending = await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
@@ -61,6 +63,7 @@ async def run(chosen: settings.Settings) -> None:
         controller.queue.close()
         for runner in runners:
             await runner.cleanup()
+        # An error of the part that ended ends the process: Kubernetes restarts it.
         for task in done:
             task.result()
 
@@ -79,6 +82,7 @@ async def _wait_for_kinds(client: Client, chosen: settings.Settings) -> None:
 
 async def _is_listed(client: Client, kind: Kind, namespace: str | None) -> bool:
     try:
+        # The first item of the first page is enough; an empty list is an answer too.
         async for _ in client.list_metadata(kind, namespace):
             break
     except ApiError as error:

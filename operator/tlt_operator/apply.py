@@ -1,4 +1,4 @@
-"""Executes a plan, in its order; every step can be repeated without harm.
+"""Execution of a plan, in its order; every step can be repeated without harm.
 
 The order makes a crash between any two writes harmless: results before the phase that promises them, the
 attempt before its Job, the outcome before the Job may vanish. The Event comes before the status that it
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 async def apply(client: Client, snapshot: Snapshot, plan: Plan, now: datetime) -> str:
-    """Execute a plan; the resourceVersion of the resource afterwards.
+    """Execute a plan and return the resourceVersion of the resource afterwards.
 
     Raises:
         ConflictError: The snapshot is out of date; look again.
@@ -33,6 +33,7 @@ async def apply(client: Client, snapshot: Snapshot, plan: Plan, now: datetime) -
     identity = (snapshot.kind, snapshot.namespace, snapshot.name, snapshot.uid)
     name = f"{snapshot.namespace}/{snapshot.name}"
     version = snapshot.resource_version
+    # Each status write is guarded by the version of the one before: of two operators at once, one goes on.
     if plan.report is not None:
         with metrics.write("report"):
             version = await client.apply_status(*identity, plan.report, RUNNER_FIELD_MANAGER, version)
@@ -43,6 +44,7 @@ async def apply(client: Client, snapshot: Snapshot, plan: Plan, now: datetime) -
         with metrics.write("status"):
             version = await client.apply_status(*identity, fields, OPERATOR_FIELD_MANAGER, version)
         _note_transition(snapshot, plan.status)
+    # The name of the Job follows from the attempt: a repeated creation is a conflict, not a second Job.
     if plan.create is not None:
         with metrics.write("job"):
             await client.create_job(plan.create)
@@ -53,6 +55,8 @@ async def apply(client: Client, snapshot: Snapshot, plan: Plan, now: datetime) -
             await client.create_service(plan.service)
         log.info("%s: created Service %s", name, plan.service["metadata"]["name"])
     if plan.delete is not None:
+        # A Job that is gone already is what was wanted. One that changed since (it may have completed) is a
+        # conflict, and is looked at again.
         job = plan.delete
         with metrics.write("delete"), contextlib.suppress(NotFoundError):
             await client.delete_job(snapshot.namespace, job.name, job.uid, job.resource_version)
@@ -64,11 +68,12 @@ async def apply(client: Client, snapshot: Snapshot, plan: Plan, now: datetime) -
 
 
 async def _post(client: Client, snapshot: Snapshot, status: JobStatus, event: Event, now: datetime) -> None:
-    """Post an Event. A failure is counted and logged, and changes nothing."""
+    """Post an Event; a failure is counted and logged only, because Events are for people."""
     body = event_object.build(snapshot, status, event, now)
     try:
         with metrics.write("event"):
             await client.create_event(body)
+    # The Event of this transition exists: an operator that died after it made it.
     except ConflictError:
         log.debug("%s/%s: Event %s was posted before", snapshot.namespace, snapshot.name, event.reason)
     except ApiError as error:
@@ -76,9 +81,10 @@ async def _post(client: Client, snapshot: Snapshot, status: JobStatus, event: Ev
 
 
 def _note_transition(snapshot: Snapshot, status: JobStatus) -> None:
-    """Count and log what the status that was just written changed."""
+    """Count and log the changes in the status that was just written."""
     before, moved = snapshot.status, status.phase != snapshot.status.phase
     attempt_ended = len(status.history or ()) > len(before.history or ())
+    # The failure of a retried attempt stays in the status until the next one: it is counted once.
     if status.failure and (attempt_ended or moved):
         metrics.FAILURES.labels(snapshot.kind.name, status.failure.reason).inc()
     if moved:

@@ -1,6 +1,6 @@
-"""The loop around observe, reconcile and apply: workers that take keys from the queue, and the sweep.
+"""The loop around observe, reconcile and apply: workers that take keys from the queue.
 
-Handlers put keys in. Whatever goes wrong makes a key come again later, and never ends a worker.
+Handlers and the sweep put keys in. Whatever goes wrong makes a key come again later, and never ends a worker.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
-from tlt_api.resources import KINDS, Kind
 from tlt_api.times import utc_now
 from tlt_operator import metrics
 from tlt_operator.apply import apply
@@ -23,13 +22,14 @@ from tlt_operator.observe import observe
 from tlt_operator.reconcile import reconcile
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Key, Refusal
+from tlt_operator.sweep import Sweep
 from tlt_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
 
 
 class Controller:
-    """Workers and sweep over one queue."""
+    """Workers and the sweep, over one queue."""
 
     def __init__(self, client: Client, settings: Settings, health: Health) -> None:
         self.queue: WorkQueue[Key] = WorkQueue()
@@ -37,13 +37,14 @@ class Controller:
         self._client = client
         self._settings = settings
         self._health = health
+        self.sweep = Sweep(client, settings, health, self.index, self.queue)
 
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
             for number in range(self._settings.workers):
                 group.create_task(self._work(), name=f"worker {number}")
-            group.create_task(self._sweep_often(), name="sweep")
+            group.create_task(self.sweep.run(), name="sweep")
 
     async def _work(self) -> None:
         """Take one key after the other and reconcile its resource."""
@@ -59,9 +60,10 @@ class Controller:
                         on_write=partial(self.index.note_own_write, key),
                     )
                 self._succeeded(key, requeue_after)
-            # Somebody else was faster: the snapshot is out of date, and a new one is taken.
+            # Somebody else was faster: the snapshot is out of date, and a new one is taken. Not a failure for
+            # health, since conflicts happen in normal operation.
             except (ConflictError, NotFoundError) as error:
-                log.debug("%s: changed since it was read, looks again: %s", key, error)
+                log.debug("%s: changed since it was read, reconciled again: %s", key, error)
                 metrics.RECONCILES.labels("conflict").inc()
                 self.queue.retry(key)
             except ApiError as error:
@@ -82,66 +84,10 @@ class Controller:
             self.queue.add_after(key, requeue_after)
 
     def _failed(self, key: Key, outcome: str, at_least: float = 0.0) -> float:
-        """Note a failure; seconds until the next try."""
+        """Count a failure and return the seconds until the next try."""
         metrics.RECONCILES.labels(outcome).inc()
         self._health.failed(str(key))
         return self.queue.retry(key, at_least)
-
-    async def _sweep_often(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.sweep_seconds)
-            try:
-                await self.sweep()
-            except ApiError as error:
-                log.warning("the sweep failed, the next one follows: %s", error)
-                self._health.failed("sweep")
-            self._health.sweep_ended()
-
-    async def sweep(self) -> None:
-        """Wake every resource that has not ended, and every change that the watches have not reported."""
-        # Read before the list: what is created while it is made is not taken for deleted.
-        known = self.index.uids()
-        versions, unlisted = await self._list()
-        changed = {key for key, version in versions.items() if self.index.resource_version(key) != version}
-        # A resource is deleted if it is in no list, and there is a list that it would be in.
-        deleted = {
-            key
-            for key in known.keys() - versions.keys()
-            if not unlisted & {(key.kind, key.namespace), (key.kind, None)}
-        }
-        self._health.sweep_found_unreported(changed | deleted)
-        for key in changed | self.index.unsettled():
-            self.queue.add(key)
-        for key in deleted:
-            for dependant in self.index.remove(key, known[key]):
-                self.queue.add(dependant)
-
-    async def _list(self) -> tuple[dict[Key, str], set[tuple[str, str | None]]]:
-        """The versions of all resources, and the (kind, namespace) that could not be listed.
-
-        Raises:
-            ApiError: Nothing could be listed.
-        """
-        versions: dict[Key, str] = {}
-        unlisted: set[tuple[str, str | None]] = set()
-        namespaces = self._settings.namespaces or (None,)
-        scopes = [(kind, namespace) for kind in KINDS.values() for namespace in namespaces]
-        for kind, namespace in scopes:
-            try:
-                versions |= await self._list_scope(kind, namespace)
-            except ApiError as error:
-                metrics.UNLISTED.labels(kind.name, namespace or "").inc()
-                log.warning("cannot list %s in %s: %s", kind.plural, namespace or "the cluster", error)
-                unlisted.add((kind.name, namespace))
-                if len(unlisted) == len(scopes):
-                    raise
-        return versions, unlisted
-
-    async def _list_scope(self, kind: Kind, namespace: str | None) -> dict[Key, str]:
-        return {
-            Key(kind.name, metadata["namespace"], metadata["name"]): metadata["resourceVersion"]
-            async for metadata in self._client.list_metadata(kind, namespace)
-        }
 
 
 async def reconcile_once(
@@ -151,7 +97,7 @@ async def reconcile_once(
     clock: Callable[[], datetime] = utc_now,
     on_write: Callable[[str], None] = lambda version: None,
 ) -> float | None:
-    """Look at a resource once and do what is due; seconds after which to look again, if so.
+    """Observe a resource once, decide and apply; return the seconds after which to look again, if any.
 
     Args:
         client: The cluster.
@@ -166,13 +112,14 @@ async def reconcile_once(
     """
     now = clock()
     snapshot = await observe(client, key, now)
-    # Deleted: its owner references take everything along.
+    # Deleted: the garbage collector deletes its Jobs and pods by their owner references.
     if snapshot is None:
         return None
     plan = reconcile(snapshot, now, settings)
     try:
         version = await apply(client, snapshot, plan, now)
     except RefusedError as error:
+        # The status itself was refused (missing rights, another version of the CRD): no decision helps.
         if plan.create is None and plan.service is None:
             raise
         # A Job or a Service that is refused is a fact like any other: decide again with it, so that the
@@ -180,6 +127,7 @@ async def reconcile_once(
         snapshot = replace(snapshot, refusal=Refusal(error.code, error.message))
         plan = reconcile(snapshot, now, settings)
         version = await apply(client, snapshot, plan, now)
+    # The event of our own write would wake the resource again for nothing.
     if version != snapshot.resource_version:
         on_write(version)
     return plan.requeue_after

@@ -1,4 +1,4 @@
-"""The watches of our kinds and their Jobs, by kopf; every event puts keys into the queue.
+"""Watches of our kinds and their Jobs, by kopf; every event puts keys into the queue.
 
 ``on.event`` handlers only: kopf then writes nothing (no finalizers, no annotations), so that objects can be
 deleted while the operator is gone. An event that a watch missed is no loss: the next event or sweep looks
@@ -19,7 +19,7 @@ from tlt_operator.controller import Controller
 from tlt_operator.health import Health
 from tlt_operator.index import key_of
 from tlt_operator.login import log_in
-from tlt_operator.objects.labels import OWNER_KIND, OWNER_NAME
+from tlt_operator.objects import OWNER_KIND, OWNER_NAME
 from tlt_operator.snapshot import Key
 
 
@@ -27,8 +27,8 @@ async def watch(controller: Controller, health: Health, namespaces: Collection[s
     """Watch until SIGTERM or SIGINT.
 
     Args:
-        controller: Whose queue and index to fill.
-        health: Is told of signs of life.
+        controller: Controller whose queue and index are filled.
+        health: Health to which events are reported.
         namespaces: Namespaces to watch; empty means all.
     """
     await kopf.operator(
@@ -41,7 +41,7 @@ async def watch(controller: Controller, health: Health, namespaces: Collection[s
 
 
 def registry(controller: Controller, health: Health) -> kopf.OperatorRegistry:
-    """The handlers."""
+    """Return a registry with the handlers of all watches."""
     handlers = kopf.OperatorRegistry()
 
     async def resource_changed(event: Any, **_: Any) -> None:
@@ -49,11 +49,13 @@ def registry(controller: Controller, health: Health) -> kopf.OperatorRegistry:
         key = key_of(body)
         health.watch_reported(key)
         deleted = event["type"] == "DELETED"
+        # With its uid: a DELETED that arrives late must not remove a new resource of the same name.
         uid = body["metadata"].get("uid") or ""
         for woken in controller.index.remove(key, uid) if deleted else controller.index.update(body):
             controller.queue.add(woken)
 
     async def job_changed(event: Any, **_: Any) -> None:
+        # Its owner is reconciled as a whole; what happened to the Job does not matter here.
         metadata = event["object"]["metadata"]
         labels = metadata.get("labels") or {}
         if labels.get(OWNER_KIND) in KINDS and labels.get(OWNER_NAME):
@@ -70,11 +72,13 @@ def registry(controller: Controller, health: Health) -> kopf.OperatorRegistry:
 
 
 def settings() -> kopf.OperatorSettings:
-    """Kopf's settings."""
+    """Return kopf's settings."""
     chosen = kopf.OperatorSettings()
+    # kopf must neither post Events for log lines nor need the rights to list namespaces and CRDs.
     chosen.posting.enabled = False
     chosen.scanning.disabled = True
     chosen.peering.standalone = True
+    # The client's timeout is the longer one: it ends a connection that died without the server's end.
     chosen.watching.server_timeout = 300
     chosen.watching.client_timeout = 360
     chosen.watching.connect_timeout = 10

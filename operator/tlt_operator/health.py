@@ -1,4 +1,4 @@
-"""Liveness and readiness: judged by the work that the operator does, not by the existence of its process.
+"""Liveness and readiness, judged by the work that the operator does, not by the existence of its process.
 
 A watch that has silently died is noticed by the sweep, which lists all resources: a version that one sweep
 found and the watch has not reported until the next sweep is one that the watch will never report.
@@ -16,12 +16,12 @@ _MISSED_SWEEPS = 3
 
 
 class Health:
-    """Collects signs of life; :meth:`problems` judges them.
+    """Collection of signs of life, which :meth:`problems` judges.
 
     Args:
         sweep_seconds: Time between sweeps.
-        patience_seconds: How long nothing may succeed while something fails, and how long a key may wait.
-        clock: Monotonic seconds.
+        patience_seconds: Longest time without a success while something fails, and longest wait of a key.
+        clock: Clock of monotonic seconds.
     """
 
     def __init__(
@@ -42,36 +42,37 @@ class Health:
         self.longest_wait: Callable[[], float] = lambda: 0.0
 
     def reconciled(self) -> None:
-        """A reconciliation succeeded."""
+        """Record that a reconciliation succeeded."""
         self._failing_since = None
         self._failing.clear()
 
     def failed(self, what: str) -> None:
-        """A reconciliation (or a sweep) failed; ``what`` names it."""
+        """Record that a reconciliation (or a sweep) failed; ``what`` names it."""
         self._failing.add(what)
         if self._failing_since is None:
             self._failing_since = self._clock()
 
     def sweep_ended(self) -> None:
-        """A sweep has ended, well or not."""
+        """Record that a sweep has ended, successfully or not."""
         self._last_sweep = self._clock()
 
     def sweep_found_unreported(self, keys: Collection[Key]) -> None:
-        """A sweep found these resources in a version that their watch has not reported."""
+        """Record the resources that a sweep listed in a version that their watch has not reported."""
         metrics.MISSED.inc(len(keys))
+        # The time of the first sweep counts; a key that this sweep does not list as unreported is forgotten.
         now = self._clock()
         self._unreported = {key: self._unreported.get(key, now) for key in keys}
 
     def watch_reported(self, key: Key) -> None:
-        """The watch reported a change of a resource."""
+        """Record that the watch reported a change of a resource."""
         self._unreported.pop(key, None)
 
     def waiting(self) -> list[str]:
-        """Reasons for which the operator does not work yet; empty once it does."""
+        """Return the reasons for which the operator does not work yet; empty once it does."""
         return [] if self.ready else ["waits for the CRDs, or for the right to list our kinds"]
 
     def problems(self) -> list[str]:
-        """Reasons for a restart of the operator; empty while it is healthy."""
+        """Return the reasons for a restart of the operator; empty while it is healthy."""
         now = self._clock()
         problems = []
         if now - self._last_sweep > _MISSED_SWEEPS * self._sweep_seconds:
@@ -82,6 +83,7 @@ class Health:
             problems.append(f"every reconciliation has failed for {now - self._failing_since:.0f} s")
         if self.longest_wait() > self._patience:
             problems.append(f"a resource has waited for a worker for {self.longest_wait():.0f} s")
+        # Almost one interval: an event that is merely late arrives within seconds.
         overdue = [key for key, since in self._unreported.items() if now - since > self._sweep_seconds * 0.9]
         if overdue:
             problems.append(f"the watch has not reported {len(overdue)} changes, for example of {overdue[0]}")

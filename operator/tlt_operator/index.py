@@ -1,4 +1,4 @@
-"""The state of every resource as its watch last reported it: it tells which keys a change wakes.
+"""State of every resource as its watch last reported it, from which the keys follow that a change wakes.
 
 Small on purpose: a few words for each resource, never the resource. Decisions are made from live reads, not
 from here.
@@ -24,12 +24,12 @@ class Entry:
     """A resource as its watch last reported it.
 
     Attributes:
-        uid: uid.
-        resource_version: resourceVersion.
+        uid: UID of the resource.
+        resource_version: Version that the watch last reported.
         digest: Digest of everything but the runner's fields: progress alone needs no reconciliation.
-        parent: The resource that it refers to.
-        phase: Its phase, or Unknown.
-        settled: Whether it has ended and its status is about the current spec.
+        parent: Resource that the resource refers to.
+        phase: Phase of the resource, or Unknown.
+        settled: True if the resource has ended and its status is about the current spec.
     """
 
     uid: str
@@ -52,11 +52,11 @@ class Index:
         return len(self._entries)
 
     def note_own_write(self, key: Key, resource_version: str) -> None:
-        """The operator itself made this version: its event needs no look at the resource."""
+        """Record a version that the operator itself wrote: its event needs no reconciliation."""
         self._own_writes[key] = resource_version
 
     def update(self, body: Mapping[str, Any]) -> set[Key]:
-        """Take in a resource; the keys to wake: the resource itself, and those that refer to it."""
+        """Store a resource; return the keys to wake: the resource itself, and those that refer to it."""
         key = key_of(body)
         before, after = self._entries.get(key), _entry(body)
         self._link(key, before.parent if before else None, after.parent)
@@ -64,6 +64,7 @@ class Index:
         # Nothing changed but what the runner reports.
         if before and before.digest == after.digest:
             return set()
+        # Dropped in any case: at worst, the event of our own write wakes the resource once more.
         own_write = self._own_writes.pop(key, None) == after.resource_version
         woken = set() if own_write else {key}
         # Dependants wait for the phase of their parent, whoever wrote it.
@@ -72,7 +73,7 @@ class Index:
         return woken
 
     def remove(self, key: Key, uid: str) -> set[Key]:
-        """Forget a deleted resource; the keys that refer to it. A new resource of the same name stays."""
+        """Forget a deleted resource, not a new one of its name; return the keys that refer to it."""
         if key in self._entries and self._entries[key].uid != uid:
             return set()
         before = self._entries.pop(key, None)
@@ -81,25 +82,26 @@ class Index:
         return set(self._dependants.get(key, set()))
 
     def unsettled(self) -> set[Key]:
-        """Resources that have not ended."""
+        """Return the resources that have not ended."""
         return {key for key, entry in self._entries.items() if not entry.settled}
 
     def uids(self) -> dict[Key, str]:
-        """All resources, with their uids."""
+        """Return all resources with their uids."""
         return {key: entry.uid for key, entry in self._entries.items()}
 
     def resource_version(self, key: Key) -> str | None:
-        """The resourceVersion that the watch last reported; None for an unknown resource."""
+        """Return the resourceVersion that the watch last reported; None for an unknown resource."""
         entry = self._entries.get(key)
         return entry.resource_version if entry else None
 
     def counts(self) -> Counter[tuple[str, str]]:
-        """Resources by kind and phase."""
+        """Count the resources by kind and phase."""
         return Counter((key.kind, entry.phase) for key, entry in self._entries.items())
 
     def _link(self, key: Key, before: Key | None, after: Key | None) -> None:
         if before == after:
             return
+        # Empty sets are removed, or the index would grow with every name that was ever referred to.
         if before:
             self._dependants[before].discard(key)
             if not self._dependants[before]:
@@ -109,17 +111,19 @@ class Index:
 
 
 def key_of(body: Mapping[str, Any]) -> Key:
-    """The key of a resource in its JSON form."""
+    """Return the key of a resource in its JSON form."""
     metadata = body["metadata"]
     return Key(body["kind"], metadata["namespace"], metadata["name"])
 
 
 def _entry(body: Mapping[str, Any]) -> Entry:
     metadata, status = body["metadata"], dict(body.get("status") or {})
+    # The runner reports progress every few seconds, on which no decision depends.
     for name in _RUNNER_FIELDS:
         status.pop(name, None)
     generation = metadata.get("generation")
     phase = status.get("phase")
+    # The generation stands for the spec: it rises with each change.
     relevant = (metadata.get("uid"), generation, metadata.get("deletionTimestamp"), repr(status))
     parent = raw_parent(body)
     return Entry(

@@ -1,4 +1,4 @@
-"""Access to the API server: its address and our identity. Kopf's own log-in serves both kopf and our client.
+"""Log-in to the API server: its address and our identity, by kopf, for both kopf and our client.
 
 In a pod this is the service account, elsewhere the current context of ``KUBECONFIG`` (a list of files is
 merged) or ``~/.kube/config``. The official client reads both: tokens, token files, client certificates, and
@@ -34,5 +34,6 @@ def log_in() -> kopf.ConnectionInfo:
         ) from error
     if connection is None:
         raise kopf.LoginError("expected the Python package kubernetes to be installed, got none")
-    token = connection.token and connection.token.strip()  # the official client keeps a file's last newline
+    # The official client keeps a token file's last newline, which no HTTP header may contain.
+    token = connection.token and connection.token.strip()
     return replace(connection, token=token, expiration=datetime.now(UTC) + LIFETIME)

@@ -1,4 +1,4 @@
-"""The operator's metrics, for Prometheus. :mod:`tlt_operator.server` serves them on ``/metrics``."""
+"""Metrics of the operator, for Prometheus; :mod:`tlt_operator.server` serves them on ``/metrics``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ UNLISTED = Counter(
 
 @contextmanager
 def write(what: str) -> Iterator[None]:
-    """Counts a write by how it ends."""
+    """Count a write by its outcome."""
     outcome = "ok"
     try:
         yield

@@ -1,4 +1,4 @@
-"""Reads one resource and what belongs to it, always live: a stale read must not make a second Job."""
+"""Live reads of one resource and all that belongs to it: a stale read must not make a second Job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tlt_api.resources import KINDS, InvalidResourceError, Kind, Resource, parse
 from tlt_api.status import JobStatus
 from tlt_api.times import from_wire, to_wire
 from tlt_operator.cluster.client import Client, Json, RefusedError
-from tlt_operator.objects import labels
+from tlt_operator.objects import ATTEMPT, INDEX, OWNER_UID
 from tlt_operator.objects.pod import CONTAINER
 from tlt_operator.objects.service import service_name
 from tlt_operator.snapshot import (
@@ -30,13 +30,15 @@ from tlt_operator.snapshot import (
 )
 
 _LONGEST_CHAIN = 32
+"""Limit of references that are followed up; a guard against endless requests for one resource."""
 _PODS_AFTER_SECONDS = 3
+"""Pods are read for a Job that is older than this."""
 _EVENTS_AFTER_SECONDS = 10
 """Events are read for a pod that does not start within this time."""
 
 
 async def observe(client: Client, key: Key, now: datetime) -> Snapshot | None:
-    """A snapshot of a resource and what belongs to it; None where there is no such resource."""
+    """Read a snapshot of a resource and all that belongs to it; None if there is no such resource."""
     kind = KINDS[key.kind]
     body = await client.get_resource(kind, key.namespace, key.name)
     if body is None:
@@ -51,6 +53,7 @@ async def observe(client: Client, key: Key, now: datetime) -> Snapshot | None:
         parents, invalid_parents = await _ancestors(client, resource)
     job, pods, events = await _attempt(client, key, metadata["uid"], status, now)
     service, refusal = await _service(client, key.namespace, job)
+    # One more list for each look: only a TTL needs the Jobs of earlier attempts.
     finished_jobs: tuple[JobState, ...] = ()
     if status.attempt and resource and resource.spec.run_policy.ttl_seconds_after_finished is not None:
         jobs = [job_state(item) for item in await client.list_jobs(key.namespace, metadata["uid"])]
@@ -81,15 +84,17 @@ async def observe(client: Client, key: Key, now: datetime) -> Snapshot | None:
 def _parse(body: Json) -> tuple[Resource | None, str]:
     try:
         return parse(body), ""
+    # A fact for the decision, not an error: a resource that cannot be read is reported in its status.
     except InvalidResourceError as error:
         return None, str(error)
 
 
 def _readable_status(kind: Kind, body: Json) -> JobStatus:
-    """The status without the fields that cannot be read, which :func:`parse` reports."""
+    """Return the status without the fields that cannot be read, which :func:`parse` reports."""
     try:
         return kind.status.model_validate(body)
     except ValidationError as error:
+        # The rest counts: without attempt and jobUid, for example, a second Job would be made for a live run.
         unreadable = {str(item["loc"][0]) for item in error.errors() if item["loc"]}
         readable = {name: value for name, value in body.items() if name not in unreadable}
         return kind.status.model_validate(readable)
@@ -98,12 +103,13 @@ def _readable_status(kind: Kind, body: Json) -> JobStatus:
 async def _ancestors(
     client: Client, resource: Resource
 ) -> tuple[dict[tuple[str, str], Resource | None], dict[tuple[str, str], str]]:
-    """The resources up the chain of references, by (kind, name), and why some cannot be read."""
+    """Read the resources up the chain of references, by (kind, name), and why some are invalid."""
     ancestors: dict[tuple[str, str], Resource | None] = {}
     invalid: dict[tuple[str, str], str] = {}
     current: Resource | None = resource
     while current is not None and len(ancestors) < _LONGEST_CHAIN:
         key = parent_key(model_source(current))
+        # A resource that comes again closes a circle, which `references.resolve` reports.
         if key is None or key in ancestors:
             break
         body = await client.get_resource(KINDS[key[0]], resource.namespace, key[1])
@@ -119,7 +125,7 @@ async def _ancestors(
 async def _attempt(
     client: Client, key: Key, uid: str, status: JobStatus, now: datetime
 ) -> tuple[JobState | None, tuple[PodState, ...], tuple[EventState, ...]]:
-    """The Job of the current attempt, the pods of all attempts, and warnings about what does not start."""
+    """Read the Job of the attempt, the pods of all attempts, and warnings about a pod that does not start."""
     if not status.attempt:
         return None, (), ()
     name = status.job_name or KINDS[key.kind].job_name(key.name, status.attempt)
@@ -129,13 +135,14 @@ async def _attempt(
     # Job.
     if status.phase in TERMINAL or (job and not job.finished and (job.all_ready or _is_new(job, now))):
         return job, (), ()
+    # By the owner's name, not its uid: pods of a deleted resource of this name may still write.
     listed = [pod_state(item, uid) for item in await client.list_pods(key.namespace, key.kind, key.name)]
     pods = tuple(sorted(listed, key=lambda pod: (to_wire(pod.created) if pod.created else "", pod.name)))
     return job, pods, await _warnings(client, key, status, job, pods, now)
 
 
 def _is_new(job: JobState, now: datetime) -> bool:
-    """True while its pod cannot exist yet, or has no condition worth reading."""
+    """Tell whether a Job is so new that its pod cannot exist yet, or has no condition worth reading."""
     return job.created is not None and (now - job.created).total_seconds() < _PODS_AFTER_SECONDS
 
 
@@ -147,18 +154,21 @@ async def _warnings(
     pods: tuple[PodState, ...],
     now: datetime,
 ) -> tuple[EventState, ...]:
-    """Warnings about an attempt that does not start, where Job and pod themselves do not say why."""
+    """Read the warnings about an attempt that does not start, if Job and pod themselves do not say why."""
     if job is None or job.finished or job.deleting or job.suspended or job.created is None:
         return ()
     if (now - job.created).total_seconds() < _EVENTS_AFTER_SECONDS:
         return ()
     attempt_pods = [pod for pod in pods if pod.attempt == status.attempt]
+    # No pod was created: the Job's events say why (a quota, a webhook).
     if not attempt_pods:
         return _events(await client.list_warnings(key.namespace, job.uid))
     pod = next((pod for pod in reversed(attempt_pods) if pod.phase == "Pending"), attempt_pods[-1])
     scheduled = pod.conditions.get("PodScheduled")
+    # An unscheduled pod says why in its condition PodScheduled.
     if pod.phase != "Pending" or not scheduled or not scheduled.true:
         return ()
+    # Any other reason than these two names the problem (ErrImagePull, for example).
     if pod.container and pod.container.waiting_reason not in ("", "ContainerCreating", "PodInitializing"):
         return ()
     return _events(await client.list_warnings(key.namespace, pod.uid))
@@ -176,7 +186,7 @@ def _events(items: Any) -> tuple[EventState, ...]:
 async def _service(
     client: Client, namespace: str, job: JobState | None
 ) -> tuple[ServiceState | None, Refusal | None]:
-    """The Service of an Indexed Job that runs, or the refusal to read it.
+    """Read the Service of an Indexed Job that runs, or the refusal to read it.
 
     A refusal is part of the snapshot, not an error: suspension, for example, must go on without the right
     to read Services.
@@ -191,7 +201,7 @@ async def _service(
 
 
 def job_state(body: Json) -> JobState:
-    """A batch Job, trimmed."""
+    """Trim a batch Job to its state."""
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     return JobState(
         name=metadata["name"],
@@ -212,21 +222,19 @@ def job_state(body: Json) -> JobState:
 
 
 def _controller(metadata: Json) -> str:
-    """Uid of the controller; empty where there is none."""
+    """Return the uid of the controller, or an empty text if there is none."""
     owners = [ref["uid"] for ref in metadata.get("ownerReferences") or () if ref.get("controller")]
     return owners[0] if owners else ""
 
 
 def pod_state(body: Json, owner_uid: str) -> PodState:
-    """A pod, trimmed. The pod of a former resource of the same name counts as one of attempt 0."""
+    """Trim a pod to its state. The pod of a former resource of the same name counts as one of attempt 0."""
     metadata, status = body["metadata"], body.get("status") or {}
     containers = status.get("containerStatuses") or ()
     runner = next((item for item in containers if item.get("name") == CONTAINER), None)
     pod_labels = metadata.get("labels") or {}
-    attempt = (
-        (pod_labels.get(labels.ATTEMPT) or "0") if pod_labels.get(labels.OWNER_UID) == owner_uid else "0"
-    )
-    index = pod_labels.get(labels.INDEX) or (metadata.get("annotations") or {}).get(labels.INDEX) or ""
+    attempt = (pod_labels.get(ATTEMPT) or "0") if pod_labels.get(OWNER_UID) == owner_uid else "0"
+    index = pod_labels.get(INDEX) or (metadata.get("annotations") or {}).get(INDEX) or ""
     return PodState(
         name=metadata["name"],
         uid=metadata.get("uid") or "",

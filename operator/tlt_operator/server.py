@@ -1,4 +1,7 @@
-"""``/healthz``, ``/readyz``, ``/metrics``, on ports of their own, served by the loop that does the work."""
+"""HTTP servers of ``/healthz``, ``/readyz`` and ``/metrics``, in the event loop that does the work.
+
+A loop that is blocked does not answer, and the kubelet restarts the operator.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
 async def start(controller: Controller, health: Health, settings: Settings) -> list[web.AppRunner]:
-    """Start both servers; clean the runners up at the end."""
+    """Start both servers and return their runners, which the caller cleans up."""
 
     async def healthz(request: web.Request) -> web.Response:
         problems = health.problems()
@@ -27,6 +30,7 @@ async def start(controller: Controller, health: Health, settings: Settings) -> l
         return web.json_response({"ok": health.ready, "problems": health.waiting()}, status=status)
 
     async def exposition(request: web.Request) -> web.Response:
+        # Gauges are computed when they are read; phases without a resource disappear by the clear.
         metrics.QUEUE_DEPTH.set(len(controller.queue))
         metrics.RESOURCES.clear()
         for (kind, phase), count in controller.index.counts().items():

@@ -15,7 +15,7 @@ class Settings:
         namespaces: Namespaces to serve; empty means all of the cluster.
         workers: Resources that are reconciled at the same time.
         sweep_seconds: Time between two sweeps, which find what the watches missed.
-        start_timeout_seconds: How long a pod may be kept from starting by an error before its resource fails.
+        start_timeout_seconds: Time for which an error may keep a pod from starting before its resource fails.
         retry_base_seconds: Delay before the first retry; each further one doubles it.
         retry_limit_seconds: Longest delay between two attempts.
         health_port: Port of ``/healthz``.
@@ -38,11 +38,11 @@ class Settings:
 
 
 class SettingsError(ValueError):
-    """An environment variable has a value that cannot be used."""
+    """Error of an environment variable whose value cannot be used."""
 
 
 def from_environment(environment: Mapping[str, str]) -> Settings:
-    """Settings from ``TLT_*`` variables: the attribute's name in capitals; unset ones keep their default.
+    """Read the settings from ``TLT_*`` variables: the attribute in capitals; unset ones keep their default.
 
     Raises:
         SettingsError: A value is not a number, out of range, or not a known level.
@@ -69,7 +69,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
 
 
 def usage() -> str:
-    """The variables and their defaults, a line each."""
+    """Return the variables and their defaults, a line each."""
     default = Settings()
     lines = [f"TLT_{field.name.upper()}={_shown(getattr(default, field.name))}" for field in fields(Settings)]
     return "Environment variables and their defaults:\n  " + "\n  ".join(lines)

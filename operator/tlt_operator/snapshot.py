@@ -1,4 +1,4 @@
-"""One resource and everything that belongs to it, as read at one moment: the input of every decision.
+"""Snapshot of one resource and everything that belongs to it: the input of every decision.
 
 :mod:`tlt_operator.observe` fills a :class:`Snapshot` from live reads; :mod:`tlt_operator.reconcile` decides
 from it alone. Jobs and pods are trimmed to what decisions need.
@@ -16,7 +16,7 @@ from tlt_api.status import JobStatus
 
 @dataclass(frozen=True)
 class Key:
-    """The identity of a resource in the queue and in the index; its uid is not part of it."""
+    """Identity of a resource in the queue and in the index; the uid is not part of it."""
 
     kind: str
     namespace: str
@@ -28,7 +28,7 @@ class Key:
 
 @dataclass(frozen=True)
 class ConditionState:
-    """A condition of a Job or pod that is True or False; unknown ones are left out."""
+    """Condition of a Job or pod that is True or False; unknown ones are left out."""
 
     true: bool
     reason: str = ""
@@ -38,23 +38,23 @@ class ConditionState:
 
 @dataclass(frozen=True)
 class JobState:
-    """A batch/v1 Job.
+    """State of a batch/v1 Job.
 
     Attributes:
-        name: Its name.
-        uid: Its uid.
-        resource_version: The version that was read, for preconditions.
-        owner_uid: uid of its controller; empty where it has none.
-        created: When it was created.
-        start_time: When the Job controller started it.
-        completion_time: When it completed.
-        conditions: By type.
-        ready: Pods that are ready.
-        indexed: Whether its pods have an index each.
-        parallelism: Pods that run at once.
-        deleting: Whether it is being deleted.
-        suspended: Whether its spec.suspend is set.
-        ttl_seconds: Its ttlSecondsAfterFinished.
+        name: Name of the Job.
+        uid: UID of the Job.
+        resource_version: Version that was read, for preconditions.
+        owner_uid: UID of the controller; empty if the Job has none.
+        created: Time of the Job's creation.
+        start_time: Time at which the Job controller started the Job.
+        completion_time: Time at which the Job completed.
+        conditions: Conditions by type.
+        ready: Number of pods that are ready.
+        indexed: True if each pod has an index (completionMode Indexed).
+        parallelism: Number of pods that run at once.
+        deleting: True while the Job is being deleted.
+        suspended: True if the Job's own spec.suspend is set, by Kueue for example.
+        ttl_seconds: ttlSecondsAfterFinished of the Job.
     """
 
     name: str
@@ -73,28 +73,29 @@ class JobState:
     ttl_seconds: int | None = None
 
     def holds(self, condition: str) -> bool:
-        """True if a condition is True."""
+        """Tell whether a condition is True."""
         state = self.conditions.get(condition)
         return state is not None and state.true
 
     @property
     def finished(self) -> bool:
-        """True if it completed or failed."""
+        """True if the Job completed or failed."""
         return self.holds("Complete") or self.holds("Failed")
 
     @property
     def all_ready(self) -> bool:
         """True if as many pods are ready as work together."""
+        # A parallelism of 0 would make a Job without pods look as if it ran.
         return self.ready >= max(self.parallelism, 1)
 
 
 @dataclass(frozen=True)
 class ServiceState:
-    """The headless Service of an Indexed Job.
+    """State of the headless Service of an Indexed Job.
 
     Attributes:
-        name: Its name.
-        owner_uid: uid of its controller; empty where it has none.
+        name: Name of the Service.
+        owner_uid: UID of the controller; empty if the Service has none.
     """
 
     name: str
@@ -103,7 +104,7 @@ class ServiceState:
 
 @dataclass(frozen=True)
 class ContainerState:
-    """The runner's container. Exactly one of waiting, running and ended (exit_code) is set."""
+    """State of the runner's container. Exactly one of waiting, running and ended (exit_code) is set."""
 
     waiting_reason: str = ""
     waiting_message: str = ""
@@ -111,24 +112,24 @@ class ContainerState:
     exit_code: int | None = None
     reason: str = ""
     message: str = ""
-    """The termination message."""
+    """Termination message of the container."""
     finished: datetime | None = None
 
     @property
     def started(self) -> bool:
-        """True if it runs or has run."""
+        """True if the container runs or has run."""
         return self.running or self.exit_code is not None
 
 
 @dataclass(frozen=True)
 class PodState:
-    """A pod of an attempt."""
+    """State of a pod of an attempt."""
 
     name: str
     uid: str
     attempt: int
     index: int | None = None
-    """Its index among the pods that work together."""
+    """Index among the pods that work together; None for the pod of an ordinary Job."""
     phase: str = "Pending"
     reason: str = ""
     message: str = ""
@@ -140,29 +141,29 @@ class PodState:
 
     @property
     def ended(self) -> bool:
-        """True if no process of it can run any more."""
+        """True if no process of the pod can run any more."""
         return self.phase in ("Succeeded", "Failed")
 
     @property
     def started(self) -> bool:
-        """True if its container runs or has run."""
+        """True if the pod's container runs or has run."""
         return self.ended or (self.container is not None and self.container.started)
 
     @property
     def disrupted(self) -> bool:
-        """True if Kubernetes itself took it away (preemption, eviction, loss of the node)."""
+        """True if Kubernetes itself took the pod away (preemption, eviction, loss of the node)."""
         condition = self.conditions.get("DisruptionTarget")
         return condition is not None and condition.true
 
     @property
     def exit_code(self) -> int | None:
-        """The exit code of its container, if that has ended."""
+        """Exit code of the pod's container; None while it has not ended."""
         return self.container.exit_code if self.container else None
 
 
 @dataclass(frozen=True)
 class EventState:
-    """A Warning event about the attempt's Job or pod."""
+    """Warning event about the attempt's Job or pod."""
 
     reason: str
     message: str
@@ -170,11 +171,11 @@ class EventState:
 
 @dataclass(frozen=True)
 class Refusal:
-    """The API server refused the attempt's Job, or its Service.
+    """Refusal of the attempt's Job, or of its Service, by the API server.
 
     Attributes:
         code: HTTP status.
-        message: Its message.
+        message: Message of the API server.
     """
 
     code: int
@@ -183,26 +184,26 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A resource and what belongs to it.
+    """Resource and everything that belongs to it, as read at one moment.
 
     Attributes:
-        kind: Its kind.
-        namespace: Its namespace.
-        name: Its name.
-        uid: Its uid.
-        generation: Its generation.
-        resource_version: The version that was read; status writes are refused when it is no longer current.
-        deleting: Whether it is being deleted.
-        status: Its status.
-        labels: Its labels.
-        resource: The whole resource, or None where the spec cannot be read.
-        invalid: Why the spec cannot be read.
-        parents: Resources that its references lead to, by (kind, name); None where there is none.
-        invalid_parents: Why a parent's spec cannot be read, by (kind, name).
-        job: The Job of the current attempt's name, which may belong to something else.
-        service: The Service of that Job's name; read only while an Indexed Job runs.
-        finished_jobs: Finished Jobs of all its attempts; read only where a TTL is set.
-        pods: Pods of all its attempts; not read while the attempt's are all ready.
+        kind: Kind of the resource.
+        namespace: Namespace of the resource.
+        name: Name of the resource.
+        uid: UID of the resource.
+        generation: Generation of the spec.
+        resource_version: Version that was read; status writes are refused when it is no longer current.
+        deleting: True while the resource is being deleted.
+        status: Status of the resource.
+        labels: Labels of the resource.
+        resource: Whole resource; None if the spec cannot be read.
+        invalid: Problem of a spec that cannot be read.
+        parents: Resources up the chain of references, by (kind, name); None for one that does not exist.
+        invalid_parents: Problems of parents whose spec cannot be read, by (kind, name).
+        job: Job with the name of the current attempt's, which may belong to something else.
+        service: Service with the name of that Job's; read only while an Indexed Job runs.
+        finished_jobs: Finished Jobs of all attempts; read only if a TTL is set.
+        pods: Pods of all attempts; not read while the attempt's are all ready.
         events: Warnings about the attempt's Job or pod; read only while the pod does not start.
         refusal: Set when the attempt's Job was refused a moment ago, or its Service, to read or to create.
     """
@@ -233,17 +234,17 @@ class Snapshot:
         return self.status.attempt or 0
 
     def job_name(self, attempt: int) -> str:
-        """Name of an attempt's Job."""
+        """Return the name of an attempt's Job."""
         return self.kind.job_name(self.name, attempt)
 
     @property
     def own_job(self) -> JobState | None:
-        """The current attempt's Job, if it is this resource's and not another's of the same name."""
+        """Job of the current attempt; None if it belongs to something else of the same name."""
         return self.job if self.job and self.job.owner_uid == self.uid else None
 
     @property
     def own_service(self) -> ServiceState | None:
-        """The Service, if it is the Job's and not another's of the same name."""
+        """Service of the attempt's Job; None if it belongs to something else of the same name."""
         return self.service if self.service and self.job and self.service.owner_uid == self.job.uid else None
 
     @property

@@ -1,4 +1,4 @@
-"""A queue of keys, each at most once, with a delay or a growing backoff where asked.
+"""Queue of keys, each at most once, with a delay or a growing backoff on request.
 
 A key that is added while it is being worked on comes again afterwards, and never to two workers at a time.
 """
@@ -11,24 +11,25 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 _LONGEST_EXPONENT = 32
+"""Limit of doublings: 2.0 ** 1024 would overflow after enough failures."""
 
 Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class Backoff:
-    """Delays after failures: ``base`` doubled each time, up to ``limit`` seconds."""
+    """Backoff after failures: ``base`` doubled each time, up to ``limit`` seconds."""
 
     base: float = 0.5
     limit: float = 120.0
 
     def delay(self, failures: int) -> float:
-        """Seconds to wait after so many failures in a row."""
+        """Return the seconds to wait after this number of failures in a row."""
         return min(self.base * 2.0 ** min(failures - 1, _LONGEST_EXPONENT), self.limit)
 
 
 class WorkQueue(Generic[Key]):
-    """See the module. It belongs to one event loop, whose clock it uses."""
+    """Queue of keys in one event loop, whose clock it uses."""
 
     def __init__(self, backoff: Backoff | None = None) -> None:
         self._backoff = backoff or Backoff()
@@ -44,11 +45,12 @@ class WorkQueue(Generic[Key]):
         return len(self._since)
 
     def longest_wait(self) -> float:
-        """Seconds that the key at the front has waited; 0 for an empty queue."""
+        """Return the seconds that the key at the front has waited; 0 for an empty queue."""
         return self._loop.time() - min(self._since.values()) if self._since else 0.0
 
     def add(self, key: Key) -> None:
-        """Let the key be worked on soon."""
+        """Queue a key; one that is being worked on comes again afterwards."""
+        # The worker may have read before this change: it is not enough that the key is being worked on.
         if key in self._active:
             self._again.add(key)
         elif key not in self._since:
@@ -56,7 +58,7 @@ class WorkQueue(Generic[Key]):
             self._ready.put_nowait(key)
 
     def add_after(self, key: Key, seconds: float) -> None:
-        """Let the key be worked on after a delay, unless it is sooner for another reason."""
+        """Queue a key after a delay, unless an earlier delay ends sooner."""
         if seconds <= 0:
             self.add(key)
             return
@@ -66,26 +68,27 @@ class WorkQueue(Generic[Key]):
             self._timers[key] = self._loop.call_later(seconds, self._due, key)
 
     def retry(self, key: Key, at_least: float = 0.0) -> float:
-        """Let the key be worked on again after a failure; the delay in seconds, which grows each time."""
+        """Queue a key again after a failure; return the delay in seconds, which grows each time."""
         self._failures[key] = self._failures.get(key, 0) + 1
         seconds = max(self._backoff.delay(self._failures[key]), at_least)
         self.add_after(key, seconds)
         return seconds
 
     def forget_failures(self, key: Key) -> None:
-        """The key was worked on successfully: the next failure starts with the shortest delay."""
+        """Forget the failures of a key after a success: the next one starts with the shortest delay."""
         self._failures.pop(key, None)
 
     async def get(self) -> tuple[Key, float]:
-        """The next key, and how many seconds it has waited. Follow up with :meth:`done`."""
+        """Take the next key; return it and the seconds that it has waited. Call :meth:`done` afterwards."""
         key = await self._ready.get()
         waited = self._loop.time() - self._since.pop(key)
         self._active.add(key)
-        self._cancel(key)  # whoever works on the key says anew when to look again
+        # The worker decides anew when the key is due: a delay from an earlier reconciliation is obsolete.
+        self._cancel(key)
         return key, waited
 
     def done(self, key: Key) -> None:
-        """The key is no longer worked on."""
+        """Give a key back after the work on it."""
         self._active.discard(key)
         if key in self._again:
             self._again.discard(key)

@@ -213,14 +213,14 @@ def test_a_wrong_resource_is_refused_by_the_api_server(
         ("spec.dataset.imageSet", "./lists/a b.txt"),
     ],
 )
-def test_names_with_dots_and_one_trailing_slash_are_taken(
+def test_names_with_dots_and_one_trailing_slash_are_accepted(
     cluster: ControlPlane, path: str, value: str
 ) -> None:
     body = json.dumps(with_field(TRAINING, path, value))
     cluster.kubectl("apply", "--dry-run=server", "-f", "-", stdin=body)
 
 
-def test_a_resource_of_before_whose_address_leaves_its_claim_can_be_reported_on(
+def test_a_stored_resource_whose_address_leaves_its_claim_still_accepts_reports(
     cluster: ControlPlane,
 ) -> None:
     patch = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/output/properties/uri/pattern"
@@ -264,7 +264,7 @@ def _until_refused(cluster: ControlPlane, body: dict[str, Any]) -> None:
         except ClusterError:
             return
         time.sleep(0.1)
-    raise AssertionError("the API server still takes it")
+    raise AssertionError("the API server still accepts it")
 
 
 def test_the_spec_is_immutable_but_for_suspend_and_ttl(cluster: ControlPlane) -> None:
@@ -296,7 +296,7 @@ def test_defaults_are_filled_in_and_the_short_names_work(cluster: ControlPlane) 
         cluster.kubectl("delete", "tj", "digits")
 
 
-def test_the_api_server_takes_every_sample(cluster: ControlPlane) -> None:
+def test_the_api_server_accepts_every_sample(cluster: ControlPlane) -> None:
     for file in sorted((ROOT / "manifests" / "samples").rglob("*.yaml")):
         documents = [item for item in yaml.safe_load_all(file.read_text()) if item]
         for item in documents:

@@ -1,4 +1,4 @@
-"""The operator as a process, with its ServiceAccount's rights, against a real API server and Job controller.
+"""Operator as a process, with its ServiceAccount's rights, against a real API server and Job controller.
 
 There is no node: the tests say of pods what a kubelet would say.
 """
@@ -52,7 +52,7 @@ def test_a_flow_applied_child_first_runs_to_its_end(
     assert {"CreatingJob", "Running", "Succeeded"} <= reasons
 
 
-def test_memory_runs_out_and_the_next_attempt_has_half_the_batch(
+def test_the_attempt_after_out_of_memory_has_half_the_batch_size(
     api: Api, namespace: str, operator: OperatorProcess
 ) -> None:
     kubelet = Kubelet(api, namespace)
@@ -195,7 +195,7 @@ def test_everything_can_be_deleted_while_the_operator_is_gone(
 
 
 def bound_in(plane: ControlPlane, folder: Path, *namespaces: str) -> Path:
-    """A kubeconfig of an operator with RoleBindings in these namespaces, and no right beyond them."""
+    """Write a kubeconfig of an operator with RoleBindings in these namespaces, and no right beyond them."""
     account = {"name": "operator-of-some", "namespace": "tlt-system"}
     plane.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account})
     for namespace in namespaces:
@@ -239,7 +239,7 @@ def test_with_rolebindings_alone_the_operator_serves_those_namespaces_and_no_oth
     api.until_phase(made(other), "Queued")
 
 
-def test_without_the_right_to_list_it_is_alive_but_not_ready_and_later_serves_the_namespaces_it_may_list(
+def test_without_the_right_to_list_the_operator_is_alive_and_becomes_ready_with_the_right(
     api: Api,
     namespace: str,
     control_plane_cluster: ControlPlane,

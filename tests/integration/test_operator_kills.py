@@ -16,7 +16,7 @@ from operator_ring.manifests import BEST, SHA, made
 
 
 def play_kubelet(api: Api, namespace: str, stop: threading.Event) -> None:
-    """Attempt 1 of the training runs out of memory, everything else succeeds."""
+    """Let attempt 1 of the training run out of memory, and everything else succeed."""
     kubelet = Kubelet(api, namespace)
     while not stop.wait(0.2):
         for name in api.jobs(namespace):
@@ -133,7 +133,7 @@ def test_an_operator_that_was_cut_off_from_the_api_server_goes_on_afterwards(
     assert kubelet.pod("before-train-1")["metadata"]["name"] == pod
 
 
-def test_two_operators_at_once_do_no_harm(
+def test_two_operators_at_once_make_one_job_per_attempt(
     api: Api, namespace: str, control_plane_cluster: ControlPlane, tmp_path: Path
 ) -> None:
     admin = control_plane_cluster.kubeconfig

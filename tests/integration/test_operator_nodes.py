@@ -26,7 +26,7 @@ JOB = "traffic-train-1"
 
 
 class Pods(Kubelet):
-    """The kubelet of one pod of an Indexed Job: jobs are named ``<job>-<index>`` here."""
+    """Kubelet of one pod of an Indexed Job: jobs are named ``<job>-<index>`` here."""
 
     def pod(self, job: str) -> dict[str, Any]:
         name, index = job.rsplit("-", 1)
@@ -41,7 +41,7 @@ class Pods(Kubelet):
 
 @pytest.fixture(scope="module", autouse=True)
 def plane(installed: ControlPlane, operator: OperatorProcess) -> ControlPlane:
-    """The cluster with a namespace opened to jobs, served by the operator."""
+    """Cluster with a namespace opened to jobs, served by the operator."""
     installed.kubectl("create", "namespace", NAMESPACE, check=False)
     installed.kubectl("apply", "-n", NAMESPACE, "-k", ROOT / "manifests" / "namespace")
     return installed
@@ -52,7 +52,7 @@ def training_job(name: str = "traffic", nodes: int = 2) -> dict[str, Any]:
 
 
 def may_of_services(plane: ControlPlane, verb: str) -> bool:
-    """Whether the operator's account may do this."""
+    """Tell whether the operator's account has a right."""
     account = "system:serviceaccount:tlt-system:tlt-operator"
     answer = plane.kubectl("auth", "can-i", verb, "services", "-n", NAMESPACE, "--as", account, check=False)
     return answer.strip() == "yes"
@@ -93,7 +93,7 @@ def test_two_pods_are_made_with_stable_names_and_succeed_together(api: Api) -> N
     assert api.until_phase(training, "Succeeded")["artifacts"] == BEST["artifacts"]
 
 
-def test_the_cause_is_reported_the_peers_end_and_the_service_goes_with_its_job(api: Api) -> None:
+def test_the_pod_that_failed_first_is_reported_and_its_peers_and_service_end_with_the_job(api: Api) -> None:
     kubelet = Pods(api, NAMESPACE)
     training = training_job("cause")
     api.create(training)
@@ -139,7 +139,7 @@ def test_suspending_stops_every_pod(api: Api) -> None:
 
 @pytest.fixture
 def no_right_to_services(plane: ControlPlane, tmp_path: Path) -> Iterator[None]:
-    """The operator's ClusterRole is one of before there were nodes."""
+    """Give the operator a ClusterRole from before spec.resources.nodes, without Services."""
     documents = list(yaml.safe_load_all((BASE / "operator-rbac.yaml").read_text()))
     role = next(item for item in documents if item["kind"] == "ClusterRole")
     role["rules"] = [rule for rule in role["rules"] if rule["resources"] != ["services"]]
@@ -184,7 +184,7 @@ def test_the_operator_may_get_and_create_services_and_no_more(
 
 
 def as_pod(plane: ControlPlane, pod: str, folder: Path) -> ApiServer:
-    """The API server as a runner's pod of this name sees it."""
+    """Return access to the API server as a runner's pod of this name."""
     body = {
         "apiVersion": "v1",
         "kind": "Pod",

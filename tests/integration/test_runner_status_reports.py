@@ -90,7 +90,7 @@ def forwarder(cluster: ControlPlane) -> Iterator[Forwarder]:
 
 
 def create(cluster: ControlPlane, body: dict[str, Any], name: str) -> Owner:
-    """A resource whose first attempt the operator has announced."""
+    """Resource whose first attempt the operator has announced."""
     named = {**body, "metadata": {**body["metadata"], "name": name}}
     cluster.kubectl("create", "-f", "-", stdin=json.dumps(named))
     uid = json.loads(cluster.kubectl("get", "-n", NAMESPACE, body["kind"], name, "-o", "json"))["metadata"][
@@ -108,12 +108,12 @@ def status(cluster: ControlPlane, owner: Owner) -> dict[str, Any]:
 
 
 def reported(cluster: ControlPlane, owner: Owner) -> set[str]:
-    """The fields of the status that are not the operator's."""
+    """Return the fields of the status that are not the operator's."""
     return set(status(cluster, owner)) - {"phase", "attempt", "jobName"}
 
 
 def server_of(cluster: ControlPlane, forwarder: Forwarder, pod: str, folder: Path) -> ApiServer:
-    """The API server as a pod of this name sees it."""
+    """Return access to the API server as a pod of this name."""
     container = {"name": "runner", "image": "runner"}
     body = {
         "apiVersion": "v1",
@@ -151,7 +151,7 @@ def test_a_report_reaches_the_status_and_leaves_the_operators_fields(
     assert reporter.failed == 0
 
 
-def test_the_last_state_arrives_after_the_api_server_was_away(
+def test_the_last_report_arrives_after_an_outage_of_the_api_server(
     cluster: ControlPlane, forwarder: Forwarder, tmp_path: Path
 ) -> None:
     owner = create(cluster, PRUNE_JOB, "away")

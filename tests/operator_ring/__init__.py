@@ -1,1 +1,1 @@
-"""Shared by the operator's tests: manifests, fixtures, and a cluster in memory that dies at any write."""
+"""Support for the operator's tests: manifests, fixtures, and a cluster in memory that fails at any write."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def connection_of(kubeconfig: Path) -> kopf.ConnectionInfo:
-    """The connection of :func:`tlt_operator.login.log_in`, for this file instead of the environment's."""
+    """Return the connection of :func:`tlt_operator.login.log_in` for this kubeconfig."""
     configuration = Configuration()
     load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
     scheme, _, token = (configuration.get_api_key_with_prefix("BearerToken") or "").partition(" ")

@@ -1,4 +1,4 @@
-"""A proxy in front of a real API server that kills the operator once it has written, or cuts it off."""
+"""Proxy in front of a real API server that kills the operator once it has written, or cuts it off."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "host"}
 
 
 class DeadlyProxy:
-    """Forwards everything. Lets a victim make one write, and kills it before it hears of the answer.
+    """Proxy that lets a victim make one write, and kills it before the answer arrives.
 
-    A context manager. Nobody is killed until there is a ``victim``.
+    A context manager. Everything is forwarded. Nobody is killed until there is a ``victim``.
     """
 
     def __init__(self, kubeconfig: Path) -> None:
@@ -37,7 +37,7 @@ class DeadlyProxy:
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._lock = threading.Lock()
         self.victim: Callable[[], int | None] | None = None
-        """Gives the process to kill; None for one that is gone already."""
+        """Function that returns the process to kill, or None if it is gone already."""
         self.writes: Counter[str] = Counter()
         """Writes that succeeded, by method, path and name of what was created."""
         self.deaths = 0
@@ -53,25 +53,25 @@ class DeadlyProxy:
         self._server.server_close()
 
     def kubeconfig(self, original: Path, path: Path) -> Path:
-        """A kubeconfig like the original one, that leads here."""
+        """Write a kubeconfig like the original one, with the address of this proxy."""
         config = yaml.safe_load(original.read_text())
         config["clusters"][0]["cluster"] = {"server": f"http://127.0.0.1:{self._server.server_port}"}
         path.write_text(yaml.safe_dump(config))
         return path
 
     def cut(self) -> None:
-        """From now on nothing gets through; connections break."""
+        """Break all connections and forward nothing from now on."""
         self.down = True
         for connection in list(self._connections):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def is_dead(self) -> bool:
-        """True if there is a victim whose process is gone: its last requests are not forwarded."""
+        """Tell whether there is a victim whose process is gone; its last requests are not forwarded."""
         return self.victim is not None and self.victim() is None
 
     def strike(self) -> bool:
-        """Kill the victim; whether there was one."""
+        """Kill the victim; return True if there was one."""
         pid = self.victim() if self.victim else None
         if pid is None:
             return False
@@ -106,7 +106,8 @@ class DeadlyProxy:
                 upstream = http.client.HTTPSConnection(address.hostname or "", address.port, context=context)
                 try:
                     if self.command in _WRITES:
-                        with proxy._lock:  # one write at a time, so that the one counted is the last
+                        # One write at a time, so that the write that kills is the last one.
+                        with proxy._lock:
                             if proxy.is_dead():
                                 return
                             upstream.request(self.command, self.path, body, headers)
@@ -118,6 +119,7 @@ class DeadlyProxy:
                                     return
                         self._answer(answer.status, answer.getheaders(), content)
                         return
+                    # Reads may be watches, whose answer does not end.
                     upstream.request(self.command, self.path, body, headers)
                     self._stream(upstream.getresponse())
                 except OSError:

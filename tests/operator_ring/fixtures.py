@@ -21,7 +21,7 @@ BASE = ROOT / "manifests" / "base"
 
 @pytest.fixture(scope="session")
 def installed(control_plane_cluster: ControlPlane) -> ControlPlane:
-    """The API server with CRDs, rights and policies, and a node without a kubelet."""
+    """API server with CRDs, rights and policies, and a node without a kubelet."""
     from operator_ring.live import NODE_MANIFEST
 
     plane = control_plane_cluster
@@ -37,7 +37,7 @@ def installed(control_plane_cluster: ControlPlane) -> ControlPlane:
 
 @pytest.fixture(scope="session")
 def operator_kubeconfig(installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kubeconfig with the rights of the operator's ServiceAccount."""
+    """Kubeconfig with the rights of the operator's ServiceAccount."""
     from operator_ring.access import kubeconfig_of
 
     return kubeconfig_of(installed, "tlt-operator", tmp_path_factory.mktemp("access") / "kubeconfig")
@@ -45,7 +45,7 @@ def operator_kubeconfig(installed: ControlPlane, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="session")
 def api(installed: ControlPlane) -> Iterator[Api]:
-    """The API server as its administrator sees it."""
+    """Access to the API server as its administrator."""
     from operator_ring.live import Api
 
     api = Api(installed.kubeconfig)
@@ -55,7 +55,7 @@ def api(installed: ControlPlane) -> Iterator[Api]:
 
 @pytest.fixture
 def namespace(api: Api, request: pytest.FixtureRequest) -> str:
-    """A namespace of the test's own, with the runner's ServiceAccount."""
+    """Namespace for this test alone, with the runner's ServiceAccount."""
     name = "n" + str(abs(hash(request.node.nodeid)) % 10**9)
     api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
     api.request("POST", f"/api/v1/namespaces/{name}/serviceaccounts", {"metadata": {"name": "tlt-runner"}})
@@ -66,7 +66,7 @@ def namespace(api: Api, request: pytest.FixtureRequest) -> str:
 def operator(
     operator_kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OperatorProcess]:
-    """The operator, for all namespaces. Nothing that it does may end in an unexpected error."""
+    """Operator for all namespaces; the fixture fails if the operator logs an unexpected error."""
     from operator_ring.live import OperatorProcess
 
     log = tmp_path_factory.mktemp("log") / "operator.log"

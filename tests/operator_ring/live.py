@@ -1,6 +1,6 @@
-"""A real API server and the operator as a process of its own, for the integration ring.
+"""Access to a real API server, and the operator as a process, for the integration ring.
 
-:class:`Api` asks the server; :class:`Kubelet` says of pods what a kubelet would say (there is no node);
+:class:`Api` makes requests; :class:`Kubelet` writes the status of pods, since no node has a kubelet;
 :class:`OperatorProcess` runs ``tlt-operator`` with the rights of its ServiceAccount, and can be killed.
 """
 
@@ -25,7 +25,7 @@ from tlt_api.resources import KINDS
 Body = dict[str, Any]
 PATIENCE_SECONDS = 90.0
 NODE = "nobody"
-"""A node without a kubelet: a pod that is bound to it is not simply gone when it is deleted."""
+"""Name of a node without a kubelet: a pod that is bound to it stays after its deletion until removed."""
 NODE_MANIFEST = {
     "apiVersion": "v1",
     "kind": "Node",
@@ -36,7 +36,7 @@ _MERGE = "application/merge-patch+json"
 
 
 class ApiAnswerError(Exception):
-    """The API server answered with an error status."""
+    """Answer of the API server with an error status."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(f"{status}: {text}")
@@ -49,7 +49,7 @@ def until(
     explain: Callable[[], Any] = lambda: "",
     patience: float = PATIENCE_SECONDS,
 ) -> Any:
-    """The first result of ``check`` that is true."""
+    """Wait for the first true result of ``check`` and return it."""
     end = time.monotonic() + patience
     while time.monotonic() < end:
         result = check()
@@ -60,7 +60,10 @@ def until(
 
 
 class Api:
-    """A few requests to an API server, as the user of a kubeconfig, over one connection."""
+    """Requests to an API server, as the user of a kubeconfig, over one connection.
+
+    Not by the official client: its raw call adds no credentials, and it takes a proxy from the environment.
+    """
 
     def __init__(self, kubeconfig: Path) -> None:
         access = connection_of(kubeconfig)
@@ -81,6 +84,7 @@ class Api:
                 answer = self._connection.getresponse()
                 text = answer.read().decode()
                 break
+            # The server closed the idle connection: once more, on a new one.
             except (http.client.HTTPException, OSError):
                 self._connection.close()
         if answer.status >= 400:
@@ -142,7 +146,7 @@ def _resource(manifest: Body) -> str:
 
 
 class Kubelet:
-    """Says of the pods of Jobs what a kubelet would."""
+    """Status of the pods of Jobs, written as a kubelet would."""
 
     def __init__(self, api: Api, namespace: str) -> None:
         self._api = api
@@ -156,34 +160,34 @@ class Kubelet:
         return until(f"a pod of Job {job}", first_pod)
 
     def run(self, job: str) -> None:
-        """The container runs."""
+        """Let the container run."""
         ready = [{"type": kind, "status": "True"} for kind in ("Ready", "ContainersReady", "PodScheduled")]
-        self._say(job, phase="Running", conditions=ready, state={"running": {}}, ready=True)
+        self._write_status(job, phase="Running", conditions=ready, state={"running": {}}, ready=True)
 
     def end(self, job: str, code: int, reason: str = "Error", message: str = "", **status: Any) -> None:
-        """The container ended."""
+        """End the container with an exit code."""
         state = {"terminated": {"exitCode": code, "reason": reason, "message": message, "finishedAt": _now()}}
         unready = [{"type": kind, "status": "False"} for kind in ("Ready", "ContainersReady")]
         more = status.pop("conditions", [])
         phase = "Failed" if code else "Succeeded"
-        self._say(job, phase=phase, conditions=[*unready, *more], state=state, ready=False, **status)
+        self._write_status(job, phase=phase, conditions=[*unready, *more], state=state, ready=False, **status)
 
     def wait(self, job: str, reason: str, message: str) -> None:
-        """The container waits."""
+        """Let the container wait for a reason."""
         scheduled = [{"type": "PodScheduled", "status": "True"}]
         state = {"waiting": {"reason": reason, "message": message}}
-        self._say(job, phase="Pending", conditions=scheduled, state=state, ready=False)
+        self._write_status(job, phase="Pending", conditions=scheduled, state=state, ready=False)
 
     def until_stopped(self, job: str) -> None:
-        """Somebody has asked for the pod's end."""
+        """Wait until the pod is being deleted."""
         until(f"the pod of {job} to be stopped", lambda: self.pod(job)["metadata"].get("deletionTimestamp"))
 
     def remove(self, job: str) -> None:
-        """The pod's processes are gone, and so is the pod."""
+        """Remove the pod, as a kubelet does once its processes are gone."""
         name = self.pod(job)["metadata"]["name"]
         self._api.request("DELETE", f"{self._path}/{name}?gracePeriodSeconds=0")
 
-    def _say(self, job: str, state: Body, ready: bool, **status: Any) -> None:
+    def _write_status(self, job: str, state: Body, ready: bool, **status: Any) -> None:
         pod = self.pod(job)
         name = pod["metadata"]["name"]
         if not pod["spec"].get("nodeName"):
@@ -199,7 +203,7 @@ def _now() -> str:
 
 
 class OperatorProcess:
-    """``tlt-operator`` outside of the cluster. A context manager that ends it."""
+    """Process of ``tlt-operator`` outside of the cluster, a context manager that ends it."""
 
     def __init__(self, kubeconfig: Path, log: Path, **settings: str) -> None:
         self._log = log
@@ -225,7 +229,7 @@ class OperatorProcess:
         return self._process.pid
 
     def start(self) -> None:
-        """Start it; its ports are new each time."""
+        """Start the process, with new ports each time."""
         health, metrics = _free_port(), _free_port()
         self.health_address, self.metrics_address = ("127.0.0.1", health), ("127.0.0.1", metrics)
         ports = {"TLT_HEALTH_PORT": str(health), "TLT_METRICS_PORT": str(metrics)}
@@ -238,13 +242,13 @@ class OperatorProcess:
             )
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Kill the process (SIGKILL)."""
         assert self._process
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
     def stop(self) -> int:
-        """SIGTERM; the exit code."""
+        """End the process (SIGTERM) and return its exit code."""
         assert self._process
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The smallest valid resources, Jobs and pods, as the API server would give them."""
+"""Smallest valid resources, Jobs and pods, as the API server would return them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tlt_api import times
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SHA = "a" * 64
 BEST = {"artifacts": [{"name": "best", "uri": "pvc://runs/best", "sha256": SHA, "sizeBytes": 7}]}
-"""The report of a run that made a model."""
+"""Report of a run that made a model."""
 
 _SPECS: dict[str, dict[str, Any]] = {
     "TrainingJob": {
@@ -34,7 +34,7 @@ _SPECS: dict[str, dict[str, Any]] = {
 
 
 def resource(kind: str = "TrainingJob", name: str = "traffic", **spec: Any) -> dict[str, Any]:
-    """A manifest; ``spec`` overrides top-level fields."""
+    """Return a manifest; ``spec`` overrides top-level fields of its spec."""
     return {
         "apiVersion": "tlt.dev/v1alpha1",
         "kind": kind,
@@ -44,14 +44,14 @@ def resource(kind: str = "TrainingJob", name: str = "traffic", **spec: Any) -> d
 
 
 def made(namespace: str, kind: str = "TrainingJob", name: str = "traffic", **spec: Any) -> dict[str, Any]:
-    """A manifest for a namespace, without GPUs unless ``spec`` says otherwise."""
+    """Return a manifest for a namespace, without GPUs unless ``spec`` has some."""
     manifest = resource(kind, name, **{"resources": {"gpus": 0}, **spec})
     manifest["metadata"]["namespace"] = namespace
     return manifest
 
 
 def job_condition(kind: str, reason: str = "", message: str = "") -> dict[str, Any]:
-    """A True condition of a Job."""
+    """Return a True condition of a Job."""
     return {
         "type": kind,
         "status": "True",
@@ -62,10 +62,10 @@ def job_condition(kind: str, reason: str = "", message: str = "") -> dict[str, A
 
 
 def ended(code: int, reason: str = "Error", message: str = "") -> dict[str, Any]:
-    """The state of a container that ended."""
+    """Return the state of a container that ended."""
     return {"terminated": {"exitCode": code, "reason": reason, "message": message}}
 
 
 def waiting(reason: str, message: str = "") -> dict[str, Any]:
-    """The state of a container that waits."""
+    """Return the state of a container that waits."""
     return {"waiting": {"reason": reason, "message": message}}

@@ -1,4 +1,4 @@
-"""A cluster in memory: what the operator's :class:`~tlt_operator.cluster.client.Client` needs, and no more.
+"""Cluster in memory: all that the operator's :class:`~tlt_operator.cluster.client.Client` needs.
 
 It keeps the API server's promises that the operator's correctness stands on: names are unique, a write with
 an old resourceVersion or another uid is refused, server-side apply removes what its manager no longer sends,
@@ -19,7 +19,7 @@ from tlt_api import conditions, times
 from tlt_api.resources import KINDS, Kind
 from tlt_operator import controller
 from tlt_operator.cluster.client import ApiError, ConflictError, NotFoundError, RefusedError
-from tlt_operator.objects.labels import ATTEMPT, INDEX, OWNER_KIND, OWNER_NAME, OWNER_UID
+from tlt_operator.objects import ATTEMPT, INDEX, OWNER_KIND, OWNER_NAME, OWNER_UID
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Key
 
@@ -27,11 +27,11 @@ Body = dict[str, Any]
 
 
 class KilledError(BaseException):
-    """The operator's process is gone."""
+    """Death of the operator's process, instead of a write."""
 
 
 def _write(method: Any) -> Any:
-    """Counts a write, and makes it fail where that is wanted."""
+    """Count a write, and make it fail if its number is ``kill_at`` or ``lose_at``."""
 
     async def counted(self: MemoryKube, *args: Any, **named: Any) -> Any:
         self.writes += 1
@@ -47,7 +47,7 @@ def _write(method: Any) -> Any:
 
 
 class MemoryKube:
-    """See the module."""
+    """Cluster in memory, with the actions of users, the Job controller and the kubelet as methods."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
@@ -59,7 +59,7 @@ class MemoryKube:
         self.warnings: dict[str, list[Body]] = {}
         self.events: dict[str, Body] = {}
         self.transitions: set[tuple[str, str]] = set()
-        """(name, message) of each state that the operator brought a resource into."""
+        """States that the operator brought resources into, as (name, message)."""
         self.created_jobs: Counter[str] = Counter()
         self.writes = 0
         self.kill_at: int | None = None
@@ -67,16 +67,16 @@ class MemoryKube:
         self.lose_at: int | None = None
         self.refuse_jobs: ApiError | None = None
         self.refuse_services: ApiError | None = None
-        """To read and to create, as without the right to either."""
+        """Refusal of Services, to read and to create, as without the right to either."""
         self.refuse_new_services: ApiError | None = None
-        """To create alone, as by a quota or a webhook."""
+        """Refusal of new Services alone, as by a quota or a webhook."""
         self._version = 0
         self._owned: dict[tuple[Key, str], set[str]] = {}
 
     # --- what a user, the Job controller and the kubelet do -------------------------------------------------
 
     def add(self, manifest: Body) -> Key:
-        """kubectl create."""
+        """Create a resource, as by kubectl create."""
         body = copy.deepcopy(manifest)
         key = Key(body["kind"], body["metadata"]["namespace"], body["metadata"]["name"])
         assert key not in self.resources
@@ -85,21 +85,21 @@ class MemoryKube:
         return key
 
     def edit(self, key: Key, **spec: Any) -> None:
-        """kubectl patch of the spec."""
+        """Change the spec, as by kubectl patch."""
         body = self.resources[key]
         body["spec"] |= spec
         body["metadata"]["generation"] += 1
         self._touch(body)
 
     def remove(self, key: Key) -> None:
-        """kubectl delete of a resource, with the garbage collector's work done."""
+        """Delete a resource and, as the garbage collector does, its Jobs."""
         uid = self.resources.pop(key)["metadata"]["uid"]
         for name, job in list(self.jobs.items()):
             if any(owner["uid"] == uid for owner in job["metadata"].get("ownerReferences", ())):
                 self.remove_job(name)
 
     def remove_job(self, name: str) -> None:
-        """kubectl delete job, pods and Service included."""
+        """Delete a Job with its pods and Service."""
         uid = self.jobs.pop(name)["metadata"]["uid"]
         self.services = {
             service: body
@@ -109,7 +109,7 @@ class MemoryKube:
         self.pods = {pod: body for pod, body in self.pods.items() if _job_of(body) != name}
 
     def run_pod(self, name: str, index: int | None = None, **status: Any) -> None:
-        """The Job's pod (of an index) is there; ``state`` is its container's, ``phase`` else Running."""
+        """Add the Job's pod (of an index); ``state`` is that of its container, by default running."""
         job = self.jobs[name]
         state = status.pop("state", {"running": {}})
         phase = status.pop("phase", "Running" if "running" in state else "Pending")
@@ -125,7 +125,7 @@ class MemoryKube:
         self._touch(job)
 
     def finish(self, name: str, state: Body, reason: str = "BackoffLimitExceeded", **status: Any) -> None:
-        """The Job's pod ended, and the Job with it."""
+        """End the Job's pod, and the Job with it."""
         good = state["terminated"]["exitCode"] == 0
         self.run_pod(name, state=state, phase="Succeeded" if good else "Failed", **status)
         condition = job_condition("Complete") if good else job_condition("Failed", reason, "told by the Job")
@@ -134,31 +134,30 @@ class MemoryKube:
         self._touch(self.jobs[name])
 
     def report(self, key: Key, **fields: Any) -> None:
-        """The runner applies its fields of the status."""
+        """Apply fields of the status as the runner."""
         self._apply(key, fields, "tlt-runner")
 
     def status(self, key: Key) -> Body:
-        """The status of a resource."""
+        """Return the status of a resource."""
         return self.resources[key].get("status", {})
 
     async def settle(self, *keys: Key) -> float | None:
-        """Reconcile until nothing is written any more; the shortest delay that was asked for."""
+        """Reconcile until nothing is written any more; return the shortest delay until the next time."""
         for _ in range(50):
             before, delays = self.writes, []
             for key in keys or list(self.resources):
                 delays.append(await controller.reconcile_once(self, key, self.settings, lambda: self.now))
-            asked = [delay for delay in delays if delay is not None]
             if self.writes == before:
-                return min(asked, default=None)
+                return min((delay for delay in delays if delay is not None), default=None)
         raise AssertionError("does not come to rest")
 
     async def settle_refused(self, key: Key) -> None:
-        """Reconcile a few times, where each time a Job is asked for in vain."""
+        """Reconcile a few times while the API server refuses the Job."""
         for _ in range(3):
             await controller.reconcile_once(self, key, self.settings, lambda: self.now)
 
     def wait(self, seconds: float) -> None:
-        """Time passes."""
+        """Let time pass."""
         self.now += timedelta(seconds=seconds)
 
     # --- Client ---------------------------------------------------------------------------------------------
@@ -245,6 +244,7 @@ class MemoryKube:
             raise ConflictError(409, f"job {name} has been modified")
         job["metadata"]["deletionTimestamp"] = times.to_wire(self.now)
         self._touch(job)
+        # A foreground deletion: the Job stays until its pods are gone.
         if not await self.list_pods(namespace, _labels(job)[OWNER_KIND], _labels(job)[OWNER_NAME]):
             del self.jobs[name]
 
@@ -268,10 +268,12 @@ class MemoryKube:
         body = self.resources[key]
         current = body.setdefault("status", {})
         before = copy.deepcopy(current)
+        # Server-side apply: fields that this manager sent before and no longer sends are removed.
         for field in self._owned.get((key, manager), set()) - set(status):
             current.pop(field, None)
         current |= copy.deepcopy(dict(status))
         self._owned[key, manager] = set(status)
+        # A write without a change makes no new version.
         if current != before:
             self._touch(body)
 
@@ -285,12 +287,12 @@ class MemoryKube:
 
 
 def refusal(code: int, message: str) -> RefusedError:
-    """The API server's answer to a Job that it refuses."""
+    """Return the API server's answer to a Job that it refuses."""
     return RefusedError(code, message)
 
 
 def _state(status: Body) -> tuple[Any, Any, str, str]:
-    """Phase, attempt, and the reason and message of Ready."""
+    """Return phase, attempt, and the reason and message of Ready."""
     ready = next((item for item in status.get("conditions", ()) if item["type"] == "Ready"), {})
     return status.get("phase"), status.get("attempt"), ready.get("reason", ""), ready.get("message", "")
 

@@ -1,4 +1,4 @@
-"""Tests that are coroutines."""
+"""Decorators for tests that are coroutines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Scenario = Callable[[MemoryKube], Coroutine[Any, Any, None]]
 
 
 def play(scenario: Scenario) -> Callable[[], None]:
-    """A test that runs a coroutine with a fresh cluster in memory."""
+    """Return a test that runs a coroutine with a new cluster in memory."""
 
     def test() -> None:
         asyncio.run(scenario(MemoryKube()))
@@ -23,7 +23,7 @@ def play(scenario: Scenario) -> Callable[[], None]:
 
 
 def in_a_loop(scenario: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    """A test that runs a coroutine."""
+    """Return a test that runs a coroutine."""
 
     def test() -> None:
         asyncio.run(scenario())
@@ -33,5 +33,5 @@ def in_a_loop(scenario: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[],
 
 
 def condition(cluster: MemoryKube, key: Key, type_: str) -> Body:
-    """A condition of a resource's status."""
+    """Return a condition of a resource's status."""
     return next(item for item in cluster.status(key)["conditions"] if item["type"] == type_)

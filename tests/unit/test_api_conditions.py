@@ -132,13 +132,13 @@ def test_the_operator_and_tlt_run_write_the_same_conditions_and_phase(state: str
     assert without_job == local.conditions
 
 
-def test_every_phase_that_tlt_run_knows_is_compared() -> None:
+def test_every_phase_of_tlt_run_is_compared() -> None:
     assert {str(local.status.phase) for _, local in PAIRS.values()} == {
         "Pending", "Running", "Suspended", "Succeeded", "Failed",
     }  # fmt: skip
 
 
-def test_a_run_that_nobody_takes_up_again_is_suspended_for_its_reason() -> None:
+def test_an_interrupted_local_run_is_suspended_with_the_reason_of_the_interruption() -> None:
     stopped = transitions.failed(small(ATTEMPTED), failure(Reason.INTERRUPTED, "SIGTERM at step 7"), NOW)
     suspended = condition(stopped.status.conditions, "Suspended")
     assert (suspended.status, suspended.reason, suspended.message) == (

@@ -18,7 +18,7 @@ RELATIVE_CLAUSE = re.compile(
 
 
 def problem(description: str) -> str | None:
-    """The first rule of plain words that a description breaks."""
+    """Return the first rule of plain words that a description breaks."""
     if not description:
         return "has no description"
     if not description[0].isupper():
@@ -31,7 +31,7 @@ def problem(description: str) -> str | None:
 
 
 def described(schema: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
-    """Path and description of a schema's properties, in items and additional properties too."""
+    """Yield path and description of a schema's properties, in items and additional properties too."""
     for name, child in schema.get("properties", {}).items():
         yield f"{path}.{name}", child.get("description", "")
         yield from described(child, f"{path}.{name}")
@@ -41,7 +41,7 @@ def described(schema: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
 
 
 def api_classes() -> list[type]:
-    """Every class that a module of tlt_api defines, without the private ones."""
+    """List the public classes that the modules of tlt_api define."""
     modules = [
         importlib.import_module(f"tlt_api.{module.name}") for module in pkgutil.iter_modules(tlt_api.__path__)
     ]

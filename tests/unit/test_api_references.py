@@ -45,18 +45,18 @@ def succeeded(*names: str, **more: Any) -> dict[str, Any]:
     return {"phase": "Succeeded", "artifacts": artifacts, **more}
 
 
-def test_a_training_from_nothing_refers_to_nothing() -> None:
+def test_a_training_from_scratch_has_no_input_model() -> None:
     result = resolve(training("t"), world())
     assert isinstance(result, Resolved)
     assert result.inputs.model is None
 
 
-def test_a_child_that_comes_first_waits_for_a_parent_that_does_not_exist() -> None:
+def test_a_child_waits_for_a_parent_that_does_not_exist_yet() -> None:
     result = resolve(prune("p", "t"), world())
     assert result == Waiting("waits for TrainingJob/t, which does not exist yet")
 
 
-def test_a_child_waits_for_a_running_parent_and_remembers_which_it_was() -> None:
+def test_a_child_waits_for_a_running_parent_and_records_its_uid() -> None:
     result = resolve(prune("p", "t"), world(training("t", phase="Running")))
     assert isinstance(result, Waiting)
     assert result.message == "waits for TrainingJob/t, which is Running"
@@ -88,20 +88,20 @@ def test_a_failed_parent_breaks_its_child_with_the_parents_reason() -> None:
 
 
 def test_a_parent_deleted_while_waited_for_breaks_its_child() -> None:
-    seen = {"kind": "TrainingJob", "name": "t", "uid": "uid-t"}
-    result = resolve(prune("p", "t", dependency=seen), world())
+    recorded = {"kind": "TrainingJob", "name": "t", "uid": "uid-t"}
+    result = resolve(prune("p", "t", dependency=recorded), world())
     assert isinstance(result, Broken)
     assert result.reason == Reason.DEPENDENCY_DELETED
 
 
 def test_a_namesake_of_a_deleted_parent_is_not_taken_for_it() -> None:
-    seen = {"kind": "TrainingJob", "name": "t", "uid": "uid-older"}
-    result = resolve(prune("p", "t", dependency=seen), world(training("t", **succeeded("best"))))
+    recorded = {"kind": "TrainingJob", "name": "t", "uid": "uid-older"}
+    result = resolve(prune("p", "t", dependency=recorded), world(training("t", **succeeded("best"))))
     assert isinstance(result, Broken)
     assert result.reason == Reason.DEPENDENCY_DELETED
 
 
-def test_a_circle_is_named() -> None:
+def test_a_reference_cycle_is_reported_with_its_members() -> None:
     members = [training("t", after="p"), prune("p", "t")]
     for member in members:
         result = resolve(member, world(*members))
@@ -110,13 +110,13 @@ def test_a_circle_is_named() -> None:
     assert "TrainingJob/t -> PruneJob/p -> TrainingJob/t" in resolve(members[0], world(*members)).message  # type: ignore[union-attr]
 
 
-def test_what_hangs_on_a_circle_waits_for_it_to_fail() -> None:
+def test_a_child_of_a_reference_cycle_waits_until_the_cycle_fails() -> None:
     members = [training("t", after="p"), prune("p", "t")]
     result = resolve(export("e", {"trainingJobRef": {"name": "t"}}), world(*members))
     assert isinstance(result, Waiting)
 
 
-def test_a_parent_without_the_artifact_says_what_it_has() -> None:
+def test_a_missing_artifact_is_reported_with_the_existing_ones() -> None:
     result = resolve(prune("p", "t"), world(training("t", **succeeded("last"))))
     assert isinstance(result, Broken)
     assert result.reason == Reason.DEPENDENCY_UNUSABLE

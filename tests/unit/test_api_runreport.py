@@ -11,12 +11,12 @@ from tlt_api.status import Artifact, ClassMetric, Failure, Metrics
 ARTIFACT = Artifact(name="best", uri="pvc://d/best.keras", sha256="a" * 64, size_bytes=1)
 
 
-def test_a_short_report_is_carried_whole() -> None:
+def test_a_short_report_is_not_shortened() -> None:
     report = RunReport(metrics=Metrics(m_ap=0.9), artifacts=[ARTIFACT])
     assert RunReport.model_validate_json(to_termination_message(report)) == report
 
 
-def test_many_classes_leave_the_message_before_the_map_does() -> None:
+def test_per_class_metrics_are_dropped_from_the_message_before_the_mean() -> None:
     classes = [ClassMetric(name=f"class {i}", average_precision=0.5) for i in range(500)]
     report = RunReport(metrics=Metrics(m_ap=0.5, per_class=classes), artifacts=[ARTIFACT])
     carried = RunReport.model_validate_json(to_termination_message(report))
@@ -24,7 +24,7 @@ def test_many_classes_leave_the_message_before_the_map_does() -> None:
     assert carried.artifacts == [ARTIFACT]
 
 
-def test_checkpoints_of_epochs_leave_the_message_before_best_and_last_do() -> None:
+def test_checkpoints_of_epochs_are_dropped_from_the_message_before_best_and_last() -> None:
     made = [ARTIFACT, ARTIFACT.model_copy(update={"name": "last"})]
     made += [ARTIFACT.model_copy(update={"name": f"epoch-{epoch:04d}"}) for epoch in range(100)]
     report = RunReport(metrics=Metrics(m_ap=0.5), artifacts=made)
@@ -45,7 +45,7 @@ def test_the_limit_counts_bytes_not_characters() -> None:
 
 
 @given(st.text(max_size=20000), st.text(max_size=20000), st.integers(0, 80))
-def test_no_report_is_too_long(message: str, hint: str, artifacts: int) -> None:
+def test_every_report_fits_into_the_termination_message(message: str, hint: str, artifacts: int) -> None:
     failure = Failure(reason="Internal", message=message, hint=hint)
     text = to_termination_message(RunReport(failure=failure, artifacts=[ARTIFACT] * artifacts))
     assert len(text.encode()) <= TERMINATION_MESSAGE_LIMIT

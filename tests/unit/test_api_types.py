@@ -76,7 +76,7 @@ def test_a_wrong_manifest_is_refused_with_the_field_at_fault(path: str, value: A
     assert expected in str(error.value)
 
 
-def test_a_run_spec_survives_its_trip_through_an_annotation() -> None:
+def test_a_run_spec_round_trips_through_an_annotation() -> None:
     resource = resources.parse(TRAINING)
     inputs = Inputs(model=ResolvedModel(uri="pvc://tlt-data/m.keras", sha256="0" * 64))
     sent = runspec.for_attempt(resource, resource.spec, inputs, attempt=2)

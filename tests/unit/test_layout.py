@@ -1,4 +1,4 @@
-"""The house stands where it should."""
+"""Layout of the repository: package names and lock files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The manifests say the same as the models."""
+"""Manifests agree with the models, and generated parts are current."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ import yaml
 
 from tlt_api import manifestgen
 from tlt_api.resources import KINDS, crd_name
-from tlt_api.status import OPERATOR_FIELDS, RUNNER_FIELDS, JobStatus, OperatorStatus, wire_names
+from tlt_api.status import OPERATOR_FIELDS, RUNNER_FIELDS, JobStatus, OperatorStatus, RunnerStatus, wire_names
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "manifests" / "base"
@@ -21,7 +21,7 @@ def documents(file: Path) -> list[dict[str, Any]]:
 
 
 def rules(file: Path, kind: str) -> list[dict[str, Any]]:
-    """The rules of the roles in a manifest that are about our kinds."""
+    """Return the rules of the roles in a manifest that are about our kinds."""
     roles = [item for item in documents(file) if item["kind"] == kind]
     return [rule for role in roles for rule in role["rules"] if rule["apiGroups"] == ["tlt.dev"]]
 
@@ -49,6 +49,12 @@ def test_the_policy_keeps_runners_off_every_field_of_the_operator() -> None:
     expressions = " ".join(item["expression"] for item in policy["spec"]["validations"])
     kept = re.findall(r"object\.\?status\.\?(\w+) == oldObject\.\?status\.\?\1\b", expressions)
     assert kept == wire_names(OperatorStatus)
+
+
+def test_the_denial_of_the_policy_lists_every_field_of_the_runner() -> None:
+    (policy, _) = documents(BASE / "runner-policy.yaml")
+    message = policy["spec"]["validations"][-1]["message"]
+    assert re.search(r"\((.*)\)", message)[1].split(", ") == wire_names(RunnerStatus)
 
 
 def test_every_field_of_a_status_is_the_operators_or_the_runners() -> None:

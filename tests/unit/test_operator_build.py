@@ -1,4 +1,4 @@
-"""The manifest of an attempt's Job: restricted, complete, and with the user's choices."""
+"""Manifest of an attempt's Job: restricted, complete, and with the user's choices."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_object_stores_need_no_volume_and_get_their_secret_as_environment() -> N
     assert "envFrom" not in container()
 
 
-def test_gpus_are_limits_and_without_them_the_cpu_is_used() -> None:
+def test_gpus_are_limits_and_a_pod_without_them_uses_the_cpu() -> None:
     assert container(resources={"gpus": 4, "cpu": "8", "memory": "32Gi"})["resources"] == {
         "requests": {"cpu": "8", "memory": "32Gi"},
         "limits": {"memory": "32Gi", "nvidia.com/gpu": "4"},
@@ -164,7 +164,7 @@ def test_the_installations_image_and_service_account_are_the_defaults() -> None:
     assert body["serviceAccountName"] == "tlt-runner"
 
 
-def test_a_deadline_is_the_jobs_and_a_ttl_is_not_yet() -> None:
+def test_the_job_has_the_deadline_and_no_ttl_yet() -> None:
     policy = {"activeDeadlineSeconds": 60, "ttlSecondsAfterFinished": 5}
     body = built(runPolicy=policy)
     assert body["spec"]["activeDeadlineSeconds"] == 60

@@ -24,7 +24,7 @@ OUTCOMES = {
 
 
 def world_turns(cluster: MemoryKube) -> None:
-    """What the Job controller, the kubelet and time do between two looks of the operator."""
+    """Do what the Job controller, the kubelet and time do between two reconciliations."""
     for name, job in list(cluster.jobs.items()):
         if job["metadata"].get("deletionTimestamp"):
             cluster.remove_job(name)
@@ -32,13 +32,14 @@ def world_turns(cluster: MemoryKube) -> None:
             cluster.run_pod(name)
         elif job["status"]["ready"]:
             cluster.finish(name, OUTCOMES[name][0])
+        # The TTL has passed by the next reconciliation: the hardest case, since the outcome must be recorded.
         elif "ttlSecondsAfterFinished" in job["spec"]:
             cluster.remove_job(name)
     cluster.wait(60)
 
 
 async def operate(cluster: MemoryKube, keys: list[Key]) -> int:
-    """The operator works on all keys until nothing changes; it is started anew whenever it was killed."""
+    """Reconcile all keys until nothing changes, starting anew after each kill; return the number of kills."""
     deaths = 0
     idle = 0
     while idle < 3:
@@ -51,7 +52,9 @@ async def operate(cluster: MemoryKube, keys: list[Key]) -> int:
                 cluster.kill_at = next(cluster.kills, None)
                 break
             except ApiError:
-                continue  # the queue would bring the key again
+                # The queue would bring the key again.
+                continue
+        # Three rounds without a write: a delay between attempts may be all that is waited for.
         idle = idle + 1 if cluster.writes == before else 0
         world_turns(cluster)
         assert cluster.writes < 500, "does not come to rest"
@@ -70,7 +73,7 @@ def play(kills: tuple[int, ...], ttl: int | None) -> tuple[MemoryKube, dict[str,
 
 
 def unreported(cluster: MemoryKube) -> set[tuple[str, str]]:
-    """States that a resource came into without an Event that reports it."""
+    """Return the states that a resource came into without an Event that reports it."""
     reported = {(event["involvedObject"]["name"], event["message"]) for event in cluster.events.values()}
     return cluster.transitions - reported
 
@@ -131,7 +134,7 @@ def test_a_kill_at_any_write_of_a_suspension_leaves_one_job_per_attempt(kill: in
 
 
 async def operate_quietly(cluster: MemoryKube, key: Key) -> None:
-    """The operator works, is killed and started anew; of the world only deletions go on."""
+    """Reconcile a key through a kill, while the Job controller does nothing but delete Jobs."""
     for _ in range(12):
         try:
             await controller.reconcile_once(cluster, key, cluster.settings, lambda: cluster.now)

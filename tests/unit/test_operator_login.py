@@ -1,4 +1,4 @@
-"""Access to the API server: every kubeconfig, the pod's service account, and renewal of both."""
+"""Log-in to the API server: every kubeconfig, the pod's service account, and renewal of both."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SERVER = "https://api:6443"
 
 
 def kubeconfig(path: Path, user: dict[str, Any], **cluster: Any) -> Path:
-    """A kubeconfig of one context."""
+    """Write a kubeconfig with one context."""
     content = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -104,7 +104,7 @@ def test_several_kubeconfigs_are_merged_and_the_first_one_wins(
     assert (connection.server, connection.token) == (SERVER, "of-the-first")
 
 
-def test_a_certificate_that_is_not_checked_is_the_kubeconfigs_choice(
+def test_only_insecure_skip_tls_verify_turns_off_the_check_of_certificates(
     tmp_path: Path, use: Callable[..., None]
 ) -> None:
     use(kubeconfig(tmp_path / "config", {"token": "t"}, **{"insecure-skip-tls-verify": True}))
@@ -113,7 +113,7 @@ def test_a_certificate_that_is_not_checked_is_the_kubeconfigs_choice(
     assert log_in().as_ssl_context().verify_mode == ssl.CERT_REQUIRED
 
 
-def test_in_a_pod_it_is_the_service_account(
+def test_a_pod_logs_in_by_its_service_account(
     tmp_path: Path, use: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(kubeconfig(tmp_path / "config", {"token": "t"}))
@@ -142,7 +142,7 @@ def test_a_connection_expires_before_its_token_does(tmp_path: Path, use: Callabl
 
 
 class Server:
-    """An API server that accepts one token; it counts log-ins and refusals."""
+    """API server that accepts one token, and counts log-ins and refusals."""
 
     def __init__(self) -> None:
         self.accepted = "first"
@@ -165,7 +165,7 @@ class Server:
 
 
 def against(scenario: Callable[[Server, HttpClient], Any]) -> Callable[[], None]:
-    """Runs a coroutine with a server and a client of it."""
+    """Run a coroutine with a server and a client of it."""
 
     async def run() -> None:
         server = Server()

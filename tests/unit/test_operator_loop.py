@@ -1,4 +1,4 @@
-"""The parts around the decision: queue, index, sweep, health, settings."""
+"""Parts around the decision: queue, index, sweep, health, settings."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ class Clock:
 
 
 @in_a_loop
-async def test_a_sweep_wakes_what_has_not_ended_and_what_the_watch_missed() -> None:
+async def test_a_sweep_wakes_unfinished_resources_and_changes_that_the_watch_missed() -> None:
     cluster = MemoryKube()
     reported = cluster.add(resource(name="reported"))
     missed = cluster.add(resource(name="missed"))
@@ -197,7 +197,7 @@ async def test_a_sweep_wakes_what_has_not_ended_and_what_the_watch_missed() -> N
     controller.index.update(cluster.resources[reported])
     controller.index.update(stored("PruneJob", "small", model={"trainingJobRef": {"name": "gone"}}))
     controller.index.update(stored(name="gone"))
-    await controller.sweep()
+    await controller.sweep.once()
     woken = {(await controller.queue.get())[0] for _ in range(len(controller.queue))}
     small = Key("PruneJob", "default", "small")
     assert woken == {reported, missed, small, Key("TrainingJob", "default", "gone")}
@@ -205,7 +205,7 @@ async def test_a_sweep_wakes_what_has_not_ended_and_what_the_watch_missed() -> N
 
 
 class Partial(MemoryKube):
-    """Lists no resource of namespace ``shut``; ``meanwhile`` runs once all else has been listed."""
+    """Cluster whose namespace ``shut`` cannot be listed; ``meanwhile`` runs at the end of each list."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -224,7 +224,7 @@ async def test_a_sweep_keeps_resources_created_while_it_lists() -> None:
     cluster = Partial()
     controller = Controller(cluster, settings.Settings(), Health(300))
     cluster.meanwhile = lambda: controller.index.update(stored())
-    await controller.sweep()
+    await controller.sweep.once()
     assert controller.index.uids() == {Key("TrainingJob", "default", "traffic"): "u-traffic"}
 
 
@@ -237,7 +237,7 @@ async def test_a_namespace_that_may_not_be_listed_does_not_keep_others_from_bein
     shut["metadata"]["namespace"] = "shut"
     controller.index.update(shut)
     controller.index.update(stored(name="gone"))
-    await controller.sweep()
+    await controller.sweep.once()
     assert controller.index.uids() == {Key("TrainingJob", "shut", "traffic"): "u-traffic"}
     assert listed in {(await controller.queue.get())[0] for _ in range(len(controller.queue))}
 
@@ -246,7 +246,7 @@ async def test_a_namespace_that_may_not_be_listed_does_not_keep_others_from_bein
 async def test_a_sweep_that_may_list_nothing_fails() -> None:
     controller = Controller(Partial(), settings.Settings(namespaces=("shut",)), Health(300))
     with pytest.raises(ApiError):
-        await controller.sweep()
+        await controller.sweep.once()
 
 
 def test_a_watch_that_is_silent_from_one_sweep_to_the_next_is_unhealthy() -> None:

@@ -1,4 +1,4 @@
-"""Training over several nodes: one Indexed Job, its Service, and the failure that took the others along."""
+"""Training over several nodes: one Indexed Job, its Service, and the pod whose failure is the cause."""
 
 from __future__ import annotations
 
@@ -336,7 +336,7 @@ FAILED = JobState(JOB, "u", indexed=True, parallelism=3, conditions={"Failed": C
 
 
 def worker(index: int, code: int | None, second: int = 0, **more: Any) -> PodState:
-    """A pod that ended with a code, some seconds after the start; None: it never ended."""
+    """Return a pod that ended with a code, some seconds after the start; None for one that never ended."""
     finished = START + timedelta(seconds=second)
     reason = more.pop("reason", "Error")
     container = ContainerState(exit_code=code, reason=reason, finished=finished) if code is not None else None

@@ -1,4 +1,4 @@
-"""The life of a resource, as the operator leads it: phases, attempts and references."""
+"""Life of a resource under the operator: phases, attempts and references."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def true_conditions(cluster: MemoryKube, key: Key) -> set[str]:
 
 
 async def trained(cluster: MemoryKube) -> Key:
-    """A TrainingJob that succeeded with an artifact."""
+    """Add a TrainingJob that succeeded with an artifact."""
     key = cluster.add(resource())
     await cluster.settle(key)
     cluster.run_pod("traffic-train-1")
@@ -108,7 +108,7 @@ async def test_a_dependant_applied_last_starts_at_once(cluster: MemoryKube) -> N
 
 
 @play
-async def test_a_dependant_of_a_failed_parent_fails_and_says_why(cluster: MemoryKube) -> None:
+async def test_a_dependant_of_a_failed_parent_fails_and_names_the_cause(cluster: MemoryKube) -> None:
     prune = cluster.add(resource("PruneJob", "small"))
     cluster.add(resource())
     await cluster.settle()
@@ -158,7 +158,7 @@ async def test_resources_that_refer_to_each_other_fail(cluster: MemoryKube) -> N
 
 
 @play
-async def test_a_dependant_of_an_artifact_that_is_not_there_fails(cluster: MemoryKube) -> None:
+async def test_a_dependant_of_a_missing_artifact_fails(cluster: MemoryKube) -> None:
     await trained(cluster)
     reference = {"trainingJobRef": {"name": "traffic", "checkpoint": "last"}}
     prune = cluster.add(resource("PruneJob", "small", model=reference))
@@ -204,7 +204,9 @@ def test_a_stored_resource_whose_address_leaves_its_claim_is_reported(path: str)
 
 
 @play
-async def test_a_run_that_an_older_operator_began_with_such_an_address_goes_on(cluster: MemoryKube) -> None:
+async def test_a_run_whose_address_leaves_its_claim_goes_on_if_an_older_operator_began_it(
+    cluster: MemoryKube,
+) -> None:
     key = cluster.add(resource())
     await cluster.settle()
     cluster.run_pod("traffic-train-1")
@@ -217,7 +219,9 @@ async def test_a_run_that_an_older_operator_began_with_such_an_address_goes_on(c
 
 
 @play
-async def test_a_resource_that_ended_keeps_its_phase_whatever_its_address(cluster: MemoryKube) -> None:
+async def test_a_finished_resource_whose_address_leaves_its_claim_keeps_its_phase(
+    cluster: MemoryKube,
+) -> None:
     key = await trained(cluster)
     cluster.edit(key, output={"uri": "pvc://runs//etc/x"})
     await cluster.settle()
@@ -225,7 +229,7 @@ async def test_a_resource_that_ended_keeps_its_phase_whatever_its_address(cluste
 
 
 @play
-async def test_a_resource_that_failed_stays_failed_whatever_is_edited(cluster: MemoryKube) -> None:
+async def test_an_edit_does_not_restart_a_failed_resource(cluster: MemoryKube) -> None:
     key = cluster.add(resource(training={"epochs": 0}))
     await cluster.settle()
     cluster.edit(key, suspend=True)
@@ -290,7 +294,9 @@ def test_a_finished_resource_stays_finished_when_its_job_is_gone(code: int) -> N
 
 
 @play
-async def test_a_finished_resource_takes_note_of_a_new_generation_and_no_more(cluster: MemoryKube) -> None:
+async def test_an_edit_of_a_finished_resource_only_updates_its_observed_generation(
+    cluster: MemoryKube,
+) -> None:
     key = await trained(cluster)
     cluster.edit(key, suspend=True)
     await cluster.settle()
@@ -398,7 +404,9 @@ async def test_a_job_beyond_quota_is_waited_for(cluster: MemoryKube) -> None:
 
 
 @play
-async def test_a_job_that_a_webhook_refuses_fails_the_resource_after_a_while(cluster: MemoryKube) -> None:
+async def test_a_job_that_a_webhook_refuses_fails_the_resource_after_the_start_timeout(
+    cluster: MemoryKube,
+) -> None:
     key = cluster.add(resource())
     cluster.refuse_jobs = refusal(403, "admission webhook denied the request: no")
     await cluster.settle_refused(key)

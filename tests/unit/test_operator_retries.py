@@ -1,4 +1,4 @@
-"""How attempts end, and what follows: diagnosis, retries, remedies, suspension."""
+"""Ends of attempts and their consequences: diagnosis, retries, remedies, suspension."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def started(cluster: MemoryKube, **spec: Any) -> Key:
 
 
 async def fail(cluster: MemoryKube, attempt: int, code: int, **how: Any) -> None:
-    """The attempt fails, and the next one starts where there is one."""
+    """Let the attempt fail, and the next one start if there is one."""
     cluster.finish(f"traffic-train-{attempt}", ended(code), **how)
     delay = await cluster.settle()
     cluster.wait(delay or 0)
@@ -76,7 +76,9 @@ ENDS = [
 
 
 @pytest.mark.parametrize(("state", "how", "reason"), [case[1:] for case in ENDS], ids=[c[0] for c in ENDS])
-def test_every_way_to_end_has_its_reason(state: dict[str, Any], how: dict[str, Any], reason: str) -> None:
+def test_each_end_of_a_pod_is_diagnosed_with_its_reason(
+    state: dict[str, Any], how: dict[str, Any], reason: str
+) -> None:
     async def scenario(cluster: MemoryKube) -> None:
         key = await started(cluster)
         cluster.finish("traffic-train-1", state, **how)
@@ -161,7 +163,9 @@ async def test_a_failure_by_the_users_input_is_not_retried(cluster: MemoryKube) 
 
 
 @play
-async def test_between_attempts_the_phase_is_retrying_and_says_what_changes(cluster: MemoryKube) -> None:
+async def test_between_attempts_the_phase_is_retrying_and_the_message_names_the_remedy(
+    cluster: MemoryKube,
+) -> None:
     key = await started(cluster, training={"batchSizePerGPU": 8})
     cluster.finish("traffic-train-1", ended(12))
     assert await cluster.settle() == 10
@@ -207,7 +211,7 @@ async def test_a_learning_rate_without_a_minimum_is_lowered_by_its_maximum(clust
 
 
 @play
-async def test_without_remedies_the_same_is_tried_again(cluster: MemoryKube) -> None:
+async def test_without_remedies_a_retry_has_the_same_spec(cluster: MemoryKube) -> None:
     policy = {"remedies": {"outOfMemory": "None", "nanLoss": "None"}}
     key = await started(cluster, runPolicy=policy)
     await fail(cluster, 1, 12)
@@ -317,7 +321,7 @@ async def test_reported_for_is_kept_at_the_end(cluster: MemoryKube) -> None:
 
 
 @play
-async def test_a_termination_message_does_not_say_for_whom_it_reports(cluster: MemoryKube) -> None:
+async def test_reported_for_in_a_termination_message_is_ignored(cluster: MemoryKube) -> None:
     key = await started(cluster)
     cluster.report(key, reportedFor="pod-1")
     message = {"metrics": {"mAP": 0.5}, "reportedFor": "somebody else"}
@@ -398,7 +402,7 @@ async def test_suspension_between_two_attempts_starts_no_attempt(cluster: Memory
 
 
 @play
-async def test_an_image_that_cannot_be_pulled_is_reported_at_once_and_fails_the_resource_after_a_while(
+async def test_an_image_that_cannot_be_pulled_is_reported_at_once_and_fails_after_the_start_timeout(
     cluster: MemoryKube,
 ) -> None:
     key = cluster.add(resource())
@@ -435,7 +439,7 @@ async def test_an_image_that_is_pulled_late_is_no_failure(cluster: MemoryKube) -
 
 
 @play
-async def test_a_pod_that_finds_no_node_waits_and_says_why(cluster: MemoryKube) -> None:
+async def test_an_unschedulable_pod_is_waited_for_and_its_reason_reported(cluster: MemoryKube) -> None:
     key = cluster.add(resource())
     await cluster.settle()
     unschedulable = {
@@ -473,7 +477,7 @@ async def test_the_start_timeout_begins_anew_with_another_blocker(cluster: Memor
 
 
 @play
-async def test_a_missing_secret_fails_the_resource_after_a_while(cluster: MemoryKube) -> None:
+async def test_a_missing_secret_fails_the_resource_after_the_start_timeout(cluster: MemoryKube) -> None:
     key = cluster.add(resource())
     await cluster.settle()
     cluster.wait(3)
@@ -487,7 +491,9 @@ async def test_a_missing_secret_fails_the_resource_after_a_while(cluster: Memory
 
 
 @play
-async def test_a_job_whose_pods_are_refused_says_why_and_fails_after_a_while(cluster: MemoryKube) -> None:
+async def test_refused_pods_are_reported_and_fail_the_resource_after_the_start_timeout(
+    cluster: MemoryKube,
+) -> None:
     key = cluster.add(resource())
     await cluster.settle()
     uid = cluster.jobs["traffic-train-1"]["metadata"]["uid"]
@@ -501,7 +507,7 @@ async def test_a_job_whose_pods_are_refused_says_why_and_fails_after_a_while(clu
 
 
 @play
-async def test_a_pod_whose_volume_cannot_be_mounted_says_so(cluster: MemoryKube) -> None:
+async def test_a_volume_that_cannot_be_mounted_is_reported(cluster: MemoryKube) -> None:
     key = cluster.add(resource())
     await cluster.settle()
     scheduled = {"type": "PodScheduled", "status": "True"}
@@ -549,7 +555,7 @@ async def test_results_that_did_not_reach_the_status_come_from_the_termination_m
 
 
 @play
-async def test_results_are_there_before_the_phase_says_so(cluster: MemoryKube) -> None:
+async def test_results_are_written_before_the_final_phase(cluster: MemoryKube) -> None:
     key = await started(cluster)
     message = {"artifacts": [{"name": "best", "uri": "pvc://runs/best", "sha256": SHA, "sizeBytes": 7}]}
     cluster.finish("traffic-train-1", ended(0, "Completed", json.dumps(message)))
@@ -601,7 +607,7 @@ def test_interruptions_far_apart_are_each_resumed_at_once() -> None:
     assert retry.delay(late, 0, settings) == 0
 
 
-def test_a_remedy_that_would_change_nothing_is_none() -> None:
+def test_a_remedy_without_effect_is_none() -> None:
     assert retry.remedy(spec(training={"batchSizePerGPU": 1}), None, Reason.OUT_OF_MEMORY) is None
     assert retry.remedy(spec(), None, Reason.INTERNAL) is None
 

@@ -1,4 +1,4 @@
-"""Every state of an attempt, with every intent of the user: which state it is, and what the operator does."""
+"""Table of every state of an attempt with every intent of the user, and the plan of the operator for it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def exited(code: int) -> PodState:
 
 
 def recorded(hours_ago: float, remedy: str | None = None) -> TrainingJobStatus:
-    """A status whose history has the end of attempt 1."""
+    """Return a status whose history has the end of attempt 1."""
     time = times.to_wire(START - timedelta(hours=hours_ago))
     return SEEN.model_copy(
         update={"history": [Attempt(attempt=1, reason="Internal", remedy=remedy, time=time)], "retries": 1}
@@ -171,6 +171,10 @@ TABLE: dict[str, tuple[Snapshot, type, str, str, str, str]] = {
         snapshot_of(job=replace(COMPLETE, deleting=True)), Ended,
         "Succeeded", "Succeeded", "-", "Stalled",
     ),
+    "a complete Job whose attempt was recorded as a failure": (
+        snapshot_of(recorded(0), job=COMPLETE), Ended,
+        "Succeeded", "Succeeded", "-", "Stalled",
+    ),
     "a failed Job, for a reason that is tried again": (
         snapshot_of(job=FAILED, pods=(exited(70),)), Ended,
         "Retrying", "Retrying", "-", "Stalled",
@@ -202,7 +206,7 @@ def with_intent(state: Snapshot, intent: str) -> Snapshot:
 
 
 def in_words(plan: Plan) -> str:
-    """Phase and reason of the status that a plan writes, and what it does to Jobs and Services."""
+    """Describe a plan: phase and reason of the status that it writes, and actions on Jobs and Services."""
     parts = []
     if plan.status is not None:
         true = {item.type: item for item in plan.status.conditions if item.status == "True"}

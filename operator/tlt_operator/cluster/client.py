@@ -1,4 +1,4 @@
-"""The requests that the operator makes to the API server, as a protocol, and the errors they raise.
+"""Requests that the operator makes to the API server, as a protocol, and the errors that they raise.
 
 :mod:`tlt_operator.cluster.http` speaks to a real server; tests have a cluster in memory.
 
@@ -19,11 +19,11 @@ Json = Mapping[str, Any]
 
 
 class ApiError(Exception):
-    """The API server answered with an error.
+    """Error of a request to the API server.
 
     Attributes:
-        code: HTTP status; 0 where there was no answer.
-        message: The API server's message.
+        code: HTTP status; 0 if there was no answer.
+        message: Message of the API server.
         retry_after: Seconds that the API server asks to wait, if it does.
     """
 
@@ -35,55 +35,55 @@ class ApiError(Exception):
 
 
 class NotFoundError(ApiError):
-    """404."""
+    """The object does not exist (HTTP 404)."""
 
 
 class ConflictError(ApiError):
-    """409."""
+    """The object exists or has changed (HTTP 409)."""
 
 
 class RefusedError(ApiError):
-    """400, 403, 422."""
+    """The request was refused (HTTP 400, 403, 422)."""
 
 
 def api_error(code: int, message: str, retry_after: float | None = None) -> ApiError:
-    """The error for a status code."""
+    """Return the error for a status code."""
     kinds: dict[int, type[ApiError]] = {404: NotFoundError, 409: ConflictError}
     kinds |= dict.fromkeys((400, 403, 422), RefusedError)
     return kinds.get(code, ApiError)(code, message, retry_after)
 
 
 class Client(Protocol):
-    """Access to the cluster. Every method raises :class:`ApiError`."""
+    """Protocol of access to the cluster. Every method raises :class:`ApiError`."""
 
     async def get_resource(self, kind: Kind, namespace: str, name: str) -> Json | None:
-        """A resource of ours, or None."""
+        """Get a resource of ours; None if it does not exist."""
 
     async def get_job(self, namespace: str, name: str) -> Json | None:
-        """A batch Job, or None."""
+        """Get a batch Job; None if it does not exist."""
 
     async def list_jobs(self, namespace: str, owner_uid: str) -> Sequence[Json]:
-        """The batch Jobs with the label of this owner."""
+        """List the batch Jobs with the label of this owner."""
 
     async def list_pods(self, namespace: str, owner_kind: str, owner_name: str) -> Sequence[Json]:
-        """The pods with the labels of this owner, or of an earlier one of its name."""
+        """List the pods with the labels of this owner, or of an earlier one of its name."""
 
     async def list_warnings(self, namespace: str, uid: str) -> Sequence[Json]:
-        """The Warning events about an object."""
+        """List the Warning events about an object."""
 
     def list_metadata(self, kind: Kind, namespace: str | None) -> AsyncIterator[Json]:
-        """The metadata of all resources of a kind, in a namespace or everywhere."""
+        """List the metadata of all resources of a kind, in a namespace or everywhere."""
 
     async def apply_status(
         self, kind: Kind, namespace: str, name: str, uid: str, status: Json, manager: str, version: str
     ) -> str:
-        """Server-side apply of a status by a field manager, only to this uid and version; the new version."""
+        """Apply a status as a field manager, only to this uid and version; return the new version."""
 
     async def create_job(self, job: Json) -> None:
         """Create a batch Job."""
 
     async def get_service(self, namespace: str, name: str) -> Json | None:
-        """A Service, or None."""
+        """Get a Service; None if it does not exist."""
 
     async def create_service(self, service: Json) -> None:
         """Create a Service."""

@@ -1,4 +1,4 @@
-"""The real :class:`~tlt_operator.cluster.client.Client`: plain aiohttp, which kopf has loaded anyway.
+"""Client of a real API server, by plain aiohttp, which kopf has loaded anyway.
 
 The official client's typed API is not used: it takes three times the CPU time for a request and 110 MB of
 memory (docs/adr/0006-operator-without-the-official-client.md).
@@ -19,9 +19,10 @@ import aiohttp
 from tlt_api.base import API_VERSION, GROUP, VERSION
 from tlt_api.resources import Kind
 from tlt_operator.cluster.client import Json, NotFoundError, api_error
-from tlt_operator.objects.labels import OWNER_KIND, OWNER_NAME, OWNER_UID
+from tlt_operator.objects import OWNER_KIND, OWNER_NAME, OWNER_UID
 
 _PAGE = 500
+"""Resources in one answer: a list of thousands at once would take memory on both sides."""
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _JSON = "application/json"
 _APPLY = "application/apply-patch+yaml"
@@ -34,25 +35,25 @@ class Connection(Protocol):
 
     @property
     def server(self) -> str:
-        """Its address."""
+        """Address of the API server."""
 
     @property
     def expiration(self) -> datetime | None:
         """Time of the next log-in; None for never."""
 
     def as_http_headers(self) -> dict[str, str]:
-        """The Authorization header, if there is one."""
+        """Return the Authorization header, if there is one."""
 
     def as_ssl_context(self) -> ssl.SSLContext:
-        """The authorities to trust, and the client's certificate, if there is one."""
+        """Return the TLS context: trusted authorities and the client's certificate, if there is one."""
 
 
 class HttpClient:
-    """A client of one API server. Use it as an asynchronous context manager.
+    """Client of one API server, an asynchronous context manager.
 
     Args:
-        log_in: Gives the connection. It is called again, in a thread, when the connection has expired or the
-            server no longer accepts it.
+        log_in: Function that returns the connection. It is called again, in a thread, when the connection has
+            expired or the server no longer accepts it.
         timeout_seconds: Longest time for one request.
     """
 
@@ -78,29 +79,29 @@ class HttpClient:
             await self._session.close()
 
     async def get_resource(self, kind: Kind, namespace: str, name: str) -> Json | None:
-        """A resource of ours, or None."""
+        """Get a resource of ours; None if it does not exist."""
         return await self._get(_resource(kind, namespace, name))
 
     async def get_job(self, namespace: str, name: str) -> Json | None:
-        """A batch Job, or None."""
+        """Get a batch Job; None if it does not exist."""
         return await self._get(_job(namespace, name))
 
     async def list_jobs(self, namespace: str, owner_uid: str) -> Sequence[Json]:
-        """The batch Jobs with the label of this owner."""
+        """List the batch Jobs with the label of this owner."""
         return await self._list(_job(namespace), labelSelector=f"{OWNER_UID}={owner_uid}")
 
     async def list_pods(self, namespace: str, owner_kind: str, owner_name: str) -> Sequence[Json]:
-        """The pods with the labels of this owner, or of an earlier one of its name."""
+        """List the pods with the labels of this owner, or of an earlier one of its name."""
         path = f"/api/v1/namespaces/{namespace}/pods"
         return await self._list(path, labelSelector=f"{OWNER_KIND}={owner_kind},{OWNER_NAME}={owner_name}")
 
     async def list_warnings(self, namespace: str, uid: str) -> Sequence[Json]:
-        """The Warning events about an object."""
+        """List the Warning events about an object."""
         path = f"/api/v1/namespaces/{namespace}/events"
         return await self._list(path, fieldSelector=f"involvedObject.uid={uid},type=Warning")
 
     async def list_metadata(self, kind: Kind, namespace: str | None) -> AsyncIterator[Json]:
-        """The metadata of all resources of a kind, page by page."""
+        """List the metadata of all resources of a kind, page by page."""
         path = _resource(kind, namespace)
         query = {"limit": str(_PAGE)}
         while True:
@@ -115,7 +116,7 @@ class HttpClient:
     async def apply_status(
         self, kind: Kind, namespace: str, name: str, uid: str, status: Json, manager: str, version: str
     ) -> str:
-        """Server-side apply of a status by a field manager, only to this uid and version; the new version."""
+        """Apply a status as a field manager, only to this uid and version; return the new version."""
         # The version alone guards: a status patch ignores a wrong uid, but no two objects share a version.
         metadata = {"name": name, "namespace": namespace, "uid": uid, "resourceVersion": version}
         body = {"apiVersion": API_VERSION, "kind": kind.name, "metadata": metadata, "status": status}
@@ -129,7 +130,7 @@ class HttpClient:
         await self._request("POST", _job(job["metadata"]["namespace"]), job)
 
     async def get_service(self, namespace: str, name: str) -> Json | None:
-        """A Service, or None."""
+        """Get a Service; None if it does not exist."""
         return await self._get(f"{_services(namespace)}/{name}")
 
     async def create_service(self, service: Json) -> None:
@@ -163,7 +164,8 @@ class HttpClient:
 
     async def _list(self, path: str, **query: str) -> Sequence[Json]:
         answer = await self._request("GET", path, query=query)
-        return answer["items"] or ()  # an empty list may come as null
+        # An empty list may come as null.
+        return answer["items"] or ()
 
     async def _request(
         self,
@@ -178,7 +180,9 @@ class HttpClient:
         data = None if body is None else json.dumps(body)
         connection = await self._connected()
         status, text, retry_after = await self._send(connection, method, path, data, query, headers)
-        if status == _UNAUTHORIZED:  # the token was renewed, or revoked, before it expired
+        # The token was renewed, or revoked, before it expired. One new log-in only: a user who is refused
+        # would log in forever.
+        if status == _UNAUTHORIZED:
             connection = await self._connected(instead_of=connection)
             status, text, retry_after = await self._send(connection, method, path, data, query, headers)
         if status >= 400:
@@ -195,7 +199,7 @@ class HttpClient:
         query: Mapping[str, str] | None,
         headers: Mapping[str, str],
     ) -> tuple[int, str, str | None]:
-        """Send a request; the answer's status, text and Retry-After header."""
+        """Send a request; return the answer's status, text and Retry-After header."""
         if self._session is None:
             raise RuntimeError("HttpClient is used outside of its context")
         try:
@@ -212,7 +216,8 @@ class HttpClient:
             raise api_error(0, f"{method} {path}: {error or type(error).__name__}") from error
 
     async def _connected(self, instead_of: Connection | None = None) -> Connection:
-        """The current connection; a new one where it has expired, or is ``instead_of``."""
+        """Return the current connection, or a new one if it has expired or is ``instead_of``."""
+        # One log-in serves all requests that wait for it: of several that got 401, the first one renews.
         async with self._logging_in:
             connection = self._connection
             if connection is None or connection is instead_of or _has_expired(connection):
@@ -225,7 +230,8 @@ class HttpClient:
             connection = await asyncio.to_thread(self._log_in)
             # A new TLS context too: certificates and authorities are renewed as tokens are.
             self._ssl = await asyncio.to_thread(connection.as_ssl_context)
-        except Exception as error:  # a file that is gone, a program that failed: it may work the next time
+        # A file that is gone, a program that failed: it may work the next time.
+        except Exception as error:
             raise api_error(0, f"log-in failed: {error}") from error
         return connection
 

@@ -1,0 +1,15 @@
+"""Objects that the operator creates, a module each, and the labels by which it finds them again.
+
+The modules are pure: the same attempt always gives the same objects.
+"""
+
+from __future__ import annotations
+
+OWNER_KIND = "tlt.dev/owner-kind"
+OWNER_NAME = "tlt.dev/owner-name"
+OWNER_UID = "tlt.dev/owner-uid"
+ATTEMPT = "tlt.dev/attempt"
+INDEX = "batch.kubernetes.io/job-completion-index"
+"""Label (and annotation) that Kubernetes sets on the pods of an Indexed Job."""
+KUEUE_PREFIX = "kueue.x-k8s.io/"
+"""Prefix of the labels by which Kueue admits a Job (queue-name, priority-class)."""

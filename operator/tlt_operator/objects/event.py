@@ -1,4 +1,4 @@
-"""Events, for people. Pure: the same transition always has the same name, and is therefore posted once."""
+"""Event of a transition, for people. Pure: the same transition has the same name, and is posted once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MESSAGE_LIMIT = 1024
 
 @dataclass(frozen=True)
 class Event:
-    """A Kubernetes Event to post: written for people, never read back."""
+    """Kubernetes Event to post: written for people, never read back."""
 
     type: Literal["Normal", "Warning"]
     reason: str
@@ -26,7 +26,8 @@ class Event:
 
 
 def build(snapshot: Snapshot, status: JobStatus, event: Event, now: datetime) -> dict[str, Any]:
-    """The manifest of an Event that explains how the resource came into a status."""
+    """Return the manifest of an Event that explains how the resource came into a status."""
+    # Without the message, whose wording may change between two tries of one transition (times, counts).
     identity = [
         snapshot.uid,
         snapshot.generation,

@@ -1,4 +1,4 @@
-"""The batch/v1 Job of an attempt. Pure: the same attempt always gives the same Job.
+"""Batch Job of an attempt. Pure: the same attempt always gives the same Job.
 
 No ``ttlSecondsAfterFinished`` is set here: a Job must not be removed before its outcome stands in the
 resource's status. :mod:`tlt_operator.reconcile.cleanup` sets it then.
@@ -11,19 +11,18 @@ from typing import Any
 
 from tlt_api.base import API_VERSION
 from tlt_api.runspec import RUN_SPEC_ANNOTATION, RunSpec
-from tlt_operator.objects import labels, pod, service
+from tlt_operator.objects import ATTEMPT, KUEUE_PREFIX, OWNER_KIND, OWNER_NAME, OWNER_UID, pod, service
 from tlt_operator.settings import Settings
 
 
 def build(run: RunSpec, settings: Settings, owner_labels: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The Job's manifest. The owner's labels for Kueue are copied to the Job, its other labels are not."""
+    """Return the Job's manifest. Of the owner's labels, those for Kueue are copied to the Job."""
     owner = run.owner
     name = run.kind.job_name(owner.name, run.attempt)
     pod_labels = _labels(run)
-    queue_labels = {
-        key: value for key, value in (owner_labels or {}).items() if key.startswith(labels.KUEUE_PREFIX)
-    }
+    queue_labels = {key: value for key, value in (owner_labels or {}).items() if key.startswith(KUEUE_PREFIX)}
     spec: dict[str, Any] = {
+        # The operator makes the attempts: the Job controller would repeat every failure, unchanged.
         "backoffLimit": 0,
         # A pod that Kubernetes itself took away fails the Job with the reason PodFailurePolicy: even after
         # the pod is gone, it can be told apart from a run that failed.
@@ -44,6 +43,7 @@ def build(run: RunSpec, settings: Settings, owner_labels: Mapping[str, str] | No
         # The failure of any pod fails the Job: a collective does not go on without one of its members.
         count = len(run.workers)
         spec |= {"completionMode": "Indexed", "completions": count, "parallelism": count}
+        # Gives each pod the host name <job>-<index>.<service>, by which the workers reach each other.
         spec["template"]["spec"]["subdomain"] = service.service_name(name)
     deadline = run.spec.run_policy.active_deadline_seconds
     if deadline is not None:
@@ -76,8 +76,8 @@ def _labels(run: RunSpec) -> dict[str, str]:
         "app.kubernetes.io/name": "tlt-runner",
         "app.kubernetes.io/component": run.kind.command,
         "app.kubernetes.io/managed-by": "tlt-operator",
-        labels.OWNER_KIND: run.owner.kind,
-        labels.OWNER_NAME: run.owner.name,
-        labels.OWNER_UID: run.owner.uid,
-        labels.ATTEMPT: str(run.attempt),
+        OWNER_KIND: run.owner.kind,
+        OWNER_NAME: run.owner.name,
+        OWNER_UID: run.owner.uid,
+        ATTEMPT: str(run.attempt),
     }

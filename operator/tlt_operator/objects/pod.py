@@ -1,4 +1,4 @@
-"""The pod of an attempt: the user's choices within the ``restricted`` Pod Security Standard. Pure."""
+"""Pod of an attempt: the user's choices within the ``restricted`` Pod Security Standard. Pure."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ SHARED_MEMORY = "2Gi"
 
 
 def build(run: RunSpec, settings: Settings) -> dict[str, Any]:
-    """The pod's spec."""
+    """Return the pod's spec."""
     template = run.spec.pod_template
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "serviceAccountName": RUNNER_SERVICE_ACCOUNT,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
+        # Without it, every Service of the namespace adds variables to the runner's environment.
         "enableServiceLinks": False,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER,
             "runAsGroup": USER,
             "fsGroup": USER,
+            # The default changes the owner of every file at each mount: minutes on a large data set.
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
@@ -44,22 +46,24 @@ def build(run: RunSpec, settings: Settings) -> dict[str, Any]:
         "runtimeClassName": template.runtime_class_name,
         "priorityClassName": template.priority_class_name,
     }
+    # Empty choices are left out: the cluster's defaults apply.
     return pod | {key: value for key, value in chosen.items() if value}
 
 
 def claims(run: RunSpec) -> dict[str, bool]:
-    """The PersistentVolumeClaims that a run needs, and whether it only reads from them."""
+    """Return the PersistentVolumeClaims that a run needs, each with True if the run only reads from it."""
     inputs = run.inputs
     uris = run.spec.referenced_uris()
     uris += [inputs.model.uri] if inputs.model else []
     uris += [inputs.records.uri] if inputs.records else []
+    # A claim that is both read and written is mounted once, writable.
     output = _claim(run.spec.output.uri)
     names = {claim for claim in map(_claim, uris) if claim}
     return {name: name != output for name in sorted(names)}
 
 
 def local_uris(spec: JobSpec) -> list[str]:
-    """Addresses that only a run without a cluster can reach."""
+    """Return the addresses that only a run without a cluster can reach."""
     return [uri for uri in spec.referenced_uris() if uri.startswith("file:")]
 
 
@@ -81,6 +85,7 @@ def _container(run: RunSpec, settings: Settings) -> dict[str, Any]:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
+        # Not the end of the log: the message is the runner's report, or empty.
         "terminationMessagePolicy": "File",
         "volumeMounts": [
             {"name": "run", "mountPath": RUN_SPEC_PATH.rsplit("/", 1)[0], "readOnly": True},
@@ -101,7 +106,9 @@ def _container(run: RunSpec, settings: Settings) -> dict[str, Any]:
 
 
 def _environment(run: RunSpec) -> list[dict[str, str]]:
+    # The root file system is read-only; /tmp is an emptyDir.
     env = {"HOME": "/tmp", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+    # With the nvidia runtime as a node's default, a pod that requests no GPU may still see all of them.
     if run.spec.resources.gpus == 0:
         env["CUDA_VISIBLE_DEVICES"] = ""
     env |= {variable.name: variable.value for variable in run.spec.pod_template.env}

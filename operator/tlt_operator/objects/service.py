@@ -1,10 +1,10 @@
-"""The headless Service by which the pods of one attempt reach each other. Pure.
+"""Headless Service by which the pods of one attempt reach each other. Pure.
 
 Kubernetes gives pod ``<index>`` of an Indexed Job the host name ``<job>-<index>``; a headless Service,
 which is the pods' subdomain, makes it an address. Addresses follow from the attempt, before anything
 exists.
 
-The Service belongs to the Job and is created once the Job has been seen. It is deleted together with the
+The Service belongs to the Job and is created once the Job has been observed. It is deleted together with the
 Job, by suspension and TTL too, and the operator needs no right to delete Services. A foreground deletion
 removes it at its start, before the pods have ended: pods that are connected keep their connections.
 """
@@ -23,12 +23,12 @@ _JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
 
 
 def service_name(job: str) -> str:
-    """Name of a Job's Service. The prefix makes it begin with a letter, which a Job's name need not."""
+    """Return the name of a Job's Service. A Service's name begins with a letter, a Job's name need not."""
     return f"tlt-{job}"
 
 
 def addresses(job: str, spec: JobSpec) -> list[str]:
-    """``host:port`` of the pods that train together, by index; none where there is one pod."""
+    """Return ``host:port`` of the pods that train together, by index; an empty list for a single pod."""
     nodes = spec.resources.nodes if isinstance(spec.resources, TrainingResources) else 1
     if nodes == 1:
         return []
@@ -36,7 +36,7 @@ def addresses(job: str, spec: JobSpec) -> list[str]:
 
 
 def build(namespace: str, job: JobState) -> dict[str, Any]:
-    """The headless Service of a Job that has been seen."""
+    """Return the manifest of the headless Service of a Job that has been observed."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -62,6 +62,7 @@ def build(namespace: str, job: JobState) -> dict[str, Any]:
             "clusterIP": "None",
             # Workers connect to each other before any of them is ready.
             "publishNotReadyAddresses": True,
+            # By the Job's uid: pods of an earlier Job of this name are not among the addresses.
             "selector": {_JOB_UID_LABEL: job.uid},
             "ports": [{"name": PORT_NAME, "port": PORT, "targetPort": PORT, "protocol": "TCP"}],
         },

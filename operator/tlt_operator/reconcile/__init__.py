@@ -1,4 +1,4 @@
-"""The decision: what to do for a resource, given a snapshot of it. Pure; one module for each policy.
+"""Decision on the actions for a resource, from a snapshot of it. Pure; one module for each policy.
 
 Two facts decide, the intent of the user and the state of the current attempt (:mod:`.state`):
 
@@ -29,7 +29,7 @@ __all__ = ["Plan", "reconcile"]
 
 
 def reconcile(snapshot: Snapshot, now: datetime, settings: Settings) -> Plan:
-    """The plan for a resource."""
+    """Return the plan for a resource."""
     # The garbage collector deletes Jobs and pods along with their owner.
     if snapshot.deleting:
         return Plan()
@@ -42,10 +42,12 @@ def _decide(snapshot: Snapshot, now: datetime, settings: Settings) -> Plan:
     # Succeeded and Failed are final, whatever the spec says now and whatever happened to the Job.
     if snapshot.status.phase in conditions.TERMINAL:
         return cleanup.finished(snapshot)
+    # A spec or status that cannot be read must neither stop a run nor start one.
     resource = snapshot.resource
     if resource is None:
         return _unreadable(snapshot, now)
     state = attempt_state(snapshot)
+    # Before the first attempt too: a resource may be created suspended.
     if resource.spec.suspend:
         return suspend.reconcile(snapshot, resource, state, now)
     # References are resolved once, before the first attempt.
@@ -55,7 +57,7 @@ def _decide(snapshot: Snapshot, now: datetime, settings: Settings) -> Plan:
 
 
 def _unreadable(snapshot: Snapshot, now: datetime) -> Plan:
-    """The plan where spec or status are of another version, or slipped past the CRD's rules."""
+    """Return the plan for a spec or status of another version, or one that slipped past the CRD's rules."""
     # Nothing was started: the resource fails with the field at fault.
     if snapshot.status.attempt is None:
         return transitions.fail(snapshot, failures.failure(Reason.INVALID_SPEC, snapshot.invalid), now)
@@ -66,4 +68,5 @@ def _unreadable(snapshot: Snapshot, now: datetime) -> Plan:
     )
     update = {"conditions": built, "observed_generation": snapshot.generation}
     plan = plan_for(snapshot, snapshot.status.model_copy(update=update))
+    # plan_for posts an Event for a change of phase, attempt or Ready, and none of them changes here.
     return replace(plan, event=Event("Warning", Reason.INVALID_SPEC, message) if plan.status else None)

@@ -1,4 +1,4 @@
-"""From an announced attempt to its end, and on to the next one: the policy of a resource that is to run."""
+"""Policy of a resource that is to run: from an announced attempt to its end, and on to the next one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _LONGEST_POLL_SECONDS = 120.0
 def reconcile(
     snapshot: Snapshot, resource: Resource, state: AttemptState, now: datetime, settings: Settings
 ) -> Plan:
-    """The plan for a resource that is to run and whose first attempt was announced."""
+    """Return the plan for a resource that is to run and whose first attempt was announced."""
     match state:
         case NotStarted():
             raise ValueError("expected an attempt; before the first one, first_attempt decides")
@@ -55,6 +55,7 @@ def reconcile(
         case Stopping(job=job):
             stopping = State(Phase.RUNNING, conditions.STOPPING, f"Job {job.name} is being deleted")
             return plan_for(snapshot, with_state(snapshot, stopping, now, job_uid=job.uid))
+        # Somebody deleted the Job: an interruption, which does not count as a failure of the run.
         case Lost():
             text = f"Job {snapshot.status.job_name} was deleted before it ended"
             return transitions.end_attempt(snapshot, resource, failure(Reason.JOB_DELETED, text), now)
@@ -70,14 +71,16 @@ def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Set
         owner = snapshot.job.owner_uid or "none"
         text = f"Job {name} belongs to something else (owner uid {owner}): waits until it is gone"
         return _queued(snapshot, "JobNameTaken", text, now, REFUSED_POLL_SECONDS)
+    # The pod of an earlier attempt may outlive its Job, for example on a node that is cut off.
     if snapshot.live_pods:
         names = ", ".join(snapshot.live_pods)
         text = f"waits for the end of {names}: two pods must not write to one output"
         return _queued(snapshot, "WaitingForOldPod", text, now, OLD_POD_POLL_SECONDS)
-    # The API server refused the Job just now, for its content, which stays, or for something that changes.
+    # The API server refused the Job just now for its content (400, 422), which the next try would not change.
     if snapshot.refusal and snapshot.refusal.code in (400, 422):
         text = f"Job {name} was refused: {snapshot.refusal.message}"
         return transitions.fail(snapshot, failure(Reason.INVALID_SPEC, text), now)
+    # Refused with 403 (a quota, a webhook, Pod Security): the reason may go away.
     if snapshot.refusal:
         blocker = blockers.refused(snapshot.refusal.message)
         return _blocked(snapshot, resource, blocker, None, now, settings, REFUSED_POLL_SECONDS)
@@ -107,8 +110,10 @@ def _waiting(
 
 def _poll_seconds(snapshot: Snapshot, job: JobState, now: datetime) -> float:
     """Seconds until the next look at a Job whose pods do not run. Pods are not watched, hence the poll."""
+    # Services are not watched: only another look finds that a name is free or a right was granted.
     if job.indexed and snapshot.own_service is None:
         return REFUSED_POLL_SECONDS
+    # Often at first, when an image is pulled, and ever less: a pod may wait for a free node for days.
     age = (now - (job.created or now)).total_seconds()
     return min(max(age / 4, _SHORTEST_POLL_SECONDS), _LONGEST_POLL_SECONDS)
 
@@ -122,19 +127,20 @@ def _blocked(
     settings: Settings,
     poll: float,
 ) -> Plan:
-    """Report a blocker. One that is an error ends the attempt once it has lasted for the start timeout."""
+    """Report a blocker; one that is an error ends the attempt once it has lasted for the start timeout."""
     if blocker.fails_as:
         left = settings.start_timeout_seconds - _blocked_seconds(snapshot, blocker, now)
         if left <= 0:
             cause = failure(blocker.fails_as, blocker.block.message, blocker.hint)
             return transitions.end_attempt(snapshot, resource, cause, now, delete=job)
+        # No event announces the end of the timeout.
         poll = min(poll, left)
     state = State(Phase.QUEUED, blocker.block.reason, blocker.block.message, blocker.block)
-    return plan_for(snapshot, with_state(snapshot, state, now, **_seen(job)), requeue_after=poll)
+    return plan_for(snapshot, with_state(snapshot, state, now, **_job_observed(job)), requeue_after=poll)
 
 
 def _blocked_seconds(snapshot: Snapshot, blocker: Blocker, now: datetime) -> float:
-    """For how long this very blocker has been reported."""
+    """Return for how many seconds this same blocker has been reported."""
     condition = conditions.find(snapshot.status.conditions, conditions.BLOCKED)
     if condition is None or condition.status != "True" or condition.reason != blocker.block.reason:
         return 0.0
@@ -146,11 +152,11 @@ def _queued(
     snapshot: Snapshot, reason: str, message: str, now: datetime, poll: float, job: JobState | None = None
 ) -> Plan:
     state = State(Phase.QUEUED, reason, message)
-    return plan_for(snapshot, with_state(snapshot, state, now, **_seen(job)), requeue_after=poll)
+    return plan_for(snapshot, with_state(snapshot, state, now, **_job_observed(job)), requeue_after=poll)
 
 
-def _seen(job: JobState | None) -> dict[str, str]:
-    """The change of the status that records that the Job has been seen."""
+def _job_observed(job: JobState | None) -> dict[str, str]:
+    """Fields of the status that record that the Job has been observed."""
     return {"job_uid": job.uid} if job else {}
 
 
@@ -175,7 +181,7 @@ def _ended(snapshot: Snapshot, resource: Resource, state: Ended, now: datetime, 
 
 
 def _next(snapshot: Snapshot, last: Attempt, now: datetime, settings: Settings) -> Plan:
-    """Announce the attempt after the one that ended, once its delay is over."""
+    """Announce the attempt after the last one, once its delay is over."""
     history = snapshot.status.history or []
     delay = retry.delay(history, snapshot.status.retries or 0, settings)
     due = (times.from_wire(last.time) or now) + timedelta(seconds=delay)

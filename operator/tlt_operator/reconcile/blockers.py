@@ -1,4 +1,4 @@
-"""Everything that can keep an attempt's pods from starting: reported at once, fatal only if it lasts."""
+"""Obstacles that keep an attempt's pods from starting: reported at once, fatal only if they last."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _CONTAINER = {"CreateContainerConfigError", "CreateContainerError", "RunContaine
 
 @dataclass(frozen=True)
 class Blocker:
-    """Something that keeps a pod from starting.
+    """Obstacle that keeps a pod from starting.
 
     Attributes:
-        block: Its reason and message, as the condition Blocked has them.
-        fails_as: The failure that it becomes when it lasts; None where only waiting helps.
-        hint: What the user can do.
+        block: Reason and message of the condition Blocked.
+        fails_as: Failure that the obstacle becomes if it lasts; None if only waiting helps.
+        hint: Suggested remedy for the user; None for that of the failure's class.
     """
 
     block: Block
@@ -31,15 +31,18 @@ class Blocker:
 
 
 def find(job: JobState, pods: Sequence[PodState], events: Sequence[EventState]) -> Blocker | None:
-    """The blocker of a Job's pods; None where none is known."""
+    """Return the blocker of a Job's pods, or None if no obstacle is visible."""
+    # Kueue suspends a Job until it admits it, which may take days: never an error.
     if job.suspended:
         return Blocker(Block("JobSuspended", f"Job {job.name} is suspended, by a queueing system or by hand"))
+    # Without a pod, only the events of the Job say why none is created.
     if not pods:
         return _no_pod(events)
     waiting = [pod for pod in pods if pod.phase == "Pending"] or [pods[-1]]
     for pod in reversed(waiting):
         if blocker := _of_pod(pod):
             return blocker
+    # The pod's state says nothing: a volume that cannot be mounted shows in the events alone.
     if events:
         return Blocker(Block("PodNotStarting", f"{events[-1].reason}: {events[-1].message}"))
     return None
@@ -56,6 +59,7 @@ def _of_pod(pod: PodState) -> Blocker | None:
             Reason.POD_REJECTED,
             "Create what the message names as missing (for example a Secret), or correct its name.",
         )
+    # No node fits. A cluster autoscaler, or another run's end, may change that at any time: never an error.
     scheduled = pod.conditions.get("PodScheduled")
     if scheduled and not scheduled.true:
         return Blocker(Block(scheduled.reason or "Unschedulable", scheduled.message))
@@ -63,7 +67,8 @@ def _of_pod(pod: PodState) -> Blocker | None:
 
 
 def refused(message: str) -> Blocker:
-    """The API server refused the Job or its pod."""
+    """Return the blocker of a Job or pod that the API server refused."""
+    # A quota is answered with 403 too, but other runs may free it: only the text tells it from a refusal.
     if "exceeded quota" in message:
         return Blocker(Block("QuotaExceeded", message))
     return Blocker(
@@ -72,7 +77,7 @@ def refused(message: str) -> Blocker:
 
 
 def no_service(job: str, other: ServiceState | None, refusal: Refusal | None) -> Blocker:
-    """The Job's pods cannot reach each other: their Service's name is taken, or the API server refused it."""
+    """Return the blocker of pods without a Service: its name is taken, or the API server refused it."""
     name = service_name(job)
     if other:
         owner = other.owner_uid or "none"

@@ -1,4 +1,4 @@
-"""The policy for Jobs whose outcome is recorded: set their TTL, and delete those that still run."""
+"""Policy for Jobs whose outcome is recorded: set their TTL, and delete those that still run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from tlt_operator.snapshot import Snapshot
 
 
 def finished(snapshot: Snapshot) -> Plan:
-    """The plan for a resource that has succeeded or failed: its phase stays, whatever happens to its Jobs."""
+    """Return the plan for a resource that has succeeded or failed; its phase stays, whatever its Jobs do."""
     status = snapshot.status
-    # An edit of the spec changes nothing any more; the status says that it was seen.
+    # An edit of the spec changes nothing any more; observedGeneration tells that it was noticed.
     if status.observed_generation != snapshot.generation:
         generation = {"observed_generation": snapshot.generation}
         conditions = [condition.model_copy(update=generation) for condition in status.conditions]
@@ -23,7 +23,7 @@ def finished(snapshot: Snapshot) -> Plan:
 
 
 def ttl(snapshot: Snapshot, status: JobStatus) -> tuple[tuple[str, int], ...]:
-    """Jobs that may be removed once this status is written, and after how many seconds.
+    """Return the Jobs that may be removed once this status is written, and after how many seconds.
 
     A Job gets its TTL only here, after its outcome was recorded: one that vanished before, while the
     operator was away, would look as if somebody had deleted it, and the run would be made again.
@@ -33,6 +33,7 @@ def ttl(snapshot: Snapshot, status: JobStatus) -> tuple[tuple[str, int], ...]:
     seconds = snapshot.resource.spec.run_policy.ttl_seconds_after_finished
     if seconds is None:
         return ()
+    # The history has the attempts without success; the last attempt of a success is in no history.
     recorded = {snapshot.job_name(entry.attempt) for entry in status.history or ()}
     if status.phase in TERMINAL and status.job_name:
         recorded.add(status.job_name)

@@ -1,4 +1,4 @@
-"""The reason of a failed attempt, from conditions of Job and pod and from exit codes; never from log text.
+"""Diagnosis of a failed attempt, from conditions of Job and pod and from exit codes, never from log text.
 
 In this order, the surest sign first: the Job ran out of time; Kubernetes took the pod away
 (DisruptionTarget); the container was killed for memory; the runner's own report (exit code and termination
@@ -32,20 +32,23 @@ _COLLATERAL = {Reason.INTERNAL: 1, Reason.INTERRUPTED: 2, Reason.WORKER_LOST: 2}
 
 
 def diagnose(job: JobState, pods: Sequence[PodState]) -> Failure:
-    """The failure of a failed Job.
+    """Return the failure of a failed Job.
 
     Args:
         job: The Job, whose condition Failed is True.
         pods: Its pods, newest last.
     """
+    # The Job controller kills the pods at the deadline: their exit codes would look like an interruption.
     condition = job.conditions["Failed"]
     if condition.reason == "DeadlineExceeded":
         return failure(
             Reason.DEADLINE_EXCEEDED, f"Job {job.name} ran longer than activeDeadlineSeconds allows"
         )
+    # The policy matches DisruptionTarget only: Kubernetes took a pod away, which may be gone by now.
     pod = _first_to_fail(pods)
     if condition.reason == "PodFailurePolicy":
         return _disrupted(condition.message, pod)
+    # Nobody knows how the pod ended; an interruption does not count against the run.
     if pod is None:
         return failure(
             Reason.INTERRUPTED,
@@ -55,9 +58,10 @@ def diagnose(job: JobState, pods: Sequence[PodState]) -> Failure:
 
 
 def _first_to_fail(pods: Sequence[PodState]) -> PodState | None:
-    """The pod, of those that worked together, that failed by itself: the first to end, where several did."""
+    """Return the pod, of those that worked together, that failed by itself, or the first of several."""
     indices = {pod.index for pod in pods}
     candidates = [_most_informative([pod for pod in pods if pod.index == index]) for index in indices]
+    # A pod that ended with 0 is not the cause, unless there is no other.
     failed = [pod for pod in candidates if pod.exit_code != 0] or candidates
 
     def rank(pod: PodState) -> tuple[bool, int, float, int]:
@@ -70,7 +74,7 @@ def _first_to_fail(pods: Sequence[PodState]) -> PodState | None:
 
 
 def _most_informative(pods: Sequence[PodState]) -> PodState:
-    """The pod, of one index, whose container ended, else the newest."""
+    """Return, of the pods of one index, the one whose container ended, else the newest."""
     ended = [pod for pod in pods if pod.exit_code is not None]
     return (ended or pods)[-1]
 
@@ -103,6 +107,7 @@ def _exited(pod: PodState, container: ContainerState, code: int) -> Failure:
         text = f"the container of pod {pod.name} could not be started: {container.message}"
         hint = "Check that spec.podTemplate.image is a runner image."
         return failure(Reason.POD_REJECTED, text, hint, exit_code=code)
+    # The kernel killed the container's first process. A child that is killed shows as its exit code below.
     if container.reason == "OOMKilled":
         text = f"the container of pod {pod.name} was killed for memory"
         return failure(Reason.OUT_OF_MEMORY, text, exit_code=code)
@@ -110,8 +115,7 @@ def _exited(pod: PodState, container: ContainerState, code: int) -> Failure:
     reported = _reported_failure(run_report, code) if run_report else None
     if reported:
         return reported
-    # Nobody stopped the pod, so this SIGKILL is the kernel's, to a process that was not the container's
-    # first.
+    # Nobody stopped the pod: this SIGKILL is the kernel's, to a process that was not the container's first.
     if code == SIGKILL and not pod.deleting:
         text = (
             f"a process of pod {pod.name} was killed (exit code {code}) though nobody stopped the pod: "
@@ -125,26 +129,29 @@ def _exited(pod: PodState, container: ContainerState, code: int) -> Failure:
 
 
 def _reported_failure(run_report: RunReport, code: int) -> Failure | None:
-    """The failure that the runner reported, if its exit code agrees."""
+    """Return the failure that the runner reported, if its exit code agrees."""
     reported = run_report.failure
     if reported is None or reported.reason not in set(Reason):
         return None
     reason = Reason(reported.reason)
+    # A process that ended with another code did not end by what it reported.
     if CLASSES[reason].exit_code != code:
         return None
     return failure(reason, reported.message, reported.hint, exit_code=code)
 
 
 def _by_exit_code(pod: PodState, container: ContainerState, code: int) -> Failure:
-    known = by_exit_code(code)
+    failure_class = by_exit_code(code)
     text = f"pod {pod.name} ended with exit code {code}"
-    if known.exit_code != code:
+    # An unknown code (a crash, a signal): only the container's reason and message say more.
+    if failure_class.exit_code != code:
         signal = f", signal {code - 128}" if 128 < code < 160 else ""
         text += f"{signal} ({container.reason or 'no reason given'}: {container.message or 'no message'})"
-    return failure(known.reason, text, exit_code=code)
+    return failure(failure_class.reason, text, exit_code=code)
 
 
 def _never_ran(pod: PodState) -> Failure:
+    # The kubelet rejected or evicted the pod before its container started.
     if pod.reason:
         reason = Reason.NODE_LOST if pod.reason in _NODE_GONE else Reason.EVICTED
         return failure(reason, f"pod {pod.name}: {pod.reason}: {pod.message}")

@@ -1,4 +1,4 @@
-"""Before the first attempt: wait for the resource that this one refers to, then pin what it delivers."""
+"""Policy before the first attempt: wait for the referenced resource, then pin the files that it delivers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tlt_operator.snapshot import Snapshot
 
 
 def reconcile(snapshot: Snapshot, resource: Resource, now: datetime) -> Plan:
-    """The plan for a resource that has not been attempted yet."""
+    """Return the plan for a resource that has not been attempted yet."""
     # A pod cannot reach file:// addresses.
     local_uris = pod.local_uris(resource.spec)
     if local_uris:
@@ -26,8 +26,10 @@ def reconcile(snapshot: Snapshot, resource: Resource, now: datetime) -> Plan:
         message = f"{parent[0]}/{parent[1]} cannot be read: {snapshot.invalid_parents[parent]}"
         return transitions.fail(snapshot, failure(Reason.DEPENDENCY_FAILED, message), now)
     match references.resolve(resource, lambda kind, name: snapshot.parents.get((kind, name))):
+        # The files are recorded in the status with their digests: all attempts start from the same ones.
         case references.Resolved(inputs=inputs, dependency=dependency):
             return transitions.announce(snapshot, 1, now, inputs=inputs, dependency=dependency)
+        # The parent is recorded by its uid: a resource of its name that is created later is another one.
         case references.Waiting(message=message, dependency=dependency):
             state = conditions.waiting_for_dependency(message)
             latest = dependency or snapshot.status.dependency

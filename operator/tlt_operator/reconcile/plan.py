@@ -1,4 +1,4 @@
-"""The actions for a resource: ``reconcile`` decides on them, ``apply`` executes them."""
+"""Plan of the actions for a resource: ``reconcile`` decides on them, ``apply`` executes them."""
 
 from __future__ import annotations
 
@@ -39,14 +39,15 @@ class Plan:
 
 
 def plan_for(snapshot: Snapshot, status: JobStatus, **actions: Any) -> Plan:
-    """The plan that writes a status, with an Event where it is a transition; ``actions`` go into the plan."""
+    """Return a plan that writes a status, with an Event for a transition; ``actions`` go into the plan."""
+    # Nothing changed: no write, and no load on the API server from resources at rest.
     if operator_fields(status) == operator_fields(snapshot.status):
         return Plan(**actions)
     return Plan(status=status, event=_transition(snapshot.status, status), **actions)
 
 
 def with_state(snapshot: Snapshot, state: conditions.State, now: datetime, **changes: Any) -> JobStatus:
-    """The status in a new state; ``changes`` are fields by their Python names."""
+    """Return the status in a new state; ``changes`` are fields by their Python names."""
     built = conditions.build(snapshot.status.conditions, state, snapshot.generation, times.to_wire(now))
     update = {
         "conditions": built,
@@ -58,12 +59,12 @@ def with_state(snapshot: Snapshot, state: conditions.State, now: datetime, **cha
 
 
 def operator_fields(status: JobStatus) -> dict[str, Any]:
-    """The operator's fields of a status as JSON data."""
+    """Return the operator's fields of a status as JSON data."""
     return status.model_dump(mode="json", by_alias=True, exclude_none=True, include=set(OPERATOR_FIELDS))
 
 
 def _transition(before: JobStatus, after: JobStatus) -> Event | None:
-    """The Event for people, where phase, attempt or reason have changed."""
+    """Return the Event for people if phase, attempt or reason have changed."""
     ready = conditions.find(after.conditions, conditions.READY)
     was_ready = conditions.find(before.conditions, conditions.READY)
     # Waiting for a pod follows the creation of its Job by a moment, and is not worth an Event of its own.

@@ -1,4 +1,4 @@
-"""The runner's report in the termination message, and the fields of the status that it completes.
+"""Report of the runner in the termination message, and the fields of the status that it completes.
 
 The runner writes its fields itself while it runs (field manager ``tlt-runner``). The termination message
 carries the same report, perhaps shortened, and arrives even when the API server was away. At the end of an
@@ -20,7 +20,7 @@ from tlt_operator.snapshot import PodState
 
 
 def parse(message: str) -> RunReport | None:
-    """The report in a termination message; None where it is something else, for example the end of a log."""
+    """Return the report in a termination message, or None for other text, for example the end of a log."""
     if not message.lstrip().startswith("{"):
         return None
     try:
@@ -30,21 +30,23 @@ def parse(message: str) -> RunReport | None:
 
 
 def of_pods(pods: Sequence[PodState]) -> RunReport | None:
-    """The report of the pod that ended last; of several that worked together, index 0 reports."""
+    """Return the report of the pod that ended last; of several that worked together, index 0 reports."""
+    # Index 0, or no index at all: the pod of an ordinary Job.
     chiefs = [pod for pod in pods if not pod.index]
     reports = [parse(pod.container.message) for pod in chiefs if pod.container and pod.container.message]
     return next((report for report in reversed(reports) if report), None)
 
 
 def completed(status: JobStatus, report: RunReport | None) -> dict[str, Any] | None:
-    """The runner's fields of the status completed by a report; None where it adds nothing."""
+    """Return the runner's fields of the status completed by a report, or None if it adds nothing."""
     if report is None:
         return None
     fields = set(RUNNER_FIELDS & type(status).model_fields.keys())
     current = status.model_dump(mode="json", by_alias=True, exclude_none=True, include=fields)
-    # Who reported is not the message's to say: the API server checks it while the runner reports.
+    # The API server checks reportedFor while the runner reports; in the message nobody has checked it.
     fields -= {"reported_for"}
     reported = report.model_dump(mode="json", by_alias=True, exclude_none=True, include=fields)
+    # All fields, not just the new ones: server-side apply removes those that a manager leaves out.
     merged = {
         **current,
         **{name: _completed(name, current.get(name), value) for name, value in reported.items()},
@@ -53,6 +55,7 @@ def completed(status: JobStatus, report: RunReport | None) -> dict[str, Any] | N
 
 
 def _completed(name: str, current: Any, reported: Any) -> Any:
+    # The message may lack the checkpoints of epochs, to save space: those in the status are kept.
     if name == "artifacts" and current:
         return list({item["name"]: item for item in [*current, *reported]}.values())
     # A section that was shortened for the message says nothing new.

@@ -1,4 +1,4 @@
-"""Retries: which failures count, how long to wait, and what the next attempt changes.
+"""Policy of retries: the failures that count, the delay, and the changes that the next attempt makes.
 
 Everything follows from the spec and ``status.history``, so that it is the same after a restart of the
 operator.
@@ -46,10 +46,12 @@ def counts(reason: Reason, history: Sequence[Attempt] | None) -> bool:
 
 
 def delay(history: Sequence[Attempt], retries: int, settings: Settings) -> float:
-    """Seconds between the end of the last attempt and the start of the next."""
+    """Return the seconds between the end of the last attempt and the start of the next."""
     last = history[-1].reason
+    # The user resumed it, and waits.
     if last == SUSPENDED:
         return 0
+    # The first interruption is resumed at once, the first failure after the base delay; then delays double.
     doublings = _interruptions(history) - 2 if last in UNCOUNTED else retries - 1
     if doublings < 0:
         return 0
@@ -57,7 +59,7 @@ def delay(history: Sequence[Attempt], retries: int, settings: Settings) -> float
 
 
 def _interruptions(history: Sequence[Attempt]) -> int:
-    """The number of interruptions in a row that the history ends with."""
+    """Return the number of interruptions in a row at the end of the history."""
     if not history or history[-1].reason not in UNCOUNTED:
         return 0
     count = 1
@@ -72,7 +74,7 @@ def _interruptions(history: Sequence[Attempt]) -> int:
 
 
 def append(history: Sequence[Attempt] | None, entry: Attempt) -> list[Attempt]:
-    """The history with an entry more, within its limit.
+    """Return the history with one more entry, within its limit.
 
     The oldest entries without a remedy are dropped first: the next attempt's spec is made from all remedies.
     """
@@ -84,9 +86,10 @@ def append(history: Sequence[Attempt] | None, entry: Attempt) -> list[Attempt]:
 
 
 def remedy(spec: JobSpec, history: Sequence[Attempt] | None, reason: Reason) -> str | None:
-    """The change that the attempt after this failure makes, in words; None where nothing is changed."""
+    """Return the change that the attempt after this failure makes, in words; None if nothing is changed."""
     if not isinstance(spec, TrainingJobSpec):
         return None
+    # A failure counts for the spec of the next attempt if it has a remedy, even an empty one.
     entry = Attempt(attempt=0, reason=reason, remedy="")
     before = _remedied(spec, history).training
     after = _remedied(spec, [*(history or ()), entry]).training
@@ -102,13 +105,14 @@ def remedy(spec: JobSpec, history: Sequence[Attempt] | None, reason: Reason) -> 
 
 
 def for_attempt(spec: JobSpec, history: Sequence[Attempt] | None) -> JobSpec:
-    """The spec with the remedies of all failures so far."""
+    """Return the spec with the remedies of all failures so far."""
     if not isinstance(spec, TrainingJobSpec):
         return spec
     return _remedied(spec, history)
 
 
 def _remedied(spec: TrainingJobSpec, history: Sequence[Attempt] | None) -> TrainingJobSpec:
+    # From the user's spec and the whole history each time: an operator that restarts computes the same spec.
     remedied = [entry.reason for entry in history or () if entry.remedy is not None]
     remedies = spec.run_policy.remedies
     training = spec.training
@@ -118,7 +122,8 @@ def _remedied(spec: TrainingJobSpec, history: Sequence[Attempt] | None) -> Train
     if remedies.nan_loss == "LowerLearningRate":
         factor = 10.0 ** remedied.count(Reason.NAN_LOSS)
         rate = training.learning_rate
-        lowest = None if rate.min is None else rate.min / factor  # without one, it follows max
+        # Without a minimum, it follows the maximum by its default.
+        lowest = None if rate.min is None else rate.min / factor
         rate = rate.model_copy(update={"min": lowest, "max": rate.max / factor})
         training = training.model_copy(update={"learning_rate": rate})
     return spec.model_copy(update={"training": training})

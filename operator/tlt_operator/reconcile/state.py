@@ -4,7 +4,7 @@
                                                   -> Ended
 
 ``status.attempt`` is written before the Job is created (Announced), and ``status.jobUid`` once the Job has
-been seen. A Job that is absent was therefore not created yet where there is no jobUid, and was deleted
+been observed. A Job that is absent was therefore not created yet where there is no jobUid, and was deleted
 where there is one (Lost). The end of an attempt is recorded in ``status.history``; from then on its Job no
 longer matters.
 """
@@ -22,21 +22,21 @@ from tlt_operator.snapshot import JobState, Snapshot
 
 @dataclass(frozen=True)
 class NotStarted:
-    """No attempt was announced."""
+    """State before the first attempt is announced."""
 
 
 @dataclass(frozen=True)
 class Announced:
-    """The status names the attempt; its Job has not been seen, and may not exist."""
+    """State of an attempt that the status names; its Job has not been observed and may not exist."""
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """The Job exists, and not all of its pods run.
+    """State of an attempt whose Job exists, while not all of its pods run.
 
     Attributes:
         job: The Job.
-        blocker: What keeps a pod from starting; None where nothing is known to be wrong.
+        blocker: Obstacle that keeps a pod from starting; None if no obstacle is visible.
     """
 
     job: JobState
@@ -45,11 +45,11 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Running:
-    """All pods run, or have run.
+    """State of an attempt whose pods all run or have run.
 
     Attributes:
         job: The Job.
-        problem: Something that is wrong and does not stop the run.
+        problem: Problem that does not stop the run; None if there is none.
     """
 
     job: JobState
@@ -58,14 +58,14 @@ class Running:
 
 @dataclass(frozen=True)
 class Stopping:
-    """The Job is being deleted; its pods may still run."""
+    """State of an attempt whose Job is being deleted; its pods may still run."""
 
     job: JobState
 
 
 @dataclass(frozen=True)
 class Lost:
-    """The Job was seen and is gone, and nobody recorded an end."""
+    """State of an attempt whose Job was observed and is gone, without a recorded end."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ class Succeeded:
 
 @dataclass(frozen=True)
 class Ended:
-    """The attempt has ended.
+    """State of an attempt that has ended.
 
     Attributes:
         outcome: Success, or a failure that is not recorded yet, or the entry of ``status.history`` that
-        records it.
+            records it.
     """
 
     outcome: Succeeded | Failure | Attempt
@@ -95,14 +95,19 @@ def attempt_state(snapshot: Snapshot) -> AttemptState:
     status, job = snapshot.status, snapshot.own_job
     if status.attempt is None:
         return NotStarted()
-    # A Job that completed has delivered its results, even while it was being stopped.
+    # A Job that completed has delivered its results, even while it was being stopped. It wins over a failure
+    # in the history too: no policy retries an attempt whose Job may still complete, and if one did, another
+    # attempt would only repeat the work.
     if job and job.holds("Complete"):
         return Ended(Succeeded(job))
+    # A recorded end stays, even if the Job is gone by now (TTL): otherwise it would count as Lost.
     if status.history and status.history[-1].attempt == status.attempt:
         return Ended(status.history[-1])
+    # Without a recorded uid the Job was never observed and is created, perhaps for the second time: its fixed
+    # name lets only one exist at a time.
     if job is None:
         return Lost() if status.job_uid else Announced()
-    # A deletion is awaited to its end: the pods' last words count, and nothing must start beside them.
+    # A deletion is awaited to its end: the pods' termination messages count, and no other pod may start yet.
     if job.deleting:
         return Stopping(job)
     if job.holds("Failed"):

@@ -18,7 +18,8 @@ _LONGEST_MESSAGE = 2000
 
 
 def announce(snapshot: Snapshot, attempt: int, now: datetime, **changes: Any) -> Plan:
-    """Record that an attempt is to be made; the next look finds its Job missing and creates it."""
+    """Record that an attempt is to be made; the next reconciliation finds its Job missing and creates it."""
+    # The name goes into the status before the Job exists: the admission policy admits this Job's pods alone.
     name = snapshot.job_name(attempt)
     state = State(Phase.QUEUED, "CreatingJob", f"attempt {attempt}: creates Job {name}")
     fields: dict[str, Any] = {"attempt": attempt, "job_name": name, "job_uid": None, **changes}
@@ -28,7 +29,7 @@ def announce(snapshot: Snapshot, attempt: int, now: datetime, **changes: Any) ->
 
 
 def succeed(snapshot: Snapshot, job: JobState, now: datetime) -> Plan:
-    """The attempt, and with it the resource, succeeded."""
+    """Return the plan for an attempt that succeeded, and with it the resource."""
     status = with_state(
         snapshot,
         conditions.succeeded(snapshot.attempt),
@@ -44,10 +45,11 @@ def succeed(snapshot: Snapshot, job: JobState, now: datetime) -> Plan:
 def end_attempt(
     snapshot: Snapshot, resource: Resource, failure: Failure, now: datetime, delete: JobState | None = None
 ) -> Plan:
-    """The attempt ended without success: another one follows, or the resource failed."""
+    """Return the plan for an attempt without success: another one follows, or the resource fails."""
     status, failure, reason = snapshot.status, _shortened(failure), Reason(failure.reason)
     retries_left = retry.may_retry(reason, failure.retryable, status, resource.spec)
     remedy = retry.remedy(resource.spec, status.history, reason) if retries_left else None
+    # The remedy is recorded with the failure: the next attempt's spec follows from the history alone.
     entry = Attempt(attempt=snapshot.attempt, reason=reason, remedy=remedy, time=times.to_wire(now))
     history = retry.append(status.history, entry)
     if not retries_left:
@@ -64,7 +66,7 @@ def end_attempt(
 def fail(
     snapshot: Snapshot, failure: Failure, now: datetime, delete: JobState | None = None, **changes: Any
 ) -> Plan:
-    """The resource failed for good."""
+    """Return the plan for a resource that failed for good."""
     failure = _shortened(failure)
     status = with_state(
         snapshot,
@@ -78,15 +80,15 @@ def fail(
 
 
 def started(snapshot: Snapshot, job: JobState, now: datetime) -> str:
-    """``status.startTime``: the start of the first attempt's Job."""
+    """Return ``status.startTime``: the start of the first attempt's Job."""
     return snapshot.status.start_time or times.to_wire(job.start_time or now)
 
 
 def _final_report(snapshot: Snapshot) -> dict[str, Any] | None:
-    """The runner's fields with what its termination message adds."""
+    """Return the runner's fields, completed from the termination message; None if it adds nothing."""
     return report.completed(snapshot.status, report.of_pods(snapshot.attempt_pods))
 
 
 def _shortened(failure: Failure) -> Failure:
-    """The failure with a message that an object in etcd has room for."""
+    """Return the failure with a message short enough for an object in etcd."""
     return failure.model_copy(update={"message": failure.message[:_LONGEST_MESSAGE]})
