@@ -15,7 +15,7 @@ from tlt_runner.data import parallel
 from tlt_runner.data.input_pipeline import samples
 from tlt_runner.data.input_pipeline.batches import training_batches, validation_batches
 from tlt_runner.data.input_pipeline.samples import NAMES_SEPARATOR
-from tlt_runner.data.input_pipeline.worker_slice import Share
+from tlt_runner.data.input_pipeline.worker_slice import WorkerSlice
 from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.data.records import Records
 from tlt_runner.errors import RunnerError
@@ -296,7 +296,7 @@ def test_workers_together_see_what_one_sees(
             batch_size=batch_size,
             augmentation=augmentation,
             first_batch=1,
-            share=Share(index, 2),
+            worker_slice=WorkerSlice(index, 2),
         )
         for index in range(2)
     ]
@@ -312,13 +312,15 @@ def test_a_worker_decodes_its_own_images_only(records: Records, monkeypatch: pyt
     monkeypatch.setattr(
         samples, "_decode", lambda data, out=None: decoded.append(data) or decode(data, out=out)
     )
-    _epoch(records, 0, share=Share(1, 2))
+    _epoch(records, 0, worker_slice=WorkerSlice(1, 2))
     assert len(decoded) == len(set(decoded)) == 8
 
 
 def test_validation_images_are_shared_out_each_once(records: Records) -> None:
     whole = [batch["id"].numpy().tolist() for batch in validation_batches(records, 2, 3)]
-    shares = [list(validation_batches(records, 4, 3, share=Share(index, 2))) for index in range(2)]
+    shares = [
+        list(validation_batches(records, 4, 3, worker_slice=WorkerSlice(index, 2))) for index in range(2)
+    ]
     assert len(shares[0]) == len(shares[1]) == 2
     seen = [
         name

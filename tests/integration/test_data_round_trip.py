@@ -449,7 +449,7 @@ def test_an_interrupted_conversion_leaves_nothing_behind(tmp_path: Path) -> None
     start = _make_kitti(tmp_path / "start", STREETS)
     stop = Stop()
     with pytest.raises(RunnerError) as failure:
-        _export(tmp_path, start, tmp_path / "new/out", reporter=_At(1, stop.set), stop=stop)
+        _export(tmp_path, start, tmp_path / "new/out", reporter_for=lambda _: _At(1, stop.set), stop=stop)
     assert failure.value.reason == Reason.INTERRUPTED
     assert list((tmp_path / "new").iterdir()) == []
 
@@ -462,7 +462,7 @@ def test_an_output_that_somebody_filled_meanwhile_is_left_alone(tmp_path: Path) 
         (out / "mine.txt").touch()
 
     with pytest.raises(RunnerError, match="holds something now"):
-        _export(tmp_path, start, out, reporter=_At(1, fill))
+        _export(tmp_path, start, out, reporter_for=lambda _: _At(1, fill))
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
 
 

@@ -52,7 +52,7 @@ def _dataset(root: Path, **validation: Any) -> Dataset:
     )
 
 
-def _held_out(plan: planning.Plan) -> set[str]:
+def _held_out(plan: planning.Assignment) -> set[str]:
     return {item.sample.stem for item in plan.items if item.subset == "validation"}
 
 

@@ -12,7 +12,7 @@ from tlt_api.runreport import RunReport, to_termination_message
 from tlt_api.status import Failure
 from tlt_runner.data.class_mapping import ClassMapping
 from tlt_runner.data.report import statistics as statistics_module
-from tlt_runner.data.report.report import DatasetReport, judge, to_status
+from tlt_runner.data.report.report import DatasetReport, enforce_policy, to_status
 from tlt_runner.data.report.statistics import DatasetStatistics
 from tlt_runner.data.sample import Finding, Listing, Oddity, Problem, Sample, SampleOutcome
 from tlt_runner.errors import RunnerError
@@ -66,7 +66,7 @@ def _report(images: int, bad: int, lines: int = 0, orphans: int = 0, entries: in
     ],
 )
 def test_bad_samples_within_the_policy_pass(report: DatasetReport, policy: BadSamples) -> None:
-    judge(report, policy)
+    enforce_policy(report, policy)
 
 
 @pytest.mark.parametrize(
@@ -83,13 +83,13 @@ def test_bad_samples_within_the_policy_pass(report: DatasetReport, policy: BadSa
 )
 def test_bad_samples_beyond_the_policy_fail(report: DatasetReport, policy: BadSamples) -> None:
     with pytest.raises(RunnerError) as caught:
-        judge(report, policy)
+        enforce_policy(report, policy)
     assert caught.value.reason == Reason.BAD_SAMPLES
 
 
 def test_the_failure_names_the_first_ten_files_with_their_lines_and_counts_the_rest() -> None:
     with pytest.raises(RunnerError) as caught:
-        judge(_report(100, 0, lines=13), BadSamples())
+        enforce_policy(_report(100, 0, lines=13), BadSamples())
     message = caught.value.message
     assert "13 of 100 images (13.00%) are bad" in message
     assert "l/00.txt: lines 7, 9: InvertedBox: inverted 7; l/01.txt: lines 7, 9" in message
@@ -103,7 +103,7 @@ def test_the_failure_names_a_file_of_many_bad_lines_once() -> None:
     dropped = [Finding("l/1.txt", Problem.WRONG_COLUMNS, "seven", line) for line in range(1, 26)]
     statistics.add(_sample(), SampleOutcome(example=b"x", dropped=dropped), "training")
     with pytest.raises(RunnerError) as caught:
-        judge(statistics.to_report(MAPPING), BadSamples())
+        enforce_policy(statistics.to_report(MAPPING), BadSamples())
     expected = "l/1.txt: lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 15 more: WrongColumns: seven"
     assert caught.value.message.endswith(expected)
 
@@ -117,7 +117,7 @@ def test_a_failure_with_ten_files_fits_into_a_pods_termination_message() -> None
         statistics.add(_sample(str(number)), SampleOutcome(example=b"x", dropped=dropped), "training")
     report = statistics.to_report(MAPPING)
     with pytest.raises(RunnerError) as caught:
-        judge(report, BadSamples())
+        enforce_policy(report, BadSamples())
     failure = Failure(reason="BadSamples", message=caught.value.message, hint="h" * 300)
     status = to_status(report, "pvc://claim/runs/first/dataset-report.html")
     assert failure.message in to_termination_message(RunReport(failure=failure, dataset=status))

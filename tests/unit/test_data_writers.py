@@ -124,7 +124,7 @@ def test_coco_counts_ids_from_one_and_gives_corner_and_size(tmp_path: Path) -> N
     ]
 
 
-def test_yolo_gives_shares_of_the_image_and_the_classes_by_decimal(tmp_path: Path) -> None:
+def test_yolo_gives_shares_of_the_image_and_the_classes_by_number(tmp_path: Path) -> None:
     _write(YoloWriter, tmp_path, TRAINING, EMPTY)
     assert (tmp_path / "labels/train/street/0001.txt").read_text() == (
         "0 0.4012500000 0.4050000000 0.4025000000 0.4100000000\n"

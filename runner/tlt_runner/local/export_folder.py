@@ -1,4 +1,4 @@
-"""``tlt convert --to``: a manifest's data set as a folder of another format, in this process.
+"""Write a manifest's data set as a folder of another format, in this process: ``tlt convert --to``.
 
 The ``dataset`` block that reads the folder goes to the standard output, to be pasted into a manifest; all
 else goes to the standard error output.
@@ -48,7 +48,7 @@ def run(
             target,
             out,
             resize=resize,
-            reporter=_Printer(),
+            reporter_for=_Printer,
             stop=interrupts,
         )
     for line in _summary(exported, out):
@@ -59,13 +59,20 @@ def run(
 
 
 class _Printer:
-    """Prints the progress, now and then."""
+    """Prints the progress, now and then.
+
+    Args:
+        total: Number of images in all.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
 
     def progress(self, progress: Progress) -> None:
         """Print every thousandth image."""
         if progress.step and progress.step % PRINTED_EVERY == 0:
             rest = f"{progress.images_per_second:g} images/s, {progress.eta_seconds} s left"
-            print(f"{progress.step} images, {rest}", file=sys.stderr, flush=True)
+            print(f"{progress.step} of {self._total} images, {rest}", file=sys.stderr, flush=True)
 
 
 def _summary(exported: ExportedFolder, out: Path) -> list[str]:

@@ -18,8 +18,8 @@ from tlt_api.failures import Reason
 from tlt_api.training import Augmentation
 from tlt_runner.data import parallel, tfrecords
 from tlt_runner.data.input_pipeline import mosaic
-from tlt_runner.data.input_pipeline.samples import PADDING_CLASS, Feeder
-from tlt_runner.data.input_pipeline.worker_slice import WHOLE, Share
+from tlt_runner.data.input_pipeline.samples import PADDING_CLASS, SampleMaker
+from tlt_runner.data.input_pipeline.worker_slice import WHOLE, WorkerSlice
 from tlt_runner.data.records import Records
 from tlt_runner.errors import RunnerError
 
@@ -56,11 +56,11 @@ def training_batches(
     max_objects: int,
     epoch: int,
     first_batch: int = 0,
-    share: Share = WHOLE,
+    worker_slice: WorkerSlice = WHOLE,
 ) -> tf.data.Dataset:
     """One epoch of training images, shuffled and augmented; the last partial batch is dropped.
 
-    Several workers read the same files in the same order, and each decodes the images of its share (and
+    Several workers read the same files in the same order, and each decodes the images of its slice (and
     those that a mosaic of it takes), so that together they see what one would.
 
     Args:
@@ -71,7 +71,7 @@ def training_batches(
         max_objects: Objects of an image at most (G).
         epoch: Number of the epoch.
         first_batch: Batches to leave out at the beginning, without decoding them; the others are the same.
-        share: This worker's part of a batch; B is its number of images.
+        worker_slice: This worker's part of a batch; B is its number of images.
 
     Returns:
         Batches of ``image`` uint8 [B, H, W, 3] RGB, ``boxes`` float32 [B, G, 4] yxyx pixels (zeros where
@@ -86,7 +86,7 @@ def training_batches(
     manifest = records.manifest
     steps_of(records, batch_size)
     workers = parallel.workers()
-    feeder = Feeder(
+    sample_maker = SampleMaker(
         augmentation, manifest.height, manifest.width, max_objects, seed, epoch, _threads(workers)
     )
     data = _shuffled(records, order=seed * 1_000_003 + epoch).enumerate()
@@ -95,11 +95,11 @@ def training_batches(
     if together > 1:
         data = data.unbatch().batch(together * batch_size)
     data = data.skip(first_batch // together)
-    chosen = share.places(batch_size, together)
+    chosen = worker_slice.positions(batch_size, together)
     # Enough images at a time for all workers, and a batch that is being handed on.
     calls = 1 + -(-workers // len(chosen))
-    data = data.map(partial(_load, feeder, chosen), num_parallel_calls=calls, deterministic=True)
-    size = share.size(batch_size)
+    data = data.map(partial(_load, sample_maker, chosen), num_parallel_calls=calls, deterministic=True)
+    size = worker_slice.size(batch_size)
     if together > 1:
         data = data.unbatch().batch(size, drop_remainder=True).skip(first_batch % together)
     return data.map(partial(_with_static_shapes, size)).prefetch(1)
@@ -123,23 +123,23 @@ def _shuffled(records: Records, order: int) -> tf.data.Dataset:
     return data.shuffle(_shuffle_buffer(records), seed=order, reshuffle_each_iteration=False)
 
 
-def _load(feeder: Feeder, chosen: Any, positions: Any, serialized: Any) -> dict[str, Any]:
+def _load(sample_maker: SampleMaker, chosen: Any, positions: Any, serialized: Any) -> dict[str, Any]:
     """Make samples of the images at ``chosen`` of a batch; only a mosaic takes from the others."""
     # Several batches at a time may end with fewer images.
     chosen = tf.boolean_mask(chosen, chosen < tf.size(positions, tf.int64))
-    if not feeder.augmentation.mosaic:
+    if not sample_maker.augmentation.mosaic:
         positions, serialized = tf.gather(positions, chosen), tf.gather(serialized, chosen)
         chosen = tf.range(tf.size(positions, tf.int64))
     parsed = tfrecords.parse_encoded(serialized)
     image, names, boxes, classes, left_out = tf.numpy_function(
-        feeder.samples,
+        sample_maker.samples,
         [parsed["encoded"], parsed["id"], parsed["boxes"], parsed["classes"], positions, chosen],
         [tf.uint8, tf.string, tf.float32, tf.int32, tf.int32],
         stateful=False,
     )
-    room = feeder.max_objects
+    room = sample_maker.max_objects
     return {
-        "image": tf.ensure_shape(image, [None, feeder.height, feeder.width, 3]),
+        "image": tf.ensure_shape(image, [None, sample_maker.height, sample_maker.width, 3]),
         "boxes": tf.ensure_shape(boxes, [None, room, 4]),
         "classes": tf.ensure_shape(classes, [None, room]),
         "id": tf.ensure_shape(names, [None]),
@@ -152,7 +152,11 @@ def _with_static_shapes(batch_size: int, batch: dict[str, Any]) -> dict[str, Any
 
 
 def validation_batches(
-    records: Records, batch_size: int, max_objects: int, limit: int | None = None, share: Share = WHOLE
+    records: Records,
+    batch_size: int,
+    max_objects: int,
+    limit: int | None = None,
+    worker_slice: WorkerSlice = WHOLE,
 ) -> tf.data.Dataset:
     """The validation images in a fixed order, each once; the last batch is filled up with black images.
 
@@ -161,7 +165,7 @@ def validation_batches(
         batch_size: Images of a batch, all workers together (B of a single worker).
         max_objects: Objects of an image at most (G).
         limit: Images at most; None means all.
-        share: This worker's part of a batch; all workers have the same number of batches.
+        worker_slice: This worker's part of a batch; all workers have the same number of batches.
 
     Returns:
         Batches as :func:`training_batches` gives them, not augmented, with ``difficult`` bool [B, G],
@@ -177,7 +181,7 @@ def validation_batches(
     missing = -images % batch_size
     # The padding is no record but an empty text, of which a blank image is made.
     data = data.concatenate(tf.data.Dataset.from_tensors("").repeat(missing))
-    chosen = share.places(batch_size)
+    chosen = worker_slice.positions(batch_size)
     data = data.batch(batch_size, drop_remainder=True).map(lambda batch: tf.gather(batch, chosen)).unbatch()
 
     def load(serialized: Any) -> dict[str, Any]:
@@ -190,7 +194,7 @@ def validation_batches(
         num_parallel_calls=parallel.workers(),
         deterministic=True,
     )
-    return data.batch(share.size(batch_size), drop_remainder=True).prefetch(2)
+    return data.batch(worker_slice.size(batch_size), drop_remainder=True).prefetch(2)
 
 
 def _blank(spec: dict[str, tf.TensorSpec]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class _Drawn:
 
 
 @dataclass(frozen=True)
-class Feeder:
+class SampleMaker:
     """Makes training samples.
 
     Attributes:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ def export_folder(
     out: Path,
     *,
     resize: bool,
-    reporter: ProgressReporter | None = None,
+    reporter_for: Callable[[int], ProgressReporter] | None = None,
     stop: Stop | None = None,
 ) -> ExportedFolder:
     """Write a data set as a folder of another format.
@@ -83,7 +83,7 @@ def export_folder(
         target: The format to write.
         out: A new or empty folder.
         resize: Brings images and boxes to ``dataset.image_size``.
-        reporter: Receives the progress (stage ``export``).
+        reporter_for: Takes the number of images, and returns who receives the progress (stage ``export``).
         stop: Ends the export when it is requested.
 
     Raises:
@@ -94,6 +94,7 @@ def export_folder(
     _check_apart(dataset, storage, folder)
     folders = sources.find(dataset, storage)
     images = sum(len(source.listing.samples) for source in folders)
+    reporter = None if reporter_for is None else reporter_for(images)
     progress = StageProgress("export", images, reporter, stop)
     try:
         plan = planning.plan(folders, dataset, storage, progress)
@@ -111,7 +112,7 @@ def export_folder(
             # Their order, by subset and name, decides which of two images of one name keeps it.
             export.run(plan.items, progress)
             result = export.statistics.to_report(mapping)
-            _judge(result, dataset)
+            _require_usable(result, dataset)
             notes = [*_class_notes(written, mapping), *export.notes(target)]
             result = result.model_copy(update={"warnings": [*notes, *result.warnings]})
             text = result.model_dump_json(indent=1, exclude_none=True)
@@ -325,9 +326,9 @@ class _Export:
         return notes
 
 
-def _judge(result: DatasetReport, dataset: Dataset) -> None:
+def _require_usable(result: DatasetReport, dataset: Dataset) -> None:
     try:
-        report.judge(result, dataset.bad_samples)
+        report.enforce_policy(result, dataset.bad_samples)
     except RunnerError as error:
         hint = "`tlt convert -f` without --to reports them all: repair them, or raise badSamples.maxFraction."
         raise RunnerError(error.reason, error.message, hint) from None

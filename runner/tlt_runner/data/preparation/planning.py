@@ -65,8 +65,8 @@ class PlannedShard:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Subsets of all samples.
+class Assignment:
+    """Assignment of all samples to subsets.
 
     Attributes:
         items: Every sample, training before validation, each subset sorted by name.
@@ -95,7 +95,7 @@ class Plan:
 
 def plan(
     sources: Sequence[Source], dataset: Dataset, storage: Storage, progress: StageProgress | None = None
-) -> Plan:
+) -> Assignment:
     """Split the samples into training and validation. Reads every label once, opens no image.
 
     Args:
@@ -127,7 +127,7 @@ def plan(
         for sample, is_held in zip(samples, held, strict=True):
             items.append(PlannedSample(sample, source.reader, "validation" if is_held else "training"))
     items.sort(key=lambda item: (item.subset, item.sample.name))
-    return Plan(items, all_classes, ungrouped, unused)
+    return Assignment(items, all_classes, ungrouped, unused)
 
 
 def _classes(source: Source, progress: StageProgress | None) -> Iterator[Counter[str]]:

@@ -82,7 +82,7 @@ def prepare(
         log.info("%s: records of %s exist at %s", dataset.uri, hashes.digest, uri)
         records, result = existing
         preparation.publish_report(result, records)
-        report.judge(result, dataset.bad_samples)
+        report.enforce_policy(result, dataset.bad_samples)
     else:
         progress = StageProgress("convert", images, reporter, stop)
         records, result = preparation.run(folders, hashes, uri, progress)
@@ -162,7 +162,7 @@ class _Preparation:
         result = statistics.to_report(self._mapping)
         result = result.model_copy(update={"warnings": [*result.warnings, *plan.warnings]})
         try:
-            self._judge(result, statistics)
+            self._require_usable(result, statistics)
         except RunnerError:
             self.publish_report(result)
             folder.remove([name for shard in planned for name in (shard.sidecar, shard.name)])
@@ -232,13 +232,13 @@ class _Preparation:
             f"the mapping's keys are {', '.join(sorted(self._mapping.targets))}",
         )
 
-    def _judge(self, result: DatasetReport, statistics: DatasetStatistics) -> None:
+    def _require_usable(self, result: DatasetReport, statistics: DatasetStatistics) -> None:
         """Fail if the data cannot be trained on.
 
         Raises:
             RunnerError: ``BadSamples``, ``NoLabels``.
         """
-        report.judge(result, self._dataset.bad_samples)
+        report.enforce_policy(result, self._dataset.bad_samples)
         report.require_both_subsets(result)
         objects = {"training": statistics.training_objects, "validation": statistics.validation_objects}
         without_objects = [subset for subset, counts in objects.items() if not counts.total()]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlt_api.model import Anchors
+from tlt_runner.data.formats import names
 from tlt_runner.data.report import charts
 from tlt_runner.data.report.report import DatasetReport
 from tlt_runner.data.report.thumbnails import Thumbnail, thumbnails
@@ -27,7 +28,6 @@ _LONGEST = 300
 """Characters of a text at most."""
 _FINDINGS_SHOWN = 6
 """Findings below a picture at most."""
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), 11, 12, *range(14, 32), *range(127, 160))}
 
 
 def render(report: DatasetReport, anchors: Anchors, pictures: Sequence[Thumbnail]) -> str:
@@ -70,7 +70,7 @@ def _template() -> Template:
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         # Every text that the template prints passes through it, so that none can be forgotten.
-        finalize=_printable,
+        finalize=_cut_and_escaped,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -80,12 +80,12 @@ def _template() -> Template:
     return environment.get_template("page.html.jinja")
 
 
-def _printable(value: Any) -> Any:
-    """Cut a text, and show its control characters and lone surrogates as escapes."""
+def _cut_and_escaped(value: Any) -> Any:
+    """Cut a text, and escape its control characters and lone surrogates; markup and numbers stay."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     cut = value if len(value) <= _LONGEST else f"{value[: _LONGEST - 1]}…"
-    return cut.encode("utf-8", "backslashreplace").decode().translate(_CONTROLS)
+    return names.printable(cut)
 
 
 def _headline(report: DatasetReport) -> list[tuple[str, str, bool]]:
@@ -98,7 +98,7 @@ def _headline(report: DatasetReport) -> list[tuple[str, str, bool]]:
         ("to train on", f"{report.training_images:,}", False),
         ("to validate on", f"{report.validation_images:,}", False),
         ("images left out", f"{left_out:,}", left_out > 0),
-        ("images with something wrong", bad_share, report.bad_images > 0),
+        ("images with problems", bad_share, report.bad_images > 0),
         ("label lines", f"{report.lines:,}", False),
         ("objects", f"{report.objects:,}", False),
         ("lines dropped as wrong", f"{dropped:,}", dropped > 0),
@@ -128,7 +128,7 @@ def _unusual(report: DatasetReport) -> list[tuple[str, int, Sequence[str]]]:
     kinds = [
         *((str(oddity), report.odd_images[oddity], names) for oddity, names in report.odd.items()),
         ("validation images that are training images, too", report.leaked_images, report.leaked),
-        ("training images that are there twice", report.duplicate_images, report.duplicates),
+        ("duplicate training images", report.duplicate_images, report.duplicates),
     ]
     return [kind for kind in kinds if kind[1]]
 

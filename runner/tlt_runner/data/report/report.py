@@ -1,8 +1,8 @@
 """The dataset report: every image left out, every line dropped, and why (dataset-report.json).
 
 :class:`~tlt_runner.data.report.statistics.DatasetStatistics` are filled in while the data are converted. The
-report is their frozen form: people read it, :mod:`tlt_runner.data.report.html` draws it, and :func:`judge`
-decides by it.
+report is their frozen form: people read it, :mod:`tlt_runner.data.report.html` draws it, and
+:func:`enforce_policy` decides by it.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def require_both_subsets(report: DatasetReport) -> None:
         )
 
 
-def judge(report: DatasetReport, policy: BadSamples) -> None:
+def enforce_policy(report: DatasetReport, policy: BadSamples) -> None:
     """Fail if the data have more bad samples than the policy allows.
 
     Raises:

@@ -1,7 +1,7 @@
 """Warnings of the dataset report: sentences for a person to look at.
 
 :meth:`tlt_runner.data.report.statistics.DatasetStatistics.to_report` calls it. A warning stops nothing; a job
-is stopped by :func:`tlt_runner.data.report.report.judge`.
+is stopped by :func:`tlt_runner.data.report.report.enforce_policy`.
 """
 
 from __future__ import annotations
