@@ -1,4 +1,4 @@
-"""Sizes of the training objects, to which anchors are fitted.
+"""Read the sizes of the training objects, to which anchors are fitted.
 
 Called by training with ``anchors.auto`` and by ``tlt anchors``. The records are read, but no image is
 decoded. Augmentation (zoom, mosaic) is not in it: the sizes are those of the images as prepared.
@@ -40,6 +40,7 @@ def training_sizes(records: Records, most: int = MOST, seed: int = 0) -> npt.NDA
     )
     parts = [_sizes(batch) for batch in serialized.batch(_BATCH).prefetch(2)]
     sizes = np.concatenate([np.zeros((0, 2), np.float32), *parts])
+    # Sorted first, so that the draw does not depend on how the objects are spread over files.
     sizes = sizes[np.lexsort(sizes.T)]
     if len(sizes) <= most:
         return sizes

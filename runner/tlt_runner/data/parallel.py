@@ -1,4 +1,4 @@
-"""Work on many files at once: a bounded window, results in order, progress reported, stopped on request."""
+"""Process many files at once: a bounded window, results in order, progress reported, stopped on request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WINDOW = 4
 
 MARK_SECONDS = 2.0
 MARKS = 10
-"""The speed is that of the last 20 seconds."""
+"""Number of marks, ``MARK_SECONDS`` apart: the speed is that of the last 20 seconds."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -83,6 +83,7 @@ class StageProgress:
     def skip(self, images: int) -> None:
         """Count images that need no work: they are done, and do not count for the speed."""
         self._done += images
+        # The marks move with the count, so that skipped images do not look like fast ones.
         self._marks = deque((mark, done + images) for mark, done in self._marks)
 
     def advance(self) -> None:
@@ -142,6 +143,7 @@ def in_order(
             if progress is not None:
                 progress.raise_if_stopped()
             yield from pending.popleft().result()
+    # Also when the caller stops iterating: work that nobody waits for is not begun.
     finally:
         for future in pending:
             future.cancel()

@@ -38,9 +38,9 @@ class Shard(ApiModel):
     images: int
     """Records in it."""
     size_bytes: int
-    """Its size."""
+    """Size of the file in bytes."""
     sha256: str
-    """Its digest."""
+    """SHA-256 of the file."""
 
 
 class Manifest(StatusModel):
@@ -57,7 +57,7 @@ class Manifest(StatusModel):
     width: int
     """Columns of every image."""
     mode: Literal["stretch", "letterbox"]
-    """How images were resized."""
+    """Resize mode of the images."""
     training_images: int
     """Images to train on."""
     validation_images: int
@@ -92,7 +92,7 @@ class Records:
     """Records that can be read.
 
     Attributes:
-        folder: Where they are in the file system.
+        folder: The folder of the records in the file system.
         uri: Their address.
         digest: Digest of content and options.
         manifest: Their content.
@@ -104,7 +104,7 @@ class Records:
     manifest: Manifest
 
     def files(self, subset: Subset) -> list[Path]:
-        """The subset's TFRecord files, in order."""
+        """List the TFRecord files of a subset, in order."""
         return [self.folder / shard.name for shard in self.manifest.shards if shard.subset == subset]
 
 
@@ -114,7 +114,7 @@ def load_records(storage: Storage, uri: str, digest: str | None = None) -> Recor
     Args:
         storage: Reads the address.
         uri: Folder of the records.
-        digest: The digest they must have, where it is known.
+        digest: The expected digest; None accepts any.
 
     Raises:
         RunnerError: ``DatasetNotFound`` when there are none; ``ChecksumMismatch`` when they are others or
@@ -156,6 +156,7 @@ def verify(path: Path, shard: Shard, uri: str) -> None:
     Raises:
         RunnerError: ``ChecksumMismatch``.
     """
+    # The size first: a shard that was cut off is refused without being read.
     size = path.stat().st_size if path.is_file() else None
     if size != shard.size_bytes:
         got = "no such file" if size is None else f"{size} bytes"

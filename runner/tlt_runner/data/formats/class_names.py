@@ -1,4 +1,4 @@
-"""The classes of yolo labels by number: ``names`` of a data set's ``data.yaml``.
+"""Read the classes of yolo labels by number: ``names`` of a data set's ``data.yaml``.
 
 The file is not trusted. Its YAML is only taken apart, no object is made of it: aliases and merge keys, with
 which a small file describes a huge one, stay references, tags are not obeyed, and a class called ``no`` or
@@ -23,7 +23,7 @@ _MAX_NUMBER = 100_000
 
 
 def load(path: Path) -> dict[int, str]:
-    """Class by number, of a ``data.yaml``.
+    """Read the classes of a ``data.yaml`` by number.
 
     Raises:
         RunnerError: ``InvalidSpec``, with the field at fault, where it does not say.

@@ -54,7 +54,7 @@ _OBJECT_FIELDS: dict[tuple[str, ...], str] = {
 _FAR = 1e6
 """Pixels: no image is as large."""
 _UNSPECIFIED = ("", "unspecified")
-"""What tools write in an optional field that nobody filled in."""
+"""Texts that tools write in an optional field that nobody filled in."""
 
 
 class VocReader(FolderReader):
@@ -82,6 +82,7 @@ def read_file(path: Path, file: str) -> Labels:
     except ValueError as error:
         return _unreadable(file, str(error), None)
     parser = sax.make_parser()
+    # Without a DTD there are no entities, with which a few bytes of XML expand to gigabytes.
     parser.forbid_dtd = True
     annotation = _Annotation(parser.getLineNumber)
     parser.setContentHandler(annotation)
@@ -103,12 +104,12 @@ def _unreadable(file: str, message: str, line: int | None) -> Labels:
 
 
 class _LimitError(SAXException):
-    """A file that is no annotation, or too much of one."""
+    """Raised to end the parsing of a file that is no annotation, or exceeds a limit."""
 
 
 @dataclass
 class _Fields:
-    """The text of an element's fields; of one that is there twice, the first."""
+    """Text of an element's fields; the first of a repeated field, whose name is then in ``twice``."""
 
     line: int
     text: dict[str, str] = field(default_factory=dict)
@@ -134,6 +135,7 @@ class _Annotation(ContentHandler):
 
     def startElement(self, name: str, attrs: AttributesImpl) -> None:  # noqa: N802 (SAX)
         self._path.append(name)
+        # The whole path counts, not the name: a <part> inside an <object> has a <name> and a <bndbox>, too.
         path = tuple(self._path)
         if len(path) == 1 and name != _ROOT:
             raise _LimitError(f"expected <{_ROOT}>, got <{name[:40]}>")
@@ -147,6 +149,7 @@ class _Annotation(ContentHandler):
             self._text, self._length = [], 0
 
     def characters(self, content: str) -> None:
+        # Text between the fields (indentation, <segmented>, <pose>) is of no interest.
         if self._text is None:
             return
         self._length += len(content)
@@ -166,7 +169,7 @@ class _Annotation(ContentHandler):
             self._text = None
 
     def labels(self, file: str) -> Labels:
-        """What the whole file said."""
+        """Make the labels of the whole file."""
         boxes, findings = [], []
         for fields in self._objects:
             try:
@@ -192,7 +195,7 @@ class _FieldError(Exception):
 
 
 def _box(fields: _Fields) -> LabelledBox:
-    """One ``<object>``.
+    """Make a box of one ``<object>``.
 
     Raises:
         _FieldError: It cannot be used.
@@ -208,6 +211,7 @@ def _box(fields: _Fields) -> LabelledBox:
         if name not in fields.text:
             raise _FieldError(Problem.MISSING_FIELD, f"expected <{name}> in the <bndbox> of <object>")
         edges[name] = _number(name, fields.text[name], -_FAR, _FAR)
+    # VOC counts pixels from 1 and includes the last one; ours are edges, and pixel 0 reaches from 0 to 1.
     box = (edges["ymin"] - 1, edges["xmin"] - 1, edges["ymax"], edges["xmax"])
     for low, high in (("xmin", "xmax"), ("ymin", "ymax")):
         if not edges[low] - 1 < edges[high]:
@@ -224,7 +228,7 @@ def _box(fields: _Fields) -> LabelledBox:
 
 
 def _image_size(fields: _Fields) -> tuple[int, int] | None:
-    """Height and width of ``<size>``; 0 or nothing means that the tool did not know.
+    """Read height and width of ``<size>``; None for 0 or an empty field, with which tools say "unknown".
 
     Raises:
         _FieldError: It is no size.
@@ -275,7 +279,7 @@ class VocWriter(Writer):
 
     @classmethod
     def lost(cls, box: LabelledBox) -> tuple[str, ...]:
-        """How much an object is truncated or occluded."""
+        """Name truncation and occlusion where they are more than a yes or no."""
         return tuple(
             name
             for name, lost in (

@@ -51,7 +51,7 @@ class YoloReader(FolderReader):
 
     @classmethod
     def open(cls, root: DatasetRoot, images: str, labels: str) -> Self:
-        """The reader of two folders below a data set's root, which names the classes or has a data.yaml."""
+        """Open two folders below a data set's root, which names the classes or has a data.yaml."""
         image_folder, label_folder = root.folder(images), root.folder(labels)
         if root.dataset.class_names:
             return cls(image_folder, label_folder, dict(enumerate(root.dataset.class_names)))
@@ -63,6 +63,7 @@ class YoloReader(FolderReader):
     def listing(self) -> Listing:
         """Pair images and labels by name."""
         listing = super().listing()
+        # data.yaml counts as a label file: when a class is renamed in it, the records are made again.
         return replace(listing, label_files=[*listing.label_files, *self.names_files])
 
     def read_file(self, path: Path, file: str, image_size: tuple[int, int]) -> Labels:
@@ -97,6 +98,7 @@ def parse_line(
 
     if len(columns) not in COLUMNS:
         return wrong(Problem.WRONG_COLUMNS, _why_columns(columns))
+    # A class number may be written with a decimal point: "3.0".
     class_id = lines.number(columns[0])
     if class_id is None or class_id != int(class_id):
         got = f"class (column 1): expected a whole number, got {columns[0][:40]!r}"
@@ -148,7 +150,7 @@ _LABEL_FOLDERS: dict[Subset, str] = {"training": "labels/train", "validation": "
 
 
 class YoloWriter(Writer):
-    """One text file an image, one line an object; classes are numbers."""
+    """Writes one text file for each image, one line for each object; classes are numbers."""
 
     image_folders = {"training": "images/train", "validation": "images/val"}
     dataset = {

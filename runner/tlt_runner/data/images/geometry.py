@@ -65,6 +65,7 @@ def placement(
     ``letterbox`` keeps the aspect ratio (to the nearest pixel) and centres the image.
     """
     content_height, content_width = height, width
+    # The side that limits the scale may not be rounded beyond the input, nor a thin image to nothing.
     if mode == "letterbox":
         scale = min(height / original_height, width / original_width)
         content_height = min(height, max(1, round(original_height * scale)))

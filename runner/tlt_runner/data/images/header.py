@@ -21,10 +21,10 @@ _ORIENTATION_TAG = 0x0112
 
 
 class BadImageError(Exception):
-    """An image that cannot be used.
+    """Raised for an image that cannot be used.
 
     Attributes:
-        problem: What kind.
+        problem: Kind of problem.
         message: Expected and got.
     """
 
@@ -87,6 +87,7 @@ def check_parts(count: int) -> None:
 def orientation(tiff: bytes) -> int:
     """Read the orientation tag of a TIFF header's first directory (EXIF); 1 if there is no valid one."""
     order: Literal["little", "big"] = "little" if tiff.startswith(b"II") else "big"
+    # Slices of a damaged header are empty and read as 0: no entry, and no error.
     start = int.from_bytes(tiff[4:8], order)
     entries = int.from_bytes(tiff[start : start + 2], order)
     for entry in range(start + 2, min(start + 2 + 12 * entries, len(tiff) - 11), 12):

@@ -1,9 +1,9 @@
-"""Records to batches of tensors: what the training loop, the evaluation and the exporters iterate over.
+"""Turn records into batches of tensors, for the training loop, the evaluation and the exporters.
 
 Shapes are static (ground truth is padded, the last validation batch is filled up), so that XLA compiles a
 step once. Images are bytes: a consumer makes floats of them on its device, inside its compiled step. Nothing
 is kept decoded: decoding costs less than a training step. Order and augmentation depend on the seed, the
-epoch and the image's place alone: a run that resumes in the middle of an epoch sees what it would have seen.
+epoch and the image's position alone: a run that resumes in the middle of an epoch sees the same images.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ SHUFFLE_BYTES = 64 << 20
 """Largest size of the encoded images in the shuffle buffer; a smaller subset is shuffled as a whole. The
 buffer is filled before the first image comes out, while decoding waits."""
 FILES_AT_ONCE = 16
-"""Files that are read in turns, in an order drawn for each epoch: what mixes subsets that the shuffle cannot
-hold, with preparation, which writes images in the order of a hash of their name."""
+"""Files that are read in turns, in an order drawn for each epoch. Preparation writes images in the order of a
+hash of their name; both together mix subsets that are larger than the shuffle buffer."""
 
 
 def steps_of(records: Records, batch_size: int) -> int:
@@ -58,7 +58,7 @@ def training_batches(
     first_batch: int = 0,
     worker_slice: WorkerSlice = WHOLE,
 ) -> tf.data.Dataset:
-    """One epoch of training images, shuffled and augmented; the last partial batch is dropped.
+    """Make one epoch of training images, shuffled and augmented; the last partial batch is dropped.
 
     Several workers read the same files in the same order, and each decodes the images of its slice (and
     those that a mosaic of it takes), so that together they see what one would.
@@ -89,15 +89,19 @@ def training_batches(
     sample_maker = SampleMaker(
         augmentation, manifest.height, manifest.width, max_objects, seed, epoch, _threads(workers)
     )
+    # A prime far above any number of epochs: no two pairs of seed and epoch share an order.
     data = _shuffled(records, order=seed * 1_000_003 + epoch).enumerate()
     data = data.batch(batch_size, drop_remainder=True)
+    # A mosaic takes four images; smaller batches are joined for the map, and divided again afterwards.
     together = -(-mosaic.IMAGES // batch_size) if augmentation.mosaic else 1
     if together > 1:
         data = data.unbatch().batch(together * batch_size)
+    # Skipped before the map, so that nothing is decoded for batches that a resumed epoch has had.
     data = data.skip(first_batch // together)
     chosen = worker_slice.positions(batch_size, together)
     # Enough images at a time for all workers, and a batch that is being handed on.
     calls = 1 + -(-workers // len(chosen))
+    # In order, whichever thread is ready first: an epoch must be the same again.
     data = data.map(partial(_load, sample_maker, chosen), num_parallel_calls=calls, deterministic=True)
     size = worker_slice.size(batch_size)
     if together > 1:
@@ -107,7 +111,7 @@ def training_batches(
 
 @cache
 def _threads(workers: int) -> ThreadPoolExecutor:
-    """One pool for all epochs: TensorFlow keeps every function that it was ever given, with what it holds."""
+    """Make one thread pool for all epochs: TensorFlow keeps every mapped function, with all it refers to."""
     return ThreadPoolExecutor(workers, thread_name_prefix="feed")
 
 
@@ -127,6 +131,7 @@ def _load(sample_maker: SampleMaker, chosen: Any, positions: Any, serialized: An
     """Make samples of the images at ``chosen`` of a batch; only a mosaic takes from the others."""
     # Several batches at a time may end with fewer images.
     chosen = tf.boolean_mask(chosen, chosen < tf.size(positions, tf.int64))
+    # Without mosaic the images of other workers are not needed: they are never decoded here.
     if not sample_maker.augmentation.mosaic:
         positions, serialized = tf.gather(positions, chosen), tf.gather(serialized, chosen)
         chosen = tf.range(tf.size(positions, tf.int64))
@@ -158,7 +163,7 @@ def validation_batches(
     limit: int | None = None,
     worker_slice: WorkerSlice = WHOLE,
 ) -> tf.data.Dataset:
-    """The validation images in a fixed order, each once; the last batch is filled up with black images.
+    """Make batches of the validation images in a fixed order, each once; black images fill up the last one.
 
     Args:
         records: Prepared data.
@@ -182,6 +187,7 @@ def validation_batches(
     # The padding is no record but an empty text, of which a blank image is made.
     data = data.concatenate(tf.data.Dataset.from_tensors("").repeat(missing))
     chosen = worker_slice.positions(batch_size)
+    # Each worker takes its slice of a batch before the images are decoded.
     data = data.batch(batch_size, drop_remainder=True).map(lambda batch: tf.gather(batch, chosen)).unbatch()
 
     def load(serialized: Any) -> dict[str, Any]:
@@ -207,6 +213,7 @@ def _shuffle_buffer(records: Records) -> int:
     shards = [shard for shard in records.manifest.shards if shard.subset == "training"]
     images = sum(shard.images for shard in shards)
     mean_bytes = max(1, sum(shard.size_bytes for shard in shards) // images)
+    # Counted in bytes, not in images: the buffer holds encoded images, of 20 KB or of 2 MB.
     return max(1, min(images, SHUFFLE_BYTES // mean_bytes))
 
 

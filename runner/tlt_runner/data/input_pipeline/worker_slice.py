@@ -1,4 +1,4 @@
-"""Slice of a batch for each worker: contiguous and equal parts, in the order of the workers.
+"""Slices of a batch, one for each worker: contiguous and equal parts, in the order of the workers.
 
 The slices are by position in the batch and not by file, so that several workers see in a step what one would
 see.
@@ -31,6 +31,7 @@ class WorkerSlice:
     def positions(self, batch_size: int, batches: int = 1) -> npt.NDArray[np.int64]:
         """Positions of this worker's images in ``batches`` consecutive batches."""
         size = self.size(batch_size)
+        # Positions where the slice begins in each of the batches.
         first = np.arange(batches)[:, None] * batch_size + self.index * size
         return (first + np.arange(size)).reshape(-1)
 

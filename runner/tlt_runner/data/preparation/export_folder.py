@@ -1,4 +1,4 @@
-"""Export of a data set as a folder of another format: ``tlt convert --to``.
+"""Export a data set as a folder of another format: ``tlt convert --to``.
 
 Called by :mod:`tlt_runner.local.export_folder`. Images are read, left out and held out as for training, with
 two differences: all classes of the labels are kept, and images stay as they are unless they are to be
@@ -54,7 +54,7 @@ _LOST = {
 
 @dataclass(frozen=True)
 class ExportedFolder:
-    """A folder that was written.
+    """Folder that was written.
 
     Attributes:
         dataset: The data set block with which it is read back.
@@ -104,6 +104,7 @@ def export_folder(
             )
         writer_type = formats.FORMATS[target].writer
         mapping = _class_names(writer_type, plan.classes, target)
+        # Before the work: that no dataset block can read the folder should not turn out after hours.
         written = _read_back(dataset, writer_type, folder, mapping, plan.classes)
         with _appearing(folder) as building:
             writer = writer_type(building, mapping.class_names)
@@ -117,6 +118,7 @@ def export_folder(
             result = result.model_copy(update={"warnings": [*notes, *result.warnings]})
             text = result.model_dump_json(indent=1, exclude_none=True)
             (building / REPORT).write_text(f"{text}\n", encoding="utf-8")
+            # The last moment at which a stop leaves nothing behind.
             progress.raise_if_stopped()
     except InterruptedRunError as error:
         message = f"{error.message}, before {out} was complete; nothing of it is left"
@@ -125,10 +127,10 @@ def export_folder(
 
 
 def _new_folder(out: Path) -> Path:
-    """The absolute path of a folder that is new or empty.
+    """Return the absolute path of a folder that is new or empty.
 
     Raises:
-        RunnerError: ``InvalidSpec`` when there is something.
+        RunnerError: ``InvalidSpec`` when it is a file or contains something.
     """
     folder = out.resolve()
     with storage_errors(str(out)):
@@ -193,7 +195,7 @@ def _read_back(
 
 @contextmanager
 def _appearing(folder: Path) -> Iterator[Path]:
-    """A hidden folder that is renamed to ``folder`` at the end, or goes away when an error leaves the block.
+    """Make a hidden folder that is renamed to ``folder`` at the end, or removed if an error leaves the block.
 
     Args:
         folder: As :func:`_new_folder` gives it.
@@ -214,6 +216,7 @@ def _appearing(folder: Path) -> Iterator[Path]:
 
 
 def _rename(building: Path, folder: Path) -> None:
+    # Atomic, and refused by the system if somebody has put a file into the folder since it was checked.
     try:
         building.replace(folder)
     except OSError as error:
@@ -226,7 +229,7 @@ def _rename(building: Path, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Renamed:
-    """An image to export, and its name in the folder."""
+    """Image to export, with its name in the folder."""
 
     planned: PlannedSample
     name: str
@@ -234,7 +237,7 @@ class _Renamed:
 
 @dataclass(frozen=True)
 class _Exported:
-    """An image whose file is written; its labels are not yet.
+    """Image whose file is written; its labels are not yet.
 
     Attributes:
         image: The image in the folder; None when it was left out.
@@ -279,6 +282,7 @@ class _Export:
                     self._write_labels(item, exported.image)
                 progress.advance()
         self._writer.close()
+        # Only images in the folder count as duplicates.
         usable = [item for item in planned if item.sample.name in digests]
         self.statistics.add_duplicates(*planning.duplicates(usable, digests))
 
@@ -298,6 +302,7 @@ class _Export:
         image = ExportedImage(item.planned.subset, item.name, converted.suffix, size, converted.boxes)
         file = self._root / self._writer.image_file(image)
         file.parent.mkdir(parents=True, exist_ok=True)
+        # "x": two images of one name are a mistake here, never an image that is silently overwritten.
         with file.open("xb") as stream:
             stream.write(converted.data)
         return _Exported(image, converted.outcome, digest_of(data))
@@ -309,7 +314,7 @@ class _Export:
             self._lost.update(self._writer.lost(box))
 
     def notes(self, target: LabelFormat) -> list[str]:
-        """Sentences on what was lost or changed."""
+        """Write a sentence for each kind of loss or change."""
         notes = [
             f"{target} cannot say {_LOST[name].format(count)}: it is lost"
             for name, count in sorted(self._lost.items())

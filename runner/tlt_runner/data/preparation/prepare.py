@@ -1,4 +1,4 @@
-"""Preparation: from a data set as people have it to records that training reads.
+"""Prepare a data set: convert it to the records that training reads.
 
 Called first by the train, evaluate and convert tasks. A first pass (stage ``survey``) hashes every file,
 which gives the digest of content and options. Unless records of that digest exist, the labels are read for
@@ -58,7 +58,7 @@ def prepare(
     stop: Stop | None = None,
     anchors: Anchors = Anchors(),  # noqa: B008 - frozen
 ) -> Records:
-    """Make the records of a data set, or find them made.
+    """Make the records of a data set, or open those that exist.
 
     Args:
         dataset: What to read and how.
@@ -81,6 +81,7 @@ def prepare(
     if existing is not None:
         log.info("%s: records of %s exist at %s", dataset.uri, hashes.digest, uri)
         records, result = existing
+        # The policy is no part of the digest, so it is applied to existing records, too.
         preparation.publish_report(result, records)
         report.enforce_policy(result, dataset.bad_samples)
     else:
@@ -136,6 +137,7 @@ class _Preparation:
         from tlt_runner.data.preparation import shards
 
         plan = planning.plan(folders, self._dataset, self._storage, progress)
+        # The plan has read the lists again; a change since they were hashed would belong to another digest.
         for file in hashes.lists:
             file.raise_if_changed()
         statistics = DatasetStatistics()
@@ -153,6 +155,7 @@ class _Preparation:
             lambda shard: _check_labels(shard, hashes),
             progress,
         )
+        # From the sidecars, not from memory: shards of an earlier run count, too.
         finished = []
         for shard in planned:
             sidecar = folder.sidecar(shard)
@@ -164,11 +167,13 @@ class _Preparation:
         try:
             self._require_usable(result, statistics)
         except RunnerError:
+            # Without a manifest nobody reads the shards, and of refused data they only take space.
             self.publish_report(result)
             folder.remove([name for shard in planned for name in (shard.sidecar, shard.name)])
             raise
         manifest = self._manifest(hashes.digest, finished, statistics)
         folder.add(REPORT, result.model_dump_json(indent=1, exclude_none=True))
+        # Last: with the manifest the records are complete.
         folder.add(MANIFEST, manifest.model_dump_json(indent=1))
         records = Records(folder.path, uri, hashes.digest, manifest)
         self.publish_report(result, records)
@@ -211,15 +216,18 @@ class _Preparation:
             try:
                 data = decode.read(sample.image)
             except decode.BadImageError as error:
+                # Gone since it was listed: not a bad image, but a data set that changes under the run.
                 if not sample.image.exists():
                     raise changed(sample.image_file) from error
                 return convert.refused(sample, error)
+        # The same bytes that were hashed: the records are what their digest says.
         if digest_of(data) != hashes.images[sample.name]:
             raise changed(sample.image_file)
         return convert.convert(sample, data, item.reader, self._mapping, self._dataset.image_size)
 
     def _check_classes(self, classes: Counter[str], statistics: DatasetStatistics) -> None:
         """Fail if no label has a class of the mapping; the report then lists the labels' classes."""
+        # One matching class is enough: a mapping may name classes that this data set does not have.
         if not classes or any(self._mapping.target(name) for name in classes):
             return
         statistics.source_classes.update(classes)

@@ -1,7 +1,7 @@
-"""The dataset report as one HTML page (dataset-report.html): no scripts, nothing loaded.
+"""Render the dataset report as one HTML page (dataset-report.html): no scripts, nothing loaded.
 
 Preparation writes it beside dataset-report.json. Names of files and classes come from strangers: the template
-(page.html.jinja) escapes every text, and control characters are shown, not sent.
+(page.html.jinja) escapes every text, control characters included.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _cut_and_escaped(value: Any) -> Any:
 
 
 def _headline(report: DatasetReport) -> list[tuple[str, str, bool]]:
-    """Name and value of each figure at the top, and True if it says something against the data."""
+    """List the figures at the top: name, value, and True for a figure that points to a problem."""
     left_out = sum(report.skipped_by_problem.values())
     dropped = sum(report.dropped_by_problem.values())
     bad_share = f"{report.bad_images / max(1, report.images):.1%}"
@@ -110,7 +110,7 @@ def _headline(report: DatasetReport) -> list[tuple[str, str, bool]]:
 
 
 def _left_out(report: DatasetReport) -> list[tuple[str, int, list[tuple[str, int]], Sequence[Any]]]:
-    """Title, count, counts by problem and findings of everything that was left out."""
+    """List the sections about data left out: title, count, counts by problem, findings."""
     by_problem = [
         ("images left out", report.skipped_by_problem, report.skipped),
         ("label lines dropped", report.dropped_by_problem, report.dropped),
@@ -124,7 +124,7 @@ def _left_out(report: DatasetReport) -> list[tuple[str, int, list[tuple[str, int
 
 
 def _unusual(report: DatasetReport) -> list[tuple[str, int, Sequence[str]]]:
-    """Title, number and names of the images of each kind that is unusual."""
+    """List the kinds of unusual images: title, number, names of the images."""
     kinds = [
         *((str(oddity), report.odd_images[oddity], names) for oddity, names in report.odd.items()),
         ("validation images that are training images, too", report.leaked_images, report.leaked),
@@ -134,7 +134,7 @@ def _unusual(report: DatasetReport) -> list[tuple[str, int, Sequence[str]]]:
 
 
 def _by_count(counts: Mapping[Any, int]) -> list[tuple[str, int]]:
-    """Names with their counts, the most frequent first."""
+    """Sort names with their counts, the most frequent first."""
     return sorted(
         ((str(name), count) for name, count in counts.items()), key=lambda item: (-item[1], item[0])
     )

@@ -1,4 +1,4 @@
-"""The dataset report: every image left out, every line dropped, and why (dataset-report.json).
+"""Dataset report: every image left out, every line dropped, and the reasons (dataset-report.json).
 
 :class:`~tlt_runner.data.report.statistics.DatasetStatistics` are filled in while the data are converted. The
 report is their frozen form: people read it, :mod:`tlt_runner.data.report.html` draws it, and
@@ -27,7 +27,7 @@ HARMLESS = {Problem.TOO_SMALL}
 
 
 class ReportedFinding(StatusModel):
-    """One finding."""
+    """Finding of the report, as it is stored in JSON."""
 
     file: str
     """The file at fault, relative to the data set's root."""
@@ -174,6 +174,7 @@ def enforce_policy(report: DatasetReport, policy: BadSamples) -> None:
         RunnerError: ``BadSamples``, naming the first ten files with their lines.
     """
     strict = policy.policy == "Fail"
+    # Labels without an image and unusable label files spoil no image: only the strict policy counts them.
     label_problems = sum(report.label_problems.values())
     bad = report.bad_images + (report.labels_without_image + label_problems if strict else 0)
     share = report.bad_images / max(1, report.images)

@@ -99,6 +99,7 @@ class DatasetStatistics(BaseModel):
 
     def add(self, sample: Sample, outcome: SampleOutcome, subset: Subset) -> None:
         """Add the outcome of one sample."""
+        # Nothing of an image that is left out counts, not even its classes.
         if outcome.skipped is not None:
             self._skip(outcome.skipped)
             return
@@ -133,6 +134,7 @@ class DatasetStatistics(BaseModel):
     def merge(self, other: DatasetStatistics) -> None:
         """Add the counts and findings of another one. Associative; each list keeps its first 10,000."""
         for name in type(self).model_fields:
+            # By type, so that a new field cannot be forgotten here.
             value, added = getattr(self, name), getattr(other, name)
             if isinstance(value, Counter):
                 value.update(added)
@@ -208,7 +210,7 @@ class DatasetStatistics(BaseModel):
 
 
 def _bin(pixels: float) -> int:
-    """The bin of a side: bin i reaches from 2 ** (i / 4) to 2 ** ((i + 1) / 4) pixels."""
+    """Find the bin of a side: bin i reaches from 2 ** (i / 4) to 2 ** ((i + 1) / 4) pixels."""
     return min(_BINS - 1, max(0, math.floor(math.log2(max(pixels, 1.0)) * BINS_PER_OCTAVE)))
 
 

@@ -1,4 +1,4 @@
-"""Warnings of the dataset report: sentences for a person to look at.
+"""Write the warnings of the dataset report: sentences for a person to look at.
 
 :meth:`tlt_runner.data.report.statistics.DatasetStatistics.to_report` calls it. A warning stops nothing; a job
 is stopped by :func:`tlt_runner.data.report.report.enforce_policy`.
@@ -90,8 +90,8 @@ def _of_images(report: DatasetReport) -> list[str]:
         "images are in none of the lists (imageSet) and were not used": (report.unlisted_images, []),
     }
     return [
-        f"{what}: {count}{f' ({_first(names, count)})' if names else ''}"
-        for what, (count, names) in counts.items()
+        f"{subject}: {count}{f' ({_first(names, count)})' if names else ''}"
+        for subject, (count, names) in counts.items()
         if count
     ]
 

@@ -24,7 +24,7 @@ LABEL_FILES: dict[Subset, str] = {
 
 
 class CocoWriter(Writer):
-    """One JSON file a subset; classes are numbers from 1."""
+    """Writes one JSON file for each subset; classes are numbers from 1."""
 
     image_folders = {"training": "images/train", "validation": "images/val"}
     dataset = {
@@ -50,7 +50,7 @@ class CocoWriter(Writer):
 
 
 class _Instances:
-    """One JSON file in the making."""
+    """Writes one JSON file, entry by entry."""
 
     def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
         self._path = path
