@@ -110,7 +110,7 @@ def test_the_box_of_the_resized_drawing_is_the_resized_box(
 
 
 def _box_of_the_ink(placed: np.ndarray, where: geometry.Placement, expected: np.ndarray) -> np.ndarray:
-    """Where the ink falls to half of what it is in the middle, to a fraction of a pixel."""
+    """Find the edges at which the ink falls to half of its middle value, to a fraction of a pixel."""
     content = np.full((where.height + 2, where.width + 2), float(PAPER))
     rows = slice(where.offset_y, where.offset_y + where.content_height)
     columns = slice(where.offset_x, where.offset_x + where.content_width)

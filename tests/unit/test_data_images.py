@@ -56,7 +56,7 @@ IDAT = _chunk(b"IDAT", zlib.compress(ROWS))
 
 
 def _inspect(data: bytes, file_name: str) -> decode.Header:
-    """As conversion judges a file whose bytes it keeps."""
+    """Check a file as conversion does if it keeps the bytes."""
     head = decode.header(data, file_name)
     decode.check(data, head)
     return head

@@ -28,6 +28,7 @@ def check_label(header: decode.Header, labels: Labels) -> None:
     Raises:
         BadImageError: ``UnreadableLabel``, ``SizeMismatch``.
     """
+    # Lines that cannot be used are dropped one by one; a label that cannot be read has no lines.
     for finding in labels.findings:
         if finding.problem == Problem.UNREADABLE_LABEL:
             raise decode.BadImageError(finding.problem, f"{finding.position}: {finding.message}")

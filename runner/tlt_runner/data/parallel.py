@@ -30,6 +30,7 @@ def workers(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     """Number of threads: the cores that this process may use, or fewer where the pod's CPU limit is lower."""
     cores = len(os.sched_getaffinity(0))
     try:
+        # sched_getaffinity knows the cores, but not the CPU limit of the pod, which is a quota of their time.
         quota, period = cgroup.read_text().split()
         cores = min(cores, math.ceil(int(quota) / int(period)))
     except (OSError, ValueError):
@@ -92,11 +93,13 @@ class StageProgress:
         if self._reporter is None:
             return
         now = self._clock()
+        # A mark every two seconds and not for every image: the window is then of seconds, whatever the speed.
         if now - self._marks[-1][0] >= MARK_SECONDS:
             self._marks.append((now, self._done - 1))
             if len(self._marks) > MARKS:
                 self._marks.popleft()
         since, done_then = self._marks[0]
+        # The guard is for a clock that has not moved since the first mark.
         speed = (self._done - done_then) / max(now - since, 1e-6)
         self._reporter.progress(
             Progress(
@@ -136,6 +139,7 @@ def in_order(
     limit = WINDOW * workers()
     try:
         for part in _batches(items, batch, progress):
+            # Waiting for the oldest batch keeps the results in order, and bounds those that are ready.
             pending.append(executor.submit(work, part))
             if len(pending) >= limit:
                 yield from pending.popleft().result()

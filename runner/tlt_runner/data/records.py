@@ -126,6 +126,7 @@ def load_records(storage: Storage, uri: str, digest: str | None = None) -> Recor
     except NotFoundError as error:
         raise RunnerError(Reason.DATASET_NOT_FOUND, f"prepared data set: {error.message}") from error
     path = folder / MANIFEST
+    # The manifest is written last: a folder without it holds records of an unfinished run, or none.
     if not path.is_file():
         raise RunnerError(
             Reason.DATASET_NOT_FOUND,
@@ -136,6 +137,7 @@ def load_records(storage: Storage, uri: str, digest: str | None = None) -> Recor
         manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise RunnerError(Reason.CHECKSUM_MISMATCH, f"{uri}/{MANIFEST} is damaged: {error}") from error
+    # Somebody may have put other records at the address since the digest was noted.
     if digest is not None and manifest.digest != digest:
         raise RunnerError(
             Reason.CHECKSUM_MISMATCH, f"{uri}: expected records of digest {digest}, got {manifest.digest}"

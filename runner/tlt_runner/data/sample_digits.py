@@ -161,6 +161,7 @@ def _draw(
     size = int(random.integers(int(SMALLEST * side), int(LARGEST * side) + 1))
     stretch = float(random.uniform(0.75, 1.1))
     opacity = cv2.resize(glyph.opacity, (max(8, int(size * stretch)), size), interpolation=cv2.INTER_CUBIC)
+    # Cubic interpolation overshoots, and leaves a grey haze around the ink: both are cut off.
     opacity = np.clip(opacity * 1.3 - 0.1, 0.0, 1.0)
     # The box encloses the ink, not the whole scan.
     rows, columns = np.flatnonzero((opacity > INK).any(1)), np.flatnonzero((opacity > INK).any(0))
@@ -186,6 +187,7 @@ def _draw(
 
 def _touch(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
     """True if two boxes overlap by more than a tenth of their smallest side in both directions."""
+    # Digits may touch a little, but must not hide each other.
     slack = 0.1 * min(one[2] - one[0], one[3] - one[1], other[2] - other[0], other[3] - other[1])
     rows = min(one[2], other[2]) - max(one[0], other[0])
     columns = min(one[3], other[3]) - max(one[1], other[1])

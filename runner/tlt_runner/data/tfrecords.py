@@ -147,6 +147,7 @@ def parse(serialized: Any, height: int, width: int) -> dict[str, Any]:
         int32 [N], ``difficult`` bool [N], ``id`` string [], ``placement`` float32 [6]: scale y, x, offset y,
         x, and height and width of the original image.
     """
+    # The number of objects differs between images: lists are read as sparse and made dense below.
     features = {key: tf.io.VarLenFeature(kind) for key, kind in _LISTS.items()}
     scalars = {**_SCALARS, **_SCALE, **_ORIGINAL}
     features |= {key: tf.io.FixedLenFeature([], kind) for key, kind in scalars.items()}

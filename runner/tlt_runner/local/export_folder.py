@@ -38,6 +38,7 @@ def run(
     spec = flow.only(command, file).spec
     if not isinstance(spec, TrainingJobSpec):
         raise TypeError(f"expected the spec of a {command.kind}, got {type(spec).__name__}")
+    # From here on Ctrl-C ends the export in an orderly way, and its hidden folder is removed.
     interrupts = Interrupts()
     interrupts.install()
     with tempfile.TemporaryDirectory(prefix="tlt-", ignore_cleanup_errors=True) as scratch:
@@ -51,8 +52,10 @@ def run(
             reporter_for=_Printer,
             stop=interrupts,
         )
+    # Standard output is for the dataset block alone, which may be redirected into a file.
     for line in _summary(exported, out):
         print(line, file=sys.stderr)
+    # Only fields that were set: a block of defaults would hide those that matter.
     block = exported.dataset.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
     print(yaml.safe_dump({"dataset": block}, sort_keys=False, allow_unicode=True), end="")
     return 0

@@ -65,6 +65,7 @@ def scan(folder: Path, mount: Path | None = None) -> Iterator[tuple[str, Kind]]:
                 name = prefix + entry.name
                 if entry.name.startswith("."):
                     yield name, Kind.HIDDEN
+                # Only links need a look-up; the kind of any other entry comes with the listing.
                 elif entry.is_symlink():
                     yield name, _kind_of_link(entry, folder, claim)
                 elif entry.is_dir(follow_symlinks=False):

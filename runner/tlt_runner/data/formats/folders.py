@@ -90,6 +90,7 @@ def _image_problem(name: str, kind: Kind) -> tuple[Problem, str] | None:
     if kind in (Kind.FAR_FOLDER, Kind.CLOSED_FOLDER):
         return Problem.UNREADABLE_IMAGE, NO_FILE[kind]
     suffix = _suffix(name)
+    # Hidden entries, and links to folders of this tree, whose files are listed where they are.
     if kind not in (Kind.FILE, Kind.BROKEN, Kind.FAR_FILE):
         return None
     if suffix in OTHER_IMAGE_SUFFIXES:

@@ -60,6 +60,7 @@ def parse_line(columns: list[str], file: str, number: int) -> LabelledBox | Find
     values: dict[str, float] = {}
     for field, index in _NUMBERS.items():
         value = lines.number(columns[index])
+        # Occlusion is a level, 0 to 3; the other columns are measures.
         if value is None or (field == "occlusion" and value != int(value)):
             kind = "a whole number" if field == "occlusion" else "a finite number"
             message = f"{field} (column {index + 1}): expected {kind}, got {columns[index][:40]!r}"

@@ -63,6 +63,7 @@ def read(
         return Labels(findings=(Finding(file, Problem.UNREADABLE_LABEL, lines),))
     boxes, findings, ignored = [], [], 0
     for number, line in enumerate(lines, start=1):
+        # Not split: the columns of a line take many times its memory.
         if len(line) > MAX_LINE:
             message = f"expected a line of at most {MAX_LINE:,} characters, got {len(line):,}"
             findings.append(Finding(file, Problem.WRONG_COLUMNS, message, number))

@@ -75,6 +75,7 @@ class UniqueNames:
         parts = [_path_part(part) for part in original.split("/")]
         if self._flat:
             parts = [_shortened("_".join(FLAT_SEPARATOR.join(parts).split()))]
+        # Only the last part gets a number if the name is taken: images of one folder stay together.
         *folders, last = [_shortened(part) for part in parts]
         # A folder "a.jpg" could meet the file of an image called "a".
         folders = [f"{part}_" if part.casefold().endswith(_FILE_SUFFIXES) else part for part in folders]
@@ -90,6 +91,7 @@ class UniqueNames:
 def _path_part(part: str) -> str:
     """Make one part of a path holdable: printable, not hidden, not "..", not empty."""
     part = xml_text(part)
+    # A leading dot would hide the file, and ".." would leave the folder.
     return f"_{part}" if part.startswith(".") else part
 
 

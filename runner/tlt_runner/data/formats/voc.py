@@ -84,6 +84,7 @@ def read_file(path: Path, file: str) -> Labels:
     parser = sax.make_parser()
     # Without a DTD there are no entities, with which a few bytes of XML expand to gigabytes.
     parser.forbid_dtd = True
+    # A SAX handler keeps only the fields that matter; a tree of a hostile file would fill the memory.
     annotation = _Annotation(parser.getLineNumber)
     parser.setContentHandler(annotation)
     try:
@@ -139,6 +140,7 @@ class _Annotation(ContentHandler):
         path = tuple(self._path)
         if len(path) == 1 and name != _ROOT:
             raise _LimitError(f"expected <{_ROOT}>, got <{name[:40]}>")
+        # The path costs memory with its depth, and every element compares it.
         if len(path) > MAX_DEPTH:
             raise _LimitError(f"expected elements at most {MAX_DEPTH} deep")
         if path == _OBJECT:
@@ -165,6 +167,7 @@ class _Annotation(ContentHandler):
             self._size.add(_SIZE[path], "".join(self._text or []).strip())
             self._text = None
         elif path in _OBJECT_FIELDS:
+            # The path has an <object> in it, so one has been opened.
             self._objects[-1].add(_OBJECT_FIELDS[path], "".join(self._text or []).strip())
             self._text = None
 
@@ -200,6 +203,7 @@ def _box(fields: _Fields) -> LabelledBox:
     Raises:
         _FieldError: It cannot be used.
     """
+    # Two boxes or names of one object: nobody can tell which one is right.
     if fields.twice:
         raise _FieldError(Problem.WRONG_COLUMNS, f"expected one <{fields.twice[0]}> in <object>, got more")
     if not fields.text.get("name"):
@@ -214,6 +218,7 @@ def _box(fields: _Fields) -> LabelledBox:
     # VOC counts pixels from 1 and includes the last one; ours are edges, and pixel 0 reaches from 0 to 1.
     box = (edges["ymin"] - 1, edges["xmin"] - 1, edges["ymax"], edges["xmax"])
     for low, high in (("xmin", "xmax"), ("ymin", "ymax")):
+        # An object of one pixel has xmin = xmax, since both are included.
         if not edges[low] - 1 < edges[high]:
             message = f"expected {low} - 1 < {high}, got {low} {edges[low]:g} and {high} {edges[high]:g}"
             raise _FieldError(Problem.INVERTED_BOX, message, box)

@@ -53,6 +53,7 @@ class YoloReader(FolderReader):
     def open(cls, root: DatasetRoot, images: str, labels: str) -> Self:
         """Open two folders below a data set's root, which names the classes or has a data.yaml."""
         image_folder, label_folder = root.folder(images), root.folder(labels)
+        # Names in the manifest win: data.yaml is then not even read.
         if root.dataset.class_names:
             return cls(image_folder, label_folder, dict(enumerate(root.dataset.class_names)))
         path = _names_file(root)
@@ -112,6 +113,7 @@ def parse_line(
         at = f"{field} (column {column})"
         if value is None:
             return wrong(Problem.NOT_A_NUMBER, f"{at}: expected a finite number, got {given!r}")
+        # Columns 4 and 5 are width and height, which must leave an area.
         if column > 3 and value <= 0:
             return wrong(Problem.INVERTED_BOX, f"{at}: expected more than 0, got {given!r}")
         if not -ROUNDING <= value <= 1 + ROUNDING:

@@ -90,6 +90,7 @@ def read(path: Path) -> bytes:
             )
         return path.read_bytes()
     except OSError as error:
+        # A failing disk says nothing about the image, so the run ends instead of leaving images out.
         if error.errno not in FILES_OWN_ERRORS:
             raise
         raise BadImageError(Problem.UNREADABLE_IMAGE, f"cannot be opened: {error.strerror}") from error

@@ -67,6 +67,7 @@ def header(data: bytes) -> Header:
         scans += segment.marker == _SCAN
     if not frame or not scans:
         raise BadImageError(Problem.TRUNCATED_IMAGE, "the JPEG has an end marker but no image before it")
+    # The frame: marker, precision, height and width (2 bytes each), number of components.
     process, precision, components = frame[0], frame[1], frame[6]
     height, width = _frame_size(frame[1:])
     if process not in _DECODABLE or precision != 8 or components not in (1, 3, 4):
@@ -129,6 +130,7 @@ def _segments(data: bytes) -> Iterator[_Segment]:
             offset = fill.end() - 1 if fill else offset + 2
             continue
         length = int.from_bytes(data[offset + 2 : offset + 4], "big")
+        # A length counts its own two bytes.
         if length < 2 <= len(data) - offset - 2:
             raise BadImageError(Problem.CORRUPT_IMAGE, f"JPEG segment at byte {offset} has length {length}")
         end = offset + 2 + length
@@ -173,6 +175,7 @@ def pixels(data: bytes, head: Header) -> npt.NDArray[np.uint8]:
 def _decode(data: bytes, colours: str, eighth: bool = False) -> npt.NDArray[np.uint8]:
     import simplejpeg
 
+    # Entropy decoding, which meets the damage, is complete at any scale; only the transform is cheaper.
     cheap = {"fastdct": True, "fastupsample": True, "min_height": 1, "min_width": 1} if eighth else {}
     strict = True
     # The decoder stops at the first complaint; one about harmless fields must not hide one about the data.

@@ -34,6 +34,7 @@ def header(data: bytes) -> Header:
     fields, turned, compressed = b"", 1, 0
     kinds: set[bytes] = set()
     for kind, start, end in _chunks(data):
+        # The standard wants IHDR first.
         if not kinds:
             fields = _fields(kind, data[start:end])
         if kind == b"eXIf":
@@ -113,11 +114,13 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         check_parts(count := count + 1)
         length = int.from_bytes(data[offset : offset + 4], "big")
         end = offset + 12 + length
+        # The file ends within this chunk.
         if end > len(data):
             break
         kind = data[offset + 4 : offset + 8]
         # Checksums of other chunks do not matter: the decoder never sees them.
         if _is_critical(kind):
+            # A decoder that does not know a critical chunk cannot show the picture.
             if kind not in _PICTURE:
                 raise BadImageError(Problem.UNSUPPORTED_IMAGE, f"PNG chunk {kind!r} is in no standard")
             checksum = zlib.crc32(memoryview(data)[offset + 4 : end - 4])

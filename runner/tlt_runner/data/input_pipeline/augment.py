@@ -40,6 +40,7 @@ class Change:
 
 def generator(seed: int, epoch: int, position: int) -> np.random.Generator:
     """Make the random generator of the image at ``position`` in an epoch's order."""
+    # Philox is a counter-based generator: any position is reached without drawing those before it.
     key, counter = np.array([seed, epoch], np.uint64), np.array([0, position, 0, 0], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
@@ -62,6 +63,7 @@ def _affine(limits: Augmentation, height: int, width: int, uniform: Floats) -> F
     sign_y = -1.0 if flip_y < limits.vertical_flip else 1.0
     (xx, xy), (yx, yy) = (sign_x * cosine, -sign_y * sine), (sign_x * sine, sign_y * cosine)
     centre_x, centre_y = width / 2, height / 2
+    # Turning and zooming about the centre: c + M (p - c), plus the random move.
     to_x = centre_x + (2 * moves_x - 1) * limits.translate_max_x - xx * centre_x - xy * centre_y
     to_y = centre_y + (2 * moves_y - 1) * limits.translate_max_y - yx * centre_x - yy * centre_y
     return np.array([[xx, xy, to_x], [yx, yy, to_y]])
@@ -127,6 +129,7 @@ def cut_boxes(boxes: Floats, window: Floats, min_visible: float) -> tuple[Floats
     """
     cut = np.minimum(np.maximum(boxes, window[[0, 1, 0, 1]]), window[[2, 3, 2, 3]])
     sides, whole = cut[:, 2:] - cut[:, :2], boxes[:, 2:] - boxes[:, :2]
+    # Compared as a product, so that a box without area needs no division.
     visible = sides.prod(axis=1) >= min_visible * whole.prod(axis=1)
     return cut, visible & (sides >= SMALLEST_SIDE).all(axis=1)
 

@@ -117,6 +117,7 @@ def _threads(workers: int) -> ThreadPoolExecutor:
 
 def _shuffled(records: Records, order: int) -> tf.data.Dataset:
     files = tf.data.Dataset.from_tensor_slices([str(path) for path in records.files("training")])
+    # Only some files are open at a time: their order differs between epochs, too.
     files = files.shuffle(len(files), seed=order, reshuffle_each_iteration=False)
     data = files.interleave(
         tf.data.TFRecordDataset,
@@ -183,6 +184,7 @@ def validation_batches(
     if limit is not None:
         images = min(images, limit)
         data = data.take(images)
+    # Every image counts in the evaluation, so the last batch is filled up instead of dropped.
     missing = -images % batch_size
     # The padding is no record but an empty text, of which a blank image is made.
     data = data.concatenate(tf.data.Dataset.from_tensors("").repeat(missing))

@@ -38,6 +38,7 @@ def draw(height: int, width: int, random: np.random.Generator) -> list[Quadrant]
     """Draw the quadrants of a mosaic of ``height`` x ``width``, from four images of that size."""
     size = np.array([height, width])
     centre = np.round(size * (0.5 + _FARTHEST * (2 * random.random(2) - 1)))
+    # The largest quadrant decides: all four images are shrunk alike, and fill it.
     scale = float(max((centre / size).max(), (1 - centre / size).max()))
     quadrants = []
     for lower in np.array([[0, 0], [0, 1], [1, 0], [1, 1]]):
@@ -52,6 +53,7 @@ def paint(images: Sequence[Pixels], quadrants: Sequence[Quadrant]) -> Pixels:
     """Paint the mosaic, [H, W, 3] RGB, of four images [H, W, 3]."""
     import cv2
 
+    # Four channels, as in augment.paint: OpenCV warps them faster than three.
     canvas = np.empty((*images[0].shape[:2], 4), np.uint8)
     for image, quadrant in zip(images, quadrants, strict=True):
         y1, x1, y2, x2 = quadrant.window.astype(int)

@@ -148,6 +148,7 @@ class SampleMaker:
         enough = self.augmentation.mosaic > 0 and len(positions) >= mosaic.IMAGES
         if not enough or random.random() >= self.augmentation.mosaic:
             return _Drawn(change)
+        # Three other images of the batch, without repetition, in a random order with this one.
         others = np.delete(np.arange(len(positions)), index)
         four = random.permutation([index, *random.choice(others, mosaic.IMAGES - 1, replace=False)])
         return _Drawn(change, tuple(four.tolist()), tuple(mosaic.draw(self.height, self.width, random)))
@@ -168,6 +169,7 @@ class SampleMaker:
             np.array([0, 0, self.height, self.width]),
             self.augmentation.min_visible,
         )
+        # Boxes that a mosaic has lost already are counted in out_of_sight, so both are added.
         lost = int(np.count_nonzero(~kept))
         return Objects(boxes[kept], objects.classes[kept], objects.out_of_sight + lost)
 

@@ -91,6 +91,7 @@ def export_folder(
             ``DatasetNotFound``, ``NoLabels``, ``BadSamples``; ``Interrupted``; the storage's reasons.
     """
     folder = _new_folder(out)
+    # Both checks come before anything is read: a wrong --out should fail at once.
     _check_apart(dataset, storage, folder)
     folders = sources.find(dataset, storage)
     images = sum(len(source.listing.samples) for source in folders)
@@ -98,6 +99,7 @@ def export_folder(
     progress = StageProgress("export", images, reporter, stop)
     try:
         plan = planning.plan(folders, dataset, storage, progress)
+        # A folder without a single class would have no dataset block that reads it.
         if not plan.classes:
             raise RunnerError(
                 Reason.NO_LABELS, f"no label of {len(plan.items)} images in {dataset.uri} has an object"
@@ -165,6 +167,7 @@ def _class_names(writer: type[Writer], counts: Counter[str], target: LabelFormat
     Raises:
         RunnerError: ``InvalidSpec`` when two of them would become one.
     """
+    # Sorted, so that the message names the same two classes in every run.
     names = {source: writer.class_name(source) for source in sorted(counts)}
     first: dict[str, str] = {}
     for source, name in names.items():
@@ -181,6 +184,7 @@ def _read_back(
     dataset: Dataset, writer: type[Writer], folder: Path, mapping: ClassMapping, counts: Counter[str]
 ) -> Dataset:
     """Make the dataset block of the folder that is going to be written."""
+    # A manifest allows a limited number of classes: the most frequent ones are kept.
     learnable = [source for source, _ in counts.most_common() if mapping.targets[source] != NOT_A_CLASS]
     classes = sorted(mapping.targets[source] for source in learnable[:MOST_CLASSES])
     kept = dataset.model_dump(by_alias=True, exclude_unset=True, include={"image_size", "bad_samples"})
@@ -203,6 +207,7 @@ def _appearing(folder: Path) -> Iterator[Path]:
     Raises:
         RunnerError: ``InvalidSpec`` when somebody filled the folder meanwhile; the storage's reasons.
     """
+    # In the same folder as the result: only within one file system is a rename atomic.
     building = partial_name(folder)
     with storage_errors(str(folder)):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -212,6 +217,7 @@ def _appearing(folder: Path) -> Iterator[Path]:
             _rename(building, folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)
+        # The rename itself is on the disk only after the parent folder is synced.
         sync_folder(folder.parent)
 
 
@@ -274,6 +280,7 @@ class _Export:
         """Write every image and its labels."""
         digests: dict[str, bytes] = {}
         with ThreadPoolExecutor(workers()) as threads:
+            # Images are written by many threads, labels by this one alone: writers keep state, such as ids.
             for item, exported in in_order(threads, self._write_image, map(self._name, planned), progress):
                 sample = item.planned.sample
                 self.statistics.add(sample, exported.outcome, item.planned.subset)
@@ -301,6 +308,7 @@ class _Export:
         size = (converted.placement.height, converted.placement.width)
         image = ExportedImage(item.planned.subset, item.name, converted.suffix, size, converted.boxes)
         file = self._root / self._writer.image_file(image)
+        # Several threads may make the same sub-folder at once.
         file.parent.mkdir(parents=True, exist_ok=True)
         # "x": two images of one name are a mistake here, never an image that is silently overwritten.
         with file.open("xb") as stream:
@@ -335,6 +343,7 @@ def _require_usable(result: DatasetReport, dataset: Dataset) -> None:
     try:
         report.enforce_policy(result, dataset.bad_samples)
     except RunnerError as error:
+        # The report that the failure would point to is not written: the folder goes away with the error.
         hint = "`tlt convert -f` without --to reports them all: repair them, or raise badSamples.maxFraction."
         raise RunnerError(error.reason, error.message, hint) from None
     report.require_both_subsets(result)

@@ -105,6 +105,7 @@ def fingerprint(
         json.dumps([SCHEMA, metadata.version("opencv-python-headless"), options], sort_keys=True).encode()
     )
     lists = [_hashed((name, _fetched(dataset, storage, field, name))) for field, name in _lists(dataset)]
+    # The lists by their content: an edited list makes other records.
     content.update("".join(f"{item.sha256}\n" for item in lists).encode())
     labels: dict[str, HashedFile] = {}
     images: dict[str, bytes] = {}
@@ -114,6 +115,7 @@ def fingerprint(
             # Files that cannot be used are in the report, which is stored with the records.
             for finding in (*listing.skipped, *listing.orphans, *listing.findings):
                 content.update(_encoded(f"{finding}\n"))
+            # Counts of files that were not used are in the report, too.
             counts = f"{listing.images} {listing.other_files} {listing.unlisted}"
             content.update(f"{source.subset} {counts}\n".encode())
             for _, label in in_order(threads, _hashed, listing.label_files, progress, BATCH):

@@ -67,6 +67,7 @@ def load(path: Path, file: str, listing: Listing, folder: str) -> ImageSet:
             message = f"expected an image of {folder or 'the data set'}, got {entry[:_SHOWN]!r}"
             findings.append(Finding(file, Problem.LISTED_WITHOUT_IMAGE, message, number))
     if not chosen:
+        # Nothing matches: most likely the wrong list, or names in another form, so both are shown.
         example = f"{findings[0].message} in line {findings[0].line}" if findings else "it has no line"
         raise RunnerError(
             Reason.DATASET_NOT_FOUND,

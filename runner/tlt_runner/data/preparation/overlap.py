@@ -51,6 +51,7 @@ def _share_images(
     skipped = [finding for finding in validation.skipped if finding.file not in trained_on]
     validation = _of(validation, skipped=skipped, other_files=0 if same else validation.other_files)
     held_out_or_skipped = held_out | {finding.file for finding in skipped}
+    # Nothing would be left to train on.
     if trained_on and trained_on <= held_out_or_skipped:
         raise RunnerError(
             Reason.INVALID_SPEC,
@@ -60,6 +61,7 @@ def _share_images(
     # Labelled in both files of one folder: held out, and reported. In nested folders that is normal.
     twice = sorted(trained_on & held_out) if same else []
     message = "expected labels for training or for validation, got both: it is held out"
+    # The validation folder was listed twice, once as part of the training folder.
     others = training.other_files if same else max(0, training.other_files - validation.other_files)
     training = _of(
         replace(

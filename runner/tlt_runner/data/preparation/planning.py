@@ -119,6 +119,7 @@ def plan(
             all_classes.update(counts)
             targets = map(mapping.target, counts)
             to_learn.append(frozenset(target for target in targets if target is not None))
+        # A folder that is named for a subset belongs to it as a whole.
         held: Sequence[bool] = [source.subset == "validation"] * len(samples)
         # Only a folder that is named for neither subset is split; the others are what the spec says.
         if source.subset is None:
@@ -128,6 +129,7 @@ def plan(
             held = split.held_out(grouping.groups, to_learn, fraction, seed)
         for sample, is_held in zip(samples, held, strict=True):
             items.append(PlannedSample(sample, source.reader, "validation" if is_held else "training"))
+    # Training before validation, by name: an order that depends on neither threads nor the file system.
     items.sort(key=lambda item: (item.subset, item.sample.name))
     return Assignment(items, all_classes, ungrouped, unused)
 
@@ -173,6 +175,7 @@ def shards(items: Iterable[PlannedSample]) -> list[PlannedShard]:
         count = shard_count(images)
         for number in range(count):
             name = f"{subset}-{number:05d}-of-{count:05d}.tfrecord"
+            # Integer arithmetic spreads the remainder: shards differ by one image at most.
             part = subset_items[number * images // count : (number + 1) * images // count]
             planned.append(PlannedShard(name, subset, part))
     return planned

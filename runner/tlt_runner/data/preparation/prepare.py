@@ -78,6 +78,7 @@ def prepare(
     uri = join(output_uri, "tfrecords", hashes.digest.removeprefix("sha256:")[:16])
     preparation = _Preparation(dataset, storage, output_uri, anchors, reporter)
     existing = _existing(storage, uri, hashes.digest)
+    # Records of the same content and options exist: nothing is converted.
     if existing is not None:
         log.info("%s: records of %s exist at %s", dataset.uri, hashes.digest, uri)
         records, result = existing
@@ -94,12 +95,14 @@ def prepare(
 
 def _existing(storage: Storage, uri: str, digest: str) -> tuple[Records, DatasetReport] | None:
     """Open the records at an address with their report, if both are whole."""
+    # The manifest is written last, so without it the records are not complete.
     if not storage.exists(join(uri, MANIFEST)):
         return None
     try:
         records = load_records(storage, uri, digest)
         return records, DatasetReport.model_validate_json((records.folder / REPORT).read_bytes())
     except RunnerError as error:
+        # Damaged records are made again; a storage that fails is another matter, and ends the run.
         if error.reason != Reason.CHECKSUM_MISMATCH:
             raise
         log.warning("damaged files of the records are made again: %s", error.message)
@@ -143,10 +146,12 @@ class _Preparation:
         statistics = DatasetStatistics()
         statistics.add_listings([source.listing for source in folders])
         statistics.add_duplicates(*planning.duplicates(plan.items, hashes.images))
+        # Before any image is converted: a wrong mapping should fail in seconds, not after hours.
         self._check_classes(plan.classes, statistics)
 
         planned = planning.shards(plan.items)
         folder = shards.ShardFolder(self._storage, uri, hashes.digest)
+        # Partial files of killed runs would only fill the claim.
         folder.remove_abandoned()
         shards.make(
             folder,
@@ -163,6 +168,7 @@ class _Preparation:
             statistics.merge(sidecar.tally)
 
         result = statistics.to_report(self._mapping)
+        # The file of groups is no part of the statistics, so its warnings are added here.
         result = result.model_copy(update={"warnings": [*result.warnings, *plan.warnings]})
         try:
             self._require_usable(result, statistics)
@@ -197,6 +203,7 @@ class _Preparation:
         for name, text in texts.items():
             with storage_errors(str(self._storage.scratch)):
                 self._storage.scratch.mkdir(parents=True, exist_ok=True)
+                # The storage publishes whole files: a reader of the output never meets half a report.
                 local = self._storage.scratch / name
                 local.write_text(text, encoding="utf-8")
             self._storage.publish(local, join(self._output_uri, name))
@@ -249,6 +256,7 @@ class _Preparation:
         report.enforce_policy(result, self._dataset.bad_samples)
         report.require_both_subsets(result)
         objects = {"training": statistics.training_objects, "validation": statistics.validation_objects}
+        # Without training objects there is nothing to learn, and without validation objects no mAP.
         without_objects = [subset for subset, counts in objects.items() if not counts.total()]
         if without_objects:
             raise RunnerError(

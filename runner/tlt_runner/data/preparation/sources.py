@@ -76,11 +76,13 @@ def _source(dataset: Dataset, reader: Reader, listing: Listing, images: str, sub
         return Source(reader, listing, subset)
     folder = join(dataset.uri, images)
     use = f" for {subset}" if subset else ""
+    # Three failures that need three remedies: no image at all, no usable image, or no label.
     if not listing.images:
         raise RunnerError(
             Reason.DATASET_NOT_FOUND,
             f"expected .jpg, .jpeg or .png images{use} in {folder}, which has {reader.image_holdings()}",
         )
+    # If only labels are missing, the labels are probably elsewhere or of another format.
     unlabelled = [finding for finding in listing.skipped if finding.problem == Problem.NO_LABEL]
     if not unlabelled:
         raise RunnerError(

@@ -63,6 +63,7 @@ def class_histogram(classes: Sequence[ReportedClass]) -> str:
             )
     height = max(1, len(drawn)) * _ROW
     more = len(ordered) - len(drawn)
+    # A data set of a thousand classes would make a page of bars.
     note = f"<p>and {more} classes with fewer objects</p>" if more > 0 else ""
     return (
         f'<svg class="classes" role="img" aria-label="objects by class" '
@@ -87,6 +88,7 @@ def size_histogram(sizes: Sequence[ReportedSize], anchors: Anchors | None) -> st
     def up(pixels: float) -> float:
         return _MARGIN / 4 + _PLOT - (math.log2(max(pixels, 2.0**low)) - low) * unit
 
+    # Opacity is logarithmic: bins of a few objects stay visible beside those of thousands.
     most = max(size.objects for size in sizes)
     side = unit / 4
     bins = "".join(

@@ -82,6 +82,7 @@ def _template() -> Template:
 
 def _cut_and_escaped(value: Any) -> Any:
     """Cut a text, and escape its control characters and lone surrogates; markup and numbers stay."""
+    # Markup is made here (charts, pictures) and escapes its own texts.
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     cut = value if len(value) <= _LONGEST else f"{value[: _LONGEST - 1]}…"

@@ -32,7 +32,7 @@ class ReportedFinding(StatusModel):
     file: str
     """The file at fault, relative to the data set's root."""
     line: int | None = None
-    """Its line, from 1, where the file has lines."""
+    """Line of the file at fault, from 1; None if the file has no lines."""
     image: str | None = None
     """The image to which a dropped line belongs."""
     problem: Problem
@@ -49,9 +49,9 @@ class ReportedClass(StatusModel):
     name: str
     """The class."""
     training: int
-    """Its objects to train on."""
+    """Number of training objects of the class."""
     validation: int
-    """Its objects to validate on."""
+    """Number of validation objects of the class."""
 
 
 class ReportedSize(StatusModel):
@@ -178,6 +178,7 @@ def enforce_policy(report: DatasetReport, policy: BadSamples) -> None:
     label_problems = sum(report.label_problems.values())
     bad = report.bad_images + (report.labels_without_image + label_problems if strict else 0)
     share = report.bad_images / max(1, report.images)
+    # Skip tolerates a fraction of bad images, Fail not a single bad entry.
     if bad == 0 or (not strict and share <= policy.max_fraction):
         return
     wrong = [
@@ -205,6 +206,7 @@ def _all_listed(report: DatasetReport) -> bool:
 
 def _named(findings: Iterable[ReportedFinding], all_listed: bool) -> str:
     """Name the first ten files, each with its lines and its first finding, and count the others."""
+    # One entry a file: a label with a thousand bad lines must not hide the other files.
     by_file: dict[str, list[ReportedFinding]] = {}
     for finding in findings:
         by_file.setdefault(finding.file, []).append(finding)

@@ -93,6 +93,7 @@ class DatasetStatistics(BaseModel):
             for finding in listing.skipped:
                 self._skip(finding)
             for sample in listing.samples:
+                # A name in several folders is legal, each is an image of its own, but the report counts it.
                 path = PurePosixPath(sample.name)
                 folders[path.name].add(str(path.parent))
         self.repeated_names += sum(len(names) > 1 for names in folders.values())
@@ -161,6 +162,7 @@ class DatasetStatistics(BaseModel):
             )
             for class_id, name in enumerate(mapping.class_names)
         ]
+        # Everything is sorted: the same data give the same bytes, whatever the order of the threads.
         report = DatasetReport(
             images=self.images,
             usable_images=self.usable_images.total(),
@@ -201,6 +203,7 @@ class DatasetStatistics(BaseModel):
             ],
             warnings=[],
         )
+        # The warnings look at the finished report.
         return report.model_copy(update={"warnings": warnings.warnings(report)})
 
     def _skip(self, finding: Finding) -> None:

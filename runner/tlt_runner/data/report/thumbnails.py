@@ -74,6 +74,7 @@ def worst(report: DatasetReport) -> list[tuple[str, list[ReportedFinding]]]:
     shown: set[Problem] = set()
     for image, findings in sorted(by_image.items(), key=badness):
         problems = {finding.problem for finding in findings}
+        # An image with a kind of problem not shown yet comes before a second one of the same kind.
         (repeated if problems <= shown else new).append((image, findings))
         shown |= problems
     return [*new, *repeated][:SHOWN]
@@ -138,6 +139,7 @@ def _encoded(pixels: Any) -> bytes | None:
     """Encode as JPEG, at the best quality that fits a picture's share of the page."""
     import cv2
 
+    # Noise compresses badly: the quality falls until the picture fits its share of the page.
     for quality in _QUALITIES:
         encoded, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
         if not encoded:

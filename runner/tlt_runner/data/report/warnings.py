@@ -49,6 +49,7 @@ def _of_classes(report: DatasetReport) -> list[str]:
 
 def _of_imbalance(classes: Sequence[ReportedClass]) -> list[str]:
     trained = sorted((item for item in classes if item.training), key=lambda item: item.training)
+    # Classes without any training object have a warning of their own.
     if not trained or trained[-1].training <= IMBALANCE * trained[0].training:
         return []
     rare, common = trained[0], trained[-1]

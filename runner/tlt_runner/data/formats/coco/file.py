@@ -94,6 +94,7 @@ def load(file: str, path: Path) -> CocoFile:
             message = f"expected a list {name}, got {got}: no COCO file with boxes"
             raise FileError(file, message, other_kind=not set(LISTS) <= top.keys())
     annotations = top["annotations"]
+    # captions_*.json has the three lists, too, but no boxes.
     if annotations and not any(isinstance(entry, dict) and "bbox" in entry for entry in annotations):
         message = f"expected annotations with a bbox, got {len(annotations)} without"
         raise FileError(file, message, other_kind=True)
@@ -212,6 +213,7 @@ def is_crowd(entry: Mapping[str, Any]) -> bool:
         EntryError: ``iscrowd`` is neither 0 nor 1.
     """
     value = entry.get("iscrowd")
+    # Tools that know no crowds leave the field out.
     if value is not None and value not in (0, 1):
         raise EntryError(Problem.NOT_A_NUMBER, f"iscrowd: expected 0 or 1, got {_short(value)}")
     return bool(value)

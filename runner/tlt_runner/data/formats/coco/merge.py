@@ -118,6 +118,7 @@ class Merged:
         self, to: list[Finding], file: CocoFile, name: str, index: int, entry: object, error: EntryError
     ) -> None:
         """Add a finding for an entry, or only count it where there are too many."""
+        # A file with millions of bad entries must not fill the memory with findings.
         if self._refused == MAX_FINDINGS:
             self._further[error.problem] += 1
             return
@@ -150,6 +151,7 @@ class Merged:
         image = self.images.setdefault(name, Image(file.file, None))
         try:
             size = coco_file.image_size(entry)
+            # Two files that name one image must agree on its size; boxes depend on it.
             if size and image.size and size != image.size:
                 message = f"expected {_pixels(image.size)} as in an earlier entry, got {_pixels(size)}"
                 raise EntryError(Problem.SIZE_MISMATCH, message)
@@ -211,6 +213,7 @@ class Merged:
             except EntryError as error:
                 self._refuse(self.findings, file, "annotations", index, entry, error)
                 continue
+            # Their image is reported once, with the number of its annotations.
             if isinstance(image, _Refused):
                 image.annotations += 1
                 continue

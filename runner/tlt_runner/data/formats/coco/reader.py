@@ -96,6 +96,7 @@ class CocoReader:
         samples: dict[str, Sample] = {}
         skipped = []
         for name in images:
+            # The key is composed Unicode for matching; the stem is the name as it is in the file system.
             key, stem = names.stem(name), posixpath.splitext(name)[0]
             image = self._images.get(name)
             if image is None:
@@ -137,6 +138,7 @@ class CocoReader:
 def _json_files(root: DatasetRoot, labels: str) -> list[tuple[str, Path]]:
     """List every COCO file: its path relative to the root and its path, sorted."""
     name = relative(labels)
+    # labels may be one JSON file, or a folder of them.
     if name.lower().endswith(SUFFIX):
         try:
             return [(name, root.file(name))]
