@@ -1,4 +1,4 @@
-"""A folder with everything that is wrong with data; test_data_torture.py has the verdicts."""
+"""Make a folder with every problem that data can have; test_data_torture.py has the expected findings."""
 
 import json
 import os
@@ -65,8 +65,8 @@ def bomb(side: int) -> bytes:
 
 def flipped(data: bytes) -> bytes:
     """The PNG with one bit of its picture changed, and the old checksum."""
-    place = data.index(b"IDAT") + 100
-    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+    position = data.index(b"IDAT") + 100
+    return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
 
 
 LINES = [
@@ -92,13 +92,13 @@ LINES = [
 
 
 class Folder:
-    """The data set."""
+    """Data set to which files are added."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def put(self, place: str | bytes, content: bytes) -> None:
-        path = os.fsencode(self.root) + b"/" + os.fsencode(place)
+    def put(self, name: str | bytes, content: bytes) -> None:
+        path = os.fsencode(self.root) + b"/" + os.fsencode(name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as file:
             file.write(content)
@@ -206,6 +206,6 @@ def report_of(data: Dataset, storage: Storage, folder: Path) -> dict[str, Any]:
 
 def findings(listed: list[dict[str, Any]]) -> dict[tuple[str, int | None], tuple[str, str]]:
     """File and line -> problem and message."""
-    found = {(item["file"], item.get("line")): (item["problem"], item["message"]) for item in listed}
-    assert len(found) == len(listed)
-    return found
+    by_position = {(item["file"], item.get("line")): (item["problem"], item["message"]) for item in listed}
+    assert len(by_position) == len(listed)
+    return by_position

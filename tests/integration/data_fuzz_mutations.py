@@ -1,4 +1,4 @@
-"""Seed files of data_fuzz_process and how they are mutated."""
+"""Seed files of data_fuzz_process, and their mutations."""
 
 import json
 import math
@@ -128,7 +128,7 @@ VALUES: list[Any] = [
 
 
 def mutate(draw: random.Random, data: bytes) -> bytes:
-    """One to four changes of any kind."""
+    """Apply one to four changes of any kind."""
     for _ in range(draw.choice((1, 1, 2, 4))):
         data = draw.choice((_flip, _cut, _double, _insert, _insert, _replace, _replace, _replace, _drop))(
             draw, data
@@ -168,7 +168,7 @@ def _insert(draw: random.Random, data: bytes) -> bytes:
 
 
 def _replace(draw: random.Random, data: bytes) -> bytes:
-    """Put a token in the place of a word or number."""
+    """Replace a word or number by a token."""
     words = list(re.finditer(rb"[\w.\-]+", data))
     if not words:
         return data
@@ -228,7 +228,7 @@ def pictures() -> list[bytes]:
 
 
 def mutate_picture(draw: random.Random, seeds: list[bytes]) -> bytes:
-    """A picture with changed bytes, with another size in its header, or with sound checksums all the same."""
+    """Change bytes of a picture, its checksums with or without them, or the size in its header."""
     data = draw.choice(seeds)
     if draw.random() < 0.3:
         return mutate(draw, data)
@@ -249,12 +249,12 @@ def _resized(draw: random.Random, data: bytes) -> bytes:
 
 
 def _with_checksums(data: bytes) -> bytes:
-    """The chunks of a PNG with the checksums that their bytes should have."""
-    out, place = bytearray(data[:8]), 8
-    while place + 12 <= len(data):
-        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+    """Replace the checksums of a PNG's chunks by those of their bytes."""
+    out, offset = bytearray(data[:8]), 8
+    while offset + 12 <= len(data):
+        end = offset + 12 + int.from_bytes(data[offset : offset + 4], "big")
         if end > len(data):
             break
-        out += data[place : end - 4] + struct.pack(">I", zlib.crc32(data[place + 4 : end - 4]))
-        place = end
-    return bytes(out + data[place:])
+        out += data[offset : end - 4] + struct.pack(">I", zlib.crc32(data[offset + 4 : end - 4]))
+        offset = end
+    return bytes(out + data[offset:])

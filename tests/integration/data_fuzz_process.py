@@ -33,12 +33,12 @@ from tlt_runner.errors import RunnerError
 MEMORY = 384 << 20
 """Bytes that a process may take beyond what it has after its imports."""
 SECONDS = 300
-"""Far more than all cases take; a process that takes longer hangs."""
+"""Limit on the time of all cases, many times what they take; a process that exceeds it hangs."""
 LONGEST_MESSAGE = 1_000
 
 
 def check_labels(labels: Labels) -> None:
-    """What a reader promises of every label, whatever the file."""
+    """Assert the guarantees of a reader for the labels of any file."""
     for box in labels.boxes:
         y1, x1, y2, x2 = box.yxyx
         assert all(map(math.isfinite, box.yxyx)) and y1 < y2 and x1 < x2, box
@@ -52,7 +52,7 @@ def check_labels(labels: Labels) -> None:
 
 
 def check_findings(findings: Any) -> None:
-    """Every finding can be written into a report and read by a person."""
+    """Assert that every finding can be written into a report and read by a person."""
     for finding in findings:
         assert isinstance(finding, Finding) and isinstance(finding.problem, Problem)
         assert finding.line is None or finding.line >= 1, finding
@@ -61,7 +61,7 @@ def check_findings(findings: Any) -> None:
 
 
 class Tried:
-    """Counts what the cases led to."""
+    """Counts the boxes and problems of the cases."""
 
     def __init__(self) -> None:
         self.cases = 0
@@ -69,7 +69,7 @@ class Tried:
         self.problems: Counter[str] = Counter()
 
     def reader(self, reader: Reader) -> None:
-        """One case: list and read everything."""
+        """Run one case: list and read everything."""
         self.cases += 1
         try:
             listing = reader.listing()
@@ -93,7 +93,7 @@ class Tried:
 
 
 def fuzz(kind: str, cases: int, folder: Path) -> Tried:
-    """Try ``cases`` mutants, after the worst files that we could think of."""
+    """Try ``cases`` mutants, after the hand-made worst files."""
     tried = Tried()
     for number, data in enumerate(_contents(kind, cases)):
         try:
@@ -119,8 +119,8 @@ def _pair(
     reader: Callable[[SourceFolder, SourceFolder], Reader],
 ) -> None:
     (folder / f"a{suffix}").write_bytes(data)
-    place = SourceFolder(folder, "")
-    tried.reader(reader(place, place))
+    source = SourceFolder(folder, "")
+    tried.reader(reader(source, source))
 
 
 def _try_kitti(tried: Tried, folder: Path, data: bytes) -> None:
@@ -171,7 +171,7 @@ def _try_image(tried: Tried, folder: Path, data: bytes) -> None:
 
 
 def _without_pixels(data: bytes) -> Problem | None:
-    """The verdict of those who keep the file's bytes: it must be the same."""
+    """Assert that :func:`decode.check` refuses the same files as :func:`decode.decode`."""
     try:
         decode.check(data, decode.header(data, "a.jpg"))
     except decode.BadImageError as error:

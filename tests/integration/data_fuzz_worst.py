@@ -1,4 +1,4 @@
-"""The worst files that we could think of, for data_fuzz_process: small ones that would become large."""
+"""Hand-made worst files for data_fuzz_process: small ones that would become large."""
 
 import re
 import struct
@@ -13,7 +13,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def images() -> Iterator[bytes]:
-    """Pixels, text and profiles that would fill the memory, and headers that promise them."""
+    """Yield pixels, text and profiles that would fill the memory, and headers that promise them."""
     yield from (b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
     bomb = zlib.compress(bytes(64 << 20), 9)
     for width, height in ((1, 1), (30000, 30000), (1 << 31, 1 << 31), (65535, 4)):

@@ -1,4 +1,4 @@
-"""One sample to one record: bytes kept or pixels placed, boxes with them, a finding for what is wrong."""
+"""Conversion of a sample to a record: bytes kept or pixels placed, boxes mapped, problems reported."""
 
 import io
 from collections import Counter
@@ -38,7 +38,7 @@ SAMPLE = Sample("images/a", "a", Path("images/a.jpg"), "images/a.jpg", "labels.j
 
 
 class OneLabel:
-    """A reader of one label, which is at hand."""
+    """Reader that returns the given labels."""
 
     def __init__(self, labels: Labels) -> None:
         self._labels = labels
@@ -118,7 +118,7 @@ def test_a_jpeg_of_the_right_size_keeps_its_bytes_and_tensorflow_reads_them(
     ],
     ids=["png", "cmyk"],
 )
-def test_what_tensorflow_would_not_read_in_its_colours_is_encoded_anew(
+def test_a_jpeg_that_tensorflow_would_decode_to_other_colours_is_encoded_anew(
     data: bytes, oddities: tuple[Oddity, ...]
 ) -> None:
     converted = _convert(data)
@@ -127,7 +127,7 @@ def test_what_tensorflow_would_not_read_in_its_colours_is_encoded_anew(
     assert np.abs(image.astype(int) - PIXELS[..., ::-1]).mean() < 3
 
 
-def test_a_record_says_what_the_label_said() -> None:
+def test_a_record_has_the_attributes_of_the_label() -> None:
     converted = _convert(JPEG, boxes=(BOX,), ignored=2)
     record = _record(converted).features.feature
     assert record["frame/id"].bytes_list.value == [b"images/a"]
@@ -140,14 +140,14 @@ def test_a_record_says_what_the_label_said() -> None:
     assert (converted.source_classes, converted.ignored, converted.clipped) == (["car"], 2, 0)
 
 
-def test_stretched_boxes_follow_and_come_back() -> None:
+def test_boxes_of_a_stretched_image_map_there_and_back() -> None:
     converted = _convert(JPEG, ImageSize(height=192, width=64), boxes=(BOX,))
     parsed = tfrecords.parse(converted.example, 192, 64)
     assert parsed["boxes"].numpy().tolist() == [[32.0, 16.0, 96.0, 48.0]]
     assert parsed["placement"].numpy().tolist() == [2.0, 0.5, 0.0, 0.0, HEIGHT, WIDTH]
 
 
-def test_letterboxed_boxes_follow_and_come_back() -> None:
+def test_boxes_of_a_letterboxed_image_map_there_and_back() -> None:
     converted = _convert(JPEG, ImageSize(height=128, width=64, mode="letterbox"), boxes=(BOX,))
     parsed = tfrecords.parse(converted.example, 128, 64)
     # Half the size: 48 rows of content, with 40 of padding above and below.
@@ -158,7 +158,7 @@ def test_letterboxed_boxes_follow_and_come_back() -> None:
 
 
 @pytest.mark.parametrize("mode", ["stretch", "letterbox"])
-def test_what_is_found_in_the_networks_pixels_is_judged_against_the_labels_own(mode: str) -> None:
+def test_detections_in_network_pixels_are_evaluated_in_original_pixels(mode: str) -> None:
     size = ImageSize.model_validate({"height": 160, "width": 96, "mode": mode})
     boxes = (
         BOX,
@@ -168,12 +168,12 @@ def test_what_is_found_in_the_networks_pixels_is_judged_against_the_labels_own(m
     parsed = tfrecords.parse(_convert(JPEG, size, boxes=boxes).example, 160, 96)
     batch = {key: value[None] for key, value in parsed.items()} | {"valid": np.array([True])}
     where = geometry.placement(HEIGHT, WIDTH, 160, 96, mode)  # type: ignore[arg-type]
-    found = {
+    detections = {
         "boxes": where.to_network(np.array([box.yxyx for box in boxes]))[None],
         "scores": np.array([[0.9, 0.8, 0.7]]),
         "classes": np.array([[1, 0, 1]]),
     }
-    metrics = evaluate(lambda _: found, [batch], MAPPING.class_names, 0.999, "area")
+    metrics = evaluate(lambda _: detections, [batch], MAPPING.class_names, 0.999, "area")
     assert metrics.m_ap == pytest.approx(1.0)
 
 
@@ -209,7 +209,7 @@ def _turned(orientation: int) -> bytes:
     return JPEG[:2] + b"\xff\xe1" + (2 + len(exif)).to_bytes(2, "big") + exif + JPEG[2:]
 
 
-def test_a_label_of_the_turned_image_is_told_apart_and_what_to_do() -> None:
+def test_a_label_of_the_turned_image_is_reported_with_a_remedy() -> None:
     skipped = _convert(_turned(6), boxes=(BOX,), image_size=(WIDTH, HEIGHT)).skipped
     assert skipped is not None
     assert "EXIF" in skipped.message
@@ -253,7 +253,7 @@ def test_a_box_across_the_edge_is_cut_and_counted() -> None:
     assert (converted.clipped, converted.dropped) == (1, [])
 
 
-def test_other_classes_are_no_objects_and_no_findings() -> None:
+def test_unmapped_classes_are_neither_objects_nor_findings() -> None:
     converted = _convert(JPEG, boxes=(LabelledBox("tree", (1e9, 5, 0, 0)), BOX))
     assert (converted.objects, converted.dropped, converted.source_classes) == ([1], [], ["tree", "car"])
 
@@ -268,8 +268,8 @@ def _cut(data: bytes, part: float) -> bytes:
 
 
 def _flip(data: bytes, part: float) -> bytes:
-    place = int(part * len(data))
-    return data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
+    position = int(part * len(data))
+    return data[:position] + bytes([data[position] ^ 0xFF]) + data[position + 1 :]
 
 
 @settings(max_examples=60, deadline=None)
@@ -279,7 +279,7 @@ def _flip(data: bytes, part: float) -> bytes:
     part=st.floats(0, 0.999),
     size=st.sampled_from([SAME, ImageSize(height=64, width=64, mode="letterbox")]),
 )
-def test_harmed_images_never_raise(
+def test_damaged_images_never_raise(
     data: bytes, harm: Callable[[bytes, float], bytes], part: float, size: ImageSize
 ) -> None:
     converted = _convert(harm(data, part), size, boxes=(BOX,))

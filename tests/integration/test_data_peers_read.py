@@ -94,29 +94,29 @@ def _coco_annotation(
 
 
 def _ours(reader: Reader) -> dict[str, Objects]:
-    found = {}
+    objects = {}
     for sample in reader.listing().samples:
         labels = reader.read(sample, (HEIGHT, WIDTH))
         assert (labels.findings, labels.image_size) == ((), (HEIGHT, WIDTH))
-        found[sample.stem] = sorted(
+        objects[sample.stem] = sorted(
             (box.class_name, box.yxyx[1], box.yxyx[0], box.yxyx[3], box.yxyx[2]) for box in labels.boxes
         )
-    return found
+    return objects
 
 
 def _theirs(dataset: supervision.DetectionDataset) -> dict[str, Objects]:
     return {
-        Path(path).stem: sorted(_detections(dataset.classes, found))
-        for path, found in dataset.annotations.items()
+        Path(path).stem: sorted(_detections(dataset.classes, detections))
+        for path, detections in dataset.annotations.items()
     }
 
 
 def _detections(
-    classes: list[str], found: supervision.Detections
+    classes: list[str], detections: supervision.Detections
 ) -> Iterator[tuple[str, float, float, float, float]]:
-    crowds = found.data.get("iscrowd", np.zeros(len(found)))
-    class_ids = [] if found.class_id is None else found.class_id
-    for class_id, box, crowd in zip(class_ids, found.xyxy.tolist(), crowds, strict=True):
+    crowds = detections.data.get("iscrowd", np.zeros(len(detections)))
+    class_ids = [] if detections.class_id is None else detections.class_id
+    for class_id, box, crowd in zip(class_ids, detections.xyxy.tolist(), crowds, strict=True):
         if not crowd:
             yield (classes[class_id], *box)
 
@@ -144,10 +144,10 @@ def test_coco_is_read_as_pycocotools_reads_it(images: Path, coco: Path) -> None:
     peer = COCO(str(coco))
     theirs = {}
     for image in peer.loadImgs(peer.getImgIds()):
-        found = peer.loadAnns(peer.getAnnIds(imgIds=[image["id"]], iscrowd=False))
+        annotations = peer.loadAnns(peer.getAnnIds(imgIds=[image["id"]], iscrowd=False))
         theirs[Path(image["file_name"]).stem] = sorted(
             (peer.cats[entry["category_id"]]["name"], x, y, x + width, y + height)
-            for entry in found
+            for entry in annotations
             for x, y, width, height in [entry["bbox"]]
         )
     reader = CocoReader(SourceFolder(images, "images"), [("instances.json", coco)])

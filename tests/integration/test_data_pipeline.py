@@ -15,7 +15,7 @@ from tlt_runner.data import parallel
 from tlt_runner.data.input_pipeline import samples
 from tlt_runner.data.input_pipeline.batches import training_batches, validation_batches
 from tlt_runner.data.input_pipeline.samples import NAMES_SEPARATOR
-from tlt_runner.data.input_pipeline.worker_slice import Share
+from tlt_runner.data.input_pipeline.worker_slice import WorkerSlice
 from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.data.records import Records
 from tlt_runner.errors import RunnerError
@@ -40,7 +40,7 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
-    """17 training and 5 validation images: a red box on black, at its own place, every third difficult."""
+    """17 training and 5 validation images: a red box on black, each elsewhere, every third difficult."""
     root = tmp_path_factory.mktemp("set")
     for part, count in (("training", 17), ("validation", 5)):
         for folder in ("image", "label"):
@@ -104,7 +104,7 @@ def test_the_order_depends_on_seed_and_epoch_alone(records: Records) -> None:
     assert first not in (second, other, sorted(first))
 
 
-def test_pixels_are_rgb_from_0_to_255_and_lie_under_their_box(records: Records) -> None:
+def test_pixels_are_rgb_from_0_to_255_and_match_their_box(records: Records) -> None:
     for batch in _epoch(records, 0):
         for image, boxes in zip(batch["image"], batch["boxes"], strict=True):
             y1, x1, y2, x2 = boxes[0].astype(int)
@@ -113,7 +113,7 @@ def test_pixels_are_rgb_from_0_to_255_and_lie_under_their_box(records: Records) 
             assert inside[1:].max() < 25
 
 
-def test_what_is_no_object_is_zero_and_class_minus_one(records: Records) -> None:
+def test_padding_is_a_zero_box_of_class_minus_one(records: Records) -> None:
     for batch in _epoch(records, 0):
         for name, boxes, classes in zip(batch["id"], batch["boxes"], batch["classes"], strict=True):
             count = 1 + int(name[-3:]) % 2
@@ -123,11 +123,11 @@ def test_what_is_no_object_is_zero_and_class_minus_one(records: Records) -> None
             assert boxes[0].tolist() == [30.0, 2.0 * int(name[-3:]), 46.0, 2.0 * int(name[-3:]) + 16]
 
 
-def test_more_objects_than_there_is_room_for_are_cut(records: Records) -> None:
+def test_objects_beyond_max_objects_are_cut(records: Records) -> None:
     assert {batch["classes"].shape for batch in _epoch(records, 0, max_objects=1)} == {(4, 1)}
 
 
-def test_mirrored_images_take_their_boxes_along(records: Records) -> None:
+def test_mirrored_images_have_mirrored_boxes(records: Records) -> None:
     plain = {
         n: (i, b) for e in _epoch(records, 0) for n, i, b in zip(e["id"], e["image"], e["boxes"], strict=True)
     }
@@ -138,7 +138,7 @@ def test_mirrored_images_take_their_boxes_along(records: Records) -> None:
             assert boxes[0].tolist() == [before[0, 0], SIZE - before[0, 3], before[0, 2], SIZE - before[0, 1]]
 
 
-def test_mirroring_is_the_same_again_for_the_same_epoch_and_another_for_the_next(records: Records) -> None:
+def test_mirroring_is_reproducible_within_an_epoch_and_differs_between_epochs(records: Records) -> None:
     half = Augmentation(horizontal_flip=0.5)
     epochs = [_epoch(records, number, augmentation=half) for number in (0, 0, 1)]
     boxes = [
@@ -176,7 +176,7 @@ def test_an_epoch_resumed_in_the_middle_is_the_same_bit_for_bit(records: Records
             assert all(np.array_equal(before[key], after[key]) for key in before)
 
 
-def test_another_epoch_and_another_seed_change_images_otherwise(records: Records) -> None:
+def test_another_epoch_or_seed_augments_images_differently(records: Records) -> None:
     one, other, third = (
         {
             name.split(NAMES_SEPARATOR)[0]: image
@@ -200,14 +200,14 @@ def test_a_mosaic_is_of_four_different_images_with_their_boxes(records: Records,
     mosaic = Augmentation(horizontal_flip=0, mosaic=1, min_visible=0.9)
     batches = _epoch(records, 0, augmentation=mosaic, max_objects=8, batch_size=batch_size)
     names = [name.split(NAMES_SEPARATOR) for name in _ids(batches)]
-    assert len({own for own, *_ in names}) == 16
+    assert len({first for first, *_ in names}) == 16
     assert {len(set(four)) for four in names} == {4}
     objects = 0
     for batch in batches:
         for image, boxes, classes in zip(batch["image"], batch["boxes"], batch["classes"], strict=True):
-            found = boxes[classes == 1]
-            objects += len(found)
-            for y1, x1, y2, x2 in np.round(found).astype(int):
+            vehicle_boxes = boxes[classes == 1]
+            objects += len(vehicle_boxes)
+            for y1, x1, y2, x2 in np.round(vehicle_boxes).astype(int):
                 assert 7 <= y2 - y1 <= 13  # 16, shrunk to between a half and three quarters
                 red = image[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].reshape(-1, 3).mean(0)
                 assert red[0] > 200
@@ -215,7 +215,7 @@ def test_a_mosaic_is_of_four_different_images_with_their_boxes(records: Records,
     assert objects > 24  # one or two a drawing; a quadrant shows 0.44 of an image or more
 
 
-def test_a_rest_of_fewer_than_four_images_makes_no_mosaic(records: Records) -> None:
+def test_a_remainder_of_fewer_than_four_images_makes_no_mosaic(records: Records) -> None:
     last = _epoch(records, 0, augmentation=Augmentation(horizontal_flip=0, mosaic=1), batch_size=1)[-1]
     number = int(last["id"][0][-3:])
     assert last["boxes"][0, 0].tolist() == [30, 2 * number, 46, 2 * number + 16]
@@ -285,23 +285,23 @@ def test_epochs_leave_no_threads_behind(records: Records) -> None:
 
 @pytest.mark.parametrize("batch_size", [2, 4])
 @pytest.mark.parametrize("augmentation", [STILL, EVERYTHING])
-def test_workers_together_see_what_one_sees(
+def test_several_workers_together_have_the_batches_of_one(
     records: Records, augmentation: Augmentation, batch_size: int
 ) -> None:
     whole = _epoch(records, 2, batch_size=batch_size, augmentation=augmentation, first_batch=1)
-    shares = [
+    slices = [
         _epoch(
             records,
             2,
             batch_size=batch_size,
             augmentation=augmentation,
             first_batch=1,
-            share=Share(index, 2),
+            worker_slice=WorkerSlice(index, 2),
         )
         for index in range(2)
     ]
-    assert len(whole) == len(shares[0]) == len(shares[1])
-    for batch, *parts in zip(whole, *shares, strict=True):
+    assert len(whole) == len(slices[0]) == len(slices[1])
+    for batch, *parts in zip(whole, *slices, strict=True):
         for key, value in batch.items():
             np.testing.assert_array_equal(np.concatenate([part[key] for part in parts]), value)
 
@@ -312,19 +312,21 @@ def test_a_worker_decodes_its_own_images_only(records: Records, monkeypatch: pyt
     monkeypatch.setattr(
         samples, "_decode", lambda data, out=None: decoded.append(data) or decode(data, out=out)
     )
-    _epoch(records, 0, share=Share(1, 2))
+    _epoch(records, 0, worker_slice=WorkerSlice(1, 2))
     assert len(decoded) == len(set(decoded)) == 8
 
 
-def test_validation_images_are_shared_out_each_once(records: Records) -> None:
+def test_each_validation_image_goes_to_one_worker_once(records: Records) -> None:
     whole = [batch["id"].numpy().tolist() for batch in validation_batches(records, 2, 3)]
-    shares = [list(validation_batches(records, 4, 3, share=Share(index, 2))) for index in range(2)]
-    assert len(shares[0]) == len(shares[1]) == 2
-    seen = [
+    slices = [
+        list(validation_batches(records, 4, 3, worker_slice=WorkerSlice(index, 2))) for index in range(2)
+    ]
+    assert len(slices[0]) == len(slices[1]) == 2
+    valid_names = [
         name
-        for batches in zip(*shares, strict=True)
+        for batches in zip(*slices, strict=True)
         for batch in batches
         for name, valid in zip(batch["id"].numpy(), batch["valid"].numpy(), strict=True)
         if valid
     ]
-    assert seen == [name for ids in whole for name in ids if name]
+    assert valid_names == [name for ids in whole for name in ids if name]

@@ -1,4 +1,4 @@
-"""Preparation of real files: exact reports, exact records, reuse, and what a kill leaves behind."""
+"""Preparation of real files: exact reports, exact records, reuse, and recovery from a kill."""
 
 import json
 import os
@@ -121,7 +121,7 @@ def _torture(folder: Folder) -> None:
     (folder.images / "notes.md").touch()
 
 
-def test_status_and_progress_say_what_was_found(folder: Folder, storage: Storage, output: str) -> None:
+def test_status_and_progress_report_the_data_set(folder: Folder, storage: Storage, output: str) -> None:
     _torture(folder)
     reporter = RecordingReporter()
     dataset = folder.dataset(badSamples={"maxFraction": 0.5})
@@ -186,7 +186,7 @@ def test_an_image_of_the_right_size_keeps_its_bytes(folder: Folder, storage: Sto
         assert feature["frame/encoded"].bytes_list.value[0] == original
 
 
-def test_validation_folders_of_their_own_are_used(folder: Folder, storage: Storage, output: str) -> None:
+def test_separate_validation_folders_are_used(folder: Folder, storage: Storage, output: str) -> None:
     _good(folder, 3)
     (folder.root / "testing").mkdir()
     for name in ("images", "labels"):
@@ -236,9 +236,7 @@ def test_records_are_made_once_and_again_when_anything_changes(
     assert prepare(moved.dataset(), storage, output).digest in digests
 
 
-def test_the_policy_is_applied_to_records_that_are_there_already(
-    folder: Folder, storage: Storage, output: str
-) -> None:
+def test_the_policy_is_applied_to_existing_records(folder: Folder, storage: Storage, output: str) -> None:
     _good(folder, 5)
     folder.image("alone.jpg")
     prepare(folder.dataset(badSamples={"maxFraction": 0.5}), storage, output)
@@ -292,7 +290,9 @@ def test_records_without_their_manifest_or_of_another_digest_are_refused(
         assert caught.value.reason == Reason.DATASET_NOT_FOUND
 
 
-def test_a_missing_folder_is_named_with_what_is_there(folder: Folder, storage: Storage, output: str) -> None:
+def test_a_missing_folder_is_reported_with_the_existing_ones(
+    folder: Folder, storage: Storage, output: str
+) -> None:
     with pytest.raises(RunnerError) as caught:
         prepare(folder.dataset(images="training/images"), storage, output)
     assert caught.value.reason == Reason.DATASET_NOT_FOUND
@@ -318,9 +318,7 @@ def test_labels_without_a_single_object_are_refused(folder: Folder, storage: Sto
     assert "none for training and validation" in caught.value.message
 
 
-def test_images_without_any_label_have_a_reason_of_their_own(
-    folder: Folder, storage: Storage, output: str
-) -> None:
+def test_images_without_any_label_fail_with_no_labels(folder: Folder, storage: Storage, output: str) -> None:
     folder.image("a.jpg")
     with pytest.raises(RunnerError) as caught:
         prepare(folder.dataset(), storage, output)
@@ -343,17 +341,17 @@ def test_a_mapping_that_matches_nothing_lists_both_sides(
     assert "automobile, bike" in caught.value.message
 
 
-def test_the_report_is_there_whatever_becomes_of_the_data(
+def test_the_report_is_written_also_for_refused_data(
     folder: Folder, storage: Storage, output: str, tmp_path: Path
 ) -> None:
     _good(folder, 3)
     files = [tmp_path / "out" / name for name in ("dataset-report.json", "dataset-report.html")]
 
     def written() -> list[bool]:
-        there = [path.exists() for path in files]
+        are_written = [path.exists() for path in files]
         for path in files:
             path.unlink(missing_ok=True)
-        return there
+        return are_written
 
     with pytest.raises(RunnerError):
         prepare(folder.dataset(targetClassMapping={"bike": "bike"}), storage, output)
@@ -398,7 +396,7 @@ def test_one_usable_image_is_not_enough(folder: Folder, storage: Storage, output
     assert "got none for" in caught.value.message
 
 
-def test_a_stop_interrupts_and_what_was_finished_is_taken_over(
+def test_a_stopped_run_leaves_finished_shards_to_the_next(
     folder: Folder, storage: Storage, output: str, tmp_path: Path
 ) -> None:
     _good(folder, 100)
@@ -495,7 +493,7 @@ def test_two_processes_at_once_end_with_the_same_bytes(
     assert _content(made) == _content(undisturbed.folder)
 
 
-def test_digits_come_out_the_same_byte_for_byte_and_convert_without_a_complaint(
+def test_sample_digits_are_reproducible_and_convert_without_a_finding(
     storage: Storage, output: str, tmp_path: Path
 ) -> None:
     for name in ("one", "two"):

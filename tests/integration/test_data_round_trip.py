@@ -1,4 +1,4 @@
-"""``tlt convert --to`` on real folders: any format to any, and other people's readers see the same."""
+"""``tlt convert --to`` on real folders: any format to any, and other libraries read the same boxes."""
 
 import contextlib
 import hashlib
@@ -108,8 +108,8 @@ def _convert(
 ) -> dict[str, Any]:
     """The printed dataset block of a conversion that succeeds."""
     manifest = str(_manifest(root, block))
-    code, printed, told = _tlt("convert", "-f", manifest, "--to", target, "--out", str(out), *more)
-    assert code == 0, told
+    code, printed, errors = _tlt("convert", "-f", manifest, "--to", target, "--out", str(out), *more)
+    assert code == 0, errors
     result: dict[str, Any] = yaml.safe_load(printed)["dataset"]
     return result
 
@@ -118,10 +118,10 @@ def _read(block: Mapping[str, Any], scratch: Path) -> dict[str, tuple[str, list[
     """Digest of each image -> subset and its objects as xmin, ymin, xmax, ymax, in order."""
     dataset = Dataset.model_validate(block)
     storage = Storage(scratch=scratch)
-    found = sources.find(dataset, storage)
-    assert not any(source.listing.skipped or source.listing.orphans for source in found)
+    folders = sources.find(dataset, storage)
+    assert not any(source.listing.skipped or source.listing.orphans for source in folders)
     content = {}
-    for item in planning.plan(found, dataset, storage).items:
+    for item in planning.plan(folders, dataset, storage).items:
         height, width = cv2.imread(str(item.sample.image)).shape[:2]
         labels = item.reader.read(item.sample, (height, width))
         assert not labels.findings
@@ -196,7 +196,7 @@ def every_format(tmp_path_factory: pytest.TempPathFactory) -> dict[LabelFormat, 
 
 @pytest.mark.parametrize("source", FORMATS)
 @pytest.mark.parametrize("target", FORMATS)
-def test_any_format_to_any(
+def test_any_format_converts_to_any_other(
     every_format: dict[LabelFormat, dict[str, Any]], tmp_path: Path, source: LabelFormat, target: LabelFormat
 ) -> None:
     block = _convert(tmp_path, every_format[source], target, tmp_path / "out")
@@ -221,11 +221,11 @@ def test_images_are_copied_byte_for_byte_into_sub_folders_or_flat(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_pycocotools_sees_the_same(every_format: dict[LabelFormat, dict[str, Any]]) -> None:
+def test_pycocotools_reads_the_same_boxes(every_format: dict[LabelFormat, dict[str, Any]]) -> None:
     from pycocotools.coco import COCO
 
     root = Path(every_format["coco"]["uri"].removeprefix("file://"))
-    seen = {}
+    boxes_read = {}
     for part in ("train", "val"):
         with contextlib.redirect_stdout(io.StringIO()):
             coco = COCO(str(root / f"annotations/instances_{part}.json"))
@@ -240,11 +240,13 @@ def test_pycocotools_sees_the_same(every_format: dict[LabelFormat, dict[str, Any
                 image["height"],
                 image["width"],
             )
-            seen[image["file_name"]] = boxes
-    _assert_as_made(seen, STREETS)
+            boxes_read[image["file_name"]] = boxes
+    _assert_as_made(boxes_read, STREETS)
 
 
-def test_supervision_sees_the_same_in_a_voc_folder(every_format: dict[LabelFormat, dict[str, Any]]) -> None:
+def test_supervision_reads_the_same_boxes_from_a_voc_folder(
+    every_format: dict[LabelFormat, dict[str, Any]],
+) -> None:
     import supervision
 
     root = Path(every_format["voc"]["uri"].removeprefix("file://"))
@@ -256,35 +258,37 @@ def test_supervision_sees_the_same_in_a_voc_folder(every_format: dict[LabelForma
     _assert_as_made(_of_supervision(loaded), renamed)
 
 
-def test_supervision_sees_the_same_in_a_yolo_folder(tmp_path: Path) -> None:
+def test_supervision_reads_the_same_boxes_from_a_yolo_folder(tmp_path: Path) -> None:
     import supervision
 
     flat = [picture for picture in STREETS if "/" not in picture.name]
     block = _convert(tmp_path, _make_kitti(tmp_path / "start", flat), "yolo", tmp_path / "yolo")
     root = Path(block["uri"].removeprefix("file://"))
-    seen: dict[str, list[Box]] = {}
+    boxes_read: dict[str, list[Box]] = {}
     for part in ("train", "val"):
         loaded = supervision.DetectionDataset.from_yolo(
             str(root / "images" / part), str(root / "labels" / part), str(root / "data.yaml")
         )
-        seen |= _of_supervision(loaded)
-    _assert_as_made(seen, flat)
+        boxes_read |= _of_supervision(loaded)
+    _assert_as_made(boxes_read, flat)
 
 
 def _of_supervision(loaded: Any) -> dict[str, list[Box]]:
     return {
         Path(path).name: [
             (loaded.classes[class_id], tuple(map(float, box)))
-            for box, class_id in zip(found.xyxy, found.class_id if len(found) else (), strict=True)
+            for box, class_id in zip(
+                detections.xyxy, detections.class_id if len(detections) else (), strict=True
+            )
         ]
-        for path, _, found in loaded
+        for path, _, detections in loaded
     }
 
 
-def _assert_as_made(seen: Mapping[str, Sequence[Box]], pictures: Sequence[Picture]) -> None:
-    assert seen.keys() == {picture.name for picture in pictures}
+def _assert_as_made(boxes_read: Mapping[str, Sequence[Box]], pictures: Sequence[Picture]) -> None:
+    assert boxes_read.keys() == {picture.name for picture in pictures}
     for picture in pictures:
-        got = seen[picture.name]
+        got = boxes_read[picture.name]
         assert [name for name, _ in got] == [name for name, _ in picture.boxes]
         for (_, box), (_, expected) in zip(got, picture.boxes, strict=True):
             assert box == pytest.approx(expected, abs=1e-4)
@@ -304,7 +308,7 @@ BLOCK = (20, 10, 100, 50)
         ("letterbox", (6.4, 51.2, 32, 64)),
     ],
 )
-def test_resized_boxes_lie_where_the_resized_drawing_lies(
+def test_resized_boxes_enclose_the_resized_drawing(
     tmp_path: Path, target: LabelFormat, mode: str, expected: tuple[float, float, float, float]
 ) -> None:
     start = _make_kitti(
@@ -329,7 +333,7 @@ def test_resized_boxes_lie_where_the_resized_drawing_lies(
         assert drawn == pytest.approx(expected, abs=1)
 
 
-def test_an_image_of_the_size_already_keeps_its_bytes(tmp_path: Path) -> None:
+def test_an_image_of_the_target_size_keeps_its_bytes(tmp_path: Path) -> None:
     pictures = [Picture(f"{number}.png", (64, 64), [("car", (1, 2, 3, 4))]) for number in range(3)]
     start = _make_kitti(tmp_path / "start", pictures)
     block = _convert(tmp_path, start, "yolo", tmp_path / "out", "--resize")
@@ -354,7 +358,7 @@ def test_images_left_out_and_attributes_lost_are_reported(tmp_path: Path) -> Non
     (labels / "twin.txt").write_text("")
     start["badSamples"] = {"maxFraction": 1}
     arguments = ("-f", str(_manifest(tmp_path, start)), "--to", "yolo", "--out", str(tmp_path / "out"))
-    code, printed, told = _tlt("convert", *arguments)
+    code, printed, errors = _tlt("convert", *arguments)
     assert code == 0
     assert yaml.safe_load(printed)["dataset"]["badSamples"] == {"maxFraction": 1}
     report = json.loads((tmp_path / "out/dataset-report.json").read_text())
@@ -363,7 +367,7 @@ def test_images_left_out_and_attributes_lost_are_reported(tmp_path: Path) -> Non
     assert (report["images"], report["usableImages"], report["objects"]) == (8, 7, 10)
     assert report["duplicateImages"] + report["leakedImages"] == 1
     assert (report["clippedBoxes"], report["ignoredRegions"], report["labelsWithoutImage"]) == (1, 1, 1)
-    assert "left out: 1 images, 2 label lines, 1 labels without image" in told
+    assert "left out: 1 images, 2 label lines, 1 labels without image" in errors
     for warning in (
         "1 regions to leave out of account (DontCare, iscrowd) are lost",
         "yolo cannot say the truncation of 1 objects: it is lost",
@@ -371,7 +375,7 @@ def test_images_left_out_and_attributes_lost_are_reported(tmp_path: Path) -> Non
         "yolo cannot say whether 1 objects are difficult: it is lost",
     ):
         assert warning in report["warnings"]
-        assert warning in told
+        assert warning in errors
     written = (tmp_path / "out/images").rglob("*")
     assert "cut.jpg" not in {path.name for path in written}
 
@@ -387,15 +391,15 @@ def test_more_bad_samples_than_the_manifest_allows_leave_nothing_behind(tmp_path
 
 def test_a_class_with_a_space_is_renamed_for_kitti_and_reported(tmp_path: Path) -> None:
     block = _voc_with_classes(tmp_path, "traffic light", "car")
-    code, printed, told = _tlt(
+    code, printed, errors = _tlt(
         "convert", "-f", str(_manifest(tmp_path, block)), "--to", "kitti", "--out", str(tmp_path / "out")
     )
     assert code == 0
     assert set(yaml.safe_load(printed)["dataset"]["targetClassMapping"]) == {"car", "traffic_light"}
-    assert "class 'traffic light' is written as 'traffic_light'" in told
+    assert "class 'traffic light' is written as 'traffic_light'" in errors
 
 
-def test_classes_that_would_become_one_are_refused(tmp_path: Path) -> None:
+def test_classes_that_would_get_one_name_are_refused(tmp_path: Path) -> None:
     block = _voc_with_classes(tmp_path, "traffic light", "traffic_light")
     with pytest.raises(RunnerError, match="cannot tell classes 'traffic light' and 'traffic_light' apart"):
         _export(tmp_path, block, tmp_path / "out", "kitti")
@@ -426,7 +430,7 @@ def test_one_name_in_both_folders_stays_two_images(tmp_path: Path) -> None:
     _assert_same(_read(start, tmp_path), _read(block, tmp_path), 1e-5)
 
 
-def test_nothing_of_the_users_is_overwritten(tmp_path: Path) -> None:
+def test_files_of_the_user_are_not_overwritten(tmp_path: Path) -> None:
     start = _make_kitti(tmp_path / "start", STREETS)
     out = tmp_path / "out"
     out.mkdir()
@@ -439,7 +443,7 @@ def test_nothing_of_the_users_is_overwritten(tmp_path: Path) -> None:
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
 
 
-def test_an_empty_folder_is_as_good_as_a_new_one(tmp_path: Path) -> None:
+def test_an_empty_output_folder_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     _export(tmp_path, _make_kitti(tmp_path / "start", STREETS), tmp_path / "out")
     assert (tmp_path / "out/data.yaml").is_file()
@@ -449,12 +453,12 @@ def test_an_interrupted_conversion_leaves_nothing_behind(tmp_path: Path) -> None
     start = _make_kitti(tmp_path / "start", STREETS)
     stop = Stop()
     with pytest.raises(RunnerError) as failure:
-        _export(tmp_path, start, tmp_path / "new/out", reporter=_At(1, stop.set), stop=stop)
+        _export(tmp_path, start, tmp_path / "new/out", reporter_for=lambda _: _At(1, stop.set), stop=stop)
     assert failure.value.reason == Reason.INTERRUPTED
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_an_output_that_somebody_filled_meanwhile_is_left_alone(tmp_path: Path) -> None:
+def test_an_output_folder_filled_meanwhile_is_left_alone(tmp_path: Path) -> None:
     start, out = _make_kitti(tmp_path / "start", STREETS), tmp_path / "out"
 
     def fill() -> None:
@@ -462,7 +466,7 @@ def test_an_output_that_somebody_filled_meanwhile_is_left_alone(tmp_path: Path) 
         (out / "mine.txt").touch()
 
     with pytest.raises(RunnerError, match="holds something now"):
-        _export(tmp_path, start, out, reporter=_At(1, fill))
+        _export(tmp_path, start, out, reporter_for=lambda _: _At(1, fill))
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
 
 
@@ -489,10 +493,10 @@ def _export(
     "arguments",
     [("--to", "yolo"), ("--out", "x"), ("--resize",), ("--to", "yolo", "--out", "x", "--report", "y")],
 )
-def test_options_that_do_not_go_together_are_a_mistake(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_incompatible_options_are_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     manifest = _manifest(tmp_path, _make_kitti(tmp_path / "start", STREETS))
-    code, _, told = _tlt("convert", "-f", str(manifest), *arguments)
-    assert (code, "--to" in told) == (2, True)
+    code, _, errors = _tlt("convert", "-f", str(manifest), *arguments)
+    assert (code, "--to" in errors) == (2, True)
 
 
 def test_a_folder_within_the_data_set_is_refused(tmp_path: Path) -> None:

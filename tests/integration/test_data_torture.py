@@ -1,4 +1,4 @@
-"""A folder with everything that is wrong with people's data, and the exact report that it must give."""
+"""Folder with every problem that data can have, and its exact report."""
 
 import json
 from pathlib import Path
@@ -21,16 +21,16 @@ def storage(tmp_path: Path) -> Storage:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tortured data set (``set``) and what preparation wrote (``out``)."""
-    place = tmp_path_factory.mktemp("torture")
-    prepare(tortured(place / "set"), Storage(scratch=place / "scratch"), f"file://{place}/out")
-    return place
+    root = tmp_path_factory.mktemp("torture")
+    prepare(tortured(root / "set"), Storage(scratch=root / "scratch"), f"file://{root}/out")
+    return root
 
 
 @pytest.fixture
-def report(place: Path) -> dict[str, Any]:
-    return json.loads((place / "out/dataset-report.json").read_text())
+def report(root: Path) -> dict[str, Any]:
+    return json.loads((root / "out/dataset-report.json").read_text())
 
 
 def test_every_bad_image_of_the_torture_folder_is_named_with_its_problem(
@@ -229,14 +229,14 @@ def test_the_counts_of_the_torture_folder_are_exact(report: dict[str, Any]) -> N
     ]
 
 
-def test_every_label_line_of_a_usable_image_has_a_verdict(place: Path, report: dict[str, Any]) -> None:
+def test_every_label_line_of_a_usable_image_is_accounted_for(root: Path, report: dict[str, Any]) -> None:
     left_out = {item["file"] for item in report["skipped"]}
     lines = 0
     for part in ("training", "testing"):
-        folder = place / "set" / part / "image_2"
+        folder = root / "set" / part / "image_2"
         for image in (path for path in folder.rglob("*.*g") if path.name.isprintable()):
-            if str(image.relative_to(place / "set")) not in left_out and not image.name.startswith("."):
-                label = place / "set" / part / "label_2" / image.relative_to(folder).with_suffix(".txt")
+            if str(image.relative_to(root / "set")) not in left_out and not image.name.startswith("."):
+                label = root / "set" / part / "label_2" / image.relative_to(folder).with_suffix(".txt")
                 if not label.exists():
                     label = label.with_name("cafe\u0301.txt")
                 lines += sum(bool(line.strip()) for line in label.read_text("utf-8-sig").split("\n"))
@@ -244,8 +244,8 @@ def test_every_label_line_of_a_usable_image_has_a_verdict(place: Path, report: d
     assert report["lines"] == lines == report["objects"] + dropped + report["ignoredRegions"]
 
 
-def test_the_torture_folder_has_a_page_for_people(place: Path) -> None:
-    text = (place / "out/dataset-report.html").read_text("utf-8")
+def test_the_torture_folder_has_an_html_page(root: Path) -> None:
+    text = (root / "out/dataset-report.html").read_text("utf-8")
     assert len(text) < 500_000
     assert text.count("<img ") >= 5
     assert f"{IMAGES}/names/two\\nlines.jpg" in text
@@ -253,12 +253,12 @@ def test_the_torture_folder_has_a_page_for_people(place: Path) -> None:
 
 @pytest.mark.parametrize("policy", [{"policy": "Fail"}, {"policy": "Skip", "maxFraction": 0.4}])
 def test_the_refused_torture_folder_leaves_a_report_a_page_and_a_summary(
-    policy: dict[str, Any], place: Path, storage: Storage, tmp_path: Path
+    policy: dict[str, Any], root: Path, storage: Storage, tmp_path: Path
 ) -> None:
     held_out = {"images": "testing/image_2", "labels": "testing/label_2"}
     reporter = RecordingReporter()
     with pytest.raises(RunnerError) as caught:
-        data = dataset(place / "set", validation=held_out, badSamples=policy)
+        data = dataset(root / "set", validation=held_out, badSamples=policy)
         prepare(data, storage, f"file://{tmp_path}/out", reporter)
     assert caught.value.reason == Reason.BAD_SAMPLES
     assert "20 of 42 images (47.62%) are bad, 1 labels have no image and 1 label" in caught.value.message

@@ -1,4 +1,4 @@
-"""What is wrong with data and KITTI labels cannot show: verdicts of YOLO, COCO and VOC, to the letter."""
+"""Problems that KITTI labels cannot have: the exact findings of YOLO, COCO and VOC."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_a_class_number_without_a_name_is_an_unknown_class_of_yolo(storage: Stor
     assert (report["lines"], report["objects"], report["unmappedClasses"]) == (7, 4, {"boat": 1})
 
 
-def test_a_coco_file_with_every_mistake_gives_a_verdict_for_each(storage: Storage, tmp_path: Path) -> None:
+def test_a_coco_file_with_every_mistake_has_a_finding_for_each(storage: Storage, tmp_path: Path) -> None:
     folder = Folder(tmp_path / "set")
     for number in range(4):
         folder.put(f"images/{number}.jpg", jpeg(number))

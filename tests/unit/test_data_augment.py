@@ -1,4 +1,4 @@
-"""Random changes: matrices, the boxes that follow them, and drawings that show where the pixels went."""
+"""Augmentation: matrices, the boxes that follow them, and drawings that show the pixels."""
 
 import numpy as np
 import pytest
@@ -25,8 +25,8 @@ augmentations = st.builds(
 )
 
 
-def draw(augmentation: Augmentation, place: int = 0) -> augment.Change:
-    return augment.draw(augmentation, HEIGHT, WIDTH, augment.generator(1, 0, place))
+def draw(augmentation: Augmentation, position: int = 0) -> augment.Change:
+    return augment.draw(augmentation, HEIGHT, WIDTH, augment.generator(1, 0, position))
 
 
 def painted(image: np.ndarray, change: augment.Change) -> np.ndarray:
@@ -54,7 +54,7 @@ def drawn_box(image: np.ndarray) -> np.ndarray:
     return np.array([rows.min(), columns.min(), rows.max() + 1, columns.max() + 1])
 
 
-def test_with_everything_off_nothing_changes() -> None:
+def test_an_augmentation_with_everything_off_changes_nothing() -> None:
     change = draw(OFF)
     assert change.affine.tolist() == [[1, 0, 0], [0, 1, 0]]
     assert change.colour is None
@@ -62,7 +62,7 @@ def test_with_everything_off_nothing_changes() -> None:
     assert np.array_equal(painted(image, change), image)
 
 
-def test_mirroring_is_exact_and_its_box_too() -> None:
+def test_mirroring_moves_pixels_and_boxes_exactly() -> None:
     image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     box = np.array([[10.0, 20, 30, 50]])
     sideways, upside_down = (
@@ -75,12 +75,12 @@ def test_mirroring_is_exact_and_its_box_too() -> None:
     assert augment.move_boxes(box, upside_down.affine).tolist() == [[66, 20, 86, 50]]
 
 
-def test_an_image_can_be_changed_where_it_lies() -> None:
+def test_an_image_can_be_painted_in_place() -> None:
     image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     for change in (draw(OFF), draw(Augmentation(horizontal_flip=1)), draw(Augmentation(rotate_rad_max=1))):
-        own = image.copy()
-        augment.paint(own, change, own)
-        assert np.array_equal(own, painted(image, change))
+        in_place = image.copy()
+        augment.paint(in_place, change, in_place)
+        assert np.array_equal(in_place, painted(image, change))
 
 
 def test_zoom_keeps_the_centre_and_scales_boxes_about_it() -> None:
@@ -101,7 +101,7 @@ def test_a_square_turned_by_45_degrees_has_an_enclosing_box_of_twice_its_area() 
 @settings(max_examples=60, deadline=None)
 @given(augmentations, st.integers(0, 2**31 - 1), st.data())
 def test_the_box_of_the_changed_drawing_is_the_changed_box(
-    augmentation: Augmentation, place: int, data: st.DataObject
+    augmentation: Augmentation, position: int, data: st.DataObject
 ) -> None:
     top, left = data.draw(st.integers(0, HEIGHT - 16)), data.draw(st.integers(0, WIDTH - 16))
     bottom, right = (
@@ -109,7 +109,7 @@ def test_the_box_of_the_changed_drawing_is_the_changed_box(
         data.draw(st.integers(left + 12, WIDTH)),
     )
     box = np.array([top, left, bottom, right], float)
-    change = draw(augmentation, place)
+    change = draw(augmentation, position)
     moved = augment.move_boxes(box[None], change.affine)
     inside = (moved[0, :2] >= 0).all() and (moved[0, 2:] <= [HEIGHT, WIDTH]).all()
     image = painted(rectangle(box), change)
@@ -130,7 +130,7 @@ def test_boxes_are_cut_at_the_window_and_dropped_below_their_visible_share() -> 
     assert kept.tolist() == [True, False, False, False]
 
 
-def test_no_boxes_stay_no_boxes() -> None:
+def test_an_image_without_boxes_is_augmented() -> None:
     none = np.zeros((0, 4), np.float32)
     cut, kept = augment.cut_boxes(augment.move_boxes(none, draw(OFF).affine), np.array([0, 0, 9, 9]), 0.5)
     assert cut.shape == (0, 4)
@@ -139,8 +139,8 @@ def test_no_boxes_stay_no_boxes() -> None:
 
 @pytest.mark.parametrize("option", [{"hue_rotation_max": 180.0}, {"saturation_shift_max": 1.0}])
 def test_hue_and_saturation_leave_greys_alone(option: dict[str, float]) -> None:
-    for place in range(5):
-        change = draw(OFF.model_copy(update=option), place)
+    for position in range(5):
+        change = draw(OFF.model_copy(update=option), position)
         assert coloured(change, GREYS) == pytest.approx(GREYS)
         assert coloured(change, np.array([200.0, 10, 10])) != pytest.approx(np.array([200.0, 10, 10]))
 
@@ -150,22 +150,22 @@ def test_hue_turned_by_120_degrees_moves_each_channel_to_the_next() -> None:
     assert turned == pytest.approx(np.array([0, 255, 20]))
 
 
-def test_contrast_leaves_its_centre_alone_and_moves_the_rest_from_it_or_to_it() -> None:
-    for place in range(5):
-        change = draw(OFF.model_copy(update={"contrast_scale_max": 0.5, "contrast_center": 0.4}), place)
+def test_contrast_scales_values_about_its_centre() -> None:
+    for position in range(5):
+        change = draw(OFF.model_copy(update={"contrast_scale_max": 0.5, "contrast_center": 0.4}), position)
         assert coloured(change, np.full(3, 0.4 * 255)) == pytest.approx(np.full(3, 102.0))
         factor = (coloured(change, np.full(3, 202.0))[0] - 102) / 100
         assert 0.5 <= factor <= 1.5
         assert factor != pytest.approx(1)
 
 
-def test_colour_shifts_have_the_standard_deviation_asked_for() -> None:
+def test_colour_shifts_have_the_configured_standard_deviation() -> None:
     shifts = [draw(OFF.model_copy(update={"color_shift_stddev": 0.1}), n).colour[:, 3] for n in range(400)]
     # 1,200 normal numbers: the estimate's own deviation is 2 %.
     assert np.std(shifts) == pytest.approx(25.5, rel=0.1)
 
 
-def test_colours_are_limited_to_bytes_and_black_from_outside_stays_black() -> None:
+def test_colours_are_clipped_to_bytes_and_pixels_from_outside_stay_black() -> None:
     lighter = np.column_stack([np.eye(3), np.full(3, 200.0)])
     moved = np.array([[1.0, 0, WIDTH / 2], [0, 1, 0]])
     image = painted(np.full((HEIGHT, WIDTH, 3), 100, np.uint8), augment.Change(moved, lighter))
@@ -173,23 +173,23 @@ def test_colours_are_limited_to_bytes_and_black_from_outside_stays_black() -> No
     assert (image[:, WIDTH // 2 + 1 :] == 255).all()
 
 
-def test_numbers_depend_on_seed_epoch_and_position_alone() -> None:
+def test_random_numbers_depend_on_seed_epoch_and_position_alone() -> None:
     keys = [(1, 0, 0), (1, 0, 0), (2, 0, 0), (1, 1, 0), (1, 0, 1)]
     first, again, *others = [augment.generator(*key).random(4).tolist() for key in keys]
     assert first == again
     assert all(not set(first) & set(other) for other in others)
 
 
-def test_one_option_does_not_change_what_another_draws() -> None:
+def test_one_option_does_not_change_the_draws_of_another() -> None:
     turned = OFF.model_copy(update={"rotate_rad_max": 0.5})
     both = turned.model_copy(update={"hue_rotation_max": 20.0, "zoom_max": 2.0})
     angles = [np.arctan2(draw(one, 3).affine[1, 0], draw(one, 3).affine[0, 0]) for one in (turned, both)]
     assert angles[0] == pytest.approx(angles[1])
 
 
-def test_quadrants_fill_the_mosaic_and_show_as_much_of_every_image_as_they_can() -> None:
-    for place in range(20):
-        quadrants = mosaic.draw(HEIGHT, WIDTH, augment.generator(1, 0, place))
+def test_quadrants_fill_the_mosaic_with_as_much_of_each_image_as_fits() -> None:
+    for position in range(20):
+        quadrants = mosaic.draw(HEIGHT, WIDTH, augment.generator(1, 0, position))
         areas = [np.prod(quadrant.window[2:] - quadrant.window[:2]) for quadrant in quadrants]
         assert sum(areas) == HEIGHT * WIDTH
         for quadrant in quadrants:
@@ -202,8 +202,8 @@ def test_quadrants_fill_the_mosaic_and_show_as_much_of_every_image_as_they_can()
 
 
 def test_boxes_of_a_mosaic_lie_around_their_drawings() -> None:
-    for place in range(10):
-        quadrants = mosaic.draw(HEIGHT, WIDTH, augment.generator(1, 0, place))
+    for position in range(10):
+        quadrants = mosaic.draw(HEIGHT, WIDTH, augment.generator(1, 0, position))
         box = np.array([30.0, 40, 60, 80])
         for index in range(4):
             images = [rectangle(box) if index == one else rectangle(0 * box) for one in range(4)]
@@ -213,7 +213,7 @@ def test_boxes_of_a_mosaic_lie_around_their_drawings() -> None:
                 assert np.abs(drawn_box(image) - boxes[index]).max() <= 1.5
 
 
-def test_a_mosaic_drops_what_its_quadrant_does_not_show() -> None:
+def test_a_mosaic_drops_objects_outside_their_quadrant() -> None:
     quadrant = mosaic.Quadrant(np.array([0, 0, 48, 64]), np.array([[0.5, 0, 0], [0, 0.5, -12]]))
     boxes, kept = mosaic.move_boxes([np.array([[0.0, 0, 20, 20], [16, 0, 40, 40]])], [quadrant], 0.5)
     # Halved and 12 rows up: the first is above the edge, a third of the second too.

@@ -14,6 +14,6 @@ def test_an_exact_name_wins_over_one_in_another_case() -> None:
     assert ClassMapping({"car": "vehicle"}).target("Car") == "vehicle"
 
 
-def test_keys_that_match_nothing_are_found() -> None:
+def test_keys_that_match_no_class_are_listed() -> None:
     mapping = ClassMapping({"car": "vehicle", "bus": "vehicle", "tram": "vehicle"})
     assert mapping.unused_keys(["Car", "person"]) == ["bus", "tram"]

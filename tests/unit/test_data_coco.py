@@ -1,4 +1,4 @@
-"""COCO labels: several files make one data set, and every entry that cannot be used gets a verdict."""
+"""COCO labels: several files make one data set, and every entry that cannot be used gets a finding."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def _coco(images: list[Any], annotations: list[Any], categories: list[Any] = CAT
 
 
 def _reader(folder: Path, images: list[str], *contents: object) -> CocoReader:
-    """A data set of empty image files and one file a content, 0.json and so on."""
+    """Make a data set of empty image files, and a JSON file for each content (0.json, 1.json, ...)."""
     for name in images:
         (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "images" / name).touch()
@@ -42,7 +42,7 @@ def _reader(folder: Path, images: list[str], *contents: object) -> CocoReader:
 
 
 def _read(folder: Path, *contents: object, images: tuple[str, ...] = ("a.jpg",)) -> tuple[Listing, Labels]:
-    """The listing, and what is said of the one image that has labels."""
+    """Return the listing, and the labels of the one image that has some."""
     reader = _reader(folder, list(images), *contents)
     listing = reader.listing()
     (sample,) = listing.samples
@@ -112,12 +112,12 @@ def test_annotations_of_one_image_in_two_files_add_up_and_count_once(tmp_path: P
     ]
 
 
-def test_an_annotation_twice_in_one_file_is_there_twice(tmp_path: Path) -> None:
+def test_two_equal_annotations_in_one_file_are_two_objects(tmp_path: Path) -> None:
     twice = [_annotation(1, 1, [0, 0, 1, 1])] * 2
     assert len(_read(tmp_path, _coco([_image(1, "a.jpg")], twice))[1].boxes) == 2
 
 
-def test_sizes_that_contradict_each_other_are_said(tmp_path: Path) -> None:
+def test_sizes_that_contradict_each_other_are_a_finding(tmp_path: Path) -> None:
     images = [_image(1, "a.jpg"), _image(2, "a.jpg", width=320)]
     _, labels = _read(tmp_path, _coco(images, []))
     assert labels.image_size == (480, 640)
@@ -132,14 +132,14 @@ def test_sizes_that_contradict_each_other_are_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["sub/a.jpg", "a.jpg", "./sub//a.jpg", "images/sub/a.jpg", "{folder}/images/sub/a.jpg"]
 )
-def test_names_may_be_written_from_the_folders_above_or_without_any(tmp_path: Path, name: str) -> None:
+def test_a_file_name_may_start_with_folders_above_or_have_none(tmp_path: Path, name: str) -> None:
     written = name.format(folder=tmp_path.name)
     _, labels = _read(tmp_path, _coco([_image(1, written)], []), images=("sub/a.jpg",))
     assert labels.image_size == (480, 640)
 
 
 @pytest.mark.parametrize("name", ["val/a.jpg", "other/images/sub/a.jpg", "a.png", "sub/A.jpg"])
-def test_an_image_of_another_folder_is_not_taken_for_it(tmp_path: Path, name: str) -> None:
+def test_a_file_name_of_another_folder_matches_no_image(tmp_path: Path, name: str) -> None:
     entries = [_image(1, name), _image(2, "b.jpg")]
     listing, _ = _read(tmp_path, _coco(entries, []), images=("sub/a.jpg", "b.jpg"))
     assert [(f.file, f.problem) for f in listing.skipped] == [("images/sub/a.jpg", Problem.NO_LABEL)]
@@ -149,7 +149,7 @@ def test_an_image_of_another_folder_is_not_taken_for_it(tmp_path: Path, name: st
     ]
 
 
-def test_a_name_without_folder_that_is_in_two_is_neither(tmp_path: Path) -> None:
+def test_a_bare_file_name_in_two_sub_folders_is_ambiguous(tmp_path: Path) -> None:
     entries = [_image(1, "a.jpg"), _image(2, "b.jpg")]
     listing, _ = _read(tmp_path, _coco(entries, []), images=("train/a.jpg", "val/a.jpg", "b.jpg"))
     assert [f.file for f in listing.skipped] == ["images/train/a.jpg", "images/val/a.jpg"]
@@ -159,7 +159,7 @@ def test_a_name_without_folder_that_is_in_two_is_neither(tmp_path: Path) -> None
     ]
 
 
-def test_letters_match_whichever_system_composed_them(tmp_path: Path) -> None:
+def test_file_names_match_in_composed_and_decomposed_unicode(tmp_path: Path) -> None:
     _, labels = _read(tmp_path, _coco([_image(1, "mu\u0308ll 1.jpg")], []), images=("m\u00fcll 1.jpg",))
     assert labels.image_size == (480, 640)
 
@@ -188,7 +188,7 @@ def test_a_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name: str
     str(finding).encode()
 
 
-def test_images_and_entries_without_a_partner_are_said(tmp_path: Path) -> None:
+def test_images_without_entry_and_entries_without_image_are_reported(tmp_path: Path) -> None:
     content = _coco([_image(1, "a.jpg"), _image(2, "gone.jpg")], [_annotation(2, 1, [0, 0, 1, 1])])
     listing, _ = _read(tmp_path, content, images=("a.jpg", "b.jpg", "a.png", "c.gif"))
     assert (listing.images, listing.other_files) == (4, 0)
@@ -203,7 +203,7 @@ def test_images_and_entries_without_a_partner_are_said(tmp_path: Path) -> None:
     ]
 
 
-def test_of_two_images_of_one_stem_the_first_is_used(tmp_path: Path) -> None:
+def test_the_first_of_two_images_with_one_stem_is_used(tmp_path: Path) -> None:
     listing, _ = _read(
         tmp_path, _coco([_image(1, "a.jpg"), _image(2, "a.png")], []), images=("a.jpg", "a.png")
     )
@@ -309,18 +309,18 @@ def test_a_category_that_cannot_be_used_is_a_finding_and_so_are_its_annotations(
     listing, labels = _read(tmp_path, content)
     (finding,) = listing.findings
     assert (finding.problem, finding.message[: len(message)]) == (problem, message)
-    assert [found.problem for found in labels.findings] == [Problem.UNKNOWN_CLASS]
+    assert [finding.problem for finding in labels.findings] == [Problem.UNKNOWN_CLASS]
     assert [box.class_name for box in labels.boxes] == ["train"]
     str(finding).encode()
 
 
 @pytest.mark.parametrize("size", [{"width": 0}, {"width": None}, {"height": 0.0}])
-def test_a_size_that_nobody_filled_in_is_none(tmp_path: Path, size: dict[str, Any]) -> None:
+def test_a_size_of_zero_or_null_counts_as_unknown(tmp_path: Path, size: dict[str, Any]) -> None:
     assert _read(tmp_path, _coco([_image(5, "a.jpg", **size)], []))[1] == Labels()
 
 
 @pytest.mark.parametrize("width", ["640", -1, 640.5, float("nan"), HUGE, [640]])
-def test_a_size_that_is_none_is_a_finding(tmp_path: Path, width: object) -> None:
+def test_an_invalid_size_is_a_finding(tmp_path: Path, width: object) -> None:
     _, labels = _read(tmp_path, _coco([_image(5, "a.jpg", width=width)], []))
     assert labels.image_size is None
     assert [finding.problem for finding in labels.findings] == [Problem.NOT_A_NUMBER]
@@ -365,7 +365,7 @@ def test_a_file_that_is_no_coco_file_is_left_out_and_reported(
 
 
 @pytest.mark.parametrize(("content", "message"), OTHER_KINDS)
-def test_a_file_of_another_kind_is_named_and_says_nothing_against_the_data(
+def test_a_file_without_boxes_is_a_side_file_and_no_problem(
     tmp_path: Path, content: object, message: str
 ) -> None:
     listing, labels = _read(tmp_path, content, GOOD)
@@ -389,11 +389,11 @@ def test_too_many_entries_that_cannot_be_used_are_counted(tmp_path: Path) -> Non
     ]
 
 
-def test_a_byte_order_mark_does_not_matter(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     assert len(_read(tmp_path, b"\xef\xbb\xbf" + GOOD)[1].boxes) == 1
 
 
-def test_without_a_usable_file_the_failure_names_them(tmp_path: Path) -> None:
+def test_the_failure_names_the_files_if_none_is_usable(tmp_path: Path) -> None:
     reader = _reader(tmp_path, ["a.jpg"], b"", CAPTIONS)
     with pytest.raises(RunnerError) as failure:
         reader.listing()
@@ -408,7 +408,7 @@ def test_without_any_file_there_are_no_labels(tmp_path: Path) -> None:
     assert failure.value.reason == Reason.NO_LABELS
 
 
-def test_a_file_that_went_away_is_a_finding(tmp_path: Path) -> None:
+def test_a_removed_file_is_a_finding(tmp_path: Path) -> None:
     reader = _reader(tmp_path, ["a.jpg"], GOOD, GOOD)
     (tmp_path / "1.json").unlink()
     assert [finding.problem for finding in reader.listing().findings] == [Problem.UNREADABLE_LABEL]

@@ -1,4 +1,4 @@
-"""Folders as people have them: what is an image, what is not, and which label belongs to which image."""
+"""Real folders: images are distinguished from other entries, and each image gets its label."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from tlt_runner.data.sample import Finding, Listing, Problem
 
 
 def _make(folder: Path, names: str) -> Path:
-    """A folder with empty files, named with a space between."""
+    """Make a folder with empty files; their names are separated by spaces."""
     for name in names.split():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
@@ -29,7 +29,7 @@ def _labels(listing: Listing) -> dict[str, str]:
     return {sample.stem: sample.label_file for sample in listing.samples}
 
 
-def _found(findings: object) -> list[tuple[str, Problem]]:
+def _files_and_problems(findings: object) -> list[tuple[str, Problem]]:
     assert isinstance(findings, list)
     return [(finding.file, finding.problem) for finding in findings]
 
@@ -41,18 +41,18 @@ def test_images_of_sub_folders_are_found_in_order(tmp_path: Path) -> None:
     )
 
 
-def test_hidden_entries_are_not_looked_into_and_counted_as_other_files(tmp_path: Path) -> None:
+def test_hidden_entries_are_not_opened_and_count_as_other_files(tmp_path: Path) -> None:
     _make(tmp_path, "1.jpg ._1.jpg .thumbnails/1.jpg .thumbnails/2.jpg notes.txt")
-    found = folders.find_images(SourceFolder(tmp_path, ""))
-    assert (found.names, found.skipped, found.other_files) == (["1.jpg"], [], 3)
+    images = folders.find_images(SourceFolder(tmp_path, ""))
+    assert (images.names, images.skipped, images.other_files) == (["1.jpg"], [], 3)
 
 
 @pytest.mark.parametrize("name", ["a.bmp", "a.GIF", "a.webp", "a.tif", "a.tiff", "a.heic"])
-def test_an_image_of_another_kind_is_never_passed_over(tmp_path: Path, name: str) -> None:
+def test_an_image_of_an_unsupported_format_is_reported(tmp_path: Path, name: str) -> None:
     _make(tmp_path, name)
-    found = folders.find_images(SourceFolder(tmp_path, "i"))
+    images = folders.find_images(SourceFolder(tmp_path, "i"))
     message = f"expected .jpg, .jpeg or .png, got {Path(name).suffix.lower()}: convert it"
-    assert found == folders.Images([], [Finding(f"i/{name}", Problem.UNSUPPORTED_IMAGE, message)], 0)
+    assert images == folders.Images([], [Finding(f"i/{name}", Problem.UNSUPPORTED_IMAGE, message)], 0)
 
 
 def test_links_to_files_count_as_files(tmp_path: Path) -> None:
@@ -61,22 +61,22 @@ def test_links_to_files_count_as_files(tmp_path: Path) -> None:
     assert folders.find_images(SourceFolder(tmp_path / "i", "i")).names == ["1.jpg"]
 
 
-def test_links_to_folders_are_not_followed_and_those_that_lead_elsewhere_are_reported(tmp_path: Path) -> None:
+def test_links_to_folders_are_not_followed_and_links_out_are_reported(tmp_path: Path) -> None:
     _make(tmp_path, "elsewhere/1.jpg i/a/2.jpg")
     (tmp_path / "i/far").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "i/near").symlink_to("a")
     (tmp_path / "i/a/up").symlink_to("..")
-    found = folders.find_images(SourceFolder(tmp_path / "i", "i"))
-    assert (found.names, found.other_files) == (["a/2.jpg"], 2)
-    assert _found(found.skipped) == [("i/far", Problem.UNREADABLE_IMAGE)]
+    images = folders.find_images(SourceFolder(tmp_path / "i", "i"))
+    assert (images.names, images.other_files) == (["a/2.jpg"], 2)
+    assert _files_and_problems(images.skipped) == [("i/far", Problem.UNREADABLE_IMAGE)]
 
 
 def test_dead_links_loops_and_special_files_are_unreadable(tmp_path: Path) -> None:
     (tmp_path / "dead.jpg").symlink_to("nowhere")
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
-    found = folders.find_images(SourceFolder(tmp_path, ""))
-    assert _found(found.skipped) == [
+    images = folders.find_images(SourceFolder(tmp_path, ""))
+    assert _files_and_problems(images.skipped) == [
         (name, Problem.UNREADABLE_IMAGE) for name in ("dead.jpg", "loop.jpg", "pipe.jpg")
     ]
 
@@ -85,9 +85,12 @@ def test_dead_links_loops_and_special_files_are_unreadable(tmp_path: Path) -> No
 def test_a_folder_that_may_not_be_opened_is_reported(tmp_path: Path) -> None:
     _make(tmp_path, "1.jpg closed/2.jpg")
     (tmp_path / "closed").chmod(0)
-    found = folders.find_images(SourceFolder(tmp_path, "i"))
+    images = folders.find_images(SourceFolder(tmp_path, "i"))
     (tmp_path / "closed").chmod(0o700)
-    assert (found.names, _found(found.skipped)) == (["1.jpg"], [("i/closed", Problem.UNREADABLE_IMAGE)])
+    assert (images.names, _files_and_problems(images.skipped)) == (
+        ["1.jpg"],
+        [("i/closed", Problem.UNREADABLE_IMAGE)],
+    )
 
 
 def test_folders_too_deep_for_a_path_are_reported(tmp_path: Path) -> None:
@@ -99,9 +102,9 @@ def test_folders_too_deep_for_a_path_are_reported(tmp_path: Path) -> None:
         os.close(handle)
         handle = inner
     os.close(handle)
-    found = folders.find_images(SourceFolder(tmp_path, "i"))
-    ((file, problem),) = _found(found.skipped)
-    assert (found.names, problem) == (["1.jpg"], Problem.UNREADABLE_IMAGE)
+    images = folders.find_images(SourceFolder(tmp_path, "i"))
+    ((file, problem),) = _files_and_problems(images.skipped)
+    assert (images.names, problem) == (["1.jpg"], Problem.UNREADABLE_IMAGE)
     assert 0 < file.count("d" * 200) < 24
 
 
@@ -114,14 +117,14 @@ UNSAFE = [
 
 
 @pytest.mark.parametrize(("name", "shown"), UNSAFE)
-def test_a_name_that_cannot_be_written_down_is_left_out_and_shown_as_escapes(
+def test_an_image_with_an_unprintable_name_is_skipped_and_reported_with_escapes(
     tmp_path: Path, name: bytes, shown: str
 ) -> None:
     _make(tmp_path, "i/ok.jpg l/ok.txt")
     for folder, suffix in ((b"/i/", b".jpg"), (b"/l/", b".txt")):
         os.close(os.open(os.fsencode(tmp_path) + folder + name.replace(b".jpg", suffix), os.O_CREAT))
     listing = folder_reader.pair(SourceFolder(tmp_path / "i", "i"), SourceFolder(tmp_path / "l", "l"), ".txt")
-    assert _found(listing.skipped) == [(shown, Problem.UNSAFE_NAME)]
+    assert _files_and_problems(listing.skipped) == [(shown, Problem.UNSAFE_NAME)]
     assert (list(_labels(listing)), listing.images, listing.orphans) == (["ok"], 2, [])
     written = json.dumps(
         [str(listing.skipped), [name for name, _ in listing.label_files]], ensure_ascii=False
@@ -129,14 +132,14 @@ def test_a_name_that_cannot_be_written_down_is_left_out_and_shown_as_escapes(
     assert json.loads(written.encode())
 
 
-def test_a_label_whose_name_cannot_be_written_down_and_without_an_image_is_an_orphan(tmp_path: Path) -> None:
+def test_a_label_with_an_unprintable_name_and_no_image_is_an_orphan(tmp_path: Path) -> None:
     _make(tmp_path, "i/ok.jpg l/ok.txt")
     os.close(os.open(os.fsencode(tmp_path) + b"/l/\xe9.txt", os.O_CREAT))
     listing = folder_reader.pair(SourceFolder(tmp_path / "i", "i"), SourceFolder(tmp_path / "l", "l"), ".txt")
-    assert _found(listing.orphans) == [("l/\\udce9.txt", Problem.LABEL_WITHOUT_IMAGE)]
+    assert _files_and_problems(listing.orphans) == [("l/\\udce9.txt", Problem.LABEL_WITHOUT_IMAGE)]
 
 
-def test_spaces_dots_and_letters_of_any_language_are_names_like_others(tmp_path: Path) -> None:
+def test_names_may_have_spaces_dots_and_letters_of_any_language(tmp_path: Path) -> None:
     names = ["Straße 1", "写真\u3000二", "v1.2", " led by a space", "%s {}"]
     for folder, suffix in (("i", ".jpg"), ("l", ".txt")):
         (tmp_path / folder).mkdir()
@@ -147,13 +150,13 @@ def test_spaces_dots_and_letters_of_any_language_are_names_like_others(tmp_path:
     assert not listing.skipped
 
 
-def test_a_label_is_found_when_another_system_wrote_its_accents(tmp_path: Path) -> None:
+def test_a_label_matches_in_composed_and_decomposed_unicode(tmp_path: Path) -> None:
     composed, decomposed = "caf\u00e9", "cafe\u0301"
     listing = _pair(tmp_path, f"{composed}.jpg", f"{decomposed}.txt")
     assert _labels(listing) == {composed: f"l/{decomposed}.txt"}
 
 
-def test_labels_lie_in_the_same_sub_folders_as_images(tmp_path: Path) -> None:
+def test_labels_are_found_in_the_same_sub_folders_as_images(tmp_path: Path) -> None:
     listing = _pair(tmp_path, "a/1.jpg b/1.jpg 1.jpg", "a/1.txt b/1.TXT 1.txt")
     assert _labels(listing) == {"1": "l/1.txt", "a/1": "l/a/1.txt", "b/1": "l/b/1.TXT"}
     assert [sample.name for sample in listing.samples] == ["i/1", "i/a/1", "i/b/1"]
@@ -165,7 +168,7 @@ def test_labels_lie_in_the_same_sub_folders_as_images(tmp_path: Path) -> None:
 def test_labels_in_one_folder_belong_to_images_of_sub_folders(tmp_path: Path) -> None:
     listing = _pair(tmp_path, "a/1.jpg b/c/2.png", "1.txt 2.txt 3.txt")
     assert _labels(listing) == {"a/1": "l/1.txt", "b/c/2": "l/2.txt"}
-    assert _found(listing.orphans) == [("l/3.txt", Problem.LABEL_WITHOUT_IMAGE)]
+    assert _files_and_problems(listing.orphans) == [("l/3.txt", Problem.LABEL_WITHOUT_IMAGE)]
 
 
 def test_a_label_that_could_belong_to_several_images_belongs_to_none(tmp_path: Path) -> None:
@@ -183,7 +186,7 @@ def test_a_message_names_three_images_and_counts_the_others(tmp_path: Path) -> N
     assert listing.skipped[0].message.startswith("l/1.txt could belong to a/1.jpg, b/1.jpg or 3 others: ")
 
 
-def test_a_label_of_an_image_of_its_own_is_not_given_to_another(tmp_path: Path) -> None:
+def test_a_label_with_its_own_image_is_not_given_to_another(tmp_path: Path) -> None:
     listing = _pair(tmp_path, "1.jpg a/1.jpg", "1.txt")
     assert _labels(listing) == {"1": "l/1.txt"}
     assert listing.skipped == [
@@ -191,7 +194,7 @@ def test_a_label_of_an_image_of_its_own_is_not_given_to_another(tmp_path: Path) 
     ]
 
 
-def test_of_two_images_with_one_stem_the_first_is_used(tmp_path: Path) -> None:
+def test_the_first_of_two_images_with_one_stem_is_used(tmp_path: Path) -> None:
     listing = _pair(tmp_path, "a/1.jpg a/1.png", "a/1.txt")
     assert [sample.image_file for sample in listing.samples] == ["i/a/1.jpg"]
     assert listing.skipped == [
@@ -199,7 +202,7 @@ def test_of_two_images_with_one_stem_the_first_is_used(tmp_path: Path) -> None:
     ]
 
 
-def test_of_two_labels_with_one_stem_the_first_is_used(tmp_path: Path) -> None:
+def test_the_first_of_two_labels_with_one_stem_is_used(tmp_path: Path) -> None:
     listing = _pair(tmp_path, "1.jpg", "1.TXT 1.txt")
     assert _labels(listing) == {"1": "l/1.TXT"}
     assert listing.findings == [
@@ -213,11 +216,11 @@ def test_labels_that_cannot_be_opened_are_reported(tmp_path: Path) -> None:
     (tmp_path / "l/1.txt").symlink_to("nowhere")
     (tmp_path / "l/far").symlink_to(tmp_path / "elsewhere")
     listing = _pair(tmp_path, "1.jpg", "")
-    assert _found(listing.findings) == [
+    assert _files_and_problems(listing.findings) == [
         ("l/1.txt", Problem.UNREADABLE_LABEL),
         ("l/far", Problem.UNREADABLE_LABEL),
     ]
-    assert _found(listing.skipped) == [("i/1.jpg", Problem.NO_LABEL)]
+    assert _files_and_problems(listing.skipped) == [("i/1.jpg", Problem.NO_LABEL)]
 
 
 def test_the_label_of_an_image_that_cannot_be_used_is_no_orphan(tmp_path: Path) -> None:
@@ -229,8 +232,8 @@ def test_places_at_the_root_have_no_folder_in_their_names(tmp_path: Path) -> Non
     listing = folder_reader.pair(SourceFolder(tmp_path, ""), SourceFolder(tmp_path, ""), ".txt")
     (sample,) = listing.samples
     assert (sample.name, sample.image_file, sample.label_file) == ("1", "1.jpg", "1.txt")
-    assert _found(listing.skipped) == [("2.jpg", Problem.NO_LABEL)]
-    assert _found(listing.orphans) == [("3.txt", Problem.LABEL_WITHOUT_IMAGE)]
+    assert _files_and_problems(listing.skipped) == [("2.jpg", Problem.NO_LABEL)]
+    assert _files_and_problems(listing.orphans) == [("3.txt", Problem.LABEL_WITHOUT_IMAGE)]
 
 
 def test_every_image_is_a_sample_or_skipped(tmp_path: Path) -> None:

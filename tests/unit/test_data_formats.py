@@ -102,8 +102,8 @@ def test_a_format_registered_in_one_place_is_exported_to_and_from(other: LabelFo
     storage = Storage(scratch=tmp_path / "scratch")
     toy = _toy_folder(tmp_path / "toy")
     assert _content(toy, storage) == BOXES
-    there = export_folder.export_folder(toy, storage, other, tmp_path / "there", resize=False)
-    back = export_folder.export_folder(there.dataset, storage, "toy", tmp_path / "back", resize=False)  # type: ignore[arg-type]
+    exported = export_folder.export_folder(toy, storage, other, tmp_path / "there", resize=False)
+    back = export_folder.export_folder(exported.dataset, storage, "toy", tmp_path / "back", resize=False)  # type: ignore[arg-type]
     assert (back.dataset.format, formats.places(back.dataset)) == ("toy", ("pictures/learn", "toys/learn"))
     written = _content(back.dataset, storage)
     assert written.keys() == BOXES.keys()

@@ -34,7 +34,7 @@ def test_letterbox_puts_an_odd_pixel_of_padding_below() -> None:
     assert image[114].max() == 0
 
 
-def test_clip_cuts_at_the_edges_and_empties_what_lies_outside() -> None:
+def test_clip_cuts_at_the_edges_and_leaves_no_area_outside() -> None:
     boxes = np.array([[-5.0, -5.0, 20.0, 30.0], [2.0, 3.0, 4.0, 5.0], [120.0, 0.0, 130.0, 10.0]])
     assert geometry.clip(boxes, 100, 25).tolist() == [
         [0.0, 0.0, 20.0, 25.0],
@@ -44,7 +44,7 @@ def test_clip_cuts_at_the_edges_and_empties_what_lies_outside() -> None:
 
 
 @pytest.mark.parametrize("mode", ["stretch", "letterbox"])
-def test_no_boxes_stay_no_boxes(mode: str) -> None:
+def test_an_image_without_boxes_is_mapped(mode: str) -> None:
     where = geometry.placement(10, 10, 64, 64, mode)  # type: ignore[arg-type]
     assert where.to_network(np.zeros((0, 4))).shape == (0, 4)
 
@@ -61,16 +61,16 @@ def test_an_image_of_the_right_size_is_left_alone() -> None:
     mode=st.sampled_from(["stretch", "letterbox"]),
     corners=st.lists(st.floats(0, 1), min_size=4, max_size=4),
 )
-def test_to_original_undoes_to_network(
+def test_to_original_is_the_inverse_of_to_network(
     original: tuple[int, int], size: tuple[int, int], mode: str, corners: list[float]
 ) -> None:
     where = geometry.placement(*original, 16 * size[0], 16 * size[1], mode)  # type: ignore[arg-type]
     boxes = np.array([corners]) * np.array([*original, *original])
-    there = where.to_network(boxes)
-    assert np.allclose(where.to_original(there), boxes, atol=1e-6 * max(original))
-    assert (there >= 0).all()
-    assert (there[:, 0::2] <= 16 * size[0] + 1e-9).all()
-    assert (there[:, 1::2] <= 16 * size[1] + 1e-9).all()
+    network_boxes = where.to_network(boxes)
+    assert np.allclose(where.to_original(network_boxes), boxes, atol=1e-6 * max(original))
+    assert (network_boxes >= 0).all()
+    assert (network_boxes[:, 0::2] <= 16 * size[0] + 1e-9).all()
+    assert (network_boxes[:, 1::2] <= 16 * size[1] + 1e-9).all()
 
 
 PAPER, INK = 64, 192
@@ -82,21 +82,21 @@ PAPER, INK = 64, 192
     original=st.tuples(st.integers(16, 300), st.integers(16, 300)),
     size=st.tuples(st.integers(2, 12), st.integers(2, 12)),
     mode=st.sampled_from(["stretch", "letterbox"]),
-    place=st.tuples(st.floats(0, 0.7), st.floats(0, 0.7), st.floats(0.1, 1), st.floats(0.1, 1)),
+    fractions=st.tuples(st.floats(0, 0.7), st.floats(0, 0.7), st.floats(0.1, 1), st.floats(0.1, 1)),
 )
-@example(original=(75, 100), size=(12, 12), mode="letterbox", place=(0.2, 0.2, 0.5, 0.5))
-@example(original=(300, 16), size=(2, 12), mode="stretch", place=(0.5, 0.5, 0.25, 0.25))
-@example(original=(300, 16), size=(2, 12), mode="stretch", place=(0.0, 0.0, 1.0, 1.0))
+@example(original=(75, 100), size=(12, 12), mode="letterbox", fractions=(0.2, 0.2, 0.5, 0.5))
+@example(original=(300, 16), size=(2, 12), mode="stretch", fractions=(0.5, 0.5, 0.25, 0.25))
+@example(original=(300, 16), size=(2, 12), mode="stretch", fractions=(0.0, 0.0, 1.0, 1.0))
 def test_the_box_of_the_resized_drawing_is_the_resized_box(
     original: tuple[int, int],
     size: tuple[int, int],
     mode: Literal["stretch", "letterbox"],
-    place: tuple[float, float, float, float],
+    fractions: tuple[float, float, float, float],
 ) -> None:
     height, width = original
-    top, left = int(place[0] * height), int(place[1] * width)
-    bottom = min(height, top + max(4, int(place[2] * height)))
-    right = min(width, left + max(4, int(place[3] * width)))
+    top, left = int(fractions[0] * height), int(fractions[1] * width)
+    bottom = min(height, top + max(4, int(fractions[2] * height)))
+    right = min(width, left + max(4, int(fractions[3] * width)))
     drawing = np.full((height, width, 3), PAPER, np.uint8)
     drawing[top:bottom, left:right] = INK
     where = geometry.placement(height, width, 16 * size[0], 16 * size[1], mode)
@@ -110,7 +110,7 @@ def test_the_box_of_the_resized_drawing_is_the_resized_box(
 
 
 def _box_of_the_ink(placed: np.ndarray, where: geometry.Placement, expected: np.ndarray) -> np.ndarray:
-    """Where the ink falls to half of what it is in the middle, to a fraction of a pixel."""
+    """Find the edges at which the ink falls to half of its middle value, to a fraction of a pixel."""
     content = np.full((where.height + 2, where.width + 2), float(PAPER))
     rows = slice(where.offset_y, where.offset_y + where.content_height)
     columns = slice(where.offset_x, where.offset_x + where.content_width)

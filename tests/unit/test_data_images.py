@@ -1,4 +1,4 @@
-"""A decoder that shrugs is not enough: which files are whole, sound images, and what is odd about them."""
+"""Image files: damaged ones are refused, whole ones decode, and their unusual properties are reported."""
 
 import errno
 import io
@@ -56,7 +56,7 @@ IDAT = _chunk(b"IDAT", zlib.compress(ROWS))
 
 
 def _inspect(data: bytes, file_name: str) -> decode.Header:
-    """As conversion judges a file whose bytes it keeps."""
+    """Check a file as conversion does if it keeps the bytes."""
     head = decode.header(data, file_name)
     decode.check(data, head)
     return head
@@ -156,7 +156,7 @@ def test_a_palette_with_a_transparent_colour_keeps_that_colour() -> None:
     assert np.array_equal(decoded.pixels[..., ::-1], np.asarray(palette.convert("RGB")))
 
 
-def test_of_an_animation_the_still_image_is_taken() -> None:
+def test_the_still_image_of_an_animation_is_decoded() -> None:
     control = _chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, 60, 40, 0, 0, 1, 10, 0, 0))
     frame = _chunk(b"fdAT", struct.pack(">I", 1) + zlib.compress(bytes(len(ROWS))))
     animated = _png(_chunk(b"acTL", struct.pack(">II", 1, 0)), IDAT, control, frame)
@@ -166,7 +166,7 @@ def test_of_an_animation_the_still_image_is_taken() -> None:
 
 
 @pytest.mark.parametrize(("data", "name"), [(PNG, "a.jpg"), (JPEG, "a.png"), (JPEG, "a")])
-def test_a_wrong_extension_is_odd_and_no_obstacle(data: bytes, name: str) -> None:
+def test_a_wrong_extension_is_an_oddity_and_no_problem(data: bytes, name: str) -> None:
     assert _inspect(data, name).oddities == (Oddity.WRONG_EXTENSION,)
 
 
@@ -202,12 +202,12 @@ def test_a_png_cut_anywhere_is_refused(part: float) -> None:
     data=st.sampled_from([JPEG, PROGRESSIVE, PNG]),
     changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8),
 )
-def test_a_mutated_file_gets_the_same_verdict_from_both_judges(
+def test_check_and_decode_refuse_the_same_mutated_files(
     data: bytes, changes: list[tuple[float, int]]
 ) -> None:
     mutated = bytearray(data)
-    for place, value in changes:
-        mutated[int(place * len(mutated))] = value
+    for fraction, value in changes:
+        mutated[int(fraction * len(mutated))] = value
     verdicts: list[object] = []
     for judge in (_inspect, decode.decode):
         try:
@@ -284,16 +284,18 @@ def test_fields_that_do_not_affect_pixels_do_not_refuse_an_image(
         "no segments",
     ],
 )
-def test_damage_between_intact_ends_is_found_without_a_word_on_stderr(
+def test_damage_between_intact_ends_is_detected_and_nothing_is_printed(
     data: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert _problem(data) == Problem.CORRUPT_IMAGE
     assert capfd.readouterr().err == ""
 
 
-def test_a_flipped_bit_in_a_png_is_found_by_its_checksum() -> None:
-    place = PNG.index(b"IDAT") + 100
-    assert _problem(PNG[:place] + bytes([PNG[place] ^ 1]) + PNG[place + 1 :]) == Problem.CORRUPT_IMAGE
+def test_a_flipped_bit_in_a_png_is_detected_by_its_checksum() -> None:
+    position = PNG.index(b"IDAT") + 100
+    assert (
+        _problem(PNG[:position] + bytes([PNG[position] ^ 1]) + PNG[position + 1 :]) == Problem.CORRUPT_IMAGE
+    )
 
 
 @pytest.mark.parametrize(
@@ -309,7 +311,7 @@ def test_a_flipped_bit_in_a_png_is_found_by_its_checksum() -> None:
     ],
     ids=["no stream", "rows missing", "no data", "no palette", "bad depth", "no width", "no header"],
 )
-def test_a_png_that_was_written_wrong_is_refused(data: bytes) -> None:
+def test_a_malformed_png_is_refused(data: bytes) -> None:
     assert _problem(data) == Problem.CORRUPT_IMAGE
 
 
@@ -373,7 +375,7 @@ def test_a_png_with_far_more_data_than_pixels_is_refused() -> None:
     assert _problem(_png(IDAT, *swelling)) == Problem.HUGE_IMAGE
 
 
-def test_a_text_that_swells_is_not_looked_at() -> None:
+def test_a_png_text_chunk_is_not_decompressed() -> None:
     text = _chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50_000_000)))
     assert _inspect(_png(text, IDAT), "a.png").oddities == ()
 
@@ -383,18 +385,18 @@ def test_a_text_that_swells_is_not_looked_at() -> None:
     [JPEG[:2] + b"\xff\xfe\x00\x02" * 200_001 + JPEG[2:], _png(_chunk(b"tEXt", b"") * 200_001, IDAT)],
     ids=["segments", "chunks"],
 )
-def test_a_file_in_countless_parts_is_refused(data: bytes) -> None:
+def test_a_file_with_too_many_segments_or_chunks_is_refused(data: bytes) -> None:
     assert _problem(data) == Problem.CORRUPT_IMAGE
 
 
 @pytest.mark.parametrize(
-    ("place", "value"),
+    ("offset", "value"),
     [(1, 0xC3), (1, 0xC5), (4, 12), (9, 2)],
     ids=["lossless", "hierarchical", "12 bit", "2"],
 )
-def test_kinds_of_jpeg_that_cannot_be_decoded_are_named(place: int, value: int) -> None:
-    place += JPEG.index(b"\xff\xc0")
-    assert _problem(JPEG[:place] + bytes([value]) + JPEG[place + 1 :]) == Problem.UNSUPPORTED_IMAGE
+def test_kinds_of_jpeg_that_cannot_be_decoded_are_named(offset: int, value: int) -> None:
+    offset += JPEG.index(b"\xff\xc0")
+    assert _problem(JPEG[:offset] + bytes([value]) + JPEG[offset + 1 :]) == Problem.UNSUPPORTED_IMAGE
 
 
 def test_an_arithmetic_coded_jpeg_cannot_be_kept() -> None:
@@ -406,7 +408,7 @@ def test_formats_of_phones_are_unsupported() -> None:
     assert _problem(PNG[:8] + _chunk(b"CgBI", b"\0\0\0\0") + PNG[8:]) == Problem.UNSUPPORTED_IMAGE
 
 
-def test_a_file_that_cannot_be_opened_is_a_verdict_on_the_file(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_opened_is_a_problem_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
     (tmp_path / "circle.jpg").symlink_to(tmp_path / "circle.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")

@@ -1,4 +1,4 @@
-"""KITTI labels: what is an object, and what is said of a line that is none."""
+"""KITTI labels: lines become objects, and a bad line becomes a finding."""
 
 from pathlib import Path
 
@@ -54,17 +54,17 @@ def test_an_empty_label_is_an_image_without_objects(tmp_path: Path, content: byt
     assert _read(tmp_path, content) == Labels()
 
 
-def test_line_ends_of_windows_and_a_byte_order_mark_do_not_matter(tmp_path: Path) -> None:
+def test_windows_line_ends_and_a_byte_order_mark_are_accepted(tmp_path: Path) -> None:
     labels = _read(tmp_path, b"\xef\xbb\xbf" + f"{GOOD}\r\n{GOOD}\r\n".encode())
     assert [box.class_name for box in labels.boxes] == ["Car", "Car"]
     assert [box.line for box in labels.boxes] == [1, 2]
 
 
-def test_line_ends_of_old_macs_do_not_matter(tmp_path: Path) -> None:
+def test_line_ends_of_old_macs_are_accepted(tmp_path: Path) -> None:
     assert [box.line for box in _read(tmp_path, f"{GOOD}\r{GOOD}\r".encode()).boxes] == [1, 2]
 
 
-def test_tabs_and_spaces_part_columns_alike(tmp_path: Path) -> None:
+def test_columns_are_separated_by_tabs_or_spaces(tmp_path: Path) -> None:
     assert _read(tmp_path, GOOD.replace(" ", "  \t").encode()).boxes[0].yxyx == (20.0, 10.5, 40.0, 30.25)
 
 
@@ -89,7 +89,7 @@ def test_a_label_in_another_encoding_gets_one_finding(tmp_path: Path, content: b
     assert finding.message.startswith("expected UTF-8 text")
 
 
-def test_more_lines_than_any_image_has_objects_yield_nothing_at_all(tmp_path: Path) -> None:
+def test_a_label_of_too_many_lines_has_one_finding_and_no_objects(tmp_path: Path) -> None:
     labels = _read(tmp_path, b"x\n" * 10_001)
     assert [finding.message for finding in labels.findings] == ["expected at most 10,000 lines, got 10,001"]
 
@@ -101,7 +101,7 @@ def test_a_huge_label_is_not_read(tmp_path: Path) -> None:
     ]
 
 
-def test_a_line_without_end_is_not_taken_apart(tmp_path: Path) -> None:
+def test_a_line_that_is_too_long_is_not_split_into_columns(tmp_path: Path) -> None:
     labels = _read(tmp_path, f"{GOOD}\n{'1 ' * 60_000}\n{GOOD}".encode())
     assert [(f.problem, f.line, f.message) for f in labels.findings] == [
         (Problem.WRONG_COLUMNS, 2, "expected a line of at most 100,000 characters, got 120,000")
@@ -109,7 +109,7 @@ def test_a_line_without_end_is_not_taken_apart(tmp_path: Path) -> None:
     assert [box.line for box in labels.boxes] == [1, 3]
 
 
-def test_a_label_that_vanished_gets_a_verdict(tmp_path: Path) -> None:
+def test_a_removed_label_is_a_finding(tmp_path: Path) -> None:
     reader = KittiReader(SourceFolder(tmp_path, "i"), SourceFolder(tmp_path, "l"))
     sample = Sample("i/a", "a", tmp_path / "a.jpg", "i/a.jpg", "l/a.txt", tmp_path / "a.txt")
     (finding,) = reader.read(sample, (1, 1)).findings
@@ -189,7 +189,7 @@ VERDICTS = [
 
 
 @pytest.mark.parametrize(("line", "problem", "message"), VERDICTS)
-def test_a_bad_line_gets_a_verdict_with_file_line_and_field(
+def test_a_bad_line_is_a_finding_with_file_line_and_field(
     tmp_path: Path, line: str, problem: Problem, message: str
 ) -> None:
     labels = _read(tmp_path, f"{GOOD}\n\n{line}\n{GOOD}\n".encode())

@@ -1,4 +1,4 @@
-"""The report's page: what stands in it, that strangers' names stay text, and pictures of the worst images."""
+"""Page of the report: its content, names that stay text, and pictures of the worst images."""
 
 import base64
 from html.parser import HTMLParser
@@ -60,10 +60,10 @@ def _sample(image: str) -> Sample:
 def _bad(
     image: str, *problems: Problem, box: tuple[float, float, float, float] | None = None
 ) -> SampleOutcome:
-    found = [Finding(f"l/{image}.txt", problem, "wrong", 3, box) for problem in problems]
+    findings = [Finding(f"l/{image}.txt", problem, "wrong", 3, box) for problem in problems]
     sizes = [(60.0, 70.0), (64.0, 64.0)]
     return SampleOutcome(
-        example=b"x", dropped=found, objects=[0, 1], sizes=sizes, source_classes=["car", "man"]
+        example=b"x", dropped=findings, objects=[0, 1], sizes=sizes, source_classes=["car", "man"]
     )
 
 
@@ -75,7 +75,7 @@ def _report(*images: tuple[str, SampleOutcome]) -> DatasetReport:
     return statistics.to_report(MAPPING)
 
 
-def test_the_page_is_whole_and_loads_nothing() -> None:
+def test_the_page_is_well_formed_and_loads_nothing() -> None:
     report = _report(("a.jpg", _bad("a.jpg", Problem.INVERTED_BOX)))
     parsed = Parsed(html.render(report, Anchors(), html.thumbnails(report, lambda _: None)))
     assert "script" not in parsed.tags
@@ -85,7 +85,7 @@ def test_the_page_is_whole_and_loads_nothing() -> None:
         assert expected in parsed.text
 
 
-def test_names_of_strangers_stay_text() -> None:
+def test_names_with_markup_stay_text() -> None:
     statistics = DatasetStatistics()
     finding = Finding(EVIL, Problem.EMPTY_FILE, EVIL)
     statistics.add_listings([Listing([], 1, [finding], [finding], [finding], 0, [])])
@@ -104,7 +104,7 @@ def test_names_of_strangers_stay_text() -> None:
     assert DatasetStatistics.model_validate_json(statistics.model_dump_json()) == statistics
 
 
-def test_names_of_classes_stay_text_in_the_chart() -> None:
+def test_class_names_with_markup_stay_text_in_the_chart() -> None:
     evil = "<svg/onload=x>\x07"
     report = DatasetStatistics().to_report(ClassMapping({"car": evil}))
     parsed = Parsed(html.render(report, Anchors(), []))
@@ -112,7 +112,7 @@ def test_names_of_classes_stay_text_in_the_chart() -> None:
     assert "<svg/onload=x>\\x07" in parsed.text
 
 
-def test_tables_end_and_say_how_many_there_are() -> None:
+def test_long_tables_are_cut_and_give_the_total() -> None:
     statistics = DatasetStatistics()
     skipped = [Finding(f"i/{number:04}.jpg", Problem.EMPTY_FILE, "0 bytes") for number in range(1234)]
     statistics.add_listings([Listing([], 1234, skipped, [], [], 0, [])])
@@ -122,7 +122,7 @@ def test_tables_end_and_say_how_many_there_are() -> None:
     assert ("i/0199.jpg" in text, "i/0200.jpg" in text) == (True, False)
 
 
-def test_a_page_of_a_clean_data_set_says_so() -> None:
+def test_the_page_of_a_clean_data_set_reports_nothing_left_out() -> None:
     report = _report(("a.jpg", SampleOutcome(example=b"x", objects=[0, 1], sizes=[(9.0, 9.0)] * 2)))
     parsed = Parsed(html.render(report, Anchors(), []))
     assert "Nothing: every image and every label line is used." in parsed.text

@@ -1,4 +1,4 @@
-"""Pairing of images and labels, whatever tree they lie in: nothing is lost, and no label is used twice."""
+"""Pairing of images and labels in any tree: no file is lost, and no label is used twice."""
 
 import tempfile
 from pathlib import Path
@@ -23,11 +23,11 @@ LABELS = st.builds(str.__add__, st.builds(str.__add__, FOLDERS, NAMES), st.sampl
 @given(images=st.sets(IMAGES), labels=st.sets(LABELS))
 def test_every_file_is_accounted_for_once(images: set[str], labels: set[str]) -> None:
     with tempfile.TemporaryDirectory() as root:
-        for place, names in {"i": images, "l": labels}.items():
-            (Path(root) / place).mkdir()
+        for folder, names in {"i": images, "l": labels}.items():
+            (Path(root) / folder).mkdir()
             for name in names:
-                (Path(root) / place / name).parent.mkdir(parents=True, exist_ok=True)
-                (Path(root) / place / name).touch()
+                (Path(root) / folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (Path(root) / folder / name).touch()
         listing = folder_reader.pair(
             SourceFolder(Path(root) / "i", "i"), SourceFolder(Path(root) / "l", "l"), ".txt"
         )
@@ -37,9 +37,9 @@ def test_every_file_is_accounted_for_once(images: set[str], labels: set[str]) ->
     given_out = [sample.label_file for sample in listing.samples]
     assert len(set(given_out)) == len(given_out)
     for sample in listing.samples:
-        own = {f"l/{sample.stem}.txt", f"l/{sample.stem}.TXT"}
+        label_files = {f"l/{sample.stem}.txt", f"l/{sample.stem}.TXT"}
         flat = {f"l/{basename(sample.stem)}.txt", f"l/{basename(sample.stem)}.TXT"}
-        assert sample.label_file in (own if own & {f"l/{name}" for name in labels} else flat)
+        assert sample.label_file in (label_files if label_files & {f"l/{name}" for name in labels} else flat)
     orphans = {finding.file for finding in listing.orphans}
     twins = {finding.file for finding in listing.findings}
     stems = {basename(splitext(name)[0]) for name in images}

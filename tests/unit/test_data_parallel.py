@@ -13,7 +13,7 @@ from tlt_runner.data.parallel import StageProgress, in_order, workers
 from tlt_runner.errors import RunnerError
 
 
-def test_results_come_in_order_and_no_more_than_a_window_ahead() -> None:
+def test_results_come_in_order_and_at_most_a_window_ahead() -> None:
     taken = 0
 
     def items() -> Iterator[int]:
@@ -24,9 +24,9 @@ def test_results_come_in_order_and_no_more_than_a_window_ahead() -> None:
 
     window = parallel.WINDOW * workers()
     with ThreadPoolExecutor(2) as threads:
-        for place, (item, square) in enumerate(in_order(threads, lambda number: number**2, items())):
-            assert (item, square) == (place, place**2)
-            assert taken <= place + window
+        for position, (item, square) in enumerate(in_order(threads, lambda number: number**2, items())):
+            assert (item, square) == (position, position**2)
+            assert taken <= position + window
 
 
 def test_an_error_in_a_worker_reaches_the_caller() -> None:

@@ -1,4 +1,4 @@
-"""What each image is for, and how records are cut into files."""
+"""Planning: the subset of each image, and the shards of the records."""
 
 import hashlib
 from collections import Counter
@@ -52,7 +52,7 @@ def _dataset(root: Path, **validation: Any) -> Dataset:
     )
 
 
-def _held_out(plan: planning.Plan) -> set[str]:
+def _held_out(plan: planning.Assignment) -> set[str]:
     return {item.sample.stem for item in plan.items if item.subset == "validation"}
 
 
@@ -61,7 +61,7 @@ def storage(tmp_path: Path) -> Storage:
     return Storage(scratch=tmp_path / "scratch")
 
 
-def test_classes_are_stratified_as_they_are_learnt(storage: Storage, tmp_path: Path) -> None:
+def test_the_split_is_stratified_by_the_classes_to_learn(storage: Storage, tmp_path: Path) -> None:
     # Cars and vans are one class, and trams none: of each class to learn, two images of ten.
     stems = {f"{number:02d}": ["car", "tram"] if number % 2 else ["van"] for number in range(10)}
     people = {f"p{number}": ["person"] for number in range(10)}
@@ -71,7 +71,7 @@ def test_classes_are_stratified_as_they_are_learnt(storage: Storage, tmp_path: P
     assert plan.classes == {"car": 5, "tram": 5, "van": 5, "person": 10}
 
 
-def test_folders_of_their_own_are_not_drawn_from(storage: Storage, tmp_path: Path) -> None:
+def test_separate_validation_folders_are_not_split(storage: Storage, tmp_path: Path) -> None:
     training, validation = _source({"a": ["car"], "b": []}, "training"), _source({"c": []}, "validation")
     plan = planning.plan([training, validation], _dataset(tmp_path, images="i", labels="l"), storage)
     assert [(item.sample.stem, item.subset) for item in plan.items] == [

@@ -1,4 +1,4 @@
-"""The statistics of a preparation, the report that comes of it, and when bad samples end the job."""
+"""Statistics and report of a preparation, and the policy by which bad samples fail the job."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from tlt_api.runreport import RunReport, to_termination_message
 from tlt_api.status import Failure
 from tlt_runner.data.class_mapping import ClassMapping
 from tlt_runner.data.report import statistics as statistics_module
-from tlt_runner.data.report.report import DatasetReport, judge, to_status
+from tlt_runner.data.report.report import DatasetReport, enforce_policy, to_status
 from tlt_runner.data.report.statistics import DatasetStatistics
 from tlt_runner.data.sample import Finding, Listing, Oddity, Problem, Sample, SampleOutcome
 from tlt_runner.errors import RunnerError
@@ -66,7 +66,7 @@ def _report(images: int, bad: int, lines: int = 0, orphans: int = 0, entries: in
     ],
 )
 def test_bad_samples_within_the_policy_pass(report: DatasetReport, policy: BadSamples) -> None:
-    judge(report, policy)
+    enforce_policy(report, policy)
 
 
 @pytest.mark.parametrize(
@@ -83,13 +83,13 @@ def test_bad_samples_within_the_policy_pass(report: DatasetReport, policy: BadSa
 )
 def test_bad_samples_beyond_the_policy_fail(report: DatasetReport, policy: BadSamples) -> None:
     with pytest.raises(RunnerError) as caught:
-        judge(report, policy)
+        enforce_policy(report, policy)
     assert caught.value.reason == Reason.BAD_SAMPLES
 
 
 def test_the_failure_names_the_first_ten_files_with_their_lines_and_counts_the_rest() -> None:
     with pytest.raises(RunnerError) as caught:
-        judge(_report(100, 0, lines=13), BadSamples())
+        enforce_policy(_report(100, 0, lines=13), BadSamples())
     message = caught.value.message
     assert "13 of 100 images (13.00%) are bad" in message
     assert "l/00.txt: lines 7, 9: InvertedBox: inverted 7; l/01.txt: lines 7, 9" in message
@@ -103,7 +103,7 @@ def test_the_failure_names_a_file_of_many_bad_lines_once() -> None:
     dropped = [Finding("l/1.txt", Problem.WRONG_COLUMNS, "seven", line) for line in range(1, 26)]
     statistics.add(_sample(), SampleOutcome(example=b"x", dropped=dropped), "training")
     with pytest.raises(RunnerError) as caught:
-        judge(statistics.to_report(MAPPING), BadSamples())
+        enforce_policy(statistics.to_report(MAPPING), BadSamples())
     expected = "l/1.txt: lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 15 more: WrongColumns: seven"
     assert caught.value.message.endswith(expected)
 
@@ -117,13 +117,13 @@ def test_a_failure_with_ten_files_fits_into_a_pods_termination_message() -> None
         statistics.add(_sample(str(number)), SampleOutcome(example=b"x", dropped=dropped), "training")
     report = statistics.to_report(MAPPING)
     with pytest.raises(RunnerError) as caught:
-        judge(report, BadSamples())
+        enforce_policy(report, BadSamples())
     failure = Failure(reason="BadSamples", message=caught.value.message, hint="h" * 300)
     status = to_status(report, "pvc://claim/runs/first/dataset-report.html")
     assert failure.message in to_termination_message(RunReport(failure=failure, dataset=status))
 
 
-def test_an_object_that_became_too_small_says_nothing_against_its_image() -> None:
+def test_an_object_that_became_too_small_does_not_make_its_image_bad() -> None:
     statistics = DatasetStatistics()
     small = Finding("l/1.txt", Problem.TOO_SMALL, "small", 1)
     statistics.add(_sample(), SampleOutcome(example=b"x", dropped=[small]), "training")
@@ -169,7 +169,7 @@ def test_every_image_and_every_label_line_is_accounted_for() -> None:
     ]
 
 
-def test_unusual_images_are_named_with_what_is_done_about_them() -> None:
+def test_unusual_images_are_named_with_their_treatment() -> None:
     statistics = DatasetStatistics()
     for stem in ("2", "1"):
         converted = SampleOutcome(example=b"x", objects=[1], oddities=(Oddity.CMYK,))
@@ -189,7 +189,7 @@ def test_every_kind_of_unusual_image_has_a_sentence() -> None:
     assert sum(warning.endswith(": 1 (i/1.jpg)") for warning in report.warnings) == len(Oddity)
 
 
-def test_leaks_duplicates_and_names_in_several_folders_are_warned_of() -> None:
+def test_leaks_duplicates_and_repeated_names_are_warnings() -> None:
     statistics = DatasetStatistics()
     statistics.add_listings([_listing([_sample("1", "a"), _sample("2", "a")]), _listing([_sample("1", "b")])])
     statistics.add_duplicates(leaked=["b/1.jpg"], duplicates=["a/2.jpg", "a/3.jpg"])
@@ -200,7 +200,7 @@ def test_leaks_duplicates_and_names_in_several_folders_are_warned_of() -> None:
     assert ends == ["1 (b/1.jpg)", "2 (a/2.jpg, a/3.jpg)", "1"]
 
 
-def test_a_class_without_objects_to_learn_or_to_measure_is_warned_of() -> None:
+def test_a_class_without_training_or_validation_objects_is_a_warning() -> None:
     statistics = DatasetStatistics()
     statistics.add(_sample(), SampleOutcome(example=b"x", objects=[1], source_classes=["car"]), "training")
     warnings = statistics.to_report(MAPPING).warnings
@@ -219,7 +219,7 @@ def test_a_warning_about_the_mapping_names_ten_classes_of_many() -> None:
     )
 
 
-def test_a_rare_class_is_warned_of() -> None:
+def test_a_rare_class_is_a_warning() -> None:
     statistics = DatasetStatistics()
     statistics.add(_sample(), SampleOutcome(example=b"x", objects=[0] + [1] * 101), "training")
     warned = [warning for warning in statistics.to_report(MAPPING).warnings if "hardly" in warning]
@@ -229,7 +229,7 @@ def test_a_rare_class_is_warned_of() -> None:
     ]
 
 
-def test_the_status_sums_the_report_up_also_of_refused_data() -> None:
+def test_the_status_summarises_the_report_of_refused_data_too() -> None:
     statistics = DatasetStatistics()
     cut = Finding("i/0.jpg", Problem.TRUNCATED_IMAGE, "cut off")
     statistics.add_listings([_listing([_sample()], images=2, skipped=[cut])])

@@ -1,4 +1,4 @@
-"""Which folders, lists and files a data set names, and which image comes from where."""
+"""Sources: the folders and lists of a data set, and the subset of each image."""
 
 import json
 from pathlib import Path
@@ -57,7 +57,7 @@ def _failure(root: Path, **fields: Any) -> RunnerError:
     return caught.value
 
 
-def test_every_format_has_folders_of_its_own_by_default(tmp_path: Path) -> None:
+def test_every_format_has_default_folders(tmp_path: Path) -> None:
     _kitti(tmp_path, "k")
     box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
     voc = f"<annotation><object><name>car</name>{box}</object></annotation>"
@@ -69,14 +69,14 @@ def test_every_format_has_folders_of_its_own_by_default(tmp_path: Path) -> None:
     _write(tmp_path, {"JPEGImages/v.jpg": "", "Annotations/v.xml": voc})
     _write(tmp_path, {"images/c.jpg": "", "annotations/train.json": json.dumps(coco)})
     _write(tmp_path, {"labels/c.txt": "0 .5 .5 .1 .1", "data.yaml": "names: [car]"})
-    found = {name: _find(tmp_path, format=name) for name in ("kitti", "voc", "coco", "yolo")}
-    assert {name: _stems(source) for name, (source,) in found.items()} == {
+    by_format = {name: _find(tmp_path, format=name) for name in ("kitti", "voc", "coco", "yolo")}
+    assert {name: _stems(source) for name, (source,) in by_format.items()} == {
         "kitti": ["k"],
         "voc": ["v"],
         "coco": ["c"],
         "yolo": ["c"],
     }
-    for (source,) in found.values():
+    for (source,) in by_format.values():
         (sample,) = source.listing.samples
         assert [name.lower() for name in source.reader.classes(sample)] == ["car"]
 
@@ -105,7 +105,7 @@ def test_the_file_with_the_classes_counts_as_a_label_file(tmp_path: Path) -> Non
     ]
 
 
-def test_yolo_without_names_says_where_they_belong(tmp_path: Path) -> None:
+def test_yolo_without_class_names_is_refused_with_a_hint(tmp_path: Path) -> None:
     _write(tmp_path, {"images/a.jpg": "", "labels/a.txt": "", "classes.txt": "car"})
     failure = _failure(tmp_path, format="yolo")
     assert failure.reason == Reason.INVALID_SPEC
@@ -126,14 +126,14 @@ def test_coco_labels_are_a_file_or_a_folder_of_files(tmp_path: Path) -> None:
     assert file.files == [("a/2.json", tmp_path / "a/2.json")]
 
 
-def test_a_missing_folder_is_named_with_what_is_there(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported_with_the_existing_ones(tmp_path: Path) -> None:
     _kitti(tmp_path, "a")
     failure = _failure(tmp_path, images="training/image_3")
     assert failure.reason == Reason.DATASET_NOT_FOUND
     assert failure.message.endswith("holds: image_2/, label_2/")
 
 
-def test_a_folder_without_images_says_what_it_has(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_reported_with_its_files(tmp_path: Path) -> None:
     _write(
         tmp_path, {"training/image_2/a.txt": "", "training/image_2/b.txt": "", "training/label_2/a.txt": ""}
     )
@@ -142,7 +142,7 @@ def test_a_folder_without_images_says_what_it_has(tmp_path: Path) -> None:
     assert failure.message.endswith("training/image_2, which has 2 .txt files")
 
 
-def test_a_folder_of_images_of_another_kind_says_so(tmp_path: Path) -> None:
+def test_a_folder_of_unsupported_images_is_reported(tmp_path: Path) -> None:
     _write(tmp_path, {"training/image_2/a.bmp": "", "training/label_2/a.txt": KITTI})
     failure = _failure(tmp_path)
     assert failure.reason == Reason.DATASET_NOT_FOUND
@@ -160,7 +160,7 @@ def test_labels_of_another_format_are_named(tmp_path: Path) -> None:
     )
 
 
-def test_a_coco_folder_without_json_says_what_it_has(tmp_path: Path) -> None:
+def test_a_coco_folder_without_json_is_reported_with_its_files(tmp_path: Path) -> None:
     _write(tmp_path, {"images/a.jpg": "", "annotations/a.xml": ""})
     failure = _failure(tmp_path, format="coco")
     assert failure.reason == Reason.NO_LABELS
@@ -178,7 +178,7 @@ def test_only_images_of_the_list_are_used_and_the_others_are_counted(tmp_path: P
     assert [name for name, _ in listing.label_files] == ["training/label_2/a.txt", "training/label_2/c.txt"]
 
 
-def test_two_lists_part_a_folder(tmp_path: Path) -> None:
+def test_two_lists_divide_a_folder(tmp_path: Path) -> None:
     _kitti(tmp_path, "a", "b", "c", "d")
     _write(tmp_path, {"train.txt": "a\nb\n", "val.txt": "c\n", "training/label_2/z.txt": ""})
     training, validation = _find(tmp_path, imageSet="train.txt", validation={"imageSet": "val.txt"})
@@ -206,7 +206,7 @@ def test_an_image_of_both_lists_is_held_out_and_reported(tmp_path: Path) -> None
     assert finding.message == "expected in one list, got it in train.txt, too: it is held out"
 
 
-def test_lists_of_voc_mark_what_is_not_in_the_set(tmp_path: Path) -> None:
+def test_voc_lists_exclude_images_marked_with_minus_one(tmp_path: Path) -> None:
     _kitti(tmp_path, "2008_000001", "2008_000002", "2008_000003")
     _write(
         tmp_path,
@@ -236,7 +236,7 @@ def test_a_name_in_a_list_is_a_stem_or_a_path(tmp_path: Path, line: str) -> None
     assert _stems(source) == ["s/a 1"]
 
 
-def test_a_name_in_a_list_matches_whichever_system_wrote_its_accents(tmp_path: Path) -> None:
+def test_a_name_in_a_list_matches_in_composed_and_decomposed_unicode(tmp_path: Path) -> None:
     _kitti(tmp_path, "cafe\u0301", "b")
     _write(tmp_path, {"list.txt": "caf\u00e9\n"})
     (source,) = _find(tmp_path, imageSet="list.txt")
@@ -270,7 +270,7 @@ def test_a_list_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
     assert failure.message.startswith("bin.txt: expected UTF-8 text")
 
 
-def test_validation_has_folders_of_its_own(tmp_path: Path) -> None:
+def test_validation_can_have_separate_folders(tmp_path: Path) -> None:
     _kitti(tmp_path, "a", "b")
     _kitti(tmp_path, "a", images="val/images", labels="val/labels")
     training, validation = _find(tmp_path, validation={"images": "val/images", "labels": "val/labels"})
@@ -295,7 +295,7 @@ def test_a_validation_folder_within_the_training_folder_is_not_trained_on(tmp_pa
     assert (len(training.listing.skipped), len(validation.listing.skipped)) == (0, 1)
 
 
-def test_one_folder_with_two_files_of_labels_is_parted_by_them(tmp_path: Path) -> None:
+def test_two_label_files_divide_one_folder_of_images(tmp_path: Path) -> None:
     for name in "abcd":
         _write(tmp_path, {f"images/{name}.jpg": ""})
     for name, stems in {"train": "abc", "val": "c"}.items():
@@ -357,14 +357,14 @@ def test_the_standard_coco_layout_has_no_finding_and_names_the_captions_once(tmp
     )
     places = {"images": "train2017", "labels": "annotations"}
     validation = {"images": "val2017", "labels": "annotations"}
-    found = _find(tmp_path, format="coco", **places, validation=validation)
-    assert [_stems(source) for source in found] == [["1", "2"], ["3"]]
-    assert [(source.listing.orphans, source.listing.findings) for source in found] == [([], []), ([], [])]
-    side_files = [list(source.listing.side_files) for source in found]
+    parts = _find(tmp_path, format="coco", **places, validation=validation)
+    assert [_stems(source) for source in parts] == [["1", "2"], ["3"]]
+    assert [(source.listing.orphans, source.listing.findings) for source in parts] == [([], []), ([], [])]
+    side_files = [list(source.listing.side_files) for source in parts]
     assert side_files == [["annotations/captions_train2017.json"], []]
 
 
-def test_an_entry_of_shared_labels_that_neither_folder_has_is_said_once(tmp_path: Path) -> None:
+def test_an_orphan_in_shared_labels_is_reported_once(tmp_path: Path) -> None:
     _write(tmp_path, {"train/1.jpg": "", "val/2.jpg": "", "a.json": _coco_file("1.jpg", "2.jpg", "3.jpg")})
     _write(tmp_path, {"b.json": "{"})
     shared = {"labels": "a.json"}

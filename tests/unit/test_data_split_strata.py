@@ -1,4 +1,4 @@
-"""The draw of held-out images: shares by class, stability, groups."""
+"""Split: held-out shares by class, stability, groups."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def _held(names: list[str], classes: dict[str, set[str]], fraction: float = 0.2,
     return {name for name, is_held in zip(names, held, strict=True) if is_held}
 
 
-def test_the_draw_of_a_name_never_changes() -> None:
+def test_the_draw_of_a_name_is_constant() -> None:
     # `printf 42:000000 | sha256sum` begins fa0305f7445949a7. Another value would move held-out images.
     assert split.draw("000000", 42) == pytest.approx(0.97660863, abs=1e-8)
 
@@ -39,16 +39,14 @@ def test_the_share_of_every_class_is_within_a_tenth_or_half_an_image() -> None:
     st.floats(0.05, 0.9),
     st.integers(0, 9),
 )
-def test_a_class_of_two_images_of_its_own_is_on_both_sides(
-    classes: list[set[str]], fraction: float, seed: int
-) -> None:
+def test_a_class_of_two_images_is_on_both_sides(classes: list[set[str]], fraction: float, seed: int) -> None:
     names = [str(number) for number in range(len(classes))]
     alone = [{"only"}, {"only"}, *classes]
     held = split.held_out(["x", "y", *names], alone, fraction, seed)
     assert sorted(held[:2]) == [False, True]
 
 
-def test_images_that_each_show_a_class_of_their_own_are_held_out_by_the_class_they_share() -> None:
+def test_images_with_one_unique_class_each_are_stratified_by_their_shared_class() -> None:
     names = NAMES[:10]
     held = split.held_out(names, [{f"own {name}", "common"} for name in names], 0.2, 42)
     assert sum(held) == 2
@@ -60,7 +58,7 @@ def test_sequences_with_a_rare_class_each_are_held_out_as_wholes() -> None:
     assert sum(split.held_out(groups, classes, 0.3, 42)) == 50
 
 
-def test_of_images_that_share_nothing_some_are_held_out_all_the_same() -> None:
+def test_some_of_the_images_without_a_shared_class_are_held_out() -> None:
     held = split.held_out(NAMES[:10], [{name} for name in NAMES[:10]], 0.2, 42)
     assert sum(held) == 2
 
@@ -73,7 +71,7 @@ def test_of_images_that_share_nothing_some_are_held_out_all_the_same() -> None:
     st.floats(0.05, 0.95),
     st.integers(0, 9),
 )
-def test_of_several_groups_one_at_least_is_on_each_side(
+def test_several_groups_leave_at_least_one_on_each_side(
     images: list[tuple[str, set[str]]], fraction: float, seed: int
 ) -> None:
     groups = [group for group, _ in images]
@@ -106,7 +104,7 @@ def test_another_seed_holds_out_other_images() -> None:
     assert _held(NAMES, {}, seed=1) != _held(NAMES, {}, seed=2)
 
 
-def test_it_does_not_depend_on_the_order() -> None:
+def test_the_split_does_not_depend_on_the_order() -> None:
     assert _held(NAMES, {}) == _held(list(reversed(NAMES)), {})
 
 
@@ -125,7 +123,7 @@ def _sample(stem: str) -> Sample:
 SAMPLES = [_sample(stem) for stem in ("a/street_0001", "a/street_0002", "b/street_0001", "yard")]
 
 
-def test_a_separator_groups_by_what_is_before_its_last_place() -> None:
+def test_a_separator_groups_by_the_stem_before_its_last_occurrence() -> None:
     by_folder = split.grouping(SAMPLES, GroupBy(separator="/"), {}).groups
     assert by_folder == ["a", "a", "b", "yard"]
     by_prefix = split.grouping(SAMPLES, GroupBy(separator="_"), {}).groups

@@ -9,7 +9,7 @@ from lazy import Lazy
 tfrecords = Lazy("tlt_runner.data.tfrecords")
 
 
-def test_a_message_is_its_features_by_name() -> None:
+def test_features_are_serialised_in_the_order_of_their_names() -> None:
     message = tfrecords.serialize(
         {"b": tfrecords.int64_feature([1, 300]), "a": tfrecords.bytes_feature([b"xy", b""])}
     )
@@ -32,5 +32,7 @@ def test_floats_are_packed_little_endian() -> None:
         ("int64", [-1], b"\x1a\x0c\x0a\x0a" + b"\xff" * 9 + b"\x01"),
     ],
 )
-def test_empty_lists_and_negative_numbers(kind: str, values: list[int], expected: bytes) -> None:
+def test_empty_lists_and_negative_numbers_are_serialised(
+    kind: str, values: list[int], expected: bytes
+) -> None:
     assert getattr(tfrecords, f"{kind}_feature")(values) == expected

@@ -1,4 +1,4 @@
-"""Pascal VOC labels: what is an object, and what is said of an XML file that is none."""
+"""Pascal VOC labels: elements become objects, and a bad element or file becomes a finding."""
 
 from pathlib import Path
 
@@ -47,29 +47,29 @@ def test_pixels_count_from_1_and_the_last_one_belongs_to_the_box(tmp_path: Path)
 
 def test_the_first_pixel_alone_is_one_pixel_wide(tmp_path: Path) -> None:
     box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>1</xmax><ymax>1</ymax></bndbox>"
-    (found,) = _read(tmp_path, _annotation(f"<object><name>dog</name>{box}</object>")).boxes
-    assert found.yxyx == (0.0, 0.0, 1.0, 1.0)
+    (labelled_box,) = _read(tmp_path, _annotation(f"<object><name>dog</name>{box}</object>")).boxes
+    assert labelled_box.yxyx == (0.0, 0.0, 1.0, 1.0)
 
 
-def test_fractions_and_spaces_are_coordinates_too(tmp_path: Path) -> None:
+def test_coordinates_may_have_fractions_and_spaces(tmp_path: Path) -> None:
     box = "<bndbox><ymax> 40.5 </ymax><xmin>\n11.25</xmin><ymin>2e1</ymin><xmax>+30.75</xmax></bndbox>"
-    (found,) = _read(tmp_path, _annotation(f"<object><name> dog </name>{box}</object>")).boxes
-    assert found == LabelledBox("dog", (19.0, 10.25, 40.5, 30.75), line=2)
+    (labelled_box,) = _read(tmp_path, _annotation(f"<object><name> dog </name>{box}</object>")).boxes
+    assert labelled_box == LabelledBox("dog", (19.0, 10.25, 40.5, 30.75), line=2)
 
 
 def test_flags_are_read(tmp_path: Path) -> None:
     flags = "<difficult>1</difficult><truncated>1</truncated><occluded>1</occluded>"
-    (found,) = _read(tmp_path, _annotation(f"<object><name>dog</name>{flags}{BOX}</object>")).boxes
-    assert (found.difficult, found.truncation, found.occlusion) == (True, 1.0, 1)
+    (labelled_box,) = _read(tmp_path, _annotation(f"<object><name>dog</name>{flags}{BOX}</object>")).boxes
+    assert (labelled_box.difficult, labelled_box.truncation, labelled_box.occlusion) == (True, 1.0, 1)
 
 
-def test_flags_that_nobody_filled_in_are_0(tmp_path: Path) -> None:
+def test_empty_and_unspecified_flags_are_0(tmp_path: Path) -> None:
     flags = "<difficult/><truncated>Unspecified</truncated><occluded> </occluded><pose>Unspecified</pose>"
     labels = _read(tmp_path, _annotation(f"<object><name>dog</name>{flags}{BOX}</object>"))
     assert labels == Labels((LabelledBox("dog", (20.0, 10.0, 40.0, 30.0), line=2),))
 
 
-def test_parts_are_no_objects_and_no_boxes_of_their_object(tmp_path: Path) -> None:
+def test_parts_are_neither_objects_nor_the_box_of_their_object(tmp_path: Path) -> None:
     part_box = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3</xmax><ymax>4</ymax></bndbox>"
     part = f"<part><name>head</name>{part_box}</part>"
     labels = _read(tmp_path, _annotation(f"<object>{part}<name>person</name>{BOX}{part}</object>"))
@@ -81,7 +81,7 @@ def test_an_object_with_parts_only_has_no_box(tmp_path: Path) -> None:
     assert _verdict(labels)[0] == Problem.MISSING_FIELD
 
 
-def test_lines_are_those_of_the_objects(tmp_path: Path) -> None:
+def test_each_box_has_the_line_of_its_object(tmp_path: Path) -> None:
     bad = "<object>\n<name>cat</name>\n</object>"
     labels = _read(tmp_path, '<?xml version="1.0"?>\n' + _annotation("<folder>x</folder>", DOG, bad, DOG))
     assert [box.line for box in labels.boxes] == [4, 8]
@@ -144,9 +144,7 @@ VERDICTS = [
 
 
 @pytest.mark.parametrize(("text", "problem"), VERDICTS)
-def test_an_object_that_cannot_be_used_gets_a_verdict_with_its_line(
-    tmp_path: Path, text: str, problem: Problem
-) -> None:
+def test_an_unusable_object_is_a_finding_with_its_line(tmp_path: Path, text: str, problem: Problem) -> None:
     labels = _read(tmp_path, _annotation(DOG, text, DOG))
     assert [(finding.problem, finding.line) for finding in labels.findings] == [(problem, 3)]
     assert [box.line for box in labels.boxes] == [2, 4]
@@ -223,7 +221,7 @@ def test_an_encoding_that_the_file_declares_is_read(tmp_path: Path, content: byt
         b"\x00\xff\xfe\x89PNG",
     ],
 )
-def test_an_encoding_that_cannot_be_read_is_said(tmp_path: Path, content: bytes) -> None:
+def test_an_unsupported_encoding_is_a_finding(tmp_path: Path, content: bytes) -> None:
     assert _verdict(_read(tmp_path, content))[0] == Problem.UNREADABLE_LABEL
 
 

@@ -1,4 +1,4 @@
-"""What writers write, to the character, and what names they give."""
+"""Writers: their files to the character, and the names of images."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_the_command_line_offers_every_format(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("kind", [one.writer for one in FORMATS.values()])
-def test_every_writer_knows_a_valid_dataset_block(kind: type[Writer]) -> None:
+def test_every_writer_has_a_valid_dataset_block(kind: type[Writer]) -> None:
     block = {
         "uri": "file:///data",
         "targetClassMapping": {"a": "a"},
@@ -96,7 +96,7 @@ def test_voc_counts_pixels_from_one_and_includes_the_last(tmp_path: Path) -> Non
     assert (tmp_path / "ImageSets/Main/val.txt").read_text() == "0002\n"
 
 
-def test_voc_escapes_what_xml_would_take_for_itself(tmp_path: Path) -> None:
+def test_voc_escapes_markup_characters(tmp_path: Path) -> None:
     box = LabelledBox("a<b>&c", (0, 0, 5, 5))
     writer = VocWriter(tmp_path, ("a<b>&c",))
     writer.add(ExportedImage("training", "x&y", ".jpg", (9, 9), (box,)))
@@ -124,7 +124,7 @@ def test_coco_counts_ids_from_one_and_gives_corner_and_size(tmp_path: Path) -> N
     ]
 
 
-def test_yolo_gives_shares_of_the_image_and_the_classes_by_decimal(tmp_path: Path) -> None:
+def test_yolo_gives_shares_of_the_image_and_the_classes_by_number(tmp_path: Path) -> None:
     _write(YoloWriter, tmp_path, TRAINING, EMPTY)
     assert (tmp_path / "labels/train/street/0001.txt").read_text() == (
         "0 0.4012500000 0.4050000000 0.4025000000 0.4100000000\n"
@@ -139,7 +139,7 @@ def test_yolo_gives_shares_of_the_image_and_the_classes_by_decimal(tmp_path: Pat
     }
 
 
-def test_a_coordinate_has_no_exponent_and_no_idle_zeros() -> None:
+def test_a_coordinate_has_no_exponent_and_no_trailing_zeros() -> None:
     assert [decimal(value) for value in (12.0, 0.1, 1e-5, 100.0, 1 / 3)] == [
         "12",
         "0.1",
@@ -150,7 +150,7 @@ def test_a_coordinate_has_no_exponent_and_no_idle_zeros() -> None:
     assert [decimal(value, 2) for value in (12.0, 0.125)] == ["12.00", "0.125"]
 
 
-def test_each_format_says_what_it_loses() -> None:
+def test_each_format_names_the_attributes_it_loses() -> None:
     occluded = LabelledBox("car", (0, 0, 1, 1), occlusion=1)
     assert [FORMATS[name].writer.lost(HIDDEN) for name in ("kitti", "voc")] == [
         (),
@@ -172,7 +172,7 @@ def test_kitti_keeps_difficult_before_it_keeps_occlusion(
     assert (tmp_path / "training/label_2/a.txt").read_text().split()[2] == str(written)
 
 
-def test_class_names_are_changed_only_where_the_format_cannot_say_them() -> None:
+def test_class_names_are_changed_only_if_the_format_cannot_hold_them() -> None:
     assert KittiWriter.class_name("traffic light") == "traffic_light"
     assert KittiWriter.class_name("DontCare") == "DontCare_"
     for writer in (VocWriter, CocoWriter, YoloWriter):
@@ -183,7 +183,7 @@ def test_class_names_are_changed_only_where_the_format_cannot_say_them() -> None
         assert len(writer.class_name("x" * 500)) == 128
 
 
-def test_sub_folders_stay_where_the_format_has_them() -> None:
+def test_sub_folders_are_kept_if_the_format_has_them() -> None:
     assert UniqueNames(flat=False).give("images/train", "seq 1/Straße 7") == "seq 1/Straße 7"
     assert UniqueNames(flat=True).give("JPEGImages", "seq 1/Straße 7") == "seq_1__Straße_7"
 
@@ -210,7 +210,7 @@ def test_a_folder_never_has_the_name_of_a_file() -> None:
     ]
 
 
-def test_names_composed_in_two_ways_count_as_one() -> None:
+def test_composed_and_decomposed_names_count_as_one() -> None:
     names = UniqueNames(flat=False)
     assert [names.give("i", "u\u0308"), names.give("i", "\u00fc")] == ["u\u0308", "\u00fc-2"]
 

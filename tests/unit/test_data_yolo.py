@@ -1,4 +1,4 @@
-"""YOLO labels: shares to pixels, class numbers to names, and what is said of a line that is no object."""
+"""YOLO labels: shares become pixels, numbers become class names, and a bad line becomes a finding."""
 
 from pathlib import Path
 
@@ -44,12 +44,12 @@ def test_an_empty_label_is_an_image_without_objects(tmp_path: Path, content: byt
     assert _read(tmp_path, content) == Labels()
 
 
-def test_line_ends_of_windows_and_a_byte_order_mark_do_not_matter(tmp_path: Path) -> None:
+def test_windows_line_ends_and_a_byte_order_mark_are_accepted(tmp_path: Path) -> None:
     labels = _read(tmp_path, b"\xef\xbb\xbf" + f"{GOOD}\r\n\r\n{GOOD}\r\n".encode())
     assert [(box.class_name, box.line) for box in labels.boxes] == [("motorbike", 1), ("motorbike", 3)]
 
 
-def test_the_rounding_of_six_decimals_leaves_the_box_at_the_edge_of_the_image(tmp_path: Path) -> None:
+def test_a_box_outside_by_the_rounding_of_six_decimals_moves_to_the_edge(tmp_path: Path) -> None:
     # 0.333333 - 0.666667 / 2 is -0.0000005; 0.666667 + 0.666667 / 2 is 1.0000005.
     boxes = _read(tmp_path, b"0 0.333333 0.5 0.666667 1\n0 0.666667 0.5 0.666667 1.000001").boxes
     assert (boxes[0].yxyx[1], boxes[1].yxyx[3]) == (0.0, WIDTH)
@@ -109,7 +109,7 @@ VERDICTS = [
 
 
 @pytest.mark.parametrize(("line", "problem", "message"), VERDICTS)
-def test_a_bad_line_gets_a_verdict_with_file_line_and_field(
+def test_a_bad_line_is_a_finding_with_file_line_and_field(
     tmp_path: Path, line: str, problem: Problem, message: str
 ) -> None:
     labels = _read(tmp_path, f"{GOOD}\n\n{line}\n{GOOD}\n".encode())
@@ -153,7 +153,7 @@ def test_classes_are_a_list_or_numbered(tmp_path: Path, content: str | bytes) ->
     assert _load(tmp_path, content) == NAMES
 
 
-def test_numbers_may_have_gaps(tmp_path: Path) -> None:
+def test_class_numbers_may_have_gaps(tmp_path: Path) -> None:
     assert _load(tmp_path, "names: {3: car, 7: van}") == {3: "car", 7: "van"}
 
 
@@ -190,7 +190,9 @@ NONSENSE = [
 
 
 @pytest.mark.parametrize(("content", "message"), NONSENSE)
-def test_nonsense_in_data_yaml_is_told_by_field(tmp_path: Path, content: str | bytes, message: str) -> None:
+def test_an_invalid_data_yaml_is_refused_with_the_field(
+    tmp_path: Path, content: str | bytes, message: str
+) -> None:
     with pytest.raises(RunnerError) as caught:
         _load(tmp_path, content)
     assert caught.value.reason == Reason.INVALID_SPEC
@@ -198,14 +200,14 @@ def test_nonsense_in_data_yaml_is_told_by_field(tmp_path: Path, content: str | b
     assert message in caught.value.message
 
 
-def test_tags_are_not_obeyed(tmp_path: Path) -> None:
+def test_yaml_tags_create_no_objects(tmp_path: Path) -> None:
     target = tmp_path / "made"
     content = f"names: !!python/object/apply:os.mkdir ['{target}']"
     assert _load(tmp_path, content) == {0: str(target)}
     assert not target.exists()
 
 
-def test_aliases_and_merge_keys_do_not_grow(tmp_path: Path) -> None:
+def test_yaml_aliases_and_merge_keys_are_not_expanded(tmp_path: Path) -> None:
     levels = ["a0: &a0 {x: 1, y: 2}"] + [f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 60)]
     assert yaml.compose("\n".join(levels))
     assert _load(tmp_path, "\n".join([*levels, "names: [a]", "other: *a59"])) == {0: "a"}

@@ -13,7 +13,7 @@ class Exchange:
     """Two workers in one thread: this one's figures, and those of the other, whose signal is ``other``."""
 
     several = True
-    share = SimpleNamespace(count=2)
+    worker_slice = SimpleNamespace(count=2)
 
     def __init__(self) -> None:
         self.synchronised: list[int] = []

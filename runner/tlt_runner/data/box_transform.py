@@ -1,4 +1,4 @@
-"""Filters the boxes of an image and maps them to the resized image.
+"""Filter the boxes of an image and map them to the resized image.
 
 Called by :mod:`tlt_runner.data.preparation.convert`, for records and for folders of another format.
 """
@@ -15,7 +15,7 @@ from tlt_runner.data.images import decode, geometry
 from tlt_runner.data.sample import Finding, LabelledBox, Labels, Problem, Sample
 
 SMALLEST_SIDE = 1.0
-"""Pixels below which an object is dropped: no proposal can be that small, and VOC cannot say it."""
+"""Side in pixels below which an object is dropped: no proposal is that small, and VOC cannot express it."""
 EXACT = 1e-3
 """Tolerance in pixels: label formats round."""
 
@@ -28,16 +28,19 @@ def check_label(header: decode.Header, labels: Labels) -> None:
     Raises:
         BadImageError: ``UnreadableLabel``, ``SizeMismatch``.
     """
+    # Lines that cannot be used are dropped one by one; a label that cannot be read has no lines.
     for finding in labels.findings:
         if finding.problem == Problem.UNREADABLE_LABEL:
             raise decode.BadImageError(finding.problem, f"{finding.position}: {finding.message}")
     labelled = labels.image_size
+    # Labels of another size belong to another image, or to one that was resized since.
     if labelled is None or labelled == (header.height, header.width):
         return
     message = (
         f"expected {labelled[1]} x {labelled[0]} pixels as its label says, the image has "
         f"{header.width} x {header.height}"
     )
+    # Orientations 5 to 8 swap height and width: the label was made with a tool that turns the image.
     if header.orientation >= 5 and labelled == (header.width, header.height):
         message += (
             ": the label speaks of the image after its EXIF orientation is applied, but the pixels are "
@@ -49,7 +52,7 @@ def check_label(header: decode.Header, labels: Labels) -> None:
 
 @dataclass(frozen=True)
 class TransformedBoxes:
-    """The boxes of one image after it was resized.
+    """Boxes of one image after it was resized.
 
     Attributes:
         boxes: Usable boxes, with the class to learn, in pixels of the resized image.
@@ -82,6 +85,7 @@ def transform(
     original = np.array([box.yxyx for box, _ in mapped], np.float64).reshape(-1, 4)
     inside = geometry.clip(original, *original_size)
     edges = placement.to_network(inside)
+    # Only for the count of cut boxes: a difference by rounding is none.
     moved = np.abs(inside - original).max(axis=1, initial=0.0) > EXACT
     usable: list[LabelledBox] = []
     dropped: list[Finding] = []
@@ -103,6 +107,7 @@ def _problem(
 ) -> Problem | None:
     if not (yxyx[0] < yxyx[2] and yxyx[1] < yxyx[3]):
         return Problem.INVERTED_BOX
+    # Nothing of the box is left after cutting.
     if not (inside[0] < inside[2] and inside[1] < inside[3]):
         return Problem.OUTSIDE_IMAGE
     if min(edges[2] - edges[0], edges[3] - edges[1]) < SMALLEST_SIDE - EXACT:

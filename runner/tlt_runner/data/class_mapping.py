@@ -1,4 +1,4 @@
-"""The mapping from the labels' classes to the classes to learn (``targetClassMapping``)."""
+"""Mapping from the labels' classes to the classes to learn (``targetClassMapping``)."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class ClassMapping:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", tuple(sorted(set(self.targets.values()))))
+        # Sorted, so that of two keys that differ in case alone the same one wins in every run.
         object.__setattr__(self, "_any_case", {key.casefold(): key for key in sorted(self.targets)})
 
     def key(self, source: str) -> str | None:

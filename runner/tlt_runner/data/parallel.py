@@ -1,4 +1,4 @@
-"""Work on many files at once: a bounded window, results in order, progress reported, stopped on request."""
+"""Process many files at once: a bounded window, results in order, progress reported, stopped on request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WINDOW = 4
 
 MARK_SECONDS = 2.0
 MARKS = 10
-"""The speed is that of the last 20 seconds."""
+"""Number of marks, ``MARK_SECONDS`` apart: the speed is that of the last 20 seconds."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -76,6 +76,7 @@ class StageProgress:
     def skip(self, images: int) -> None:
         """Count images that need no work: they are done, and do not count for the speed."""
         self._done += images
+        # The marks move with the count, so that skipped images do not look like fast ones.
         self._marks = deque((mark, done + images) for mark, done in self._marks)
 
     def advance(self) -> None:
@@ -84,11 +85,13 @@ class StageProgress:
         if self._reporter is None:
             return
         now = self._clock()
+        # A mark every two seconds and not for every image: the window is then of seconds, whatever the speed.
         if now - self._marks[-1][0] >= MARK_SECONDS:
             self._marks.append((now, self._done - 1))
             if len(self._marks) > MARKS:
                 self._marks.popleft()
         since, done_then = self._marks[0]
+        # The guard is for a clock that has not moved since the first mark.
         speed = (self._done - done_then) / max(now - since, 1e-6)
         self._reporter.progress(
             Progress(
@@ -128,6 +131,7 @@ def in_order(
     limit = WINDOW * workers()
     try:
         for part in _batches(items, batch, progress):
+            # Waiting for the oldest batch keeps the results in order, and bounds those that are ready.
             pending.append(executor.submit(work, part))
             if len(pending) >= limit:
                 yield from pending.popleft().result()
@@ -135,6 +139,7 @@ def in_order(
             if progress is not None:
                 progress.raise_if_stopped()
             yield from pending.popleft().result()
+    # Also when the caller stops iterating: work that nobody waits for is not begun.
     finally:
         for future in pending:
             future.cancel()

@@ -38,9 +38,9 @@ class Shard(ApiModel):
     images: int
     """Records in it."""
     size_bytes: int
-    """Its size."""
+    """Size of the file in bytes."""
     sha256: str
-    """Its digest."""
+    """SHA-256 of the file."""
 
 
 class Manifest(StatusModel):
@@ -57,7 +57,7 @@ class Manifest(StatusModel):
     width: int
     """Columns of every image."""
     mode: Literal["stretch", "letterbox"]
-    """How images were resized."""
+    """Resize mode of the images."""
     training_images: int
     """Images to train on."""
     validation_images: int
@@ -92,7 +92,7 @@ class Records:
     """Records that can be read.
 
     Attributes:
-        folder: Where they are in the file system.
+        folder: The folder of the records in the file system.
         uri: Their address.
         digest: Digest of content and options.
         manifest: Their content.
@@ -104,7 +104,7 @@ class Records:
     manifest: Manifest
 
     def files(self, subset: Subset) -> list[Path]:
-        """The subset's TFRecord files, in order."""
+        """List the TFRecord files of a subset, in order."""
         return [self.folder / shard.name for shard in self.manifest.shards if shard.subset == subset]
 
 
@@ -114,7 +114,7 @@ def load_records(storage: Storage, uri: str, digest: str | None = None) -> Recor
     Args:
         storage: Reads the address.
         uri: Folder of the records.
-        digest: The digest they must have, where it is known.
+        digest: The expected digest; None accepts any.
 
     Raises:
         RunnerError: ``DatasetNotFound`` when there are none; ``ChecksumMismatch`` when they are others or
@@ -126,6 +126,7 @@ def load_records(storage: Storage, uri: str, digest: str | None = None) -> Recor
     except NotFoundError as error:
         raise RunnerError(Reason.DATASET_NOT_FOUND, f"prepared data set: {error.message}") from error
     path = folder / MANIFEST
+    # The manifest is written last: a folder without it holds records of an unfinished run, or none.
     if not path.is_file():
         raise RunnerError(
             Reason.DATASET_NOT_FOUND,
@@ -136,6 +137,7 @@ def load_records(storage: Storage, uri: str, digest: str | None = None) -> Recor
         manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise RunnerError(Reason.CHECKSUM_MISMATCH, f"{uri}/{MANIFEST} is damaged: {error}") from error
+    # Somebody may have put other records at the address since the digest was noted.
     if digest is not None and manifest.digest != digest:
         raise RunnerError(
             Reason.CHECKSUM_MISMATCH, f"{uri}: expected records of digest {digest}, got {manifest.digest}"
@@ -156,6 +158,7 @@ def verify(path: Path, shard: Shard, uri: str) -> None:
     Raises:
         RunnerError: ``ChecksumMismatch``.
     """
+    # The size first: a shard that was cut off is refused without being read.
     size = path.stat().st_size if path.is_file() else None
     if size != shard.size_bytes:
         got = "no such file" if size is None else f"{size} bytes"

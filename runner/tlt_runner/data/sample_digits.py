@@ -1,4 +1,4 @@
-"""A sample data set, without a download: scenes of handwritten digits in the KITTI layout.
+"""Make a sample data set, without a download: scenes of handwritten digits in the KITTI layout.
 
 The glyphs are the 1,797 real 8x8 scans that come inside scikit-learn (UCI "Optical Recognition of Handwritten
 Digits"), scaled up smoothly and drawn in varied sizes and colours on cluttered backgrounds. Called by
@@ -35,7 +35,7 @@ MOST_DIGITS = 6
 INK = 0.35
 """Opacity from which a pixel belongs to the digit, for its box."""
 LEAST_CONTRAST = 70.0
-"""Difference of brightness (0..255) between a digit and what is behind it."""
+"""Difference of brightness (0..255) between a digit and its background."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Scenes:
 
 @dataclass(frozen=True)
 class Glyph:
-    """One scanned digit: 8x8 opacities 0..1, and which digit it is."""
+    """Scanned digit: 8x8 opacities 0..1, and the digit."""
 
     opacity: Pixels
     digit: int
@@ -73,10 +73,10 @@ def generate(
 
     Args:
         folder: Root of the data set; made where it is missing.
-        images: How many scenes.
+        images: Number of scenes.
         width: Pixels of a scene.
         height: Pixels of a scene.
-        seed: What the scenes depend on.
+        seed: Seed of all random numbers.
         classes: Digits (0..9) that occur; None means all.
         part: Sub-folder.
         glyphs: Pool of scans: all, or those of even or odd number.
@@ -99,6 +99,7 @@ def generate(
         target.mkdir(parents=True, exist_ok=True)
 
     def write(index: int) -> None:
+        # One generator a scene: more images, or other threads, change no other scene.
         jpeg, lines = _scene(np.random.default_rng([seed, index]), pool, wanted, width, height)
         (image_folder / f"{index:06d}.jpg").write_bytes(jpeg)
         (label_folder / f"{index:06d}.txt").write_text("".join(lines))
@@ -160,8 +161,11 @@ def _draw(
     size = int(random.integers(int(SMALLEST * side), int(LARGEST * side) + 1))
     stretch = float(random.uniform(0.75, 1.1))
     opacity = cv2.resize(glyph.opacity, (max(8, int(size * stretch)), size), interpolation=cv2.INTER_CUBIC)
+    # Cubic interpolation overshoots, and leaves a grey haze around the ink: both are cut off.
     opacity = np.clip(opacity * 1.3 - 0.1, 0.0, 1.0)
+    # The box encloses the ink, not the whole scan.
     rows, columns = np.flatnonzero((opacity > INK).any(1)), np.flatnonzero((opacity > INK).any(0))
+    # A crowded scene may have no room left; after 20 places the digit is left out.
     for _ in range(20):
         top = int(random.integers(0, height - opacity.shape[0] + 1))
         left = int(random.integers(0, width - opacity.shape[1] + 1))
@@ -182,7 +186,8 @@ def _draw(
 
 
 def _touch(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
-    """Whether two boxes overlap by more than a tenth of their sides."""
+    """True if two boxes overlap by more than a tenth of their smallest side in both directions."""
+    # Digits may touch a little, but must not hide each other.
     slack = 0.1 * min(one[2] - one[0], one[3] - one[1], other[2] - other[0], other[3] - other[1])
     rows = min(one[2], other[2]) - max(one[0], other[0])
     columns = min(one[3], other[3]) - max(one[1], other[1])
@@ -190,7 +195,7 @@ def _touch(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> 
 
 
 def _contrasting(random: np.random.Generator, patch: Pixels) -> Pixels:
-    """A random colour (BGR) that stands out in brightness from the patch's mean."""
+    """Draw a random colour (BGR) that stands out in brightness from the patch's mean."""
     brightness = float(patch.mean())
     while True:
         colour = random.uniform(0, 255, 3)
@@ -199,7 +204,7 @@ def _contrasting(random: np.random.Generator, patch: Pixels) -> Pixels:
 
 
 def _background(random: np.random.Generator, width: int, height: int) -> Pixels:
-    """A gradient with distractors (lines, rectangles, ellipses) and noise: uint8 [height, width, 3]."""
+    """Draw a gradient with distractors (lines, rectangles, ellipses) and noise: uint8 [height, width, 3]."""
     import cv2
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""One prepared image as a ``tf.train.Example``, written and read back.
+"""Serialise a prepared image as a ``tf.train.Example``, and read it back.
 
 Keys and units are TLT's (``frame/*``, ``target/*``; boxes in absolute pixels of the encoded image), with
 what is needed to find the original's pixels again: its size, the scale and the offset.
@@ -68,12 +68,14 @@ def to_example(
 
 
 def _text(text: str) -> bytes:
-    """Encode a name with the bytes that its file has, whatever their encoding."""
+    """Encode a name to the bytes of its file, whatever their encoding."""
     return text.encode(errors="surrogateescape")
 
 
 def serialize(features: Mapping[str, bytes]) -> bytes:
     """Serialise named features as a ``tf.train.Example``, in the order of their names."""
+    # Protobuf leaves the order of a map's entries open; sorted, equal features are equal bytes. An entry is a
+    # message with the name as field 1 and the feature as field 2 (tags 0x0a and 0x12).
     parts = []
     for name in sorted(features):
         key, value = name.encode(), features[name]
@@ -145,11 +147,13 @@ def parse(serialized: Any, height: int, width: int) -> dict[str, Any]:
         int32 [N], ``difficult`` bool [N], ``id`` string [], ``placement`` float32 [6]: scale y, x, offset y,
         x, and height and width of the original image.
     """
+    # The number of objects differs between images: lists are read as sparse and made dense below.
     features = {key: tf.io.VarLenFeature(kind) for key, kind in _LISTS.items()}
     scalars = {**_SCALARS, **_SCALE, **_ORIGINAL}
     features |= {key: tf.io.FixedLenFeature([], kind) for key, kind in scalars.items()}
     parsed = tf.io.parse_single_example(serialized, features)
     lists = {key: tf.sparse.to_dense(parsed[key]) for key in _LISTS}
+    # The accurate transform, as simplejpeg's for training: both decode to the same pixels.
     image = tf.io.decode_jpeg(parsed["frame/encoded"], channels=3, dct_method="INTEGER_ACCURATE")
     image = tf.ensure_shape(image, [height, width, 3])
     return {
@@ -218,12 +222,13 @@ class tensorflow_errors:  # noqa: N801 - reads as a statement, like contextlib's
         self._path = path
 
     def __enter__(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Translate an error of a file operation."""
+        # Anything but a file error passes unchanged.
         if not isinstance(error, tf.errors.OpError):
             return
         reasons = {

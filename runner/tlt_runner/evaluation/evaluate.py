@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tlt_api.status import ClassMetric, Metrics
 from tlt_runner.data.images import geometry
-from tlt_runner.data.input_pipeline.worker_slice import Share
+from tlt_runner.data.input_pipeline.worker_slice import WorkerSlice
 from tlt_runner.evaluation.average_precision import Accumulator, Method, Result, Total
 
 log = logging.getLogger(__name__)
@@ -34,11 +34,11 @@ class Shared:
     """An evaluation shared by several workers, each of which evaluates its part of every batch.
 
     Attributes:
-        share: This worker's part.
+        worker_slice: This worker's part.
         total: Sums an array over all workers.
     """
 
-    share: Share
+    worker_slice: WorkerSlice
     total: Total
 
 
@@ -76,10 +76,10 @@ def evaluate(
     for number, batch in enumerate(batches):
         valid = _add_batch(accumulator, detect, batch)
         # Position of each image in the order of all workers' batches together: batch after batch, each
-        # batch divided among the workers by their shares.
+        # batch divided among the workers by their slices.
         if shared is not None:
-            size = len(batch["valid"]) * shared.share.count
-            positions += (number * size + shared.share.places(size)[valid]).tolist()
+            size = len(batch["valid"]) * shared.worker_slice.count
+            positions += (number * size + shared.worker_slice.positions(size)[valid]).tolist()
             count += size
     if shared is not None:
         accumulator = accumulator.merged(positions, count, shared.total)

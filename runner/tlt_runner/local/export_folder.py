@@ -1,4 +1,4 @@
-"""``tlt convert --to``: a manifest's data set as a folder of another format, in this process.
+"""Write a manifest's data set as a folder of another format, in this process: ``tlt convert --to``.
 
 The ``dataset`` block that reads the folder goes to the standard output, to be pasted into a manifest; all
 else goes to the standard error output.
@@ -38,6 +38,7 @@ def run(
     spec = flow.only(command, file).spec
     if not isinstance(spec, TrainingJobSpec):
         raise TypeError(f"expected the spec of a {command.kind}, got {type(spec).__name__}")
+    # From here on Ctrl-C ends the export in an orderly way, and its hidden folder is removed.
     interrupts = Interrupts()
     interrupts.install()
     with tempfile.TemporaryDirectory(prefix="tlt-", ignore_cleanup_errors=True) as scratch:
@@ -48,24 +49,33 @@ def run(
             target,
             out,
             resize=resize,
-            reporter=_Printer(),
+            reporter_for=_Printer,
             stop=interrupts,
         )
+    # Standard output is for the dataset block alone, which may be redirected into a file.
     for line in _summary(exported, out):
         print(line, file=sys.stderr)
+    # Only fields that were set: a block of defaults would hide those that matter.
     block = exported.dataset.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
     print(yaml.safe_dump({"dataset": block}, sort_keys=False, allow_unicode=True), end="")
     return 0
 
 
 class _Printer:
-    """Prints the progress, now and then."""
+    """Prints the progress, now and then.
+
+    Args:
+        total: Number of images in all.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
 
     def progress(self, progress: Progress) -> None:
         """Print every thousandth image."""
         if progress.step and progress.step % PRINTED_EVERY == 0:
             rest = f"{progress.images_per_second:g} images/s, {progress.eta_seconds} s left"
-            print(f"{progress.step} images, {rest}", file=sys.stderr, flush=True)
+            print(f"{progress.step} of {self._total} images, {rest}", file=sys.stderr, flush=True)
 
 
 def _summary(exported: ExportedFolder, out: Path) -> list[str]:

@@ -198,7 +198,7 @@ def _training_batches(
             model.config.max_objects,
             epoch,
             first_step,
-            workers.share,
+            workers.worker_slice,
         )
         left_out = np.zeros(2, np.int64)
         for batch in data:

@@ -18,17 +18,17 @@ FORMATS: dict[str, Format] = {
     "coco": coco.FORMAT,
     "yolo": yolo.FORMAT,
 }
-"""Every format by its name in ``spec.dataset.format``."""
+"""Formats by their name in ``spec.dataset.format``."""
 
 
 def places(dataset: Dataset) -> tuple[str, str]:
-    """Places of the images and of the labels, relative to the data set's root: its own or its format's."""
+    """Return the folders of images and labels, relative to the root: as given, or the format's defaults."""
     default = FORMATS[dataset.format]
     return relative(dataset.images or default.images), relative(dataset.labels or default.labels)
 
 
 def open_reader(dataset: Dataset, storage: Storage, images: str, labels: str) -> Reader:
-    """The reader of a folder of images and its labels.
+    """Open a folder of images and its labels.
 
     Args:
         dataset: Says the format, the root and, for yolo, the classes.

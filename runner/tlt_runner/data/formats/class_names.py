@@ -1,4 +1,4 @@
-"""The classes of yolo labels by number: ``names`` of a data set's ``data.yaml``.
+"""Read the classes of yolo labels by number: ``names`` of a data set's ``data.yaml``.
 
 The file is not trusted. Its YAML is only taken apart, no object is made of it: aliases and merge keys, with
 which a small file describes a huge one, stay references, tags are not obeyed, and a class called ``no`` or
@@ -23,13 +23,14 @@ _MAX_NUMBER = 100_000
 
 
 def load(path: Path) -> dict[int, str]:
-    """Class by number, of a ``data.yaml``.
+    """Read the classes of a ``data.yaml`` by number.
 
     Raises:
         RunnerError: ``InvalidSpec``, with the field at fault, where it does not say.
         OSError: It cannot be read.
     """
     try:
+        # compose() builds nodes only: no object is made, no alias expanded, and "no" stays a text.
         root = yaml.compose(lines.text(path, MAX_BYTES), Loader=yaml.SafeLoader)
     except RecursionError as error:
         raise _invalid("expected YAML, got lists in lists without end") from error
@@ -42,6 +43,7 @@ def load(path: Path) -> dict[int, str]:
         got = ", ".join(printable(key[:40]) for key in list(fields)[:10])
         raise _invalid(f"expected the field names, got {got or 'none'}")
     names = _names(fields["names"])
+    # nc is redundant; where it contradicts names, one of them is wrong, and class numbers would be off.
     count = fields.get("nc")
     if isinstance(count, yaml.ScalarNode) and count.value != str(len(names)):
         raise _invalid(f"expected as many names as nc says, {count.value[:20]!r}, got {len(names)}")
@@ -71,6 +73,7 @@ def _names(node: yaml.Node) -> dict[int, str]:
 
 def _number(node: yaml.Node) -> int:
     text = node.value if isinstance(node, yaml.ScalarNode) else ""
+    # isdigit() alone takes digits of other scripts; the length is checked before int() sees the text.
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= _MAX_NUMBER):
         raise _invalid(f"names: expected class numbers from 0, got {text[:40]!r}", node)
     return int(text)

@@ -1,4 +1,4 @@
-"""The entries of a folder and its sub-folders, each with its kind.
+"""List the entries of a folder and its sub-folders, each with its kind.
 
 Links to folders are not followed, so that no loop and nothing outside the data set is read; links to files
 are, as far as they stay within the data set's claim. An entry costs the same whatever it is: its kind comes
@@ -47,6 +47,7 @@ def scan(folder: Path, mount: Path | None = None) -> Iterator[tuple[str, Kind]]:
         folder: The folder.
         mount: A link to a file that is not below this folder is a ``FAR_FILE``; None follows every such link.
     """
+    # The claim may be a link itself: only resolved paths can be compared.
     claim = None if mount is None else mount.resolve()
     waiting = [""]
     while waiting:
@@ -54,6 +55,7 @@ def scan(folder: Path, mount: Path | None = None) -> Iterator[tuple[str, Kind]]:
         try:
             entries = os.scandir(folder / prefix)
         except OSError as error:
+            # The folder itself must be readable; a closed sub-folder is one finding among others.
             if not prefix or error.errno not in _CLOSED:
                 raise
             yield prefix[:-1], Kind.CLOSED_FOLDER
@@ -63,6 +65,7 @@ def scan(folder: Path, mount: Path | None = None) -> Iterator[tuple[str, Kind]]:
                 name = prefix + entry.name
                 if entry.name.startswith("."):
                     yield name, Kind.HIDDEN
+                # Only links need a look-up; the kind of any other entry comes with the listing.
                 elif entry.is_symlink():
                     yield name, _kind_of_link(entry, folder, claim)
                 elif entry.is_dir(follow_symlinks=False):

@@ -41,7 +41,7 @@ class FolderReader(ABC):
 
     @classmethod
     def open(cls, root: DatasetRoot, images: str, labels: str) -> Self:
-        """The reader of two folders below a data set's root."""
+        """Open two folders below a data set's root."""
         return cls(root.folder(images), root.folder(labels))
 
     def listing(self) -> Listing:
@@ -102,6 +102,7 @@ def pair(images: SourceFolder, labels: SourceFolder, suffix: str) -> Listing:
     """
     image_files = folders.find_images(images)
     label_names, findings = folders.find_labels(labels, suffix)
+    # Images that cannot be used keep their stems: their labels are no orphans.
     stems = {stem(name): name for name in (*image_files.names, *_names(images, image_files.skipped))}
     rivals = _rivals(stems, label_names)
     paths = {name: labels.path / name for name in label_names.values()}
@@ -110,12 +111,14 @@ def pair(images: SourceFolder, labels: SourceFolder, suffix: str) -> Listing:
     for name in image_files.names:
         key = stem(name)
         label = label_names.get(key) or label_names.get(_flat(key, rivals))
+        # 1.jpg and 1.png would be two images of one label.
         if key in samples:
             message = f"{basename(samples[key].image_file)} has the same stem and is used"
             skipped.append(Finding(images.file(name), Problem.DUPLICATE_NAME, message))
         elif label is None:
             message = f"expected {labels.file(splitext(name)[0] + suffix)}, which does not exist"
             skipped.append(Finding(images.file(name), Problem.NO_LABEL, message))
+        # A label outside of the sub-folders fits every image of its name: with several, none of them gets it.
         elif key not in label_names and len(rivals[basename(key)]) > 1:
             message = _ambiguous(labels.file(label), rivals[basename(key)])
             skipped.append(Finding(images.file(name), Problem.DUPLICATE_NAME, message))
@@ -128,6 +131,7 @@ def pair(images: SourceFolder, labels: SourceFolder, suffix: str) -> Listing:
                 label_file=labels.file(label),
                 key=paths[label],
             )
+    # classes.txt or train.txt beside the labels is a list that tools leave there, and no orphaned label.
     without_image = [name for key, name in label_names.items() if key not in stems and key not in rivals]
     side_files = {name for name in without_image if _SIDE_FILE.fullmatch(basename(stem(name)))}
     label_files = {labels.file(name): path for name, path in paths.items() if name not in side_files}
@@ -147,6 +151,7 @@ def pair(images: SourceFolder, labels: SourceFolder, suffix: str) -> Listing:
 def _rivals(stems: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, list[str]]:
     """Labels in no sub-folder and without an image of their own -> images of that name in sub-folders."""
     rivals: dict[str, list[str]] = defaultdict(list)
+    # A label with an image at the same relative path belongs to that image alone.
     free = {key for key in labels if "/" not in key and key not in stems}
     if free:
         for key, name in stems.items():

@@ -1,4 +1,4 @@
-"""The image files and label files of a folder, whatever else people put there.
+"""List the image files and label files of a folder, and pass over whatever else people put into it.
 
 Every reader begins here. A folder is read with its sub-folders (:mod:`~tlt_runner.data.formats.entries`);
 no file is opened.
@@ -41,11 +41,11 @@ class SourceFolder:
     mount: Path | None = None
 
     def file(self, name: str) -> str:
-        """Name of a file below the folder in reports and records: relative to the root, always encodable."""
+        """Name a file below the folder for reports and records: relative to the root, always encodable."""
         return printable(f"{self.relative}/{name}" if self.relative else name)
 
     def holds(self, file: str) -> bool:
-        """Whether a file (relative to the root) is in the folder or below it."""
+        """True if a file (path relative to the root) is in the folder or below it."""
         return not self.relative or file.startswith(f"{self.relative}/")
 
 
@@ -55,7 +55,7 @@ class Images:
 
     Attributes:
         names: Paths of the images relative to the folder, sorted.
-        skipped: What looks like an image or holds some, and cannot be used.
+        skipped: Findings about images, and folders that may contain images, that cannot be used.
         other_files: Entries that are no images; a hidden folder is one.
     """
 
@@ -85,10 +85,12 @@ def find_images(folder: SourceFolder) -> Images:
 
 
 def _image_problem(name: str, kind: Kind) -> tuple[Problem, str] | None:
-    """Why an entry that is an image, or could hold some, cannot be used."""
+    """Explain why an entry that is an image, or may contain images, cannot be used; None for any other."""
+    # Nobody can tell what is inside, so it is reported as if there were images.
     if kind in (Kind.FAR_FOLDER, Kind.CLOSED_FOLDER):
         return Problem.UNREADABLE_IMAGE, NO_FILE[kind]
     suffix = _suffix(name)
+    # Hidden entries, and links to folders of this tree, whose files are listed where they are.
     if kind not in (Kind.FILE, Kind.BROKEN, Kind.FAR_FILE):
         return None
     if suffix in OTHER_IMAGE_SUFFIXES:
@@ -97,6 +99,7 @@ def _image_problem(name: str, kind: Kind) -> tuple[Problem, str] | None:
         return None
     if kind is not Kind.FILE:
         return Problem.UNREADABLE_IMAGE, NO_FILE[kind]
+    # Such a name cannot stand in a list of images or in JSON.
     if not is_safe(name):
         message = "expected a name in UTF-8 without control characters: rename it, and its label"
         return Problem.UNSAFE_NAME, message
@@ -125,6 +128,7 @@ def find_labels(folder: SourceFolder, suffix: str) -> tuple[dict[str, str], list
         elif kind is Kind.FILE and _suffix(name) == suffix:
             names.append(name)
     labels: dict[str, str] = {}
+    # Sorted, so that of 1.txt and 1.TXT the same one is used in every run.
     for name in sorted(names):
         used = labels.setdefault(stem(name), name)
         if used != name:
@@ -150,5 +154,5 @@ def _suffix(name: str) -> str:
 
 
 def file_of(finding: Finding) -> str:
-    """The file of a finding, by which findings are sorted."""
+    """Return the file of a finding; findings are sorted by it."""
     return finding.file

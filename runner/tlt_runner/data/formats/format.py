@@ -1,4 +1,4 @@
-"""The parts of a label format, and the data set's root in which its reader looks for its files."""
+"""Parts of a label format, and the data set's root in which its reader looks for its files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DatasetRoot:
     storage: Storage
 
     def folder(self, path: str) -> SourceFolder:
-        """A folder below the root.
+        """Open a folder below the root.
 
         Raises:
             RunnerError: ``DatasetNotFound``, saying what is there instead.
@@ -41,7 +41,7 @@ class DatasetRoot:
             raise RunnerError(Reason.DATASET_NOT_FOUND, error.message) from error
 
     def file(self, path: str) -> Path:
-        """A file below the root.
+        """Fetch a file below the root.
 
         Raises:
             NotFoundError: There is none; the message says what is there instead.

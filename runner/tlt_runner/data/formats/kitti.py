@@ -45,6 +45,7 @@ class KittiReader(FolderReader):
 
 def parse_line(columns: list[str], file: str, number: int) -> LabelledBox | Finding | None:
     """Parse one line: an object, what is wrong with it, or None for a region to leave out of account."""
+    # Whatever else is in the line: its region is left out of account.
     if columns[0] == IGNORED_CLASS:
         return None
     if len(columns) not in COLUMNS:
@@ -59,6 +60,7 @@ def parse_line(columns: list[str], file: str, number: int) -> LabelledBox | Find
     values: dict[str, float] = {}
     for field, index in _NUMBERS.items():
         value = lines.number(columns[index])
+        # Occlusion is a level, 0 to 3; the other columns are measures.
         if value is None or (field == "occlusion" and value != int(value)):
             kind = "a whole number" if field == "occlusion" else "a finite number"
             message = f"{field} (column {index + 1}): expected {kind}, got {columns[index][:40]!r}"
@@ -84,7 +86,7 @@ _LABEL_FOLDERS: dict[Subset, str] = {"training": "training/label_2", "validation
 
 
 class KittiWriter(Writer):
-    """One text file an image, one line an object."""
+    """Writes one text file for each image, one line for each object."""
 
     image_folders = {"training": "training/image_2", "validation": "validation/image_2"}
     dataset = {
@@ -96,13 +98,13 @@ class KittiWriter(Writer):
 
     @classmethod
     def class_name(cls, source: str) -> str:
-        """The class as one column; one that would mean "do not care" gets a "_" behind it."""
+        """Return the class as one column; a class called DontCare gets a "_" behind it."""
         name = "_".join(super().class_name(source).split())
         return f"{name}_" if name == IGNORED_CLASS else name
 
     @classmethod
     def lost(cls, box: LabelledBox) -> tuple[str, ...]:
-        """Occlusion, where it contradicts "difficult"."""
+        """Name the occlusion where it contradicts "difficult"."""
         return () if _occlusion(box) == box.occlusion else ("occlusion",)
 
     def add(self, image: ExportedImage) -> None:
@@ -120,6 +122,7 @@ def _line(box: LabelledBox) -> str:
 
 
 def _occlusion(box: LabelledBox) -> int:
+    # One column says both: where they contradict each other, "difficult" wins, which evaluation looks at.
     if box.difficult == (box.occlusion >= DIFFICULT_OCCLUSION):
         return box.occlusion
     return UNKNOWN_OCCLUSION if box.difficult else 0

@@ -63,6 +63,7 @@ def read(
         return Labels(findings=(Finding(file, Problem.UNREADABLE_LABEL, lines),))
     boxes, findings, ignored = [], [], 0
     for number, line in enumerate(lines, start=1):
+        # Not split: the columns of a line take many times its memory.
         if len(line) > MAX_LINE:
             message = f"expected a line of at most {MAX_LINE:,} characters, got {len(line):,}"
             findings.append(Finding(file, Problem.WRONG_COLUMNS, message, number))
@@ -81,7 +82,7 @@ def read(
 
 
 def text(path: Path, max_bytes: int) -> str:
-    """The content of a text file, without a byte order mark, every end of line as a line feed.
+    """Read a text file, without its byte order mark, with every end of line as a line feed.
 
     Raises:
         OSError: The storage fails.
@@ -96,7 +97,7 @@ def text(path: Path, max_bytes: int) -> str:
 
 
 def _lines(path: Path) -> list[str] | str:
-    """The lines, or why there are none."""
+    """Split a file into lines; return a message if that is not possible."""
     try:
         lines = text(path, MAX_BYTES).removesuffix("\n").split("\n")
     except ValueError as error:
@@ -105,15 +106,16 @@ def _lines(path: Path) -> list[str] | str:
 
 
 def number(column: str) -> float | None:
-    """A finite number; None where the column is none."""
+    """Parse a finite number; None if the column is none."""
     try:
         value = float(column)
     except ValueError:
         return None
+    # float() takes "nan", "inf" and "1_000", too.
     return value if math.isfinite(value) and "_" not in column else None
 
 
 def shown(columns: list[str]) -> str:
-    """A line for a message, cut."""
+    """Cut a line for a message."""
     line = " ".join(column[:_SHOWN] for column in columns[:_SHOWN])
     return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 3]}..."

@@ -13,7 +13,7 @@ from posixpath import splitext
 _UNSAFE = {"Cc", "Cs", "Zl", "Zp"}
 """Unicode categories: control characters, surrogates, ends of line and paragraph."""
 FLAT_SEPARATOR = "__"
-"""Between the parts of a name whose format has no sub-folders."""
+"""Separator of the parts of a name whose format has no sub-folders."""
 LONGEST_PART = 200
 """Bytes of a file or folder name, without suffix; file systems allow 255 with it."""
 _NO_CHARACTERS = "\ufffe\uffff"
@@ -21,12 +21,12 @@ _FILE_SUFFIXES = (".jpg", ".jpeg", ".png", ".txt", ".xml", ".json")
 
 
 def stem(name: str) -> str:
-    """The key by which images, labels and lists of names are matched: a relative path without its suffix."""
+    """Return the key by which images, labels and lists match: a relative path without its suffix."""
     return composed(splitext(printable(name))[0])
 
 
 def composed(name: str) -> str:
-    """A name in composed Unicode (NFC), so that equal letters match whichever system wrote the name."""
+    """Compose a name's Unicode (NFC), so that equal letters match whichever system wrote the name."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
@@ -75,7 +75,9 @@ class UniqueNames:
         parts = [_path_part(part) for part in original.split("/")]
         if self._flat:
             parts = [_shortened("_".join(FLAT_SEPARATOR.join(parts).split()))]
+        # Only the last part gets a number if the name is taken: images of one folder stay together.
         *folders, last = [_shortened(part) for part in parts]
+        # A folder "a.jpg" could meet the file of an image called "a".
         folders = [f"{part}_" if part.casefold().endswith(_FILE_SUFFIXES) else part for part in folders]
         wanted = "/".join([*folders, last])
         name, count = wanted, 1
@@ -89,6 +91,7 @@ class UniqueNames:
 def _path_part(part: str) -> str:
     """Make one part of a path holdable: printable, not hidden, not "..", not empty."""
     part = xml_text(part)
+    # A leading dot would hide the file, and ".." would leave the folder.
     return f"_{part}" if part.startswith(".") else part
 
 
@@ -96,9 +99,11 @@ def _shortened(part: str) -> str:
     encoded = part.encode()
     if len(encoded) <= LONGEST_PART:
         return part
+    # Room for a hyphen and eight digits of a digest, which keep long names with one beginning apart.
     kept = encoded[: LONGEST_PART - 9].decode(errors="ignore")
     return f"{kept}-{hashlib.sha256(encoded).hexdigest()[:8]}"
 
 
 def _key(folder: str, name: str) -> str:
+    # Composed again: folding the case may decompose a letter.
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", f"{folder}/{name}").casefold())

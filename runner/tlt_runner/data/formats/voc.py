@@ -54,7 +54,7 @@ _OBJECT_FIELDS: dict[tuple[str, ...], str] = {
 _FAR = 1e6
 """Pixels: no image is as large."""
 _UNSPECIFIED = ("", "unspecified")
-"""What tools write in an optional field that nobody filled in."""
+"""Texts that tools write in an optional field that nobody filled in."""
 
 
 class VocReader(FolderReader):
@@ -82,7 +82,9 @@ def read_file(path: Path, file: str) -> Labels:
     except ValueError as error:
         return _unreadable(file, str(error), None)
     parser = sax.make_parser()
+    # Without a DTD there are no entities, with which a few bytes of XML expand to gigabytes.
     parser.forbid_dtd = True
+    # A SAX handler keeps only the fields that matter; a tree of a hostile file would fill the memory.
     annotation = _Annotation(parser.getLineNumber)
     parser.setContentHandler(annotation)
     try:
@@ -103,12 +105,12 @@ def _unreadable(file: str, message: str, line: int | None) -> Labels:
 
 
 class _LimitError(SAXException):
-    """A file that is no annotation, or too much of one."""
+    """Raised to end the parsing of a file that is no annotation, or exceeds a limit."""
 
 
 @dataclass
 class _Fields:
-    """The text of an element's fields; of one that is there twice, the first."""
+    """Text of an element's fields; the first of a repeated field, whose name is then in ``twice``."""
 
     line: int
     text: dict[str, str] = field(default_factory=dict)
@@ -134,9 +136,11 @@ class _Annotation(ContentHandler):
 
     def startElement(self, name: str, attrs: AttributesImpl) -> None:  # noqa: N802 (SAX)
         self._path.append(name)
+        # The whole path counts, not the name: a <part> inside an <object> has a <name> and a <bndbox>, too.
         path = tuple(self._path)
         if len(path) == 1 and name != _ROOT:
             raise _LimitError(f"expected <{_ROOT}>, got <{name[:40]}>")
+        # The path costs memory with its depth, and every element compares it.
         if len(path) > MAX_DEPTH:
             raise _LimitError(f"expected elements at most {MAX_DEPTH} deep")
         if path == _OBJECT:
@@ -147,6 +151,7 @@ class _Annotation(ContentHandler):
             self._text, self._length = [], 0
 
     def characters(self, content: str) -> None:
+        # Text between the fields (indentation, <segmented>, <pose>) is of no interest.
         if self._text is None:
             return
         self._length += len(content)
@@ -162,11 +167,12 @@ class _Annotation(ContentHandler):
             self._size.add(_SIZE[path], "".join(self._text or []).strip())
             self._text = None
         elif path in _OBJECT_FIELDS:
+            # The path has an <object> in it, so one has been opened.
             self._objects[-1].add(_OBJECT_FIELDS[path], "".join(self._text or []).strip())
             self._text = None
 
     def labels(self, file: str) -> Labels:
-        """What the whole file said."""
+        """Make the labels of the whole file."""
         boxes, findings = [], []
         for fields in self._objects:
             try:
@@ -192,11 +198,12 @@ class _FieldError(Exception):
 
 
 def _box(fields: _Fields) -> LabelledBox:
-    """One ``<object>``.
+    """Make a box of one ``<object>``.
 
     Raises:
         _FieldError: It cannot be used.
     """
+    # Two boxes or names of one object: nobody can tell which one is right.
     if fields.twice:
         raise _FieldError(Problem.WRONG_COLUMNS, f"expected one <{fields.twice[0]}> in <object>, got more")
     if not fields.text.get("name"):
@@ -208,8 +215,10 @@ def _box(fields: _Fields) -> LabelledBox:
         if name not in fields.text:
             raise _FieldError(Problem.MISSING_FIELD, f"expected <{name}> in the <bndbox> of <object>")
         edges[name] = _number(name, fields.text[name], -_FAR, _FAR)
+    # VOC counts pixels from 1 and includes the last one; ours are edges, and pixel 0 reaches from 0 to 1.
     box = (edges["ymin"] - 1, edges["xmin"] - 1, edges["ymax"], edges["xmax"])
     for low, high in (("xmin", "xmax"), ("ymin", "ymax")):
+        # An object of one pixel has xmin = xmax, since both are included.
         if not edges[low] - 1 < edges[high]:
             message = f"expected {low} - 1 < {high}, got {low} {edges[low]:g} and {high} {edges[high]:g}"
             raise _FieldError(Problem.INVERTED_BOX, message, box)
@@ -224,7 +233,7 @@ def _box(fields: _Fields) -> LabelledBox:
 
 
 def _image_size(fields: _Fields) -> tuple[int, int] | None:
-    """Height and width of ``<size>``; 0 or nothing means that the tool did not know.
+    """Read height and width of ``<size>``; None for 0 or an empty field, with which tools say "unknown".
 
     Raises:
         _FieldError: It is no size.
@@ -275,7 +284,7 @@ class VocWriter(Writer):
 
     @classmethod
     def lost(cls, box: LabelledBox) -> tuple[str, ...]:
-        """How much an object is truncated or occluded."""
+        """Name truncation and occlusion where they are more than a yes or no."""
         return tuple(
             name
             for name, lost in (

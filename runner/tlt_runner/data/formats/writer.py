@@ -56,9 +56,9 @@ class Writer(ABC):
     """
 
     flat: ClassVar[bool] = False
-    """Whether image names must have neither sub-folders nor white space."""
+    """True if image names must have neither sub-folders nor white space."""
     image_folders: ClassVar[Mapping[Subset, str]]
-    """Where the images go, relative to the root."""
+    """Image folder of each subset, relative to the root."""
     dataset: ClassVar[Mapping[str, Any]]
     """Fields of ``spec.dataset`` with which the folder is read back, beside uri, classes and size."""
 
@@ -68,12 +68,12 @@ class Writer(ABC):
 
     @classmethod
     def class_name(cls, source: str) -> str:
-        """The name of a class in the format: the same, where it can hold it."""
+        """Return the name of a class in the format: the same name, if the format can hold it."""
         return names.xml_text(source)[:LONGEST_CLASS]
 
     @classmethod
     def lost(cls, box: LabelledBox) -> tuple[str, ...]:
-        """Attributes of a box that the format cannot hold: by default all but class and edges."""
+        """Name the attributes of a box that the format cannot hold: by default all but class and edges."""
         attributes = {"truncation": box.truncation, "occlusion": box.occlusion, "difficult": box.difficult}
         return tuple(name for name, value in attributes.items() if value)
 
@@ -93,7 +93,7 @@ class Writer(ABC):
             stream.writelines(lines)
 
     def image_file(self, image: ExportedImage) -> str:
-        """Path of an image, relative to the root."""
+        """Return the path of an image, relative to the root."""
         return f"{self.image_folders[image.subset]}/{image.name}{image.suffix}"
 
 

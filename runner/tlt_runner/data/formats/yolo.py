@@ -51,8 +51,9 @@ class YoloReader(FolderReader):
 
     @classmethod
     def open(cls, root: DatasetRoot, images: str, labels: str) -> Self:
-        """The reader of two folders below a data set's root, which names the classes or has a data.yaml."""
+        """Open two folders below a data set's root, which names the classes or has a data.yaml."""
         image_folder, label_folder = root.folder(images), root.folder(labels)
+        # Names in the manifest win: data.yaml is then not even read.
         if root.dataset.class_names:
             return cls(image_folder, label_folder, dict(enumerate(root.dataset.class_names)))
         path = _names_file(root)
@@ -63,6 +64,7 @@ class YoloReader(FolderReader):
     def listing(self) -> Listing:
         """Pair images and labels by name."""
         listing = super().listing()
+        # data.yaml counts as a label file: when a class is renamed in it, the records are made again.
         return replace(listing, label_files=[*listing.label_files, *self.names_files])
 
     def read_file(self, path: Path, file: str, image_size: tuple[int, int]) -> Labels:
@@ -97,6 +99,7 @@ def parse_line(
 
     if len(columns) not in COLUMNS:
         return wrong(Problem.WRONG_COLUMNS, _why_columns(columns))
+    # A class number may be written with a decimal point: "3.0".
     class_id = lines.number(columns[0])
     if class_id is None or class_id != int(class_id):
         got = f"class (column 1): expected a whole number, got {columns[0][:40]!r}"
@@ -110,6 +113,7 @@ def parse_line(
         at = f"{field} (column {column})"
         if value is None:
             return wrong(Problem.NOT_A_NUMBER, f"{at}: expected a finite number, got {given!r}")
+        # Columns 4 and 5 are width and height, which must leave an area.
         if column > 3 and value <= 0:
             return wrong(Problem.INVERTED_BOX, f"{at}: expected more than 0, got {given!r}")
         if not -ROUNDING <= value <= 1 + ROUNDING:
@@ -148,7 +152,7 @@ _LABEL_FOLDERS: dict[Subset, str] = {"training": "labels/train", "validation": "
 
 
 class YoloWriter(Writer):
-    """One text file an image, one line an object; classes are numbers."""
+    """Writes one text file for each image, one line for each object; classes are numbers."""
 
     image_folders = {"training": "images/train", "validation": "images/val"}
     dataset = {

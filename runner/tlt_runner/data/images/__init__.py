@@ -1,1 +1,1 @@
-"""An image file's pixels: headers read without decoding, JPEG and PNG checked, images placed on the input."""
+"""Image files: headers read without decoding, JPEG and PNG checked, pixels brought to the network's size."""

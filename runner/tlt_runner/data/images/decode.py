@@ -1,4 +1,4 @@
-"""Image files: checks that they are whole, sound and of a size that fits in memory, and decodes them.
+"""Check that image files are whole, sound and of a size that fits in memory, and decode them.
 
 Decoders are lenient: a cut-off JPEG comes out grey, without a word. So the container is read to its end
 first, then the data are decoded by a decoder whose warnings count. Orientation tags (EXIF) are not applied:
@@ -61,7 +61,7 @@ FILES_OWN_ERRORS = {
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A whole and sound image.
+    """Whole and sound image.
 
     Attributes:
         header: Its header.
@@ -73,13 +73,14 @@ class Decoded:
 
 
 def read(path: Path) -> bytes:
-    """The bytes of an image file.
+    """Read the bytes of an image file.
 
     Raises:
         BadImageError: This one file cannot be read (no right to, a broken link, no regular file, too large).
         OSError: The storage fails, which says nothing about the file.
     """
     try:
+        # A pipe would block the reader for ever, and a device has no end.
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise BadImageError(Problem.UNREADABLE_IMAGE, "expected a regular file")
@@ -89,6 +90,7 @@ def read(path: Path) -> bytes:
             )
         return path.read_bytes()
     except OSError as error:
+        # A failing disk says nothing about the image, so the run ends instead of leaving images out.
         if error.errno not in FILES_OWN_ERRORS:
             raise
         raise BadImageError(Problem.UNREADABLE_IMAGE, f"cannot be opened: {error.strerror}") from error
@@ -107,6 +109,7 @@ def header(data: bytes, file_name: str) -> Header:
     """
     if not data:
         raise BadImageError(Problem.EMPTY_FILE, "expected an image, got 0 bytes")
+    # By content: a file with the suffix of the other format is used, too, and reported as an oddity.
     if data.startswith(jpeg.START):
         head = jpeg.header(data)
     elif data.startswith(png.START):
@@ -119,7 +122,7 @@ def header(data: bytes, file_name: str) -> Header:
 
 
 def size(data: bytes) -> tuple[int, int]:
-    """Height and width that a JPEG or PNG states, also of a file that was cut off behind its header.
+    """Read height and width of a JPEG or PNG, also of a file that was cut off behind its header.
 
     Raises:
         BadImageError: The file is of another kind, states no size, or is too large.
@@ -173,7 +176,7 @@ def decode(data: bytes, file_name: str) -> Decoded:
 
 
 def encode(image: npt.NDArray[np.uint8]) -> bytes:
-    """Pixels (uint8 [height, width, 3], BGR) as JPEG of quality 95."""
+    """Encode pixels (uint8 [height, width, 3], BGR) as JPEG of quality 95."""
     import cv2
 
     encoded, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])

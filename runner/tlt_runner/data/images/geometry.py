@@ -53,6 +53,7 @@ class Placement:
 
 def to_original(boxes: FloatArray, scale: ArrayLike, offset: ArrayLike) -> FloatArray:
     """Map boxes [N, 4] yxyx from network to original pixels; ``scale`` and ``offset`` [2] are of y and x."""
+    # Offset first, then scale: the inverse of to_network in the opposite order.
     inverse = np.asarray(boxes, np.float64).reshape(-1, 4) - np.tile(np.asarray(offset, np.float64), 2)
     return inverse / np.tile(np.asarray(scale, np.float64), 2)
 
@@ -65,6 +66,7 @@ def placement(
     ``letterbox`` keeps the aspect ratio (to the nearest pixel) and centres the image.
     """
     content_height, content_width = height, width
+    # The side that limits the scale may not be rounded beyond the input, nor a thin image to nothing.
     if mode == "letterbox":
         scale = min(height / original_height, width / original_width)
         content_height = min(height, max(1, round(original_height * scale)))
@@ -99,6 +101,7 @@ def place_image(image: npt.NDArray[np.uint8], placement: Placement) -> npt.NDArr
         image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
     if image.shape[:2] == (placement.height, placement.width):
         return image
+    # Letterbox: the image is centred on black.
     canvas = np.zeros((placement.height, placement.width, 3), np.uint8)
     rows = slice(placement.offset_y, placement.offset_y + placement.content_height)
     columns = slice(placement.offset_x, placement.offset_x + placement.content_width)

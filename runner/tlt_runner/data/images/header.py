@@ -21,10 +21,10 @@ _ORIENTATION_TAG = 0x0112
 
 
 class BadImageError(Exception):
-    """An image that cannot be used.
+    """Raised for an image that cannot be used.
 
     Attributes:
-        problem: What kind.
+        problem: Kind of problem.
         message: Expected and got.
     """
 
@@ -66,6 +66,7 @@ def check_size(height: int, width: int) -> None:
         raise BadImageError(
             Problem.CORRUPT_IMAGE, f"expected a header with a size, got {width} x {height} pixels"
         )
+    # By the header alone: a decompression bomb is a few bytes that claim gigabytes.
     if height * width > MAX_PIXELS or max(height, width) > MAX_SIDE:
         raise BadImageError(
             Problem.HUGE_IMAGE,
@@ -86,7 +87,9 @@ def check_parts(count: int) -> None:
 
 def orientation(tiff: bytes) -> int:
     """Read the orientation tag of a TIFF header's first directory (EXIF); 1 if there is no valid one."""
+    # TIFF begins with its byte order: II is little, MM is big endian.
     order: Literal["little", "big"] = "little" if tiff.startswith(b"II") else "big"
+    # Slices of a damaged header are empty and read as 0: no entry, and no error.
     start = int.from_bytes(tiff[4:8], order)
     entries = int.from_bytes(tiff[start : start + 2], order)
     for entry in range(start + 2, min(start + 2 + 12 * entries, len(tiff) - 11), 12):

@@ -38,12 +38,12 @@ _USUAL_SCANS = 20
 _HARMLESS_FIELDS = re.compile(r"unknown JFIF revision|Invalid SOS parameters|Unknown Adobe color transform")
 _LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _PADDING = 4
-"""Bytes before the end marker that cameras leave there; what loses its place in the data leaves more."""
+"""Bytes before the end marker that cameras leave there; a decoder that lost its position leaves more."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """One marker segment: ``data[start:end]`` is what follows the marker and the length."""
+    """Marker segment; ``data[start:end]`` is its content, without marker and length."""
 
     marker: int
     start: int
@@ -67,6 +67,7 @@ def header(data: bytes) -> Header:
         scans += segment.marker == _SCAN
     if not frame or not scans:
         raise BadImageError(Problem.TRUNCATED_IMAGE, "the JPEG has an end marker but no image before it")
+    # The frame: marker, precision, height and width (2 bytes each), number of components.
     process, precision, components = frame[0], frame[1], frame[6]
     height, width = _frame_size(frame[1:])
     if process not in _DECODABLE or precision != 8 or components not in (1, 3, 4):
@@ -76,6 +77,7 @@ def header(data: bytes) -> Header:
             f"SOF{process - 0xC0}, {precision} bits, {components} components",
         )
     check_size(height, width)
+    # A progressive file of few bytes can ask for thousands of passes over a huge image.
     if scans * height * width > _USUAL_SCANS * MAX_PIXELS:
         raise BadImageError(
             Problem.HUGE_IMAGE, f"expected about 10 scans, got {scans} over {width} x {height} pixels"
@@ -92,7 +94,7 @@ def header(data: bytes) -> Header:
 
 
 def size(data: bytes) -> tuple[int, int]:
-    """Height and width by the first frame's header, also of a file that was cut off behind it.
+    """Read height and width from the first frame's header, also of a file that was cut off behind it.
 
     Raises:
         BadImageError: There is no such header.
@@ -112,7 +114,7 @@ def _frame_size(content: bytes) -> tuple[int, int]:
 
 
 def _segments(data: bytes) -> Iterator[_Segment]:
-    """Every segment, the end marker last."""
+    """Yield every segment, the end marker last."""
     offset, count = 2, 0
     while offset + 2 <= len(data):
         check_parts(count := count + 1)
@@ -122,11 +124,13 @@ def _segments(data: bytes) -> Iterator[_Segment]:
         if marker == _END:
             yield _Segment(marker, offset, offset)
             return
+        # Markers without a length, and fill bytes, of which there may be any number before a marker.
         if marker in _STANDALONE or marker == 0xFF:
             fill = _FILL.match(data, offset)
             offset = fill.end() - 1 if fill else offset + 2
             continue
         length = int.from_bytes(data[offset + 2 : offset + 4], "big")
+        # A length counts its own two bytes.
         if length < 2 <= len(data) - offset - 2:
             raise BadImageError(Problem.CORRUPT_IMAGE, f"JPEG segment at byte {offset} has length {length}")
         end = offset + 2 + length
@@ -153,7 +157,7 @@ def check(data: bytes) -> None:
 
 
 def pixels(data: bytes, head: Header) -> npt.NDArray[np.uint8]:
-    """uint8 [height, width, 3] BGR, as stored (not turned).
+    """Decode to uint8 [height, width, 3] BGR, as stored (not turned).
 
     CMYK is multiplied out, without a colour profile: ``red = cyan * black``, both as the light that is left
     (255 is no ink), which is how Adobe and with it everyone stores them.
@@ -163,6 +167,7 @@ def pixels(data: bytes, head: Header) -> npt.NDArray[np.uint8]:
     """
     if Oddity.CMYK not in head.oddities:
         return _decode(data, "BGR")
+    # 16 bits, because a product of two bytes needs them; + 127 rounds to the nearest.
     light = _decode(data, "CMYK").astype(np.uint16)
     return ((light[..., 2::-1] * light[..., 3:] + 127) // 255).astype(np.uint8)
 
@@ -170,6 +175,7 @@ def pixels(data: bytes, head: Header) -> npt.NDArray[np.uint8]:
 def _decode(data: bytes, colours: str, eighth: bool = False) -> npt.NDArray[np.uint8]:
     import simplejpeg
 
+    # Entropy decoding, which meets the damage, is complete at any scale; only the transform is cheaper.
     cheap = {"fastdct": True, "fastupsample": True, "min_height": 1, "min_width": 1} if eighth else {}
     strict = True
     # The decoder stops at the first complaint; one about harmless fields must not hide one about the data.
@@ -178,6 +184,7 @@ def _decode(data: bytes, colours: str, eighth: bool = False) -> npt.NDArray[np.u
             return np.asarray(simplejpeg.decode_jpeg(data, colours, strict=strict, **cheap))
         except ValueError as error:
             complaint = str(error)
+        # Mend the field, or tolerate the padding, and decode again: anything else is damage.
         if _HARMLESS_FIELDS.search(complaint):
             data = _with_usual_fields(data)
         elif strict and _is_padding(complaint, data):
@@ -191,6 +198,7 @@ def _is_padding(complaint: str, data: bytes) -> bool:
     left_over = _LEFT_OVER.search(complaint)
     if left_over is None:
         return False
+    # Padding is a few bytes, or zeros of any number; anything else is data that were not decoded.
     count = int(left_over[1])
     *_, end = _segments(data)
     return count <= _PADDING or not data[end.start - count : end.start].strip(b"\0")
@@ -201,12 +209,13 @@ def _is_adobe(data: bytes, segment: _Segment) -> bool:
 
 
 def _with_usual_fields(data: bytes) -> bytes:
-    """The file with the values that decoders assume in fields that hold others."""
+    """Replace harmless fields by the values that decoders assume anyway."""
     usual = bytearray(data)
     sequential, components = False, 3
     for segment in _segments(data):
         if segment.marker in _FRAMES:
             sequential, components = segment.marker in _SEQUENTIAL, data[segment.start + 5]
+        # Spectral selection 0 to 63, no approximation: the only values of a sequential file by the standard.
         elif segment.marker == _SCAN and sequential:
             usual[segment.end - 3 : segment.end] = b"\x00\x3f\x00"
         elif segment.marker == _APP0 and data.startswith(b"JFIF\0", segment.start):

@@ -34,6 +34,7 @@ def header(data: bytes) -> Header:
     fields, turned, compressed = b"", 1, 0
     kinds: set[bytes] = set()
     for kind, start, end in _chunks(data):
+        # The standard wants IHDR first.
         if not kinds:
             fields = _fields(kind, data[start:end])
         if kind == b"eXIf":
@@ -43,6 +44,7 @@ def header(data: bytes) -> Header:
         kinds.add(kind)
     height, width = _header_size(fields)
     depth, colour = fields[8], fields[9]
+    # A row has one byte for its filter before its samples.
     _check_data(compressed, height * (1 + width * depth * _SAMPLES[colour] // 8))
     needed = {b"IDAT", b"PLTE"} if colour == _PALETTE else {b"IDAT"}
     if missing := needed - kinds:
@@ -67,7 +69,7 @@ def header(data: bytes) -> Header:
 
 
 def size(data: bytes) -> tuple[int, int]:
-    """Height and width by the IHDR chunk, also of a file that was cut off behind it.
+    """Read height and width from the IHDR chunk, also of a file that was cut off behind it.
 
     Raises:
         BadImageError: There is no such chunk, or the image is too large.
@@ -98,6 +100,7 @@ def _fields(kind: bytes, content: bytes) -> bytes:
 
 def _check_data(compressed: int, raw: int) -> None:
     """Refuse data that could swell to far more than the pixels: the decoder reads it to its end."""
+    # Even pixels that do not compress take about their own size; twice that and 64 KiB leave room.
     if compressed > 2 * raw + (1 << 16):
         raise BadImageError(
             Problem.HUGE_IMAGE, f"expected at most {raw} bytes of pixels, got {compressed} and compressed"
@@ -105,16 +108,19 @@ def _check_data(compressed: int, raw: int) -> None:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, start and end of the content of every chunk; IEND is the last."""
+    """Yield kind, start and end of the content of every chunk; IEND is the last."""
     offset, count = len(START), 0
     while offset + 12 <= len(data):
         check_parts(count := count + 1)
         length = int.from_bytes(data[offset : offset + 4], "big")
         end = offset + 12 + length
+        # The file ends within this chunk.
         if end > len(data):
             break
         kind = data[offset + 4 : offset + 8]
+        # Checksums of other chunks do not matter: the decoder never sees them.
         if _is_critical(kind):
+            # A decoder that does not know a critical chunk cannot show the picture.
             if kind not in _PICTURE:
                 raise BadImageError(Problem.UNSUPPORTED_IMAGE, f"PNG chunk {kind!r} is in no standard")
             checksum = zlib.crc32(memoryview(data)[offset + 4 : end - 4])
@@ -132,12 +138,12 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _is_critical(kind: bytes) -> bool:
-    """True if the picture needs the chunk, which an upper-case letter says."""
+    """True for a chunk that the picture needs: its kind begins with an upper-case letter (bit 5 is 0)."""
     return not kind[0] & 0x20
 
 
 def pixels(data: bytes) -> npt.NDArray[np.uint8]:
-    """uint8 [height, width, 3] BGR, as stored (not turned).
+    """Decode to uint8 [height, width, 3] BGR, as stored (not turned).
 
     Of 16 bits the upper 8 are kept. Alpha is dropped, not composited: what is transparent shows the colour
     that is stored there, as in TensorFlow and Pillow. Of an animation it is the still image that every reader
@@ -148,6 +154,7 @@ def pixels(data: bytes) -> npt.NDArray[np.uint8]:
     """
     import cv2
 
+    # Each chunk with its length and kind (8 bytes) before and its checksum (4 bytes) behind the content.
     picture = b"".join(
         (START, *(data[start - 8 : end + 4] for kind, start, end in _chunks(data) if kind in _PICTURE))
     )

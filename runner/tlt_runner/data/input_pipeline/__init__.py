@@ -1,1 +1,1 @@
-"""From records to batches: read, decoded, augmented, and shared among replicas."""
+"""Input pipeline: records are read, decoded, augmented, batched and divided among the workers."""

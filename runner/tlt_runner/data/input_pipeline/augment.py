@@ -22,12 +22,12 @@ Pixels = npt.NDArray[np.uint8]
 
 _LUMA = np.array([0.299, 0.587, 0.114])
 _DRAWS = 7
-"""Uniform numbers of a change. All are drawn always: one option must not change the numbers of another."""
+"""Uniform numbers of an affine change. All are always drawn: no option alters the numbers of another."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """The augmentation of one image.
+    """Augmentation of one image.
 
     Attributes:
         affine: [2, 3], maps a point (x, y, 1), in pixels; pixel 0 reaches from 0 to 1.
@@ -39,7 +39,8 @@ class Change:
 
 
 def generator(seed: int, epoch: int, position: int) -> np.random.Generator:
-    """Random numbers of the image at ``position`` in an epoch's order."""
+    """Make the random generator of the image at ``position`` in an epoch's order."""
+    # Philox is a counter-based generator: any position is reached without drawing those before it.
     key, counter = np.array([seed, epoch], np.uint64), np.array([0, position, 0, 0], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
@@ -62,6 +63,7 @@ def _affine(limits: Augmentation, height: int, width: int, uniform: Floats) -> F
     sign_y = -1.0 if flip_y < limits.vertical_flip else 1.0
     (xx, xy), (yx, yy) = (sign_x * cosine, -sign_y * sine), (sign_x * sine, sign_y * cosine)
     centre_x, centre_y = width / 2, height / 2
+    # Turning and zooming about the centre: c + M (p - c), plus the random move.
     to_x = centre_x + (2 * moves_x - 1) * limits.translate_max_x - xx * centre_x - xy * centre_y
     to_y = centre_y + (2 * moves_y - 1) * limits.translate_max_y - yx * centre_x - yy * centre_y
     return np.array([[xx, xy, to_x], [yx, yy, to_y]])
@@ -73,6 +75,7 @@ def _colour(limits: Augmentation, uniform: Floats, normal: Floats) -> Floats | N
     Linear in RGB, after P. Haeberli, "Matrix Operations for Image Processing" (1993), as in TLT; the grey of
     a colour is its luma (ITU-R BT.601), as the values are gamma-encoded.
     """
+    # None spares a pass over all pixels.
     if not (
         limits.hue_rotation_max
         or limits.saturation_shift_max
@@ -82,6 +85,7 @@ def _colour(limits: Augmentation, uniform: Floats, normal: Floats) -> Floats | N
         return None
     signed = 2 * uniform - 1
     saturation, contrast = 1 + signed[1:] * [limits.saturation_shift_max, limits.contrast_scale_max]
+    # Rightmost first: hue, saturation, contrast.
     matrix = (
         contrast
         * (saturation * np.eye(3) + (1 - saturation) * np.tile(_LUMA, (3, 1)))
@@ -99,20 +103,21 @@ def hue_rotation(angle: float) -> Floats:
 
 
 def move_boxes(boxes: Floats, affine: Floats) -> Floats:
-    """Enclosing boxes [N, 4] yxyx of the moved boxes, not clipped.
+    """Enclose the moved boxes in boxes [N, 4] yxyx, not clipped.
 
-    That of a turned box is larger than the object in it: by up to 2 in area for a square turned by 45
+    The box around a turned box is larger than the object in it: by up to 2 in area for a square turned by 45
     degrees, more for a long one.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     linear = affine[::-1, 1::-1]  # of (y, x)
+    # Half the sides times the absolute values of the matrix: the extent of a box around all four corners.
     centre = (boxes[:, 2:] + boxes[:, :2]) / 2 @ linear.T + affine[::-1, 2]
     half = (boxes[:, 2:] - boxes[:, :2]) / 2 @ np.abs(linear).T
     return np.concatenate([centre - half, centre + half], axis=1)
 
 
 def cut_boxes(boxes: Floats, window: Floats, min_visible: float) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Cut boxes at a window, and tell which are still objects there.
+    """Cut boxes at a window, and decide which of them are still objects.
 
     Args:
         boxes: [N, 4] yxyx.
@@ -120,10 +125,11 @@ def cut_boxes(boxes: Floats, window: Floats, min_visible: float) -> tuple[Floats
         min_visible: Share of a box's area that must be inside.
 
     Returns:
-        The cut boxes [N, 4], and whether each [N] has the share and no side below :data:`SMALLEST_SIDE`.
+        The cut boxes [N, 4], and a mask [N] of those with the share and no side below :data:`SMALLEST_SIDE`.
     """
     cut = np.minimum(np.maximum(boxes, window[[0, 1, 0, 1]]), window[[2, 3, 2, 3]])
     sides, whole = cut[:, 2:] - cut[:, :2], boxes[:, 2:] - boxes[:, :2]
+    # Compared as a product, so that a box without area needs no division.
     visible = sides.prod(axis=1) >= min_visible * whole.prod(axis=1)
     return cut, visible & (sides >= SMALLEST_SIDE).all(axis=1)
 
@@ -142,6 +148,7 @@ def paint(image: Pixels, change: Change, out: Pixels) -> None:
     (xx, xy, to_x), (yx, yy, to_y) = change.affine.tolist()
     if change.colour is not None:
         image = cv2.transform(image, change.colour.astype(np.float32))
+    # A mirrored image needs no interpolation: cv2.flip moves whole pixels, so nothing is blurred.
     sideways, upside_down = (xx, to_x) == (-1, width), (yy, to_y) == (-1, height)
     only_mirrored = (
         (xy, yx) == (0, 0) and (sideways or (xx, to_x) == (1, 0)) and (upside_down or (yy, to_y) == (1, 0))

@@ -1,9 +1,9 @@
-"""Records to batches of tensors: what the training loop, the evaluation and the exporters iterate over.
+"""Turn records into batches of tensors, for the training loop, the evaluation and the exporters.
 
 Shapes are static (ground truth is padded, the last validation batch is filled up), so that XLA compiles a
 step once. Images are bytes: a consumer makes floats of them on its device, inside its compiled step. Nothing
 is kept decoded: decoding costs less than a training step. Order and augmentation depend on the seed, the
-epoch and the image's place alone: a run that resumes in the middle of an epoch sees what it would have seen.
+epoch and the image's position alone: a run that resumes in the middle of an epoch sees the same images.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from tlt_api.failures import Reason
 from tlt_api.training import Augmentation
 from tlt_runner.data import parallel, tfrecords
 from tlt_runner.data.input_pipeline import mosaic
-from tlt_runner.data.input_pipeline.samples import PADDING_CLASS, Feeder
-from tlt_runner.data.input_pipeline.worker_slice import WHOLE, Share
+from tlt_runner.data.input_pipeline.samples import PADDING_CLASS, SampleMaker
+from tlt_runner.data.input_pipeline.worker_slice import WHOLE, WorkerSlice
 from tlt_runner.data.records import Records
 from tlt_runner.errors import RunnerError
 
@@ -27,8 +27,8 @@ SHUFFLE_BYTES = 64 << 20
 """Largest size of the encoded images in the shuffle buffer; a smaller subset is shuffled as a whole. The
 buffer is filled before the first image comes out, while decoding waits."""
 FILES_AT_ONCE = 16
-"""Files that are read in turns, in an order drawn for each epoch: what mixes subsets that the shuffle cannot
-hold, with preparation, which writes images in the order of a hash of their name."""
+"""Files that are read in turns, in an order drawn for each epoch. Preparation writes images in the order of a
+hash of their name; both together mix subsets that are larger than the shuffle buffer."""
 
 
 def steps_of(records: Records, batch_size: int) -> int:
@@ -56,11 +56,11 @@ def training_batches(
     max_objects: int,
     epoch: int,
     first_batch: int = 0,
-    share: Share = WHOLE,
+    worker_slice: WorkerSlice = WHOLE,
 ) -> tf.data.Dataset:
-    """One epoch of training images, shuffled and augmented; the last partial batch is dropped.
+    """Make one epoch of training images, shuffled and augmented; the last partial batch is dropped.
 
-    Several workers read the same files in the same order, and each decodes the images of its share (and
+    Several workers read the same files in the same order, and each decodes the images of its slice (and
     those that a mosaic of it takes), so that together they see what one would.
 
     Args:
@@ -71,7 +71,7 @@ def training_batches(
         max_objects: Objects of an image at most (G).
         epoch: Number of the epoch.
         first_batch: Batches to leave out at the beginning, without decoding them; the others are the same.
-        share: This worker's part of a batch; B is its number of images.
+        worker_slice: This worker's part of a batch; B is its number of images.
 
     Returns:
         Batches of ``image`` uint8 [B, H, W, 3] RGB, ``boxes`` float32 [B, G, 4] yxyx pixels (zeros where
@@ -86,20 +86,24 @@ def training_batches(
     manifest = records.manifest
     steps_of(records, batch_size)
     workers = parallel.workers()
-    feeder = Feeder(
+    sample_maker = SampleMaker(
         augmentation, manifest.height, manifest.width, max_objects, seed, epoch, _threads(workers)
     )
+    # A prime far above any number of epochs: no two pairs of seed and epoch share an order.
     data = _shuffled(records, order=seed * 1_000_003 + epoch).enumerate()
     data = data.batch(batch_size, drop_remainder=True)
+    # A mosaic takes four images; smaller batches are joined for the map, and divided again afterwards.
     together = -(-mosaic.IMAGES // batch_size) if augmentation.mosaic else 1
     if together > 1:
         data = data.unbatch().batch(together * batch_size)
+    # Skipped before the map, so that nothing is decoded for batches that a resumed epoch has had.
     data = data.skip(first_batch // together)
-    chosen = share.places(batch_size, together)
+    chosen = worker_slice.positions(batch_size, together)
     # Enough images at a time for all workers, and a batch that is being handed on.
     calls = 1 + -(-workers // len(chosen))
-    data = data.map(partial(_load, feeder, chosen), num_parallel_calls=calls, deterministic=True)
-    size = share.size(batch_size)
+    # In order, whichever thread is ready first: an epoch must be the same again.
+    data = data.map(partial(_load, sample_maker, chosen), num_parallel_calls=calls, deterministic=True)
+    size = worker_slice.size(batch_size)
     if together > 1:
         data = data.unbatch().batch(size, drop_remainder=True).skip(first_batch % together)
     return data.map(partial(_with_static_shapes, size)).prefetch(1)
@@ -107,12 +111,13 @@ def training_batches(
 
 @cache
 def _threads(workers: int) -> ThreadPoolExecutor:
-    """One pool for all epochs: TensorFlow keeps every function that it was ever given, with what it holds."""
+    """Make one thread pool for all epochs: TensorFlow keeps every mapped function, with all it refers to."""
     return ThreadPoolExecutor(workers, thread_name_prefix="feed")
 
 
 def _shuffled(records: Records, order: int) -> tf.data.Dataset:
     files = tf.data.Dataset.from_tensor_slices([str(path) for path in records.files("training")])
+    # Only some files are open at a time: their order differs between epochs, too.
     files = files.shuffle(len(files), seed=order, reshuffle_each_iteration=False)
     data = files.interleave(
         tf.data.TFRecordDataset,
@@ -123,23 +128,24 @@ def _shuffled(records: Records, order: int) -> tf.data.Dataset:
     return data.shuffle(_shuffle_buffer(records), seed=order, reshuffle_each_iteration=False)
 
 
-def _load(feeder: Feeder, chosen: Any, positions: Any, serialized: Any) -> dict[str, Any]:
+def _load(sample_maker: SampleMaker, chosen: Any, positions: Any, serialized: Any) -> dict[str, Any]:
     """Make samples of the images at ``chosen`` of a batch; only a mosaic takes from the others."""
     # Several batches at a time may end with fewer images.
     chosen = tf.boolean_mask(chosen, chosen < tf.size(positions, tf.int64))
-    if not feeder.augmentation.mosaic:
+    # Without mosaic the images of other workers are not needed: they are never decoded here.
+    if not sample_maker.augmentation.mosaic:
         positions, serialized = tf.gather(positions, chosen), tf.gather(serialized, chosen)
         chosen = tf.range(tf.size(positions, tf.int64))
     parsed = tfrecords.parse_encoded(serialized)
     image, names, boxes, classes, left_out = tf.numpy_function(
-        feeder.samples,
+        sample_maker.samples,
         [parsed["encoded"], parsed["id"], parsed["boxes"], parsed["classes"], positions, chosen],
         [tf.uint8, tf.string, tf.float32, tf.int32, tf.int32],
         stateful=False,
     )
-    room = feeder.max_objects
+    room = sample_maker.max_objects
     return {
-        "image": tf.ensure_shape(image, [None, feeder.height, feeder.width, 3]),
+        "image": tf.ensure_shape(image, [None, sample_maker.height, sample_maker.width, 3]),
         "boxes": tf.ensure_shape(boxes, [None, room, 4]),
         "classes": tf.ensure_shape(classes, [None, room]),
         "id": tf.ensure_shape(names, [None]),
@@ -152,16 +158,20 @@ def _with_static_shapes(batch_size: int, batch: dict[str, Any]) -> dict[str, Any
 
 
 def validation_batches(
-    records: Records, batch_size: int, max_objects: int, limit: int | None = None, share: Share = WHOLE
+    records: Records,
+    batch_size: int,
+    max_objects: int,
+    limit: int | None = None,
+    worker_slice: WorkerSlice = WHOLE,
 ) -> tf.data.Dataset:
-    """The validation images in a fixed order, each once; the last batch is filled up with black images.
+    """Make batches of the validation images in a fixed order, each once; black images fill up the last one.
 
     Args:
         records: Prepared data.
         batch_size: Images of a batch, all workers together (B of a single worker).
         max_objects: Objects of an image at most (G).
         limit: Images at most; None means all.
-        share: This worker's part of a batch; all workers have the same number of batches.
+        worker_slice: This worker's part of a batch; all workers have the same number of batches.
 
     Returns:
         Batches as :func:`training_batches` gives them, not augmented, with ``difficult`` bool [B, G],
@@ -174,10 +184,12 @@ def validation_batches(
     if limit is not None:
         images = min(images, limit)
         data = data.take(images)
+    # Every image counts in the evaluation, so the last batch is filled up instead of dropped.
     missing = -images % batch_size
     # The padding is no record but an empty text, of which a blank image is made.
     data = data.concatenate(tf.data.Dataset.from_tensors("").repeat(missing))
-    chosen = share.places(batch_size)
+    chosen = worker_slice.positions(batch_size)
+    # Each worker takes its slice of a batch before the images are decoded.
     data = data.batch(batch_size, drop_remainder=True).map(lambda batch: tf.gather(batch, chosen)).unbatch()
 
     def load(serialized: Any) -> dict[str, Any]:
@@ -190,7 +202,7 @@ def validation_batches(
         num_parallel_calls=parallel.workers(),
         deterministic=True,
     )
-    return data.batch(share.size(batch_size), drop_remainder=True).prefetch(2)
+    return data.batch(worker_slice.size(batch_size), drop_remainder=True).prefetch(2)
 
 
 def _blank(spec: dict[str, tf.TensorSpec]) -> dict[str, Any]:
@@ -203,6 +215,7 @@ def _shuffle_buffer(records: Records) -> int:
     shards = [shard for shard in records.manifest.shards if shard.subset == "training"]
     images = sum(shard.images for shard in shards)
     mean_bytes = max(1, sum(shard.size_bytes for shard in shards) // images)
+    # Counted in bytes, not in images: the buffer holds encoded images, of 20 KB or of 2 MB.
     return max(1, min(images, SHUFFLE_BYTES // mean_bytes))
 
 

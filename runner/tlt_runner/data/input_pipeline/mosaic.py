@@ -1,4 +1,4 @@
-"""Four images in one: each is shrunk and lies in a quadrant around a random centre.
+"""Compose four images to one mosaic: each is shrunk into a quadrant around a random centre.
 
 Called by :mod:`tlt_runner.data.input_pipeline.samples`. All four are shrunk alike, by as little as covers the
 largest quadrant (0.5 to 0.75), so that objects keep their proportions; each image has a corner at the centre
@@ -23,7 +23,7 @@ _FARTHEST = 0.25
 
 @dataclass(frozen=True)
 class Quadrant:
-    """Quadrant of a mosaic, and the map of its image into it.
+    """Quadrant of a mosaic, with the map of its image into it.
 
     Attributes:
         window: The quadrant, [4] yxyx, whole pixels.
@@ -38,10 +38,12 @@ def draw(height: int, width: int, random: np.random.Generator) -> list[Quadrant]
     """Draw the quadrants of a mosaic of ``height`` x ``width``, from four images of that size."""
     size = np.array([height, width])
     centre = np.round(size * (0.5 + _FARTHEST * (2 * random.random(2) - 1)))
+    # The largest quadrant decides: all four images are shrunk alike, and fill it.
     scale = float(max((centre / size).max(), (1 - centre / size).max()))
     quadrants = []
     for lower in np.array([[0, 0], [0, 1], [1, 0], [1, 1]]):
         window = np.concatenate([np.where(lower, centre, 0), np.where(lower, size, centre)])
+        # The image's corner at the centre: its own upper left one in the lower right quadrant, and so on.
         offset = np.where(lower, centre, centre - scale * size)
         quadrants.append(Quadrant(window, np.column_stack([scale * np.eye(2), offset[::-1]])))
     return quadrants
@@ -51,9 +53,11 @@ def paint(images: Sequence[Pixels], quadrants: Sequence[Quadrant]) -> Pixels:
     """Paint the mosaic, [H, W, 3] RGB, of four images [H, W, 3]."""
     import cv2
 
+    # Four channels, as in augment.paint: OpenCV warps them faster than three.
     canvas = np.empty((*images[0].shape[:2], 4), np.uint8)
     for image, quadrant in zip(images, quadrants, strict=True):
         y1, x1, y2, x2 = quadrant.window.astype(int)
+        # The quadrant is painted by itself, so coordinates count from its corner.
         affine = quadrant.affine - [[0, 0, x1], [0, 0, y1]]
         rgba = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
         canvas[y1:y2, x1:x2] = augment.warp(rgba, affine, y2 - y1, x2 - x1)

@@ -1,4 +1,4 @@
-"""A batch of encoded images to a batch of training samples: decode, compose, change, pad to a fixed shape.
+"""Turn a batch of encoded images into training samples: decode, compose, augment, pad to a fixed shape.
 
 Called by :mod:`tlt_runner.data.input_pipeline.batches` inside a map, on arrays; knows no TensorFlow. The
 images of a batch are worked on side by side (simplejpeg and cv2 release the interpreter's lock) and written
@@ -23,14 +23,14 @@ from tlt_runner.data.input_pipeline.augment import Floats, Pixels
 
 PADDING_CLASS = -1
 NAMES_SEPARATOR = b"\n"
-"""Between the names of a mosaic's images."""
+"""Separator of the names of a mosaic's images."""
 _ALIGNMENT = 64
 """Bytes to which TensorFlow wants arrays aligned; it copies others."""
 
 
 @dataclass(frozen=True)
 class Objects:
-    """The objects of one image.
+    """Objects of one image.
 
     Attributes:
         boxes: [N, 4] yxyx, in pixels.
@@ -45,7 +45,7 @@ class Objects:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """The random draw of one sample.
+    """Random draw of one sample.
 
     Attributes:
         change: Augmentation of the image, or of the mosaic.
@@ -59,7 +59,7 @@ class _Drawn:
 
 
 @dataclass(frozen=True)
-class Feeder:
+class SampleMaker:
     """Makes training samples.
 
     Attributes:
@@ -112,6 +112,7 @@ class Feeder:
             Objects(boxes_of[labels >= 0], labels[labels >= 0])
             for boxes_of, labels in zip(boxes, classes, strict=True)
         ]
+        # All draws come first: they show which images the mosaics need.
         drawn = [self._draw(int(index), positions) for index in chosen]
         # Images of mosaics are decoded first; any other is decoded where it is used.
         mosaic_images = sorted({index for draw in drawn for index in draw.four})
@@ -120,6 +121,8 @@ class Feeder:
 
         def make(row: int) -> Objects:
             index, draw = int(chosen[row]), drawn[row]
+            # A mosaic, an image that a mosaic has needed already, or an image of this row only, which is
+            # decoded straight into its place in the batch.
             if draw.four:
                 image, contained = self._composed(draw, decoded, objects)
             elif index in decoded:
@@ -140,10 +143,12 @@ class Feeder:
     def _draw(self, index: int, positions: npt.NDArray[np.int64]) -> _Drawn:
         """Draw the change of the image at ``index`` of a batch; a mosaic takes three others of the batch."""
         random = augment.generator(self.seed, self.epoch, int(positions[index]))
+        # Before the mosaic's numbers: switching mosaic on does not alter the other changes.
         change = augment.draw(self.augmentation, self.height, self.width, random)
         enough = self.augmentation.mosaic > 0 and len(positions) >= mosaic.IMAGES
         if not enough or random.random() >= self.augmentation.mosaic:
             return _Drawn(change)
+        # Three other images of the batch, without repetition, in a random order with this one.
         others = np.delete(np.arange(len(positions)), index)
         four = random.permutation([index, *random.choice(others, mosaic.IMAGES - 1, replace=False)])
         return _Drawn(change, tuple(four.tolist()), tuple(mosaic.draw(self.height, self.width, random)))
@@ -164,10 +169,12 @@ class Feeder:
             np.array([0, 0, self.height, self.width]),
             self.augmentation.min_visible,
         )
+        # Boxes that a mosaic has lost already are counted in out_of_sight, so both are added.
         lost = int(np.count_nonzero(~kept))
         return Objects(boxes[kept], objects.classes[kept], objects.out_of_sight + lost)
 
     def _padded(self, objects: Objects) -> tuple[Floats, npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        # A fixed number of rows, so that XLA compiles a step once; objects beyond it are counted as left out.
         count = min(len(objects.classes), self.max_objects)
         boxes = np.zeros((self.max_objects, 4), np.float32)
         classes = np.full(self.max_objects, PADDING_CLASS, np.int32)
@@ -183,5 +190,6 @@ def _decode(data: bytes, out: Pixels | None = None) -> Pixels:
 def _aligned(shape: tuple[int, ...]) -> Pixels:
     size = int(np.prod(shape))
     memory = np.empty(size + _ALIGNMENT, np.uint8)
+    # numpy promises 16 bytes only; the slice begins at the next multiple of the alignment.
     start = -memory.ctypes.data % _ALIGNMENT
     return memory[start : start + size].reshape(shape)

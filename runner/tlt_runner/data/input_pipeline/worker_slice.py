@@ -1,4 +1,4 @@
-"""Slice of a batch for each worker: contiguous and equal parts, in the order of the workers.
+"""Slices of a batch, one for each worker: contiguous and equal parts, in the order of the workers.
 
 The slices are by position in the batch and not by file, so that several workers see in a step what one would
 see.
@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 
 @dataclass(frozen=True)
-class Share:
-    """A worker's part of every batch.
+class WorkerSlice:
+    """One worker's part of every batch.
 
     Attributes:
         index: The worker's number.
-        count: Workers.
+        count: Number of workers.
     """
 
     index: int = 0
@@ -28,12 +28,13 @@ class Share:
         """Number of images of a batch for this worker."""
         return batch_size // self.count
 
-    def places(self, batch_size: int, batches: int = 1) -> npt.NDArray[np.int64]:
+    def positions(self, batch_size: int, batches: int = 1) -> npt.NDArray[np.int64]:
         """Positions of this worker's images in ``batches`` consecutive batches."""
         size = self.size(batch_size)
+        # Positions where the slice begins in each of the batches.
         first = np.arange(batches)[:, None] * batch_size + self.index * size
         return (first + np.arange(size)).reshape(-1)
 
 
-WHOLE = Share()
-"""The share of a single worker."""
+WHOLE = WorkerSlice()
+"""Slice of a single worker: the whole batch."""

@@ -1,1 +1,1 @@
-"""From a data set as found to records, or to a folder of another format."""
+"""Preparation: a data set is converted to records, or to a folder of another format."""

@@ -1,4 +1,4 @@
-"""One sample brought to size: its image checked or encoded anew, its boxes with it. Worker threads run it.
+"""Bring one sample to size: check its image or encode it anew, and map its boxes. Worker threads run it.
 
 Conversion to records (:mod:`~tlt_runner.data.preparation.prepare`) and export to a folder of another format
 (:mod:`~tlt_runner.data.preparation.export_folder`) both use :func:`convert_image`, so that they keep and drop
@@ -26,7 +26,7 @@ _SUFFIXES = {"JPEG": ".jpg", "PNG": ".png"}
 
 @dataclass(frozen=True)
 class ConvertedImage:
-    """An image and its objects at the size that is wanted.
+    """Image and its objects at the requested size.
 
     Attributes:
         data: The image file.
@@ -96,12 +96,14 @@ def convert_image(
     """
     header = decode.header(data, sample.image_file)
     original_size = (header.height, header.width)
+    # The label comes before the pixels: it is cheap, and may leave the image out.
     labels = reader.read(sample, original_size)
     box_transform.check_label(header, labels)
 
     height, width = original_size if size is None else (size.height, size.width)
     mode = "stretch" if size is None else size.mode
     placement = geometry.placement(*original_size, height, width, mode)
+    # The file itself is used where nothing changes: that is faster, and JPEG loses a little at each encoding.
     if (height, width) == original_size and keeps_bytes(header):
         decode.check(data, header)
         suffix = _SUFFIXES[header.kind]
@@ -124,5 +126,5 @@ def convert_image(
 
 
 def refused(sample: Sample, error: BadImageError) -> SampleOutcome:
-    """The outcome of a sample whose image cannot be used."""
+    """Make the outcome of a sample whose image cannot be used."""
     return SampleOutcome(skipped=Finding(sample.image_file, error.problem, error.message))

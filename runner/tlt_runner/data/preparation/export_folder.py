@@ -1,4 +1,4 @@
-"""Export of a data set as a folder of another format: ``tlt convert --to``.
+"""Export a data set as a folder of another format: ``tlt convert --to``.
 
 Called by :mod:`tlt_runner.local.export_folder`. Images are read, left out and held out as for training, with
 two differences: all classes of the labels are kept, and images stay as they are unless they are to be
@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ _LOST = {
 
 @dataclass(frozen=True)
 class ExportedFolder:
-    """A folder that was written.
+    """Folder that was written.
 
     Attributes:
         dataset: The data set block with which it is read back.
@@ -72,7 +72,7 @@ def export_folder(
     out: Path,
     *,
     resize: bool,
-    reporter: ProgressReporter | None = None,
+    reporter_for: Callable[[int], ProgressReporter] | None = None,
     stop: Stop | None = None,
 ) -> ExportedFolder:
     """Write a data set as a folder of another format.
@@ -83,7 +83,7 @@ def export_folder(
         target: The format to write.
         out: A new or empty folder.
         resize: Brings images and boxes to ``dataset.image_size``.
-        reporter: Receives the progress (stage ``export``).
+        reporter_for: Takes the number of images, and returns who receives the progress (stage ``export``).
         stop: Ends the export when it is requested.
 
     Raises:
@@ -91,18 +91,22 @@ def export_folder(
             ``DatasetNotFound``, ``NoLabels``, ``BadSamples``; ``Interrupted``; the storage's reasons.
     """
     folder = _new_folder(out)
+    # Both checks come before anything is read: a wrong --out should fail at once.
     _check_apart(dataset, storage, folder)
     folders = sources.find(dataset, storage)
     images = sum(len(source.listing.samples) for source in folders)
+    reporter = None if reporter_for is None else reporter_for(images)
     progress = StageProgress("export", images, reporter, stop)
     try:
         plan = planning.plan(folders, dataset, storage, progress)
+        # A folder without a single class would have no dataset block that reads it.
         if not plan.classes:
             raise RunnerError(
                 Reason.NO_LABELS, f"no label of {len(plan.items)} images in {dataset.uri} has an object"
             )
         writer_type = formats.FORMATS[target].writer
         mapping = _class_names(writer_type, plan.classes, target)
+        # Before the work: that no dataset block can read the folder should not turn out after hours.
         written = _read_back(dataset, writer_type, folder, mapping, plan.classes)
         with _appearing(folder) as building:
             writer = writer_type(building, mapping.class_names)
@@ -111,11 +115,12 @@ def export_folder(
             # Their order, by subset and name, decides which of two images of one name keeps it.
             export.run(plan.items, progress)
             result = export.statistics.to_report(mapping)
-            _judge(result, dataset)
+            _require_usable(result, dataset)
             notes = [*_class_notes(written, mapping), *export.notes(target)]
             result = result.model_copy(update={"warnings": [*notes, *result.warnings]})
             text = result.model_dump_json(indent=1, exclude_none=True)
             (building / REPORT).write_text(f"{text}\n", encoding="utf-8")
+            # The last moment at which a stop leaves nothing behind.
             progress.raise_if_stopped()
     except InterruptedRunError as error:
         message = f"{error.message}, before {out} was complete; nothing of it is left"
@@ -124,10 +129,10 @@ def export_folder(
 
 
 def _new_folder(out: Path) -> Path:
-    """The absolute path of a folder that is new or empty.
+    """Return the absolute path of a folder that is new or empty.
 
     Raises:
-        RunnerError: ``InvalidSpec`` when there is something.
+        RunnerError: ``InvalidSpec`` when it is a file or contains something.
     """
     folder = out.resolve()
     with storage_errors(str(out)):
@@ -162,6 +167,7 @@ def _class_names(writer: type[Writer], counts: Counter[str], target: LabelFormat
     Raises:
         RunnerError: ``InvalidSpec`` when two of them would become one.
     """
+    # Sorted, so that the message names the same two classes in every run.
     names = {source: writer.class_name(source) for source in sorted(counts)}
     first: dict[str, str] = {}
     for source, name in names.items():
@@ -178,6 +184,7 @@ def _read_back(
     dataset: Dataset, writer: type[Writer], folder: Path, mapping: ClassMapping, counts: Counter[str]
 ) -> Dataset:
     """Make the dataset block of the folder that is going to be written."""
+    # A manifest allows a limited number of classes: the most frequent ones are kept.
     learnable = [source for source, _ in counts.most_common() if mapping.targets[source] != NOT_A_CLASS]
     classes = sorted(mapping.targets[source] for source in learnable[:MOST_CLASSES])
     kept = dataset.model_dump(by_alias=True, exclude_unset=True, include={"image_size", "bad_samples"})
@@ -192,7 +199,7 @@ def _read_back(
 
 @contextmanager
 def _appearing(folder: Path) -> Iterator[Path]:
-    """A hidden folder that is renamed to ``folder`` at the end, or goes away when an error leaves the block.
+    """Make a hidden folder that is renamed to ``folder`` at the end, or removed if an error leaves the block.
 
     Args:
         folder: As :func:`_new_folder` gives it.
@@ -200,6 +207,7 @@ def _appearing(folder: Path) -> Iterator[Path]:
     Raises:
         RunnerError: ``InvalidSpec`` when somebody filled the folder meanwhile; the storage's reasons.
     """
+    # In the same folder as the result: only within one file system is a rename atomic.
     building = partial_name(folder)
     with storage_errors(str(folder)):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -209,10 +217,12 @@ def _appearing(folder: Path) -> Iterator[Path]:
             _rename(building, folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)
+        # The rename itself is on the disk only after the parent folder is synced.
         sync_folder(folder.parent)
 
 
 def _rename(building: Path, folder: Path) -> None:
+    # Atomic, and refused by the system if somebody has put a file into the folder since it was checked.
     try:
         building.replace(folder)
     except OSError as error:
@@ -225,7 +235,7 @@ def _rename(building: Path, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Renamed:
-    """An image to export, and its name in the folder."""
+    """Image to export, with its name in the folder."""
 
     planned: PlannedSample
     name: str
@@ -233,7 +243,7 @@ class _Renamed:
 
 @dataclass(frozen=True)
 class _Exported:
-    """An image whose file is written; its labels are not yet.
+    """Image whose file is written; its labels are not yet.
 
     Attributes:
         image: The image in the folder; None when it was left out.
@@ -270,6 +280,7 @@ class _Export:
         """Write every image and its labels."""
         digests: dict[str, bytes] = {}
         with ThreadPoolExecutor(workers()) as threads:
+            # Images are written by many threads, labels by this one alone: writers keep state, such as ids.
             for item, exported in in_order(threads, self._write_image, map(self._name, planned), progress):
                 sample = item.planned.sample
                 self.statistics.add(sample, exported.outcome, item.planned.subset)
@@ -278,6 +289,7 @@ class _Export:
                     self._write_labels(item, exported.image)
                 progress.advance()
         self._writer.close()
+        # Only images in the folder count as duplicates.
         usable = [item for item in planned if item.sample.name in digests]
         self.statistics.add_duplicates(*planning.duplicates(usable, digests))
 
@@ -296,7 +308,9 @@ class _Export:
         size = (converted.placement.height, converted.placement.width)
         image = ExportedImage(item.planned.subset, item.name, converted.suffix, size, converted.boxes)
         file = self._root / self._writer.image_file(image)
+        # Several threads may make the same sub-folder at once.
         file.parent.mkdir(parents=True, exist_ok=True)
+        # "x": two images of one name are a mistake here, never an image that is silently overwritten.
         with file.open("xb") as stream:
             stream.write(converted.data)
         return _Exported(image, converted.outcome, digest_of(data))
@@ -308,7 +322,7 @@ class _Export:
             self._lost.update(self._writer.lost(box))
 
     def notes(self, target: LabelFormat) -> list[str]:
-        """Sentences on what was lost or changed."""
+        """Write a sentence for each kind of loss or change."""
         notes = [
             f"{target} cannot say {_LOST[name].format(count)}: it is lost"
             for name, count in sorted(self._lost.items())
@@ -325,10 +339,11 @@ class _Export:
         return notes
 
 
-def _judge(result: DatasetReport, dataset: Dataset) -> None:
+def _require_usable(result: DatasetReport, dataset: Dataset) -> None:
     try:
-        report.judge(result, dataset.bad_samples)
+        report.enforce_policy(result, dataset.bad_samples)
     except RunnerError as error:
+        # The report that the failure would point to is not written: the folder goes away with the error.
         hint = "`tlt convert -f` without --to reports them all: repair them, or raise badSamples.maxFraction."
         raise RunnerError(error.reason, error.message, hint) from None
     report.require_both_subsets(result)

@@ -34,11 +34,11 @@ _OPTIONS = {"format", "class_names", "target_class_mapping", "image_size", "vali
 
 @dataclass(frozen=True, slots=True)
 class HashedFile:
-    """A file and its digest at the time when it was read.
+    """File with its digest at the time when it was read.
 
     Attributes:
         name: Path relative to the data set's root.
-        path: Where it is.
+        path: The file.
         sha256: Digest of its content.
         state: Inode, size and times of change; while they are the same, so is the content.
     """
@@ -55,6 +55,7 @@ class HashedFile:
             RunnerError: ``StorageUnavailable``: the next attempt reads it anew.
         """
         try:
+            # A file that was touched, or copied over itself, still has the same content.
             if _state(self.path) != self.state and _sha256(self.path) != self.sha256:
                 raise changed(self.name)
         except FileNotFoundError as error:
@@ -79,7 +80,7 @@ class Fingerprint:
 
 
 def changed(file: str) -> RunnerError:
-    """The error for a file that changes while it is read."""
+    """Make the error for a file that changed while it was being prepared."""
     return RunnerError(
         Reason.STORAGE_UNAVAILABLE,
         f"{file}: expected a data set that stays as it is, but this file changed while it was being prepared",
@@ -104,14 +105,17 @@ def fingerprint(
         json.dumps([SCHEMA, metadata.version("opencv-python-headless"), options], sort_keys=True).encode()
     )
     lists = [_hashed((name, _fetched(dataset, storage, field, name))) for field, name in _lists(dataset)]
+    # The lists by their content: an edited list makes other records.
     content.update("".join(f"{item.sha256}\n" for item in lists).encode())
     labels: dict[str, HashedFile] = {}
     images: dict[str, bytes] = {}
     with storage_errors(dataset.uri), ThreadPoolExecutor(workers()) as threads:
         for source in sources:
             listing = source.listing
+            # Files that cannot be used are in the report, which is stored with the records.
             for finding in (*listing.skipped, *listing.orphans, *listing.findings):
                 content.update(_encoded(f"{finding}\n"))
+            # Counts of files that were not used are in the report, too.
             counts = f"{listing.images} {listing.other_files} {listing.unlisted}"
             content.update(f"{source.subset} {counts}\n".encode())
             for _, label in in_order(threads, _hashed, listing.label_files, progress, BATCH):
@@ -125,7 +129,7 @@ def fingerprint(
 
 
 def _lists(dataset: Dataset) -> list[tuple[str, str]]:
-    """The data set's fields that name a file, with the file."""
+    """List the data set's fields that name a file, each with the file."""
     by = dataset.validation.group_by
     named = {
         "imageSet": dataset.image_set,
@@ -145,6 +149,7 @@ def _fetched(dataset: Dataset, storage: Storage, field: str, name: str) -> Path:
 def _hashed(item: tuple[str, Path]) -> HashedFile:
     name, path = item
     try:
+        # Taken before the content is read: a change in between is noticed later, as a change of the state.
         state = _state(path)
         return HashedFile(name, path, _sha256(path), state)
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Lists of images, one name a line: the images of a folder to use for training or for validation.
+"""Read lists of images, one name a line: those of a folder to use for training or for validation.
 
 VOC's ``ImageSets/Main`` files: a name, or a name and -1 (not in the set), 0 or 1. YOLO's lists: paths with
 suffix, from the root, or from wherever the list was written.
@@ -24,7 +24,7 @@ _SHOWN = 200
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The images of a folder that a list names.
+    """Images of a folder that a list names.
 
     Attributes:
         keys: Their keys (:func:`key`).
@@ -60,12 +60,14 @@ def load(path: Path, file: str, listing: Listing, folder: str) -> ImageSet:
         if not entry:
             continue
         image_key, is_member = _resolve(entry, image_keys, folder)
+        # A name with the flag -1 is not in the set, whether there is such an image or not.
         if image_key is not None and is_member:
             chosen.add(image_key)
         elif is_member:
             message = f"expected an image of {folder or 'the data set'}, got {entry[:_SHOWN]!r}"
             findings.append(Finding(file, Problem.LISTED_WITHOUT_IMAGE, message, number))
     if not chosen:
+        # Nothing matches: most likely the wrong list, or names in another form, so both are shown.
         example = f"{findings[0].message} in line {findings[0].line}" if findings else "it has no line"
         raise RunnerError(
             Reason.DATASET_NOT_FOUND,
@@ -79,6 +81,7 @@ def select(listing: Listing, folder: str, chosen: Set[str]) -> Listing:
     """Select some images of a listing. The others are neither counted nor reported in the result."""
     samples = [sample for sample in listing.samples if key(sample.image_file, folder) in chosen]
     skipped = [finding for finding in listing.skipped if key(finding.file, folder) in chosen]
+    # A label file that several samples share (coco) stays as long as one of them does.
     unused = {sample.label_file for sample in listing.samples} - {sample.label_file for sample in samples}
     return replace(
         listing,
@@ -102,6 +105,7 @@ def key(image_file: str, folder: str) -> str:
 
 def _resolve(entry: str, image_keys: Collection[str], folder: str) -> tuple[str | None, bool]:
     """Find the image that a line names, if there is one, and whether the line puts it into the set."""
+    # The whole line first: a name may end in a space and a number ("frame 1"), which is then no flag.
     for candidate in _spellings(entry, folder):
         if candidate in image_keys:
             return candidate, True
@@ -118,10 +122,13 @@ def _spellings(name: str, folder: str) -> Iterator[str]:
     """Keys that a name can stand for, the literal one first."""
     path = names.composed(names.printable(name))
     yield path
+    # Lists that were written on Windows, or relative to the list.
     path = path.replace("\\", "/").removeprefix("./")
+    # YOLO's lists have paths from the root or from another machine's root: what follows the folder counts.
     if folder and f"/{folder}/" in f"/{path}":
         path = f"/{path}".split(f"/{folder}/", 1)[1]
     yield path
+    # Only an image's suffix is cut off: the name "frame.0001" has none.
     stem, dot, suffix = path.rpartition(".")
     if f"{dot}{suffix}".lower() in OTHER_IMAGE_SUFFIXES.union(IMAGE_SUFFIXES):
         yield stem

@@ -1,4 +1,4 @@
-"""Training and validation that share images or label files.
+"""Separate training and validation data that share images or label files.
 
 Images: one folder inside the other, or one with two label files. Label files: the standard COCO layout, where
 ``annotations`` has those of ``train2017`` and of ``val2017``.
@@ -29,6 +29,7 @@ def separate(
         RunnerError: ``InvalidSpec`` when the training folder is inside the validation folder.
     """
     same = training_folder == validation_folder
+    # Every training image would be a validation image, too, and held out.
     if _is_below(training_folder, validation_folder):
         raise RunnerError(
             Reason.INVALID_SPEC,
@@ -46,17 +47,21 @@ def _share_images(
     """Hold out the images that are in the validation folder, or labelled for it."""
     trained_on = {sample.image_file for sample in training.samples}
     held_out = {sample.image_file for sample in validation.samples}
+    # An image without a validation label that has a training label is trained on: nothing to report.
     skipped = [finding for finding in validation.skipped if finding.file not in trained_on]
     validation = _of(validation, skipped=skipped, other_files=0 if same else validation.other_files)
     held_out_or_skipped = held_out | {finding.file for finding in skipped}
+    # Nothing would be left to train on.
     if trained_on and trained_on <= held_out_or_skipped:
         raise RunnerError(
             Reason.INVALID_SPEC,
             f"expected images to train on, got {training_folder or '.'}, all of whose images are held out: "
             "validation has the same",
         )
+    # Labelled in both files of one folder: held out, and reported. In nested folders that is normal.
     twice = sorted(trained_on & held_out) if same else []
     message = "expected labels for training or for validation, got both: it is held out"
+    # The validation folder was listed twice, once as part of the training folder.
     others = training.other_files if same else max(0, training.other_files - validation.other_files)
     training = _of(
         replace(
@@ -72,6 +77,7 @@ def _share_images(
 
 def _share_labels(training: Listing, validation: Listing) -> tuple[Listing, Listing]:
     """Report the contents of shared label files once; an orphan there has an image in neither folder."""
+    # An entry of a shared file whose image is in the other folder is no orphan.
     shared = _read_by(training) & _read_by(validation)
     without_image = _entries(training.orphans) & _entries(validation.orphans)
 

@@ -1,4 +1,4 @@
-"""Plan of a conversion: the subset of each sample, and the file of records into which it goes."""
+"""Plan a conversion: the subset of each sample, and the shard into which it goes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ BATCH = 16
 """Labels that a thread reads at a time."""
 IMAGES_PER_SHARD = 256
 SHARDS_TOGETHER = 8
-"""The number of files is a multiple of this, so that 2, 4 or 8 readers get the same share ..."""
+"""Factor of the number of shards of a subset, so that 2, 4 or 8 readers read equally many."""
 FEWEST_TO_SHARE = 64
-"""... from so many images on; fewer are one file."""
+"""Images of a subset from which that holds; fewer are one shard."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedSample:
-    """A sample and its subset.
+    """Sample with its subset.
 
     Attributes:
         sample: The image with its label.
@@ -46,7 +46,7 @@ class PlannedSample:
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """A file of records to be made.
+    """Shard to be made.
 
     Attributes:
         name: File name.
@@ -60,13 +60,13 @@ class PlannedShard:
 
     @property
     def sidecar(self) -> str:
-        """Name of the file beside it that describes its content."""
+        """Name of the file beside the shard that describes its content."""
         return str(PurePosixPath(self.name).with_suffix(".json"))
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Subsets of all samples.
+class Assignment:
+    """Assignment of all samples to subsets.
 
     Attributes:
         items: Every sample, training before validation, each subset sorted by name.
@@ -82,7 +82,7 @@ class Plan:
 
     @property
     def warnings(self) -> list[str]:
-        """Sentences about the file of groups for a person to look at."""
+        """Warnings of the report about the file of groups."""
         warnings = []
         if self.ungrouped:
             warnings.append(
@@ -95,7 +95,7 @@ class Plan:
 
 def plan(
     sources: Sequence[Source], dataset: Dataset, storage: Storage, progress: StageProgress | None = None
-) -> Plan:
+) -> Assignment:
     """Split the samples into training and validation. Reads every label once, opens no image.
 
     Args:
@@ -113,12 +113,15 @@ def plan(
     ungrouped = unused = 0
     for source in sources:
         samples = source.listing.samples
+        # The split looks at the classes to learn: those that the mapping leaves out must not decide it.
         to_learn: list[frozenset[str]] = []
         for counts in _classes(source, progress):
             all_classes.update(counts)
             targets = map(mapping.target, counts)
             to_learn.append(frozenset(target for target in targets if target is not None))
+        # A folder that is named for a subset belongs to it as a whole.
         held: Sequence[bool] = [source.subset == "validation"] * len(samples)
+        # Only a folder that is named for neither subset is split; the others are what the spec says.
         if source.subset is None:
             grouping = _grouping(samples, dataset, storage)
             ungrouped, unused = ungrouped + grouping.ungrouped, unused + grouping.unused
@@ -126,8 +129,9 @@ def plan(
             held = split.held_out(grouping.groups, to_learn, fraction, seed)
         for sample, is_held in zip(samples, held, strict=True):
             items.append(PlannedSample(sample, source.reader, "validation" if is_held else "training"))
+    # Training before validation, by name: an order that depends on neither threads nor the file system.
     items.sort(key=lambda item: (item.subset, item.sample.name))
-    return Plan(items, all_classes, ungrouped, unused)
+    return Assignment(items, all_classes, ungrouped, unused)
 
 
 def _classes(source: Source, progress: StageProgress | None) -> Iterator[Counter[str]]:
@@ -144,6 +148,7 @@ def _grouping(samples: Sequence[Sample], dataset: Dataset, storage: Storage) -> 
         with storage_errors(uri):
             table = split.read_groups(storage.fetch(uri), uri)
     grouping = split.grouping(samples, by, table)
+    # With one group everything would be training data; usually the separator or the file is the wrong one.
     if by is not None and len(samples) > 1 and len(set(grouping.groups)) == 1:
         raise RunnerError(
             Reason.INVALID_SPEC,
@@ -159,6 +164,8 @@ def shards(items: Iterable[PlannedSample]) -> list[PlannedShard]:
 
     Images are in the order of a hash of their name; numbers of images differ by one at most.
     """
+    # By a hash of the name, not by name: neighbouring names are often frames of one recording, and training's
+    # shuffle buffer mixes only what is near in the files.
     by_subset: dict[Subset, list[PlannedSample]] = {subset: [] for subset in SUBSETS}
     for item in sorted(items, key=lambda item: (_hash(item.sample.name), item.sample.name)):
         by_subset[item.subset].append(item)
@@ -168,6 +175,7 @@ def shards(items: Iterable[PlannedSample]) -> list[PlannedShard]:
         count = shard_count(images)
         for number in range(count):
             name = f"{subset}-{number:05d}-of-{count:05d}.tfrecord"
+            # Integer arithmetic spreads the remainder: shards differ by one image at most.
             part = subset_items[number * images // count : (number + 1) * images // count]
             planned.append(PlannedShard(name, subset, part))
     return planned

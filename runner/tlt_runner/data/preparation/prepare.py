@@ -1,4 +1,4 @@
-"""Preparation: from a data set as people have it to records that training reads.
+"""Prepare a data set: convert it to the records that training reads.
 
 Called first by the train, evaluate and convert tasks. A first pass (stage ``survey``) hashes every file,
 which gives the digest of content and options. Unless records of that digest exist, the labels are read for
@@ -58,7 +58,7 @@ def prepare(
     stop: Stop | None = None,
     anchors: Anchors = Anchors(),  # noqa: B008 - frozen
 ) -> Records:
-    """Make the records of a data set, or find them made.
+    """Make the records of a data set, or open those that exist.
 
     Args:
         dataset: What to read and how.
@@ -78,11 +78,13 @@ def prepare(
     uri = join(output_uri, "tfrecords", hashes.digest.removeprefix("sha256:")[:16])
     preparation = _Preparation(dataset, storage, output_uri, anchors, reporter)
     existing = _existing(storage, uri, hashes.digest)
+    # Records of the same content and options exist: nothing is converted.
     if existing is not None:
         log.info("%s: records of %s exist at %s", dataset.uri, hashes.digest, uri)
         records, result = existing
+        # The policy is no part of the digest, so it is applied to existing records, too.
         preparation.publish_report(result, records)
-        report.judge(result, dataset.bad_samples)
+        report.enforce_policy(result, dataset.bad_samples)
     else:
         progress = StageProgress("convert", images, reporter, stop)
         records, result = preparation.run(folders, hashes, uri, progress)
@@ -93,12 +95,14 @@ def prepare(
 
 def _existing(storage: Storage, uri: str, digest: str) -> tuple[Records, DatasetReport] | None:
     """Open the records at an address with their report, if both are whole."""
+    # The manifest is written last, so without it the records are not complete.
     if not storage.exists(join(uri, MANIFEST)):
         return None
     try:
         records = load_records(storage, uri, digest)
         return records, DatasetReport.model_validate_json((records.folder / REPORT).read_bytes())
     except RunnerError as error:
+        # Damaged records are made again; a storage that fails is another matter, and ends the run.
         if error.reason != Reason.CHECKSUM_MISMATCH:
             raise
         log.warning("damaged files of the records are made again: %s", error.message)
@@ -136,15 +140,18 @@ class _Preparation:
         from tlt_runner.data.preparation import shards
 
         plan = planning.plan(folders, self._dataset, self._storage, progress)
+        # The plan has read the lists again; a change since they were hashed would belong to another digest.
         for file in hashes.lists:
             file.raise_if_changed()
         statistics = DatasetStatistics()
         statistics.add_listings([source.listing for source in folders])
         statistics.add_duplicates(*planning.duplicates(plan.items, hashes.images))
+        # Before any image is converted: a wrong mapping should fail in seconds, not after hours.
         self._check_classes(plan.classes, statistics)
 
         planned = planning.shards(plan.items)
         folder = shards.ShardFolder(self._storage, uri, hashes.digest)
+        # Partial files of killed runs would only fill the claim.
         folder.remove_abandoned()
         shards.make(
             folder,
@@ -153,6 +160,7 @@ class _Preparation:
             lambda shard: _check_labels(shard, hashes),
             progress,
         )
+        # From the sidecars, not from memory: shards of an earlier run count, too.
         finished = []
         for shard in planned:
             sidecar = folder.sidecar(shard)
@@ -160,15 +168,18 @@ class _Preparation:
             statistics.merge(sidecar.tally)
 
         result = statistics.to_report(self._mapping)
+        # The file of groups is no part of the statistics, so its warnings are added here.
         result = result.model_copy(update={"warnings": [*result.warnings, *plan.warnings]})
         try:
-            self._judge(result, statistics)
+            self._require_usable(result, statistics)
         except RunnerError:
+            # Without a manifest nobody reads the shards, and of refused data they only take space.
             self.publish_report(result)
             folder.remove([name for shard in planned for name in (shard.sidecar, shard.name)])
             raise
         manifest = self._manifest(hashes.digest, finished, statistics)
         folder.add(REPORT, result.model_dump_json(indent=1, exclude_none=True))
+        # Last: with the manifest the records are complete.
         folder.add(MANIFEST, manifest.model_dump_json(indent=1))
         records = Records(folder.path, uri, hashes.digest, manifest)
         self.publish_report(result, records)
@@ -192,6 +203,7 @@ class _Preparation:
         for name, text in texts.items():
             with storage_errors(str(self._storage.scratch)):
                 self._storage.scratch.mkdir(parents=True, exist_ok=True)
+                # The storage publishes whole files: a reader of the output never meets half a report.
                 local = self._storage.scratch / name
                 local.write_text(text, encoding="utf-8")
             self._storage.publish(local, join(self._output_uri, name))
@@ -211,15 +223,18 @@ class _Preparation:
             try:
                 data = decode.read(sample.image)
             except decode.BadImageError as error:
+                # Gone since it was listed: not a bad image, but a data set that changes under the run.
                 if not sample.image.exists():
                     raise changed(sample.image_file) from error
                 return convert.refused(sample, error)
+        # The same bytes that were hashed: the records are what their digest says.
         if digest_of(data) != hashes.images[sample.name]:
             raise changed(sample.image_file)
         return convert.convert(sample, data, item.reader, self._mapping, self._dataset.image_size)
 
     def _check_classes(self, classes: Counter[str], statistics: DatasetStatistics) -> None:
         """Fail if no label has a class of the mapping; the report then lists the labels' classes."""
+        # One matching class is enough: a mapping may name classes that this data set does not have.
         if not classes or any(self._mapping.target(name) for name in classes):
             return
         statistics.source_classes.update(classes)
@@ -232,15 +247,16 @@ class _Preparation:
             f"the mapping's keys are {', '.join(sorted(self._mapping.targets))}",
         )
 
-    def _judge(self, result: DatasetReport, statistics: DatasetStatistics) -> None:
+    def _require_usable(self, result: DatasetReport, statistics: DatasetStatistics) -> None:
         """Fail if the data cannot be trained on.
 
         Raises:
             RunnerError: ``BadSamples``, ``NoLabels``.
         """
-        report.judge(result, self._dataset.bad_samples)
+        report.enforce_policy(result, self._dataset.bad_samples)
         report.require_both_subsets(result)
         objects = {"training": statistics.training_objects, "validation": statistics.validation_objects}
+        # Without training objects there is nothing to learn, and without validation objects no mAP.
         without_objects = [subset for subset, counts in objects.items() if not counts.total()]
         if without_objects:
             raise RunnerError(

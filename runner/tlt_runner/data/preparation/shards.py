@@ -1,9 +1,9 @@
 """Files of records, each with a sidecar that describes its content: the unit that a killed run does not lose.
 
-Both lie in their final place, ``<output>/tfrecords/<digest>/``, under their own names only when they are
-whole (the shard first). Their content follows from the digest: a run takes over what another has finished,
-and two runs that write the same file at once write the same bytes. What
-:mod:`tlt_runner.data.preparation.prepare` adds last, the manifest, says that all are there.
+Both are in their final folder, ``<output>/tfrecords/<digest>/``, under their own names only when they are
+whole (the shard first). Their content follows from the digest: a run takes over the shards that another has
+finished, and two runs that write the same file at once write the same bytes. The manifest, which
+:mod:`tlt_runner.data.preparation.prepare` adds last, marks the records as complete.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Sidecar(BaseModel):
     digest: str
     """Digest of the records to which it belongs."""
     shard: Shard
-    """The file."""
+    """Name, size and digest of the shard."""
     tally: DatasetStatistics
     """Statistics of the images that were planned for it. Sidecars of earlier releases have this name."""
 
 
 class ShardFolder:
-    """The folder of the records of one digest.
+    """Folder of the records of one digest.
 
     Args:
         storage: Writes there.
@@ -67,12 +67,14 @@ class ShardFolder:
         self.path = storage.mirror(uri)
 
     def whole(self, planned: PlannedShard) -> bool:
-        """True if a shard is there as it was written, with its sidecar."""
+        """True if a shard exists as it was written, with its sidecar."""
+        # The sidecar is published after its shard: without it the shard may still be on its way.
         if not self._file(planned.sidecar).is_file():
             return False
         try:
             sidecar = self.sidecar(planned)
             verify(self._file(planned.name), sidecar.shard, self._uri)
+        # Damaged files of an earlier run are made again; they do not fail the job.
         except RunnerError as error:
             log.warning("shard %s is made again: %s", planned.name, error.message)
             return False
@@ -82,8 +84,8 @@ class ShardFolder:
         """Read the sidecar of a shard.
 
         Raises:
-            RunnerError: ``StorageUnavailable`` when it is not there (any more); ``ChecksumMismatch`` when it
-                is damaged or of other records.
+            RunnerError: ``StorageUnavailable`` when it was removed meanwhile; ``ChecksumMismatch`` when it is
+                damaged or of other records.
         """
         uri = join(self._uri, planned.sidecar)
         try:
@@ -99,19 +101,19 @@ class ShardFolder:
         return sidecar
 
     def add(self, name: str, content: str) -> None:
-        """Write a text file there, whole or not at all."""
+        """Write a text file into the folder, whole or not at all."""
         with storage_errors(join(self._uri, name)), atomically(self.path / name) as partial:
             partial.write_text(content + "\n", encoding="utf-8")
         self._publish(name)
 
     def finish(self, shard: OpenShard) -> None:
-        """Put a shard and its sidecar in their place."""
+        """Give a shard and its sidecar their names: the shard first, whose sidecar says that it is whole."""
         sidecar = Sidecar(digest=self._digest, shard=shard.finish(), tally=shard.statistics)
         self._publish(sidecar.shard.name)
         self.add(shard.planned.sidecar, sidecar.model_dump_json())
 
     def remove(self, names: Sequence[str]) -> None:
-        """Remove files of records that were refused; failing in that is not worth another failure."""
+        """Remove files of refused records; an error is logged only, so that the refusal stays the failure."""
         try:
             self._storage.remove(self._uri, names)
         except RunnerError as error:
@@ -121,6 +123,7 @@ class ShardFolder:
         """Remove half-written files of killed runs."""
         with storage_errors(self._uri):
             for path in self.path.glob(f".*{PARTIAL_SUFFIX}"):
+                # Another run may be writing to the same folder now: only its age tells an abandoned file.
                 try:
                     if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
                         log.warning("removing the half-written file of a killed run: %s", path)
@@ -129,23 +132,24 @@ class ShardFolder:
                     continue  # its run is alive and has finished it, or removed it itself
 
     def _file(self, name: str) -> Path:
-        """A file of the folder; a link that leads out of the claim is refused."""
+        """Path of a file in the folder; a link that leads out of the claim is refused."""
         return self._storage.local_path(join(self._uri, name)) or self.path / name
 
     def _publish(self, name: str) -> None:
+        # In a mounted claim the file has its place already; in a bucket it is still to be uploaded.
         if self._storage.local_path(self._uri) is None:
             self._storage.publish(self.path / name, join(self._uri, name))
 
 
 class OpenShard:
-    """A shard that is being written.
+    """Shard in the course of being written.
 
     Args:
-        folder: Where.
-        planned: What it will hold.
+        folder: Its folder.
+        planned: Its name and its samples.
 
     Attributes:
-        planned: What it will hold.
+        planned: Its name and its samples.
         statistics: Statistics of the images so far.
     """
 
@@ -160,11 +164,11 @@ class OpenShard:
 
     @property
     def is_full(self) -> bool:
-        """Whether every planned image was added."""
+        """True if every planned image was added."""
         return self._offered == len(self.planned.items)
 
     def add(self, item: PlannedSample, outcome: SampleOutcome) -> None:
-        """The next planned image."""
+        """Add the outcome of the next planned image; one that was left out counts, but has no record."""
         self._offered += 1
         self.statistics.add(item.sample, outcome, item.subset)
         if outcome.example is not None:
@@ -172,7 +176,7 @@ class OpenShard:
             self._images += 1
 
     def finish(self) -> Shard:
-        """Close it and give it its name."""
+        """Close the file, hash it and give it its name."""
         try:
             self._writer.close()
             with storage_errors(str(self._target)):
@@ -189,7 +193,7 @@ class OpenShard:
         )
 
     def abandon(self) -> None:
-        """Remove what there is of it."""
+        """Close and remove the partial file."""
         try:
             self._writer.close()
         finally:
@@ -203,15 +207,16 @@ def make(
     check: Callable[[PlannedShard], None],
     progress: StageProgress,
 ) -> None:
-    """Make the shards that are not there yet.
+    """Make the shards that do not exist yet.
 
     Args:
-        folder: Where.
-        planned: All of them.
+        folder: The folder of the records.
+        planned: All shards, also those that exist.
         convert: Makes a record; threads call it side by side.
         check: Called when a shard is converted, before it gets its name; raises to refuse it.
         progress: Advances by an image at a time, and ends the work on request.
     """
+    # Verifying a shard reads all of it, so that is done by all threads before the conversion begins.
     with ThreadPoolExecutor(workers()) as threads:
         are_whole = list(threads.map(folder.whole, planned))
     whole = {shard.name for shard, is_whole in zip(planned, are_whole, strict=True) if is_whole}
@@ -225,6 +230,7 @@ def make(
             yield from ((shard, item) for item in shard.items)
 
     def finish(shard: OpenShard) -> None:
+        # Labels may have changed since they were hashed: the shard would not be what its digest promises.
         try:
             check(shard.planned)
         except RunnerError:
@@ -247,6 +253,8 @@ def make(
                     shard = OpenShard(folder.path, planned_shard)
                 shard.add(item, outcome)
                 progress.advance()
+                # Results come in the order of the shards, so one at a time is open. Other threads finish it
+                # while the next one is converted; waiting for them here bounds their number.
                 if shard.is_full:
                     finishing.append(finishers.submit(finish, shard))
                     shard = None
@@ -255,5 +263,6 @@ def make(
             while finishing:
                 finishing.popleft().result()
         finally:
+            # After a stop or an error: its images are converted again by the next run.
             if shard is not None:
                 shard.abandon()

@@ -1,4 +1,4 @@
-"""The folders and lists of images that a data set names, with their contents."""
+"""Find the folders and lists of images that a data set names, with their contents."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tlt_runner.storage import Storage, join, relative
 
 @dataclass(frozen=True)
 class Source:
-    """A folder of images with a folder of labels.
+    """Folder of images with a folder of labels.
 
     Attributes:
         reader: Reads them.
@@ -36,26 +36,30 @@ def find(dataset: Dataset, storage: Storage) -> list[Source]:
     No image is in two sources: one that is named for training and for validation is held out.
 
     Raises:
-        RunnerError: ``DatasetNotFound`` or ``NoLabels``, naming the place and what is there; ``InvalidSpec``.
+        RunnerError: ``DatasetNotFound`` or ``NoLabels``, naming the folder and its contents; ``InvalidSpec``.
     """
     images, labels = formats.places(dataset)
     held_out = dataset.validation
     reader, listing = _open(dataset, storage, images, labels)
+    # Separate folders for validation.
     if held_out.images is not None and held_out.labels is not None:
         held_out_images = relative(held_out.images)
         validation_reader, validation = _open(dataset, storage, held_out_images, held_out.labels)
         listing, validation = overlap.separate(listing, images, validation, held_out_images)
+        # imageSet is a list of the training folder; the validation folder is used as a whole.
         listing = _listed(dataset, storage, listing, images)
         return [
             _source(dataset, reader, listing, images, "training"),
             _source(dataset, validation_reader, validation, held_out_images, "validation"),
         ]
+    # One folder, divided by lists.
     if held_out.image_set is not None:
         training, validation = _two_lists(dataset, storage, listing, images, held_out.image_set)
         return [
             _source(dataset, reader, training, images, "training"),
             _source(dataset, reader, validation, images, "validation"),
         ]
+    # One folder that the split divides at random, by validation.fraction.
     listing = _listed(dataset, storage, listing, images)
     return [_source(dataset, reader, listing, images, None)]
 
@@ -72,11 +76,13 @@ def _source(dataset: Dataset, reader: Reader, listing: Listing, images: str, sub
         return Source(reader, listing, subset)
     folder = join(dataset.uri, images)
     use = f" for {subset}" if subset else ""
+    # Three failures that need three remedies: no image at all, no usable image, or no label.
     if not listing.images:
         raise RunnerError(
             Reason.DATASET_NOT_FOUND,
             f"expected .jpg, .jpeg or .png images{use} in {folder}, which has {reader.image_holdings()}",
         )
+    # If only labels are missing, the labels are probably elsewhere or of another format.
     unlabelled = [finding for finding in listing.skipped if finding.problem == Problem.NO_LABEL]
     if not unlabelled:
         raise RunnerError(
@@ -111,6 +117,7 @@ def _two_lists(
     held_out = _image_set(dataset, storage, listing, images, validation_file)
     validation = image_sets.select(listing, images, held_out.keys)
     findings = [*listing.findings, *held_out.findings]
+    # Without a list for training, everything that is not held out is trained on.
     if dataset.image_set is None:
         keys = image_sets.keys(listing, images) - held_out.keys
     else:

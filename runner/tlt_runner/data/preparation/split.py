@@ -1,9 +1,9 @@
-"""The split into training and validation: by a hash of name and seed, of every class alike, by groups.
+"""Split samples into training and validation by a hash of name and seed, stratified by class, in groups.
 
 Pure but for :func:`read_groups`. Preparation calls it with the classes that the labels name.
 
-A group (of one image, where nothing else is said) has a draw in [0, 1) that depends on its name and the seed
-alone, and is held out when the draw is below the fraction. Groups are compared within their stratum, the
+A group (of one image, unless groupBy joins several) has a draw in [0, 1) that depends on its name and the
+seed alone, and is held out when the draw is below the fraction. Groups are compared within their stratum, the
 rarest class that they show of those that another group shows, too; only where a stratum's share would be off
 by more than a tenth (or half a group), the line is moved to the nearest draw with which it is not. So shares
 hold for rare classes too, and images that come or go move no others, but for a few at the line of a small
@@ -27,9 +27,9 @@ from tlt_runner.data.sample import Sample
 from tlt_runner.errors import RunnerError
 
 TOLERANCE = 0.1
-"""Part of a stratum's share by which it may be off before the line is moved."""
+"""Relative deviation of a stratum's held-out share from which the line is moved."""
 MAX_BYTES = 256 << 20
-"""Of a file of groups."""
+"""Largest size of a file of groups."""
 _SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
@@ -82,11 +82,15 @@ def held_out(
 def _by_stratum(ordered: Sequence[_Group], spread: Mapping[str, int], fraction: float) -> list[bool]:
     strata: defaultdict[str, list[int]] = defaultdict(list)
     for index, group in enumerate(ordered):
+        # A class that no other group shows cannot be on both sides, so it decides nothing.
         shared = [name for name in group.classes if spread[name] > 1]
+        # A group with such classes only is in no stratum, and stays in training: held out, its classes could
+        # not be learnt. Groups without objects are a stratum of their own ("").
         if shared or not group.classes:
             strata[min(shared, key=lambda name: (spread[name], name), default="")].append(index)
     if all(len(members) == 1 for members in strata.values()):
-        strata = defaultdict(list, {"": list(range(len(ordered)))})  # nothing is alike: a draw among all
+        # No two groups are in one stratum, so none could be divided: draw among all of them.
+        strata = defaultdict(list, {"": list(range(len(ordered)))})
     held = [False] * len(ordered)
     for members in strata.values():
         for index in members[: _line([ordered[index] for index in members], fraction)]:
@@ -101,11 +105,14 @@ def _line(stratum: Sequence[_Group], fraction: float) -> int:
     sums = [0]
     for group in stratum:
         sums.append(sums[-1] + group.images)
+    # The draw alone decides where it comes close enough, so that new images do not move old ones. Groups
+    # differ in size: half of the largest one is as close as a cut between two groups may come.
     wanted = fraction * sums[-1]
     drawn = sum(group.draw < fraction for group in stratum)
     slack = max(TOLERANCE * wanted, max(group.images for group in stratum) / 2)
     both_sides = range(1, len(stratum))
     fitting = [count for count in both_sides if abs(sums[count] - wanted) <= slack]
+    # Else the line goes to the nearest cut that is close enough, or to the closest cut there is.
     if fitting:
         return min(fitting, key=lambda count: (abs(count - drawn), count))
     return min(both_sides, key=lambda count: (abs(sums[count] - wanted), count))
@@ -124,6 +131,7 @@ def _show_every_class_on_both_sides(
     for name in sorted(sides[True] | sides[False]):
         if spread[name] == 1 or (sides[True][name] and sides[False][name]):
             continue
+        # The class is on one side only. Groups next to the line move first: theirs is the closest draw.
         side = sides[True][name] > 0
         candidates = [index for index, group in enumerate(ordered) if name in group.classes]
         for index in reversed(candidates) if side else candidates:
@@ -141,7 +149,7 @@ class Grouping:
 
     Attributes:
         groups: One a sample.
-        ungrouped: Samples that the file of groups does not name; each is a group of its own.
+        ungrouped: Samples that the file of groups does not name; each is a separate group.
         unused: Names in that file that are no samples.
     """
 
@@ -155,7 +163,7 @@ def grouping(samples: Sequence[Sample], by: GroupBy | None, table: Mapping[str, 
 
     Args:
         samples: The samples.
-        by: How they are grouped; None makes each sample a group of its own.
+        by: How they are grouped; None makes each sample a separate group.
         table: Image name -> group, from :func:`read_groups`, where ``by`` names a file.
     """
     if by is None:
@@ -164,16 +172,17 @@ def grouping(samples: Sequence[Sample], by: GroupBy | None, table: Mapping[str, 
         return Grouping([_prefix(sample.stem, by.separator) for sample in samples])
     groups, used, ungrouped = [], set(), 0
     for sample in samples:
+        # The file may name images relative to the image folder or to the data set's root.
         key = next((name for name in (sample.stem, sample.name) if name in table), None)
         used.add(key)
         ungrouped += key is None
-        # No group of the file has a NUL in its name.
+        # A group of its own: no name in the file begins with a NUL, so it cannot join one by accident.
         groups.append(f"\0{sample.stem}" if key is None else table[key])
     return Grouping(groups, ungrouped, len(table.keys() - used))
 
 
 def _prefix(stem: str, separator: str) -> str:
-    """The stem up to the last separator; a separator other than "/" counts in the file name only."""
+    """Cut a stem at its last separator; a separator without "/" is searched in the file name only."""
     folder, slash, name = stem.rpartition("/")
     if "/" in separator:
         return stem.rpartition(separator)[0] or stem
@@ -199,6 +208,7 @@ def read_groups(path: Path, name: str) -> dict[str, str]:
     pairs = _of_sequences(text, name) if path.suffix.lower() == ".json" else _of_table(text, name)
     table: dict[str, str] = {}
     for image, group, position in pairs:
+        # The same image may be named several times, as long as its group is the same.
         key = _without_suffix(image)
         if table.setdefault(key, group) != group:
             raise _wrong(

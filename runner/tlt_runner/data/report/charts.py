@@ -1,4 +1,4 @@
-"""Charts of the dataset report as inline SVG: objects by class, objects' sizes with the anchors.
+"""Draw the charts of the dataset report as inline SVG: objects by class, objects' sizes with the anchors.
 
 Called by the page (:mod:`tlt_runner.data.report.html`), whose style sets the colours by class. The colours
 given here hold for a chart that is taken out of the page. Drawn without matplotlib: ADR 12.
@@ -15,7 +15,7 @@ from tlt_runner.data.formats.names import printable
 from tlt_runner.data.report.report import ReportedClass, ReportedSize
 
 GOOD_OVERLAP = 0.5
-"""IoU of shapes from which an anchor is said to suit an object."""
+"""IoU of shapes from which an anchor suits an object."""
 BLUE, AMBER, RED, GREY = "#2f6fb2", "#e0a030", "#c8372d", "#dde3ea"
 _CLASSES_DRAWN = 60
 _ROW, _LABEL, _BAR = 34, 200, 480
@@ -23,7 +23,7 @@ _PLOT, _MARGIN = 420, 52
 
 
 def suited(sizes: Sequence[ReportedSize], anchors: Anchors) -> float | None:
-    """Share of objects with an anchor whose shape overlaps theirs by IoU 0.5, both at one corner.
+    """Compute the share of objects with an anchor whose shape overlaps theirs by IoU 0.5, both at one corner.
 
     Objects count as the middle of their bin, which is at most 9 % off in width and height.
     """
@@ -63,6 +63,7 @@ def class_histogram(classes: Sequence[ReportedClass]) -> str:
             )
     height = max(1, len(drawn)) * _ROW
     more = len(ordered) - len(drawn)
+    # A data set of a thousand classes would make a page of bars.
     note = f"<p>and {more} classes with fewer objects</p>" if more > 0 else ""
     return (
         f'<svg class="classes" role="img" aria-label="objects by class" '
@@ -75,6 +76,7 @@ def size_histogram(sizes: Sequence[ReportedSize], anchors: Anchors | None) -> st
     shapes = anchors.shapes() if anchors is not None else []
     if not sizes:
         return "<p>no objects</p>"
+    # Both axes have one range, so that squares look like squares; anchors outside of the data widen it.
     edges = [math.log2(value) for size in sizes for value in (size.width, size.height)]
     edges += [math.log2(max(1.0, value)) for shape in shapes for value in shape]
     low, high = math.floor(min(edges)), math.ceil(max(edges) + 0.125)
@@ -86,6 +88,7 @@ def size_histogram(sizes: Sequence[ReportedSize], anchors: Anchors | None) -> st
     def up(pixels: float) -> float:
         return _MARGIN / 4 + _PLOT - (math.log2(max(pixels, 2.0**low)) - low) * unit
 
+    # Opacity is logarithmic: bins of a few objects stay visible beside those of thousands.
     most = max(size.objects for size in sizes)
     side = unit / 4
     bins = "".join(

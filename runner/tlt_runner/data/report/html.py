@@ -1,7 +1,7 @@
-"""The dataset report as one HTML page (dataset-report.html): no scripts, nothing loaded.
+"""Render the dataset report as one HTML page (dataset-report.html): no scripts, nothing loaded.
 
 Preparation writes it beside dataset-report.json. Names of files and classes come from strangers: the template
-(page.html.jinja) escapes every text, and control characters are shown, not sent.
+(page.html.jinja) escapes every text, control characters included.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlt_api.model import Anchors
+from tlt_runner.data.formats import names
 from tlt_runner.data.report import charts
 from tlt_runner.data.report.report import DatasetReport
 from tlt_runner.data.report.thumbnails import Thumbnail, thumbnails
@@ -27,7 +28,6 @@ _LONGEST = 300
 """Characters of a text at most."""
 _FINDINGS_SHOWN = 6
 """Findings below a picture at most."""
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), 11, 12, *range(14, 32), *range(127, 160))}
 
 
 def render(report: DatasetReport, anchors: Anchors, pictures: Sequence[Thumbnail]) -> str:
@@ -70,7 +70,7 @@ def _template() -> Template:
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         # Every text that the template prints passes through it, so that none can be forgotten.
-        finalize=_printable,
+        finalize=_cut_and_escaped,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -80,16 +80,17 @@ def _template() -> Template:
     return environment.get_template("page.html.jinja")
 
 
-def _printable(value: Any) -> Any:
-    """Cut a text, and show its control characters and lone surrogates as escapes."""
+def _cut_and_escaped(value: Any) -> Any:
+    """Cut a text, and escape its control characters and lone surrogates; markup and numbers stay."""
+    # Markup is made here (charts, pictures) and escapes its own texts.
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     cut = value if len(value) <= _LONGEST else f"{value[: _LONGEST - 1]}…"
-    return cut.encode("utf-8", "backslashreplace").decode().translate(_CONTROLS)
+    return names.printable(cut)
 
 
 def _headline(report: DatasetReport) -> list[tuple[str, str, bool]]:
-    """Name and value of each figure at the top, and True if it says something against the data."""
+    """List the figures at the top: name, value, and True for a figure that points to a problem."""
     left_out = sum(report.skipped_by_problem.values())
     dropped = sum(report.dropped_by_problem.values())
     bad_share = f"{report.bad_images / max(1, report.images):.1%}"
@@ -98,7 +99,7 @@ def _headline(report: DatasetReport) -> list[tuple[str, str, bool]]:
         ("to train on", f"{report.training_images:,}", False),
         ("to validate on", f"{report.validation_images:,}", False),
         ("images left out", f"{left_out:,}", left_out > 0),
-        ("images with something wrong", bad_share, report.bad_images > 0),
+        ("images with problems", bad_share, report.bad_images > 0),
         ("label lines", f"{report.lines:,}", False),
         ("objects", f"{report.objects:,}", False),
         ("lines dropped as wrong", f"{dropped:,}", dropped > 0),
@@ -110,7 +111,7 @@ def _headline(report: DatasetReport) -> list[tuple[str, str, bool]]:
 
 
 def _left_out(report: DatasetReport) -> list[tuple[str, int, list[tuple[str, int]], Sequence[Any]]]:
-    """Title, count, counts by problem and findings of everything that was left out."""
+    """List the sections about data left out: title, count, counts by problem, findings."""
     by_problem = [
         ("images left out", report.skipped_by_problem, report.skipped),
         ("label lines dropped", report.dropped_by_problem, report.dropped),
@@ -124,17 +125,17 @@ def _left_out(report: DatasetReport) -> list[tuple[str, int, list[tuple[str, int
 
 
 def _unusual(report: DatasetReport) -> list[tuple[str, int, Sequence[str]]]:
-    """Title, number and names of the images of each kind that is unusual."""
+    """List the kinds of unusual images: title, number, names of the images."""
     kinds = [
         *((str(oddity), report.odd_images[oddity], names) for oddity, names in report.odd.items()),
         ("validation images that are training images, too", report.leaked_images, report.leaked),
-        ("training images that are there twice", report.duplicate_images, report.duplicates),
+        ("duplicate training images", report.duplicate_images, report.duplicates),
     ]
     return [kind for kind in kinds if kind[1]]
 
 
 def _by_count(counts: Mapping[Any, int]) -> list[tuple[str, int]]:
-    """Names with their counts, the most frequent first."""
+    """Sort names with their counts, the most frequent first."""
     return sorted(
         ((str(name), count) for name, count in counts.items()), key=lambda item: (-item[1], item[0])
     )

@@ -1,8 +1,8 @@
-"""The dataset report: every image left out, every line dropped, and why (dataset-report.json).
+"""Dataset report: every image left out, every line dropped, and the reasons (dataset-report.json).
 
 :class:`~tlt_runner.data.report.statistics.DatasetStatistics` are filled in while the data are converted. The
-report is their frozen form: people read it, :mod:`tlt_runner.data.report.html` draws it, and :func:`judge`
-decides by it.
+report is their frozen form: people read it, :mod:`tlt_runner.data.report.html` draws it, and
+:func:`enforce_policy` decides by it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ HARMLESS = {Problem.TOO_SMALL}
 
 
 class ReportedFinding(StatusModel):
-    """One finding."""
+    """Finding of the report, as it is stored in JSON."""
 
     file: str
     """The file at fault, relative to the data set's root."""
     line: int | None = None
-    """Its line, from 1, where the file has lines."""
+    """Line of the file at fault, from 1; None if the file has no lines."""
     image: str | None = None
     """The image to which a dropped line belongs."""
     problem: Problem
@@ -49,9 +49,9 @@ class ReportedClass(StatusModel):
     name: str
     """The class."""
     training: int
-    """Its objects to train on."""
+    """Number of training objects of the class."""
     validation: int
-    """Its objects to validate on."""
+    """Number of validation objects of the class."""
 
 
 class ReportedSize(StatusModel):
@@ -167,16 +167,18 @@ def require_both_subsets(report: DatasetReport) -> None:
         )
 
 
-def judge(report: DatasetReport, policy: BadSamples) -> None:
+def enforce_policy(report: DatasetReport, policy: BadSamples) -> None:
     """Fail if the data have more bad samples than the policy allows.
 
     Raises:
         RunnerError: ``BadSamples``, naming the first ten files with their lines.
     """
     strict = policy.policy == "Fail"
+    # Labels without an image and unusable label files spoil no image: only the strict policy counts them.
     label_problems = sum(report.label_problems.values())
     bad = report.bad_images + (report.labels_without_image + label_problems if strict else 0)
     share = report.bad_images / max(1, report.images)
+    # Skip tolerates a fraction of bad images, Fail not a single bad entry.
     if bad == 0 or (not strict and share <= policy.max_fraction):
         return
     wrong = [
@@ -204,6 +206,7 @@ def _all_listed(report: DatasetReport) -> bool:
 
 def _named(findings: Iterable[ReportedFinding], all_listed: bool) -> str:
     """Name the first ten files, each with its lines and its first finding, and count the others."""
+    # One entry a file: a label with a thousand bad lines must not hide the other files.
     by_file: dict[str, list[ReportedFinding]] = {}
     for finding in findings:
         by_file.setdefault(finding.file, []).append(finding)

@@ -93,12 +93,14 @@ class DatasetStatistics(BaseModel):
             for finding in listing.skipped:
                 self._skip(finding)
             for sample in listing.samples:
+                # A name in several folders is legal, each is an image of its own, but the report counts it.
                 path = PurePosixPath(sample.name)
                 folders[path.name].add(str(path.parent))
         self.repeated_names += sum(len(names) > 1 for names in folders.values())
 
     def add(self, sample: Sample, outcome: SampleOutcome, subset: Subset) -> None:
         """Add the outcome of one sample."""
+        # Nothing of an image that is left out counts, not even its classes.
         if outcome.skipped is not None:
             self._skip(outcome.skipped)
             return
@@ -133,6 +135,7 @@ class DatasetStatistics(BaseModel):
     def merge(self, other: DatasetStatistics) -> None:
         """Add the counts and findings of another one. Associative; each list keeps its first 10,000."""
         for name in type(self).model_fields:
+            # By type, so that a new field cannot be forgotten here.
             value, added = getattr(self, name), getattr(other, name)
             if isinstance(value, Counter):
                 value.update(added)
@@ -159,6 +162,7 @@ class DatasetStatistics(BaseModel):
             )
             for class_id, name in enumerate(mapping.class_names)
         ]
+        # Everything is sorted: the same data give the same bytes, whatever the order of the threads.
         report = DatasetReport(
             images=self.images,
             usable_images=self.usable_images.total(),
@@ -199,6 +203,7 @@ class DatasetStatistics(BaseModel):
             ],
             warnings=[],
         )
+        # The warnings look at the finished report.
         return report.model_copy(update={"warnings": warnings.warnings(report)})
 
     def _skip(self, finding: Finding) -> None:
@@ -208,7 +213,7 @@ class DatasetStatistics(BaseModel):
 
 
 def _bin(pixels: float) -> int:
-    """The bin of a side: bin i reaches from 2 ** (i / 4) to 2 ** ((i + 1) / 4) pixels."""
+    """Find the bin of a side: bin i reaches from 2 ** (i / 4) to 2 ** ((i + 1) / 4) pixels."""
     return min(_BINS - 1, max(0, math.floor(math.log2(max(pixels, 1.0)) * BINS_PER_OCTAVE)))
 
 

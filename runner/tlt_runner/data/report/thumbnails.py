@@ -1,4 +1,4 @@
-"""Small pictures of the images with the most findings, for the data set report's page.
+"""Draw small pictures of the images with the most findings, for the data set report's page.
 
 Many problems are seen best in the image itself: a grey lower half, a box beside the object. Whatever prevents
 a picture gives a tile without one, never an error.
@@ -32,7 +32,7 @@ _RED, _STROKE = (40, 40, 230), 2
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """An image with findings.
+    """Image with findings, and its picture.
 
     Attributes:
         image: Its path relative to the data set's root.
@@ -74,6 +74,7 @@ def worst(report: DatasetReport) -> list[tuple[str, list[ReportedFinding]]]:
     shown: set[Problem] = set()
     for image, findings in sorted(by_image.items(), key=badness):
         problems = {finding.problem for finding in findings}
+        # An image with a kind of problem not shown yet comes before a second one of the same kind.
         (repeated if problems <= shown else new).append((image, findings))
         shown |= problems
     return [*new, *repeated][:SHOWN]
@@ -96,6 +97,7 @@ def _thumbnail(
 def _picture(data: bytes, findings: Sequence[ReportedFinding]) -> bytes | None:
     import cv2
 
+    # Decoding it is what the limits protect from.
     if any(finding.problem == Problem.HUGE_IMAGE for finding in findings):
         return None
     try:
@@ -111,6 +113,7 @@ def _decoded(data: bytes) -> Any:
     import cv2
     import simplejpeg
 
+    # libjpeg decodes at a fraction of the size for a fraction of the cost; cv2 takes what it refuses.
     if data.startswith(jpeg.START):
         with suppress(ValueError):
             return simplejpeg.decode_jpeg(data, "BGR", strict=False, min_height=SIDE, min_width=SIDE)
@@ -136,6 +139,7 @@ def _encoded(pixels: Any) -> bytes | None:
     """Encode as JPEG, at the best quality that fits a picture's share of the page."""
     import cv2
 
+    # Noise compresses badly: the quality falls until the picture fits its share of the page.
     for quality in _QUALITIES:
         encoded, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
         if not encoded:

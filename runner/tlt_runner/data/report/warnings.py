@@ -1,7 +1,7 @@
-"""Warnings of the dataset report: sentences for a person to look at.
+"""Write the warnings of the dataset report: sentences for a person to look at.
 
 :meth:`tlt_runner.data.report.statistics.DatasetStatistics.to_report` calls it. A warning stops nothing; a job
-is stopped by :func:`tlt_runner.data.report.report.judge`.
+is stopped by :func:`tlt_runner.data.report.report.enforce_policy`.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def _of_classes(report: DatasetReport) -> list[str]:
 
 def _of_imbalance(classes: Sequence[ReportedClass]) -> list[str]:
     trained = sorted((item for item in classes if item.training), key=lambda item: item.training)
+    # Classes without any training object have a warning of their own.
     if not trained or trained[-1].training <= IMBALANCE * trained[0].training:
         return []
     rare, common = trained[0], trained[-1]
@@ -90,8 +91,8 @@ def _of_images(report: DatasetReport) -> list[str]:
         "images are in none of the lists (imageSet) and were not used": (report.unlisted_images, []),
     }
     return [
-        f"{what}: {count}{f' ({_first(names, count)})' if names else ''}"
-        for what, (count, names) in counts.items()
+        f"{subject}: {count}{f' ({_first(names, count)})' if names else ''}"
+        for subject, (count, names) in counts.items()
         if count
     ]
 

@@ -43,11 +43,11 @@ def create_evaluate(
     """
     # Images that fit in memory at once: accumulation applies to updates only.
     batch_size = spec.training.batch_size_per_gpu * workers.replicas
-    shared = Shared(workers.share, workers.total) if workers.several else None
+    shared = Shared(workers.worker_slice, workers.total) if workers.several else None
 
     def batches_until_stop() -> Iterator[Any]:
         data = batches.validation_batches(
-            records, batch_size, records.manifest.most_objects, share=workers.share
+            records, batch_size, records.manifest.most_objects, worker_slice=workers.worker_slice
         )
         for batch in data:
             stop.raise_if("while evaluating; the checkpoint before it is kept")

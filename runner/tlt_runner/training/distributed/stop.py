@@ -47,7 +47,7 @@ class StopAgreement(Stop):
         now = self._clock()
         # Sums over all workers, so that all of them choose the same next interval.
         requests, seconds = self._workers.total([self._stop.requested(), now - self._synchronised])
-        mean_seconds = max(float(seconds), 1e-6) / self._workers.share.count
+        mean_seconds = max(float(seconds), 1e-6) / self._workers.worker_slice.count
         fitting = int(SYNCHRONISATION_SECONDS * self._interval / mean_seconds)
         # At most doubled: a few fast calls after a pause say little about the next ones.
         self._interval = max(1, min(fitting, 2 * self._interval, MAX_CALLS))

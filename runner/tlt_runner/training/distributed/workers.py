@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from tlt_api.failures import Reason
 from tlt_runner.cancel import Stop
-from tlt_runner.data.input_pipeline.worker_slice import Share
+from tlt_runner.data.input_pipeline.worker_slice import WorkerSlice
 from tlt_runner.errors import RunnerError
 from tlt_runner.training.distributed import rendezvous
 
@@ -65,9 +65,9 @@ class Workers:
         return self.index == 0
 
     @property
-    def share(self) -> Share:
-        """This worker's share of a batch of all replicas."""
-        return Share(self.index, max(1, len(self.addresses)))
+    def worker_slice(self) -> WorkerSlice:
+        """This worker's slice of a batch of all replicas."""
+        return WorkerSlice(self.index, max(1, len(self.addresses)))
 
     @property
     def replicas(self) -> int:
@@ -77,7 +77,7 @@ class Workers:
     @property
     def local_replicas(self) -> int:
         """Replicas of this worker."""
-        return self.replicas // self.share.count
+        return self.replicas // self.worker_slice.count
 
     def total(self, values: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Sum the arrays of all workers, of one shape, as float32: whole numbers are exact below 2^24."""

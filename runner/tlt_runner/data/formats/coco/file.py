@@ -34,7 +34,7 @@ class FileError(Exception):
 
     Attributes:
         finding: Why.
-        other_kind: Whether it is a sound file of something else than boxes (captions, panoptic, image_info).
+        other_kind: True for a sound file of something else than boxes (captions, panoptic, image_info).
     """
 
     def __init__(self, file: str, message: str, line: int | None = None, *, other_kind: bool = False) -> None:
@@ -94,6 +94,7 @@ def load(file: str, path: Path) -> CocoFile:
             message = f"expected a list {name}, got {got}: no COCO file with boxes"
             raise FileError(file, message, other_kind=not set(LISTS) <= top.keys())
     annotations = top["annotations"]
+    # captions_*.json has the three lists, too, but no boxes.
     if annotations and not any(isinstance(entry, dict) and "bbox" in entry for entry in annotations):
         message = f"expected annotations with a bbox, got {len(annotations)} without"
         raise FileError(file, message, other_kind=True)
@@ -105,6 +106,7 @@ def _text(file: str, path: Path) -> str:
         data = lines.content(path, MAX_BYTES)
     except ValueError as error:
         raise FileError(file, str(error)) from error
+    # A byte order mark is dropped: json would refuse it.
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -119,6 +121,7 @@ def _parse(file: str, text: str) -> Any:
         raise FileError(file, f"expected JSON, column {error.colno}: {error.msg}", error.lineno) from error
     except RecursionError as error:
         raise FileError(file, "expected JSON that is not nested as deeply") from error
+    # Python refuses whole numbers of more than 4,300 digits, which take time to convert.
     except ValueError as error:
         raise FileError(file, f"expected numbers of a usual size: {error}") from error
 
@@ -128,13 +131,13 @@ def _read_fields(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def entry_name(name: str, index: int, entry: object) -> str:
-    """The name of an entry in messages: ``annotations[12] (id 345)``."""
+    """Name an entry for messages: ``annotations[12] (id 345)``."""
     number = entry.get("id") if isinstance(entry, dict) else None
     return f"{name}[{index}] (id {_short(number)})" if _is_id(number) else f"{name}[{index}]"
 
 
 def fields(entry: object) -> Mapping[str, Any]:
-    """An entry of one of the lists as an object.
+    """Return an entry of one of the lists as an object.
 
     Raises:
         EntryError: It is none.
@@ -145,7 +148,7 @@ def fields(entry: object) -> Mapping[str, Any]:
 
 
 def identity(entry: Mapping[str, Any], name: str) -> Id:
-    """``id``, ``image_id`` or ``category_id``: a whole number, or text as some tools write it.
+    """Read ``id``, ``image_id`` or ``category_id``: a whole number, or text as some tools write it.
 
     Raises:
         EntryError: There is none.
@@ -157,7 +160,7 @@ def identity(entry: Mapping[str, Any], name: str) -> Id:
 
 
 def file_name(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """The parts of an image's ``file_name``.
+    """Split an image's ``file_name`` into its parts.
 
     Raises:
         EntryError: There is none, or it could leave the image folder.
@@ -166,6 +169,7 @@ def file_name(entry: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(value, str) or not PurePosixPath(value).parts:
         raise EntryError(Problem.MISSING_FIELD, f"file_name: expected text, got {_short(value)}")
     parts = PurePosixPath(value).parts
+    # A drive or a backslash means that the path was written on Windows; here it would be part of a name.
     absolute = value.startswith("/") or _DRIVE.match(value)
     if absolute or ".." in parts or "\\" in value or not names.is_safe(value):
         expected = "a name relative to the image folder, without '..', '\\' and control characters"
@@ -174,7 +178,7 @@ def file_name(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def image_size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Height and width of an image; 0 or nothing means that the tool did not know.
+    """Read height and width of an image; None for 0 or a missing field, with which tools say "unknown".
 
     Raises:
         EntryError: They are no size.
@@ -189,7 +193,7 @@ def image_size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def class_name(entry: Mapping[str, Any]) -> str:
-    """The name of a category.
+    """Read the name of a category.
 
     Raises:
         EntryError: There is none.
@@ -203,19 +207,20 @@ def class_name(entry: Mapping[str, Any]) -> str:
 
 
 def is_crowd(entry: Mapping[str, Any]) -> bool:
-    """Whether an annotation is a region to leave out of account.
+    """Return True for an annotation that marks a region to leave out of account.
 
     Raises:
         EntryError: ``iscrowd`` is neither 0 nor 1.
     """
     value = entry.get("iscrowd")
+    # Tools that know no crowds leave the field out.
     if value is not None and value not in (0, 1):
         raise EntryError(Problem.NOT_A_NUMBER, f"iscrowd: expected 0 or 1, got {_short(value)}")
     return bool(value)
 
 
 def box(entry: Mapping[str, Any]) -> Box:
-    """``bbox`` as top, left, bottom, right edge, in pixels.
+    """Convert ``bbox`` to top, left, bottom, right edge, in pixels.
 
     Raises:
         EntryError: It is missing, no numbers, or has no area.
@@ -245,11 +250,12 @@ def _required(entry: Mapping[str, Any], name: str) -> Any:
 
 
 def _is_number(value: object) -> bool:
+    # A bool is an int in Python, but no number in JSON.
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(_near(value))
 
 
 def _near(value: float) -> float:
-    """The value, but for a whole number that no float can hold: it is finite all the same."""
+    """Return a float as it is, and 0 for a whole number: it is finite, even where no float can hold it."""
     return value if isinstance(value, float) else 0.0
 
 

@@ -1,4 +1,4 @@
-"""Several COCO files joined to one data set."""
+"""Join several COCO files to one data set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tlt_runner.data.formats.names import composed
 from tlt_runner.data.sample import Finding, Problem
 
 _NUMBERS = 5
-"""Of an object: class, top, left, bottom, right."""
+"""Numbers stored for each object: class, top, left, bottom, right."""
 _Object = tuple[int, Box]
 """Class number, box."""
 _NONE: frozenset[_Object] = frozenset()
@@ -54,7 +54,7 @@ class Image:
 
 @dataclass
 class _Refused:
-    """An entry of images[] that leads to no image, and the annotations that go with it."""
+    """An entry of images[] that leads to no image, and its number of annotations."""
 
     entry: str
     problem: Problem
@@ -67,7 +67,7 @@ class _Refused:
 
 
 class Merged:
-    """All files of a data set.
+    """Images, annotations and classes of all COCO files of a data set.
 
     Args:
         images: The image folder.
@@ -118,6 +118,7 @@ class Merged:
         self, to: list[Finding], file: CocoFile, name: str, index: int, entry: object, error: EntryError
     ) -> None:
         """Add a finding for an entry, or only count it where there are too many."""
+        # A file with millions of bad entries must not fill the memory with findings.
         if self._refused == MAX_FINDINGS:
             self._further[error.problem] += 1
             return
@@ -126,7 +127,7 @@ class Merged:
         to.append(Finding(file.file, error.problem, message, box=error.box))
 
     def _add_images(self, file: CocoFile) -> dict[Id, Image | _Refused]:
-        """The images by their id in the file."""
+        """Add the images of a file; return them by their id in it."""
         images: dict[Id, Image | _Refused] = {}
         for index, entry in enumerate(file.images):
             try:
@@ -136,6 +137,8 @@ class Merged:
             except EntryError as error:
                 self._refuse(self.findings, file, "images", index, entry, error)
                 continue
+            # An entry that leads to no image keeps its id: its annotations are counted with it, and not
+            # reported one by one.
             try:
                 images[key] = self._image(file, index, entry)
             except EntryError as error:
@@ -148,6 +151,7 @@ class Merged:
         image = self.images.setdefault(name, Image(file.file, None))
         try:
             size = coco_file.image_size(entry)
+            # Two files that name one image must agree on its size; boxes depend on it.
             if size and image.size and size != image.size:
                 message = f"expected {_pixels(image.size)} as in an earlier entry, got {_pixels(size)}"
                 raise EntryError(Problem.SIZE_MISMATCH, message)
@@ -157,7 +161,7 @@ class Merged:
         return image
 
     def _name_of(self, parts: tuple[str, ...]) -> str:
-        """The image in the folder that a file_name means.
+        """Find the image in the folder that a file_name means.
 
         It is taken as it stands, else from the folders above, else, without a folder, from the one sub-folder
         that has it.
@@ -166,10 +170,12 @@ class Merged:
             EntryError: There is none, or several.
         """
         parts = tuple(map(composed, parts))
+        # Leading folders of the file_name may repeat the end of the image folder's own path.
         for above in range(min(len(parts), len(self._above) + 1)):
             name = self._names.get("/".join(parts[above:]))
             if name is not None and parts[:above] == self._above[len(self._above) - above :]:
                 return name
+        # A bare name is searched in the sub-folders; two images of that name are ambiguous.
         bare, rival = self._bare.get("/".join(parts)), self._rivals.get("/".join(parts))
         if bare is not None and rival is None:
             return bare
@@ -179,7 +185,7 @@ class Merged:
         raise EntryError(Problem.LABEL_WITHOUT_IMAGE, message)
 
     def _class_numbers(self, file: CocoFile) -> dict[Id, int]:
-        """The classes by their category's id in the file; categories of one name are one class."""
+        """Number the classes of a file by category id; categories of one name are one class."""
         numbers: dict[Id, int] = {}
         for index, entry in enumerate(file.categories):
             try:
@@ -198,7 +204,7 @@ class Merged:
     def _add_annotations(
         self, file: CocoFile, images: Mapping[Id, Image | _Refused], classes: Mapping[Id, int]
     ) -> int:
-        """Add the annotations to their images; the result is how many were there already."""
+        """Add the annotations to their images; return the number of those that an earlier file has, too."""
         before: dict[int, frozenset[_Object]] = {}
         repeated = 0
         for index, entry in enumerate(file.annotations):
@@ -207,9 +213,11 @@ class Merged:
             except EntryError as error:
                 self._refuse(self.findings, file, "annotations", index, entry, error)
                 continue
+            # Their image is reported once, with the number of its annotations.
             if isinstance(image, _Refused):
                 image.annotations += 1
                 continue
+            # Objects of earlier files only: two equal annotations within one file are two objects.
             if id(image) not in before:
                 before[id(image)] = frozenset(image.objects()) or _NONE
             try:
@@ -234,7 +242,7 @@ def _image_of(entry: Mapping[str, Any], images: Mapping[Id, Image | _Refused]) -
 
 
 def _object(entry: Mapping[str, Any], classes: Mapping[Id, int]) -> _Object | None:
-    """Class number and box; None of a crowd region."""
+    """Read class number and box of an annotation; None for a crowd region."""
     if coco_file.is_crowd(entry):
         return None
     key = coco_file.identity(entry, "category_id")

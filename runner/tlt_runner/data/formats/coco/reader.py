@@ -53,7 +53,7 @@ class CocoReader:
 
     @classmethod
     def open(cls, root: DatasetRoot, images: str, labels: str) -> Self:
-        """The reader of a folder below a data set's root; ``labels`` is a JSON file or a folder of them."""
+        """Open a folder below a data set's root; ``labels`` is a JSON file or a folder of them."""
         return cls(root.folder(images), _json_files(root, labels))
 
     def listing(self) -> Listing:
@@ -72,11 +72,13 @@ class CocoReader:
                 merged.add(coco_file.load(file, path))
                 used.append((file, path))
             except coco_file.FileError as error:
+                # The standard layout has captions_*.json beside instances_*.json: no reason to complain.
                 (others if error.other_kind else refused).append(error.finding)
         if not used:
             got = "; ".join(map(str, [*refused, *others][:_NAMED])) or "no .json file"
             message = f"expected a COCO file with images, annotations and categories, got {got}"
             raise RunnerError(Reason.NO_LABELS, message)
+        # From here on only these are kept: five numbers an object instead of the parsed JSON.
         self._images, self._classes = merged.images, merged.classes
         samples, skipped = self._samples(image_files.names)
         return Listing(
@@ -94,6 +96,7 @@ class CocoReader:
         samples: dict[str, Sample] = {}
         skipped = []
         for name in images:
+            # The key is composed Unicode for matching; the stem is the name as it is in the file system.
             key, stem = names.stem(name), posixpath.splitext(name)[0]
             image = self._images.get(name)
             if image is None:
@@ -118,7 +121,7 @@ class CocoReader:
         return Counter(box.class_name for box in self.read(sample, (0, 0)).boxes)
 
     def read(self, sample: Sample, image_size: tuple[int, int]) -> Labels:
-        """The annotations of an image; their pixels are absolute, so ``image_size`` does not matter."""
+        """Return the annotations of an image; their pixels are absolute: ``image_size`` is not used."""
         image = self._images[str(sample.key)]
         boxes = tuple(LabelledBox(self._classes[number], box) for number, box in image.objects())
         return Labels(boxes, tuple(image.findings), image.ignored, image.size)
@@ -133,8 +136,9 @@ class CocoReader:
 
 
 def _json_files(root: DatasetRoot, labels: str) -> list[tuple[str, Path]]:
-    """Path relative to the root and path of every COCO file, sorted."""
+    """List every COCO file: its path relative to the root and its path, sorted."""
     name = relative(labels)
+    # labels may be one JSON file, or a folder of them.
     if name.lower().endswith(SUFFIX):
         try:
             return [(name, root.file(name))]
@@ -150,6 +154,7 @@ def _json_files(root: DatasetRoot, labels: str) -> list[tuple[str, Path]]:
                 f"expected .json files in {join(uri, folder.relative)}, which has "
                 f"{folders.holdings(folder.path)}",
             )
+    # A file that cannot be read may hold annotations of any image: without it objects would be background.
     if findings:
         raise RunnerError(Reason.NO_LABELS, str(findings[0]), "Repair the file, or take it away.")
     return [(folder.file(name), folder.path / name) for name in files.values()]

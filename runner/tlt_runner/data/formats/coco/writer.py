@@ -24,7 +24,7 @@ LABEL_FILES: dict[Subset, str] = {
 
 
 class CocoWriter(Writer):
-    """One JSON file a subset; classes are numbers from 1."""
+    """Writes one JSON file for each subset; classes are numbers from 1."""
 
     image_folders = {"training": "images/train", "validation": "images/val"}
     dataset = {
@@ -50,11 +50,12 @@ class CocoWriter(Writer):
 
 
 class _Instances:
-    """One JSON file in the making."""
+    """Writes one JSON file, entry by entry."""
 
     def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
         self._path = path
         self._category = {name: number for number, name in enumerate(classes, start=1)}
+        # In the JSON all annotations come after all images: until then they wait in a second file.
         self._waiting = path.with_suffix(".annotations")
         self._images: IO[str] = path.open("x", encoding="ascii")
         self._annotations: IO[str] = self._waiting.open("x", encoding="ascii")
@@ -72,6 +73,7 @@ class _Instances:
             "width": width,
         }
         _append(self._images, entry, first=self._image_count == 1)
+        # Ids count from 1: pycocotools takes an annotation id of 0 for no match.
         for box in image.boxes:
             self._annotation_count += 1
             annotation = self._annotation(box, self._annotation_count)
