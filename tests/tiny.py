@@ -65,7 +65,7 @@ def run_spec(
 
 
 class StopAt(Stop):
-    """A stop request at the n-th step of a training; ``RecordingReporter`` starts the count."""
+    """A stop request at the n-th step of a training; ``ProgressRecorder`` starts the count."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -78,8 +78,8 @@ class StopAt(Stop):
         return self.left < 0
 
 
-class RecordingReporter(LocalReporter):
-    """A reporter that keeps every progress."""
+class ProgressRecorder(LocalReporter):
+    """A reporter that keeps every progress, and starts the count of a :class:`StopAt`."""
 
     def __init__(self, stop: Stop | None = None) -> None:
         super().__init__(None)
@@ -94,9 +94,9 @@ class RecordingReporter(LocalReporter):
             self.stop.training = progress.stage == "train"
 
 
-def execute(task: Any, run: RunSpec, scratch: Path, stop: Any = None) -> RecordingReporter:
+def execute(task: Any, run: RunSpec, scratch: Path, stop: Any = None) -> ProgressRecorder:
     """Run a task in this process."""
-    reporter = RecordingReporter(stop)
+    reporter = ProgressRecorder(stop)
     scratch.mkdir(parents=True, exist_ok=True)
     task.run(run.spec, run, Context(Storage(scratch=scratch), reporter, scratch, stop or Stop()))
     return reporter

@@ -8,6 +8,7 @@ imports TensorFlow before it has checked that its inputs are there. Exit codes a
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from tlt_runner.local.state import Folders
 
 INVALID_EXIT = 2
+SIGINT_EXIT = 128 + signal.SIGINT
+"""Exit code of a command that Ctrl-C ended, as shells count it."""
 SCENES = Scenes()
 
 
@@ -52,6 +55,8 @@ class Program(click.Group):
             from tlt_runner.exits import INTERNAL_EXIT
 
             code = INTERNAL_EXIT
+        except KeyboardInterrupt:  # click would say "Aborted!" and exit with 1, which is no exit code of ours
+            code = SIGINT_EXIT
         except Exception as error:
             from tlt_runner import exits
 

@@ -20,7 +20,7 @@ from cluster.errors import UnavailableError
 from cluster.object_store import ObjectStore, object_store
 from tlt_api.common import S3Storage
 from tlt_api.dataset import Dataset
-from tlt_api.failures import Reason
+from tlt_api.failures import CLASSES, Reason
 from tlt_runner.data import sample_digits
 from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.data.records import load_records
@@ -93,14 +93,14 @@ def test_the_digest_of_an_object_is_known_without_its_content(
         client.put_object(Bucket="bucket", Key="digest/foreign.keras", Body=b"x")
     fetched, fetch = [], storage.fetch
     monkeypatch.setattr(storage, "fetch", lambda uri: fetched.append(uri) or fetch(uri))  # type: ignore[func-returns-value]
-    assert storage.published(published.uri) == published
+    assert storage.stored(published.uri) == published
     assert not fetched
-    foreign = storage.published("s3://bucket/digest/foreign.keras")
+    foreign = storage.stored("s3://bucket/digest/foreign.keras")
     assert foreign is not None
     assert (foreign.sha256, foreign.size_bytes) == (hashlib.sha256(b"x").hexdigest(), 1)
     assert not [path for path in storage.scratch.rglob("*") if path.is_file()]  # no copy stays
-    assert storage.published("s3://bucket/digest/none.keras") is None
-    assert storage.published("s3://bucket/digest") is None
+    assert storage.stored("s3://bucket/digest/none.keras") is None
+    assert storage.stored("s3://bucket/digest") is None
 
 
 class CuttingProxy:
@@ -280,7 +280,7 @@ def test_a_server_that_is_away_is_unavailable_and_worth_a_retry(tmp_path: Path) 
     with pytest.raises(RunnerError) as caught:
         storage.fetch("s3://bucket/x")
     assert caught.value.reason == Reason.STORAGE_UNAVAILABLE
-    assert caught.value.failure_class.retryable
+    assert CLASSES[caught.value.reason].retryable
 
 
 def test_a_data_set_is_prepared_from_s3_to_s3_and_found_again(storage: Storage, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tlt_runner import exits
 from tlt_runner.commands import COMMANDS
 from tlt_runner.errors import RunnerError
 from tlt_runner.local import checks, flow, table, transitions
-from tlt_runner.local.state import Folders, State, body_of
+from tlt_runner.local.state import Folders, ResourceStore, body_of
 from tlt_runner.local.view import PlainView
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -165,7 +165,7 @@ def test_a_training_over_several_nodes_is_refused_before_anything_starts(
     assert caught.value.reason == Reason.INVALID_SPEC
     for part in ("TrainingJob/t", "spec.resources.nodes", "got 4", "1/4 of the images a step"):
         assert part in str(caught.value)
-    assert State(folders.state).load("TrainingJob", "t") is None
+    assert ResourceStore(folders.state).load("TrainingJob", "t") is None
 
 
 def test_of_several_resources_the_one_with_several_nodes_is_named() -> None:
@@ -218,7 +218,7 @@ def test_a_report_fills_only_the_fields_of_its_kind() -> None:
 
 
 def test_state_is_what_kubectl_would_show_and_reads_back_as_it_was(tmp_path: Path) -> None:
-    state = State(tmp_path)
+    state = ResourceStore(tmp_path)
     resource = done(training("t"), RunReport(metrics=Metrics(m_ap=0.5)))
     state.save(resource)
     body = json.loads((tmp_path / "status" / "TrainingJob-t.json").read_text())
@@ -231,9 +231,9 @@ def test_state_is_what_kubectl_would_show_and_reads_back_as_it_was(tmp_path: Pat
 
 def test_two_runs_do_not_share_a_state_folder(tmp_path: Path) -> None:
     with (
-        State(tmp_path).locked(),
+        ResourceStore(tmp_path).locked(),
         pytest.raises(RunnerError, match="another local run"),
-        State(tmp_path).locked(),
+        ResourceStore(tmp_path).locked(),
     ):
         pass
 

@@ -22,13 +22,13 @@ def test_a_file_is_published_described_fetched_and_removed_at_its_address(
     local.write_bytes(b"content")
     stored = storage.publish(local, "s3://bucket/runs/a.txt")
     assert (stored.uri, stored.size_bytes) == ("s3://bucket/runs/a.txt", 7)
-    assert storage.published("s3://bucket/runs/a.txt") == stored
+    assert storage.stored("s3://bucket/runs/a.txt") == stored
     assert storage.fetch("s3://bucket/runs/a.txt", stored.sha256).read_bytes() == b"content"
     assert storage.list_files("s3://bucket/runs") == ["a.txt"]
     assert (storage.folder("s3://bucket/runs") / "a.txt").read_bytes() == b"content"
     storage.remove("s3://bucket/runs", ["a.txt", "never.txt"])
     assert not storage.exists("s3://bucket/runs/a.txt")
-    assert storage.published("s3://bucket/runs/a.txt") is None
+    assert storage.stored("s3://bucket/runs/a.txt") is None
 
 
 def test_the_digest_is_verified_whichever_backend_fetched_the_file(storage: Storage, tmp_path: Path) -> None:

@@ -89,7 +89,8 @@ class OutputFolder:
                     raise
                 self.left_alone.append(name)
                 return
-            self._replace(name, content)
+            # Outputs can be made again: an fsync of file and folder for each would hold up the inference.
+            self._replace(name, content, durable=False)
             self.made[name] = digest
 
     def finish(self, report: InferenceReport) -> InferenceReport:
@@ -107,12 +108,14 @@ class OutputFolder:
             }
         )
         with storage_errors(str(self._folder / REPORT)):
-            self._replace(REPORT, (full.model_dump_json(indent=1, exclude_none=True) + "\n").encode())
+            self._replace(
+                REPORT, (full.model_dump_json(indent=1, exclude_none=True) + "\n").encode(), durable=True
+            )
             (self._folder / JOURNAL).unlink()
         return full
 
-    def _replace(self, name: str, content: bytes) -> None:
-        files.write(self._folder / name, content, partial=self._folder / WRITING)
+    def _replace(self, name: str, content: bytes, *, durable: bool) -> None:
+        files.write(self._folder / name, content, partial=self._folder / WRITING, durable=durable)
 
     def _is_foreign(self, name: str) -> bool:
         if not os.path.lexists(self._folder / name):

@@ -36,7 +36,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class CheckedInputs:
     """What a request names, as it is in the file system.
 
     Attributes:
@@ -52,7 +52,7 @@ class Inputs:
     other_files: Sequence[str]
 
 
-def check(request: Request, storage: Storage) -> Inputs:
+def check(request: Request, storage: Storage) -> CheckedInputs:
     """List the images, fetch the model, and refuse an output folder of someone else. Nothing is written.
 
     Args:
@@ -76,7 +76,7 @@ def check(request: Request, storage: Storage) -> Inputs:
         other_files = _other_files(request.images, images)
     with storage_errors(str(request.output)):
         output_folder.refuse_foreign(request.output)
-    return Inputs(storage.fetch(_address(request.model)), images.names, images.skipped, other_files)
+    return CheckedInputs(storage.fetch(_address(request.model)), images.names, images.skipped, other_files)
 
 
 def _check_folders(request: Request) -> None:

@@ -37,7 +37,7 @@ from tlt_runner.inference import detections
 from tlt_runner.inference.detections import ImageDetections
 from tlt_runner.inference.output_folder import OutputFolder
 from tlt_runner.inference.report import REPORT, InferenceReport, named
-from tlt_runner.inference.request import Inputs, Request
+from tlt_runner.inference.request import CheckedInputs, Request
 
 log = logging.getLogger(__name__)
 BATCH = 4
@@ -55,7 +55,7 @@ class _Loaded:
     oddities: tuple[Oddity, ...]
 
 
-def run(request: Request, inputs: Inputs, reporter: Reporter, stop: Stop) -> InferenceReport:
+def run(request: Request, inputs: CheckedInputs, reporter: Reporter, stop: Stop) -> InferenceReport:
     """Infer, and write images, labels and the report.
 
     Args:

@@ -19,7 +19,7 @@ from tlt_runner import exits, manifests
 from tlt_runner.commands import Command
 from tlt_runner.errors import RunnerError
 from tlt_runner.local import checks, child, table, transitions, view
-from tlt_runner.local.state import Folders, State
+from tlt_runner.local.state import Folders, ResourceStore
 
 
 def run_all(path: Path, folders: Folders, *, again: bool) -> int:
@@ -63,7 +63,7 @@ def only(command: Command, file: Path) -> Resource:
 
 def _run(resources: Sequence[Resource], folders: Folders, *, again: bool, part: Command | None = None) -> int:
     """Check everything that can be checked before, then run; ``part`` is a command that does a part only."""
-    state = State(folders.state)
+    state = ResourceStore(folders.state)
     with state.locked() as lock:
         ordered = list(resources) if part else checks.in_order(resources, state.load)
         flow = Flow(ordered, folders, state, lock, again=again)
@@ -89,7 +89,7 @@ class Flow:
     """
 
     def __init__(
-        self, ordered: Sequence[Resource], folders: Folders, state: State, lock: int, *, again: bool
+        self, ordered: Sequence[Resource], folders: Folders, state: ResourceStore, lock: int, *, again: bool
     ) -> None:
         self._folders = folders
         self._state = state

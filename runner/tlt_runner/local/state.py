@@ -69,7 +69,7 @@ class Folders:
         return folder
 
 
-class State:
+class ResourceStore:
     """The resources of earlier local runs.
 
     Args:

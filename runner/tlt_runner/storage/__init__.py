@@ -17,8 +17,7 @@ from tlt_api.common import S3Storage
 from tlt_api.failures import Reason
 from tlt_api.runspec import VOLUMES_ROOT
 from tlt_runner.errors import RunnerError, storage_errors
-from tlt_runner.files import PARTIAL_SUFFIX as PARTIAL_SUFFIX
-from tlt_runner.files import sha256_of as sha256_of
+from tlt_runner.files import sha256_of
 from tlt_runner.storage.address import join as join
 from tlt_runner.storage.address import parse as parse
 from tlt_runner.storage.address import relative as relative
@@ -103,7 +102,7 @@ class Storage:
         """
         return self._backend(uri).publish(local, parse(uri))
 
-    def published(self, uri: str) -> StoredFile | None:
+    def stored(self, uri: str) -> StoredFile | None:
         """Return digest and size of the file at an address; None if there is none.
 
         The digest of an S3 object is the one that :meth:`publish` wrote beside it; an object without one is

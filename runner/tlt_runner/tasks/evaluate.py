@@ -20,7 +20,7 @@ from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.evaluation import detectors
 from tlt_runner.evaluation.evaluate import evaluate
 from tlt_runner.tasks import inputs
-from tlt_runner.tasks.data_set import prepare
+from tlt_runner.tasks.convert import prepare
 from tlt_runner.training.checkpoint import model_file
 
 log = logging.getLogger(__name__)
