@@ -51,6 +51,7 @@ class Program(click.Group):
         except (click.ClickException, click.exceptions.Exit):  # misuse, --help: click answers
             raise
         except BrokenPipeError:  # the reader of our output has gone, for example `tlt validate | head`
+            # Or the interpreter's last flush of standard output would print a traceback.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             from tlt_runner.exits import INTERNAL_EXIT
 
@@ -114,14 +115,11 @@ def run_task(
 
 
 def _run_spec(command: Command, spec: Path, volumes: Path | None, report: Path | None) -> NoReturn:
-    """Run a task in a pod, or as a child of a local run. Does not return: the exit code is delivered here.
-
-    Native libraries are known to crash while the interpreter is torn down; that must not turn a finished run
-    into a failed one, so the process ends without it.
-    """
+    """Run a task in a pod, or as a child of a local run. Does not return: the process exits here."""
     import faulthandler
     import logging
 
+    # A crash of native code leaves the Python stack in the pod's log.
     faulthandler.enable()
     logging.basicConfig(
         level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -133,6 +131,8 @@ def _run_spec(command: Command, spec: Path, volumes: Path | None, report: Path |
     code = process.execute(command.name, spec, around)
     sys.stdout.flush()
     sys.stderr.flush()
+    # Not sys.exit: native libraries are known to crash while the interpreter is torn down, which would turn a
+    # finished run into a failed one.
     os._exit(code)
 
 

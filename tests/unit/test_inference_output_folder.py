@@ -17,7 +17,7 @@ ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 class Killed(BaseException):
-    """The process ends here."""
+    """Stands for a SIGKILL of the process."""
 
 
 def fill(folder: Path, *, killed: bool = False, **files: str) -> tuple[list[str], InferenceReport | None]:

@@ -1,4 +1,4 @@
-"""The request of ``tlt infer``, and everything that is checked before TensorFlow is imported.
+"""The request of ``tlt infer``, and its checks, which come before TensorFlow is imported.
 
 A misspelt folder or model is answered at once.
 """
@@ -20,7 +20,7 @@ from tlt_runner.storage import Storage
 
 @dataclass(frozen=True)
 class Request:
-    """What to infer.
+    """Arguments of an inference.
 
     Attributes:
         model: A .keras file: its path, or its address.
@@ -37,7 +37,7 @@ class Request:
 
 @dataclass(frozen=True)
 class CheckedInputs:
-    """What a request names, as it is in the file system.
+    """Model and images of a request, found and checked.
 
     Attributes:
         model: The model's file.
@@ -56,7 +56,7 @@ def check(request: Request, storage: Storage) -> CheckedInputs:
     """List the images, fetch the model, and refuse an output folder of someone else. Nothing is written.
 
     Args:
-        request: What to infer.
+        request: The command's arguments.
         storage: Reads the model.
 
     Raises:
@@ -86,6 +86,7 @@ def _check_folders(request: Request) -> None:
             f"expected a folder of images, got {request.images}, which is none",
             "Name the folder of images with --images.",
         )
+    # Resolved: a link could lead one folder into the other.
     source, target = request.images.resolve(), request.output.resolve()
     if target.is_relative_to(source) or source.is_relative_to(target):
         raise RunnerError(

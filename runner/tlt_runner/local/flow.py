@@ -188,7 +188,7 @@ class Flow:
             transitions.kept(resource, stored) if same and stored else transitions.new(resource, utc_now())
         )
         resolved = references.resolve(resource, self._lookup)
-        # convert and anchors need no model, and evaluate says which one it misses.
+        # convert and anchors need no model, and evaluate itself names the one that it misses.
         if not isinstance(resolved, references.Resolved):
             print(f"{resource.key}: without the model it starts from: {resolved.message}", flush=True)
             resolved = references.Resolved(Inputs())
@@ -223,10 +223,12 @@ class Flow:
 
     def _put(self, resource: Resource) -> None:
         self._current[resource.key] = resource
+        # Saved at every change: after a kill, the next `tlt run` resumes from here.
         self._state.save(resource)
         self._view.show(list(self._current.values()), utc_now())
 
     def _exit_code(self) -> int:
+        # A resource that failed only because its parent did has no exit code: the parent's decides.
         failures = [item.status.failure for item in self._current.values() if item.status.failure]
         ended_by_failure = next((item for item in failures if item.exit_code is not None), None)
         if ended_by_failure is not None:
@@ -239,5 +241,6 @@ class Flow:
 
 
 def _same_parent(stored: Resource, parent: Resource | None) -> bool:
+    # Without a dependency the model was named by address, and no parent can have run again.
     dependency = stored.status.dependency
     return dependency is None or (parent is not None and parent.uid == dependency.uid)

@@ -70,7 +70,7 @@ class Storage:
         """Return an existing folder, for reading; of s3:// a copy under the scratch folder.
 
         Raises:
-            NotFoundError: There is no such folder; the message says what is there.
+            NotFoundError: There is no such folder; the message says what exists instead.
         """
         return self._backend(uri).folder(parse(uri))
 
@@ -139,7 +139,7 @@ class Storage:
         return self._backend(uri).exists(parse(uri))
 
     def missing(self, uri: str) -> str | None:
-        """Say what is there instead of a file or folder that does not exist; None if it exists.
+        """Say what exists instead of a file or folder that does not; None if it exists.
 
         The answer is None if an S3 server does not let us list: only reading tells whether the object exists.
         """
@@ -148,7 +148,8 @@ class Storage:
     def _backend(self, uri: str) -> Backend:
         scheme = parse(uri).scheme
         if scheme not in self._backends:
-            from tlt_runner.storage.s3 import Buckets, ObjectStore  # imports boto3
+            # Imported for the first s3:// address only: boto3 is slow to import.
+            from tlt_runner.storage.s3 import Buckets, ObjectStore
 
             self._backends[scheme] = Buckets(ObjectStore(self.s3), self.scratch)
         return self._backends[scheme]

@@ -35,7 +35,7 @@ PART_BYTES = 16 << 20
 PARALLEL_REQUESTS = 16
 """Requests in flight, of all transfers together."""
 REMOVED_AT_ONCE = 1000
-"""Keys of one request, at most, by the protocol."""
+"""Most keys of one DeleteObjects request, by the S3 protocol."""
 _MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 _FULL = {"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage"}
@@ -95,6 +95,7 @@ class Buckets:
         """Make a fresh copy of the folder; files made there reach the bucket by :meth:`publish`."""
         path = self._copy_of(address)
         with storage_errors(str(path)):
+            # Objects that were removed from the bucket since must not live on in an older copy.
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir(parents=True)
         if self.exists(address):
@@ -116,7 +117,7 @@ class Buckets:
         return self._store.exists(address.root, address.path)
 
     def missing(self, address: Address) -> str | None:
-        """Say what is there instead; None if the object exists, or listing is denied."""
+        """Say what exists instead of the object; None if it exists, or if listing is denied."""
         return self._store.missing(address.root, address.path)
 
     def _copy_of(self, address: Address) -> Path:
@@ -124,7 +125,7 @@ class Buckets:
 
 
 class ObjectStore:
-    """One S3 server.
+    """An S3 server.
 
     Args:
         settings: Endpoint and region.
@@ -162,7 +163,7 @@ class ObjectStore:
         )
 
     def download(self, bucket: str, key: str, target: Path) -> Path:
-        """One object into a file, which appears whole or not at all."""
+        """Download an object to a file, which appears whole or not at all."""
         uri = f"s3://{bucket}/{key}"
         try:
             with storage_errors(str(target)):
@@ -174,13 +175,14 @@ class ObjectStore:
         return target
 
     def download_folder(self, bucket: str, prefix: str, target: Path) -> Path:
-        """Every object below a prefix into a folder, several at a time, while the listing goes on."""
+        """Download every object below a prefix into a folder, several at a time, during the listing."""
         start = f"{prefix}/" if prefix else ""
         running: deque[tuple[str, Any]] = deque()
         empty = True
         try:
             with self._errors(f"s3://{bucket}/{prefix}"):
                 for key in self._keys(bucket, start):
+                    # Consoles store an empty object of this name to show an empty folder.
                     if key.endswith("/"):
                         continue
                     empty = False
@@ -188,6 +190,7 @@ class ObjectStore:
                     with storage_errors(str(path)):
                         path.parent.mkdir(parents=True, exist_ok=True)
                     running.append((key, self._transfers.download(bucket, key, str(path))))
+                    # Bounded, or a bucket of a million objects would queue a million futures.
                     if len(running) >= 2 * PARALLEL_REQUESTS:
                         self._finish(bucket, *running.popleft())
             while running:
@@ -203,19 +206,20 @@ class ObjectStore:
         return target
 
     def upload(self, local: Path, bucket: str, key: str, sha256: str) -> None:
-        """A file as an object, its digest beside it as metadata. It appears whole or not at all."""
+        """Upload a file as an object, with its digest as metadata. It appears whole or not at all."""
         with self._errors(f"s3://{bucket}/{key}"):
             extra = {"Metadata": {"sha256": sha256}}
             self._transfers.upload(str(local), bucket, key, extra_args=extra).result()
 
     def remove(self, bucket: str, keys: Sequence[str]) -> None:
-        """Remove objects; those that are not there do not matter."""
+        """Remove objects; those that do not exist are skipped."""
         for first in range(0, len(keys), REMOVED_AT_ONCE):
             objects = [{"Key": key} for key in keys[first : first + REMOVED_AT_ONCE]]
             with self._errors(f"s3://{bucket}/{keys[first]}"):
                 answer = self._client.delete_objects(
                     Bucket=bucket, Delete={"Objects": objects, "Quiet": True}
                 )
+            # The request as a whole succeeds with 200 even if some keys were refused.
             for error in answer.get("Errors", ()):
                 raise _of_answer(
                     f"s3://{bucket}/{error['Key']} ({self._where})",
@@ -223,8 +227,9 @@ class ObjectStore:
                 )
 
     def exists(self, bucket: str, key: str) -> bool:
-        """Whether there is such an object, or objects below it."""
+        """Return True if the object exists, or any object below it."""
         with self._errors(f"s3://{bucket}/{key}"):
+            # Two listings: the first key with the prefix a/b may be a/b-c, which sorts before a/b/.
             for prefix in (key, f"{key}/" if key else ""):
                 answer = self._client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
                 names = [item["Key"] for item in answer.get("Contents", ())]
@@ -233,13 +238,13 @@ class ObjectStore:
         return False
 
     def list_files(self, bucket: str, prefix: str) -> list[str]:
-        """Keys of all objects below a prefix, relative to it and sorted."""
+        """Return the keys of all objects below a prefix, relative to it and sorted."""
         start = f"{prefix}/" if prefix else ""
         with self._errors(f"s3://{bucket}/{prefix}"):
             return sorted(key[len(start) :] for key in self._keys(bucket, start) if not key.endswith("/"))
 
     def missing(self, bucket: str, key: str) -> str | None:
-        """What is there instead of an object; None where it exists, or where listing is denied."""
+        """Say what exists instead of an object; None if the object exists, or if listing is denied."""
         try:
             return None if self.exists(bucket, key) else self._what_is_there(bucket, key)
         except NotFoundError as error:  # no such bucket
@@ -250,13 +255,17 @@ class ObjectStore:
             return None
 
     def describe(self, bucket: str, key: str) -> tuple[int, str | None] | None:
-        """Size of an object and the digest that :meth:`upload` wrote beside it; None where nothing is."""
-        if not self.exists(bucket, key):  # where listing is forbidden, asking for what is not there is too
+        """Return the size of an object and the digest that :meth:`upload` stored with it.
+
+        None if there is no such object; a digest of None if another program uploaded it.
+        """
+        # Where listing is forbidden, a HEAD of a missing object is too: both then leave as StorageDenied.
+        if not self.exists(bucket, key):
             return None
         try:
             with self._errors(f"s3://{bucket}/{key}"):
                 answer = self._client.head_object(Bucket=bucket, Key=key)
-        except NotFoundError:
+        except NotFoundError:  # a folder: only keys below it exist
             return None
         return answer["ContentLength"], answer["Metadata"].get("sha256")
 
@@ -293,6 +302,7 @@ class ObjectStore:
             yield
         except ClientError as error:
             raise _of_answer(where, error) from error
+        # Before BotoCoreError, of which both are subclasses: the server is not unavailable.
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise RunnerError(
                 Reason.STORAGE_DENIED,
@@ -307,6 +317,7 @@ def _of_answer(where: str, error: ClientError) -> RunnerError:
     code = str(answer.get("Code", ""))
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     text = f"{where}: {code}: {answer.get('Message') or f'HTTP {status}'}"
+    # The code decides before the HTTP status: Ceph, for one, answers QuotaExceeded with 403.
     if code in _FULL or status == 507:
         return RunnerError(Reason.STORAGE_FULL, text)
     if code in _MISSING:
@@ -317,6 +328,7 @@ def _of_answer(where: str, error: ClientError) -> RunnerError:
 
 
 def _safe(bucket: str, relative: str) -> str:
+    # S3 allows any key, also ../x: joined to the scratch folder it would be written outside of it.
     if not is_below_root(relative) or "\0" in relative:
         raise RunnerError(
             Reason.INVALID_SPEC,

@@ -41,6 +41,7 @@ def require(command: str, run: RunSpec, storage: Storage) -> None:
             Reason.DATASET_NOT_FOUND,
             f"spec.dataset.uri: expected a data set at {spec.dataset.uri}, {absence}",
         )
+    # Without a best model, the one that the training starts from is evaluated: it must be named then.
     if command == "evaluate" and storage.missing(best_model(spec)):
         initial_model(spec, run)
     if command == "train":

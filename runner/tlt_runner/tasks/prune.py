@@ -45,6 +45,7 @@ def run(spec: PruneJobSpec, run: RunSpec, context: Context) -> None:
     context.publish(plan_file, "plan", spec.output.uri)
     context.begin("prune", step=2)
     pruned = faster_rcnn.rebuild(model, plan, groups)
+    # The rebuilt network proves the plan: a mistake in either would be published otherwise.
     if pruned.count_params() != plan.parameters_after:
         raise RunnerError(
             Reason.INTERNAL,
