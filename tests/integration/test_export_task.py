@@ -60,7 +60,7 @@ def records(tmp_path_factory):
 
 
 class Run:
-    """One run of the task in a folder of its own."""
+    """Runs the task in a folder of its own."""
 
     def __init__(self, folder, **spec):
         self.output = folder / "out"
@@ -99,9 +99,9 @@ def test_everything_is_published_verified_and_built(model_file, records, tmp_pat
         assert abs(item.m_ap_drop) <= 0.01
         assert item.max_abs_error <= 0.02
         assert item.latency_milliseconds > 0
-    said = exported_onnx.metadata(onnx.load(run.output / "model-fp16.onnx"))
-    assert said["source_sha256"] == digest
-    assert said["class_names"] == sorted(CLASSES)
+    metadata = exported_onnx.metadata(onnx.load(run.output / "model-fp16.onnx"))
+    assert metadata["source_sha256"] == digest
+    assert metadata["class_names"] == sorted(CLASSES)
 
 
 def test_model_without_records_is_compared_on_random_images(model_file, tmp_path):

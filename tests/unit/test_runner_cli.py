@@ -133,7 +133,7 @@ def test_an_inference_without_images_is_one_clear_paragraph(tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
-def test_validate_says_file_document_and_field(tmp_path: Path) -> None:
+def test_validate_prints_file_document_and_field(tmp_path: Path) -> None:
     text = "---".join((TRAIN, PRUNE.replace("0.5", "-1"), "\nkind: Namespace\nmetadata: {name: n}\n"))
     (tmp_path / "all.yaml").write_text(text)
     done = tlt("validate", "all.yaml", cwd=tmp_path)

@@ -46,7 +46,7 @@ def test_an_address_is_parsed_before_a_backend_gets_it(storage: Storage) -> None
     assert caught.value.reason == Reason.INVALID_SPEC
 
 
-def test_a_missing_file_is_said_to_be_missing(storage: Storage) -> None:
+def test_missing_reports_a_file_that_does_not_exist(storage: Storage) -> None:
     assert storage.missing("s3://bucket/a.txt") == "which does not exist"
     with pytest.raises(NotFoundError):
         storage.fetch("s3://bucket/a.txt")

@@ -93,8 +93,8 @@ class ApiServer:
             "metadata": {"name": owner.name, "namespace": owner.namespace},
             "status": {**status, "reportedFor": owner.uid},
         }
-        # force=true: a field that another manager took over, for example by `kubectl edit`, is taken back, where
-        # a conflict would refuse the whole report.
+        # force=true: a field that another manager took over, for example by `kubectl edit`, is taken back; a
+        # conflict would refuse the whole report.
         code, headers, answer = self._patch(path, json.dumps(body), timeout)
         if code >= 400:
             raise _refusal(owner, code, headers, answer)
