@@ -102,6 +102,7 @@ def run_task(
     if spec is not None:
         if file is not None:
             raise click.UsageError("argument -f/--file: not allowed with argument --spec")
+        # A RunSpec comes from the operator or from a local run, which have looked up the parents.
         if state is not None:
             raise click.UsageError("--state goes with -f; a RunSpec has its references resolved already")
         _run_spec(command, spec, volumes, report)
@@ -242,6 +243,7 @@ def infer(model: str, images: Path, output: Path, score: float, volumes: Path | 
     import logging
     from tempfile import TemporaryDirectory
 
+    # Both are read when TensorFlow is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # other programs may use the same GPU
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")

@@ -51,11 +51,13 @@ def write(
 
 def partial_name(target: Path) -> Path:
     """Return a new hidden name beside a file, under which to write it."""
+    # A random part, because two processes may write the same target.
     return target.parent / f".{target.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
 
 
 def settle(partial: Path, target: Path) -> None:
     """Give a complete file its final name, durably."""
+    # Content before name: after a power failure a renamed file may otherwise be empty.
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(target)
@@ -76,6 +78,8 @@ def try_lock(file: IO[Any]) -> bool:
 
     The lock ends when the last descriptor of the open file is closed, which the death of a process does too.
     """
+    # flock, not lockf: its lock belongs to the open file, so a child that inherits the descriptor holds it,
+    # and closing another descriptor of the same file does not end it.
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -88,6 +88,7 @@ def read(path: Path) -> Checked:
     for file in files:
         try:
             bodies = list(_bodies(file))
+        # One damaged file does not hide the mistakes in the others.
         except yaml.YAMLError as error:
             problems.append(f"{file}: not YAML: {' '.join(str(error).split())}")
             continue
@@ -173,6 +174,7 @@ def _duplicates(documents: list[Document]) -> Iterator[str]:
 def _cycles(documents: list[Document]) -> Iterator[str]:
     by_key = {(item.resource.kind.name, item.resource.name): item.resource for item in documents}
     for item in documents:
+        # A reference out of the folder resolves to nothing here, which is no mistake: a cluster may hold it.
         resolved = references.resolve(item.resource, lambda kind, name: by_key.get((kind, name)))
         if isinstance(resolved, references.Broken) and resolved.reason == Reason.DEPENDENCY_CYCLE:
             yield f"{item.position}: {resolved.message}"

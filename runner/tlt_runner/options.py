@@ -59,6 +59,7 @@ def volumes(default: str) -> Callable[[Function], Function]:
 
 def positive(value: str | int) -> int:
     """Read a whole number from 1."""
+    # click passes the default, which is a number already, through the type too.
     text = str(value)
     if not text.isdigit() or int(text) == 0:
         raise click.BadParameter(f"expected a whole number from 1, got {text!r}")

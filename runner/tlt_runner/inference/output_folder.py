@@ -56,6 +56,7 @@ class OutputFolder:
         with storage_errors(str(folder)):
             refuse_foreign(folder)
             folder.mkdir(parents=True, exist_ok=True)
+            # To append: the journal of a killed inference still lists its files.
             journal = (folder / JOURNAL).open("a", encoding="utf-8")
         with journal:
             _lock(journal, folder)

@@ -134,6 +134,7 @@ def _wait(
             handed_on += 1
             # The child ends at the second SIGTERM without a checkpoint; if even that hangs, it is killed.
             process.send_signal(signal.SIGTERM if handed_on < 3 else signal.SIGKILL)
+        # The child replaces the file as a whole, so that every version is complete JSON.
         changed = report.stat().st_mtime_ns if report.exists() else 0
         if changed != read_at:
             read_at = changed

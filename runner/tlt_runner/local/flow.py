@@ -41,6 +41,7 @@ def run_one(command: Command, file: Path, folders: Folders) -> int:
     Raises:
         RunnerError: Nothing was started.
     """
+    # Named explicitly, a command runs even if the resource has succeeded.
     return _run([only(command, file)], folders, again=True, part=None if command.whole else command)
 
 
@@ -103,6 +104,7 @@ class Flow:
 
     def unfinished(self) -> list[Resource]:
         """Return the resources that are going to run, as far as this is known before they start."""
+        # Without parents: whether one of them runs again, and this one after it, is not known yet.
         return [
             item
             for key, item in self._current.items()
@@ -183,6 +185,7 @@ class Flow:
         """Run a command that does a part of the resource's work, whose status stays as it is."""
         (resource,) = self._current.values()
         stored = self._stored[resource.key]
+        # With the uid of the stored object, evaluate recognises the model of this resource's own training.
         same = stored is not None and transitions.same_work(resource, stored)
         resource = (
             transitions.kept(resource, stored) if same and stored else transitions.new(resource, utc_now())

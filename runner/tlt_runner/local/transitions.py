@@ -67,6 +67,7 @@ def resumed(resource: Resource, stored: Resource, now: datetime) -> Resource:
 
 def begun(resource: Resource, resolved: Resolved, now: datetime) -> Resource:
     """Begin the next attempt. The reports of the attempt before are dropped."""
+    # A new status, not an update: metrics and artifacts of the attempt before would pass for this one's.
     before = resource.status
     attempt = (before.attempt or 0) + 1
     status = resource.kind.status(
@@ -99,6 +100,7 @@ def succeeded(resource: Resource, now: datetime) -> Resource:
 
 def failed(resource: Resource, failure: Failure, now: datetime) -> Resource:
     """Record a failure. An interrupted run can be resumed, so it is suspended instead."""
+    # No completion time: the run is not over, the same command resumes it.
     if failure.reason == Reason.INTERRUPTED:
         return _in_state(_updated(resource, failure=failure), conditions.interrupted(failure), now)
     finished = _updated(resource, failure=failure, completion_time=times.to_wire(now))

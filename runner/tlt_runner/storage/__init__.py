@@ -146,6 +146,7 @@ class Storage:
         return self._backend(uri).missing(parse(uri))
 
     def _backend(self, uri: str) -> Backend:
+        # Only s3 can be missing here: parse refuses unknown schemes.
         scheme = parse(uri).scheme
         if scheme not in self._backends:
             # Imported for the first s3:// address only: boto3 is slow to import.

@@ -84,6 +84,7 @@ class Buckets:
         if described is None:
             return None
         size, digest = described
+        # Uploaded by another program. The copy is removed at once: a model may have gigabytes.
         if digest is None:
             copy = self.fetch(address)
             with storage_errors(address.uri):
@@ -143,6 +144,7 @@ class ObjectStore:
                 connect_timeout=10,
                 read_timeout=60,
                 max_pool_connections=2 * PARALLEL_REQUESTS,
+                # A bucket as host name needs wildcard DNS, which servers other than AWS's rarely have.
                 s3={"addressing_style": "path" if custom_server else "auto"},
                 # Servers other than AWS's often refuse the checksum trailers that boto3 adds by default.
                 request_checksum_calculation="when_required" if custom_server else "when_supported",
@@ -158,6 +160,7 @@ class ObjectStore:
                 max_concurrency=PARALLEL_REQUESTS,
                 num_download_attempts=5,
                 max_io_queue=PARALLEL_REQUESTS,  # chunks of 256 KiB that wait for the disk
+                # "auto" would take another client (CRT), with other errors, on some of AWS's machines.
                 preferred_transfer_client="classic",
             ),
         )
@@ -166,12 +169,13 @@ class ObjectStore:
         """Download an object to a file, which appears whole or not at all."""
         uri = f"s3://{bucket}/{key}"
         try:
+            # S3's errors name the address, the disk's the local file: each has its own translation.
             with storage_errors(str(target)):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with self._errors(uri):
                     self._transfers.download(bucket, key, str(target)).result()
         except NotFoundError as error:
-            raise NotFoundError(f"expected an object at {uri}, {self._what_is_there(bucket, key)}") from error
+            raise NotFoundError(f"expected an object at {uri}, {self._absence(bucket, key)}") from error
         return target
 
     def download_folder(self, bucket: str, prefix: str, target: Path) -> Path:
@@ -195,13 +199,14 @@ class ObjectStore:
                         self._finish(bucket, *running.popleft())
             while running:
                 self._finish(bucket, *running.popleft())
+        # After an error, transfers in flight would go on writing below a folder that the caller removes.
         finally:
             for _, transfer in running:
                 transfer.cancel()
         if empty:
             raise NotFoundError(
                 f"expected objects below s3://{bucket}/{start} ({self._where}), "
-                f"{self._what_is_there(bucket, prefix)}"
+                f"{self._absence(bucket, prefix)}"
             )
         return target
 
@@ -246,12 +251,13 @@ class ObjectStore:
     def missing(self, bucket: str, key: str) -> str | None:
         """Say what exists instead of an object; None if the object exists, or if listing is denied."""
         try:
-            return None if self.exists(bucket, key) else self._what_is_there(bucket, key)
+            return None if self.exists(bucket, key) else self._absence(bucket, key)
         except NotFoundError as error:  # no such bucket
             return error.message
         except RunnerError as error:
             if error.reason != Reason.STORAGE_DENIED:
                 raise
+            # Keys that may read an object need not be allowed to list: only reading tells whether it exists.
             return None
 
     def describe(self, bucket: str, key: str) -> tuple[int, str | None] | None:
@@ -280,9 +286,11 @@ class ObjectStore:
             for item in page.get("Contents", ()):
                 yield item["Key"]
 
-    def _what_is_there(self, bucket: str, key: str) -> str:
+    def _absence(self, bucket: str, key: str) -> str:
+        """Say that a key does not exist, and list the names beside it for comparison."""
         parent = "/".join(PurePosixPath(key).parts[:-1])
         start = f"{parent}/" if parent else ""
+        # Ten names are shown; the eleventh tells that there are more.
         with self._errors(f"s3://{bucket}/{parent}"):
             answer: dict[str, Any] = self._client.list_objects_v2(
                 Bucket=bucket, Prefix=start, Delimiter="/", MaxKeys=11

@@ -57,7 +57,7 @@ class Volumes:
         path = self.local_path(address)
         with storage_errors(address.uri):
             if not path.is_dir():
-                raise NotFoundError(f"expected a folder at {address.uri} ({path}), {_what_is_there(path)}")
+                raise NotFoundError(f"expected a folder at {address.uri} ({path}), {_absence(path)}")
             # A folder that may not be read fails here, with StorageDenied, and not file by file later.
             next(path.iterdir(), None)
         return path
@@ -67,7 +67,7 @@ class Volumes:
         path = self.local_path(address)
         with storage_errors(address.uri):
             if not path.is_file():
-                raise NotFoundError(f"expected a file at {address.uri} ({path}), {_what_is_there(path)}")
+                raise NotFoundError(f"expected a file at {address.uri} ({path}), {_absence(path)}")
         return path
 
     def at_hand(self, address: Address) -> Path | None:
@@ -119,7 +119,7 @@ class Volumes:
         """Say what exists instead of the file or folder; None if it exists."""
         path = self.local_path(address)
         with storage_errors(address.uri):
-            return None if path.exists() else _what_is_there(path)
+            return None if path.exists() else _absence(path)
 
 
 def mount_of(address: Address, volumes: Path) -> Path | None:
@@ -183,7 +183,8 @@ def _copy_atomically(source: Path, target: Path) -> str:
     return digest.hexdigest()
 
 
-def _what_is_there(path: Path) -> str:
+def _absence(path: Path) -> str:
+    """Say what exists instead of a file or folder, and list the nearest folder for comparison."""
     if path.exists():
         return "which is a folder" if path.is_dir() else "which is a file"
     nearest = next(parent for parent in path.parents if parent.is_dir())

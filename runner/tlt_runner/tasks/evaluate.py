@@ -59,6 +59,7 @@ def _model(spec: TrainingJobSpec, run: RunSpec, context: Context) -> FasterRCNN:
     initial = inputs.initial_model(spec, run)
     log.info("%s does not exist: evaluating %s, from which the training starts", best, initial.uri)
     model = detector.load(context.storage.fetch(initial.uri, initial.sha256))
+    # Thresholds and the like are the spec's, as in the training that would start from this model.
     return detector.with_config(model, model.config.retrained_by(spec.model, spec.dataset))
 
 

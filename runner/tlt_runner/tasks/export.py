@@ -109,6 +109,7 @@ def _verify(
 def _judge(
     detect: Detect, config: DetectorConfig, data: Records | None, spec: ExportJobSpec
 ) -> verify.Judged:
+    # No labelled images: only the outputs are compared with those of Keras, not mAP.
     if data is None:
         images = verify.random_images(0, RANDOM_BATCHES, VERIFICATION_BATCH, config.height, config.width)
         return verify.run_random(detect, images)
@@ -137,6 +138,7 @@ def _build(files: Mapping[str, onnx.OnnxFile], spec: ExportJobSpec, context: Con
         context.begin("build", step)
         target = context.scratch / f"model-{name}.engine"
         engine.build_engine(file.path, target, spec.engine, spec.batch)
+        # TensorRT has no check of an engine that works without loading it on a GPU.
         if spec.engine.builder == "tensorrt-rtx":
             log.info("%s: %s", target.name, engine.check_engine(target))
         context.publish(target, f"engine-{name}", spec.output.uri)
