@@ -38,7 +38,7 @@ ENVIRONMENTS = {
 
 
 class Peer:
-    """A child process that takes training steps when it is told to."""
+    """A child process that takes a training step on request."""
 
     def __init__(self, name: str, python: Path, size: int, batch: int) -> None:
         self.name = name

@@ -26,7 +26,7 @@ def generate_scenes(folder: Path) -> None:
 
 
 def spec(scenes: Path, output: Path, **sections: Any) -> dict[str, Any]:
-    """The spec of a TrainingJob on these scenes; each section is merged into that of the spec."""
+    """Return the spec of a TrainingJob on these scenes; each section is merged into that of the spec."""
     whole: dict[str, Any] = {
         "dataset": {
             "uri": f"file://{scenes}",
@@ -53,7 +53,7 @@ def run_spec(
     inputs: dict[str, Any] | None = None,
     **sections: Any,
 ) -> RunSpec:
-    """The RunSpec of such a TrainingJob."""
+    """Return the RunSpec of the TrainingJob of :func:`spec`."""
     return RunSpec.model_validate(
         {
             "owner": {"kind": "TrainingJob", "namespace": "default", "name": "tiny", "uid": uid},
@@ -87,7 +87,7 @@ class ProgressRecorder(LocalReporter):
         self.progresses: list[Progress] = []
 
     def progress(self, progress: Progress) -> None:
-        """Keep it."""
+        """Keep a progress, and tell the stop request when the training begins."""
         super().progress(progress)
         self.progresses.append(progress)
         if isinstance(self.stop, StopAt):
@@ -95,7 +95,7 @@ class ProgressRecorder(LocalReporter):
 
 
 def execute(task: Any, run: RunSpec, scratch: Path, stop: Any = None) -> ProgressRecorder:
-    """Run a task in this process."""
+    """Run a task in this process, and return its reporter."""
     reporter = ProgressRecorder(stop)
     scratch.mkdir(parents=True, exist_ok=True)
     task.run(run.spec, run, Context(Storage(scratch=scratch), reporter, scratch, stop or Stop()))

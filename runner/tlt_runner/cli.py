@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 class Program(click.Group):
-    """All commands, in the order of their definition; an error becomes one paragraph and an exit code."""
+    """The commands in the order of their definition. An error becomes one paragraph and an exit code."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         """Return the names of the commands."""

@@ -47,7 +47,7 @@ class NotFoundError(RunnerError):
 
 
 class InterruptedRunError(RunnerError):
-    """The run was asked to stop, and ended before its work was done."""
+    """The end of a run that was asked to stop before its work was done."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(Reason.INTERRUPTED, message, hint)

@@ -1,4 +1,4 @@
-"""From an exception, or a dead process, to the failure taxonomy: why a run ended, and its exit code.
+"""Translation of exceptions and of dead processes to the failure taxonomy: reason, message and exit code.
 
 Called by :mod:`tlt_runner.process` at the end of a run, by :mod:`tlt_runner.local`, which watches such a
 process from outside, and by the log file of a training, which says the same. TensorFlow and OpenCV are
@@ -125,7 +125,7 @@ def failure_of_exit(returncode: int, *, stopped: bool = False) -> Failure:
 
     Args:
         returncode: As of :class:`subprocess.Popen`: an exit code, or minus the number of a signal.
-        stopped: Whether it was told to stop; a signal that ended it is then ours.
+        stopped: True if it was asked to stop; a signal that ended it is then ours.
     """
     # We asked it to stop, and killed it when it did not: whichever signal ended it was ours.
     if stopped and returncode < 0:

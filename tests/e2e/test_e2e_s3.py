@@ -1,4 +1,4 @@
-"""A data set in an object store, results into it; the keys come from a Secret and are seen nowhere else."""
+"""A data set in an object store, results into it; the keys come from a Secret and appear nowhere else."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def artifact(name: str, size: int = 1) -> Artifact:
 
 
 class Server:
-    """An API server that takes what it is sent, unless it is told to fail."""
+    """An API server that records the statuses it is sent, or fails with ``error``."""
 
     def __init__(self) -> None:
         self.lock = Lock()

@@ -26,7 +26,7 @@ _ANSWER_LIMIT = 4 * 1024 * 1024
 
 
 class ApiServerError(Exception):
-    """The API server did not take a report.
+    """A report that the API server refused or that did not reach it.
 
     Attributes:
         status: The HTTP status, or None where there was no answer.
@@ -40,7 +40,7 @@ class ApiServerError(Exception):
 
 
 class OwnerGoneError(ApiServerError):
-    """The resource was deleted, or another one has its name: there is nobody left to report to."""
+    """A deleted resource, or another one of its name: there is nothing left to report to."""
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ class ObjectStore:
 
     def __init__(self, settings: S3Storage) -> None:
         custom_server = settings.endpoint is not None
-        self._where = settings.endpoint or "AWS"
+        self._server = settings.endpoint or "AWS"
         self._client = boto3.session.Session().client(
             "s3",
             endpoint_url=settings.endpoint,
@@ -205,7 +205,7 @@ class ObjectStore:
                 transfer.cancel()
         if empty:
             raise NotFoundError(
-                f"expected objects below s3://{bucket}/{start} ({self._where}), "
+                f"expected objects below s3://{bucket}/{start} ({self._server}), "
                 f"{self._absence(bucket, prefix)}"
             )
         return target
@@ -227,7 +227,7 @@ class ObjectStore:
             # The request as a whole succeeds with 200 even if some keys were refused.
             for error in answer.get("Errors", ()):
                 raise _of_answer(
-                    f"s3://{bucket}/{error['Key']} ({self._where})",
+                    f"s3://{bucket}/{error['Key']} ({self._server})",
                     ClientError({"Error": error}, "DeleteObjects"),
                 )
 
@@ -305,26 +305,26 @@ class ObjectStore:
     @contextmanager
     def _errors(self, uri: str) -> Iterator[None]:
         """Turn botocore's errors into the failure taxonomy."""
-        where = f"{uri} ({self._where})"
+        subject = f"{uri} ({self._server})"
         try:
             yield
         except ClientError as error:
-            raise _of_answer(where, error) from error
+            raise _of_answer(subject, error) from error
         # Before BotoCoreError, of which both are subclasses: the server is not unavailable.
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise RunnerError(
                 Reason.STORAGE_DENIED,
-                f"{where}: {error}: expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
+                f"{subject}: {error}: expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
             ) from error
         except (BotoCoreError, boto3.exceptions.Boto3Error, RetriesExceededError, ConnectionError) as error:
-            raise RunnerError(Reason.STORAGE_UNAVAILABLE, f"{where}: {error}") from error
+            raise RunnerError(Reason.STORAGE_UNAVAILABLE, f"{subject}: {error}") from error
 
 
-def _of_answer(where: str, error: ClientError) -> RunnerError:
+def _of_answer(subject: str, error: ClientError) -> RunnerError:
     answer = error.response.get("Error", {})
     code = str(answer.get("Code", ""))
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    text = f"{where}: {code}: {answer.get('Message') or f'HTTP {status}'}"
+    text = f"{subject}: {code}: {answer.get('Message') or f'HTTP {status}'}"
     # The code decides before the HTTP status: Ceph, for one, answers QuotaExceeded with 403.
     if code in _FULL or status == 507:
         return RunnerError(Reason.STORAGE_FULL, text)
