@@ -314,7 +314,8 @@ class ObjectStore:
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise RunnerError(
                 Reason.STORAGE_DENIED,
-                f"{subject}: {error}: expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
+                f"{subject}: {error}: expected AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY in the environment",
             ) from error
         except (BotoCoreError, boto3.exceptions.Boto3Error, RetriesExceededError, ConnectionError) as error:
             raise RunnerError(Reason.STORAGE_UNAVAILABLE, f"{subject}: {error}") from error
