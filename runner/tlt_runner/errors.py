@@ -64,6 +64,7 @@ def storage_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # Apart from the other reasons: a caller turns it into one of its own, for example DatasetNotFound.
         if isinstance(error, FileNotFoundError):
             raise NotFoundError(f"{uri}: {error.strerror}: {error.filename}") from error
         reason = Reason.STORAGE_UNAVAILABLE

@@ -66,6 +66,7 @@ def check(request: Request, storage: Storage) -> CheckedInputs:
     with storage_errors(str(request.images)):
         _check_folders(request)
         images = folders.find_images(folders.SourceFolder(request.images, ""))
+        # With unusable images only, the inference still runs: its report lists the reasons.
         if not images.names and not images.skipped:
             raise RunnerError(
                 Reason.DATASET_NOT_FOUND,

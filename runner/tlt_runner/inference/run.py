@@ -113,6 +113,7 @@ class _Inference:
     def run(self, names: Sequence[str], progress: StageProgress) -> None:
         """Infer all images."""
         floor = self._config.detections.score_threshold
+        # Detections below the model's own threshold never leave it, whatever --score says.
         if self._request.score < floor:
             log.warning("the model itself leaves out detections with a score below %g", floor)
         # a.jpg and a.png would share the label file a.txt: the first one in order is used.
@@ -173,6 +174,7 @@ class _Inference:
 
     def _load(self, name: str) -> _Loaded | Finding:
         try:
+            # An error of the storage ends the inference; only a bad image is skipped.
             with storage_errors(str(self._request.images)):
                 data = decode.read(self._request.images / name)
             decoded = decode.decode(data, name)

@@ -45,6 +45,7 @@ def _failure(resource: Resource, log: Path | None) -> list[str]:
     failure = resource.status.failure
     if failure is None:
         return []
+    # In a cluster the operator would retry; here the next command does what it would have done.
     texts = [exits.paragraph(resource.key, failure)]
     if log is not None:
         texts.append(f"  Its log: {log}")

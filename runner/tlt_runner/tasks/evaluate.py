@@ -35,6 +35,7 @@ def run(spec: TrainingJobSpec, run: RunSpec, context: Context) -> None:
     """
     model = _model(spec, run, context)
     records = prepare(spec, context)
+    # The best model may be of an earlier spec, with other classes or another image size.
     inputs.require_same_data(model.config, records.manifest)
     validation = batches.validation_batches(
         records, spec.training.batch_size_per_gpu, records.manifest.most_objects
