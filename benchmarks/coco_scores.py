@@ -20,7 +20,7 @@ Detect = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 def coco_scores(detect: Detect, records: Records) -> dict[str, Any]:
     """AP, AP50 and AP75 on all validation images."""
     truth: list[dict[str, Any]] = []
-    found: list[dict[str, Any]] = []
+    detected: list[dict[str, Any]] = []
     images = 0
     for batch in batches.validation_batches(records, BATCH, MOST_OBJECTS):
         given = {name: batch[name].numpy() for name in ("image", "boxes", "classes", "valid")}
@@ -30,16 +30,16 @@ def coco_scores(detect: Detect, records: Records) -> dict[str, Any]:
             for box, class_id in zip(given["boxes"][index], given["classes"][index], strict=True):
                 if class_id >= 0:
                     truth.append({**_annotation(images, class_id, box), "id": len(truth) + 1, "iscrowd": 0})
-            for place in range(int(detections["count"][index])):
-                class_id, box = detections["classes"][index][place], detections["boxes"][index][place]
-                score = float(detections["scores"][index][place])
-                found.append({**_annotation(images, class_id, box), "score": score})
-    stats = _judge(truth, found, images, len(records.manifest.class_names))
+            for rank in range(int(detections["count"][index])):
+                class_id, box = detections["classes"][index][rank], detections["boxes"][index][rank]
+                score = float(detections["scores"][index][rank])
+                detected.append({**_annotation(images, class_id, box), "score": score})
+    stats = _judge(truth, detected, images, len(records.manifest.class_names))
     names = ("coco_AP", "coco_AP50", "coco_AP75")
     return {"validation_images": images, **{name: round(float(stats[i]), 4) for i, name in enumerate(names)}}
 
 
-def _judge(truth: list[Any], found: list[Any], images: int, classes: int) -> np.ndarray:
+def _judge(truth: list[Any], detected: list[Any], images: int, classes: int) -> np.ndarray:
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = {
@@ -48,7 +48,7 @@ def _judge(truth: list[Any], found: list[Any], images: int, classes: int) -> np.
             "categories": [{"id": number + 1} for number in range(classes)],
         }
         coco.createIndex()
-        judge = COCOeval(coco, coco.loadRes(found), "bbox")
+        judge = COCOeval(coco, coco.loadRes(detected), "bbox")
         judge.evaluate()
         judge.accumulate()
         judge.summarize()

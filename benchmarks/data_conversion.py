@@ -63,7 +63,7 @@ def prepared(root: Path, out: Path, size: tuple[int, int]) -> float:
 
 
 def in_a_process_of_its_own(root: Path, out: Path) -> tuple[float, float, int]:
-    """Seconds of the first and of the second preparation, and the peak memory in KiB."""
+    """Return the seconds of the first and of the second preparation, and the peak memory in KiB."""
     program = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
 import data_conversion as b, tensorflow

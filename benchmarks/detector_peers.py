@@ -38,7 +38,7 @@ ENVIRONMENTS = {
 
 
 class Peer:
-    """A child process that takes training steps when it is told to."""
+    """A child process that takes a training step on request."""
 
     def __init__(self, name: str, python: Path, size: int, batch: int) -> None:
         self.name = name
@@ -111,11 +111,11 @@ def environment(folder: Path, name: str | None) -> Path:
     """The Python of an environment, which is made where it is missing."""
     if name is None:
         return Path(sys.executable)
-    place, ready = folder / name, folder / name / "ready"
-    python = place / "bin" / "python"
+    installed, ready = folder / name, folder / name / "ready"
+    python = installed / "bin" / "python"
     if not ready.exists():
-        print(f"installing {name} into {place}", file=sys.stderr)
-        venv.create(place, clear=True, with_pip=True)
+        print(f"installing {name} into {installed}", file=sys.stderr)
+        venv.create(installed, clear=True, with_pip=True)
         install = [python, "-m", "pip", "install", "--quiet", "-r", FOLDER / f"peers-{name}.txt"]
         subprocess.run(install, check=True)
         ready.touch()
@@ -136,7 +136,7 @@ def described(peer: Peer, batch: int) -> dict[str, float]:
 
 
 def ratios(ours: Peer, other: Peer) -> dict[str, float]:
-    """How much more arithmetic a second; medians of the rounds."""
+    """Ratios of arithmetic a second, ours to the other detector's; medians of the rounds."""
     return {
         clock: round(
             statistics.median(

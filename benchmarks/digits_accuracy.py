@@ -1,4 +1,4 @@
-"""What a detector reaches on held-out digits scenes: mAP@0.5, COCO AP by pycocotools, and its learning curve.
+"""Accuracy of a detector on held-out digits scenes: mAP@0.5, COCO AP by pycocotools, and its learning curve.
 
 The real runner trains (``tlt train``), on scenes that are generated here; pycocotools judges the best model
 in pixels of the original images.
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def train(options: argparse.Namespace) -> list[float]:
-    """Train; mAP@0.5 by epoch."""
+    """Train, and return mAP@0.5 by epoch."""
     owner = {"kind": "TrainingJob", "namespace": "benchmarks", "name": "digits", "uid": "digits-accuracy"}
     file = options.out / "run.json"
     file.write_text(json.dumps({"owner": owner, "attempt": 1, "spec": spec(options)}))
@@ -108,20 +108,20 @@ def plot(out: Path) -> None:
     """Draw ``curve.json`` of a run."""
     from matplotlib.figure import Figure
 
-    told = json.loads((out / "curve.json").read_text())
-    curve = told["mAP_by_epoch"]
-    images = [told["images_seen"] * (epoch + 1) / len(curve) for epoch in range(len(curve))]
+    figures = json.loads((out / "curve.json").read_text())
+    curve = figures["mAP_by_epoch"]
+    images = [figures["images_seen"] * (epoch + 1) / len(curve) for epoch in range(len(curve))]
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(images, curve, marker="o", label="mAP@0.5 after each epoch")
     axes.axhline(
-        told["coco_AP"], linestyle=":", color="gray", label=f"COCO AP of the best {told['coco_AP']:.3f}"
+        figures["coco_AP"], linestyle=":", color="gray", label=f"COCO AP of the best {figures['coco_AP']:.3f}"
     )
     axes.set(
         xlabel="images seen",
-        ylabel=f"{told['validation_images']} held-out scenes",
+        ylabel=f"{figures['validation_images']} held-out scenes",
         ylim=(0, 1),
-        title=f"{told['backbone']}, width {told['widthMultiplier']:g}",
+        title=f"{figures['backbone']}, width {figures['widthMultiplier']:g}",
     )
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
@@ -145,7 +145,7 @@ def judge(out: Path) -> dict[str, Any]:
 
 
 def records_folder(out: Path) -> Path:
-    """Where the run's TFRecords are."""
+    """Return the folder of the run's TFRecords."""
     return next((out / "run").rglob("dataset.json")).parent
 
 

@@ -88,7 +88,7 @@ def retinanet(classes: int) -> keras.Model:
 
 
 def fit(model: keras.Model, records: Records, options: argparse.Namespace) -> int:
-    """Train by our schedule; images seen."""
+    """Train by our schedule, and return the number of images taken."""
     ours = Training.model_validate(TRAINING)
     rates = ours.learning_rate.model_copy(
         update={"max": options.learning_rate, "min": options.learning_rate / 100}
@@ -106,8 +106,8 @@ def fit(model: keras.Model, records: Records, options: argparse.Namespace) -> in
             progress = (epoch * steps + number) / (options.epochs * steps)
             model.optimizer.learning_rate = learning_rate(progress, rates)
             targets = {"boxes": batch["boxes"], "labels": tf.cast(batch["classes"], tf.float32)}
-            told = step(normalised(batch["image"]), targets)
-        print(f"epoch {epoch + 1}: loss {float(told['loss']):.4f}", file=sys.stderr, flush=True)
+            metrics = step(normalised(batch["image"]), targets)
+        print(f"epoch {epoch + 1}: loss {float(metrics['loss']):.4f}", file=sys.stderr, flush=True)
     return options.epochs * steps * batch_size
 
 
@@ -118,12 +118,12 @@ def normalised(pixels: tf.Tensor) -> tf.Tensor:
 
 def detect(model: keras.Model, pixels: np.ndarray) -> dict[str, np.ndarray]:
     images = normalised(pixels)
-    found = model.decode_predictions(model(images, training=False), images)  # predict wants labels
+    detections = model.decode_predictions(model(images, training=False), images)  # predict wants labels
     return {
-        "boxes": np.asarray(found["boxes"]),
-        "scores": np.asarray(found["confidence"]),
-        "classes": np.asarray(found["labels"]),
-        "count": np.asarray(found["num_detections"]),
+        "boxes": np.asarray(detections["boxes"]),
+        "scores": np.asarray(detections["confidence"]),
+        "classes": np.asarray(detections["labels"]),
+        "count": np.asarray(detections["num_detections"]),
     }
 
 

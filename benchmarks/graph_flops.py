@@ -37,15 +37,15 @@ def _of_graph(graph: Any) -> int:
 
 
 def _needed(graph: Any) -> list[Any]:
-    """Ops on which outputs and effects depend: a trace also holds gradients that nobody asked for."""
-    seen: dict[str, Any] = {}
+    """Return the ops on which outputs and effects depend: a trace also holds unused gradients."""
+    needed: dict[str, Any] = {}
     waiting = [output.op for output in graph.outputs] + list(graph.control_outputs)
     while waiting:
         op = waiting.pop()
-        if op.name not in seen:
-            seen[op.name] = op
+        if op.name not in needed:
+            needed[op.name] = op
             waiting += [tensor.op for tensor in op.inputs] + list(op.control_inputs)
-    return list(seen.values())
+    return list(needed.values())
 
 
 def _convolution(op: Any) -> int:

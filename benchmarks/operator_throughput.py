@@ -1,4 +1,4 @@
-"""How fast the operator turns resources into Jobs, against creating the same Jobs directly.
+"""Rate at which the operator turns resources into Jobs, against creating the same Jobs directly.
 
 ``python benchmarks/operator_throughput.py [N]`` starts a control plane (no node), creates N Jobs with the
 operator's own client, eight at a time; then N TrainingJobs for the operator, and waits until each has its Job
@@ -44,7 +44,7 @@ def manifest(namespace: str, number: int) -> dict[str, Any]:
 
 
 async def create_jobs(kubeconfig: Path, namespace: str, count: int) -> float:
-    """Seconds to create the Jobs directly."""
+    """Create the Jobs directly, and return the seconds it took."""
     limit = asyncio.Semaphore(_CONCURRENCY)
     async with HttpClient(lambda: connection_of(kubeconfig)) as client:
 
@@ -95,8 +95,8 @@ def measure(plane: ControlPlane, api: Api, log: Path, count: int) -> dict[str, A
 
         def noted() -> list[dict[str, Any]] | None:
             time.sleep(0.5)
-            found = api.items(path)
-            return found if all(item.get("status", {}).get("jobUid") for item in found) else None
+            items = api.items(path)
+            return items if all(item.get("status", {}).get("jobUid") for item in items) else None
 
         begin = time.monotonic()
         for number in range(count):

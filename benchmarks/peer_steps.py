@@ -133,13 +133,13 @@ def _model_garden(spec: Any, task_of: Any, parser_of: Any, size: int, batch: int
         parse(
             {
                 "image": tf.constant(image),
-                "groundtruth_boxes": tf.constant(own / size),
+                "groundtruth_boxes": tf.constant(boxes / size),
                 "groundtruth_classes": tf.constant(labels + 1, tf.int64),
                 "groundtruth_is_crowd": tf.zeros(len(labels), tf.bool),
                 "groundtruth_area": tf.ones(len(labels)),
             }
         )
-        for image, own, labels in zip(arrays["image"], arrays["boxes"], arrays["classes"], strict=True)
+        for image, boxes, labels in zip(arrays["image"], arrays["boxes"], arrays["classes"], strict=True)
     ]
     features, labels = tf.nest.map_structure(lambda *parts: tf.stack(parts), *samples)
     return lambda features, labels: task.train_step((features, labels), built, optimizer), (features, labels)

@@ -12,7 +12,7 @@ SCENES = 64
 
 
 def scene(random: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """One picture, uint8 [height, width, 3]."""
+    """Draw a picture, uint8 [height, width, 3]."""
     coarse = random.integers(0, 256, (height // 60, width // 64, 3)).astype(np.uint8)
     image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     for _ in range(60):

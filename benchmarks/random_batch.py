@@ -3,9 +3,9 @@
 import numpy as np
 
 CLASSES, OBJECTS = 20, 8
-"""Of the detectors, and of an image."""
+"""Number of classes of the detectors, and of objects in an image."""
 PROPOSALS = 64
-"""Of an image, that a head is trained on, unless a benchmark says otherwise."""
+"""Proposals of an image that a head is trained on, unless a benchmark says otherwise."""
 
 
 def examples(size: int, batch: int, room: int) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Where the time of a training step and of a detection goes, part by part, from TensorFlow's profiler.
+"""Profile of a training step and of a detection, part by part, from TensorFlow's profiler.
 
 One thread, so that no two ops run at once and the times of the ops add up to a step's. Name scopes say which
 part an op belongs to; "gradients" are backward passes. What has no scope are sums of gradients, their norm,

@@ -1,4 +1,4 @@
-"""How many images a second a training step takes: the median of some steps after warming up."""
+"""Images a second of a training step: the median of some steps after warming up."""
 
 import statistics
 import time

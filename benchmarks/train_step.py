@@ -1,4 +1,4 @@
-"""What detection costs beside its convolutions: a training step and inference, each against the bare network.
+"""Cost of detection beside its convolutions: a training step and inference, each against the bare network.
 
 The reference runs the same trunk and head on tensors of the same shapes: forward and backward with all
 gradients in training, forward only in inference. A training step adds targets, proposals with suppression,
@@ -82,7 +82,7 @@ def configure(backbone: str, size: int, roi: dict[str, Any]) -> DetectorConfig:
 
 
 def described(config: DetectorConfig, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What was measured, for the printed line."""
+    """Return the measured configuration, for the printed line."""
     return {
         "backbone": config.backbone,
         "size": arguments.size,
@@ -178,7 +178,8 @@ def peak_of_steps(config: DetectorConfig, batch: int) -> float:
 
 
 def peak_megabytes() -> float:
-    """The most that this process had in memory. Not ru_maxrss: a child begins with its parent's."""
+    """Return the peak memory of this process in MiB."""
+    # Not ru_maxrss: a child begins with its parent's.
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 1024
 

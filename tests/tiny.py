@@ -26,7 +26,7 @@ def generate_scenes(folder: Path) -> None:
 
 
 def spec(scenes: Path, output: Path, **sections: Any) -> dict[str, Any]:
-    """The spec of a TrainingJob on these scenes; each section is merged into that of the spec."""
+    """Return the spec of a TrainingJob on these scenes; each section is merged into that of the spec."""
     whole: dict[str, Any] = {
         "dataset": {
             "uri": f"file://{scenes}",
@@ -53,7 +53,7 @@ def run_spec(
     inputs: dict[str, Any] | None = None,
     **sections: Any,
 ) -> RunSpec:
-    """The RunSpec of such a TrainingJob."""
+    """Return the RunSpec of the TrainingJob of :func:`spec`."""
     return RunSpec.model_validate(
         {
             "owner": {"kind": "TrainingJob", "namespace": "default", "name": "tiny", "uid": uid},
@@ -65,7 +65,7 @@ def run_spec(
 
 
 class StopAt(Stop):
-    """A stop request at the n-th step of a training; ``RecordingReporter`` starts the count."""
+    """A stop request at the n-th step of a training; ``ProgressRecorder`` starts the count."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -78,8 +78,8 @@ class StopAt(Stop):
         return self.left < 0
 
 
-class RecordingReporter(LocalReporter):
-    """A reporter that keeps every progress."""
+class ProgressRecorder(LocalReporter):
+    """A reporter that keeps every progress, and starts the count of a :class:`StopAt`."""
 
     def __init__(self, stop: Stop | None = None) -> None:
         super().__init__(None)
@@ -87,16 +87,16 @@ class RecordingReporter(LocalReporter):
         self.progresses: list[Progress] = []
 
     def progress(self, progress: Progress) -> None:
-        """Keep it."""
+        """Keep a progress, and tell the stop request when the training begins."""
         super().progress(progress)
         self.progresses.append(progress)
         if isinstance(self.stop, StopAt):
             self.stop.training = progress.stage == "train"
 
 
-def execute(task: Any, run: RunSpec, scratch: Path, stop: Any = None) -> RecordingReporter:
-    """Run a task in this process."""
-    reporter = RecordingReporter(stop)
+def execute(task: Any, run: RunSpec, scratch: Path, stop: Any = None) -> ProgressRecorder:
+    """Run a task in this process, and return its reporter."""
+    reporter = ProgressRecorder(stop)
     scratch.mkdir(parents=True, exist_ok=True)
     task.run(run.spec, run, Context(Storage(scratch=scratch), reporter, scratch, stop or Stop()))
     return reporter

@@ -8,6 +8,7 @@ imports TensorFlow before it has checked that its inputs are there. Exit codes a
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from tlt_runner.local.state import Folders
 
 INVALID_EXIT = 2
+SIGINT_EXIT = 128 + signal.SIGINT
+"""Exit code of a command that Ctrl-C ended, as shells count it."""
 SCENES = Scenes()
 
 
@@ -35,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 class Program(click.Group):
-    """All commands, in the order of their definition; an error becomes one paragraph and an exit code."""
+    """The commands in the order of their definition. An error becomes one paragraph and an exit code."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         """Return the names of the commands."""
@@ -48,10 +51,13 @@ class Program(click.Group):
         except (click.ClickException, click.exceptions.Exit):  # misuse, --help: click answers
             raise
         except BrokenPipeError:  # the reader of our output has gone, for example `tlt validate | head`
+            # Or the interpreter's last flush of standard output would print a traceback.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             from tlt_runner.exits import INTERNAL_EXIT
 
             code = INTERNAL_EXIT
+        except KeyboardInterrupt:  # click would say "Aborted!" and exit with 1, which is no exit code of ours
+            code = SIGINT_EXIT
         except Exception as error:
             from tlt_runner import exits
 
@@ -96,6 +102,7 @@ def run_task(
     if spec is not None:
         if file is not None:
             raise click.UsageError("argument -f/--file: not allowed with argument --spec")
+        # A RunSpec comes from the operator or from a local run, which have looked up the parents.
         if state is not None:
             raise click.UsageError("--state goes with -f; a RunSpec has its references resolved already")
         _run_spec(command, spec, volumes, report)
@@ -109,14 +116,11 @@ def run_task(
 
 
 def _run_spec(command: Command, spec: Path, volumes: Path | None, report: Path | None) -> NoReturn:
-    """Run a task in a pod, or as a child of a local run. Does not return: the exit code is delivered here.
-
-    Native libraries are known to crash while the interpreter is torn down; that must not turn a finished run
-    into a failed one, so the process ends without it.
-    """
+    """Run a task in a pod, or as a child of a local run. Does not return: the process exits here."""
     import faulthandler
     import logging
 
+    # A crash of native code leaves the Python stack in the pod's log.
     faulthandler.enable()
     logging.basicConfig(
         level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -128,6 +132,8 @@ def _run_spec(command: Command, spec: Path, volumes: Path | None, report: Path |
     code = process.execute(command.name, spec, around)
     sys.stdout.flush()
     sys.stderr.flush()
+    # Not sys.exit: native libraries are known to crash while the interpreter is torn down, which would turn a
+    # finished run into a failed one.
     os._exit(code)
 
 
@@ -237,6 +243,7 @@ def infer(model: str, images: Path, output: Path, score: float, volumes: Path | 
     import logging
     from tempfile import TemporaryDirectory
 
+    # Both are read when TensorFlow is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # other programs may use the same GPU
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")

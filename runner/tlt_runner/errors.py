@@ -1,11 +1,11 @@
-"""What a task raises on purpose: a reason of the failure taxonomy, and what to do about it.
+"""Errors that a task raises: a failure reason and a hint.
 
 RunnerError            a known reason: exit code, hint and retryability come from tlt_api.failures
-  NotFoundError        an address that names nothing: whoever knows what was meant gives a better reason
+  NotFoundError        an address that names nothing; a caller who knows what was meant gives a better reason
   InterruptedRunError  the run was asked to stop (tlt_runner.cancel)
 anything else          our mistake: reason Internal, or what tlt_runner.exits recognises (memory, disk)
 
-:func:`storage_errors` makes the first two of what the operating system says of files.
+:func:`storage_errors` maps the operating system's errors on files to the first two.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tlt_api.failures import CLASSES, FailureClass, Reason
+from tlt_api.failures import CLASSES, Reason
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
-"""What the operating system says where there is no room left."""
+"""Error numbers of a full file system or an exhausted quota."""
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class RunnerError(Exception):
-    """A failure with a reason.
+    """A failure with a reason of the failure taxonomy.
 
     Attributes:
         reason: Entry of the failure taxonomy.
@@ -36,14 +36,9 @@ class RunnerError(Exception):
         self.message = message
         self.hint = hint or CLASSES[reason].hint
 
-    @property
-    def failure_class(self) -> FailureClass:
-        """What the taxonomy says of the reason."""
-        return CLASSES[self.reason]
-
 
 class NotFoundError(RunnerError):
-    """An address that names nothing; what is there instead stands in the message."""
+    """An address that names nothing. The message lists what exists instead."""
 
     def __init__(self, message: str) -> None:
         super().__init__(
@@ -52,7 +47,7 @@ class NotFoundError(RunnerError):
 
 
 class InterruptedRunError(RunnerError):
-    """The run was asked to stop, and ended before its work was done."""
+    """The end of a run that was asked to stop before its work was done."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(Reason.INTERRUPTED, message, hint)
@@ -60,10 +55,16 @@ class InterruptedRunError(RunnerError):
 
 @contextmanager
 def storage_errors(uri: str) -> Iterator[None]:
-    """Turn the operating system's errors into the failure taxonomy: full, denied, unavailable."""
+    """Map the operating system's errors to the reasons StorageFull, StorageDenied and StorageUnavailable.
+
+    Raises:
+        NotFoundError: A file or folder does not exist.
+        RunnerError: Any other OSError.
+    """
     try:
         yield
     except OSError as error:
+        # Apart from the other reasons: a caller turns it into one of its own, for example DatasetNotFound.
         if isinstance(error, FileNotFoundError):
             raise NotFoundError(f"{uri}: {error.strerror}: {error.filename}") from error
         reason = Reason.STORAGE_UNAVAILABLE

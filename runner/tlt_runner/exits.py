@@ -1,4 +1,4 @@
-"""From an exception, or a dead process, to the failure taxonomy: why a run ended, and its exit code.
+"""Translation of exceptions and of dead processes to the failure taxonomy: reason, message and exit code.
 
 Called by :mod:`tlt_runner.process` at the end of a run, by :mod:`tlt_runner.local`, which watches such a
 process from outside, and by the log file of a training, which says the same. TensorFlow and OpenCV are
@@ -32,12 +32,13 @@ _FULL_TEXTS = ("No space left on device", "Disk quota exceeded")
 
 
 def reason_of(error: BaseException) -> Reason:
-    """The taxonomy's reason for an exception, or for what it was raised from."""
+    """Return the taxonomy's reason for an exception, or for the one it was raised from."""
     reasons = (_own_reason(link) for link in _chain(error))
     return next((reason for reason in reasons if reason is not None), Reason.INTERNAL)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
+    # Only what was raised with `from`: an exception that was merely being handled need not be the cause.
     link: BaseException | None = error
     while link is not None:
         yield link
@@ -63,8 +64,9 @@ def _of_errno(number: int) -> Reason | None:
 
 
 def _of_native(error: BaseException) -> Reason | None:
-    """Errors of native libraries: TensorFlow calls a full disk ResourceExhausted too, hence the texts."""
+    """Return the reason of a native library's error, if it is about memory or a full disk."""
     text = str(error)
+    # Before the class names: TensorFlow raises ResourceExhaustedError for a full disk, too.
     if any(sign in text for sign in _FULL_TEXTS):
         return Reason.STORAGE_FULL
     names = {ancestor.__name__ for ancestor in type(error).__mro__}
@@ -74,14 +76,14 @@ def _of_native(error: BaseException) -> Reason | None:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """The failure that an exception amounts to, as it stands in the termination message."""
-    known = next((link for link in _chain(error) if isinstance(link, RunnerError)), None)
-    message = known.message if known else _sentence(error)
-    return failure(reason_of(error), message, known.hint if known else None)
+    """Return the failure of an exception, as it is written into the termination message."""
+    raised = next((link for link in _chain(error) if isinstance(link, RunnerError)), None)
+    message = raised.message if raised else _sentence(error)
+    return failure(reason_of(error), message, raised.hint if raised else None)
 
 
 def failure(reason: Reason, message: str, hint: str | None = None) -> Failure:
-    """A failure of this process: its exit code is the one of the reason."""
+    """Return a failure of this process, with the exit code of its reason."""
     return failures.failure(reason, message, hint, exit_code=CLASSES[reason].exit_code)
 
 
@@ -91,12 +93,12 @@ def _sentence(error: BaseException) -> str:
 
 
 def exit_code(reported: Failure, otherwise: int) -> int:
-    """The exit code of a failure; ``otherwise`` for reasons that only an operator sees."""
+    """Return the exit code of a failure; ``otherwise`` for reasons that only an operator sees."""
     return reported.exit_code if reported.exit_code is not None else otherwise
 
 
 def explain(program: str, error: BaseException, bug_hint: str | None = None) -> Failure:
-    """Say on standard error why a program failed, and return that failure.
+    """Print on standard error why a program failed, and return that failure.
 
     The user reads one paragraph; the stack trace is there only if the mistake is ours.
 
@@ -114,19 +116,21 @@ def explain(program: str, error: BaseException, bug_hint: str | None = None) -> 
 
 
 def paragraph(program: str, reported: Failure) -> str:
-    """A failure for people: reason, message, hint."""
+    """Return a failure as text: reason, message, hint."""
     return f"{program}: {reported.reason}: {reported.message}\n  {reported.hint}"
 
 
 def failure_of_exit(returncode: int, *, stopped: bool = False) -> Failure:
-    """The failure of a process that left no termination message.
+    """Return the failure of a process that left no termination message.
 
     Args:
         returncode: As of :class:`subprocess.Popen`: an exit code, or minus the number of a signal.
-        stopped: Whether it was told to stop; a signal that ended it is then ours.
+        stopped: True if it was asked to stop; a signal that ended it is then ours.
     """
+    # We asked it to stop, and killed it when it did not: whichever signal ended it was ours.
     if stopped and returncode < 0:
         return failure(Reason.INTERRUPTED, "the run was ended before it could write a checkpoint")
+    # Nothing of ours sends SIGKILL to a run that was not asked to stop: that leaves the kernel's OOM killer.
     if returncode == -signal.SIGKILL:
         return failure(
             Reason.OUT_OF_MEMORY,
@@ -135,8 +139,9 @@ def failure_of_exit(returncode: int, *, stopped: bool = False) -> Failure:
     if returncode in (-signal.SIGTERM, -signal.SIGINT):
         name = signal.Signals(-returncode).name
         return failure(Reason.INTERRUPTED, f"the run was ended by {name} before it could write a checkpoint")
+    # SIGSEGV and the like: a crash of native code.
     if returncode < 0:
         name = signal.Signals(-returncode).name
         return failure(Reason.INTERNAL, f"the run crashed: it was ended by {name}")
-    known = by_exit_code(returncode)
-    return failure(known.reason, f"the run ended with exit code {returncode} and left no message")
+    failure_class = by_exit_code(returncode)
+    return failure(failure_class.reason, f"the run ended with exit code {returncode} and left no message")

@@ -1,8 +1,9 @@
 """Files that appear whole or not at all, and locks on files.
 
 A file is written under a hidden name beside its own (suffix ``.partial``), flushed to the disk and renamed:
-a reader, and the next run after a kill or a power failure, finds the old content or the new one. Nothing here
-knows of addresses or of the failure taxonomy: errors are the operating system's.
+a reader, and the next run after a kill or a power failure, finds the old content or the new one. Files that
+can be made again may skip the flush. Nothing here knows of addresses or of the failure taxonomy: errors are
+the operating system's.
 """
 
 from __future__ import annotations
@@ -20,34 +21,43 @@ PARTIAL_SUFFIX = ".partial"
 
 
 @contextmanager
-def atomically(target: Path, partial: Path | None = None) -> Iterator[Path]:
+def atomically(target: Path, partial: Path | None = None, *, durable: bool = True) -> Iterator[Path]:
     """Yield a path to write to; the file becomes ``target`` at the end. After an exception nothing is left.
 
     Args:
         target: The file to make or to replace.
         partial: Name to write under, in the same folder; by default a new one of :func:`partial_name`.
+        durable: False lets the operating system choose when the file reaches the disk: after a power failure
+            it may be empty or missing; after a kill it is whole or absent all the same.
     """
     partial = partial or partial_name(target)
     try:
         yield partial
-        settle(partial, target)
+        if durable:
+            settle(partial, target)
+        else:
+            partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def write(target: Path, content: bytes | memoryview | str, partial: Path | None = None) -> None:
+def write(
+    target: Path, content: bytes | memoryview | str, partial: Path | None = None, *, durable: bool = True
+) -> None:
     """Write a file whole or not at all; text is encoded as UTF-8. Arguments as of :func:`atomically`."""
-    with atomically(target, partial) as path:
+    with atomically(target, partial, durable=durable) as path:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def partial_name(target: Path) -> Path:
     """Return a new hidden name beside a file, under which to write it."""
+    # A random part, because two processes may write the same target.
     return target.parent / f".{target.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
 
 
 def settle(partial: Path, target: Path) -> None:
     """Give a complete file its final name, durably."""
+    # Content before name: after a power failure a renamed file may otherwise be empty.
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(target)
@@ -68,6 +78,8 @@ def try_lock(file: IO[Any]) -> bool:
 
     The lock ends when the last descriptor of the open file is closed, which the death of a process does too.
     """
+    # flock, not lockf: its lock belongs to the open file, so a child that inherits the descriptor holds it,
+    # and closing another descriptor of the same file does not end it.
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

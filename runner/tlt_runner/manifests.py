@@ -1,4 +1,4 @@
-"""Manifest files: the documents of our API group, and every mistake in them by file, document and field.
+"""Reading of manifest files: the documents of our API group, and every mistake by file, document and field.
 
 Called by ``tlt validate``, ``tlt run`` and ``tlt <command> -f``. The API's models decide, and types are as
 strict as an API server's: a text is not a number, and a key may not appear twice.
@@ -30,21 +30,21 @@ class Document:
     """A valid document of our API group.
 
     Attributes:
-        place: ``file, document N``.
+        position: ``file, document N``.
         resource: Its resource.
     """
 
-    place: str
+    position: str
     resource: Resource
 
 
 @dataclass(frozen=True)
 class Checked:
-    """The documents of a file or folder, sorted into valid ones, invalid ones and those of other APIs.
+    """The documents of a file or folder: valid ones, invalid ones and those of other APIs.
 
     Attributes:
         documents: Valid documents, in order of reading.
-        problems: Mistakes: one text each, with place, field, expected and got.
+        problems: Mistakes: one text each, with position, field, expected and got.
         ignored: Documents of other API groups, and subfolders: one text each.
     """
 
@@ -53,31 +53,31 @@ class Checked:
     ignored: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """Return one line for people a document, and a last one with the totals."""
-        valid = [f"valid    {item.place}: {item.resource.key}" for item in self.documents]
+        """Return one line for each document, and a last one with the totals."""
+        valid = [f"valid    {item.position}: {item.resource.key}" for item in self.documents]
         wrong = [f"invalid  {text}" for text in self.problems]
         other = [f"ignored  {text}" for text in self.ignored]
         total = f"{len(valid)} valid, {len(wrong)} invalid, {len(other)} ignored"
         return [*valid, *wrong, *other, total]
 
     def require_valid(self) -> list[Resource]:
-        """Return the resources.
+        """Return the resources of all documents, or refuse them if one is invalid.
 
         Raises:
-            RunnerError: InvalidSpec; there is a problem, or no valid document.
+            RunnerError: InvalidSpec; a document is invalid, or none is of our API group.
         """
         if self.problems:
             raise RunnerError(Reason.INVALID_SPEC, "\n  ".join(("", *self.problems)))
         if not self.documents:
-            there = "; ".join(self.ignored) or "no documents"
+            other_documents = "; ".join(self.ignored) or "no documents"
             raise RunnerError(
-                Reason.INVALID_SPEC, f"expected at least one {' or '.join(KINDS)}, got: {there}"
+                Reason.INVALID_SPEC, f"expected at least one {' or '.join(KINDS)}, got: {other_documents}"
             )
         return [item.resource for item in self.documents]
 
 
 def read(path: Path) -> Checked:
-    """Read a manifest file, or all of a folder (not of its subfolders), without raising for its content.
+    """Read a manifest file, or all files of a folder but not of its subfolders; mistakes are collected.
 
     Raises:
         RunnerError: InvalidSpec; the path does not exist or cannot be read.
@@ -88,17 +88,18 @@ def read(path: Path) -> Checked:
     for file in files:
         try:
             bodies = list(_bodies(file))
+        # One damaged file does not hide the mistakes in the others.
         except yaml.YAMLError as error:
             problems.append(f"{file}: not YAML: {' '.join(str(error).split())}")
             continue
-        for place, body in bodies:
+        for position, body in bodies:
             if not _is_ours(body):
-                ignored.append(f"{place}: {_what(body)} is not of {GROUP}")
+                ignored.append(f"{position}: {_what(body)} is not of {GROUP}")
                 continue
             try:
-                documents.append(Document(place, _parse(body)))
+                documents.append(Document(position, _parse(body)))
             except InvalidResourceError as error:
-                problems.append(f"{place}: {error}")
+                problems.append(f"{position}: {error}")
     return Checked(
         tuple(documents), (*problems, *_duplicates(documents), *_cycles(documents)), tuple(ignored)
     )
@@ -118,26 +119,28 @@ def _files(path: Path) -> tuple[list[Path], list[str]]:
 
 
 def _bodies(file: Path) -> Iterator[tuple[str, Any]]:
-    """Yield (place, body) of each document; the items of a List count as documents."""
+    """Yield the position and the body of each document; the items of a List count as documents."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RunnerError(Reason.INVALID_SPEC, f"expected UTF-8 text in {file}, got: {error}") from None
     number = 0
     for body in yaml.load_all(text, Loader=_Loader):  # noqa: S506 - a SafeLoader
+        # An empty document, as two --- in a row make one, is none for kubectl either.
         if body is None:
             continue
         number += 1
-        place = f"{file}, document {number}"
+        position = f"{file}, document {number}"
         if isinstance(body, dict) and body.get("kind") == "List" and isinstance(body.get("items"), list):
-            yield from ((f"{place}, item {i}", item) for i, item in enumerate(body["items"], start=1))
+            yield from ((f"{position}, item {i}", item) for i, item in enumerate(body["items"], start=1))
         else:
-            yield place, body
+            yield position, body
 
 
 def _is_ours(body: Any) -> bool:
     if not isinstance(body, dict):
         return False
+    # By kind too: a manifest with a misspelt apiVersion is invalid, not one of another API.
     return str(body.get("apiVersion")).startswith(f"{GROUP}/") or body.get("kind") in KINDS
 
 
@@ -161,19 +164,20 @@ def _parse(body: dict[str, Any]) -> Resource:
 
 
 def _duplicates(documents: list[Document]) -> Iterator[str]:
-    first_places: dict[str, str] = {}
+    first_positions: dict[str, str] = {}
     for item in documents:
-        first = first_places.setdefault(item.resource.key, item.place)
-        if first != item.place:
-            yield f"{item.place}: {item.resource.key} stands in {first} already"
+        first = first_positions.setdefault(item.resource.key, item.position)
+        if first != item.position:
+            yield f"{item.position}: {item.resource.key} stands in {first} already"
 
 
 def _cycles(documents: list[Document]) -> Iterator[str]:
     by_key = {(item.resource.kind.name, item.resource.name): item.resource for item in documents}
     for item in documents:
+        # A reference out of the folder resolves to nothing here, which is no mistake: a cluster may hold it.
         resolved = references.resolve(item.resource, lambda kind, name: by_key.get((kind, name)))
         if isinstance(resolved, references.Broken) and resolved.reason == Reason.DEPENDENCY_CYCLE:
-            yield f"{item.place}: {resolved.message}"
+            yield f"{item.position}: {resolved.message}"
 
 
 class _Loader(yaml.SafeLoader):
@@ -183,9 +187,11 @@ class _Loader(yaml.SafeLoader):
         """Return a mapping; refuse one in which a key appears twice."""
         keys: set[Any] = set()
         for key_node, _ in node.value:
+            # A merge key (<<) is no key of the mapping: SafeLoader replaces it below.
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node, deep=True)
+            # Keys of other types may not be hashable; SafeLoader refuses those by itself.
             if isinstance(key, str | int | float | bool) and key in keys:
                 raise yaml.constructor.ConstructorError(
                     "while reading a mapping",
@@ -197,6 +203,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# PyYAML reads YAML 1.1: 2026-01-01 would be a date. Its float needs a dot and a signed exponent: 5e-6 would
+# be a text. An API server reads both as JSON does.
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()

@@ -1,4 +1,4 @@
-"""Options and option types that commands of ``tlt`` share. ``tlt --help`` imports nothing heavy by them."""
+"""Options and option types that commands of ``tlt`` share. Nothing heavy is imported for ``tlt --help``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from tlt_runner.commands import VOLUMES_VARIABLE
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
-"""A file or folder. Existence is checked by the command, whose error says what is there instead."""
+"""A file or folder. Existence is checked by the command, whose error says what exists instead."""
 
 
 def examples(*lines: str) -> str:
-    """Command lines as the last part of a command's help."""
+    """Return command lines as the last part of a command's help."""
+    # \b keeps click from filling the lines into one paragraph.
     return "\n  ".join(("\b\nExamples:", *lines))
 
 
@@ -58,6 +59,7 @@ def volumes(default: str) -> Callable[[Function], Function]:
 
 def positive(value: str | int) -> int:
     """Read a whole number from 1."""
+    # click passes the default, which is a number already, through the type too.
     text = str(value)
     if not text.isdigit() or int(text) == 0:
         raise click.BadParameter(f"expected a whole number from 1, got {text!r}")
@@ -93,7 +95,7 @@ class LabelFormat(click.ParamType[str]):
         return self._choice().get_metavar(param, ctx)
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the name, or refuse what is none."""
+        """Return the name, or refuse a text that names no format."""
         return self._choice().convert(value, param, ctx)
 
     def shell_complete(

@@ -1,4 +1,4 @@
-"""One run of one task in this process, from RunSpec to exit code: a pod does this, or a child of ``tlt run``.
+"""Execution of one task in this process, from RunSpec to exit code: in a pod, or as a child of ``tlt run``.
 
 However a run ends, its exit code is one of the failure taxonomy, the termination message says the same with
 metrics and digests, and the reporter has had time to deliver its last report.
@@ -92,12 +92,14 @@ def execute(
     try:
         run = read_run_spec(spec_file, command)
         reporter = _reporter(run, around)
+        # Bound late: by the second signal the report has grown.
         signals.at_second = lambda: leave_message(
             reporter.snapshot(), _interrupted("a second signal"), around
         )
         _run_task((load or task_of)(command), run, around, reporter, stop)
     except BaseException as error:  # KeyboardInterrupt and SystemExit too: every end has a reason
         failure = exits.explain(f"tlt {command}", error)
+    # The message first: the last report may take as long as the kubelet waits before it kills the pod.
     leave_message(reporter.snapshot(), failure, around)
     reporter.close(FLUSH_AFTER_STOP_S if stop.requested() else FLUSH_S)
     return 0 if failure is None else exits.exit_code(failure, otherwise=exits.INTERNAL_EXIT)
@@ -124,6 +126,8 @@ class StopSignals:
 
         Importing numpy is enough to start some.
         """
+        # No Python handlers: they run in the main thread between two bytecodes, and so not while it is inside
+        # TensorFlow.
         signal.pthread_sigmask(signal.SIG_BLOCK, self.NUMBERS)
         Thread(target=self._wait, name="stop-signals", daemon=True).start()
 
@@ -137,6 +141,7 @@ class StopSignals:
             with suppress(OSError, ValueError):  # nobody reads our standard error
                 print(f"{number.name}: stopping after the next checkpoint", file=sys.stderr, flush=True)
             return
+        # os._exit, from this thread: sys.exit would end the thread only, and the main one may never return.
         try:
             self.at_second()
         finally:
@@ -178,9 +183,10 @@ def _reporter(run: RunSpec, around: Surroundings) -> AccumulatingReporter:
 
 
 def task_of(command: str) -> Task:
-    """Return the task of a command. Its inputs are checked before it is imported, and TensorFlow with it."""
+    """Return the task of a command. The task is imported when it runs, after its inputs have been checked."""
 
     def run_task(spec: Any, run: RunSpec, context: Context) -> None:
+        # Before the import, which takes seconds, so that a misspelt address is answered at once.
         inputs.require(command, run, context.storage)
         task: Task = importlib.import_module(f"tlt_runner.tasks.{command}").run
         task(spec, run, context)
@@ -192,6 +198,7 @@ def _run_task(
     task: Task, run: RunSpec, around: Surroundings, reporter: AccumulatingReporter, stop: Stop
 ) -> None:
     log.info("%s/%s, attempt %d", run.owner.kind, run.owner.name, run.attempt)
+    # The signal may have come while the process started.
     stop.raise_if("before it began")
     with tempfile.TemporaryDirectory(prefix="tlt-", ignore_cleanup_errors=True) as folder:
         scratch = Path(folder)
@@ -201,9 +208,10 @@ def _run_task(
 
 
 def leave_message(report: RunReport, failure: Failure | None, around: Surroundings) -> None:
-    """Write the termination message. The kubelet mounts a file to be written in place, not replaced."""
+    """Write the termination message, if there is a file for it."""
     if around.termination is None:
         return
+    # In place: the kubelet mounts this very file into the container, so a rename over it would fail.
     try:
         around.termination.write_text(_message(report, failure), encoding="utf-8")
     except OSError:

@@ -109,13 +109,13 @@ def up(name: str, level: str | None, no_images: bool) -> None:
 
 def down(name: str) -> None:
     """Ends the cluster of that name, and abandoned ones."""
-    found = _end(name)
+    ended = _end(name)
     records.end_abandoned()
-    steps.say(f"{name} is down" if found else f"there is no cluster named {name!r}")
+    steps.say(f"{name} is down" if ended else f"there is no cluster named {name!r}")
 
 
 def status() -> None:
-    """One line a cluster."""
+    """Print a line for each cluster."""
     lines = []
     for record in records.every():
         owner = (

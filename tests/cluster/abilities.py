@@ -1,5 +1,4 @@
-"""What this machine can do. Every function either returns or raises an UnavailableError that says what is
-missing.
+"""Checks of the abilities of this machine. Each raises an UnavailableError that says what is missing.
 
 Called before anything is started, so that a laptop without root gets one clear sentence and the control-plane
 level.
@@ -30,13 +29,13 @@ _LIBC = Path("/usr/include/stdlib.h")
 
 
 def require_control_plane() -> None:
-    """Linux, because what runs is told apart by /proc."""
+    """Require Linux: running processes are recognised by /proc."""
     if sys.platform != "linux":
         raise UnavailableError(f"the test cluster runs on Linux, and this is {sys.platform}")
 
 
 def require_node() -> None:
-    """Linux, root, and the programs of a node."""
+    """Require Linux, root, and the programs of a node."""
     require_control_plane()
     if os.geteuid() != 0:
         raise UnavailableError(

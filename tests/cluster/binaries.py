@@ -56,7 +56,7 @@ NAMES = tuple(_SET_OF)
 
 
 def path(name: str) -> Path:
-    """Where a binary is or will be."""
+    """Return the path at which a binary is or will be."""
     return paths.CACHE / "bin" / f"{name}-{_SET_OF[name].version()}"
 
 

@@ -24,7 +24,7 @@ _NOWHERE = "192.0.2.1"
 
 
 class Cluster:
-    """What every kind of cluster offers: a kubeconfig, and kubectl with it."""
+    """Base class of every kind of cluster: a kubeconfig, and kubectl with it."""
 
     def __init__(self, kubeconfig: Path, server: str) -> None:
         self.kubeconfig = kubeconfig
@@ -59,7 +59,7 @@ class ControlPlane(Cluster):
 
     @property
     def with_node(self) -> bool:
-        """Whether a node and pods can reach this API server."""
+        """True if a node and pods can reach this API server."""
         return bool(self.record.facts["with_node"])
 
     @property
@@ -68,7 +68,7 @@ class ControlPlane(Cluster):
         return Authority(self.directory / "pki")
 
     def is_healthy(self) -> bool:
-        """Whether all its processes run and the API server answers."""
+        """Return True if all its processes run and the API server answers."""
         running = set(self.record.processes())
         return running >= {
             "etcd",
@@ -220,7 +220,7 @@ def _start(record: records.Record, programs: Mapping[str, Path], with_node: bool
         ("kube-controller-manager", "system:kube-controller-manager"),
         ("kube-scheduler", "system:kube-scheduler"),
     ):
-        own = authority.kubeconfig(part, server, user)
+        kubeconfig_of_part = authority.kubeconfig(part, server, user)
         extra = []
         if part == "kube-controller-manager":
             extra = [
@@ -233,7 +233,7 @@ def _start(record: records.Record, programs: Mapping[str, Path], with_node: bool
         # The default limits of 20 and 50 requests a second make thousands of simulated pods take minutes.
         limits = ("--kube-api-qps=500", "--kube-api-burst=1000")
         alone = ("--leader-elect=false", "--secure-port=0")
-        record.spawn(part, programs[part], f"--kubeconfig={own}", *alone, *limits, *extra)
+        record.spawn(part, programs[part], f"--kubeconfig={kubeconfig_of_part}", *alone, *limits, *extra)
     steps.until("the default service account", lambda: _has_default_account(plane), READY_LIMIT_S)
 
 
@@ -252,5 +252,7 @@ def _is_ready(plane: ControlPlane) -> bool:
 def _has_default_account(plane: ControlPlane) -> bool:
     for part in _PARTS:
         plane.record.check(part)
-    found = plane.kubectl("get", "serviceaccount", "default", "--ignore-not-found", "-o", "name", check=False)
-    return bool(found.strip())
+    listed = plane.kubectl(
+        "get", "serviceaccount", "default", "--ignore-not-found", "-o", "name", check=False
+    )
+    return bool(listed.strip())

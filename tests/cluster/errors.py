@@ -1,5 +1,4 @@
-"""What can go wrong while a cluster is started. `fixtures` turns the second one into a skip, nothing else
-does.
+"""Errors while a cluster is started. Only `fixtures` turns the second one into a skip.
 
 ClusterError
 └── UnavailableError   this machine lacks an ability (root, Linux, a program): says which and what to do

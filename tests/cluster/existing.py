@@ -26,13 +26,13 @@ class ExistingCluster(Cluster):
 
     @property
     def host_address(self) -> str:
-        """Pods of an existing cluster need not reach this host."""
+        """Refuse: pods of an existing cluster need not reach this host."""
         raise UnavailableError(
             "pods of an existing cluster may not reach this machine; use object storage of your own"
         )
 
     def set_gpus(self, count: int) -> None:
-        """Nodes that are not ours keep the GPUs they have."""
+        """Refuse: nodes that are not ours keep the GPUs they have."""
         raise UnavailableError(
             f"expected an own node to give {count} fake GPUs, but KUBECONFIG names an existing cluster"
         )
@@ -54,7 +54,7 @@ class ExistingCluster(Cluster):
 
 
 def is_named() -> bool:
-    """Whether the environment names a cluster and the images for it."""
+    """Return True if the environment names a cluster and the images for it."""
     return bool(os.environ.get("KUBECONFIG")) and all(os.environ.get(name) for name in _IMAGES)
 
 

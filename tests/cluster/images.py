@@ -99,8 +99,8 @@ def load_pause(node: "Node") -> None:
 
 def load(node: "Node", references: list[str]) -> None:
     """Imports images of the layout by name."""
-    there = set(node.ctr("images", "ls", "-q").split())
-    missing = [reference for reference in references if reference not in there]
+    imported = set(node.ctr("images", "ls", "-q").split())
+    missing = [reference for reference in references if reference not in imported]
     if not missing:
         return
     entries = [entry for entry in _index() if _name(entry) in missing]
@@ -125,7 +125,7 @@ def _copy_sources(context: Path) -> None:
 
 
 def _digest(context: Path, target: str) -> str:
-    """Of everything that goes into an image. Constraints of the other target do not."""
+    """Return the digest of everything that goes into an image, so without the other target's constraints."""
     others = {f"constraints-{other}.txt" for other in TARGETS if other != target}
     total = hashlib.sha256(BASE.encode())
     for file in sorted(file for file in context.rglob("*") if file.is_file() and file.name not in others):
@@ -161,8 +161,8 @@ def _add_with_known_layers(context: Path, reference: str) -> bool:
     """
     config = json.loads(_buildah_output("inspect", "--type", "image", reference))["OCIv1"]
     *lower, _ = config["rootfs"]["diff_ids"]
-    known = _known_layers()
-    if not all(identity in known for identity in lower):
+    known_layers = _known_layers()
+    if not all(identity in known_layers for identity in lower):
         return False
     sources = reference.replace("localhost/tlt-", "localhost/tlt-sources-")
     _bud(context, "sources", sources)
@@ -171,7 +171,7 @@ def _add_with_known_layers(context: Path, reference: str) -> bool:
     _write_index([other for other in _index() if other != entry])
     manifest = _json(entry)
     config["rootfs"]["diff_ids"] = [*lower, *_json(manifest["config"])["rootfs"]["diff_ids"]]
-    manifest["layers"] = [*(known[identity] for identity in lower), *manifest["layers"]]
+    manifest["layers"] = [*(known_layers[identity] for identity in lower), *manifest["layers"]]
     manifest["config"] = {**manifest["config"], **_add_blob(config)}
     added = {**entry, **_add_blob(manifest), "annotations": {_NAME: reference}}
     _write_index([*_index(), added])
@@ -180,11 +180,11 @@ def _add_with_known_layers(context: Path, reference: str) -> bool:
 
 def _known_layers() -> dict[str, dict]:
     """Digest of a layer's content -> the blob of it in the layout."""
-    known: dict[str, dict] = {}
+    blobs: dict[str, dict] = {}
     for entry in _index():
         manifest = _json(entry)
-        known |= zip(_json(manifest["config"])["rootfs"]["diff_ids"], manifest["layers"], strict=True)
-    return known
+        blobs |= zip(_json(manifest["config"])["rootfs"]["diff_ids"], manifest["layers"], strict=True)
+    return blobs
 
 
 def _prune(target: str) -> None:

@@ -24,7 +24,7 @@ class Network:
 
     @property
     def name(self) -> str:
-        """Of the namespace, and of the link's end on the host."""
+        """Name of the namespace, and of the link's end on the host."""
         return f"tlt{self.slot}"
 
     @property

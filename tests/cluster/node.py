@@ -53,7 +53,7 @@ class Node(Cluster):
         return steps.run(*self.ctr_command(*arguments))
 
     def is_healthy(self) -> bool:
-        """Whether all its processes run and the API server calls it ready."""
+        """Return True if all its processes run and the API server calls it ready."""
         running = set(self.record.processes())
         return running >= {"containerd", "coredns", "kube-proxy", "kubelet"} and _is_ready(self)
 
@@ -379,7 +379,7 @@ def _is_ready(machine: Node) -> bool:
 
 
 def _cgroup_roots() -> list[Path]:
-    """Where cgroups are made: one folder for v2, one a controller for v1."""
+    """Return the folders in which cgroups are made: one for v2, one a controller for v1."""
     if (_CGROUPS / "cgroup.controllers").exists():
         return [_CGROUPS]
     return [
@@ -450,9 +450,9 @@ def _undo(record: records.Record) -> None:
         if "containerd" in record.processes():
             # Its content folder is used again: the next node must not find containers of this one.
             for kind in ("tasks", "containers"):
-                found = steps.run(*_ctr(record, kind, "ls", "-q"), check=False).split()
-                if found:
-                    steps.run(*_ctr(record, kind, "rm", *found), check=False)
+                leftover = steps.run(*_ctr(record, kind, "ls", "-q"), check=False).split()
+                if leftover:
+                    steps.run(*_ctr(record, kind, "rm", *leftover), check=False)
         record.stop_all()
         _remove_cgroups(name)
     record.stop_all()

@@ -23,7 +23,7 @@ _count = 0
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """Where the server is, and the keys it accepts."""
+    """Address of the server, and the keys it accepts."""
 
     endpoint: str
     access_key: str
@@ -40,7 +40,7 @@ class ObjectStore:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What boto3 reads."""
+        """Environment variables that boto3 reads."""
         return {
             "AWS_ENDPOINT_URL_S3": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.access_key,

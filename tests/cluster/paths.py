@@ -1,4 +1,4 @@
-"""Where everything lives. `.cache/` in the repository, or the folder that TLT_CACHE names."""
+"""Folders of the test clusters: `.cache/` in the repository, or the folder that TLT_CACHE names."""
 
 import contextlib
 import fcntl

@@ -1,5 +1,4 @@
-"""What was started is written down here, so that it can be ended by anyone, also after a SIGKILL of the
-starter.
+"""Records of everything that was started, so that anyone can end it, also after a SIGKILL of the starter.
 
 A record is a folder `.cache/clusters/<name>/` with a `record.json`: who owns it, the pids with their start
 times (a recycled pid is never killed), and the slot its addresses come from. `control_plane`, `node` and
@@ -38,7 +37,7 @@ def start_time(pid: int) -> int | None:
 
 
 class Record:
-    """One folder with its `record.json`."""
+    """A record: a folder with its `record.json`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -50,12 +49,12 @@ class Record:
 
     @property
     def facts(self) -> dict[str, object]:
-        """What the starter noted: kind, slot, addresses."""
+        """Facts that the starter noted: kind, slot, addresses."""
         return self._read()["facts"]
 
     @property
     def kind(self) -> str:
-        """Which module undoes it."""
+        """Kind of the record, which names the function that undoes it."""
         return str(self.facts["kind"])
 
     @property
@@ -79,23 +78,23 @@ class Record:
         self._write(content)
 
     def keep(self) -> None:
-        """From now on it outlives the process that started it."""
+        """Let it outlive the process that started it."""
         self._write({**self._read(), "owner": None})
 
     def is_abandoned(self) -> bool:
-        """Its owner died before it could end what it started."""
+        """Return True if its owner died before it could end what it started."""
         owner = self._read()["owner"]
         return owner is not None and start_time(owner["pid"]) != owner["started"]
 
     def is_owned(self) -> bool:
-        """It belongs to a process that is still running and will end it."""
+        """Return True if it belongs to a process that is still running and will end it."""
         return self._read()["owner"] is not None and not self.is_abandoned()
 
     def processes(self) -> dict[str, int]:
-        """Name -> pid of those that are still running."""
-        known = self._read()["processes"]
+        """Return name -> pid of the processes that are still running."""
+        entries = self._read()["processes"]
         return {
-            entry["name"]: entry["pid"] for entry in known if start_time(entry["pid"]) == entry["started"]
+            entry["name"]: entry["pid"] for entry in entries if start_time(entry["pid"]) == entry["started"]
         }
 
     def spawn(self, name: str, *command: str | Path, env: Mapping[str, str] | None = None) -> None:

@@ -19,14 +19,14 @@ _ORDER = ["TrainingJob", "PruneJob", "ExportJob"]
 
 
 def fetch(cluster: Cluster, namespace: str) -> list[dict[str, Any]]:
-    """All resources of our kinds in the namespace, parents before children as far as names tell."""
+    """Return all resources of our kinds in the namespace, by kind (parents first) and name."""
     text = cluster.kubectl("get", "trainingjobs,prunejobs,exportjobs", "-n", namespace, "-o", "json")
     items: list[dict[str, Any]] = json.loads(text)["items"]
     return sorted(items, key=lambda item: (_ORDER.index(item["kind"]), item["metadata"]["name"]))
 
 
 def is_finished(item: dict[str, Any]) -> bool:
-    """Whether the resource succeeded or failed."""
+    """Return True if the resource succeeded or failed."""
     return item.get("status", {}).get("phase") in FINISHED
 
 
@@ -35,18 +35,18 @@ def describe(item: dict[str, Any]) -> tuple[str, str, str, str]:
     status = item.get("status", {})
     progress = status.get("progress", {})
     kind = KINDS[item["kind"]]
-    where = [progress["stage"]] if "stage" in progress else []
+    parts = [progress["stage"]] if "stage" in progress else []
     if "epochs" in progress:
-        where.append(f"epoch {progress.get('epoch', 0)}/{progress['epochs']}")
+        parts.append(f"epoch {progress.get('epoch', 0)}/{progress['epochs']}")
     if "loss" in progress:
-        where.append(f"loss {progress['loss']:.3f}")
+        parts.append(f"loss {progress['loss']:.3f}")
     if progress.get("etaSeconds") and not is_finished(item):
-        where.append(f"{progress['etaSeconds']} s left")
+        parts.append(f"{progress['etaSeconds']} s left")
     phase = status.get("phase", "")
     if phase == "Pending":
         reconciling = [c for c in status.get("conditions", []) if c["type"] == "Reconciling"]
-        where = [reconciling[0]["message"]] if reconciling else where
-    return f"{kind.short_name}/{item['metadata']['name']}", phase, ", ".join(where), _result(status)
+        parts = [reconciling[0]["message"]] if reconciling else parts
+    return f"{kind.short_name}/{item['metadata']['name']}", phase, ", ".join(parts), _result(status)
 
 
 def _result(status: dict[str, Any]) -> str:

@@ -101,6 +101,6 @@ def training(name: str, namespace: str, epochs: int = 1, **changes: Any) -> dict
 
 
 def resource(kind: str, name: str, namespace: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """One of our resources as JSON data."""
+    """Return a resource of ours as JSON data."""
     metadata = {"name": name, "namespace": namespace}
     return {"apiVersion": "tlt.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}

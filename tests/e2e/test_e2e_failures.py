@@ -1,4 +1,4 @@
-"""What fails says why, by a reason of its own and with a hint; a parent's failure reaches its children."""
+"""Failures: each has a reason of its own and a hint, and a parent's failure reaches its children."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ def applied(product: Product, namespace: str) -> str:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_wrong_input_fails_with_its_own_reason(product: Product, applied: str, name: str) -> None:
+def test_each_wrong_input_fails_with_its_reason(product: Product, applied: str, name: str) -> None:
     if name == "no-gpu" and not isinstance(product.cluster, Node):
         pytest.skip("an existing cluster's nodes cannot be given GPUs that are not there")
-    _, reason, told = CASES[name]
+    _, reason, message = CASES[name]
     status = product.wait_finished("tj", name, applied)
     assert status["phase"] == "Failed"
     assert status["failure"]["reason"] == reason, status["failure"]
-    assert told in status["failure"]["message"]
+    assert message in status["failure"]["message"]
     assert status["failure"]["hint"]
     failed = {item["type"]: item for item in status["conditions"]}["Failed"]
     assert (failed["status"], failed["reason"]) == ("True", reason)
 
 
-def test_children_of_a_failed_parent_fail_and_say_so(product: Product, applied: str) -> None:
+def test_children_of_a_failed_parent_fail_with_a_message(product: Product, applied: str) -> None:
     output = {"uri": "pvc://tlt-data/runs/orphan"}
     spec = {"model": {"trainingJobRef": {"name": "no-class"}}, "threshold": 0.5, "output": output}
     product.cluster.apply(resource("PruneJob", "orphan", applied, spec))

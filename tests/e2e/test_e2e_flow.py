@@ -39,7 +39,7 @@ def flow(product: Product) -> dict[str, dict[str, Any]]:
 pytestmark = pytest.mark.timeout(3000)
 
 
-def test_all_four_succeed_at_the_first_attempt(flow: dict[str, dict[str, Any]]) -> None:
+def test_all_four_resources_succeed_at_the_first_attempt(flow: dict[str, dict[str, Any]]) -> None:
     assert {step: (status["phase"], status["attempt"]) for step, status in flow.items()} == {
         step: ("Succeeded", 1) for step in ("train", "prune", "retrain", "export")
     }

@@ -1,4 +1,4 @@
-"""A data set in an object store, results into it; the keys come from a Secret and are seen nowhere else."""
+"""A data set in an object store, results into it; the keys come from a Secret and appear nowhere else."""
 
 from __future__ import annotations
 
@@ -56,16 +56,14 @@ def test_a_training_reads_and_writes_an_object_store_with_the_keys_of_a_secret(
         stored = s3.directory / artifact["uri"].removeprefix("s3://")
         assert hashlib.sha256(stored.read_bytes()).hexdigest() == artifact["sha256"]
 
-    seen = [product.get("tj", "remote", namespace)]
-    seen += product.list("pods,jobs,events", namespace)
+    objects = [product.get("tj", "remote", namespace)]
+    objects += product.list("pods,jobs,events", namespace)
     logs = product.cluster.kubectl("logs", "-n", namespace, "job/remote-train-1")
-    assert s3.secret_key not in json.dumps(seen)
+    assert s3.secret_key not in json.dumps(objects)
     assert s3.secret_key not in logs
 
 
-def test_wrong_keys_end_with_the_reason_that_storage_denied(
-    product: Product, namespace: str, s3: ObjectStore
-) -> None:
+def test_wrong_keys_fail_as_storage_denied(product: Product, namespace: str, s3: ObjectStore) -> None:
     upload(s3, "closed")
     keys = {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": "not-the-key"}
     metadata = {"name": "wrong", "namespace": namespace}

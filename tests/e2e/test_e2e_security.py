@@ -1,4 +1,4 @@
-"""What a runner may do, tried out with a runner's own credentials against the real API server."""
+"""Permissions of a runner, tried out with a runner's own credentials against the real API server."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_runner_cannot_report_on_another_resource(
     ],
     ids=lambda status: next(iter(status)),
 )
-def test_a_runner_cannot_write_the_operators_part(
+def test_a_runner_cannot_write_the_operators_status_fields(
     product: Product, namespace: str, pod: str, status: dict[str, Any]
 ) -> None:
     assert report(product, namespace, pod, "mine", status).startswith("422")
@@ -137,9 +137,7 @@ def test_a_runner_cannot_change_a_spec(product: Product, namespace: str, pod: st
 
 
 @pytest.mark.parametrize("path", ["secrets", "pods", "configmaps"])
-def test_a_runner_cannot_read_what_is_not_its_own(
-    product: Product, namespace: str, pod: str, path: str
-) -> None:
+def test_a_runner_cannot_read_other_objects(product: Product, namespace: str, pod: str, path: str) -> None:
     assert ask(product, namespace, pod, "GET", f"/api/v1/namespaces/{namespace}/{path}").startswith("403")
 
 
@@ -156,7 +154,7 @@ def test_a_runner_cannot_read_what_is_not_its_own(
         ("*", "*"),
     ],
 )
-def test_the_operator_may_not_do_what_it_does_not_need(product: Product, verb: str, what: str) -> None:
+def test_the_operator_has_no_permission_beyond_its_needs(product: Product, verb: str, what: str) -> None:
     account = "system:serviceaccount:tlt-system:tlt-operator"
     answer = product.cluster.kubectl("auth", "can-i", verb, what, "-A", "--as", account, check=False).strip()
     assert answer == "no"

@@ -95,11 +95,11 @@ def labelled_sizes(scenes: Path) -> np.ndarray:
     return sizes[np.lexsort(sizes.T)]
 
 
-def test_sizes_are_those_of_the_training_labels(scenes: Path, records: Records) -> None:
+def test_box_sizes_equal_those_of_the_training_labels(scenes: Path, records: Records) -> None:
     np.testing.assert_array_equal(initial_model.training_sizes(records), labelled_sizes(scenes))
 
 
-def test_of_many_boxes_some_are_drawn_and_always_the_same(records: Records) -> None:
+def test_a_sample_of_many_boxes_is_the_same_every_time(records: Records) -> None:
     everything = {tuple(size) for size in initial_model.training_sizes(records)}
     drawn = initial_model.training_sizes(records, most=7)
     assert drawn.shape == (7, 2)
@@ -108,18 +108,18 @@ def test_of_many_boxes_some_are_drawn_and_always_the_same(records: Records) -> N
 
 
 def test_the_task_reports_anchors_that_fit_better(scenes: Path, tmp_path: Path) -> None:
-    found = execute(anchors, job(scenes, tmp_path), tmp_path / "scratch")
-    assert found is not None
+    fitted = execute(anchors, job(scenes, tmp_path), tmp_path / "scratch")
+    assert fitted is not None
     sizes, given = labelled_sizes(scenes), Anchors(scales=[64, 128], ratios=[1.0, 0.5])
     chosen = anchor_clustering.propose(sizes, given, seed=42)
-    assert found == anchor_clustering.compare(sizes, given, chosen, foreground=0.7)
+    assert fitted == anchor_clustering.compare(sizes, given, chosen, foreground=0.7)
     # Digits of 12 to 36 pixels, drawn to double width: no given anchor fits most of them.
-    assert found.default_recall < 0.2
-    assert found.recall > 0.9
-    assert max(found.scales) < 64
+    assert fitted.default_recall < 0.2
+    assert fitted.recall > 0.9
+    assert max(fitted.scales) < 64
 
 
-def test_the_command_prints_a_table_and_what_to_write(scenes: Path, tmp_path: Path) -> None:
+def test_the_command_prints_a_table_and_the_yaml_to_paste(scenes: Path, tmp_path: Path) -> None:
     manifest = {
         "apiVersion": "tlt.dev/v1alpha1",
         "kind": "TrainingJob",
@@ -141,13 +141,13 @@ def test_the_command_prints_a_table_and_what_to_write(scenes: Path, tmp_path: Pa
     assert Anchors.model_validate(pasted) == anchor_clustering.propose(sizes, given, seed=42)
 
 
-def test_a_training_uses_and_reports_them(scenes: Path, tmp_path: Path) -> None:
+def test_a_training_uses_and_reports_the_fitted_anchors(scenes: Path, tmp_path: Path) -> None:
     spec = job(scenes, tmp_path, anchors={"auto": True, "scales": [64, 128], "ratios": [1.0, 0.5]})
-    found = execute(train, spec, tmp_path / "scratch")
-    assert found is not None
+    fitted = execute(train, spec, tmp_path / "scratch")
+    assert fitted is not None
     trained = detector.load(tmp_path / "last.keras").config.anchors
-    assert trained == Anchors(scales=found.scales, ratios=found.ratios)
-    assert found == execute(anchors, spec, tmp_path / "more")  # what a resumed run gets
+    assert trained == Anchors(scales=fitted.scales, ratios=fitted.ratios)
+    assert fitted == execute(anchors, spec, tmp_path / "more")  # what a resumed run gets
     (state_file,) = tmp_path.glob("checkpoints/*/state.npz")
     assert state.read(state_file)[0].anchors == trained
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from fakes import RecordingReporter
 from tlt_api.dataset import Dataset
-from tlt_api.failures import Reason
+from tlt_api.failures import CLASSES, Reason
 from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import DatasetStatus, Progress
 from tlt_api.trainingjob import TrainingJobSpec
@@ -381,7 +381,7 @@ def test_a_file_that_changes_while_it_is_read_ends_the_run_and_makes_no_record(
 
     with pytest.raises(RunnerError) as caught:
         prepare(folder.dataset(), storage, output, ChangesAfterTheSurvey())  # type: ignore[arg-type]
-    assert caught.value.failure_class.retryable
+    assert CLASSES[caught.value.reason].retryable
     assert f"training/{part}" in caught.value.message
     # good003 is for training: neither its shard nor a manifest is there; the other shard may be whole.
     assert not list(tmp_path.glob("out/tfrecords/*/dataset.json"))

@@ -39,7 +39,7 @@ def model():
 
 
 class Run:
-    """One run of the task in a folder of its own."""
+    """Runs the task in a folder of its own."""
 
     def __init__(self, folder, scenes):
         self.output = folder / "out"
@@ -68,7 +68,7 @@ class Run:
         return self.reporter.snapshot()
 
 
-def test_the_best_model_is_judged_on_the_validation_images(scenes, model, tmp_path):
+def test_the_best_model_is_evaluated_on_the_validation_images(scenes, model, tmp_path):
     run = Run(tmp_path, scenes)
     detector.save(model, run.output / "best.keras")
     metrics = run().metrics
@@ -79,13 +79,13 @@ def test_the_best_model_is_judged_on_the_validation_images(scenes, model, tmp_pa
     assert metrics.iou_threshold == 0.25
 
 
-def test_without_a_trained_model_the_one_to_start_from_is_judged(scenes, model, tmp_path):
+def test_without_a_trained_model_the_initial_one_is_evaluated(scenes, model, tmp_path):
     run = Run(tmp_path, scenes)
     detector.save(model, tmp_path / "pruned.keras")
     assert run(start=tmp_path / "pruned.keras").metrics.m_ap is not None
 
 
-def test_without_any_model_the_user_is_told_to_train_first(scenes, tmp_path):
+def test_evaluation_without_any_model_asks_to_train_first(scenes, tmp_path):
     with pytest.raises(RunnerError, match=r"best\.keras does not exist") as error:
         Run(tmp_path, scenes)()
     assert error.value.reason == Reason.INVALID_SPEC
@@ -99,13 +99,13 @@ def test_a_model_of_other_classes_is_refused(scenes, tmp_path):
     assert error.value.reason == Reason.MODEL_MISMATCH
 
 
-@pytest.mark.parametrize(("uid", "said"), [("u", False), ("before", True)], ids=["own", "of another run"])
-def test_a_model_of_another_run_is_named(scenes, model, tmp_path, caplog, uid, said):
+@pytest.mark.parametrize(("uid", "warned"), [("u", False), ("before", True)], ids=["own", "of another run"])
+def test_evaluating_a_model_of_another_run_logs_a_warning(scenes, model, tmp_path, caplog, uid, warned):
     run = Run(tmp_path, scenes)
     origin = model_file.Origin(run=uid, job="default/elder", epoch=7)
     model_file.save(model, run.output / "best.keras", origin)
     assert run().metrics.m_ap is not None
-    assert any("default/elder" in line and "epoch 7" in line for line in caplog.messages) == said
+    assert any("default/elder" in line and "epoch 7" in line for line in caplog.messages) == warned
 
 
 def test_a_stop_ends_the_evaluation(scenes, model, tmp_path):

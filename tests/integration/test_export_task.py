@@ -60,7 +60,7 @@ def records(tmp_path_factory):
 
 
 class Run:
-    """A run of the task in its own folder."""
+    """Runs the task in a folder of its own."""
 
     def __init__(self, folder, **spec):
         self.output = folder / "out"

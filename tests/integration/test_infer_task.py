@@ -80,7 +80,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def test_labels_are_the_detections_in_the_images_own_pixels(
+def test_labels_hold_the_detections_in_pixels_of_the_stored_image(
     model_file: Path, images: Path, tmp_path: Path
 ) -> None:
     image = picture(1)
@@ -89,10 +89,12 @@ def test_labels_are_the_detections_in_the_images_own_pixels(
     model = detector.load(model_file)
     where = geometry.placement(80, 160, SIZE, SIZE, "letterbox")
     network = geometry.place_image(image, where)[..., ::-1].astype(np.float32)
-    found = detectors.of_keras(model)(np.stack([network] * run.BATCH))
+    detections = detectors.of_keras(model)(np.stack([network] * run.BATCH))
     rows = [line.split() for line in (tmp_path / "out/labels/a.txt").read_text().splitlines()]
     expected = []
-    for box, score, class_id in zip(found["boxes"][0], found["scores"][0], found["classes"][0], strict=True):
+    for box, score, class_id in zip(
+        detections["boxes"][0], detections["scores"][0], detections["classes"][0], strict=True
+    ):
         # 160 x 80 in 96 x 96: scale 0.6, 24 rows of padding above.
         y1, x1, y2, x2 = (box - [24, 0, 24, 0]) / 0.6
         y1, y2 = np.clip([y1, y2], 0, 80)
@@ -133,7 +135,7 @@ def test_sub_folders_and_names_are_kept_and_boxes_are_drawn(
     assert (report.whole, report.images, report.inferred_images) == (True, 2, 2)
 
 
-def test_every_entry_that_is_not_used_is_reported_and_none_is_fatal(
+def test_every_unused_entry_is_reported_and_none_is_fatal(
     model_file: Path, images: Path, tmp_path: Path
 ) -> None:
     data = save(images, "good.jpg", picture(4))
@@ -190,7 +192,7 @@ def test_an_image_without_detections_gets_an_empty_label_file(
     assert report.detections == {"bus": 0, "fire truck": 0}
 
 
-def test_more_images_than_a_batch_are_the_same_one_by_one(
+def test_results_do_not_depend_on_the_batch_an_image_is_in(
     model_file: Path, images: Path, tmp_path: Path
 ) -> None:
     for index in range(run.BATCH + 2):
@@ -226,7 +228,7 @@ def test_a_folder_of_the_user_is_refused_and_untouched(
     assert tree(out) == {"images/a.jpg": b"mine"}
 
 
-def test_a_second_inference_replaces_its_own_files_and_no_others(
+def test_a_second_inference_replaces_only_files_of_the_first(
     model_file: Path, images: Path, tmp_path: Path
 ) -> None:
     for name in ("a.jpg", "b.jpg", "c.jpg"):
@@ -270,7 +272,7 @@ def test_a_folder_without_images_says_what_it_holds(model_file: Path, images: Pa
     assert not (tmp_path / "out").exists()
 
 
-def test_images_none_of_which_can_be_used_fail_with_the_report(
+def test_an_inference_without_usable_images_fails_and_leaves_a_report(
     model_file: Path, images: Path, tmp_path: Path
 ) -> None:
     (images / "a.jpg").write_bytes(b"\xff\xd8\xff")
@@ -293,7 +295,7 @@ class StopAfter(LocalReporter):
             self._stop.request()
 
 
-def test_what_was_written_before_an_interruption_stays_and_the_next_run_completes_it(
+def test_files_written_before_an_interruption_stay_and_the_next_run_completes_them(
     model_file: Path, images: Path, tmp_path: Path
 ) -> None:
     for index in range(run.BATCH + 1):
@@ -327,14 +329,14 @@ def test_a_signal_ends_the_command_with_a_report_of_what_is_done(
     while process.poll() is None and not any((tmp_path / "out" / "labels").glob("*")):
         time.sleep(0.02)
     process.send_signal(number)
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == CLASSES[Reason.INTERRUPTED].exit_code, said[-2000:]
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == CLASSES[Reason.INTERRUPTED].exit_code, output[-2000:]
     report = stored(tmp_path / "out")
     assert not report["whole"]
     assert 0 < report["inferredImages"] < 2000
 
 
-def test_the_command_says_what_it_did(model_file: Path, images: Path, tmp_path: Path) -> None:
+def test_the_command_prints_a_summary(model_file: Path, images: Path, tmp_path: Path) -> None:
     save(images, "a.jpg", picture(4))
     (images / "b.jpg").write_text("no image")
     done = subprocess.run(

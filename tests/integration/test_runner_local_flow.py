@@ -130,7 +130,7 @@ def test_every_resource_succeeds_in_the_order_of_references(flow: tuple[Path, st
     assert times == sorted(times)
 
 
-def test_each_starts_from_what_its_reference_made(flow: tuple[Path, str]) -> None:
+def test_each_resource_starts_from_the_model_of_its_reference(flow: tuple[Path, str]) -> None:
     folder, _ = flow
     trained, pruned, retrained, exported = (resource(folder, name)["status"] for name in FLOW)
     made = {item["name"]: item["sha256"] for item in (*trained["artifacts"], *pruned["artifacts"])}
@@ -150,7 +150,7 @@ def test_the_status_carries_results(flow: tuple[Path, str]) -> None:
     assert exported["lowestMAP"] == exported["exports"][0]["mAP"]
 
 
-def test_artifacts_are_where_the_output_says(flow: tuple[Path, str]) -> None:
+def test_artifacts_lie_below_the_output_address(flow: tuple[Path, str]) -> None:
     folder, output = flow
     for item in resource(folder, "ExportJob-exported")["status"]["artifacts"]:
         path = folder / ".tlt" / "volumes" / item["uri"].removeprefix("pvc://")
@@ -158,11 +158,11 @@ def test_artifacts_are_where_the_output_says(flow: tuple[Path, str]) -> None:
         assert str(path) in output
 
 
-def test_what_is_not_ours_is_said_to_be_ignored(flow: tuple[Path, str]) -> None:
+def test_documents_of_other_apis_are_reported_as_ignored(flow: tuple[Path, str]) -> None:
     assert "PersistentVolumeClaim/data is not of tlt.dev" in flow[1]
 
 
-def test_a_second_run_does_nothing(flow: tuple[Path, str]) -> None:
+def test_a_second_run_of_finished_work_does_nothing(flow: tuple[Path, str]) -> None:
     folder, _ = flow
     before = [resource(folder, name) for name in FLOW]
     code, output = tlt("run", "manifests", cwd=folder)

@@ -20,7 +20,7 @@ from cluster.errors import UnavailableError
 from cluster.object_store import ObjectStore, object_store
 from tlt_api.common import S3Storage
 from tlt_api.dataset import Dataset
-from tlt_api.failures import Reason
+from tlt_api.failures import CLASSES, Reason
 from tlt_runner.data import sample_digits
 from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.data.records import load_records
@@ -65,7 +65,7 @@ def _upload(storage: Storage, folder: Path, uri: str) -> None:
             storage.publish(path, f"{uri}/{path.relative_to(folder).as_posix()}")
 
 
-def test_what_is_published_is_fetched_with_its_digest(storage: Storage, tmp_path: Path) -> None:
+def test_a_published_file_is_fetched_with_its_digest(storage: Storage, tmp_path: Path) -> None:
     content = random.Random(0).randbytes(2 * PART_BYTES + 1)  # three parts
     published = storage.publish(_file(tmp_path, content), "s3://bucket/runs/1/model.keras")
     assert published.uri == "s3://bucket/runs/1/model.keras"
@@ -93,14 +93,14 @@ def test_the_digest_of_an_object_is_known_without_its_content(
         client.put_object(Bucket="bucket", Key="digest/foreign.keras", Body=b"x")
     fetched, fetch = [], storage.fetch
     monkeypatch.setattr(storage, "fetch", lambda uri: fetched.append(uri) or fetch(uri))  # type: ignore[func-returns-value]
-    assert storage.published(published.uri) == published
+    assert storage.stored(published.uri) == published
     assert not fetched
-    foreign = storage.published("s3://bucket/digest/foreign.keras")
+    foreign = storage.stored("s3://bucket/digest/foreign.keras")
     assert foreign is not None
     assert (foreign.sha256, foreign.size_bytes) == (hashlib.sha256(b"x").hexdigest(), 1)
     assert not [path for path in storage.scratch.rglob("*") if path.is_file()]  # no copy stays
-    assert storage.published("s3://bucket/digest/none.keras") is None
-    assert storage.published("s3://bucket/digest") is None
+    assert storage.stored("s3://bucket/digest/none.keras") is None
+    assert storage.stored("s3://bucket/digest") is None
 
 
 class CuttingProxy:
@@ -166,27 +166,27 @@ def test_a_second_fetch_sees_a_replaced_object(storage: Storage, tmp_path: Path)
         assert storage.fetch("s3://bucket/replaced/x", published.sha256).read_bytes() == content
 
 
-def test_another_content_than_expected_is_refused(storage: Storage, tmp_path: Path) -> None:
+def test_content_with_another_digest_is_refused(storage: Storage, tmp_path: Path) -> None:
     storage.publish(_file(tmp_path, b"x"), "s3://bucket/other/x")
     with pytest.raises(RunnerError) as caught:
         storage.fetch("s3://bucket/other/x", "0" * 64)
     assert caught.value.reason == Reason.CHECKSUM_MISMATCH
 
 
-def test_exists_knows_objects_folders_and_nothing_else(storage: Storage, tmp_path: Path) -> None:
+def test_only_objects_and_folders_exist(storage: Storage, tmp_path: Path) -> None:
     storage.publish(_file(tmp_path, b"x"), "s3://bucket/there/file.bin")
-    there = ["s3://bucket", "s3://bucket/there", "s3://bucket/there/file.bin"]
-    not_there = [
+    existing = ["s3://bucket", "s3://bucket/there", "s3://bucket/there/file.bin"]
+    missing = [
         "s3://bucket/the",
         "s3://bucket/there/file",
         "s3://bucket/there/file.bin/x",
         "s3://bucket/no",
     ]
-    assert [storage.exists(uri) for uri in there] == [True] * 3
-    assert [storage.exists(uri) for uri in not_there] == [False] * 4
+    assert [storage.exists(uri) for uri in existing] == [True] * 3
+    assert [storage.exists(uri) for uri in missing] == [False] * 4
 
 
-def test_a_folder_comes_down_with_its_sub_folders(storage: Storage, tmp_path: Path) -> None:
+def test_a_folder_is_downloaded_with_its_sub_folders(storage: Storage, tmp_path: Path) -> None:
     for name in [f"{number:03d}.txt" for number in range(40)] + ["deep/er/x.txt"]:
         path = tmp_path / "tree" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -214,13 +214,13 @@ def test_files_are_removed_and_no_others(storage: Storage, tmp_path: Path, folde
         storage.publish(_file(tmp_path, b"x"), f"{folder}/{name}")
     assert storage.fetch(f"{folder}/epoch-0001.keras").is_file()
     storage.remove(folder, ["epoch-0001.keras", "never-there.keras"])
-    there = {name: storage.exists(f"{folder}/{name}") for name in ("epoch-0001.keras", "epoch-0002.keras")}
-    assert there == {"epoch-0001.keras": False, "epoch-0002.keras": True}
+    exists = {name: storage.exists(f"{folder}/{name}") for name in ("epoch-0001.keras", "epoch-0002.keras")}
+    assert exists == {"epoch-0001.keras": False, "epoch-0002.keras": True}
     assert storage.exists(f"{folder}/epoch-0001.keras.txt")
     assert storage.at_hand(f"{folder}/epoch-0001.keras") is None
 
 
-def test_a_missing_object_or_folder_names_what_is_there(storage: Storage, tmp_path: Path) -> None:
+def test_a_missing_object_or_folder_lists_what_exists_instead(storage: Storage, tmp_path: Path) -> None:
     storage.publish(_file(tmp_path, b"x"), "s3://bucket/shelf/book.txt")
     storage.publish(_file(tmp_path, b"x"), "s3://bucket/shelf/box/pen.txt")
     with pytest.raises(NotFoundError, match=r"holds: book\.txt, box/"):
@@ -247,7 +247,7 @@ def test_no_message_and_no_log_line_has_the_secret(
     assert not [line for line in caplog.messages if server.secret_key in line]
 
 
-def test_a_wrong_secret_is_denied_and_not_told(
+def test_a_wrong_secret_is_denied_and_not_in_the_message(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
@@ -263,7 +263,7 @@ def test_a_wrong_secret_is_denied_and_not_told(
         assert "not-the-secret" not in caught.value.message
 
 
-def test_no_credentials_are_denied_and_named(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_denied_and_named(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(RunnerError) as caught:
@@ -272,7 +272,7 @@ def test_no_credentials_are_denied_and_named(storage: Storage, monkeypatch: pyte
     assert "AWS_ACCESS_KEY_ID" in caught.value.message
 
 
-def test_a_server_that_is_away_is_unavailable_and_worth_a_retry(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_unavailable_and_retryable(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -280,10 +280,10 @@ def test_a_server_that_is_away_is_unavailable_and_worth_a_retry(tmp_path: Path) 
     with pytest.raises(RunnerError) as caught:
         storage.fetch("s3://bucket/x")
     assert caught.value.reason == Reason.STORAGE_UNAVAILABLE
-    assert caught.value.failure_class.retryable
+    assert CLASSES[caught.value.reason].retryable
 
 
-def test_a_data_set_is_prepared_from_s3_to_s3_and_found_again(storage: Storage, tmp_path: Path) -> None:
+def test_a_data_set_is_prepared_from_s3_to_s3_and_reused(storage: Storage, tmp_path: Path) -> None:
     sample_digits.generate(tmp_path / "digits", images=8, width=128, height=96, seed=1)
     _upload(storage, tmp_path / "digits", "s3://bucket/digits")
     dataset = Dataset.model_validate(
@@ -335,17 +335,17 @@ def test_shards_that_a_killed_run_uploaded_are_not_made_again(
             "imageSize": {"width": 64, "height": 64},
         }
     )
-    place = server.directory / "bucket" / "killed"
+    output = server.directory / "bucket" / "killed"
     arguments = (
         dataset.model_dump_json(),
         str(tmp_path / "scratch-1"),
         storage.s3.endpoint or "",
-        str(place),
+        str(output),
     )
     killed = subprocess.run([sys.executable, "-c", _KILLED, *arguments], check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
-    assert not list(place.rglob("dataset.json"))
-    uploaded = {path: path.stat().st_mtime_ns for path in place.rglob("training-*.json")}
+    assert not list(output.rglob("dataset.json"))
+    uploaded = {path: path.stat().st_mtime_ns for path in output.rglob("training-*.json")}
     uploaded |= {path: path.stat().st_mtime_ns for path in (p.with_suffix(".tfrecord") for p in uploaded)}
     records = prepare(dataset, storage, "s3://bucket/killed")
     assert uploaded
@@ -353,8 +353,8 @@ def test_shards_that_a_killed_run_uploaded_are_not_made_again(
     local = dataset.model_copy(update={"uri": f"file://{tmp_path}/many"})
     undisturbed = prepare(local, Storage(scratch=tmp_path / "scratch-2"), f"file://{tmp_path}/undisturbed")
     assert undisturbed.manifest == records.manifest
-    there = {path.name: path.read_bytes() for path in (place / "tfrecords").rglob("*.*")}
-    assert there == {path.name: path.read_bytes() for path in undisturbed.folder.iterdir()}
+    uploaded_files = {path.name: path.read_bytes() for path in (output / "tfrecords").rglob("*.*")}
+    assert uploaded_files == {path.name: path.read_bytes() for path in undisturbed.folder.iterdir()}
     # What was uploaded is at hand for training.
     assert all(path.is_file() for path in records.files("training"))
 

@@ -22,7 +22,7 @@ from tlt_api.runspec import RunSpec
 from tlt_api.status import Artifact
 from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
-from tlt_runner.storage import sha256_of
+from tlt_runner.files import sha256_of
 from tlt_runner.training.checkpoint import model_file, state
 from tlt_runner.training.checkpoint.manifest import Manifest
 from tlt_runner.training.checkpoint.state import Position

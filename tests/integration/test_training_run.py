@@ -9,13 +9,13 @@ import pytest
 import tensorflow as tf
 
 import tiny
-from tiny import RecordingReporter, StopAt
+from tiny import ProgressRecorder, StopAt
 from tlt_api.failures import Reason
 from tlt_api.runspec import RunSpec
 from tlt_api.status import Artifact
 from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
-from tlt_runner.storage import sha256_of
+from tlt_runner.files import sha256_of
 from tlt_runner.tasks import train
 from tlt_runner.training.pretrained import load
 
@@ -24,21 +24,21 @@ def run_spec(scenes: Path, output: Path, **changes: Any) -> RunSpec:
     return tiny.run_spec(scenes, output, training={"optimizer": {"type": "adam"}}, **changes)
 
 
-def execute(run: RunSpec, scratch: Path, stop: StopAt | None = None) -> RecordingReporter:
+def execute(run: RunSpec, scratch: Path, stop: StopAt | None = None) -> ProgressRecorder:
     return tiny.execute(train, run, scratch, stop)
 
 
-def artifacts(reporter: RecordingReporter) -> dict[str, Artifact]:
+def artifacts(reporter: ProgressRecorder) -> dict[str, Artifact]:
     return {item.name: item for item in reporter.snapshot().artifacts or ()}
 
 
 @pytest.fixture(scope="module")
-def finished(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RecordingReporter]:
+def finished(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ProgressRecorder]:
     output = tmp_path_factory.mktemp("finished")
     return output, execute(run_spec(scenes, output), output / "scratch")
 
 
-def test_best_and_last_are_published_with_their_digests(finished: tuple[Path, RecordingReporter]) -> None:
+def test_best_and_last_are_published_with_their_digests(finished: tuple[Path, ProgressRecorder]) -> None:
     output, reporter = finished
     assert set(artifacts(reporter)) == {"best", "last"}
     for name, artifact in artifacts(reporter).items():
@@ -49,7 +49,7 @@ def test_best_and_last_are_published_with_their_digests(finished: tuple[Path, Re
     assert artifacts(reporter)["last"].epoch == 2
 
 
-def test_metrics_are_those_of_the_best_model(finished: tuple[Path, RecordingReporter]) -> None:
+def test_metrics_are_those_of_the_best_model(finished: tuple[Path, ProgressRecorder]) -> None:
     _, reporter = finished
     metrics = reporter.snapshot().metrics
     assert metrics is not None
@@ -57,19 +57,19 @@ def test_metrics_are_those_of_the_best_model(finished: tuple[Path, RecordingRepo
     assert [item.name for item in metrics.per_class or ()] == ["one", "zero"]
 
 
-def test_progress_ends_with_all_epochs_done(finished: tuple[Path, RecordingReporter]) -> None:
+def test_progress_ends_with_all_epochs_done(finished: tuple[Path, ProgressRecorder]) -> None:
     _, reporter = finished
     last = reporter.progresses[-1]
     assert (last.epoch, last.epochs, last.eta_seconds) == (2, 2, 0)
 
 
-def test_a_published_model_can_be_loaded(finished: tuple[Path, RecordingReporter]) -> None:
+def test_a_published_model_can_be_loaded(finished: tuple[Path, ProgressRecorder]) -> None:
     output, _ = finished
     assert detector.load(output / "best.keras").config.class_names == ["one", "zero"]
 
 
 def test_an_interrupted_training_ends_with_the_same_weights_after_resuming(
-    scenes: Path, finished: tuple[Path, RecordingReporter], tmp_path: Path
+    scenes: Path, finished: tuple[Path, ProgressRecorder], tmp_path: Path
 ) -> None:
     run, data = run_spec(scenes, tmp_path), finished[1].snapshot().dataset
     assert data is not None
@@ -85,7 +85,7 @@ def test_an_interrupted_training_ends_with_the_same_weights_after_resuming(
 
 
 def test_another_attempt_of_a_finished_training_reports_it_and_takes_no_step(
-    scenes: Path, finished: tuple[Path, RecordingReporter]
+    scenes: Path, finished: tuple[Path, ProgressRecorder]
 ) -> None:
     output, before = finished
     again = execute(run_spec(scenes, output), output / "scratch")
@@ -95,7 +95,7 @@ def test_another_attempt_of_a_finished_training_reports_it_and_takes_no_step(
 
 
 def test_the_checkpoint_of_another_resource_is_not_resumed(
-    scenes: Path, finished: tuple[Path, RecordingReporter], tmp_path: Path
+    scenes: Path, finished: tuple[Path, ProgressRecorder], tmp_path: Path
 ) -> None:
     shutil.copytree(finished[0] / "checkpoints", tmp_path / "checkpoints")
     shutil.copy(finished[0] / "checkpoint.json", tmp_path)
@@ -125,7 +125,7 @@ def test_missing_gpus_are_reported_before_anything_is_read(tmp_path: Path) -> No
     assert caught.value.reason == Reason.NOT_ENOUGH_GPUS
 
 
-def test_weights_of_another_network_are_refused(finished: tuple[Path, RecordingReporter]) -> None:
+def test_weights_of_another_network_are_refused(finished: tuple[Path, ProgressRecorder]) -> None:
     source = detector.load(finished[0] / "best.keras").config
     wider = detector.build(source.model_copy(update={"width_multiplier": 0.5, "class_names": ["a"]}), 1)
     with pytest.raises(RunnerError) as caught:

@@ -32,7 +32,5 @@ def test_floats_are_packed_little_endian() -> None:
         ("int64", [-1], b"\x1a\x0c\x0a\x0a" + b"\xff" * 9 + b"\x01"),
     ],
 )
-def test_empty_lists_and_negative_numbers_are_serialised(
-    kind: str, values: list[int], expected: bytes
-) -> None:
+def test_empty_lists_and_negative_numbers_serialise(kind: str, values: list[int], expected: bytes) -> None:
     assert getattr(tfrecords, f"{kind}_feature")(values) == expected

@@ -17,20 +17,25 @@ def batch(*detections: tuple[list[float], float, int]) -> dict[str, np.ndarray]:
 
 def test_a_stretched_box_goes_back_to_the_original() -> None:
     where = placement(50, 200, 100, 100, "stretch")  # twice as high, half as wide
-    found = in_image(batch(([20, 10, 60, 30], 0.9, 1)), 0, (50, 200), where, score=0.5)
-    assert found.boxes.tolist() == [[10, 20, 30, 60]]
-    assert (found.class_ids, found.scores, found.clipped, found.outside) == ([1], [0.9], 0, 0)
+    detections = in_image(batch(([20, 10, 60, 30], 0.9, 1)), 0, (50, 200), where, score=0.5)
+    assert detections.boxes.tolist() == [[10, 20, 30, 60]]
+    assert (detections.class_ids, detections.scores, detections.clipped, detections.outside) == (
+        [1],
+        [0.9],
+        0,
+        0,
+    )
 
 
 def test_a_letterboxed_box_is_cut_at_the_image_and_left_out_in_the_padding() -> None:
     where = placement(50, 100, 100, 100, "letterbox")  # scale 1, rows 25 to 75
     raw = batch(([20, 10, 60, 30], 0.9, 0), ([0, 0, 25, 50], 0.8, 0), ([30, 0, 40, 100], 0.7, 0))
-    found = in_image(raw, 0, (50, 100), where, score=0.5)
-    assert found.boxes.tolist() == [[0, 10, 35, 30], [5, 0, 15, 100]]
-    assert (found.scores, found.clipped, found.outside) == ([0.9, 0.7], 1, 1)
+    detections = in_image(raw, 0, (50, 100), where, score=0.5)
+    assert detections.boxes.tolist() == [[0, 10, 35, 30], [5, 0, 15, 100]]
+    assert (detections.scores, detections.clipped, detections.outside) == ([0.9, 0.7], 1, 1)
 
 
-def test_padding_low_scores_and_what_is_no_number_are_left_out() -> None:
+def test_padding_low_scores_and_nan_are_left_out() -> None:
     where = placement(100, 100, 100, 100, "stretch")
     box = [1.0, 1.0, 2.0, 2.0]
     raw = batch(
@@ -40,8 +45,8 @@ def test_padding_low_scores_and_what_is_no_number_are_left_out() -> None:
 
 
 def test_a_label_line_has_sixteen_columns_with_the_score_last() -> None:
-    found = ImageDetections(np.array([[1.0, 2.0, 30.456, 40.0]]), [1], [0.98765432], 0, 0)
-    assert label_text(found, ["bus", "fire_truck"]) == (
+    detections = ImageDetections(np.array([[1.0, 2.0, 30.456, 40.0]]), [1], [0.98765432], 0, 0)
+    assert label_text(detections, ["bus", "fire_truck"]) == (
         "fire_truck 0.00 0 0.00 2.00 1.00 40.00 30.46 0 0 0 0 0 0 0 0.9876543\n"
     )
     assert label_text(ImageDetections(NOTHING, [], [], 0, 0), ["bus"]) == ""
@@ -69,7 +74,7 @@ def test_classes_side_by_side_have_different_colours() -> None:
     assert len({colour(class_id) for class_id in range(50)}) == 50
 
 
-def test_a_picture_keeps_its_kind() -> None:
+def test_a_drawn_image_keeps_its_file_format() -> None:
     image = np.full((8, 8, 3), 77, np.uint8)
     assert encode(image, ".PNG").startswith(b"\x89PNG")
     assert encode(image, ".JPEG").startswith(b"\xff\xd8\xff")

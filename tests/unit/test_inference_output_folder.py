@@ -17,7 +17,7 @@ ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 class Killed(BaseException):
-    """The process ends here."""
+    """Stands for a SIGKILL of the process."""
 
 
 def fill(folder: Path, *, killed: bool = False, **files: str) -> tuple[list[str], InferenceReport | None]:
@@ -38,7 +38,7 @@ def test_files_are_listed_with_their_digests_and_nothing_else_stays(tmp_path: Pa
     assert sha256_of(folder / "images" / "a") == ABC
 
 
-def test_own_files_are_replaced(tmp_path: Path) -> None:
+def test_files_of_an_earlier_inference_are_replaced(tmp_path: Path) -> None:
     fill(tmp_path, a="abc")
     left_alone, report = fill(tmp_path, a="def")
     assert (tmp_path / "a").read_text() == "def"
@@ -46,7 +46,7 @@ def test_own_files_are_replaced(tmp_path: Path) -> None:
     assert (left_alone, list(report.files)) == ([], ["a"])
 
 
-def test_a_file_that_was_changed_since_is_the_users(tmp_path: Path) -> None:
+def test_a_file_changed_by_the_user_is_left_alone(tmp_path: Path) -> None:
     fill(tmp_path, a="abc", b="abc")
     (tmp_path / "a").write_text("corrected")
     left_alone, report = fill(tmp_path, a="def", b="def")
@@ -55,7 +55,7 @@ def test_a_file_that_was_changed_since_is_the_users(tmp_path: Path) -> None:
     assert ((tmp_path / "a").read_text(), (tmp_path / "b").read_text()) == ("corrected", "def")
 
 
-def test_a_file_that_was_put_there_since_is_the_users(tmp_path: Path) -> None:
+def test_a_file_added_by_the_user_is_left_alone(tmp_path: Path) -> None:
     fill(tmp_path, a="abc")
     (tmp_path / "b").write_text("mine")
     assert fill(tmp_path, a="abc", b="def")[0] == ["b"]
@@ -90,14 +90,14 @@ def test_an_inference_that_was_killed_can_be_repeated(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c", REPORT]
 
 
-def test_a_file_listed_before_a_kill_but_never_replaced_is_still_ones_own(tmp_path: Path) -> None:
+def test_a_file_listed_before_a_kill_but_not_replaced_is_still_ours(tmp_path: Path) -> None:
     fill(tmp_path, a="abc")
     with (tmp_path / JOURNAL).open("a") as journal:
         journal.write(f'\n["a", "{"0" * 64}"]')
     assert fill(tmp_path, a="def")[0] == []
 
 
-def test_files_that_are_not_made_again_stay_and_stay_ones_own(tmp_path: Path) -> None:
+def test_files_that_are_not_made_again_stay_and_remain_ours(tmp_path: Path) -> None:
     fill(tmp_path, a="abc", b="abc")
     report = fill(tmp_path, a="abc")[1]
     assert report is not None
@@ -130,7 +130,7 @@ def test_a_folder_of_the_user_is_refused(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"files": 1}', "no json"])
-def test_a_report_that_is_none_is_not_replaced(tmp_path: Path, content: str) -> None:
+def test_a_report_file_of_another_program_is_not_replaced(tmp_path: Path, content: str) -> None:
     (tmp_path / REPORT).write_text(content)
     with pytest.raises(RunnerError, match="expected the report of an earlier inference"):
         fill(tmp_path, a="abc")
@@ -152,7 +152,7 @@ def test_a_file_instead_of_a_folder_is_refused(tmp_path: Path) -> None:
         fill(tmp_path / "out", a="abc")
 
 
-def test_the_summary_names_what_needs_attention() -> None:
+def test_the_summary_counts_unread_unwritten_and_leftover_files() -> None:
     report = BLANK.model_copy(
         update={
             "images": 3,

@@ -15,7 +15,7 @@ def test_a_run_goes_on_until_it_is_asked_to_stop() -> None:
     stop.raise_if("while pruning")
 
 
-def test_a_run_that_is_asked_to_stop_is_interrupted_and_says_where() -> None:
+def test_a_stop_request_ends_the_run_with_its_message() -> None:
     stop = Stop()
     stop.request()
     assert stop.requested()
@@ -25,7 +25,7 @@ def test_a_run_that_is_asked_to_stop_is_interrupted_and_says_where() -> None:
     assert caught.value.hint == CLASSES[Reason.INTERRUPTED].hint
 
 
-def test_whoever_knows_what_to_do_next_gives_a_better_hint() -> None:
+def test_a_caller_may_replace_the_hint() -> None:
     stop = Stop()
     stop.request()
     with pytest.raises(InterruptedRunError) as caught:

@@ -6,14 +6,14 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import NoReturn, get_args
 
 import click
 import pytest
 import yaml
 
 from tlt_api.dataset import LabelFormat
-from tlt_runner import cli
+from tlt_runner import cli, manifests
 from tlt_runner.commands import COMMANDS
 
 TRAIN = """
@@ -133,7 +133,7 @@ def test_an_inference_without_images_is_one_clear_paragraph(tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
-def test_validate_says_file_document_and_field(tmp_path: Path) -> None:
+def test_validate_prints_file_document_and_field(tmp_path: Path) -> None:
     text = "---".join((TRAIN, PRUNE.replace("0.5", "-1"), "\nkind: Namespace\nmetadata: {name: n}\n"))
     (tmp_path / "all.yaml").write_text(text)
     done = tlt("validate", "all.yaml", cwd=tmp_path)
@@ -336,15 +336,21 @@ def test_a_mistake_is_answered_before_tensorflow_is_imported(
             "TrainingJob",
             TRAIN.replace("digits\n", "there\n") + "  model: {pretrainedWeights: {uri: pvc://data/w.h5}}\n",
             2,
-            "expected a file at pvc://data/w.h5, which does not exist; ",
+            "expected a file at pvc://data/w.h5 (volumes/data/w.h5), which does not exist; ",
         ),
-        ("prune", "PruneJob", PRUNE, 2, "a file at pvc://data/gone.keras, which does not exist; "),
+        (
+            "prune",
+            "PruneJob",
+            PRUNE,
+            2,
+            "a file at pvc://data/gone.keras (volumes/data/gone.keras), which does not exist; ",
+        ),
         (
             "export",
             "ExportJob",
             EXPORT,
             2,
-            "a file at pvc://data/gone.keras, which does not exist; ",
+            "a file at pvc://data/gone.keras (volumes/data/gone.keras), which does not exist; ",
         ),
     ],
 )
@@ -355,6 +361,19 @@ def test_a_pod_misses_its_inputs_before_tensorflow_is_imported(
     run_spec(tmp_path, kind, manifest)
     done = without_tensorflow(command, "--spec", "run.json", "--volumes", "volumes", cwd=tmp_path)
     assert (done.returncode, expected in done.stderr) == (code, True), done.stderr
+
+
+def test_ctrl_c_outside_a_run_exits_as_a_shell_expects(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(path: Path) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(manifests, "read", interrupted)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["validate", "manifests"])
+    assert end.value.code == 130
+    assert capsys.readouterr() == ("", "")
 
 
 def without_tensorflow(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

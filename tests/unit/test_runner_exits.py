@@ -50,7 +50,7 @@ def test_each_exception_has_its_reason_and_exit_code(error: BaseException, reaso
     assert failure.hint
 
 
-def test_the_cause_of_an_exception_counts() -> None:
+def test_the_cause_of_an_exception_decides_the_reason() -> None:
     try:
         try:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -80,17 +80,17 @@ def test_a_process_that_left_no_message_has_a_reason(returncode: int, reason: Re
     assert exits.failure_of_exit(returncode).reason == reason
 
 
-def test_a_kill_after_being_told_to_stop_is_an_interruption() -> None:
+def test_a_kill_after_a_stop_request_is_an_interruption() -> None:
     assert exits.failure_of_exit(-signal.SIGKILL, stopped=True).reason == Reason.INTERRUPTED
 
 
 def test_every_exit_code_of_the_taxonomy_comes_back_as_its_reason() -> None:
-    for reason, known in CLASSES.items():
-        if known.exit_code is not None:
-            assert exits.failure_of_exit(known.exit_code).reason == reason
+    for reason, failure_class in CLASSES.items():
+        if failure_class.exit_code is not None:
+            assert exits.failure_of_exit(failure_class.exit_code).reason == reason
 
 
-def test_a_reason_without_exit_code_takes_the_given_one() -> None:
+def test_a_reason_without_exit_code_takes_the_default_code() -> None:
     failure = exits.failure(Reason.DEPENDENCY_CYCLE, "a -> a")
     assert exits.exit_code(failure, otherwise=70) == 70
 

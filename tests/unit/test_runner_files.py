@@ -35,6 +35,15 @@ def test_an_error_while_writing_keeps_the_old_file_and_leaves_no_partial_one(tmp
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
+def test_a_file_that_need_not_be_durable_is_whole_or_absent_too(tmp_path: Path) -> None:
+    files.write(tmp_path / "x", "old", durable=False)
+    with pytest.raises(RuntimeError), files.atomically(tmp_path / "x", durable=False) as partial:
+        partial.write_text("half of the ne")
+        raise RuntimeError
+    files.write(tmp_path / "y", "new", durable=False)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"x": "old", "y": "new"}
+
+
 def test_a_reader_never_sees_a_file_that_is_being_written(tmp_path: Path) -> None:
     target = tmp_path / "x"
     with files.atomically(target) as partial:

@@ -18,7 +18,7 @@ from tlt_runner import exits
 from tlt_runner.commands import COMMANDS
 from tlt_runner.errors import RunnerError
 from tlt_runner.local import checks, flow, table, transitions
-from tlt_runner.local.state import Folders, State, body_of
+from tlt_runner.local.state import Folders, ResourceStore, body_of
 from tlt_runner.local.view import PlainView
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -143,7 +143,7 @@ def test_a_lost_artifact_is_made_again(folders: Folders) -> None:
     assert checks.finished(training("t"), stored, None, folders)[0]
 
 
-def test_fields_without_meaning_here_are_named() -> None:
+def test_fields_without_effect_in_a_local_run_are_named() -> None:
     resource = training(
         "t", resources={"gpus": 0, "memory": "1Gi"}, podTemplate={"image": "x"}, runPolicy={"maxRetries": 1}
     )
@@ -165,10 +165,10 @@ def test_a_training_over_several_nodes_is_refused_before_anything_starts(
     assert caught.value.reason == Reason.INVALID_SPEC
     for part in ("TrainingJob/t", "spec.resources.nodes", "got 4", "1/4 of the images a step"):
         assert part in str(caught.value)
-    assert State(folders.state).load("TrainingJob", "t") is None
+    assert ResourceStore(folders.state).load("TrainingJob", "t") is None
 
 
-def test_of_several_resources_the_one_with_several_nodes_is_named() -> None:
+def test_the_resource_with_several_nodes_is_named() -> None:
     checks.require_one_node([training("t"), pruning("p", "t")])
     with pytest.raises(RunnerError, match="TrainingJob/u"):
         checks.require_one_node([training("t"), training("u", resources={"gpus": 0, "nodes": 2})])
@@ -185,7 +185,7 @@ def test_an_attempt_after_a_failure_keeps_the_uid_and_the_history() -> None:
     assert second.status.completion_time is None
 
 
-def test_an_attempt_of_which_nothing_more_was_heard_counts_as_interrupted() -> None:
+def test_an_attempt_without_a_recorded_end_counts_as_interrupted() -> None:
     lost = transitions.begun(transitions.new(training("t"), NOON), RESOLVED, NOON)
     second = transitions.begun(transitions.resumed(training("t"), lost, NOON), RESOLVED, NOON)
     assert [item.reason for item in second.status.history or ()] == ["Interrupted"]
@@ -218,7 +218,7 @@ def test_a_report_fills_only_the_fields_of_its_kind() -> None:
 
 
 def test_state_is_what_kubectl_would_show_and_reads_back_as_it_was(tmp_path: Path) -> None:
-    state = State(tmp_path)
+    state = ResourceStore(tmp_path)
     resource = done(training("t"), RunReport(metrics=Metrics(m_ap=0.5)))
     state.save(resource)
     body = json.loads((tmp_path / "status" / "TrainingJob-t.json").read_text())
@@ -231,9 +231,9 @@ def test_state_is_what_kubectl_would_show_and_reads_back_as_it_was(tmp_path: Pat
 
 def test_two_runs_do_not_share_a_state_folder(tmp_path: Path) -> None:
     with (
-        State(tmp_path).locked(),
+        ResourceStore(tmp_path).locked(),
         pytest.raises(RunnerError, match="another local run"),
-        State(tmp_path).locked(),
+        ResourceStore(tmp_path).locked(),
     ):
         pass
 
@@ -259,7 +259,7 @@ def test_the_table_has_the_columns_of_kubectl_get() -> None:
     }
 
 
-def test_the_end_of_a_flow_names_reason_hint_and_log(folders: Folders) -> None:
+def test_a_failed_flow_prints_reason_hint_and_log(folders: Folders) -> None:
     begun = transitions.begun(transitions.new(training("t"), NOON), RESOLVED, NOON)
     failed = transitions.failed(begun, exits.failure(Reason.NAN_LOSS, "loss is NaN at step 3"), NOON)
     text = "\n".join(table.of_flow([failed], folders, {failed.key: Path("/log.txt")}, NOON))
@@ -267,15 +267,15 @@ def test_the_end_of_a_flow_names_reason_hint_and_log(folders: Folders) -> None:
         assert part in text
 
 
-def test_plain_output_says_each_phase_once() -> None:
-    said: list[str] = []
-    view = PlainView(said.append)
+def test_plain_output_prints_each_phase_once() -> None:
+    printed: list[str] = []
+    view = PlainView(printed.append)
     begun = transitions.begun(transitions.new(training("t"), NOON), RESOLVED, NOON)
     view.show([begun], NOON)
     view.show([begun], NOON)
     view.show([transitions.reported(begun, RunReport(progress=Progress(stage="train", epoch=1)))], NOON)
     view.show([transitions.succeeded(begun, NOON)], NOON)
-    assert said == [
+    assert printed == [
         "TrainingJob/t: Running: starting",
         "TrainingJob/t: train, epoch 1",
         "TrainingJob/t: Succeeded",

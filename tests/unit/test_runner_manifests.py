@@ -47,7 +47,7 @@ def test_every_sample_is_valid(folder: Path) -> None:
     assert checked.documents
 
 
-def test_what_is_not_ours_is_ignored_by_name(tmp_path: Path) -> None:
+def test_documents_of_other_apis_are_listed_as_ignored(tmp_path: Path) -> None:
     other = "\napiVersion: v1\nkind: Namespace\nmetadata: {name: tlt}\n"
     (tmp_path / "more").mkdir()
     write(tmp_path, TRAIN.replace("NAME", "a"), other)
@@ -92,7 +92,7 @@ def test_scientific_notation_is_a_number_as_for_an_api_server(tmp_path: Path) ->
     assert manifests.read(write(tmp_path, text)).problems == ()
 
 
-def test_a_resource_that_stands_twice_is_a_problem(tmp_path: Path) -> None:
+def test_a_duplicate_resource_is_a_problem(tmp_path: Path) -> None:
     file = write(tmp_path, TRAIN.replace("NAME", "a"), TRAIN.replace("NAME", "a"))
     (problem,) = manifests.read(file).problems
     assert "document 2" in problem
@@ -110,13 +110,13 @@ def test_a_circle_of_references_is_a_problem(tmp_path: Path) -> None:
     assert any("TrainingJob/t -> PruneJob/p -> TrainingJob/t" in text for text in problems)
 
 
-def test_a_folder_without_ours_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_resources_of_ours_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunnerError) as caught:
         manifests.read(tmp_path).require_valid()
     assert caught.value.reason == Reason.INVALID_SPEC
 
 
-def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunnerError) as caught:
         manifests.read(tmp_path / "nothing")
     assert caught.value.reason == Reason.INVALID_SPEC

@@ -1,4 +1,4 @@
-"""One run in a process of its own: exit code, termination message and report agree, whatever happens."""
+"""Runs in processes of their own: exit code, termination message and report agree, whatever happens."""
 
 import json
 import signal
@@ -69,7 +69,7 @@ class Run:
         assert self.process.stdout.readline() == "ready\n"
 
 
-def test_success_leaves_its_results(tmp_path: Path) -> None:
+def test_a_successful_run_leaves_report_and_termination_message(tmp_path: Path) -> None:
     run = Run(
         tmp_path,
         """
@@ -99,7 +99,9 @@ def test_success_leaves_its_results(tmp_path: Path) -> None:
         ("context.storage.fetch(run.inputs.model.uri)", "Internal", 70),
     ],
 )
-def test_each_end_has_its_code_and_message(tmp_path: Path, body: str, reason: str, code: int) -> None:
+def test_each_kind_of_failure_has_its_exit_code_and_message(
+    tmp_path: Path, body: str, reason: str, code: int
+) -> None:
     got, message, error = Run(tmp_path, f"context.reporter.report(Metrics(m_ap=0.9))\n{body}").end()
     assert (got, message["failure"]["reason"]) == (code, reason)
     assert message["failure"]["exitCode"] == code
@@ -149,13 +151,13 @@ def test_a_library_that_takes_the_signal_does_not_get_it(tmp_path: Path) -> None
     assert run.end()[0] == 75
 
 
-def test_nothing_has_started_threads_before_signals_are_listened_to() -> None:
+def test_signals_are_blocked_before_any_library_starts_threads() -> None:
     code = "import sys; from tlt_runner import cli, process; print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
 
-def test_a_second_signal_ends_a_task_that_does_not_listen(tmp_path: Path) -> None:
+def test_a_second_signal_ends_a_task_that_ignores_the_first(tmp_path: Path) -> None:
     body = """
     context.reporter.report(Metrics(m_ap=0.9))
     print("ready", flush=True)

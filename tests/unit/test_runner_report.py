@@ -1,4 +1,4 @@
-"""What is reported: accumulation, derived fields, throttling, and an API server that does not answer."""
+"""Status reports: accumulation, derived fields, throttling, and an API server that does not answer."""
 
 import json
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ def artifact(name: str, size: int = 1) -> Artifact:
 
 
 class Server:
-    """An API server that takes what it is sent, unless it is told to fail."""
+    """An API server that records the statuses it is sent, or fails with ``error``."""
 
     def __init__(self) -> None:
         self.lock = Lock()
@@ -56,7 +56,7 @@ class Server:
             self.taken.append(dict(status))
 
 
-def test_fields_gather_and_the_time_is_set() -> None:
+def test_reported_sections_accumulate_and_progress_gets_a_time() -> None:
     reporter = LocalReporter(None, now=lambda: NOON)
     reporter.progress(Progress(stage="train", epoch=1, epochs=3))
     reporter.report(Metrics(m_ap=0.5))
@@ -99,7 +99,7 @@ def test_every_section_has_a_field_and_a_line_of_text(section: type[StatusModel]
     assert lines.line.dispatch(section) is not lines.line.dispatch(object)
 
 
-def test_what_is_no_section_is_refused_by_name() -> None:
+def test_an_unknown_section_type_is_refused_by_name() -> None:
     with pytest.raises(TypeError, match="got Failure"):
         LocalReporter(None).report(Failure(reason="Internal"))  # type: ignore[arg-type]
 
@@ -123,7 +123,7 @@ def test_progress_waits_for_the_interval_and_results_do_not() -> None:
     assert pacing.wait(101.0) == 0
 
 
-def test_failures_wait_longer_and_longer_and_success_forgets_them() -> None:
+def test_the_wait_grows_with_failures_and_success_resets_it() -> None:
     pacing = Pacing(interval=5.0, longest_wait=4.0)
     waits = []
     for _ in range(4):
@@ -138,7 +138,7 @@ def test_failures_wait_longer_and_longer_and_success_forgets_them() -> None:
     assert pacing.wait(4.0) == 0
 
 
-def test_what_changes_while_a_report_is_sent_is_sent_again() -> None:
+def test_a_change_during_sending_is_sent_afterwards() -> None:
     pacing = Pacing(interval=5.0)
     pacing.changed(urgent=True)
     pacing.sending(0.0)
@@ -183,7 +183,7 @@ def test_close_gives_up_when_the_server_never_answers() -> None:
     assert server.taken == []
 
 
-def test_refusals_are_not_repeated_in_a_hurry_and_the_end_tries_once_more() -> None:
+def test_a_refused_report_is_retried_rarely_and_once_more_on_close() -> None:
     server = Server()
     server.error = ApiServerError("HTTP 403 Forbidden", 403)
     reporter = KubernetesReporter(server)
@@ -235,12 +235,12 @@ def test_the_local_report_is_whole_on_disk_after_close(tmp_path: Path) -> None:
 
 
 def test_progress_lines_come_by_epoch_or_every_ten_seconds() -> None:
-    said: list[str] = []
-    progress_lines = ProgressLines(said.append)
+    printed: list[str] = []
+    progress_lines = ProgressLines(printed.append)
     for second, epoch in ((0, 1), (1, 1), (2, 2), (11, 2), (12, 2)):
         progress = Progress(stage="train", epoch=epoch, step=second)
         progress_lines.progress(progress, NOON + timedelta(seconds=second))
-    assert said == ["train, epoch 1, step 0", "train, epoch 2, step 2", "train, epoch 2, step 12"]
+    assert printed == ["train, epoch 1, step 0", "train, epoch 2, step 2", "train, epoch 2, step 12"]
 
 
 @pytest.mark.parametrize(

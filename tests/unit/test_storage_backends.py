@@ -22,13 +22,13 @@ def test_a_file_is_published_described_fetched_and_removed_at_its_address(
     local.write_bytes(b"content")
     stored = storage.publish(local, "s3://bucket/runs/a.txt")
     assert (stored.uri, stored.size_bytes) == ("s3://bucket/runs/a.txt", 7)
-    assert storage.published("s3://bucket/runs/a.txt") == stored
+    assert storage.stored("s3://bucket/runs/a.txt") == stored
     assert storage.fetch("s3://bucket/runs/a.txt", stored.sha256).read_bytes() == b"content"
     assert storage.list_files("s3://bucket/runs") == ["a.txt"]
     assert (storage.folder("s3://bucket/runs") / "a.txt").read_bytes() == b"content"
     storage.remove("s3://bucket/runs", ["a.txt", "never.txt"])
     assert not storage.exists("s3://bucket/runs/a.txt")
-    assert storage.published("s3://bucket/runs/a.txt") is None
+    assert storage.stored("s3://bucket/runs/a.txt") is None
 
 
 def test_the_digest_is_verified_whichever_backend_fetched_the_file(storage: Storage, tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_an_address_is_parsed_before_a_backend_gets_it(storage: Storage) -> None
     assert caught.value.reason == Reason.INVALID_SPEC
 
 
-def test_a_missing_file_is_said_to_be_missing(storage: Storage) -> None:
+def test_missing_reports_a_file_that_does_not_exist(storage: Storage) -> None:
     assert storage.missing("s3://bucket/a.txt") == "which does not exist"
     with pytest.raises(NotFoundError):
         storage.fetch("s3://bucket/a.txt")

@@ -37,7 +37,7 @@ def _reason(error: pytest.ExceptionInfo[RunnerError]) -> Reason:
         ("s3://bucket", (), "s3://bucket"),
     ],
 )
-def test_join(uri: str, parts: tuple[str, ...], joined: str) -> None:
+def test_join_appends_relative_paths_to_an_address(uri: str, parts: tuple[str, ...], joined: str) -> None:
     assert join(uri, *parts) == joined
 
 
@@ -66,7 +66,7 @@ def test_a_relative_part_cannot_climb_out() -> None:
         join("pvc://data/set", "../../other")
 
 
-def test_a_claim_that_is_not_mounted_says_so(store: Storage) -> None:
+def test_a_claim_that_is_not_mounted_is_storage_unavailable(store: Storage) -> None:
     with pytest.raises(RunnerError) as caught:
         store.folder("pvc://missing/x")
     assert _reason(caught) == Reason.STORAGE_UNAVAILABLE
@@ -80,7 +80,7 @@ def test_the_environment_names_the_root_of_volumes(
     assert Storage(scratch=tmp_path).local_path("pvc://data/x") == volumes / "data" / "x"
 
 
-def test_a_missing_folder_names_what_is_there(store: Storage, volumes: Path) -> None:
+def test_a_missing_folder_lists_what_exists_instead(store: Storage, volumes: Path) -> None:
     (volumes / "data" / "trafic").mkdir()
     (volumes / "data" / "readme.md").touch()
     with pytest.raises(NotFoundError) as caught:
@@ -97,7 +97,7 @@ def test_a_file_where_a_folder_is_expected_is_called_a_file(store: Storage, volu
         store.fetch("pvc://data")
 
 
-def test_what_is_published_is_fetched_with_its_digest(store: Storage, tmp_path: Path) -> None:
+def test_a_published_file_is_fetched_with_its_digest(store: Storage, tmp_path: Path) -> None:
     local = tmp_path / "model.keras"
     local.write_bytes(b"weights")
     published = store.publish(local, "pvc://data/runs/1/model.keras")
@@ -155,7 +155,7 @@ def test_a_full_disk_is_storage_full() -> None:
     assert _reason(caught) == Reason.STORAGE_FULL
 
 
-def test_another_content_than_expected_is_refused(store: Storage, volumes: Path) -> None:
+def test_content_with_another_digest_is_refused(store: Storage, volumes: Path) -> None:
     (volumes / "data" / "x").write_bytes(b"other")
     with pytest.raises(RunnerError) as caught:
         store.fetch("pvc://data/x", "0" * 64)

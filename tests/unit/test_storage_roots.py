@@ -53,7 +53,7 @@ USES: dict[str, Callable[[Storage, str, Path], Any]] = {
     "fetch": lambda storage, uri, local: storage.fetch(uri),
     "folder": lambda storage, uri, local: storage.folder(uri),
     "publish": lambda storage, uri, local: storage.publish(local, uri),
-    "published": lambda storage, uri, local: storage.published(uri),
+    "stored": lambda storage, uri, local: storage.stored(uri),
     "mirror": lambda storage, uri, local: storage.mirror(uri),
     "remove": lambda storage, uri, local: storage.remove(uri, ["x"]),
     "exists": lambda storage, uri, local: storage.exists(uri),

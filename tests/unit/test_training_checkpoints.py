@@ -24,8 +24,9 @@ from tlt_api.status import Artifact, Metrics
 from tlt_runner.cancel import Stop
 from tlt_runner.context import Context
 from tlt_runner.errors import RunnerError
+from tlt_runner.files import sha256_of
 from tlt_runner.status.file import LocalReporter
-from tlt_runner.storage import Storage, StoredFile, sha256_of
+from tlt_runner.storage import Storage, StoredFile
 
 if TYPE_CHECKING:
     from tlt_runner.training.checkpoint.manifest import Manifest

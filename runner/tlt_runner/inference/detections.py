@@ -51,6 +51,7 @@ def in_image(
         score: Lowest score.
     """
     boxes, scores, classes = (np.asarray(batch[key][index]) for key in ("boxes", "scores", "classes"))
+    # The model pads its detections to a fixed number, with class -1.
     kept = (classes >= 0) & (scores >= score) & np.isfinite(boxes).all(axis=-1)
     original = placement.to_original(boxes[kept])
     clipped = geometry.clip(original, *image_size)

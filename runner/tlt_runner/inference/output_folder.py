@@ -56,6 +56,7 @@ class OutputFolder:
         with storage_errors(str(folder)):
             refuse_foreign(folder)
             folder.mkdir(parents=True, exist_ok=True)
+            # To append: the journal of a killed inference still lists its files.
             journal = (folder / JOURNAL).open("a", encoding="utf-8")
         with journal:
             _lock(journal, folder)
@@ -80,20 +81,25 @@ class OutputFolder:
                 self.left_alone.append(name)
                 return
             digest = hashlib.sha256(content).hexdigest()
+            # The journal first: the next run would take a file that is not listed for one of the user's.
+            # The line break in front ends a line that a kill has cut.
             self._journal.write(f"\n{json.dumps([name, digest])}")
             self._journal.flush()
             try:
                 (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
+            # A file of the user where a folder is needed, or a folder where the file belongs.
             except OSError as error:
                 if error.errno not in _IN_THE_WAY:
                     raise
                 self.left_alone.append(name)
                 return
-            self._replace(name, content)
+            # Outputs can be made again: an fsync of file and folder for each would hold up the inference.
+            self._replace(name, content, durable=False)
             self.made[name] = digest
 
     def finish(self, report: InferenceReport) -> InferenceReport:
         """Write the report with the list of files, which then needs no journal."""
+        # Still ours, though not made again: an image may have been removed from the folder since.
         leftover = {
             name: digest
             for name, digests in self._earlier.items()
@@ -106,15 +112,19 @@ class OutputFolder:
                 "files": dict(sorted({**leftover, **self.made}.items())),
             }
         )
+        # Only when the report is on the disk may the journal go: one of them always lists every file.
         with storage_errors(str(self._folder / REPORT)):
-            self._replace(REPORT, (full.model_dump_json(indent=1, exclude_none=True) + "\n").encode())
+            self._replace(
+                REPORT, (full.model_dump_json(indent=1, exclude_none=True) + "\n").encode(), durable=True
+            )
             (self._folder / JOURNAL).unlink()
         return full
 
-    def _replace(self, name: str, content: bytes) -> None:
-        files.write(self._folder / name, content, partial=self._folder / WRITING)
+    def _replace(self, name: str, content: bytes, *, durable: bool) -> None:
+        files.write(self._folder / name, content, partial=self._folder / WRITING, durable=durable)
 
     def _is_foreign(self, name: str) -> bool:
+        # lexists: a dangling link is something of the user, too.
         if not os.path.lexists(self._folder / name):
             return False
         return self._digest(name) not in self._earlier.get(name, ())
@@ -146,6 +156,7 @@ def refuse_foreign(folder: Path) -> None:
         raise RunnerError(Reason.INVALID_SPEC, f"expected a folder to write to, got {folder}, which is none")
     names = sorted(os.listdir(folder))
     ours = [folder / name for name in (REPORT, JOURNAL, WRITING) if name in names]
+    # Through a link, the report would be written outside of the folder.
     strange = [path for path in ours if path.is_symlink() or not path.is_file()]
     if strange:
         raise RunnerError(Reason.INVALID_SPEC, f"expected a file of an earlier inference, got {strange[0]}")

@@ -1,4 +1,4 @@
-"""The request of ``tlt infer``, and everything that is checked before TensorFlow is imported.
+"""The request of ``tlt infer``, and its checks, which come before TensorFlow is imported.
 
 A misspelt folder or model is answered at once.
 """
@@ -20,7 +20,7 @@ from tlt_runner.storage import Storage
 
 @dataclass(frozen=True)
 class Request:
-    """What to infer.
+    """Arguments of an inference.
 
     Attributes:
         model: A .keras file: its path, or its address.
@@ -36,8 +36,8 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What a request names, as it is in the file system.
+class CheckedInputs:
+    """Model and images of a request, found and checked.
 
     Attributes:
         model: The model's file.
@@ -52,11 +52,11 @@ class Inputs:
     other_files: Sequence[str]
 
 
-def check(request: Request, storage: Storage) -> Inputs:
+def check(request: Request, storage: Storage) -> CheckedInputs:
     """List the images, fetch the model, and refuse an output folder of someone else. Nothing is written.
 
     Args:
-        request: What to infer.
+        request: The command's arguments.
         storage: Reads the model.
 
     Raises:
@@ -66,6 +66,7 @@ def check(request: Request, storage: Storage) -> Inputs:
     with storage_errors(str(request.images)):
         _check_folders(request)
         images = folders.find_images(folders.SourceFolder(request.images, ""))
+        # With unusable images only, the inference still runs: its report lists the reasons.
         if not images.names and not images.skipped:
             raise RunnerError(
                 Reason.DATASET_NOT_FOUND,
@@ -76,7 +77,7 @@ def check(request: Request, storage: Storage) -> Inputs:
         other_files = _other_files(request.images, images)
     with storage_errors(str(request.output)):
         output_folder.refuse_foreign(request.output)
-    return Inputs(storage.fetch(_address(request.model)), images.names, images.skipped, other_files)
+    return CheckedInputs(storage.fetch(_address(request.model)), images.names, images.skipped, other_files)
 
 
 def _check_folders(request: Request) -> None:
@@ -86,6 +87,7 @@ def _check_folders(request: Request) -> None:
             f"expected a folder of images, got {request.images}, which is none",
             "Name the folder of images with --images.",
         )
+    # Resolved: a link could lead one folder into the other.
     source, target = request.images.resolve(), request.output.resolve()
     if target.is_relative_to(source) or source.is_relative_to(target):
         raise RunnerError(

@@ -37,7 +37,7 @@ from tlt_runner.inference import detections
 from tlt_runner.inference.detections import ImageDetections
 from tlt_runner.inference.output_folder import OutputFolder
 from tlt_runner.inference.report import REPORT, InferenceReport, named
-from tlt_runner.inference.request import Inputs, Request
+from tlt_runner.inference.request import CheckedInputs, Request
 
 log = logging.getLogger(__name__)
 BATCH = 4
@@ -55,11 +55,11 @@ class _Loaded:
     oddities: tuple[Oddity, ...]
 
 
-def run(request: Request, inputs: Inputs, reporter: Reporter, stop: Stop) -> InferenceReport:
+def run(request: Request, inputs: CheckedInputs, reporter: Reporter, stop: Stop) -> InferenceReport:
     """Infer, and write images, labels and the report.
 
     Args:
-        request: What, and where to.
+        request: The command's arguments.
         inputs: The request's model and images, as :func:`tlt_runner.inference.request.check` gives them.
         reporter: Receives progress (stage ``infer``).
         stop: Ends the run after the images in work.
@@ -73,6 +73,7 @@ def run(request: Request, inputs: Inputs, reporter: Reporter, stop: Stop) -> Inf
         inference = _Inference(request, model, output, inputs.unusable)
         progress = StageProgress("infer", len(inputs.images), reporter, stop)
         interrupted: InterruptedRunError | None = None
+        # Interrupted, it still writes its report: what it lists belongs to us, and the next run replaces it.
         try:
             inference.run(inputs.images, progress)
         except InterruptedRunError as error:
@@ -93,7 +94,7 @@ def run(request: Request, inputs: Inputs, reporter: Reporter, stop: Stop) -> Inf
 
 
 class _Inference:
-    """A running inference, and its counts."""
+    """A running inference: detects, draws and counts."""
 
     def __init__(
         self, request: Request, model: FasterRCNN, output: OutputFolder, skipped: Sequence[Finding]
@@ -112,8 +113,10 @@ class _Inference:
     def run(self, names: Sequence[str], progress: StageProgress) -> None:
         """Infer all images."""
         floor = self._config.detections.score_threshold
+        # Detections below the model's own threshold never leave it, whatever --score says.
         if self._request.score < floor:
             log.warning("the model itself leaves out detections with a score below %g", floor)
+        # a.jpg and a.png would share the label file a.txt: the first one in order is used.
         usable = [name for name in names if self._has_own_label(name)]
         progress.skip(len(names) - len(usable))
         with ThreadPoolExecutor(workers()) as threads:
@@ -171,6 +174,7 @@ class _Inference:
 
     def _load(self, name: str) -> _Loaded | Finding:
         try:
+            # An error of the storage ends the inference; only a bad image is skipped.
             with storage_errors(str(self._request.images)):
                 data = decode.read(self._request.images / name)
             decoded = decode.decode(data, name)
@@ -180,10 +184,12 @@ class _Inference:
         pixels = decoded.pixels
         height, width = pixels.shape[:2]
         placement = geometry.placement(height, width, config.height, config.width, config.mode)
+        # OpenCV decodes to BGR, which drawing and encoding keep; the network takes RGB.
         network = geometry.place_image(pixels, placement)[..., ::-1]
         return _Loaded(name, pixels, network, placement, decoded.header.oddities)
 
     def _infer(self, loaded: Sequence[_Loaded], threads: ThreadPoolExecutor) -> None:
+        # A last, smaller batch is filled up with zeros: another shape would make TensorFlow trace anew.
         batch = np.zeros((BATCH, self._config.height, self._config.width, 3), np.uint8)
         for index, item in enumerate(loaded):
             batch[index] = item.network
@@ -192,6 +198,7 @@ class _Inference:
             detections.in_image(outputs, index, item.pixels.shape[:2], item.placement, self._request.score)
             for index, item in enumerate(loaded)
         ]
+        # Drawing and JPEG encoding release the GIL; files are written in order, here.
         drawings = threads.map(self._draw, loaded, per_image)
         for item, objects, drawing in zip(loaded, per_image, drawings, strict=True):
             self._output.write(f"images/{item.name}", drawing)

@@ -1,1 +1,1 @@
-"""The flow without a cluster: ``tlt run FOLDER`` does on a laptop what the operator does with pods."""
+"""Flows without a cluster: ``tlt run FOLDER`` does on a laptop what the operator does with pods."""

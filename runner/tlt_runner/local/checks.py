@@ -35,14 +35,17 @@ def in_order(resources: Sequence[Resource], lookup: Lookup) -> list[Resource]:
         chain: list[Resource] = []
         current: Resource | None = resource
         while current is not None and (current.kind.name, current.name) not in ordered:
+            # A resource that leads back to itself: no order exists.
             if current in chain:
                 names = " -> ".join(item.key for item in (*chain, current))
                 raise RunnerError(Reason.DEPENDENCY_CYCLE, f"the references form a circle: {names}")
             chain.append(current)
             parent = references.parent_key(references.model_source(current))
+            # The parent is not in this flow: an earlier local run must have made it.
             if parent is not None and parent not in by_key:
                 _require_earlier(current, parent, lookup)
             current = by_key.get(parent) if parent else None
+        # The chain runs from child to parent, and the parent has to come first.
         ordered.update({(item.kind.name, item.name): item for item in reversed(chain)})
     return list(ordered.values())
 
@@ -69,9 +72,11 @@ def finished(
         return False, ""
     if not transitions.same_work(resource, stored):
         return False, "its spec has changed since it succeeded"
+    # Run again, the parent has a new uid: what was made from its old model is out of date.
     dependency = stored.status.dependency
     if parent is not None and (dependency is None or dependency.uid != parent.uid):
         return False, f"{parent.key}, from which it starts, has run again since"
+    # Somebody may have deleted or replaced artifacts since.
     lost = [item.uri for item in stored.status.artifacts or () if not folders.holds(item)]
     if lost:
         return False, f"what it made is no longer there, or has another size: {', '.join(lost)}"

@@ -1,4 +1,4 @@
-"""A run as a child process: its memory is returned, and its being killed is seen from outside.
+"""Runs a task in a child process: its memory is freed at its end, and a kill is seen from outside.
 
 The child is the pod's own command with a RunSpec; the report and the termination message come back as files.
 """
@@ -29,7 +29,7 @@ POLL_S = 0.2
 
 @dataclass(frozen=True)
 class Ended:
-    """The end of a run.
+    """The result of a run in a child.
 
     Attributes:
         report: Its last report.
@@ -43,7 +43,7 @@ class Ended:
 
 
 class Interrupts(Stop):
-    """Counts Ctrl-C, SIGTERM and a closed terminal; each is handed on to the child as SIGTERM."""
+    """Stop request by Ctrl-C, SIGTERM or a closed terminal; each signal is handed on to the child."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,6 +56,7 @@ class Interrupts(Stop):
                 signal.signal(number, self._count)
 
     def _count(self, _number: int, _frame: FrameType | None) -> None:
+        # A handler may interrupt another one: no lock, no printing, no signal to the child from here.
         self.count += 1
         self.request()
 
@@ -81,6 +82,7 @@ def run(
         lock: File descriptor that the child holds as long as it lives.
     """
     files = {name: folder / f"{name}.json" for name in ("spec", "report", "termination")}
+    # What an earlier run left would be taken for this run's if the child dies before it writes.
     for stale in ("report", "termination"):
         files[stale].unlink(missing_ok=True)
     files["spec"].write_text(spec.to_json(), encoding="utf-8")
@@ -102,7 +104,7 @@ def run(
             stderr=subprocess.STDOUT,
             env=_environment(spec, volumes, files["termination"]),
             process_group=0,  # a terminal's Ctrl-C reaches the parent only, which hands it on once
-            pass_fds=(lock,),
+            pass_fds=(lock,),  # the lock holds as long as the child lives, even if this process is killed
         )
         code = _wait(process, files["report"], interrupts, on_report)
     report = _read(files["report"]) or RunReport()
@@ -116,6 +118,7 @@ def _environment(spec: RunSpec, volumes: Path, termination: Path) -> Mapping[str
         TERMINATION_LOG_VARIABLE: str(termination),
         "PYTHONUNBUFFERED": "1",
     }
+    # The pod template may set anything but what this process needs to find the child's message.
     return {**os.environ, **chosen, **required}
 
 
@@ -129,7 +132,9 @@ def _wait(
     while (code := process.poll()) is None:
         while handed_on < interrupts.count:
             handed_on += 1
+            # The child ends at the second SIGTERM without a checkpoint; if even that hangs, it is killed.
             process.send_signal(signal.SIGTERM if handed_on < 3 else signal.SIGKILL)
+        # The child replaces the file as a whole, so that every version is complete JSON.
         changed = report.stat().st_mtime_ns if report.exists() else 0
         if changed != read_at:
             read_at = changed
@@ -152,6 +157,7 @@ def _failure(code: int, message: RunReport | None, *, stopped: bool) -> Failure 
     """Return the failure of the termination message if it fits the exit code; None for exit code 0."""
     if code == 0:
         return None
+    # A message with another exit code was written before the process crashed on its way out.
     reported = message.failure if message else None
     if reported is not None and reported.exit_code == code:
         return reported

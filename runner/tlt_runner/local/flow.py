@@ -19,7 +19,7 @@ from tlt_runner import exits, manifests
 from tlt_runner.commands import Command
 from tlt_runner.errors import RunnerError
 from tlt_runner.local import checks, child, table, transitions, view
-from tlt_runner.local.state import Folders, State
+from tlt_runner.local.state import Folders, ResourceStore
 
 
 def run_all(path: Path, folders: Folders, *, again: bool) -> int:
@@ -41,6 +41,7 @@ def run_one(command: Command, file: Path, folders: Folders) -> int:
     Raises:
         RunnerError: Nothing was started.
     """
+    # Named explicitly, a command runs even if the resource has succeeded.
     return _run([only(command, file)], folders, again=True, part=None if command.whole else command)
 
 
@@ -63,7 +64,7 @@ def only(command: Command, file: Path) -> Resource:
 
 def _run(resources: Sequence[Resource], folders: Folders, *, again: bool, part: Command | None = None) -> int:
     """Check everything that can be checked before, then run; ``part`` is a command that does a part only."""
-    state = State(folders.state)
+    state = ResourceStore(folders.state)
     with state.locked() as lock:
         ordered = list(resources) if part else checks.in_order(resources, state.load)
         flow = Flow(ordered, folders, state, lock, again=again)
@@ -89,7 +90,7 @@ class Flow:
     """
 
     def __init__(
-        self, ordered: Sequence[Resource], folders: Folders, state: State, lock: int, *, again: bool
+        self, ordered: Sequence[Resource], folders: Folders, state: ResourceStore, lock: int, *, again: bool
     ) -> None:
         self._folders = folders
         self._state = state
@@ -103,6 +104,7 @@ class Flow:
 
     def unfinished(self) -> list[Resource]:
         """Return the resources that are going to run, as far as this is known before they start."""
+        # Without parents: whether one of them runs again, and this one after it, is not known yet.
         return [
             item
             for key, item in self._current.items()
@@ -183,12 +185,13 @@ class Flow:
         """Run a command that does a part of the resource's work, whose status stays as it is."""
         (resource,) = self._current.values()
         stored = self._stored[resource.key]
+        # With the uid of the stored object, evaluate recognises the model of this resource's own training.
         same = stored is not None and transitions.same_work(resource, stored)
         resource = (
             transitions.kept(resource, stored) if same and stored else transitions.new(resource, utc_now())
         )
         resolved = references.resolve(resource, self._lookup)
-        # convert and anchors need no model, and evaluate says which one it misses.
+        # convert and anchors need no model, and evaluate itself names the one that it misses.
         if not isinstance(resolved, references.Resolved):
             print(f"{resource.key}: without the model it starts from: {resolved.message}", flush=True)
             resolved = references.Resolved(Inputs())
@@ -223,10 +226,12 @@ class Flow:
 
     def _put(self, resource: Resource) -> None:
         self._current[resource.key] = resource
+        # Saved at every change: after a kill, the next `tlt run` resumes from here.
         self._state.save(resource)
         self._view.show(list(self._current.values()), utc_now())
 
     def _exit_code(self) -> int:
+        # A resource that failed only because its parent did has no exit code: the parent's decides.
         failures = [item.status.failure for item in self._current.values() if item.status.failure]
         ended_by_failure = next((item for item in failures if item.exit_code is not None), None)
         if ended_by_failure is not None:
@@ -239,5 +244,6 @@ class Flow:
 
 
 def _same_parent(stored: Resource, parent: Resource | None) -> bool:
+    # Without a dependency the model was named by address, and no parent can have run again.
     dependency = stored.status.dependency
     return dependency is None or (parent is not None and parent.uid == dependency.uid)

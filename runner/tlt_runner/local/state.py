@@ -58,6 +58,7 @@ class Folders:
     def make_claims(self, resource: Resource) -> None:
         """Make the folders of the claims that a resource names, as a cluster binds its volumes."""
         for uri in resource.spec.referenced_uris():
+            # Only the claim's folder: folders below it are made by the task, or are data that must exist.
             mount = volumes.mount_of(parse(uri), self.volumes)
             if mount is not None:
                 mount.mkdir(parents=True, exist_ok=True)
@@ -69,7 +70,7 @@ class Folders:
         return folder
 
 
-class State:
+class ResourceStore:
     """The resources of earlier local runs.
 
     Args:
@@ -90,6 +91,7 @@ class State:
         file = self.file_of(kind, name)
         if not file.is_file():
             return None
+        # Damaged, or written by another version: the user decides whether earlier results may be forgotten.
         try:
             return resources.parse(json.loads(file.read_text(encoding="utf-8")))
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""Texts and tables of a local run: while it goes on, and at its end.
+"""Texts and tables of a local run, while it runs and at its end.
 
 Tables have the columns of ``kubectl get``; artifacts are listed with their paths on this machine.
 """
@@ -45,6 +45,7 @@ def _failure(resource: Resource, log: Path | None) -> list[str]:
     failure = resource.status.failure
     if failure is None:
         return []
+    # In a cluster the operator would retry; here the next command does what it would have done.
     texts = [exits.paragraph(resource.key, failure)]
     if log is not None:
         texts.append(f"  Its log: {log}")
@@ -62,6 +63,7 @@ def by_kind(resources: Sequence[Resource], now: datetime) -> list[list[Row]]:
 
 
 def _table(resources: Sequence[Resource], now: datetime) -> list[Row]:
+    # The reason is among the columns of `kubectl get -o wide`; here it is shown as soon as one has failed.
     failed = any(item.status.failure for item in resources)
     columns = [
         column

@@ -1,4 +1,4 @@
-"""Transitions of a resource's status in a local run, as pure functions.
+"""Transitions of a resource's status in a local run: pure functions.
 
 They set the fields that the operator writes in a cluster, as far as a single machine knows them.
 """
@@ -19,6 +19,7 @@ from tlt_api.runreport import RunReport
 from tlt_api.status import HISTORY_LIMIT, Attempt, Failure, Phase
 
 _NO_RERUN = ("suspend", "runPolicy")
+"""Fields of a spec whose change does not make a finished resource run again."""
 
 
 def same_work(one: Resource, other: Resource) -> bool:
@@ -53,7 +54,9 @@ def resumed(resource: Resource, stored: Resource, now: datetime) -> Resource:
     """Return the stored object, resumed: its failure becomes a part of the history."""
     before = stored.status
     history = list(before.history or ())
+    # A pending resource was reset already, so its last attempt stands in the history.
     if before.attempt and before.phase != Phase.PENDING:
+        # No failure was saved: `tlt run` was killed together with its child, or before the child ended.
         reason = before.failure.reason if before.failure else Reason.INTERRUPTED
         ended = before.completion_time or times.to_wire(now)
         entry = Attempt(attempt=before.attempt, reason=reason, time=ended)
@@ -64,6 +67,7 @@ def resumed(resource: Resource, stored: Resource, now: datetime) -> Resource:
 
 def begun(resource: Resource, resolved: Resolved, now: datetime) -> Resource:
     """Begin the next attempt. The reports of the attempt before are dropped."""
+    # A new status, not an update: metrics and artifacts of the attempt before would pass for this one's.
     before = resource.status
     attempt = (before.attempt or 0) + 1
     status = resource.kind.status(
@@ -78,9 +82,12 @@ def begun(resource: Resource, resolved: Resolved, now: datetime) -> Resource:
 
 def reported(resource: Resource, report: RunReport) -> Resource:
     """Set the runner's part of the status to its newest report."""
-    known = resource.kind.status.model_fields
+    status_fields = resource.kind.status.model_fields
+    # The failure is set with the phase, at the end; a field without a value is one that was not reported yet.
     fields = {
-        name: value for name, value in report if name in known and name != "failure" and value is not None
+        name: value
+        for name, value in report
+        if name in status_fields and name != "failure" and value is not None
     }
     return _updated(resource, **fields)
 
@@ -93,6 +100,7 @@ def succeeded(resource: Resource, now: datetime) -> Resource:
 
 def failed(resource: Resource, failure: Failure, now: datetime) -> Resource:
     """Record a failure. An interrupted run can be resumed, so it is suspended instead."""
+    # No completion time: the run is not over, the same command resumes it.
     if failure.reason == Reason.INTERRUPTED:
         return _in_state(_updated(resource, failure=failure), conditions.interrupted(failure), now)
     finished = _updated(resource, failure=failure, completion_time=times.to_wire(now))

@@ -85,6 +85,7 @@ class LiveView:
     """
 
     def __init__(self, console: Any = None) -> None:
+        # rich is imported for a terminal only.
         from rich.live import Live
 
         self._live: Any = Live(console=console, auto_refresh=False)
@@ -105,6 +106,7 @@ class LiveView:
 
     def say(self, text: str) -> None:
         """Print above the table."""
+        # rich would take text in square brackets for markup.
         self._live.console.print(text, markup=False, highlight=False)
 
     def __enter__(self) -> Self:

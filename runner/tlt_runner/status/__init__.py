@@ -1,1 +1,1 @@
-"""How what a task learns reaches its resource's status: an accumulator, and two ways out of the process."""
+"""Reporters: collect a task's results and write them to the resource's status, or to a file."""

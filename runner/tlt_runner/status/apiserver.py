@@ -22,10 +22,11 @@ from tlt_api.status import RUNNER_FIELD_MANAGER
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _ANSWER_LIMIT = 4 * 1024 * 1024
+"""Bytes of an answer that are read, at most: it holds a whole resource, which etcd bounds to less."""
 
 
 class ApiServerError(Exception):
-    """The API server did not take a report.
+    """A report that the API server refused or that did not reach it.
 
     Attributes:
         status: The HTTP status, or None where there was no answer.
@@ -39,12 +40,12 @@ class ApiServerError(Exception):
 
 
 class OwnerGoneError(ApiServerError):
-    """The resource was deleted, or another one has its name: there is nobody left to report to."""
+    """A deleted resource, or another one of its name: there is nothing left to report to."""
 
 
 @dataclass(frozen=True)
 class ApiServer:
-    """Where the API server is, and what proves who we are.
+    """Address of the API server, and the credentials of this pod's service account.
 
     Attributes:
         host: Name or address.
@@ -62,7 +63,10 @@ class ApiServer:
     def of_this_pod(
         cls, environment: Mapping[str, str] = os.environ, account: Path = SERVICE_ACCOUNT
     ) -> ApiServer | None:
-        """The cluster that this process runs in; None outside of one, or without a service account."""
+        """Return the API server of the cluster that this process runs in.
+
+        None outside of a cluster, or without a service account.
+        """
         host = environment.get("KUBERNETES_SERVICE_HOST")
         token, authority = account / "token", account / "ca.crt"
         if not host or not token.is_file() or not authority.is_file():
@@ -89,6 +93,8 @@ class ApiServer:
             "metadata": {"name": owner.name, "namespace": owner.namespace},
             "status": {**status, "reportedFor": owner.uid},
         }
+        # force=true: a field that another manager took over, for example by `kubectl edit`, is taken back; a
+        # conflict would refuse the whole report.
         code, headers, answer = self._patch(path, json.dumps(body), timeout)
         if code >= 400:
             raise _refusal(owner, code, headers, answer)
@@ -118,9 +124,11 @@ class ApiServer:
 
 
 def _refusal(owner: Owner, code: int, headers: Mapping[str, str], answer: dict[str, Any]) -> ApiServerError:
-    """The error of an answer. A 404 or 422 need not say that the owner is gone."""
+    """Return the error of an answer. A 404 or 422 need not mean that the owner is gone."""
     message = f"HTTP {code} {answer.get('reason') or ''}: {answer.get('message') or 'no message'}"
+    # A 404 without the resource's name means that the API itself is missing, for example its CRD.
     missing = code == 404 and (answer.get("details") or {}).get("name") == owner.name
+    # The words of the admission policy (manifests/base/runner-policy.yaml), which compares the uids.
     replaced = code == 422 and "a former resource of this name" in message
     if missing or replaced:
         return OwnerGoneError(message, code)

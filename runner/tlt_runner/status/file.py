@@ -35,7 +35,7 @@ class LocalReporter(AccumulatingReporter):
         self._pacing = Pacing(INTERVAL_S)
 
     def close(self, timeout: float) -> bool:
-        """Write what has not been written."""
+        """Write the report if it has changed since it was last written."""
         with self._lock:
             if self._pacing.pending:
                 self._write()

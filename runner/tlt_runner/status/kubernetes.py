@@ -64,9 +64,11 @@ class KubernetesReporter(AccumulatingReporter):
             Whether the last state arrived.
         """
         with self._wake:
+            # From here on the thread does not wait for a retry that would come after the deadline.
             self._deadline = self._monotonic() + timeout
             self._pacing.hurry()
             self._wake.notify()
+        # A second more: a request in flight ends by its own timeout, at the deadline or half a second later.
         self._thread.join(timeout + 1)
         with self._lock:
             arrived = not self._gone and not self._pacing.pending and not self._thread.is_alive()
@@ -103,6 +105,7 @@ class KubernetesReporter(AccumulatingReporter):
                 if wait == 0:
                     self._pacing.sending(now)
                     return self._report.to_status()
+                # The run ends, and nothing is pending or the next try would come too late.
                 if self._deadline is not None and (wait is None or now + wait >= self._deadline):
                     return None
                 self._wake.wait(wait)
@@ -111,6 +114,7 @@ class KubernetesReporter(AccumulatingReporter):
     def _request_timeout(self) -> float:
         with self._lock:
             left = REQUEST_TIMEOUT_S if self._deadline is None else self._deadline - self._monotonic()
+            # A last request gets half a second even at the deadline: it is the one with the final state.
             return min(REQUEST_TIMEOUT_S, max(left, 0.5))
 
     def _arrived(self) -> None:
@@ -126,6 +130,7 @@ class KubernetesReporter(AccumulatingReporter):
             self.failed += 1
             self._gone = isinstance(error, OwnerGoneError)
             wait = self._pacing.failed(self._monotonic(), self._shortest_wait(error))
+            # One line a kind of error: an outage of hours would otherwise fill the log.
             if error.status in self._complained:
                 return
             self._complained.add(error.status)
@@ -134,7 +139,10 @@ class KubernetesReporter(AccumulatingReporter):
 
     @staticmethod
     def _shortest_wait(error: ApiServerError) -> float:
-        """What was refused is likely to be refused again: ask rarely, in case somebody repairs it."""
+        """Return the shortest wait, in seconds, after an error.
+
+        A refused report is likely to be refused again: it is sent rarely, in case somebody repairs the cause.
+        """
         refused = error.status in (400, 403, 404, 422)
         return max(error.retry_after, _REFUSED_WAIT_S if refused else 0.0)
 

@@ -21,24 +21,24 @@ INTERVAL = timedelta(seconds=10)
 
 
 class ProgressLines:
-    """Says progress when stage or epoch changes, and otherwise every ten seconds."""
+    """Print progress when stage or epoch changes, and otherwise every ten seconds."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._place: tuple[str | None, int | None] | None = None
+        self._stage_and_epoch: tuple[str | None, int | None] | None = None
         self._last: datetime | None = None
 
     def progress(self, progress: Progress, now: datetime) -> None:
-        """Say it, or not."""
-        place = (progress.stage, progress.epoch)
+        """Print a line of progress if stage or epoch changed or ten seconds have passed."""
+        stage_and_epoch = (progress.stage, progress.epoch)
         due = self._last is None or now - self._last >= INTERVAL
-        if place != self._place or due:
-            self._place, self._last = place, now
+        if stage_and_epoch != self._stage_and_epoch or due:
+            self._stage_and_epoch, self._last = stage_and_epoch, now
             self._say(progress_line(progress))
 
 
 def progress_line(progress: Progress) -> str:
-    """One line; what is not known is left out."""
+    """Return progress as one line, without the fields that are not known."""
     epoch = f"epoch {progress.epoch}" if progress.epoch is not None else None
     if epoch and progress.epochs is not None:
         epoch += f"/{progress.epochs}"
@@ -59,7 +59,7 @@ def progress_line(progress: Progress) -> str:
 
 @singledispatch
 def line(section: StatusModel) -> str:
-    """A section of a report as one line of text; every type of section has a function below."""
+    """Return a section of a report as one line of text; every type of section has a function below."""
     raise TypeError(f"expected a section with a line of text, got {type(section).__name__}")
 
 
@@ -120,7 +120,7 @@ def _(artifact: Artifact) -> str:
 
 
 def duration(seconds: int) -> str:
-    """Seconds as kubectl writes an age: ``45s``, ``3m20s``, ``2h5m``, ``3d4h``."""
+    """Return a number of seconds as kubectl writes an age: ``45s``, ``3m20s``, ``2h5m``, ``3d4h``."""
     minutes, rest = divmod(max(seconds, 0), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

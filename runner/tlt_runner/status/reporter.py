@@ -1,4 +1,4 @@
-"""The RunReport of a run in progress. Both reporters share it: statuses are alike with and without cluster.
+"""The RunReport of a run in progress, shared by both reporters: statuses are alike with and without cluster.
 
 A task calls the methods of :class:`tlt_runner.context.Reporter` from any thread; a subclass decides when
 and where the whole report goes.
@@ -55,16 +55,18 @@ class AccumulatingReporter(ABC):
         self._say(f"artifact {name}: removed")
 
     def snapshot(self) -> RunReport:
-        """The report as it is now; waits for nobody, as it is asked for when the run is ended at once."""
+        """Return the report as it is now."""
+        # Without the lock: a second signal asks for it while any thread may hold the lock, and must not wait.
+        # The report is immutable, and assigning it is atomic.
         return self._report
 
     @abstractmethod
     def close(self, timeout: float) -> bool:
-        """Bring out what has not been yet, within so many seconds; False where that failed."""
+        """Write or send what is pending, within ``timeout`` seconds. Returns False if that failed."""
 
     @abstractmethod
     def _changed(self, *, urgent: bool) -> None:
-        """There is something new. Returns at once: training does not wait for a report."""
+        """Note that the report changed. Returns at once: training does not wait for a report."""
 
     def _update(self, section: Section | Progress | Artifact, *, urgent: bool = True) -> None:
         with self._lock:

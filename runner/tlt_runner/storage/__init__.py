@@ -17,8 +17,7 @@ from tlt_api.common import S3Storage
 from tlt_api.failures import Reason
 from tlt_api.runspec import VOLUMES_ROOT
 from tlt_runner.errors import RunnerError, storage_errors
-from tlt_runner.files import PARTIAL_SUFFIX as PARTIAL_SUFFIX
-from tlt_runner.files import sha256_of as sha256_of
+from tlt_runner.files import sha256_of
 from tlt_runner.storage.address import join as join
 from tlt_runner.storage.address import parse as parse
 from tlt_runner.storage.address import relative as relative
@@ -71,7 +70,7 @@ class Storage:
         """Return an existing folder, for reading; of s3:// a copy under the scratch folder.
 
         Raises:
-            NotFoundError: There is no such folder; the message says what is there.
+            NotFoundError: There is no such folder; the message says what exists instead.
         """
         return self._backend(uri).folder(parse(uri))
 
@@ -103,7 +102,7 @@ class Storage:
         """
         return self._backend(uri).publish(local, parse(uri))
 
-    def published(self, uri: str) -> StoredFile | None:
+    def stored(self, uri: str) -> StoredFile | None:
         """Return digest and size of the file at an address; None if there is none.
 
         The digest of an S3 object is the one that :meth:`publish` wrote beside it; an object without one is
@@ -140,16 +139,18 @@ class Storage:
         return self._backend(uri).exists(parse(uri))
 
     def missing(self, uri: str) -> str | None:
-        """Say what is there instead of a file or folder that does not exist; None if it exists.
+        """Say what exists instead of a file or folder that does not; None if it exists.
 
         The answer is None if an S3 server does not let us list: only reading tells whether the object exists.
         """
         return self._backend(uri).missing(parse(uri))
 
     def _backend(self, uri: str) -> Backend:
+        # Only s3 can be missing here: parse refuses unknown schemes.
         scheme = parse(uri).scheme
         if scheme not in self._backends:
-            from tlt_runner.storage.s3 import Buckets, ObjectStore  # imports boto3
+            # Imported for the first s3:// address only: boto3 is slow to import.
+            from tlt_runner.storage.s3 import Buckets, ObjectStore
 
             self._backends[scheme] = Buckets(ObjectStore(self.s3), self.scratch)
         return self._backends[scheme]

@@ -41,6 +41,7 @@ def parse(uri: str) -> Address:
     root, _, path = rest.partition("/")
     if scheme != "file" and not root:
         raise RunnerError(Reason.INVALID_SPEC, f"expected a claim or bucket after {scheme}://, got {uri!r}")
+    # A claim named ".." would lead out of the folder of claims; opening a path with NUL is a ValueError.
     name = path.removesuffix("/")
     if root in (".", "..") or "\0" in rest or (path and not is_below_root(name)):
         raise _climbs("an address", uri)

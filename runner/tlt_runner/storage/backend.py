@@ -66,4 +66,4 @@ class Backend(Protocol):
         """Return True if the address names a file or a folder."""
 
     def missing(self, address: Address) -> str | None:
-        """Say what is there instead of a file or folder that does not exist; None if it exists."""
+        """Say what exists instead of a file or folder that does not; None if it exists."""

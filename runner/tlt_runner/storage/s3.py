@@ -35,7 +35,7 @@ PART_BYTES = 16 << 20
 PARALLEL_REQUESTS = 16
 """Requests in flight, of all transfers together."""
 REMOVED_AT_ONCE = 1000
-"""Keys of one request, at most, by the protocol."""
+"""Most keys of one DeleteObjects request, by the S3 protocol."""
 _MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 _FULL = {"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage"}
@@ -84,6 +84,7 @@ class Buckets:
         if described is None:
             return None
         size, digest = described
+        # Uploaded by another program. The copy is removed at once: a model may have gigabytes.
         if digest is None:
             copy = self.fetch(address)
             with storage_errors(address.uri):
@@ -95,6 +96,7 @@ class Buckets:
         """Make a fresh copy of the folder; files made there reach the bucket by :meth:`publish`."""
         path = self._copy_of(address)
         with storage_errors(str(path)):
+            # Objects that were removed from the bucket since must not live on in an older copy.
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir(parents=True)
         if self.exists(address):
@@ -116,7 +118,7 @@ class Buckets:
         return self._store.exists(address.root, address.path)
 
     def missing(self, address: Address) -> str | None:
-        """Say what is there instead; None if the object exists, or listing is denied."""
+        """Say what exists instead of the object; None if it exists, or if listing is denied."""
         return self._store.missing(address.root, address.path)
 
     def _copy_of(self, address: Address) -> Path:
@@ -124,7 +126,7 @@ class Buckets:
 
 
 class ObjectStore:
-    """One S3 server.
+    """An S3 server.
 
     Args:
         settings: Endpoint and region.
@@ -132,7 +134,7 @@ class ObjectStore:
 
     def __init__(self, settings: S3Storage) -> None:
         custom_server = settings.endpoint is not None
-        self._where = settings.endpoint or "AWS"
+        self._server = settings.endpoint or "AWS"
         self._client = boto3.session.Session().client(
             "s3",
             endpoint_url=settings.endpoint,
@@ -142,6 +144,7 @@ class ObjectStore:
                 connect_timeout=10,
                 read_timeout=60,
                 max_pool_connections=2 * PARALLEL_REQUESTS,
+                # A bucket as host name needs wildcard DNS, which servers other than AWS's rarely have.
                 s3={"addressing_style": "path" if custom_server else "auto"},
                 # Servers other than AWS's often refuse the checksum trailers that boto3 adds by default.
                 request_checksum_calculation="when_required" if custom_server else "when_supported",
@@ -157,30 +160,33 @@ class ObjectStore:
                 max_concurrency=PARALLEL_REQUESTS,
                 num_download_attempts=5,
                 max_io_queue=PARALLEL_REQUESTS,  # chunks of 256 KiB that wait for the disk
+                # "auto" would take another client (CRT), with other errors, on some of AWS's machines.
                 preferred_transfer_client="classic",
             ),
         )
 
     def download(self, bucket: str, key: str, target: Path) -> Path:
-        """One object into a file, which appears whole or not at all."""
+        """Download an object to a file, which appears whole or not at all."""
         uri = f"s3://{bucket}/{key}"
         try:
+            # S3's errors name the address, the disk's the local file: each has its own translation.
             with storage_errors(str(target)):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with self._errors(uri):
                     self._transfers.download(bucket, key, str(target)).result()
         except NotFoundError as error:
-            raise NotFoundError(f"expected an object at {uri}, {self._what_is_there(bucket, key)}") from error
+            raise NotFoundError(f"expected an object at {uri}, {self._absence(bucket, key)}") from error
         return target
 
     def download_folder(self, bucket: str, prefix: str, target: Path) -> Path:
-        """Every object below a prefix into a folder, several at a time, while the listing goes on."""
+        """Download every object below a prefix into a folder, several at a time, during the listing."""
         start = f"{prefix}/" if prefix else ""
         running: deque[tuple[str, Any]] = deque()
         empty = True
         try:
             with self._errors(f"s3://{bucket}/{prefix}"):
                 for key in self._keys(bucket, start):
+                    # Consoles store an empty object of this name to show an empty folder.
                     if key.endswith("/"):
                         continue
                     empty = False
@@ -188,43 +194,47 @@ class ObjectStore:
                     with storage_errors(str(path)):
                         path.parent.mkdir(parents=True, exist_ok=True)
                     running.append((key, self._transfers.download(bucket, key, str(path))))
+                    # Bounded, or a bucket of a million objects would queue a million futures.
                     if len(running) >= 2 * PARALLEL_REQUESTS:
                         self._finish(bucket, *running.popleft())
             while running:
                 self._finish(bucket, *running.popleft())
+        # After an error, transfers in flight would go on writing below a folder that the caller removes.
         finally:
             for _, transfer in running:
                 transfer.cancel()
         if empty:
             raise NotFoundError(
-                f"expected objects below s3://{bucket}/{start} ({self._where}), "
-                f"{self._what_is_there(bucket, prefix)}"
+                f"expected objects below s3://{bucket}/{start} ({self._server}), "
+                f"{self._absence(bucket, prefix)}"
             )
         return target
 
     def upload(self, local: Path, bucket: str, key: str, sha256: str) -> None:
-        """A file as an object, its digest beside it as metadata. It appears whole or not at all."""
+        """Upload a file as an object, with its digest as metadata. It appears whole or not at all."""
         with self._errors(f"s3://{bucket}/{key}"):
             extra = {"Metadata": {"sha256": sha256}}
             self._transfers.upload(str(local), bucket, key, extra_args=extra).result()
 
     def remove(self, bucket: str, keys: Sequence[str]) -> None:
-        """Remove objects; those that are not there do not matter."""
+        """Remove objects; those that do not exist are skipped."""
         for first in range(0, len(keys), REMOVED_AT_ONCE):
             objects = [{"Key": key} for key in keys[first : first + REMOVED_AT_ONCE]]
             with self._errors(f"s3://{bucket}/{keys[first]}"):
                 answer = self._client.delete_objects(
                     Bucket=bucket, Delete={"Objects": objects, "Quiet": True}
                 )
+            # The request as a whole succeeds with 200 even if some keys were refused.
             for error in answer.get("Errors", ()):
                 raise _of_answer(
-                    f"s3://{bucket}/{error['Key']} ({self._where})",
+                    f"s3://{bucket}/{error['Key']} ({self._server})",
                     ClientError({"Error": error}, "DeleteObjects"),
                 )
 
     def exists(self, bucket: str, key: str) -> bool:
-        """Whether there is such an object, or objects below it."""
+        """Return True if the object exists, or any object below it."""
         with self._errors(f"s3://{bucket}/{key}"):
+            # Two listings: the first key with the prefix a/b may be a/b-c, which sorts before a/b/.
             for prefix in (key, f"{key}/" if key else ""):
                 answer = self._client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
                 names = [item["Key"] for item in answer.get("Contents", ())]
@@ -233,30 +243,35 @@ class ObjectStore:
         return False
 
     def list_files(self, bucket: str, prefix: str) -> list[str]:
-        """Keys of all objects below a prefix, relative to it and sorted."""
+        """Return the keys of all objects below a prefix, relative to it and sorted."""
         start = f"{prefix}/" if prefix else ""
         with self._errors(f"s3://{bucket}/{prefix}"):
             return sorted(key[len(start) :] for key in self._keys(bucket, start) if not key.endswith("/"))
 
     def missing(self, bucket: str, key: str) -> str | None:
-        """What is there instead of an object; None where it exists, or where listing is denied."""
+        """Say what exists instead of an object; None if the object exists, or if listing is denied."""
         try:
-            return None if self.exists(bucket, key) else self._what_is_there(bucket, key)
+            return None if self.exists(bucket, key) else self._absence(bucket, key)
         except NotFoundError as error:  # no such bucket
             return error.message
         except RunnerError as error:
             if error.reason != Reason.STORAGE_DENIED:
                 raise
+            # Keys that may read an object need not be allowed to list: only reading tells whether it exists.
             return None
 
     def describe(self, bucket: str, key: str) -> tuple[int, str | None] | None:
-        """Size of an object and the digest that :meth:`upload` wrote beside it; None where nothing is."""
-        if not self.exists(bucket, key):  # where listing is forbidden, asking for what is not there is too
+        """Return the size of an object and the digest that :meth:`upload` stored with it.
+
+        None if there is no such object; a digest of None if another program uploaded it.
+        """
+        # Where listing is forbidden, a HEAD of a missing object is too: both then leave as StorageDenied.
+        if not self.exists(bucket, key):
             return None
         try:
             with self._errors(f"s3://{bucket}/{key}"):
                 answer = self._client.head_object(Bucket=bucket, Key=key)
-        except NotFoundError:
+        except NotFoundError:  # a folder: only keys below it exist
             return None
         return answer["ContentLength"], answer["Metadata"].get("sha256")
 
@@ -271,9 +286,11 @@ class ObjectStore:
             for item in page.get("Contents", ()):
                 yield item["Key"]
 
-    def _what_is_there(self, bucket: str, key: str) -> str:
+    def _absence(self, bucket: str, key: str) -> str:
+        """Say that a key does not exist, and list the names beside it for comparison."""
         parent = "/".join(PurePosixPath(key).parts[:-1])
         start = f"{parent}/" if parent else ""
+        # Ten names are shown; the eleventh tells that there are more.
         with self._errors(f"s3://{bucket}/{parent}"):
             answer: dict[str, Any] = self._client.list_objects_v2(
                 Bucket=bucket, Prefix=start, Delimiter="/", MaxKeys=11
@@ -288,25 +305,28 @@ class ObjectStore:
     @contextmanager
     def _errors(self, uri: str) -> Iterator[None]:
         """Turn botocore's errors into the failure taxonomy."""
-        where = f"{uri} ({self._where})"
+        subject = f"{uri} ({self._server})"
         try:
             yield
         except ClientError as error:
-            raise _of_answer(where, error) from error
+            raise _of_answer(subject, error) from error
+        # Before BotoCoreError, of which both are subclasses: the server is not unavailable.
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise RunnerError(
                 Reason.STORAGE_DENIED,
-                f"{where}: {error}: expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
+                f"{subject}: {error}: expected AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY in the environment",
             ) from error
         except (BotoCoreError, boto3.exceptions.Boto3Error, RetriesExceededError, ConnectionError) as error:
-            raise RunnerError(Reason.STORAGE_UNAVAILABLE, f"{where}: {error}") from error
+            raise RunnerError(Reason.STORAGE_UNAVAILABLE, f"{subject}: {error}") from error
 
 
-def _of_answer(where: str, error: ClientError) -> RunnerError:
+def _of_answer(subject: str, error: ClientError) -> RunnerError:
     answer = error.response.get("Error", {})
     code = str(answer.get("Code", ""))
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    text = f"{where}: {code}: {answer.get('Message') or f'HTTP {status}'}"
+    text = f"{subject}: {code}: {answer.get('Message') or f'HTTP {status}'}"
+    # The code decides before the HTTP status: Ceph, for one, answers QuotaExceeded with 403.
     if code in _FULL or status == 507:
         return RunnerError(Reason.STORAGE_FULL, text)
     if code in _MISSING:
@@ -317,6 +337,7 @@ def _of_answer(where: str, error: ClientError) -> RunnerError:
 
 
 def _safe(bucket: str, relative: str) -> str:
+    # S3 allows any key, also ../x: joined to the scratch folder it would be written outside of it.
     if not is_below_root(relative) or "\0" in relative:
         raise RunnerError(
             Reason.INVALID_SPEC,

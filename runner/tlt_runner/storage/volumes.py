@@ -57,8 +57,9 @@ class Volumes:
         path = self.local_path(address)
         with storage_errors(address.uri):
             if not path.is_dir():
-                raise NotFoundError(f"expected a folder at {address.uri} ({path}), {_what_is_there(path)}")
-            next(path.iterdir(), None)  # may be denied
+                raise NotFoundError(f"expected a folder at {address.uri} ({path}), {_absence(path)}")
+            # A folder that may not be read fails here, with StorageDenied, and not file by file later.
+            next(path.iterdir(), None)
         return path
 
     def fetch(self, address: Address) -> Path:
@@ -66,7 +67,7 @@ class Volumes:
         path = self.local_path(address)
         with storage_errors(address.uri):
             if not path.is_file():
-                raise NotFoundError(f"expected a file at {address.uri} ({path}), {_what_is_there(path)}")
+                raise NotFoundError(f"expected a file at {address.uri} ({path}), {_absence(path)}")
         return path
 
     def at_hand(self, address: Address) -> Path | None:
@@ -115,10 +116,10 @@ class Volumes:
             return path.exists()
 
     def missing(self, address: Address) -> str | None:
-        """Say what is there instead; None if it exists."""
+        """Say what exists instead of the file or folder; None if it exists."""
         path = self.local_path(address)
         with storage_errors(address.uri):
-            return None if path.exists() else _what_is_there(path)
+            return None if path.exists() else _absence(path)
 
 
 def mount_of(address: Address, volumes: Path) -> Path | None:
@@ -164,6 +165,7 @@ def remove_files(folder: Path, files: Sequence[Path]) -> None:
     """Remove files, as far as they exist, and their folder if nothing else is in it."""
     for file in files:
         file.unlink(missing_ok=True)
+    # rmdir refuses a folder with files in it, so files that others put there stay.
     try:
         folder.rmdir()
     except OSError as error:  # ENOTDIR: the folder is a link to one
@@ -172,6 +174,7 @@ def remove_files(folder: Path, files: Sequence[Path]) -> None:
 
 
 def _copy_atomically(source: Path, target: Path) -> str:
+    # The digest is taken of the bytes that are written: a second reading could see a changed file.
     digest = hashlib.sha256()
     with atomically(target) as partial, source.open("rb") as reader, partial.open("wb") as writer:
         while chunk := reader.read(CHUNK_BYTES):
@@ -180,7 +183,8 @@ def _copy_atomically(source: Path, target: Path) -> str:
     return digest.hexdigest()
 
 
-def _what_is_there(path: Path) -> str:
+def _absence(path: Path) -> str:
+    """Say what exists instead of a file or folder, and list the nearest folder for comparison."""
     if path.exists():
         return "which is a folder" if path.is_dir() else "which is a file"
     nearest = next(parent for parent in path.parents if parent.is_dir())

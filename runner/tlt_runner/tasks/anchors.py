@@ -5,7 +5,7 @@ from __future__ import annotations
 from tlt_api.runspec import RunSpec
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.context import Context
-from tlt_runner.tasks.data_set import prepare
+from tlt_runner.tasks.convert import prepare
 from tlt_runner.training.initial_model import fitted_anchors
 
 

@@ -20,7 +20,7 @@ from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.evaluation import detectors
 from tlt_runner.evaluation.evaluate import evaluate
 from tlt_runner.tasks import inputs
-from tlt_runner.tasks.data_set import prepare
+from tlt_runner.tasks.convert import prepare
 from tlt_runner.training.checkpoint import model_file
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ def run(spec: TrainingJobSpec, run: RunSpec, context: Context) -> None:
     """
     model = _model(spec, run, context)
     records = prepare(spec, context)
+    # The best model may be of an earlier spec, with other classes or another image size.
     inputs.require_same_data(model.config, records.manifest)
     validation = batches.validation_batches(
         records, spec.training.batch_size_per_gpu, records.manifest.most_objects
@@ -59,6 +60,7 @@ def _model(spec: TrainingJobSpec, run: RunSpec, context: Context) -> FasterRCNN:
     initial = inputs.initial_model(spec, run)
     log.info("%s does not exist: evaluating %s, from which the training starts", best, initial.uri)
     model = detector.load(context.storage.fetch(initial.uri, initial.sha256))
+    # Thresholds and the like are the spec's, as in the training that would start from this model.
     return detector.with_config(model, model.config.retrained_by(spec.model, spec.dataset))
 
 

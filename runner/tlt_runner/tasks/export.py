@@ -46,6 +46,7 @@ def run(spec: ExportJobSpec, run: RunSpec, context: Context) -> None:
             records.
     """
     source = inputs.given_model(run)
+    # A missing builder is reported before the model is read and converted.
     if spec.engine:
         engine.check_capabilities(spec.engine)
     # Keras is compared with ONNX Runtime on the same CPU; a GPU is the engine builder's.
@@ -55,12 +56,13 @@ def run(spec: ExportJobSpec, run: RunSpec, context: Context) -> None:
     data = _records(run, context, model.config)
     files = _export(model, sha256_of(path), spec, context)
     exports = _verify(model, files, data, spec, context)
+    # Before the engines, whose builds take longest: a precision that lost too much is not built.
     _refuse_drops(exports, spec.verification.max_metric_drop)
     _build(files, spec, context)
 
 
 def _records(run: RunSpec, context: Context, config: DetectorConfig) -> Records | None:
-    """The validation data, if the model's origin is known; they must be made for this model."""
+    """Return the validation data if the model's origin is known; they must have been made for this model."""
     if run.inputs.records is None:
         log.warning("the model comes from a file: no validation data, so mAP is not compared")
         return None
@@ -107,6 +109,7 @@ def _verify(
 def _judge(
     detect: Detect, config: DetectorConfig, data: Records | None, spec: ExportJobSpec
 ) -> verify.Judged:
+    # No labelled images: only the outputs are compared with those of Keras, not mAP.
     if data is None:
         images = verify.random_images(0, RANDOM_BATCHES, VERIFICATION_BATCH, config.height, config.width)
         return verify.run_random(detect, images)
@@ -135,6 +138,7 @@ def _build(files: Mapping[str, onnx.OnnxFile], spec: ExportJobSpec, context: Con
         context.begin("build", step)
         target = context.scratch / f"model-{name}.engine"
         engine.build_engine(file.path, target, spec.engine, spec.batch)
+        # TensorRT has no check of an engine that works without loading it on a GPU.
         if spec.engine.builder == "tensorrt-rtx":
             log.info("%s: %s", target.name, engine.check_engine(target))
         context.publish(target, f"engine-{name}", spec.output.uri)

@@ -1,4 +1,4 @@
-"""The inputs of a run: whether they exist, and whether a model fits a data set.
+"""Checks of the inputs of a run: that they exist, and that a model fits a data set.
 
 :func:`require` is called before a task is imported, which takes seconds because TensorFlow does: a misspelt
 address is answered at once. Nothing here imports TensorFlow.
@@ -41,6 +41,7 @@ def require(command: str, run: RunSpec, storage: Storage) -> None:
             Reason.DATASET_NOT_FOUND,
             f"spec.dataset.uri: expected a data set at {spec.dataset.uri}, {absence}",
         )
+    # Without a best model, the one that the training starts from is evaluated: it must be named then.
     if command == "evaluate" and storage.missing(best_model(spec)):
         initial_model(spec, run)
     if command == "train":
@@ -52,7 +53,10 @@ def require(command: str, run: RunSpec, storage: Storage) -> None:
 def _require_file(uri: str, storage: Storage) -> None:
     absence = storage.missing(uri)
     if absence is not None:
-        raise NotFoundError(f"expected a file at {uri}, {absence}")
+        # A pvc:// address alone does not say where the pod has mounted its claim.
+        path = storage.local_path(uri)
+        located = uri if path is None else f"{uri} ({path})"
+        raise NotFoundError(f"expected a file at {located}, {absence}")
 
 
 def given_model(run: RunSpec) -> ResolvedModel:

@@ -42,9 +42,11 @@ def run(spec: PruneJobSpec, run: RunSpec, context: Context) -> None:
     log.info("pruning plan\n%s", plan.table())
     plan_file = context.scratch / "plan.json"
     plan_file.write_text(plan.to_json() + "\n", encoding="utf-8")
+    # Before the rebuilding: if that fails, the plan tells what was meant to be removed.
     context.publish(plan_file, "plan", spec.output.uri)
     context.begin("prune", step=2)
     pruned = faster_rcnn.rebuild(model, plan, groups)
+    # The rebuilt network proves the plan: a mistake in either would be published otherwise.
     if pruned.count_params() != plan.parameters_after:
         raise RunnerError(
             Reason.INTERNAL,

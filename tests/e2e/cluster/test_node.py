@@ -1,4 +1,4 @@
-"""What the e2e ring takes for granted: real pods on a real node behave as they do elsewhere."""
+"""Assumptions of the e2e ring: real pods on a real node behave as they do elsewhere."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -103,7 +103,7 @@ else:
     assert (ended["exitCode"], ended["log"]) == (0, "200\n"), ended
 
 
-def test_claim_written_by_the_pod_user_is_read_on_the_host(node: Node, namespace: str, start: Pod) -> None:
+def test_host_reads_what_the_pod_user_wrote_to_a_claim(node: Node, namespace: str, start: Pod) -> None:
     folder = node.persistent_volume("results", namespace, "1Gi")
     code = "import os, pathlib; pathlib.Path('/results/who').write_text(str(os.getuid()))"
     volume = {"name": "results", "persistentVolumeClaim": {"claimName": "results"}}

@@ -23,7 +23,8 @@ from tlt_api.status import Artifact, Metrics
 from tlt_runner.context import Context
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
-from tlt_runner.storage import PARTIAL_SUFFIX, Storage, join, sha256_of
+from tlt_runner.files import PARTIAL_SUFFIX, sha256_of
+from tlt_runner.storage import Storage, join
 from tlt_runner.training.checkpoint import manifest as manifests
 from tlt_runner.training.checkpoint import model_file, state
 from tlt_runner.training.checkpoint.manifest import BEST, FOLDER, LAST, MANIFEST, Checkpoint, File, Manifest
@@ -100,9 +101,9 @@ class Checkpoints:
         for name, checkpoint in self.manifest.models().items():
             model, copy = checkpoint.model, self._uri(f"{name}.keras")
             assert model is not None
-            published = self._storage.published(copy)
+            stored = self._storage.stored(copy)
             # In an output of before 2026-12 the model is its own copy.
-            if model.path == f"{name}.keras" or (published and published.sha256 == model.sha256):
+            if model.path == f"{name}.keras" or (stored and stored.sha256 == model.sha256):
                 continue
             log.info("%s is not the model of epoch %d; copying it again", copy, checkpoint.epoch)
             local = self._storage.fetch(self._uri(model.path), model.sha256)
@@ -205,8 +206,8 @@ class Checkpoints:
             path = checkpoint.model.path
             # Best and last are often one file.
             if path not in digests:
-                published = self._storage.published(self._uri(path))
-                digests[path] = published.sha256 if published else None
+                stored = self._storage.stored(self._uri(path))
+                digests[path] = stored.sha256 if stored else None
             if digests[path] != checkpoint.model.sha256:
                 missing.append(name)
         return missing
