@@ -50,6 +50,7 @@ class Rule:
 
 def exactly_one_of(*fields: str, hint: str) -> Rule:
     """Return the rule of a union: exactly one of these optional fields is given."""
+    # Fields named like a Python keyword end with an underscore: from_.
     wire = [to_camel(field.rstrip("_")) for field in fields]
     counted = " + ".join(f"(has(self.{name}) ? 1 : 0)" for name in wire)
     return Rule(

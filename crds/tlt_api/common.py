@@ -18,7 +18,7 @@ URI_PATTERN = rf"^({_CLAIM}|{_BUCKET}|file:///({_NAME}{_PATH})?)$"
 CLUSTER_URI_PATTERN = rf"^({_CLAIM}|{_BUCKET})$"
 """Addresses that a pod can use. file:// is excluded: the file system of a pod is lost with the pod."""
 RELATIVE_PATTERN = rf"^(\.|{_NAME}){_PATH}$"
-"""A leading ``.`` is the root that the path is relative to: data sets with images in their root say ``.``."""
+"""Relative paths. A leading ``.`` is their root, for data sets whose images are in the root itself."""
 
 
 def is_below_root(path: str) -> bool:

@@ -48,7 +48,7 @@ _PHASE_OF_REASON = {
     STOPPING: Phase.RUNNING,
     RETRYING: Phase.RETRYING,
 }
-"""The phase for each reason of Reconciling; with any other reason an attempt is Queued."""
+"""Phase for each reason of Reconciling; with any other reason an attempt is Queued."""
 
 _TRUE_IN: dict[str, frozenset[Phase]] = {
     READY: frozenset({Phase.SUCCEEDED}),

@@ -102,10 +102,13 @@ def resolve(resource: Resource, lookup: Lookup) -> Resolved | Waiting | Broken:
     """
     source = model_source(resource)
     key = parent_key(source)
+    # A training from scratch, or from pretrained weights, waits for nothing.
     if source is None:
         return Resolved(Inputs())
+    # A file by its address: it is read when the run starts.
     if key is None:
         return Resolved(Inputs(model=ResolvedModel(uri=source.uri or "", sha256=source.sha256)))
+    # Before the parent's state: the members of a cycle would wait for each other forever.
     cycle = _cycle(resource, lookup)
     if cycle:
         return Broken(Reason.DEPENDENCY_CYCLE, f"the references form a circle: {' -> '.join(cycle)}")
@@ -117,6 +120,7 @@ def resolve(resource: Resource, lookup: Lookup) -> Resolved | Waiting | Broken:
             f"{key[0]}/{key[1]} (uid {recorded.uid}), which this refers to, was deleted before it succeeded",
             recorded,
         )
+    # Resources may be created in any order.
     if parent is None:
         return Waiting(f"waits for {key[0]}/{key[1]}, which does not exist yet")
     return _from_parent(source, parent, lookup)

@@ -36,6 +36,7 @@ class RunReport(RunnerStatus):
         key = getattr(section, "list_key", None)
         if key is None:
             return self.model_copy(update={field: section})
+        # A dict keeps the position of a key whose value is replaced.
         by_key = {getattr(item, key): item for item in getattr(self, field) or ()}
         items = list({**by_key, getattr(section, key): section}.values())
         return self.model_copy(update={field: items})._with_derived_figures()

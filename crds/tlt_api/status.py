@@ -299,7 +299,7 @@ class ExportStatus(Section):
 
 
 class OperatorStatus(StatusModel):
-    """The operator's fields. It applies them as a whole: server-side apply removes what it leaves out."""
+    """Fields of the operator, applied as a whole: server-side apply removes those that are left out."""
 
     phase: Phase | None = None
     """Summary of the conditions in one word."""
@@ -330,7 +330,7 @@ class OperatorStatus(StatusModel):
 
 
 class Results(StatusModel):
-    """The fields that the runner writes on a resource of any kind."""
+    """Fields that the runner writes on a resource of any kind."""
 
     progress: Progress | None = None
     """Progress of the current attempt."""
@@ -346,7 +346,7 @@ class Results(StatusModel):
 
 
 class TrainingResults(Results):
-    """The fields that the runner writes on a TrainingJob."""
+    """Fields that the runner writes on a TrainingJob."""
 
     dataset: DatasetStatus | None = None
     """Statistics of the prepared dataset."""
@@ -357,27 +357,27 @@ class TrainingResults(Results):
 
 
 class PruningResults(Results):
-    """The fields that the runner writes on a PruneJob."""
+    """Fields that the runner writes on a PruneJob."""
 
     pruning: PruningStatus | None = None
     """Size of the model before and after pruning."""
 
 
 class ExportResults(Results):
-    """The fields that the runner writes on an ExportJob."""
+    """Fields that the runner writes on an ExportJob."""
 
     metrics: Metrics | None = None
     """Evaluation of the Keras model on the validation images, as the reference of the verification."""
     exports: list[ExportStatus] | None = None
     """Exports and their verification, one for each precision."""
     lowest_m_ap: Annotated[Score | None, Field(alias="lowestMAP")] = None
-    """The lowest mAP among the exports, for printing."""
+    """Lowest mAP among the exports, for printing."""
     largest_drop: Score | None = None
-    """The largest mAPDrop among the exports, for printing."""
+    """Largest mAPDrop among the exports, for printing."""
 
 
 class RunnerStatus(TrainingResults, PruningResults, ExportResults):
-    """The fields that the runner writes, of all kinds."""
+    """Fields that the runner writes, of all kinds."""
 
 
 class JobStatus(Results, OperatorStatus):

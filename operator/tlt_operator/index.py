@@ -21,7 +21,7 @@ _RUNNER_FIELDS = wire_names(RunnerStatus)
 
 @dataclass(frozen=True)
 class Entry:
-    """A resource as its watch last reported it.
+    """State of a resource as its watch last reported it.
 
     Attributes:
         uid: UID of the resource.

@@ -202,6 +202,7 @@ async def _service(
 
 def job_state(body: Json) -> JobState:
     """Trim a batch Job to its state."""
+    # `or` rather than a default: the API server may send null for an empty field.
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     return JobState(
         name=metadata["name"],
@@ -234,6 +235,7 @@ def pod_state(body: Json, owner_uid: str) -> PodState:
     runner = next((item for item in containers if item.get("name") == CONTAINER), None)
     pod_labels = metadata.get("labels") or {}
     attempt = (pod_labels.get(ATTEMPT) or "0") if pod_labels.get(OWNER_UID) == owner_uid else "0"
+    # Before Kubernetes 1.28 the index is an annotation only.
     index = pod_labels.get(INDEX) or (metadata.get("annotations") or {}).get(INDEX) or ""
     return PodState(
         name=metadata["name"],
@@ -259,6 +261,7 @@ def _conditions(status: Json) -> Mapping[str, ConditionState]:
             message=item.get("message") or "",
             since=from_wire(item.get("lastTransitionTime")),
         )
+        # Unknown says nothing that a decision could be based on.
         for item in status.get("conditions") or ()
         if item.get("status") in ("True", "False")
     }

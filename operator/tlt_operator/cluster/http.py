@@ -106,6 +106,7 @@ class HttpClient:
         query = {"limit": str(_PAGE)}
         while True:
             page = await self._request("GET", path, query=query, accept=_METADATA_ONLY)
+            # An empty list may come as null.
             for item in page["items"] or ():
                 yield item["metadata"]
             token = page["metadata"].get("continue")
@@ -202,6 +203,7 @@ class HttpClient:
         """Send a request; return the answer's status, text and Retry-After header."""
         if self._session is None:
             raise RuntimeError("HttpClient is used outside of its context")
+        # One try only: the queue repeats a reconciliation with a growing delay.
         try:
             async with self._session.request(
                 method,

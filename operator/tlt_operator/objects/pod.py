@@ -123,6 +123,7 @@ def _resources(spec: JobSpec) -> dict[str, Any]:
         requests["cpu"] = wanted.cpu
     if wanted.memory:
         requests["memory"] = limits["memory"] = wanted.memory
+    # Kubernetes takes the limit of an extended resource as the request too.
     if wanted.gpus:
         limits["nvidia.com/gpu"] = str(wanted.gpus)
     return {key: value for key, value in (("requests", requests), ("limits", limits)) if value}

@@ -94,7 +94,7 @@ def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Set
 
 
 def _lacks_service(snapshot: Snapshot, job: JobState) -> bool:
-    """True if the Job's Service is to be created: the name is free, and nobody refused it."""
+    """Tell whether to create the Job's Service: the name is free, and nobody refused it."""
     return job.indexed and not snapshot.service and not snapshot.refusal
 
 

@@ -79,6 +79,7 @@ def refused(message: str) -> Blocker:
 def no_service(job: str, other: ServiceState | None, refusal: Refusal | None) -> Blocker:
     """Return the blocker of pods without a Service: its name is taken, or the API server refused it."""
     name = service_name(job)
+    # Only waited for, as with the name of a Job: a Service of somebody else is not adopted.
     if other:
         owner = other.owner_uid or "none"
         return Blocker(

@@ -36,7 +36,7 @@ def diagnose(job: JobState, pods: Sequence[PodState]) -> Failure:
 
     Args:
         job: The Job, whose condition Failed is True.
-        pods: Its pods, newest last.
+        pods: Pods of the Job, newest last.
     """
     # The Job controller kills the pods at the deadline: their exit codes would look like an interruption.
     condition = job.conditions["Failed"]
@@ -91,6 +91,7 @@ def _disrupted(message: str, pod: PodState | None) -> Failure:
     condition = pod.conditions.get("DisruptionTarget") if pod else None
     cause = condition.reason if condition else ""
     node_gone = cause in _NODE_GONE or (pod is not None and pod.reason in _NODE_GONE)
+    # The pod may be gone with its condition: the message of the Job's condition remains.
     details = (condition.message if condition else "") or message
     return failure(
         Reason.NODE_LOST if node_gone else Reason.EVICTED,

@@ -49,6 +49,7 @@ def plan_for(snapshot: Snapshot, status: JobStatus, **actions: Any) -> Plan:
 def with_state(snapshot: Snapshot, state: conditions.State, now: datetime, **changes: Any) -> JobStatus:
     """Return the status in a new state; ``changes`` are fields by their Python names."""
     built = conditions.build(snapshot.status.conditions, state, snapshot.generation, times.to_wire(now))
+    # The phase is derived from the conditions, so that the two never disagree.
     update = {
         "conditions": built,
         "phase": conditions.phase(built),

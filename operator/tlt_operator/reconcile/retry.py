@@ -30,14 +30,14 @@ _CALM_SECONDS = 3600
 
 
 def may_retry(reason: Reason, retryable: bool, status: JobStatus, spec: JobSpec) -> bool:
-    """True if another attempt follows a failure."""
+    """Tell whether another attempt follows a failure."""
     if not retryable:
         return False
     return not counts(reason, status.history) or (status.retries or 0) < spec.run_policy.max_retries
 
 
 def counts(reason: Reason, history: Sequence[Attempt] | None) -> bool:
-    """True if a failure counts against maxRetries; the first ten interruptions in a row do not.
+    """Tell whether a failure counts against maxRetries; the first ten interruptions in a row do not.
 
     The limit ends a run that brings the interruption upon itself: an eviction for the pod's own use of disk
     comes back every time, a preemption does not.
@@ -65,8 +65,10 @@ def _interruptions(history: Sequence[Attempt]) -> int:
     count = 1
     for earlier, later in reversed(list(pairwise(history))):
         ends = (from_wire(earlier.time), from_wire(later.time))
+        # A failure of the run itself ends the row.
         if earlier.reason not in UNCOUNTED or ends[0] is None or ends[1] is None:
             break
+        # So does a long time between two interruptions: a run that causes them itself meets them sooner.
         if (ends[1] - ends[0]).total_seconds() > _CALM_SECONDS:
             break
         count += 1
@@ -80,6 +82,7 @@ def append(history: Sequence[Attempt] | None, entry: Attempt) -> list[Attempt]:
     """
     entries = [*(history or ()), entry]
     while len(entries) > HISTORY_LIMIT:
+        # Never the newest: it is the end that is being recorded.
         oldest = next((i for i, item in enumerate(entries[:-1]) if item.remedy is None), 0)
         del entries[oldest]
     return entries

@@ -1,4 +1,4 @@
-"""The state of the current attempt, derived once from a snapshot; every policy starts from it.
+"""State of the current attempt, derived once from a snapshot; every policy starts from it.
 
     NotStarted -> Announced -> Waiting -> Running -> Stopping -> Lost
                                                   -> Ended
@@ -70,7 +70,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class Succeeded:
-    """The outcome of a Job that completed."""
+    """Outcome of a Job that completed."""
 
     job: JobState
 
@@ -91,7 +91,7 @@ AttemptState = NotStarted | Announced | Waiting | Running | Stopping | Lost | En
 
 
 def attempt_state(snapshot: Snapshot) -> AttemptState:
-    """The state of the current attempt."""
+    """Return the state of the current attempt."""
     status, job = snapshot.status, snapshot.own_job
     if status.attempt is None:
         return NotStarted()
@@ -116,7 +116,7 @@ def attempt_state(snapshot: Snapshot) -> AttemptState:
 
 
 def _active(snapshot: Snapshot, job: JobState) -> Waiting | Running:
-    """The state of an attempt whose Job has neither ended nor is being deleted."""
+    """Return the state of an attempt whose Job has not ended and is not being deleted."""
     runs = _all_pods_run(snapshot, job)
     unreachable = _unreachable(snapshot, job)
     if unreachable:
@@ -141,7 +141,7 @@ def _all_pods_run(snapshot: Snapshot, job: JobState) -> bool:
 
 
 def _unreachable(snapshot: Snapshot, job: JobState) -> Blocker | None:
-    """The blocker where the pods' Service belongs to something else, or the API server refused it."""
+    """Return the blocker of pods whose Service belongs to something else or was refused, or None."""
     if not job.indexed or snapshot.own_service or not (snapshot.service or snapshot.refusal):
         return None
     return blockers.no_service(job.name, snapshot.service, snapshot.refusal)

@@ -1,4 +1,4 @@
-"""``spec.suspend``: the attempt's Job is deleted, and another attempt is made once it is false again.
+"""Policy of ``spec.suspend``: delete the attempt's Job; make another attempt once it is false again.
 
 The Job's own ``spec.suspend`` is left alone: a pod that ends with a code other than 0 after SIGTERM counts
 as failed there, which with backoffLimit 0 fails the Job; and that field is how queueing systems (Kueue)
@@ -23,13 +23,15 @@ from tlt_operator.snapshot import Snapshot
 
 
 def reconcile(snapshot: Snapshot, resource: Resource, state: AttemptState, now: datetime) -> Plan:
-    """The plan for a resource that is to be suspended and has not ended."""
+    """Return the plan for a resource that is to be suspended and has not ended."""
     match state:
         # The run was faster than the suspension.
         case Ended(outcome=Succeeded(job=job)):
             return transitions.succeed(snapshot, job, now)
+        # The run failed before it was stopped: the failure is recorded and counted, as without a suspension.
         case Ended(outcome=Failure() as failure):
             return transitions.end_attempt(snapshot, resource, failure, now)
+        # The phase stays Running until the pods have written their checkpoint and are gone.
         case Waiting(job=job) | Running(job=job) | Stopping(job=job):
             stopping = State(
                 Phase.RUNNING, conditions.STOPPING, f"Job {job.name} is stopped: spec.suspend is true"
