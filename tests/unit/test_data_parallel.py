@@ -7,10 +7,12 @@ import pytest
 
 from fakes import RecordingReporter
 from tlt_api.failures import Reason
+from tlt_api.status import Progress
 from tlt_runner.cancel import Stop
 from tlt_runner.data import parallel
 from tlt_runner.data.parallel import StageProgress, in_order, workers
 from tlt_runner.errors import RunnerError
+from tlt_runner.local import export_folder
 
 
 def test_results_come_in_order_and_at_most_a_window_ahead() -> None:
@@ -75,3 +77,10 @@ def test_skipped_images_do_not_count_for_the_speed() -> None:
     assert [(step.step, step.images_per_second, step.eta_seconds) for step in reporter.progresses] == [
         (991, 0.2, 45)
     ]
+
+
+def test_the_printed_progress_of_an_export_has_the_total(capsys: pytest.CaptureFixture[str]) -> None:
+    printer = export_folder._Printer(5000)
+    for step in (999, 1000, 1001):
+        printer.progress(Progress(stage="export", step=step, images_per_second=50.0, eta_seconds=80))
+    assert capsys.readouterr().err == "1000 of 5000 images, 50 images/s, 80 s left\n"

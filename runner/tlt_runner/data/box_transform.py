@@ -87,6 +87,7 @@ def transform(
     edges = placement.to_network(inside)
     # Only for the count of cut boxes: a difference by rounding is none.
     moved = np.abs(inside - original).max(axis=1, initial=0.0) > EXACT
+    # What is too small is decided in pixels of the network, where the object is to be found.
     usable: list[LabelledBox] = []
     dropped: list[Finding] = []
     clipped = 0

@@ -26,6 +26,7 @@ class ClassMapping:
 
     def key(self, source: str) -> str | None:
         """Find the mapping's key for a class of the labels; None if there is none."""
+        # The exact name first: a mapping may tell "Car" and "car" apart.
         return source if source in self.targets else self._any_case.get(source.casefold())
 
     def target(self, source: str) -> str | None:

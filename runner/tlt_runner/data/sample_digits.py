@@ -136,6 +136,7 @@ def _scene(
     taken: list[tuple[int, int, int, int]] = []
     lines: list[str] = []
     for _ in range(int(random.integers(1, MOST_DIGITS + 1))):
+        # The digit first, then one of its scans: all classes are equally frequent.
         digit = int(random.choice(wanted))
         glyph = by_digit[digit][int(random.integers(len(by_digit[digit])))]
         box = _draw(random, canvas, glyph, taken)

@@ -115,6 +115,7 @@ def _varint(value: int) -> bytes:
     """Serialise a whole number, seven bits a byte; a negative one as its two's complement of 64 bits."""
     if 0 <= value < 128:
         return _SMALL[value]
+    # Protobuf writes int64 so: -1 takes ten bytes.
     value &= (1 << 64) - 1
     digits = bytearray()
     while value > 127:

@@ -163,6 +163,7 @@ class _Annotation(ContentHandler):
         path = tuple(self._path)
         self._path.pop()
         if path in _SIZE:
+            # An annotation without <size> is legal: the image is then not compared with it.
             self._size = self._size or _Fields(self._line_number())
             self._size.add(_SIZE[path], "".join(self._text or []).strip())
             self._text = None
@@ -206,6 +207,7 @@ def _box(fields: _Fields) -> LabelledBox:
     # Two boxes or names of one object: nobody can tell which one is right.
     if fields.twice:
         raise _FieldError(Problem.WRONG_COLUMNS, f"expected one <{fields.twice[0]}> in <object>, got more")
+    # An object without a class, or without an edge, is dropped; the others stay.
     if not fields.text.get("name"):
         raise _FieldError(Problem.MISSING_FIELD, "expected <name> in <object>, with the class")
     if len(fields.text["name"]) > LONGEST_CLASS:

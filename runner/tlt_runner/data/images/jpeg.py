@@ -62,6 +62,7 @@ def header(data: bytes) -> Header:
         content = data[segment.start : segment.end]
         if not frame and _is_frame(segment):
             frame = bytes([segment.marker]) + content[:6]
+        # APP1 may hold XMP instead; only EXIF begins with this text.
         elif segment.marker == _EXIF and content.startswith(b"Exif\0\0"):
             turned = orientation(content[6:])
         scans += segment.marker == _SCAN
@@ -218,6 +219,7 @@ def _with_usual_fields(data: bytes) -> bytes:
         # Spectral selection 0 to 63, no approximation: the only values of a sequential file by the standard.
         elif segment.marker == _SCAN and sequential:
             usual[segment.end - 3 : segment.end] = b"\x00\x3f\x00"
+        # The major version of JFIF, of which there is only 1.
         elif segment.marker == _APP0 and data.startswith(b"JFIF\0", segment.start):
             usual[segment.start + 5] = 1
         elif _is_adobe(data, segment) and data[segment.start + 11] > 2:

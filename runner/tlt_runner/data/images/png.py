@@ -39,6 +39,7 @@ def header(data: bytes) -> Header:
             fields = _fields(kind, data[start:end])
         if kind == b"eXIf":
             turned = orientation(data[start:end])
+        # The picture may be divided into any number of IDAT chunks.
         elif kind == b"IDAT":
             compressed += end - start
         kinds.add(kind)

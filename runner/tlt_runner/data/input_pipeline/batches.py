@@ -38,6 +38,7 @@ def steps_of(records: Records, batch_size: int) -> int:
         RunnerError: ``InvalidSpec`` when there are fewer images than a batch takes.
     """
     images = records.manifest.training_images
+    # The partial batch is dropped, so an epoch would have no step at all.
     if images < batch_size:
         raise RunnerError(
             Reason.INVALID_SPEC,

@@ -82,8 +82,8 @@ def prepare(
     if existing is not None:
         log.info("%s: records of %s exist at %s", dataset.uri, hashes.digest, uri)
         records, result = existing
-        # The policy is no part of the digest, so it is applied to existing records, too.
         preparation.publish_report(result, records)
+        # The policy is no part of the digest, so it is applied to existing records, too.
         report.enforce_policy(result, dataset.bad_samples)
     else:
         progress = StageProgress("convert", images, reporter, stop)

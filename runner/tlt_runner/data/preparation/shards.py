@@ -96,6 +96,7 @@ class ShardFolder:
             ) from error
         except ValidationError as error:
             raise RunnerError(Reason.CHECKSUM_MISMATCH, f"{uri} is damaged: {error}") from error
+        # Somebody may have copied files between folders of records.
         if (sidecar.digest, sidecar.shard.name) != (self._digest, planned.name):
             raise RunnerError(Reason.CHECKSUM_MISMATCH, f"{uri} is of other records: {sidecar.digest}")
         return sidecar

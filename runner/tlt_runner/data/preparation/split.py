@@ -100,6 +100,7 @@ def _by_stratum(ordered: Sequence[_Group], spread: Mapping[str, int], fraction: 
 
 def _line(stratum: Sequence[_Group], fraction: float) -> int:
     """Number of groups of a stratum, from the lowest draw, that are held out; of several, one at least."""
+    # A single group cannot be on both sides: it stays in training.
     if len(stratum) == 1:
         return 0
     sums = [0]
@@ -222,6 +223,7 @@ def _of_sequences(text: str, name: str) -> Iterable[tuple[str, str, str]]:
         sequences = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _wrong(name, f"expected JSON: {error}") from error
+    # The file is not trusted: a list, or frames that are no texts, must not fail later without a position.
     if not isinstance(sequences, dict):
         raise _wrong(name, f"expected an object, sequence -> list of frames, got {type(sequences).__name__}")
     for sequence, frames in sequences.items():
@@ -246,6 +248,7 @@ def _of_table(text: str, name: str) -> Iterable[tuple[str, str, str]]:
                 f"line {number}: expected two columns, image and group, with a comma or white space between, "
                 f"got {line[:80]!r}",
             )
+        # A heading is optional, and only this one is recognised.
         if number == 1 and [column.lower() for column in columns] == ["image", "group"]:
             continue
         yield columns[0], columns[1], f"line {number}"

@@ -90,6 +90,7 @@ class DatasetStatistics(BaseModel):
             self.label_problems.update(finding.problem for finding in listing.findings)
             _extend(self.orphans, map(_reported, listing.orphans))
             _extend(self.label_findings, map(_reported, listing.findings))
+            # Images that were left out before any was opened: no label, wrong format, double name.
             for finding in listing.skipped:
                 self._skip(finding)
             for sample in listing.samples:
@@ -115,6 +116,7 @@ class DatasetStatistics(BaseModel):
         self.bad_images += any(finding.problem not in HARMLESS for finding in outcome.dropped)
         self.dropped_by_problem.update(finding.problem for finding in outcome.dropped)
         _extend(self.dropped, (_reported(finding, sample.image_file) for finding in outcome.dropped))
+        # Counters by class id; the report turns ids into names.
         objects = self.training_objects if subset == "training" else self.validation_objects
         objects.update(outcome.objects)
         self.objects_per_image[len(outcome.objects)] += 1

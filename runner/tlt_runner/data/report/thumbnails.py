@@ -88,6 +88,7 @@ def _thumbnail(
         if file is None or not file.is_file():
             return Thumbnail(image, findings, None, b"")
         with file.open("rb") as stream:
+            # A file beyond the limit is cut off, and drawn as far as it goes.
             data = stream.read(_LARGEST_FILE)
     except (OSError, ValueError, RunnerError):
         return Thumbnail(image, findings, None, b"")
@@ -124,11 +125,13 @@ def _drawn(pixels: Any, scale: float, findings: Sequence[ReportedFinding]) -> An
     """Draw the boxes into the picture; ``scale`` is its size divided by the original's."""
     import cv2
 
+    # libjpeg scales by eighths only, so the picture may still be too large.
     shrink = min(1.0, SIDE / max(pixels.shape[:2]))
     size = (max(1, round(pixels.shape[1] * shrink)), max(1, round(pixels.shape[0] * shrink)))
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     for finding in findings:
         if finding.box is not None:
+            # A box far outside would overflow the integers of the drawing.
             corners = np.clip(np.array(finding.box) * scale, -SIDE, 2 * SIDE).round().astype(int).tolist()
             y1, x1, y2, x2 = corners
             cv2.rectangle(small, (x1, y1), (x2, y2), _RED, _STROKE)

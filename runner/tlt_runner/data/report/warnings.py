@@ -33,6 +33,7 @@ def warnings(report: DatasetReport) -> list[str]:
 
 
 def _of_classes(report: DatasetReport) -> list[str]:
+    # Beside an unused key stand the classes that exist: most often the key is misspelt.
     source_classes = _first(sorted(report.source_classes), len(report.source_classes)) or "none"
     sentences = [
         f"targetClassMapping: no label uses class {key!r}; the labels' classes are: {source_classes}"
