@@ -503,7 +503,7 @@ class Transfers:
 def _server(monkeypatch: pytest.MonkeyPatch, storage: Storage, *keys: str) -> Transfers:
     """Give a storage a server that lists these keys, whatever is asked for."""
     store = object.__new__(ObjectStore)
-    store._where = "stub"
+    store._server = "stub"
     store._transfers = Transfers()
     monkeypatch.setattr(store, "_keys", lambda bucket, prefix: iter(keys))
     monkeypatch.setattr(store, "exists", lambda bucket, key: True)
