@@ -58,6 +58,17 @@ def test_sequences_with_a_rare_class_each_are_held_out_as_wholes() -> None:
     assert sum(split.held_out(groups, classes, 0.3, 42)) == 50
 
 
+def test_showing_one_class_on_both_sides_takes_none_from_another() -> None:
+    held = split.held_out(["0", "1", "2"], [{"a", "b", "c"}, {"b"}, {"a"}], 0.3, 1)
+    assert held == [False, True, True]
+
+
+def test_the_only_group_of_a_stratum_stays_in_training() -> None:
+    # "b" and "c" are rarer than "a", so the first group is alone among those that "a" decides.
+    held = split.held_out(["0", "1", "2"], [{"a"}, {"a", "b", "c"}, {"a", "b", "c"}], 0.3, 1)
+    assert held == [False, False, True]
+
+
 def test_some_of_the_images_without_a_shared_class_are_held_out() -> None:
     held = split.held_out(NAMES[:10], [{name} for name in NAMES[:10]], 0.2, 42)
     assert sum(held) == 2

@@ -180,3 +180,18 @@ def test_errors_of_the_file_system_have_a_reason(number: int, reason: Reason) ->
         raise OSError(number, os.strerror(number), "/mnt/x")
     assert _reason(caught) == reason
     assert "pvc://data/x" in caught.value.message
+
+
+def test_a_folder_that_cannot_be_removed_is_a_failure(
+    store: Storage, volumes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = volumes / "data" / "records"
+    folder.mkdir(parents=True)
+
+    def broken(_: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "rmdir", broken)
+    with pytest.raises(RunnerError) as caught:
+        store.remove("pvc://data/records", [])
+    assert caught.value.reason == Reason.STORAGE_UNAVAILABLE
