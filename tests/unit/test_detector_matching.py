@@ -79,6 +79,16 @@ def test_proposals_take_class_and_offsets_of_their_object() -> None:
     assert float(np.sum(targets.sampled)) == 3  # the invalid one has no weight
 
 
+def test_a_proposal_of_exactly_max_overlap_is_positive_and_one_below_is_not() -> None:
+    half = np.array([[[0, 0, 10, 5], [0, 0, 10, 4]]], np.float32)  # IoU 0.5 and 0.4 with the object
+    spec = config(roi=Roi(mini_batch=4, max_overlap=0.5, positive_fraction=0.5, ground_truth_as_roi=False))
+    targets = matching.roi_targets(spec, half, np.ones((1, 2), bool), OBJECT, CLASSES, generator())
+    by_width = dict(
+        zip(np.asarray(targets.boxes)[0, :, 3].tolist(), np.asarray(targets.positive)[0], strict=True)
+    )
+    assert (by_width[5], by_width[4]) == (1, 0)
+
+
 def test_ground_truth_boxes_are_added_to_the_proposals_if_configured() -> None:
     proposals = np.array([[[50, 50, 60, 60]]], np.float32)
     spec = config(roi=Roi(mini_batch=8, ground_truth_as_roi=True))
@@ -94,6 +104,13 @@ def test_positives_of_the_head_are_capped_by_their_fraction() -> None:
     targets = matching.roi_targets(spec, proposals, np.ones((1, 40), bool), OBJECT, CLASSES, generator())
     assert float(np.sum(targets.positive)) == 4
     assert float(np.sum(targets.sampled)) == 16
+
+
+def test_positives_that_fill_the_mini_batch_leave_no_room_for_negatives() -> None:
+    proposals = np.concatenate([np.tile(ANCHORS[:1], (20, 1)), np.tile(ANCHORS[3:], (20, 1))])[None]
+    spec = config(roi=Roi(mini_batch=16, positive_fraction=1.0, ground_truth_as_roi=False))
+    targets = matching.roi_targets(spec, proposals, np.ones((1, 40), bool), OBJECT, CLASSES, generator())
+    assert float(np.sum(targets.positive)) == float(np.sum(targets.sampled)) == 16
 
 
 def test_targets_are_scaled_by_the_configured_factors() -> None:
