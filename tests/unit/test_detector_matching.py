@@ -106,13 +106,6 @@ def test_positives_of_the_head_are_capped_by_their_fraction() -> None:
     assert float(np.sum(targets.sampled)) == 16
 
 
-def test_positives_that_fill_the_mini_batch_leave_no_room_for_negatives() -> None:
-    proposals = np.concatenate([np.tile(ANCHORS[:1], (20, 1)), np.tile(ANCHORS[3:], (20, 1))])[None]
-    spec = config(roi=Roi(mini_batch=16, positive_fraction=1.0, ground_truth_as_roi=False))
-    targets = matching.roi_targets(spec, proposals, np.ones((1, 40), bool), OBJECT, CLASSES, generator())
-    assert float(np.sum(targets.positive)) == float(np.sum(targets.sampled)) == 16
-
-
 def test_targets_are_scaled_by_the_configured_factors() -> None:
     scaled = config(
         proposals=Proposals(delta_scale=2.0),
