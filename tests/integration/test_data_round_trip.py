@@ -453,7 +453,7 @@ def test_an_interrupted_conversion_leaves_nothing_behind(tmp_path: Path) -> None
     start = _make_kitti(tmp_path / "start", STREETS)
     stop = Stop()
     with pytest.raises(RunnerError) as failure:
-        _export(tmp_path, start, tmp_path / "new/out", reporter_for=lambda _: _At(1, stop.set), stop=stop)
+        _export(tmp_path, start, tmp_path / "new/out", reporter_for=lambda _: _At(1, stop.request), stop=stop)
     assert failure.value.reason == Reason.INTERRUPTED
     assert list((tmp_path / "new").iterdir()) == []
 

@@ -106,6 +106,13 @@ def test_positives_of_the_head_are_capped_by_their_fraction() -> None:
     assert float(np.sum(targets.sampled)) == 16
 
 
+def test_positives_that_fill_the_mini_batch_leave_no_room_for_negatives() -> None:
+    proposals = np.array([[[0, 0, 10, 10], [50, 50, 60, 60]]], np.float32)
+    spec = config(roi=Roi(mini_batch=1, ground_truth_as_roi=False))
+    targets = matching.roi_targets(spec, proposals, np.ones((1, 2), bool), OBJECT, CLASSES, generator())
+    assert float(np.sum(targets.positive)) == float(np.sum(targets.sampled)) == 1
+
+
 def test_targets_are_scaled_by_the_configured_factors() -> None:
     scaled = config(
         proposals=Proposals(delta_scale=2.0),
