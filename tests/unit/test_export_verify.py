@@ -63,6 +63,23 @@ def test_no_detections_at_all_is_no_difference():
     assert verify.compare([detections()], [detections()]) == verify.Difference(0.0, 0, 0)
 
 
+def judged(*items):
+    return verify.Judged(metrics=None, detections=[detections(*items)])
+
+
+def test_an_export_fails_if_no_detection_agrees():
+    with pytest.raises(RunnerError) as caught:
+        verify.status_of("fp16", judged((SQUARE, 0.9, 0)), judged((FAR, 0.9, 0)), 1, 1.0)
+    assert caught.value.reason == Reason.EXPORT_FAILED
+
+
+def test_an_export_with_one_more_detection_does_not_fail():
+    status = verify.status_of(
+        "fp16", judged((SQUARE, 0.9, 0)), judged((SQUARE, 0.8, 0), (FAR, 0.4, 0)), 1, 1.0
+    )
+    assert status.max_abs_error == pytest.approx(0.1)
+
+
 def test_onnx_runtime_starts_as_many_threads_as_the_cpu_limit_allows(tmp_path, monkeypatch):
     (tmp_path / "cpu.max").write_text("100000 100000\n")  # a quota of one CPU
     allowed = cpus.available_cpus(tmp_path / "cpu.max")
