@@ -105,6 +105,15 @@ def test_finished_work_is_not_done_again(folders: Folders) -> None:
     assert checks.finished(training("t"), done(training("t")), None, folders) == (True, "")
 
 
+@pytest.mark.parametrize(("again", "expected"), [(False, ["new"]), (True, ["finished", "new"])])
+def test_only_what_is_to_run_needs_its_data_set(folders: Folders, again: bool, expected: list[str]) -> None:
+    state = ResourceStore(folders.state)
+    state.save(done(training("finished")))
+    with state.locked() as lock:
+        run = flow.Flow([training("finished"), training("new")], folders, state, lock, again=again)
+    assert [item.name for item in run.unfinished()] == expected
+
+
 def test_a_changed_spec_is_run_again(folders: Folders) -> None:
     changed = training("t", training={"epochs": 3})
     assert checks.finished(changed, done(training("t")), None, folders) == (
