@@ -36,14 +36,6 @@ UNITS = [
     ],
     ["tests/integration/test_export_task"],
     ["tests/integration/test_training_run"],
-    [
-        "tests/unit/test_data_tfrecords",
-        "tests/unit/test_detector_",
-        "tests/unit/test_export_verify",
-        "tests/unit/test_storage_roots",
-        "tests/unit/test_training_checkpoints",
-        "tests/unit/test_training_weights_arithmetic",
-    ],
 ]
 """Units by the beginnings of their files' paths. Workers get them in this order, the longest first, and so
 end at about the same time. Every other file is a unit of its own and comes later. The option `--durations=0`

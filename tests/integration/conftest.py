@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+import forked
+
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from tlt_runner.detector.model import FasterRCNN
+
+
+forked.preload("tensorflow", "keras", "tlt_runner.cli", "tlt_runner.tasks.train")
 
 
 @pytest.fixture(scope="session")

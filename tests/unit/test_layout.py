@@ -25,8 +25,8 @@ def test_every_unit_of_the_parallel_workers_names_files_that_exist() -> None:
 
 
 def test_all_tests_of_one_unit_go_to_one_worker() -> None:
-    detector = "tests/unit/test_detector_nms.py::test_a"
-    verify = "tests/unit/test_export_verify.py::test_b[x::y]"
+    model = "tests/integration/test_detector_model.py::test_a"
+    onnx = "tests/integration/test_export_onnx.py::test_b[x::y]"
     alone = "tests/unit/test_data_kitti.py::test_c[x::y]"
-    assert parallel.unit_of(detector) == parallel.unit_of(verify)
+    assert parallel.unit_of(model) == parallel.unit_of(onnx)
     assert parallel.unit_of(alone) == (len(parallel.UNITS), "tests/unit/test_data_kitti.py")

@@ -1,4 +1,4 @@
-"""The command line: quick to answer, clear in refusing. Each test starts it as a user does."""
+"""The command line: quick to answer, clear in refusing."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import click
 import pytest
 import yaml
 
+from forked import tlt
 from tlt_api.dataset import LabelFormat
 from tlt_runner import cli, manifests
 from tlt_runner.commands import COMMANDS
@@ -37,11 +38,6 @@ spec:
   threshold: 0.5
   output: {uri: pvc://data/pruned}
 """
-
-
-def tlt(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tlt_runner", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -94,7 +90,9 @@ def test_the_shell_completes_commands_options_and_formats(words: str, expected: 
 
 
 def test_the_module_answers_as_the_script_does(tmp_path: Path) -> None:
-    assert tlt("version", cwd=tmp_path).stdout.strip()
+    command = [sys.executable, "-m", "tlt_runner", "version"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == tlt("version", cwd=tmp_path).stdout != ""
 
 
 @pytest.mark.parametrize(
@@ -255,20 +253,6 @@ def test_an_inference_with_a_model_address_that_leaves_its_claim_is_refused(tmp_
     assert "Traceback" not in done.stderr
 
 
-REFUSE_TENSORFLOW = """
-import sys
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition('.')[0] in ('tensorflow', 'keras', 'onnxruntime'):
-            raise AssertionError(f'{name} is imported')
-
-sys.meta_path.insert(0, Refuse())
-from tlt_runner import cli
-cli.main(sys.argv[1:])
-"""
-
-
 def run_spec(folder: Path, kind: str, manifest: str) -> None:
     """Write ``run.json``: the RunSpec of a manifest whose model is ``gone.keras``."""
     spec = yaml.safe_load(manifest)["spec"]
@@ -313,7 +297,7 @@ def test_a_mistake_is_answered_before_tensorflow_is_imported(
     for name in ("images/a.png", "empty/readme.txt", "taken/mine.txt"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
-    done = without_tensorflow(*arguments, cwd=tmp_path)
+    done = tlt(*arguments, cwd=tmp_path, target="forked:main_without_tensorflow")
     assert (done.returncode, expected in done.stderr) == (code, True), done.stderr
     assert not (tmp_path / "out").exists()
 
@@ -359,7 +343,8 @@ def test_a_pod_misses_its_inputs_before_tensorflow_is_imported(
 ) -> None:
     (tmp_path / "volumes/data/there").mkdir(parents=True)
     run_spec(tmp_path, kind, manifest)
-    done = without_tensorflow(command, "--spec", "run.json", "--volumes", "volumes", cwd=tmp_path)
+    arguments = (command, "--spec", "run.json", "--volumes", "volumes")
+    done = tlt(*arguments, cwd=tmp_path, target="forked:main_without_tensorflow")
     assert (done.returncode, expected in done.stderr) == (code, True), done.stderr
 
 
@@ -374,9 +359,3 @@ def test_ctrl_c_outside_a_run_exits_as_a_shell_expects(
         cli.main(["validate", "manifests"])
     assert end.value.code == 130
     assert capsys.readouterr() == ("", "")
-
-
-def without_tensorflow(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run ``tlt`` in a process in which TensorFlow, Keras and ONNX Runtime cannot be imported."""
-    command = [sys.executable, "-c", REFUSE_TENSORFLOW, *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)

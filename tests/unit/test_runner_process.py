@@ -5,12 +5,17 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from forked import Forked
 from tlt_api.failures import Reason
+from tlt_api.status import Metrics, Progress
+from tlt_runner import process
+from tlt_runner.errors import RunnerError
 
 SPEC = {
     "owner": {"kind": "PruneJob", "namespace": "default", "name": "p", "uid": "u-1"},
@@ -21,21 +26,6 @@ SPEC = {
         "output": {"uri": "pvc://data/out"},
     },
 }
-MAIN = """
-import os, sys, time
-from pathlib import Path
-from tlt_api.failures import Reason
-from tlt_api.status import Artifact, Metrics, Progress
-from tlt_runner import process
-from tlt_runner.errors import RunnerError
-
-def task(spec, run, context):
-{body}
-
-here = Path(sys.argv[1])
-around = process.Surroundings(here, here / "report.json", here / "termination.json")
-sys.exit(process.execute("prune", here / "run.json", around, load=lambda command: task))
-"""
 STOPPABLE = """
 context.reporter.progress(Progress(stage="prune", step=1))
 print("ready", flush=True)
@@ -44,29 +34,42 @@ raise RunnerError(Reason.INTERRUPTED, "checkpoint of epoch 3 is written")
 """
 
 
+def main(arguments: list[str]) -> int:
+    """Execute a run in a folder, whose task is the Python of ``task.py`` there."""
+    folder = Path(arguments[0])
+    names = {"Metrics": Metrics, "Progress": Progress, "Reason": Reason, "RunnerError": RunnerError}
+    code = compile((folder / "task.py").read_text(), "task.py", "exec")
+
+    def task(spec: Any, run: Any, context: Any) -> None:
+        exec(code, {**names, "Path": Path, "time": time, "sys": sys, "run": run, "context": context})
+
+    surroundings = process.Surroundings(folder, folder / "report.json", folder / "termination.json")
+    return process.execute("prune", folder / "run.json", surroundings, load=lambda command: task)
+
+
 class Run:
-    """A run whose task is a few lines of Python."""
+    """A run in a process of its own whose task is a few lines of Python."""
 
     def __init__(self, folder: Path, body: str, spec: Any = SPEC) -> None:
         self.folder = folder
         (folder / "run.json").write_text(spec if isinstance(spec, str) else json.dumps(spec))
-        code = MAIN.format(body=textwrap.indent(textwrap.dedent(body), "    "))
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code, str(folder)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        (folder / "task.py").write_text(textwrap.dedent(body))
+        self.process = Forked(f"{__name__}:main", [str(folder)], folder / "stdout", errors=folder / "stderr")
 
     def end(self) -> tuple[int, dict[str, Any], str]:
         """Exit code, termination message, standard error."""
-        _, error = self.process.communicate(timeout=60)
+        code = self.process.wait(60)
         message = json.loads((self.folder / "termination.json").read_text())
-        return self.process.returncode, message, error
+        return code, message, (self.folder / "stderr").read_text()
 
-    def until_ready(self) -> None:
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "ready\n"
+    def until_ready(self, times: int = 1) -> None:
+        """Wait until the task has printed "ready" so many times."""
+        output = self.folder / "stdout"
+        deadline = time.monotonic() + 60
+        while not output.exists() or output.read_text().count("ready\n") < times:
+            assert self.process.poll() is None, "it has ended"
+            assert time.monotonic() < deadline, "it is not ready after 60 s"
+            time.sleep(0.01)
 
 
 def test_a_successful_run_leaves_report_and_termination_message(tmp_path: Path) -> None:
@@ -166,8 +169,8 @@ def test_a_second_signal_ends_a_task_that_ignores_the_first(tmp_path: Path) -> N
     while True: time.sleep(0.05)
     """
     run = Run(tmp_path, body)
-    for _ in range(2):
-        run.until_ready()
+    for times in (1, 2):
+        run.until_ready(times)
         run.process.send_signal(signal.SIGTERM)
     code, message, _ = run.end()
     assert (code, message["failure"]["reason"]) == (75, "Interrupted")
