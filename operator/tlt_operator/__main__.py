@@ -7,11 +7,14 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable, Mapping
 
 import kopf
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from tlt_api.resources import KINDS, Kind
-from tlt_operator import handlers, metrics, server, settings
+from tlt_operator import handlers, metrics, settings
 from tlt_operator.cluster.client import ApiError, Client
 from tlt_operator.cluster.http import HttpClient
 from tlt_operator.controller import Controller
@@ -21,6 +24,8 @@ from tlt_operator.login import log_in
 log = logging.getLogger("tlt_operator")
 
 _POLL_SECONDS = 5
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
 def main() -> None:
@@ -49,7 +54,7 @@ async def run(chosen: settings.Settings) -> None:
         controller = Controller(client, chosen, health)
         health.longest_wait = controller.queue.longest_wait
         # Before the wait for the CRDs: without an answer to its liveness probe, the pod would be restarted.
-        runners = await server.start(controller, health, chosen)
+        runners = await _serve_probes_and_metrics(controller, health, chosen)
         await _wait_for_kinds(client, chosen)
         health.ready = True
         work = asyncio.create_task(controller.run(), name="controller")
@@ -66,6 +71,43 @@ async def run(chosen: settings.Settings) -> None:
         # An error of the part that ended ends the process: Kubernetes restarts it.
         for task in done:
             task.result()
+
+
+async def _serve_probes_and_metrics(
+    controller: Controller, health: Health, chosen: settings.Settings
+) -> list[web.AppRunner]:
+    """Start both servers and return their runners, which the caller cleans up."""
+
+    async def healthz(request: web.Request) -> web.Response:
+        problems = health.problems()
+        return web.json_response({"ok": not problems, "problems": problems}, status=503 if problems else 200)
+
+    async def readyz(request: web.Request) -> web.Response:
+        status = 200 if health.ready else 503
+        return web.json_response({"ok": health.ready, "problems": health.waiting()}, status=status)
+
+    async def exposition(request: web.Request) -> web.Response:
+        # Gauges are computed when they are read; phases without a resource disappear by the clear.
+        metrics.QUEUE_DEPTH.set(len(controller.queue))
+        metrics.RESOURCES.clear()
+        for (kind, phase), count in controller.index.counts().items():
+            metrics.RESOURCES.labels(kind, phase).set(count)
+        return web.Response(body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return [
+        await _listen({"/healthz": healthz, "/readyz": readyz}, chosen.health_port),
+        await _listen({"/metrics": exposition}, chosen.metrics_port),
+    ]
+
+
+async def _listen(routes: Mapping[str, Handler], port: int) -> web.AppRunner:
+    app = web.Application()
+    for path, handler in routes.items():
+        app.router.add_get(path, handler)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, port=port).start()
+    return runner
 
 
 async def _wait_for_kinds(client: Client, chosen: settings.Settings) -> None:

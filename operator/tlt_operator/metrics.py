@@ -1,4 +1,4 @@
-"""Metrics of the operator, for Prometheus; :mod:`tlt_operator.server` serves them on ``/metrics``."""
+"""Metrics of the operator, for Prometheus; the process, ``__main__``, serves them on ``/metrics``."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tlt_api.status import JobStatus
 from tlt_api.times import from_wire, to_wire
 from tlt_operator.cluster.client import Client, Json, RefusedError
 from tlt_operator.objects import ATTEMPT, INDEX, OWNER_UID
-from tlt_operator.objects.pod import CONTAINER
+from tlt_operator.objects.job import CONTAINER
 from tlt_operator.objects.service import service_name
 from tlt_operator.snapshot import (
     ConditionState,

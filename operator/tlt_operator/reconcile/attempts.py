@@ -1,8 +1,9 @@
-"""Policy of a resource that is to run: from an announced attempt to its end, and on to the next one."""
+"""Policies of a resource with attempts: go on to the end of one and to the next, or suspend the run."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from tlt_api import conditions, times
 from tlt_api.conditions import State
@@ -12,9 +13,18 @@ from tlt_api.runspec import for_attempt
 from tlt_api.status import Attempt, Failure, Inputs, Phase
 from tlt_operator.objects import job as job_object
 from tlt_operator.objects import service as service_object
-from tlt_operator.reconcile import blockers, retry, transitions
+from tlt_operator.reconcile import blockers, retry
 from tlt_operator.reconcile.blockers import Blocker
-from tlt_operator.reconcile.plan import Plan, plan_for, with_state
+from tlt_operator.reconcile.plan import (
+    Plan,
+    announce,
+    end_attempt,
+    fail,
+    first_start,
+    plan_for,
+    succeed,
+    with_state,
+)
 from tlt_operator.reconcile.state import (
     Announced,
     AttemptState,
@@ -41,7 +51,7 @@ def reconcile(
     """Return the plan for a resource that is to run and whose first attempt was announced."""
     match state:
         case NotStarted():
-            raise ValueError("expected an attempt; before the first one, first_attempt decides")
+            raise ValueError("expected an attempt; before the first one, references are resolved")
         case Announced():
             return _create(snapshot, resource, now, settings)
         # The pods of an Indexed Job reach each other by its Service, which needs the Job's uid.
@@ -58,9 +68,46 @@ def reconcile(
         # Somebody deleted the Job: an interruption, which does not count as a failure of the run.
         case Lost():
             text = f"Job {snapshot.status.job_name} was deleted before it ended"
-            return transitions.end_attempt(snapshot, resource, failure(Reason.JOB_DELETED, text), now)
+            return end_attempt(snapshot, resource, failure(Reason.JOB_DELETED, text), now)
         case Ended():
             return _ended(snapshot, resource, state, now, settings)
+
+
+def suspend(snapshot: Snapshot, resource: Resource, state: AttemptState, now: datetime) -> Plan:
+    """Return the plan for a resource that is to be suspended and has not ended.
+
+    The attempt's Job is deleted; another attempt is made once ``spec.suspend`` is false again. The Job's own
+    ``spec.suspend`` is left alone: a pod that ends with a code other than 0 after SIGTERM counts as failed
+    there, which with backoffLimit 0 fails the Job; and that field is how queueing systems (Kueue) admit Jobs.
+    The deletion is a foreground one: the Job stays until its pod has written its checkpoint and is gone.
+    """
+    match state:
+        # The run was faster than the suspension.
+        case Ended(outcome=Succeeded(job=job)):
+            return succeed(snapshot, job, now)
+        # The run failed before it was stopped: the failure is recorded and counted, as without a suspension.
+        case Ended(outcome=Failure() as cause):
+            return end_attempt(snapshot, resource, cause, now)
+        # The phase stays Running until the pods have written their checkpoint and are gone.
+        case Waiting(job=job) | Running(job=job) | Stopping(job=job):
+            stopping = State(
+                Phase.RUNNING, conditions.STOPPING, f"Job {job.name} is stopped: spec.suspend is true"
+            )
+            status = with_state(snapshot, stopping, now, job_uid=job.uid)
+            return plan_for(snapshot, status, delete=None if job.deleting else job)
+    # There is no Job any more. A pod may outlive it, and Suspended promises that nothing writes to the
+    # output.
+    if snapshot.live_pods:
+        names = ", ".join(snapshot.live_pods)
+        stopping = State(Phase.RUNNING, conditions.STOPPING, f"waits for the end of {names}")
+        status = with_state(snapshot, stopping, now)
+        return plan_for(snapshot, status, requeue_after=OLD_POD_POLL_SECONDS)
+    changes: dict[str, Any] = {}
+    # The suspension ended an attempt: the next one is made on resumption, and this one counts for nothing.
+    if isinstance(state, Lost):
+        entry = Attempt(attempt=snapshot.attempt, reason=retry.SUSPENDED, time=times.to_wire(now))
+        changes["history"] = retry.append(snapshot.status.history, entry)
+    return plan_for(snapshot, with_state(snapshot, conditions.suspended(), now, **changes))
 
 
 def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Settings) -> Plan:
@@ -79,7 +126,7 @@ def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Set
     # The API server refused the Job just now for its content (400, 422), which the next try would not change.
     if snapshot.refusal and snapshot.refusal.code in (400, 422):
         text = f"Job {name} was refused: {snapshot.refusal.message}"
-        return transitions.fail(snapshot, failure(Reason.INVALID_SPEC, text), now)
+        return fail(snapshot, failure(Reason.INVALID_SPEC, text), now)
     # Refused with 403 (a quota, a webhook, Pod Security): the reason may go away.
     if snapshot.refusal:
         blocker = blockers.refused(snapshot.refusal.message)
@@ -132,7 +179,7 @@ def _blocked(
         left = settings.start_timeout_seconds - _blocked_seconds(snapshot, blocker, now)
         if left <= 0:
             cause = failure(blocker.fails_as, blocker.block.message, blocker.hint)
-            return transitions.end_attempt(snapshot, resource, cause, now, delete=job)
+            return end_attempt(snapshot, resource, cause, now, delete=job)
         # No event announces the end of the timeout.
         poll = min(poll, left)
     state = State(Phase.QUEUED, blocker.block.reason, blocker.block.message, blocker.block)
@@ -163,7 +210,7 @@ def _job_observed(job: JobState | None) -> dict[str, str]:
 def _running(snapshot: Snapshot, state: Running, now: datetime) -> Plan:
     job, problem = state.job, state.problem
     runs = conditions.running(snapshot.attempt, job.name, problem.block.message if problem else "")
-    start_time = transitions.started(snapshot, job, now)
+    start_time = first_start(snapshot, job, now)
     status = with_state(snapshot, runs, now, job_uid=job.uid, start_time=start_time)
     # While all pods are ready, events of the Job report every change. Otherwise some changes cause none.
     poll = None if job.all_ready and not problem else REFUSED_POLL_SECONDS
@@ -173,9 +220,9 @@ def _running(snapshot: Snapshot, state: Running, now: datetime) -> Plan:
 def _ended(snapshot: Snapshot, resource: Resource, state: Ended, now: datetime, settings: Settings) -> Plan:
     match state.outcome:
         case Succeeded(job=job):
-            return transitions.succeed(snapshot, job, now)
+            return succeed(snapshot, job, now)
         case Failure() as cause:
-            return transitions.end_attempt(snapshot, resource, cause, now)
+            return end_attempt(snapshot, resource, cause, now)
         case Attempt() as entry:
             return _next(snapshot, entry, now, settings)
 
@@ -186,7 +233,7 @@ def _next(snapshot: Snapshot, last: Attempt, now: datetime, settings: Settings) 
     delay = retry.delay(history, snapshot.status.retries or 0, settings)
     due = (times.from_wire(last.time) or now) + timedelta(seconds=delay)
     if now >= due:
-        return transitions.announce(snapshot, snapshot.attempt + 1, now)
+        return announce(snapshot, snapshot.attempt + 1, now)
     wait = (due - now).total_seconds()
     # The status of the failure says more than the one below and stays, unless the spec was edited since.
     if snapshot.status.phase == Phase.RETRYING and snapshot.status.observed_generation == snapshot.generation:
