@@ -1,4 +1,4 @@
-"""Process of ``tlt-operator``: it starts the parts, and ends when one of them does."""
+"""Process of ``tlt-operator``: start the parts, serve probes and metrics, end when a part does."""
 
 from __future__ import annotations
 
@@ -29,16 +29,20 @@ Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
 def main() -> None:
-    """Entry point; exit code 1 for settings or credentials that cannot be used."""
+    """Run the command ``tlt-operator``; exit code 1 for settings or credentials that cannot be used."""
+    # All settings come from the environment, as a Deployment gives them.
     if len(sys.argv) > 1:
         print(f"usage: tlt-operator (no arguments)\n\n{settings.usage()}")
         sys.exit(0 if sys.argv[1:] == ["--help"] else 2)
     try:
         chosen = settings.from_environment(os.environ)
+        # Credentials are tried at once, for a message that says what is missing. kopf and the client log in
+        # by themselves later.
         connection = log_in()
     except (settings.SettingsError, kopf.LoginError) as error:
         sys.exit(f"tlt-operator: {error}")
     logging.basicConfig(level=chosen.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # kopf has a line for every event of every resource at INFO.
     logging.getLogger("kopf").setLevel(logging.WARNING)
     namespaces = ", ".join(chosen.namespaces) or "all namespaces"
     log.info("serves %s at %s; runner image %s", namespaces, connection.server, chosen.runner_image)
@@ -56,12 +60,14 @@ async def run(chosen: settings.Settings) -> None:
         # Before the wait for the CRDs: without an answer to its liveness probe, the pod would be restarted.
         runners = await _serve_probes_and_metrics(controller, health, chosen)
         await _wait_for_kinds(client, chosen)
+        # From here on, the readiness probe passes.
         health.ready = True
         work = asyncio.create_task(controller.run(), name="controller")
         # kopf, at its end, cancels every task that is younger than itself: the controller must be older.
         await asyncio.sleep(0)
         watch = asyncio.create_task(handlers.watch(controller, health, chosen.namespaces), name="watch")
         done, pending = await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+        # Before the client closes: a reconciliation that is under way still uses its connections.
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
@@ -76,12 +82,18 @@ async def run(chosen: settings.Settings) -> None:
 async def _serve_probes_and_metrics(
     controller: Controller, health: Health, chosen: settings.Settings
 ) -> list[web.AppRunner]:
-    """Start both servers and return their runners, which the caller cleans up."""
+    """Start the servers of ``/healthz`` and ``/readyz``, and of ``/metrics``; the caller cleans up.
 
+    They run in the event loop that does the work: a loop that is blocked does not answer, and the kubelet
+    restarts the operator.
+    """
+
+    # Liveness: a restart by the kubelet may help against each of these problems.
     async def healthz(request: web.Request) -> web.Response:
         problems = health.problems()
         return web.json_response({"ok": not problems, "problems": problems}, status=503 if problems else 200)
 
+    # Readiness: kinds that are not served yet are no reason for a restart.
     async def readyz(request: web.Request) -> web.Response:
         status = 200 if health.ready else 503
         return web.json_response({"ok": health.ready, "problems": health.waiting()}, status=status)
@@ -104,6 +116,7 @@ async def _listen(routes: Mapping[str, Handler], port: int) -> web.AppRunner:
     app = web.Application()
     for path, handler in routes.items():
         app.router.add_get(path, handler)
+    # No access log: probes come every few seconds.
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, port=port).start()

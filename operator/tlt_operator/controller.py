@@ -42,6 +42,7 @@ class Controller:
 
     async def run(self) -> None:
         """Work until cancelled."""
+        # An error that leaves a part ends all of them, and with them the process, which Kubernetes restarts.
         async with asyncio.TaskGroup() as group:
             for number in range(self._settings.workers):
                 group.create_task(self._work(), name=f"worker {number}")
@@ -62,12 +63,13 @@ class Controller:
                     )
                 self._succeeded(key, requeue_after)
             # Somebody else was faster: the snapshot is out of date, and a new one is taken. Not a failure for
-            # health, since conflicts happen in normal operation.
+            # health, since conflicts happen in normal operation, and so do deletions between read and write.
             except (ConflictError, NotFoundError) as error:
                 log.debug("%s: changed since it was read, reconciled again: %s", key, error)
                 metrics.RECONCILES.labels("conflict").inc()
                 self.queue.retry(key)
             except ApiError as error:
+                # The wait that the API server asks for counts if it is longer than ours.
                 seconds = self._failed(key, "error", error.retry_after or 0)
                 log.warning("%s: %s; tries again in %.1f s", key, error, seconds)
             # One resource that trips over a mistake of ours must not keep the others from being served.
@@ -75,6 +77,7 @@ class Controller:
                 seconds = self._failed(key, "crash")
                 log.exception("%s: unexpected error; tries again in %.1f s", key, seconds)
             finally:
+                # Only now may another worker take the key: no resource is reconciled twice at the same time.
                 self.queue.done(key)
 
     def _succeeded(self, key: Key, requeue_after: float | None) -> None:
@@ -106,6 +109,7 @@ class Sweep:
     async def run(self) -> None:
         """Sweep regularly until cancelled."""
         while True:
+            # The wait comes first: at the start, the watches list everything anyway.
             await asyncio.sleep(self._settings.sweep_seconds)
             try:
                 await self.once()
@@ -133,6 +137,8 @@ class Sweep:
             if not unlisted & {(key.kind, key.namespace), (key.kind, None)}
         }
         self._health.sweep_found_unreported(changed | deleted)
+        # Resources that have not ended are looked at although nothing of them changed: what they wait for may
+        # be unwatched, as pods are.
         for key in changed | self._index.unsettled():
             self._queue.add(key)
         # With its uid: a new resource of the same name, which a watch reported meanwhile, stays in the index.
@@ -189,6 +195,7 @@ async def reconcile_once(
         ConflictError: Something changed since it was read; look again.
         ApiError: The API server could not be asked.
     """
+    # One time for the whole pass: everything that is decided and written has the same one.
     now = clock()
     snapshot = await observe(client, key, now)
     # Deleted: the garbage collector deletes its Jobs and pods by their owner references.
@@ -203,6 +210,7 @@ async def reconcile_once(
             raise
         # A Job or a Service that is refused is a fact like any other: decide again with it, so that the
         # status shows it.
+        # At most one more decision: after a second refusal the key comes again later.
         snapshot = replace(snapshot, refusal=Refusal(error.code, error.message))
         plan = reconcile(snapshot, now, settings)
         version = await apply(client, snapshot, plan, now)

@@ -10,6 +10,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from tlt_operator.cluster.client import ApiError, ConflictError, RefusedError
 
 _SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+"""Limits of the histograms' buckets, in seconds."""
 
 RECONCILE_SECONDS = Histogram(
     "tlt_operator_reconcile_seconds", "Duration of one reconciliation, requests included", buckets=_SHORT
@@ -39,6 +40,7 @@ def write(what: str) -> Iterator[None]:
     outcome = "ok"
     try:
         yield
+    # From the narrowest class to the widest: both are ApiErrors as well.
     except ConflictError:
         outcome = "conflict"
         raise

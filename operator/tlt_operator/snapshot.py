@@ -142,6 +142,8 @@ class PodState:
     @property
     def ended(self) -> bool:
         """True if no process of the pod can run any more."""
+        # Not by deletionTimestamp: a pod that is being deleted runs on, for the grace period or on a node
+        # that is cut off.
         return self.phase in ("Succeeded", "Failed")
 
     @property
@@ -240,6 +242,7 @@ class Snapshot:
     @property
     def own_job(self) -> JobState | None:
         """Job of the current attempt; None if it belongs to something else of the same name."""
+        # By the owner's uid: a Job of this name may belong to a former resource, and is being collected then.
         return self.job if self.job and self.job.owner_uid == self.uid else None
 
     @property

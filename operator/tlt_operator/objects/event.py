@@ -14,6 +14,7 @@ from tlt_operator.snapshot import Snapshot
 
 _COMPONENT = "tlt-operator"
 _MESSAGE_LIMIT = 1024
+"""Longest message that the API server accepts in an Event."""
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,11 @@ CONTAINER = "runner"
 RUNNER_SERVICE_ACCOUNT = "tlt-runner"
 """Not a setting: manifests/base/runner-policy.yaml recognises runners by it."""
 USER = 65532
+"""User and group of the runner's processes, as in the images (Dockerfile)."""
 GRACE_SECONDS = 120
 """Time to write a checkpoint after SIGTERM."""
 SHARED_MEMORY = "2Gi"
+"""Size limit of /dev/shm, by which NCCL exchanges data between GPUs; container runtimes give 64 MiB."""
 
 
 def build(run: RunSpec, settings: Settings, owner_labels: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -72,6 +74,7 @@ def build(run: RunSpec, settings: Settings, owner_labels: Mapping[str, str] | No
                     "kind": owner.kind,
                     "name": owner.name,
                     "uid": owner.uid,
+                    # One controller at most: the operator recognises its own Jobs by it.
                     "controller": True,
                     # True would need permission on the owner's finalizers, and we use nothing that needs it.
                     "blockOwnerDeletion": False,
@@ -98,6 +101,7 @@ def _pod(run: RunSpec, settings: Settings) -> dict[str, Any]:
     """Return the pod's spec."""
     template = run.spec.pod_template
     pod: dict[str, Any] = {
+        # An attempt is one run: what the next one changes is decided by the operator.
         "restartPolicy": "Never",
         "serviceAccountName": RUNNER_SERVICE_ACCOUNT,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
@@ -177,6 +181,7 @@ def _container(run: RunSpec, settings: Settings) -> dict[str, Any]:
         container["ports"] = [{"name": service.PORT_NAME, "containerPort": service.PORT}]
     secret = run.spec.storage.s3.secret_ref
     if secret:
+        # By name only: the operator needs no right to read Secrets.
         container["envFrom"] = [{"secretRef": {"name": secret.name}}]
     return container
 
@@ -187,6 +192,7 @@ def _environment(run: RunSpec) -> list[dict[str, str]]:
     # With the nvidia runtime as a node's default, a pod that requests no GPU may still see all of them.
     if run.spec.resources.gpus == 0:
         env["CUDA_VISIBLE_DEVICES"] = ""
+    # Last: what the user sets wins.
     env |= {variable.name: variable.value for variable in run.spec.pod_template.env}
     return [{"name": name, "value": value} for name, value in env.items()]
 
@@ -196,8 +202,10 @@ def _resources(spec: JobSpec) -> dict[str, Any]:
     requests: dict[str, str] = {}
     limits: dict[str, str] = {}
     if wanted.cpu:
+        # No limit: it would slow the run down even on a node with nothing else to do.
         requests["cpu"] = wanted.cpu
     if wanted.memory:
+        # Alike: a pod that uses more than its request is the first to be evicted when its node runs short.
         requests["memory"] = limits["memory"] = wanted.memory
     # Kubernetes takes the limit of an extended resource as the request too.
     if wanted.gpus:
@@ -206,6 +214,8 @@ def _resources(spec: JobSpec) -> dict[str, Any]:
 
 
 def _volumes(run: RunSpec) -> list[dict[str, Any]]:
+    # The annotation of the pod becomes a file: a ConfigMap would be one more object to create and to clean
+    # up.
     field = {"fieldPath": f"metadata.annotations['{RUN_SPEC_ANNOTATION}']"}
     item = {"path": RUN_SPEC_PATH.rsplit("/", 1)[1], "fieldRef": field}
     return [

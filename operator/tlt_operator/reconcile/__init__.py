@@ -48,6 +48,7 @@ def _decide(snapshot: Snapshot, now: datetime, settings: Settings) -> Plan:
     resource = snapshot.resource
     if resource is None:
         return _unreadable(snapshot, now)
+    # Both policies below ask how far the attempt is, and each answers for every state.
     state = attempt_state(snapshot)
     # Before the first attempt too: a resource may be created suspended.
     if resource.spec.suspend:
@@ -68,6 +69,7 @@ def _unreadable(snapshot: Snapshot, now: datetime) -> Plan:
     built = conditions.stalled(
         snapshot.status.conditions, Reason.INVALID_SPEC, message, snapshot.generation, times.to_wire(now)
     )
+    # The phase stays: nothing that is known of the run has changed.
     update = {"conditions": built, "observed_generation": snapshot.generation}
     plan = plan_for(snapshot, snapshot.status.model_copy(update=update))
     # plan_for posts an Event for a change of phase, attempt or Ready, and none of them changes here.
@@ -86,6 +88,7 @@ def _first_attempt(snapshot: Snapshot, resource: Resource, now: datetime) -> Pla
     if parent is not None and parent in snapshot.invalid_parents:
         message = f"{parent[0]}/{parent[1]} cannot be read: {snapshot.invalid_parents[parent]}"
         return fail(snapshot, failure(Reason.DEPENDENCY_FAILED, message), now)
+    # Exactly one of three answers: go on, look again when the parent changes, or give up.
     match references.resolve(resource, lambda kind, name: snapshot.parents.get((kind, name))):
         # The files are recorded in the status with their digests: all attempts start from the same ones.
         case references.Resolved(inputs=inputs, dependency=dependency):

@@ -32,15 +32,18 @@ from tlt_operator.reconcile.state import (
     Lost,
     NotStarted,
     Running,
+    Starting,
     Stopping,
     Succeeded,
-    Waiting,
 )
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import JobState, Snapshot
 
+# Pods, Services and quotas are not watched: while one of them matters, the resource is looked at again.
 OLD_POD_POLL_SECONDS = 5.0
+"""Interval while the end of a pod is awaited."""
 REFUSED_POLL_SECONDS = 30.0
+"""Interval while a name is taken or a request is refused: somebody has to act first."""
 _SHORTEST_POLL_SECONDS = 5.0
 _LONGEST_POLL_SECONDS = 120.0
 
@@ -50,17 +53,21 @@ def reconcile(
 ) -> Plan:
     """Return the plan for a resource that is to run and whose first attempt was announced."""
     match state:
+        # A mistake of the caller: there is no attempt to go on with.
         case NotStarted():
             raise ValueError("expected an attempt; before the first one, references are resolved")
+        # The status names the attempt, and no Job of it has been observed: make one.
         case Announced():
             return _create(snapshot, resource, now, settings)
         # The pods of an Indexed Job reach each other by its Service, which needs the Job's uid.
-        case Waiting(job=job) | Running(job=job) if _lacks_service(snapshot, job):
+        case Starting(job=job) | Running(job=job) if _lacks_service(snapshot, job):
             return Plan(service=service_object.build(snapshot.namespace, job), requeue_after=0)
-        case Waiting():
-            return _waiting(snapshot, resource, state, now, settings)
+        # The Job exists, but not all pods run: say why.
+        case Starting():
+            return _report_waiting(snapshot, resource, state, now, settings)
+        # All pods run: record since when, and what is wrong in spite of that.
         case Running():
-            return _running(snapshot, state, now)
+            return _report_running(snapshot, state, now)
         # Somebody deleted the Job. Once its pods have written their checkpoint, it is gone: Lost.
         case Stopping(job=job):
             stopping = State(Phase.RUNNING, conditions.STOPPING, f"Job {job.name} is being deleted")
@@ -69,6 +76,7 @@ def reconcile(
         case Lost():
             text = f"Job {snapshot.status.job_name} was deleted before it ended"
             return end_attempt(snapshot, resource, failure(Reason.JOB_DELETED, text), now)
+        # The outcome is recorded; after a failure, the next attempt may follow.
         case Ended():
             return _ended(snapshot, resource, state, now, settings)
 
@@ -88,8 +96,9 @@ def suspend(snapshot: Snapshot, resource: Resource, state: AttemptState, now: da
         # The run failed before it was stopped: the failure is recorded and counted, as without a suspension.
         case Ended(outcome=Failure() as cause):
             return end_attempt(snapshot, resource, cause, now)
-        # The phase stays Running until the pods have written their checkpoint and are gone.
-        case Waiting(job=job) | Running(job=job) | Stopping(job=job):
+        # A Job exists: delete it. The phase stays Running until its pods have written their checkpoint and
+        # are gone.
+        case Starting(job=job) | Running(job=job) | Stopping(job=job):
             stopping = State(
                 Phase.RUNNING, conditions.STOPPING, f"Job {job.name} is stopped: spec.suspend is true"
             )
@@ -131,7 +140,9 @@ def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Set
     if snapshot.refusal:
         blocker = blockers.refused(snapshot.refusal.message)
         return _blocked(snapshot, resource, blocker, None, now, settings, REFUSED_POLL_SECONDS)
+    # The way is free. The spec is the user's, changed by the remedies of all failures so far.
     spec = retry.for_attempt(resource.spec, snapshot.status.history)
+    # The files that the first attempt was given: a retry uses the same bytes.
     inputs = snapshot.status.inputs or Inputs()
     addresses = service_object.addresses(name, spec)
     run = for_attempt(resource, spec, inputs, snapshot.attempt, addresses)
@@ -145,8 +156,8 @@ def _lacks_service(snapshot: Snapshot, job: JobState) -> bool:
     return job.indexed and not snapshot.service and not snapshot.refusal
 
 
-def _waiting(
-    snapshot: Snapshot, resource: Resource, state: Waiting, now: datetime, settings: Settings
+def _report_waiting(
+    snapshot: Snapshot, resource: Resource, state: Starting, now: datetime, settings: Settings
 ) -> Plan:
     job, poll = state.job, _poll_seconds(snapshot, state.job, now)
     if state.blocker:
@@ -176,6 +187,7 @@ def _blocked(
 ) -> Plan:
     """Report a blocker; one that is an error ends the attempt once it has lasted for the start timeout."""
     if blocker.fails_as:
+        # An error may pass (a registry that is away), hence the time; after it, the user has to act.
         left = settings.start_timeout_seconds - _blocked_seconds(snapshot, blocker, now)
         if left <= 0:
             cause = failure(blocker.fails_as, blocker.block.message, blocker.hint)
@@ -191,6 +203,7 @@ def _blocked_seconds(snapshot: Snapshot, blocker: Blocker, now: datetime) -> flo
     condition = conditions.find(snapshot.status.conditions, conditions.BLOCKED)
     if condition is None or condition.status != "True" or condition.reason != blocker.block.reason:
         return 0.0
+    # The status is the clock: it survives a restart of the operator.
     since = times.from_wire(condition.last_transition_time) or now
     return (now - since).total_seconds()
 
@@ -207,9 +220,10 @@ def _job_observed(job: JobState | None) -> dict[str, str]:
     return {"job_uid": job.uid} if job else {}
 
 
-def _running(snapshot: Snapshot, state: Running, now: datetime) -> Plan:
+def _report_running(snapshot: Snapshot, state: Running, now: datetime) -> Plan:
     job, problem = state.job, state.problem
     runs = conditions.running(snapshot.attempt, job.name, problem.block.message if problem else "")
+    # Of the first attempt, whatever number this one has: startTime and completionTime span the whole run.
     start_time = first_start(snapshot, job, now)
     status = with_state(snapshot, runs, now, job_uid=job.uid, start_time=start_time)
     # While all pods are ready, events of the Job report every change. Otherwise some changes cause none.
@@ -219,18 +233,22 @@ def _running(snapshot: Snapshot, state: Running, now: datetime) -> Plan:
 
 def _ended(snapshot: Snapshot, resource: Resource, state: Ended, now: datetime, settings: Settings) -> Plan:
     match state.outcome:
+        # The Job completed: so has the resource.
         case Succeeded(job=job):
             return succeed(snapshot, job, now)
+        # A failure that is not recorded yet: record it, and say whether another attempt follows.
         case Failure() as cause:
             return end_attempt(snapshot, resource, cause, now)
+        # Recorded, and another attempt follows: a failure for good would have made the phase final.
         case Attempt() as entry:
-            return _next(snapshot, entry, now, settings)
+            return _announce_next(snapshot, entry, now, settings)
 
 
-def _next(snapshot: Snapshot, last: Attempt, now: datetime, settings: Settings) -> Plan:
+def _announce_next(snapshot: Snapshot, last: Attempt, now: datetime, settings: Settings) -> Plan:
     """Announce the attempt after the last one, once its delay is over."""
     history = snapshot.status.history or []
     delay = retry.delay(history, snapshot.status.retries or 0, settings)
+    # From the recorded end, not from now: the delay does not begin anew when the operator restarts.
     due = (times.from_wire(last.time) or now) + timedelta(seconds=delay)
     if now >= due:
         return announce(snapshot, snapshot.attempt + 1, now)

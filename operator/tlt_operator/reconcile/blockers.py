@@ -10,6 +10,7 @@ from tlt_api.failures import CLASSES, Reason
 from tlt_operator.objects.service import service_name
 from tlt_operator.snapshot import EventState, JobState, PodState, Refusal, ServiceState
 
+# Reasons with which the kubelet keeps a container waiting. They are errors, some of which pass.
 _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 _IMAGE |= {"RegistryUnavailable", "SignatureValidationFailed"}
 _CONTAINER = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreCreateHookError"}
@@ -38,8 +39,9 @@ def find(job: JobState, pods: Sequence[PodState], events: Sequence[EventState]) 
     # Without a pod, only the events of the Job say why none is created.
     if not pods:
         return _no_pod(events)
-    waiting = [pod for pod in pods if pod.phase == "Pending"] or [pods[-1]]
-    for pod in reversed(waiting):
+    # Of several pods those that do not run yet; the newest obstacle is the one to remove first.
+    pending_pods = [pod for pod in pods if pod.phase == "Pending"] or [pods[-1]]
+    for pod in reversed(pending_pods):
         if blocker := _of_pod(pod):
             return blocker
     # The pod's state says nothing: a volume that cannot be mounted shows in the events alone.
@@ -53,6 +55,7 @@ def _of_pod(pod: PodState) -> Blocker | None:
     if container and container.waiting_reason in _IMAGE:
         text = f"{container.waiting_reason}: {container.waiting_message}"
         return Blocker(Block(Reason.IMAGE_PULL_FAILED, text), Reason.IMAGE_PULL_FAILED)
+    # A Secret or ConfigMap is missing, or the runtime refuses the container.
     if container and container.waiting_reason in _CONTAINER:
         return Blocker(
             Block("ContainerRefused", f"{container.waiting_reason}: {container.waiting_message}"),
@@ -86,6 +89,7 @@ def no_service(job: str, other: ServiceState | None, refusal: Refusal | None) ->
             Block("ServiceNameTaken", f"Service {name} belongs to something else (owner uid {owner})")
         )
     text = f"Service {name}: {refusal.message if refusal else 'refused'}"
+    # As with a Job: other runs may free the quota.
     if "exceeded quota" in text:
         return Blocker(Block("QuotaExceeded", text))
     return Blocker(
@@ -97,5 +101,6 @@ def no_service(job: str, other: ServiceState | None, refusal: Refusal | None) ->
 
 
 def _no_pod(events: Sequence[EventState]) -> Blocker | None:
+    # The Job controller is refused in our place: it reports quota, webhook and Pod Security as this event.
     failed = [event for event in events if event.reason == "FailedCreate"]
     return refused(failed[-1].message) if failed else None

@@ -20,6 +20,7 @@ from tlt_operator.reconcile import report, retry
 from tlt_operator.snapshot import JobState, Snapshot
 
 _LONGEST_MESSAGE = 2000
+"""Limit of a failure's message, in characters: the text of a webhook, for example, may have any length."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def operator_fields(status: JobStatus) -> dict[str, Any]:
 
 def _transition(before: JobStatus, after: JobStatus) -> Event | None:
     """Return the Event for people if phase, attempt or reason have changed."""
+    # Ready carries the reason of every state, and no other condition does.
     ready = conditions.find(after.conditions, conditions.READY)
     was_ready = conditions.find(before.conditions, conditions.READY)
     # Waiting for a pod follows the creation of its Job by a moment, and is not worth an Event of its own.
@@ -117,6 +119,8 @@ def end_attempt(
     snapshot: Snapshot, resource: Resource, failure: Failure, now: datetime, delete: JobState | None = None
 ) -> Plan:
     """Return the plan for an attempt without success: another one follows, or the resource fails."""
+    # The reason decides: whether it can be retried at all, whether it counts, and what the next attempt
+    # changes.
     status, failure, reason = snapshot.status, _shortened(failure), Reason(failure.reason)
     retries_left = retry.may_retry(reason, failure.retryable, status, resource.spec)
     remedy = retry.remedy(resource.spec, status.history, reason) if retries_left else None
@@ -125,6 +129,7 @@ def end_attempt(
     history = retry.append(status.history, entry)
     if not retries_left:
         return fail(snapshot, failure, now, delete=delete, history=history)
+    # Counted against the history without this entry: the first ten interruptions in a row are free.
     retries = (status.retries or 0) + retry.counts(reason, status.history)
     text = (
         f"attempt {snapshot.attempt} ended: {reason}: {failure.message}; next: {remedy or 'the same again'}"
@@ -152,6 +157,7 @@ def fail(
 
 def first_start(snapshot: Snapshot, job: JobState, now: datetime) -> str:
     """Return ``status.startTime``: the start of the first attempt's Job."""
+    # The Job's own start, which is earlier than the moment at which it was observed.
     return snapshot.status.start_time or times.to_wire(job.start_time or now)
 
 
