@@ -145,4 +145,5 @@ class Dataset(ApiModel):
     @property
     def target_classes(self) -> list[str]:
         """Sorted names of the classes to learn; the id of a class is its index in this list."""
+        # A map has no order: the API server gives its keys in another one than the manifest.
         return sorted(set(self.target_class_mapping.values()))

@@ -61,6 +61,7 @@ class LearningRate(ApiModel):
             given=pair("min", "max"),
         ),
         Rule(
+            # CEL sees no value in an absent field: the defaults stand in the rule.
             cel=f"self.schedule != '{_ANNEALING}' || "
             f"(has(self.softStart) ? self.softStart : {_DEFAULT_SOFT_START}) <= "
             f"(has(self.annealing) ? self.annealing : {_DEFAULT_ANNEALING})",
@@ -138,6 +139,7 @@ class Optimizer(ApiModel):
     @property
     def slots_per_weight(self) -> int:
         """Number of slot variables (moments) that the optimizer keeps for each weight."""
+        # SGD: momentum. Adam and AdamW: first and second moment. RMSprop: mean of squares and momentum.
         return 1 if self.type == "sgd" else 2
 
     @property
