@@ -40,11 +40,11 @@ class Rule:
         """Return the rule as an item of ``x-kubernetes-validations``."""
         # ``format``, not ``+``: the API server assumes that a number's text is of any length and rejects the
         # expression as too expensive.
-        quoted = self.message.replace("'", "\\'")
+        escaped = self.message.replace("'", "\\'")
         return {
             "rule": self.cel,
             "message": self.message,
-            "messageExpression": f"'{quoted}, got %s'.format([{self.given}])",
+            "messageExpression": f"'{escaped}, got %s'.format([{self.given}])",
         }
 
 
@@ -66,9 +66,9 @@ def only_with(field: str, discriminator: str, *values: str) -> Rule:
     """Return the rule of an optional field that is only valid with some values of a discriminator field."""
     # The field must have no default: one that has is always present, and could not be told from a given one.
     wire, wire_discriminator = to_camel(field), to_camel(discriminator)
-    listed = ", ".join(f"'{value}'" for value in values)
+    allowed = ", ".join(f"'{value}'" for value in values)
     return Rule(
-        cel=f"!has(self.{wire}) || self.{wire_discriminator} in [{listed}]",
+        cel=f"!has(self.{wire}) || self.{wire_discriminator} in [{allowed}]",
         check=lambda self: getattr(self, field) is None or getattr(self, discriminator) in values,
         message=f"expected {wire} only with {wire_discriminator} {' or '.join(values)}",
         given=f"self.{wire_discriminator}",

@@ -263,8 +263,8 @@ class JobSpec(ApiModel):
 
 def _uris(node: Any) -> list[str]:
     if isinstance(node, dict):
-        direct = [node["uri"]] if isinstance(node.get("uri"), str) else []
-        return direct + [uri for value in node.values() for uri in _uris(value)]
+        uris = [node["uri"]] if isinstance(node.get("uri"), str) else []
+        return uris + [uri for value in node.values() for uri in _uris(value)]
     if isinstance(node, list):
         return [uri for value in node for uri in _uris(value)]
     return []

@@ -107,8 +107,10 @@ def waiting_for_dependency(message: str) -> State:
 
 def running(attempt: int, job: str = "", problem: str = "") -> State:
     """Return the state of an attempt that runs; ``problem`` is something that is wrong although it runs."""
-    text = f"attempt {attempt} runs" + (f" as Job {job}" if job else "") + (f"; {problem}" if problem else "")
-    return State(Phase.RUNNING, RUNNING, text)
+    message = (
+        f"attempt {attempt} runs" + (f" as Job {job}" if job else "") + (f"; {problem}" if problem else "")
+    )
+    return State(Phase.RUNNING, RUNNING, message)
 
 
 def suspended() -> State:

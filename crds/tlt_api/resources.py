@@ -189,9 +189,9 @@ def explain(error: ValidationError, root: str = "spec") -> str:
     for item in error.errors():
         path = ".".join([root, *(str(part) for part in item["loc"])])
         # Short: the value at fault may be a whole object.
-        given = "" if item["type"] == "missing" else f", got {item['input']!r:.120}"
+        got = "" if item["type"] == "missing" else f", got {item['input']!r:.120}"
         # pydantic puts its own words before the message of a rule.
-        lines.append(f"{path}: {item['msg'].removeprefix('Value error, ')}{given}")
+        lines.append(f"{path}: {item['msg'].removeprefix('Value error, ')}{got}")
     return "; ".join(lines)
 
 

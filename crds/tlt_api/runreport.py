@@ -44,8 +44,8 @@ class RunReport(RunnerStatus):
 
     def without_artifact(self, name: str) -> Self:
         """Return the report without an artifact."""
-        left = [item for item in self.artifacts or () if item.name != name]
-        return self.model_copy(update={"artifacts": left})
+        remaining = [item for item in self.artifacts or () if item.name != name]
+        return self.model_copy(update={"artifacts": remaining})
 
     def _with_derived_figures(self) -> Self:
         scores = [item.m_ap for item in self.exports or () if item.m_ap is not None]

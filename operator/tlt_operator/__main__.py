@@ -14,12 +14,13 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from tlt_api.resources import KINDS, Kind
-from tlt_operator import handlers, metrics, settings
+from tlt_operator import handlers, metrics
 from tlt_operator.cluster.client import ApiError, Client
 from tlt_operator.cluster.http import HttpClient
 from tlt_operator.controller import Controller
 from tlt_operator.health import Health
 from tlt_operator.login import log_in
+from tlt_operator.settings import Settings, SettingsError, from_environment, usage
 
 log = logging.getLogger("tlt_operator")
 
@@ -32,40 +33,40 @@ def main() -> None:
     """Run the command ``tlt-operator``; exit code 1 for settings or credentials that cannot be used."""
     # All settings come from the environment, as a Deployment gives them.
     if len(sys.argv) > 1:
-        print(f"usage: tlt-operator (no arguments)\n\n{settings.usage()}")
+        print(f"usage: tlt-operator (no arguments)\n\n{usage()}")
         sys.exit(0 if sys.argv[1:] == ["--help"] else 2)
     try:
-        chosen = settings.from_environment(os.environ)
+        settings = from_environment(os.environ)
         # Credentials are tried at once, for a message that says what is missing. kopf and the client log in
         # by themselves later.
         connection = log_in()
-    except (settings.SettingsError, kopf.LoginError) as error:
+    except (SettingsError, kopf.LoginError) as error:
         sys.exit(f"tlt-operator: {error}")
-    logging.basicConfig(level=chosen.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # kopf has a line for every event of every resource at INFO.
     logging.getLogger("kopf").setLevel(logging.WARNING)
-    namespaces = ", ".join(chosen.namespaces) or "all namespaces"
-    log.info("serves %s at %s; runner image %s", namespaces, connection.server, chosen.runner_image)
+    namespaces = ", ".join(settings.namespaces) or "all namespaces"
+    log.info("serves %s at %s; runner image %s", namespaces, connection.server, settings.runner_image)
     # Until kopf takes the signals over: the first process of a container ignores SIGTERM without a handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    asyncio.run(run(chosen))
+    asyncio.run(run(settings))
 
 
-async def run(chosen: settings.Settings) -> None:
+async def run(settings: Settings) -> None:
     """Run the operator until a signal ends it."""
-    async with HttpClient(log_in, chosen.request_timeout_seconds) as client:
-        health = Health(chosen.sweep_seconds)
-        controller = Controller(client, chosen, health)
+    async with HttpClient(log_in, settings.request_timeout_seconds) as client:
+        health = Health(settings.sweep_seconds)
+        controller = Controller(client, settings, health)
         health.longest_wait = controller.queue.longest_wait
         # Before the wait for the CRDs: without an answer to its liveness probe, the pod would be restarted.
-        runners = await _serve_probes_and_metrics(controller, health, chosen)
-        await _wait_for_kinds(client, chosen)
+        runners = await _serve_probes_and_metrics(controller, health, settings)
+        await _wait_for_kinds(client, settings)
         # From here on, the readiness probe passes.
         health.ready = True
         work = asyncio.create_task(controller.run(), name="controller")
         # kopf, at its end, cancels every task that is younger than itself: the controller must be older.
         await asyncio.sleep(0)
-        watch = asyncio.create_task(handlers.watch(controller, health, chosen.namespaces), name="watch")
+        watch = asyncio.create_task(handlers.watch(controller, health, settings.namespaces), name="watch")
         done, pending = await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
         # Before the client closes: a reconciliation that is under way still uses its connections.
         for task in pending:
@@ -80,7 +81,7 @@ async def run(chosen: settings.Settings) -> None:
 
 
 async def _serve_probes_and_metrics(
-    controller: Controller, health: Health, chosen: settings.Settings
+    controller: Controller, health: Health, settings: Settings
 ) -> list[web.AppRunner]:
     """Start the servers of ``/healthz`` and ``/readyz``, and of ``/metrics``; the caller cleans up.
 
@@ -107,8 +108,8 @@ async def _serve_probes_and_metrics(
         return web.Response(body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return [
-        await _listen({"/healthz": healthz, "/readyz": readyz}, chosen.health_port),
-        await _listen({"/metrics": exposition}, chosen.metrics_port),
+        await _listen({"/healthz": healthz, "/readyz": readyz}, settings.health_port),
+        await _listen({"/metrics": exposition}, settings.metrics_port),
     ]
 
 
@@ -123,14 +124,14 @@ async def _listen(routes: Mapping[str, Handler], port: int) -> web.AppRunner:
     return runner
 
 
-async def _wait_for_kinds(client: Client, chosen: settings.Settings) -> None:
+async def _wait_for_kinds(client: Client, settings: Settings) -> None:
     """Wait until the CRDs exist: watches of unknown kinds never start.
 
     One namespace that can be listed is enough: another one without a RoleBinding must not keep it waiting.
     """
     for kind in KINDS.values():
         while not any(
-            [await _is_listed(client, kind, namespace) for namespace in chosen.namespaces or (None,)]
+            [await _is_listed(client, kind, namespace) for namespace in settings.namespaces or (None,)]
         ):
             await asyncio.sleep(_POLL_SECONDS)
 

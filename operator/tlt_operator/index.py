@@ -58,20 +58,20 @@ class Index:
     def update(self, body: Mapping[str, Any]) -> set[Key]:
         """Store a resource; return the keys to wake: the resource itself, and those that refer to it."""
         key = key_of(body)
-        before, after = self._resources.get(key), _indexed(body)
-        self._link(key, before.parent if before else None, after.parent)
+        previous, current = self._resources.get(key), _indexed(body)
+        self._link(key, previous.parent if previous else None, current.parent)
         # Even if nothing of interest changed: the sweep compares versions.
-        self._resources[key] = after
+        self._resources[key] = current
         # Nothing changed but what the runner reports.
-        if before and before.digest == after.digest:
+        if previous and previous.digest == current.digest:
             return set()
         # Dropped in any case: at worst, the event of our own write wakes the resource once more.
-        own_write = self._own_writes.pop(key, None) == after.resource_version
-        woken = set() if own_write else {key}
+        own_write = self._own_writes.pop(key, None) == current.resource_version
+        keys_to_wake = set() if own_write else {key}
         # Dependants wait for the phase of their parent, whoever wrote it.
-        if before is None or before.phase != after.phase:
-            woken |= self._dependants.get(key, set())
-        return woken
+        if previous is None or previous.phase != current.phase:
+            keys_to_wake |= self._dependants.get(key, set())
+        return keys_to_wake
 
     def remove(self, key: Key, uid: str) -> set[Key]:
         """Forget a deleted resource, not a new one of its name; return the keys that refer to it."""
@@ -79,9 +79,9 @@ class Index:
         # name.
         if key in self._resources and self._resources[key].uid != uid:
             return set()
-        before = self._resources.pop(key, None)
+        previous = self._resources.pop(key, None)
         self._own_writes.pop(key, None)
-        self._link(key, before.parent if before else None, None)
+        self._link(key, previous.parent if previous else None, None)
         # They stay linked: a parent of the same name that is created later wakes them again.
         return set(self._dependants.get(key, set()))
 
@@ -102,16 +102,16 @@ class Index:
         """Count the resources by kind and phase."""
         return Counter((key.kind, resource.phase) for key, resource in self._resources.items())
 
-    def _link(self, key: Key, before: Key | None, after: Key | None) -> None:
-        if before == after:
+    def _link(self, key: Key, previous: Key | None, current: Key | None) -> None:
+        if previous == current:
             return
         # Empty sets are removed, or the index would grow with every name that was ever referred to.
-        if before:
-            self._dependants[before].discard(key)
-            if not self._dependants[before]:
-                del self._dependants[before]
-        if after:
-            self._dependants.setdefault(after, set()).add(key)
+        if previous:
+            self._dependants[previous].discard(key)
+            if not self._dependants[previous]:
+                del self._dependants[previous]
+        if current:
+            self._dependants.setdefault(current, set()).add(key)
 
 
 def key_of(body: Mapping[str, Any]) -> Key:

@@ -142,9 +142,9 @@ async def _attempt(
     if status.phase in TERMINAL or (job and not job.finished and (job.all_ready or _is_new(job, now))):
         return job, (), ()
     # By the owner's name, not its uid: pods of a deleted resource of this name may still write.
-    listed = [pod_state(item, uid) for item in await client.list_pods(key.namespace, key.kind, key.name)]
+    pod_states = [pod_state(item, uid) for item in await client.list_pods(key.namespace, key.kind, key.name)]
     # Oldest first. Names break ties, so that two looks at the same pods decide alike.
-    pods = tuple(sorted(listed, key=lambda pod: (to_wire(pod.created) if pod.created else "", pod.name)))
+    pods = tuple(sorted(pod_states, key=lambda pod: (to_wire(pod.created) if pod.created else "", pod.name)))
     return job, pods, await _warnings(client, key, status, job, pods, now)
 
 

@@ -119,7 +119,7 @@ def _pod(run: RunSpec, settings: Settings) -> dict[str, Any]:
         "containers": [_container(run, settings)],
         "volumes": _volumes(run),
     }
-    chosen = {
+    options = {
         "imagePullSecrets": [secret.to_wire() for secret in template.image_pull_secrets],
         "nodeSelector": template.node_selector,
         "tolerations": [toleration.to_wire() for toleration in template.tolerations],
@@ -127,7 +127,7 @@ def _pod(run: RunSpec, settings: Settings) -> dict[str, Any]:
         "priorityClassName": template.priority_class_name,
     }
     # Empty choices are left out: the cluster's defaults apply.
-    return pod | {key: value for key, value in chosen.items() if value}
+    return pod | {key: value for key, value in options.items() if value}
 
 
 def claims(run: RunSpec) -> dict[str, bool]:
@@ -198,18 +198,18 @@ def _environment(run: RunSpec) -> list[dict[str, str]]:
 
 
 def _resources(spec: JobSpec) -> dict[str, Any]:
-    wanted = spec.resources
+    resources = spec.resources
     requests: dict[str, str] = {}
     limits: dict[str, str] = {}
-    if wanted.cpu:
+    if resources.cpu:
         # No limit: it would slow the run down even on a node with nothing else to do.
-        requests["cpu"] = wanted.cpu
-    if wanted.memory:
+        requests["cpu"] = resources.cpu
+    if resources.memory:
         # Alike: a pod that uses more than its request is the first to be evicted when its node runs short.
-        requests["memory"] = limits["memory"] = wanted.memory
+        requests["memory"] = limits["memory"] = resources.memory
     # Kubernetes takes the limit of an extended resource as the request too.
-    if wanted.gpus:
-        limits["nvidia.com/gpu"] = str(wanted.gpus)
+    if resources.gpus:
+        limits["nvidia.com/gpu"] = str(resources.gpus)
     return {key: value for key, value in (("requests", requests), ("limits", limits)) if value}
 
 

@@ -66,11 +66,11 @@ def _unreadable(snapshot: Snapshot, now: datetime) -> Plan:
         return fail(snapshot, failure(Reason.INVALID_SPEC, snapshot.invalid), now)
     # A run is under way: it goes on, and the status says that nobody looks after it.
     message = f"the run goes on, but its outcome cannot be acted upon: {snapshot.invalid}"
-    built = conditions.stalled(
+    new_conditions = conditions.stalled(
         snapshot.status.conditions, Reason.INVALID_SPEC, message, snapshot.generation, times.to_wire(now)
     )
     # The phase stays: nothing that is known of the run has changed.
-    update = {"conditions": built, "observed_generation": snapshot.generation}
+    update = {"conditions": new_conditions, "observed_generation": snapshot.generation}
     plan = plan_for(snapshot, snapshot.status.model_copy(update=update))
     # plan_for posts an Event for a change of phase, attempt or Ready, and none of them changes here.
     return replace(plan, event=Event("Warning", Reason.INVALID_SPEC, message) if plan.status else None)
@@ -96,8 +96,8 @@ def _first_attempt(snapshot: Snapshot, resource: Resource, now: datetime) -> Pla
         # The parent is recorded by its uid: a resource of its name that is created later is another one.
         case references.Waiting(message=message, dependency=dependency):
             state = conditions.waiting_for_dependency(message)
-            latest = dependency or snapshot.status.dependency
-            return plan_for(snapshot, with_state(snapshot, state, now, dependency=latest, failure=None))
+            recorded = dependency or snapshot.status.dependency
+            return plan_for(snapshot, with_state(snapshot, state, now, dependency=recorded, failure=None))
         case references.Broken(reason=reason, message=message, dependency=dependency):
-            latest = dependency or snapshot.status.dependency
-            return fail(snapshot, failure(reason, message), now, dependency=latest)
+            recorded = dependency or snapshot.status.dependency
+            return fail(snapshot, failure(reason, message), now, dependency=recorded)

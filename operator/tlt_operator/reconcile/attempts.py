@@ -74,8 +74,8 @@ def reconcile(
             return plan_for(snapshot, with_state(snapshot, stopping, now, job_uid=job.uid))
         # Somebody deleted the Job: an interruption, which does not count as a failure of the run.
         case Lost():
-            text = f"Job {snapshot.status.job_name} was deleted before it ended"
-            return end_attempt(snapshot, resource, failure(Reason.JOB_DELETED, text), now)
+            message = f"Job {snapshot.status.job_name} was deleted before it ended"
+            return end_attempt(snapshot, resource, failure(Reason.JOB_DELETED, message), now)
         # The outcome is recorded; after a failure, the next attempt may follow.
         case Ended():
             return _ended(snapshot, resource, state, now, settings)
@@ -125,20 +125,20 @@ def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Set
     # A Job of this name is not adopted: it may be anybody's, or a former resource's that is being collected.
     if snapshot.job:
         owner = snapshot.job.owner_uid or "none"
-        text = f"Job {name} belongs to something else (owner uid {owner}): waits until it is gone"
-        return _queued(snapshot, "JobNameTaken", text, now, REFUSED_POLL_SECONDS)
+        message = f"Job {name} belongs to something else (owner uid {owner}): waits until it is gone"
+        return _queued(snapshot, "JobNameTaken", message, now, REFUSED_POLL_SECONDS)
     # The pod of an earlier attempt may outlive its Job, for example on a node that is cut off.
     if snapshot.live_pods:
         names = ", ".join(snapshot.live_pods)
-        text = f"waits for the end of {names}: two pods must not write to one output"
-        return _queued(snapshot, "WaitingForOldPod", text, now, OLD_POD_POLL_SECONDS)
+        message = f"waits for the end of {names}: two pods must not write to one output"
+        return _queued(snapshot, "WaitingForOldPod", message, now, OLD_POD_POLL_SECONDS)
     # The API server refused the Job just now for its content (400, 422), which the next try would not change.
     if snapshot.refusal and snapshot.refusal.code in (400, 422):
-        text = f"Job {name} was refused: {snapshot.refusal.message}"
-        return fail(snapshot, failure(Reason.INVALID_SPEC, text), now)
+        message = f"Job {name} was refused: {snapshot.refusal.message}"
+        return fail(snapshot, failure(Reason.INVALID_SPEC, message), now)
     # Refused with 403 (a quota, a webhook, Pod Security): the reason may go away.
     if snapshot.refusal:
-        blocker = blockers.refused(snapshot.refusal.message)
+        blocker = blockers.refusal_blocker(snapshot.refusal.message)
         return _blocked(snapshot, resource, blocker, None, now, settings, REFUSED_POLL_SECONDS)
     # The way is free. The spec is the user's, changed by the remedies of all failures so far.
     spec = retry.for_attempt(resource.spec, snapshot.status.history)
@@ -162,8 +162,8 @@ def _report_waiting(
     job, poll = state.job, _poll_seconds(snapshot, state.job, now)
     if state.blocker:
         return _blocked(snapshot, resource, state.blocker, job, now, settings, poll)
-    text = f"attempt {snapshot.attempt}: Job {job.name} waits for its pod to run"
-    return _queued(snapshot, conditions.WAITING_FOR_POD, text, now, poll, job)
+    message = f"attempt {snapshot.attempt}: Job {job.name} waits for its pod to run"
+    return _queued(snapshot, conditions.WAITING_FOR_POD, message, now, poll, job)
 
 
 def _poll_seconds(snapshot: Snapshot, job: JobState, now: datetime) -> float:
@@ -188,12 +188,12 @@ def _blocked(
     """Report a blocker; one that is an error ends the attempt once it has lasted for the start timeout."""
     if blocker.fails_as:
         # An error may pass (a registry that is away), hence the time; after it, the user has to act.
-        left = settings.start_timeout_seconds - _blocked_seconds(snapshot, blocker, now)
-        if left <= 0:
+        seconds_left = settings.start_timeout_seconds - _blocked_seconds(snapshot, blocker, now)
+        if seconds_left <= 0:
             cause = failure(blocker.fails_as, blocker.block.message, blocker.hint)
             return end_attempt(snapshot, resource, cause, now, delete=job)
         # No event announces the end of the timeout.
-        poll = min(poll, left)
+        poll = min(poll, seconds_left)
     state = State(Phase.QUEUED, blocker.block.reason, blocker.block.message, blocker.block)
     return plan_for(snapshot, with_state(snapshot, state, now, **_job_observed(job)), requeue_after=poll)
 
@@ -256,6 +256,6 @@ def _announce_next(snapshot: Snapshot, last: Attempt, now: datetime, settings: S
     # The status of the failure says more than the one below and stays, unless the spec was edited since.
     if snapshot.status.phase == Phase.RETRYING and snapshot.status.observed_generation == snapshot.generation:
         return Plan(requeue_after=wait)
-    text = f"attempt {snapshot.attempt} ended: {last.reason}; the next starts at {times.to_wire(due)}"
-    status = with_state(snapshot, State(Phase.RETRYING, conditions.RETRYING, text), now)
+    message = f"attempt {snapshot.attempt} ended: {last.reason}; the next starts at {times.to_wire(due)}"
+    status = with_state(snapshot, State(Phase.RETRYING, conditions.RETRYING, message), now)
     return plan_for(snapshot, status, requeue_after=wait)

@@ -20,7 +20,7 @@ from tlt_operator.reconcile import report, retry
 from tlt_operator.snapshot import JobState, Snapshot
 
 _LONGEST_MESSAGE = 2000
-"""Limit of a failure's message, in characters: the text of a webhook, for example, may have any length."""
+"""Limit of a failure's message, in characters: the message of a webhook, for example, may have any length."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,13 @@ def plan_for(snapshot: Snapshot, status: JobStatus, **actions: Any) -> Plan:
 
 def with_state(snapshot: Snapshot, state: State, now: datetime, **changes: Any) -> JobStatus:
     """Return the status in a new state; ``changes`` are fields by their Python names."""
-    built = conditions.build(snapshot.status.conditions, state, snapshot.generation, times.to_wire(now))
+    new_conditions = conditions.build(
+        snapshot.status.conditions, state, snapshot.generation, times.to_wire(now)
+    )
     # The phase is derived from the conditions, so that the two never disagree.
     update = {
-        "conditions": built,
-        "phase": conditions.phase(built),
+        "conditions": new_conditions,
+        "phase": conditions.phase(new_conditions),
         "observed_generation": snapshot.generation,
         **changes,
     }
@@ -82,8 +84,8 @@ def _transition(before: JobStatus, after: JobStatus) -> Event | None:
     # Waiting for a pod follows the creation of its Job by a moment, and is not worth an Event of its own.
     if ready is None or ready.reason == conditions.WAITING_FOR_POD:
         return None
-    was = (before.phase, before.attempt, was_ready.reason if was_ready else None)
-    if was == (after.phase, after.attempt, ready.reason):
+    previous = (before.phase, before.attempt, was_ready.reason if was_ready else None)
+    if previous == (after.phase, after.attempt, ready.reason):
         return None
     blocked = conditions.find(after.conditions, conditions.BLOCKED)
     warns = after.phase in ("Failed", "Retrying") or (blocked is not None and blocked.status == "True")
@@ -131,12 +133,12 @@ def end_attempt(
         return fail(snapshot, failure, now, delete=delete, history=history)
     # Counted against the history without this entry: the first ten interruptions in a row are free.
     retries = (status.retries or 0) + retry.counts(reason, status.history)
-    text = (
+    message = (
         f"attempt {snapshot.attempt} ended: {reason}: {failure.message}; next: {remedy or 'the same again'}"
     )
-    state = State(Phase.RETRYING, conditions.RETRYING, text)
-    new = with_state(snapshot, state, now, history=history, retries=retries or None, failure=failure)
-    return plan_for(snapshot, new, report=_final_report(snapshot), delete=delete, requeue_after=0)
+    state = State(Phase.RETRYING, conditions.RETRYING, message)
+    retrying = with_state(snapshot, state, now, history=history, retries=retries or None, failure=failure)
+    return plan_for(snapshot, retrying, report=_final_report(snapshot), delete=delete, requeue_after=0)
 
 
 def fail(
@@ -163,7 +165,7 @@ def first_start(snapshot: Snapshot, job: JobState, now: datetime) -> str:
 
 def _final_report(snapshot: Snapshot) -> dict[str, Any] | None:
     """Return the runner's fields, completed from the termination message; None if it adds nothing."""
-    return report.completed(snapshot.status, report.of_pods(snapshot.attempt_pods))
+    return report.completed(snapshot.status, report.from_pods(snapshot.attempt_pods))
 
 
 def _shortened(failure: Failure) -> Failure:

@@ -30,7 +30,7 @@ def parse(message: str) -> RunReport | None:
         return None
 
 
-def of_pods(pods: Sequence[PodState]) -> RunReport | None:
+def from_pods(pods: Sequence[PodState]) -> RunReport | None:
     """Return the report of the pod that ended last; of several that worked together, index 0 reports."""
     # Index 0, or no index at all: the pod of an ordinary Job.
     chiefs = [pod for pod in pods if not pod.index]

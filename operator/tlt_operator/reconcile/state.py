@@ -150,4 +150,4 @@ def _unreachable(snapshot: Snapshot, job: JobState) -> Blocker | None:
     # A Service that is merely missing is no blocker: it is created next.
     if not job.indexed or snapshot.own_service or not (snapshot.service or snapshot.refusal):
         return None
-    return blockers.no_service(job.name, snapshot.service, snapshot.refusal)
+    return blockers.service_blocker(job.name, snapshot.service, snapshot.refusal)
