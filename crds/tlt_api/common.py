@@ -181,7 +181,8 @@ class RunPolicy(ApiModel):
     """Retries, deadline and clean-up of a job."""
 
     max_retries: Annotated[int, Field(ge=0, le=20)] = 2
-    """Maximum number of retries after retryable failures. Interrupted attempts do not count."""
+    """Maximum number of retries after retryable failures. Interruptions (a preempted pod, a lost node) do not
+    count, up to ten in a row."""
     active_deadline_seconds: Annotated[int, Field(ge=1)] | None = None
     """Maximum duration of one attempt, in seconds. Unlimited if absent."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0)] | None = None
@@ -203,6 +204,7 @@ class EnvVar(ApiModel):
 class Toleration(ApiModel):
     """Toleration of node taints, as in the spec of a pod."""
 
+    # A label key: prefix (253 characters), slash and name (63).
     key: Annotated[str, Field(max_length=317)] | None = None
     """Taint key to match. Absent with operator Exists, it matches all keys."""
     operator: Literal["Equal", "Exists"] = "Equal"

@@ -74,6 +74,7 @@ class Validation(ApiModel):
             hint="hold out a fraction, or name a folder or a list of validation images",
         ),
         Rule(
+            # There is no default for a second folder of either.
             cel="has(self.images) == has(self.labels)",
             check=lambda self: (self.images is None) == (self.labels is None),
             message="expected images and labels together: give both or neither",
@@ -135,6 +136,7 @@ class Dataset(ApiModel):
             given="'background'",
         ),
         Rule(
+            # Labels of YOLO have numbers only.
             cel="self.format == 'yolo' || !has(self.classNames) || size(self.classNames) == 0",
             check=lambda self: self.format == "yolo" or not self.class_names,
             message="expected classNames with format yolo only: labels of other formats name their classes",

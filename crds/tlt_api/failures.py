@@ -207,6 +207,7 @@ _TABLE = (
         False,
         "The API server rejected the pod (quota, Pod Security or a webhook): see the message.",
     ),
+    # The user's own limit on an attempt: another one would go around it.
     FailureClass(Reason.DEADLINE_EXCEEDED, None, False, "Raise spec.runPolicy.activeDeadlineSeconds."),
     FailureClass(
         Reason.DEPENDENCY_FAILED, None, False, "Correct the referenced resource, then create both again."
@@ -229,6 +230,7 @@ _TABLE = (
 )
 
 CLASSES: dict[Reason, FailureClass] = {entry.reason: entry for entry in _TABLE}
+# The other way round, for the operator; reasons that no process exits with have no code.
 _BY_EXIT_CODE: dict[int, FailureClass] = {e.exit_code: e for e in _TABLE if e.exit_code is not None}
 
 

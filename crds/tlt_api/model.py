@@ -102,6 +102,7 @@ class Proposals(ApiModel):
     """Number of proposals before and after non-maximum suppression in evaluation and in the exported
     model."""
 
+    # An anchor between the two thresholds is neither foreground nor background, and has no part in the loss.
     rules = (
         Rule(
             cel="self.minOverlap < self.maxOverlap",
@@ -176,6 +177,7 @@ class Detections(ApiModel):
     """Maximum number of detections per image (TLT: classifier_nms_max_boxes)."""
 
 
+# The names that tlt_runner.detector.backbones can build, written out here: the API does not know the runner.
 Backbone = Literal[
     "resnet10",
     "resnet18",

@@ -340,6 +340,8 @@ class Results(StatusModel):
     """Progress of the current attempt."""
     artifacts: list[Artifact] | None = None
     """Files made by the run, each listed once it is complete."""
+    # The API server ignores a uid in the metadata of a status request: the admission policy compares this
+    # field.
     reported_for: str | None = None
     """UID of the resource for which the runner reports. Reports for a former resource of this name are
     refused."""
@@ -385,6 +387,7 @@ class RunnerStatus(TrainingResults, PruningResults, ExportResults):
     """Fields that the runner writes, of all kinds."""
 
 
+# Absent fields are normal: a new resource has no status at all.
 class JobStatus(Results, OperatorStatus):
     """Status that all kinds share. Every field may be absent."""
 

@@ -16,6 +16,7 @@ RECONCILE_SECONDS = Histogram(
     "tlt_operator_reconcile_seconds", "Duration of one reconciliation, requests included", buckets=_SHORT
 )
 RECONCILES = Counter("tlt_operator_reconciles_total", "Reconciliations by outcome", ["outcome"])
+# The gauges QUEUE_DEPTH and RESOURCES are set when they are read.
 QUEUE_DEPTH = Gauge("tlt_operator_queue_depth", "Resources that wait for a worker")
 QUEUE_WAIT_SECONDS = Histogram(
     "tlt_operator_queue_wait_seconds", "Time that a resource waited for a worker", buckets=_SHORT

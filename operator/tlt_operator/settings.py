@@ -72,6 +72,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
 def usage() -> str:
     """Return the variables and their defaults, a line each."""
     default = Settings()
+    # From the dataclass: a new setting is listed without being written here.
     lines = [f"TLT_{field.name.upper()}={_shown(getattr(default, field.name))}" for field in fields(Settings)]
     return "Environment variables and their defaults:\n  " + "\n  ".join(lines)
 

@@ -35,6 +35,7 @@ class WorkQueue(Generic[KeyType]):
         self._backoff = backoff or Backoff()
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Queue[KeyType] = asyncio.Queue()
+        # Keys in the queue, with the time at which they were added: an asyncio.Queue cannot be searched.
         self._since: dict[KeyType, float] = {}
         # Keys that a worker has, and those of them that were added meanwhile.
         self._active: set[KeyType] = set()

@@ -53,6 +53,8 @@ def build(snapshot: Snapshot, status: JobStatus, event: Event, now: datetime) ->
         "type": event.type,
         "reason": event.reason,
         "message": event.message[:_MESSAGE_LIMIT],
+        # Both generations of the Event API: source, count and timestamps for kubectl; the reporting component
+        # and action, which events.k8s.io requires.
         "source": {"component": _COMPONENT},
         "reportingComponent": _COMPONENT,
         "reportingInstance": _COMPONENT,

@@ -98,6 +98,7 @@ def announce(snapshot: Snapshot, attempt: int, now: datetime, **changes: Any) ->
     name = snapshot.job_name(attempt)
     state = State(Phase.QUEUED, "CreatingJob", f"attempt {attempt}: creates Job {name}")
     fields: dict[str, Any] = {"attempt": attempt, "job_name": name, "job_uid": None, **changes}
+    # Later attempts show the failure of the one before until they succeed or fail themselves.
     if attempt == 1:
         fields |= {"failure": None, "completion_time": None}
     return plan_for(snapshot, with_state(snapshot, state, now, **fields), requeue_after=0)
