@@ -12,6 +12,7 @@ from tlt_api.base import ApiModel, Rule, exactly_one_of
 # A name in a path that is neither empty nor "." nor "..". An API server's patterns have no lookahead.
 _NAME = r"([^/.\n]|\.[^/.\n]|\.\.[^/\n])[^/\n]*"
 _PATH = rf"(/{_NAME})*/?"
+# Names of claims and buckets as Kubernetes and S3 allow them; further limits are theirs to report.
 _CLAIM = rf"pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?{_PATH}"
 _BUCKET = rf"s3://[a-z0-9][-a-z0-9.]*{_PATH}"
 URI_PATTERN = rf"^({_CLAIM}|{_BUCKET}|file:///({_NAME}{_PATH})?)$"
@@ -27,6 +28,7 @@ def is_below_root(path: str) -> bool:
     Args:
         path: Path after the root's slash, without a trailing slash.
     """
+    # `..` would leave the claim or bucket; `//` and `.` are names of their own on S3 and nothing on a volume.
     return not {"", ".", ".."}.intersection(path.split("/"))
 
 
@@ -50,6 +52,8 @@ def _relative_path(value: Any) -> Any:
     return value
 
 
+# Every text and list has a maximum, also those without one of their own (crdgen): the API server estimates
+# the cost of CEL rules by it, and refuses a CRD whose rules could cost too much.
 Fraction = Annotated[float, Field(ge=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 Uri = Annotated[str, Field(pattern=URI_PATTERN, max_length=1024), BeforeValidator(_address)]
@@ -58,6 +62,7 @@ ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", ma
 RelativePath = Annotated[
     str, Field(pattern=RELATIVE_PATTERN, max_length=512), BeforeValidator(_relative_path)
 ]
+# A part of Kubernetes' quantities: exponents and the units beyond Ti are left out.
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$", max_length=32)]
 
 
@@ -92,6 +97,7 @@ class ModelSource(ApiModel):
     rules = (
         exactly_one_of("training_job_ref", "prune_job_ref", "uri", hint="name one source of the model"),
         Rule(
+            # A parent's artifact has a digest in its status, which is compared in any case.
             cel="!has(self.sha256) || has(self.uri)",
             check=lambda self: self.sha256 is None or self.uri is not None,
             message="expected sha256 only with uri: a referenced resource records its own digest",
@@ -175,7 +181,8 @@ class RunPolicy(ApiModel):
     """Retries, deadline and clean-up of a job."""
 
     max_retries: Annotated[int, Field(ge=0, le=20)] = 2
-    """Maximum number of retries after retryable failures. Interrupted attempts do not count."""
+    """Maximum number of retries after retryable failures. Interruptions (a preempted pod, a lost node) do not
+    count, up to ten in a row."""
     active_deadline_seconds: Annotated[int, Field(ge=1)] | None = None
     """Maximum duration of one attempt, in seconds. Unlimited if absent."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0)] | None = None
@@ -197,6 +204,7 @@ class EnvVar(ApiModel):
 class Toleration(ApiModel):
     """Toleration of node taints, as in the spec of a pod."""
 
+    # A label key: prefix (253 characters), slash and name (63).
     key: Annotated[str, Field(max_length=317)] | None = None
     """Taint key to match. Absent with operator Exists, it matches all keys."""
     operator: Literal["Equal", "Exists"] = "Equal"
@@ -251,13 +259,14 @@ class JobSpec(ApiModel):
 
     def referenced_uris(self) -> list[str]:
         """Return every address that the run reads or writes; the volumes of the pod are derived from them."""
+        # By walking the JSON: a new field of the name `uri` gets its volume without being listed here.
         return sorted(set(_uris(self.to_wire())))
 
 
 def _uris(node: Any) -> list[str]:
     if isinstance(node, dict):
-        direct = [node["uri"]] if isinstance(node.get("uri"), str) else []
-        return direct + [uri for value in node.values() for uri in _uris(value)]
+        uris = [node["uri"]] if isinstance(node.get("uri"), str) else []
+        return uris + [uri for value in node.values() for uri in _uris(value)]
     if isinstance(node, list):
         return [uri for value in node for uri in _uris(value)]
     return []

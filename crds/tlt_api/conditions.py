@@ -24,6 +24,7 @@ from typing import Literal
 
 from tlt_api.status import Condition, Failure, Phase
 
+# Types of conditions; kstatus looks at Ready, Reconciling and Stalled.
 READY = "Ready"
 RECONCILING = "Reconciling"
 STALLED = "Stalled"
@@ -35,6 +36,7 @@ BLOCKED = "Blocked"
 TERMINAL = (Phase.SUCCEEDED, Phase.FAILED)
 """Final phases: they stay, whatever happens to Jobs and pods."""
 
+# Reasons of Reconciling that decide the phase.
 NOT_STARTED = "NotStarted"
 WAITING_FOR_DEPENDENCY = "WaitingForDependency"
 WAITING_FOR_POD = "WaitingForPod"
@@ -50,6 +52,7 @@ _PHASE_OF_REASON = {
 }
 """Phase for each reason of Reconciling; with any other reason an attempt is Queued."""
 
+# The table of the module's docstring, a line each for its columns.
 _TRUE_IN: dict[str, frozenset[Phase]] = {
     READY: frozenset({Phase.SUCCEEDED}),
     RECONCILING: frozenset({Phase.PENDING, Phase.QUEUED, Phase.RUNNING, Phase.RETRYING}),
@@ -59,6 +62,7 @@ _TRUE_IN: dict[str, frozenset[Phase]] = {
     FAILED: frozenset({Phase.FAILED}),
 }
 _LONGEST_MESSAGE = 32768
+"""Limit of metav1.Condition, which the CRD repeats: a longer message would have the whole status refused."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +107,10 @@ def waiting_for_dependency(message: str) -> State:
 
 def running(attempt: int, job: str = "", problem: str = "") -> State:
     """Return the state of an attempt that runs; ``problem`` is something that is wrong although it runs."""
-    text = f"attempt {attempt} runs" + (f" as Job {job}" if job else "") + (f"; {problem}" if problem else "")
-    return State(Phase.RUNNING, RUNNING, text)
+    message = (
+        f"attempt {attempt} runs" + (f" as Job {job}" if job else "") + (f"; {problem}" if problem else "")
+    )
+    return State(Phase.RUNNING, RUNNING, message)
 
 
 def suspended() -> State:
@@ -131,6 +137,7 @@ def build(previous: Sequence[Condition], state: State, generation: int, now: str
     """Return the conditions of a state; ``lastTransitionTime`` is kept if the status did not change."""
     before = {condition.type: condition for condition in previous}
     result = []
+    # Every type is there at all times: `kubectl wait --for=condition=Failed=false` must find its condition.
     for type_, phases in _TRUE_IN.items():
         status: Literal["True", "False"] = "True" if state.phase in phases else "False"
         # Ready carries the reason of every state, the other conditions only while they are True.
@@ -152,6 +159,7 @@ def stalled(
 
 def phase(conditions: Sequence[Condition]) -> Phase:
     """Return the phase that follows from conditions."""
+    # From the conditions, not stored beside them: the two cannot disagree.
     true = {condition.type: condition for condition in conditions if condition.status == "True"}
     # Final conditions first: they outweigh whatever else was left True.
     if COMPLETE in true:
@@ -161,6 +169,8 @@ def phase(conditions: Sequence[Condition]) -> Phase:
     if SUSPENDED in true:
         return Phase.SUSPENDED
     if RECONCILING in true:
+        # Any other reason is that of an attempt that does not run yet: CreatingJob, a quota, a name that is
+        # taken.
         return _PHASE_OF_REASON.get(true[RECONCILING].reason, Phase.QUEUED)
     return Phase.PENDING
 
@@ -171,6 +181,7 @@ def find(conditions: Sequence[Condition], type_: str) -> Condition | None:
 
 
 def _blocked(before: Condition | None, block: Block | None, generation: int, now: str) -> Condition:
+    # Without an obstacle the condition stays, as False.
     if block is None:
         return _condition(before, BLOCKED, "False", "NotBlocked", "", generation, now)
     # Another blocker is another transition: the start timeout runs for each of them separately.

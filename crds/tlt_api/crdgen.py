@@ -21,11 +21,14 @@ from tlt_api.resources import KINDS, MAX_NAME_LENGTH, Kind, crd_name
 Schema = dict[str, Any]
 
 MUTABLE = {"suspend", "runPolicy.ttlSecondsAfterFinished"}
+"""Fields of the spec that may change: they decide whether and how long a run is kept, not what it does."""
 _PARTLY_MUTABLE = {path.rsplit(".", 1)[0] for path in MUTABLE if "." in path}
 _DEFAULT_MAX_LENGTH = 1024
 _DEFAULT_MAX_ITEMS = 1024
 _API_VERSION = f"Versioned schema of this representation of the object: {GROUP}/{VERSION}."
 _KIND = "Kind of the object, in CamelCase. It cannot be updated."
+# Keywords without a place in a structural schema. additionalProperties: false is one, because properties are
+# given; kubectl reports unknown fields, and the API server drops them.
 _DROPPED = {"title", "$defs", "additionalProperties", "x-list-map-key"}
 
 
@@ -34,6 +37,7 @@ def custom_resource_definition(kind: Kind) -> Schema:
     spec = _structural(kind.spec.model_json_schema(by_alias=True))
     _fit_the_cluster(spec)
     _make_immutable(spec)
+    # No rules and no immutability: the status is written by the product's own processes.
     status = _structural(kind.status.model_json_schema(by_alias=True))
     _drop_defaults(status)
     root = {
@@ -55,6 +59,7 @@ def custom_resource_definition(kind: Kind) -> Schema:
         "served": True,
         "storage": True,
         "schema": {"openAPIV3Schema": root},
+        # A write of the status leaves metadata.generation alone, which therefore counts changes of the spec.
         "subresources": {"status": {}},
         "additionalPrinterColumns": [
             {"name": c.name, "type": c.type, "jsonPath": c.path, **({"priority": 1} if c.wide else {})}
@@ -100,29 +105,36 @@ def _inline(node: Any, definitions: Schema) -> Any:
         return [_inline(item, definitions) for item in node]
     if not isinstance(node, dict):
         return node
+    # The order matters: an optional model is a union of a reference and null.
     node = _without_reference(_without_null(node), definitions)
     result = {key: value for key, value in node.items() if key not in _DROPPED}
-    for key in ("properties", "items"):
-        if key == "properties" and key in result:
-            result[key] = {name: _inline(value, definitions) for name, value in result[key].items()}
-        elif key in result:
-            result[key] = _inline(result[key], definitions)
+    # The keys of `properties` are names of fields, one of which may be called like a keyword.
+    if "properties" in result:
+        properties = result["properties"].items()
+        result["properties"] = {name: _inline(value, definitions) for name, value in properties}
+    if "items" in result:
+        result["items"] = _inline(result["items"], definitions)
+    # A map from names to values: the one use of additionalProperties that is kept.
     if isinstance(node.get("additionalProperties"), dict):
         result["additionalProperties"] = _inline(node["additionalProperties"], definitions)
+    # Each item is merged by its key: a manager that applies one condition leaves those of others alone.
     if "x-list-map-key" in node:
         result |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [node["x-list-map-key"]]}
     # OpenAPI 3.0 has no const.
     if "const" in result:
         result["enum"] = [result.pop("const")]
+    # A default of null says that the field may be absent, which `required` says already.
     if "default" in result:
         result["default"] = _without_absent(result["default"])
         if result["default"] is None:
             del result["default"]
+    # JSON Schema has the bound in exclusiveMinimum; in OpenAPI 3.0 that is a flag beside minimum.
     for bound in ("Minimum", "Maximum"):
         if isinstance(result.get(f"exclusive{bound}"), int | float):
             result[bound.lower()] = result[f"exclusive{bound}"]
             result[f"exclusive{bound}"] = True
     if "description" in result:
+        # Line breaks are those of the source file.
         result["description"] = " ".join(result["description"].split())
     return result
 
@@ -159,6 +171,7 @@ def _fit_the_cluster(schema: Schema) -> None:
         if node.get("type") == "string" and "enum" not in node:
             node.setdefault("maxLength", _DEFAULT_MAX_LENGTH)
         if node.get("pattern") == URI_PATTERN:
+            # file:// is for local runs: the file system of a pod is lost with the pod.
             node["pattern"] = CLUSTER_URI_PATTERN
         if node.get("type") == "array":
             node.setdefault("maxItems", _DEFAULT_MAX_ITEMS)
@@ -185,6 +198,7 @@ def _make_immutable(schema: Schema, prefix: str = "") -> None:
         path = f"{prefix}{name}"
         if path in MUTABLE:
             continue
+        # A rule on the whole object would freeze its mutable field too.
         if path in _PARTLY_MUTABLE:
             _make_immutable(child, f"{path}.")
             continue

@@ -74,6 +74,7 @@ class Validation(ApiModel):
             hint="hold out a fraction, or name a folder or a list of validation images",
         ),
         Rule(
+            # There is no default for a second folder of either.
             cel="has(self.images) == has(self.labels)",
             check=lambda self: (self.images is None) == (self.labels is None),
             message="expected images and labels together: give both or neither",
@@ -135,6 +136,7 @@ class Dataset(ApiModel):
             given="'background'",
         ),
         Rule(
+            # Labels of YOLO have numbers only.
             cel="self.format == 'yolo' || !has(self.classNames) || size(self.classNames) == 0",
             check=lambda self: self.format == "yolo" or not self.class_names,
             message="expected classNames with format yolo only: labels of other formats name their classes",
@@ -145,4 +147,5 @@ class Dataset(ApiModel):
     @property
     def target_classes(self) -> list[str]:
         """Sorted names of the classes to learn; the id of a class is its index in this list."""
+        # A map has no order: the API server gives its keys in another one than the manifest.
         return sorted(set(self.target_class_mapping.values()))

@@ -65,6 +65,7 @@ def _fields(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, 
     for name, node in schema.get("properties", {}).items():
         is_list = node.get("type") == "array"
         child = node.get("items", {}) if is_list else node
+        # A list of plain values has no fields to list.
         suffix = "[]" if is_list and "properties" in child else ""
         required = name in schema.get("required", ())
         yield f"{path}.{name}", {**node, "isRequired": required}
@@ -85,10 +86,12 @@ def _default(node: dict[str, Any]) -> str:
     if node["isRequired"]:
         return "required"
     value = node.get("default", "")
+    # The default of an object is that of its fields, which have rows of their own.
     return "" if isinstance(value, dict) or value == "" else f"`{value}`"
 
 
 def _description(node: dict[str, Any]) -> str:
+    # A bar would end the cell of the table.
     return str(node.get("description", "")).replace("|", "\\|")
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from tlt_api.base import ApiModel, Rule
 from tlt_api.common import CpuResources, Fraction, JobSpec, ModelSource
 
+# Only what the exporter can do (docs/adr/0001-pydantic-models-are-the-api.md).
 Precision = Literal["fp32", "fp16"]
 
 
@@ -24,6 +25,7 @@ class Batch(ApiModel):
 
     rules = (
         Rule(
+            # TensorRT refuses an optimisation profile in any other order.
             cel="self.min <= self.opt && self.opt <= self.max",
             check=lambda self: self.min <= self.opt <= self.max,
             message="expected min <= opt <= max",
@@ -82,6 +84,7 @@ class ExportJobSpec(JobSpec):
 
     rules = (
         Rule(
+            # TensorRT chooses its kernels by timing them on the GPU.
             cel="!has(self.engine) || self.engine.builder != 'tensorrt' || self.resources.gpus > 0",
             check=lambda self: (
                 self.engine is None or self.engine.builder != "tensorrt" or self.resources.gpus > 0
@@ -90,6 +93,7 @@ class ExportJobSpec(JobSpec):
             given="'%s'.format([self.resources.gpus])",
         ),
         Rule(
+            # Files and status have one export for each precision.
             cel="self.precisions.all(p, self.precisions.exists_one(q, p == q))",
             check=lambda self: len(set(self.precisions)) == len(self.precisions),
             message="expected each of spec.precisions once",

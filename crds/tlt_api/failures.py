@@ -77,6 +77,8 @@ class FailureClass:
     hint: str
 
 
+# Exit codes: 2 as for wrong usage of a command, 70 (software error) and 75 (temporary failure) as in
+# sysexits.h. 1 stays with Python's uncaught exceptions, 126 and more with the shell and with signals.
 _TABLE = (
     FailureClass(
         Reason.INVALID_SPEC,
@@ -136,6 +138,7 @@ _TABLE = (
     FailureClass(
         Reason.NOTHING_TO_PRUNE, 28, False, "Raise spec.threshold, or remove layers from spec.excludedLayers."
     ),
+    # Without randomness: the same model fails to be exported again.
     FailureClass(
         Reason.EXPORT_FAILED,
         30,
@@ -172,6 +175,7 @@ _TABLE = (
         False,
         "Free space on the output volume or change spec.output.uri.",
     ),
+    # Retried, because a crash may be chance; maxRetries ends what is not.
     FailureClass(Reason.INTERNAL, 70, True, "This is a bug: please report it with the log of the pod."),
     FailureClass(
         Reason.INTERRUPTED,
@@ -186,6 +190,8 @@ _TABLE = (
         "Another pod of spec.resources.nodes ended or could not be reached: check its log and the network "
         "between the pods of the run. The next attempt resumes from the last checkpoint.",
     ),
+    # From here on, what the operator alone sees. An obstacle that keeps a pod from starting becomes a failure
+    # only after the start timeout: by then, another attempt would meet it again.
     FailureClass(Reason.IMAGE_PULL_FAILED, None, False, "Check spec.podTemplate.image and imagePullSecrets."),
     FailureClass(Reason.EVICTED, None, True, "The node ran out of a resource, or the pod was preempted."),
     FailureClass(Reason.NODE_LOST, None, True, "The node was lost while the pod was running."),
@@ -201,6 +207,7 @@ _TABLE = (
         False,
         "The API server rejected the pod (quota, Pod Security or a webhook): see the message.",
     ),
+    # The user's own limit on an attempt: another one would go around it.
     FailureClass(Reason.DEADLINE_EXCEEDED, None, False, "Raise spec.runPolicy.activeDeadlineSeconds."),
     FailureClass(
         Reason.DEPENDENCY_FAILED, None, False, "Correct the referenced resource, then create both again."
@@ -223,6 +230,7 @@ _TABLE = (
 )
 
 CLASSES: dict[Reason, FailureClass] = {entry.reason: entry for entry in _TABLE}
+# The other way round, for the operator; reasons that no process exits with have no code.
 _BY_EXIT_CODE: dict[int, FailureClass] = {e.exit_code: e for e in _TABLE if e.exit_code is not None}
 
 

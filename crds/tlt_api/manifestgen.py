@@ -1,4 +1,4 @@
-"""Generates the parts of the manifests that list kinds or status fields: ``python -m tlt_api.manifestgen .``.
+"""Generate the parts of the manifests that list kinds or status fields: ``python -m tlt_api.manifestgen .``.
 
 The manifests are written by hand. Only the generated parts are replaced:
 
@@ -27,6 +27,7 @@ FILES = (
     "manifests/base/runner-policy.yaml",
 )
 Part = TypeVar("Part")
+# The marks are comments, so that the manifests stay valid YAML and can be applied as they are.
 _LIST = re.compile(r"\[[^]\n]*\](?=  # generated: (?P<name>.+)$)", re.MULTILINE)
 _BLOCK = re.compile(
     r"(?P<head>^ *# generated: (?P<name>.+)\n)(?:.*\n)*?(?=^ *# end of generated part$)", re.MULTILINE
@@ -47,6 +48,7 @@ def _crd_files() -> list[str]:
 
 def _unchanged_operator_fields() -> str:
     """Return the validation, in CEL, that a request changes no field of the operator, with its message."""
+    # `.?` compares optional values: a field that is absent before and after counts as unchanged.
     fields = [f"object.?status.?{name} == oldObject.?status.?{name}" for name in wire_names(OperatorStatus)]
     runner_fields = ", ".join(wire_names(RunnerStatus))
     message = f"a runner may change its own fields of the status ({runner_fields}) and none of the operator's"
@@ -88,6 +90,7 @@ def generated(text: str) -> str:
 
 def _generator(parts: Mapping[str, Part], name: str) -> Part:
     if name not in parts:
+        # A mark that is misspelt must not leave an old list in place.
         raise ValueError(f"expected a generated part ({', '.join(parts)}), got {name!r}")
     return parts[name]
 

@@ -45,6 +45,7 @@ class Anchors(ApiModel):
 
         An anchor of scale s and ratio r has the area s squared and width / height = r.
         """
+        # width = s * sqrt(r), height = s / sqrt(r): their product is s squared, their quotient r.
         roots = [(scale, math.sqrt(ratio)) for scale in self.scales for ratio in self.ratios]
         return [(scale * root, scale / root) for scale, root in roots]
 
@@ -101,6 +102,7 @@ class Proposals(ApiModel):
     """Number of proposals before and after non-maximum suppression in evaluation and in the exported
     model."""
 
+    # An anchor between the two thresholds is neither foreground nor background, and has no part in the loss.
     rules = (
         Rule(
             cel="self.minOverlap < self.maxOverlap",
@@ -175,6 +177,7 @@ class Detections(ApiModel):
     """Maximum number of detections per image (TLT: classifier_nms_max_boxes)."""
 
 
+# The names that tlt_runner.detector.backbones can build, written out here: the API does not know the runner.
 Backbone = Literal[
     "resnet10",
     "resnet18",
@@ -212,10 +215,12 @@ _FREEZABLE_TEXT = ", ".join(f"{family} {blocks[0]} to {blocks[-1]}" for family, 
 
 def freezable(backbone: str) -> range:
     """Return the block numbers that ``freezeBlocks`` may contain for this backbone."""
+    # No prefix is the beginning of another: the first that fits is the only one.
     return next(blocks for family, blocks in FREEZABLE.items() if backbone.startswith(family))
 
 
 def _freezable_cel() -> str:
+    # Written out, since CEL has no such table.
     families = (
         f"(self.backbone.startsWith('{family}') && b >= {blocks[0]} && b <= {blocks[-1]})"
         for family, blocks in FREEZABLE.items()
@@ -253,6 +258,8 @@ class Model(ApiModel):
     """Maximum number of objects per image used in training (TLT: max_objects_num_per_image); further ones are
     counted and reported."""
 
+    # With `from`, fields of the architecture are ignored, not refused: a default cannot be told from a given
+    # value.
     rules = (
         Rule(
             cel="!(has(self.pretrainedWeights) && has(self.from))",

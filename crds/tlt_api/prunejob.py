@@ -48,6 +48,7 @@ class PruneJobSpec(JobSpec):
     rules = (
         exactly_one_of("threshold", "target", hint="set the threshold of TLT, or the fraction to keep"),
         Rule(
+            # After this normalisation a layer's largest norm is 1: a threshold of 1 would reach every filter.
             cel="!has(self.threshold) || self.normalizer == 'l2' || self.threshold < 1.0",
             check=lambda self: self.threshold is None or self.normalizer == "l2" or self.threshold < 1,
             message="expected threshold < 1 with normalizer max: no filter's norm exceeds the largest",

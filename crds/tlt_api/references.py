@@ -84,6 +84,7 @@ def parent_key(source: ModelSource | None) -> tuple[str, str] | None:
 
 def raw_parent(body: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return (kind, name) of the resource that a resource refers to, from JSON whose spec may be invalid."""
+    # Any level may be missing or null.
     source = (body.get("spec") or {}).get("model") or {}
     if body["kind"] == TRAINING_JOB.name:
         source = source.get("from") or {}
@@ -113,6 +114,8 @@ def resolve(resource: Resource, lookup: Lookup) -> Resolved | Waiting | Broken:
     if cycle:
         return Broken(Reason.DEPENDENCY_CYCLE, f"the references form a circle: {' -> '.join(cycle)}")
     parent = lookup(*key)
+    # Recorded when the parent was first found: by it, a deletion can be told from a parent that is yet to
+    # come.
     recorded = resource.status.dependency
     if recorded and (parent is None or parent.uid != recorded.uid):
         return Broken(
@@ -136,6 +139,7 @@ def _from_parent(source: ModelSource, parent: Resource, lookup: Lookup) -> Resol
     if parent.status.phase != Phase.SUCCEEDED:
         phase = parent.status.phase or Phase.PENDING
         return Waiting(f"waits for {parent.key}, which is {phase}", dependency)
+    # A training lists its checkpoints as best and last; a pruning has one model.
     name = source.training_job_ref.checkpoint if source.training_job_ref else "model"
     artifact = parent.status.artifact(name)
     # Succeeded is final too: what it has not delivered by now, it never will.
@@ -146,6 +150,7 @@ def _from_parent(source: ModelSource, parent: Resource, lookup: Lookup) -> Resol
             f"{parent.key} succeeded without an artifact {name!r}; it has: {names}",
             dependency,
         )
+    # Address and digest as the parent reported them: what is read later must be this very file.
     model = ResolvedModel(uri=artifact.uri, sha256=artifact.sha256)
     return Resolved(Inputs(model=model, records=_records(parent, lookup)), dependency)
 
@@ -168,6 +173,7 @@ def _records(resource: Resource | None, lookup: Lookup) -> ResolvedRecords | Non
 
 
 def _cycle(resource: Resource, lookup: Lookup) -> list[str]:
+    # Each resource refers to one parent at most: a chain to follow, not a graph to search.
     path = [resource.key]
     current: Resource | None = resource
     while current is not None:

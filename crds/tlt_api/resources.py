@@ -147,6 +147,7 @@ def parse(body: Mapping[str, Any]) -> Resource:
     Raises:
         InvalidResourceError: API version, kind or a field is invalid; the message lists every such field.
     """
+    # Nothing is guessed of another version: its fields may mean something else.
     if body.get("apiVersion") != API_VERSION or body.get("kind") not in KINDS:
         raise InvalidResourceError(
             f"expected apiVersion {API_VERSION} and kind {' or '.join(KINDS)}, "
@@ -155,6 +156,7 @@ def parse(body: Mapping[str, Any]) -> Resource:
     kind = KINDS[body["kind"]]
     metadata = body.get("metadata") or {}
     name = metadata.get("name") or ""
+    # As the CRD's rule, for manifests that no API server has seen.
     if not 0 < len(name) <= MAX_NAME_LENGTH:
         raise InvalidResourceError(
             f"metadata.name: expected 1 to {MAX_NAME_LENGTH} characters, got {len(name)} ({name!r})"
@@ -169,6 +171,7 @@ def parse(body: Mapping[str, Any]) -> Resource:
         raise InvalidResourceError(f"{kind.name}/{name}: {explain(error, 'status')}") from None
     return Resource(
         kind=kind,
+        # The namespace that kubectl takes, too, when nothing names one.
         namespace=metadata.get("namespace") or "default",
         name=name,
         uid=metadata.get("uid") or "",
@@ -185,8 +188,10 @@ def explain(error: ValidationError, root: str = "spec") -> str:
     lines = []
     for item in error.errors():
         path = ".".join([root, *(str(part) for part in item["loc"])])
-        given = "" if item["type"] == "missing" else f", got {item['input']!r:.120}"
-        lines.append(f"{path}: {item['msg'].removeprefix('Value error, ')}{given}")
+        # Short: the value at fault may be a whole object.
+        got = "" if item["type"] == "missing" else f", got {item['input']!r:.120}"
+        # pydantic puts its own words before the message of a rule.
+        lines.append(f"{path}: {item['msg'].removeprefix('Value error, ')}{got}")
     return "; ".join(lines)
 
 

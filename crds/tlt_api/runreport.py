@@ -14,6 +14,7 @@ from tlt_api.base import StatusModel
 from tlt_api.status import EPOCH_PREFIX, Failure, RunnerStatus, field_of
 
 TERMINATION_MESSAGE_LIMIT = 4096
+"""Bytes of a termination message that the kubelet keeps; it cuts the rest off, and the JSON with it."""
 
 
 class RunReport(RunnerStatus):
@@ -43,12 +44,13 @@ class RunReport(RunnerStatus):
 
     def without_artifact(self, name: str) -> Self:
         """Return the report without an artifact."""
-        left = [item for item in self.artifacts or () if item.name != name]
-        return self.model_copy(update={"artifacts": left})
+        remaining = [item for item in self.artifacts or () if item.name != name]
+        return self.model_copy(update={"artifacts": remaining})
 
     def _with_derived_figures(self) -> Self:
         scores = [item.m_ap for item in self.exports or () if item.m_ap is not None]
         drops = [item.m_ap_drop for item in self.exports or () if item.m_ap_drop is not None]
+        # Printer columns cannot compute: the figures over all exports stand in fields of their own.
         figures = {"lowest_m_ap": min(scores, default=None), "largest_drop": max(drops, default=None)}
         return self.model_copy(update=figures)
 
@@ -68,14 +70,18 @@ def to_termination_message(report: RunReport, limit: int = TERMINATION_MESSAGE_L
 
 
 def _shorter_and_shorter(report: RunReport) -> list[RunReport]:
+    # The per-class lists have up to 500 entries each (MOST_CLASSES of tlt_api.dataset).
     no_classes = report.model_copy(
         update={
             "dataset": report.dataset and report.dataset.model_copy(update={"classes": None}),
             "metrics": report.metrics and report.metrics.model_copy(update={"per_class": None}),
         }
     )
+    # Texts of any length (the error of a library, a long list of files) are kept in their beginning.
     cut = no_classes.model_copy(update={"failure": _with_cut_texts(report.failure, 1500)})
+    # What others wait for: the operator for the failure, dependants for the artifacts.
     core = RunReport(failure=cut.failure, metrics=cut.metrics, artifacts=cut.artifacts)
+    # Checkpoints of epochs are many; no resource can refer to them.
     lasting = [item for item in cut.artifacts or () if not item.name.startswith(EPOCH_PREFIX)]
     few = core.model_copy(update={"artifacts": lasting or None})
     return [report, no_classes, cut, core, few, RunReport(failure=cut.failure)]

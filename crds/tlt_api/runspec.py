@@ -18,6 +18,7 @@ from tlt_api.status import Inputs
 
 RUN_SPEC_ANNOTATION = "tlt.dev/run-spec"
 RUN_SPEC_PATH = "/etc/tlt/run.json"
+"""File of the pod that shows the annotation."""
 VOLUMES_ROOT = "/mnt/tlt"
 """Mount point of volumes: ``pvc://claim/path`` is at ``/mnt/tlt/claim/path`` in the pod."""
 
@@ -44,6 +45,7 @@ class RunSpec(ApiModel):
     """Resource for which the run is made."""
     attempt: int
     """Number of the attempt, from 1."""
+    # By its real type: pydantic would write the fields of JobSpec only.
     spec: SerializeAsAny[JobSpec]
     """Spec of the owner, with the remedies of earlier failures applied."""
     inputs: Inputs = Inputs()
@@ -58,6 +60,7 @@ class RunSpec(ApiModel):
         # The field's type is the base class of all specs: the owner's kind decides which one is read.
         if not isinstance(data, dict) or not isinstance(data.get("spec"), dict):
             return data
+        # An Owner when the operator builds the object, a dict when the runner reads it.
         owner = data.get("owner")
         kind = owner.kind if isinstance(owner, Owner) else (owner or {}).get("kind")
         if kind not in KINDS:

@@ -21,11 +21,11 @@ from tlt_api.base import StatusModel
 OPERATOR_FIELD_MANAGER = "tlt-operator"
 RUNNER_FIELD_MANAGER = "tlt-runner"
 
+# A resource lies in etcd as a whole (1.5 MB at most) and is sent to every watch at each change.
 HISTORY_LIMIT = 20
 """Entries that status.history keeps."""
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-
 
 Score = Annotated[float, AfterValidator(lambda value: round(value, 5))]
 """Metric for people, rounded to five decimals, which is finer than any validation set can resolve."""
@@ -139,7 +139,7 @@ class Progress(StatusModel):
     step: int | None = None
     """Number of completed steps in this stage; in training, in this epoch."""
     steps: int | None = None
-    """Number of steps in an epoch."""
+    """Total number of steps in this stage; in training, in an epoch."""
     loss: float | None = None
     """Mean training loss of the last steps, at most 50."""
     learning_rate: float | None = None
@@ -229,6 +229,7 @@ class ClassMetric(StatusModel):
 class Metrics(Section):
     """Evaluation of a model on the validation images."""
 
+    # The alias generator would write mAp.
     m_ap: Annotated[Score | None, Field(alias="mAP")] = None
     """Mean average precision (mAP) over the classes, and over the IoU thresholds if there are several."""
     iou_threshold: float | None = None
@@ -246,6 +247,8 @@ EPOCH_PREFIX = "epoch-"
 class Artifact(StatusModel):
     """File made by a run, listed once it is complete."""
 
+    # Key of a list's items in RunReport.with_section. For the API server the list is one value: the runner
+    # alone writes it.
     list_key: ClassVar[str] = "name"
 
     name: str
@@ -273,6 +276,7 @@ class PruningStatus(Section):
     """FLOPs for one image after pruning (twice the multiply-adds)."""
     ratio: float
     """Fraction of the parameters kept."""
+    # Texts, because a printer column cannot format a number.
     parameters_kept: str
     """Percentage of the parameters kept, as text for printing."""
     flops_kept: str
@@ -336,6 +340,8 @@ class Results(StatusModel):
     """Progress of the current attempt."""
     artifacts: list[Artifact] | None = None
     """Files made by the run, each listed once it is complete."""
+    # The API server ignores a uid in the metadata of a status request: the admission policy compares this
+    # field.
     reported_for: str | None = None
     """UID of the resource for which the runner reports. Reports for a former resource of this name are
     refused."""
@@ -376,10 +382,12 @@ class ExportResults(Results):
     """Largest mAPDrop among the exports, for printing."""
 
 
+# The order of the bases is the order of the fields in CRDs and manifests, the last base first.
 class RunnerStatus(TrainingResults, PruningResults, ExportResults):
     """Fields that the runner writes, of all kinds."""
 
 
+# Absent fields are normal: a new resource has no status at all.
 class JobStatus(Results, OperatorStatus):
     """Status that all kinds share. Every field may be absent."""
 
@@ -426,6 +434,7 @@ def _section_types(annotation: Any) -> list[type[StatusModel]]:
     return [annotation] if isinstance(annotation, type) and issubclass(annotation, StatusModel) else []
 
 
+# A type stands in one field: `metrics` of a training and of an export is the same field of RunnerStatus.
 _FIELDS: dict[type[StatusModel], str] = {
     model: name
     for name, field in RunnerStatus.model_fields.items()

@@ -12,6 +12,7 @@ def utc_now() -> datetime:
 
 def to_wire(moment: datetime) -> str:
     """Return a time as RFC 3339 in UTC, without fractions of a second."""
+    # metav1.Time has whole seconds: fractions would differ from what is read back.
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

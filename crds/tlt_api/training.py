@@ -48,6 +48,7 @@ class LearningRate(ApiModel):
     """Linear scaling rule. linear: max and min are for one GPU and are multiplied by the number of GPUs (gpus
     times nodes), as the batch size is; none: they are used unchanged."""
 
+    # A value that the chosen schedule would ignore is refused: it would look as if it had an effect.
     rules = (
         only_with("min", "schedule", _ANNEALING, "cosine"),
         only_with("soft_start", "schedule", _ANNEALING, "cosine"),
@@ -55,12 +56,14 @@ class LearningRate(ApiModel):
         only_with("gamma", "schedule", "step"),
         only_with("step_size", "schedule", "step"),
         Rule(
+            # The default of min, max / 100, is never above max.
             cel="!has(self.min) || self.min <= self.max",
             check=lambda self: self.min is None or self.min <= self.max,
             message="expected min <= max",
             given=pair("min", "max"),
         ),
         Rule(
+            # CEL sees no value in an absent field: the defaults stand in the rule.
             cel=f"self.schedule != '{_ANNEALING}' || "
             f"(has(self.softStart) ? self.softStart : {_DEFAULT_SOFT_START}) <= "
             f"(has(self.annealing) ? self.annealing : {_DEFAULT_ANNEALING})",
@@ -128,6 +131,7 @@ class Optimizer(ApiModel):
         only_with("epsilon", "type", "adam", "adamw", "rmsprop"),
         only_with("weight_decay", "type", "adamw"),
         Rule(
+            # Nesterov's gradient is taken ahead along the momentum: without any, there is no ahead.
             cel="!self.nesterov || (self.type == 'sgd' && !(has(self.momentum) && self.momentum == 0.0))",
             check=lambda self: not self.nesterov or (self.type == "sgd" and self.momentum != 0),
             message="expected nesterov only with type sgd and a momentum other than 0",
@@ -138,6 +142,7 @@ class Optimizer(ApiModel):
     @property
     def slots_per_weight(self) -> int:
         """Number of slot variables (moments) that the optimizer keeps for each weight."""
+        # SGD: momentum. Adam and AdamW: first and second moment. RMSprop: mean of squares and momentum.
         return 1 if self.type == "sgd" else 2
 
     @property
@@ -292,6 +297,7 @@ class Training(ApiModel):
         # Only a divisor keeps the number of images of a step, and with it the updates, unchanged.
         largest = max(1, self.batch_size_per_gpu >> halvings)
         batch_size = next(size for size in range(largest, 0, -1) if self.batch_size_per_gpu % size == 0)
+        # Whole, since batch_size divides the size of one batch.
         accumulation_steps = self.images_per_replica // batch_size
         return self.model_copy(
             update={"batch_size_per_gpu": batch_size, "gradient_accumulation_steps": accumulation_steps}

@@ -34,6 +34,8 @@ async def apply(client: Client, snapshot: Snapshot, plan: Plan, now: datetime) -
     name = f"{snapshot.namespace}/{snapshot.name}"
     version = snapshot.resource_version
     # Each status write is guarded by the version of the one before: of two operators at once, one goes on.
+    # By the runner's field manager, which owns these fields: applied by the operator's, they would vanish
+    # with its next status, which has none of them.
     if plan.report is not None:
         with metrics.write("report"):
             version = await client.apply_status(*identity, plan.report, RUNNER_FIELD_MANAGER, version)
@@ -50,6 +52,7 @@ async def apply(client: Client, snapshot: Snapshot, plan: Plan, now: datetime) -
             await client.create_job(plan.create)
         metrics.ATTEMPTS.labels(snapshot.kind.name).inc()
         log.info("%s: created Job %s", name, plan.create["metadata"]["name"])
+    # A Service of that name is a conflict too: the next pass reads whose it is.
     if plan.service is not None:
         with metrics.write("service"):
             await client.create_service(plan.service)
@@ -61,6 +64,8 @@ async def apply(client: Client, snapshot: Snapshot, plan: Plan, now: datetime) -
         with metrics.write("delete"), contextlib.suppress(NotFoundError):
             await client.delete_job(snapshot.namespace, job.name, job.uid, job.resource_version)
         log.info("%s: deleted Job %s, which ends after its pods", name, job.name)
+    # Last: from here on the Job may vanish, and its outcome stands in the status. One that is gone already
+    # needs no TTL.
     for job_name, seconds in plan.ttl:
         with metrics.write("ttl"), contextlib.suppress(NotFoundError):
             await client.set_job_ttl(snapshot.namespace, job_name, seconds)
@@ -82,6 +87,7 @@ async def _post(client: Client, snapshot: Snapshot, status: JobStatus, event: Ev
 
 def _note_transition(snapshot: Snapshot, status: JobStatus) -> None:
     """Count and log the changes in the status that was just written."""
+    # Not repeated after a crash: metrics may miss a transition, a status may not.
     before, moved = snapshot.status, status.phase != snapshot.status.phase
     attempt_ended = len(status.history or ()) > len(before.history or ())
     # The failure of a retried attempt stays in the status until the next one: it is counted once.

@@ -1,6 +1,7 @@
-"""The loop around observe, reconcile and apply: workers that take keys from the queue.
+"""Control loop: workers that take keys from the queue, and the sweep that adds what the watches have missed.
 
-Handlers and the sweep put keys in. Whatever goes wrong makes a key come again later, and never ends a worker.
+Handlers and the sweep put keys in; a worker observes, reconciles and applies. Whatever goes wrong makes a key
+come again later, and never ends a worker.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
+from tlt_api.resources import KINDS, Kind
 from tlt_api.times import utc_now
 from tlt_operator import metrics
 from tlt_operator.apply import apply
@@ -22,7 +24,6 @@ from tlt_operator.observe import observe
 from tlt_operator.reconcile import reconcile
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Key, Refusal
-from tlt_operator.sweep import Sweep
 from tlt_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Controller:
 
     async def run(self) -> None:
         """Work until cancelled."""
+        # An error that leaves a part ends all of them, and with them the process, which Kubernetes restarts.
         async with asyncio.TaskGroup() as group:
             for number in range(self._settings.workers):
                 group.create_task(self._work(), name=f"worker {number}")
@@ -61,12 +63,13 @@ class Controller:
                     )
                 self._succeeded(key, requeue_after)
             # Somebody else was faster: the snapshot is out of date, and a new one is taken. Not a failure for
-            # health, since conflicts happen in normal operation.
+            # health, since conflicts happen in normal operation, and so do deletions between read and write.
             except (ConflictError, NotFoundError) as error:
                 log.debug("%s: changed since it was read, reconciled again: %s", key, error)
                 metrics.RECONCILES.labels("conflict").inc()
                 self.queue.retry(key)
             except ApiError as error:
+                # The wait that the API server asks for counts if it is longer than ours.
                 seconds = self._failed(key, "error", error.retry_after or 0)
                 log.warning("%s: %s; tries again in %.1f s", key, error, seconds)
             # One resource that trips over a mistake of ours must not keep the others from being served.
@@ -74,6 +77,7 @@ class Controller:
                 seconds = self._failed(key, "crash")
                 log.exception("%s: unexpected error; tries again in %.1f s", key, seconds)
             finally:
+                # Only now may another worker take the key: no resource is reconciled twice at the same time.
                 self.queue.done(key)
 
     def _succeeded(self, key: Key, requeue_after: float | None) -> None:
@@ -88,6 +92,87 @@ class Controller:
         metrics.RECONCILES.labels(outcome).inc()
         self._health.failed(str(key))
         return self.queue.retry(key, at_least)
+
+
+class Sweep:
+    """Comparison of the index with the cluster, once in ``sweep_seconds``."""
+
+    def __init__(
+        self, client: Client, settings: Settings, health: Health, index: Index, queue: WorkQueue[Key]
+    ) -> None:
+        self._client = client
+        self._settings = settings
+        self._health = health
+        self._index = index
+        self._queue = queue
+
+    async def run(self) -> None:
+        """Sweep regularly until cancelled."""
+        while True:
+            # The wait comes first: at the start, the watches list everything anyway.
+            await asyncio.sleep(self._settings.sweep_seconds)
+            try:
+                await self.once()
+            except ApiError as error:
+                log.warning("the sweep failed, the next one follows: %s", error)
+                self._health.failed("sweep")
+            # A sweep that failed counts too: the operator is alive, and a restart would not bring the API
+            # server back.
+            self._health.sweep_ended()
+
+    async def once(self) -> None:
+        """Wake every resource that has not ended, and every change that the watches have not reported.
+
+        Raises:
+            ApiError: Nothing could be listed.
+        """
+        # Read before the list: a resource that is created during the list is not taken for deleted.
+        indexed_uids = self._index.uids()
+        versions, unlisted = await self._list()
+        changed = {key for key, version in versions.items() if self._index.resource_version(key) != version}
+        # A resource is deleted if it is in no list, and there is a list that it would be in.
+        deleted = {
+            key
+            for key in indexed_uids.keys() - versions.keys()
+            if not unlisted & {(key.kind, key.namespace), (key.kind, None)}
+        }
+        self._health.sweep_found_unreported(changed | deleted)
+        # Resources that have not ended are looked at although nothing of them changed: what they wait for may
+        # be unwatched, as pods are.
+        for key in changed | self._index.unsettled():
+            self._queue.add(key)
+        # With its uid: a new resource of the same name, which a watch reported meanwhile, stays in the index.
+        for key in deleted:
+            for dependant in self._index.remove(key, indexed_uids[key]):
+                self._queue.add(dependant)
+
+    async def _list(self) -> tuple[dict[Key, str], set[tuple[str, str | None]]]:
+        """List all resources: their versions, and the (kind, namespace) that could not be listed.
+
+        Raises:
+            ApiError: Nothing could be listed.
+        """
+        versions: dict[Key, str] = {}
+        unlisted: set[tuple[str, str | None]] = set()
+        namespaces = self._settings.namespaces or (None,)
+        scopes = [(kind, namespace) for kind in KINDS.values() for namespace in namespaces]
+        for kind, namespace in scopes:
+            # A namespace without a RoleBinding must not keep the others from being swept.
+            try:
+                versions |= await self._list_scope(kind, namespace)
+            except ApiError as error:
+                metrics.UNLISTED.labels(kind.name, namespace or "").inc()
+                log.warning("cannot list %s in %s: %s", kind.plural, namespace or "the cluster", error)
+                unlisted.add((kind.name, namespace))
+                if len(unlisted) == len(scopes):
+                    raise
+        return versions, unlisted
+
+    async def _list_scope(self, kind: Kind, namespace: str | None) -> dict[Key, str]:
+        return {
+            Key(kind.name, metadata["namespace"], metadata["name"]): metadata["resourceVersion"]
+            async for metadata in self._client.list_metadata(kind, namespace)
+        }
 
 
 async def reconcile_once(
@@ -110,6 +195,7 @@ async def reconcile_once(
         ConflictError: Something changed since it was read; look again.
         ApiError: The API server could not be asked.
     """
+    # One time for the whole pass: everything that is decided and written has the same one.
     now = clock()
     snapshot = await observe(client, key, now)
     # Deleted: the garbage collector deletes its Jobs and pods by their owner references.
@@ -124,6 +210,7 @@ async def reconcile_once(
             raise
         # A Job or a Service that is refused is a fact like any other: decide again with it, so that the
         # status shows it.
+        # At most one more decision: after a second refusal the key comes again later.
         snapshot = replace(snapshot, refusal=Refusal(error.code, error.message))
         plan = reconcile(snapshot, now, settings)
         version = await apply(client, snapshot, plan, now)

@@ -35,6 +35,8 @@ async def watch(controller: Controller, health: Health, namespaces: Collection[s
         registry=registry(controller, health),
         settings=settings(),
         standalone=True,
+        # A watch in each namespace needs no more than a RoleBinding there; one of the cluster needs a
+        # ClusterRoleBinding.
         clusterwide=not namespaces,
         namespaces=namespaces,
     )
@@ -46,6 +48,7 @@ def registry(controller: Controller, health: Health) -> kopf.OperatorRegistry:
 
     async def resource_changed(event: Any, **_: Any) -> None:
         body = event["object"]
+        # The list with which a watch begins arrives as events too, so that the index is filled at the start.
         key = key_of(body)
         health.watch_reported(key)
         deleted = event["type"] == "DELETED"
@@ -73,26 +76,29 @@ def registry(controller: Controller, health: Health) -> kopf.OperatorRegistry:
 
 def settings() -> kopf.OperatorSettings:
     """Return kopf's settings."""
-    chosen = kopf.OperatorSettings()
+    options = kopf.OperatorSettings()
     # kopf must neither post Events for log lines nor need the rights to list namespaces and CRDs.
-    chosen.posting.enabled = False
-    chosen.scanning.disabled = True
-    chosen.peering.standalone = True
+    options.posting.enabled = False
+    options.scanning.disabled = True
+    options.peering.standalone = True
     # The client's timeout is the longer one: it ends a connection that died without the server's end.
-    chosen.watching.server_timeout = 300
-    chosen.watching.client_timeout = 360
-    chosen.watching.connect_timeout = 10
-    chosen.watching.chunk_size = 500
-    chosen.watching.label_selectors["batch", "v1", "jobs"] = OWNER_KIND
+    options.watching.server_timeout = 300
+    options.watching.client_timeout = 360
+    options.watching.connect_timeout = 10
+    # Resources in one page of the list with which a watch begins.
+    options.watching.chunk_size = 500
+    # Only Jobs of this operator: a cluster may have thousands of others.
+    options.watching.label_selectors["batch", "v1", "jobs"] = OWNER_KIND
     # kopf has a worker for each object, which stays for a while after its last event: with a limit and the
     # usual 5 s, a cluster's resources would come in at limit / 5 a second.
-    chosen.queueing.worker_limit = 200
-    chosen.queueing.idle_timeout = 0.05
-    chosen.networking.request_timeout = 30
-    chosen.networking.connect_timeout = 10
-    chosen.networking.enforce_retry_after = True
-    chosen.networking.error_backoffs = _Forever()
-    return chosen
+    options.queueing.worker_limit = 200
+    options.queueing.idle_timeout = 0.05
+    options.networking.request_timeout = 30
+    options.networking.connect_timeout = 10
+    # An API server under load says how long to stay away.
+    options.networking.enforce_retry_after = True
+    options.networking.error_backoffs = _Forever()
+    return options
 
 
 class _Forever:

@@ -13,6 +13,7 @@ from tlt_operator import metrics
 from tlt_operator.snapshot import Key
 
 _MISSED_SWEEPS = 3
+"""Intervals without the end of a sweep after which the operator counts as stuck."""
 
 
 class Health:
@@ -33,6 +34,7 @@ class Health:
         self._sweep_seconds = sweep_seconds
         self._patience = patience_seconds
         self._clock = clock
+        # The start counts as a sweep: the first one ends after an interval.
         self._last_sweep = clock()
         self._failing_since: float | None = None
         self._failing: set[str] = set()
@@ -44,6 +46,8 @@ class Health:
     def reconciled(self) -> None:
         """Record that a reconciliation succeeded."""
         self._failing_since = None
+        # One success shows that API server and credentials work: what still fails is the fault of its
+        # resource.
         self._failing.clear()
 
     def failed(self, what: str) -> None:
@@ -81,6 +85,7 @@ class Health:
         several_fail = len(self._failing) > 1
         if self._failing_since is not None and several_fail and now - self._failing_since > self._patience:
             problems.append(f"every reconciliation has failed for {now - self._failing_since:.0f} s")
+        # Every worker hangs, or there are far too few of them.
         if self.longest_wait() > self._patience:
             problems.append(f"a resource has waited for a worker for {self.longest_wait():.0f} s")
         # Almost one interval: an event that is merely late arrives within seconds.

@@ -20,7 +20,7 @@ _RUNNER_FIELDS = wire_names(RunnerStatus)
 
 
 @dataclass(frozen=True)
-class Entry:
+class IndexedResource:
     """State of a resource as its watch last reported it.
 
     Attributes:
@@ -44,12 +44,12 @@ class Index:
     """All resources that the watches have reported."""
 
     def __init__(self) -> None:
-        self._entries: dict[Key, Entry] = {}
+        self._resources: dict[Key, IndexedResource] = {}
         self._dependants: dict[Key, set[Key]] = {}
         self._own_writes: dict[Key, str] = {}
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._resources)
 
     def note_own_write(self, key: Key, resource_version: str) -> None:
         """Record a version that the operator itself wrote: its event needs no reconciliation."""
@@ -58,56 +58,60 @@ class Index:
     def update(self, body: Mapping[str, Any]) -> set[Key]:
         """Store a resource; return the keys to wake: the resource itself, and those that refer to it."""
         key = key_of(body)
-        before, after = self._entries.get(key), _entry(body)
-        self._link(key, before.parent if before else None, after.parent)
-        self._entries[key] = after
+        previous, current = self._resources.get(key), _indexed(body)
+        self._link(key, previous.parent if previous else None, current.parent)
+        # Even if nothing of interest changed: the sweep compares versions.
+        self._resources[key] = current
         # Nothing changed but what the runner reports.
-        if before and before.digest == after.digest:
+        if previous and previous.digest == current.digest:
             return set()
         # Dropped in any case: at worst, the event of our own write wakes the resource once more.
-        own_write = self._own_writes.pop(key, None) == after.resource_version
-        woken = set() if own_write else {key}
+        own_write = self._own_writes.pop(key, None) == current.resource_version
+        keys_to_wake = set() if own_write else {key}
         # Dependants wait for the phase of their parent, whoever wrote it.
-        if before is None or before.phase != after.phase:
-            woken |= self._dependants.get(key, set())
-        return woken
+        if previous is None or previous.phase != current.phase:
+            keys_to_wake |= self._dependants.get(key, set())
+        return keys_to_wake
 
     def remove(self, key: Key, uid: str) -> set[Key]:
         """Forget a deleted resource, not a new one of its name; return the keys that refer to it."""
-        if key in self._entries and self._entries[key].uid != uid:
+        # A watch that was interrupted may report a deletion after the creation of the next resource of this
+        # name.
+        if key in self._resources and self._resources[key].uid != uid:
             return set()
-        before = self._entries.pop(key, None)
+        previous = self._resources.pop(key, None)
         self._own_writes.pop(key, None)
-        self._link(key, before.parent if before else None, None)
+        self._link(key, previous.parent if previous else None, None)
+        # They stay linked: a parent of the same name that is created later wakes them again.
         return set(self._dependants.get(key, set()))
 
     def unsettled(self) -> set[Key]:
         """Return the resources that have not ended."""
-        return {key for key, entry in self._entries.items() if not entry.settled}
+        return {key for key, resource in self._resources.items() if not resource.settled}
 
     def uids(self) -> dict[Key, str]:
         """Return all resources with their uids."""
-        return {key: entry.uid for key, entry in self._entries.items()}
+        return {key: resource.uid for key, resource in self._resources.items()}
 
     def resource_version(self, key: Key) -> str | None:
         """Return the resourceVersion that the watch last reported; None for an unknown resource."""
-        entry = self._entries.get(key)
-        return entry.resource_version if entry else None
+        resource = self._resources.get(key)
+        return resource.resource_version if resource else None
 
     def counts(self) -> Counter[tuple[str, str]]:
         """Count the resources by kind and phase."""
-        return Counter((key.kind, entry.phase) for key, entry in self._entries.items())
+        return Counter((key.kind, resource.phase) for key, resource in self._resources.items())
 
-    def _link(self, key: Key, before: Key | None, after: Key | None) -> None:
-        if before == after:
+    def _link(self, key: Key, previous: Key | None, current: Key | None) -> None:
+        if previous == current:
             return
         # Empty sets are removed, or the index would grow with every name that was ever referred to.
-        if before:
-            self._dependants[before].discard(key)
-            if not self._dependants[before]:
-                del self._dependants[before]
-        if after:
-            self._dependants.setdefault(after, set()).add(key)
+        if previous:
+            self._dependants[previous].discard(key)
+            if not self._dependants[previous]:
+                del self._dependants[previous]
+        if current:
+            self._dependants.setdefault(current, set()).add(key)
 
 
 def key_of(body: Mapping[str, Any]) -> Key:
@@ -116,17 +120,19 @@ def key_of(body: Mapping[str, Any]) -> Key:
     return Key(body["kind"], metadata["namespace"], metadata["name"])
 
 
-def _entry(body: Mapping[str, Any]) -> Entry:
+def _indexed(body: Mapping[str, Any]) -> IndexedResource:
     metadata, status = body["metadata"], dict(body.get("status") or {})
     # The runner reports progress every few seconds, on which no decision depends.
     for name in _RUNNER_FIELDS:
         status.pop(name, None)
     generation = metadata.get("generation")
     phase = status.get("phase")
-    # The generation stands for the spec: it rises with each change.
+    # The generation stands for the spec: it rises with each change. The status counts by its text, since
+    # dicts have no hash; a text that differs without need costs one reconciliation.
     relevant = (metadata.get("uid"), generation, metadata.get("deletionTimestamp"), repr(status))
+    # From the raw JSON: a spec that this version cannot read may name a parent too.
     parent = raw_parent(body)
-    return Entry(
+    return IndexedResource(
         uid=metadata.get("uid") or "",
         resource_version=metadata.get("resourceVersion") or "",
         digest=hash(relevant),

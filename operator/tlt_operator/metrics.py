@@ -1,4 +1,4 @@
-"""Metrics of the operator, for Prometheus; :mod:`tlt_operator.server` serves them on ``/metrics``."""
+"""Metrics of the operator, for Prometheus; the process, ``__main__``, serves them on ``/metrics``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from prometheus_client import Counter, Gauge, Histogram
 from tlt_operator.cluster.client import ApiError, ConflictError, RefusedError
 
 _SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+"""Limits of the histograms' buckets, in seconds."""
 
 RECONCILE_SECONDS = Histogram(
     "tlt_operator_reconcile_seconds", "Duration of one reconciliation, requests included", buckets=_SHORT
 )
 RECONCILES = Counter("tlt_operator_reconciles_total", "Reconciliations by outcome", ["outcome"])
+# The gauges QUEUE_DEPTH and RESOURCES are set when they are read.
 QUEUE_DEPTH = Gauge("tlt_operator_queue_depth", "Resources that wait for a worker")
 QUEUE_WAIT_SECONDS = Histogram(
     "tlt_operator_queue_wait_seconds", "Time that a resource waited for a worker", buckets=_SHORT
@@ -39,6 +41,7 @@ def write(what: str) -> Iterator[None]:
     outcome = "ok"
     try:
         yield
+    # From the narrowest class to the widest: both are ApiErrors as well.
     except ConflictError:
         outcome = "conflict"
         raise

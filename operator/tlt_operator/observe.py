@@ -1,4 +1,7 @@
-"""Live reads of one resource and all that belongs to it: a stale read must not make a second Job."""
+"""Live reads of one resource and all that belongs to it.
+
+Nothing is read from a cache: a stale read could make a second Job (docs/adr/0004-one-job-per-attempt.md).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from tlt_api.status import JobStatus
 from tlt_api.times import from_wire, to_wire
 from tlt_operator.cluster.client import Client, Json, RefusedError
 from tlt_operator.objects import ATTEMPT, INDEX, OWNER_UID
-from tlt_operator.objects.pod import CONTAINER
+from tlt_operator.objects.job import CONTAINER
 from tlt_operator.objects.service import service_name
 from tlt_operator.snapshot import (
     ConditionState,
@@ -44,6 +47,7 @@ async def observe(client: Client, key: Key, now: datetime) -> Snapshot | None:
     if body is None:
         return None
     metadata = body["metadata"]
+    # Read first: the status names the Job to look at, and its version guards what is written.
     status = _readable_status(kind, body.get("status") or {})
     resource, invalid = _parse(body)
     parents: dict[tuple[str, str], Resource | None] = {}
@@ -113,6 +117,7 @@ async def _ancestors(
         if key is None or key in ancestors:
             break
         body = await client.get_resource(KINDS[key[0]], resource.namespace, key[1])
+        # A parent that is missing or cannot be read ends the chain, and stands in it.
         current = None
         if body is not None:
             current, problem = _parse(body)
@@ -130,14 +135,16 @@ async def _attempt(
         return None, (), ()
     name = status.job_name or KINDS[key.kind].job_name(key.name, status.attempt)
     body = await client.get_job(key.namespace, name)
+    # The attempt's name is enough: an announced Job may exist although the status does not have its uid yet.
     job = job_state(body) if body else None
     # Pods tell nothing new about a resource that has ended, a Job whose pods are all ready, and a very new
     # Job.
     if status.phase in TERMINAL or (job and not job.finished and (job.all_ready or _is_new(job, now))):
         return job, (), ()
     # By the owner's name, not its uid: pods of a deleted resource of this name may still write.
-    listed = [pod_state(item, uid) for item in await client.list_pods(key.namespace, key.kind, key.name)]
-    pods = tuple(sorted(listed, key=lambda pod: (to_wire(pod.created) if pod.created else "", pod.name)))
+    pod_states = [pod_state(item, uid) for item in await client.list_pods(key.namespace, key.kind, key.name)]
+    # Oldest first. Names break ties, so that two looks at the same pods decide alike.
+    pods = tuple(sorted(pod_states, key=lambda pod: (to_wire(pod.created) if pod.created else "", pod.name)))
     return job, pods, await _warnings(client, key, status, job, pods, now)
 
 
@@ -163,6 +170,7 @@ async def _warnings(
     # No pod was created: the Job's events say why (a quota, a webhook).
     if not attempt_pods:
         return _events(await client.list_warnings(key.namespace, job.uid))
+    # Of several pods the newest that waits: a started one keeps no attempt from starting.
     pod = next((pod for pod in reversed(attempt_pods) if pod.phase == "Pending"), attempt_pods[-1])
     scheduled = pod.conditions.get("PodScheduled")
     # An unscheduled pod says why in its condition PodScheduled.
@@ -176,6 +184,7 @@ async def _warnings(
 
 def _events(items: Any) -> tuple[EventState, ...]:
     def when(item: Json) -> str:
+        # Events of the newer API (events.k8s.io) have eventTime only.
         return str(item.get("lastTimestamp") or item.get("eventTime") or "")
 
     return tuple(
@@ -191,6 +200,7 @@ async def _service(
     A refusal is part of the snapshot, not an error: suspension, for example, must go on without the right
     to read Services.
     """
+    # Before there is a Job, the Service has no owner; once the Job has ended, nobody needs it.
     if job is None or not job.indexed or job.finished or job.deleting:
         return None, None
     try:
@@ -215,6 +225,7 @@ def job_state(body: Json) -> JobState:
         conditions=_conditions(status),
         ready=status.get("ready") or 0,
         indexed=spec.get("completionMode") == "Indexed",
+        # Kubernetes' own default.
         parallelism=spec.get("parallelism", 1),
         deleting=bool(metadata.get("deletionTimestamp")),
         suspended=bool(spec.get("suspend")),
@@ -232,6 +243,7 @@ def pod_state(body: Json, owner_uid: str) -> PodState:
     """Trim a pod to its state. The pod of a former resource of the same name counts as one of attempt 0."""
     metadata, status = body["metadata"], body.get("status") or {}
     containers = status.get("containerStatuses") or ()
+    # A webhook may have added containers (a service mesh, for example): only ours counts.
     runner = next((item for item in containers if item.get("name") == CONTAINER), None)
     pod_labels = metadata.get("labels") or {}
     attempt = (pod_labels.get(ATTEMPT) or "0") if pod_labels.get(OWNER_UID) == owner_uid else "0"
@@ -268,6 +280,7 @@ def _conditions(status: Json) -> Mapping[str, ConditionState]:
 
 
 def _container(status: Json) -> ContainerState:
+    # Not lastState: with restartPolicy Never, a container starts once.
     state = status.get("state") or {}
     waiting, ended = state.get("waiting") or {}, state.get("terminated")
     return ContainerState(

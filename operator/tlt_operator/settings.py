@@ -51,6 +51,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
     namespaces = environment.get("TLT_NAMESPACES", "")
     return Settings(
         runner_image=environment.get("TLT_RUNNER_IMAGE") or default.runner_image,
+        # Sorted and without repetition: each namespace is watched and swept once.
         namespaces=tuple(sorted({name.strip() for name in namespaces.split(",") if name.strip()})),
         workers=int(_number(environment, "TLT_WORKERS", default.workers, least=1)),
         sweep_seconds=_number(environment, "TLT_SWEEP_SECONDS", default.sweep_seconds, least=1),
@@ -71,6 +72,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
 def usage() -> str:
     """Return the variables and their defaults, a line each."""
     default = Settings()
+    # From the dataclass: a new setting is listed without being written here.
     lines = [f"TLT_{field.name.upper()}={_shown(getattr(default, field.name))}" for field in fields(Settings)]
     return "Environment variables and their defaults:\n  " + "\n  ".join(lines)
 
@@ -80,6 +82,7 @@ def _shown(value: object) -> str:
 
 
 def _number(environment: Mapping[str, str], name: str, default: float, least: float = 0) -> float:
+    # Empty counts as unset: a template of a Deployment may render an empty value.
     text = environment.get(name, "")
     if not text:
         return default

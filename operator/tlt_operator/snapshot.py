@@ -18,6 +18,9 @@ from tlt_api.status import JobStatus
 class Key:
     """Identity of a resource in the queue and in the index; the uid is not part of it."""
 
+    # Without uid: a resource that was created again takes the place of its former one, and the next live read
+    # says which of them it is.
+
     kind: str
     namespace: str
     name: str
@@ -142,6 +145,8 @@ class PodState:
     @property
     def ended(self) -> bool:
         """True if no process of the pod can run any more."""
+        # Not by deletionTimestamp: a pod that is being deleted runs on, for the grace period or on a node
+        # that is cut off.
         return self.phase in ("Succeeded", "Failed")
 
     @property
@@ -152,6 +157,7 @@ class PodState:
     @property
     def disrupted(self) -> bool:
         """True if Kubernetes itself took the pod away (preemption, eviction, loss of the node)."""
+        # Kubernetes sets this condition before it deletes the pod.
         condition = self.conditions.get("DisruptionTarget")
         return condition is not None and condition.true
 
@@ -240,6 +246,7 @@ class Snapshot:
     @property
     def own_job(self) -> JobState | None:
         """Job of the current attempt; None if it belongs to something else of the same name."""
+        # By the owner's uid: a Job of this name may belong to a former resource, and is being collected then.
         return self.job if self.job and self.job.owner_uid == self.uid else None
 
     @property
@@ -250,9 +257,12 @@ class Snapshot:
     @property
     def attempt_pods(self) -> tuple[PodState, ...]:
         """Pods of the current attempt, newest last."""
+        # Attempt 0 stands for pods of a former resource of this name; a current attempt has at least 1.
         return tuple(pod for pod in self.pods if pod.attempt == self.attempt)
 
     @property
     def live_pods(self) -> tuple[str, ...]:
         """Names of the pods, of any attempt, whose processes may still write to the output."""
+        # Those of earlier attempts and of a former resource of this name too: only one pod may write to an
+        # output.
         return tuple(pod.name for pod in self.pods if not pod.ended)

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 _LONGEST_EXPONENT = 32
 """Limit of doublings: 2.0 ** 1024 would overflow after enough failures."""
 
-Key = TypeVar("Key", bound=Hashable)
+KeyType = TypeVar("KeyType", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,20 @@ class Backoff:
         return min(self.base * 2.0 ** min(failures - 1, _LONGEST_EXPONENT), self.limit)
 
 
-class WorkQueue(Generic[Key]):
+class WorkQueue(Generic[KeyType]):
     """Queue of keys in one event loop, whose clock it uses."""
 
     def __init__(self, backoff: Backoff | None = None) -> None:
         self._backoff = backoff or Backoff()
         self._loop = asyncio.get_running_loop()
-        self._ready: asyncio.Queue[Key] = asyncio.Queue()
-        self._since: dict[Key, float] = {}
-        self._active: set[Key] = set()
-        self._again: set[Key] = set()
-        self._timers: dict[Key, asyncio.TimerHandle] = {}
-        self._failures: dict[Key, int] = {}
+        self._ready: asyncio.Queue[KeyType] = asyncio.Queue()
+        # Keys in the queue, with the time at which they were added: an asyncio.Queue cannot be searched.
+        self._since: dict[KeyType, float] = {}
+        # Keys that a worker has, and those of them that were added meanwhile.
+        self._active: set[KeyType] = set()
+        self._again: set[KeyType] = set()
+        self._timers: dict[KeyType, asyncio.TimerHandle] = {}
+        self._failures: dict[KeyType, int] = {}
 
     def __len__(self) -> int:
         return len(self._since)
@@ -48,7 +50,7 @@ class WorkQueue(Generic[Key]):
         """Return the seconds that the key at the front has waited; 0 for an empty queue."""
         return self._loop.time() - min(self._since.values()) if self._since else 0.0
 
-    def add(self, key: Key) -> None:
+    def add(self, key: KeyType) -> None:
         """Queue a key; one that is being worked on comes again afterwards."""
         # The worker may have read before this change: it is not enough that the key is being worked on.
         if key in self._active:
@@ -57,28 +59,30 @@ class WorkQueue(Generic[Key]):
             self._since[key] = self._loop.time()
             self._ready.put_nowait(key)
 
-    def add_after(self, key: Key, seconds: float) -> None:
+    def add_after(self, key: KeyType, seconds: float) -> None:
         """Queue a key after a delay, unless an earlier delay ends sooner."""
         if seconds <= 0:
             self.add(key)
             return
         timer = self._timers.get(key)
+        # The sooner of two wishes counts: a look too early costs a read, one too late is a delay that people
+        # see.
         if timer is None or timer.when() > self._loop.time() + seconds:
             self._cancel(key)
             self._timers[key] = self._loop.call_later(seconds, self._due, key)
 
-    def retry(self, key: Key, at_least: float = 0.0) -> float:
+    def retry(self, key: KeyType, at_least: float = 0.0) -> float:
         """Queue a key again after a failure; return the delay in seconds, which grows each time."""
         self._failures[key] = self._failures.get(key, 0) + 1
         seconds = max(self._backoff.delay(self._failures[key]), at_least)
         self.add_after(key, seconds)
         return seconds
 
-    def forget_failures(self, key: Key) -> None:
+    def forget_failures(self, key: KeyType) -> None:
         """Forget the failures of a key after a success: the next one starts with the shortest delay."""
         self._failures.pop(key, None)
 
-    async def get(self) -> tuple[Key, float]:
+    async def get(self) -> tuple[KeyType, float]:
         """Take the next key; return it and the seconds that it has waited. Call :meth:`done` afterwards."""
         key = await self._ready.get()
         waited = self._loop.time() - self._since.pop(key)
@@ -87,9 +91,10 @@ class WorkQueue(Generic[Key]):
         self._cancel(key)
         return key, waited
 
-    def done(self, key: Key) -> None:
+    def done(self, key: KeyType) -> None:
         """Give a key back after the work on it."""
         self._active.discard(key)
+        # It goes to the end of the queue: a key that changes all the time must not keep the others waiting.
         if key in self._again:
             self._again.discard(key)
             self.add(key)
@@ -99,11 +104,11 @@ class WorkQueue(Generic[Key]):
         for key in list(self._timers):
             self._cancel(key)
 
-    def _due(self, key: Key) -> None:
+    def _due(self, key: KeyType) -> None:
         del self._timers[key]
         self.add(key)
 
-    def _cancel(self, key: Key) -> None:
+    def _cancel(self, key: KeyType) -> None:
         timer = self._timers.pop(key, None)
         if timer:
             timer.cancel()

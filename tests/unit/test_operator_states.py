@@ -18,8 +18,8 @@ from tlt_operator.reconcile.state import (
     Lost,
     NotStarted,
     Running,
+    Starting,
     Stopping,
-    Waiting,
     attempt_state,
 )
 from tlt_operator.settings import Settings
@@ -104,27 +104,27 @@ TABLE: dict[str, tuple[Snapshot, type, str, str, str, str]] = {
         "Queued QuotaExceeded", "Suspended", "-", "Stalled",
     ),
     "a Job whose pod does not run yet": (
-        snapshot_of(ANNOUNCED, job=JOB), Waiting,
+        snapshot_of(ANNOUNCED, job=JOB), Starting,
         "Queued WaitingForPod", "Running Stopping, delete Job", "delete Job", "Stalled",
     ),
     "a Job whose image cannot be pulled": (
-        snapshot_of(job=JOB, pods=(PULLING,)), Waiting,
+        snapshot_of(job=JOB, pods=(PULLING,)), Starting,
         "Queued ImagePullFailed", "Running Stopping, delete Job", "delete Job", "Stalled",
     ),
     "a Job that a queue holds": (
-        snapshot_of(job=replace(JOB, suspended=True, ready=1)), Waiting,
+        snapshot_of(job=replace(JOB, suspended=True, ready=1)), Starting,
         "Queued JobSuspended", "Running Stopping, delete Job", "delete Job", "Stalled",
     ),
     "a Job of several pods without its Service": (
-        snapshot_of(job=INDEXED), Waiting,
+        snapshot_of(job=INDEXED), Starting,
         "create Service", "Running Stopping, delete Job", "delete Job", "Stalled",
     ),
     "a Job of several pods whose Service was refused": (
-        snapshot_of(job=INDEXED, refusal=Refusal(403, "no")), Waiting,
+        snapshot_of(job=INDEXED, refusal=Refusal(403, "no")), Starting,
         "Queued ServiceRefused", "Running Stopping, delete Job", "delete Job", "Stalled",
     ),
     "a Job of several pods, one of which runs": (
-        snapshot_of(job=INDEXED, service=SERVICE, pods=(replace(UP, index=0),)), Waiting,
+        snapshot_of(job=INDEXED, service=SERVICE, pods=(replace(UP, index=0),)), Starting,
         "Queued WaitingForPod", "Running Stopping, delete Job", "delete Job", "Stalled",
     ),
     "a Job whose pod is ready": (
@@ -243,7 +243,7 @@ def test_nothing_is_done_for_a_resource_that_is_being_deleted(state: str) -> Non
 
 
 def test_the_table_has_every_state() -> None:
-    states = {NotStarted, Announced, Waiting, Running, Stopping, Lost, Ended}
+    states = {NotStarted, Announced, Starting, Running, Stopping, Lost, Ended}
     assert {row[1] for row in TABLE.values()} == states
 
 

@@ -47,7 +47,9 @@ class RefusedError(ApiError):
 
 
 def api_error(code: int, message: str, retry_after: float | None = None) -> ApiError:
-    """Return the error for a status code."""
+    """Return the error for an HTTP status; 0 stands for no answer."""
+    # 400 and 422: wrong content. 403: missing rights, a quota, a webhook or Pod Security. Any other code
+    # (429, 5xx, no answer) may be different the next time.
     kinds: dict[int, type[ApiError]] = {404: NotFoundError, 409: ConflictError}
     kinds |= dict.fromkeys((400, 403, 422), RefusedError)
     return kinds.get(code, ApiError)(code, message, retry_after)

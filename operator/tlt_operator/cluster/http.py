@@ -67,7 +67,9 @@ class HttpClient:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
+            # More connections than workers: a request never waits for another one's answer.
             connector=aiohttp.TCPConnector(limit=64),
+            # A server that does not even accept a connection is given up sooner than one that is slow.
             timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=10),
         )
         return self
@@ -102,6 +104,8 @@ class HttpClient:
 
     async def list_metadata(self, kind: Kind, namespace: str | None) -> AsyncIterator[Json]:
         """List the metadata of all resources of a kind, page by page."""
+        # Pages of one list are of one moment. If the server has forgotten that moment (410), the list fails
+        # as a whole, and the next sweep begins anew.
         path = _resource(kind, namespace)
         query = {"limit": str(_PAGE)}
         while True:
@@ -122,6 +126,7 @@ class HttpClient:
         metadata = {"name": name, "namespace": namespace, "uid": uid, "resourceVersion": version}
         body = {"apiVersion": API_VERSION, "kind": kind.name, "metadata": metadata, "status": status}
         path = f"{_resource(kind, namespace, name)}/status"
+        # Forced: a field that somebody changed by hand is taken back, where a conflict would repeat forever.
         query = {"fieldManager": manager, "force": "true"}
         answer = await self._request("PATCH", path, body, query, content_type=_APPLY)
         return str(answer["metadata"]["resourceVersion"])
@@ -143,13 +148,16 @@ class HttpClient:
         body = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
+            # Foreground: the Job stays until its pods are gone, so that their end can be awaited.
             "propagationPolicy": "Foreground",
+            # A Job that changed since it was read is kept: it may have completed in the meantime.
             "preconditions": {"uid": uid, "resourceVersion": version},
         }
         await self._request("DELETE", _job(namespace, name), body)
 
     async def set_job_ttl(self, namespace: str, name: str, seconds: int) -> None:
         """Set a batch Job's ttlSecondsAfterFinished."""
+        # A merge patch leaves all other fields to whoever set them.
         body = {"spec": {"ttlSecondsAfterFinished": seconds}}
         await self._request("PATCH", _job(namespace, name), body, content_type=_MERGE)
 
@@ -178,6 +186,7 @@ class HttpClient:
         accept: str = _JSON,
     ) -> dict[str, Any]:
         headers = {"Accept": accept, "Content-Type": content_type}
+        # JSON for every kind of patch: the API server reads it as YAML too, of which it is a subset.
         data = None if body is None else json.dumps(body)
         connection = await self._connected()
         status, text, retry_after = await self._send(connection, method, path, data, query, headers)
@@ -257,10 +266,12 @@ def _services(namespace: str) -> str:
 
 def _message(text: str) -> str:
     try:
+        # A proxy in front of the API server answers with a page of its own.
         return str(json.loads(text)["message"])
     except (ValueError, KeyError, TypeError):
         return text[:500]
 
 
 def _seconds(header: str | None) -> float | None:
+    # The API server gives seconds, never a date.
     return float(header) if header and header.isdigit() else None

@@ -14,6 +14,7 @@ from tlt_operator.snapshot import Snapshot
 
 _COMPONENT = "tlt-operator"
 _MESSAGE_LIMIT = 1024
+"""Longest message that the API server accepts in an Event."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ def build(snapshot: Snapshot, status: JobStatus, event: Event, now: datetime) ->
         "type": event.type,
         "reason": event.reason,
         "message": event.message[:_MESSAGE_LIMIT],
+        # Both generations of the Event API: source, count and timestamps for kubectl; the reporting component
+        # and action, which events.k8s.io requires.
         "source": {"component": _COMPONENT},
         "reportingComponent": _COMPONENT,
         "reportingInstance": _COMPONENT,

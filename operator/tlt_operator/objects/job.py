@@ -1,4 +1,6 @@
-"""Batch Job of an attempt. Pure: the same attempt always gives the same Job.
+"""Batch Job of an attempt, with its pod. Pure: the same attempt always gives the same Job.
+
+The pod carries the user's choices within the ``restricted`` Pod Security Standard.
 
 No ``ttlSecondsAfterFinished`` is set here: a Job must not be removed before its outcome stands in the
 resource's status. :mod:`tlt_operator.reconcile.cleanup` sets it then.
@@ -10,9 +12,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from tlt_api.base import API_VERSION
-from tlt_api.runspec import RUN_SPEC_ANNOTATION, RunSpec
-from tlt_operator.objects import ATTEMPT, KUEUE_PREFIX, OWNER_KIND, OWNER_NAME, OWNER_UID, pod, service
+from tlt_api.common import JobSpec
+from tlt_api.runspec import RUN_SPEC_ANNOTATION, RUN_SPEC_PATH, VOLUMES_ROOT, RunSpec
+from tlt_operator.objects import ATTEMPT, KUEUE_PREFIX, OWNER_KIND, OWNER_NAME, OWNER_UID, service
 from tlt_operator.settings import Settings
+
+CONTAINER = "runner"
+RUNNER_SERVICE_ACCOUNT = "tlt-runner"
+"""Not a setting: manifests/base/runner-policy.yaml recognises runners by it."""
+USER = 65532
+"""User and group of the runner's processes, as in the images (Dockerfile)."""
+GRACE_SECONDS = 120
+"""Time to write a checkpoint after SIGTERM."""
+SHARED_MEMORY = "2Gi"
+"""Size limit of /dev/shm, by which NCCL exchanges data between GPUs; container runtimes give 64 MiB."""
 
 
 def build(run: RunSpec, settings: Settings, owner_labels: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -36,7 +49,7 @@ def build(run: RunSpec, settings: Settings, owner_labels: Mapping[str, str] | No
         },
         "template": {
             "metadata": {"labels": pod_labels, "annotations": {RUN_SPEC_ANNOTATION: run.to_json()}},
-            "spec": pod.build(run, settings),
+            "spec": _pod(run, settings),
         },
     }
     if run.workers:
@@ -61,6 +74,7 @@ def build(run: RunSpec, settings: Settings, owner_labels: Mapping[str, str] | No
                     "kind": owner.kind,
                     "name": owner.name,
                     "uid": owner.uid,
+                    # One controller at most: the operator recognises its own Jobs by it.
                     "controller": True,
                     # True would need permission on the owner's finalizers, and we use nothing that needs it.
                     "blockOwnerDeletion": False,
@@ -81,3 +95,135 @@ def _labels(run: RunSpec) -> dict[str, str]:
         OWNER_UID: run.owner.uid,
         ATTEMPT: str(run.attempt),
     }
+
+
+def _pod(run: RunSpec, settings: Settings) -> dict[str, Any]:
+    """Return the pod's spec."""
+    template = run.spec.pod_template
+    pod: dict[str, Any] = {
+        # An attempt is one run: what the next one changes is decided by the operator.
+        "restartPolicy": "Never",
+        "serviceAccountName": RUNNER_SERVICE_ACCOUNT,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        # Without it, every Service of the namespace adds variables to the runner's environment.
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            # The default changes the owner of every file at each mount: minutes on a large data set.
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(run, settings)],
+        "volumes": _volumes(run),
+    }
+    options = {
+        "imagePullSecrets": [secret.to_wire() for secret in template.image_pull_secrets],
+        "nodeSelector": template.node_selector,
+        "tolerations": [toleration.to_wire() for toleration in template.tolerations],
+        "runtimeClassName": template.runtime_class_name,
+        "priorityClassName": template.priority_class_name,
+    }
+    # Empty choices are left out: the cluster's defaults apply.
+    return pod | {key: value for key, value in options.items() if value}
+
+
+def claims(run: RunSpec) -> dict[str, bool]:
+    """Return the PersistentVolumeClaims that a run needs, each with True if the run only reads from it."""
+    inputs = run.inputs
+    uris = run.spec.referenced_uris()
+    uris += [inputs.model.uri] if inputs.model else []
+    uris += [inputs.records.uri] if inputs.records else []
+    # A claim that is both read and written is mounted once, writable.
+    output = _claim(run.spec.output.uri)
+    names = {claim for claim in map(_claim, uris) if claim}
+    return {name: name != output for name in sorted(names)}
+
+
+def local_uris(spec: JobSpec) -> list[str]:
+    """Return the addresses that only a run without a cluster can reach."""
+    return [uri for uri in spec.referenced_uris() if uri.startswith("file:")]
+
+
+def _claim(uri: str) -> str | None:
+    return uri.removeprefix("pvc://").split("/", 1)[0] if uri.startswith("pvc://") else None
+
+
+def _container(run: RunSpec, settings: Settings) -> dict[str, Any]:
+    template = run.spec.pod_template
+    container: dict[str, Any] = {
+        "name": CONTAINER,
+        "image": template.image or settings.runner_image,
+        "imagePullPolicy": template.image_pull_policy,
+        "args": [run.kind.command, "--spec", RUN_SPEC_PATH],
+        "env": _environment(run),
+        "resources": _resources(run.spec),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        # Not the end of the log: the message is the runner's report, or empty.
+        "terminationMessagePolicy": "File",
+        "volumeMounts": [
+            {"name": "run", "mountPath": RUN_SPEC_PATH.rsplit("/", 1)[0], "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "shm", "mountPath": "/dev/shm"},
+            *(
+                {"name": f"claim-{i}", "mountPath": f"{VOLUMES_ROOT}/{claim}", "readOnly": read_only}
+                for i, (claim, read_only) in enumerate(claims(run).items())
+            ),
+        ],
+    }
+    if run.workers:
+        container["ports"] = [{"name": service.PORT_NAME, "containerPort": service.PORT}]
+    secret = run.spec.storage.s3.secret_ref
+    if secret:
+        # By name only: the operator needs no right to read Secrets.
+        container["envFrom"] = [{"secretRef": {"name": secret.name}}]
+    return container
+
+
+def _environment(run: RunSpec) -> list[dict[str, str]]:
+    # The root file system is read-only; /tmp is an emptyDir.
+    env = {"HOME": "/tmp", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+    # With the nvidia runtime as a node's default, a pod that requests no GPU may still see all of them.
+    if run.spec.resources.gpus == 0:
+        env["CUDA_VISIBLE_DEVICES"] = ""
+    # Last: what the user sets wins.
+    env |= {variable.name: variable.value for variable in run.spec.pod_template.env}
+    return [{"name": name, "value": value} for name, value in env.items()]
+
+
+def _resources(spec: JobSpec) -> dict[str, Any]:
+    resources = spec.resources
+    requests: dict[str, str] = {}
+    limits: dict[str, str] = {}
+    if resources.cpu:
+        # No limit: it would slow the run down even on a node with nothing else to do.
+        requests["cpu"] = resources.cpu
+    if resources.memory:
+        # Alike: a pod that uses more than its request is the first to be evicted when its node runs short.
+        requests["memory"] = limits["memory"] = resources.memory
+    # Kubernetes takes the limit of an extended resource as the request too.
+    if resources.gpus:
+        limits["nvidia.com/gpu"] = str(resources.gpus)
+    return {key: value for key, value in (("requests", requests), ("limits", limits)) if value}
+
+
+def _volumes(run: RunSpec) -> list[dict[str, Any]]:
+    # The annotation of the pod becomes a file: a ConfigMap would be one more object to create and to clean
+    # up.
+    field = {"fieldPath": f"metadata.annotations['{RUN_SPEC_ANNOTATION}']"}
+    item = {"path": RUN_SPEC_PATH.rsplit("/", 1)[1], "fieldRef": field}
+    return [
+        {"name": "run", "downwardAPI": {"items": [item]}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY}},
+        *(
+            {"name": f"claim-{i}", "persistentVolumeClaim": {"claimName": claim, "readOnly": read_only}}
+            for i, (claim, read_only) in enumerate(claims(run).items())
+        ),
+    ]

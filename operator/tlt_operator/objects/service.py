@@ -30,6 +30,7 @@ def service_name(job: str) -> str:
 def addresses(job: str, spec: JobSpec) -> list[str]:
     """Return ``host:port`` of the pods that train together, by index; an empty list for a single pod."""
     nodes = spec.resources.nodes if isinstance(spec.resources, TrainingResources) else 1
+    # A single pod has nobody to reach, and needs no Service.
     if nodes == 1:
         return []
     return [f"{job}-{index}.{service_name(job)}:{PORT}" for index in range(nodes)]
@@ -59,6 +60,7 @@ def build(namespace: str, job: JobState) -> dict[str, Any]:
             ],
         },
         "spec": {
+            # Headless: the names resolve to the pods' own addresses, and any port of a pod can be reached.
             "clusterIP": "None",
             # Workers connect to each other before any of them is ready.
             "publishNotReadyAddresses": True,

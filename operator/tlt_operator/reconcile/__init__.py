@@ -5,8 +5,8 @@ Two facts decide, the intent of the user and the state of the current attempt (:
     deleted       nothing: owner references clean up
     finished      Succeeded and Failed are final: cleanup
     unreadable    a run goes on, nothing new is started
-    suspend       suspend
-    run           first_attempt, then attempts (with retry and blockers)
+    suspend       attempts.suspend
+    run           the first attempt, then attempts (with retry and blockers)
 
 ``tests/unit/test_operator_states.py`` lists every pair and what is done.
 """
@@ -16,11 +16,13 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from tlt_api import conditions, failures, times
-from tlt_api.failures import Reason
+from tlt_api import conditions, references, times
+from tlt_api.failures import Reason, failure
+from tlt_api.resources import Resource
+from tlt_operator.objects import job
 from tlt_operator.objects.event import Event
-from tlt_operator.reconcile import attempts, cleanup, first_attempt, suspend, transitions
-from tlt_operator.reconcile.plan import Plan, plan_for
+from tlt_operator.reconcile import attempts, cleanup
+from tlt_operator.reconcile.plan import Plan, announce, fail, plan_for, with_state
 from tlt_operator.reconcile.state import NotStarted, attempt_state
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Snapshot
@@ -46,13 +48,14 @@ def _decide(snapshot: Snapshot, now: datetime, settings: Settings) -> Plan:
     resource = snapshot.resource
     if resource is None:
         return _unreadable(snapshot, now)
+    # Both policies below ask how far the attempt is, and each answers for every state.
     state = attempt_state(snapshot)
     # Before the first attempt too: a resource may be created suspended.
     if resource.spec.suspend:
-        return suspend.reconcile(snapshot, resource, state, now)
+        return attempts.suspend(snapshot, resource, state, now)
     # References are resolved once, before the first attempt.
     if isinstance(state, NotStarted):
-        return first_attempt.reconcile(snapshot, resource, now)
+        return _first_attempt(snapshot, resource, now)
     return attempts.reconcile(snapshot, resource, state, now, settings)
 
 
@@ -60,13 +63,41 @@ def _unreadable(snapshot: Snapshot, now: datetime) -> Plan:
     """Return the plan for a spec or status of another version, or one that slipped past the CRD's rules."""
     # Nothing was started: the resource fails with the field at fault.
     if snapshot.status.attempt is None:
-        return transitions.fail(snapshot, failures.failure(Reason.INVALID_SPEC, snapshot.invalid), now)
+        return fail(snapshot, failure(Reason.INVALID_SPEC, snapshot.invalid), now)
     # A run is under way: it goes on, and the status says that nobody looks after it.
     message = f"the run goes on, but its outcome cannot be acted upon: {snapshot.invalid}"
-    built = conditions.stalled(
+    new_conditions = conditions.stalled(
         snapshot.status.conditions, Reason.INVALID_SPEC, message, snapshot.generation, times.to_wire(now)
     )
-    update = {"conditions": built, "observed_generation": snapshot.generation}
+    # The phase stays: nothing that is known of the run has changed.
+    update = {"conditions": new_conditions, "observed_generation": snapshot.generation}
     plan = plan_for(snapshot, snapshot.status.model_copy(update=update))
     # plan_for posts an Event for a change of phase, attempt or Ready, and none of them changes here.
     return replace(plan, event=Event("Warning", Reason.INVALID_SPEC, message) if plan.status else None)
+
+
+def _first_attempt(snapshot: Snapshot, resource: Resource, now: datetime) -> Plan:
+    """Return the plan for a resource that has not been attempted yet."""
+    # A pod cannot reach file:// addresses.
+    local_uris = job.local_uris(resource.spec)
+    if local_uris:
+        message = f"expected pvc:// or s3:// addresses in a cluster, got {', '.join(local_uris)}"
+        return fail(snapshot, failure(Reason.INVALID_SPEC, message), now)
+    # A parent whose spec cannot be read is there, but will never deliver anything to this operator.
+    parent = references.parent_key(references.model_source(resource))
+    if parent is not None and parent in snapshot.invalid_parents:
+        message = f"{parent[0]}/{parent[1]} cannot be read: {snapshot.invalid_parents[parent]}"
+        return fail(snapshot, failure(Reason.DEPENDENCY_FAILED, message), now)
+    # Exactly one of three answers: go on, look again when the parent changes, or give up.
+    match references.resolve(resource, lambda kind, name: snapshot.parents.get((kind, name))):
+        # The files are recorded in the status with their digests: all attempts start from the same ones.
+        case references.Resolved(inputs=inputs, dependency=dependency):
+            return announce(snapshot, 1, now, inputs=inputs, dependency=dependency)
+        # The parent is recorded by its uid: a resource of its name that is created later is another one.
+        case references.Waiting(message=message, dependency=dependency):
+            state = conditions.waiting_for_dependency(message)
+            recorded = dependency or snapshot.status.dependency
+            return plan_for(snapshot, with_state(snapshot, state, now, dependency=recorded, failure=None))
+        case references.Broken(reason=reason, message=message, dependency=dependency):
+            recorded = dependency or snapshot.status.dependency
+            return fail(snapshot, failure(reason, message), now, dependency=recorded)

@@ -1,8 +1,9 @@
-"""Policy of a resource that is to run: from an announced attempt to its end, and on to the next one."""
+"""Policies of a resource with attempts: go on to the end of one and to the next, or suspend the run."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from tlt_api import conditions, times
 from tlt_api.conditions import State
@@ -12,9 +13,18 @@ from tlt_api.runspec import for_attempt
 from tlt_api.status import Attempt, Failure, Inputs, Phase
 from tlt_operator.objects import job as job_object
 from tlt_operator.objects import service as service_object
-from tlt_operator.reconcile import blockers, retry, transitions
+from tlt_operator.reconcile import blockers, retry
 from tlt_operator.reconcile.blockers import Blocker
-from tlt_operator.reconcile.plan import Plan, plan_for, with_state
+from tlt_operator.reconcile.plan import (
+    Plan,
+    announce,
+    end_attempt,
+    fail,
+    first_start,
+    plan_for,
+    succeed,
+    with_state,
+)
 from tlt_operator.reconcile.state import (
     Announced,
     AttemptState,
@@ -22,15 +32,18 @@ from tlt_operator.reconcile.state import (
     Lost,
     NotStarted,
     Running,
+    Starting,
     Stopping,
     Succeeded,
-    Waiting,
 )
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import JobState, Snapshot
 
+# Pods, Services and quotas are not watched: while one of them matters, the resource is looked at again.
 OLD_POD_POLL_SECONDS = 5.0
+"""Interval while the end of a pod is awaited."""
 REFUSED_POLL_SECONDS = 30.0
+"""Interval while a name is taken or a request is refused: somebody has to act first."""
 _SHORTEST_POLL_SECONDS = 5.0
 _LONGEST_POLL_SECONDS = 120.0
 
@@ -40,27 +53,70 @@ def reconcile(
 ) -> Plan:
     """Return the plan for a resource that is to run and whose first attempt was announced."""
     match state:
+        # A mistake of the caller: there is no attempt to go on with.
         case NotStarted():
-            raise ValueError("expected an attempt; before the first one, first_attempt decides")
+            raise ValueError("expected an attempt; before the first one, references are resolved")
+        # The status names the attempt, and no Job of it has been observed: make one.
         case Announced():
             return _create(snapshot, resource, now, settings)
         # The pods of an Indexed Job reach each other by its Service, which needs the Job's uid.
-        case Waiting(job=job) | Running(job=job) if _lacks_service(snapshot, job):
+        case Starting(job=job) | Running(job=job) if _lacks_service(snapshot, job):
             return Plan(service=service_object.build(snapshot.namespace, job), requeue_after=0)
-        case Waiting():
-            return _waiting(snapshot, resource, state, now, settings)
+        # The Job exists, but not all pods run: say why.
+        case Starting():
+            return _report_waiting(snapshot, resource, state, now, settings)
+        # All pods run: record since when, and what is wrong in spite of that.
         case Running():
-            return _running(snapshot, state, now)
+            return _report_running(snapshot, state, now)
         # Somebody deleted the Job. Once its pods have written their checkpoint, it is gone: Lost.
         case Stopping(job=job):
             stopping = State(Phase.RUNNING, conditions.STOPPING, f"Job {job.name} is being deleted")
             return plan_for(snapshot, with_state(snapshot, stopping, now, job_uid=job.uid))
         # Somebody deleted the Job: an interruption, which does not count as a failure of the run.
         case Lost():
-            text = f"Job {snapshot.status.job_name} was deleted before it ended"
-            return transitions.end_attempt(snapshot, resource, failure(Reason.JOB_DELETED, text), now)
+            message = f"Job {snapshot.status.job_name} was deleted before it ended"
+            return end_attempt(snapshot, resource, failure(Reason.JOB_DELETED, message), now)
+        # The outcome is recorded; after a failure, the next attempt may follow.
         case Ended():
             return _ended(snapshot, resource, state, now, settings)
+
+
+def suspend(snapshot: Snapshot, resource: Resource, state: AttemptState, now: datetime) -> Plan:
+    """Return the plan for a resource that is to be suspended and has not ended.
+
+    The attempt's Job is deleted; another attempt is made once ``spec.suspend`` is false again. The Job's own
+    ``spec.suspend`` is left alone: a pod that ends with a code other than 0 after SIGTERM counts as failed
+    there, which with backoffLimit 0 fails the Job; and that field is how queueing systems (Kueue) admit Jobs.
+    The deletion is a foreground one: the Job stays until its pod has written its checkpoint and is gone.
+    """
+    match state:
+        # The run was faster than the suspension.
+        case Ended(outcome=Succeeded(job=job)):
+            return succeed(snapshot, job, now)
+        # The run failed before it was stopped: the failure is recorded and counted, as without a suspension.
+        case Ended(outcome=Failure() as cause):
+            return end_attempt(snapshot, resource, cause, now)
+        # A Job exists: delete it. The phase stays Running until its pods have written their checkpoint and
+        # are gone.
+        case Starting(job=job) | Running(job=job) | Stopping(job=job):
+            stopping = State(
+                Phase.RUNNING, conditions.STOPPING, f"Job {job.name} is stopped: spec.suspend is true"
+            )
+            status = with_state(snapshot, stopping, now, job_uid=job.uid)
+            return plan_for(snapshot, status, delete=None if job.deleting else job)
+    # There is no Job any more. A pod may outlive it, and Suspended promises that nothing writes to the
+    # output.
+    if snapshot.live_pods:
+        names = ", ".join(snapshot.live_pods)
+        stopping = State(Phase.RUNNING, conditions.STOPPING, f"waits for the end of {names}")
+        status = with_state(snapshot, stopping, now)
+        return plan_for(snapshot, status, requeue_after=OLD_POD_POLL_SECONDS)
+    changes: dict[str, Any] = {}
+    # The suspension ended an attempt: the next one is made on resumption, and this one counts for nothing.
+    if isinstance(state, Lost):
+        entry = Attempt(attempt=snapshot.attempt, reason=retry.SUSPENDED, time=times.to_wire(now))
+        changes["history"] = retry.append(snapshot.status.history, entry)
+    return plan_for(snapshot, with_state(snapshot, conditions.suspended(), now, **changes))
 
 
 def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Settings) -> Plan:
@@ -69,22 +125,24 @@ def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Set
     # A Job of this name is not adopted: it may be anybody's, or a former resource's that is being collected.
     if snapshot.job:
         owner = snapshot.job.owner_uid or "none"
-        text = f"Job {name} belongs to something else (owner uid {owner}): waits until it is gone"
-        return _queued(snapshot, "JobNameTaken", text, now, REFUSED_POLL_SECONDS)
+        message = f"Job {name} belongs to something else (owner uid {owner}): waits until it is gone"
+        return _queued(snapshot, "JobNameTaken", message, now, REFUSED_POLL_SECONDS)
     # The pod of an earlier attempt may outlive its Job, for example on a node that is cut off.
     if snapshot.live_pods:
         names = ", ".join(snapshot.live_pods)
-        text = f"waits for the end of {names}: two pods must not write to one output"
-        return _queued(snapshot, "WaitingForOldPod", text, now, OLD_POD_POLL_SECONDS)
+        message = f"waits for the end of {names}: two pods must not write to one output"
+        return _queued(snapshot, "WaitingForOldPod", message, now, OLD_POD_POLL_SECONDS)
     # The API server refused the Job just now for its content (400, 422), which the next try would not change.
     if snapshot.refusal and snapshot.refusal.code in (400, 422):
-        text = f"Job {name} was refused: {snapshot.refusal.message}"
-        return transitions.fail(snapshot, failure(Reason.INVALID_SPEC, text), now)
+        message = f"Job {name} was refused: {snapshot.refusal.message}"
+        return fail(snapshot, failure(Reason.INVALID_SPEC, message), now)
     # Refused with 403 (a quota, a webhook, Pod Security): the reason may go away.
     if snapshot.refusal:
-        blocker = blockers.refused(snapshot.refusal.message)
+        blocker = blockers.refusal_blocker(snapshot.refusal.message)
         return _blocked(snapshot, resource, blocker, None, now, settings, REFUSED_POLL_SECONDS)
+    # The way is free. The spec is the user's, changed by the remedies of all failures so far.
     spec = retry.for_attempt(resource.spec, snapshot.status.history)
+    # The files that the first attempt was given: a retry uses the same bytes.
     inputs = snapshot.status.inputs or Inputs()
     addresses = service_object.addresses(name, spec)
     run = for_attempt(resource, spec, inputs, snapshot.attempt, addresses)
@@ -98,14 +156,14 @@ def _lacks_service(snapshot: Snapshot, job: JobState) -> bool:
     return job.indexed and not snapshot.service and not snapshot.refusal
 
 
-def _waiting(
-    snapshot: Snapshot, resource: Resource, state: Waiting, now: datetime, settings: Settings
+def _report_waiting(
+    snapshot: Snapshot, resource: Resource, state: Starting, now: datetime, settings: Settings
 ) -> Plan:
     job, poll = state.job, _poll_seconds(snapshot, state.job, now)
     if state.blocker:
         return _blocked(snapshot, resource, state.blocker, job, now, settings, poll)
-    text = f"attempt {snapshot.attempt}: Job {job.name} waits for its pod to run"
-    return _queued(snapshot, conditions.WAITING_FOR_POD, text, now, poll, job)
+    message = f"attempt {snapshot.attempt}: Job {job.name} waits for its pod to run"
+    return _queued(snapshot, conditions.WAITING_FOR_POD, message, now, poll, job)
 
 
 def _poll_seconds(snapshot: Snapshot, job: JobState, now: datetime) -> float:
@@ -129,12 +187,13 @@ def _blocked(
 ) -> Plan:
     """Report a blocker; one that is an error ends the attempt once it has lasted for the start timeout."""
     if blocker.fails_as:
-        left = settings.start_timeout_seconds - _blocked_seconds(snapshot, blocker, now)
-        if left <= 0:
+        # An error may pass (a registry that is away), hence the time; after it, the user has to act.
+        seconds_left = settings.start_timeout_seconds - _blocked_seconds(snapshot, blocker, now)
+        if seconds_left <= 0:
             cause = failure(blocker.fails_as, blocker.block.message, blocker.hint)
-            return transitions.end_attempt(snapshot, resource, cause, now, delete=job)
+            return end_attempt(snapshot, resource, cause, now, delete=job)
         # No event announces the end of the timeout.
-        poll = min(poll, left)
+        poll = min(poll, seconds_left)
     state = State(Phase.QUEUED, blocker.block.reason, blocker.block.message, blocker.block)
     return plan_for(snapshot, with_state(snapshot, state, now, **_job_observed(job)), requeue_after=poll)
 
@@ -144,6 +203,7 @@ def _blocked_seconds(snapshot: Snapshot, blocker: Blocker, now: datetime) -> flo
     condition = conditions.find(snapshot.status.conditions, conditions.BLOCKED)
     if condition is None or condition.status != "True" or condition.reason != blocker.block.reason:
         return 0.0
+    # The status is the clock: it survives a restart of the operator.
     since = times.from_wire(condition.last_transition_time) or now
     return (now - since).total_seconds()
 
@@ -160,10 +220,11 @@ def _job_observed(job: JobState | None) -> dict[str, str]:
     return {"job_uid": job.uid} if job else {}
 
 
-def _running(snapshot: Snapshot, state: Running, now: datetime) -> Plan:
+def _report_running(snapshot: Snapshot, state: Running, now: datetime) -> Plan:
     job, problem = state.job, state.problem
     runs = conditions.running(snapshot.attempt, job.name, problem.block.message if problem else "")
-    start_time = transitions.started(snapshot, job, now)
+    # Of the first attempt, whatever number this one has: startTime and completionTime span the whole run.
+    start_time = first_start(snapshot, job, now)
     status = with_state(snapshot, runs, now, job_uid=job.uid, start_time=start_time)
     # While all pods are ready, events of the Job report every change. Otherwise some changes cause none.
     poll = None if job.all_ready and not problem else REFUSED_POLL_SECONDS
@@ -172,25 +233,29 @@ def _running(snapshot: Snapshot, state: Running, now: datetime) -> Plan:
 
 def _ended(snapshot: Snapshot, resource: Resource, state: Ended, now: datetime, settings: Settings) -> Plan:
     match state.outcome:
+        # The Job completed: so has the resource.
         case Succeeded(job=job):
-            return transitions.succeed(snapshot, job, now)
+            return succeed(snapshot, job, now)
+        # A failure that is not recorded yet: record it, and say whether another attempt follows.
         case Failure() as cause:
-            return transitions.end_attempt(snapshot, resource, cause, now)
+            return end_attempt(snapshot, resource, cause, now)
+        # Recorded, and another attempt follows: a failure for good would have made the phase final.
         case Attempt() as entry:
-            return _next(snapshot, entry, now, settings)
+            return _announce_next(snapshot, entry, now, settings)
 
 
-def _next(snapshot: Snapshot, last: Attempt, now: datetime, settings: Settings) -> Plan:
+def _announce_next(snapshot: Snapshot, last: Attempt, now: datetime, settings: Settings) -> Plan:
     """Announce the attempt after the last one, once its delay is over."""
     history = snapshot.status.history or []
     delay = retry.delay(history, snapshot.status.retries or 0, settings)
+    # From the recorded end, not from now: the delay does not begin anew when the operator restarts.
     due = (times.from_wire(last.time) or now) + timedelta(seconds=delay)
     if now >= due:
-        return transitions.announce(snapshot, snapshot.attempt + 1, now)
+        return announce(snapshot, snapshot.attempt + 1, now)
     wait = (due - now).total_seconds()
     # The status of the failure says more than the one below and stays, unless the spec was edited since.
     if snapshot.status.phase == Phase.RETRYING and snapshot.status.observed_generation == snapshot.generation:
         return Plan(requeue_after=wait)
-    text = f"attempt {snapshot.attempt} ended: {last.reason}; the next starts at {times.to_wire(due)}"
-    status = with_state(snapshot, State(Phase.RETRYING, conditions.RETRYING, text), now)
+    message = f"attempt {snapshot.attempt} ended: {last.reason}; the next starts at {times.to_wire(due)}"
+    status = with_state(snapshot, State(Phase.RETRYING, conditions.RETRYING, message), now)
     return plan_for(snapshot, status, requeue_after=wait)

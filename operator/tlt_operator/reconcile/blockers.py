@@ -10,6 +10,7 @@ from tlt_api.failures import CLASSES, Reason
 from tlt_operator.objects.service import service_name
 from tlt_operator.snapshot import EventState, JobState, PodState, Refusal, ServiceState
 
+# Reasons with which the kubelet keeps a container waiting. They are errors, some of which pass.
 _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 _IMAGE |= {"RegistryUnavailable", "SignatureValidationFailed"}
 _CONTAINER = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreCreateHookError"}
@@ -37,10 +38,11 @@ def find(job: JobState, pods: Sequence[PodState], events: Sequence[EventState]) 
         return Blocker(Block("JobSuspended", f"Job {job.name} is suspended, by a queueing system or by hand"))
     # Without a pod, only the events of the Job say why none is created.
     if not pods:
-        return _no_pod(events)
-    waiting = [pod for pod in pods if pod.phase == "Pending"] or [pods[-1]]
-    for pod in reversed(waiting):
-        if blocker := _of_pod(pod):
+        return _missing_pod_blocker(events)
+    # Of several pods those that do not run yet; the newest obstacle is the one to remove first.
+    pending_pods = [pod for pod in pods if pod.phase == "Pending"] or [pods[-1]]
+    for pod in reversed(pending_pods):
+        if blocker := _pod_blocker(pod):
             return blocker
     # The pod's state says nothing: a volume that cannot be mounted shows in the events alone.
     if events:
@@ -48,11 +50,12 @@ def find(job: JobState, pods: Sequence[PodState], events: Sequence[EventState]) 
     return None
 
 
-def _of_pod(pod: PodState) -> Blocker | None:
+def _pod_blocker(pod: PodState) -> Blocker | None:
     container = pod.container
     if container and container.waiting_reason in _IMAGE:
-        text = f"{container.waiting_reason}: {container.waiting_message}"
-        return Blocker(Block(Reason.IMAGE_PULL_FAILED, text), Reason.IMAGE_PULL_FAILED)
+        message = f"{container.waiting_reason}: {container.waiting_message}"
+        return Blocker(Block(Reason.IMAGE_PULL_FAILED, message), Reason.IMAGE_PULL_FAILED)
+    # A Secret or ConfigMap is missing, or the runtime refuses the container.
     if container and container.waiting_reason in _CONTAINER:
         return Blocker(
             Block("ContainerRefused", f"{container.waiting_reason}: {container.waiting_message}"),
@@ -66,9 +69,9 @@ def _of_pod(pod: PodState) -> Blocker | None:
     return None
 
 
-def refused(message: str) -> Blocker:
+def refusal_blocker(message: str) -> Blocker:
     """Return the blocker of a Job or pod that the API server refused."""
-    # A quota is answered with 403 too, but other runs may free it: only the text tells it from a refusal.
+    # A quota is answered with 403 too, but other runs may free it: only the message tells it from a refusal.
     if "exceeded quota" in message:
         return Blocker(Block("QuotaExceeded", message))
     return Blocker(
@@ -76,7 +79,7 @@ def refused(message: str) -> Blocker:
     )
 
 
-def no_service(job: str, other: ServiceState | None, refusal: Refusal | None) -> Blocker:
+def service_blocker(job: str, other: ServiceState | None, refusal: Refusal | None) -> Blocker:
     """Return the blocker of pods without a Service: its name is taken, or the API server refused it."""
     name = service_name(job)
     # Only waited for, as with the name of a Job: a Service of somebody else is not adopted.
@@ -85,17 +88,19 @@ def no_service(job: str, other: ServiceState | None, refusal: Refusal | None) ->
         return Blocker(
             Block("ServiceNameTaken", f"Service {name} belongs to something else (owner uid {owner})")
         )
-    text = f"Service {name}: {refusal.message if refusal else 'refused'}"
-    if "exceeded quota" in text:
-        return Blocker(Block("QuotaExceeded", text))
+    message = f"Service {name}: {refusal.message if refusal else 'refused'}"
+    # As with a Job: other runs may free the quota.
+    if "exceeded quota" in message:
+        return Blocker(Block("QuotaExceeded", message))
     return Blocker(
-        Block("ServiceRefused", text),
+        Block("ServiceRefused", message),
         Reason.POD_REJECTED,
         "Give the operator the rights to get and create Services (manifests/base/operator-rbac.yaml), or ask "
         "who refuses them.",
     )
 
 
-def _no_pod(events: Sequence[EventState]) -> Blocker | None:
+def _missing_pod_blocker(events: Sequence[EventState]) -> Blocker | None:
+    # The Job controller is refused in our place: it reports quota, webhook and Pod Security as this event.
     failed = [event for event in events if event.reason == "FailedCreate"]
-    return refused(failed[-1].message) if failed else None
+    return refusal_blocker(failed[-1].message) if failed else None

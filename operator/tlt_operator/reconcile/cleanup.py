@@ -28,6 +28,7 @@ def ttl(snapshot: Snapshot, status: JobStatus) -> tuple[tuple[str, int], ...]:
     A Job gets its TTL only here, after its outcome was recorded: one that vanished before, while the
     operator was away, would look as if somebody had deleted it, and the run would be made again.
     """
+    # An unreadable spec names no TTL: the Jobs stay.
     if snapshot.resource is None:
         return ()
     seconds = snapshot.resource.spec.run_policy.ttl_seconds_after_finished
@@ -41,6 +42,7 @@ def ttl(snapshot: Snapshot, status: JobStatus) -> tuple[tuple[str, int], ...]:
         (job.name, seconds)
         for job in snapshot.finished_jobs
         if job.name in recorded
+        # The label that Jobs are listed by can be copied; the owner reference decides.
         and job.owner_uid == snapshot.uid
         and job.ttl_seconds != seconds
         and not job.deleting

@@ -27,6 +27,7 @@ _NODE_GONE = {"DeletionByTaintManager", "DeletionByPodGC", "NodeLost", "NodeShut
 _NODE_FORGOT = ("ContainerStatusUnknown", "Unknown")
 """Reasons of a container whose node was restarted or lost: its exit code (137, 255) is made up."""
 _NOT_STARTED = ("StartError", "ContainerCannotRun")
+"""Reasons of a container whose command could not be started, with Docker and containerd."""
 _COLLATERAL = {Reason.INTERNAL: 1, Reason.INTERRUPTED: 2, Reason.WORKER_LOST: 2}
 """Reasons that the failure of another pod can cause, more likely with a higher number."""
 
@@ -47,27 +48,31 @@ def diagnose(job: JobState, pods: Sequence[PodState]) -> Failure:
     # The policy matches DisruptionTarget only: Kubernetes took a pod away, which may be gone by now.
     pod = _first_to_fail(pods)
     if condition.reason == "PodFailurePolicy":
-        return _disrupted(condition.message, pod)
+        return _disruption(condition.message, pod)
     # Nobody knows how the pod ended; an interruption does not count against the run.
     if pod is None:
         return failure(
             Reason.INTERRUPTED,
             f"the pod of Job {job.name} is gone without an outcome ({condition.reason}: {condition.message})",
         )
-    return _of_pod(pod)
+    return _pod_failure(pod)
 
 
 def _first_to_fail(pods: Sequence[PodState]) -> PodState | None:
     """Return the pod, of those that worked together, that failed by itself, or the first of several."""
     indices = {pod.index for pod in pods}
+    # An index may have several pods: one that was deleted, and the one that replaced it.
     candidates = [_most_informative([pod for pod in pods if pod.index == index]) for index in indices]
     # A pod that ended with 0 is not the cause, unless there is no other.
     failed = [pod for pod in candidates if pod.exit_code != 0] or candidates
 
     def rank(pod: PodState) -> tuple[bool, int, float, int]:
         finished = pod.container.finished if pod.container else None
-        collateral = _COLLATERAL.get(Reason(_of_pod(pod).reason), 0)
+        # A worker that loses its peer may report WorkerLost, or crash (Internal) before it can.
+        collateral = _COLLATERAL.get(Reason(_pod_failure(pod).reason), 0)
         when = finished.timestamp() if finished else float("inf")
+        # A disruption explains the failures of all others; then failures of a pod's own; of equals, the
+        # first.
         return not pod.disrupted, collateral, when, pod.index or 0
 
     return min(failed, key=rank, default=None)
@@ -79,16 +84,19 @@ def _most_informative(pods: Sequence[PodState]) -> PodState:
     return (ended or pods)[-1]
 
 
-def _of_pod(pod: PodState) -> Failure:
+def _pod_failure(pod: PodState) -> Failure:
+    # Before the exit code: the container of a pod that is taken away ends by SIGTERM like an interruption.
     if pod.disrupted:
-        return _disrupted(pod.conditions["DisruptionTarget"].message, pod)
+        return _disruption(pod.conditions["DisruptionTarget"].message, pod)
     if pod.container and pod.container.exit_code is not None:
-        return _exited(pod, pod.container, pod.container.exit_code)
-    return _never_ran(pod)
+        return _exit_failure(pod, pod.container, pod.container.exit_code)
+    return _start_failure(pod)
 
 
-def _disrupted(message: str, pod: PodState | None) -> Failure:
+def _disruption(message: str, pod: PodState | None) -> Failure:
     condition = pod.conditions.get("DisruptionTarget") if pod else None
+    # With the reason of the condition (PreemptionByScheduler, for example), which names who took the pod
+    # away.
     cause = condition.reason if condition else ""
     node_gone = cause in _NODE_GONE or (pod is not None and pod.reason in _NODE_GONE)
     # The pod may be gone with its condition: the message of the Job's condition remains.
@@ -100,38 +108,42 @@ def _disrupted(message: str, pod: PodState | None) -> Failure:
     )
 
 
-def _exited(pod: PodState, container: ContainerState, code: int) -> Failure:
+def _exit_failure(pod: PodState, container: ContainerState, code: int) -> Failure:
     if container.reason in _NODE_FORGOT:
-        text = f"the node of pod {pod.name} lost sight of its container ({container.reason})"
-        return failure(Reason.NODE_LOST, text, exit_code=code)
+        message = f"the node of pod {pod.name} lost sight of its container ({container.reason})"
+        return failure(Reason.NODE_LOST, message, exit_code=code)
+    # The image exists but does not contain the command.
     if container.reason in _NOT_STARTED:
-        text = f"the container of pod {pod.name} could not be started: {container.message}"
+        message = f"the container of pod {pod.name} could not be started: {container.message}"
         hint = "Check that spec.podTemplate.image is a runner image."
-        return failure(Reason.POD_REJECTED, text, hint, exit_code=code)
+        return failure(Reason.POD_REJECTED, message, hint, exit_code=code)
     # The kernel killed the container's first process. A child that is killed shows as its exit code below.
     if container.reason == "OOMKilled":
-        text = f"the container of pod {pod.name} was killed for memory"
-        return failure(Reason.OUT_OF_MEMORY, text, exit_code=code)
+        message = f"the container of pod {pod.name} was killed for memory"
+        return failure(Reason.OUT_OF_MEMORY, message, exit_code=code)
     run_report = report.parse(container.message)
     reported = _reported_failure(run_report, code) if run_report else None
     if reported:
         return reported
     # Nobody stopped the pod: this SIGKILL is the kernel's, to a process that was not the container's first.
     if code == SIGKILL and not pod.deleting:
-        text = (
+        message = (
             f"a process of pod {pod.name} was killed (exit code {code}) though nobody stopped the pod: "
             "the kernel does that when memory runs out"
         )
-        return failure(Reason.OUT_OF_MEMORY, text, exit_code=code)
+        return failure(Reason.OUT_OF_MEMORY, message, exit_code=code)
+    # The runner had no chance to report: it was stopped before it listened for signals, or after the grace
+    # period.
     if code in (SIGKILL, SIGTERM):
-        text = f"pod {pod.name} was stopped (exit code {code})"
-        return failure(Reason.INTERRUPTED, text, exit_code=code)
+        message = f"pod {pod.name} was stopped (exit code {code})"
+        return failure(Reason.INTERRUPTED, message, exit_code=code)
     return _by_exit_code(pod, container, code)
 
 
 def _reported_failure(run_report: RunReport, code: int) -> Failure | None:
     """Return the failure that the runner reported, if its exit code agrees."""
     reported = run_report.failure
+    # A newer runner may know reasons that this operator does not: its exit code decides then.
     if reported is None or reported.reason not in set(Reason):
         return None
     reason = Reason(reported.reason)
@@ -143,15 +155,16 @@ def _reported_failure(run_report: RunReport, code: int) -> Failure | None:
 
 def _by_exit_code(pod: PodState, container: ContainerState, code: int) -> Failure:
     failure_class = by_exit_code(code)
-    text = f"pod {pod.name} ended with exit code {code}"
+    message = f"pod {pod.name} ended with exit code {code}"
     # An unknown code (a crash, a signal): only the container's reason and message say more.
     if failure_class.exit_code != code:
+        # 128 + n is the code of a process that signal n ended.
         signal = f", signal {code - 128}" if 128 < code < 160 else ""
-        text += f"{signal} ({container.reason or 'no reason given'}: {container.message or 'no message'})"
-    return failure(failure_class.reason, text, exit_code=code)
+        message += f"{signal} ({container.reason or 'no reason given'}: {container.message or 'no message'})"
+    return failure(failure_class.reason, message, exit_code=code)
 
 
-def _never_ran(pod: PodState) -> Failure:
+def _start_failure(pod: PodState) -> Failure:
     # The kubelet rejected or evicted the pod before its container started.
     if pod.reason:
         reason = Reason.NODE_LOST if pod.reason in _NODE_GONE else Reason.EVICTED

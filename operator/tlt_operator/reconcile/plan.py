@@ -1,4 +1,7 @@
-"""Plan of the actions for a resource: ``reconcile`` decides on them, ``apply`` executes them."""
+"""Plan of the actions for a resource, and the plans of the transitions that several policies share.
+
+``reconcile`` decides on a plan, ``apply`` executes it.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,16 @@ from datetime import datetime
 from typing import Any
 
 from tlt_api import conditions, times
-from tlt_api.status import OPERATOR_FIELDS, JobStatus
+from tlt_api.conditions import State
+from tlt_api.failures import Reason
+from tlt_api.resources import Resource
+from tlt_api.status import OPERATOR_FIELDS, Attempt, Failure, JobStatus, Phase
 from tlt_operator.objects.event import Event
+from tlt_operator.reconcile import report, retry
 from tlt_operator.snapshot import JobState, Snapshot
+
+_LONGEST_MESSAGE = 2000
+"""Limit of a failure's message, in characters: the message of a webhook, for example, may have any length."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +56,15 @@ def plan_for(snapshot: Snapshot, status: JobStatus, **actions: Any) -> Plan:
     return Plan(status=status, event=_transition(snapshot.status, status), **actions)
 
 
-def with_state(snapshot: Snapshot, state: conditions.State, now: datetime, **changes: Any) -> JobStatus:
+def with_state(snapshot: Snapshot, state: State, now: datetime, **changes: Any) -> JobStatus:
     """Return the status in a new state; ``changes`` are fields by their Python names."""
-    built = conditions.build(snapshot.status.conditions, state, snapshot.generation, times.to_wire(now))
+    new_conditions = conditions.build(
+        snapshot.status.conditions, state, snapshot.generation, times.to_wire(now)
+    )
     # The phase is derived from the conditions, so that the two never disagree.
     update = {
-        "conditions": built,
-        "phase": conditions.phase(built),
+        "conditions": new_conditions,
+        "phase": conditions.phase(new_conditions),
         "observed_generation": snapshot.generation,
         **changes,
     }
@@ -66,14 +78,97 @@ def operator_fields(status: JobStatus) -> dict[str, Any]:
 
 def _transition(before: JobStatus, after: JobStatus) -> Event | None:
     """Return the Event for people if phase, attempt or reason have changed."""
+    # Ready carries the reason of every state, and no other condition does.
     ready = conditions.find(after.conditions, conditions.READY)
     was_ready = conditions.find(before.conditions, conditions.READY)
     # Waiting for a pod follows the creation of its Job by a moment, and is not worth an Event of its own.
     if ready is None or ready.reason == conditions.WAITING_FOR_POD:
         return None
-    was = (before.phase, before.attempt, was_ready.reason if was_ready else None)
-    if was == (after.phase, after.attempt, ready.reason):
+    previous = (before.phase, before.attempt, was_ready.reason if was_ready else None)
+    if previous == (after.phase, after.attempt, ready.reason):
         return None
     blocked = conditions.find(after.conditions, conditions.BLOCKED)
     warns = after.phase in ("Failed", "Retrying") or (blocked is not None and blocked.status == "True")
     return Event("Warning" if warns else "Normal", ready.reason, ready.message)
+
+
+def announce(snapshot: Snapshot, attempt: int, now: datetime, **changes: Any) -> Plan:
+    """Record that an attempt is to be made; the next reconciliation finds its Job missing and creates it."""
+    # The name goes into the status before the Job exists: the admission policy admits this Job's pods alone.
+    name = snapshot.job_name(attempt)
+    state = State(Phase.QUEUED, "CreatingJob", f"attempt {attempt}: creates Job {name}")
+    fields: dict[str, Any] = {"attempt": attempt, "job_name": name, "job_uid": None, **changes}
+    # Later attempts show the failure of the one before until they succeed or fail themselves.
+    if attempt == 1:
+        fields |= {"failure": None, "completion_time": None}
+    return plan_for(snapshot, with_state(snapshot, state, now, **fields), requeue_after=0)
+
+
+def succeed(snapshot: Snapshot, job: JobState, now: datetime) -> Plan:
+    """Return the plan for an attempt that succeeded, and with it the resource."""
+    status = with_state(
+        snapshot,
+        conditions.succeeded(snapshot.attempt),
+        now,
+        job_uid=job.uid,
+        failure=None,
+        start_time=first_start(snapshot, job, now),
+        completion_time=times.to_wire(job.completion_time or now),
+    )
+    return plan_for(snapshot, status, report=_final_report(snapshot))
+
+
+def end_attempt(
+    snapshot: Snapshot, resource: Resource, failure: Failure, now: datetime, delete: JobState | None = None
+) -> Plan:
+    """Return the plan for an attempt without success: another one follows, or the resource fails."""
+    # The reason decides: whether it can be retried at all, whether it counts, and what the next attempt
+    # changes.
+    status, failure, reason = snapshot.status, _shortened(failure), Reason(failure.reason)
+    retries_left = retry.may_retry(reason, failure.retryable, status, resource.spec)
+    remedy = retry.remedy(resource.spec, status.history, reason) if retries_left else None
+    # The remedy is recorded with the failure: the next attempt's spec follows from the history alone.
+    entry = Attempt(attempt=snapshot.attempt, reason=reason, remedy=remedy, time=times.to_wire(now))
+    history = retry.append(status.history, entry)
+    if not retries_left:
+        return fail(snapshot, failure, now, delete=delete, history=history)
+    # Counted against the history without this entry: the first ten interruptions in a row are free.
+    retries = (status.retries or 0) + retry.counts(reason, status.history)
+    message = (
+        f"attempt {snapshot.attempt} ended: {reason}: {failure.message}; next: {remedy or 'the same again'}"
+    )
+    state = State(Phase.RETRYING, conditions.RETRYING, message)
+    retrying = with_state(snapshot, state, now, history=history, retries=retries or None, failure=failure)
+    return plan_for(snapshot, retrying, report=_final_report(snapshot), delete=delete, requeue_after=0)
+
+
+def fail(
+    snapshot: Snapshot, failure: Failure, now: datetime, delete: JobState | None = None, **changes: Any
+) -> Plan:
+    """Return the plan for a resource that failed for good."""
+    failure = _shortened(failure)
+    status = with_state(
+        snapshot,
+        conditions.failed(failure),
+        now,
+        failure=failure,
+        completion_time=snapshot.status.completion_time or times.to_wire(now),
+        **changes,
+    )
+    return plan_for(snapshot, status, report=_final_report(snapshot), delete=delete)
+
+
+def first_start(snapshot: Snapshot, job: JobState, now: datetime) -> str:
+    """Return ``status.startTime``: the start of the first attempt's Job."""
+    # The Job's own start, which is earlier than the moment at which it was observed.
+    return snapshot.status.start_time or times.to_wire(job.start_time or now)
+
+
+def _final_report(snapshot: Snapshot) -> dict[str, Any] | None:
+    """Return the runner's fields, completed from the termination message; None if it adds nothing."""
+    return report.completed(snapshot.status, report.from_pods(snapshot.attempt_pods))
+
+
+def _shortened(failure: Failure) -> Failure:
+    """Return the failure with a message short enough for an object in etcd."""
+    return failure.model_copy(update={"message": failure.message[:_LONGEST_MESSAGE]})

@@ -24,12 +24,13 @@ def parse(message: str) -> RunReport | None:
     if not message.lstrip().startswith("{"):
         return None
     try:
+        # A message that was cut, or comes from another image, is no report.
         return RunReport.model_validate_json(message)
     except ValidationError:
         return None
 
 
-def of_pods(pods: Sequence[PodState]) -> RunReport | None:
+def from_pods(pods: Sequence[PodState]) -> RunReport | None:
     """Return the report of the pod that ended last; of several that worked together, index 0 reports."""
     # Index 0, or no index at all: the pod of an ordinary Job.
     chiefs = [pod for pod in pods if not pod.index]
@@ -41,6 +42,7 @@ def completed(status: JobStatus, report: RunReport | None) -> dict[str, Any] | N
     """Return the runner's fields of the status completed by a report, or None if it adds nothing."""
     if report is None:
         return None
+    # A report has the fields of all kinds; a status accepts those of its own kind only.
     fields = set(RUNNER_FIELDS & type(status).model_fields.keys())
     current = status.model_dump(mode="json", by_alias=True, exclude_none=True, include=fields)
     # The API server checks reportedFor while the runner reports; in the message nobody has checked it.
@@ -51,6 +53,7 @@ def completed(status: JobStatus, report: RunReport | None) -> dict[str, Any] | N
         **current,
         **{name: _completed(name, current.get(name), value) for name, value in reported.items()},
     }
+    # Mostly the status has everything already: no write then.
     return merged if merged != current else None
 
 

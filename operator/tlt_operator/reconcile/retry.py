@@ -25,12 +25,14 @@ UNCOUNTED = frozenset(
 """Failures that the run did not cause: retried ever later, and the first ten in a row do not count."""
 
 _UNCOUNTED_IN_A_ROW = 10
+"""Interruptions in a row that do not count against maxRetries."""
 _CALM_SECONDS = 3600
 """Interruptions further apart than this are not in a row."""
 
 
 def may_retry(reason: Reason, retryable: bool, status: JobStatus, spec: JobSpec) -> bool:
     """Tell whether another attempt follows a failure."""
+    # The same input would fail in the same way: the user has to change something.
     if not retryable:
         return False
     return not counts(reason, status.history) or (status.retries or 0) < spec.run_policy.max_retries
@@ -55,6 +57,7 @@ def delay(history: Sequence[Attempt], retries: int, settings: Settings) -> float
     doublings = _interruptions(history) - 2 if last in UNCOUNTED else retries - 1
     if doublings < 0:
         return 0
+    # The exponent is bounded, since 2.0 ** 1024 overflows.
     return min(settings.retry_base_seconds * 2.0 ** min(doublings, 32), settings.retry_limit_seconds)
 
 
@@ -94,6 +97,7 @@ def remedy(spec: JobSpec, history: Sequence[Attempt] | None, reason: Reason) -> 
         return None
     # A failure counts for the spec of the next attempt if it has a remedy, even an empty one.
     entry = Attempt(attempt=0, reason=reason, remedy="")
+    # Computed as the next attempt will compute it, so that the text cannot promise another change.
     before = _remedied(spec, history).training
     after = _remedied(spec, [*(history or ()), entry]).training
     if before.batch_size_per_gpu != after.batch_size_per_gpu:
@@ -120,7 +124,9 @@ def _remedied(spec: TrainingJobSpec, history: Sequence[Attempt] | None) -> Train
     remedies = spec.run_policy.remedies
     training = spec.training
     if remedies.out_of_memory == "HalveBatch":
+        # Counted over the whole run: each failure for memory halves the batch once more.
         halvings = remedied.count(Reason.OUT_OF_MEMORY)
+        # More steps of accumulation make up for it: a step has as many images as the user asked for.
         training = training.in_less_memory(halvings)
     if remedies.nan_loss == "LowerLearningRate":
         factor = 10.0 ** remedied.count(Reason.NAN_LOSS)

@@ -1,7 +1,7 @@
 """State of the current attempt, derived once from a snapshot; every policy starts from it.
 
-    NotStarted -> Announced -> Waiting -> Running -> Stopping -> Lost
-                                                  -> Ended
+    NotStarted -> Announced -> Starting -> Running -> Stopping -> Lost
+                                                   -> Ended
 
 ``status.attempt`` is written before the Job is created (Announced), and ``status.jobUid`` once the Job has
 been observed. A Job that is absent was therefore not created yet where there is no jobUid, and was deleted
@@ -31,7 +31,7 @@ class Announced:
 
 
 @dataclass(frozen=True)
-class Waiting:
+class Starting:
     """State of an attempt whose Job exists, while not all of its pods run.
 
     Attributes:
@@ -87,11 +87,12 @@ class Ended:
     outcome: Succeeded | Failure | Attempt
 
 
-AttemptState = NotStarted | Announced | Waiting | Running | Stopping | Lost | Ended
+AttemptState = NotStarted | Announced | Starting | Running | Stopping | Lost | Ended
 
 
 def attempt_state(snapshot: Snapshot) -> AttemptState:
     """Return the state of the current attempt."""
+    # A Job of the same name that belongs to something else counts as absent.
     status, job = snapshot.status, snapshot.own_job
     if status.attempt is None:
         return NotStarted()
@@ -110,23 +111,26 @@ def attempt_state(snapshot: Snapshot) -> AttemptState:
     # A deletion is awaited to its end: the pods' termination messages count, and no other pod may start yet.
     if job.deleting:
         return Stopping(job)
+    # Only after its deletion was ruled out: a Job that is being deleted may be marked as failed while its pod
+    # still writes.
     if job.holds("Failed"):
         return Ended(diagnose(job, snapshot.attempt_pods))
     return _active(snapshot, job)
 
 
-def _active(snapshot: Snapshot, job: JobState) -> Waiting | Running:
+def _active(snapshot: Snapshot, job: JobState) -> Starting | Running:
     """Return the state of an attempt whose Job has not ended and is not being deleted."""
     runs = _all_pods_run(snapshot, job)
+    # Pods of several nodes find each other by their Service: without it they run and get nowhere.
     unreachable = _unreachable(snapshot, job)
     if unreachable:
         # Pods that ran with a Service are connected, and need it no more. Others look for each other in vain.
         if runs and snapshot.status.phase == Phase.RUNNING:
             return Running(job, unreachable)
-        return Waiting(job, unreachable)
+        return Starting(job, unreachable)
     if runs:
         return Running(job)
-    return Waiting(job, blockers.find(job, snapshot.attempt_pods, snapshot.events))
+    return Starting(job, blockers.find(job, snapshot.attempt_pods, snapshot.events))
 
 
 def _all_pods_run(snapshot: Snapshot, job: JobState) -> bool:
@@ -134,6 +138,7 @@ def _all_pods_run(snapshot: Snapshot, job: JobState) -> bool:
     if job.suspended:
         return False
     pods = snapshot.attempt_pods
+    # By index: a pod and its replacement are one member of the collective.
     started = {pod.index for pod in pods if pod.started}
     # Without pods to look at (not read, or gone before the Job says why), the phase stays what it was.
     still_running = snapshot.status.phase == Phase.RUNNING and not pods
@@ -142,6 +147,7 @@ def _all_pods_run(snapshot: Snapshot, job: JobState) -> bool:
 
 def _unreachable(snapshot: Snapshot, job: JobState) -> Blocker | None:
     """Return the blocker of pods whose Service belongs to something else or was refused, or None."""
+    # A Service that is merely missing is no blocker: it is created next.
     if not job.indexed or snapshot.own_service or not (snapshot.service or snapshot.refusal):
         return None
-    return blockers.no_service(job.name, snapshot.service, snapshot.refusal)
+    return blockers.service_blocker(job.name, snapshot.service, snapshot.refusal)
