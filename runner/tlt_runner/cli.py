@@ -165,10 +165,10 @@ def convert(to: dataset.LabelFormat | None, out: Path | None, resize: bool, **so
         return run_task(command, **source)
     if source["file"] is None or out is None or source["report"] is not None:
         raise click.UsageError("--to goes with -f and --out, and without --report")
-    from tlt_runner.local import export_folder
+    from tlt_runner.local import convert_to
 
     folders = _folders(source["state"], source["volumes"])
-    return export_folder.run(command, source["file"], folders, to, out, resize=resize)
+    return convert_to.run(command, source["file"], folders, to, out, resize=resize)
 
 
 @tlt.command(

@@ -11,8 +11,7 @@ from tlt_api.dataset import Dataset, LabelFormat
 from tlt_runner.data import formats
 from tlt_runner.data.formats import lines
 from tlt_runner.data.formats.folder_reader import FolderReader
-from tlt_runner.data.formats.format import Format
-from tlt_runner.data.formats.writer import ExportedImage, Writer, decimal
+from tlt_runner.data.formats.format import ExportedImage, Format, Writer, decimal
 from tlt_runner.data.preparation import export_folder, planning, sources
 from tlt_runner.data.sample import Finding, LabelledBox, Labels, Problem
 from tlt_runner.storage import Storage

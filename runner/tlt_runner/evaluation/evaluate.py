@@ -135,3 +135,21 @@ def _log(result: Result) -> None:
         log.info("left %s out of the mean: the validation data have no object of them", ", ".join(absent))
     if result.non_finite:
         log.warning("left out %d detections with NaN or infinite values", result.non_finite)
+
+
+def keras_detector(model: Callable[..., Any]) -> Detect:
+    """Compile a model, once for each batch size, into a function from images to a mapping of arrays.
+
+    Args:
+        model: Images [B, H, W, 3] to a mapping of tensors, as :class:`tlt_runner.detector.model.FasterRCNN`.
+    """
+    # Imported here: the evaluation itself needs no TensorFlow, and takes any other detector.
+    import tensorflow as tf
+
+    # Cast in the graph, so that images travel to the device as bytes.
+    compiled = tf.function(lambda images: model(tf.cast(images, tf.float32), training=False))
+
+    def detect(images: Images) -> dict[str, NDArray[Any]]:
+        return {name: value.numpy() for name, value in compiled(tf.constant(images)).items()}
+
+    return detect

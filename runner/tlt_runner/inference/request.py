@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlt_api.failures import Reason
-from tlt_runner.data.formats import entries, folders
+from tlt_runner.data.formats import folders
 from tlt_runner.data.formats.names import printable
 from tlt_runner.data.sample import Finding
 from tlt_runner.errors import RunnerError, storage_errors
@@ -100,7 +100,7 @@ def _check_folders(request: Request) -> None:
 def _other_files(folder: Path, images: folders.Images) -> list[str]:
     """Return the entries of a folder that are no images."""
     image_files = {*images.names, *(finding.file for finding in images.skipped)}
-    names = (printable(name) for name, _ in entries.scan(folder))
+    names = (printable(name) for name, _ in folders.scan(folder))
     return sorted(name for name in names if name not in image_files)
 
 

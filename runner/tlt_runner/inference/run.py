@@ -31,7 +31,8 @@ from tlt_runner.data.sample import Finding, Oddity, Problem
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import InterruptedRunError, RunnerError, storage_errors
-from tlt_runner.evaluation import detectors, visualize
+from tlt_runner.evaluation import visualize
+from tlt_runner.evaluation.evaluate import keras_detector
 from tlt_runner.files import sha256_of
 from tlt_runner.inference import detections
 from tlt_runner.inference.detections import ImageDetections
@@ -101,7 +102,7 @@ class _Inference:
     ) -> None:
         self._request = request
         self._config = model.config
-        self._detect = detectors.of_keras(model)
+        self._detect = keras_detector(model)
         self._output = output
         self._skipped = list(skipped)
         self._counts: Counter[str] = Counter()

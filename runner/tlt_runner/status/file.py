@@ -11,8 +11,7 @@ from pathlib import Path
 
 from tlt_api import times
 from tlt_runner import files
-from tlt_runner.status.pacing import Pacing
-from tlt_runner.status.reporter import AccumulatingReporter, Clock
+from tlt_runner.status.reporter import AccumulatingReporter, Clock, Pacing
 
 INTERVAL_S = 1.0
 

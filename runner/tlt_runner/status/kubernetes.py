@@ -14,8 +14,7 @@ from typing import Any
 
 from tlt_api import times
 from tlt_runner.status.apiserver import ApiServerError, OwnerGoneError
-from tlt_runner.status.pacing import Pacing
-from tlt_runner.status.reporter import AccumulatingReporter, Clock
+from tlt_runner.status.reporter import AccumulatingReporter, Clock, Pacing
 
 INTERVAL_S = 5.0
 REQUEST_TIMEOUT_S = 10.0

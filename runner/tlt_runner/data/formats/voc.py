@@ -30,8 +30,7 @@ from defusedxml.common import DefusedXmlException
 from tlt_api.dataset import LONGEST_CLASS
 from tlt_runner.data.formats import lines
 from tlt_runner.data.formats.folder_reader import FolderReader
-from tlt_runner.data.formats.format import Format
-from tlt_runner.data.formats.writer import ExportedImage, Writer, decimal
+from tlt_runner.data.formats.format import ExportedImage, Format, Writer, decimal
 from tlt_runner.data.records import Subset
 from tlt_runner.data.sample import Finding, LabelledBox, Labels, Problem
 

@@ -13,6 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import ArrayLike
 
+SMALLEST_SIDE = 1.0
+"""Side in pixels below which an object is dropped: no proposal is that small, and VOC cannot express it."""
+
 FloatArray = npt.NDArray[np.floating[Any]]
 
 

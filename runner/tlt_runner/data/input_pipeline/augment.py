@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tlt_api.training import Augmentation
-from tlt_runner.data.box_transform import SMALLEST_SIDE
+from tlt_runner.data.images.geometry import SMALLEST_SIDE
 
 Floats = npt.NDArray[np.floating[Any]]
 Pixels = npt.NDArray[np.uint8]

@@ -1,6 +1,6 @@
 """Export a data set as a folder of another format: ``tlt convert --to``.
 
-Called by :mod:`tlt_runner.local.export_folder`. Images are read, left out and held out as for training, with
+Called by :mod:`tlt_runner.local.convert_to`. Images are read, left out and held out as for training, with
 two differences: all classes of the labels are kept, and images stay as they are unless they are to be
 resized. With resizing, every image that is not of ``imageSize`` yet becomes a JPEG of quality 95 (a PNG,
 too), as in the records. Boxes are cut at the image's edge; those of less than a pixel a side are dropped, and
@@ -29,8 +29,8 @@ from tlt_api.failures import Reason
 from tlt_runner.cancel import Stop
 from tlt_runner.data import formats
 from tlt_runner.data.class_mapping import ClassMapping
+from tlt_runner.data.formats.format import ExportedImage, Writer
 from tlt_runner.data.formats.names import UniqueNames
-from tlt_runner.data.formats.writer import ExportedImage, Writer
 from tlt_runner.data.images import decode
 from tlt_runner.data.parallel import ProgressReporter, StageProgress, in_order, workers
 from tlt_runner.data.preparation import convert, planning, sources

@@ -1,7 +1,9 @@
 """Statistics of a data set: counts and findings, kept for each shard and merged at the end.
 
 Their size does not grow with the data: findings are listed up to a limit and counted beyond it, and the sizes
-of boxes go into a histogram of fixed bins.
+of boxes go into a histogram of fixed bins. The warnings of the report, sentences for a person to look at, are
+written at the end from its counts. They stop nothing; a job is stopped by
+:func:`tlt_runner.data.report.report.enforce_policy`.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from pydantic import BaseModel, ConfigDict
 
 from tlt_runner.data.class_mapping import ClassMapping
 from tlt_runner.data.records import Subset
-from tlt_runner.data.report import warnings
 from tlt_runner.data.report.report import (
     HARMLESS,
     LISTED,
@@ -206,7 +207,7 @@ class DatasetStatistics(BaseModel):
             warnings=[],
         )
         # The warnings look at the finished report.
-        return report.model_copy(update={"warnings": warnings.warnings(report)})
+        return report.model_copy(update={"warnings": _warnings(report)})
 
     def _skip(self, finding: Finding) -> None:
         self.bad_images += 1
@@ -247,3 +248,94 @@ def _extend(listed: list[_Item], items: Iterable[_Item]) -> None:
 
 def _in_order(findings: Iterable[ReportedFinding]) -> list[ReportedFinding]:
     return sorted(findings, key=lambda finding: (finding.file, finding.line or 0))
+
+
+IMBALANCE = 100
+"""Ratio of objects between the largest and the smallest class from which on there is a warning."""
+_NAMED = 10
+_ODDITIES = {
+    Oddity.WRONG_EXTENSION: "have the extension of another format, and are read by their content",
+    Oddity.CMYK: "are CMYK, and become RGB without a colour profile: colours may be off",
+    Oddity.SIXTEEN_BIT: "have 16 bits a channel, of which the upper 8 are kept",
+    Oddity.GRAYSCALE: "are grayscale, and get three equal channels",
+    Oddity.ALPHA: "have transparency, which is dropped: the colours stored below it count",
+    Oddity.TURNED: (
+        "have an EXIF orientation, which is not applied: labels are taken to speak of the pixels as stored"
+    ),
+    Oddity.ANIMATED: "are animated, of which the still picture is used",
+}
+
+
+def _warnings(report: DatasetReport) -> list[str]:
+    """Write one sentence for each warning."""
+    return [*_class_warnings(report), *_image_warnings(report)]
+
+
+def _class_warnings(report: DatasetReport) -> list[str]:
+    # Beside an unused key stand the classes that exist: most often the key is misspelt.
+    source_classes = _first(sorted(report.source_classes), len(report.source_classes)) or "none"
+    sentences = [
+        f"targetClassMapping: no label uses class {key!r}; the labels' classes are: {source_classes}"
+        for key in report.unused_mapping_keys
+    ]
+    for subset, purpose in (("training", "it cannot be learnt"), ("validation", "it is not measured")):
+        sentences += [
+            f"class {item.name!r} has no object for {subset}: {purpose}"
+            for item in report.classes
+            if not getattr(item, subset)
+        ]
+    return [*sentences, *_imbalance_warnings(report.classes)]
+
+
+def _imbalance_warnings(classes: Sequence[ReportedClass]) -> list[str]:
+    trained = sorted((item for item in classes if item.training), key=lambda item: item.training)
+    # Classes without any training object have a warning of their own.
+    if not trained or trained[-1].training <= IMBALANCE * trained[0].training:
+        return []
+    rare, common = trained[0], trained[-1]
+    return [
+        f"classes are far from balanced: {rare.training} training objects of {rare.name!r}, "
+        f"{common.training} of {common.name!r}; the rare one will hardly be learnt"
+    ]
+
+
+def _image_warnings(report: DatasetReport) -> list[str]:
+    counts: dict[str, tuple[int, Sequence[str]]] = {
+        "images without an object, which train background only": (report.images_without_objects, []),
+        "validation images that are also training images, byte for byte, which makes metrics too good": (
+            report.leaked_images,
+            report.leaked,
+        ),
+        "training images that are another training image once more, byte for byte, and weigh double": (
+            report.duplicate_images,
+            report.duplicates,
+        ),
+        "file names in several folders, each an image of its own with its own label": (
+            report.repeated_names,
+            [],
+        ),
+        **{
+            f"images that {_ODDITIES[oddity]}": (count, report.odd[oddity])
+            for oddity, count in report.odd_images.items()
+        },
+        "entries of the image folders that are no .jpg, .jpeg or .png files and were not read": (
+            report.other_files,
+            [],
+        ),
+        "labels without an image": (report.labels_without_image, []),
+        "label files or entries that cannot be used": (sum(report.label_problems.values()), []),
+        "files among the labels that are no labels of boxes and were not used": (
+            report.side_files,
+            report.named_side_files,
+        ),
+        "images are in none of the lists (imageSet) and were not used": (report.unlisted_images, []),
+    }
+    return [
+        f"{subject}: {count}{f' ({_first(names, count)})' if names else ''}"
+        for subject, (count, names) in counts.items()
+        if count
+    ]
+
+
+def _first(names: Sequence[str], count: int) -> str:
+    return ", ".join([*names[:_NAMED], *(["..."] if count > _NAMED else [])])
