@@ -143,6 +143,7 @@ def _folders(state: Path | None, volumes: Path | None) -> Folders:
     return Folders.of(state, volumes)
 
 
+# One function for all commands of tasks; they differ in name, help and kind only.
 for _command in COMMANDS.values():
     if _command.name != "convert":  # it has more options, see below
         task_command(_command)(partial(run_task, _command))

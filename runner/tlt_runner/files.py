@@ -90,4 +90,5 @@ def try_lock(file: IO[Any]) -> bool:
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
+        # Reads by blocks, so a model of gigabytes takes no memory, and releases the interpreter's lock.
         return hashlib.file_digest(file, "sha256").hexdigest()

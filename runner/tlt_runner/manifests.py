@@ -83,6 +83,7 @@ def read(path: Path) -> Checked:
         RunnerError: InvalidSpec; the path does not exist or cannot be read.
     """
     files, ignored = _files(path)
+    # Mistakes are collected: the user corrects all of them after one call.
     documents: list[Document] = []
     problems: list[str] = []
     for file in files:
@@ -153,6 +154,7 @@ def _what(body: Any) -> str:
 
 def _parse(body: dict[str, Any]) -> Resource:
     metadata = body.get("metadata")
+    # resources.parse takes metadata as a cluster has checked them: a name that is no text would be a TypeError.
     if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
         raise InvalidResourceError(f"metadata.name: expected a text, got {metadata!r:.120}")
     resource = resources.parse(body)

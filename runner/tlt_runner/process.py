@@ -87,6 +87,7 @@ def execute(
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings and errors, without a page of information
     signals = StopSignals(stop)
     signals.listen()
+    # Until the RunSpec is read nobody knows where reports go; a failure before that needs a reporter, too.
     reporter: AccumulatingReporter = LocalReporter(None)
     failure: Failure | None = None
     try:
@@ -176,6 +177,7 @@ def read_run_spec(file: Path, command: str) -> RunSpec:
 
 
 def _reporter(run: RunSpec, around: Surroundings) -> AccumulatingReporter:
+    # A local run inside of a pod (a notebook) must not report to that pod's cluster.
     server = ApiServer.of_this_pod() if around.report is None else None
     if server is None:
         return LocalReporter(around.report)

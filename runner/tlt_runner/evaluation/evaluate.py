@@ -78,6 +78,7 @@ def evaluate(
         # Position of each image in the order of all workers' batches together: batch after batch, each
         # batch divided among the workers by their slices.
         if shared is not None:
+            # Images of this batch on all workers, whose slices are equal.
             size = len(batch["valid"]) * shared.worker_slice.count
             positions += (number * size + shared.worker_slice.positions(size)[valid]).tolist()
             count += size
@@ -119,6 +120,7 @@ def _to_original(boxes: NDArray[Any], placement: NDArray[Any]) -> NDArray[np.flo
 
     Clipping would make an infinite box finite; it is kept as it is, so that it is left out and counted.
     """
+    # [6] as the pairs (scale), (offset) and (height, width), each y before x.
     scale, offset, size = placement.reshape(3, 2)
     original = geometry.to_original(boxes, scale, offset)
     return np.where(np.isfinite(original), geometry.clip(original, *size), original)

@@ -65,6 +65,7 @@ def check(request: Request, storage: Storage) -> CheckedInputs:
     """
     with storage_errors(str(request.images)):
         _check_folders(request)
+        # No mount: this folder is the user's own, and links in it may lead anywhere.
         images = folders.find_images(folders.SourceFolder(request.images, ""))
         # With unusable images only, the inference still runs: its report lists the reasons.
         if not images.names and not images.skipped:

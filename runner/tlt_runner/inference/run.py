@@ -70,6 +70,7 @@ def run(request: Request, inputs: CheckedInputs, reporter: Reporter, stop: Stop)
             output folder of someone else; Interrupted; UnreadableModel; the storage's reasons.
     """
     with OutputFolder.opened(request.output) as output:
+        # The model is loaded after the folder is open: a folder that is refused costs no seconds.
         model = detector.load(inputs.model)
         inference = _Inference(request, model, output, inputs.unusable)
         progress = StageProgress("infer", len(inputs.images), reporter, stop)
@@ -105,6 +106,7 @@ class _Inference:
         self._detect = keras_detector(model)
         self._output = output
         self._skipped = list(skipped)
+        # Keys: inferred, empty, clipped, outside.
         self._counts: Counter[str] = Counter()
         self._by_class: Counter[int] = Counter()
         self._oddities: Counter[Oddity] = Counter()
@@ -129,6 +131,7 @@ class _Inference:
                         self._skip(item)
                 if loaded:
                     self._infer(loaded, threads)
+                # Skipped images count as done, too: the progress is of all files.
                 for _ in chunk:
                     progress.advance()
 
@@ -194,6 +197,7 @@ class _Inference:
         batch = np.zeros((BATCH, self._config.height, self._config.width, 3), np.uint8)
         for index, item in enumerate(loaded):
             batch[index] = item.network
+        # [BATCH, ...]; rows beyond the loaded images are of zeros, and are not looked at.
         outputs = dict(self._detect(batch))
         per_image = [
             detections.in_image(outputs, index, item.pixels.shape[:2], item.placement, self._request.score)
@@ -223,6 +227,7 @@ def _chunks(
 ) -> Iterator[list[_Loaded | Finding]]:
     """Yield the images in batches; the next batch is loaded while one is worked on."""
     starts = range(0, len(names), BATCH)
+    # Two batches are in memory at a time: the one that is yielded and the one that is being loaded.
     waiting = [threads.submit(load, name) for name in names[:BATCH]]
     for start in starts:
         following = [threads.submit(load, name) for name in names[start + BATCH : start + 2 * BATCH]]

@@ -41,6 +41,7 @@ def run(
     # From here on Ctrl-C ends the export in an orderly way, and its hidden folder is removed.
     interrupts = Interrupts()
     interrupts.install()
+    # For copies of objects if the data set is in a bucket.
     with tempfile.TemporaryDirectory(prefix="tlt-", ignore_cleanup_errors=True) as scratch:
         storage = Storage(scratch=Path(scratch), s3=spec.storage.s3, volumes_root=folders.volumes)
         exported = export_folder(

@@ -38,6 +38,7 @@ class Folders:
     @classmethod
     def of(cls, state: Path | None, volumes: Path | str | None) -> Folders:
         """Return the folders that the options name, as absolute paths."""
+        # Absolute: the child has the same folder whatever its working folder is.
         chosen = (state or Path(".tlt")).absolute()
         return cls(chosen, Path(volumes).absolute() if volumes else chosen / "volumes")
 
@@ -103,6 +104,7 @@ class ResourceStore:
 
     def save(self, resource: Resource) -> None:
         """Save a resource."""
+        # Written whole: `tlt run` may be killed at any moment.
         text = json.dumps(body_of(resource), indent=2, ensure_ascii=False) + "\n"
         files.write(self.file_of(resource.kind.name, resource.name), text)
 
@@ -117,6 +119,7 @@ class ResourceStore:
         Raises:
             RunnerError: InvalidSpec; another run holds it.
         """
+        # The file stays after the run: removing it would let two runs lock two different files of this name.
         with self._lock.open("w") as stream:
             if not files.try_lock(stream):
                 raise RunnerError(

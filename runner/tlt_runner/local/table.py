@@ -80,6 +80,7 @@ def _table(resources: Sequence[Resource], now: datetime) -> list[Row]:
 def _cell(body: dict[str, Any], column: Column, now: datetime) -> str:
     value: Any = body
     for part in column.path.lstrip(".").split("."):
+        # Absent parts are empty cells, as kubectl shows them.
         value = value.get(part) if isinstance(value, dict) else None
     if value is None or value == "":
         return ""
@@ -124,6 +125,7 @@ def _anchors(spec: JobSpec, fitted: AnchorsStatus) -> list[str]:
         return []
     compared = ["", *aligned(anchors(spec.model, fitted)), ""]
     given = spec.model.anchors
+    # Clustering keeps the spec's anchors where it finds none with a larger mean IoU.
     if (fitted.scales, fitted.ratios) == (given.scales, given.ratios):
         return [*compared, "No better ones were found.", ""]
     return [
@@ -192,6 +194,7 @@ def share_done(resource: Resource) -> float | None:
     progress = resource.status.progress
     if resource.status.phase != Phase.RUNNING or progress is None or not progress.epochs:
         return None
+    # epoch counts the finished ones, so the steps of the running one are added.
     within = (progress.step or 0) / progress.steps if progress.steps else 0.0
     return min(1.0, ((progress.epoch or 0) + within) / progress.epochs)
 

@@ -88,6 +88,7 @@ class LiveView:
         # rich is imported for a terminal only.
         from rich.live import Live
 
+        # Drawn at each report and not by a thread of rich: nothing changes in between.
         self._live: Any = Live(console=console, auto_refresh=False)
 
     def show(self, resources: Sequence[Resource], now: datetime) -> None:

@@ -87,6 +87,8 @@ class ApiServer:
             f"/apis/{GROUP}/{VERSION}/namespaces/{owner.namespace}/{KINDS[owner.kind].plural}/{owner.name}"
             f"/status?fieldManager={RUNNER_FIELD_MANAGER}&force=true"
         )
+        # Server-side apply: the runner owns exactly the fields that it sends. What it left out since would be
+        # removed, so every report is whole.
         body = {
             "apiVersion": API_VERSION,
             "kind": owner.kind,
@@ -104,6 +106,7 @@ class ApiServer:
 
     def _patch(self, path: str, body: str, timeout: float) -> tuple[int, Mapping[str, str], dict[str, Any]]:
         try:
+            # Anew for each request: the kubelet replaces both files while the pod runs.
             context = ssl.create_default_context(cafile=str(self.authority))
             headers = {
                 "Authorization": f"Bearer {self.token.read_text().strip()}",

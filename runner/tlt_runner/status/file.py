@@ -35,6 +35,7 @@ class LocalReporter(AccumulatingReporter):
 
     def close(self, timeout: float) -> bool:
         """Write the report if it has changed since it was last written."""
+        # Writing takes the lock: two threads must not replace the file in the wrong order.
         with self._lock:
             if self._pacing.pending:
                 self._write()

@@ -70,6 +70,7 @@ class AccumulatingReporter(ABC):
 
     def _update(self, section: Section | Progress | Artifact, *, urgent: bool = True) -> None:
         with self._lock:
+            # The report is immutable: a snapshot taken before keeps its values.
             self._report = self._report.with_section(section)
         self._changed(urgent=urgent)
 
@@ -99,6 +100,7 @@ class Pacing:
 
     def changed(self, *, urgent: bool) -> bool:
         """Note a change. Returns True if the next report may now be due earlier."""
+        # A further change of a pending report moves nothing, unless it makes it urgent.
         sooner = not self._pending or (urgent and not self._urgent)
         self._pending = True
         self._urgent |= urgent
@@ -113,6 +115,7 @@ class Pacing:
         """Return the seconds until the next report is due: 0 for now, None until something changes."""
         if not self._pending:
             return None
+        # A failed report waits for its retry, urgent or not: the later of both times counts.
         regular = now if self._urgent else self._last + self._interval
         return max(regular - now, self._retry_at - now, 0.0)
 

@@ -33,6 +33,7 @@ def parse(uri: str) -> Address:
     Raises:
         RunnerError: ``InvalidSpec`` for an unknown scheme, or a path with an empty, ``.`` or ``..`` name.
     """
+    # Not urllib.parse: it would take "#" and "?" of a file's name for parts of the address.
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme not in ("pvc", "s3", "file") or (scheme == "file" and rest[:1] != "/"):
         raise RunnerError(
@@ -45,6 +46,7 @@ def parse(uri: str) -> Address:
     name = path.removesuffix("/")
     if root in (".", "..") or "\0" in rest or (path and not is_below_root(name)):
         raise _climbs("an address", uri)
+    # A trailing slash says nothing: folders and files have one form.
     return Address(scheme, root, name)
 
 
@@ -62,6 +64,7 @@ def relative(path: str) -> str:
         RunnerError: ``InvalidSpec`` for a path with an empty or ``..`` name, or a ``.`` behind its beginning.
     """
     name = path.removeprefix("/").removesuffix("/")
+    # "." and "/" are how people write the root itself; "./a" is how lists of images do.
     name = "" if name == "." else name.removeprefix("./")
     if "//" in path or "\0" in path or (name and not is_below_root(name)):
         raise _climbs("a relative path", path)

@@ -110,6 +110,7 @@ def pair(images: SourceFolder, labels: SourceFolder, suffix: str) -> Listing:
     skipped = list(image_files.skipped)
     for name in image_files.names:
         key = stem(name)
+        # The label at the same relative path first, then one that lies flat in the labels' folder.
         label = label_names.get(key) or label_names.get(_flat(key, rivals))
         # 1.jpg and 1.png would be two images of one label.
         if key in samples:
@@ -134,6 +135,7 @@ def pair(images: SourceFolder, labels: SourceFolder, suffix: str) -> Listing:
     # classes.txt or train.txt beside the labels is a list that tools leave there, and no orphaned label.
     without_image = [name for key, name in label_names.items() if key not in stems and key not in rivals]
     side_files = {name for name in without_image if _SIDE_FILE.fullmatch(basename(stem(name)))}
+    # Side files are left out of the fingerprint: a note that is edited makes no new records.
     label_files = {labels.file(name): path for name, path in paths.items() if name not in side_files}
     return Listing(
         samples=list(samples.values()),

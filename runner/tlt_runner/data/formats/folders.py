@@ -61,6 +61,7 @@ def scan(folder: Path, mount: Path | None = None) -> Iterator[tuple[str, EntryKi
     """
     # The claim may be a link itself: only resolved paths can be compared.
     claim = None if mount is None else mount.resolve()
+    # A stack of folders instead of a recursion, so that no depth of folders reaches Python's limit.
     waiting = [""]
     while waiting:
         prefix = waiting.pop()
@@ -75,6 +76,8 @@ def scan(folder: Path, mount: Path | None = None) -> Iterator[tuple[str, EntryKi
         with entries:
             for entry in entries:
                 name = prefix + entry.name
+                # Hidden entries are made by tools (.DS_Store, ._1.jpg, .ipynb_checkpoints), not by who
+                # labelled the data.
                 if entry.name.startswith("."):
                     yield name, EntryKind.HIDDEN
                 # Only links need a look-up; the kind of any other entry comes with the listing.
@@ -90,9 +93,11 @@ def _kind_of_link(entry: os.DirEntry[str], root: Path, claim: Path | None) -> En
     try:
         mode = entry.stat().st_mode
     except OSError:
+        # The link leads to nothing, in a circle, or to where nobody may look.
         return EntryKind.BROKEN
     if stat.S_ISDIR(mode):
         return EntryKind.KNOWN_FOLDER if _leads_into(root.resolve(), entry) else EntryKind.FAR_FOLDER
+    # A pipe would block its reader for ever, and a device has no end.
     if not stat.S_ISREG(mode):
         return EntryKind.BROKEN
     return EntryKind.FILE if claim is None or _leads_into(claim, entry) else EntryKind.FAR_FILE
@@ -162,12 +167,14 @@ def find_images(folder: SourceFolder) -> Images:
     other_files = 0
     for name, kind in scan(folder.path, folder.mount):
         problem = _image_problem(name, kind)
+        # What cannot be used is reported; what is no image is only counted.
         if problem is not None:
             skipped.append(Finding(folder.file(name), *problem))
         elif kind is EntryKind.FILE and _suffix(name) in IMAGE_SUFFIXES:
             names.append(name)
         else:
             other_files += 1
+    # Sorted: file systems list in an order of their own, and records must not depend on it.
     return Images(sorted(names), sorted(skipped, key=file_of), other_files)
 
 
@@ -237,6 +244,7 @@ def holdings(folder: Path) -> str:
 
 
 def _suffix(name: str) -> str:
+    # Cameras and Windows write .JPG.
     return splitext(name)[1].lower()
 
 

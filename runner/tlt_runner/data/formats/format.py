@@ -125,6 +125,7 @@ class Writer(ABC):
     @classmethod
     def class_name(cls, source: str) -> str:
         """Return the name of a class in the format: the same name, if the format can hold it."""
+        # XML is the strictest of the formats: a name that it can hold, the others can hold as well.
         return names.xml_text(source)[:LONGEST_CLASS]
 
     @classmethod
@@ -145,6 +146,7 @@ class Writer(ABC):
         """Write a text file, relative to the root, that is not there yet."""
         path = self._root / file
         path.parent.mkdir(parents=True, exist_ok=True)
+        # "x": two images of one name are a mistake here. Line feeds on every system, for equal bytes.
         with path.open("x", encoding="utf-8", newline="\n") as stream:
             stream.writelines(lines)
 

@@ -27,6 +27,7 @@ DIFFICULT_OCCLUSION = 1
 """Occlusion from which an object is "difficult" in evaluation, as in TLT."""
 UNKNOWN_OCCLUSION = 3
 _NUMBERS = {"truncation": 1, "occlusion": 2, "xmin": 4, "ymin": 5, "xmax": 6, "ymax": 7}
+# -1 stands for "not known" in files that tools write.
 _RANGES = {"truncation": (-1.0, 1.0), "occlusion": (-1.0, 3.0)}
 _FAR = 1e6
 """Pixels: no image is as large."""
@@ -69,12 +70,14 @@ def parse_line(columns: list[str], file: str, number: int) -> LabelledBox | Find
             given = columns[index][:40]
             message = f"{field} (column {index + 1}): expected {least:g} to {most:g}, got {given!r}"
             return Finding(file, Problem.NOT_A_NUMBER, message, number)
+        # Of alpha and the columns of the third dimension nothing is checked: they are not used.
         values[field] = value
     box = (values["ymin"], values["xmin"], values["ymax"], values["xmax"])
     for low, high in (("xmin", "xmax"), ("ymin", "ymax")):
         if not values[low] < values[high]:
             message = f"expected {low} < {high}, got {low} {values[low]:g} and {high} {values[high]:g}"
             return Finding(file, Problem.INVERTED_BOX, message, number, box)
+    # The whole number was checked above.
     occlusion = int(values["occlusion"])
     return LabelledBox(
         columns[0], box, values["truncation"], occlusion, occlusion >= DIFFICULT_OCCLUSION, number

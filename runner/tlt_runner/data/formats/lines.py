@@ -69,6 +69,7 @@ def read(
             findings.append(Finding(file, Problem.WRONG_COLUMNS, message, number))
             continue
         columns = line.split()
+        # Empty lines are legal, most often one at the end.
         if not columns:
             continue
         result = parse_line(columns, file, number)
@@ -99,6 +100,7 @@ def text(path: Path, max_bytes: int) -> str:
 def _lines(path: Path) -> list[str] | str:
     """Split a file into lines; return a message if that is not possible."""
     try:
+        # A line feed at the end of the last line begins no line of its own.
         lines = text(path, MAX_BYTES).removesuffix("\n").split("\n")
     except ValueError as error:
         return str(error)

@@ -80,6 +80,7 @@ class UniqueNames:
         # A folder "a.jpg" could meet the file of an image called "a".
         folders = [f"{part}_" if part.casefold().endswith(_FILE_SUFFIXES) else part for part in folders]
         wanted = "/".join([*folders, last])
+        # The first image of a name keeps it; the next ones get -2, -3 ...
         name, count = wanted, 1
         while (key := _key(folder, name)) in self._taken:
             count += 1

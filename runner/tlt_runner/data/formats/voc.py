@@ -94,6 +94,7 @@ def read_file(path: Path, file: str) -> Labels:
     except DefusedXmlException as error:
         message = f"expected no DTD and no entities ({type(error).__name__})"
         return _unreadable(file, message, parser.getLineNumber())
+    # A limit of ours, or a declared encoding that does not exist (LookupError) or does not fit (ValueError).
     except (SAXException, ValueError, LookupError) as error:
         return _unreadable(file, str(error)[:200], parser.getLineNumber())
     return annotation.labels(file)
@@ -147,6 +148,7 @@ class _Annotation(ContentHandler):
                 raise _LimitError(f"expected at most {MAX_OBJECTS} objects")
             self._objects.append(_Fields(self._line_number()))
         elif path in _SIZE or path in _OBJECT_FIELDS:
+            # Text arrives in pieces of any size (characters), so it is collected until the element ends.
             self._text, self._length = [], 0
 
     def characters(self, content: str) -> None:
@@ -174,6 +176,7 @@ class _Annotation(ContentHandler):
     def labels(self, file: str) -> Labels:
         """Make the labels of the whole file."""
         boxes, findings = [], []
+        # One bad object is a finding of its own; the others of the file stay.
         for fields in self._objects:
             try:
                 boxes.append(_box(fields))
@@ -245,6 +248,7 @@ def _image_size(fields: _Fields) -> tuple[int, int] | None:
 
 def _optional(fields: _Fields, name: str, most: float, *, whole: bool = False) -> float:
     text = fields.text.get(name, "")
+    # A missing field means the same as an empty one.
     return 0.0 if text.lower() in _UNSPECIFIED else _number(name, text, 0, most, whole=whole)
 
 
@@ -319,6 +323,7 @@ def _xml(image: ExportedImage, file_name: str) -> Iterator[str]:
         yield f"    <truncated>{int(box.truncation > 0)}</truncated>\n"
         yield f"    <occluded>{int(box.occlusion > 0)}</occluded>\n"
         yield f"    <difficult>{int(box.difficult)}</difficult>\n"
+        # Back to pixels from 1, of which the last one is included: only the upper left corner moves.
         yield f"    <bndbox><xmin>{decimal(x1 + 1)}</xmin><ymin>{decimal(y1 + 1)}</ymin>"
         yield f"<xmax>{decimal(x2)}</xmax><ymax>{decimal(y2)}</ymax></bndbox>\n  </object>\n"
     yield "</annotation>\n"

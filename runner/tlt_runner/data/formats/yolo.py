@@ -105,6 +105,7 @@ def parse_line(
     def wrong(problem: Problem, message: str) -> Finding:
         return Finding(file, problem, message, number)
 
+    # Polygons and keypoints are lines of more columns; taken for boxes they would be nonsense.
     if len(columns) not in COLUMNS:
         return wrong(Problem.WRONG_COLUMNS, _why_columns(columns))
     # A class number may be written with a decimal point: "3.0".
@@ -138,6 +139,7 @@ def parse_line(
 
 
 def _edges(centre: float, size: float) -> tuple[float, float]:
+    # Six decimals of a centre and a size: an edge on the image's border may come out a millionth beyond it.
     low, high = centre - size / 2, centre + size / 2
     return 0.0 if -ROUNDING <= low < 0 else low, 1.0 if 1 < high <= 1 + ROUNDING else high
 
@@ -152,6 +154,7 @@ def _why_columns(columns: list[str]) -> str:
 
 
 def _why_class(class_names: Mapping[int, str]) -> str:
+    # data.yaml may number its classes with gaps.
     numbers = f"0 to {len(class_names) - 1}" if max(class_names) == len(class_names) - 1 else "of the list"
     return f"class (column 1): expected one of the {len(class_names)} classes, {numbers}"
 
@@ -185,6 +188,7 @@ def read_class_names(path: Path) -> dict[int, str]:
 
 
 def _names_by_number(node: yaml.Node) -> dict[int, str]:
+    # Both forms are Ultralytics': a list, whose positions are the numbers, or a mapping from numbers.
     if isinstance(node, yaml.SequenceNode):
         pairs = list(enumerate(node.value))
     elif isinstance(node, yaml.MappingNode):
@@ -193,6 +197,7 @@ def _names_by_number(node: yaml.Node) -> dict[int, str]:
         raise _invalid_names("names: expected a list, or number: name", node)
     names: dict[int, str] = {}
     for number, value in pairs:
+        # An alias or a nested list is no name.
         name = value.value if isinstance(value, yaml.ScalarNode) else None
         if name is None or not 1 <= len(name) <= LONGEST_CLASS or not is_safe(name):
             expected = f"a name of 1 to {LONGEST_CLASS} characters"
@@ -238,6 +243,7 @@ class YoloWriter(Writer):
 
     def __init__(self, root: Path, classes: Sequence[str]) -> None:
         super().__init__(root, classes)
+        # From 0, as data.yaml lists them.
         self._numbers = {name: number for number, name in enumerate(classes)}
 
     def add(self, image: ExportedImage) -> None:

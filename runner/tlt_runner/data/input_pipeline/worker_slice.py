@@ -26,6 +26,7 @@ class WorkerSlice:
 
     def size(self, batch_size: int) -> int:
         """Number of images of a batch for this worker."""
+        # Batches are divisible by the number of workers: spec.training gives the images of one GPU.
         return batch_size // self.count
 
     def positions(self, batch_size: int, batches: int = 1) -> npt.NDArray[np.int64]:

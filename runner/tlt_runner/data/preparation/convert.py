@@ -115,6 +115,7 @@ def convert_image(
 
     transformed = transform_boxes(labels.boxes, sample, mapping, original_size, placement)
     edges = [box.yxyx for box in transformed.boxes]
+    # The sizes are for the report's histogram, beside the anchors: in the network's pixels.
     outcome = SampleOutcome(
         dropped=[*labels.findings, *transformed.dropped],
         objects=[mapping.class_names.index(box.class_name) for box in transformed.boxes],
@@ -200,6 +201,7 @@ def transform_boxes(
     mapped = [(box, name) for box in boxes if (name := mapping.target(box.class_name)) is not None]
     original = np.array([box.yxyx for box, _ in mapped], np.float64).reshape(-1, 4)
     inside = geometry.clip(original, *original_size)
+    # Cut first, then scaled: the image's edge is known in pixels of the original.
     edges = placement.to_network(inside)
     # Only for the count of cut boxes: a difference by rounding is none.
     moved = np.abs(inside - original).max(axis=1, initial=0.0) > EXACT
@@ -213,6 +215,7 @@ def transform_boxes(
             message = _message(problem, box, original_size)
             dropped.append(Finding(sample.label_file, problem, message, box.line, box.yxyx))
             continue
+        # Counted for used boxes only: the others are findings already.
         clipped += int(moved[index])
         y1, x1, y2, x2 = edges[index].tolist()
         usable.append(replace(box, class_name=name, yxyx=(y1, x1, y2, x2)))

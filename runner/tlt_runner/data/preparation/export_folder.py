@@ -95,6 +95,7 @@ def export_folder(
     _check_apart(dataset, storage, folder)
     folders = sources.find(dataset, storage)
     images = sum(len(source.listing.samples) for source in folders)
+    # The reporter is made here, because only now the number of images is known.
     reporter = None if reporter_for is None else reporter_for(images)
     progress = StageProgress("export", images, reporter, stop)
     try:
@@ -136,6 +137,7 @@ def _new_folder(out: Path) -> Path:
     """
     folder = out.resolve()
     with storage_errors(str(out)):
+        # The first entry is named, hidden ones too: .git says more than "not empty".
         if folder.is_dir():
             content = next((entry.name for entry in sorted(folder.iterdir())), None)
         else:
@@ -153,6 +155,7 @@ def _check_apart(dataset: Dataset, storage: Storage, folder: Path) -> None:
     held_out = dataset.validation
     for path in (*formats.places(dataset), held_out.images, held_out.labels):
         source = None if path is None else storage.local_path(join(dataset.uri, path))
+        # The root itself may hold the new folder; only the places where images and labels are read may not.
         if source is not None and folder.is_relative_to(source.resolve()):
             raise RunnerError(
                 Reason.INVALID_SPEC,
@@ -187,6 +190,7 @@ def _read_back(
     # A manifest allows a limited number of classes: the most frequent ones are kept.
     learnable = [source for source, _ in counts.most_common() if mapping.targets[source] != NOT_A_CLASS]
     classes = sorted(mapping.targets[source] for source in learnable[:MOST_CLASSES])
+    # What the user chose about size and bad samples holds for the folder, too; the rest is the writer's.
     kept = dataset.model_dump(by_alias=True, exclude_unset=True, include={"image_size", "bad_samples"})
     mapping_block = {"targetClassMapping": {name: name for name in classes}}
     try:
@@ -317,6 +321,7 @@ class _Export:
 
     def _write_labels(self, item: _Renamed, image: ExportedImage) -> None:
         self._writer.add(image)
+        # Both counts are for the notes of the report.
         self._renamed += item.name != item.planned.sample.stem
         for box in image.boxes:
             self._lost.update(self._writer.lost(box))
@@ -355,6 +360,7 @@ def _class_notes(dataset: Dataset, mapping: ClassMapping) -> list[str]:
         for source, name in mapping.targets.items()
         if source != name
     ]
+    # The labels keep these classes; only the dataset block cannot name them.
     left_out = sorted(set(mapping.class_names) - set(dataset.target_class_mapping))
     if left_out:
         notes.append(

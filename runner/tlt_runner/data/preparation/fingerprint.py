@@ -99,11 +99,13 @@ def fingerprint(
         sources: Its folders.
         progress: Advances by an image at a time.
     """
+    # Only options that change records: a job with another policy for bad samples finds the same records.
     options = dataset.model_dump(mode="json", include=_OPTIONS)
     # Records hold JPEG files, whose bytes depend on the encoder.
     content = hashlib.sha256(
         json.dumps([SCHEMA, metadata.version("opencv-python-headless"), options], sort_keys=True).encode()
     )
+    # The lists of images and groups themselves, whose names alone say nothing.
     lists = [_hashed((name, _fetched(dataset, storage, field, name))) for field, name in _lists(dataset)]
     # The lists by their content: an edited list makes other records.
     content.update("".join(f"{item.sha256}\n" for item in lists).encode())
@@ -111,6 +113,8 @@ def fingerprint(
     images: dict[str, bytes] = {}
     with storage_errors(dataset.uri), ThreadPoolExecutor(workers()) as threads:
         for source in sources:
+            # Reading waits for the disk and hashing releases the interpreter's lock: threads help with both.
+            # Results come in the listing's order, so that the digest does not depend on the threads.
             listing = source.listing
             # Files that cannot be used are in the report, which is stored with the records.
             for finding in (*listing.skipped, *listing.orphans, *listing.findings):
@@ -172,6 +176,7 @@ def _sha256(path: Path) -> str:
 
 
 def _state(path: Path) -> tuple[int, ...]:
+    # Not the time of access, which reading changes.
     stat = os.stat(path)
     return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 

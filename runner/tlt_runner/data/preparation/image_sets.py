@@ -79,6 +79,7 @@ def load(path: Path, file: str, listing: Listing, folder: str) -> ImageSet:
 
 def select(listing: Listing, folder: str, chosen: Set[str]) -> Listing:
     """Select some images of a listing. The others are neither counted nor reported in the result."""
+    # By key and not by name: the list may write suffix, folder and accents in its own way.
     samples = [sample for sample in listing.samples if key(sample.image_file, folder) in chosen]
     skipped = [finding for finding in listing.skipped if key(finding.file, folder) in chosen]
     # A label file that several samples share (coco) stays as long as one of them does.
@@ -100,6 +101,7 @@ def keys(listing: Listing, folder: str) -> frozenset[str]:
 
 def key(image_file: str, folder: str) -> str:
     """Key by which an image is matched: its path in the image folder, without suffix, in composed Unicode."""
+    # image_file is relative to the root; what is above the folder is cut off.
     return names.stem(image_file[len(folder) + 1 if folder else 0 :])
 
 
@@ -109,6 +111,7 @@ def _resolve(entry: str, image_keys: Collection[str], folder: str) -> tuple[str 
     for candidate in _spellings(entry, folder):
         if candidate in image_keys:
             return candidate, True
+    # VOC's lists pad the flag with spaces ("000005 -1", "000007  1"); some tools write a tab.
     name, _, flag = entry.rpartition(" ") if " " in entry else entry.rpartition("\t")
     if name.strip() and flag in _FLAGS:
         for candidate in _spellings(name.strip(), folder):

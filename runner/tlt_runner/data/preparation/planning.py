@@ -127,6 +127,7 @@ def plan(
             ungrouped, unused = ungrouped + grouping.ungrouped, unused + grouping.unused
             fraction, seed = dataset.validation.fraction or 0.0, dataset.validation.seed
             held = split.held_out(grouping.groups, to_learn, fraction, seed)
+        # The reader stays with the sample: two sources may be of two readers.
         for sample, is_held in zip(samples, held, strict=True):
             items.append(PlannedSample(sample, source.reader, "validation" if is_held else "training"))
     # Training before validation, by name: an order that depends on neither threads nor the file system.
@@ -183,6 +184,7 @@ def shards(items: Iterable[PlannedSample]) -> list[PlannedShard]:
 
 def shard_count(images: int) -> int:
     """Number of files of a subset of ``images`` images."""
+    # Rounded up, as the multiple below.
     count = -(-images // IMAGES_PER_SHARD)
     return count if images < FEWEST_TO_SHARE else -(-count // SHARDS_TOGETHER) * SHARDS_TOGETHER
 
@@ -202,6 +204,7 @@ def duplicates(items: Sequence[PlannedSample], images: Mapping[str, bytes]) -> t
     repeated = []
     for item in items:
         name, digest = item.sample.name, images[item.sample.name]
+        # setdefault notes the first image of a digest, and tells whether there was one before.
         if item.subset == "training" and first.setdefault(digest, name) != name:
             repeated.append(item.sample.image_file)
     held_out = (item.sample for item in items if item.subset == "validation")
@@ -209,4 +212,5 @@ def duplicates(items: Sequence[PlannedSample], images: Mapping[str, bytes]) -> t
 
 
 def _hash(name: str) -> bytes:
+    # Not hash(): Python salts it anew in every process.
     return hashlib.sha256(name.encode(errors="surrogateescape")).digest()

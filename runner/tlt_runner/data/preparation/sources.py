@@ -46,6 +46,7 @@ def find(dataset: Dataset, storage: Storage) -> list[Source]:
     """
     images, labels = formats.places(dataset)
     held_out = dataset.validation
+    # The folder's own listing first; lists of images and separate folders only narrow it.
     reader, listing = _open(dataset, storage, images, labels)
     # Separate folders for validation.
     if held_out.images is not None and held_out.labels is not None:
@@ -122,6 +123,7 @@ def _two_lists(
     """Split one folder by lists. Findings that are about no image are reported with the training images."""
     held_out = _image_set(dataset, storage, listing, images, validation_file)
     validation = image_sets.select(listing, images, held_out.keys)
+    # Findings of the folder are reported once, with the training images; else they would count twice.
     findings = [*listing.findings, *held_out.findings]
     # Without a list for training, everything that is not held out is trained on.
     if dataset.image_set is None:
@@ -137,6 +139,7 @@ def _two_lists(
             if image_sets.key(sample.image_file, images) in chosen.keys
         ]
     training = image_sets.select(listing, images, keys)
+    # Images in neither list: not used, and one number of the report.
     unlisted = listing.images - training.images - validation.images
     return (
         replace(training, findings=findings, unlisted=unlisted),
@@ -190,6 +193,7 @@ def _share_images(
     # An image without a validation label that has a training label is trained on: nothing to report.
     skipped = [finding for finding in validation.skipped if finding.file not in trained_on]
     validation = _with_skipped(validation, skipped=skipped, other_files=0 if same else validation.other_files)
+    # An image that neither side can use is reported once, with the validation images.
     held_out_or_skipped = held_out | {finding.file for finding in skipped}
     # Nothing would be left to train on.
     if trained_on and trained_on <= held_out_or_skipped:

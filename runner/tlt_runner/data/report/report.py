@@ -177,10 +177,12 @@ def enforce_policy(report: DatasetReport, policy: BadSamples) -> None:
     # Labels without an image and unusable label files spoil no image: only the strict policy counts them.
     label_problems = sum(report.label_problems.values())
     bad = report.bad_images + (report.labels_without_image + label_problems if strict else 0)
+    # Of all images and not of the usable ones: images left out count as bad, so the share is 0 to 1.
     share = report.bad_images / max(1, report.images)
     # Skip tolerates a fraction of bad images, Fail not a single bad entry.
     if bad == 0 or (not strict and share <= policy.max_fraction):
         return
+    # Images left out come first: they lose more than a dropped line.
     wrong = [
         *report.skipped,
         *(item for item in report.dropped if item.problem not in HARMLESS),

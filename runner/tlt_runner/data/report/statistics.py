@@ -87,6 +87,7 @@ class DatasetStatistics(BaseModel):
             self.unlisted_images += listing.unlisted
             self.labels_without_image += len(listing.orphans)
             self.side_files += len(listing.side_files)
+            # The counts above are of all; lists end at the limit.
             _extend(self.named_side_files, map(_writable, listing.side_files))
             self.label_problems.update(finding.problem for finding in listing.findings)
             _extend(self.orphans, map(_reported, listing.orphans))
@@ -114,8 +115,10 @@ class DatasetStatistics(BaseModel):
         self.ignored_regions += outcome.ignored
         self.images_without_objects += not outcome.objects
         self.clipped_boxes += outcome.clipped
+        # One bad image, however many of its lines were dropped.
         self.bad_images += any(finding.problem not in HARMLESS for finding in outcome.dropped)
         self.dropped_by_problem.update(finding.problem for finding in outcome.dropped)
+        # A generator: findings beyond the limit are not even converted.
         _extend(self.dropped, (_reported(finding, sample.image_file) for finding in outcome.dropped))
         # Counters by class id; the report turns ids into names.
         objects = self.training_objects if subset == "training" else self.validation_objects
@@ -152,6 +155,7 @@ class DatasetStatistics(BaseModel):
 
     def to_report(self, mapping: ClassMapping) -> DatasetReport:
         """Make the report, with the mapping by which the samples were converted."""
+        # The labels' own classes were counted, so that the report can name those that the mapping leaves out.
         unmapped = {
             name: count for name, count in self.source_classes.items() if mapping.target(name) is None
         }
@@ -243,6 +247,7 @@ def _writable(text: str) -> str:
 def _extend(listed: list[_Item], items: Iterable[_Item]) -> None:
     """Append up to the limit; items beyond it are not even made."""
     if len(listed) < LISTED:
+        # The range goes first in zip: it ends without taking one item more.
         listed.extend(item for _, item in zip(range(LISTED - len(listed)), items, strict=False))
 
 
@@ -278,6 +283,7 @@ def _class_warnings(report: DatasetReport) -> list[str]:
         f"targetClassMapping: no label uses class {key!r}; the labels' classes are: {source_classes}"
         for key in report.unused_mapping_keys
     ]
+    # ReportedClass has a field of each name.
     for subset, purpose in (("training", "it cannot be learnt"), ("validation", "it is not measured")):
         sentences += [
             f"class {item.name!r} has no object for {subset}: {purpose}"

@@ -102,6 +102,7 @@ class CocoReader:
         )
 
     def _samples(self, images: Sequence[str]) -> tuple[list[Sample], list[Finding]]:
+        # By stem: records name an image without its suffix, so 1.jpg and 1.png would be one.
         samples: dict[str, Sample] = {}
         skipped = []
         for name in images:
@@ -154,6 +155,7 @@ def _json_files(root: DatasetRoot, labels: str) -> list[tuple[str, Path]]:
         except NotFoundError as error:
             raise RunnerError(Reason.DATASET_NOT_FOUND, error.message) from error
     folder = root.folder(labels)
+    # The whole folder is one data set: its files are merged.
     uri = root.dataset.uri
     with storage_errors(uri):
         files, findings = folders.find_labels(folder, SUFFIX)
@@ -209,6 +211,7 @@ class _Instances:
         self._category = {name: number for number, name in enumerate(classes, start=1)}
         # In the JSON all annotations come after all images: until then they wait in a second file.
         self._waiting = path.with_suffix(".annotations")
+        # ASCII is enough: json.dumps escapes everything else.
         self._images: IO[str] = path.open("x", encoding="ascii")
         self._annotations: IO[str] = self._waiting.open("x", encoding="ascii")
         self._image_count = self._annotation_count = 0
@@ -224,6 +227,8 @@ class _Instances:
             "height": height,
             "width": width,
         }
+        # The comma stands before every entry but the first, so that no entry has to know whether it is the
+        # last.
         _append(self._images, entry, first=self._image_count == 1)
         # Ids count from 1: pycocotools takes an annotation id of 0 for no match.
         for box in image.boxes:
