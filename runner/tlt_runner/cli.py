@@ -47,6 +47,8 @@ class Program(click.Group):
     def invoke(self, context: click.Context) -> NoReturn:
         """Run the chosen command, which returns its exit code, and exit."""
         try:
+            # A command returns its exit code instead of calling sys.exit, so that tests can call it as a
+            # function.
             code = super().invoke(context)
         except (click.ClickException, click.exceptions.Exit):  # misuse, --help: click answers
             raise
@@ -99,6 +101,7 @@ def run_task(
     report: Path | None,
 ) -> int:
     """Run a task for a manifest here, or for a RunSpec as a pod does."""
+    # Two ways in: --spec is what the operator's pod and a local run's child get, -f is for people.
     if spec is not None:
         if file is not None:
             raise click.UsageError("argument -f/--file: not allowed with argument --spec")
@@ -160,6 +163,7 @@ for _command in COMMANDS.values():
 def convert(to: dataset.LabelFormat | None, out: Path | None, resize: bool, **source: Any) -> int:
     """Convert to TFRecords, as the task does, or to a folder of another format."""
     command = COMMANDS["convert"]
+    # Without --to it is a task like the others, which may also run in a pod.
     if to is None:
         if out is not None or resize:
             raise click.UsageError("--out and --resize go with --to; TFRecords go to spec.output.uri")

@@ -70,6 +70,8 @@ def _of_native(error: BaseException) -> Reason | None:
     # Before the class names: TensorFlow raises ResourceExhaustedError for a full disk, too.
     if any(sign in text for sign in _FULL_TEXTS):
         return Reason.STORAGE_FULL
+    # By name, because importing TensorFlow to compare classes would take seconds; OpenCV's errors have texts
+    # only.
     names = {ancestor.__name__ for ancestor in type(error).__mro__}
     if names & _MEMORY_CLASSES or any(sign in text for sign in _MEMORY_TEXTS):
         return Reason.OUT_OF_MEMORY

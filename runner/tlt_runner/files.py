@@ -66,6 +66,7 @@ def settle(partial: Path, target: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make renames in a folder durable."""
+    # A rename changes the folder, not the file: the folder has to reach the disk, too.
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

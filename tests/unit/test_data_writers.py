@@ -49,7 +49,7 @@ def test_every_writer_has_a_valid_dataset_block(kind: type[Writer]) -> None:
         "imageSize": {"width": 64, "height": 64},
     }
     dataset = Dataset.model_validate({**block, **kind.dataset})
-    images, _ = formats.places(dataset)
+    images, _ = formats.image_and_label_paths(dataset)
     assert images == kind.image_folders["training"]
     assert (dataset.validation.images or images) == kind.image_folders["validation"]
 

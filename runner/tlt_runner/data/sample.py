@@ -217,8 +217,8 @@ class Reader(Protocol):
             image_size: Height and width of the image as stored.
         """
 
-    def image_holdings(self) -> str:
+    def image_summary(self) -> str:
         """Count the files of the image folder by kind, for messages."""
 
-    def label_holdings(self) -> str:
+    def label_summary(self) -> str:
         """Describe the files at the labels' place, for messages."""

@@ -86,22 +86,22 @@ def generate(
     """
     import numpy as np
 
-    wanted = sorted(set(range(10) if classes is None else classes))
+    digits = sorted(set(range(10) if classes is None else classes))
     # Below 64 pixels the smallest digit, an eighth of the side, would be smaller than its scan of 8 x 8.
-    if images < 1 or min(width, height) < 64 or not wanted or not set(wanted) <= set(range(10)):
+    if images < 1 or min(width, height) < 64 or not digits or not set(digits) <= set(range(10)):
         raise RunnerError(
             Reason.INVALID_SPEC,
             "digits: expected images >= 1, width and height >= 64 and classes among 0..9, "
-            f"got images={images}, width={width}, height={height}, classes={wanted}",
+            f"got images={images}, width={width}, height={height}, classes={digits}",
         )
-    pool = [glyph for glyph in _load_glyphs(glyphs) if glyph.digit in wanted]
+    pool = [glyph for glyph in _load_glyphs(glyphs) if glyph.digit in digits]
     image_folder, label_folder = folder / part / "image_2", folder / part / "label_2"
     for target in (image_folder, label_folder):
         target.mkdir(parents=True, exist_ok=True)
 
     def write(index: int) -> None:
         # One generator a scene: more images, or other threads, change no other scene.
-        jpeg, lines = _scene(np.random.default_rng([seed, index]), pool, wanted, width, height)
+        jpeg, lines = _scene(np.random.default_rng([seed, index]), pool, digits, width, height)
         (image_folder / f"{index:06d}.jpg").write_bytes(jpeg)
         (label_folder / f"{index:06d}.txt").write_text("".join(lines))
 
@@ -122,29 +122,29 @@ def _load_glyphs(which: Literal["all", "even", "odd"]) -> list[Glyph]:
             "pip install 'tlt-operator[demo]'",
         ) from error
     data = load_digits()
-    chosen = {"all": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}[which]
+    selection = {"all": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}[which]
     # The scans count ink from 0 to 16.
-    scans = zip(data.images[chosen] / 16.0, data.target[chosen], strict=True)
+    scans = zip(data.images[selection] / 16.0, data.target[selection], strict=True)
     return [Glyph(opacity.astype(np.float32), int(digit)) for opacity, digit in scans]
 
 
 def _scene(
-    random: np.random.Generator, pool: list[Glyph], wanted: Sequence[int], width: int, height: int
+    random: np.random.Generator, pool: list[Glyph], digits: Sequence[int], width: int, height: int
 ) -> tuple[bytes, list[str]]:
     import cv2
 
     canvas = _background(random, width, height)
-    by_digit = {digit: [glyph for glyph in pool if glyph.digit == digit] for digit in wanted}
-    taken: list[tuple[int, int, int, int]] = []
+    by_digit = {digit: [glyph for glyph in pool if glyph.digit == digit] for digit in digits}
+    drawn_boxes: list[tuple[int, int, int, int]] = []
     lines: list[str] = []
     for _ in range(int(random.integers(1, MOST_DIGITS + 1))):
         # The digit first, then one of its scans: all classes are equally frequent.
-        digit = int(random.choice(wanted))
+        digit = int(random.choice(digits))
         glyph = by_digit[digit][int(random.integers(len(by_digit[digit])))]
         # A digit without room has no label: the scene just has one digit less.
-        box = _draw(random, canvas, glyph, taken)
+        box = _draw(random, canvas, glyph, drawn_boxes)
         if box is not None:
-            taken.append(box)
+            drawn_boxes.append(box)
             y1, x1, y2, x2 = box
             # KITTI's columns: class, truncation, occlusion, angle, box, and seven of the third dimension.
             lines.append(f"{CLASS_NAMES[digit]} 0.00 0 0.00 {x1}.00 {y1}.00 {x2}.00 {y2}.00 0 0 0 0 0 0 0\n")
@@ -155,7 +155,7 @@ def _scene(
 
 
 def _draw(
-    random: np.random.Generator, canvas: Pixels, glyph: Glyph, taken: list[tuple[int, int, int, int]]
+    random: np.random.Generator, canvas: Pixels, glyph: Glyph, drawn_boxes: list[tuple[int, int, int, int]]
 ) -> tuple[int, int, int, int] | None:
     """Draw a digit where there is room; its box (yxyx, pixel edges) around the ink, or None without room."""
     import cv2
@@ -181,7 +181,7 @@ def _draw(
             top + int(rows[-1]) + 1,
             left + int(columns[-1]) + 1,
         )
-        if not any(_touch(box, other) for other in taken):
+        if not any(_touch(box, other) for other in drawn_boxes):
             break
     else:
         return None

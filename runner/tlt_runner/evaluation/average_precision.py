@@ -90,7 +90,7 @@ class Result:
         return float(np.mean(values)) if values else None
 
     def table(self) -> str:
-        """The results as text, a line for each class; ``-`` where there is no AP."""
+        """Return the results as text, a line for each class; ``-`` where there is no AP."""
         width = max(len(name) for name in ("class", *(item.name for item in self.classes)))
         lines = [f"{'class':<{width}}  {'AP':>6}  objects  true positives  false positives  ignored"]
         for item in self.classes:
@@ -190,6 +190,7 @@ def average_precision(outcomes: IntArray, scores: FloatArray, objects: int, meth
     order = np.argsort(-scores[counted], kind="stable")
     # Ignored detections leave the curve: they are neither right nor wrong.
     hits = outcomes[counted][order] == TRUE_POSITIVE
+    # True positives so far, at each place of the ranking.
     detected = np.cumsum(hits)
     precision = detected / np.arange(1, len(hits) + 1)
     # The envelope: at each recall, the best precision from there on.
@@ -234,6 +235,7 @@ class Accumulator:
         Raises:
             ValueError: A class id is beyond ``class_names``.
         """
+        # A model of other classes would be judged by names that it does not mean.
         self._check("detection", classes)
         self._check("ground truth", true_classes)
         finite = np.isfinite(scores) & np.isfinite(boxes).all(axis=-1)
@@ -269,6 +271,7 @@ class Accumulator:
         # Each worker fills in the numbers of its images and leaves 0 for the others': the sum has all.
         sizes = np.zeros(count)
         sizes[list(positions)] = [len(scores) for _, scores, _ in self._detections]
+        # Sums over the workers are the only exchange that they have, so each fills in its part of a whole.
         sizes = total(sizes).astype(np.int64)
         # In the same way for the detections, a row each, at the rows that the numbers give to an image.
         ends = np.cumsum(sizes)

@@ -70,6 +70,8 @@ def evaluate(
     Raises:
         ValueError: A class id is beyond ``class_names``.
     """
+    # One image after another: the detections of a whole data set are numbers, its images would not fit in
+    # memory.
     accumulator = Accumulator(class_names, iou_threshold)
     positions: list[int] = []
     count = 0
@@ -82,6 +84,7 @@ def evaluate(
             size = len(batch["valid"]) * shared.worker_slice.count
             positions += (number * size + shared.worker_slice.positions(size)[valid]).tolist()
             count += size
+    # Each worker has added its own images; merged, all workers have all of them.
     if shared is not None:
         accumulator = accumulator.merged(positions, count, shared.total)
     result = accumulator.result(method)
@@ -96,7 +99,8 @@ def evaluate(
 
 
 def _add_batch(accumulator: Accumulator, detect: Detect, batch: Mapping[str, Any]) -> NDArray[Any]:
-    """Detect in a batch and add its images; the indices of those that do not only fill up the batch."""
+    """Detect in a batch and add its images; return the indices of those that do not only fill it up."""
+    # np.asarray takes tensors of any framework without a copy where it can.
     detections = {name: np.asarray(value) for name, value in detect(np.asarray(batch["image"])).items()}
     names = ("boxes", "classes", "difficult", "placement", "valid")
     truth = {name: np.asarray(batch[name]) for name in names}
@@ -116,7 +120,7 @@ def _add_batch(accumulator: Accumulator, detect: Detect, batch: Mapping[str, Any
 
 
 def _to_original(boxes: NDArray[Any], placement: NDArray[Any]) -> NDArray[np.float64]:
-    """Boxes [N, 4] yxyx in pixels of the original image, clipped to it.
+    """Return boxes [N, 4] yxyx in pixels of the original image, clipped to it.
 
     Clipping would make an infinite box finite; it is kept as it is, so that it is left out and counted.
     """
@@ -128,6 +132,7 @@ def _to_original(boxes: NDArray[Any], placement: NDArray[Any]) -> NDArray[np.flo
 
 def _log(result: Result) -> None:
     ignored = sum(item.ignored for item in result.classes)
+    # A class without objects has no AP: 0 would pull the mean down for what the data lack.
     absent = [item.name for item in result.classes if item.average_precision is None]
     log.info("evaluated %d images, mAP %s", result.images, result.mean)
     log.debug("average precision by class\n%s", result.table())

@@ -72,7 +72,7 @@ def check(request: Request, storage: Storage) -> CheckedInputs:
             raise RunnerError(
                 Reason.DATASET_NOT_FOUND,
                 f"expected images ({', '.join(folders.IMAGE_SUFFIXES)}) in {request.images} or below, "
-                f"got none: it holds {folders.holdings(request.images)}",
+                f"got none: it holds {folders.content_summary(request.images)}",
                 "Name the folder of images with --images.",
             )
         other_files = _other_files(request.images, images)
@@ -100,6 +100,7 @@ def _check_folders(request: Request) -> None:
 
 def _other_files(folder: Path, images: folders.Images) -> list[str]:
     """Return the entries of a folder that are no images."""
+    # The listing knows only their number; their names are for the report.
     image_files = {*images.names, *(finding.file for finding in images.skipped)}
     names = (printable(name) for name, _ in folders.scan(folder))
     return sorted(name for name in names if name not in image_files)

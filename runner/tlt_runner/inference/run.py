@@ -81,6 +81,7 @@ def run(request: Request, inputs: CheckedInputs, reporter: Reporter, stop: Stop)
         except InterruptedRunError as error:
             interrupted = error
         report = inference.report(sha256_of(inputs.model), whole=interrupted is None)
+        # Counts of what the folder holds, beside those of what went through the model.
         listed = {
             "images": len(inputs.images) + len(inputs.unusable),
             "other_files": list(inputs.other_files),
@@ -130,6 +131,7 @@ class _Inference:
                     if isinstance(item, Finding):
                         self._skip(item)
                 if loaded:
+                    # In this thread: the model uses all cores by itself.
                     self._infer(loaded, threads)
                 # Skipped images count as done, too: the progress is of all files.
                 for _ in chunk:
@@ -207,6 +209,8 @@ class _Inference:
         drawings = threads.map(self._draw, loaded, per_image)
         for item, objects, drawing in zip(loaded, per_image, drawings, strict=True):
             self._output.write(f"images/{item.name}", drawing)
+            # The label stands beside a copy of the image, under the same name: each pair can be opened in a
+            # labelling tool.
             text = detections.label_text(objects, self._label_names)
             self._output.write(f"labels/{splitext(item.name)[0]}.txt", text.encode())
             self._counts.update(
@@ -236,6 +240,7 @@ def _chunks(
 
 
 def _require_inferred(report: InferenceReport) -> None:
+    # The report is written by now, so that the user finds every reason.
     if not report.inferred_images:
         raise RunnerError(
             Reason.BAD_SAMPLES,

@@ -115,14 +115,14 @@ def run(
 
 
 def _environment(spec: RunSpec, volumes: Path, termination: Path) -> Mapping[str, str]:
-    chosen = {item.name: item.value for item in spec.spec.pod_template.env}
+    template_environment = {item.name: item.value for item in spec.spec.pod_template.env}
     required = {
         VOLUMES_VARIABLE: str(volumes),
         TERMINATION_LOG_VARIABLE: str(termination),
         "PYTHONUNBUFFERED": "1",
     }
     # The pod template may set anything but what this process needs to find the child's message.
-    return {**os.environ, **chosen, **required}
+    return {**os.environ, **template_environment, **required}
 
 
 def _wait(

@@ -39,8 +39,8 @@ class Folders:
     def of(cls, state: Path | None, volumes: Path | str | None) -> Folders:
         """Return the folders that the options name, as absolute paths."""
         # Absolute: the child has the same folder whatever its working folder is.
-        chosen = (state or Path(".tlt")).absolute()
-        return cls(chosen, Path(volumes).absolute() if volumes else chosen / "volumes")
+        state_folder = (state or Path(".tlt")).absolute()
+        return cls(state_folder, Path(volumes).absolute() if volumes else state_folder / "volumes")
 
     def path_of(self, uri: str) -> Path | None:
         """Return the path of an address in the file system; None for s3://.

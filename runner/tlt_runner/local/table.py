@@ -58,6 +58,7 @@ def _failure(resource: Resource, log: Path | None) -> list[str]:
 
 def by_kind(resources: Sequence[Resource], now: datetime) -> list[list[Row]]:
     """Return one table a kind, each with a header row, as ``kubectl get`` prints them."""
+    # In the order in which the resources run.
     kinds = list(dict.fromkeys(item.kind.name for item in resources))
     return [_table([item for item in resources if item.kind.name == kind], now) for kind in kinds]
 
@@ -84,6 +85,7 @@ def _cell(body: dict[str, Any], column: Column, now: datetime) -> str:
         value = value.get(part) if isinstance(value, dict) else None
     if value is None or value == "":
         return ""
+    # Like kubectl: an age instead of a time.
     if column.type == "date":
         return duration(int((now - datetime.fromisoformat(value)).total_seconds()))
     if isinstance(value, list):
@@ -170,11 +172,11 @@ def live(resources: Sequence[Resource]) -> list[Row]:
     """Return the table while the flow runs: resource, phase, progress."""
     return [
         ["RESOURCE", "PHASE", "PROGRESS"],
-        *([item.key, item.status.phase or Phase.PENDING, what_now(item)] for item in resources),
+        *([item.key, item.status.phase or Phase.PENDING, activity(item)] for item in resources),
     ]
 
 
-def what_now(resource: Resource) -> str:
+def activity(resource: Resource) -> str:
     """Return progress while a resource runs, its result if it succeeded, else the reason."""
     status = resource.status
     if status.phase == Phase.RUNNING:
@@ -185,6 +187,7 @@ def what_now(resource: Resource) -> str:
         return result(resource)
     if status.failure:
         return f"{status.failure.reason}: {status.failure.message}"
+    # Ready carries the reason of every state.
     ready = next((item for item in status.conditions if item.type == "Ready"), None)
     return ready.message if ready else ""
 
@@ -201,6 +204,7 @@ def share_done(resource: Resource) -> float | None:
 
 def result(resource: Resource) -> str:
     """Return the main figure of a resource's kind: mAP, parameters kept or lowest mAP."""
+    # By field name: each kind has one of these figures, and the others have no such field.
     status = resource.status.to_wire()
     texts = [
         ("mAP", (status.get("metrics") or {}).get("mAP")),

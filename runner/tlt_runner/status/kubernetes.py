@@ -139,8 +139,10 @@ class KubernetesReporter(AccumulatingReporter):
             if error.status in self._complained:
                 return
             self._complained.add(error.status)
-        then = "no further reports" if self._gone else f"trying again in {wait:.0f} s"
-        log.warning("status report not taken: %s; training goes on, %s%s", error, then, _advice(error.status))
+        consequence = "no further reports" if self._gone else f"trying again in {wait:.0f} s"
+        log.warning(
+            "status report not taken: %s; training goes on, %s%s", error, consequence, _advice(error.status)
+        )
 
     @staticmethod
     def _shortest_wait(error: ApiServerError) -> float:

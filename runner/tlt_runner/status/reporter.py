@@ -26,6 +26,7 @@ class AccumulatingReporter(ABC):
 
     def __init__(self, now: Clock = times.utc_now) -> None:
         self._now = now
+        # Reentrant: a subclass may write the report while it notes the change.
         self._lock = RLock()
         self._report = RunReport()
         self._lines = lines.ProgressLines(self._say)
@@ -33,6 +34,7 @@ class AccumulatingReporter(ABC):
     def progress(self, progress: Progress) -> None:
         """Set the progress; ``lastUpdateTime`` is set here."""
         now = self._now()
+        # Stamped here, so that all progress has the clock of one process.
         stamped = progress.model_copy(update={"last_update_time": times.to_wire(now)})
         self._update(stamped, urgent=False)
         self._lines.progress(stamped, now)

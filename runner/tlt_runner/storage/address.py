@@ -45,7 +45,7 @@ def parse(uri: str) -> Address:
     # A claim named ".." would lead out of the folder of claims; opening a path with NUL is a ValueError.
     name = path.removesuffix("/")
     if root in (".", "..") or "\0" in rest or (path and not is_below_root(name)):
-        raise _climbs("an address", uri)
+        raise _unsafe_path("an address", uri)
     # A trailing slash says nothing: folders and files have one form.
     return Address(scheme, root, name)
 
@@ -67,13 +67,13 @@ def relative(path: str) -> str:
     # "." and "/" are how people write the root itself; "./a" is how lists of images do.
     name = "" if name == "." else name.removeprefix("./")
     if "//" in path or "\0" in path or (name and not is_below_root(name)):
-        raise _climbs("a relative path", path)
+        raise _unsafe_path("a relative path", path)
     return name
 
 
-def _climbs(what: str, given: str) -> RunnerError:
+def _unsafe_path(subject: str, path: str) -> RunnerError:
     return RunnerError(
         Reason.INVALID_SPEC,
-        f"expected {what} without empty ('//'), '.' and '..' names, got {given!r}",
+        f"expected {subject} without empty ('//'), '.' and '..' names, got {path!r}",
         "Write out the path below the claim, bucket or root, with one slash between names.",
     )

@@ -55,6 +55,7 @@ class FolderReader(ABC):
 
     def read(self, sample: Sample, image_size: tuple[int, int]) -> Labels:
         """Read one label file."""
+        # key is an object for all formats; of these it is the label's path.
         return self.read_file(Path(str(sample.key)), sample.label_file, image_size)
 
     @abstractmethod
@@ -70,13 +71,13 @@ class FolderReader(ABC):
             OSError: The storage fails.
         """
 
-    def image_holdings(self) -> str:
+    def image_summary(self) -> str:
         """Count the files of the image folder by kind, for messages."""
-        return folders.holdings(self.images.path)
+        return folders.content_summary(self.images.path)
 
-    def label_holdings(self) -> str:
+    def label_summary(self) -> str:
         """Count the files of the label folder by kind, for messages."""
-        return folders.holdings(self.labels.path)
+        return folders.content_summary(self.labels.path)
 
 
 _SIDE_FILE = re.compile(r"classes|labels|names|notes|readme.*|train|val|valid|test|trainval", re.IGNORECASE)
@@ -104,6 +105,7 @@ def pair(images: SourceFolder, labels: SourceFolder, suffix: str) -> Listing:
     label_names, findings = folders.find_labels(labels, suffix)
     # Images that cannot be used keep their stems: their labels are no orphans.
     stems = {stem(name): name for name in (*image_files.names, *_names(images, image_files.skipped))}
+    # Labels that lie flat and could be of images in several sub-folders.
     rivals = _rivals(stems, label_names)
     paths = {name: labels.path / name for name in label_names.values()}
     samples: dict[str, Sample] = {}

@@ -231,7 +231,7 @@ def find_labels(folder: SourceFolder, suffix: str) -> tuple[dict[str, str], list
     return labels, sorted(findings, key=file_of)
 
 
-def holdings(folder: Path) -> str:
+def content_summary(folder: Path) -> str:
     """Count a folder's files by kind, for messages: ``3 .xml files, 1 .json file``, by frequency."""
     kinds = Counter(
         "hidden" if kind is EntryKind.HIDDEN else printable(_suffix(name)) or "suffixless"

@@ -55,6 +55,7 @@ def parse_line(columns: list[str], file: str, number: int) -> LabelledBox | Find
             f"expected 15 or 16 columns, got {len(columns)}: {lines.shown(columns)}",
             number,
         )
+    # A longer class could not stand in targetClassMapping.
     if len(columns[0]) > LONGEST_CLASS:
         return Finding(file, Problem.UNKNOWN_CLASS, lines.LONG_NAME, number)
     values: dict[str, float] = {}
@@ -67,12 +68,13 @@ def parse_line(columns: list[str], file: str, number: int) -> LabelledBox | Find
             return Finding(file, Problem.NOT_A_NUMBER, message, number)
         least, most = _RANGES.get(field, (-_FAR, _FAR))
         if not least <= value <= most:
-            given = columns[index][:40]
-            message = f"{field} (column {index + 1}): expected {least:g} to {most:g}, got {given!r}"
+            text = columns[index][:40]
+            message = f"{field} (column {index + 1}): expected {least:g} to {most:g}, got {text!r}"
             return Finding(file, Problem.NOT_A_NUMBER, message, number)
         # Of alpha and the columns of the third dimension nothing is checked: they are not used.
         values[field] = value
     box = (values["ymin"], values["xmin"], values["ymax"], values["xmax"])
+    # Equal edges have no area: KITTI's coordinates are edges, not pixels that are included.
     for low, high in (("xmin", "xmax"), ("ymin", "ymax")):
         if not values[low] < values[high]:
             message = f"expected {low} < {high}, got {low} {values[low]:g} and {high} {values[high]:g}"
@@ -114,7 +116,7 @@ class KittiWriter(Writer):
         self._write(f"{_LABEL_FOLDERS[image.subset]}/{image.name}.txt", map(_line, image.boxes))
 
     def close(self) -> None:
-        """No file concerns all images."""
+        """Do nothing: no file concerns all images."""
 
 
 def _line(box: LabelledBox) -> str:

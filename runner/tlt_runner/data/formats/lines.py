@@ -72,6 +72,7 @@ def read(
         # Empty lines are legal, most often one at the end.
         if not columns:
             continue
+        # Bad lines are findings; the lines beside them are used.
         result = parse_line(columns, file, number)
         if result is None:
             ignored += 1

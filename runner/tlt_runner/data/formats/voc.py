@@ -80,6 +80,7 @@ def read_file(path: Path, file: str) -> Labels:
         data = lines.content(path, MAX_BYTES)
     except ValueError as error:
         return _unreadable(file, str(error), None)
+    # defusedxml's parser raises for what it forbids, instead of resolving it.
     parser = sax.make_parser()
     # Without a DTD there are no entities, with which a few bytes of XML expand to gigabytes.
     parser.forbid_dtd = True
@@ -284,6 +285,7 @@ class VocWriter(Writer):
 
     def __init__(self, root: Path, classes: Sequence[str]) -> None:
         super().__init__(root, classes)
+        # In VOC one folder holds both subsets; the lists tell them apart.
         self._listed: dict[Subset, list[str]] = {subset: [] for subset in LISTS}
         (root / LABELS).mkdir()
 

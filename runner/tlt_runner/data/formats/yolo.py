@@ -107,7 +107,7 @@ def parse_line(
 
     # Polygons and keypoints are lines of more columns; taken for boxes they would be nonsense.
     if len(columns) not in COLUMNS:
-        return wrong(Problem.WRONG_COLUMNS, _why_columns(columns))
+        return wrong(Problem.WRONG_COLUMNS, _columns_message(columns))
     # A class number may be written with a decimal point: "3.0".
     class_id = lines.number(columns[0])
     if class_id is None or class_id != int(class_id):
@@ -115,25 +115,26 @@ def parse_line(
         return wrong(Problem.NOT_A_NUMBER, got)
     class_name = class_names.get(int(class_id))
     if class_name is None:
-        return wrong(Problem.UNKNOWN_CLASS, f"{_why_class(class_names)}, got {columns[0][:40]!r}")
+        return wrong(Problem.UNKNOWN_CLASS, f"{_class_message(class_names)}, got {columns[0][:40]!r}")
     values = []
     for column, field in enumerate(_NUMBERS, start=2):
-        value, given = lines.number(columns[column - 1]), columns[column - 1][:40]
-        at = f"{field} (column {column})"
+        value, text = lines.number(columns[column - 1]), columns[column - 1][:40]
+        position = f"{field} (column {column})"
         if value is None:
-            return wrong(Problem.NOT_A_NUMBER, f"{at}: expected a finite number, got {given!r}")
+            return wrong(Problem.NOT_A_NUMBER, f"{position}: expected a finite number, got {text!r}")
         # Columns 4 and 5 are width and height, which must leave an area.
         if column > 3 and value <= 0:
-            return wrong(Problem.INVERTED_BOX, f"{at}: expected more than 0, got {given!r}")
+            return wrong(Problem.INVERTED_BOX, f"{position}: expected more than 0, got {text!r}")
         if not -ROUNDING <= value <= 1 + ROUNDING:
             side = "width" if column in (2, 4) else "height"
-            message = f"{at}: expected a share of the image's {side}, 0 to 1, got {given!r}"
+            message = f"{position}: expected a share of the image's {side}, 0 to 1, got {text!r}"
             return wrong(Problem.OUTSIDE_IMAGE, message)
         values.append(value)
     (x1, x2), (y1, y2) = _edges(values[0], values[2]), _edges(values[1], values[3])
     if not (x1 < x2 and y1 < y2):
         got = f"got {columns[3][:40]!r} and {columns[4][:40]!r}"
         return wrong(Problem.INVERTED_BOX, f"expected a width and a height that leave an area, {got}")
+    # Only here shares become pixels; y and x have their own side.
     height, width = image_size
     return LabelledBox(class_name, (y1 * height, x1 * width, y2 * height, x2 * width), line=number)
 
@@ -144,7 +145,7 @@ def _edges(centre: float, size: float) -> tuple[float, float]:
     return 0.0 if -ROUNDING <= low < 0 else low, 1.0 if 1 < high <= 1 + ROUNDING else high
 
 
-def _why_columns(columns: list[str]) -> str:
+def _columns_message(columns: list[str]) -> str:
     expected = f"expected 5 columns (class cx cy w h) or 6 (with a score), got {len(columns)}"
     if len(columns) > max(COLUMNS):
         expected += (
@@ -153,7 +154,7 @@ def _why_columns(columns: list[str]) -> str:
     return f"{expected}: {lines.shown(columns)}"
 
 
-def _why_class(class_names: Mapping[int, str]) -> str:
+def _class_message(class_names: Mapping[int, str]) -> str:
     # data.yaml may number its classes with gaps.
     numbers = f"0 to {len(class_names) - 1}" if max(class_names) == len(class_names) - 1 else "of the list"
     return f"class (column 1): expected one of the {len(class_names)} classes, {numbers}"

@@ -130,6 +130,7 @@ def size(data: bytes) -> tuple[int, int]:
         BadImageError: The file is of another kind, states no size, or is too large.
     """
     if data.startswith(jpeg.START):
+        # Without walking to the end of the file: this is for pictures of damaged files.
         height, width = jpeg.size(data)
     elif data.startswith(png.START):
         height, width = png.size(data)
@@ -183,6 +184,7 @@ def encode(image: npt.NDArray[np.uint8]) -> bytes:
     """Encode pixels (uint8 [height, width, 3], BGR) as JPEG of quality 95."""
     import cv2
 
+    # cv2 returns False for pixels that it cannot encode.
     encoded, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     if not encoded:
         raise ValueError(f"cannot encode pixels of shape {image.shape} and type {image.dtype}")

@@ -62,7 +62,7 @@ def header(data: bytes) -> Header:
         BadImageError: The file ends before its end-of-image marker, its segments make no sense, it is of a
             kind that cannot be decoded, or it is too large.
     """
-    frame, turned, scans = b"", 1, 0
+    frame, exif_orientation, scans = b"", 1, 0
     for segment in _segments(data):
         content = data[segment.start : segment.end]
         if not frame and _is_frame(segment):
@@ -70,7 +70,7 @@ def header(data: bytes) -> Header:
             frame = bytes([segment.marker]) + content[:6]
         # APP1 may hold XMP instead; only EXIF begins with this text.
         elif segment.marker == _EXIF and content.startswith(b"Exif\0\0"):
-            turned = orientation(content[6:])
+            exif_orientation = orientation(content[6:])
         scans += segment.marker == _SCAN
     if not frame or not scans:
         raise BadImageError(Problem.TRUNCATED_IMAGE, "the JPEG has an end marker but no image before it")
@@ -89,15 +89,19 @@ def header(data: bytes) -> Header:
         raise BadImageError(
             Problem.HUGE_IMAGE, f"expected about 10 scans, got {scans} over {width} x {height} pixels"
         )
-    odd = {Oddity.GRAYSCALE: components == 1, Oddity.CMYK: components == 4, Oddity.TURNED: turned != 1}
+    applies_by_oddity = {
+        Oddity.GRAYSCALE: components == 1,
+        Oddity.CMYK: components == 4,
+        Oddity.TURNED: exif_orientation != 1,
+    }
     return Header(
         kind="JPEG",
         height=height,
         width=width,
-        oddities=tuple(oddity for oddity, applies in odd.items() if applies),
+        oddities=tuple(oddity for oddity, applies in applies_by_oddity.items() if applies),
         # Others are encoded anew, because tf.io.decode_jpeg reads the records.
         fits_records=process in _SEQUENTIAL | _PROGRESSIVE and components != 4,
-        orientation=turned,
+        orientation=exif_orientation,
     )
 
 

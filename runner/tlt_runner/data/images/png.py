@@ -31,14 +31,14 @@ def header(data: bytes) -> Header:
         BadImageError: The file ends before its IEND chunk, a checksum is wrong, its header makes no sense, or
             it is too large.
     """
-    fields, turned, compressed = b"", 1, 0
+    fields, exif_orientation, compressed = b"", 1, 0
     kinds: set[bytes] = set()
     for kind, start, end in _chunks(data):
         # The standard wants IHDR first.
         if not kinds:
             fields = _fields(kind, data[start:end])
         if kind == b"eXIf":
-            turned = orientation(data[start:end])
+            exif_orientation = orientation(data[start:end])
         # The picture may be divided into any number of IDAT chunks.
         elif kind == b"IDAT":
             compressed += end - start
@@ -52,21 +52,21 @@ def header(data: bytes) -> Header:
         raise BadImageError(
             Problem.CORRUPT_IMAGE, f"expected PNG chunks {sorted(needed)}, got none of {missing}"
         )
-    odd = {
+    applies_by_oddity = {
         Oddity.SIXTEEN_BIT: depth == 16,
         Oddity.GRAYSCALE: colour in _GREY,
         # tRNS makes single colours or palette entries transparent, without an alpha channel.
         Oddity.ALPHA: colour in _WITH_ALPHA or b"tRNS" in kinds,
-        Oddity.TURNED: turned != 1,
+        Oddity.TURNED: exif_orientation != 1,
         Oddity.ANIMATED: b"acTL" in kinds,
     }
     return Header(
         kind="PNG",
         height=height,
         width=width,
-        oddities=tuple(oddity for oddity, applies in odd.items() if applies),
+        oddities=tuple(oddity for oddity, applies in applies_by_oddity.items() if applies),
         fits_records=False,
-        orientation=turned,
+        orientation=exif_orientation,
     )
 
 

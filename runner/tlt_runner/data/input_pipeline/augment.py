@@ -100,7 +100,7 @@ def _colour(limits: Augmentation, uniform: Floats, normal: Floats) -> Floats | N
 
 
 def hue_rotation(angle: float) -> Floats:
-    """[3, 3]: rotation by ``angle`` (radians) about the axis of greys, which stay as they are (Rodrigues)."""
+    """Return the rotation [3, 3] by ``angle`` (radians) about the axis of greys, which stay (Rodrigues)."""
     # The axis is (1, 1, 1) / sqrt(3), hence the division; (1 - cosine) / 3 is its projection.
     cosine, sine = np.cos(angle), np.sin(angle) / np.sqrt(3)
     cross = np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])

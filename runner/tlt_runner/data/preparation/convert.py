@@ -96,6 +96,7 @@ def convert_image(
     Raises:
         BadImageError: The image cannot be used.
     """
+    # Container first: it is read without decoding, and says what a label's size is compared with.
     header = decode.header(data, sample.image_file)
     original_size = (header.height, header.width)
     # The label comes before the pixels: it is cheap, and may leave the image out.
@@ -104,12 +105,14 @@ def convert_image(
 
     height, width = original_size if size is None else (size.height, size.width)
     mode = "stretch" if size is None else size.mode
+    # The same placement moves pixels and boxes, so that they stay together.
     placement = geometry.placement(*original_size, height, width, mode)
     # The file itself is used where nothing changes: that is faster, and JPEG loses a little at each encoding.
     if (height, width) == original_size and keeps_bytes(header):
         decode.check(data, header)
         suffix = _SUFFIXES[header.kind]
     else:
+        # Through pixels: resized if need be, and encoded as a JPEG that TensorFlow reads.
         data = decode.encode(geometry.place_image(decode.pixels(data, header), placement))
         suffix = _SUFFIXES["JPEG"]
 
@@ -225,6 +228,7 @@ def transform_boxes(
 def _problem(
     yxyx: tuple[float, float, float, float], inside: geometry.FloatArray, edges: geometry.FloatArray
 ) -> Problem | None:
+    # Before clipping: an inverted box could become a valid one by it.
     if not (yxyx[0] < yxyx[2] and yxyx[1] < yxyx[3]):
         return Problem.INVERTED_BOX
     # Nothing of the box is left after cutting.

@@ -99,6 +99,7 @@ def export_folder(
     reporter = None if reporter_for is None else reporter_for(images)
     progress = StageProgress("export", images, reporter, stop)
     try:
+        # Split as for training: with the same seed the same images are held out.
         plan = planning.plan(folders, dataset, storage, progress)
         # A folder without a single class would have no dataset block that reads it.
         if not plan.classes:
@@ -153,7 +154,7 @@ def _new_folder(out: Path) -> Path:
 
 def _check_apart(dataset: Dataset, storage: Storage, folder: Path) -> None:
     held_out = dataset.validation
-    for path in (*formats.places(dataset), held_out.images, held_out.labels):
+    for path in (*formats.image_and_label_paths(dataset), held_out.images, held_out.labels):
         source = None if path is None else storage.local_path(join(dataset.uri, path))
         # The root itself may hold the new folder; only the places where images and labels are read may not.
         if source is not None and folder.is_relative_to(source.resolve()):
@@ -171,6 +172,7 @@ def _class_names(writer: type[Writer], counts: Counter[str], target: LabelFormat
         RunnerError: ``InvalidSpec`` when two of them would become one.
     """
     # Sorted, so that the message names the same two classes in every run.
+    # Every class of the labels, mapped or not: the folder is the whole data set in another format.
     names = {source: writer.class_name(source) for source in sorted(counts)}
     first: dict[str, str] = {}
     for source, name in names.items():
@@ -292,6 +294,7 @@ class _Export:
                     digests[sample.name] = exported.digest
                     self._write_labels(item, exported.image)
                 progress.advance()
+        # Lists and class names come last, when every image is known.
         self._writer.close()
         # Only images in the folder count as duplicates.
         usable = [item for item in planned if item.sample.name in digests]

@@ -183,8 +183,10 @@ def _state(path: Path) -> tuple[int, ...]:
 
 def digest_of(data: bytes) -> bytes:
     """Digest of an image's content, as :attr:`Fingerprint.images` has it."""
+    # Bytes and not text: there is one for each image, and half the memory.
     return hashlib.sha256(data).digest()
 
 
 def _encoded(text: str) -> bytes:
+    # File names that are no UTF-8 reach Python as lone surrogates, which encode() alone refuses.
     return text.encode(errors="surrogateescape")

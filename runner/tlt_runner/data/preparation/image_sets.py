@@ -53,7 +53,7 @@ def load(path: Path, file: str, listing: Listing, folder: str) -> ImageSet:
     except ValueError as error:
         raise RunnerError(Reason.INVALID_SPEC, f"{file}: {error}") from error
     image_keys = keys(listing, folder)
-    chosen: set[str] = set()
+    members: set[str] = set()
     findings = []
     for number, line in enumerate(entries, start=1):
         entry = line.strip()
@@ -62,11 +62,11 @@ def load(path: Path, file: str, listing: Listing, folder: str) -> ImageSet:
         image_key, is_member = _resolve(entry, image_keys, folder)
         # A name with the flag -1 is not in the set, whether there is such an image or not.
         if image_key is not None and is_member:
-            chosen.add(image_key)
+            members.add(image_key)
         elif is_member:
             message = f"expected an image of {folder or 'the data set'}, got {entry[:_SHOWN]!r}"
             findings.append(Finding(file, Problem.LISTED_WITHOUT_IMAGE, message, number))
-    if not chosen:
+    if not members:
         # Nothing matches: most likely the wrong list, or names in another form, so both are shown.
         example = f"{findings[0].message} in line {findings[0].line}" if findings else "it has no line"
         raise RunnerError(
@@ -74,7 +74,7 @@ def load(path: Path, file: str, listing: Listing, folder: str) -> ImageSet:
             f"expected names of images in {file}, none of which is there: {example}; images are called "
             f"{', '.join(sorted(image_keys)[:3])}",
         )
-    return ImageSet(frozenset(chosen), findings)
+    return ImageSet(frozenset(members), findings)
 
 
 def select(listing: Listing, folder: str, chosen: Set[str]) -> Listing:

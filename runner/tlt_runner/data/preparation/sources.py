@@ -44,7 +44,7 @@ def find(dataset: Dataset, storage: Storage) -> list[Source]:
     Raises:
         RunnerError: ``DatasetNotFound`` or ``NoLabels``, naming the folder and its contents; ``InvalidSpec``.
     """
-    images, labels = formats.places(dataset)
+    images, labels = formats.image_and_label_paths(dataset)
     held_out = dataset.validation
     # The folder's own listing first; lists of images and separate folders only narrow it.
     reader, listing = _open(dataset, storage, images, labels)
@@ -87,7 +87,7 @@ def _source(dataset: Dataset, reader: Reader, listing: Listing, images: str, sub
     if not listing.images:
         raise RunnerError(
             Reason.DATASET_NOT_FOUND,
-            f"expected .jpg, .jpeg or .png images{use} in {folder}, which has {reader.image_holdings()}",
+            f"expected .jpg, .jpeg or .png images{use} in {folder}, which has {reader.image_summary()}",
         )
     # If only labels are missing, the labels are probably elsewhere or of another format.
     unlabelled = [finding for finding in listing.skipped if finding.problem == Problem.NO_LABEL]
@@ -100,7 +100,7 @@ def _source(dataset: Dataset, reader: Reader, listing: Listing, images: str, sub
     raise RunnerError(
         Reason.NO_LABELS,
         f"expected labels of the {listing.images} images{use} in {folder}; where they should be there is: "
-        f"{reader.label_holdings()}; {unlabelled[0].file}: {unlabelled[0].message}",
+        f"{reader.label_summary()}; {unlabelled[0].file}: {unlabelled[0].message}",
     )
 
 
@@ -108,12 +108,12 @@ def _listed(dataset: Dataset, storage: Storage, listing: Listing, images: str) -
     """Select the images that the data set's list names; all of them where it has none."""
     if dataset.image_set is None:
         return listing
-    chosen = _image_set(dataset, storage, listing, images, dataset.image_set)
-    part = image_sets.select(listing, images, chosen.keys)
+    image_set = _image_set(dataset, storage, listing, images, dataset.image_set)
+    selected = image_sets.select(listing, images, image_set.keys)
     return replace(
-        part,
-        findings=[*listing.findings, *chosen.findings],
-        unlisted=listing.images - part.images,
+        selected,
+        findings=[*listing.findings, *image_set.findings],
+        unlisted=listing.images - selected.images,
     )
 
 
@@ -129,14 +129,14 @@ def _two_lists(
     if dataset.image_set is None:
         keys = image_sets.keys(listing, images) - held_out.keys
     else:
-        chosen = _image_set(dataset, storage, listing, images, dataset.image_set)
-        keys = chosen.keys - held_out.keys
+        image_set = _image_set(dataset, storage, listing, images, dataset.image_set)
+        keys = image_set.keys - held_out.keys
         message = f"expected in one list, got it in {dataset.image_set}, too: it is held out"
-        findings += chosen.findings
+        findings += image_set.findings
         findings += [
             Finding(sample.image_file, Problem.DUPLICATE_NAME, message)
             for sample in validation.samples
-            if image_sets.key(sample.image_file, images) in chosen.keys
+            if image_sets.key(sample.image_file, images) in image_set.keys
         ]
     training = image_sets.select(listing, images, keys)
     # Images in neither list: not used, and one number of the report.

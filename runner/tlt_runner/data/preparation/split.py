@@ -111,16 +111,16 @@ def _line(stratum: Sequence[_Group], fraction: float) -> int:
         sums.append(sums[-1] + group.images)
     # The draw alone decides where it comes close enough, so that new images do not move old ones. Groups
     # differ in size: half of the largest one is as close as a cut between two groups may come.
-    wanted = fraction * sums[-1]
+    target = fraction * sums[-1]
     # As many groups as the draw alone would hold out; cuts that are close enough are compared with it.
     drawn = sum(group.draw < fraction for group in stratum)
-    slack = max(TOLERANCE * wanted, max(group.images for group in stratum) / 2)
+    slack = max(TOLERANCE * target, max(group.images for group in stratum) / 2)
     both_sides = range(1, len(stratum))
-    fitting = [count for count in both_sides if abs(sums[count] - wanted) <= slack]
+    fitting = [count for count in both_sides if abs(sums[count] - target) <= slack]
     # Else the line goes to the nearest cut that is close enough, or to the closest cut there is.
     if fitting:
         return min(fitting, key=lambda count: (abs(count - drawn), count))
-    return min(both_sides, key=lambda count: (abs(sums[count] - wanted), count))
+    return min(both_sides, key=lambda count: (abs(sums[count] - target), count))
 
 
 def _show_every_class_on_both_sides(

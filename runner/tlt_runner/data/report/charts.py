@@ -46,8 +46,10 @@ def _overlap(width: float, height: float, other_width: float, other_height: floa
 
 def class_histogram(classes: Sequence[ReportedClass]) -> str:
     """Draw bars for every class, training above validation; classes with most objects first."""
+    # Ties by name, so that the page has the same bytes for the same data.
     ordered = sorted(classes, key=lambda item: (-item.training - item.validation, item.name))
     drawn = ordered[:_CLASSES_DRAWN]
+    # "or 1": a bar of nothing needs no division by nothing.
     most = max((max(item.training, item.validation) for item in drawn), default=0) or 1
     rows = []
     for row, item in enumerate(drawn):
@@ -120,6 +122,7 @@ def _axes(low: int, high: int, unit: float) -> str:
     top, left, bottom = _MARGIN / 4, _MARGIN, _MARGIN / 4 + _PLOT
     lines, parts = [], []
     for power in range(low, high + 1):
+        # y counts downwards in SVG, so heights are subtracted from the bottom.
         x, y = left + (power - low) * unit, bottom - (power - low) * unit
         lines.append(f"M{x:.1f} {top}V{bottom}M{left} {y:.1f}H{left + _PLOT}")
         parts.append(

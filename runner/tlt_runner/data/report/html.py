@@ -40,6 +40,7 @@ def render(report: DatasetReport, anchors: Anchors, pictures: Sequence[Thumbnail
     """
     from markupsafe import Markup
 
+    # Everything is computed here: the template only lays it out.
     return _template().render(
         report=report,
         anchors=anchors,

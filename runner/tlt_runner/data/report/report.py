@@ -156,6 +156,7 @@ def require_both_subsets(report: DatasetReport) -> None:
     Raises:
         RunnerError: ``BadSamples``.
     """
+    # Without training images nothing is learnt; without validation images no best model can be chosen.
     usable = {"training": report.training_images, "validation": report.validation_images}
     empty = [subset for subset, images in usable.items() if not images]
     if empty:

@@ -80,6 +80,7 @@ class DatasetStatistics(BaseModel):
 
     def add_listings(self, listings: Sequence[Listing]) -> None:
         """Add the contents of all folders at once, so that names that occur in several are counted."""
+        # File name -> folders in which it occurs.
         folders: defaultdict[str, set[str]] = defaultdict(set)
         for listing in listings:
             self.images += listing.images
@@ -108,9 +109,11 @@ class DatasetStatistics(BaseModel):
             self._skip(outcome.skipped)
             return
         self.usable_images[subset] += 1
+        # An odd image is used; it is only counted and listed.
         for oddity in outcome.oddities:
             self.odd_images[oddity] += 1
             _extend(self.odd.setdefault(oddity, []), [_writable(sample.image_file)])
+        # The labels' own classes, before mapping: the report shows what targetClassMapping could name.
         self.source_classes.update(map(_writable, outcome.source_classes))
         self.ignored_regions += outcome.ignored
         self.images_without_objects += not outcome.objects
@@ -159,6 +162,8 @@ class DatasetStatistics(BaseModel):
         unmapped = {
             name: count for name, count in self.source_classes.items() if mapping.target(name) is None
         }
+        # Every line is counted in exactly one of objects, dropped, unmapped and ignored; their sum is the
+        # number of lines.
         objects = self.training_objects.total() + self.validation_objects.total()
         dropped = self.dropped_by_problem.total()
         classes = [
@@ -221,6 +226,7 @@ class DatasetStatistics(BaseModel):
 
 def _bin(pixels: float) -> int:
     """Find the bin of a side: bin i reaches from 2 ** (i / 4) to 2 ** ((i + 1) / 4) pixels."""
+    # Clamped at both ends: sides below a pixel are dropped before, and none is above 65,536.
     return min(_BINS - 1, max(0, math.floor(math.log2(max(pixels, 1.0)) * BINS_PER_OCTAVE)))
 
 
@@ -279,6 +285,7 @@ def _warnings(report: DatasetReport) -> list[str]:
 def _class_warnings(report: DatasetReport) -> list[str]:
     # Beside an unused key stand the classes that exist: most often the key is misspelt.
     source_classes = _first(sorted(report.source_classes), len(report.source_classes)) or "none"
+    # One warning an unused key, with the same list of classes.
     sentences = [
         f"targetClassMapping: no label uses class {key!r}; the labels' classes are: {source_classes}"
         for key in report.unused_mapping_keys
@@ -294,6 +301,7 @@ def _class_warnings(report: DatasetReport) -> list[str]:
 
 
 def _imbalance_warnings(classes: Sequence[ReportedClass]) -> list[str]:
+    # Of training objects only: validation objects teach nothing.
     trained = sorted((item for item in classes if item.training), key=lambda item: item.training)
     # Classes without any training object have a warning of their own.
     if not trained or trained[-1].training <= IMBALANCE * trained[0].training:

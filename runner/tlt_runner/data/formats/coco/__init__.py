@@ -72,6 +72,7 @@ class CocoReader:
             RunnerError: ``NoLabels``: none of the files can be used.
         """
         image_files = folders.find_images(self.images)
+        # Images before labels: an entry is kept only if its image is in the folder.
         merged = Merged(self.images, image_files.names)
         used: list[tuple[str, Path]] = []
         refused: list[Finding] = []
@@ -128,6 +129,7 @@ class CocoReader:
 
     def classes(self, sample: Sample) -> Counter[str]:
         """Count an image's objects by class."""
+        # The boxes are in memory already; no size is needed, since they are in pixels.
         return Counter(box.class_name for box in self.read(sample, (0, 0)).boxes)
 
     def read(self, sample: Sample, image_size: tuple[int, int]) -> Labels:
@@ -136,11 +138,11 @@ class CocoReader:
         boxes = tuple(LabelledBox(self._classes[number], box) for number, box in image.objects())
         return Labels(boxes, tuple(image.findings), image.ignored, image.size)
 
-    def image_holdings(self) -> str:
+    def image_summary(self) -> str:
         """Count the files of the image folder by kind, for messages."""
-        return folders.holdings(self.images.path)
+        return folders.content_summary(self.images.path)
 
-    def label_holdings(self) -> str:
+    def label_summary(self) -> str:
         """Describe the label files, for messages: they can be used, or the listing would have failed."""
         return "labels of other images"
 
@@ -163,7 +165,7 @@ def _json_files(root: DatasetRoot, labels: str) -> list[tuple[str, Path]]:
             raise RunnerError(
                 Reason.NO_LABELS,
                 f"expected .json files in {join(uri, folder.relative)}, which has "
-                f"{folders.holdings(folder.path)}",
+                f"{folders.content_summary(folder.path)}",
             )
     # A file that cannot be read may hold annotations of any image: without it objects would be background.
     if findings:
@@ -208,6 +210,7 @@ class _Instances:
 
     def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
         self._path = path
+        # From 1, as in COCO's own files.
         self._category = {name: number for number, name in enumerate(classes, start=1)}
         # In the JSON all annotations come after all images: until then they wait in a second file.
         self._waiting = path.with_suffix(".annotations")
@@ -239,6 +242,7 @@ class _Instances:
     def close(self) -> None:
         self._annotations.close()
         with self._images, self._waiting.open(encoding="ascii") as annotations:
+            # The annotations are copied behind the images; the JSON is never in memory as a whole.
             self._images.write('],\n"annotations": [')
             shutil.copyfileobj(annotations, self._images)
             self._images.write("]}\n")

@@ -189,6 +189,7 @@ def image_size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
     Raises:
         EntryError: They are no size.
     """
+    # 0 counts as unknown, as for a missing field.
     size = []
     for name in ("height", "width"):
         value = entry.get(name) or 0
@@ -242,6 +243,7 @@ def box(entry: Mapping[str, Any]) -> Box:
             message = f"bbox: expected {-_FAR:g} to {_FAR:g}, got {_short(number)}"
             raise EntryError(Problem.NOT_A_NUMBER, message)
     x, y, width, height = map(float, value)
+    # From x, y, width, height to top, left, bottom, right; COCO's pixels begin at 0, as ours.
     edges = (y, x, y + height, x + width)
     if not (edges[0] < edges[2] and edges[1] < edges[3]):
         message = f"bbox: expected a width and a height above 0, got {width:g} and {height:g}"
