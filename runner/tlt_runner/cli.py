@@ -265,10 +265,10 @@ def infer(model: str, images: Path, output: Path, score: float, volumes: Path | 
 
     request = requests.Request(model, images, output, score)
     with TemporaryDirectory(prefix="tlt-", ignore_cleanup_errors=True) as scratch:
-        inputs = requests.check(request, Storage(scratch=Path(scratch), volumes_root=volumes))
+        checked = requests.check(request, Storage(scratch=Path(scratch), volumes_root=volumes))
         from tlt_runner.inference import run as inference  # TensorFlow, now that there is work for it
 
-        report = inference.run(request, inputs, LocalReporter(None), stop)
+        report = inference.run(request, checked, LocalReporter(None), stop)
     for line in inference_report.summary(report, output):
         click.echo(line)
     return 0

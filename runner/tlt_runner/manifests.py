@@ -158,6 +158,7 @@ def _parse(body: dict[str, Any]) -> Resource:
     # TypeError.
     if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
         raise InvalidResourceError(f"metadata.name: expected a text, got {metadata!r:.120}")
+    # First as the operator reads it, whose messages name the fields; then once more, strictly.
     resource = resources.parse(body)
     try:  # as an API server types: 100 and 1e2 are numbers, "100" is a text
         resource.kind.spec.model_validate_json(json.dumps(body.get("spec") or {}), strict=True)

@@ -105,6 +105,7 @@ class Records:
 
     def files(self, subset: Subset) -> list[Path]:
         """List the TFRecord files of a subset, in order."""
+        # In the manifest's order, which is the same for every worker.
         return [self.folder / shard.name for shard in self.manifest.shards if shard.subset == subset]
 
 

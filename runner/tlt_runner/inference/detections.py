@@ -70,6 +70,7 @@ def in_image(
 def label_text(detections: ImageDetections, names: Sequence[str]) -> str:
     """Return a KITTI label file of 16 columns, as TLT's: unknown columns are 0, the score is the last."""
     lines = []
+    # One line an object, the best first, as the model orders them.
     for (y1, x1, y2, x2), class_id, score in zip(
         detections.boxes, detections.class_ids, detections.scores, strict=True
     ):

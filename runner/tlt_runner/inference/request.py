@@ -36,7 +36,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class CheckedInputs:
+class CheckedRequest:
     """Model and images of a request, found and checked.
 
     Attributes:
@@ -52,7 +52,7 @@ class CheckedInputs:
     other_files: Sequence[str]
 
 
-def check(request: Request, storage: Storage) -> CheckedInputs:
+def check(request: Request, storage: Storage) -> CheckedRequest:
     """List the images, fetch the model, and refuse an output folder of someone else. Nothing is written.
 
     Args:
@@ -64,6 +64,7 @@ def check(request: Request, storage: Storage) -> CheckedInputs:
             there is no model; the storage's reasons.
     """
     with storage_errors(str(request.images)):
+        # The cheapest checks come first; the model, which may be a download, is last.
         _check_folders(request)
         # No mount: this folder is the user's own, and links in it may lead anywhere.
         images = folders.find_images(folders.SourceFolder(request.images, ""))
@@ -78,7 +79,7 @@ def check(request: Request, storage: Storage) -> CheckedInputs:
         other_files = _other_files(request.images, images)
     with storage_errors(str(request.output)):
         output_folder.refuse_foreign(request.output)
-    return CheckedInputs(storage.fetch(_address(request.model)), images.names, images.skipped, other_files)
+    return CheckedRequest(storage.fetch(_address(request.model)), images.names, images.skipped, other_files)
 
 
 def _check_folders(request: Request) -> None:

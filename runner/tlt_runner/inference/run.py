@@ -38,7 +38,7 @@ from tlt_runner.inference import detections
 from tlt_runner.inference.detections import ImageDetections
 from tlt_runner.inference.output_folder import OutputFolder
 from tlt_runner.inference.report import REPORT, InferenceReport, named
-from tlt_runner.inference.request import CheckedInputs, Request
+from tlt_runner.inference.request import CheckedRequest, Request
 
 log = logging.getLogger(__name__)
 BATCH = 4
@@ -56,12 +56,12 @@ class _Loaded:
     oddities: tuple[Oddity, ...]
 
 
-def run(request: Request, inputs: CheckedInputs, reporter: Reporter, stop: Stop) -> InferenceReport:
+def run(request: Request, checked: CheckedRequest, reporter: Reporter, stop: Stop) -> InferenceReport:
     """Infer, and write images, labels and the report.
 
     Args:
         request: The command's arguments.
-        inputs: The request's model and images, as :func:`tlt_runner.inference.request.check` gives them.
+        checked: The request's model and images, as :func:`tlt_runner.inference.request.check` gives them.
         reporter: Receives progress (stage ``infer``).
         stop: Ends the run after the images in work.
 
@@ -71,20 +71,20 @@ def run(request: Request, inputs: CheckedInputs, reporter: Reporter, stop: Stop)
     """
     with OutputFolder.opened(request.output) as output:
         # The model is loaded after the folder is open: a folder that is refused costs no seconds.
-        model = detector.load(inputs.model)
-        inference = _Inference(request, model, output, inputs.unusable)
-        progress = StageProgress("infer", len(inputs.images), reporter, stop)
+        model = detector.load(checked.model)
+        inference = _Inference(request, model, output, checked.unusable)
+        progress = StageProgress("infer", len(checked.images), reporter, stop)
         interrupted: InterruptedRunError | None = None
         # Interrupted, it still writes its report: what it lists belongs to us, and the next run replaces it.
         try:
-            inference.run(inputs.images, progress)
+            inference.run(checked.images, progress)
         except InterruptedRunError as error:
             interrupted = error
-        report = inference.report(sha256_of(inputs.model), whole=interrupted is None)
+        report = inference.report(sha256_of(checked.model), whole=interrupted is None)
         # Counts of what the folder holds, beside those of what went through the model.
         listed = {
-            "images": len(inputs.images) + len(inputs.unusable),
-            "other_files": list(inputs.other_files),
+            "images": len(checked.images) + len(checked.unusable),
+            "other_files": list(checked.other_files),
         }
         report = output.finish(report.model_copy(update=listed))
     if interrupted is not None:
@@ -232,11 +232,11 @@ def _chunks(
     """Yield the images in batches; the next batch is loaded while one is worked on."""
     starts = range(0, len(names), BATCH)
     # Two batches are in memory at a time: the one that is yielded and the one that is being loaded.
-    waiting = [threads.submit(load, name) for name in names[:BATCH]]
+    loading = [threads.submit(load, name) for name in names[:BATCH]]
     for start in starts:
         following = [threads.submit(load, name) for name in names[start + BATCH : start + 2 * BATCH]]
-        yield [item.result() for item in waiting]
-        waiting = following
+        yield [item.result() for item in loading]
+        loading = following
 
 
 def _require_inferred(report: InferenceReport) -> None:

@@ -36,6 +36,7 @@ def run(
         RunnerError: Nothing was written.
     """
     spec = flow.only(command, file).spec
+    # flow.only has checked the kind, which the type checker cannot know.
     if not isinstance(spec, TrainingJobSpec):
         raise TypeError(f"expected the spec of a {command.kind}, got {type(spec).__name__}")
     # From here on Ctrl-C ends the export in an orderly way, and its hidden folder is removed.

@@ -53,6 +53,7 @@ class Folders:
 
     def holds(self, artifact: Artifact) -> bool:
         """Return True if an artifact still exists with its size. One in S3 is assumed to exist."""
+        # By size: a digest of every artifact at every `tlt run` would read gigabytes.
         path = self.path_of(artifact.uri)
         return path is None or (path.is_file() and path.stat().st_size == artifact.size_bytes)
 
@@ -66,6 +67,8 @@ class Folders:
 
     def run_folder(self, kind: str, name: str, command: str = "") -> Path:
         """Make the folder of a run, for its RunSpec, report and log."""
+        # One folder a resource and command: the next run replaces it, so that the newest log is in a known
+        # place.
         folder = self.state / "runs" / "-".join(filter(None, (kind, name, command)))
         folder.mkdir(parents=True, exist_ok=True)
         return folder

@@ -37,6 +37,7 @@ def of_flow(
     """
     tables = [*by_kind(resources, now), artifacts(resources, folders)]
     failures = [line for item in resources for line in _failure(item, logs.get(item.key))]
+    # Blocks without content are dropped; each of the others begins with an empty line.
     blocks = [*(aligned(rows) for rows in tables if rows), failures]
     return [line for block in blocks if block for line in ("", *block)]
 
@@ -99,6 +100,7 @@ def artifacts(resources: Sequence[Resource], folders: Folders) -> list[Row]:
         [
             item.key,
             artifact.name,
+            # The path is what one opens on this machine; an object in a bucket has its address only.
             str(folders.path_of(artifact.uri) or artifact.uri),
             f"{artifact.size_bytes:,}",
         ]

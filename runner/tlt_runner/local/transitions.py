@@ -43,6 +43,7 @@ def new(resource: Resource, now: datetime) -> Resource:
 
 def kept(resource: Resource, stored: Resource) -> Resource:
     """Return the manifest's resource with the uid and status of the stored one."""
+    # The spec is the manifest's; identity and status are what earlier runs left.
     return replace(
         resource,
         uid=stored.uid,
@@ -131,5 +132,6 @@ def _updated(resource: Resource, **fields: Any) -> Resource:
 def _in_state(resource: Resource, state: State, now: datetime) -> Resource:
     """Set the conditions of a state, and the phase that follows from them."""
     generation = resource.generation
+    # The stored conditions go in, because lastTransitionTime stays where a status does not change.
     built = conditions.build(resource.status.conditions, state, generation, times.to_wire(now))
     return _updated(resource, phase=conditions.phase(built), conditions=built, observed_generation=generation)

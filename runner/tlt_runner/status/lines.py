@@ -46,6 +46,7 @@ def progress_line(progress: Progress) -> str:
     step = _labelled("step", progress.step, "d")
     if step and progress.steps is not None:
         step += f"/{progress.steps}"
+    # A figure that is not known yet leaves no gap in the line.
     parts = [
         progress.stage,
         epoch,

@@ -39,6 +39,7 @@ def parse(uri: str) -> Address:
         raise RunnerError(
             Reason.INVALID_SPEC, f"expected pvc://claim/path, s3://bucket/prefix or file:///path, got {uri!r}"
         )
+    # Of file:// the root is empty: rest begins with the slash.
     root, _, path = rest.partition("/")
     if scheme != "file" and not root:
         raise RunnerError(Reason.INVALID_SPEC, f"expected a claim or bucket after {scheme}://, got {uri!r}")
@@ -53,6 +54,7 @@ def parse(uri: str) -> Address:
 def join(uri: str, *parts: str) -> str:
     """Join relative paths to an address: ``join("pvc://a/b", "c/d") == "pvc://a/b/c/d"``."""
     address = parse(uri)
+    # Empty parts name the address itself, so they add nothing.
     path = "/".join(filter(None, (address.path, *map(relative, parts))))
     return Address(address.scheme, address.root, path).uri
 

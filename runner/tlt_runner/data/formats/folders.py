@@ -62,9 +62,9 @@ def scan(folder: Path, mount: Path | None = None) -> Iterator[tuple[str, EntryKi
     # The claim may be a link itself: only resolved paths can be compared.
     claim = None if mount is None else mount.resolve()
     # A stack of folders instead of a recursion, so that no depth of folders reaches Python's limit.
-    waiting = [""]
-    while waiting:
-        prefix = waiting.pop()
+    unlisted = [""]
+    while unlisted:
+        prefix = unlisted.pop()
         try:
             entries = os.scandir(folder / prefix)
         except OSError as error:
@@ -84,7 +84,7 @@ def scan(folder: Path, mount: Path | None = None) -> Iterator[tuple[str, EntryKi
                 elif entry.is_symlink():
                     yield name, _kind_of_link(entry, folder, claim)
                 elif entry.is_dir(follow_symlinks=False):
-                    waiting.append(f"{name}/")
+                    unlisted.append(f"{name}/")
                 else:
                     yield name, EntryKind.FILE if entry.is_file(follow_symlinks=False) else EntryKind.BROKEN
 

@@ -122,6 +122,7 @@ class KittiWriter(Writer):
 def _line(box: LabelledBox) -> str:
     y1, x1, y2, x2 = (decimal(edge, 2) for edge in box.yxyx)
     truncation = decimal(box.truncation, 2)
+    # Angle 0.00 and the third dimension 0: the box in the image is all that is known.
     return f"{box.class_name} {truncation} {_occlusion(box)} 0.00 {x1} {y1} {x2} {y2} 0 0 0 0 0 0 0\n"
 
 

@@ -105,6 +105,7 @@ def _lines(path: Path) -> list[str] | str:
         lines = text(path, MAX_BYTES).removesuffix("\n").split("\n")
     except ValueError as error:
         return str(error)
+    # All or nothing: the first 10,000 lines alone would make background of the other objects.
     return lines if len(lines) <= MAX_LINES else f"expected at most {MAX_LINES:,} lines, got {len(lines):,}"
 
 

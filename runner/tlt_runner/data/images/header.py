@@ -81,6 +81,7 @@ def check_parts(count: int) -> None:
     Raises:
         BadImageError: ``CorruptImage``.
     """
+    # Each part is a step of a loop in Python: millions of empty ones would hold a worker for minutes.
     if count > MAX_PARTS:
         raise BadImageError(Problem.CORRUPT_IMAGE, f"expected at most {MAX_PARTS} segments or chunks")
 

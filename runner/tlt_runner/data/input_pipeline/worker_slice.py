@@ -34,6 +34,7 @@ class WorkerSlice:
         size = self.size(batch_size)
         # Positions where the slice begins in each of the batches.
         first = np.arange(batches)[:, None] * batch_size + self.index * size
+        # [batches, size] as one row: the slices of the batches, one after the other.
         return (first + np.arange(size)).reshape(-1)
 
 

@@ -213,10 +213,10 @@ class _Instances:
         # From 1, as in COCO's own files.
         self._category = {name: number for number, name in enumerate(classes, start=1)}
         # In the JSON all annotations come after all images: until then they wait in a second file.
-        self._waiting = path.with_suffix(".annotations")
+        self._annotations_path = path.with_suffix(".annotations")
         # ASCII is enough: json.dumps escapes everything else.
         self._images: IO[str] = path.open("x", encoding="ascii")
-        self._annotations: IO[str] = self._waiting.open("x", encoding="ascii")
+        self._annotations: IO[str] = self._annotations_path.open("x", encoding="ascii")
         self._image_count = self._annotation_count = 0
         categories = [{"id": number, "name": name} for name, number in self._category.items()]
         self._images.write(f'{{"categories": {json.dumps(categories)},\n"images": [')
@@ -241,12 +241,12 @@ class _Instances:
 
     def close(self) -> None:
         self._annotations.close()
-        with self._images, self._waiting.open(encoding="ascii") as annotations:
+        with self._images, self._annotations_path.open(encoding="ascii") as annotations:
             # The annotations are copied behind the images; the JSON is never in memory as a whole.
             self._images.write('],\n"annotations": [')
             shutil.copyfileobj(annotations, self._images)
             self._images.write("]}\n")
-        self._waiting.unlink()
+        self._annotations_path.unlink()
 
     def _annotation(self, box: LabelledBox, number: int) -> dict[str, Any]:
         y1, x1, y2, x2 = box.yxyx
