@@ -193,7 +193,7 @@ def _draw(
 
 
 def _touch(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
-    """True if two boxes overlap by more than a tenth of their smallest side in both directions."""
+    """Return True if two boxes overlap by more than a tenth of their smallest side in both directions."""
     # Digits may touch a little, but must not hide each other.
     slack = 0.1 * min(one[2] - one[0], one[3] - one[1], other[2] - other[0], other[3] - other[1])
     rows = min(one[2], other[2]) - max(one[0], other[0])

@@ -137,7 +137,7 @@ class SourceFolder:
         return printable(f"{self.relative}/{name}" if self.relative else name)
 
     def holds(self, file: str) -> bool:
-        """True if a file (path relative to the root) is in the folder or below it."""
+        """Return True if a file (path relative to the root) is in the folder or below it."""
         return not self.relative or file.startswith(f"{self.relative}/")
 
 

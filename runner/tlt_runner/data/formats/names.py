@@ -32,7 +32,7 @@ def composed(name: str) -> str:
 
 
 def is_safe(name: str) -> bool:
-    """True if a name can stand in a line of UTF-8 text: in records, lists and reports."""
+    """Return True if a name can stand in a line of UTF-8 text: in records, lists and reports."""
     return name.isprintable() or all(unicodedata.category(character) not in _UNSAFE for character in name)
 
 

@@ -142,7 +142,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _is_critical(kind: bytes) -> bool:
-    """True for a chunk that the picture needs: its kind begins with an upper-case letter (bit 5 is 0)."""
+    """Return True for a chunk that the picture needs: its kind begins with a capital letter (bit 5 is 0)."""
     return not kind[0] & 0x20
 
 

@@ -32,7 +32,7 @@ hash of their name; both together mix subsets that are larger than the shuffle b
 
 
 def steps_of(records: Records, batch_size: int) -> int:
-    """Number of batches of an epoch.
+    """Return the number of batches of an epoch.
 
     Raises:
         RunnerError: ``InvalidSpec`` when there are fewer images than a batch takes.

@@ -168,7 +168,7 @@ def _image(sample: Sample) -> bytes:
 
 
 def _sha256(path: Path) -> str:
-    """Digest of a file. One that may not be read becomes a finding, and gets a digest that no file has."""
+    """Return the digest of a file; of one that may not be read, which becomes a finding, a digest of none."""
     try:
         return sha256_of(path)
     except PermissionError:
@@ -182,7 +182,7 @@ def _state(path: Path) -> tuple[int, ...]:
 
 
 def digest_of(data: bytes) -> bytes:
-    """Digest of an image's content, as :attr:`Fingerprint.images` has it."""
+    """Return the digest of an image's content, as :attr:`Fingerprint.images` has it."""
     # Bytes and not text: there is one for each image, and half the memory.
     return hashlib.sha256(data).digest()
 

@@ -94,7 +94,7 @@ def select(listing: Listing, folder: str, chosen: Set[str]) -> Listing:
 
 
 def keys(listing: Listing, folder: str) -> frozenset[str]:
-    """Keys of all images of a listing."""
+    """Return the keys of all images of a listing."""
     files = [sample.image_file for sample in listing.samples] + [finding.file for finding in listing.skipped]
     return frozenset(key(file, folder) for file in files)
 
@@ -122,7 +122,7 @@ def _resolve(entry: str, image_keys: Collection[str], folder: str) -> tuple[str 
 
 
 def _spellings(name: str, folder: str) -> Iterator[str]:
-    """Keys that a name can stand for, the literal one first."""
+    """Yield the keys that a name can stand for, the literal one first."""
     path = names.composed(names.printable(name))
     yield path
     # Lists that were written on Windows, or relative to the list.

@@ -186,7 +186,7 @@ def shards(items: Iterable[PlannedSample]) -> list[PlannedShard]:
 
 
 def shard_count(images: int) -> int:
-    """Number of files of a subset of ``images`` images."""
+    """Return the number of files of a subset of ``images`` images."""
     # Rounded up, as the multiple below.
     count = -(-images // IMAGES_PER_SHARD)
     return count if images < FEWEST_TO_SHARE else -(-count // SHARDS_TOGETHER) * SHARDS_TOGETHER

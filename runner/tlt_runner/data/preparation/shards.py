@@ -67,7 +67,7 @@ class ShardFolder:
         self.path = storage.mirror(uri)
 
     def whole(self, planned: PlannedShard) -> bool:
-        """True if a shard exists as it was written, with its sidecar."""
+        """Return True if a shard exists as it was written, with its sidecar."""
         # The sidecar is published after its shard: without it the shard may still be on its way.
         if not self._file(planned.sidecar).is_file():
             return False
@@ -135,7 +135,7 @@ class ShardFolder:
                     continue  # its run is alive and has finished it, or removed it itself
 
     def _file(self, name: str) -> Path:
-        """Path of a file in the folder; a link that leads out of the claim is refused."""
+        """Return the path of a file in the folder; a link that leads out of the claim is refused."""
         return self._storage.local_path(join(self._uri, name)) or self.path / name
 
     def _publish(self, name: str) -> None:

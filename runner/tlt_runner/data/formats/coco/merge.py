@@ -46,7 +46,7 @@ class Image:
         self._numbers.extend((item[0], *item[1]))
 
     def objects(self) -> Iterator[_Object]:
-        """Class number and box (top, left, bottom, right) of every object."""
+        """Yield class number and box (top, left, bottom, right) of every object."""
         for start in range(0, len(self._numbers), _NUMBERS):
             number, y1, x1, y2, x2 = self._numbers[start : start + _NUMBERS]
             yield int(number), (y1, x1, y2, x2)
