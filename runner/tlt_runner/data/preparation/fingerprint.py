@@ -168,7 +168,7 @@ def _image(sample: Sample) -> bytes:
 
 
 def _sha256(path: Path) -> str:
-    """Return the digest of a file; of one that may not be read, which becomes a finding, a digest of none."""
+    """Return the digest of a file; if it may not be read, which is a finding, one that no file has."""
     try:
         return sha256_of(path)
     except PermissionError:
