@@ -47,6 +47,8 @@ class Program(click.Group):
     def invoke(self, context: click.Context) -> NoReturn:
         """Run the chosen command, which returns its exit code, and exit."""
         try:
+            # A command returns its exit code instead of calling sys.exit, so that tests can call it as a
+            # function.
             code = super().invoke(context)
         except (click.ClickException, click.exceptions.Exit):  # misuse, --help: click answers
             raise
@@ -99,6 +101,7 @@ def run_task(
     report: Path | None,
 ) -> int:
     """Run a task for a manifest here, or for a RunSpec as a pod does."""
+    # Two ways in: --spec is what the operator's pod and a local run's child get, -f is for people.
     if spec is not None:
         if file is not None:
             raise click.UsageError("argument -f/--file: not allowed with argument --spec")
@@ -143,6 +146,7 @@ def _folders(state: Path | None, volumes: Path | None) -> Folders:
     return Folders.of(state, volumes)
 
 
+# One function for all commands of tasks; they differ in name, help and kind only.
 for _command in COMMANDS.values():
     if _command.name != "convert":  # it has more options, see below
         task_command(_command)(partial(run_task, _command))
@@ -159,16 +163,17 @@ for _command in COMMANDS.values():
 def convert(to: dataset.LabelFormat | None, out: Path | None, resize: bool, **source: Any) -> int:
     """Convert to TFRecords, as the task does, or to a folder of another format."""
     command = COMMANDS["convert"]
+    # Without --to it is a task like the others, which may also run in a pod.
     if to is None:
         if out is not None or resize:
             raise click.UsageError("--out and --resize go with --to; TFRecords go to spec.output.uri")
         return run_task(command, **source)
     if source["file"] is None or out is None or source["report"] is not None:
         raise click.UsageError("--to goes with -f and --out, and without --report")
-    from tlt_runner.local import export_folder
+    from tlt_runner.local import convert_to
 
     folders = _folders(source["state"], source["volumes"])
-    return export_folder.run(command, source["file"], folders, to, out, resize=resize)
+    return convert_to.run(command, source["file"], folders, to, out, resize=resize)
 
 
 @tlt.command(
@@ -260,10 +265,10 @@ def infer(model: str, images: Path, output: Path, score: float, volumes: Path | 
 
     request = requests.Request(model, images, output, score)
     with TemporaryDirectory(prefix="tlt-", ignore_cleanup_errors=True) as scratch:
-        inputs = requests.check(request, Storage(scratch=Path(scratch), volumes_root=volumes))
+        checked = requests.check(request, Storage(scratch=Path(scratch), volumes_root=volumes))
         from tlt_runner.inference import run as inference  # TensorFlow, now that there is work for it
 
-        report = inference.run(request, inputs, LocalReporter(None), stop)
+        report = inference.run(request, checked, LocalReporter(None), stop)
     for line in inference_report.summary(report, output):
         click.echo(line)
     return 0

@@ -68,6 +68,7 @@ class Context:
         Raises:
             RunnerError: The storage's reasons.
         """
+        # First the file, then the list: status.artifacts never names what is not there yet.
         stored = self.storage.publish(file, join(folder, file.name))
         self.reporter.artifact(
             Artifact(name=name, uri=stored.uri, sha256=stored.sha256, size_bytes=stored.size_bytes)

@@ -67,6 +67,7 @@ def storage_errors(uri: str) -> Iterator[None]:
         # Apart from the other reasons: a caller turns it into one of its own, for example DatasetNotFound.
         if isinstance(error, FileNotFoundError):
             raise NotFoundError(f"{uri}: {error.strerror}: {error.filename}") from error
+        # Whatever is not about room or rights may pass by itself: that reason is retried.
         reason = Reason.STORAGE_UNAVAILABLE
         if error.errno in FULL:
             reason = Reason.STORAGE_FULL

@@ -33,6 +33,7 @@ _FULL_TEXTS = ("No space left on device", "Disk quota exceeded")
 
 def reason_of(error: BaseException) -> Reason:
     """Return the taxonomy's reason for an exception, or for the one it was raised from."""
+    # The nearest exception with a known reason decides: ours are raised from the library's.
     reasons = (_own_reason(link) for link in _chain(error))
     return next((reason for reason in reasons if reason is not None), Reason.INTERNAL)
 
@@ -69,6 +70,8 @@ def _of_native(error: BaseException) -> Reason | None:
     # Before the class names: TensorFlow raises ResourceExhaustedError for a full disk, too.
     if any(sign in text for sign in _FULL_TEXTS):
         return Reason.STORAGE_FULL
+    # By name, because importing TensorFlow to compare classes would take seconds; OpenCV's errors have texts
+    # only.
     names = {ancestor.__name__ for ancestor in type(error).__mro__}
     if names & _MEMORY_CLASSES or any(sign in text for sign in _MEMORY_TEXTS):
         return Reason.OUT_OF_MEMORY
@@ -77,6 +80,7 @@ def _of_native(error: BaseException) -> Reason | None:
 
 def failure_of(error: BaseException) -> Failure:
     """Return the failure of an exception, as it is written into the termination message."""
+    # A RunnerError anywhere in the chain has the message that was written for people.
     raised = next((link for link in _chain(error) if isinstance(link, RunnerError)), None)
     message = raised.message if raised else _sentence(error)
     return failure(reason_of(error), message, raised.hint if raised else None)
@@ -143,5 +147,6 @@ def failure_of_exit(returncode: int, *, stopped: bool = False) -> Failure:
     if returncode < 0:
         name = signal.Signals(-returncode).name
         return failure(Reason.INTERNAL, f"the run crashed: it was ended by {name}")
+    # A code of the taxonomy, from a process that died before it wrote its message; any other is Internal.
     failure_class = by_exit_code(returncode)
     return failure(failure_class.reason, f"the run ended with exit code {returncode} and left no message")

@@ -66,6 +66,7 @@ def settle(partial: Path, target: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make renames in a folder durable."""
+    # A rename changes the folder, not the file: the folder has to reach the disk, too.
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -90,4 +91,5 @@ def try_lock(file: IO[Any]) -> bool:
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
+        # Reads by blocks, so a model of gigabytes takes no memory, and releases the interpreter's lock.
         return hashlib.file_digest(file, "sha256").hexdigest()

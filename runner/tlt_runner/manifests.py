@@ -83,6 +83,7 @@ def read(path: Path) -> Checked:
         RunnerError: InvalidSpec; the path does not exist or cannot be read.
     """
     files, ignored = _files(path)
+    # Mistakes are collected: the user corrects all of them after one call.
     documents: list[Document] = []
     problems: list[str] = []
     for file in files:
@@ -94,7 +95,7 @@ def read(path: Path) -> Checked:
             continue
         for position, body in bodies:
             if not _is_ours(body):
-                ignored.append(f"{position}: {_what(body)} is not of {GROUP}")
+                ignored.append(f"{position}: {_description(body)} is not of {GROUP}")
                 continue
             try:
                 documents.append(Document(position, _parse(body)))
@@ -144,7 +145,7 @@ def _is_ours(body: Any) -> bool:
     return str(body.get("apiVersion")).startswith(f"{GROUP}/") or body.get("kind") in KINDS
 
 
-def _what(body: Any) -> str:
+def _description(body: Any) -> str:
     if not isinstance(body, dict):
         return f"a {type(body).__name__}"
     name = (body.get("metadata") or {}).get("name") if isinstance(body.get("metadata"), dict) else None
@@ -153,8 +154,11 @@ def _what(body: Any) -> str:
 
 def _parse(body: dict[str, Any]) -> Resource:
     metadata = body.get("metadata")
+    # resources.parse takes metadata as a cluster has checked them: there, a name that is no text would be a
+    # TypeError.
     if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
         raise InvalidResourceError(f"metadata.name: expected a text, got {metadata!r:.120}")
+    # First as the operator reads it, whose messages name the fields; then once more, strictly.
     resource = resources.parse(body)
     try:  # as an API server types: 100 and 1e2 are numbers, "100" is a text
         resource.kind.spec.model_validate_json(json.dumps(body.get("spec") or {}), strict=True)

@@ -66,6 +66,7 @@ class Surroundings:
 
 def termination_log(environment: Mapping[str, str]) -> Path | None:
     """Return the file for the termination message: the named one, or that of a pod; None elsewhere."""
+    # A local run names a file; in a cluster the kubelet mounts its own into every container.
     named = environment.get(TERMINATION_LOG_VARIABLE)
     if named:
         return Path(named)
@@ -85,11 +86,14 @@ def execute(
     """
     stop = Stop()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings and errors, without a page of information
+    # Before anything that starts threads, which have to inherit the blocked signals.
     signals = StopSignals(stop)
     signals.listen()
+    # Until the RunSpec is read nobody knows where reports go; a failure before that needs a reporter, too.
     reporter: AccumulatingReporter = LocalReporter(None)
     failure: Failure | None = None
     try:
+        # Whatever fails from here on, the RunSpec included, becomes a failure with a reason.
         run = read_run_spec(spec_file, command)
         reporter = _reporter(run, around)
         # Bound late: by the second signal the report has grown.
@@ -139,6 +143,7 @@ class StopSignals:
         if not self._stop.requested():
             self._stop.request()
             with suppress(OSError, ValueError):  # nobody reads our standard error
+                # For whoever reads the log of a pod that takes its time to end.
                 print(f"{number.name}: stopping after the next checkpoint", file=sys.stderr, flush=True)
             return
         # os._exit, from this thread: sys.exit would end the thread only, and the main one may never return.
@@ -176,6 +181,7 @@ def read_run_spec(file: Path, command: str) -> RunSpec:
 
 
 def _reporter(run: RunSpec, around: Surroundings) -> AccumulatingReporter:
+    # A local run inside of a pod (a notebook) must not report to that pod's cluster.
     server = ApiServer.of_this_pod() if around.report is None else None
     if server is None:
         return LocalReporter(around.report)
@@ -200,6 +206,7 @@ def _run_task(
     log.info("%s/%s, attempt %d", run.owner.kind, run.owner.name, run.attempt)
     # The signal may have come while the process started.
     stop.raise_if("before it began")
+    # ignore_cleanup_errors: a scratch folder that cannot be removed must not fail a finished run.
     with tempfile.TemporaryDirectory(prefix="tlt-", ignore_cleanup_errors=True) as folder:
         scratch = Path(folder)
         storage = Storage(volumes_root=around.volumes, scratch=scratch, s3=run.spec.storage.s3)

@@ -20,12 +20,11 @@ import data_fuzz_mutations as mutations
 import data_fuzz_worst as worst
 import numpy as np
 
-from tlt_runner.data.formats import class_names
 from tlt_runner.data.formats.coco import CocoReader
 from tlt_runner.data.formats.folders import SourceFolder
 from tlt_runner.data.formats.kitti import KittiReader
 from tlt_runner.data.formats.voc import VocReader
-from tlt_runner.data.formats.yolo import YoloReader
+from tlt_runner.data.formats.yolo import YoloReader, read_class_names
 from tlt_runner.data.images import decode
 from tlt_runner.data.sample import Finding, Labels, Listing, Problem, Reader
 from tlt_runner.errors import RunnerError
@@ -146,7 +145,7 @@ def _try_yaml(tried: Tried, folder: Path, data: bytes) -> None:
     path.write_bytes(data)
     tried.cases += 1
     try:
-        names = class_names.load(path)
+        names = read_class_names(path)
     except RunnerError as error:
         error.message.encode()
         assert len(error.message) < LONGEST_MESSAGE

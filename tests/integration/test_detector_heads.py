@@ -14,7 +14,7 @@ from tlt_api.prunejob import PruneTarget
 from tlt_api.training import Training
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
-from tlt_runner.evaluation import detectors
+from tlt_runner.evaluation.evaluate import keras_detector
 from tlt_runner.export import onnx as onnx_export
 from tlt_runner.export import verify
 from tlt_runner.pruning import faster_rcnn
@@ -79,7 +79,7 @@ def test_a_head_trains_a_step_and_is_the_same_after_loading(
 def test_the_exported_head_detects_what_keras_detects(name: str, images: np.ndarray, tmp_path: Path) -> None:
     model = settled(config(name), images)
     onnx_export.write(onnx_export.to_onnx(model), tmp_path / "model.onnx")
-    expected = detectors.of_keras(model)(images)
+    expected = keras_detector(model)(images)
     detections = verify.OnnxDetector(tmp_path / "model.onnx")(images)
     assert expected["count"].min() >= 1
     np.testing.assert_array_equal(detections["count"], expected["count"])

@@ -16,8 +16,8 @@ from tlt_runner.data.input_pipeline import batches
 from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
-from tlt_runner.evaluation import detectors
 from tlt_runner.evaluation.evaluate import evaluate as judge
+from tlt_runner.evaluation.evaluate import keras_detector
 from tlt_runner.tasks import evaluate
 from tlt_runner.training.checkpoint import model_file
 
@@ -74,7 +74,7 @@ def test_the_best_model_is_evaluated_on_the_validation_images(scenes, model, tmp
     metrics = run().metrics
     records = prepare(run.spec.dataset, run.storage, run.spec.output.uri)
     judged = batches.validation_batches(records, 3, 20)
-    assert metrics == judge(detectors.of_keras(model), judged, sorted(CLASSES), 0.25, "voc07")
+    assert metrics == judge(keras_detector(model), judged, sorted(CLASSES), 0.25, "voc07")
     assert [item.name for item in metrics.per_class] == sorted(CLASSES)
     assert metrics.iou_threshold == 0.25
 

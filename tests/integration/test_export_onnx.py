@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from tiny_detector import CLASS_NAMES, DETECTIONS, SIZE
 from tlt_api.failures import Reason
 from tlt_runner.errors import RunnerError
-from tlt_runner.evaluation import detectors
+from tlt_runner.evaluation.evaluate import keras_detector
 from tlt_runner.export import onnx as export
 from tlt_runner.export import verify
 
@@ -27,7 +27,7 @@ def detector_of(exported, folder: Path) -> verify.OnnxDetector:
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_onnx_detects_what_keras_detects(tiny_model, tiny_onnx, tiny_images, tmp_path, batch):
-    expected = detectors.of_keras(tiny_model)(tiny_images[:batch])
+    expected = keras_detector(tiny_model)(tiny_images[:batch])
     detections = detector_of(tiny_onnx, tmp_path)(tiny_images[:batch])
     assert expected["count"].min() >= 5
     np.testing.assert_array_equal(detections["count"], expected["count"])
@@ -38,7 +38,7 @@ def test_onnx_detects_what_keras_detects(tiny_model, tiny_onnx, tiny_images, tmp
 
 
 def test_onnx_boxes_are_xyxy_at_the_border(tiny_model, tiny_onnx, tiny_images, tmp_path):
-    expected = detectors.of_keras(tiny_model)(tiny_images)
+    expected = keras_detector(tiny_model)(tiny_images)
     export.write(tiny_onnx, tmp_path / "model.onnx")
     session = ort.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     first = session.run(["boxes"], {"images": tiny_images.transpose(0, 3, 1, 2).copy()})[0][0, 0]

@@ -17,7 +17,7 @@ from tlt_runner.data import sample_digits
 from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
-from tlt_runner.evaluation import detectors
+from tlt_runner.evaluation.evaluate import keras_detector
 from tlt_runner.export import onnx as exported_onnx
 from tlt_runner.export import precision, verify
 from tlt_runner.storage import Storage
@@ -140,7 +140,7 @@ def test_request_to_stop_ends_the_run_as_interrupted(model_file, tmp_path):
 def test_map_against_the_models_own_detections_is_kept_in_both_precisions(model, tmp_path):
     """Truth is what Keras finds: its mAP is then 1, and an export that loses boxes or classes shows."""
     images = next(verify.random_images(11, 1, 6, SIZE, SIZE))
-    detect = detectors.of_keras(model)
+    detect = keras_detector(model)
     truth = detect(images)
     batch = {
         "image": images,

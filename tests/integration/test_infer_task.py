@@ -19,7 +19,7 @@ from tlt_runner.cancel import Stop
 from tlt_runner.data.images import geometry
 from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
-from tlt_runner.evaluation import detectors
+from tlt_runner.evaluation.evaluate import keras_detector
 from tlt_runner.files import sha256_of
 from tlt_runner.inference import request, run
 from tlt_runner.inference.report import InferenceReport
@@ -89,7 +89,7 @@ def test_labels_hold_the_detections_in_pixels_of_the_stored_image(
     model = detector.load(model_file)
     where = geometry.placement(80, 160, SIZE, SIZE, "letterbox")
     network = geometry.place_image(image, where)[..., ::-1].astype(np.float32)
-    detections = detectors.of_keras(model)(np.stack([network] * run.BATCH))
+    detections = keras_detector(model)(np.stack([network] * run.BATCH))
     rows = [line.split() for line in (tmp_path / "out/labels/a.txt").read_text().splitlines()]
     expected = []
     for box, score, class_id in zip(

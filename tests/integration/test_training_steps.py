@@ -12,7 +12,7 @@ from tiny_detector import DETERMINISTIC, training_config
 from tlt_api.training import Training
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
-from tlt_runner.evaluation import detectors
+from tlt_runner.evaluation.evaluate import keras_detector
 from tlt_runner.training import mixed_precision
 from tlt_runner.training.trainer import FIGURES, LOSSES, Trainer
 
@@ -104,7 +104,7 @@ def test_averaged_weights_follow_and_are_used_only_in_their_context() -> None:
 
 def test_a_detector_with_averaged_weights_leaves_the_weights_unchanged() -> None:
     one = trainer(ema={"momentum": 0.5})
-    detect = detectors.of_keras(one.model)
+    detect = keras_detector(one.model)
     averaged = one.averaged()(detect)
     run(one, 2, rate=1e-4)
     before, images = weights(one), np.asarray(batch()["image"])

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tlt_runner.data import box_transform
 from tlt_runner.data.class_mapping import ClassMapping
 from tlt_runner.data.images import geometry
 from tlt_runner.data.images.decode import BadImageError
 from tlt_runner.data.images.header import Header
+from tlt_runner.data.preparation import convert
 from tlt_runner.data.sample import LabelledBox, Labels, Problem, Sample
 
 SAMPLE = Sample("images/1", "1", Path("1.png"), "images/1.png", "labels/1.txt", "1.txt")
@@ -21,7 +21,7 @@ def header(orientation: int) -> Header:
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 def test_a_label_of_the_turned_image_is_explained(orientation: int) -> None:
     with pytest.raises(BadImageError) as caught:
-        box_transform.check_label(header(orientation), Labels(image_size=(60, 40)))
+        convert.check_label(header(orientation), Labels(image_size=(60, 40)))
     assert caught.value.problem == Problem.SIZE_MISMATCH
     assert "EXIF orientation" in caught.value.message
 
@@ -29,7 +29,7 @@ def test_a_label_of_the_turned_image_is_explained(orientation: int) -> None:
 @pytest.mark.parametrize("orientation", [1, 4])
 def test_an_image_that_is_not_turned_gets_no_such_explanation(orientation: int) -> None:
     with pytest.raises(BadImageError) as caught:
-        box_transform.check_label(header(orientation), Labels(image_size=(60, 40)))
+        convert.check_label(header(orientation), Labels(image_size=(60, 40)))
     assert "EXIF" not in caught.value.message
 
 
@@ -39,6 +39,6 @@ def test_a_box_of_one_pixel_in_the_resized_image_is_used_and_a_smaller_one_is_no
 ) -> None:
     placement = geometry.placement(40, 60, 20, 30, "stretch")  # half the size
     box = LabelledBox("car", (10.0, 10.0, 10.0 + side, 30.0))
-    transformed = box_transform.transform([box], SAMPLE, ClassMapping({"car": "car"}), (40, 60), placement)
+    transformed = convert.transform_boxes([box], SAMPLE, ClassMapping({"car": "car"}), (40, 60), placement)
     assert len(transformed.boxes) == usable
     assert [finding.problem for finding in transformed.dropped] == [Problem.TOO_SMALL] * (1 - usable)

@@ -243,13 +243,13 @@ def test_every_image_is_a_sample_or_skipped(tmp_path: Path) -> None:
     assert listing.other_files == 1
 
 
-def test_holdings_count_files_by_suffix(tmp_path: Path) -> None:
+def test_a_summary_counts_files_by_suffix(tmp_path: Path) -> None:
     _make(tmp_path, "a.xml b/c.xml d.XML e.json README .hidden")
-    assert folders.holdings(tmp_path) == "3 .xml files, 1 .json file, 1 hidden file, 1 more"
+    assert folders.content_summary(tmp_path) == "3 .xml files, 1 .json file, 1 hidden file, 1 more"
 
 
 def test_an_empty_folder_holds_no_file(tmp_path: Path) -> None:
-    assert folders.holdings(tmp_path) == "no file"
+    assert folders.content_summary(tmp_path) == "no file"
 
 
 def test_side_files_of_tools_are_not_labels(tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ from tlt_api.dataset import Dataset, LabelFormat
 from tlt_runner.data import formats
 from tlt_runner.data.formats import lines
 from tlt_runner.data.formats.folder_reader import FolderReader
-from tlt_runner.data.formats.format import Format
-from tlt_runner.data.formats.writer import ExportedImage, Writer, decimal
+from tlt_runner.data.formats.format import ExportedImage, Format, Writer, decimal
 from tlt_runner.data.preparation import export_folder, planning, sources
 from tlt_runner.data.sample import Finding, LabelledBox, Labels, Problem
 from tlt_runner.storage import Storage
@@ -104,7 +103,10 @@ def test_a_format_registered_in_one_place_is_exported_to_and_from(other: LabelFo
     assert _content(toy, storage) == BOXES
     exported = export_folder.export_folder(toy, storage, other, tmp_path / "there", resize=False)
     back = export_folder.export_folder(exported.dataset, storage, "toy", tmp_path / "back", resize=False)  # type: ignore[arg-type]
-    assert (back.dataset.format, formats.places(back.dataset)) == ("toy", ("pictures/learn", "toys/learn"))
+    assert (back.dataset.format, formats.image_and_label_paths(back.dataset)) == (
+        "toy",
+        ("pictures/learn", "toys/learn"),
+    )
     written = _content(back.dataset, storage)
     assert written.keys() == BOXES.keys()
     for stem, boxes in BOXES.items():

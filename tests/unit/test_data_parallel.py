@@ -12,7 +12,7 @@ from tlt_runner.cancel import Stop
 from tlt_runner.data import parallel
 from tlt_runner.data.parallel import StageProgress, in_order, workers
 from tlt_runner.errors import RunnerError
-from tlt_runner.local import export_folder
+from tlt_runner.local import convert_to
 
 
 def test_results_come_in_order_and_at_most_a_window_ahead() -> None:
@@ -80,7 +80,7 @@ def test_skipped_images_do_not_count_for_the_speed() -> None:
 
 
 def test_the_printed_progress_of_an_export_has_the_total(capsys: pytest.CaptureFixture[str]) -> None:
-    printer = export_folder._Printer(5000)
+    printer = convert_to._Printer(5000)
     for step in (999, 1000, 1001):
         printer.progress(Progress(stage="export", step=step, images_per_second=50.0, eta_seconds=80))
     assert capsys.readouterr().err == "1000 of 5000 images, 50 images/s, 80 s left\n"

@@ -12,10 +12,10 @@ from tlt_runner import cli
 from tlt_runner.data import formats
 from tlt_runner.data.formats import FORMATS
 from tlt_runner.data.formats.coco import CocoWriter
+from tlt_runner.data.formats.format import ExportedImage, Writer, decimal
 from tlt_runner.data.formats.kitti import KittiWriter
 from tlt_runner.data.formats.names import LONGEST_PART, UniqueNames
 from tlt_runner.data.formats.voc import VocWriter
-from tlt_runner.data.formats.writer import ExportedImage, Writer, decimal
 from tlt_runner.data.formats.yolo import YoloWriter
 from tlt_runner.data.sample import LabelledBox
 
@@ -49,7 +49,7 @@ def test_every_writer_has_a_valid_dataset_block(kind: type[Writer]) -> None:
         "imageSize": {"width": 64, "height": 64},
     }
     dataset = Dataset.model_validate({**block, **kind.dataset})
-    images, _ = formats.places(dataset)
+    images, _ = formats.image_and_label_paths(dataset)
     assert images == kind.image_folders["training"]
     assert (dataset.validation.images or images) == kind.image_folders["validation"]
 

@@ -6,9 +6,8 @@ import pytest
 import yaml
 
 from tlt_api.failures import Reason
-from tlt_runner.data.formats import class_names
 from tlt_runner.data.formats.folders import SourceFolder
-from tlt_runner.data.formats.yolo import YoloReader
+from tlt_runner.data.formats.yolo import YoloReader, read_class_names
 from tlt_runner.data.sample import LabelledBox, Labels, Problem, Sample
 from tlt_runner.errors import RunnerError
 
@@ -136,7 +135,7 @@ def test_classes_are_counted_without_the_image(tmp_path: Path) -> None:
 def _load(folder: Path, content: str | bytes) -> dict[int, str]:
     path = folder / "data.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return class_names.load(path)
+    return read_class_names(path)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from tlt_runner.status.apiserver import ApiServer, ApiServerError, OwnerGoneErro
 from tlt_runner.status.file import LocalReporter
 from tlt_runner.status.kubernetes import KubernetesReporter
 from tlt_runner.status.lines import ProgressLines, duration
-from tlt_runner.status.pacing import Pacing
+from tlt_runner.status.reporter import Pacing
 
 NOON = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 

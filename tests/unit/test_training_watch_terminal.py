@@ -52,7 +52,7 @@ def test_a_line_shows_epoch_step_loss_rate_throughput_and_time_left() -> None:
 
 
 def test_a_running_training_shows_its_best_map_so_far() -> None:
-    assert table.what_now(training()) == f"{LINE}; so far mAP 0.8750"
+    assert table.activity(training()) == f"{LINE}; so far mAP 0.8750"
 
 
 def test_the_bar_counts_steps_of_all_epochs() -> None:

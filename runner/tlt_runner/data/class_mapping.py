@@ -20,6 +20,7 @@ class ClassMapping:
     _any_case: dict[str, str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        # Derived fields of a frozen dataclass can only be set past its own __setattr__.
         object.__setattr__(self, "class_names", tuple(sorted(set(self.targets.values()))))
         # Sorted, so that of two keys that differ in case alone the same one wins in every run.
         object.__setattr__(self, "_any_case", {key.casefold(): key for key in sorted(self.targets)})

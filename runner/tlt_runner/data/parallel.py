@@ -62,6 +62,7 @@ class StageProgress:
         self._stop = stop
         self._clock = clock
         self._done = 0
+        # (seconds, images done), the oldest first. The first mark is the beginning of the stage.
         self._marks = deque([(clock(), 0)])
 
     def raise_if_stopped(self) -> None:
@@ -87,9 +88,12 @@ class StageProgress:
         now = self._clock()
         # A mark every two seconds and not for every image: the window is then of seconds, whatever the speed.
         if now - self._marks[-1][0] >= MARK_SECONDS:
+            # One less than done, so that the speed, by which the time left is divided, is never 0.
             self._marks.append((now, self._done - 1))
             if len(self._marks) > MARKS:
                 self._marks.popleft()
+        # Since the oldest mark and not since the beginning: the time left follows the speed that the run has
+        # now.
         since, done_then = self._marks[0]
         # The guard is for a clock that has not moved since the first mark.
         speed = (self._done - done_then) / max(now - since, 1e-6)
@@ -124,6 +128,7 @@ def in_order(
         InterruptedRunError: The run was asked to stop.
     """
 
+    # A batch is one task of the executor: handing over each item would cost more than short work itself.
     def work(part: Sequence[Item]) -> list[tuple[Item, Result]]:
         return [(item, function(item)) for item in part]
 
@@ -135,6 +140,7 @@ def in_order(
             pending.append(executor.submit(work, part))
             if len(pending) >= limit:
                 yield from pending.popleft().result()
+        # The items are all handed over; what is still in flight follows in order.
         while pending:
             if progress is not None:
                 progress.raise_if_stopped()

@@ -105,6 +105,7 @@ class Records:
 
     def files(self, subset: Subset) -> list[Path]:
         """List the TFRecord files of a subset, in order."""
+        # In the manifest's order, which is the same for every worker.
         return [self.folder / shard.name for shard in self.manifest.shards if shard.subset == subset]
 
 
@@ -121,6 +122,7 @@ def load_records(storage: Storage, uri: str, digest: str | None = None) -> Recor
             damaged.
     """
     try:
+        # Of s3:// this downloads the records; of a claim it is the folder itself.
         folder = storage.folder(uri)
         storage.local_path(join(uri, MANIFEST))  # refuses a link that leads out of the claim
     except NotFoundError as error:
@@ -134,6 +136,8 @@ def load_records(storage: Storage, uri: str, digest: str | None = None) -> Recor
             "The conversion did not finish, or the address is another folder: run the TrainingJob again.",
         )
     try:
+        # The manifest is renamed into place whole, so one that does not parse was damaged later, or is of a
+        # release whose layout differs.
         manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise RunnerError(Reason.CHECKSUM_MISMATCH, f"{uri}/{MANIFEST} is damaged: {error}") from error
@@ -147,6 +151,7 @@ def load_records(storage: Storage, uri: str, digest: str | None = None) -> Recor
         # A manifest is data like others: neither its names nor links of such a name may lead out.
         verify(storage.local_path(join(uri, shard.name)) or folder / shard.name, shard, uri)
 
+    # Hashing releases the interpreter's lock. list() waits for every file and raises the first error.
     with storage_errors(uri), ThreadPoolExecutor(PARALLEL_FILES) as threads:
         list(threads.map(check, manifest.shards))
     return Records(folder, uri, manifest.digest, manifest)

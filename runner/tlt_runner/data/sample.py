@@ -16,6 +16,7 @@ from typing import Protocol
 class Problem(StrEnum):
     """Kinds of problems for which a file or a line is left out."""
 
+    # Images that cannot be used.
     EMPTY_FILE = "EmptyFile"
     UNREADABLE_IMAGE = "UnreadableImage"
     TRUNCATED_IMAGE = "TruncatedImage"
@@ -23,16 +24,19 @@ class Problem(StrEnum):
     HUGE_IMAGE = "HugeImage"
     UNSUPPORTED_IMAGE = "UnsupportedImage"
     SIZE_MISMATCH = "SizeMismatch"
+    # Images and labels that do not pair.
     NO_LABEL = "NoLabel"
     DUPLICATE_NAME = "DuplicateName"
     UNSAFE_NAME = "UnsafeName"
     LABEL_WITHOUT_IMAGE = "LabelWithoutImage"
     LISTED_WITHOUT_IMAGE = "ListedWithoutImage"
+    # Label files, and lines of them, that cannot be read.
     UNREADABLE_LABEL = "UnreadableLabel"
     WRONG_COLUMNS = "WrongColumns"
     MISSING_FIELD = "MissingField"
     NOT_A_NUMBER = "NotANumber"
     UNKNOWN_CLASS = "UnknownClass"
+    # Boxes that were read and cannot be used.
     INVERTED_BOX = "InvertedBox"
     OUTSIDE_IMAGE = "OutsideImage"
     TOO_SMALL = "TooSmall"
@@ -217,8 +221,8 @@ class Reader(Protocol):
             image_size: Height and width of the image as stored.
         """
 
-    def image_holdings(self) -> str:
+    def image_summary(self) -> str:
         """Count the files of the image folder by kind, for messages."""
 
-    def label_holdings(self) -> str:
+    def label_summary(self) -> str:
         """Describe the files at the labels' place, for messages."""

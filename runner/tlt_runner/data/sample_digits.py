@@ -86,21 +86,22 @@ def generate(
     """
     import numpy as np
 
-    wanted = sorted(set(range(10) if classes is None else classes))
-    if images < 1 or min(width, height) < 64 or not wanted or not set(wanted) <= set(range(10)):
+    digits = sorted(set(range(10) if classes is None else classes))
+    # Below 64 pixels the smallest digit, an eighth of the side, would be smaller than its scan of 8 x 8.
+    if images < 1 or min(width, height) < 64 or not digits or not set(digits) <= set(range(10)):
         raise RunnerError(
             Reason.INVALID_SPEC,
             "digits: expected images >= 1, width and height >= 64 and classes among 0..9, "
-            f"got images={images}, width={width}, height={height}, classes={wanted}",
+            f"got images={images}, width={width}, height={height}, classes={digits}",
         )
-    pool = [glyph for glyph in _load_glyphs(glyphs) if glyph.digit in wanted]
+    pool = [glyph for glyph in _load_glyphs(glyphs) if glyph.digit in digits]
     image_folder, label_folder = folder / part / "image_2", folder / part / "label_2"
     for target in (image_folder, label_folder):
         target.mkdir(parents=True, exist_ok=True)
 
     def write(index: int) -> None:
         # One generator a scene: more images, or other threads, change no other scene.
-        jpeg, lines = _scene(np.random.default_rng([seed, index]), pool, wanted, width, height)
+        jpeg, lines = _scene(np.random.default_rng([seed, index]), pool, digits, width, height)
         (image_folder / f"{index:06d}.jpg").write_bytes(jpeg)
         (label_folder / f"{index:06d}.txt").write_text("".join(lines))
 
@@ -121,28 +122,31 @@ def _load_glyphs(which: Literal["all", "even", "odd"]) -> list[Glyph]:
             "pip install 'tlt-operator[demo]'",
         ) from error
     data = load_digits()
-    chosen = {"all": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}[which]
-    scans = zip(data.images[chosen] / 16.0, data.target[chosen], strict=True)
+    selection = {"all": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}[which]
+    # The scans count ink from 0 to 16.
+    scans = zip(data.images[selection] / 16.0, data.target[selection], strict=True)
     return [Glyph(opacity.astype(np.float32), int(digit)) for opacity, digit in scans]
 
 
 def _scene(
-    random: np.random.Generator, pool: list[Glyph], wanted: Sequence[int], width: int, height: int
+    random: np.random.Generator, pool: list[Glyph], digits: Sequence[int], width: int, height: int
 ) -> tuple[bytes, list[str]]:
     import cv2
 
     canvas = _background(random, width, height)
-    by_digit = {digit: [glyph for glyph in pool if glyph.digit == digit] for digit in wanted}
-    taken: list[tuple[int, int, int, int]] = []
+    by_digit = {digit: [glyph for glyph in pool if glyph.digit == digit] for digit in digits}
+    drawn_boxes: list[tuple[int, int, int, int]] = []
     lines: list[str] = []
     for _ in range(int(random.integers(1, MOST_DIGITS + 1))):
         # The digit first, then one of its scans: all classes are equally frequent.
-        digit = int(random.choice(wanted))
+        digit = int(random.choice(digits))
         glyph = by_digit[digit][int(random.integers(len(by_digit[digit])))]
-        box = _draw(random, canvas, glyph, taken)
+        # A digit without room has no label: the scene just has one digit less.
+        box = _draw(random, canvas, glyph, drawn_boxes)
         if box is not None:
-            taken.append(box)
+            drawn_boxes.append(box)
             y1, x1, y2, x2 = box
+            # KITTI's columns: class, truncation, occlusion, angle, box, and seven of the third dimension.
             lines.append(f"{CLASS_NAMES[digit]} 0.00 0 0.00 {x1}.00 {y1}.00 {x2}.00 {y2}.00 0 0 0 0 0 0 0\n")
     encoded, jpeg = cv2.imencode(".jpg", canvas, [cv2.IMWRITE_JPEG_QUALITY, 90])
     if not encoded:
@@ -151,7 +155,7 @@ def _scene(
 
 
 def _draw(
-    random: np.random.Generator, canvas: Pixels, glyph: Glyph, taken: list[tuple[int, int, int, int]]
+    random: np.random.Generator, canvas: Pixels, glyph: Glyph, drawn_boxes: list[tuple[int, int, int, int]]
 ) -> tuple[int, int, int, int] | None:
     """Draw a digit where there is room; its box (yxyx, pixel edges) around the ink, or None without room."""
     import cv2
@@ -160,6 +164,7 @@ def _draw(
     height, width = canvas.shape[:2]
     side = min(height, width)
     size = int(random.integers(int(SMALLEST * side), int(LARGEST * side) + 1))
+    # Digits differ in width as well as in size.
     stretch = float(random.uniform(0.75, 1.1))
     opacity = cv2.resize(glyph.opacity, (max(8, int(size * stretch)), size), interpolation=cv2.INTER_CUBIC)
     # Cubic interpolation overshoots, and leaves a grey haze around the ink: both are cut off.
@@ -176,10 +181,11 @@ def _draw(
             top + int(rows[-1]) + 1,
             left + int(columns[-1]) + 1,
         )
-        if not any(_touch(box, other) for other in taken):
+        if not any(_touch(box, other) for other in drawn_boxes):
             break
     else:
         return None
+    # A view of the canvas: what is written to the patch is in the scene.
     patch = canvas[top : top + opacity.shape[0], left : left + opacity.shape[1]]
     colour = _contrasting(random, patch)
     patch[:] = np.rint(patch * (1 - opacity[..., None]) + colour * opacity[..., None]).astype(np.uint8)
@@ -187,7 +193,7 @@ def _draw(
 
 
 def _touch(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
-    """True if two boxes overlap by more than a tenth of their smallest side in both directions."""
+    """Return True if two boxes overlap by more than a tenth of their smallest side in both directions."""
     # Digits may touch a little, but must not hide each other.
     slack = 0.1 * min(one[2] - one[0], one[3] - one[1], other[2] - other[0], other[3] - other[1])
     rows = min(one[2], other[2]) - max(one[0], other[0])
@@ -198,6 +204,7 @@ def _touch(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> 
 def _contrasting(random: np.random.Generator, patch: Pixels) -> Pixels:
     """Draw a random colour (BGR) that stands out in brightness from the patch's mean."""
     brightness = float(patch.mean())
+    # It ends soon: even beside a middle grey, one colour in ten is far enough away.
     while True:
         colour = random.uniform(0, 255, 3)
         if abs(float(colour.mean()) - brightness) >= LEAST_CONTRAST:
@@ -209,6 +216,7 @@ def _background(random: np.random.Generator, width: int, height: int) -> Pixels:
     import cv2
     import numpy as np
 
+    # Four corner colours, stretched over the scene: a gradient across and down.
     corners = random.uniform(30, 225, (2, 2, 3)).astype(np.float32)
     canvas = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
     for _ in range(int(random.integers(4, 13))):
@@ -217,6 +225,7 @@ def _background(random: np.random.Generator, width: int, height: int) -> Pixels:
         end = (int(random.integers(width)), int(random.integers(height)))
         thickness = int(random.integers(1, 4))
         kind = int(random.integers(3))
+        # Drawn on a copy that is blended in below, so that distractors are half transparent.
         layer = canvas.copy()
         if kind == 0:
             cv2.line(layer, start, end, colour, thickness, cv2.LINE_AA)

@@ -76,17 +76,20 @@ def serialize(features: Mapping[str, bytes]) -> bytes:
     """Serialise named features as a ``tf.train.Example``, in the order of their names."""
     # Protobuf leaves the order of a map's entries open; sorted, equal features are equal bytes. An entry is a
     # message with the name as field 1 and the feature as field 2 (tags 0x0a and 0x12).
+    # Entries are field 1 of Features, again with tag 0x0a.
     parts = []
     for name in sorted(features):
         key, value = name.encode(), features[name]
         value_start = b"\x0a" + _varint(len(key)) + key + b"\x12" + _varint(len(value))
         parts += [b"\x0a", _varint(len(value_start) + len(value)), value_start, value]
+    # An Example has one field, features (tag 0x0a): the message of all entries.
     length = sum(map(len, parts))
     return b"".join([b"\x0a", _varint(length), *parts])
 
 
 def bytes_feature(values: Iterable[bytes]) -> bytes:
     """Serialise a list of byte strings."""
+    # BytesList is field 1 of Feature (tag 0x0a); each string is a field 1 of the list.
     parts: list[bytes] = []
     for value in values:
         parts += [b"\x0a", _varint(len(value)), value]
@@ -95,11 +98,13 @@ def bytes_feature(values: Iterable[bytes]) -> bytes:
 
 def float_feature(values: Sequence[float]) -> bytes:
     """Serialise a list of float32."""
+    # FloatList is field 2 (tag 0x12); its values are packed, four bytes each, little endian.
     return _feature(b"\x12", _packed(struct.pack(f"<{len(values)}f", *values)))
 
 
 def int64_feature(values: Iterable[int]) -> bytes:
     """Serialise a list of int64."""
+    # Int64List is field 3 (tag 0x1a); its values are packed varints.
     return _feature(b"\x1a", _packed(b"".join(map(_varint, values))))
 
 
@@ -108,6 +113,7 @@ def _feature(tag: bytes, content: bytes) -> bytes:
 
 
 def _packed(content: bytes) -> bytes:
+    # An empty list has no field of values, as protobuf writes it.
     return b"\x0a" + _varint(len(content)) + content if content else b""
 
 
@@ -118,6 +124,7 @@ def _varint(value: int) -> bytes:
     # Protobuf writes int64 so: -1 takes ten bytes.
     value &= (1 << 64) - 1
     digits = bytearray()
+    # Seven bits a byte, the lowest first; the upper bit says that another byte follows.
     while value > 127:
         digits.append(value & 127 | 128)
         value >>= 7
@@ -125,6 +132,7 @@ def _varint(value: int) -> bytes:
     return bytes(digits)
 
 
+# A table, because nearly all numbers of a record (lengths, class ids, flags) are below 128.
 _SMALL = [bytes([value]) for value in range(128)]
 
 
@@ -152,6 +160,7 @@ def parse(serialized: Any, height: int, width: int) -> dict[str, Any]:
     features = {key: tf.io.VarLenFeature(kind) for key, kind in _LISTS.items()}
     scalars = {**_SCALARS, **_SCALE, **_ORIGINAL}
     features |= {key: tf.io.FixedLenFeature([], kind) for key, kind in scalars.items()}
+    # Boxes are four lists, one an edge, as TLT has them; they are stacked to [N, 4] at the end.
     parsed = tf.io.parse_single_example(serialized, features)
     lists = {key: tf.sparse.to_dense(parsed[key]) for key in _LISTS}
     # The accurate transform, as simplejpeg's for training: both decode to the same pixels.
@@ -177,6 +186,7 @@ def parse_encoded(serialized: Any) -> dict[str, Any]:
         ``encoded`` string [n], ``boxes`` float32 [n, N, 4] yxyx pixels, ``classes`` int32 [n, N] (-1 where
         there is no object), ``id`` string [n].
     """
+    # Lists are padded to the longest one of the batch: edges with 0, class ids with -1.
     features: dict[str, Any] = {
         key: tf.io.FixedLenSequenceFeature([], tf.float32, allow_missing=True) for key in EDGES
     }
@@ -232,6 +242,7 @@ class tensorflow_errors:  # noqa: N801 - reads as a statement, like contextlib's
         # Anything but a file error passes unchanged.
         if not isinstance(error, tf.errors.OpError):
             return
+        # TensorFlow has one code for a full disk and for want of memory; in a file operation it is the disk.
         reasons = {
             tf.errors.RESOURCE_EXHAUSTED: Reason.STORAGE_FULL,
             tf.errors.PERMISSION_DENIED: Reason.STORAGE_DENIED,

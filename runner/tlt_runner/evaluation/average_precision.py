@@ -90,7 +90,7 @@ class Result:
         return float(np.mean(values)) if values else None
 
     def table(self) -> str:
-        """The results as text, a line for each class; ``-`` where there is no AP."""
+        """Return the results as text, a line for each class; ``-`` where there is no AP."""
         width = max(len(name) for name in ("class", *(item.name for item in self.classes)))
         lines = [f"{'class':<{width}}  {'AP':>6}  objects  true positives  false positives  ignored"]
         for item in self.classes:
@@ -115,10 +115,12 @@ def iou_matrix(left: FloatArray, right: FloatArray) -> FloatArray:
     Returns:
         [N, M] in 0 to 1; 0 where a box has no area.
     """
+    # [N, 1, 2] against [1, M, 2]: every pair, without a loop.
     top_left = np.maximum(left[:, None, :2], right[None, :, :2])
     bottom_right = np.minimum(left[:, None, 2:], right[None, :, 2:])
     intersection = np.prod(np.clip(bottom_right - top_left, 0.0, None), axis=-1)
     union = _areas(left)[:, None] + _areas(right)[None, :] - intersection
+    # 0 / 0 would be NaN, and a warning, which the tests take for an error.
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
 
 
@@ -149,10 +151,12 @@ def match_image(
     Returns:
         [D]: ``TRUE_POSITIVE``, ``FALSE_POSITIVE`` or ``IGNORED``. Of equal scores the first comes first.
     """
+    # Without a match a detection is a false positive; the others are overwritten below.
     outcome = np.full(len(boxes), FALSE_POSITIVE, np.int8)
     if not len(boxes) or not len(true_boxes):
         return outcome
     same_class = classes[:, None] == true_classes[None, :]
+    # -1 is below any threshold: boxes of another class never match.
     overlap = np.where(same_class, iou_matrix(boxes, true_boxes), -1.0)
     # A detection goes to its best box even if another one has that box: VOC lets it fall back on no other.
     best = overlap.argmax(axis=1)
@@ -161,6 +165,7 @@ def match_image(
     # Of the detections of one box, the first in order of score is the true positive.
     by_score = np.argsort(-scores, kind="stable")
     candidates = by_score[(reaches & ~difficult[best])[by_score]]
+    # np.unique gives the first position of each box, so the best score of those that reach it.
     _, first = np.unique(best[candidates], return_index=True)
     outcome[candidates[first]] = TRUE_POSITIVE
     return outcome
@@ -183,7 +188,9 @@ def average_precision(outcomes: IntArray, scores: FloatArray, objects: int, meth
         return None
     counted = outcomes != IGNORED
     order = np.argsort(-scores[counted], kind="stable")
+    # Ignored detections leave the curve: they are neither right nor wrong.
     hits = outcomes[counted][order] == TRUE_POSITIVE
+    # True positives so far, at each place of the ranking.
     detected = np.cumsum(hits)
     precision = detected / np.arange(1, len(hits) + 1)
     # The envelope: at each recall, the best precision from there on.
@@ -228,6 +235,7 @@ class Accumulator:
         Raises:
             ValueError: A class id is beyond ``class_names``.
         """
+        # A model of other classes would be judged by names that it does not mean.
         self._check("detection", classes)
         self._check("ground truth", true_classes)
         finite = np.isfinite(scores) & np.isfinite(boxes).all(axis=-1)
@@ -263,6 +271,7 @@ class Accumulator:
         # Each worker fills in the numbers of its images and leaves 0 for the others': the sum has all.
         sizes = np.zeros(count)
         sizes[list(positions)] = [len(scores) for _, scores, _ in self._detections]
+        # Sums over the workers are the only exchange that they have, so each fills in its part of a whole.
         sizes = total(sizes).astype(np.int64)
         # In the same way for the detections, a row each, at the rows that the numbers give to an image.
         ends = np.cumsum(sizes)
@@ -271,6 +280,7 @@ class Accumulator:
             rows[ends[position] - sizes[position] : ends[position]] = np.stack(detections, axis=1)
         rows = total(rows)
         counts = total(np.array([*self._objects, self._images, self._non_finite])).astype(np.int64)
+        # The order of the images is kept in the rows; from here on one entry holds them all.
         merged = Accumulator(self.class_names, self.iou_threshold)
         merged._detections = [
             (rows[:, 0].astype(np.int8), rows[:, 1].astype(np.float64), rows[:, 2].astype(np.int64))
@@ -281,6 +291,7 @@ class Accumulator:
 
     def result(self, method: Method) -> Result:
         """Compute the average precision of the images added so far."""
+        # np.concatenate refuses an empty list, and there may be no image.
         empty = (np.zeros(0, np.int8), np.zeros(0), np.zeros(0, np.int64))
         outcomes, scores, classes = (
             np.concatenate(parts) for parts in zip(*([empty, *self._detections]), strict=True)

@@ -70,6 +70,8 @@ def evaluate(
     Raises:
         ValueError: A class id is beyond ``class_names``.
     """
+    # One image after another: the detections of a whole data set are numbers, its images would not fit in
+    # memory.
     accumulator = Accumulator(class_names, iou_threshold)
     positions: list[int] = []
     count = 0
@@ -78,9 +80,11 @@ def evaluate(
         # Position of each image in the order of all workers' batches together: batch after batch, each
         # batch divided among the workers by their slices.
         if shared is not None:
+            # Images of this batch on all workers, whose slices are equal.
             size = len(batch["valid"]) * shared.worker_slice.count
             positions += (number * size + shared.worker_slice.positions(size)[valid]).tolist()
             count += size
+    # Each worker has added its own images; merged, all workers have all of them.
     if shared is not None:
         accumulator = accumulator.merged(positions, count, shared.total)
     result = accumulator.result(method)
@@ -95,7 +99,8 @@ def evaluate(
 
 
 def _add_batch(accumulator: Accumulator, detect: Detect, batch: Mapping[str, Any]) -> NDArray[Any]:
-    """Detect in a batch and add its images; the indices of those that do not only fill up the batch."""
+    """Detect in a batch and add its images; return the indices of those that do not only fill it up."""
+    # np.asarray takes tensors of any framework without a copy where it can.
     detections = {name: np.asarray(value) for name, value in detect(np.asarray(batch["image"])).items()}
     names = ("boxes", "classes", "difficult", "placement", "valid")
     truth = {name: np.asarray(batch[name]) for name in names}
@@ -115,10 +120,11 @@ def _add_batch(accumulator: Accumulator, detect: Detect, batch: Mapping[str, Any
 
 
 def _to_original(boxes: NDArray[Any], placement: NDArray[Any]) -> NDArray[np.float64]:
-    """Boxes [N, 4] yxyx in pixels of the original image, clipped to it.
+    """Return boxes [N, 4] yxyx in pixels of the original image, clipped to it.
 
     Clipping would make an infinite box finite; it is kept as it is, so that it is left out and counted.
     """
+    # [6] as the pairs (scale), (offset) and (height, width), each y before x.
     scale, offset, size = placement.reshape(3, 2)
     original = geometry.to_original(boxes, scale, offset)
     return np.where(np.isfinite(original), geometry.clip(original, *size), original)
@@ -126,6 +132,7 @@ def _to_original(boxes: NDArray[Any], placement: NDArray[Any]) -> NDArray[np.flo
 
 def _log(result: Result) -> None:
     ignored = sum(item.ignored for item in result.classes)
+    # A class without objects has no AP: 0 would pull the mean down for what the data lack.
     absent = [item.name for item in result.classes if item.average_precision is None]
     log.info("evaluated %d images, mAP %s", result.images, result.mean)
     log.debug("average precision by class\n%s", result.table())
@@ -135,3 +142,21 @@ def _log(result: Result) -> None:
         log.info("left %s out of the mean: the validation data have no object of them", ", ".join(absent))
     if result.non_finite:
         log.warning("left out %d detections with NaN or infinite values", result.non_finite)
+
+
+def keras_detector(model: Callable[..., Any]) -> Detect:
+    """Compile a model, once for each batch size, into a function from images to a mapping of arrays.
+
+    Args:
+        model: Images [B, H, W, 3] to a mapping of tensors, as :class:`tlt_runner.detector.model.FasterRCNN`.
+    """
+    # Imported here: the evaluation itself needs no TensorFlow, and takes any other detector.
+    import tensorflow as tf
+
+    # Cast in the graph, so that images travel to the device as bytes.
+    compiled = tf.function(lambda images: model(tf.cast(images, tf.float32), training=False))
+
+    def detect(images: Images) -> dict[str, NDArray[Any]]:
+        return {name: value.numpy() for name, value in compiled(tf.constant(images)).items()}
+
+    return detect

@@ -33,6 +33,7 @@ def draw(
     import cv2
 
     drawn = image.copy()
+    # Lines and texts grow with the image, so that a viewer that fits it to the screen shows them alike.
     thickness = max(1, round(min(image.shape[:2]) / 300))
     # Detections come by falling score: the best is drawn last, and captions after all boxes.
     order = range(len(boxes) - 1, -1, -1)
@@ -48,6 +49,7 @@ def draw(
 
 def colour(class_id: int) -> tuple[int, int, int]:
     """Return the colour (BGR) of a class."""
+    # Multiples of the golden angle keep away from every hue before them.
     red, green, blue = colorsys.hsv_to_rgb(class_id * GOLDEN_ANGLE % 1.0, 0.85, 1.0)
     return round(255 * blue), round(255 * green), round(255 * red)
 
@@ -67,7 +69,9 @@ def _caption(
     scale = max(0.35, min(image.shape[:2]) / 30 / _FONT_HEIGHT)
     (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
     background_height = height + below + 2
+    # A box at the upper edge has no room above; then the caption covers its upper part.
     y1 = top - background_height if top >= background_height else top
+    # Never out of the image at the right; a text wider than the image begins at its left edge.
     x1 = max(0, min(left, image.shape[1] - width))
     cv2.rectangle(image, (x1, y1), (x1 + width, y1 + background_height), background, cv2.FILLED)
     baseline = (x1, y1 + height + 1)

@@ -53,6 +53,7 @@ def in_image(
     boxes, scores, classes = (np.asarray(batch[key][index]) for key in ("boxes", "scores", "classes"))
     # The model pads its detections to a fixed number, with class -1.
     kept = (classes >= 0) & (scores >= score) & np.isfinite(boxes).all(axis=-1)
+    # Not clipped yet: the difference is counted.
     original = placement.to_original(boxes[kept])
     clipped = geometry.clip(original, *image_size)
     # A box in the padding of a letterbox has no area left once it is cut at the image's edges.
@@ -69,9 +70,11 @@ def in_image(
 def label_text(detections: ImageDetections, names: Sequence[str]) -> str:
     """Return a KITTI label file of 16 columns, as TLT's: unknown columns are 0, the score is the last."""
     lines = []
+    # One line an object, the best first, as the model orders them.
     for (y1, x1, y2, x2), class_id, score in zip(
         detections.boxes, detections.class_ids, detections.scores, strict=True
     ):
+        # KITTI's order is x before y; the truncation is 0.00, the occlusion 0, the angle 0.00.
         box = f"{x1:.2f} {y1:.2f} {x2:.2f} {y2:.2f}"
         lines.append(f"{names[class_id]} 0.00 0 0.00 {box} 0 0 0 0 0 0 0 {score:.7f}\n")
     return "".join(lines)

@@ -54,17 +54,20 @@ class OutputFolder:
             RunnerError: ``InvalidSpec`` for any other folder; the storage's reasons.
         """
         with storage_errors(str(folder)):
+            # Before anything is made: a folder of the user's is left exactly as it is.
             refuse_foreign(folder)
             folder.mkdir(parents=True, exist_ok=True)
             # To append: the journal of a killed inference still lists its files.
             journal = (folder / JOURNAL).open("a", encoding="utf-8")
         with journal:
+            # The journal is also the lock: two inferences would take each other's files for the user's.
             _lock(journal, folder)
             try:
                 with storage_errors(str(folder)):
                     earlier = _listed(folder)
                 yield cls(folder, earlier, journal)
             finally:
+                # A file that was being written when an error came.
                 (folder / WRITING).unlink(missing_ok=True)
                 if os.fstat(journal.fileno()).st_size == 0:  # nothing was written
                     (folder / JOURNAL).unlink(missing_ok=True)
@@ -171,6 +174,7 @@ def refuse_foreign(folder: Path) -> None:
 
 def _listed(folder: Path) -> dict[str, set[str]]:
     """Return name -> digests of earlier files: from the report, and after a kill from the journal."""
+    # A name may have several digests: a killed run lists what it was about to write beside what was there.
     listed: dict[str, set[str]] = defaultdict(set)
     report, journal = folder / REPORT, folder / JOURNAL
     if report.is_file():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlt_api.failures import Reason
-from tlt_runner.data.formats import entries, folders
+from tlt_runner.data.formats import folders
 from tlt_runner.data.formats.names import printable
 from tlt_runner.data.sample import Finding
 from tlt_runner.errors import RunnerError, storage_errors
@@ -36,7 +36,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class CheckedInputs:
+class CheckedRequest:
     """Model and images of a request, found and checked.
 
     Attributes:
@@ -52,7 +52,7 @@ class CheckedInputs:
     other_files: Sequence[str]
 
 
-def check(request: Request, storage: Storage) -> CheckedInputs:
+def check(request: Request, storage: Storage) -> CheckedRequest:
     """List the images, fetch the model, and refuse an output folder of someone else. Nothing is written.
 
     Args:
@@ -64,20 +64,22 @@ def check(request: Request, storage: Storage) -> CheckedInputs:
             there is no model; the storage's reasons.
     """
     with storage_errors(str(request.images)):
+        # The cheapest checks come first; the model, which may be a download, is last.
         _check_folders(request)
+        # No mount: this folder is the user's own, and links in it may lead anywhere.
         images = folders.find_images(folders.SourceFolder(request.images, ""))
         # With unusable images only, the inference still runs: its report lists the reasons.
         if not images.names and not images.skipped:
             raise RunnerError(
                 Reason.DATASET_NOT_FOUND,
                 f"expected images ({', '.join(folders.IMAGE_SUFFIXES)}) in {request.images} or below, "
-                f"got none: it holds {folders.holdings(request.images)}",
+                f"got none: it holds {folders.content_summary(request.images)}",
                 "Name the folder of images with --images.",
             )
         other_files = _other_files(request.images, images)
     with storage_errors(str(request.output)):
         output_folder.refuse_foreign(request.output)
-    return CheckedInputs(storage.fetch(_address(request.model)), images.names, images.skipped, other_files)
+    return CheckedRequest(storage.fetch(_address(request.model)), images.names, images.skipped, other_files)
 
 
 def _check_folders(request: Request) -> None:
@@ -99,8 +101,9 @@ def _check_folders(request: Request) -> None:
 
 def _other_files(folder: Path, images: folders.Images) -> list[str]:
     """Return the entries of a folder that are no images."""
+    # The listing knows only their number; their names are for the report.
     image_files = {*images.names, *(finding.file for finding in images.skipped)}
-    names = (printable(name) for name, _ in entries.scan(folder))
+    names = (printable(name) for name, _ in folders.scan(folder))
     return sorted(name for name in names if name not in image_files)
 
 

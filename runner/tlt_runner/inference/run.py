@@ -31,13 +31,14 @@ from tlt_runner.data.sample import Finding, Oddity, Problem
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import InterruptedRunError, RunnerError, storage_errors
-from tlt_runner.evaluation import detectors, visualize
+from tlt_runner.evaluation import visualize
+from tlt_runner.evaluation.evaluate import keras_detector
 from tlt_runner.files import sha256_of
 from tlt_runner.inference import detections
 from tlt_runner.inference.detections import ImageDetections
 from tlt_runner.inference.output_folder import OutputFolder
 from tlt_runner.inference.report import REPORT, InferenceReport, named
-from tlt_runner.inference.request import CheckedInputs, Request
+from tlt_runner.inference.request import CheckedRequest, Request
 
 log = logging.getLogger(__name__)
 BATCH = 4
@@ -55,12 +56,12 @@ class _Loaded:
     oddities: tuple[Oddity, ...]
 
 
-def run(request: Request, inputs: CheckedInputs, reporter: Reporter, stop: Stop) -> InferenceReport:
+def run(request: Request, checked: CheckedRequest, reporter: Reporter, stop: Stop) -> InferenceReport:
     """Infer, and write images, labels and the report.
 
     Args:
         request: The command's arguments.
-        inputs: The request's model and images, as :func:`tlt_runner.inference.request.check` gives them.
+        checked: The request's model and images, as :func:`tlt_runner.inference.request.check` gives them.
         reporter: Receives progress (stage ``infer``).
         stop: Ends the run after the images in work.
 
@@ -69,19 +70,21 @@ def run(request: Request, inputs: CheckedInputs, reporter: Reporter, stop: Stop)
             output folder of someone else; Interrupted; UnreadableModel; the storage's reasons.
     """
     with OutputFolder.opened(request.output) as output:
-        model = detector.load(inputs.model)
-        inference = _Inference(request, model, output, inputs.unusable)
-        progress = StageProgress("infer", len(inputs.images), reporter, stop)
+        # The model is loaded after the folder is open: a folder that is refused costs no seconds.
+        model = detector.load(checked.model)
+        inference = _Inference(request, model, output, checked.unusable)
+        progress = StageProgress("infer", len(checked.images), reporter, stop)
         interrupted: InterruptedRunError | None = None
         # Interrupted, it still writes its report: what it lists belongs to us, and the next run replaces it.
         try:
-            inference.run(inputs.images, progress)
+            inference.run(checked.images, progress)
         except InterruptedRunError as error:
             interrupted = error
-        report = inference.report(sha256_of(inputs.model), whole=interrupted is None)
+        report = inference.report(sha256_of(checked.model), whole=interrupted is None)
+        # Counts of what the folder holds, beside those of what went through the model.
         listed = {
-            "images": len(inputs.images) + len(inputs.unusable),
-            "other_files": list(inputs.other_files),
+            "images": len(checked.images) + len(checked.unusable),
+            "other_files": list(checked.other_files),
         }
         report = output.finish(report.model_copy(update=listed))
     if interrupted is not None:
@@ -101,9 +104,10 @@ class _Inference:
     ) -> None:
         self._request = request
         self._config = model.config
-        self._detect = detectors.of_keras(model)
+        self._detect = keras_detector(model)
         self._output = output
         self._skipped = list(skipped)
+        # Keys: inferred, empty, clipped, outside.
         self._counts: Counter[str] = Counter()
         self._by_class: Counter[int] = Counter()
         self._oddities: Counter[Oddity] = Counter()
@@ -127,7 +131,9 @@ class _Inference:
                     if isinstance(item, Finding):
                         self._skip(item)
                 if loaded:
+                    # In this thread: the model uses all cores by itself.
                     self._infer(loaded, threads)
+                # Skipped images count as done, too: the progress is of all files.
                 for _ in chunk:
                     progress.advance()
 
@@ -193,6 +199,7 @@ class _Inference:
         batch = np.zeros((BATCH, self._config.height, self._config.width, 3), np.uint8)
         for index, item in enumerate(loaded):
             batch[index] = item.network
+        # [BATCH, ...]; rows beyond the loaded images are of zeros, and are not looked at.
         outputs = dict(self._detect(batch))
         per_image = [
             detections.in_image(outputs, index, item.pixels.shape[:2], item.placement, self._request.score)
@@ -202,6 +209,8 @@ class _Inference:
         drawings = threads.map(self._draw, loaded, per_image)
         for item, objects, drawing in zip(loaded, per_image, drawings, strict=True):
             self._output.write(f"images/{item.name}", drawing)
+            # The label stands beside a copy of the image, under the same name: each pair can be opened in a
+            # labelling tool.
             text = detections.label_text(objects, self._label_names)
             self._output.write(f"labels/{splitext(item.name)[0]}.txt", text.encode())
             self._counts.update(
@@ -222,14 +231,16 @@ def _chunks(
 ) -> Iterator[list[_Loaded | Finding]]:
     """Yield the images in batches; the next batch is loaded while one is worked on."""
     starts = range(0, len(names), BATCH)
-    waiting = [threads.submit(load, name) for name in names[:BATCH]]
+    # Two batches are in memory at a time: the one that is yielded and the one that is being loaded.
+    loading = [threads.submit(load, name) for name in names[:BATCH]]
     for start in starts:
         following = [threads.submit(load, name) for name in names[start + BATCH : start + 2 * BATCH]]
-        yield [item.result() for item in waiting]
-        waiting = following
+        yield [item.result() for item in loading]
+        loading = following
 
 
 def _require_inferred(report: InferenceReport) -> None:
+    # The report is written by now, so that the user finds every reason.
     if not report.inferred_images:
         raise RunnerError(
             Reason.BAD_SAMPLES,

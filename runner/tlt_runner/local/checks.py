@@ -29,9 +29,11 @@ def in_order(resources: Sequence[Resource], lookup: Lookup) -> list[Resource]:
     Raises:
         RunnerError: DependencyCycle, or InvalidSpec where a reference leads to nothing.
     """
+    # Kind and name: a TrainingJob and a PruneJob may have one name.
     by_key = {(item.kind.name, item.name): item for item in resources}
     ordered: dict[tuple[str, str], Resource] = {}
     for resource in resources:
+        # Up from each resource to its oldest ancestor: each has one parent at most.
         chain: list[Resource] = []
         current: Resource | None = resource
         while current is not None and (current.kind.name, current.name) not in ordered:
@@ -94,6 +96,7 @@ def require_data(resources: Sequence[Resource], folders: Folders) -> None:
         if isinstance(resource.spec, TrainingJobSpec):
             uri = resource.spec.dataset.uri
             path = folders.path_of(uri)
+            # A bucket is looked into by the run itself, which has the credentials.
             if path is not None and not path.is_dir():
                 missing.setdefault(path, f"{resource.key} expects a data set at {uri}, which is {path} here")
     if missing:
@@ -133,6 +136,7 @@ def not_applied(resource: Resource) -> list[str]:
         ("resources.cpu", lambda: spec.resources.cpu is not None),
         ("resources.memory", lambda: spec.resources.memory is not None),
         ("storage.s3.secretRef", lambda: spec.storage.s3.secret_ref is not None),
+        # A child process takes the environment; images, volumes and node selectors have no meaning here.
         ("podTemplate (all but env)", lambda: bool(spec.pod_template.model_fields_set - {"env"})),
     ]
     return [name for name, is_set in checks if is_set()]

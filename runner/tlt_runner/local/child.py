@@ -47,6 +47,7 @@ class Interrupts(Stop):
 
     def __init__(self) -> None:
         super().__init__()
+        # Every signal counts: the second and the third mean more than the first.
         self.count = 0
 
     def install(self) -> None:
@@ -97,6 +98,7 @@ def run(
         str(volumes),
     ]
     with log.open("w") as output:
+        # A process of its own, as a pod is: TensorFlow gives memory back only when its process ends.
         process = subprocess.Popen(
             [sys.executable, "-m", "tlt_runner", *arguments],
             stdin=subprocess.DEVNULL,
@@ -107,19 +109,20 @@ def run(
             pass_fds=(lock,),  # the lock holds as long as the child lives, even if this process is killed
         )
         code = _wait(process, files["report"], interrupts, on_report)
+    # The last report may be newer than the one that was read while the child lived.
     report = _read(files["report"]) or RunReport()
     return Ended(report, _failure(code, _read(files["termination"]), stopped=interrupts.requested()), log)
 
 
 def _environment(spec: RunSpec, volumes: Path, termination: Path) -> Mapping[str, str]:
-    chosen = {item.name: item.value for item in spec.spec.pod_template.env}
+    template_environment = {item.name: item.value for item in spec.spec.pod_template.env}
     required = {
         VOLUMES_VARIABLE: str(volumes),
         TERMINATION_LOG_VARIABLE: str(termination),
         "PYTHONUNBUFFERED": "1",
     }
     # The pod template may set anything but what this process needs to find the child's message.
-    return {**os.environ, **chosen, **required}
+    return {**os.environ, **template_environment, **required}
 
 
 def _wait(
@@ -128,6 +131,7 @@ def _wait(
     interrupts: Interrupts,
     on_report: Callable[[RunReport], None],
 ) -> int:
+    # By polling, not by waiting: signals and reports are to be handed on meanwhile.
     handed_on, read_at = 0, 0
     while (code := process.poll()) is None:
         while handed_on < interrupts.count:
@@ -149,6 +153,7 @@ def _read(file: Path) -> RunReport | None:
     """Read a report; None if there is none yet."""
     try:
         return RunReport.model_validate_json(file.read_bytes())
+    # No file yet, or half a termination message: it is written in place, by a child that may be killed.
     except (OSError, ValidationError):
         return None
 

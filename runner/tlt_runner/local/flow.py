@@ -28,6 +28,7 @@ def run_all(path: Path, folders: Folders, *, again: bool) -> int:
     Raises:
         RunnerError: Nothing was started: a manifest is wrong, a reference leads to nothing, data are missing.
     """
+    # All files are read before anything starts: a mistake in the last one should not show after hours.
     checked = manifests.read(path)
     resources = checked.require_valid()
     for text in checked.ignored:
@@ -64,6 +65,7 @@ def only(command: Command, file: Path) -> Resource:
 
 def _run(resources: Sequence[Resource], folders: Folders, *, again: bool, part: Command | None = None) -> int:
     """Check everything that can be checked before, then run; ``part`` is a command that does a part only."""
+    # The lock is held until the end: two flows would overwrite each other's statuses.
     state = ResourceStore(folders.state)
     with state.locked() as lock:
         ordered = list(resources) if part else checks.in_order(resources, state.load)
@@ -96,10 +98,12 @@ class Flow:
         self._state = state
         self._lock = lock
         self._again = again
+        # What earlier calls have left, and what this call shows and saves.
         self._stored = {item.key: state.load(item.kind.name, item.name) for item in ordered}
         self._current = {item.key: replace(item, status=item.kind.status()) for item in ordered}
         self._logs: dict[str, Path] = {}
         self._interrupts = child.Interrupts()
+        # Replaced by the live table in run(); a part of the work prints lines.
         self._view: view.View = view.PlainView()
 
     def unfinished(self) -> list[Resource]:
@@ -117,6 +121,7 @@ class Flow:
         with view.for_output() as self._view:
             for key in list(self._current):
                 self._advance(key)
+        # After the view has closed: a live table would draw over these lines.
         for line in table.of_flow(list(self._current.values()), self._folders, self._logs, utc_now()):
             print(line, flush=True)
         return self._exit_code()
@@ -174,6 +179,7 @@ class Flow:
         self._put(begun)
         folder = self._folders.run_folder(resource.kind.name, resource.name)
         ended = self._in_child(resource.kind.command, begun, folder, show=self._put)
+        # Results first, then the phase: Succeeded must not be seen without its artifacts.
         after = transitions.reported(begun, ended.report)
         self._logs[resource.key] = ended.log
         if ended.failure is None:
@@ -222,6 +228,7 @@ class Flow:
         )
 
     def _lookup(self, kind: str, name: str) -> Resource | None:
+        # This flow's resources come before stored ones: their status is newer.
         return self._current.get(f"{kind}/{name}") or self._state.load(kind, name)
 
     def _put(self, resource: Resource) -> None:

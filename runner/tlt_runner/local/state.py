@@ -38,8 +38,9 @@ class Folders:
     @classmethod
     def of(cls, state: Path | None, volumes: Path | str | None) -> Folders:
         """Return the folders that the options name, as absolute paths."""
-        chosen = (state or Path(".tlt")).absolute()
-        return cls(chosen, Path(volumes).absolute() if volumes else chosen / "volumes")
+        # Absolute: the child has the same folder whatever its working folder is.
+        state_folder = (state or Path(".tlt")).absolute()
+        return cls(state_folder, Path(volumes).absolute() if volumes else state_folder / "volumes")
 
     def path_of(self, uri: str) -> Path | None:
         """Return the path of an address in the file system; None for s3://.
@@ -52,6 +53,7 @@ class Folders:
 
     def holds(self, artifact: Artifact) -> bool:
         """Return True if an artifact still exists with its size. One in S3 is assumed to exist."""
+        # By size: a digest of every artifact at every `tlt run` would read gigabytes.
         path = self.path_of(artifact.uri)
         return path is None or (path.is_file() and path.stat().st_size == artifact.size_bytes)
 
@@ -65,6 +67,8 @@ class Folders:
 
     def run_folder(self, kind: str, name: str, command: str = "") -> Path:
         """Make the folder of a run, for its RunSpec, report and log."""
+        # One folder a resource and command: the next run replaces it, so that the newest log is in a known
+        # place.
         folder = self.state / "runs" / "-".join(filter(None, (kind, name, command)))
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -103,6 +107,7 @@ class ResourceStore:
 
     def save(self, resource: Resource) -> None:
         """Save a resource."""
+        # Written whole: `tlt run` may be killed at any moment.
         text = json.dumps(body_of(resource), indent=2, ensure_ascii=False) + "\n"
         files.write(self.file_of(resource.kind.name, resource.name), text)
 
@@ -117,6 +122,7 @@ class ResourceStore:
         Raises:
             RunnerError: InvalidSpec; another run holds it.
         """
+        # The file stays after the run: removing it would let two runs lock two different files of this name.
         with self._lock.open("w") as stream:
             if not files.try_lock(stream):
                 raise RunnerError(

@@ -37,6 +37,7 @@ def of_flow(
     """
     tables = [*by_kind(resources, now), artifacts(resources, folders)]
     failures = [line for item in resources for line in _failure(item, logs.get(item.key))]
+    # Blocks without content are dropped; each of the others begins with an empty line.
     blocks = [*(aligned(rows) for rows in tables if rows), failures]
     return [line for block in blocks if block for line in ("", *block)]
 
@@ -58,6 +59,7 @@ def _failure(resource: Resource, log: Path | None) -> list[str]:
 
 def by_kind(resources: Sequence[Resource], now: datetime) -> list[list[Row]]:
     """Return one table a kind, each with a header row, as ``kubectl get`` prints them."""
+    # In the order in which the resources run.
     kinds = list(dict.fromkeys(item.kind.name for item in resources))
     return [_table([item for item in resources if item.kind.name == kind], now) for kind in kinds]
 
@@ -80,9 +82,11 @@ def _table(resources: Sequence[Resource], now: datetime) -> list[Row]:
 def _cell(body: dict[str, Any], column: Column, now: datetime) -> str:
     value: Any = body
     for part in column.path.lstrip(".").split("."):
+        # Absent parts are empty cells, as kubectl shows them.
         value = value.get(part) if isinstance(value, dict) else None
     if value is None or value == "":
         return ""
+    # Like kubectl: an age instead of a time.
     if column.type == "date":
         return duration(int((now - datetime.fromisoformat(value)).total_seconds()))
     if isinstance(value, list):
@@ -96,6 +100,7 @@ def artifacts(resources: Sequence[Resource], folders: Folders) -> list[Row]:
         [
             item.key,
             artifact.name,
+            # The path is what one opens on this machine; an object in a bucket has its address only.
             str(folders.path_of(artifact.uri) or artifact.uri),
             f"{artifact.size_bytes:,}",
         ]
@@ -124,6 +129,7 @@ def _anchors(spec: JobSpec, fitted: AnchorsStatus) -> list[str]:
         return []
     compared = ["", *aligned(anchors(spec.model, fitted)), ""]
     given = spec.model.anchors
+    # Clustering keeps the spec's anchors where it finds none with a larger mean IoU.
     if (fitted.scales, fitted.ratios) == (given.scales, given.ratios):
         return [*compared, "No better ones were found.", ""]
     return [
@@ -168,11 +174,11 @@ def live(resources: Sequence[Resource]) -> list[Row]:
     """Return the table while the flow runs: resource, phase, progress."""
     return [
         ["RESOURCE", "PHASE", "PROGRESS"],
-        *([item.key, item.status.phase or Phase.PENDING, what_now(item)] for item in resources),
+        *([item.key, item.status.phase or Phase.PENDING, activity(item)] for item in resources),
     ]
 
 
-def what_now(resource: Resource) -> str:
+def activity(resource: Resource) -> str:
     """Return progress while a resource runs, its result if it succeeded, else the reason."""
     status = resource.status
     if status.phase == Phase.RUNNING:
@@ -183,6 +189,7 @@ def what_now(resource: Resource) -> str:
         return result(resource)
     if status.failure:
         return f"{status.failure.reason}: {status.failure.message}"
+    # Ready carries the reason of every state.
     ready = next((item for item in status.conditions if item.type == "Ready"), None)
     return ready.message if ready else ""
 
@@ -192,12 +199,14 @@ def share_done(resource: Resource) -> float | None:
     progress = resource.status.progress
     if resource.status.phase != Phase.RUNNING or progress is None or not progress.epochs:
         return None
+    # epoch counts the finished ones, so the steps of the running one are added.
     within = (progress.step or 0) / progress.steps if progress.steps else 0.0
     return min(1.0, ((progress.epoch or 0) + within) / progress.epochs)
 
 
 def result(resource: Resource) -> str:
     """Return the main figure of a resource's kind: mAP, parameters kept or lowest mAP."""
+    # By field name: each kind has one of these figures, and the others have no such field.
     status = resource.status.to_wire()
     texts = [
         ("mAP", (status.get("metrics") or {}).get("mAP")),

@@ -24,6 +24,7 @@ _NO_RERUN = ("suspend", "runPolicy")
 
 def same_work(one: Resource, other: Resource) -> bool:
     """Return True if two specs ask for the same work: all fields but suspend and runPolicy are equal."""
+    # With every default filled in: a spec that spells out a default asks for the same work.
     left, right = one.spec.to_wire(), other.spec.to_wire()
     return all(left.get(key) == right.get(key) for key in {*left, *right} - {*_NO_RERUN})
 
@@ -32,6 +33,7 @@ def new(resource: Resource, now: datetime) -> Resource:
     """Return the resource as a new object, with a uid of its own and no status."""
     return replace(
         resource,
+        # As the API server gives each object one: children tell by it whether their parent has run again.
         uid=str(uuid.uuid4()),
         generation=1,
         created=times.to_wire(now),
@@ -41,6 +43,7 @@ def new(resource: Resource, now: datetime) -> Resource:
 
 def kept(resource: Resource, stored: Resource) -> Resource:
     """Return the manifest's resource with the uid and status of the stored one."""
+    # The spec is the manifest's; identity and status are what earlier runs left.
     return replace(
         resource,
         uid=stored.uid,
@@ -129,5 +132,6 @@ def _updated(resource: Resource, **fields: Any) -> Resource:
 def _in_state(resource: Resource, state: State, now: datetime) -> Resource:
     """Set the conditions of a state, and the phase that follows from them."""
     generation = resource.generation
+    # The stored conditions go in, because lastTransitionTime stays where a status does not change.
     built = conditions.build(resource.status.conditions, state, generation, times.to_wire(now))
     return _updated(resource, phase=conditions.phase(built), conditions=built, observed_generation=generation)

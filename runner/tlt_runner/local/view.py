@@ -37,6 +37,7 @@ class View(Protocol):
 
 def for_output() -> View:
     """Return the view that suits standard output."""
+    # In a file or a pipe, a table that is redrawn would be thousands of tables.
     return LiveView() if sys.stdout.isatty() else PlainView()
 
 
@@ -45,6 +46,7 @@ class PlainView:
 
     def __init__(self, say: Callable[[str], None] | None = None) -> None:
         self._say = say or (lambda text: print(text, flush=True))
+        # Kind/name -> the phase that was printed last, and the pacing of its lines of progress.
         self._phases: dict[str, Phase | None] = {}
         self._lines: dict[str, ProgressLines] = {}
 
@@ -57,7 +59,7 @@ class PlainView:
         phase = resource.status.phase
         if phase != self._phases.get(resource.key):
             self._phases[resource.key] = phase
-            detail = table.what_now(resource)
+            detail = table.activity(resource)
             self._say(f"{resource.key}: {phase}{f': {detail}' if detail else ''}")
         elif phase == Phase.RUNNING and resource.status.progress:
             lines = self._lines.setdefault(
@@ -88,6 +90,7 @@ class LiveView:
         # rich is imported for a terminal only.
         from rich.live import Live
 
+        # Drawn at each report and not by a thread of rich: nothing changes in between.
         self._live: Any = Live(console=console, auto_refresh=False)
 
     def show(self, resources: Sequence[Resource], now: datetime) -> None:

@@ -69,6 +69,8 @@ class ApiServer:
         """
         host = environment.get("KUBERNETES_SERVICE_HOST")
         token, authority = account / "token", account / "ca.crt"
+        # Kubernetes sets these in every container; the token can be switched off
+        # (automountServiceAccountToken).
         if not host or not token.is_file() or not authority.is_file():
             return None
         return cls(host, int(environment.get("KUBERNETES_SERVICE_PORT", "443")), token, authority)
@@ -87,6 +89,8 @@ class ApiServer:
             f"/apis/{GROUP}/{VERSION}/namespaces/{owner.namespace}/{KINDS[owner.kind].plural}/{owner.name}"
             f"/status?fieldManager={RUNNER_FIELD_MANAGER}&force=true"
         )
+        # Server-side apply: the runner owns exactly the fields that it sends. What it left out since would be
+        # removed, so every report is whole.
         body = {
             "apiVersion": API_VERSION,
             "kind": owner.kind,
@@ -96,6 +100,7 @@ class ApiServer:
         # force=true: a field that another manager took over, for example by `kubectl edit`, is taken back; a
         # conflict would refuse the whole report.
         code, headers, answer = self._patch(path, json.dumps(body), timeout)
+        # http.client follows no redirect: the token goes to no other server.
         if code >= 400:
             raise _refusal(owner, code, headers, answer)
         uid = (answer.get("metadata") or {}).get("uid")
@@ -104,6 +109,7 @@ class ApiServer:
 
     def _patch(self, path: str, body: str, timeout: float) -> tuple[int, Mapping[str, str], dict[str, Any]]:
         try:
+            # Anew for each request: the kubelet replaces both files while the pod runs.
             context = ssl.create_default_context(cafile=str(self.authority))
             headers = {
                 "Authorization": f"Bearer {self.token.read_text().strip()}",
@@ -118,6 +124,7 @@ class ApiServer:
                 text = response.read(_ANSWER_LIMIT)
             finally:
                 connection.close()
+        # TLS errors are OSErrors, too.
         except (OSError, http.client.HTTPException) as error:
             raise ApiServerError(f"{self.host}:{self.port}: {type(error).__name__}: {error}") from error
         return response.status, dict(response.headers.items()), _as_object(text)
@@ -132,12 +139,14 @@ def _refusal(owner: Owner, code: int, headers: Mapping[str, str], answer: dict[s
     replaced = code == 422 and "a former resource of this name" in message
     if missing or replaced:
         return OwnerGoneError(message, code)
+    # Seconds; the form with a date is not used by API servers.
     wait = headers.get("Retry-After") or ""
     return ApiServerError(message, code, float(wait) if wait.isdigit() else 0.0)
 
 
 def _as_object(text: bytes) -> dict[str, Any]:
     try:
+        # A proxy or a load balancer in between may answer in HTML.
         value = json.loads(text)
     except ValueError:
         value = None

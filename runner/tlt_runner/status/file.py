@@ -11,8 +11,7 @@ from pathlib import Path
 
 from tlt_api import times
 from tlt_runner import files
-from tlt_runner.status.pacing import Pacing
-from tlt_runner.status.reporter import AccumulatingReporter, Clock
+from tlt_runner.status.reporter import AccumulatingReporter, Clock, Pacing
 
 INTERVAL_S = 1.0
 
@@ -36,6 +35,7 @@ class LocalReporter(AccumulatingReporter):
 
     def close(self, timeout: float) -> bool:
         """Write the report if it has changed since it was last written."""
+        # Writing takes the lock: two threads must not replace the file in the wrong order.
         with self._lock:
             if self._pacing.pending:
                 self._write()

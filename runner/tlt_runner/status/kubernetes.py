@@ -14,8 +14,7 @@ from typing import Any
 
 from tlt_api import times
 from tlt_runner.status.apiserver import ApiServerError, OwnerGoneError
-from tlt_runner.status.pacing import Pacing
-from tlt_runner.status.reporter import AccumulatingReporter, Clock
+from tlt_runner.status.reporter import AccumulatingReporter, Clock, Pacing
 
 INTERVAL_S = 5.0
 REQUEST_TIMEOUT_S = 10.0
@@ -48,12 +47,15 @@ class KubernetesReporter(AccumulatingReporter):
         self._send = send
         self._monotonic = monotonic
         self._pacing = Pacing(interval)
+        # On the accumulator's own lock: taking a report and noting that it is being sent are one step.
         self._wake = Condition(self._lock)
         self._deadline: float | None = None
         self._gone = False
+        # HTTP statuses (None: no answer) of the errors that were logged since a report last arrived.
         self._complained: set[int | None] = set()
         self.sent = 0
         self.failed = 0
+        # A daemon: a request that hangs must not keep the process alive after the task has ended.
         self._thread = Thread(target=self._run, name="status-reports", daemon=True)
         self._thread.start()
 
@@ -81,6 +83,8 @@ class KubernetesReporter(AccumulatingReporter):
 
     def _changed(self, *, urgent: bool) -> None:
         with self._wake:
+            # Most reports of progress change nothing about when the next request is due: the thread sleeps
+            # on.
             if self._pacing.changed(urgent=urgent):
                 self._wake.notify()
 
@@ -103,6 +107,7 @@ class KubernetesReporter(AccumulatingReporter):
                 now = self._monotonic()
                 wait = self._pacing.wait(now)
                 if wait == 0:
+                    # Noted before the request, so that what changes during it is pending again.
                     self._pacing.sending(now)
                     return self._report.to_status()
                 # The run ends, and nothing is pending or the next try would come too late.
@@ -134,8 +139,10 @@ class KubernetesReporter(AccumulatingReporter):
             if error.status in self._complained:
                 return
             self._complained.add(error.status)
-        then = "no further reports" if self._gone else f"trying again in {wait:.0f} s"
-        log.warning("status report not taken: %s; training goes on, %s%s", error, then, _advice(error.status))
+        consequence = "no further reports" if self._gone else f"trying again in {wait:.0f} s"
+        log.warning(
+            "status report not taken: %s; training goes on, %s%s", error, consequence, _advice(error.status)
+        )
 
     @staticmethod
     def _shortest_wait(error: ApiServerError) -> float:

@@ -33,6 +33,7 @@ class ProgressLines:
         stage_and_epoch = (progress.stage, progress.epoch)
         due = self._last is None or now - self._last >= INTERVAL
         if stage_and_epoch != self._stage_and_epoch or due:
+            # A new stage or epoch is always shown, so that a log of short epochs has a line for each.
             self._stage_and_epoch, self._last = stage_and_epoch, now
             self._say(progress_line(progress))
 
@@ -45,6 +46,7 @@ def progress_line(progress: Progress) -> str:
     step = _labelled("step", progress.step, "d")
     if step and progress.steps is not None:
         step += f"/{progress.steps}"
+    # A figure that is not known yet leaves no gap in the line.
     parts = [
         progress.stage,
         epoch,
@@ -125,6 +127,7 @@ def duration(seconds: int) -> str:
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     pairs = [(days, "d"), (hours, "h"), (minutes, "m"), (rest, "s")]
+    # Two units at most: of days nobody wants seconds.
     shown = [f"{value}{unit}" for value, unit in pairs if value]
     return "".join(shown[:2]) or "0s"
 

@@ -1,7 +1,7 @@
 """The RunReport of a run in progress, shared by both reporters: statuses are alike with and without cluster.
 
 A task calls the methods of :class:`tlt_runner.context.Reporter` from any thread; a subclass decides when
-and where the whole report goes.
+and where the whole report goes, at the times that :class:`Pacing` gives.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class AccumulatingReporter(ABC):
 
     def __init__(self, now: Clock = times.utc_now) -> None:
         self._now = now
+        # Reentrant: a subclass may write the report while it notes the change.
         self._lock = RLock()
         self._report = RunReport()
         self._lines = lines.ProgressLines(self._say)
@@ -33,6 +34,7 @@ class AccumulatingReporter(ABC):
     def progress(self, progress: Progress) -> None:
         """Set the progress; ``lastUpdateTime`` is set here."""
         now = self._now()
+        # Stamped here, so that all progress has the clock of one process.
         stamped = progress.model_copy(update={"last_update_time": times.to_wire(now)})
         self._update(stamped, urgent=False)
         self._lines.progress(stamped, now)
@@ -70,8 +72,75 @@ class AccumulatingReporter(ABC):
 
     def _update(self, section: Section | Progress | Artifact, *, urgent: bool = True) -> None:
         with self._lock:
+            # The report is immutable: a snapshot taken before keeps its values.
             self._report = self._report.with_section(section)
         self._changed(urgent=urgent)
 
     def _say(self, text: str) -> None:
         log.info("%s", text)
+
+
+class Pacing:
+    """Progress at most every ``interval`` seconds, results at once, retries with a growing wait.
+
+    Times are seconds of any monotonic clock and come in as parameters.
+    """
+
+    def __init__(self, interval: float, longest_wait: float = 60.0) -> None:
+        self._interval = interval
+        self._longest = longest_wait
+        self._pending = False
+        self._urgent = False
+        self._last = float("-inf")
+        self._retry_at = float("-inf")
+        self._failures = 0
+
+    @property
+    def pending(self) -> bool:
+        """True if something has changed since the last report was sent."""
+        return self._pending
+
+    def changed(self, *, urgent: bool) -> bool:
+        """Note a change. Returns True if the next report may now be due earlier."""
+        # A further change of a pending report moves nothing, unless it makes it urgent.
+        sooner = not self._pending or (urgent and not self._urgent)
+        self._pending = True
+        self._urgent |= urgent
+        return sooner
+
+    def hurry(self) -> None:
+        """Make what is pending due now, without waiting out a failure: the run ends."""
+        self._urgent = True
+        self._retry_at = float("-inf")
+
+    def wait(self, now: float) -> float | None:
+        """Return the seconds until the next report is due: 0 for now, None until something changes."""
+        if not self._pending:
+            return None
+        # A failed report waits for its retry, urgent or not: the later of both times counts.
+        regular = now if self._urgent else self._last + self._interval
+        return max(regular - now, self._retry_at - now, 0.0)
+
+    def sending(self, now: float) -> None:
+        """Note that the report as it is now is being sent; later changes belong to the next one."""
+        self._pending = self._urgent = False
+        self._last = now
+
+    def arrived(self) -> None:
+        """Note that the report arrived: the next failure waits a second again."""
+        self._failures = 0
+        self._retry_at = float("-inf")
+
+    def failed(self, now: float, at_least: float = 0.0) -> float:
+        """Note that the report failed, and make it pending again.
+
+        Returns:
+            The wait before the next try, in seconds; it doubles with each failure, from one second.
+        """
+        self._failures += 1
+        # The exponent is bounded: a float overflows at 2.0 ** 1024, which an outage of a day can reach.
+        wait = max(at_least, min(self._longest, 2.0 ** min(self._failures - 1, 16)))
+        # Urgent: the wait alone decides when it is sent again, not the interval between reports.
+        self._pending = self._urgent = True
+        self._retry_at = now + wait
+        return wait

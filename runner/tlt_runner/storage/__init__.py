@@ -50,6 +50,7 @@ class Storage:
     ) -> None:
         self.scratch = scratch
         self.s3 = s3 or S3Storage()
+        # An empty variable counts as none.
         volumes = Volumes(volumes_root or Path(os.environ.get("TLT_VOLUMES_ROOT") or VOLUMES_ROOT))
         self._backends: dict[str, Backend] = {"pvc": volumes, "file": volumes, **(backends or {})}
 
@@ -81,6 +82,7 @@ class Storage:
             NotFoundError: There is no such file.
             RunnerError: ``ChecksumMismatch`` when the content is not the expected one.
         """
+        # The digest is of what lies here now, so a transfer that was cut off is noticed, too.
         path = self._backend(uri).fetch(parse(uri))
         if sha256 is None:
             return path
@@ -125,6 +127,7 @@ class Storage:
             uri: The folder.
             names: File names; those that do not exist are skipped.
         """
+        # Each name is parsed as an address, so that none can lead out of the folder.
         self._backend(uri).remove(parse(uri), [parse(join(uri, name)) for name in names])
 
     def list_files(self, uri: str) -> list[str]:

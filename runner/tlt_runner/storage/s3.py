@@ -36,6 +36,7 @@ PARALLEL_REQUESTS = 16
 """Requests in flight, of all transfers together."""
 REMOVED_AT_ONCE = 1000
 """Most keys of one DeleteObjects request, by the S3 protocol."""
+# Codes of AWS, MinIO and Ceph. A HEAD has no body, so its code is the bare HTTP status.
 _MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 _FULL = {"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage"}
@@ -74,6 +75,7 @@ class Buckets:
 
     def publish(self, local: Path, address: Address) -> StoredFile:
         """Upload a file."""
+        # Stored beside the object, because an ETag is no digest of what is uploaded in parts.
         digest = sha256_of(local)
         self._store.upload(local, address.root, address.path, digest)
         return StoredFile(address.uri, digest, local.stat().st_size)
@@ -133,6 +135,7 @@ class ObjectStore:
     """
 
     def __init__(self, settings: S3Storage) -> None:
+        # Servers other than AWS's (MinIO, Ceph) differ in what they support, see below.
         custom_server = settings.endpoint is not None
         self._server = settings.endpoint or "AWS"
         self._client = boto3.session.Session().client(
@@ -213,6 +216,7 @@ class ObjectStore:
     def upload(self, local: Path, bucket: str, key: str, sha256: str) -> None:
         """Upload a file as an object, with its digest as metadata. It appears whole or not at all."""
         with self._errors(f"s3://{bucket}/{key}"):
+            # S3 shows an object only when it is complete, also one of several parts: no rename is needed.
             extra = {"Metadata": {"sha256": sha256}}
             self._transfers.upload(str(local), bucket, key, extra_args=extra).result()
 
@@ -270,6 +274,7 @@ class ObjectStore:
             return None
         try:
             with self._errors(f"s3://{bucket}/{key}"):
+                # exists() has also found folders; only an object answers HEAD.
                 answer = self._client.head_object(Bucket=bucket, Key=key)
         except NotFoundError:  # a folder: only keys below it exist
             return None
@@ -277,6 +282,7 @@ class ObjectStore:
 
     def _finish(self, bucket: str, key: str, transfer: Any) -> None:
         uri = f"s3://{bucket}/{key}"
+        # Both: the transfer fails for the server's reasons or for the disk's.
         with storage_errors(uri), self._errors(uri):
             transfer.result()
 
@@ -288,6 +294,7 @@ class ObjectStore:
 
     def _absence(self, bucket: str, key: str) -> str:
         """Say that a key does not exist, and list the names beside it for comparison."""
+        # What lies beside a misspelt name tells most often how it is spelt.
         parent = "/".join(PurePosixPath(key).parts[:-1])
         start = f"{parent}/" if parent else ""
         # Ten names are shown; the eleventh tells that there are more.

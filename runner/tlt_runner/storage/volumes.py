@@ -37,6 +37,7 @@ class Volumes:
             RunnerError: ``StorageUnavailable`` when the claim is not mounted; ``InvalidSpec`` when a symbolic
                 link leads out of it.
         """
+        # A claim that is not mounted is another failure than a file that is missing in it.
         mount = self.mount(address)
         if mount is not None and not mount.is_dir():
             raise RunnerError(
@@ -124,6 +125,7 @@ class Volumes:
 
 def mount_of(address: Address, volumes: Path) -> Path | None:
     """Return the folder at which the claim of a pvc:// address is mounted; None for other addresses."""
+    # file:/// is the machine's own file system, where links may lead anywhere.
     return volumes / address.root if address.scheme == "pvc" else None
 
 
@@ -150,6 +152,7 @@ def inside(root: Path, path: str, uri: str) -> Path:
     # Whoever can write to the volume can still put a link in place between this check and the opening of the
     # file. To close that gap, every reader and writer would have to open each folder on the way by
     # descriptor, without following links; the user and the mounts of the pod bound what such a link reaches.
+    # The path as given is returned, not the resolved one: messages and listings keep the user's names.
     target = root / path
     resolved = Path(os.path.realpath(target))  # Path.resolve raises RuntimeError for a loop of links
     if not resolved.is_relative_to(os.path.realpath(root)):
@@ -187,6 +190,7 @@ def _absence(path: Path) -> str:
     """Say what exists instead of a file or folder, and list the nearest folder for comparison."""
     if path.exists():
         return "which is a folder" if path.is_dir() else "which is a file"
+    # The root of the file system is a folder, so there is always one.
     nearest = next(parent for parent in path.parents if parent.is_dir())
     names = sorted(entry.name + "/" * entry.is_dir() for entry in nearest.iterdir())
     listed = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

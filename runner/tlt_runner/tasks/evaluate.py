@@ -17,8 +17,7 @@ from tlt_runner.context import Context
 from tlt_runner.data.input_pipeline import batches
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.model import FasterRCNN
-from tlt_runner.evaluation import detectors
-from tlt_runner.evaluation.evaluate import evaluate
+from tlt_runner.evaluation.evaluate import evaluate, keras_detector
 from tlt_runner.tasks import inputs
 from tlt_runner.tasks.convert import prepare
 from tlt_runner.training.checkpoint import model_file
@@ -41,7 +40,7 @@ def run(spec: TrainingJobSpec, run: RunSpec, context: Context) -> None:
         records, spec.training.batch_size_per_gpu, records.manifest.most_objects
     )
     metrics = evaluate(
-        detectors.of_keras(model),
+        keras_detector(model),
         _with_progress(validation, context),
         records.manifest.class_names,
         spec.evaluation.iou_threshold,

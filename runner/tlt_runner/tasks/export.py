@@ -25,8 +25,7 @@ from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
-from tlt_runner.evaluation import detectors
-from tlt_runner.evaluation.evaluate import Detect
+from tlt_runner.evaluation.evaluate import Detect, keras_detector
 from tlt_runner.export import engine, onnx, precision, verify
 from tlt_runner.files import sha256_of
 from tlt_runner.tasks import inputs
@@ -92,7 +91,7 @@ def _verify(
     context: Context,
 ) -> list[ExportStatus]:
     context.begin("verify", 0)
-    reference = _judge(detectors.of_keras(model), model.config, data, spec)
+    reference = _judge(keras_detector(model), model.config, data, spec)
     if reference.metrics:
         context.reporter.report(reference.metrics)
     exports: list[ExportStatus] = []

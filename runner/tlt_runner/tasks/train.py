@@ -27,7 +27,7 @@ from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.data.records import Records, load_records
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
-from tlt_runner.evaluation import detectors
+from tlt_runner.evaluation.evaluate import keras_detector
 from tlt_runner.status.file import LocalReporter
 from tlt_runner.training import initial_model, loop, mixed_precision
 from tlt_runner.training.callbacks import create
@@ -98,7 +98,7 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
         checkpoints.repair()
 
     # One function for evaluations and for images, so that it is traced once.
-    detect = detectors.of_keras(model)
+    detect = keras_detector(model)
     if workers.chief:
         # As a decorator, averaged() enters its context at each call.
         callbacks = create.all_callbacks(

@@ -21,8 +21,8 @@ FORMATS: dict[str, Format] = {
 """Formats by their name in ``spec.dataset.format``."""
 
 
-def places(dataset: Dataset) -> tuple[str, str]:
-    """Return the folders of images and labels, relative to the root: as given, or the format's defaults."""
+def image_and_label_paths(dataset: Dataset) -> tuple[str, str]:
+    """Return the paths of images and labels, relative to the root: as given, or the format's defaults."""
     default = FORMATS[dataset.format]
     return relative(dataset.images or default.images), relative(dataset.labels or default.labels)
 

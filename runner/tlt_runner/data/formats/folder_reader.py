@@ -55,6 +55,7 @@ class FolderReader(ABC):
 
     def read(self, sample: Sample, image_size: tuple[int, int]) -> Labels:
         """Read one label file."""
+        # key is an object for all formats; of these it is the label's path.
         return self.read_file(Path(str(sample.key)), sample.label_file, image_size)
 
     @abstractmethod
@@ -70,13 +71,13 @@ class FolderReader(ABC):
             OSError: The storage fails.
         """
 
-    def image_holdings(self) -> str:
+    def image_summary(self) -> str:
         """Count the files of the image folder by kind, for messages."""
-        return folders.holdings(self.images.path)
+        return folders.content_summary(self.images.path)
 
-    def label_holdings(self) -> str:
+    def label_summary(self) -> str:
         """Count the files of the label folder by kind, for messages."""
-        return folders.holdings(self.labels.path)
+        return folders.content_summary(self.labels.path)
 
 
 _SIDE_FILE = re.compile(r"classes|labels|names|notes|readme.*|train|val|valid|test|trainval", re.IGNORECASE)
@@ -104,12 +105,14 @@ def pair(images: SourceFolder, labels: SourceFolder, suffix: str) -> Listing:
     label_names, findings = folders.find_labels(labels, suffix)
     # Images that cannot be used keep their stems: their labels are no orphans.
     stems = {stem(name): name for name in (*image_files.names, *_names(images, image_files.skipped))}
+    # Labels that lie flat and could be of images in several sub-folders.
     rivals = _rivals(stems, label_names)
     paths = {name: labels.path / name for name in label_names.values()}
     samples: dict[str, Sample] = {}
     skipped = list(image_files.skipped)
     for name in image_files.names:
         key = stem(name)
+        # The label at the same relative path first, then one that lies flat in the labels' folder.
         label = label_names.get(key) or label_names.get(_flat(key, rivals))
         # 1.jpg and 1.png would be two images of one label.
         if key in samples:
@@ -134,6 +137,7 @@ def pair(images: SourceFolder, labels: SourceFolder, suffix: str) -> Listing:
     # classes.txt or train.txt beside the labels is a list that tools leave there, and no orphaned label.
     without_image = [name for key, name in label_names.items() if key not in stems and key not in rivals]
     side_files = {name for name in without_image if _SIDE_FILE.fullmatch(basename(stem(name)))}
+    # Side files are left out of the fingerprint: a note that is edited makes no new records.
     label_files = {labels.file(name): path for name, path in paths.items() if name not in side_files}
     return Listing(
         samples=list(samples.values()),

@@ -1,16 +1,34 @@
-"""Parts of a label format, and the data set's root in which its reader looks for its files."""
+"""Parts of a label format: the root in which its reader looks for files, and the base class of its writer.
+
+Writers are called by :mod:`tlt_runner.data.preparation.export_folder`, which brings the images and names; a
+writer knows where its format wants them and how it writes a label. Attributes of a box that each format can
+hold::
+
+              edges            truncation       occlusion              difficult
+    kitti     6 decimals       6 decimals       0 to 3                 occlusion from 1 on, as in TLT
+    voc       6 decimals       none or some     visible or occluded    yes
+    coco      floating point   no               no                     no
+    yolo      10 decimals of   no               no                     no
+              the image's size
+
+Attributes that a format cannot hold are counted (:meth:`Writer.lost`), never silently left out. Regions to
+leave out of account (DontCare, iscrowd) reach no writer: readers count them and keep no place of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
-from tlt_api.dataset import Dataset
+from tlt_api.dataset import LONGEST_CLASS, Dataset
 from tlt_api.failures import Reason
+from tlt_runner.data.formats import names
 from tlt_runner.data.formats.folders import SourceFolder
-from tlt_runner.data.formats.writer import Writer
-from tlt_runner.data.sample import Reader
+from tlt_runner.data.records import Subset
+from tlt_runner.data.sample import LabelledBox, Reader
 from tlt_runner.errors import NotFoundError, RunnerError
 from tlt_runner.storage import Storage, join, relative
 
@@ -64,3 +82,81 @@ class Format:
     writer: type[Writer]
     images: str
     labels: str
+
+
+@dataclass(frozen=True)
+class ExportedImage:
+    """One image of the folder that is written, with its objects.
+
+    Attributes:
+        subset: Training or validation.
+        name: Path below its image folder, without suffix.
+        suffix: ``.jpg`` or ``.png``.
+        size: Height and width in pixels.
+        boxes: Objects inside the image, of classes that the writer was given.
+    """
+
+    subset: Subset
+    name: str
+    suffix: str
+    size: tuple[int, int]
+    boxes: Sequence[LabelledBox]
+
+
+class Writer(ABC):
+    """Writes the labels of one folder. One thread calls :meth:`add`, image by image, and then :meth:`close`.
+
+    Args:
+        root: The folder; it exists.
+        classes: Every class that will occur, sorted, as :meth:`class_name` gives them.
+    """
+
+    flat: ClassVar[bool] = False
+    """True if image names must have neither sub-folders nor white space."""
+    image_folders: ClassVar[Mapping[Subset, str]]
+    """Image folder of each subset, relative to the root."""
+    dataset: ClassVar[Mapping[str, Any]]
+    """Fields of ``spec.dataset`` with which the folder is read back, beside uri, classes and size."""
+
+    def __init__(self, root: Path, classes: Sequence[str]) -> None:
+        self._root = root
+        self._classes = tuple(classes)
+
+    @classmethod
+    def class_name(cls, source: str) -> str:
+        """Return the name of a class in the format: the same name, if the format can hold it."""
+        # XML is the strictest of the formats: a name that it can hold, the others can hold as well.
+        return names.xml_text(source)[:LONGEST_CLASS]
+
+    @classmethod
+    def lost(cls, box: LabelledBox) -> tuple[str, ...]:
+        """Name the attributes of a box that the format cannot hold: by default all but class and edges."""
+        attributes = {"truncation": box.truncation, "occlusion": box.occlusion, "difficult": box.difficult}
+        return tuple(name for name, value in attributes.items() if value)
+
+    @abstractmethod
+    def add(self, image: ExportedImage) -> None:
+        """Write the labels of one image."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Write the files that concern all images."""
+
+    def _write(self, file: str, lines: Iterable[str]) -> None:
+        """Write a text file, relative to the root, that is not there yet."""
+        path = self._root / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # "x": two images of one name are a mistake here. Line feeds on every system, for equal bytes.
+        with path.open("x", encoding="utf-8", newline="\n") as stream:
+            stream.writelines(lines)
+
+    def image_file(self, image: ExportedImage) -> str:
+        """Return the path of an image, relative to the root."""
+        return f"{self.image_folders[image.subset]}/{image.name}{image.suffix}"
+
+
+def decimal(value: float, least_decimals: int = 0) -> str:
+    """Format a coordinate: up to 6 decimals, no exponent, no zeros at the end beyond ``least_decimals``."""
+    whole, _, decimals = f"{value:.6f}".partition(".")
+    decimals = decimals.rstrip("0").ljust(least_decimals, "0")
+    return f"{whole}.{decimals}" if decimals else whole

@@ -17,8 +17,7 @@ from pathlib import Path
 from tlt_api.dataset import LONGEST_CLASS
 from tlt_runner.data.formats import lines
 from tlt_runner.data.formats.folder_reader import FolderReader
-from tlt_runner.data.formats.format import Format
-from tlt_runner.data.formats.writer import ExportedImage, Writer, decimal
+from tlt_runner.data.formats.format import ExportedImage, Format, Writer, decimal
 from tlt_runner.data.records import Subset
 from tlt_runner.data.sample import Finding, LabelledBox, Labels, Problem
 
@@ -28,6 +27,7 @@ DIFFICULT_OCCLUSION = 1
 """Occlusion from which an object is "difficult" in evaluation, as in TLT."""
 UNKNOWN_OCCLUSION = 3
 _NUMBERS = {"truncation": 1, "occlusion": 2, "xmin": 4, "ymin": 5, "xmax": 6, "ymax": 7}
+# -1 stands for "not known" in files that tools write.
 _RANGES = {"truncation": (-1.0, 1.0), "occlusion": (-1.0, 3.0)}
 _FAR = 1e6
 """Pixels: no image is as large."""
@@ -55,6 +55,7 @@ def parse_line(columns: list[str], file: str, number: int) -> LabelledBox | Find
             f"expected 15 or 16 columns, got {len(columns)}: {lines.shown(columns)}",
             number,
         )
+    # A longer class could not stand in targetClassMapping.
     if len(columns[0]) > LONGEST_CLASS:
         return Finding(file, Problem.UNKNOWN_CLASS, lines.LONG_NAME, number)
     values: dict[str, float] = {}
@@ -67,15 +68,18 @@ def parse_line(columns: list[str], file: str, number: int) -> LabelledBox | Find
             return Finding(file, Problem.NOT_A_NUMBER, message, number)
         least, most = _RANGES.get(field, (-_FAR, _FAR))
         if not least <= value <= most:
-            given = columns[index][:40]
-            message = f"{field} (column {index + 1}): expected {least:g} to {most:g}, got {given!r}"
+            text = columns[index][:40]
+            message = f"{field} (column {index + 1}): expected {least:g} to {most:g}, got {text!r}"
             return Finding(file, Problem.NOT_A_NUMBER, message, number)
+        # Of alpha and the columns of the third dimension nothing is checked: they are not used.
         values[field] = value
     box = (values["ymin"], values["xmin"], values["ymax"], values["xmax"])
+    # Equal edges have no area: KITTI's coordinates are edges, not pixels that are included.
     for low, high in (("xmin", "xmax"), ("ymin", "ymax")):
         if not values[low] < values[high]:
             message = f"expected {low} < {high}, got {low} {values[low]:g} and {high} {values[high]:g}"
             return Finding(file, Problem.INVERTED_BOX, message, number, box)
+    # The whole number was checked above.
     occlusion = int(values["occlusion"])
     return LabelledBox(
         columns[0], box, values["truncation"], occlusion, occlusion >= DIFFICULT_OCCLUSION, number
@@ -112,12 +116,13 @@ class KittiWriter(Writer):
         self._write(f"{_LABEL_FOLDERS[image.subset]}/{image.name}.txt", map(_line, image.boxes))
 
     def close(self) -> None:
-        """No file concerns all images."""
+        """Do nothing: no file concerns all images."""
 
 
 def _line(box: LabelledBox) -> str:
     y1, x1, y2, x2 = (decimal(edge, 2) for edge in box.yxyx)
     truncation = decimal(box.truncation, 2)
+    # Angle 0.00 and the third dimension 0: the box in the image is all that is known.
     return f"{box.class_name} {truncation} {_occlusion(box)} 0.00 {x1} {y1} {x2} {y2} 0 0 0 0 0 0 0\n"
 
 

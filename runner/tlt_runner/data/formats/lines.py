@@ -69,8 +69,10 @@ def read(
             findings.append(Finding(file, Problem.WRONG_COLUMNS, message, number))
             continue
         columns = line.split()
+        # Empty lines are legal, most often one at the end.
         if not columns:
             continue
+        # Bad lines are findings; the lines beside them are used.
         result = parse_line(columns, file, number)
         if result is None:
             ignored += 1
@@ -99,9 +101,11 @@ def text(path: Path, max_bytes: int) -> str:
 def _lines(path: Path) -> list[str] | str:
     """Split a file into lines; return a message if that is not possible."""
     try:
+        # A line feed at the end of the last line begins no line of its own.
         lines = text(path, MAX_BYTES).removesuffix("\n").split("\n")
     except ValueError as error:
         return str(error)
+    # All or nothing: the first 10,000 lines alone would make background of the other objects.
     return lines if len(lines) <= MAX_LINES else f"expected at most {MAX_LINES:,} lines, got {len(lines):,}"
 
 

@@ -22,6 +22,7 @@ _FILE_SUFFIXES = (".jpg", ".jpeg", ".png", ".txt", ".xml", ".json")
 
 def stem(name: str) -> str:
     """Return the key by which images, labels and lists match: a relative path without its suffix."""
+    # Printable first: reports and lists hold the escaped form, and have to match it.
     return composed(splitext(printable(name))[0])
 
 
@@ -31,7 +32,7 @@ def composed(name: str) -> str:
 
 
 def is_safe(name: str) -> bool:
-    """True if a name can stand in a line of UTF-8 text: in records, lists and reports."""
+    """Return True if a name can stand in a line of UTF-8 text: in records, lists and reports."""
     return name.isprintable() or all(unicodedata.category(character) not in _UNSAFE for character in name)
 
 
@@ -79,11 +80,12 @@ class UniqueNames:
         *folders, last = [_shortened(part) for part in parts]
         # A folder "a.jpg" could meet the file of an image called "a".
         folders = [f"{part}_" if part.casefold().endswith(_FILE_SUFFIXES) else part for part in folders]
-        wanted = "/".join([*folders, last])
-        name, count = wanted, 1
+        preferred = "/".join([*folders, last])
+        # The first image of a name keeps it; the next ones get -2, -3 ...
+        name, count = preferred, 1
         while (key := _key(folder, name)) in self._taken:
             count += 1
-            name = f"{wanted}-{count}"
+            name = f"{preferred}-{count}"
         self._taken.add(key)
         return name
 
@@ -96,6 +98,7 @@ def _path_part(part: str) -> str:
 
 
 def _shortened(part: str) -> str:
+    # File systems count bytes, and a letter may have four.
     encoded = part.encode()
     if len(encoded) <= LONGEST_PART:
         return part

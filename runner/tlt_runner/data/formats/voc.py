@@ -30,8 +30,7 @@ from defusedxml.common import DefusedXmlException
 from tlt_api.dataset import LONGEST_CLASS
 from tlt_runner.data.formats import lines
 from tlt_runner.data.formats.folder_reader import FolderReader
-from tlt_runner.data.formats.format import Format
-from tlt_runner.data.formats.writer import ExportedImage, Writer, decimal
+from tlt_runner.data.formats.format import ExportedImage, Format, Writer, decimal
 from tlt_runner.data.records import Subset
 from tlt_runner.data.sample import Finding, LabelledBox, Labels, Problem
 
@@ -81,6 +80,7 @@ def read_file(path: Path, file: str) -> Labels:
         data = lines.content(path, MAX_BYTES)
     except ValueError as error:
         return _unreadable(file, str(error), None)
+    # defusedxml's parser raises for what it forbids, instead of resolving it.
     parser = sax.make_parser()
     # Without a DTD there are no entities, with which a few bytes of XML expand to gigabytes.
     parser.forbid_dtd = True
@@ -95,6 +95,7 @@ def read_file(path: Path, file: str) -> Labels:
     except DefusedXmlException as error:
         message = f"expected no DTD and no entities ({type(error).__name__})"
         return _unreadable(file, message, parser.getLineNumber())
+    # A limit of ours, or a declared encoding that does not exist (LookupError) or does not fit (ValueError).
     except (SAXException, ValueError, LookupError) as error:
         return _unreadable(file, str(error)[:200], parser.getLineNumber())
     return annotation.labels(file)
@@ -148,6 +149,7 @@ class _Annotation(ContentHandler):
                 raise _LimitError(f"expected at most {MAX_OBJECTS} objects")
             self._objects.append(_Fields(self._line_number()))
         elif path in _SIZE or path in _OBJECT_FIELDS:
+            # Text arrives in pieces of any size (characters), so it is collected until the element ends.
             self._text, self._length = [], 0
 
     def characters(self, content: str) -> None:
@@ -175,6 +177,7 @@ class _Annotation(ContentHandler):
     def labels(self, file: str) -> Labels:
         """Make the labels of the whole file."""
         boxes, findings = [], []
+        # One bad object is a finding of its own; the others of the file stay.
         for fields in self._objects:
             try:
                 boxes.append(_box(fields))
@@ -246,6 +249,7 @@ def _image_size(fields: _Fields) -> tuple[int, int] | None:
 
 def _optional(fields: _Fields, name: str, most: float, *, whole: bool = False) -> float:
     text = fields.text.get(name, "")
+    # A missing field means the same as an empty one.
     return 0.0 if text.lower() in _UNSPECIFIED else _number(name, text, 0, most, whole=whole)
 
 
@@ -281,6 +285,7 @@ class VocWriter(Writer):
 
     def __init__(self, root: Path, classes: Sequence[str]) -> None:
         super().__init__(root, classes)
+        # In VOC one folder holds both subsets; the lists tell them apart.
         self._listed: dict[Subset, list[str]] = {subset: [] for subset in LISTS}
         (root / LABELS).mkdir()
 
@@ -320,6 +325,7 @@ def _xml(image: ExportedImage, file_name: str) -> Iterator[str]:
         yield f"    <truncated>{int(box.truncation > 0)}</truncated>\n"
         yield f"    <occluded>{int(box.occlusion > 0)}</occluded>\n"
         yield f"    <difficult>{int(box.difficult)}</difficult>\n"
+        # Back to pixels from 1, of which the last one is included: only the upper left corner moves.
         yield f"    <bndbox><xmin>{decimal(x1 + 1)}</xmin><ymin>{decimal(y1 + 1)}</ymin>"
         yield f"<xmax>{decimal(x2)}</xmax><ymax>{decimal(y2)}</ymax></bndbox>\n  </object>\n"
     yield "</annotation>\n"

@@ -29,6 +29,7 @@ JPEG_QUALITY = 95
 MAX_FILE_BYTES = 1 << 29
 """Bytes of a file at most; a PNG of the largest size that does not compress has as many."""
 _SUFFIXES = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",)}
+# Offset, signature and name of what people have under the name of a JPEG or PNG, for messages.
 _OTHER_KINDS = (
     (0, b"GIF8", "a GIF image"),
     (0, b"BM", "a BMP image"),
@@ -88,6 +89,7 @@ def read(path: Path) -> bytes:
             raise BadImageError(
                 Problem.HUGE_IMAGE, f"expected at most {MAX_FILE_BYTES} bytes, got {status.st_size}"
             )
+        # Whole: header and check both need the end of the file.
         return path.read_bytes()
     except OSError as error:
         # A failing disk says nothing about the image, so the run ends instead of leaving images out.
@@ -128,6 +130,7 @@ def size(data: bytes) -> tuple[int, int]:
         BadImageError: The file is of another kind, states no size, or is too large.
     """
     if data.startswith(jpeg.START):
+        # Without walking to the end of the file: this is for pictures of damaged files.
         height, width = jpeg.size(data)
     elif data.startswith(png.START):
         height, width = png.size(data)
@@ -150,6 +153,8 @@ def check(data: bytes, head: Header) -> None:
     Raises:
         BadImageError: ``CorruptImage``.
     """
+    # A JPEG's coefficients can be read without making pixels; PNG data cannot be checked short of decoding
+    # them.
     if head.kind == "JPEG":
         jpeg.check(data)
     else:
@@ -179,6 +184,7 @@ def encode(image: npt.NDArray[np.uint8]) -> bytes:
     """Encode pixels (uint8 [height, width, 3], BGR) as JPEG of quality 95."""
     import cv2
 
+    # cv2 returns False for pixels that it cannot encode.
     encoded, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     if not encoded:
         raise ValueError(f"cannot encode pixels of shape {image.shape} and type {image.dtype}")

@@ -13,6 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import ArrayLike
 
+SMALLEST_SIDE = 1.0
+"""Side in pixels below which an object is dropped: no proposal is that small, and VOC cannot express it."""
+
 FloatArray = npt.NDArray[np.floating[Any]]
 
 
@@ -42,6 +45,7 @@ class Placement:
 
     def to_network(self, boxes: FloatArray) -> FloatArray:
         """Map boxes [N, 4] yxyx from original pixels to network pixels."""
+        # [4], for y1, x1, y2, x2.
         scale = np.array([self.scale_y, self.scale_x] * 2)
         offset = np.array([self.offset_y, self.offset_x] * 2)
         return np.asarray(boxes, np.float64).reshape(-1, 4) * scale + offset
@@ -71,6 +75,8 @@ def placement(
         scale = min(height / original_height, width / original_width)
         content_height = min(height, max(1, round(original_height * scale)))
         content_width = min(width, max(1, round(original_width * scale)))
+    # The scales are those of the rounded content, so that boxes follow the pixels; offsets are whole, and an
+    # odd row or column of padding is below or at the right.
     return Placement(
         scale_y=content_height / original_height,
         scale_x=content_width / original_width,
@@ -93,6 +99,7 @@ def place_image(image: npt.NDArray[np.uint8], placement: Placement) -> npt.NDArr
     # Every caller has a thread for each core that it may use; cv2's own pool has one for each of the machine.
     cv2.setNumThreads(1)
     # One axis may shrink while the other grows: shrink first, each with its own method.
+    # cv2 takes sizes as (width, height).
     smaller = (min(image.shape[1], placement.content_width), min(image.shape[0], placement.content_height))
     if smaller != (image.shape[1], image.shape[0]):
         image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)

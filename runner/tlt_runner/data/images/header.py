@@ -81,6 +81,7 @@ def check_parts(count: int) -> None:
     Raises:
         BadImageError: ``CorruptImage``.
     """
+    # Each part is a step of a loop in Python: millions of empty ones would hold a worker for minutes.
     if count > MAX_PARTS:
         raise BadImageError(Problem.CORRUPT_IMAGE, f"expected at most {MAX_PARTS} segments or chunks")
 
@@ -92,6 +93,8 @@ def orientation(tiff: bytes) -> int:
     # Slices of a damaged header are empty and read as 0: no entry, and no error.
     start = int.from_bytes(tiff[4:8], order)
     entries = int.from_bytes(tiff[start : start + 2], order)
+    # An entry has 12 bytes: tag (2), type (2), count (4) and value. Their number is not trusted: they end
+    # with the header.
     for entry in range(start + 2, min(start + 2 + 12 * entries, len(tiff) - 11), 12):
         if int.from_bytes(tiff[entry : entry + 2], order) == _ORIENTATION_TAG:
             value = int.from_bytes(tiff[entry + 8 : entry + 10], order)

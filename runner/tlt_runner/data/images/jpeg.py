@@ -26,15 +26,20 @@ from tlt_runner.data.images.header import (
 from tlt_runner.data.sample import Oddity, Problem
 
 START = b"\xff\xd8\xff"
+# In entropy-coded data FF 00 is a stuffed FF and FF D0 to D7 are restart markers; any other marker ends them.
 _SCAN_ENDS = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _FILL = re.compile(rb"\xff{2,}")
 _END, _SCAN, _APP0, _EXIF, _ADOBE = 0xD9, 0xDA, 0xE0, 0xE1, 0xEE
+# TEM, the restart markers and the start of the image have no content, so no length.
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
+# SOF0 to SOF15; DHT (C4), JPG (C8) and DAC (CC) lie between them.
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+# SOF0 baseline and SOF1 extended, SOF2 progressive, SOF9 and SOF10 the same with arithmetic coding.
 _SEQUENTIAL, _PROGRESSIVE, _ARITHMETIC = {0xC0, 0xC1}, {0xC2}, {0xC9, 0xCA}
 _DECODABLE = _SEQUENTIAL | _PROGRESSIVE | _ARITHMETIC
 _USUAL_SCANS = 20
 """Scans that an image of the largest size may have; each costs a pass over all of it. Encoders make 10."""
+# Complaints of libjpeg about fields that decide nothing: every decoder goes on with the usual value.
 _HARMLESS_FIELDS = re.compile(r"unknown JFIF revision|Invalid SOS parameters|Unknown Adobe color transform")
 _LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _PADDING = 4
@@ -57,14 +62,15 @@ def header(data: bytes) -> Header:
         BadImageError: The file ends before its end-of-image marker, its segments make no sense, it is of a
             kind that cannot be decoded, or it is too large.
     """
-    frame, turned, scans = b"", 1, 0
+    frame, exif_orientation, scans = b"", 1, 0
     for segment in _segments(data):
         content = data[segment.start : segment.end]
         if not frame and _is_frame(segment):
+            # Marker, then precision, height, width and number of components: what is looked at below.
             frame = bytes([segment.marker]) + content[:6]
         # APP1 may hold XMP instead; only EXIF begins with this text.
         elif segment.marker == _EXIF and content.startswith(b"Exif\0\0"):
-            turned = orientation(content[6:])
+            exif_orientation = orientation(content[6:])
         scans += segment.marker == _SCAN
     if not frame or not scans:
         raise BadImageError(Problem.TRUNCATED_IMAGE, "the JPEG has an end marker but no image before it")
@@ -83,14 +89,19 @@ def header(data: bytes) -> Header:
         raise BadImageError(
             Problem.HUGE_IMAGE, f"expected about 10 scans, got {scans} over {width} x {height} pixels"
         )
-    odd = {Oddity.GRAYSCALE: components == 1, Oddity.CMYK: components == 4, Oddity.TURNED: turned != 1}
+    applies_by_oddity = {
+        Oddity.GRAYSCALE: components == 1,
+        Oddity.CMYK: components == 4,
+        Oddity.TURNED: exif_orientation != 1,
+    }
     return Header(
         kind="JPEG",
         height=height,
         width=width,
-        oddities=tuple(oddity for oddity, applies in odd.items() if applies),
+        oddities=tuple(oddity for oddity, applies in applies_by_oddity.items() if applies),
+        # Others are encoded anew, because tf.io.decode_jpeg reads the records.
         fits_records=process in _SEQUENTIAL | _PROGRESSIVE and components != 4,
-        orientation=turned,
+        orientation=exif_orientation,
     )
 
 
@@ -182,8 +193,10 @@ def _decode(data: bytes, colours: str, eighth: bool = False) -> npt.NDArray[np.u
     # The decoder stops at the first complaint; one about harmless fields must not hide one about the data.
     for _ in range(3):
         try:
+            # With strict, libjpeg's warnings are errors.
             return np.asarray(simplejpeg.decode_jpeg(data, colours, strict=strict, **cheap))
         except ValueError as error:
+            # The text is kept, because the name of an exception ends with its except block.
             complaint = str(error)
         # Mend the field, or tolerate the padding, and decode again: anything else is damage.
         if _HARMLESS_FIELDS.search(complaint):
@@ -201,6 +214,7 @@ def _is_padding(complaint: str, data: bytes) -> bool:
         return False
     # Padding is a few bytes, or zeros of any number; anything else is data that were not decoded.
     count = int(left_over[1])
+    # The last segment is the end marker.
     *_, end = _segments(data)
     return count <= _PADDING or not data[end.start - count : end.start].strip(b"\0")
 
@@ -214,6 +228,7 @@ def _with_usual_fields(data: bytes) -> bytes:
     usual = bytearray(data)
     sequential, components = False, 3
     for segment in _segments(data):
+        # The number of components is the sixth byte of a frame.
         if segment.marker in _FRAMES:
             sequential, components = segment.marker in _SEQUENTIAL, data[segment.start + 5]
         # Spectral selection 0 to 63, no approximation: the only values of a sequential file by the standard.
@@ -223,5 +238,6 @@ def _with_usual_fields(data: bytes) -> bytes:
         elif segment.marker == _APP0 and data.startswith(b"JFIF\0", segment.start):
             usual[segment.start + 5] = 1
         elif _is_adobe(data, segment) and data[segment.start + 11] > 2:
+            # Adobe's colour transform: 1 is YCbCr, 2 is YCCK of four components; there is none above.
             usual[segment.start + 11] = 2 if components == 4 else 1
     return bytes(usual)

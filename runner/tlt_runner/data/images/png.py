@@ -31,14 +31,14 @@ def header(data: bytes) -> Header:
         BadImageError: The file ends before its IEND chunk, a checksum is wrong, its header makes no sense, or
             it is too large.
     """
-    fields, turned, compressed = b"", 1, 0
+    fields, exif_orientation, compressed = b"", 1, 0
     kinds: set[bytes] = set()
     for kind, start, end in _chunks(data):
         # The standard wants IHDR first.
         if not kinds:
             fields = _fields(kind, data[start:end])
         if kind == b"eXIf":
-            turned = orientation(data[start:end])
+            exif_orientation = orientation(data[start:end])
         # The picture may be divided into any number of IDAT chunks.
         elif kind == b"IDAT":
             compressed += end - start
@@ -52,20 +52,21 @@ def header(data: bytes) -> Header:
         raise BadImageError(
             Problem.CORRUPT_IMAGE, f"expected PNG chunks {sorted(needed)}, got none of {missing}"
         )
-    odd = {
+    applies_by_oddity = {
         Oddity.SIXTEEN_BIT: depth == 16,
         Oddity.GRAYSCALE: colour in _GREY,
+        # tRNS makes single colours or palette entries transparent, without an alpha channel.
         Oddity.ALPHA: colour in _WITH_ALPHA or b"tRNS" in kinds,
-        Oddity.TURNED: turned != 1,
+        Oddity.TURNED: exif_orientation != 1,
         Oddity.ANIMATED: b"acTL" in kinds,
     }
     return Header(
         kind="PNG",
         height=height,
         width=width,
-        oddities=tuple(oddity for oddity, applies in odd.items() if applies),
+        oddities=tuple(oddity for oddity, applies in applies_by_oddity.items() if applies),
         fits_records=False,
-        orientation=turned,
+        orientation=exif_orientation,
     )
 
 
@@ -111,6 +112,7 @@ def _check_data(compressed: int, raw: int) -> None:
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield kind, start and end of the content of every chunk; IEND is the last."""
     offset, count = len(START), 0
+    # A chunk has a length, a kind and a checksum of four bytes each, beside its content.
     while offset + 12 <= len(data):
         check_parts(count := count + 1)
         length = int.from_bytes(data[offset : offset + 4], "big")
@@ -130,6 +132,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
                     Problem.CORRUPT_IMAGE, f"checksum of PNG chunk {kind!r} at byte {offset} is wrong"
                 )
         yield kind, offset + 8, end - 4
+        # Whatever is behind IEND is no part of the picture.
         if kind == b"IEND":
             return
         offset = end
@@ -139,7 +142,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _is_critical(kind: bytes) -> bool:
-    """True for a chunk that the picture needs: its kind begins with an upper-case letter (bit 5 is 0)."""
+    """Return True for a chunk that the picture needs: its kind begins with a capital letter (bit 5 is 0)."""
     return not kind[0] & 0x20
 
 
@@ -160,6 +163,7 @@ def pixels(data: bytes) -> npt.NDArray[np.uint8]:
         (START, *(data[start - 8 : end + 4] for kind, start, end in _chunks(data) if kind in _PICTURE))
     )
     try:
+        # 8 bits and three channels whatever the file has: grey is repeated, 16 bits lose their lower half.
         image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise BadImageError(Problem.CORRUPT_IMAGE, f"the pixels do not decode: {error.err}") from error

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tlt_api.training import Augmentation
-from tlt_runner.data.box_transform import SMALLEST_SIDE
+from tlt_runner.data.images.geometry import SMALLEST_SIDE
 
 Floats = npt.NDArray[np.floating[Any]]
 Pixels = npt.NDArray[np.uint8]
@@ -55,10 +55,13 @@ def draw(augmentation: Augmentation, height: int, width: int, random: np.random.
 
 def _affine(limits: Augmentation, height: int, width: int, uniform: Floats) -> Floats:
     """Mirror, zoom and turn about the centre, then move."""
+    # [7], uniform in [0, 1).
     flip_x, flip_y, rotate, zooms, turns, moves_x, moves_y = uniform.tolist()
     zoom = limits.zoom_min + zooms * (limits.zoom_max - limits.zoom_min)
     angle = (2 * turns - 1) * limits.rotate_rad_max * (rotate < limits.rotate_probability)
     cosine, sine = zoom * math.cos(angle), zoom * math.sin(angle)
+    # A mirror is a negative scale of one axis; turned and zoomed in the same matrix, the pixels are
+    # interpolated once.
     sign_x = -1.0 if flip_x < limits.horizontal_flip else 1.0
     sign_y = -1.0 if flip_y < limits.vertical_flip else 1.0
     (xx, xy), (yx, yy) = (sign_x * cosine, -sign_y * sine), (sign_x * sine, sign_y * cosine)
@@ -91,12 +94,14 @@ def _colour(limits: Augmentation, uniform: Floats, normal: Floats) -> Floats | N
         * (saturation * np.eye(3) + (1 - saturation) * np.tile(_LUMA, (3, 1)))
         @ hue_rotation(np.deg2rad(signed[0] * limits.hue_rotation_max))
     )
+    # contrast_center is the brightness (0 to 1) that contrast leaves as it is.
     shift = 255 * ((1 - contrast) * limits.contrast_center + normal * limits.color_shift_stddev)
     return np.column_stack([matrix, shift])
 
 
 def hue_rotation(angle: float) -> Floats:
-    """[3, 3]: rotation by ``angle`` (radians) about the axis of greys, which stay as they are (Rodrigues)."""
+    """Return the rotation [3, 3] by ``angle`` (radians) about the axis of greys, which stay (Rodrigues)."""
+    # The axis is (1, 1, 1) / sqrt(3), hence the division; (1 - cosine) / 3 is its projection.
     cosine, sine = np.cos(angle), np.sin(angle) / np.sqrt(3)
     cross = np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
     return cosine * np.eye(3) + sine * cross + (1 - cosine) / 3
@@ -127,6 +132,7 @@ def cut_boxes(boxes: Floats, window: Floats, min_visible: float) -> tuple[Floats
     Returns:
         The cut boxes [N, 4], and a mask [N] of those with the share and no side below :data:`SMALLEST_SIDE`.
     """
+    # [4]: the window's (y1, x1) is the lower limit of both corners, its (y2, x2) the upper limit.
     cut = np.minimum(np.maximum(boxes, window[[0, 1, 0, 1]]), window[[2, 3, 2, 3]])
     sides, whole = cut[:, 2:] - cut[:, :2], boxes[:, 2:] - boxes[:, :2]
     # Compared as a product, so that a box without area needs no division.
@@ -147,6 +153,7 @@ def paint(image: Pixels, change: Change, out: Pixels) -> None:
     height, width = image.shape[:2]
     (xx, xy, to_x), (yx, yy, to_y) = change.affine.tolist()
     if change.colour is not None:
+        # Results below 0 and above 255 are cut by cv2, since the pixels are bytes.
         image = cv2.transform(image, change.colour.astype(np.float32))
     # A mirrored image needs no interpolation: cv2.flip moves whole pixels, so nothing is blurred.
     sideways, upside_down = (xx, to_x) == (-1, width), (yy, to_y) == (-1, height)

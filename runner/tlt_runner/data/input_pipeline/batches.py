@@ -32,7 +32,7 @@ hash of their name; both together mix subsets that are larger than the shuffle b
 
 
 def steps_of(records: Records, batch_size: int) -> int:
-    """Number of batches of an epoch.
+    """Return the number of batches of an epoch.
 
     Raises:
         RunnerError: ``InvalidSpec`` when there are fewer images than a batch takes.
@@ -85,6 +85,7 @@ def training_batches(
         RunnerError: ``InvalidSpec`` when there are fewer images than a batch takes.
     """
     manifest = records.manifest
+    # Raises for too few images, before anything is read.
     steps_of(records, batch_size)
     workers = parallel.workers()
     sample_maker = SampleMaker(
@@ -96,6 +97,7 @@ def training_batches(
     # A mosaic takes four images; smaller batches are joined for the map, and divided again afterwards.
     together = -(-mosaic.IMAGES // batch_size) if augmentation.mosaic else 1
     if together > 1:
+        # Whole batches only were kept above, so the joined ones end at the same image as single ones.
         data = data.unbatch().batch(together * batch_size)
     # Skipped before the map, so that nothing is decoded for batches that a resumed epoch has had.
     data = data.skip(first_batch // together)
@@ -119,6 +121,7 @@ def _threads(workers: int) -> ThreadPoolExecutor:
 def _shuffled(records: Records, order: int) -> tf.data.Dataset:
     files = tf.data.Dataset.from_tensor_slices([str(path) for path in records.files("training")])
     # Only some files are open at a time: their order differs between epochs, too.
+    # The order is fixed by the seed of this epoch; reshuffling would draw another one at each iteration.
     files = files.shuffle(len(files), seed=order, reshuffle_each_iteration=False)
     data = files.interleave(
         tf.data.TFRecordDataset,
@@ -138,6 +141,8 @@ def _load(sample_maker: SampleMaker, chosen: Any, positions: Any, serialized: An
         positions, serialized = tf.gather(positions, chosen), tf.gather(serialized, chosen)
         chosen = tf.range(tf.size(positions, tf.int64))
     parsed = tfrecords.parse_encoded(serialized)
+    # numpy_function and not py_function: arrays without eager tensors, and the executor's threads do the
+    # work. Not stateful: equal inputs give equal samples.
     image, names, boxes, classes, left_out = tf.numpy_function(
         sample_maker.samples,
         [parsed["encoded"], parsed["id"], parsed["boxes"], parsed["classes"], positions, chosen],
@@ -197,8 +202,10 @@ def validation_batches(
         sample = tfrecords.parse(serialized, manifest.height, manifest.width)
         return {**_fixed_shape(sample, max_objects), "valid": tf.constant(True)}
 
+    # element_spec is known without reading: load is traced once for its shapes.
     blank = _blank(data.map(load).element_spec)
     data = data.map(
+        # Decoding an empty text would be an error, so both branches are functions and one of them runs.
         lambda serialized: tf.cond(tf.equal(serialized, ""), lambda: blank, lambda: load(serialized)),
         num_parallel_calls=parallel.workers(),
         deterministic=True,

@@ -37,10 +37,12 @@ class Quadrant:
 def draw(height: int, width: int, random: np.random.Generator) -> list[Quadrant]:
     """Draw the quadrants of a mosaic of ``height`` x ``width``, from four images of that size."""
     size = np.array([height, width])
+    # A whole pixel, so that quadrants meet without a seam.
     centre = np.round(size * (0.5 + _FARTHEST * (2 * random.random(2) - 1)))
     # The largest quadrant decides: all four images are shrunk alike, and fill it.
     scale = float(max((centre / size).max(), (1 - centre / size).max()))
     quadrants = []
+    # (y, x) of the quadrants: upper left, upper right, lower left, lower right.
     for lower in np.array([[0, 0], [0, 1], [1, 0], [1, 1]]):
         window = np.concatenate([np.where(lower, centre, 0), np.where(lower, size, centre)])
         # The image's corner at the centre: its own upper left one in the lower right quadrant, and so on.

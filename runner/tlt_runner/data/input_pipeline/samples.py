@@ -107,6 +107,7 @@ class SampleMaker:
             beyond the G that there is room for.
         """
         cv2.setNumThreads(1)  # the executor's threads are enough
+        # One array for the batch; each thread writes its own rows.
         images = _aligned((len(chosen), self.height, self.width, 3))
         objects = [
             Objects(boxes_of[labels >= 0], labels[labels >= 0])
@@ -115,6 +116,7 @@ class SampleMaker:
         # All draws come first: they show which images the mosaics need.
         drawn = [self._draw(int(index), positions) for index in chosen]
         # Images of mosaics are decoded first; any other is decoded where it is used.
+        # An image in several mosaics is decoded once.
         mosaic_images = sorted({index for draw in drawn for index in draw.four})
         pixels = self.executor.map(_decode, encoded[mosaic_images])
         decoded = dict(zip(mosaic_images, pixels, strict=True))
@@ -134,10 +136,12 @@ class SampleMaker:
 
         padded = [self._padded(made) for made in self.executor.map(make, range(len(chosen)))]
         made_boxes, made_classes, left_out = (np.stack(part) for part in zip(*padded, strict=True))
+        # dict.fromkeys: unique names, the sample's own first, in the mosaic's order.
         named = [
             NAMES_SEPARATOR.join(names[list(dict.fromkeys((index, *draw.four)))])
             for index, draw in zip(chosen.tolist(), drawn, strict=True)
         ]
+        # dtype object: as bytes numpy would cut zeros off the end of a name.
         return images, np.array(named, object), made_boxes, made_classes, left_out
 
     def _draw(self, index: int, positions: npt.NDArray[np.int64]) -> _Drawn:
@@ -160,6 +164,7 @@ class SampleMaker:
             [objects[index].boxes for index in drawn.four], drawn.quadrants, self.augmentation.min_visible
         )
         classes = np.concatenate([objects[index].classes for index in drawn.four])
+        # Objects that the mosaic has cut away are counted, and added to those that the change cuts away.
         image = mosaic.paint([images[index] for index in drawn.four], drawn.quadrants)
         return image, Objects(boxes[kept], classes[kept], int(np.count_nonzero(~kept)))
 

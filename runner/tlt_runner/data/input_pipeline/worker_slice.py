@@ -25,14 +25,16 @@ class WorkerSlice:
     count: int = 1
 
     def size(self, batch_size: int) -> int:
-        """Number of images of a batch for this worker."""
+        """Return the number of images of a batch for this worker."""
+        # Batches are divisible by the number of workers: spec.training gives the images of one GPU.
         return batch_size // self.count
 
     def positions(self, batch_size: int, batches: int = 1) -> npt.NDArray[np.int64]:
-        """Positions of this worker's images in ``batches`` consecutive batches."""
+        """Return the positions of this worker's images in ``batches`` consecutive batches."""
         size = self.size(batch_size)
         # Positions where the slice begins in each of the batches.
         first = np.arange(batches)[:, None] * batch_size + self.index * size
+        # [batches, size] as one row: the slices of the batches, one after the other.
         return (first + np.arange(size)).reshape(-1)
 
 

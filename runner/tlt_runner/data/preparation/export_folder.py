@@ -1,6 +1,6 @@
 """Export a data set as a folder of another format: ``tlt convert --to``.
 
-Called by :mod:`tlt_runner.local.export_folder`. Images are read, left out and held out as for training, with
+Called by :mod:`tlt_runner.local.convert_to`. Images are read, left out and held out as for training, with
 two differences: all classes of the labels are kept, and images stay as they are unless they are to be
 resized. With resizing, every image that is not of ``imageSize`` yet becomes a JPEG of quality 95 (a PNG,
 too), as in the records. Boxes are cut at the image's edge; those of less than a pixel a side are dropped, and
@@ -29,8 +29,8 @@ from tlt_api.failures import Reason
 from tlt_runner.cancel import Stop
 from tlt_runner.data import formats
 from tlt_runner.data.class_mapping import ClassMapping
+from tlt_runner.data.formats.format import ExportedImage, Writer
 from tlt_runner.data.formats.names import UniqueNames
-from tlt_runner.data.formats.writer import ExportedImage, Writer
 from tlt_runner.data.images import decode
 from tlt_runner.data.parallel import ProgressReporter, StageProgress, in_order, workers
 from tlt_runner.data.preparation import convert, planning, sources
@@ -95,9 +95,11 @@ def export_folder(
     _check_apart(dataset, storage, folder)
     folders = sources.find(dataset, storage)
     images = sum(len(source.listing.samples) for source in folders)
+    # The reporter is made here, because only now the number of images is known.
     reporter = None if reporter_for is None else reporter_for(images)
     progress = StageProgress("export", images, reporter, stop)
     try:
+        # Split as for training: with the same seed the same images are held out.
         plan = planning.plan(folders, dataset, storage, progress)
         # A folder without a single class would have no dataset block that reads it.
         if not plan.classes:
@@ -136,6 +138,7 @@ def _new_folder(out: Path) -> Path:
     """
     folder = out.resolve()
     with storage_errors(str(out)):
+        # The first entry is named, hidden ones too: .git says more than "not empty".
         if folder.is_dir():
             content = next((entry.name for entry in sorted(folder.iterdir())), None)
         else:
@@ -151,8 +154,9 @@ def _new_folder(out: Path) -> Path:
 
 def _check_apart(dataset: Dataset, storage: Storage, folder: Path) -> None:
     held_out = dataset.validation
-    for path in (*formats.places(dataset), held_out.images, held_out.labels):
+    for path in (*formats.image_and_label_paths(dataset), held_out.images, held_out.labels):
         source = None if path is None else storage.local_path(join(dataset.uri, path))
+        # The root itself may hold the new folder; only the places where images and labels are read may not.
         if source is not None and folder.is_relative_to(source.resolve()):
             raise RunnerError(
                 Reason.INVALID_SPEC,
@@ -168,6 +172,7 @@ def _class_names(writer: type[Writer], counts: Counter[str], target: LabelFormat
         RunnerError: ``InvalidSpec`` when two of them would become one.
     """
     # Sorted, so that the message names the same two classes in every run.
+    # Every class of the labels, mapped or not: the folder is the whole data set in another format.
     names = {source: writer.class_name(source) for source in sorted(counts)}
     first: dict[str, str] = {}
     for source, name in names.items():
@@ -187,6 +192,7 @@ def _read_back(
     # A manifest allows a limited number of classes: the most frequent ones are kept.
     learnable = [source for source, _ in counts.most_common() if mapping.targets[source] != NOT_A_CLASS]
     classes = sorted(mapping.targets[source] for source in learnable[:MOST_CLASSES])
+    # What the user chose about size and bad samples holds for the folder, too; the rest is the writer's.
     kept = dataset.model_dump(by_alias=True, exclude_unset=True, include={"image_size", "bad_samples"})
     mapping_block = {"targetClassMapping": {name: name for name in classes}}
     try:
@@ -288,6 +294,7 @@ class _Export:
                     digests[sample.name] = exported.digest
                     self._write_labels(item, exported.image)
                 progress.advance()
+        # Lists and class names come last, when every image is known.
         self._writer.close()
         # Only images in the folder count as duplicates.
         usable = [item for item in planned if item.sample.name in digests]
@@ -317,6 +324,7 @@ class _Export:
 
     def _write_labels(self, item: _Renamed, image: ExportedImage) -> None:
         self._writer.add(image)
+        # Both counts are for the notes of the report.
         self._renamed += item.name != item.planned.sample.stem
         for box in image.boxes:
             self._lost.update(self._writer.lost(box))
@@ -355,6 +363,7 @@ def _class_notes(dataset: Dataset, mapping: ClassMapping) -> list[str]:
         for source, name in mapping.targets.items()
         if source != name
     ]
+    # The labels keep these classes; only the dataset block cannot name them.
     left_out = sorted(set(mapping.class_names) - set(dataset.target_class_mapping))
     if left_out:
         notes.append(

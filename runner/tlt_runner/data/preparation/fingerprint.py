@@ -99,11 +99,13 @@ def fingerprint(
         sources: Its folders.
         progress: Advances by an image at a time.
     """
+    # Only options that change records: a job with another policy for bad samples finds the same records.
     options = dataset.model_dump(mode="json", include=_OPTIONS)
     # Records hold JPEG files, whose bytes depend on the encoder.
     content = hashlib.sha256(
         json.dumps([SCHEMA, metadata.version("opencv-python-headless"), options], sort_keys=True).encode()
     )
+    # The lists of images and groups themselves, whose names alone say nothing.
     lists = [_hashed((name, _fetched(dataset, storage, field, name))) for field, name in _lists(dataset)]
     # The lists by their content: an edited list makes other records.
     content.update("".join(f"{item.sha256}\n" for item in lists).encode())
@@ -111,6 +113,8 @@ def fingerprint(
     images: dict[str, bytes] = {}
     with storage_errors(dataset.uri), ThreadPoolExecutor(workers()) as threads:
         for source in sources:
+            # Reading waits for the disk and hashing releases the interpreter's lock: threads help with both.
+            # Results come in the listing's order, so that the digest does not depend on the threads.
             listing = source.listing
             # Files that cannot be used are in the report, which is stored with the records.
             for finding in (*listing.skipped, *listing.orphans, *listing.findings):
@@ -164,7 +168,7 @@ def _image(sample: Sample) -> bytes:
 
 
 def _sha256(path: Path) -> str:
-    """Digest of a file. One that may not be read becomes a finding, and gets a digest that no file has."""
+    """Return the digest of a file; if it may not be read, which is a finding, one that no file has."""
     try:
         return sha256_of(path)
     except PermissionError:
@@ -172,14 +176,17 @@ def _sha256(path: Path) -> str:
 
 
 def _state(path: Path) -> tuple[int, ...]:
+    # Not the time of access, which reading changes.
     stat = os.stat(path)
     return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def digest_of(data: bytes) -> bytes:
-    """Digest of an image's content, as :attr:`Fingerprint.images` has it."""
+    """Return the digest of an image's content, as :attr:`Fingerprint.images` has it."""
+    # Bytes and not text: there is one for each image, and half the memory.
     return hashlib.sha256(data).digest()
 
 
 def _encoded(text: str) -> bytes:
+    # File names that are no UTF-8 reach Python as lone surrogates, which encode() alone refuses.
     return text.encode(errors="surrogateescape")

@@ -53,7 +53,7 @@ def load(path: Path, file: str, listing: Listing, folder: str) -> ImageSet:
     except ValueError as error:
         raise RunnerError(Reason.INVALID_SPEC, f"{file}: {error}") from error
     image_keys = keys(listing, folder)
-    chosen: set[str] = set()
+    members: set[str] = set()
     findings = []
     for number, line in enumerate(entries, start=1):
         entry = line.strip()
@@ -62,11 +62,11 @@ def load(path: Path, file: str, listing: Listing, folder: str) -> ImageSet:
         image_key, is_member = _resolve(entry, image_keys, folder)
         # A name with the flag -1 is not in the set, whether there is such an image or not.
         if image_key is not None and is_member:
-            chosen.add(image_key)
+            members.add(image_key)
         elif is_member:
             message = f"expected an image of {folder or 'the data set'}, got {entry[:_SHOWN]!r}"
             findings.append(Finding(file, Problem.LISTED_WITHOUT_IMAGE, message, number))
-    if not chosen:
+    if not members:
         # Nothing matches: most likely the wrong list, or names in another form, so both are shown.
         example = f"{findings[0].message} in line {findings[0].line}" if findings else "it has no line"
         raise RunnerError(
@@ -74,11 +74,12 @@ def load(path: Path, file: str, listing: Listing, folder: str) -> ImageSet:
             f"expected names of images in {file}, none of which is there: {example}; images are called "
             f"{', '.join(sorted(image_keys)[:3])}",
         )
-    return ImageSet(frozenset(chosen), findings)
+    return ImageSet(frozenset(members), findings)
 
 
 def select(listing: Listing, folder: str, chosen: Set[str]) -> Listing:
     """Select some images of a listing. The others are neither counted nor reported in the result."""
+    # By key and not by name: the list may write suffix, folder and accents in its own way.
     samples = [sample for sample in listing.samples if key(sample.image_file, folder) in chosen]
     skipped = [finding for finding in listing.skipped if key(finding.file, folder) in chosen]
     # A label file that several samples share (coco) stays as long as one of them does.
@@ -93,13 +94,14 @@ def select(listing: Listing, folder: str, chosen: Set[str]) -> Listing:
 
 
 def keys(listing: Listing, folder: str) -> frozenset[str]:
-    """Keys of all images of a listing."""
+    """Return the keys of all images of a listing."""
     files = [sample.image_file for sample in listing.samples] + [finding.file for finding in listing.skipped]
     return frozenset(key(file, folder) for file in files)
 
 
 def key(image_file: str, folder: str) -> str:
     """Key by which an image is matched: its path in the image folder, without suffix, in composed Unicode."""
+    # image_file is relative to the root; what is above the folder is cut off.
     return names.stem(image_file[len(folder) + 1 if folder else 0 :])
 
 
@@ -109,6 +111,7 @@ def _resolve(entry: str, image_keys: Collection[str], folder: str) -> tuple[str 
     for candidate in _spellings(entry, folder):
         if candidate in image_keys:
             return candidate, True
+    # VOC's lists pad the flag with spaces ("000005 -1", "000007  1"); some tools write a tab.
     name, _, flag = entry.rpartition(" ") if " " in entry else entry.rpartition("\t")
     if name.strip() and flag in _FLAGS:
         for candidate in _spellings(name.strip(), folder):
@@ -119,7 +122,7 @@ def _resolve(entry: str, image_keys: Collection[str], folder: str) -> tuple[str 
 
 
 def _spellings(name: str, folder: str) -> Iterator[str]:
-    """Keys that a name can stand for, the literal one first."""
+    """Yield the keys that a name can stand for, the literal one first."""
     path = names.composed(names.printable(name))
     yield path
     # Lists that were written on Windows, or relative to the list.

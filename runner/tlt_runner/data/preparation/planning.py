@@ -111,6 +111,7 @@ def plan(
     all_classes: Counter[str] = Counter()
     items: list[PlannedSample] = []
     ungrouped = unused = 0
+    # The labels of all images are read before the first image is opened: the split needs every class.
     for source in sources:
         samples = source.listing.samples
         # The split looks at the classes to learn: those that the mapping leaves out must not decide it.
@@ -127,6 +128,7 @@ def plan(
             ungrouped, unused = ungrouped + grouping.ungrouped, unused + grouping.unused
             fraction, seed = dataset.validation.fraction or 0.0, dataset.validation.seed
             held = split.held_out(grouping.groups, to_learn, fraction, seed)
+        # The reader stays with the sample: two sources may be of two readers.
         for sample, is_held in zip(samples, held, strict=True):
             items.append(PlannedSample(sample, source.reader, "validation" if is_held else "training"))
     # Training before validation, by name: an order that depends on neither threads nor the file system.
@@ -146,6 +148,7 @@ def _grouping(samples: Sequence[Sample], dataset: Dataset, storage: Storage) -> 
     if by is not None and by.file is not None:
         uri = join(dataset.uri, by.file)
         with storage_errors(uri):
+            # Fetched and not read in place: the file may be in a bucket.
             table = split.read_groups(storage.fetch(uri), uri)
     grouping = split.grouping(samples, by, table)
     # With one group everything would be training data; usually the separator or the file is the wrong one.
@@ -173,6 +176,7 @@ def shards(items: Iterable[PlannedSample]) -> list[PlannedShard]:
     for subset, subset_items in by_subset.items():
         images = len(subset_items)
         count = shard_count(images)
+        # The name says how many there are, so that a missing shard shows in a listing of the folder.
         for number in range(count):
             name = f"{subset}-{number:05d}-of-{count:05d}.tfrecord"
             # Integer arithmetic spreads the remainder: shards differ by one image at most.
@@ -182,7 +186,8 @@ def shards(items: Iterable[PlannedSample]) -> list[PlannedShard]:
 
 
 def shard_count(images: int) -> int:
-    """Number of files of a subset of ``images`` images."""
+    """Return the number of files of a subset of ``images`` images."""
+    # Rounded up, as the multiple below.
     count = -(-images // IMAGES_PER_SHARD)
     return count if images < FEWEST_TO_SHARE else -(-count // SHARDS_TOGETHER) * SHARDS_TOGETHER
 
@@ -202,11 +207,14 @@ def duplicates(items: Sequence[PlannedSample], images: Mapping[str, bytes]) -> t
     repeated = []
     for item in items:
         name, digest = item.sample.name, images[item.sample.name]
+        # setdefault notes the first image of a digest, and tells whether there was one before.
         if item.subset == "training" and first.setdefault(digest, name) != name:
             repeated.append(item.sample.image_file)
+    # Against all training images, also those that are duplicates themselves.
     held_out = (item.sample for item in items if item.subset == "validation")
     return [sample.image_file for sample in held_out if images[sample.name] in first], repeated
 
 
 def _hash(name: str) -> bytes:
+    # Not hash(): Python salts it anew in every process.
     return hashlib.sha256(name.encode(errors="surrogateescape")).digest()

@@ -75,6 +75,8 @@ def prepare(
     folders = sources.find(dataset, storage)
     images = sum(len(source.listing.samples) for source in folders)
     hashes = fingerprint(dataset, storage, folders, StageProgress("survey", images, reporter, stop))
+    # 16 hexadecimal digits make a readable folder name; the manifest has the digest in full, and it is
+    # compared.
     uri = join(output_uri, "tfrecords", hashes.digest.removeprefix("sha256:")[:16])
     preparation = _Preparation(dataset, storage, output_uri, anchors, reporter)
     existing = _existing(storage, uri, hashes.digest)
@@ -137,6 +139,7 @@ class _Preparation:
         Raises:
             RunnerError: ``UnknownClass``, ``BadSamples``, ``NoLabels``; then no records are left.
         """
+        # shards imports TensorFlow, which takes seconds; records that exist are opened without it.
         from tlt_runner.data.preparation import shards
 
         plan = planning.plan(folders, self._dataset, self._storage, progress)
@@ -149,6 +152,7 @@ class _Preparation:
         # Before any image is converted: a wrong mapping should fail in seconds, not after hours.
         self._check_classes(plan.classes, statistics)
 
+        # The plan is the same in every run of this digest, so shards of an interrupted run are taken over.
         planned = planning.shards(plan.items)
         folder = shards.ShardFolder(self._storage, uri, hashes.digest)
         # Partial files of killed runs would only fill the claim.
@@ -191,6 +195,8 @@ class _Preparation:
         if self._reporter is not None:
             page_uri = join(self._output_uri, REPORT_PAGE)
             digest, uri = (None, None) if records is None else (records.digest, records.uri)
+            # The status gets the counts; lists of findings stay in the report, since etcd limits a resource
+            # to 1.5 MB.
             self._reporter.report(report.to_status(result, page_uri, digest, uri))
 
     def _write(self, result: DatasetReport) -> None:
@@ -200,6 +206,7 @@ class _Preparation:
             REPORT: result.model_dump_json(indent=1, exclude_none=True) + "\n",
             REPORT_PAGE: html.render(result, self._anchors, pictures),
         }
+        # The same name at the output for all preparations: the newest report is the one that people look for.
         for name, text in texts.items():
             with storage_errors(str(self._storage.scratch)):
                 self._storage.scratch.mkdir(parents=True, exist_ok=True)
@@ -253,6 +260,7 @@ class _Preparation:
         Raises:
             RunnerError: ``BadSamples``, ``NoLabels``.
         """
+        # The policy first: its message names the files at fault, which most often explain the other two.
         report.enforce_policy(result, self._dataset.bad_samples)
         report.require_both_subsets(result)
         objects = {"training": statistics.training_objects, "validation": statistics.validation_objects}
@@ -286,6 +294,7 @@ class _Preparation:
 
 def _check_labels(shard: PlannedShard, hashes: Fingerprint) -> None:
     """Check that the labels of a shard are those of the fingerprint."""
+    # A set: all samples of a coco data set share one file, which is checked once.
     for name in {item.sample.label_file for item in shard.items}:
         if name in hashes.labels:
             hashes.labels[name].raise_if_changed()

@@ -67,11 +67,12 @@ class ShardFolder:
         self.path = storage.mirror(uri)
 
     def whole(self, planned: PlannedShard) -> bool:
-        """True if a shard exists as it was written, with its sidecar."""
+        """Return True if a shard exists as it was written, with its sidecar."""
         # The sidecar is published after its shard: without it the shard may still be on its way.
         if not self._file(planned.sidecar).is_file():
             return False
         try:
+            # Size and digest of the file itself are compared: a shard that was cut off is not taken over.
             sidecar = self.sidecar(planned)
             verify(self._file(planned.name), sidecar.shard, self._uri)
         # Damaged files of an earlier run are made again; they do not fail the job.
@@ -109,6 +110,7 @@ class ShardFolder:
 
     def finish(self, shard: OpenShard) -> None:
         """Give a shard and its sidecar their names: the shard first, whose sidecar says that it is whole."""
+        # A kill between the two leaves a shard without a sidecar, which the next run makes again.
         sidecar = Sidecar(digest=self._digest, shard=shard.finish(), tally=shard.statistics)
         self._publish(sidecar.shard.name)
         self.add(shard.planned.sidecar, sidecar.model_dump_json())
@@ -133,7 +135,7 @@ class ShardFolder:
                     continue  # its run is alive and has finished it, or removed it itself
 
     def _file(self, name: str) -> Path:
-        """Path of a file in the folder; a link that leads out of the claim is refused."""
+        """Return the path of a file in the folder; a link that leads out of the claim is refused."""
         return self._storage.local_path(join(self._uri, name)) or self.path / name
 
     def _publish(self, name: str) -> None:
@@ -170,6 +172,7 @@ class OpenShard:
 
     def add(self, item: PlannedSample, outcome: SampleOutcome) -> None:
         """Add the outcome of the next planned image; one that was left out counts, but has no record."""
+        # Counted apart from the records: left out images fill their place in the shard, too.
         self._offered += 1
         self.statistics.add(item.sample, outcome, item.subset)
         if outcome.example is not None:
@@ -181,6 +184,7 @@ class OpenShard:
         try:
             self._writer.close()
             with storage_errors(str(self._target)):
+                # Hashed under its hidden name: under its final one only a whole file may ever be seen.
                 size, digest = self._partial.stat().st_size, sha256_of(self._partial)
                 settle(self._partial, self._target)
         finally:
@@ -246,6 +250,7 @@ def make(
         ThreadPoolExecutor(FINISHING_AT_ONCE, thread_name_prefix="finish") as finishers,
     ):
         try:
+            # items() is pulled as threads become free: no more than a window of images is in memory.
             outcomes = in_order(threads, lambda item: convert(item[1]), items(), progress)
             for (planned_shard, item), outcome in outcomes:
                 if shard is None:

@@ -1,13 +1,19 @@
-"""Find the folders and lists of images that a data set names, with their contents."""
+"""Find the folders and lists of images that a data set names, with their contents.
+
+Training and validation data may share images (one folder inside the other, or one folder with two label
+files) and label files (the standard COCO layout, where ``annotations`` has those of ``train2017`` and of
+``val2017``): :func:`separate` takes them apart.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
 from tlt_runner.data import formats
-from tlt_runner.data.preparation import image_sets, overlap
+from tlt_runner.data.preparation import image_sets
 from tlt_runner.data.preparation.image_sets import ImageSet
 from tlt_runner.data.records import Subset
 from tlt_runner.data.sample import Finding, Listing, Problem, Reader
@@ -38,14 +44,15 @@ def find(dataset: Dataset, storage: Storage) -> list[Source]:
     Raises:
         RunnerError: ``DatasetNotFound`` or ``NoLabels``, naming the folder and its contents; ``InvalidSpec``.
     """
-    images, labels = formats.places(dataset)
+    images, labels = formats.image_and_label_paths(dataset)
     held_out = dataset.validation
+    # The folder's own listing first; lists of images and separate folders only narrow it.
     reader, listing = _open(dataset, storage, images, labels)
     # Separate folders for validation.
     if held_out.images is not None and held_out.labels is not None:
         held_out_images = relative(held_out.images)
         validation_reader, validation = _open(dataset, storage, held_out_images, held_out.labels)
-        listing, validation = overlap.separate(listing, images, validation, held_out_images)
+        listing, validation = separate(listing, images, validation, held_out_images)
         # imageSet is a list of the training folder; the validation folder is used as a whole.
         listing = _listed(dataset, storage, listing, images)
         return [
@@ -80,7 +87,7 @@ def _source(dataset: Dataset, reader: Reader, listing: Listing, images: str, sub
     if not listing.images:
         raise RunnerError(
             Reason.DATASET_NOT_FOUND,
-            f"expected .jpg, .jpeg or .png images{use} in {folder}, which has {reader.image_holdings()}",
+            f"expected .jpg, .jpeg or .png images{use} in {folder}, which has {reader.image_summary()}",
         )
     # If only labels are missing, the labels are probably elsewhere or of another format.
     unlabelled = [finding for finding in listing.skipped if finding.problem == Problem.NO_LABEL]
@@ -93,7 +100,7 @@ def _source(dataset: Dataset, reader: Reader, listing: Listing, images: str, sub
     raise RunnerError(
         Reason.NO_LABELS,
         f"expected labels of the {listing.images} images{use} in {folder}; where they should be there is: "
-        f"{reader.label_holdings()}; {unlabelled[0].file}: {unlabelled[0].message}",
+        f"{reader.label_summary()}; {unlabelled[0].file}: {unlabelled[0].message}",
     )
 
 
@@ -101,12 +108,12 @@ def _listed(dataset: Dataset, storage: Storage, listing: Listing, images: str) -
     """Select the images that the data set's list names; all of them where it has none."""
     if dataset.image_set is None:
         return listing
-    chosen = _image_set(dataset, storage, listing, images, dataset.image_set)
-    part = image_sets.select(listing, images, chosen.keys)
+    image_set = _image_set(dataset, storage, listing, images, dataset.image_set)
+    selected = image_sets.select(listing, images, image_set.keys)
     return replace(
-        part,
-        findings=[*listing.findings, *chosen.findings],
-        unlisted=listing.images - part.images,
+        selected,
+        findings=[*listing.findings, *image_set.findings],
+        unlisted=listing.images - selected.images,
     )
 
 
@@ -116,21 +123,23 @@ def _two_lists(
     """Split one folder by lists. Findings that are about no image are reported with the training images."""
     held_out = _image_set(dataset, storage, listing, images, validation_file)
     validation = image_sets.select(listing, images, held_out.keys)
+    # Findings of the folder are reported once, with the training images; else they would count twice.
     findings = [*listing.findings, *held_out.findings]
     # Without a list for training, everything that is not held out is trained on.
     if dataset.image_set is None:
         keys = image_sets.keys(listing, images) - held_out.keys
     else:
-        chosen = _image_set(dataset, storage, listing, images, dataset.image_set)
-        keys = chosen.keys - held_out.keys
+        image_set = _image_set(dataset, storage, listing, images, dataset.image_set)
+        keys = image_set.keys - held_out.keys
         message = f"expected in one list, got it in {dataset.image_set}, too: it is held out"
-        findings += chosen.findings
+        findings += image_set.findings
         findings += [
             Finding(sample.image_file, Problem.DUPLICATE_NAME, message)
             for sample in validation.samples
-            if image_sets.key(sample.image_file, images) in chosen.keys
+            if image_sets.key(sample.image_file, images) in image_set.keys
         ]
     training = image_sets.select(listing, images, keys)
+    # Images in neither list: not used, and one number of the report.
     unlisted = listing.images - training.images - validation.images
     return (
         replace(training, findings=findings, unlisted=unlisted),
@@ -146,3 +155,101 @@ def _image_set(dataset: Dataset, storage: Storage, listing: Listing, images: str
         raise RunnerError(Reason.DATASET_NOT_FOUND, f"list of images: {error.message}") from error
     with storage_errors(uri):
         return image_sets.load(path, relative(file), listing, images)
+
+
+def separate(
+    training: Listing, training_folder: str, validation: Listing, validation_folder: str
+) -> tuple[Listing, Listing]:
+    """Take the held-out images away from the training images, and report every image and label once.
+
+    Args:
+        training: Contents of the training folder, with sub-folders.
+        training_folder: The training folder, relative to the data set's root.
+        validation: Contents of the validation folder, with sub-folders.
+        validation_folder: The validation folder, relative to the data set's root.
+
+    Raises:
+        RunnerError: ``InvalidSpec`` when the training folder is inside the validation folder.
+    """
+    same = training_folder == validation_folder
+    # Every training image would be a validation image, too, and held out.
+    if _is_below(training_folder, validation_folder):
+        raise RunnerError(
+            Reason.INVALID_SPEC,
+            f"expected training images outside of validation.images ({validation_folder or '.'}), "
+            f"got images: {training_folder}",
+        )
+    if same or _is_below(validation_folder, training_folder):
+        training, validation = _share_images(training, validation, training_folder, same=same)
+    return _share_labels(training, validation)
+
+
+def _share_images(
+    training: Listing, validation: Listing, training_folder: str, *, same: bool
+) -> tuple[Listing, Listing]:
+    """Hold out the images that are in the validation folder, or labelled for it."""
+    trained_on = {sample.image_file for sample in training.samples}
+    held_out = {sample.image_file for sample in validation.samples}
+    # An image without a validation label that has a training label is trained on: nothing to report.
+    skipped = [finding for finding in validation.skipped if finding.file not in trained_on]
+    validation = _with_skipped(validation, skipped=skipped, other_files=0 if same else validation.other_files)
+    # An image that neither side can use is reported once, with the validation images.
+    held_out_or_skipped = held_out | {finding.file for finding in skipped}
+    # Nothing would be left to train on.
+    if trained_on and trained_on <= held_out_or_skipped:
+        raise RunnerError(
+            Reason.INVALID_SPEC,
+            f"expected images to train on, got {training_folder or '.'}, all of whose images are held out: "
+            "validation has the same",
+        )
+    # Labelled in both files of one folder: held out, and reported. In nested folders that is normal.
+    twice = sorted(trained_on & held_out) if same else []
+    message = "expected labels for training or for validation, got both: it is held out"
+    # The validation folder was listed twice, once as part of the training folder.
+    others = training.other_files if same else max(0, training.other_files - validation.other_files)
+    training = _with_skipped(
+        replace(
+            training,
+            samples=[sample for sample in training.samples if sample.image_file not in held_out_or_skipped],
+        ),
+        skipped=[finding for finding in training.skipped if finding.file not in held_out_or_skipped],
+        other_files=others,
+    )
+    doubles = [Finding(file, Problem.DUPLICATE_NAME, message) for file in twice]
+    return replace(training, findings=[*training.findings, *doubles]), validation
+
+
+def _share_labels(training: Listing, validation: Listing) -> tuple[Listing, Listing]:
+    """Report the contents of shared label files once; an orphan there has an image in neither folder."""
+    # An entry of a shared file whose image is in the other folder is no orphan.
+    shared = _read_by(training) & _read_by(validation)
+    without_image = _entries(training.orphans) & _entries(validation.orphans)
+
+    def is_orphan(finding: Finding) -> bool:
+        return finding.file not in shared or (finding.file, finding.entry) in without_image
+
+    reported = set(training.findings)
+    side_files = set(training.side_files)
+    return replace(training, orphans=list(filter(is_orphan, training.orphans))), replace(
+        validation,
+        orphans=[finding for finding in validation.orphans if finding.file not in shared],
+        findings=[finding for finding in validation.findings if finding not in reported],
+        side_files=[file for file in validation.side_files if file not in side_files],
+    )
+
+
+def _read_by(listing: Listing) -> set[str]:
+    return {file for file, _ in listing.label_files}
+
+
+def _entries(findings: Sequence[Finding]) -> set[tuple[str, str]]:
+    return {(finding.file, finding.entry) for finding in findings}
+
+
+def _with_skipped(listing: Listing, *, skipped: list[Finding], other_files: int) -> Listing:
+    images = len(listing.samples) + len(skipped)
+    return replace(listing, skipped=skipped, images=images, other_files=other_files)
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path != folder and (not folder or path.startswith(f"{folder}/"))

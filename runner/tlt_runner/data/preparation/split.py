@@ -35,6 +35,7 @@ _SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 def draw(name: str, seed: int) -> float:
     """Draw a number in [0, 1) that depends on the seed and the name alone."""
+    # A hash instead of a random generator: the draw of an image does not depend on which others there are.
     text = f"{seed}:{name}".encode(errors="surrogateescape")
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") / 2**64
 
@@ -72,6 +73,7 @@ def held_out(
         group.classes.update(image_classes)
     # Sorted by draw once: each stratum is then in the order of its draws.
     ordered = sorted(members.items(), key=lambda item: (item[1].draw, item[0]))
+    # Class -> number of groups that show it.
     spread = Counter(name for _, group in ordered for name in group.classes)
     held = _by_stratum([group for _, group in ordered], spread, fraction)
     _show_every_class_on_both_sides([group for _, group in ordered], spread, held)
@@ -91,6 +93,7 @@ def _by_stratum(ordered: Sequence[_Group], spread: Mapping[str, int], fraction: 
     if all(len(members) == 1 for members in strata.values()):
         # No two groups are in one stratum, so none could be divided: draw among all of them.
         strata = defaultdict(list, {"": list(range(len(ordered)))})
+    # The lowest draws of each stratum, up to its line, are held out.
     held = [False] * len(ordered)
     for members in strata.values():
         for index in members[: _line([ordered[index] for index in members], fraction)]:
@@ -108,15 +111,16 @@ def _line(stratum: Sequence[_Group], fraction: float) -> int:
         sums.append(sums[-1] + group.images)
     # The draw alone decides where it comes close enough, so that new images do not move old ones. Groups
     # differ in size: half of the largest one is as close as a cut between two groups may come.
-    wanted = fraction * sums[-1]
+    target = fraction * sums[-1]
+    # As many groups as the draw alone would hold out; cuts that are close enough are compared with it.
     drawn = sum(group.draw < fraction for group in stratum)
-    slack = max(TOLERANCE * wanted, max(group.images for group in stratum) / 2)
+    slack = max(TOLERANCE * target, max(group.images for group in stratum) / 2)
     both_sides = range(1, len(stratum))
-    fitting = [count for count in both_sides if abs(sums[count] - wanted) <= slack]
+    fitting = [count for count in both_sides if abs(sums[count] - target) <= slack]
     # Else the line goes to the nearest cut that is close enough, or to the closest cut there is.
     if fitting:
         return min(fitting, key=lambda count: (abs(count - drawn), count))
-    return min(both_sides, key=lambda count: (abs(sums[count] - wanted), count))
+    return min(both_sides, key=lambda count: (abs(sums[count] - target), count))
 
 
 def _show_every_class_on_both_sides(
@@ -126,6 +130,7 @@ def _show_every_class_on_both_sides(
 
     No group is moved that would leave a side without another class of several groups.
     """
+    # Held out or not -> number of groups on that side that show a class.
     sides: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
     for group, is_held in zip(ordered, held, strict=True):
         sides[is_held].update(group.classes)
@@ -136,6 +141,7 @@ def _show_every_class_on_both_sides(
         side = sides[True][name] > 0
         candidates = [index for index, group in enumerate(ordered) if name in group.classes]
         for index in reversed(candidates) if side else candidates:
+            # Each of its other classes must keep a group on this side, unless it has but this one.
             classes = ordered[index].classes
             if all(sides[side][other] > 1 or spread[other] == 1 for other in classes - {name}):
                 held[index] = not side

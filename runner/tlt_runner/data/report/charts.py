@@ -38,14 +38,18 @@ def suited(sizes: Sequence[ReportedSize], anchors: Anchors) -> float | None:
 
 
 def _overlap(width: float, height: float, other_width: float, other_height: float) -> float:
+    # Both boxes have a corner at the same place, so the intersection is the smaller width by the smaller
+    # height.
     common = min(width, other_width) * min(height, other_height)
     return common / (width * height + other_width * other_height - common)
 
 
 def class_histogram(classes: Sequence[ReportedClass]) -> str:
     """Draw bars for every class, training above validation; classes with most objects first."""
+    # Ties by name, so that the page has the same bytes for the same data.
     ordered = sorted(classes, key=lambda item: (-item.training - item.validation, item.name))
     drawn = ordered[:_CLASSES_DRAWN]
+    # "or 1": a bar of nothing needs no division by nothing.
     most = max((max(item.training, item.validation) for item in drawn), default=0) or 1
     rows = []
     for row, item in enumerate(drawn):
@@ -73,12 +77,14 @@ def class_histogram(classes: Sequence[ReportedClass]) -> str:
 
 def size_histogram(sizes: Sequence[ReportedSize], anchors: Anchors | None) -> str:
     """Draw a histogram of widths (across) and heights (up), both logarithmic; rings are anchors."""
+    # None stands for anchors that are still to be fitted to the data (auto).
     shapes = anchors.shapes() if anchors is not None else []
     if not sizes:
         return "<p>no objects</p>"
     # Both axes have one range, so that squares look like squares; anchors outside of the data widen it.
     edges = [math.log2(value) for size in sizes for value in (size.width, size.height)]
     edges += [math.log2(max(1.0, value)) for shape in shapes for value in shape]
+    # An eighth of an octave is half a bin: the highest bin is drawn as a square around its middle.
     low, high = math.floor(min(edges)), math.ceil(max(edges) + 0.125)
     unit = _PLOT / (high - low)
 
@@ -116,6 +122,7 @@ def _axes(low: int, high: int, unit: float) -> str:
     top, left, bottom = _MARGIN / 4, _MARGIN, _MARGIN / 4 + _PLOT
     lines, parts = [], []
     for power in range(low, high + 1):
+        # y counts downwards in SVG, so heights are subtracted from the bottom.
         x, y = left + (power - low) * unit, bottom - (power - low) * unit
         lines.append(f"M{x:.1f} {top}V{bottom}M{left} {y:.1f}H{left + _PLOT}")
         parts.append(

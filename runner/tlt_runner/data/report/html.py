@@ -40,6 +40,7 @@ def render(report: DatasetReport, anchors: Anchors, pictures: Sequence[Thumbnail
     """
     from markupsafe import Markup
 
+    # Everything is computed here: the template only lays it out.
     return _template().render(
         report=report,
         anchors=anchors,
@@ -67,10 +68,12 @@ def _template() -> Template:
     from markupsafe import Markup
 
     environment = Environment(
+        # The template lies beside this module and is part of the package.
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         # Every text that the template prints passes through it, so that none can be forgotten.
         finalize=_cut_and_escaped,
+        # A misspelt name fails, instead of a page with a hole in it.
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -120,6 +123,7 @@ def _left_out(report: DatasetReport) -> list[tuple[str, int, list[tuple[str, int
     sections: list[tuple[str, int, list[tuple[str, int]], Sequence[Any]]] = [
         (title, sum(counts.values()), _by_count(counts), findings) for title, counts, findings in by_problem
     ]
+    # Of these there is one problem only, so no counts by problem.
     sections.insert(2, ("labels without image", report.labels_without_image, [], report.orphans))
     return [section for section in sections if section[3]]
 

@@ -72,6 +72,7 @@ class DatasetReport(StatusModel):
     ``dropped_by_problem`` and ``unmapped_classes`` + ``ignored_regions``.
     """
 
+    # Images, used or not.
     images: int
     """Image files found."""
     usable_images: int
@@ -86,6 +87,7 @@ class DatasetReport(StatusModel):
     """Usable images with an unusual property, by property; the warnings say what is done about it."""
     bad_images: int
     """Images left out, or used without some of their lines because those are wrong."""
+    # Label lines and the objects that they became.
     lines: int
     """Label lines of the usable images; of formats without lines, their entries."""
     objects: int
@@ -94,10 +96,12 @@ class DatasetReport(StatusModel):
     """Objects whose box was cut at the image's edge."""
     ignored_regions: int
     """Regions that the labels mark as "do not care"."""
+    # Files that are neither images nor labels of a sample.
     other_files: int
     """Entries of the image folders that are no images."""
     unlisted_images: int
     """Images that none of the data set's lists (imageSet) names; they are not among the images."""
+    # Classes, by the mapping and by the labels.
     classes: list[ReportedClass]
     """Objects by class to learn."""
     source_classes: dict[str, int]
@@ -106,12 +110,14 @@ class DatasetReport(StatusModel):
     """Label lines by class, of classes that targetClassMapping does not name; they are no objects."""
     unused_mapping_keys: list[str]
     """Keys of targetClassMapping that no label uses."""
+    # Images that occur more than once.
     leaked_images: int
     """Validation images that are also training images, byte for byte: they make the metrics too good."""
     duplicate_images: int
     """Training images that are another training image once more, byte for byte."""
     repeated_names: int
     """File names, without suffix, that occur in several folders; each is an image of its own."""
+    # Counts of what was left out; they are complete.
     skipped_by_problem: dict[Problem, int]
     """Number of images left out, by problem."""
     dropped_by_problem: dict[Problem, int]
@@ -123,6 +129,7 @@ class DatasetReport(StatusModel):
     label_problems: dict[Problem, int]
     """Number of label files, and of their entries or entries of lists that belong to no image, that could not
     be used, by problem."""
+    # The same, one by one, as far as the lists go.
     skipped: list[ReportedFinding]
     """Images left out; at most 10,000."""
     dropped: list[ReportedFinding]
@@ -156,6 +163,7 @@ def require_both_subsets(report: DatasetReport) -> None:
     Raises:
         RunnerError: ``BadSamples``.
     """
+    # Without training images nothing is learnt; without validation images no best model can be chosen.
     usable = {"training": report.training_images, "validation": report.validation_images}
     empty = [subset for subset, images in usable.items() if not images]
     if empty:
@@ -177,10 +185,12 @@ def enforce_policy(report: DatasetReport, policy: BadSamples) -> None:
     # Labels without an image and unusable label files spoil no image: only the strict policy counts them.
     label_problems = sum(report.label_problems.values())
     bad = report.bad_images + (report.labels_without_image + label_problems if strict else 0)
+    # Of all images and not of the usable ones: images left out count as bad, so the share is 0 to 1.
     share = report.bad_images / max(1, report.images)
     # Skip tolerates a fraction of bad images, Fail not a single bad entry.
     if bad == 0 or (not strict and share <= policy.max_fraction):
         return
+    # Images left out come first: they lose more than a dropped line.
     wrong = [
         *report.skipped,
         *(item for item in report.dropped if item.problem not in HARMLESS),

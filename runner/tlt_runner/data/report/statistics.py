@@ -1,7 +1,9 @@
 """Statistics of a data set: counts and findings, kept for each shard and merged at the end.
 
 Their size does not grow with the data: findings are listed up to a limit and counted beyond it, and the sizes
-of boxes go into a histogram of fixed bins.
+of boxes go into a histogram of fixed bins. The warnings of the report, sentences for a person to look at, are
+written at the end from its counts. They stop nothing; a job is stopped by
+:func:`tlt_runner.data.report.report.enforce_policy`.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from pydantic import BaseModel, ConfigDict
 
 from tlt_runner.data.class_mapping import ClassMapping
 from tlt_runner.data.records import Subset
-from tlt_runner.data.report import warnings
 from tlt_runner.data.report.report import (
     HARMLESS,
     LISTED,
@@ -79,6 +80,7 @@ class DatasetStatistics(BaseModel):
 
     def add_listings(self, listings: Sequence[Listing]) -> None:
         """Add the contents of all folders at once, so that names that occur in several are counted."""
+        # File name -> folders in which it occurs.
         folders: defaultdict[str, set[str]] = defaultdict(set)
         for listing in listings:
             self.images += listing.images
@@ -86,6 +88,7 @@ class DatasetStatistics(BaseModel):
             self.unlisted_images += listing.unlisted
             self.labels_without_image += len(listing.orphans)
             self.side_files += len(listing.side_files)
+            # The counts above are of all; lists end at the limit.
             _extend(self.named_side_files, map(_writable, listing.side_files))
             self.label_problems.update(finding.problem for finding in listing.findings)
             _extend(self.orphans, map(_reported, listing.orphans))
@@ -106,15 +109,19 @@ class DatasetStatistics(BaseModel):
             self._skip(outcome.skipped)
             return
         self.usable_images[subset] += 1
+        # An odd image is used; it is only counted and listed.
         for oddity in outcome.oddities:
             self.odd_images[oddity] += 1
             _extend(self.odd.setdefault(oddity, []), [_writable(sample.image_file)])
+        # The labels' own classes, before mapping: the report shows what targetClassMapping could name.
         self.source_classes.update(map(_writable, outcome.source_classes))
         self.ignored_regions += outcome.ignored
         self.images_without_objects += not outcome.objects
         self.clipped_boxes += outcome.clipped
+        # One bad image, however many of its lines were dropped.
         self.bad_images += any(finding.problem not in HARMLESS for finding in outcome.dropped)
         self.dropped_by_problem.update(finding.problem for finding in outcome.dropped)
+        # A generator: findings beyond the limit are not even converted.
         _extend(self.dropped, (_reported(finding, sample.image_file) for finding in outcome.dropped))
         # Counters by class id; the report turns ids into names.
         objects = self.training_objects if subset == "training" else self.validation_objects
@@ -151,9 +158,12 @@ class DatasetStatistics(BaseModel):
 
     def to_report(self, mapping: ClassMapping) -> DatasetReport:
         """Make the report, with the mapping by which the samples were converted."""
+        # The labels' own classes were counted, so that the report can name those that the mapping leaves out.
         unmapped = {
             name: count for name, count in self.source_classes.items() if mapping.target(name) is None
         }
+        # Every line is counted in exactly one of objects, dropped, unmapped and ignored; their sum is the
+        # number of lines.
         objects = self.training_objects.total() + self.validation_objects.total()
         dropped = self.dropped_by_problem.total()
         classes = [
@@ -206,7 +216,7 @@ class DatasetStatistics(BaseModel):
             warnings=[],
         )
         # The warnings look at the finished report.
-        return report.model_copy(update={"warnings": warnings.warnings(report)})
+        return report.model_copy(update={"warnings": _warnings(report)})
 
     def _skip(self, finding: Finding) -> None:
         self.bad_images += 1
@@ -216,6 +226,7 @@ class DatasetStatistics(BaseModel):
 
 def _bin(pixels: float) -> int:
     """Find the bin of a side: bin i reaches from 2 ** (i / 4) to 2 ** ((i + 1) / 4) pixels."""
+    # Clamped at both ends: sides below a pixel are dropped before, and none is above 65,536.
     return min(_BINS - 1, max(0, math.floor(math.log2(max(pixels, 1.0)) * BINS_PER_OCTAVE)))
 
 
@@ -242,8 +253,103 @@ def _writable(text: str) -> str:
 def _extend(listed: list[_Item], items: Iterable[_Item]) -> None:
     """Append up to the limit; items beyond it are not even made."""
     if len(listed) < LISTED:
+        # The range goes first in zip: it ends without taking one item more.
         listed.extend(item for _, item in zip(range(LISTED - len(listed)), items, strict=False))
 
 
 def _in_order(findings: Iterable[ReportedFinding]) -> list[ReportedFinding]:
     return sorted(findings, key=lambda finding: (finding.file, finding.line or 0))
+
+
+IMBALANCE = 100
+"""Ratio of objects between the largest and the smallest class from which on there is a warning."""
+_NAMED = 10
+_ODDITIES = {
+    Oddity.WRONG_EXTENSION: "have the extension of another format, and are read by their content",
+    Oddity.CMYK: "are CMYK, and become RGB without a colour profile: colours may be off",
+    Oddity.SIXTEEN_BIT: "have 16 bits a channel, of which the upper 8 are kept",
+    Oddity.GRAYSCALE: "are grayscale, and get three equal channels",
+    Oddity.ALPHA: "have transparency, which is dropped: the colours stored below it count",
+    Oddity.TURNED: (
+        "have an EXIF orientation, which is not applied: labels are taken to speak of the pixels as stored"
+    ),
+    Oddity.ANIMATED: "are animated, of which the still picture is used",
+}
+
+
+def _warnings(report: DatasetReport) -> list[str]:
+    """Write one sentence for each warning."""
+    return [*_class_warnings(report), *_image_warnings(report)]
+
+
+def _class_warnings(report: DatasetReport) -> list[str]:
+    # Beside an unused key stand the classes that exist: most often the key is misspelt.
+    source_classes = _first(sorted(report.source_classes), len(report.source_classes)) or "none"
+    # One warning an unused key, with the same list of classes.
+    sentences = [
+        f"targetClassMapping: no label uses class {key!r}; the labels' classes are: {source_classes}"
+        for key in report.unused_mapping_keys
+    ]
+    # ReportedClass has a field of each name.
+    for subset, purpose in (("training", "it cannot be learnt"), ("validation", "it is not measured")):
+        sentences += [
+            f"class {item.name!r} has no object for {subset}: {purpose}"
+            for item in report.classes
+            if not getattr(item, subset)
+        ]
+    return [*sentences, *_imbalance_warnings(report.classes)]
+
+
+def _imbalance_warnings(classes: Sequence[ReportedClass]) -> list[str]:
+    # Of training objects only: validation objects teach nothing.
+    trained = sorted((item for item in classes if item.training), key=lambda item: item.training)
+    # Classes without any training object have a warning of their own.
+    if not trained or trained[-1].training <= IMBALANCE * trained[0].training:
+        return []
+    rare, common = trained[0], trained[-1]
+    return [
+        f"classes are far from balanced: {rare.training} training objects of {rare.name!r}, "
+        f"{common.training} of {common.name!r}; the rare one will hardly be learnt"
+    ]
+
+
+def _image_warnings(report: DatasetReport) -> list[str]:
+    counts: dict[str, tuple[int, Sequence[str]]] = {
+        "images without an object, which train background only": (report.images_without_objects, []),
+        "validation images that are also training images, byte for byte, which makes metrics too good": (
+            report.leaked_images,
+            report.leaked,
+        ),
+        "training images that are another training image once more, byte for byte, and weigh double": (
+            report.duplicate_images,
+            report.duplicates,
+        ),
+        "file names in several folders, each an image of its own with its own label": (
+            report.repeated_names,
+            [],
+        ),
+        **{
+            f"images that {_ODDITIES[oddity]}": (count, report.odd[oddity])
+            for oddity, count in report.odd_images.items()
+        },
+        "entries of the image folders that are no .jpg, .jpeg or .png files and were not read": (
+            report.other_files,
+            [],
+        ),
+        "labels without an image": (report.labels_without_image, []),
+        "label files or entries that cannot be used": (sum(report.label_problems.values()), []),
+        "files among the labels that are no labels of boxes and were not used": (
+            report.side_files,
+            report.named_side_files,
+        ),
+        "images are in none of the lists (imageSet) and were not used": (report.unlisted_images, []),
+    }
+    return [
+        f"{subject}: {count}{f' ({_first(names, count)})' if names else ''}"
+        for subject, (count, names) in counts.items()
+        if count
+    ]
+
+
+def _first(names: Sequence[str], count: int) -> str:
+    return ", ".join([*names[:_NAMED], *(["..."] if count > _NAMED else [])])

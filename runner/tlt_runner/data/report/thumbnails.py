@@ -59,6 +59,7 @@ def thumbnails(report: DatasetReport, image_of: Callable[[str], Path | None]) ->
 
 def worst(report: DatasetReport) -> list[tuple[str, list[ReportedFinding]]]:
     """Choose the images to show, with their findings: the worst first, new problems before repeated ones."""
+    # A finding of an image left out is about the image's file; one of a dropped line names its image.
     by_image: dict[str, list[ReportedFinding]] = {}
     for finding in report.skipped:
         by_image.setdefault(finding.file, []).append(finding)
@@ -67,6 +68,7 @@ def worst(report: DatasetReport) -> list[tuple[str, list[ReportedFinding]]]:
             by_image.setdefault(finding.image, []).append(finding)
 
     def badness(item: tuple[str, list[ReportedFinding]]) -> tuple[int, str]:
+        # Ties by name: the same report gives the same page.
         return -sum(finding.problem not in HARMLESS for finding in item[1]), item[0]
 
     new: list[tuple[str, list[ReportedFinding]]] = []
@@ -84,6 +86,7 @@ def _thumbnail(
     image: str, findings: list[ReportedFinding], image_of: Callable[[str], Path | None]
 ) -> Thumbnail:
     try:
+        # Never downloaded: of a bucket only what preparation has fetched already is drawn.
         file = image_of(image)
         if file is None or not file.is_file():
             return Thumbnail(image, findings, None, b"")
@@ -104,6 +107,7 @@ def _picture(data: bytes, findings: Sequence[ReportedFinding]) -> bytes | None:
     try:
         height, width = decode.size(data)
         pixels = _decoded(data)
+        # Never enlarged: SIDE among the sides keeps the scale at 1 or below.
         return None if pixels is None else _encoded(_drawn(pixels, SIDE / max(height, width, SIDE), findings))
     except (decode.BadImageError, cv2.error):
         return None

@@ -91,6 +91,8 @@ def load(file: str, path: Path) -> CocoFile:
     for name in LISTS:
         if not isinstance(top.get(name), list):
             got = _kind(top[name]) if name in top else "none"
+            # Without one of the lists it is a file of another kind; one that is no list is a broken COCO
+            # file.
             message = f"expected a list {name}, got {got}: no COCO file with boxes"
             raise FileError(file, message, other_kind=not set(LISTS) <= top.keys())
     annotations = top["annotations"]
@@ -116,6 +118,8 @@ def _text(file: str, path: Path) -> str:
 
 def _parse(file: str, text: str) -> Any:
     try:
+        # The hook is called for every object as soon as it is parsed, so polygons are dropped before the next
+        # one.
         return json.loads(text, object_hook=_read_fields)
     except json.JSONDecodeError as error:
         raise FileError(file, f"expected JSON, column {error.colno}: {error.msg}", error.lineno) from error
@@ -156,6 +160,7 @@ def identity(entry: Mapping[str, Any], name: str) -> Id:
     value = _required(entry, name)
     if not _is_id(value):
         raise EntryError(Problem.NOT_A_NUMBER, f"{name}: expected a whole number, got {_short(value)}")
+    # Some tools write 1.0 for 1: as whole numbers both are one key.
     return value if isinstance(value, str) else int(value)
 
 
@@ -168,6 +173,7 @@ def file_name(entry: Mapping[str, Any]) -> tuple[str, ...]:
     value = _required(entry, "file_name")
     if not isinstance(value, str) or not PurePosixPath(value).parts:
         raise EntryError(Problem.MISSING_FIELD, f"file_name: expected text, got {_short(value)}")
+    # The file comes from a stranger: its names must not lead out of the image folder.
     parts = PurePosixPath(value).parts
     # A drive or a backslash means that the path was written on Windows; here it would be part of a name.
     absolute = value.startswith("/") or _DRIVE.match(value)
@@ -183,6 +189,7 @@ def image_size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
     Raises:
         EntryError: They are no size.
     """
+    # 0 counts as unknown, as for a missing field.
     size = []
     for name in ("height", "width"):
         value = entry.get(name) or 0
@@ -236,6 +243,7 @@ def box(entry: Mapping[str, Any]) -> Box:
             message = f"bbox: expected {-_FAR:g} to {_FAR:g}, got {_short(number)}"
             raise EntryError(Problem.NOT_A_NUMBER, message)
     x, y, width, height = map(float, value)
+    # From x, y, width, height to top, left, bottom, right; COCO's pixels begin at 0, as ours.
     edges = (y, x, y + height, x + width)
     if not (edges[0] < edges[2] and edges[1] < edges[3]):
         message = f"bbox: expected a width and a height above 0, got {width:g} and {height:g}"
@@ -264,6 +272,7 @@ def _is_id(value: object) -> bool:
 
 
 def _kind(value: object) -> str:
+    # JSON's own words, since the reader of the message looks into a JSON file.
     kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
     return kinds.get(type(value), "a number")
 

@@ -46,7 +46,7 @@ class Image:
         self._numbers.extend((item[0], *item[1]))
 
     def objects(self) -> Iterator[_Object]:
-        """Class number and box (top, left, bottom, right) of every object."""
+        """Yield class number and box (top, left, bottom, right) of every object."""
         for start in range(0, len(self._numbers), _NUMBERS):
             number, y1, x1, y2, x2 = self._numbers[start : start + _NUMBERS]
             yield int(number), (y1, x1, y2, x2)
@@ -85,7 +85,9 @@ class Merged:
         self.orphans: list[Finding] = []
         self.findings: list[Finding] = []
         self.classes: list[str] = []
+        # Composed Unicode -> the name as it is in the folder: macOS stores letters and accents apart.
         self._names = {composed(name): name for name in names}
+        # Name without folders -> the image of that name, and a second one if there is one.
         self._bare: dict[str, str] = {}
         self._rivals: dict[str, str] = {}
         for name in names:
@@ -93,7 +95,9 @@ class Merged:
             if self._bare.setdefault(bare, name) != name:
                 self._rivals[bare] = name
         self._folder = images
+        # The image folder's own path, whose end a file_name may repeat.
         self._above = tuple(map(composed, images.path.parts))
+        # Class name -> number, for all files together; category ids count within their file.
         self._numbers: dict[str, int] = {}
         self._refused = 0
         self._further = Counter[Problem]()
@@ -107,6 +111,8 @@ class Merged:
             self.findings.append(Finding(file.file, Problem.DUPLICATE_NAME, message))
         for refused in images.values():
             if isinstance(refused, _Refused):
+                # An entry without its image is an orphan, as a label file without one; others are problems of
+                # the file.
                 orphan = refused.problem == Problem.LABEL_WITHOUT_IMAGE
                 (self.orphans if orphan else self.findings).append(refused.finding(file.file))
         for problem, count in self._further.items():
@@ -197,6 +203,7 @@ class Merged:
                 self._refuse(self.findings, file, "categories", index, entry, error)
                 continue
             numbers[key] = self._numbers.setdefault(name, len(self._numbers))
+            # A new name, which has got the next number.
             if numbers[key] == len(self.classes):
                 self.classes.append(name)
         return numbers
@@ -217,7 +224,8 @@ class Merged:
             if isinstance(image, _Refused):
                 image.annotations += 1
                 continue
-            # Objects of earlier files only: two equal annotations within one file are two objects.
+            # Objects of earlier files only: two equal annotations within one file are two objects. By id(),
+            # because an image is mutable while it is filled, and has no hash.
             if id(image) not in before:
                 before[id(image)] = frozenset(image.objects()) or _NONE
             try:

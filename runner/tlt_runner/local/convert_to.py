@@ -36,11 +36,13 @@ def run(
         RunnerError: Nothing was written.
     """
     spec = flow.only(command, file).spec
+    # flow.only has checked the kind, which the type checker cannot know.
     if not isinstance(spec, TrainingJobSpec):
         raise TypeError(f"expected the spec of a {command.kind}, got {type(spec).__name__}")
     # From here on Ctrl-C ends the export in an orderly way, and its hidden folder is removed.
     interrupts = Interrupts()
     interrupts.install()
+    # For copies of objects if the data set is in a bucket.
     with tempfile.TemporaryDirectory(prefix="tlt-", ignore_cleanup_errors=True) as scratch:
         storage = Storage(scratch=Path(scratch), s3=spec.storage.s3, volumes_root=folders.volumes)
         exported = export_folder(
