@@ -237,13 +237,12 @@ def test_a_stored_resource_whose_address_leaves_its_claim_still_accepts_reports(
     try:
         refused = with_field(TRAINING, "spec.output.uri", "pvc://tlt-data//etc/x")
         _until_refused(cluster, with_field(refused, "metadata.name", "another"))
-        status = json.dumps({"status": {"phase": "Failed"}})
-        cluster.kubectl("patch", "tj", "digits", "--subresource=status", "--type=merge", "-p", status)
-        stored = json.loads(cluster.kubectl("get", "tj", "digits", "-o", "json"))
+        changes = {"status": {"phase": "Failed"}}
+        stored = cluster.api.patch("TrainingJob", "digits", "default", changes, "status")
         assert stored["status"]["phase"] == "Failed"
         assert stored["spec"]["output"]["uri"] == "pvc://tlt-data//etc/x"
     finally:
-        cluster.kubectl("delete", "tj", "digits")
+        cluster.api.delete("TrainingJob", "digits", "default")
 
 
 def _until_taken(cluster: ControlPlane, body: dict[str, Any]) -> None:
@@ -280,20 +279,21 @@ def test_the_spec_is_immutable_but_for_suspend_and_ttl(cluster: ControlPlane) ->
         ]:
             assert "is immutable" in refusal(cluster, with_field(TRAINING, path, value)), path
     finally:
-        cluster.kubectl("delete", "tj", "digits")
+        cluster.api.delete("TrainingJob", "digits", "default")
 
 
 def test_defaults_are_filled_in_and_the_short_names_work(cluster: ControlPlane) -> None:
     cluster.apply(TRAINING)
     try:
-        stored = json.loads(cluster.kubectl("get", "tj", "digits", "-o", "json"))
+        stored = cluster.api.get("TrainingJob", "digits", "default")
+        assert stored
         assert stored["spec"]["training"]["batchSizePerGPU"] == 4
         assert stored["spec"]["model"]["proposals"]["inference"] == {"preNms": 2000, "postNms": 300}
         header = cluster.kubectl("get", "tj").splitlines()[0].split()
         assert header == ["NAME", "PHASE", "EPOCH", "MAP", "ETA", "GPUS", "ATTEMPT", "AGE"]
         assert "digits" in cluster.kubectl("get", "tlt")
     finally:
-        cluster.kubectl("delete", "tj", "digits")
+        cluster.api.delete("TrainingJob", "digits", "default")
 
 
 def test_the_api_server_accepts_every_sample(cluster: ControlPlane) -> None:

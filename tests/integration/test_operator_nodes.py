@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+import patience
 from cluster.control_plane import ControlPlane
 from operator_ring.live import Api, Kubelet, OperatorProcess, until
 from operator_ring.manifests import BEST, made
@@ -30,10 +31,10 @@ class Pods(Kubelet):
 
     def pod(self, job: str) -> dict[str, Any]:
         name, index = job.rsplit("-", 1)
-        chosen = f"job-name%3D{name},batch.kubernetes.io/job-completion-index%3D{index}"
+        labels = f"job-name={name},batch.kubernetes.io/job-completion-index={index}"
 
         def first_pod() -> dict[str, Any] | None:
-            pods = self._api.items(f"{self._path}?labelSelector={chosen}")
+            pods = self._api.list("Pod", self._namespace, labels)
             return pods[0] if pods else None
 
         return until(f"pod {index} of Job {name}", first_pod)
@@ -59,7 +60,7 @@ def may_of_services(plane: ControlPlane, verb: str) -> bool:
 
 
 def services(api: Api) -> dict[str, dict[str, Any]]:
-    items = api.items(f"/api/v1/namespaces/{NAMESPACE}/services")
+    items = api.list("Service", NAMESPACE)
     return {item["metadata"]["name"]: item for item in items}
 
 
@@ -79,14 +80,12 @@ def test_two_pods_are_made_with_stable_names_and_succeed_together(api: Api) -> N
     api.until_phase(training, "Running")
 
     def hosts() -> set[str]:
-        path = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices"
-        slices = [item for item in api.items(path) if item["metadata"]["name"].startswith(f"tlt-{JOB}")]
+        slices = api.list("EndpointSlice", NAMESPACE, f"kubernetes.io/service-name=tlt-{JOB}")
         return {address["hostname"] for item in slices for address in item.get("endpoints") or ()}
 
     address = {"status": {"podIP": "10.0.0.9", "podIPs": [{"ip": "10.0.0.9"}]}}
     for pod in pods:
-        path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod['metadata']['name']}/status"
-        api.request("PATCH", path, address, "application/merge-patch+json")
+        api.patch("Pod", pod["metadata"]["name"], NAMESPACE, address, "status")
     until("both names to have an address", lambda: hosts() == {f"{JOB}-0", f"{JOB}-1"}, hosts)
     kubelet.end(f"{JOB}-1", 0, "Completed")
     kubelet.end(f"{JOB}-0", 0, "Completed", json.dumps(BEST))
@@ -109,11 +108,7 @@ def test_the_pod_that_failed_first_is_reported_and_its_peers_and_service_end_wit
     assert status["attempt"] == 2
     assert [entry["reason"] for entry in status["history"]] == ["OutOfMemory"]
     assert {"tlt-cause-train-1", "tlt-cause-train-2"} <= set(services(api))
-    api.request(
-        "DELETE",
-        f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs/cause-train-1",
-        {"propagationPolicy": "Background"},
-    )
+    api.delete("Job", "cause-train-1", NAMESPACE, propagation_policy="Background")
     until("the Service to be collected", lambda: "tlt-cause-train-1" not in services(api))
     assert "tlt-cause-train-2" in services(api)
 
@@ -191,7 +186,7 @@ def as_pod(plane: ControlPlane, pod: str, folder: Path) -> ApiServer:
         "metadata": {"name": pod, "namespace": NAMESPACE},
         "spec": {"serviceAccountName": "tlt-runner", "containers": [{"name": "runner", "image": "runner"}]},
     }
-    plane.kubectl("create", "-f", "-", stdin=json.dumps(body))
+    plane.api.create(body)
     bound = ("--bound-object-kind", "Pod", "--bound-object-name", pod)
     token = folder / pod
     token.write_text(plane.kubectl("create", "token", "-n", NAMESPACE, "tlt-runner", *bound))
@@ -224,8 +219,8 @@ def test_only_the_pod_with_index_0_may_report(
     server = as_pod(plane, pod.format(job=f"{name}-train-1"), tmp_path)
     owner = Owner(kind="TrainingJob", namespace=NAMESPACE, name=name, uid=created["metadata"]["uid"])
     if may:
-        server.apply_status(owner, {"progress": {"stage": "train", "epoch": 3}}, 10)
+        server.apply_status(owner, {"progress": {"stage": "train", "epoch": 3}}, patience.REQUEST)
         assert api.status(training)["progress"]["epoch"] == 3
         return
     with pytest.raises(ApiServerError, match="by the pod of its present attempt"):
-        server.apply_status(owner, {"progress": {"stage": "train", "epoch": 3}}, 10)
+        server.apply_status(owner, {"progress": {"stage": "train", "epoch": 3}}, patience.REQUEST)
