@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fakes import task_context
+from fakes import UID, run_task, task_context
 from tiny_detector import settled, tiny_config
 from tlt_api.failures import Reason
-from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import Inputs, ResolvedModel
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.data import sample_digits
@@ -63,8 +62,7 @@ class Run:
 
     def __call__(self, start=None):
         inputs = Inputs(model=ResolvedModel(uri=f"file://{start}") if start else None)
-        owner = Owner(kind="TrainingJob", namespace="default", name="t", uid="u")
-        evaluate.run(self.spec, RunSpec(owner=owner, attempt=1, spec=self.spec, inputs=inputs), self.context)
+        run_task(evaluate, self.spec, self.context, inputs)
         return self.reporter.snapshot()
 
 
@@ -99,7 +97,7 @@ def test_a_model_of_other_classes_is_refused(scenes, tmp_path):
     assert error.value.reason == Reason.MODEL_MISMATCH
 
 
-@pytest.mark.parametrize(("uid", "warned"), [("u", False), ("before", True)], ids=["own", "of another run"])
+@pytest.mark.parametrize(("uid", "warned"), [(UID, False), ("before", True)], ids=["own", "of another run"])
 def test_evaluating_a_model_of_another_run_logs_a_warning(scenes, model, tmp_path, caplog, uid, warned):
     run = Run(tmp_path, scenes)
     origin = model_file.Origin(run=uid, job="default/elder", epoch=7)

@@ -6,12 +6,11 @@ import numpy as np
 import onnx
 import pytest
 
-from fakes import task_context
+from fakes import run_task, task_context
 from tiny_detector import settled, tiny_config
 from tlt_api.dataset import Dataset
 from tlt_api.exportjob import ExportJobSpec
 from tlt_api.failures import Reason
-from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import Inputs, ResolvedModel, ResolvedRecords
 from tlt_runner.data import sample_digits
 from tlt_runner.data.preparation.prepare import prepare
@@ -74,8 +73,7 @@ class Run:
             records=records and ResolvedRecords(uri=records.uri, digest=records.digest),
         )
         spec = ExportJobSpec.model_validate({"model": {"uri": f"file://{model_file}"}, **self.spec})
-        owner = Owner(kind="ExportJob", namespace="default", name="e", uid="u")
-        export.run(spec, RunSpec(owner=owner, attempt=1, spec=spec, inputs=inputs), self.context)
+        run_task(export, spec, self.context, inputs)
         return self.reporter.snapshot()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kubernetes.client import ApiException
@@ -21,10 +22,23 @@ from tlt_operator.cluster.client import ConflictError
 from tlt_operator.cluster.http import HttpClient
 
 
+@pytest.fixture
+def kubelet(api: Api, namespace: str) -> Kubelet:
+    """The kubelet of the pods in this test's namespace."""
+    return Kubelet(api, namespace)
+
+
+def started(api: Api, kubelet: Kubelet, **spec: Any) -> dict[str, Any]:
+    """Return a TrainingJob whose first attempt runs."""
+    training = made(kubelet.namespace, **spec)
+    api.create(training)
+    kubelet.run("traffic-train-1")
+    return training
+
+
 def test_a_flow_applied_child_first_runs_to_its_end(
-    api: Api, namespace: str, operator: OperatorProcess
+    api: Api, kubelet: Kubelet, namespace: str, operator: OperatorProcess
 ) -> None:
-    kubelet = Kubelet(api, namespace)
     export = made(namespace, "ExportJob", "deploy")
     prune = made(namespace, "PruneJob", "small")
     training = made(namespace)
@@ -54,12 +68,9 @@ def test_a_flow_applied_child_first_runs_to_its_end(
 
 
 def test_the_attempt_after_out_of_memory_has_half_the_batch_size(
-    api: Api, namespace: str, operator: OperatorProcess
+    api: Api, kubelet: Kubelet, operator: OperatorProcess
 ) -> None:
-    kubelet = Kubelet(api, namespace)
-    training = made(namespace)
-    api.create(training)
-    kubelet.run("traffic-train-1")
+    training = started(api, kubelet)
     kubelet.end("traffic-train-1", 137, "OOMKilled")
     pod = kubelet.pod("traffic-train-2")
     run = json.loads(pod["metadata"]["annotations"]["tlt.dev/run-spec"])
@@ -72,12 +83,9 @@ def test_the_attempt_after_out_of_memory_has_half_the_batch_size(
 
 
 def test_an_evicted_pod_is_distinguished_from_a_failed_run_and_costs_no_retry(
-    api: Api, namespace: str, operator: OperatorProcess
+    api: Api, kubelet: Kubelet, operator: OperatorProcess
 ) -> None:
-    kubelet = Kubelet(api, namespace)
-    training = made(namespace, runPolicy={"maxRetries": 0})
-    api.create(training)
-    kubelet.run("traffic-train-1")
+    training = started(api, kubelet, runPolicy={"maxRetries": 0})
     target = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "m"}
     kubelet.end("traffic-train-1", 75, conditions=[target])
     kubelet.run("traffic-train-2")
@@ -87,23 +95,17 @@ def test_an_evicted_pod_is_distinguished_from_a_failed_run_and_costs_no_retry(
     assert "retries" not in status
 
 
-def test_a_run_longer_than_its_deadline_fails(api: Api, namespace: str, operator: OperatorProcess) -> None:
-    kubelet = Kubelet(api, namespace)
-    training = made(namespace, runPolicy={"activeDeadlineSeconds": 1})
-    api.create(training)
-    kubelet.run("traffic-train-1")
+def test_a_run_longer_than_its_deadline_fails(api: Api, kubelet: Kubelet, operator: OperatorProcess) -> None:
+    training = started(api, kubelet, runPolicy={"activeDeadlineSeconds": 1})
     kubelet.until_stopped("traffic-train-1")
     kubelet.end("traffic-train-1", 75)
     assert api.until_phase(training, "Failed")["failure"]["reason"] == "DeadlineExceeded"
 
 
 def test_suspending_ends_the_pod_and_resuming_makes_attempt_2(
-    api: Api, namespace: str, operator: OperatorProcess
+    api: Api, kubelet: Kubelet, operator: OperatorProcess
 ) -> None:
-    kubelet = Kubelet(api, namespace)
-    training = made(namespace)
-    api.create(training)
-    kubelet.run("traffic-train-1")
+    training = started(api, kubelet)
     api.until_phase(training, "Running")
     api.edit(training, suspend=True)
     kubelet.until_stopped("traffic-train-1")
@@ -145,12 +147,9 @@ def test_pods_pass_the_restricted_pod_security_standard(
 
 
 def test_a_finished_job_is_removed_after_its_ttl_and_the_resource_stays(
-    api: Api, namespace: str, operator: OperatorProcess
+    api: Api, kubelet: Kubelet, namespace: str, operator: OperatorProcess
 ) -> None:
-    kubelet = Kubelet(api, namespace)
-    training = made(namespace, runPolicy={"ttlSecondsAfterFinished": 0})
-    api.create(training)
-    kubelet.run("traffic-train-1")
+    training = started(api, kubelet, runPolicy={"ttlSecondsAfterFinished": 0})
     kubelet.end("traffic-train-1", 0)
     api.until_phase(training, "Succeeded")
     until("the Job to be removed", lambda: not api.jobs(namespace))
@@ -159,12 +158,9 @@ def test_a_finished_job_is_removed_after_its_ttl_and_the_resource_stays(
 
 
 def test_a_deleted_job_is_made_again_as_the_next_attempt(
-    api: Api, namespace: str, operator: OperatorProcess
+    api: Api, kubelet: Kubelet, namespace: str, operator: OperatorProcess
 ) -> None:
-    kubelet = Kubelet(api, namespace)
-    training = made(namespace)
-    api.create(training)
-    kubelet.run("traffic-train-1")
+    training = started(api, kubelet)
     api.until_phase(training, "Running")
     api.delete("Job", "traffic-train-1", namespace, propagation_policy="Background")
     kubelet.until_stopped("traffic-train-1")
@@ -175,12 +171,9 @@ def test_a_deleted_job_is_made_again_as_the_next_attempt(
 
 
 def test_everything_can_be_deleted_while_the_operator_is_gone(
-    api: Api, namespace: str, operator: OperatorProcess
+    api: Api, kubelet: Kubelet, namespace: str, operator: OperatorProcess
 ) -> None:
-    kubelet = Kubelet(api, namespace)
-    training = made(namespace)
-    api.create(training)
-    kubelet.run("traffic-train-1")
+    training = started(api, kubelet)
     api.until_phase(training, "Running")
     operator.kill()
     api.remove(training)

@@ -14,7 +14,9 @@ from urllib.parse import urlsplit
 import pytest
 
 import patience
+import ports
 from cluster.control_plane import ControlPlane
+from operator_ring.access import apiserver_of
 from operator_ring.manifests import made
 from tlt_api.resources import KINDS
 from tlt_api.runspec import Owner
@@ -36,8 +38,7 @@ class Forwarder:
         self._target = (host, port)
         self._listener: socket.socket | None = None
         self._sockets: list[socket.socket] = []
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        (self.port,) = ports.free_ports(1)
 
     def open(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", self.port))
@@ -111,21 +112,8 @@ def reported(cluster: ControlPlane, owner: Owner) -> set[str]:
 
 
 def server_of(cluster: ControlPlane, forwarder: Forwarder, pod: str, folder: Path) -> ApiServer:
-    """Return access to the API server as a pod of this name."""
-    container = {"name": "runner", "image": "runner"}
-    body = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": pod, "namespace": NAMESPACE},
-        "spec": {"serviceAccountName": "tlt-runner", "containers": [container]},
-    }
-    cluster.api.create(body)
-    bound = ("--bound-object-kind", "Pod", "--bound-object-name", pod)
-    token = folder / "token"
-    token.write_text(cluster.kubectl("create", "token", "-n", NAMESPACE, "tlt-runner", *bound))
-    authority = folder / "ca.crt"
-    authority.write_bytes(cluster.authority.certificate("ca").read_bytes())
-    return ApiServer("127.0.0.1", forwarder.port, token, authority)
+    """Return access to the API server as a pod of this name, through the forwarder."""
+    return apiserver_of(cluster, NAMESPACE, pod, folder, ("127.0.0.1", forwarder.port))
 
 
 def reporter_of(server: ApiServer, owner: Owner) -> KubernetesReporter:

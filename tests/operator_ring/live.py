@@ -84,11 +84,11 @@ class Kubelet:
 
     def __init__(self, api: Api, namespace: str) -> None:
         self._api = api
-        self._namespace = namespace
+        self.namespace = namespace
 
     def pod(self, job: str) -> Body:
         def first_pod() -> Body | None:
-            pods = self._api.list("Pod", self._namespace, f"job-name={job}")
+            pods = self._api.list("Pod", self.namespace, f"job-name={job}")
             return pods[0] if pods else None
 
         return until(f"a pod of Job {job}", first_pod)
@@ -119,18 +119,18 @@ class Kubelet:
     def remove(self, job: str) -> None:
         """Remove the pod, as a kubelet does once its processes are gone."""
         name = self.pod(job)["metadata"]["name"]
-        self._api.delete("Pod", name, self._namespace, grace_period_seconds=0)
+        self._api.delete("Pod", name, self.namespace, grace_period_seconds=0)
 
     def _write_status(self, job: str, state: Body, ready: bool, **status: Any) -> None:
         pod = self.pod(job)
         name = pod["metadata"]["name"]
         if not pod["spec"].get("nodeName"):
-            metadata = {"name": name, "namespace": self._namespace}
+            metadata = {"name": name, "namespace": self.namespace}
             target = {"kind": "Node", "name": NODE}
             self._api.create({"kind": "Binding", "metadata": metadata, "target": target}, parent="Pod")
         container = {"name": "runner", "image": "i", "imageID": "", "restartCount": 0, "ready": ready}
         status["containerStatuses"] = [container | {"state": state}]
-        self._api.patch("Pod", name, self._namespace, {"status": status}, "status")
+        self._api.patch("Pod", name, self.namespace, {"status": status}, "status")
 
 
 def _now() -> str:
