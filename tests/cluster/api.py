@@ -52,7 +52,7 @@ class KubernetesApi:
             configuration.proxy = None
         self._http = client.ApiClient(configuration)
         # The client keeps what it discovers in a file named after the server's address, and another cluster
-        # gets the same port another day. Once its folder is gone, the client writes no file: memory does.
+        # gets the same port another day. Once the folder is gone, it keeps that in memory alone.
         with tempfile.TemporaryDirectory() as folder:
             self._client = dynamic.DynamicClient(self._http, cache_file=f"{folder}/discovery.json")
         self._resources: dict[tuple[str, str], Resource | Subresource] = {}
@@ -71,7 +71,8 @@ class KubernetesApi:
     def list(self, kind: str, namespace: str | None = None, labels: str | None = None) -> list[Body]:
         """List the objects of a kind that a label selector chooses, in all namespaces by default."""
         answer = self._send("get", kind, namespace=namespace, label_selector=labels)
-        items: list[Body] = answer["items"]
+        # An empty list may come as null.
+        items: list[Body] = answer["items"] or []
         return items
 
     def create(self, manifest: Mapping[str, Any], parent: str = "") -> Body:

@@ -6,13 +6,13 @@ import numpy as np
 import onnx
 import pytest
 
+import tiny
 from fakes import run_task, task_context
-from tiny_detector import settled, tiny_config
+from tiny_detector import SIZE, settled, tiny_config
 from tlt_api.dataset import Dataset
 from tlt_api.exportjob import ExportJobSpec
 from tlt_api.failures import Reason
 from tlt_api.status import Inputs, ResolvedModel, ResolvedRecords
-from tlt_runner.data import sample_digits
 from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
@@ -22,8 +22,7 @@ from tlt_runner.export import precision, verify
 from tlt_runner.storage import Storage
 from tlt_runner.tasks import export
 
-SIZE = 96
-CLASSES = {"one": "one", "seven": "seven"}
+CLASSES = tiny.OTHER_CLASSES
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +43,9 @@ def model_file(model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    root = tmp_path_factory.mktemp("digits")
-    sample_digits.generate(root / "data", 12, SIZE, SIZE, seed=1, classes=[1, 7])
-    dataset = Dataset.model_validate(
-        {
-            "uri": f"file://{root}/data",
-            "targetClassMapping": CLASSES,
-            "imageSize": {"width": SIZE, "height": SIZE},
-            "validation": {"fraction": 0.5},
-        }
-    )
+def records(detector_scenes, tmp_path_factory):
+    root = tmp_path_factory.mktemp("records")
+    dataset = Dataset.model_validate(tiny.dataset(detector_scenes, CLASSES, SIZE, 0.5))
     return prepare(dataset, Storage(scratch=root / "scratch"), f"file://{root}/out")
 
 
