@@ -50,14 +50,17 @@ class Product:
         """The status, once the condition holds for it.
 
         Raises:
-            AssertionError: It does not within the limit; the message shows the last status.
+            AssertionError: It does not within the limit, or the resource has finished without it; the message
+                shows the last status.
         """
         deadline = time.monotonic() + limit_s
         while True:
             status: dict[str, Any] = self.get(kind, name, namespace).get("status", {})
             if until(status):
                 return status
-            assert time.monotonic() < deadline, f"{kind}/{name}: {json.dumps(status, indent=1)}"
+            # A finished resource stays as it is: nothing to wait for.
+            in_time = time.monotonic() < deadline and status.get("phase") not in FINISHED
+            assert in_time, f"{kind}/{name}: {json.dumps(status, indent=1)}"
             time.sleep(1)
 
     def wait_finished(
