@@ -25,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 from coco_scores import coco_scores
 from digits_accuracy import SIZE, TRAINING
+from retinanet import retinanet
 
 from tlt_api.model import Detections
 from tlt_api.training import Training
@@ -47,7 +48,7 @@ def main() -> None:
     keras.utils.set_random_seed(42)
     storage = Storage(volumes_root=options.records, scratch=options.records, s3=None)
     records = load_records(storage, f"file://{options.records.resolve()}")
-    model = retinanet(len(records.manifest.class_names))
+    model = resnet18_retinanet(len(records.manifest.class_names))
     started = time.monotonic()
     images = fit(model, records, options)
     figures = {
@@ -62,24 +63,13 @@ def main() -> None:
     print(json.dumps(figures))
 
 
-def retinanet(classes: int) -> keras.Model:
+def resnet18_retinanet(classes: int) -> keras.Model:
     import keras_hub
 
-    resnet = keras_hub.models.ResNetBackbone(
-        input_conv_filters=[64],
-        input_conv_kernel_sizes=[7],
-        stackwise_num_filters=[64, 128, 256, 512],
-        stackwise_num_blocks=[2, 2, 2, 2],
-        stackwise_num_strides=[1, 2, 2, 2],
-        block_type="basic_block",
-    )
-    pyramid = keras_hub.models.RetinaNetBackbone(resnet, 3, 7, use_p5=False, image_shape=(SIZE, SIZE, 3))
     decoder = keras_hub.layers.NonMaxSuppression(
         "yxyx", from_logits=True, confidence_threshold=Detections().score_threshold
     )
-    model = keras_hub.models.RetinaNetObjectDetector(
-        pyramid, classes, bounding_box_format="yxyx", prediction_decoder=decoder
-    )
+    model = retinanet(classes, SIZE, [2, 2, 2, 2], "basic_block", prediction_decoder=decoder)
     for head, bias in ((model.classification_head, -math.log(99)), (model.box_head, 0.0)):
         for layer in (*head.conv_layers, head.prediction_layer):
             layer.kernel.assign(tf.random.normal(layer.kernel.shape, stddev=0.01))

@@ -83,26 +83,24 @@ def metric(operator: OperatorProcess, name: str) -> float:
 def measure(plane: ControlPlane, api: Api, log: Path, count: int) -> dict[str, Any]:
     """All figures."""
     for name in ("direct", "operated"):
-        api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-        account = {"metadata": {"name": "tlt-runner"}}
-        api.request("POST", f"/api/v1/namespaces/{name}/serviceaccounts", account)
+        api.create({"kind": "Namespace", "metadata": {"name": name}})
+        api.create({"kind": "ServiceAccount", "metadata": {"name": "tlt-runner", "namespace": name}})
     direct = asyncio.run(create_jobs(plane.kubeconfig, "direct", count))
     with OperatorProcess(plane.kubeconfig, log, TLT_NAMESPACES="operated") as operator:
         until("the operator", lambda: operator.get(operator.health_address, "/healthz")[0] == 200)
         time.sleep(3)
         idle, started = resident_mb(operator.pid), cpu_seconds(operator.pid)
-        path = "/apis/tlt.dev/v1alpha1/namespaces/operated/trainingjobs"
 
         def noted() -> list[dict[str, Any]] | None:
             time.sleep(0.5)
-            items = api.items(path)
+            items = api.list("TrainingJob", "operated")
             return items if all(item.get("status", {}).get("jobUid") for item in items) else None
 
         begin = time.monotonic()
         for number in range(count):
             api.create(manifest("operated", number))
         submitted = time.monotonic() - begin
-        items = until("all Jobs", noted, patience=600)
+        items = until("all Jobs", noted, limit_s=600)
         operated = time.monotonic() - begin
         jobs = api.jobs("operated")
         assert len(jobs) == len(items) == count
@@ -116,7 +114,7 @@ def measure(plane: ControlPlane, api: Api, log: Path, count: int) -> dict[str, A
         until(
             "a look at everything",
             lambda: metric(operator, 'tlt_operator_reconciles_total{outcome="ok"') >= count,
-            patience=600,
+            limit_s=600,
         )
         restart = time.monotonic() - begin
     lags = sorted(_moment(jobs[f"{i['metadata']['name']}-train-1"]) - _moment(i) for i in items)

@@ -66,19 +66,9 @@ def ours(size: int, batch: int, mini_batch: int = PROPOSALS) -> Step:
 
 def keras_hub_retinanet(size: int, batch: int) -> Step:
     import keras
-    import keras_hub
+    from retinanet import retinanet
 
-    resnet = keras_hub.models.ResNetBackbone(
-        input_conv_filters=[64],
-        input_conv_kernel_sizes=[7],
-        stackwise_num_filters=[64, 128, 256, 512],
-        stackwise_num_blocks=[3, 4, 6, 3],
-        stackwise_num_strides=[1, 2, 2, 2],
-        block_type="bottleneck_block",
-    )
-    shape = (size, size, 3)
-    pyramid = keras_hub.models.RetinaNetBackbone(resnet, 3, 7, use_p5=False, image_shape=shape)
-    model = keras_hub.models.RetinaNetObjectDetector(pyramid, CLASSES, bounding_box_format="yxyx")
+    model = retinanet(CLASSES, size, [3, 4, 6, 3], "bottleneck_block")
     model.compile(optimizer=keras.optimizers.SGD(1e-6, momentum=0.9), jit_compile=False)
     images, boxes, labels = tensors(size, batch, OBJECTS)
     targets = {"boxes": boxes, "labels": tf.cast(labels, tf.float32)}

@@ -1,13 +1,14 @@
-"""Stand-ins for what surrounds a task: a reporter that remembers, a storage in memory, a context of both."""
+"""Stand-ins for what surrounds a task: a reporter that remembers, a storage in memory, a context, a run."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from tlt_api.status import Artifact, Progress, Section
+from tlt_api.runspec import Owner, RunSpec
+from tlt_api.status import Artifact, Inputs, Progress, Section
 from tlt_runner.cancel import Stop
 from tlt_runner.context import Context, Reporter
 from tlt_runner.errors import NotFoundError
@@ -15,19 +16,28 @@ from tlt_runner.status.file import LocalReporter
 from tlt_runner.storage import Storage, StoredFile
 from tlt_runner.storage.address import Address
 
+UID = "u-1"
+"""UID of the resource of :func:`run_task`."""
 SectionType = TypeVar("SectionType", bound=Section)
 
 
 class RecordingReporter:
-    """A reporter that remembers everything, in order."""
+    """A reporter that remembers everything, in order.
 
-    def __init__(self) -> None:
+    Args:
+        on_progress: what a test does when a task reports its progress, such as asking it to stop.
+    """
+
+    def __init__(self, on_progress: Callable[[Progress], None] | None = None) -> None:
+        self._on_progress = on_progress
         self.progresses: list[Progress] = []
         self.sections: list[Section] = []
         self.artifacts: dict[str, Artifact] = {}
 
     def progress(self, progress: Progress) -> None:
         self.progresses.append(progress)
+        if self._on_progress:
+            self._on_progress(progress)
 
     def report(self, section: Section) -> None:
         self.sections.append(section)
@@ -112,5 +122,12 @@ class MemoryBackend:
 def task_context(folder: Path, reporter: Reporter | None = None, stop: Stop | None = None) -> Context:
     """The surroundings of a task, with a new scratch folder in ``folder``."""
     scratch = folder / "scratch"
-    scratch.mkdir()
+    scratch.mkdir(parents=True)
     return Context(Storage(scratch=scratch), reporter or LocalReporter(None), scratch, stop or Stop())
+
+
+def run_task(task: Any, spec: Any, context: Context, inputs: Inputs | None = None) -> None:
+    """Run a task as the first attempt of a resource with this spec and :data:`UID`."""
+    kind = type(spec).__name__.removesuffix("Spec")
+    owner = Owner(kind=kind, namespace="default", name="tiny", uid=UID)
+    task.run(spec, RunSpec(owner=owner, attempt=1, spec=spec, inputs=inputs or Inputs()), context)

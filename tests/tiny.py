@@ -16,6 +16,8 @@ from tlt_runner.storage import Storage
 SIZE = tiny_detector.TRAINING_SIZE
 IMAGES = 32
 CLASSES = {"zero": "zero", "one": "one"}
+OTHER_CLASSES = {"one": "one", "seven": "seven"}
+"""Classes of the scenes for the tiny detector, which are larger than those of tiny trainings."""
 
 
 def generate_scenes(folder: Path) -> None:
@@ -25,15 +27,22 @@ def generate_scenes(folder: Path) -> None:
     sample_digits.generate(folder, IMAGES, SIZE, SIZE, seed=3, classes=[0, 1])
 
 
+def dataset(
+    scenes: Path, classes: dict[str, str] = CLASSES, size: int = SIZE, fraction: float = 0.25
+) -> dict[str, Any]:
+    """Return ``spec.dataset`` for square scenes, with a fraction of them for validation."""
+    return {
+        "uri": f"file://{scenes}",
+        "targetClassMapping": classes,
+        "imageSize": {"width": size, "height": size},
+        "validation": {"fraction": fraction},
+    }
+
+
 def spec(scenes: Path, output: Path, **sections: Any) -> dict[str, Any]:
     """Return the spec of a TrainingJob on these scenes; each section is merged into that of the spec."""
     whole: dict[str, Any] = {
-        "dataset": {
-            "uri": f"file://{scenes}",
-            "targetClassMapping": CLASSES,
-            "imageSize": {"width": SIZE, "height": SIZE},
-            "validation": {"fraction": 0.25},
-        },
+        "dataset": dataset(scenes),
         "model": tiny_detector.MODEL,
         "training": {"epochs": 2, "batchSizePerGPU": 4},
         "output": {"uri": f"file://{output}"},

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import patience
+import ports
 import tiny
 from forked import Forked
 from tlt_runner.training.distributed.rendezvous import INDEX_VARIABLE
 
-LIMIT_SECONDS = 400
 POLL_SECONDS = 0.2
 
 
@@ -89,11 +89,11 @@ class Worker:
 
     def ended(self) -> int:
         """Its exit code, when it has ended."""
-        return self.process.wait(LIMIT_SECONDS)
+        return self.process.wait(patience.MINUTES)
 
     def wait_for(self, condition: Callable[[Worker], bool]) -> None:
         """Wait until a condition holds."""
-        for _ in range(int(LIMIT_SECONDS / POLL_SECONDS)):
+        for _ in range(int(patience.MINUTES / POLL_SECONDS)):
             if condition(self):
                 return
             assert self.process.poll() is None, self.log[-3000:]
@@ -108,7 +108,7 @@ def trains(worker: Worker) -> bool:
 
 def start(folder: Path, spec: dict[str, Any], count: int) -> list[Worker]:
     """Start so many workers with one RunSpec."""
-    addresses = [f"localhost:{port}" for port in free_ports(count)] if count > 1 else []
+    addresses = [f"localhost:{port}" for port in ports.free_ports(count)] if count > 1 else []
     workers = []
     for index in range(count):
         worker_folder = folder / f"{index}-{time.monotonic_ns()}"
@@ -127,15 +127,6 @@ def start(folder: Path, spec: dict[str, Any], count: int) -> list[Worker]:
         )
         workers.append(Worker(process, worker_folder))
     return workers
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def stopped_at(worker: Worker) -> str:

@@ -6,29 +6,50 @@ one cluster: folder, ports, certificates, and the slot its addresses come from.
 """
 
 import contextlib
+import functools
 import json
 import os
-import socket
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import patience
+import ports
 
 from . import abilities, binaries, records, steps
 from .certificates import Authority
 from .network import Network
 
-READY_LIMIT_S = 90.0
+if TYPE_CHECKING:
+    from .api import KubernetesApi
+
 _NOWHERE = "192.0.2.1"
 
 
 class Cluster:
-    """Base class of every kind of cluster: a kubeconfig, and kubectl with it."""
+    """Base class of every kind of cluster: a kubeconfig, and kubectl and the official client with it."""
+
+    is_local = True
 
     def __init__(self, kubeconfig: Path, server: str) -> None:
         self.kubeconfig = kubeconfig
         self.server = server
+
+    @functools.cached_property
+    def api(self) -> "KubernetesApi":
+        """Requests as the user of the kubeconfig."""
+        # The import takes more than a second, and what starts clusters only does without.
+        from .api import KubernetesApi
+
+        return KubernetesApi(self.kubeconfig, local=self.is_local)
+
+    def close(self) -> None:
+        """Close the connections of `api`, where it was used."""
+        if "api" in self.__dict__:
+            self.api.close()
 
     def kubectl(self, *arguments: str | Path, stdin: str | None = None, check: bool = True) -> str:
         """Runs kubectl against this cluster and returns what it printed.
@@ -94,6 +115,7 @@ def control_plane(name: str | None = None, *, with_node: bool = False) -> Iterat
     try:
         yield plane
     finally:
+        plane.close()
         records.undo(plane.record)
 
 
@@ -103,7 +125,10 @@ def start(name: str, *, with_node: bool = False) -> ControlPlane:
     if with_node:
         abilities.require_node()
     programs = {part: binaries.binary(part) for part in (*_PARTS, "kubectl")}
-    record = records.create(name, "control-plane", with_slot=True)
+    # containerd keeps images by slot. So clusters with a node use the first slots, which have them already;
+    # those without one, of the integration ring that runs at the same time, start from the other end.
+    slots = records.SLOTS if with_node else reversed(records.SLOTS)
+    record = records.create(name, "control-plane", slots)
     try:
         _start(record, programs, with_node)
         return ControlPlane(record)
@@ -130,15 +155,6 @@ def _private_name() -> str:
     return f"run-{os.getpid()}-{_count}"
 
 
-def free_ports(address: str, count: int) -> Sequence[int]:
-    """Ports that are free now. All are held at once so that they differ."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((address, 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
 def _start(record: records.Record, programs: Mapping[str, Path], with_node: bool) -> None:
     assert record.slot is not None
     network = Network(record.slot)
@@ -146,7 +162,7 @@ def _start(record: records.Record, programs: Mapping[str, Path], with_node: bool
     if with_node:
         network.create()
     address = network.host if with_node else "127.0.0.1"
-    port, etcd_port, peer_port = free_ports(address, 3)
+    port, etcd_port, peer_port = ports.free_ports(3, address)
     server = f"https://{address}:{port}"
     record.note(server=server)
 
@@ -215,7 +231,7 @@ def _start(record: records.Record, programs: Mapping[str, Path], with_node: bool
         record.check("kube-apiserver")
         return _is_ready(plane)
 
-    steps.until("the API server to be ready", api_server_is_ready, READY_LIMIT_S)
+    steps.until("the API server to be ready", api_server_is_ready, patience.SECONDS)
     for part, user in (
         ("kube-controller-manager", "system:kube-controller-manager"),
         ("kube-scheduler", "system:kube-scheduler"),
@@ -234,7 +250,7 @@ def _start(record: records.Record, programs: Mapping[str, Path], with_node: bool
         limits = ("--kube-api-qps=500", "--kube-api-burst=1000")
         alone = ("--leader-elect=false", "--secure-port=0")
         record.spawn(part, programs[part], f"--kubeconfig={kubeconfig_of_part}", *alone, *limits, *extra)
-    steps.until("the default service account", lambda: _has_default_account(plane), READY_LIMIT_S)
+    steps.until("the default service account", lambda: _has_default_account(plane), patience.SECONDS)
 
 
 def _is_ready(plane: ControlPlane) -> bool:
@@ -243,7 +259,7 @@ def _is_ready(plane: ControlPlane) -> bool:
         opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
         )
-        with opener.open(f"{plane.server}/readyz", timeout=2) as response:
+        with opener.open(f"{plane.server}/readyz", timeout=10) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False

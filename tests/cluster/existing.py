@@ -17,6 +17,8 @@ _IMAGES = ("TLT_OPERATOR_IMAGE", "TLT_RUNNER_IMAGE")
 class ExistingCluster(Cluster):
     """Somebody else's cluster."""
 
+    is_local = False
+
     def __init__(self, kubeconfig: Path, images: Images) -> None:
         super().__init__(kubeconfig, "")
         self.server = self.kubectl(

@@ -8,13 +8,14 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import patience
+
 from . import binaries, paths, steps
 from .control_plane import ControlPlane
 
 STAGES = paths.SOURCES / "kwok-stages.yaml"
 """Ready at once, running at once; pods of Jobs succeed at once."""
 
-READY_LIMIT_S = 60.0
 _ANNOTATION = "kwok.x-k8s.io/node"
 
 
@@ -54,7 +55,7 @@ class Kwok:
             states = self._plane.kubectl("get", "nodes", "--selector=type=kwok", "-o", condition).split()
             return states == ["True"] * self._nodes
 
-        steps.until(f"{self._nodes} simulated nodes to be ready", are_ready, READY_LIMIT_S)
+        steps.until(f"{self._nodes} simulated nodes to be ready", are_ready, patience.SECONDS)
         return names
 
 

@@ -12,6 +12,8 @@ import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
+import patience
+
 from . import steps
 from .errors import ClusterError
 
@@ -95,7 +97,7 @@ class Network:
         link = Path(f"/sys/class/net/{self.name}")
         if link.exists():
             steps.run("ip", "link", "delete", self.name, check=False)
-        steps.until(f"the link {self.name} to be gone", lambda: not link.exists(), 10)
+        steps.until(f"the link {self.name} to be gone", lambda: not link.exists(), patience.SECONDS)
 
     def _check_unused(self) -> None:
         ours = ipaddress.ip_network(f"{self._prefix}.0.0/16")

@@ -16,13 +16,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import patience
+
 from . import abilities, binaries, images, paths, records, steps
 from .control_plane import Cluster, ControlPlane
 from .errors import ClusterError
 from .network import Network
 
 POD_USER = 65532
-READY_LIMIT_S = 120.0
 NAME = "tlt-node"
 _PATH_LIMIT = 70
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -60,8 +61,7 @@ class Node(Cluster):
     def set_gpus(self, count: int) -> None:
         """Makes scheduler and kubelet believe in that many `nvidia.com/gpu`."""
         values = {"nvidia.com/gpu": str(count)}
-        patch = json.dumps({"status": {"capacity": values, "allocatable": values}})
-        self.kubectl("patch", "node", NAME, "--subresource=status", "--type=merge", "-p", patch)
+        self.api.patch("Node", NAME, None, {"status": {"capacity": values, "allocatable": values}}, "status")
 
     def persistent_volume(
         self, claim_name: str, namespace: str, size: str = "10Gi", folder: Path | None = None
@@ -123,6 +123,7 @@ def node(plane: ControlPlane) -> Iterator[Node]:
     try:
         yield machine
     finally:
+        machine.close()
         records.undo(machine.record)
 
 
@@ -212,7 +213,7 @@ conf_dir = "{directory / "cni"}"
         record.check("containerd")
         return bool(steps.run(*machine.ctr_command("version"), check=False).count("Server:"))
 
-    steps.until("containerd to answer", answers, READY_LIMIT_S)
+    steps.until("containerd to answer", answers, patience.SECONDS)
 
 
 def _start_dns(machine: Node, program: Path) -> None:
@@ -352,9 +353,9 @@ def _start_kubelet(machine: Node, program: Path) -> None:
             machine.record.check(part)
         return _is_ready(machine)
 
-    steps.until("the node to be ready", ready, READY_LIMIT_S)
+    steps.until("the node to be ready", ready, patience.SECONDS)
     steps.until(
-        "the cluster's DNS to answer on its service address", lambda: _dns_answers(network), READY_LIMIT_S
+        "the cluster's DNS to answer on its service address", lambda: _dns_answers(network), patience.SECONDS
     )
 
 
@@ -400,14 +401,15 @@ def _make_cgroups(name: str) -> None:
 def _kill_cgroups(name: str) -> None:
     """Ends every process in our cgroups (all containers) and removes the cgroups."""
     tops = [root / name for root in _cgroup_roots() if (root / name).exists()]
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + patience.SECONDS
     while pids := {pid for top in tops for folder in _cgroups_below(top) for pid in _pids_in(folder)}:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if time.monotonic() > deadline:
             raise ClusterError(
-                f"expected the containers' processes to end within 20 s, but these remain: {sorted(pids)}"
+                f"expected the containers' processes to end within {patience.SECONDS} s, "
+                f"but these remain: {sorted(pids)}"
             )
         time.sleep(0.05)
 

@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import patience
+import ports
+
 from . import abilities, binaries, records, steps
-from .control_plane import free_ports
 from .node import Node
 
-READY_LIMIT_S = 30.0
 _count = 0
 
 
@@ -64,7 +65,7 @@ def object_store(node: Node | None = None, directory: Path | None = None) -> Ite
     record = records.create(f"s3-{os.getpid()}-{_count}", "object-store")
     try:
         address = node.host_address if node else "127.0.0.1"
-        (port,) = free_ports(address, 1)
+        (port,) = ports.free_ports(1, address)
         buckets = directory or record.directory / "buckets"
         buckets.mkdir(parents=True, exist_ok=True)
         store = ObjectStore(f"http://{address}:{port}", "tlt", secrets.token_urlsafe(24), buckets)
@@ -79,7 +80,7 @@ def object_store(node: Node | None = None, directory: Path | None = None) -> Ite
             with socket.socket() as probe:
                 return probe.connect_ex((address, port)) == 0
 
-        steps.until("the S3 server to listen", answers, READY_LIMIT_S)
+        steps.until("the S3 server to listen", answers, patience.SECONDS)
         yield store
     finally:
         records.undo(record)

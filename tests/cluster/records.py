@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from . import paths, steps
@@ -23,7 +23,7 @@ FOLDER = paths.CACHE / "clusters"
 MARK = "TLT_CLUSTER_RECORD"
 """Environment variable of everything started for a record; containerd's shims inherit it."""
 
-_SLOTS = 50
+SLOTS = range(50)
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
@@ -64,7 +64,11 @@ class Record:
         return slot if isinstance(slot, int) else None
 
     def _read(self) -> dict:
-        return json.loads(self._file.read_text())
+        try:
+            return json.loads(self._file.read_text())
+        except FileNotFoundError:
+            # Another test process listed its record, and its owner has ended it since: owners take no lock.
+            return {"owner": None, "processes": [], "facts": {}}
 
     def _write(self, content: Mapping[str, object]) -> None:
         temporary = self._file.with_suffix(".part")
@@ -179,8 +183,13 @@ def find(name: str) -> Record | None:
     return next((record for record in every() if record.name == name), None)
 
 
-def create(name: str, kind: str, with_slot: bool = False) -> Record:
+def create(name: str, kind: str, slots: Iterable[int] = ()) -> Record:
     """A new record, owned by this process, after abandoned ones were ended.
+
+    Args:
+        name: of the record.
+        kind: names the function that undoes it.
+        slots: those to choose from, the preferred ones first; it gets none by default.
 
     Raises:
         ClusterError: the name is taken by a live one, or all slots are.
@@ -193,22 +202,23 @@ def create(name: str, kind: str, with_slot: bool = False) -> Record:
             )
         record = Record(FOLDER / name)
         facts: dict[str, object] = {"kind": kind}
-        if with_slot:
-            facts["slot"] = _free_slot()
+        if slots := list(slots):
+            facts["slot"] = _free_slot(slots)
         record.directory.mkdir(parents=True, exist_ok=True)
         owner = {"pid": os.getpid(), "started": start_time(os.getpid())}
         record._write({"owner": owner, "processes": [], "facts": facts})
     return record
 
 
-def _free_slot() -> int:
+def _free_slot(slots: Iterable[int]) -> int:
     taken = {record.slot for record in every()}
-    for slot in range(_SLOTS):
+    for slot in slots:
         # Another checkout has records elsewhere, but its link would be there.
         if slot not in taken and not Path(f"/sys/class/net/tlt{slot}").exists():
             return slot
     raise ClusterError(
-        f"expected a free slot of {_SLOTS}, but {len(taken)} clusters are running: `python -m cluster status`"
+        f"expected a free slot of {len(SLOTS)}, but {len(taken)} clusters are running: "
+        "`python -m cluster status`"
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from kubernetes.client import ApiException
 
 from cluster import abilities, existing, paths, steps
 from cluster.__main__ import attach, up
@@ -50,7 +51,7 @@ def main() -> int:
         print("  .venv/bin/tlt sample-data digits .tlt/volumes/tlt-data/digits")
         print("  .venv/bin/tlt run manifests/samples/digits\n")
         return 2
-    except ClusterError as error:
+    except (ClusterError, ApiException) as error:
         print(f"\ndemo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

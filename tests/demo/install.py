@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+import patience
 from cluster import paths, steps
 from cluster.control_plane import Cluster
 from cluster.existing import ExistingCluster
@@ -35,7 +36,7 @@ def operator(cluster: Cluster, images: Images) -> None:
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     steps.say("installing the operator from manifests/base")
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-k", folder)
-    rollout = ("rollout", "status", "deployment/tlt-operator", "-n", "tlt-system", "--timeout=180s")
+    rollout = ("rollout", "status", "deployment/tlt-operator", "-n", "tlt-system", patience.KUBECTL)
     cluster.kubectl(*rollout)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import patience
 from cluster import binaries, steps
 from cluster.control_plane import Cluster
 from cluster.errors import ClusterError
@@ -64,9 +65,11 @@ def execute(
     command = ("exec", "-i", "-n", namespace, _POD, "--", "python", "-c", code)
     program = [str(binaries.binary("kubectl")), "--kubeconfig", str(cluster.kubeconfig), *command]
     try:
-        return subprocess.run(program, input=data or b"", capture_output=True, check=False, timeout=120)
+        return subprocess.run(
+            program, input=data or b"", capture_output=True, check=False, timeout=patience.SECONDS
+        )
     except subprocess.TimeoutExpired:
-        raise ClusterError(f"{_POD} in {namespace} did not answer within 120 s") from None
+        raise ClusterError(f"{_POD} in {namespace} did not answer within {patience.SECONDS} s") from None
 
 
 @contextlib.contextmanager
@@ -98,7 +101,7 @@ def pod(cluster: Cluster, image: str, namespace: str, claim: str) -> Iterator[No
     cluster.kubectl("delete", "pod", _POD, "-n", namespace, "--ignore-not-found")
     cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
     try:
-        cluster.kubectl("wait", "--for=condition=Ready", f"pod/{_POD}", "-n", namespace, "--timeout=180s")
+        cluster.kubectl("wait", "--for=condition=Ready", f"pod/{_POD}", "-n", namespace, patience.KUBECTL)
         yield
     finally:
         cluster.kubectl("delete", "pod", _POD, "-n", namespace, "--wait=false")

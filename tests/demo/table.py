@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from types import TracebackType
 from typing import Any, Self
@@ -15,14 +14,16 @@ from cluster.control_plane import Cluster
 from tlt_api.resources import KINDS
 
 FINISHED = ("Succeeded", "Failed")
-_ORDER = ["TrainingJob", "PruneJob", "ExportJob"]
 
 
 def fetch(cluster: Cluster, namespace: str) -> list[dict[str, Any]]:
     """Return all resources of our kinds in the namespace, by kind (parents first) and name."""
-    text = cluster.kubectl("get", "trainingjobs,prunejobs,exportjobs", "-n", namespace, "-o", "json")
-    items: list[dict[str, Any]] = json.loads(text)["items"]
-    return sorted(items, key=lambda item: (_ORDER.index(item["kind"]), item["metadata"]["name"]))
+    # The items of a list come without their kind.
+    return [
+        {"kind": kind, **item}
+        for kind in KINDS
+        for item in sorted(cluster.api.list(kind, namespace), key=lambda item: item["metadata"]["name"])
+    ]
 
 
 def is_finished(item: dict[str, Any]) -> bool:

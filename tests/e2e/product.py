@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import patience
 from cluster import paths
 from cluster.existing import ExistingCluster
 from cluster.images import Images
@@ -30,15 +31,13 @@ class Product:
 
     def get(self, kind: str, name: str, namespace: str) -> dict[str, Any]:
         """The object as JSON data."""
-        text = self.cluster.kubectl("get", kind, name, "-n", namespace, "-o", "json")
-        result: dict[str, Any] = json.loads(text)
-        return result
+        body = self.cluster.api.get(kind, name, namespace)
+        assert body is not None, f"expected {kind} {name} in {namespace}, but it does not exist"
+        return body
 
-    def list(self, kind: str, namespace: str, *selector: str) -> list[dict[str, Any]]:
-        """Objects of a kind as JSON data."""
-        text = self.cluster.kubectl("get", kind, "-n", namespace, "-o", "json", *selector)
-        result: list[dict[str, Any]] = json.loads(text)["items"]
-        return result
+    def list(self, kind: str, namespace: str, labels: str | None = None) -> list[dict[str, Any]]:
+        """Objects of a kind as JSON data, those that a label selector chooses."""
+        return self.cluster.api.list(kind, namespace, labels)
 
     def wait(
         self,
@@ -46,22 +45,27 @@ class Product:
         name: str,
         namespace: str,
         until: Callable[[dict[str, Any]], bool],
-        limit_s: float = 300,
+        limit_s: float = patience.MINUTES,
     ) -> dict[str, Any]:
         """The status, once the condition holds for it.
 
         Raises:
-            AssertionError: It does not within the limit; the message shows the last status.
+            AssertionError: It does not within the limit, or the resource has finished without it; the message
+                shows the last status.
         """
         deadline = time.monotonic() + limit_s
         while True:
             status: dict[str, Any] = self.get(kind, name, namespace).get("status", {})
             if until(status):
                 return status
-            assert time.monotonic() < deadline, f"{kind}/{name}: {json.dumps(status, indent=1)}"
+            # A finished resource stays as it is: nothing to wait for.
+            in_time = time.monotonic() < deadline and status.get("phase") not in FINISHED
+            assert in_time, f"{kind}/{name}: {json.dumps(status, indent=1)}"
             time.sleep(1)
 
-    def wait_finished(self, kind: str, name: str, namespace: str, limit_s: float = 420) -> dict[str, Any]:
+    def wait_finished(
+        self, kind: str, name: str, namespace: str, limit_s: float = patience.MINUTES
+    ) -> dict[str, Any]:
         """The status of a finished resource."""
         return self.wait(kind, name, namespace, lambda status: status.get("phase") in FINISHED, limit_s)
 

@@ -49,7 +49,7 @@ def test_each_wrong_input_fails_with_its_reason(product: Product, applied: str, 
     if name == "no-gpu" and not isinstance(product.cluster, Node):
         pytest.skip("an existing cluster's nodes cannot be given GPUs that are not there")
     _, reason, message = CASES[name]
-    status = product.wait_finished("tj", name, applied)
+    status = product.wait_finished("TrainingJob", name, applied)
     assert status["phase"] == "Failed"
     assert status["failure"]["reason"] == reason, status["failure"]
     assert message in status["failure"]["message"]
@@ -62,7 +62,7 @@ def test_children_of_a_failed_parent_fail_with_a_message(product: Product, appli
     output = {"uri": "pvc://tlt-data/runs/orphan"}
     spec = {"model": {"trainingJobRef": {"name": "no-class"}}, "threshold": 0.5, "output": output}
     product.cluster.apply(resource("PruneJob", "orphan", applied, spec))
-    status = product.wait_finished("pj", "orphan", applied)
+    status = product.wait_finished("PruneJob", "orphan", applied)
     assert status["failure"]["reason"] == "DependencyFailed"
     assert "UnknownClass" in status["failure"]["message"]
 
@@ -70,7 +70,7 @@ def test_children_of_a_failed_parent_fail_with_a_message(product: Product, appli
 def test_an_out_of_memory_kill_is_retried_with_half_the_batch(product: Product, applied: str) -> None:
     changes = {"resources": {"gpus": 0, "memory": "150Mi"}, "runPolicy": {"maxRetries": 1}}
     product.cluster.apply(training("squeezed", applied, **changes))
-    status = product.wait_finished("tj", "squeezed", applied)
+    status = product.wait_finished("TrainingJob", "squeezed", applied)
     assert (status["phase"], status["attempt"]) == ("Failed", 2)
     assert status["failure"]["reason"] == "OutOfMemory"
     assert status["history"][0]["remedy"] == "batchSizePerGPU 4 -> 2, gradientAccumulationSteps 1 -> 2"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+import patience
 from demo import loader
 from e2e.product import Product, make_namespace
 from tlt_runner.data.sample_digits import Scenes
@@ -25,18 +26,18 @@ def flow(product: Product) -> dict[str, dict[str, Any]]:
         document = yaml.safe_load((SAMPLES / f"{file}.yaml").read_text())
         product.cluster.kubectl("apply", "-n", NAMESPACE, "-f", "-", stdin=json.dumps(document))
     names = {
-        "train": ("tj", "digits"),
-        "prune": ("pj", "digits-pruned"),
-        "retrain": ("tj", "digits-retrained"),
-        "export": ("ej", "digits"),
+        "train": ("TrainingJob", "digits"),
+        "prune": ("PruneJob", "digits-pruned"),
+        "retrain": ("TrainingJob", "digits-retrained"),
+        "export": ("ExportJob", "digits"),
     }
     return {
-        step: product.wait_finished(kind, name, NAMESPACE, limit_s=1500)
+        step: product.wait_finished(kind, name, NAMESPACE, limit_s=2 * patience.MINUTES)
         for step, (kind, name) in names.items()
     }
 
 
-pytestmark = pytest.mark.timeout(3000)
+pytestmark = pytest.mark.timeout(5 * patience.MINUTES)
 
 
 def test_all_four_resources_succeed_at_the_first_attempt(flow: dict[str, dict[str, Any]]) -> None:
@@ -95,6 +96,6 @@ def test_kubectl_get_shows_epoch_map_and_phase(product: Product, flow: dict[str,
 
 
 def test_every_transition_left_an_event(product: Product, flow: dict[str, dict[str, Any]]) -> None:
-    events = product.list("events", NAMESPACE)
+    events = product.list("Event", NAMESPACE)
     mine = {e["reason"] for e in events if e["involvedObject"]["name"] == "digits-pruned"}
     assert {"WaitingForDependency", "CreatingJob", "Running", "Succeeded"} <= mine, mine

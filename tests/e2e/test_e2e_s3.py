@@ -48,16 +48,17 @@ def test_a_training_reads_and_writes_an_object_store_with_the_keys_of_a_secret(
     }
     product.cluster.apply(resource("PruneJob", "remote-pruned", namespace, spec))
 
-    trained = product.wait_finished("tj", "remote", namespace)
+    trained = product.wait_finished("TrainingJob", "remote", namespace)
     assert trained["phase"] == "Succeeded", trained.get("failure")
-    pruned = product.wait_finished("pj", "remote-pruned", namespace)
+    pruned = product.wait_finished("PruneJob", "remote-pruned", namespace)
     assert pruned["phase"] == "Succeeded", pruned.get("failure")
     for artifact in trained["artifacts"] + pruned["artifacts"]:
         stored = s3.directory / artifact["uri"].removeprefix("s3://")
         assert hashlib.sha256(stored.read_bytes()).hexdigest() == artifact["sha256"]
 
-    objects = [product.get("tj", "remote", namespace)]
-    objects += product.list("pods,jobs,events", namespace)
+    objects = [product.get("TrainingJob", "remote", namespace)]
+    for kind in ("Pod", "Job", "Event"):
+        objects += product.list(kind, namespace)
     logs = product.cluster.kubectl("logs", "-n", namespace, "job/remote-train-1")
     assert s3.secret_key not in json.dumps(objects)
     assert s3.secret_key not in logs
@@ -72,5 +73,5 @@ def test_wrong_keys_fail_as_storage_denied(product: Product, namespace: str, s3:
     body = training("denied", namespace, storage=storage)
     body["spec"]["dataset"]["uri"] = "s3://closed/digits"
     product.cluster.apply(body)
-    status = product.wait_finished("tj", "denied", namespace)
+    status = product.wait_finished("TrainingJob", "denied", namespace)
     assert (status["phase"], status["failure"]["reason"]) == ("Failed", "StorageDenied")

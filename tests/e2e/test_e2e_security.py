@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import patience
 from cluster import binaries
 from e2e.product import Product, training
 
@@ -41,10 +42,9 @@ def pod(product: Product, namespace: str) -> str:
     """A pod named and privileged as the runner of TrainingJob mine; mine and other exist, suspended."""
     for name in ("mine", "other", "mine-train-1"):
         product.cluster.apply(training(name, namespace, suspend=True))
-        product.wait("tj", name, namespace, lambda status: status.get("phase") == "Suspended")
+        product.wait("TrainingJob", name, namespace, lambda status: status.get("phase") == "Suspended")
         announced = {"status": {"jobName": f"{name}-train-1"}}
-        flags = ("--subresource=status", "--type=merge", "-p", json.dumps(announced))
-        product.cluster.kubectl("patch", "tj", name, "-n", namespace, *flags)
+        product.cluster.api.patch("TrainingJob", name, namespace, announced, "status")
     container = {
         "name": "runner",
         "image": product.images.operator,
@@ -66,9 +66,9 @@ def pod(product: Product, namespace: str) -> str:
     spec = {"backoffLimit": 0, "template": {"spec": template}}
     product.cluster.apply({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec})
     selector = ("-n", namespace, "-l", "job-name=mine-train-1")
-    product.cluster.kubectl("wait", "--for=create", "pod", *selector, "--timeout=60s")
-    product.cluster.kubectl("wait", "--for=condition=Ready", "pod", *selector, "--timeout=120s")
-    (item,) = product.list("pods", namespace, "-l", "job-name=mine-train-1")
+    product.cluster.kubectl("wait", "--for=create", "pod", *selector, patience.KUBECTL)
+    product.cluster.kubectl("wait", "--for=condition=Ready", "pod", *selector, patience.KUBECTL)
+    (item,) = product.list("Pod", namespace, "job-name=mine-train-1")
     name: str = item["metadata"]["name"]
     return name
 
@@ -95,7 +95,7 @@ def report(product: Product, namespace: str, pod: str, name: str, status: Any, p
 
 def test_a_runner_reports_on_its_own_resource(product: Product, namespace: str, pod: str) -> None:
     assert report(product, namespace, pod, "mine", {"progress": {"epoch": 3}}) == "200"
-    assert product.get("tj", "mine", namespace)["status"]["progress"]["epoch"] == 3
+    assert product.get("TrainingJob", "mine", namespace)["status"]["progress"]["epoch"] == 3
 
 
 @pytest.mark.parametrize("name", ["other", "mine-train-1"])

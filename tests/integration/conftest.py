@@ -56,6 +56,17 @@ def tiny_onnx_fp16(tiny_onnx: ModelProto) -> ModelProto:
 
 
 @pytest.fixture(scope="session")
+def detector_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve scenes of the tiny detector's size with digits of tiny.OTHER_CLASSES. Tests only read them."""
+    from tiny_detector import SIZE
+    from tlt_runner.data import sample_digits
+
+    folder = tmp_path_factory.mktemp("digits")
+    sample_digits.generate(folder, 12, SIZE, SIZE, seed=1, classes=[1, 7])
+    return folder
+
+
+@pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data set of tiny trainings. Tests only read it: records are made at each output address."""
     import tiny

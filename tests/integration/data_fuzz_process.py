@@ -31,7 +31,7 @@ from tlt_runner.errors import RunnerError
 
 MEMORY = 384 << 20
 """Bytes that a process may take beyond what it has after its imports."""
-SECONDS = 300
+SECONDS = 900
 """Limit on the time of all cases, many times what they take; a process that exceeds it hangs."""
 LONGEST_MESSAGE = 1_000
 

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import yaml
 
+import patience
+from fakes import run_task, task_context
 from tlt_api.model import Anchors
-from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import AnchorsStatus
 from tlt_api.trainingjob import TrainingJobSpec
-from tlt_runner.cancel import Stop
-from tlt_runner.context import Context
 from tlt_runner.data import sample_digits
 from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.data.records import Records
@@ -67,12 +66,10 @@ def job(scenes: Path, output: Path, **model: Any) -> dict[str, Any]:
     }
 
 
-def execute(task: Any, spec: dict[str, Any], scratch: Path) -> AnchorsStatus | None:
-    scratch.mkdir(parents=True)
+def execute(task: Any, spec: dict[str, Any], folder: Path) -> AnchorsStatus | None:
     reporter = LocalReporter(None)
-    owner = Owner(kind="TrainingJob", namespace="default", name="t", uid="u")
-    run = RunSpec(owner=owner, attempt=1, spec=TrainingJobSpec.model_validate(spec))
-    task.run(run.spec, run, Context(Storage(scratch=scratch), reporter, scratch, Stop()))
+    context = task_context(folder, reporter)
+    run_task(task, TrainingJobSpec.model_validate(spec), context)
     return reporter.snapshot().anchors
 
 
@@ -128,7 +125,9 @@ def test_the_command_prints_a_table_and_the_yaml_to_paste(scenes: Path, tmp_path
     }
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(manifest))
     command = [sys.executable, "-m", "tlt_runner", "anchors", "-f", "job.yaml"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=patience.MINUTES, check=False
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     header = next(line for line in lines if line.startswith("ANCHORS"))

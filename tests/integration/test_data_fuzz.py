@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import patience
+
 SCRIPT = Path(__file__).with_name("data_fuzz_process.py")
 LINES = {"UnreadableLabel", "WrongColumns", "NotANumber", "InvertedBox", "UnknownClass"}
 KINDS = [
@@ -37,7 +39,7 @@ def test_mutated_files_lead_to_findings_and_never_to_a_crash(
     kind: str, cases: int, verdicts: set[str], tmp_path: Path
 ) -> None:
     command = [sys.executable, str(SCRIPT), kind, str(cases), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patience.MINUTES, check=False)
     assert done.returncode == 0, done.stderr[-8000:]
     summary = json.loads(done.stdout.splitlines()[-1])
     assert summary["cases"] > cases

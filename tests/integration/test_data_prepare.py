@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fakes import RecordingReporter
+from fakes import RecordingReporter, run_task
 from tlt_api.dataset import Dataset
 from tlt_api.failures import CLASSES, Reason
-from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import DatasetStatus, Progress
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.cancel import Stop
@@ -374,13 +373,12 @@ def test_a_file_that_changes_while_it_is_read_ends_the_run_and_makes_no_record(
     _good(folder, 10)
     file = folder.root / "training" / part
 
-    class ChangesAfterTheSurvey(RecordingReporter):
-        def progress(self, progress: Progress) -> None:
-            if (progress.stage, progress.step) == ("survey", 10):
-                file.unlink() if removed else file.write_bytes(file.read_bytes() + b"\n")
+    def change_after_the_survey(progress: Progress) -> None:
+        if (progress.stage, progress.step) == ("survey", 10):
+            file.unlink() if removed else file.write_bytes(file.read_bytes() + b"\n")
 
     with pytest.raises(RunnerError) as caught:
-        prepare(folder.dataset(), storage, output, ChangesAfterTheSurvey())  # type: ignore[arg-type]
+        prepare(folder.dataset(), storage, output, RecordingReporter(change_after_the_survey))
     assert CLASSES[caught.value.reason].retryable
     assert f"training/{part}" in caught.value.message
     # good003 is for training: neither its shard nor a manifest is there; the other shard may be whole.
@@ -402,13 +400,12 @@ def test_a_stopped_run_leaves_finished_shards_to_the_next(
     _good(folder, 100)
     stop = Stop()
 
-    class StopsAtForty(RecordingReporter):
-        def progress(self, progress: Progress) -> None:
-            if (progress.stage, progress.step) == ("convert", 40):
-                stop.request()
+    def stop_at_forty(progress: Progress) -> None:
+        if (progress.stage, progress.step) == ("convert", 40):
+            stop.request()
 
     with pytest.raises(RunnerError) as caught:
-        prepare(folder.dataset(), storage, output, StopsAtForty(), stop)  # type: ignore[arg-type]
+        prepare(folder.dataset(), storage, output, RecordingReporter(stop_at_forty), stop)
     assert caught.value.reason == Reason.INTERRUPTED
     (left,) = (tmp_path / "out/tfrecords").iterdir()
     written = {path.name: path.stat().st_mtime_ns for path in left.iterdir()}
@@ -429,8 +426,7 @@ def test_the_convert_task_prepares_and_reports(
     _good(folder, 3)
     reporter = RecordingReporter()
     spec = TrainingJobSpec.model_validate({"dataset": folder.dataset().to_wire(), "output": {"uri": output}})
-    run = RunSpec(owner=Owner(kind="TrainingJob", namespace="n", name="t", uid="u"), attempt=1, spec=spec)
-    convert.run(run.spec, run, Context(storage, reporter, tmp_path / "scratch", Stop()))  # type: ignore[arg-type]
+    run_task(convert, spec, Context(storage, reporter, tmp_path / "scratch", Stop()))
     assert reporter.last(DatasetStatus).images == 3
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fakes import task_context
-from tiny_detector import settled, tiny_config
+import tiny
+from fakes import UID, run_task, task_context
+from tiny_detector import SIZE, settled, tiny_config
 from tlt_api.failures import Reason
-from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import Inputs, ResolvedModel
 from tlt_api.trainingjob import TrainingJobSpec
-from tlt_runner.data import sample_digits
 from tlt_runner.data.input_pipeline import batches
 from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.detector import model as detector
@@ -21,15 +20,7 @@ from tlt_runner.evaluation.evaluate import keras_detector
 from tlt_runner.tasks import evaluate
 from tlt_runner.training.checkpoint import model_file
 
-SIZE = 96
-CLASSES = {"one": "one", "seven": "seven"}
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("digits")
-    sample_digits.generate(folder, 10, SIZE, SIZE, seed=1, classes=[1, 7])
-    return folder
+CLASSES = tiny.OTHER_CLASSES
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +40,7 @@ class Run:
         self.reporter = self.context.reporter
         self.spec = TrainingJobSpec.model_validate(
             {
-                "dataset": {
-                    "uri": f"file://{scenes}",
-                    "targetClassMapping": CLASSES,
-                    "imageSize": {"width": SIZE, "height": SIZE},
-                    "validation": {"fraction": 0.5},
-                },
+                "dataset": tiny.dataset(scenes, CLASSES, SIZE, 0.5),
                 "training": {"batchSizePerGPU": 4},
                 "evaluation": {"averagePrecision": "voc07", "iouThreshold": 0.25},
                 "output": {"uri": f"file://{self.output}"},
@@ -63,13 +49,12 @@ class Run:
 
     def __call__(self, start=None):
         inputs = Inputs(model=ResolvedModel(uri=f"file://{start}") if start else None)
-        owner = Owner(kind="TrainingJob", namespace="default", name="t", uid="u")
-        evaluate.run(self.spec, RunSpec(owner=owner, attempt=1, spec=self.spec, inputs=inputs), self.context)
+        run_task(evaluate, self.spec, self.context, inputs)
         return self.reporter.snapshot()
 
 
-def test_the_best_model_is_evaluated_on_the_validation_images(scenes, model, tmp_path):
-    run = Run(tmp_path, scenes)
+def test_the_best_model_is_evaluated_on_the_validation_images(detector_scenes, model, tmp_path):
+    run = Run(tmp_path, detector_scenes)
     detector.save(model, run.output / "best.keras")
     metrics = run().metrics
     records = prepare(run.spec.dataset, run.storage, run.spec.output.uri)
@@ -79,37 +64,39 @@ def test_the_best_model_is_evaluated_on_the_validation_images(scenes, model, tmp
     assert metrics.iou_threshold == 0.25
 
 
-def test_without_a_trained_model_the_initial_one_is_evaluated(scenes, model, tmp_path):
-    run = Run(tmp_path, scenes)
+def test_without_a_trained_model_the_initial_one_is_evaluated(detector_scenes, model, tmp_path):
+    run = Run(tmp_path, detector_scenes)
     detector.save(model, tmp_path / "pruned.keras")
     assert run(start=tmp_path / "pruned.keras").metrics.m_ap is not None
 
 
-def test_evaluation_without_any_model_asks_to_train_first(scenes, tmp_path):
+def test_evaluation_without_any_model_asks_to_train_first(detector_scenes, tmp_path):
     with pytest.raises(RunnerError, match=r"best\.keras does not exist") as error:
-        Run(tmp_path, scenes)()
+        Run(tmp_path, detector_scenes)()
     assert error.value.reason == Reason.INVALID_SPEC
 
 
-def test_a_model_of_other_classes_is_refused(scenes, tmp_path):
-    run = Run(tmp_path, scenes)
+def test_a_model_of_other_classes_is_refused(detector_scenes, tmp_path):
+    run = Run(tmp_path, detector_scenes)
     detector.save(detector.build(tiny_config(class_names=["bus", "car"]), 0), run.output / "best.keras")
     with pytest.raises(RunnerError, match="bus, car") as error:
         run()
     assert error.value.reason == Reason.MODEL_MISMATCH
 
 
-@pytest.mark.parametrize(("uid", "warned"), [("u", False), ("before", True)], ids=["own", "of another run"])
-def test_evaluating_a_model_of_another_run_logs_a_warning(scenes, model, tmp_path, caplog, uid, warned):
-    run = Run(tmp_path, scenes)
+@pytest.mark.parametrize(("uid", "warned"), [(UID, False), ("before", True)], ids=["own", "of another run"])
+def test_evaluating_a_model_of_another_run_logs_a_warning(
+    detector_scenes, model, tmp_path, caplog, uid, warned
+):
+    run = Run(tmp_path, detector_scenes)
     origin = model_file.Origin(run=uid, job="default/elder", epoch=7)
     model_file.save(model, run.output / "best.keras", origin)
     assert run().metrics.m_ap is not None
     assert any("default/elder" in line and "epoch 7" in line for line in caplog.messages) == warned
 
 
-def test_a_stop_ends_the_evaluation(scenes, model, tmp_path):
-    run = Run(tmp_path, scenes)
+def test_a_stop_ends_the_evaluation(detector_scenes, model, tmp_path):
+    run = Run(tmp_path, detector_scenes)
     detector.save(model, run.output / "best.keras")
     run.context.stop.request()
     with pytest.raises(RunnerError) as error:

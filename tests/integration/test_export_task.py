@@ -6,14 +6,13 @@ import numpy as np
 import onnx
 import pytest
 
-from fakes import task_context
-from tiny_detector import settled, tiny_config
+import tiny
+from fakes import run_task, task_context
+from tiny_detector import SIZE, settled, tiny_config
 from tlt_api.dataset import Dataset
 from tlt_api.exportjob import ExportJobSpec
 from tlt_api.failures import Reason
-from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import Inputs, ResolvedModel, ResolvedRecords
-from tlt_runner.data import sample_digits
 from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
@@ -23,8 +22,7 @@ from tlt_runner.export import precision, verify
 from tlt_runner.storage import Storage
 from tlt_runner.tasks import export
 
-SIZE = 96
-CLASSES = {"one": "one", "seven": "seven"}
+CLASSES = tiny.OTHER_CLASSES
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +43,9 @@ def model_file(model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    root = tmp_path_factory.mktemp("digits")
-    sample_digits.generate(root / "data", 12, SIZE, SIZE, seed=1, classes=[1, 7])
-    dataset = Dataset.model_validate(
-        {
-            "uri": f"file://{root}/data",
-            "targetClassMapping": CLASSES,
-            "imageSize": {"width": SIZE, "height": SIZE},
-            "validation": {"fraction": 0.5},
-        }
-    )
+def records(detector_scenes, tmp_path_factory):
+    root = tmp_path_factory.mktemp("records")
+    dataset = Dataset.model_validate(tiny.dataset(detector_scenes, CLASSES, SIZE, 0.5))
     return prepare(dataset, Storage(scratch=root / "scratch"), f"file://{root}/out")
 
 
@@ -74,8 +64,7 @@ class Run:
             records=records and ResolvedRecords(uri=records.uri, digest=records.digest),
         )
         spec = ExportJobSpec.model_validate({"model": {"uri": f"file://{model_file}"}, **self.spec})
-        owner = Owner(kind="ExportJob", namespace="default", name="e", uid="u")
-        export.run(spec, RunSpec(owner=owner, attempt=1, spec=spec, inputs=inputs), self.context)
+        run_task(export, spec, self.context, inputs)
         return self.reporter.snapshot()
 
 

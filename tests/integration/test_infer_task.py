@@ -12,10 +12,13 @@ import cv2
 import numpy as np
 import pytest
 
+import patience
+from fakes import RecordingReporter
 from tiny_detector import settled, tiny_config
 from tlt_api.failures import CLASSES, Reason
 from tlt_api.status import Progress
 from tlt_runner.cancel import Stop
+from tlt_runner.context import Reporter
 from tlt_runner.data.images import geometry
 from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
@@ -64,7 +67,7 @@ class Run:
         self.scratch = output.parent / "scratch"
         self.scratch.mkdir(exist_ok=True)
 
-    def __call__(self, stop: Stop | None = None, reporter: LocalReporter | None = None) -> InferenceReport:
+    def __call__(self, stop: Stop | None = None, reporter: Reporter | None = None) -> InferenceReport:
         storage = Storage(scratch=self.scratch)
         inputs = request.check(self.request, storage)
         return run.run(self.request, inputs, reporter or LocalReporter(None), stop or Stop())
@@ -282,27 +285,19 @@ def test_an_inference_without_usable_images_fails_and_leaves_a_report(
     assert [item["file"] for item in stored(tmp_path / "out")["skipped"]] == ["a.jpg"]  # type: ignore[attr-defined]
 
 
-class StopAfter(LocalReporter):
-    """Asks to stop when so many images are done."""
-
-    def __init__(self, images: int, stop: Stop) -> None:
-        super().__init__(None)
-        self._images = images
-        self._stop = stop
-
-    def progress(self, progress: Progress) -> None:
-        if progress.step == self._images:
-            self._stop.request()
-
-
 def test_files_written_before_an_interruption_stay_and_the_next_run_completes_them(
     model_file: Path, images: Path, tmp_path: Path
 ) -> None:
     for index in range(run.BATCH + 1):
         save(images, f"{index}.jpg", picture(20 + index))
     out, stop = tmp_path / "out", Stop()
+
+    def stop_after_one_batch(progress: Progress) -> None:
+        if progress.step == run.BATCH:
+            stop.request()
+
     with pytest.raises(RunnerError, match="stopped at image 4 of 5; 8 files are in") as caught:
-        Run(model_file, images, out)(stop, StopAfter(run.BATCH, stop))
+        Run(model_file, images, out)(stop, RecordingReporter(stop_after_one_batch))
     assert caught.value.reason == Reason.INTERRUPTED
     assert (stored(out)["whole"], stored(out)["inferredImages"]) == (False, 4)
     report = Run(model_file, images, out)()
@@ -329,7 +324,7 @@ def test_a_signal_ends_the_command_with_a_report_of_what_is_done(
     while process.poll() is None and not any((tmp_path / "out" / "labels").glob("*")):
         time.sleep(0.02)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=patience.MINUTES)
     assert process.returncode == CLASSES[Reason.INTERRUPTED].exit_code, output[-2000:]
     report = stored(tmp_path / "out")
     assert not report["whole"]
@@ -340,7 +335,12 @@ def test_the_command_prints_a_summary(model_file: Path, images: Path, tmp_path: 
     save(images, "a.jpg", picture(4))
     (images / "b.jpg").write_text("no image")
     done = subprocess.run(
-        command(model_file), cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+        command(model_file),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=patience.MINUTES,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

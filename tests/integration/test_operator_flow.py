@@ -8,22 +8,37 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from kubernetes.client import ApiException
 
 from cluster.control_plane import ControlPlane
 from operator_ring.access import connection_of, kubeconfig_of
-from operator_ring.live import Api, ApiAnswerError, Kubelet, OperatorProcess, until
+from operator_ring.live import Api, Kubelet, OperatorProcess, until
 from operator_ring.manifests import BEST, SHA, made
 from tlt_api.resources import KINDS
 from tlt_operator.cluster.client import ConflictError
 from tlt_operator.cluster.http import HttpClient
 
 
+@pytest.fixture
+def kubelet(api: Api, namespace: str) -> Kubelet:
+    """The kubelet of the pods in this test's namespace."""
+    return Kubelet(api, namespace)
+
+
+def started(api: Api, kubelet: Kubelet, **spec: Any) -> dict[str, Any]:
+    """Return a TrainingJob whose first attempt runs."""
+    training = made(kubelet.namespace, **spec)
+    api.create(training)
+    kubelet.run("traffic-train-1")
+    return training
+
+
 def test_a_flow_applied_child_first_runs_to_its_end(
-    api: Api, namespace: str, operator: OperatorProcess
+    api: Api, kubelet: Kubelet, namespace: str, operator: OperatorProcess
 ) -> None:
-    kubelet = Kubelet(api, namespace)
     export = made(namespace, "ExportJob", "deploy")
     prune = made(namespace, "PruneJob", "small")
     training = made(namespace)
@@ -47,18 +62,15 @@ def test_a_flow_applied_child_first_runs_to_its_end(
     assert "annotations" not in stored["metadata"]
     managers = {entry["manager"] for entry in stored["metadata"]["managedFields"]}
     assert {"tlt-operator", "tlt-runner"} <= managers
-    events = api.items(f"/api/v1/namespaces/{namespace}/events")
+    events = api.list("Event", namespace)
     reasons = {item["reason"] for item in events if item["involvedObject"]["name"] == "traffic"}
     assert {"CreatingJob", "Running", "Succeeded"} <= reasons
 
 
 def test_the_attempt_after_out_of_memory_has_half_the_batch_size(
-    api: Api, namespace: str, operator: OperatorProcess
+    api: Api, kubelet: Kubelet, operator: OperatorProcess
 ) -> None:
-    kubelet = Kubelet(api, namespace)
-    training = made(namespace)
-    api.create(training)
-    kubelet.run("traffic-train-1")
+    training = started(api, kubelet)
     kubelet.end("traffic-train-1", 137, "OOMKilled")
     pod = kubelet.pod("traffic-train-2")
     run = json.loads(pod["metadata"]["annotations"]["tlt.dev/run-spec"])
@@ -71,12 +83,9 @@ def test_the_attempt_after_out_of_memory_has_half_the_batch_size(
 
 
 def test_an_evicted_pod_is_distinguished_from_a_failed_run_and_costs_no_retry(
-    api: Api, namespace: str, operator: OperatorProcess
+    api: Api, kubelet: Kubelet, operator: OperatorProcess
 ) -> None:
-    kubelet = Kubelet(api, namespace)
-    training = made(namespace, runPolicy={"maxRetries": 0})
-    api.create(training)
-    kubelet.run("traffic-train-1")
+    training = started(api, kubelet, runPolicy={"maxRetries": 0})
     target = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "m"}
     kubelet.end("traffic-train-1", 75, conditions=[target])
     kubelet.run("traffic-train-2")
@@ -86,23 +95,17 @@ def test_an_evicted_pod_is_distinguished_from_a_failed_run_and_costs_no_retry(
     assert "retries" not in status
 
 
-def test_a_run_longer_than_its_deadline_fails(api: Api, namespace: str, operator: OperatorProcess) -> None:
-    kubelet = Kubelet(api, namespace)
-    training = made(namespace, runPolicy={"activeDeadlineSeconds": 1})
-    api.create(training)
-    kubelet.run("traffic-train-1")
+def test_a_run_longer_than_its_deadline_fails(api: Api, kubelet: Kubelet, operator: OperatorProcess) -> None:
+    training = started(api, kubelet, runPolicy={"activeDeadlineSeconds": 1})
     kubelet.until_stopped("traffic-train-1")
     kubelet.end("traffic-train-1", 75)
     assert api.until_phase(training, "Failed")["failure"]["reason"] == "DeadlineExceeded"
 
 
 def test_suspending_ends_the_pod_and_resuming_makes_attempt_2(
-    api: Api, namespace: str, operator: OperatorProcess
+    api: Api, kubelet: Kubelet, operator: OperatorProcess
 ) -> None:
-    kubelet = Kubelet(api, namespace)
-    training = made(namespace)
-    api.create(training)
-    kubelet.run("traffic-train-1")
+    training = started(api, kubelet)
     api.until_phase(training, "Running")
     api.edit(training, suspend=True)
     kubelet.until_stopped("traffic-train-1")
@@ -118,8 +121,8 @@ def test_suspending_ends_the_pod_and_resuming_makes_attempt_2(
 def test_a_pod_beyond_quota_is_reported_and_waited_for(
     api: Api, namespace: str, operator: OperatorProcess
 ) -> None:
-    quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
-    api.request("POST", f"/api/v1/namespaces/{namespace}/resourcequotas", quota)
+    metadata = {"name": "none", "namespace": namespace}
+    api.create({"kind": "ResourceQuota", "metadata": metadata, "spec": {"hard": {"pods": "0"}}})
     training = made(namespace)
     api.create(training)
 
@@ -137,20 +140,16 @@ def test_pods_pass_the_restricted_pod_security_standard(
     api: Api, namespace: str, operator: OperatorProcess
 ) -> None:
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    merge = "application/merge-patch+json"
-    api.request("PATCH", f"/api/v1/namespaces/{namespace}", {"metadata": {"labels": labels}}, merge)
+    api.patch("Namespace", namespace, None, {"metadata": {"labels": labels}})
     api.create(made(namespace, resources={"gpus": 2, "cpu": "1", "memory": "1Gi"}))
     pod = Kubelet(api, namespace).pod("traffic-train-1")
     assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
 
 
 def test_a_finished_job_is_removed_after_its_ttl_and_the_resource_stays(
-    api: Api, namespace: str, operator: OperatorProcess
+    api: Api, kubelet: Kubelet, namespace: str, operator: OperatorProcess
 ) -> None:
-    kubelet = Kubelet(api, namespace)
-    training = made(namespace, runPolicy={"ttlSecondsAfterFinished": 0})
-    api.create(training)
-    kubelet.run("traffic-train-1")
+    training = started(api, kubelet, runPolicy={"ttlSecondsAfterFinished": 0})
     kubelet.end("traffic-train-1", 0)
     api.until_phase(training, "Succeeded")
     until("the Job to be removed", lambda: not api.jobs(namespace))
@@ -159,15 +158,11 @@ def test_a_finished_job_is_removed_after_its_ttl_and_the_resource_stays(
 
 
 def test_a_deleted_job_is_made_again_as_the_next_attempt(
-    api: Api, namespace: str, operator: OperatorProcess
+    api: Api, kubelet: Kubelet, namespace: str, operator: OperatorProcess
 ) -> None:
-    kubelet = Kubelet(api, namespace)
-    training = made(namespace)
-    api.create(training)
-    kubelet.run("traffic-train-1")
+    training = started(api, kubelet)
     api.until_phase(training, "Running")
-    job = f"/apis/batch/v1/namespaces/{namespace}/jobs/traffic-train-1"
-    api.request("DELETE", job, {"propagationPolicy": "Background"})
+    api.delete("Job", "traffic-train-1", namespace, propagation_policy="Background")
     kubelet.until_stopped("traffic-train-1")
     assert "traffic-train-2" not in api.jobs(namespace)  # two pods must not write to one output
     kubelet.remove("traffic-train-1")
@@ -176,21 +171,18 @@ def test_a_deleted_job_is_made_again_as_the_next_attempt(
 
 
 def test_everything_can_be_deleted_while_the_operator_is_gone(
-    api: Api, namespace: str, operator: OperatorProcess
+    api: Api, kubelet: Kubelet, namespace: str, operator: OperatorProcess
 ) -> None:
-    kubelet = Kubelet(api, namespace)
-    training = made(namespace)
-    api.create(training)
-    kubelet.run("traffic-train-1")
+    training = started(api, kubelet)
     api.until_phase(training, "Running")
     operator.kill()
-    api.delete(training)
+    api.remove(training)
     kubelet.until_stopped("traffic-train-1")
     kubelet.remove("traffic-train-1")
     until("its Job to be collected", lambda: not api.jobs(namespace))
     assert api.resource(training) is None
-    api.request("DELETE", f"/api/v1/namespaces/{namespace}")
-    until("the namespace to be gone", lambda: api.find(f"/api/v1/namespaces/{namespace}") is None)
+    api.delete("Namespace", namespace)
+    until("the namespace to be gone", lambda: api.get("Namespace", namespace) is None)
     operator.start()
 
 
@@ -225,7 +217,7 @@ def test_with_rolebindings_alone_the_operator_serves_those_namespaces_and_no_oth
     operator.stop()
     second, other = f"{namespace}-second", f"{namespace}-other"
     for name in (second, other):
-        api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+        api.create({"kind": "Namespace", "metadata": {"name": name}})
     access = bound_in(control_plane_cluster, tmp_path, namespace, second)
     with OperatorProcess(access, tmp_path / "log", TLT_NAMESPACES=f"{namespace},{second}") as process:
         for name in (other, second, namespace):
@@ -248,7 +240,7 @@ def test_without_the_right_to_list_the_operator_is_alive_and_becomes_ready_with_
 ) -> None:
     operator.stop()
     shut = f"{namespace}-shut"
-    api.request("POST", "/api/v1/namespaces", {"metadata": {"name": shut}})
+    api.create({"kind": "Namespace", "metadata": {"name": shut}})
     access = bound_in(control_plane_cluster, tmp_path)
     for name in (shut, namespace):
         api.create(made(name))
@@ -306,7 +298,7 @@ def test_a_status_written_from_an_old_snapshot_is_refused_by_the_server(
 
     with pytest.raises(ConflictError):
         asyncio.run(write(old["resourceVersion"], old["uid"]))
-    api.delete(training)
+    api.remove(training)
     api.create(training)  # another of the same name
     with pytest.raises(ConflictError):
         asyncio.run(write(old["resourceVersion"], old["uid"]))
@@ -320,12 +312,15 @@ def test_the_operator_may_not_read_secrets_or_change_specs(
     request.addfinalizer(mine.close)
     training = made(namespace)
     api.create(training)
+    pod = {"kind": "Pod", "metadata": {"name": "p", "namespace": namespace}}
     for attempt in (
-        lambda: mine.items(f"/api/v1/namespaces/{namespace}/secrets"),
+        lambda: mine.list("Secret", namespace),
         lambda: mine.edit(training, suspend=True),
-        lambda: mine.delete(training),
-        lambda: mine.request("POST", f"/api/v1/namespaces/{namespace}/pods", {"metadata": {"name": "p"}}),
+        lambda: mine.remove(training),
+        lambda: mine.create(pod),
     ):
-        with pytest.raises(ApiAnswerError) as refused:
+        with pytest.raises(ApiException) as refused:
             attempt()
         assert refused.value.status == 403
+        # Without credentials the answer would be 403, too.
+        assert "system:serviceaccount:tlt-system:tlt-operator" in refused.value.body

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import patience
 from cluster.control_plane import ControlPlane
 from operator_ring.deadly_proxy import DeadlyProxy
 from operator_ring.live import Api, Kubelet, OperatorProcess, until
@@ -52,7 +53,12 @@ def test_an_operator_that_dies_after_each_of_its_writes_makes_one_job_per_attemp
                     operator.start()
                 return api.status(prune).get("phase") == "Succeeded"
 
-            until("the flow to end", finished, lambda: (api.jobs(namespace), api.status(prune)), 240)
+            until(
+                "the flow to end",
+                finished,
+                lambda: (api.jobs(namespace), api.status(prune)),
+                patience.MINUTES,
+            )
             proxy.victim = None
         stop.set()
         kubelet.join()
@@ -67,7 +73,7 @@ def test_an_operator_that_dies_after_each_of_its_writes_makes_one_job_per_attemp
     assert api.status(prune)["inputs"]["model"]["sha256"] == SHA
     events = Counter(
         (item["involvedObject"]["name"], item["reason"])
-        for item in api.items(f"/api/v1/namespaces/{namespace}/events")
+        for item in api.list("Event", namespace)
         if item["source"].get("component") == "tlt-operator"
     )
     assert events["traffic", "CreatingJob"] == 2

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
+import patience
 from cluster.control_plane import ControlPlane
+from operator_ring.access import apiserver_of
 from operator_ring.live import Api, Kubelet, OperatorProcess, until
 from operator_ring.manifests import BEST, made
 from tlt_api.runspec import Owner
-from tlt_runner.status.apiserver import ApiServer, ApiServerError
+from tlt_runner.status.apiserver import ApiServerError
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "manifests" / "base"
@@ -30,10 +32,10 @@ class Pods(Kubelet):
 
     def pod(self, job: str) -> dict[str, Any]:
         name, index = job.rsplit("-", 1)
-        chosen = f"job-name%3D{name},batch.kubernetes.io/job-completion-index%3D{index}"
+        labels = f"job-name={name},batch.kubernetes.io/job-completion-index={index}"
 
         def first_pod() -> dict[str, Any] | None:
-            pods = self._api.items(f"{self._path}?labelSelector={chosen}")
+            pods = self._api.list("Pod", self.namespace, labels)
             return pods[0] if pods else None
 
         return until(f"pod {index} of Job {name}", first_pod)
@@ -51,6 +53,15 @@ def training_job(name: str = "traffic", nodes: int = 2) -> dict[str, Any]:
     return made(NAMESPACE, name=name, resources={"gpus": 0, "nodes": nodes})
 
 
+def started(api: Api, kubelet: Kubelet, name: str) -> dict[str, Any]:
+    """Return a TrainingJob whose two pods run."""
+    training = training_job(name)
+    api.create(training)
+    for index in range(2):
+        kubelet.run(f"{name}-train-1-{index}")
+    return training
+
+
 def may_of_services(plane: ControlPlane, verb: str) -> bool:
     """Tell whether the operator's account has a right."""
     account = "system:serviceaccount:tlt-system:tlt-operator"
@@ -59,7 +70,7 @@ def may_of_services(plane: ControlPlane, verb: str) -> bool:
 
 
 def services(api: Api) -> dict[str, dict[str, Any]]:
-    items = api.items(f"/api/v1/namespaces/{NAMESPACE}/services")
+    items = api.list("Service", NAMESPACE)
     return {item["metadata"]["name"]: item for item in items}
 
 
@@ -79,14 +90,12 @@ def test_two_pods_are_made_with_stable_names_and_succeed_together(api: Api) -> N
     api.until_phase(training, "Running")
 
     def hosts() -> set[str]:
-        path = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices"
-        slices = [item for item in api.items(path) if item["metadata"]["name"].startswith(f"tlt-{JOB}")]
+        slices = api.list("EndpointSlice", NAMESPACE, f"kubernetes.io/service-name=tlt-{JOB}")
         return {address["hostname"] for item in slices for address in item.get("endpoints") or ()}
 
     address = {"status": {"podIP": "10.0.0.9", "podIPs": [{"ip": "10.0.0.9"}]}}
     for pod in pods:
-        path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod['metadata']['name']}/status"
-        api.request("PATCH", path, address, "application/merge-patch+json")
+        api.patch("Pod", pod["metadata"]["name"], NAMESPACE, address, "status")
     until("both names to have an address", lambda: hosts() == {f"{JOB}-0", f"{JOB}-1"}, hosts)
     kubelet.end(f"{JOB}-1", 0, "Completed")
     kubelet.end(f"{JOB}-0", 0, "Completed", json.dumps(BEST))
@@ -95,10 +104,7 @@ def test_two_pods_are_made_with_stable_names_and_succeed_together(api: Api) -> N
 
 def test_the_pod_that_failed_first_is_reported_and_its_peers_and_service_end_with_the_job(api: Api) -> None:
     kubelet = Pods(api, NAMESPACE)
-    training = training_job("cause")
-    api.create(training)
-    for index in range(2):
-        kubelet.run(f"cause-train-1-{index}")
+    training = started(api, kubelet, "cause")
     api.until_phase(training, "Running")
     kubelet.end("cause-train-1-1", 137, "OOMKilled")
     kubelet.until_stopped("cause-train-1-0")
@@ -109,21 +115,14 @@ def test_the_pod_that_failed_first_is_reported_and_its_peers_and_service_end_wit
     assert status["attempt"] == 2
     assert [entry["reason"] for entry in status["history"]] == ["OutOfMemory"]
     assert {"tlt-cause-train-1", "tlt-cause-train-2"} <= set(services(api))
-    api.request(
-        "DELETE",
-        f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs/cause-train-1",
-        {"propagationPolicy": "Background"},
-    )
+    api.delete("Job", "cause-train-1", NAMESPACE, propagation_policy="Background")
     until("the Service to be collected", lambda: "tlt-cause-train-1" not in services(api))
     assert "tlt-cause-train-2" in services(api)
 
 
 def test_suspending_stops_every_pod(api: Api) -> None:
     kubelet = Pods(api, NAMESPACE)
-    training = training_job("7-paused")
-    api.create(training)
-    for index in range(2):
-        kubelet.run(f"7-paused-train-1-{index}")
+    training = started(api, kubelet, "7-paused")
     api.until_phase(training, "Running")
     api.edit(training, suspend=True)
     for index in range(2):
@@ -154,10 +153,7 @@ def no_right_to_services(plane: ControlPlane, tmp_path: Path) -> Iterator[None]:
 @pytest.mark.usefixtures("no_right_to_services")
 def test_without_the_right_to_services_it_reports_the_refusal_and_suspends(api: Api) -> None:
     kubelet = Pods(api, NAMESPACE)
-    training = training_job("rights")
-    api.create(training)
-    for index in range(2):
-        kubelet.run(f"rights-train-1-{index}")
+    training = started(api, kubelet, "rights")
 
     def block() -> tuple[str, str]:
         blocked = next((c for c in api.status(training).get("conditions", ()) if c["type"] == "Blocked"), {})
@@ -183,24 +179,6 @@ def test_the_operator_may_get_and_create_services_and_no_more(
     assert may_of_services(plane, verb) == may
 
 
-def as_pod(plane: ControlPlane, pod: str, folder: Path) -> ApiServer:
-    """Return access to the API server as a runner's pod of this name."""
-    body = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": pod, "namespace": NAMESPACE},
-        "spec": {"serviceAccountName": "tlt-runner", "containers": [{"name": "runner", "image": "runner"}]},
-    }
-    plane.kubectl("create", "-f", "-", stdin=json.dumps(body))
-    bound = ("--bound-object-kind", "Pod", "--bound-object-name", pod)
-    token = folder / pod
-    token.write_text(plane.kubectl("create", "token", "-n", NAMESPACE, "tlt-runner", *bound))
-    authority = folder / "ca.crt"
-    authority.write_bytes(plane.authority.certificate("ca").read_bytes())
-    host, port = plane.server.removeprefix("https://").split(":")
-    return ApiServer(host, int(port), token, authority)
-
-
 @pytest.mark.parametrize(
     ("nodes", "pod", "may"),
     [
@@ -221,11 +199,11 @@ def test_only_the_pod_with_index_0_may_report(
     training = training_job(name, nodes)
     created = api.create(training)
     until("its Job", lambda: f"{name}-train-1" in api.jobs(NAMESPACE))
-    server = as_pod(plane, pod.format(job=f"{name}-train-1"), tmp_path)
+    server = apiserver_of(plane, NAMESPACE, pod.format(job=f"{name}-train-1"), tmp_path)
     owner = Owner(kind="TrainingJob", namespace=NAMESPACE, name=name, uid=created["metadata"]["uid"])
     if may:
-        server.apply_status(owner, {"progress": {"stage": "train", "epoch": 3}}, 10)
+        server.apply_status(owner, {"progress": {"stage": "train", "epoch": 3}}, patience.REQUEST)
         assert api.status(training)["progress"]["epoch"] == 3
         return
     with pytest.raises(ApiServerError, match="by the pod of its present attempt"):
-        server.apply_status(owner, {"progress": {"stage": "train", "epoch": 3}}, 10)
+        server.apply_status(owner, {"progress": {"stage": "train", "epoch": 3}}, patience.REQUEST)

@@ -8,11 +8,10 @@ import keras
 import numpy as np
 import pytest
 
-from fakes import task_context
+from fakes import run_task, task_context
 from tiny_detector import settled, tiny_config
 from tlt_api.failures import Reason
 from tlt_api.prunejob import PruneJobSpec, PruneTarget
-from tlt_api.runspec import Owner, RunSpec
 from tlt_api.status import Inputs, ResolvedModel
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.model import OUTPUT_LAYERS
@@ -167,8 +166,7 @@ class Run:
             }
         )
         inputs = Inputs(model=ResolvedModel(uri=f"file://{model_file}", sha256=sha256))
-        owner = Owner(kind="PruneJob", namespace="default", name="p", uid="u")
-        prune.run(spec, RunSpec(owner=owner, attempt=1, spec=spec, inputs=inputs), self.context)
+        run_task(prune, spec, self.context, inputs)
         return self.reporter.snapshot()
 
 

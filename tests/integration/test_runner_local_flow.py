@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+import patience
+
 MODEL = """
     proposals:
       miniBatch: 32
@@ -94,7 +96,7 @@ def _listen_to_interrupts() -> None:
 
 def tlt(*arguments: str, cwd: Path) -> tuple[int, str]:
     process = start(*arguments, cwd=cwd)
-    output, _ = process.communicate(timeout=800)
+    output, _ = process.communicate(timeout=patience.MINUTES)
     return process.returncode, output
 
 
@@ -222,7 +224,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     process = start("run", "all.yaml", cwd=tmp_path)
     _wait_for_epoch(tmp_path, process, 1)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=patience.MINUTES)
     stopped = resource(tmp_path, "TrainingJob-tiny")
     assert process.returncode == 75, output
     assert (stopped["status"]["phase"], stopped["status"]["failure"]["reason"]) == (
@@ -232,7 +234,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     second = start("run", "all.yaml", cwd=tmp_path)
     first_seen = _wait_for_epoch(tmp_path, second, 0)
     second.send_signal(signal.SIGTERM)
-    second.communicate(timeout=300)
+    second.communicate(timeout=patience.MINUTES)
     resumed = resource(tmp_path, "TrainingJob-tiny")
     assert resumed["metadata"]["uid"] == stopped["metadata"]["uid"]
     assert resumed["status"]["attempt"] == 2

@@ -13,7 +13,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+import patience
+import ports
 from cluster.control_plane import ControlPlane
+from operator_ring.access import apiserver_of
 from operator_ring.manifests import made
 from tlt_api.resources import KINDS
 from tlt_api.runspec import Owner
@@ -35,8 +38,7 @@ class Forwarder:
         self._target = (host, port)
         self._listener: socket.socket | None = None
         self._sockets: list[socket.socket] = []
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        (self.port,) = ports.free_ports(1)
 
     def open(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", self.port))
@@ -92,10 +94,7 @@ def forwarder(cluster: ControlPlane) -> Iterator[Forwarder]:
 def create(cluster: ControlPlane, body: dict[str, Any], name: str) -> Owner:
     """Resource whose first attempt the operator has announced."""
     named = {**body, "metadata": {**body["metadata"], "name": name}}
-    cluster.kubectl("create", "-f", "-", stdin=json.dumps(named))
-    uid = json.loads(cluster.kubectl("get", "-n", NAMESPACE, body["kind"], name, "-o", "json"))["metadata"][
-        "uid"
-    ]
+    uid = cluster.api.create(named)["metadata"]["uid"]
     announced = {"phase": "Running", "attempt": 1, "jobName": KINDS[body["kind"]].job_name(name, 1)}
     flags = ("--server-side", "--subresource=status", "--field-manager=tlt-operator")
     cluster.kubectl("apply", *flags, "-f", "-", stdin=json.dumps({**named, "status": announced}))
@@ -103,8 +102,8 @@ def create(cluster: ControlPlane, body: dict[str, Any], name: str) -> Owner:
 
 
 def status(cluster: ControlPlane, owner: Owner) -> dict[str, Any]:
-    body = json.loads(cluster.kubectl("get", "-n", NAMESPACE, owner.kind, owner.name, "-o", "json"))
-    return dict(body.get("status") or {})
+    body = cluster.api.get(owner.kind, owner.name, NAMESPACE)
+    return (body or {}).get("status", {})
 
 
 def reported(cluster: ControlPlane, owner: Owner) -> set[str]:
@@ -113,21 +112,8 @@ def reported(cluster: ControlPlane, owner: Owner) -> set[str]:
 
 
 def server_of(cluster: ControlPlane, forwarder: Forwarder, pod: str, folder: Path) -> ApiServer:
-    """Return access to the API server as a pod of this name."""
-    container = {"name": "runner", "image": "runner"}
-    body = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": pod, "namespace": NAMESPACE},
-        "spec": {"serviceAccountName": "tlt-runner", "containers": [container]},
-    }
-    cluster.kubectl("create", "-f", "-", stdin=json.dumps(body))
-    bound = ("--bound-object-kind", "Pod", "--bound-object-name", pod)
-    token = folder / "token"
-    token.write_text(cluster.kubectl("create", "token", "-n", NAMESPACE, "tlt-runner", *bound))
-    authority = folder / "ca.crt"
-    authority.write_bytes(cluster.authority.certificate("ca").read_bytes())
-    return ApiServer("127.0.0.1", forwarder.port, token, authority)
+    """Return access to the API server as a pod of this name, through the forwarder."""
+    return apiserver_of(cluster, NAMESPACE, pod, folder, ("127.0.0.1", forwarder.port))
 
 
 def reporter_of(server: ApiServer, owner: Owner) -> KubernetesReporter:
@@ -143,7 +129,7 @@ def test_a_report_reaches_the_status_and_leaves_the_operators_fields(
     reporter.report(Metrics(m_ap=0.5, epoch=1))
     reporter.artifact(ARTIFACT)
     reporter.progress(Progress(stage="train", epoch=2, epochs=2))
-    assert reporter.close(30)
+    assert reporter.close(patience.SECONDS)
     got = status(cluster, owner)
     assert (got["phase"], got["attempt"]) == ("Running", 1)
     assert (got["progress"]["epoch"], got["metrics"]["mAP"]) == (2, 0.5)
@@ -168,11 +154,11 @@ def test_the_last_report_arrives_after_an_outage_of_the_api_server(
 
     reporter = KubernetesReporter(send)
     reporter.artifact(ARTIFACT)
-    assert failed.wait(60)
+    assert failed.wait(patience.SECONDS)
     reporter.progress(Progress(stage="prune", step=7))
     assert reported(cluster, owner) == set()
     forwarder.open()
-    assert reporter.close(30)
+    assert reporter.close(patience.SECONDS)
     got = status(cluster, owner)
     assert got["progress"]["step"] == 7
     assert got["artifacts"][0]["name"] == "best"
@@ -184,7 +170,7 @@ def test_a_pod_cannot_report_on_the_resource_of_another(
     owner = create(cluster, PRUNE_JOB, "mine")
     server = server_of(cluster, forwarder, "theirs-prune-1-abcde", tmp_path)
     with pytest.raises(ApiServerError) as caught:
-        server.apply_status(owner, {"progress": {"step": 1}}, 30)
+        server.apply_status(owner, {"progress": {"step": 1}}, patience.REQUEST)
     assert caught.value.status == 422
     assert reported(cluster, owner) == set()
 
@@ -195,7 +181,7 @@ def test_a_late_report_of_an_earlier_attempt_is_refused(
     owner = create(cluster, PRUNE_JOB, "late")
     server = server_of(cluster, forwarder, "late-prune-0-abcde", tmp_path)
     with pytest.raises(ApiServerError) as caught:
-        server.apply_status(owner, {"progress": {"step": 1}}, 30)
+        server.apply_status(owner, {"progress": {"step": 1}}, patience.REQUEST)
     assert "by the pod of its present attempt (late-prune-1-xxxxx)" in str(caught.value)
     assert reported(cluster, owner) == set()
 
@@ -205,11 +191,11 @@ def test_a_resource_of_the_same_name_but_another_uid_is_not_written_to(
 ) -> None:
     owner = create(cluster, PRUNE_JOB, "again")
     server = server_of(cluster, forwarder, "again-prune-1-abcde", tmp_path)
-    cluster.kubectl("delete", "-n", NAMESPACE, "PruneJob", "again")
+    cluster.api.delete("PruneJob", "again", NAMESPACE)
     second = create(cluster, PRUNE_JOB, "again")
     assert second.uid != owner.uid
     with pytest.raises(OwnerGoneError):
-        server.apply_status(owner, {"progress": {"step": 1}}, 30)
+        server.apply_status(owner, {"progress": {"step": 1}}, patience.REQUEST)
     assert reported(cluster, second) == set()
 
 
@@ -218,9 +204,9 @@ def test_a_deleted_resource_ends_the_reports(
 ) -> None:
     owner = create(cluster, PRUNE_JOB, "deleted")
     server = server_of(cluster, forwarder, "deleted-prune-1-abcde", tmp_path)
-    cluster.kubectl("delete", "-n", NAMESPACE, "PruneJob", "deleted")
+    cluster.api.delete("PruneJob", "deleted", NAMESPACE)
     with pytest.raises(OwnerGoneError) as caught:
-        server.apply_status(owner, {"progress": {"step": 1}}, 30)
+        server.apply_status(owner, {"progress": {"step": 1}}, patience.REQUEST)
     print(caught.value)
 
 
@@ -230,6 +216,6 @@ def test_a_status_that_the_schema_refuses_is_an_error_that_names_the_field(
     owner = create(cluster, PRUNE_JOB, "refused")
     server = server_of(cluster, forwarder, "refused-prune-1-abcde", tmp_path)
     with pytest.raises(ApiServerError) as caught:
-        server.apply_status(owner, {"progress": {"step": "seven"}}, 30)
+        server.apply_status(owner, {"progress": {"step": "seven"}}, patience.REQUEST)
     assert caught.value.status in (400, 422, 500)
     assert "step" in str(caught.value)

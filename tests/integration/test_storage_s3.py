@@ -283,16 +283,21 @@ def test_an_unreachable_server_is_unavailable_and_retryable(tmp_path: Path) -> N
     assert CLASSES[caught.value.reason].retryable
 
 
+def _dataset(uri: str, width: int = 64, height: int = 64) -> Dataset:
+    """Return the data set of digits at an address."""
+    return Dataset.model_validate(
+        {
+            "uri": uri,
+            "targetClassMapping": {name: name for name in sample_digits.CLASS_NAMES},
+            "imageSize": {"width": width, "height": height},
+        }
+    )
+
+
 def test_a_data_set_is_prepared_from_s3_to_s3_and_reused(storage: Storage, tmp_path: Path) -> None:
     sample_digits.generate(tmp_path / "digits", images=8, width=128, height=96, seed=1)
     _upload(storage, tmp_path / "digits", "s3://bucket/digits")
-    dataset = Dataset.model_validate(
-        {
-            "uri": "s3://bucket/digits",
-            "targetClassMapping": {name: name for name in sample_digits.CLASS_NAMES},
-            "imageSize": {"width": 128, "height": 96},
-        }
-    )
+    dataset = _dataset("s3://bucket/digits", 128, 96)
     records = prepare(dataset, storage, "s3://bucket/out")
     assert records.uri == f"s3://bucket/out/tfrecords/{records.digest.removeprefix('sha256:')[:16]}"
     assert storage.exists(f"{records.uri}/dataset.json")
@@ -328,13 +333,7 @@ def test_shards_that_a_killed_run_uploaded_are_not_made_again(
 ) -> None:
     sample_digits.generate(tmp_path / "many", images=90, width=64, height=64, seed=1)
     _upload(storage, tmp_path / "many", "s3://bucket/many")
-    dataset = Dataset.model_validate(
-        {
-            "uri": "s3://bucket/many",
-            "targetClassMapping": {name: name for name in sample_digits.CLASS_NAMES},
-            "imageSize": {"width": 64, "height": 64},
-        }
-    )
+    dataset = _dataset("s3://bucket/many")
     output = server.directory / "bucket" / "killed"
     arguments = (
         dataset.model_dump_json(),
@@ -363,13 +362,7 @@ def test_refused_records_are_removed_and_the_report_stays(storage: Storage, tmp_
     sample_digits.generate(tmp_path / "bad", images=8, width=64, height=64, seed=1)
     (tmp_path / "bad/training/image_2/000003.jpg").write_bytes(b"")
     _upload(storage, tmp_path / "bad", "s3://bucket/bad")
-    dataset = Dataset.model_validate(
-        {
-            "uri": "s3://bucket/bad",
-            "targetClassMapping": {name: name for name in sample_digits.CLASS_NAMES},
-            "imageSize": {"width": 64, "height": 64},
-        }
-    )
+    dataset = _dataset("s3://bucket/bad")
     with pytest.raises(RunnerError) as caught:
         prepare(dataset, storage, "s3://bucket/refused")
     assert caught.value.reason == Reason.BAD_SAMPLES
@@ -378,15 +371,8 @@ def test_refused_records_are_removed_and_the_report_stays(storage: Storage, tmp_
 
 
 def test_a_data_set_that_is_not_in_the_bucket_is_not_found(storage: Storage) -> None:
-    dataset = Dataset.model_validate(
-        {
-            "uri": "s3://bucket/no-such-set",
-            "targetClassMapping": {"car": "car"},
-            "imageSize": {"width": 64, "height": 64},
-        }
-    )
     with pytest.raises(RunnerError) as caught:
-        prepare(dataset, storage, "s3://bucket/out")
+        prepare(_dataset("s3://bucket/no-such-set"), storage, "s3://bucket/out")
     assert caught.value.reason == Reason.DATASET_NOT_FOUND
     assert "s3://bucket/no-such-set/training/image_2" in caught.value.message
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import patience
 from tiny_detector import settled, training_config
 from tlt_runner.detector import model as detector
 
@@ -42,7 +43,7 @@ def test_the_same_script_trains_on_jax_and_the_same_file_detects_the_same(
 ) -> None:
     running = {backend: _start(backend, model_file, tmp_path) for backend in ("jax", "tensorflow")}
     for backend, process in running.items():
-        output, errors = process.communicate(timeout=600)
+        output, errors = process.communicate(timeout=patience.MINUTES)
         assert process.returncode == 0, errors[-2000:]
         result: dict[str, Any] = json.loads(output.splitlines()[-1])
         assert result["backend"] == backend

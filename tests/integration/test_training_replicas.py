@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import patience
 from forked import Forked
 
 
@@ -15,7 +16,7 @@ def test_two_replicas_give_the_weights_and_metrics_of_one(scenes: Path, tmp_path
         log,
         {"TF_NUM_INTRAOP_THREADS": "1"},
     )
-    assert process.wait(900) == 0, log.read_text()[-2000:]
+    assert process.wait(patience.MINUTES) == 0, log.read_text()[-2000:]
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["replicas"] == 2
     assert figures["largest_relative_difference"] < 1e-4

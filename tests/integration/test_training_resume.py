@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import patience
 import tiny
 from forked import Forked
 from tlt_api.failures import Reason
@@ -122,7 +123,7 @@ def interrupted(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
     (output / "run.json").write_text(run.to_json())
     arguments = [str(output / "run.json"), str(scratch), str(losses), json.dumps({"kill_after": KILLED})]
     killed = Forked("training_resume_process:main", arguments, output / "killed.log")
-    assert killed.wait(300) == -signal.SIGKILL, (output / "killed.log").read_text()[-2000:]
+    assert killed.wait(patience.MINUTES) == -signal.SIGKILL, (output / "killed.log").read_text()[-2000:]
     with pytest.raises(RunnerError, match="stopped while evaluating") as caught:
         attempt(run, scratch, losses, Ending(stop_in_evaluation=STOPPED_IN_EVALUATION))
     assert caught.value.reason == Reason.INTERRUPTED

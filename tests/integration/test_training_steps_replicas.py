@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import patience
 from forked import Forked
 
 
@@ -13,7 +14,7 @@ from forked import Forked
 def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("steps")
     process = Forked("training_steps_process:main", [str(folder / "figures.json")], folder / "log")
-    assert process.wait(1200) == 0, (folder / "log").read_text()[-2000:]
+    assert process.wait(patience.MINUTES) == 0, (folder / "log").read_text()[-2000:]
     read: dict[str, Any] = json.loads((folder / "figures.json").read_text())
     return read
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import patience
+
 if TYPE_CHECKING:
     from cluster.control_plane import ControlPlane
     from operator_ring.live import Api, OperatorProcess
@@ -26,7 +28,7 @@ def installed(control_plane_cluster: ControlPlane) -> ControlPlane:
 
     plane = control_plane_cluster
     plane.kubectl("apply", "-k", ROOT / "crds")
-    plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    plane.kubectl("wait", "--for=condition=Established", "crd", "--all", patience.KUBECTL)
     plane.kubectl("create", "namespace", "tlt-system", check=False)
     plane.kubectl("apply", "-n", "tlt-system", "-f", BASE / "operator-rbac.yaml")
     for name in ("runner-clusterrole", "runner-policy"):
@@ -57,8 +59,8 @@ def api(installed: ControlPlane) -> Iterator[Api]:
 def namespace(api: Api, request: pytest.FixtureRequest) -> str:
     """Namespace for this test alone, with the runner's ServiceAccount."""
     name = "n" + str(abs(hash(request.node.nodeid)) % 10**9)
-    api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-    api.request("POST", f"/api/v1/namespaces/{name}/serviceaccounts", {"metadata": {"name": "tlt-runner"}})
+    api.create({"kind": "Namespace", "metadata": {"name": name}})
+    api.create({"kind": "ServiceAccount", "metadata": {"name": "tlt-runner", "namespace": name}})
     return name
 
 

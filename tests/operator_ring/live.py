@@ -1,29 +1,26 @@
 """Access to a real API server, and the operator as a process, for the integration ring.
 
-:class:`Api` makes requests; :class:`Kubelet` writes the status of pods, since no node has a kubelet;
-:class:`OperatorProcess` runs ``tlt-operator`` with the rights of its ServiceAccount, and can be killed.
+:class:`Api` reads and writes our resources; :class:`Kubelet` writes the status of pods, since no node has
+a kubelet; :class:`OperatorProcess` runs ``tlt-operator`` with the rights of its ServiceAccount, and can be
+killed.
 """
 
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from operator_ring.access import connection_of
-from tlt_api.resources import KINDS
+import patience
+import ports
+from cluster.api import Body, KubernetesApi
 
-Body = dict[str, Any]
-PATIENCE_SECONDS = 90.0
 NODE = "nobody"
 """Name of a node without a kubelet: a pod that is bound to it stays after its deletion until removed."""
 NODE_MANIFEST = {
@@ -32,25 +29,16 @@ NODE_MANIFEST = {
     "metadata": {"name": NODE},
     "spec": {"unschedulable": True},
 }
-_MERGE = "application/merge-patch+json"
-
-
-class ApiAnswerError(Exception):
-    """Answer of the API server with an error status."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(f"{status}: {text}")
-        self.status = status
 
 
 def until(
     what: str,
     check: Callable[[], Any],
     explain: Callable[[], Any] = lambda: "",
-    patience: float = PATIENCE_SECONDS,
+    limit_s: float = patience.SECONDS,
 ) -> Any:
     """Wait for the first true result of ``check`` and return it."""
-    end = time.monotonic() + patience
+    end = time.monotonic() + limit_s
     while time.monotonic() < end:
         result = check()
         if result:
@@ -59,74 +47,24 @@ def until(
     raise AssertionError(f"waited in vain for {what}; {explain()}")
 
 
-class Api:
-    """Requests to an API server, as the user of a kubeconfig, over one connection.
-
-    Not by the official client: its raw call adds no credentials, and it takes a proxy from the environment.
-    """
-
-    def __init__(self, kubeconfig: Path) -> None:
-        access = connection_of(kubeconfig)
-        self._credentials = access.as_http_headers()
-        address = urllib.parse.urlsplit(access.server)
-        self._connection = http.client.HTTPSConnection(
-            address.hostname or "", address.port, context=access.as_ssl_context(), timeout=30
-        )
-
-    def request(
-        self, method: str, path: str, body: Body | None = None, kind: str = "application/json"
-    ) -> Body:
-        headers = {"Content-Type": kind, "Accept": "application/json", **self._credentials}
-        for _ in range(2):
-            try:
-                content = json.dumps(body) if body is not None else None
-                self._connection.request(method, path, content, headers)
-                answer = self._connection.getresponse()
-                text = answer.read().decode()
-                break
-            # The server closed the idle connection: once more, on a new one.
-            except (http.client.HTTPException, OSError):
-                self._connection.close()
-        if answer.status >= 400:
-            raise ApiAnswerError(answer.status, text)
-        return json.loads(text)
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def find(self, path: str) -> Body | None:
-        try:
-            return self.request("GET", path)
-        except ApiAnswerError as error:
-            if error.status == 404:
-                return None
-            raise
-
-    def items(self, path: str) -> list[Body]:
-        return self.request("GET", path)["items"]
-
-    def create(self, manifest: Body) -> Body:
-        metadata = manifest["metadata"]
-        kind = KINDS[manifest["kind"]]
-        return self.request("POST", _resources(kind.plural, metadata["namespace"]), manifest)
+class Api(KubernetesApi):
+    """Access to our resources by their manifests."""
 
     def resource(self, manifest: Body) -> Body | None:
-        return self.find(_resource(manifest))
+        return self.get(*_names(manifest))
 
     def status(self, manifest: Body) -> Body:
         body = self.resource(manifest)
         return (body or {}).get("status", {})
 
     def edit(self, manifest: Body, **spec: Any) -> None:
-        self.request("PATCH", _resource(manifest), {"spec": spec}, _MERGE)
+        self.patch(*_names(manifest), {"spec": spec})
 
-    def delete(self, manifest: Body) -> None:
-        self.request("DELETE", _resource(manifest))
+    def remove(self, manifest: Body) -> None:
+        self.delete(*_names(manifest))
 
     def jobs(self, namespace: str) -> dict[str, Body]:
-        return {
-            job["metadata"]["name"]: job for job in self.items(f"/apis/batch/v1/namespaces/{namespace}/jobs")
-        }
+        return {job["metadata"]["name"]: job for job in self.list("Job", namespace)}
 
     def until_phase(self, manifest: Body, phase: str) -> Body:
         def reached() -> Body | None:
@@ -136,13 +74,9 @@ class Api:
         return until(f"{manifest['metadata']['name']} to be {phase}", reached, lambda: self.status(manifest))
 
 
-def _resources(plural: str, namespace: str) -> str:
-    return f"/apis/tlt.dev/v1alpha1/namespaces/{namespace}/{plural}"
-
-
-def _resource(manifest: Body) -> str:
-    metadata = manifest["metadata"]
-    return f"{_resources(KINDS[manifest['kind']].plural, metadata['namespace'])}/{metadata['name']}"
+def _names(manifest: Body) -> tuple[str, str, str]:
+    """Return kind, name and namespace of a resource."""
+    return manifest["kind"], manifest["metadata"]["name"], manifest["metadata"]["namespace"]
 
 
 class Kubelet:
@@ -150,11 +84,11 @@ class Kubelet:
 
     def __init__(self, api: Api, namespace: str) -> None:
         self._api = api
-        self._path = f"/api/v1/namespaces/{namespace}/pods"
+        self.namespace = namespace
 
     def pod(self, job: str) -> Body:
         def first_pod() -> Body | None:
-            pods = self._api.items(f"{self._path}?labelSelector=job-name%3D{job}")
+            pods = self._api.list("Pod", self.namespace, f"job-name={job}")
             return pods[0] if pods else None
 
         return until(f"a pod of Job {job}", first_pod)
@@ -185,17 +119,18 @@ class Kubelet:
     def remove(self, job: str) -> None:
         """Remove the pod, as a kubelet does once its processes are gone."""
         name = self.pod(job)["metadata"]["name"]
-        self._api.request("DELETE", f"{self._path}/{name}?gracePeriodSeconds=0")
+        self._api.delete("Pod", name, self.namespace, grace_period_seconds=0)
 
     def _write_status(self, job: str, state: Body, ready: bool, **status: Any) -> None:
         pod = self.pod(job)
         name = pod["metadata"]["name"]
         if not pod["spec"].get("nodeName"):
-            binding = {"metadata": {"name": name}, "target": {"kind": "Node", "name": NODE}}
-            self._api.request("POST", f"{self._path}/{name}/binding", binding)
+            metadata = {"name": name, "namespace": self.namespace}
+            target = {"kind": "Node", "name": NODE}
+            self._api.create({"kind": "Binding", "metadata": metadata, "target": target}, parent="Pod")
         container = {"name": "runner", "image": "i", "imageID": "", "restartCount": 0, "ready": ready}
         status["containerStatuses"] = [container | {"state": state}]
-        self._api.request("PATCH", f"{self._path}/{name}/status", {"status": status}, _MERGE)
+        self._api.patch("Pod", name, self.namespace, {"status": status}, "status")
 
 
 def _now() -> str:
@@ -230,13 +165,13 @@ class OperatorProcess:
 
     def start(self) -> None:
         """Start the process, with new ports each time."""
-        health, metrics = _free_port(), _free_port()
+        health, metrics = ports.free_ports(2)
         self.health_address, self.metrics_address = ("127.0.0.1", health), ("127.0.0.1", metrics)
-        ports = {"TLT_HEALTH_PORT": str(health), "TLT_METRICS_PORT": str(metrics)}
+        variables = {"TLT_HEALTH_PORT": str(health), "TLT_METRICS_PORT": str(metrics)}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tlt_operator"],
-                env=self._environment | ports,
+                env=self._environment | variables,
                 stdout=log,
                 stderr=log,
             )
@@ -252,7 +187,7 @@ class OperatorProcess:
         assert self._process
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(timeout=30)
+        return self._process.wait(timeout=patience.SECONDS)
 
     def is_running(self) -> bool:
         assert self._process
@@ -262,7 +197,7 @@ class OperatorProcess:
         return self._log.read_text()
 
     def get(self, address: tuple[str, int], path: str) -> tuple[int, str]:
-        connection = http.client.HTTPConnection(*address, timeout=10)
+        connection = http.client.HTTPConnection(*address, timeout=patience.REQUEST)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()
@@ -271,9 +206,3 @@ class OperatorProcess:
             return 0, ""
         finally:
             connection.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from datetime import UTC, datetime
 from typing import Any
 
@@ -41,6 +42,29 @@ def resource(kind: str = "TrainingJob", name: str = "traffic", **spec: Any) -> d
         "metadata": {"name": name, "namespace": "default"},
         "spec": {**_SPECS[kind], **spec},
     }
+
+
+DIGITS = resource(
+    name="digits",
+    dataset={
+        "uri": "pvc://tlt-data/digits",
+        "targetClassMapping": {"one": "one"},
+        "imageSize": {"width": 192, "height": 128},
+    },
+    output={"uri": "pvc://tlt-data/runs/digits"},
+)
+"""The TrainingJob whose fields the tests of the API change one by one."""
+
+
+def with_field(body: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """Return a copy of a manifest with another value at a dotted path."""
+    body = copy.deepcopy(body)
+    node = body
+    *parents, last = path.split(".")
+    for part in parents:
+        node = node.setdefault(part, {})
+    node[last] = value
+    return body
 
 
 def made(namespace: str, kind: str = "TrainingJob", name: str = "traffic", **spec: Any) -> dict[str, Any]:

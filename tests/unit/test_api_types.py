@@ -1,37 +1,15 @@
 """The API's own rules, without a cluster."""
 
-import copy
 from typing import Any
 
 import pytest
 
+from operator_ring.manifests import DIGITS, with_field
 from tlt_api import resources, runspec
 from tlt_api.failures import CLASSES, Reason, by_exit_code
 from tlt_api.status import Inputs, ResolvedModel
 
-TRAINING: dict[str, Any] = {
-    "apiVersion": "tlt.dev/v1alpha1",
-    "kind": "TrainingJob",
-    "metadata": {"name": "digits", "namespace": "team", "uid": "u-1"},
-    "spec": {
-        "dataset": {
-            "uri": "pvc://tlt-data/digits",
-            "targetClassMapping": {"one": "one", "two": "two"},
-            "imageSize": {"width": 192, "height": 128},
-        },
-        "output": {"uri": "pvc://tlt-data/runs/digits"},
-    },
-}
-
-
-def changed(path: str, value: Any, body: dict[str, Any] = TRAINING) -> dict[str, Any]:
-    body = copy.deepcopy(body)
-    node = body
-    *parents, last = path.split(".")
-    for part in parents:
-        node = node.setdefault(part, {})
-    node[last] = value
-    return body
+TRAINING = with_field(DIGITS, "metadata", {"name": "digits", "namespace": "team", "uid": "u-1"})
 
 
 def test_a_minimal_training_job_takes_tlts_defaults() -> None:
@@ -72,7 +50,7 @@ def test_a_minimal_training_job_takes_tlts_defaults() -> None:
 )  # fmt: skip
 def test_a_wrong_manifest_is_refused_with_the_field_at_fault(path: str, value: Any, expected: str) -> None:
     with pytest.raises(resources.InvalidResourceError) as error:
-        resources.parse(changed(path, value))
+        resources.parse(with_field(TRAINING, path, value))
     assert expected in str(error.value)
 
 
@@ -86,7 +64,7 @@ def test_a_run_spec_round_trips_through_an_annotation() -> None:
 
 
 def test_every_address_of_a_spec_is_found() -> None:
-    body = changed("spec.model.pretrainedWeights", {"uri": "s3://models/resnet.h5"})
+    body = with_field(TRAINING, "spec.model.pretrainedWeights", {"uri": "s3://models/resnet.h5"})
     assert resources.parse(body).spec.referenced_uris() == [
         "pvc://tlt-data/digits",
         "pvc://tlt-data/runs/digits",

@@ -5,22 +5,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from line_formats import HEIGHT, WIDTH, YOLO, YOLO_NAMES, sample_in
 from tlt_api.failures import Reason
-from tlt_runner.data.formats.folders import SourceFolder
-from tlt_runner.data.formats.yolo import YoloReader, read_class_names
-from tlt_runner.data.sample import LabelledBox, Labels, Problem, Sample
+from tlt_runner.data.formats.yolo import read_class_names
+from tlt_runner.data.sample import LabelledBox
 from tlt_runner.errors import RunnerError
 
-NAMES = {0: "bicycle", 1: "motorbike"}
-GOOD = "1 0.5 0.5 0.25 0.5"
-HEIGHT, WIDTH = 200, 400
-
-
-def _read(folder: Path, content: bytes) -> Labels:
-    (folder / "a.txt").write_bytes(content)
-    reader = YoloReader(SourceFolder(folder, "images"), SourceFolder(folder, "labels"), NAMES)
-    sample = Sample("images/a", "a", folder / "a.jpg", "images/a.jpg", "labels/a.txt", folder / "a.txt")
-    return reader.read(sample, (HEIGHT, WIDTH))
+GOOD = YOLO.line
+_read = YOLO.read
 
 
 def test_shares_become_pixels_of_the_image(tmp_path: Path) -> None:
@@ -30,22 +22,8 @@ def test_shares_become_pixels_of_the_image(tmp_path: Path) -> None:
     )
 
 
-def test_a_score_in_column_6_is_allowed(tmp_path: Path) -> None:
-    assert len(_read(tmp_path, f"{GOOD} 0.9\n".encode()).boxes) == 1
-
-
 def test_a_class_number_may_be_written_with_a_point(tmp_path: Path) -> None:
     assert _read(tmp_path, b"0.000000 0.5 0.5 0.25 0.5").boxes[0].class_name == "bicycle"
-
-
-@pytest.mark.parametrize("content", [b"", b"\n\n", b"  \r\n"])
-def test_an_empty_label_is_an_image_without_objects(tmp_path: Path, content: bytes) -> None:
-    assert _read(tmp_path, content) == Labels()
-
-
-def test_windows_line_ends_and_a_byte_order_mark_are_accepted(tmp_path: Path) -> None:
-    labels = _read(tmp_path, b"\xef\xbb\xbf" + f"{GOOD}\r\n\r\n{GOOD}\r\n".encode())
-    assert [(box.class_name, box.line) for box in labels.boxes] == [("motorbike", 1), ("motorbike", 3)]
 
 
 def test_a_box_outside_by_the_rounding_of_six_decimals_moves_to_the_edge(tmp_path: Path) -> None:
@@ -60,76 +38,9 @@ def test_a_box_that_reaches_out_of_the_image_keeps_its_size(tmp_path: Path) -> N
     assert _read(tmp_path, b"0 0.1 0.5 0.5 0.5").boxes[0].yxyx == (50.0, -60.0, 150.0, 140.0)
 
 
-VERDICTS = [
-    (
-        "1 0.5 0.5 0.25",
-        Problem.WRONG_COLUMNS,
-        "expected 5 columns (class cx cy w h) or 6 (with a score), got 4:",
-    ),
-    (
-        "1 0.1 0.1 0.9 0.1 0.5 0.9",
-        Problem.WRONG_COLUMNS,
-        "expected 5 columns (class cx cy w h) or 6 (with a score), got 7, which could be a polygon, "
-        "a rotated box or keypoints: those are not read, make boxes of them: 1 0.1 0.1",
-    ),
-    ("car 0.5 0.5 0.2 0.2", Problem.NOT_A_NUMBER, "class (column 1): expected a whole number, got 'car'"),
-    ("0.5 0.5 0.5 0.2 0.2", Problem.NOT_A_NUMBER, "class (column 1): expected a whole number, got '0.5'"),
-    (
-        "2 0.5 0.5 0.2 0.2",
-        Problem.UNKNOWN_CLASS,
-        "class (column 1): expected one of the 2 classes, 0 to 1, got '2'",
-    ),
-    (
-        "-1 0.5 0.5 0.2 0.2",
-        Problem.UNKNOWN_CLASS,
-        "class (column 1): expected one of the 2 classes, 0 to 1, got '-1'",
-    ),
-    ("1 nan 0.5 0.2 0.2", Problem.NOT_A_NUMBER, "centre x (column 2): expected a finite number, got 'nan'"),
-    ("1 0.5 x 0.2 0.2", Problem.NOT_A_NUMBER, "centre y (column 3): expected a finite number, got 'x'"),
-    ("1 0.5 0.5 inf 0.2", Problem.NOT_A_NUMBER, "width (column 4): expected a finite number, got 'inf'"),
-    ("1 0.5 0.5 -0.2 0.2", Problem.INVERTED_BOX, "width (column 4): expected more than 0, got '-0.2'"),
-    ("1 0.5 0.5 0.2 0", Problem.INVERTED_BOX, "height (column 5): expected more than 0, got '0'"),
-    (
-        "1 320 240 64 48",
-        Problem.OUTSIDE_IMAGE,
-        "centre x (column 2): expected a share of the image's width, 0 to 1, got '320'",
-    ),
-    (
-        "1 0.5 -0.1 0.2 0.2",
-        Problem.OUTSIDE_IMAGE,
-        "centre y (column 3): expected a share of the image's height, 0 to 1, got '-0.1'",
-    ),
-    (
-        "1 0.5 0.5 0.2 1.5",
-        Problem.OUTSIDE_IMAGE,
-        "height (column 5): expected a share of the image's height, 0 to 1, got '1.5'",
-    ),
-]
-
-
-@pytest.mark.parametrize(("line", "problem", "message"), VERDICTS)
-def test_a_bad_line_is_a_finding_with_file_line_and_field(
-    tmp_path: Path, line: str, problem: Problem, message: str
-) -> None:
-    labels = _read(tmp_path, f"{GOOD}\n\n{line}\n{GOOD}\n".encode())
-    assert [box.line for box in labels.boxes] == [1, 4]
-    (finding,) = labels.findings
-    assert (finding.file, finding.line, finding.problem) == ("labels/a.txt", 3, problem)
-    assert finding.message.startswith(message)
-
-
-def test_a_label_that_is_no_text_gets_one_finding(tmp_path: Path) -> None:
-    labels = _read(tmp_path, b"\x89PNG\xff\xfe\x00")
-    assert [(finding.problem, finding.line) for finding in labels.findings] == [
-        (Problem.UNREADABLE_LABEL, None)
-    ]
-
-
 def test_classes_are_counted_without_the_image(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(f"{GOOD}\n0 .5 .5 .1 .1\n{GOOD}\n9 .5 .5 .1 .1\n")
-    reader = YoloReader(SourceFolder(tmp_path, "images"), SourceFolder(tmp_path, "labels"), NAMES)
-    sample = Sample("images/a", "a", tmp_path / "a.jpg", "images/a.jpg", "labels/a.txt", tmp_path / "a.txt")
-    assert reader.classes(sample) == {"bicycle": 1, "motorbike": 2}
+    assert YOLO.reader_of(tmp_path).classes(sample_in(tmp_path)) == {"bicycle": 1, "motorbike": 2}
 
 
 def _load(folder: Path, content: str | bytes) -> dict[int, str]:
@@ -149,7 +60,7 @@ def _load(folder: Path, content: str | bytes) -> dict[int, str]:
     ],
 )
 def test_classes_are_a_list_or_numbered(tmp_path: Path, content: str | bytes) -> None:
-    assert _load(tmp_path, content) == NAMES
+    assert _load(tmp_path, content) == YOLO_NAMES
 
 
 def test_class_numbers_may_have_gaps(tmp_path: Path) -> None:

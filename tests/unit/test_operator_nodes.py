@@ -31,6 +31,12 @@ def nodes(count: int = 2, name: str = "traffic", **spec: Any) -> dict[str, Any]:
     return resource(name=name, resources={"gpus": 0, "nodes": count}, **spec)
 
 
+def run_pods(cluster: MemoryKube) -> None:
+    """Let both pods of the first attempt run."""
+    for index in range(2):
+        cluster.run_pod(JOB, index)
+
+
 def blocked(cluster: MemoryKube, key: Key) -> tuple[str, str]:
     blocked = condition(cluster, key, "Blocked")
     return blocked["reason"], blocked["message"]
@@ -81,8 +87,7 @@ async def test_the_service_is_headless_belongs_to_the_job_and_selects_its_pods_a
 async def test_a_deleted_service_is_created_again_while_the_job_runs(cluster: MemoryKube) -> None:
     key = cluster.add(nodes())
     await cluster.settle()
-    for index in range(2):
-        cluster.run_pod(JOB, index)
+    run_pods(cluster)
     del cluster.services[SERVICE]
     await cluster.settle()
     assert SERVICE in cluster.services
@@ -129,8 +134,7 @@ async def test_suspension_works_while_the_service_is_refused(cluster: MemoryKube
     cluster.refuse_services = refusal(403, "services is forbidden")
     key = cluster.add(nodes())
     await cluster.settle()
-    for index in range(2):
-        cluster.run_pod(JOB, index)
+    run_pods(cluster)
     cluster.edit(key, suspend=True)
     await cluster.settle()
     assert cluster.jobs[JOB]["metadata"]["deletionTimestamp"]
@@ -144,8 +148,7 @@ async def test_a_run_starts_once_the_operator_may_create_services(cluster: Memor
     cluster.refuse_services = refusal(403, "services is forbidden")
     key = cluster.add(nodes())
     assert await cluster.settle() == attempts.REFUSED_POLL_SECONDS
-    for index in range(2):
-        cluster.run_pod(JOB, index)
+    run_pods(cluster)
     cluster.refuse_services = None
     await cluster.settle()
     assert SERVICE in cluster.services
@@ -159,8 +162,7 @@ def test_a_run_whose_service_cannot_be_created_again_goes_on_and_reports_it(what
     async def scenario(cluster: MemoryKube) -> None:
         key = cluster.add(nodes())
         await cluster.settle()
-        for index in range(2):
-            cluster.run_pod(JOB, index)
+        run_pods(cluster)
         await cluster.settle()
         del cluster.services[SERVICE]
         setattr(cluster, what, refusal(403, "services is forbidden"))
@@ -184,8 +186,7 @@ async def test_a_restarted_pod_without_a_service_gets_a_new_start_timeout(
 ) -> None:
     key = cluster.add(nodes(runPolicy={"maxRetries": 0}))
     await cluster.settle()
-    for index in range(2):
-        cluster.run_pod(JOB, index)
+    run_pods(cluster)
     await cluster.settle()
     del cluster.services[SERVICE]
     cluster.refuse_services = refusal(403, "services is forbidden")
@@ -262,8 +263,7 @@ async def test_the_next_attempt_waits_for_every_pod_of_the_last(cluster: MemoryK
 async def test_suspending_deletes_the_job_and_with_it_the_service(cluster: MemoryKube) -> None:
     key = cluster.add(nodes())
     await cluster.settle()
-    for index in range(2):
-        cluster.run_pod(JOB, index)
+    run_pods(cluster)
     await cluster.settle()
     cluster.edit(key, suspend=True)
     await cluster.settle()

@@ -1,11 +1,11 @@
 """Assumptions of the e2e ring: real pods on a real node behave as they do elsewhere."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+import patience
 from cluster import Images, Node, ObjectStore, steps
 
 Pod = Callable[..., str]
@@ -22,7 +22,7 @@ def node(node_cluster: Node) -> Node:
 def namespace(node: Node, request: pytest.FixtureRequest) -> Iterator[str]:
     name = request.node.name.replace("_", "-")[:50].rstrip("-")
     node.kubectl("create", "namespace", name)
-    node.kubectl("wait", "--for=create", "--timeout=60s", "serviceaccount/default", "--namespace", name)
+    node.kubectl("wait", "--for=create", patience.KUBECTL, "serviceaccount/default", "--namespace", name)
     yield name
     node.kubectl("delete", "namespace", name, "--wait=false")
 
@@ -53,7 +53,9 @@ def start(node: Node, namespace: str, cluster_images: Images) -> Pod:
 
 
 def _status(node: Node, namespace: str, pod: str) -> dict:
-    return json.loads(node.kubectl("get", "pod", pod, "--namespace", namespace, "-o", "json"))["status"]
+    body = node.api.get("Pod", pod, namespace)
+    assert body is not None, f"the pod {pod} does not exist"
+    return body["status"]
 
 
 def _ended(node: Node, namespace: str, pod: str) -> dict:
@@ -62,7 +64,7 @@ def _ended(node: Node, namespace: str, pod: str) -> dict:
     def has_ended() -> bool:
         return _status(node, namespace, pod)["phase"] in ("Succeeded", "Failed")
 
-    steps.until(f"the pod {pod} to end", has_ended, 120)
+    steps.until(f"the pod {pod} to end", has_ended, patience.SECONDS)
     state = _status(node, namespace, pod)["containerStatuses"][0]["state"]["terminated"]
     return {**state, "log": node.kubectl("logs", pod, "--namespace", namespace)}
 
@@ -86,10 +88,10 @@ def test_service_name_of_a_pod_resolves_and_connects_to_it(node: Node, namespace
     )
     node.kubectl("label", "pod", "server", "app=server", "--namespace", namespace)
     node.kubectl("expose", "pod", "server", "--port=80", "--target-port=8080", "--namespace", namespace)
-    node.kubectl("wait", "--for=condition=Ready", "--timeout=60s", "pod/server", "--namespace", namespace)
+    node.kubectl("wait", "--for=condition=Ready", patience.KUBECTL, "pod/server", "--namespace", namespace)
     code = """
 import time, urllib.error, urllib.request
-for attempt in range(50):
+for attempt in range(500):
     try:
         print(urllib.request.urlopen("http://server/", timeout=2).status)
         break
@@ -123,11 +125,11 @@ def test_second_pod_waits_while_the_only_gpu_is_taken(node: Node, namespace: str
     node.set_gpus(1)
     one_gpu = {"limits": {"nvidia.com/gpu": "1"}}
     start("first", "import time; time.sleep(600)", resources=one_gpu)
-    node.kubectl("wait", "--for=condition=Ready", "--timeout=60s", "pod/first", "--namespace", namespace)
+    node.kubectl("wait", "--for=condition=Ready", patience.KUBECTL, "pod/first", "--namespace", namespace)
 
     start("second", "print('never')", resources=one_gpu)
     node.kubectl(
-        "wait", "--for=condition=PodScheduled=false", "--timeout=60s", "pod/second", "--namespace", namespace
+        "wait", "--for=condition=PodScheduled=false", patience.KUBECTL, "pod/second", "--namespace", namespace
     )
 
     status = _status(node, namespace, "second")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import patience
 from cluster import ControlPlane, control_plane, fixtures, kwok, paths, records
 
 
@@ -15,7 +16,7 @@ def test_namespace_is_created_and_gets_a_service_account(control_plane_cluster: 
     control_plane_cluster.kubectl("create", "namespace", "claims")
 
     control_plane_cluster.kubectl(
-        "wait", "--for=create", "--timeout=30s", "serviceaccount/default", "--namespace=claims"
+        "wait", "--for=create", patience.KUBECTL, "serviceaccount/default", "--namespace=claims"
     )
 
     assert control_plane_cluster.kubectl("get", "namespace", "claims", "-o", "name") == "namespace/claims\n"
@@ -99,7 +100,7 @@ def test_hundreds_of_simulated_pods_run_on_kwok_nodes(control_plane_cluster: Con
     with kwok(control_plane_cluster) as simulator:
         simulator.add_nodes(3)
         control_plane_cluster.apply(deployment)
-        control_plane_cluster.kubectl("rollout", "status", "deployment/many", "--timeout=120s")
+        control_plane_cluster.kubectl("rollout", "status", "deployment/many", patience.KUBECTL)
         ready = control_plane_cluster.kubectl(
             "get", "deployment/many", "-o", "jsonpath={.status.readyReplicas}"
         )
