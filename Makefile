@@ -45,7 +45,8 @@ demo-down: setup ## Remove the demo's cluster
 check: lint typecheck unit ## Before a push: lint, types, unit tests (no cluster)
 
 .PHONY: test
-test: unit integration e2e ## All tests: unit, integration (API server), e2e (node and images)
+test: unit parts ## All tests: unit, then integration (API server) beside e2e (node and images), which waits a lot
+	$(PYTEST) $(PARALLEL) tests/integration tests/e2e
 
 .PHONY: unit
 unit: setup ## Tests that take seconds: no TensorFlow graph, no cluster
