@@ -19,7 +19,7 @@ from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation import detectors
 from tlt_runner.evaluation.evaluate import evaluate as judge
 from tlt_runner.tasks import evaluate
-from tlt_runner.training.checkpoint import model_file
+from tlt_runner.training.checkpoint import writer
 
 SIZE = 96
 CLASSES = {"one": "one", "seven": "seven"}
@@ -102,8 +102,8 @@ def test_a_model_of_other_classes_is_refused(scenes, tmp_path):
 @pytest.mark.parametrize(("uid", "warned"), [("u", False), ("before", True)], ids=["own", "of another run"])
 def test_evaluating_a_model_of_another_run_logs_a_warning(scenes, model, tmp_path, caplog, uid, warned):
     run = Run(tmp_path, scenes)
-    origin = model_file.Origin(run=uid, job="default/elder", epoch=7)
-    model_file.save(model, run.output / "best.keras", origin)
+    origin = writer.Origin(run=uid, job="default/elder", epoch=7)
+    writer.save(model, run.output / "best.keras", origin)
     assert run().metrics.m_ap is not None
     assert any("default/elder" in line and "epoch 7" in line for line in caplog.messages) == warned
 

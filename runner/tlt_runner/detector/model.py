@@ -16,10 +16,10 @@ import keras
 from keras import layers, ops
 
 from tlt_api.failures import Reason
-from tlt_runner.detector import fused_batch_norm, head, roi, rpn
+from tlt_runner.detector import head, roi, rpn
 from tlt_runner.detector.backbones import FAMILIES
 from tlt_runner.detector.backbones.family import Family
-from tlt_runner.detector.backbones.layers import Layers
+from tlt_runner.detector.backbones.layers import Layers, fuse
 from tlt_runner.detector.boxes import Tensor
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.errors import RunnerError
@@ -52,7 +52,7 @@ class FasterRCNN(keras.Model):
         # A file holds neither the fused call, which is not serialised, nor the last word on freezing: the
         # config overwrites the trainable flags that Keras stores.
         for graph in (trunk, head):
-            fused_batch_norm.fuse(graph)
+            fuse(graph)
         freeze(self)
 
     def call(self, images: Tensor) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from tlt_runner.evaluation import detectors
 from tlt_runner.evaluation.evaluate import evaluate
 from tlt_runner.tasks import inputs
 from tlt_runner.tasks.convert import prepare
-from tlt_runner.training.checkpoint import model_file
+from tlt_runner.training.checkpoint import writer
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def _log_origin(uri: str, path: Path, run: RunSpec) -> None:
 
     The model of another run is evaluated, too: a resource that was made anew has another uid.
     """
-    origin = model_file.origin_of(path)
+    origin = writer.origin_of(path)
     if origin is None:
         log.warning("evaluating %s, which does not say which run it is of", uri)
     elif origin.run != run.owner.uid:

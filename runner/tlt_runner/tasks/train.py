@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,20 +20,24 @@ import numpy as np
 from tlt_api.failures import Reason
 from tlt_api.model import Anchors
 from tlt_api.runspec import RunSpec
+from tlt_api.status import Metrics
 from tlt_api.trainingjob import TrainingJobSpec
+from tlt_runner.cancel import Stop
 from tlt_runner.context import Context
 from tlt_runner.data.input_pipeline import batches
-from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.data.records import Records, load_records
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation import detectors
+from tlt_runner.evaluation.evaluate import Detect, Shared, evaluate
 from tlt_runner.status.file import LocalReporter
+from tlt_runner.tasks.convert import prepare
 from tlt_runner.training import initial_model, loop, mixed_precision
 from tlt_runner.training.callbacks import create
 from tlt_runner.training.checkpoint import artifacts
 from tlt_runner.training.checkpoint.state import Position
-from tlt_runner.training.distributed import evaluation, rendezvous, workers
+from tlt_runner.training.checkpoint.writer import CheckpointWriter
+from tlt_runner.training.distributed import rendezvous, workers
 from tlt_runner.training.distributed.stop import StopAgreement
 from tlt_runner.training.distributed.workers import Workers
 from tlt_runner.training.trainer import INPUTS, Trainer
@@ -73,7 +77,7 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
     )
     _log_unused_data(records, model, batch_size)
 
-    writer = artifacts.CheckpointWriter(
+    writer = CheckpointWriter(
         context,
         checkpoints,
         model=model,
@@ -106,17 +110,17 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
         )
     else:
         callbacks = create.status_only(spec, context, steps=steps, images_per_step=batch_size)
-    evaluate = evaluation.create_evaluate(
+    evaluate_model = _evaluation(
         records,
         spec,
-        detect=detect if workers.replicas == 1 else evaluation.on_replicas(model, workers),
+        detect=detect if workers.replicas == 1 else workers.detector(model),
         workers=workers,
         stop=StopAgreement(context.stop, workers),
     )
     work = loop.Work(
         batches=_training_batches(records, spec, model, workers, batch_size),
         steps=steps,
-        evaluate=trainer.averaged()(evaluate),
+        evaluate=trainer.averaged()(evaluate_model),
         saver=writer,
         stop_requested=StopAgreement(context.stop, workers).requested,
     )
@@ -141,9 +145,7 @@ def _prepare_data(
         RunnerError: Whatever preparation raises; on the others also errors of opening the records.
     """
     if workers.chief:
-        records = prepare(
-            spec.dataset, context.storage, spec.output.uri, context.reporter, context.stop, spec.model.anchors
-        )
+        records = prepare(spec, context)
         spec = initial_model.with_anchors(spec, records, context.reporter)
         # The anchors go along: only the chief has fitted them.
         anchors = spec.model.anchors.model_dump(mode="json", by_alias=True)
@@ -215,6 +217,46 @@ def _training_batches(
             )
 
     return epoch_batches
+
+
+def _evaluation(
+    records: Records, spec: TrainingJobSpec, detect: Detect, workers: Workers, stop: Stop
+) -> Callable[[], Metrics]:
+    """Return a function that evaluates the model with its current weights, each image once over all replicas.
+
+    Every worker must call it, and gets the metrics of all images: so all make the same decisions, which model
+    is the best and when to stop early.
+
+    Args:
+        records: Prepared data.
+        spec: Batch size, IoU threshold and method.
+        detect: The model in training, on all of this worker's replicas.
+        workers: All workers, which share the images.
+        stop: The stop request on which all workers agree; asked before each batch, it raises Interrupted.
+    """
+    # Images that fit in memory at once: accumulation applies to updates only.
+    batch_size = spec.training.batch_size_per_gpu * workers.replicas
+    shared = Shared(workers.worker_slice, workers.total) if workers.several else None
+
+    def batches_until_stop() -> Iterator[Any]:
+        data = batches.validation_batches(
+            records, batch_size, records.manifest.most_objects, worker_slice=workers.worker_slice
+        )
+        for batch in data:
+            stop.raise_if("while evaluating; the checkpoint before it is kept")
+            yield batch
+
+    def evaluate_model() -> Metrics:
+        return evaluate(
+            detect,
+            batches_until_stop(),
+            records.manifest.class_names,
+            spec.evaluation.iou_threshold,
+            spec.evaluation.average_precision,
+            shared,
+        )
+
+    return evaluate_model
 
 
 def _log_result(end: Position) -> None:

@@ -5,30 +5,27 @@ At the output address, ``checkpoints/<checkpoint>/`` has the immutable files of 
 names these files. ``best.keras``, ``last.keras`` and ``epoch-0007.keras`` beside them are copies under
 names that stay; after a kill between manifest and copies, the next attempt makes the copies again.
 
-Called by the train task. :class:`Checkpoints` comes first, so that the status has the models of earlier
-attempts while data are read; :class:`CheckpointWriter` needs the model and comes when there is one.
+Called by the train task before data are read, so that the status has the models of earlier attempts
+meanwhile. :class:`~tlt_runner.training.checkpoint.writer.CheckpointWriter` needs the model and comes when
+there is one.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from tlt_api.runspec import Owner
 from tlt_api.status import Artifact, Metrics
 from tlt_runner.context import Context
-from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
 from tlt_runner.files import PARTIAL_SUFFIX, sha256_of
 from tlt_runner.storage import Storage, join
 from tlt_runner.training.checkpoint import manifest as manifests
-from tlt_runner.training.checkpoint import model_file, state
+from tlt_runner.training.checkpoint import state
 from tlt_runner.training.checkpoint.manifest import BEST, FOLDER, LAST, MANIFEST, Checkpoint, File, Manifest
-from tlt_runner.training.checkpoint.model_file import Origin
 from tlt_runner.training.checkpoint.state import Position, Saved
 
 OLD_STATE = "last.state.npz"
@@ -260,127 +257,6 @@ def _reopened(position: Position, lost: Sequence[str]) -> Position:
     if position.epoch and not position.step:
         change["epoch_finished"] = False
     return position.model_copy(update=change)
-
-
-class CheckpointWriter:
-    """Saves a model in training and its state as checkpoints.
-
-    Args:
-        context: Scratch folder.
-        checkpoints: Takes the files.
-        model: The model in training.
-        variables: All variables that training changes.
-        keep: Newest checkpoints that stay as models of their own.
-        published_weights: Context in which the model has the weights to publish (averages).
-        publishes: False on workers that only resume.
-    """
-
-    def __init__(
-        self,
-        context: Context,
-        checkpoints: Checkpoints,
-        model: FasterRCNN,
-        variables: Sequence[Any],
-        keep: int,
-        published_weights: Callable[[], AbstractContextManager[None]] = nullcontext,
-        publishes: bool = True,
-    ) -> None:
-        self._scratch = context.scratch
-        self._checkpoints = checkpoints
-        self._model = model
-        self._variables = variables
-        self._keep = keep
-        self._published_weights = published_weights
-        self._publishes = publishes
-
-    def resume(self, saved: Saved | None, start: Position) -> Position:
-        """Restore the state that :meth:`Checkpoints.recall` returned; without one, return ``start``.
-
-        Raises:
-            RunnerError: As of :func:`state.resume`.
-        """
-        if saved is None:
-            return start
-        position = state.resume(saved, start, self._variables)
-        if position is start:
-            self._checkpoints.withdraw()
-        return position
-
-    def save_state(self, position: Position) -> None:
-        """Save a checkpoint for resuming: before an evaluation, or when the run is stopped."""
-        if self._publishes:
-            self._record(position, self._with_state(position), is_best=False, is_last=False)
-
-    def save_epoch(
-        self, position: Position, metrics: Metrics | None, *, is_best: bool, is_last: bool
-    ) -> None:
-        """Record a finished epoch, with its model where that is the best one or a checkpoint is due.
-
-        Args:
-            position: Progress of the training, the evaluation included.
-            metrics: The evaluation; None where none was due.
-            is_best: The model is the best one so far.
-            is_last: A checkpoint is due.
-        """
-        if not self._publishes:
-            return
-        # The state saved before the evaluation has the same weights and is not written again.
-        checkpoint = self._current(position) or self._with_state(position)
-        checkpoint = checkpoint.model_copy(update={"metrics": metrics})
-        # The entry gets its metrics only.
-        if not (is_best or is_last):
-            self._record(position, checkpoint, is_best=False, is_last=False)
-            return
-        local = self._scratch / "model.keras"
-        owner = self._checkpoints.owner
-        origin = Origin(
-            run=owner.uid,
-            job=f"{owner.namespace}/{owner.name}",
-            epoch=position.epoch,
-            evaluation=metrics if is_best else None,
-        )
-        with self._published_weights():
-            model_file.save(self._model, local, origin)
-        file = self._checkpoints.publish(local, f"{FOLDER}/{checkpoint.name}/model.keras")
-        checkpoint = checkpoint.model_copy(update={"model": file})
-        self._record(position, checkpoint, is_best=is_best, is_last=is_last, model=local)
-        local.unlink()
-
-    def _current(self, position: Position) -> Checkpoint | None:
-        """The checkpoint whose state has the weights of this position, if it can still get a model."""
-        manifest = self._checkpoints.manifest
-        checkpoint = manifest.checkpoint(manifest.resume) if manifest else None
-        # Files of a checkpoint never change: one that has a model gets no other.
-        if checkpoint is None or checkpoint.model is not None or checkpoint.name == OLD_STATE:
-            return None
-        return checkpoint if (checkpoint.epoch, checkpoint.step) == (position.epoch, position.step) else None
-
-    def _with_state(self, position: Position) -> Checkpoint:
-        """A checkpoint with the state published; one with the same content is not published again."""
-        local = self._scratch / "state.npz"
-        # Written in order to know its digest, which is part of the name.
-        state.write(local, position, self._variables)
-        name = manifests.checkpoint_name(position, sha256_of(local))
-        manifest = self._checkpoints.manifest
-        checkpoint = manifest.checkpoint(name) if manifest else None
-        if checkpoint is None or checkpoint.state is None:
-            file = self._checkpoints.publish(local, f"{FOLDER}/{name}/state.npz")
-            checkpoint = Checkpoint(name=name, epoch=position.epoch, step=position.step, state=file)
-        local.unlink()
-        return checkpoint
-
-    def _record(
-        self,
-        position: Position,
-        checkpoint: Checkpoint,
-        *,
-        is_best: bool,
-        is_last: bool,
-        model: Path | None = None,
-    ) -> None:
-        manifest = self._checkpoints.manifest or manifests.first(position, checkpoint)
-        manifest = manifest.advanced(position, checkpoint, best=is_best, last=is_last, keep=self._keep)
-        self._checkpoints.record(manifest, self._scratch, model)
 
 
 def remove_partial_files(storage: Storage, output_uri: str, now: float) -> None:

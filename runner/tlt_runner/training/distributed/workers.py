@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ import tensorflow as tf
 from tlt_api.failures import Reason
 from tlt_runner.cancel import Stop
 from tlt_runner.data.input_pipeline.worker_slice import WorkerSlice
+from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
 from tlt_runner.training.distributed import rendezvous
 
@@ -149,6 +150,18 @@ class Workers:
             name: np.concatenate([part.numpy() for part in self.strategy.experimental_local_results(value)])
             for name, value in values.items()
         }
+
+    def detector(self, model: FasterRCNN) -> Callable[[Any], dict[str, npt.NDArray[Any]]]:
+        """Return the model as a function of this worker's images [B, H, W, 3], shared by its replicas."""
+
+        @tf.function
+        def compiled(batch: dict[str, Any]) -> Any:
+            return self.strategy.run(
+                lambda images: model(tf.cast(images, tf.float32), training=False), args=(batch["image"],)
+            )
+
+        # Bytes travel to the devices, and are cast there.
+        return lambda images: self.joined(compiled(self.split({"image": images})))
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
