@@ -57,6 +57,7 @@ def _model(spec: TrainingJobSpec, run: RunSpec, context: Context) -> FasterRCNN:
         path = context.storage.fetch(best)
         _log_origin(best, path, run)
         return detector.load(path)
+    # Nothing is trained yet: the figures are those that a retraining starts from.
     initial = inputs.initial_model(spec, run)
     log.info("%s does not exist: evaluating %s, from which the training starts", best, initial.uri)
     model = detector.load(context.storage.fetch(initial.uri, initial.sha256))
@@ -85,6 +86,8 @@ def _log_origin(uri: str, path: Path, run: RunSpec) -> None:
 
 
 def _with_progress(validation: Iterable[Mapping[str, Any]], context: Context) -> Iterator[Mapping[str, Any]]:
+    """Yield the batches, and report each one before it is evaluated."""
     for step, batch in enumerate(validation):
+        # Also the place where a stop ends the run: between two batches.
         context.begin("evaluate", step)
         yield batch

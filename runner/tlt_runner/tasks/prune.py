@@ -38,6 +38,7 @@ def run(spec: PruneJobSpec, run: RunSpec, context: Context) -> None:
     # Nothing here is worth a GPU, and one that is claimed here is missing elsewhere.
     tf.config.set_visible_devices([], "GPU")
     model = detector.load(context.storage.fetch(source.uri, source.sha256))
+    # 1. Plan: nothing is changed yet, and a plan that prunes nothing ends the run here.
     context.begin("prune", step=1)
     options = options_of(spec)
     groups = find_groups(model, options)
@@ -47,6 +48,7 @@ def run(spec: PruneJobSpec, run: RunSpec, context: Context) -> None:
     plan_file.write_text(plan.to_json() + "\n", encoding="utf-8")
     # Before the rebuilding: if that fails, the plan tells what was meant to be removed.
     context.publish(plan_file, "plan", spec.output.uri)
+    # 2. Rebuild and publish.
     context.begin("prune", step=2)
     pruned = rebuild(model, plan, groups)
     # The rebuilt network proves the plan: a mistake in either would be published otherwise.
@@ -77,9 +79,10 @@ def network(model: FasterRCNN) -> Network:
     """Trunk and head, connected by RoI pooling; the head runs once for each proposal of inference."""
     return Network(
         models={"trunk": model.trunk, "head": model.head},
-        # RoI pooling mixes places, never channels.
+        # RoI pooling mixes places, never channels: what the trunk loses, the head's first layer loses, too.
         connections=(Connection(source="trunk", output="features", target="head"),),
         runs={"head": model.config.proposals.inference.post_nms},
+        # Their filters are anchors, classes and coordinates: each one has a meaning outside the network.
         protected=dict.fromkeys(OUTPUT_LAYERS, "output layer"),
     )
 

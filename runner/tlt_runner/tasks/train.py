@@ -51,6 +51,7 @@ def run(spec: TrainingJobSpec, run: RunSpec, context: Context) -> None:
     Raises:
         RunnerError: Whatever data, model or loop raise.
     """
+    # Before anything else touches TensorFlow: it must know its GPUs and the other workers when it starts.
     index = rendezvous.index_of(os.environ, run.workers)
     all_workers = workers.claim(spec.resources.gpus, run.workers, index, context.stop)
     # The other workers report to their own log only.
@@ -61,12 +62,19 @@ def run(spec: TrainingJobSpec, run: RunSpec, context: Context) -> None:
 
 
 def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Workers) -> None:
-    # Before data are read, so that the models of earlier attempts do not leave the status meanwhile.
+    # 1. The checkpoint of an earlier attempt, on every worker. Before data are read, so that the models of
+    # earlier attempts do not leave the status meanwhile.
     checkpoints = artifacts.Checkpoints(context, spec.output.uri, run.owner)
     saved = checkpoints.recall()
+
+    # 2. Data. The spec that comes back has the anchors to train with; steps and batches are over all
+    # replicas.
     records, spec = _prepare_data(spec, context, workers)
     batch_size = spec.training.images_per_replica * workers.replicas
     steps = batches.steps_of(records, batch_size)
+
+    # 3. Model and optimizer, in the scope of the strategy, which makes a copy of each weight for each
+    # replica.
     with workers.strategy.scope():
         model = initial_model.initial_model(run, spec, context.storage)
     trainer = Trainer(
@@ -77,6 +85,8 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
     )
     _log_unused_data(records, model, batch_size)
 
+    # 4. Resume. Every worker restores the state itself; only the chief writes, and only after all are known
+    # to stand at the same position.
     writer = CheckpointWriter(
         context,
         checkpoints,
@@ -101,6 +111,7 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
         artifacts.remove_partial_files(context.storage, spec.output.uri, time.time())
         checkpoints.repair()
 
+    # 5. What the loop calls: callbacks, evaluation, batches, checkpoints.
     # One function for evaluations and for images, so that it is traced once.
     detect = detectors.of_keras(model)
     if workers.chief:
@@ -122,8 +133,11 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
         steps=steps,
         evaluate=trainer.averaged()(evaluate_model),
         saver=writer,
+        # Not the agreement of the evaluations: each adapts to the pace of its own calls.
         stop_requested=StopAgreement(context.stop, workers).requested,
     )
+
+    # 6. Train.
     # The inner guard comes first, so that callbacks are closed with WorkerLost, not with TensorFlow's error.
     with callbacks, workers.guarded():
         end = loop.train(trainer, work, spec.training, spec.evaluation, start, callbacks)
@@ -151,6 +165,7 @@ def _prepare_data(
         anchors = spec.model.anchors.model_dump(mode="json", by_alias=True)
         workers.broadcast_text(json.dumps({"uri": records.uri, "digest": records.digest, "anchors": anchors}))
         return records, spec
+    # A worker must not prepare by itself: two would write the same files, and fit the anchors twice.
     prepared = json.loads(workers.wait_for_broadcast(context.stop))
     records = load_records(context.storage, prepared["uri"], prepared["digest"])
     model = spec.model.model_copy(update={"anchors": Anchors.model_validate(prepared["anchors"])})
@@ -160,6 +175,7 @@ def _prepare_data(
 def _log_unused_data(records: Records, model: FasterRCNN, batch_size: int) -> None:
     manifest, max_objects = records.manifest, model.config.max_objects
     beyond = manifest.objects_beyond(max_objects)
+    # Boxes are padded to maxObjects, so that every batch has one shape; of more, the rest is cut off.
     if beyond:
         log.warning("%d objects beyond spec.model.maxObjects %d are not trained on", beyond, max_objects)
     partial = manifest.training_images % batch_size
@@ -177,6 +193,8 @@ def _check_same_position(start: Position, workers: Workers) -> None:
     Raises:
         RunnerError: StorageUnavailable on a worker that read another checkpoint than the chief.
     """
+    # A volume that is another one on each node, or a cached read, would have workers train different weights
+    # from here on without any error.
     position = start.model_dump_json()
     if workers.broadcast_text(position) == position:
         return
@@ -190,7 +208,9 @@ def _check_same_position(start: Position, workers: Workers) -> None:
 
 def _training_batches(
     records: Records, spec: TrainingJobSpec, model: FasterRCNN, workers: Workers, batch_size: int
-) -> Any:
+) -> Callable[[int, int], Iterator[loop.Batch]]:
+    """Return a function of the epoch (from 0) and its first step: the batches, split among the replicas."""
+
     def epoch_batches(epoch: int, first_step: int) -> Iterator[loop.Batch]:
         data = batches.training_batches(
             records,
@@ -204,7 +224,9 @@ def _training_batches(
         )
         left_out = np.zeros(2, np.int64)
         for batch in data:
+            # [B, 2]: objects left out of each image by augmentation, and by maxObjects.
             left_out += batch["left_out"].numpy().sum(axis=0)
+            # The rest of the batch stays on the host: ids for messages, counts for this log.
             yield {**batch, **workers.split({name: batch[name] for name in INPUTS})}
         # A collective: every worker comes here after the same number of batches.
         left_out = workers.total(left_out).astype(np.int64)
@@ -260,6 +282,7 @@ def _evaluation(
 
 
 def _log_result(end: Position) -> None:
+    # A training that ends without a usable model succeeds all the same: the user learns here what to look at.
     if end.best is None or end.best.m_ap is None:
         log.warning(
             "mAP is unknown: the validation images have no object to evaluate on, so the newest model is "
