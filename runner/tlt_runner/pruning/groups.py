@@ -108,6 +108,7 @@ def find(network: Network, excluded_layers: Sequence[str] = (), check_names: boo
         _check_names(excluded_layers, list(network_graph.layers))
     protected = {**dict.fromkeys(excluded_layers, "excluded"), **network.protected}
     traced = channels.trace(network_graph, protected)
+    # The later stages see coupled sets only: one set is one decision.
     set_of_source = traced.sources.coupled_sets()
     filters = {name: set_of_source[sources] for name, sources in traced.filters.items()}
     return Groups(
@@ -122,6 +123,7 @@ def find(network: Network, excluded_layers: Sequence[str] = (), check_names: boo
 
 def _check_names(excluded: Sequence[str], names: Sequence[str]) -> None:
     problems = []
+    # All of them in one message, each with what may have been meant.
     for name in sorted(set(excluded) - set(names)):
         near = difflib.get_close_matches(name, names, n=3)
         problems.append(f"{name!r}" + (f" (near: {', '.join(near)})" if near else ""))
@@ -136,6 +138,7 @@ def _groups(traced: Channels, filters: Mapping[str, Layout]) -> tuple[Group, ...
     blocks = _blocks(filters)
     groups = []
     for owners in _components(list(blocks)):
+        # Through `filters`, which has the order of the graph.
         layers = tuple(name for name in filters if any(name in names for names in owners))
         sets = tuple(np.array(blocks[names], np.int64) for names in owners)
         groups.append(Group(layers, sets, _protection(traced, layers)))
@@ -158,6 +161,7 @@ def _blocks(filters: Mapping[str, Layout]) -> dict[tuple[str, ...], list[int]]:
 
 def _components(blocks: list[tuple[str, ...]]) -> list[list[tuple[str, ...]]]:
     """Blocks, each given by its layers' names, that are connected by common layers."""
+    # Pairs of all layers of a component and its blocks.
     components: list[tuple[set[str], list[tuple[str, ...]]]] = []
     for block in blocks:
         # A block joins all components with which it shares a layer into one.
@@ -170,6 +174,7 @@ def _components(blocks: list[tuple[str, ...]]) -> list[list[tuple[str, ...]]]:
 
 def _protection(traced: Channels, layers: tuple[str, ...]) -> str | None:
     """The first reason that protects a filter of the layers."""
+    # One filter is enough: a protected layer protects its whole group, as in TLT.
     for name in layers:
         for source in traced.filters[name].tolist():
             reason = traced.sources.protection(source)

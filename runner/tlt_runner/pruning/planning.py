@@ -51,14 +51,18 @@ def make(
     """
     if (threshold is None) == (target is None):
         raise RunnerError(Reason.INVALID_SPEC, "expected exactly one of threshold and target")
+    # 1. Groups: what can only go together.
     groups = groups or grouping.find(network, options.excluded_layers)
     for number in range(len(groups.groups) if log.isEnabledFor(logging.DEBUG) else 0):
         log.debug("%s", groups.details(number))
+    # 2. Values: how much each coupled set matters.
     candidates = _Candidates(groups, _values(network, groups, options), options)
     before = candidates.costs(groups.everything())
+    # 3. Choice, by the threshold given or by the one that reaches the target.
     if target is not None:
         threshold = _search(candidates, before, target)
     kept = candidates.mask(threshold or 0.0)
+    # A model like the given one would pass for a pruned one.
     if kept.all():
         raise _nothing_to_prune(candidates, threshold or 0.0)
     after = candidates.costs(kept)
@@ -85,6 +89,7 @@ class _Candidates:
     def mask(self, threshold: float) -> Mask:
         """The coupled sets that stay at this threshold."""
         kept = self.groups.everything()
+        # Protected groups are left out, and network inputs, which are in no group, stay.
         for block in self._prunable_blocks():
             chosen = importance.keep(
                 self.values[block], threshold, self.options.granularity, self.options.min_filters
@@ -135,6 +140,7 @@ def _search(candidates: _Candidates, before: Costs, target: PruneTarget) -> floa
 
     def kept_fraction(threshold: float) -> float:
         after = candidates.costs(candidates.mask(threshold))
+        # max: a network without convolutions and dense layers has no FLOPs.
         if target.flops is not None:
             return after.flops / max(before.flops, 1)
         return after.parameters / before.parameters
@@ -166,8 +172,10 @@ def _lowest_threshold(values: FloatArray, enough: Callable[[float], bool]) -> fl
 
 def _shortest(low: float, high: float) -> float:
     """The decimal fraction of fewest digits in [low, high): it can be written down and used again."""
+    # Digits after the point; a float has no more than 15 for certain.
     for digits in range(2, 16):
         step = 10.0**-digits
+        # Up, because below `low` the filter with this value would stay.
         rounded = round(float(np.ceil(low / step)) * step, digits)
         if low <= rounded < high:
             return rounded

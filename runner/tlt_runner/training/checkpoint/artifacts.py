@@ -66,20 +66,25 @@ class Checkpoints:
         Raises:
             RunnerError: The storage's reasons, where there may be a checkpoint that cannot be read now.
         """
+        # 1. Read what there is.
         saved = self._read_manifest() or self._read_old_layout()
         if saved is None or self.manifest is None:
             return None
+        # 2. Trust no entry without its file: the output is the user's, who may have removed or replaced some.
         expected = self.manifest.models()
         missing = self._missing(expected)
         self.manifest = self.manifest.without(missing)
+        # 3. Report the others: what this attempt does not report leaves the status.
         for name, checkpoint in self.manifest.models().items():
             self._reporter.artifact(self._artifact(name, checkpoint))
+        # 4. Have the lost ones made again.
         position = saved.position
         # A score without its model would keep every lesser model from becoming the best.
         if position.best is not None and BEST not in expected:
             missing.append(BEST)
         if lost := [name for name in (BEST, LAST) if name in missing]:
             position = _reopened(position, lost)
+        # The metrics of the best model belong to the status beside it.
         if position.best is not None:
             self._reporter.report(position.best)
         return Saved(position, saved.path, saved.uri)
@@ -88,7 +93,9 @@ class Checkpoints:
         """Take back what :meth:`recall` reported: the training starts over and replaces the files."""
         for name in self.manifest.models() if self.manifest else ():
             self._reporter.removed(name)
+        # The files stay until new ones replace them: if this attempt fails at once, nothing is lost.
         self.manifest = None
+        # Empty metrics in place of those of a model that no longer counts.
         self._reporter.report(Metrics())
 
     def repair(self) -> None:
@@ -105,8 +112,10 @@ class Checkpoints:
             log.info("%s is not the model of epoch %d; copying it again", copy, checkpoint.epoch)
             local = self._storage.fetch(self._uri(model.path), model.sha256)
             self._storage.publish(local, copy)
+            # In S3 it is a download, as large as the model; on a volume it is the checkpoint's own file.
             if self._storage.local_path(copy) is None:
-                local.unlink()  # a download, as large as the model
+                local.unlink()
+        # What the killed attempt had still to remove, and what it had published before its manifest.
         self._remove(self.manifest.superseded)
         self._remove_unnamed()
 
@@ -123,6 +132,8 @@ class Checkpoints:
             scratch: A folder for the file.
             model: The local model file of the checkpoint to resume from, if it has a model.
         """
+        # The order of the writes is the point (ADR 11): wherever this process is killed, the manifest names
+        # files that exist, and status and manifest agree as soon as the next attempt has recalled it.
         before = self.manifest
         names_before, names = before.models() if before else {}, manifest.models()
         copies_before, copies = ({f"{name}.keras" for name in some} for some in (names_before, names))
@@ -132,9 +143,12 @@ class Checkpoints:
         self.manifest = manifest = manifest.model_copy(update={"superseded": sorted(superseded)})
         local = scratch / MANIFEST
         local.write_text(manifest.model_dump_json(indent=1, exclude_none=True))
-        # From here on the new checkpoints are the ones that exist, whenever this process is killed.
+        # 1. The manifest. From here on the new checkpoints are the ones that exist, whenever this process is
+        # killed.
         self._storage.publish(local, self._uri(MANIFEST))
         local.unlink()
+        # 2. The status, whose addresses are those of immutable files: no reader meets a digest of another
+        # file.
         for name in names_before.keys() - names.keys():
             self._reporter.removed(name)
         changed = [
@@ -146,10 +160,12 @@ class Checkpoints:
             self._reporter.artifact(self._artifact(name, names[name]))
         if BEST in changed and manifest.position.best is not None:
             self._reporter.report(manifest.position.best)
+        # 3. The copies for people: a kill before them is repaired by the next attempt. Only a new model has
+        # any to make: other names kept their file.
         for name in changed:
-            # The copies come last: a kill before them is repaired by the next attempt.
             if model is not None and names[name].name == manifest.resume:
                 self._storage.publish(model, self._uri(f"{name}.keras"))
+        # 4. What nothing names any more.
         self._remove(superseded)
         self._remove_unnamed()
 
@@ -161,6 +177,7 @@ class Checkpoints:
         path = self._storage.fetch(uri)
         with storage_errors(uri):
             text = path.read_bytes()
+        # A damaged manifest does not get better by a retry: start over, and say so.
         try:
             manifest = Manifest.model_validate_json(text)
         except ValueError as error:
@@ -203,6 +220,7 @@ class Checkpoints:
             path = checkpoint.model.path
             # Best and last are often one file.
             if path not in digests:
+                # In S3 the digest is the object's metadata: no download.
                 stored = self._storage.stored(self._uri(path))
                 digests[path] = stored.sha256 if stored else None
             if digests[path] != checkpoint.model.sha256:
@@ -213,6 +231,7 @@ class Checkpoints:
         """Remove files below the folder of checkpoints that the manifest does not name; once an attempt."""
         if self._folder_is_clean or self.manifest is None:
             return
+        # Set before trying: a folder that cannot be listed is not asked again at every checkpoint.
         self._folder_is_clean = True
         try:
             files = self._storage.list_files(self._uri(FOLDER))
@@ -223,6 +242,7 @@ class Checkpoints:
 
     def _remove(self, paths: Iterable[str]) -> None:
         """Remove files below the output address. A file that stays takes room and does no other harm."""
+        # By folder, because an empty one goes with its last file.
         by_folder: dict[str, list[str]] = {}
         for path in sorted(paths):
             folder, _, name = path.rpartition("/")
@@ -254,6 +274,7 @@ def _reopened(position: Position, lost: Sequence[str]) -> Position:
         "model %s is gone or was replaced; the last epoch's model takes its place", " and ".join(lost)
     )
     change: dict[str, object] = {"best": None} if BEST in lost else {}
+    # Within an epoch the weights are those of no finished one: its end makes the next model.
     if position.epoch and not position.step:
         change["epoch_finished"] = False
     return position.model_copy(update=change)
@@ -272,6 +293,7 @@ def remove_partial_files(storage: Storage, output_uri: str, now: float) -> None:
         now: The time, in seconds since 1970.
     """
     folder = storage.local_path(output_uri)
+    # An object store: objects appear whole, so there are no partial files.
     if folder is None:
         return
     try:
@@ -284,6 +306,7 @@ def remove_partial_files(storage: Storage, output_uri: str, now: float) -> None:
             continue
         try:
             status = path.stat()
+            # A young one may belong to a pod that is still ending, on another node.
             if now - status.st_mtime <= OLD_SECONDS:
                 continue
             path.unlink()

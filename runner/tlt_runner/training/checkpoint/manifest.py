@@ -119,6 +119,7 @@ class Manifest(StatusModel):
         if last:
             # An epoch that is finished again replaces its earlier checkpoint.
             earlier = [item.name for item in others if item.name in kept and item.epoch != checkpoint.epoch]
+            # Not [-keep:] alone: a slice from -0 would keep all.
             kept = [*earlier, checkpoint.name][-keep:] if keep else []
         change = {
             "position": position,
@@ -138,6 +139,7 @@ class Manifest(StatusModel):
             # States serve resuming only: those of older checkpoints are dropped, their models stay.
             state = item.state if item.name == self.resume else None
             model = item.model if item.name in pointed else None
+            # An entry without files says nothing. Its paths are then among those that record() removes.
             if state is not None or model is not None:
                 trimmed.append(item.model_copy(update={"state": state, "model": model}))
         return self.model_copy(update={"checkpoints": trimmed})

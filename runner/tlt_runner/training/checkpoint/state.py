@@ -154,6 +154,7 @@ def resume(saved: Saved, start: Position, variables: Sequence[Any]) -> Position:
     except DAMAGED as error:
         log.warning("training starts over: its checkpoint is damaged: %s", error)
         return start
+    # All or nothing: no variable is assigned before every shape is known to fit.
     _check_shapes(saved.uri, arrays, variables)
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
@@ -165,6 +166,7 @@ def resume(saved: Saved, start: Position, variables: Sequence[Any]) -> Position:
         log.info("epoch %d starts over: the batch size changed", position.epoch + 1)
         position = position.model_copy(update={"step": 0, "loss_sum": 0.0})
     log.info("resuming after epoch %d and step %d of the next", position.epoch, position.step)
+    # The next checkpoint describes what is trained with now.
     current = {name: getattr(start, name) for name in ("data", "batch_size", "class_names")}
     return position.model_copy(update=current)
 
@@ -177,8 +179,10 @@ def read(path: Path) -> tuple[Position, list[np.ndarray]]:
         OSError: The file cannot be read now.
     """
     with _opened(path) as file:
+        # Names are five digits: sorted, they are in the order in which the variables were written.
         arrays = {name: file[name] for name in sorted(file.files)}
-        digest = arrays.pop(DIGEST, None)  # files of before 2026-11-29 have none
+        # Files of before 2026-11-29 have none.
+        digest = arrays.pop(DIGEST, None)
         if digest is not None and digest.tobytes() != _digest(arrays):
             raise ValueError("its content has another sha256 than when it was written")
     position = _position(arrays)
@@ -200,6 +204,7 @@ def _with_changed_data(position: Position) -> Position:
 
 def _check_classes(saved: Saved, start: Position) -> None:
     before, now = saved.position.class_names, start.class_names
+    # Old files do not say; then only a shape that differs can tell.
     if before is None or now is None or before == now:
         return
     classes = ClassChange.between(before, now)
@@ -238,6 +243,7 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> bytes:
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = arrays[name]
+        # With type and shape, because the same bytes can be other numbers.
         digest.update(f"{name} {array.dtype} {array.shape} ".encode())
         digest.update(array.tobytes())
     return digest.digest()

@@ -69,12 +69,14 @@ class CheckpointWriter:
         if saved is None:
             return start
         position = state.resume(saved, start, self._variables)
+        # The state could not be used: what was recalled is of a training that does not go on.
         if position is start:
             self._checkpoints.withdraw()
         return position
 
     def save_state(self, position: Position) -> None:
         """Save a checkpoint for resuming: before an evaluation, or when the run is stopped."""
+        # The state only: a model is published at the end of an epoch, once it is evaluated.
         if self._publishes:
             self._record(position, self._with_state(position), is_best=False, is_last=False)
 
@@ -91,13 +93,14 @@ class CheckpointWriter:
         """
         if not self._publishes:
             return
-        # The state saved before the evaluation has the same weights and is not written again.
+        # 1. The state. The one saved before the evaluation has the same weights and is not written again.
         checkpoint = self._current(position) or self._with_state(position)
         checkpoint = checkpoint.model_copy(update={"metrics": metrics})
-        # The entry gets its metrics only.
+        # The model is neither best nor due: the entry gets its metrics only.
         if not (is_best or is_last):
             self._record(position, checkpoint, is_best=False, is_last=False)
             return
+        # 2. The model, under the checkpoint's own name: nothing refers to it yet.
         local = self._scratch / "model.keras"
         owner = self._checkpoints.owner
         origin = Origin(
@@ -106,10 +109,13 @@ class CheckpointWriter:
             epoch=position.epoch,
             evaluation=metrics if is_best else None,
         )
+        # The averages, where the spec asks for them; the state above has weights and averages in their
+        # places.
         with self._published_weights():
             save(self._model, local, origin)
         file = self._checkpoints.publish(local, f"{FOLDER}/{checkpoint.name}/model.keras")
         checkpoint = checkpoint.model_copy(update={"model": file})
+        # 3. The manifest, which makes both exist.
         self._record(position, checkpoint, is_best=is_best, is_last=is_last, model=local)
         local.unlink()
 
@@ -120,6 +126,7 @@ class CheckpointWriter:
         # Files of a checkpoint never change: one that has a model gets no other.
         if checkpoint is None or checkpoint.model is not None or checkpoint.name == OLD_STATE:
             return None
+        # The same epoch and step of one training are the same weights.
         return checkpoint if (checkpoint.epoch, checkpoint.step) == (position.epoch, position.step) else None
 
     def _with_state(self, position: Position) -> Checkpoint:
@@ -145,6 +152,7 @@ class CheckpointWriter:
         is_last: bool,
         model: Path | None = None,
     ) -> None:
+        # The first checkpoint of a training: there is no manifest to advance.
         manifest = self._checkpoints.manifest or manifests.first(position, checkpoint)
         manifest = manifest.advanced(position, checkpoint, best=is_best, last=is_last, keep=self._keep)
         self._checkpoints.record(manifest, self._scratch, model)
@@ -176,5 +184,6 @@ def origin_of(path: Path) -> Origin | None:
     try:
         with zipfile.ZipFile(path) as file:
             return Origin.model_validate_json(file.read(ENTRY))
+    # A file that a user put there: no zip, no such entry, or an entry of something else.
     except (zipfile.BadZipFile, KeyError, ValueError):
         return None
