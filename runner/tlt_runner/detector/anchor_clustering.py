@@ -50,7 +50,8 @@ def propose(sizes: FloatArray, given: Anchors, seed: int) -> Anchors:
         raise ValueError(f"expected heights and widths above 0, got {len(sizes)} sizes, not all of them such")
     random = np.random.default_rng(seed)
     sample = sizes if len(sizes) <= SAMPLE else sizes[random.choice(len(sizes), SAMPLE, replace=False)]
-    # k-means ends in a local optimum: the best of several starts, and of what was given, is taken.
+    # Rounded before they are compared: the proposal that is reported is the one that was measured. k-means
+    # ends in a local optimum: the best of several starts, and of what was given, is taken.
     candidates = [given.model_copy(update={"auto": False})]
     for _ in range(RESTARTS):
         scales, ratios = _cluster(sample, len(given.scales), len(given.ratios), random)
@@ -94,6 +95,7 @@ def _best(sizes: FloatArray, anchor_shapes: FloatArray) -> tuple[FloatArray, npt
     """IoU [N] and index [N] of the best of the anchor shapes [A, 2] for each size [N, 2]."""
     overlaps, indices = np.empty(len(sizes), np.float32), np.empty(len(sizes), np.intp)
     heights, widths = anchor_shapes.T.astype(np.float32)
+    # In blocks [n, 1] against [A]: all pairs of a large data set at once would take gigabytes.
     for start in range(0, len(sizes), BLOCK):
         block = np.asarray(sizes[start : start + BLOCK], np.float32)
         height, width = block[:, :1], block[:, 1:]
@@ -127,6 +129,7 @@ def _cluster(
         # No box changed its anchor: all further rounds would be the same.
         if np.array_equal(nearest, before):
             break
+        # The index of an anchor is side * R + aspect (_grid).
         of_side, of_aspect = np.divmod(nearest, len(aspect_centres))
         side_centres = _medians(sides, of_side, side_centres)
         aspect_centres = _medians(aspects, of_aspect, aspect_centres)
@@ -151,6 +154,7 @@ def _spread(
     """Start centres by k-means++ (Arthur and Vassilvitskii, 2007); fewer where values repeat."""
     centres = [values[random.integers(len(values))]]
     distance = 1 - overlap(np.abs(values - centres[0]))
+    # A distance of 0 for all values: each has a centre already, and there is nothing left to draw.
     while len(centres) < count and distance.max() > 1e-9:
         centres.append(values[random.choice(len(values), p=distance**2 / np.sum(distance**2))])
         distance = np.minimum(distance, 1 - overlap(np.abs(values - centres[-1])))

@@ -26,6 +26,7 @@ def anchors(config: DetectorConfig) -> np.ndarray:
     rows = (np.arange(config.feature_height) + 0.5) * STRIDE
     columns = (np.arange(config.feature_width) + 0.5) * STRIDE
     centres = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)[:, :, None, :]
+    # Centres [H, W, 1, 2] and half sides [1, 1, A, 2] broadcast to boxes [H, W, A, 4].
     half = shapes(config.anchors)[None, None] / 2
     boxes = np.concatenate([centres - half, centres + half], axis=-1)
     return boxes.reshape(-1, 4).astype(np.float32)

@@ -42,6 +42,7 @@ def features_to_pool(config: DetectorConfig, make: Layers, features: Any) -> Any
     family = FAMILIES[config.backbone]
     # vgg's last stage is dense layers, which cannot run on a feature map: it is left out.
     x = features if family.dense_head else family.head_stage(config.backbone, make, features, 1)
+    # Named outside every block of the family: freezeBlocks does not freeze them.
     x = make.norm(make.conv(x, "light_conv", make.filters(LIGHT_FILTERS), 1), "light_bn")
     return layers.ReLU(name="light_relu")(x)
 
@@ -110,21 +111,24 @@ def detect(
     """
     rois, classes, most = proposals.shape[1], config.classes, config.detections.max_detections
     pairs = rois * classes
+    # 1. Scores of all pairs of box and class, [B, R, K]: a proposal can be detected as several classes.
     # Invalid proposals get the score 0, which no threshold lets through.
     scores = ops.softmax(logits, axis=-1)[..., :classes] * ops.cast(valid, "float32")[..., None]
-    # Suppression compares all pairs of its boxes: only the best enter.
+    # 2. Candidates. Suppression compares all pairs of its boxes: only the best enter.
     candidates = min(pairs, max(most, min(CANDIDATES_PER_DETECTION * most, MOST_CANDIDATES)))
     # Pair p is class p % K of proposal p // K, in the row-major order of scores and of deltas.
     scores, pair = ops.top_k(ops.reshape(scores, (-1, pairs)), candidates)
     # Lookup tables instead of an integer division by the number of classes and its remainder.
     roi_of = ops.take(np.repeat(np.arange(rois, dtype=np.int32), classes), pair, axis=0)
     class_of = ops.take(np.tile(np.arange(classes, dtype=np.int32), rois), pair, axis=0)
+    # 3. Boxes [B, C, 4] of the candidates alone: decoding all R * K would be wasted.
     boxes = box_ops.decode(
         box_ops.gather(ops.reshape(deltas, (-1, pairs, 4)), pair),
         box_ops.gather(proposals, roi_of),
         config.head_scales,
     )
     boxes = box_ops.clip(boxes, config.height, config.width)
+    # 4. Suppression within each class, then the best of what is left.
     confident = scores >= config.detections.score_threshold
     keep = nms.keep_mask(boxes, confident, config.detections.nms_overlap, class_of)
     best, kept = nms.keep_best(scores, keep, most)

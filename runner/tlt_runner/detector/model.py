@@ -80,6 +80,7 @@ class FasterRCNN(keras.Model):
         """
         with keras.name_scope("pooling"):
             pooled = roi.pool(features, boxes, self.config.roi.pool_size)
+        # The head knows no images: [B * R, ...] in, [B * R, ...] out, split by image again here.
         out = self.head(pooled, training=training)
         count, classes = boxes.shape[1], self.config.classes
         return (
@@ -151,6 +152,7 @@ def freeze(model: FasterRCNN) -> None:
             f"spec.model.freezeBlocks: expected {family.blocks[0]} to {family.blocks[-1]} for "
             f"{config.backbone}, the backbone of the model, got {', '.join(map(str, unknown))}",
         )
+    # Every layer is set, also to trainable: the model may come from a training that froze others.
     for layer in [*model.trunk.layers, *model.head.layers]:
         frozen = family.block_of(layer.name) in config.freeze_blocks
         if isinstance(layer, layers.BatchNormalization):
@@ -160,6 +162,8 @@ def freeze(model: FasterRCNN) -> None:
 
 def with_config(model: FasterRCNN, config: DetectorConfig) -> FasterRCNN:
     """Return a detector of the same graphs and weights with another description, such as other thresholds."""
+    # A new object, because a model that was called holds compiled functions with the former thresholds in
+    # them.
     return FasterRCNN(config, model.trunk, model.head, name=model.name)
 
 
@@ -175,6 +179,7 @@ def load(path: Path) -> FasterRCNN:
         RunnerError: UnreadableModel, for any other file.
         OSError: The volume cannot be read or is full.
     """
+    # Keras would say that the file is not found.
     if not zipfile.is_zipfile(path):
         raise RunnerError(
             Reason.UNREADABLE_MODEL, f"expected a .keras file, got {path.name}, which is no zip"

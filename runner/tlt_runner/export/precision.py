@@ -47,6 +47,7 @@ def to_float16(model: ModelProto) -> ModelProto:
     Raises:
         ValueError: The model has no convolution or matrix product, or a node with a subgraph.
     """
+    # Rewritten in a copy, because the float32 model is a product of its own and the source of others.
     copy = ModelProto()
     copy.CopyFrom(model)
     caster = _Caster(copy)
@@ -88,6 +89,8 @@ class _Caster:
 
     def __post_init__(self) -> None:
         graph = self.model.graph
+        # Which values are floats: inference tells the type of every value, in strict mode or it raises.
+        # Initializers are not among its values.
         self.weights = {item.name: item for item in graph.initializer}
         inferred = onnx.shape_inference.infer_shapes(self.model, strict_mode=True).graph
         values = [*inferred.input, *inferred.value_info, *inferred.output]
@@ -98,6 +101,7 @@ class _Caster:
         # Values of a subgraph are not listed among the graph's: their types would not be followed.
         if any(item.g.ByteSize() or item.graphs for item in node.attribute):
             raise ValueError(f"expected no node with a subgraph, got {node.op_type} {node.name!r}")
+        # All float inputs get one type: an operator of mixed types is not valid ONNX.
         runs_half = self._runs_half(node)
         input_type = TensorProto.FLOAT16 if runs_half else TensorProto.FLOAT
         new = NodeProto()
@@ -110,6 +114,7 @@ class _Caster:
 
     def finish(self) -> None:
         graph = self.model.graph
+        # Their declared types stay, so a float16 value under an output's name would contradict them.
         for output in graph.output:
             if output.name in self.half:
                 raise ValueError(f"expected the output {output.name} to be computed in float32")
@@ -124,7 +129,9 @@ class _Caster:
         graph.initializer.extend(kept)
 
     def _runs_half(self, node: NodeProto) -> bool:
+        # Of the float32 model: here a value that is float16 by now counts as a float, too.
         floats = [name for name in node.input if self.types.get(name) == TensorProto.FLOAT]
+        # A MatMul of integers computes nothing that float16 could speed up.
         if node.op_type in _COMPUTE:
             return bool(floats)
         if node.op_type not in _PASS_ON or not any(name in self.half for name in floats):
@@ -134,9 +141,11 @@ class _Caster:
 
     def _as(self, name: str, wanted: int) -> str:
         """Name of the value in the wanted float type, cast if need be; integers and booleans stay."""
+        # Shapes and indices are integers; an omitted optional input has the name "".
         if self.types.get(name) != TensorProto.FLOAT:
             return name
         is_half = name in self.half
+        # It has the wanted type already.
         if is_half == (wanted == TensorProto.FLOAT16):
             return name
         key = (name, wanted)

@@ -82,15 +82,16 @@ class OnnxDetector:
 
     def __call__(self, images: Images) -> dict[str, NDArray[Any]]:
         """Detect: images [B, H, W, 3] to boxes [B, D, 4] yxyx, scores [B, D], classes [B, D], count [B]."""
+        # The transposed array is a view with gaps: copied once, in the file's order.
         nchw = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32)
         outputs = dict(zip(OUTPUTS, self._session.run(list(OUTPUTS), {INPUT: nchw}), strict=True))
-        # The file has xyxy.
+        # The file has xyxy: swap x and y of both corners.
         return {**outputs, "boxes": outputs["boxes"][..., [1, 0, 3, 2]]}
 
 
 def judge(detect: Detect, batches: Iterable[Mapping[str, Any]], class_names: list[str]) -> Judged:
     """Evaluate a detector on validation batches at :data:`IOU_THRESHOLD`, and keep its detections."""
-    # Kept for the comparison, so that the data are detected in once.
+    # Kept for the comparison, so that the detector runs once over the data.
     detections: list[Detections] = []
 
     def detect_and_keep(images: Images) -> Mapping[str, Any]:
@@ -113,6 +114,7 @@ def random_images(
     Noise in cells of several sizes: plain noise of single pixels averages out in the first layers, and all
     images would give the same detections.
     """
+    # Seeded, so that Keras and every precision get the same images, although each asks for its own.
     generator = np.random.default_rng(seed)
     for _ in range(batches):
         image = np.zeros((batch_size, height, width, 3))
@@ -130,6 +132,7 @@ def compare(reference: list[Detections], other: list[Detections]) -> Difference:
     """
     errors: list[float] = []
     unmatched = 0
+    # Image by image: boxes of different images must not be paired.
     for reference_batch, other_batch in zip(reference, other, strict=True):
         for left, right in zip(_images(reference_batch), _images(other_batch), strict=True):
             pairs = _pairs(left, right)
@@ -142,6 +145,7 @@ def latency_milliseconds(detect: Detect, height: int, width: int) -> float:
     """Measure the median time of one image, after one run that warms up."""
     image = next(random_images(0, 1, 1, height, width))
     times = []
+    # The first run allocates memory. The median, because another process on the node may slow a run down.
     for _ in range(LATENCY_RUNS + 1):
         started = time.perf_counter()
         detect(image)
@@ -180,6 +184,7 @@ def status_of(
             f"{precision}: expected the detections of Keras, but none of {difference.unmatched} agrees in "
             "class and place, or their figures are not finite",
         )
+    # None without ground truth: then there is no mAP that could drop. A rise is a negative drop.
     before = (reference.metrics or Metrics()).m_ap
     after = (exported.metrics or Metrics()).m_ap
     return ExportStatus(
@@ -194,6 +199,7 @@ def status_of(
 
 def _images(batch: Detections) -> Iterator[dict[str, NDArray[Any]]]:
     """The detections of each image, without padding and without values that are not finite."""
+    # A detection that is not finite overlaps nothing: without it, its counterpart counts as unmatched.
     for boxes, scores, classes in zip(batch["boxes"], batch["scores"], batch["classes"], strict=True):
         usable = (np.asarray(classes) >= 0) & np.isfinite(scores) & np.isfinite(boxes).all(axis=-1)
         yield {
@@ -205,11 +211,13 @@ def _images(batch: Detections) -> Iterator[dict[str, NDArray[Any]]]:
 
 def _pairs(left: Detections, right: Detections) -> list[tuple[int, int]]:
     """Indices of the pairs of two images' detections."""
+    # [L, R], 0 for pairs of different classes.
     same = left["classes"][:, None] == right["classes"][None, :]
     overlap = np.where(same, iou_matrix(left["boxes"], right["boxes"]), 0.0)
     pairs: list[tuple[int, int]] = []
     while overlap.size and overlap.max() >= SAME_OBJECT_IOU:
         i, j = np.unravel_index(int(overlap.argmax()), overlap.shape)
         pairs.append((int(i), int(j)))
+        # Both are taken: each detection is in one pair at most.
         overlap[i, :] = overlap[:, j] = 0.0
     return pairs

@@ -48,6 +48,7 @@ def with_anchors(spec: TrainingJobSpec, records: Records, reporter: Reporter) ->
 
     The same records give the same anchors, so that a resumed attempt has those of the attempt before.
     """
+    # The usual case: the anchors of the spec.
     if not spec.model.anchors.auto:
         return spec
     fitted = fitted_anchors(records, spec)
@@ -70,6 +71,7 @@ def training_sizes(records: Records, most: int = MOST_SIZES, seed: int = 0) -> n
         [N, 2], in pixels of the network's input, in no meaningful order; the same for the same objects,
         however they are spread over files.
     """
+    # Shards are read in parallel and parsed a batch at a time: the pixels in the records are passed over.
     serialized = tf.data.TFRecordDataset(
         [str(path) for path in records.files("training")], num_parallel_reads=tf.data.AUTOTUNE
     )
@@ -84,6 +86,7 @@ def training_sizes(records: Records, most: int = MOST_SIZES, seed: int = 0) -> n
 
 
 def _sizes(serialized: Any) -> npt.NDArray[np.float32]:
+    # An image has any number of objects: sparse, of which the values are all objects of the batch in a row.
     parsed = tf.io.parse_example(serialized, _EDGES)
     top, left, bottom, right = (parsed[key].values.numpy() for key in _EDGES)
     return np.stack([bottom - top, right - left], axis=-1)
@@ -108,6 +111,7 @@ def initial_model(run: RunSpec, spec: TrainingJobSpec, storage: Storage) -> Fast
             given.count_params(),
         )
         return _retrained(given, config, spec)
+    # Whoever starts a run resolves spec.model.from first.
     if spec.model.from_ is not None:
         raise RunnerError(
             Reason.INTERNAL, "spec.model.from: expected a resolved model in the RunSpec, got none"
@@ -118,6 +122,7 @@ def initial_model(run: RunSpec, spec: TrainingJobSpec, storage: Storage) -> Fast
     if pretrained is None:
         _warn_about_frozen_layers(model, {layer.name for layer in load.layers_of(model)})
         return model
+    # Layers that the file lacks, such as those of the detector, keep their random weights.
     taken = load.load_by_name(model, storage.fetch(pretrained.uri, pretrained.sha256))
     _warn_about_frozen_layers(model, taken.untouched)
     return model
@@ -125,12 +130,14 @@ def initial_model(run: RunSpec, spec: TrainingJobSpec, storage: Storage) -> Fast
 
 def _retrained(given: FasterRCNN, wanted: DetectorConfig, spec: TrainingJobSpec) -> FasterRCNN:
     """Adapt a trained model to the classes and the settings of this training."""
+    # The anchors' number, and with it the shapes in the graph, depend on the image size.
     if (given.config.height, given.config.width) != (wanted.height, wanted.width):
         raise RunnerError(
             Reason.MODEL_MISMATCH,
             f"spec.dataset.imageSize: expected the model's {given.config.width} x {given.config.height} "
             f"(width x height), got {wanted.width} x {wanted.height}",
         )
+    # Possible, but objects have other aspect ratios than those that the model learnt.
     if given.config.mode != wanted.mode:
         log.warning(
             "spec.dataset.imageSize.mode: the model was trained on images resized by %s; this training "
@@ -158,6 +165,7 @@ def frozen_at_random(model: FasterRCNN, random: set[str]) -> list[str]:
 
 
 def _warn_about_frozen_layers(model: FasterRCNN, random: set[str]) -> None:
+    # Frozen, they would pass on noise that no training ever improves.
     stuck = frozen_at_random(model, random)
     if stuck:
         log.warning(

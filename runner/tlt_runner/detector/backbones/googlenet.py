@@ -44,6 +44,7 @@ def _trunk(name: str, make: Layers, x: Any) -> Any:
     x = _conv(make, x, "stem_conv2", 192, 3)
     x = layers.MaxPooling2D(3, 2, "same", name="stem_pool2")(x)
     for label, widths in TRUNK.items():
+        # Stride 16 from here on; the poolings inside an inception do not stride.
         if label == "4a":
             x = layers.MaxPooling2D(3, 2, "same", name="inception_4a_stride")(x)
         x = _inception(make, x, f"inception_{label}", widths)

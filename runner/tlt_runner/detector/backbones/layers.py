@@ -38,6 +38,7 @@ class Layers:
 
     def filters(self, count: int) -> int:
         """Return ``count`` times the width multiplier, rounded to a multiple of 8, at least 8."""
+        # int(x + 0.5), not round(), which takes halves to the even number.
         return max(8, int(count * self._width / 8 + 0.5) * 8)
 
     def rounded(self, count: float) -> int:

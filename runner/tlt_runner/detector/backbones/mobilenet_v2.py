@@ -45,6 +45,7 @@ def _trunk(name: str, make: Layers, x: Any) -> Any:
 
 
 def _head_stage(name: str, make: Layers, pooled: Any, stride: int) -> Any:
+    # Numbered on from the trunk, as in Keras: weights load by these names.
     x = pooled
     for number, filters in enumerate(HEAD, len(TRUNK)):
         block_stride = stride if number == len(TRUNK) else 1

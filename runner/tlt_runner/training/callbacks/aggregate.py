@@ -31,6 +31,7 @@ class Sums:
         """Mean of each figure over the steps since ``earlier`` that have it."""
         means = {}
         for name, (total, count) in self.figures.items():
+            # A step that was skipped has no gradient norm: each figure has a count of its own.
             total_before, count_before = earlier.figures.get(name, (0.0, 0))
             if count > count_before:
                 means[name] = (total - total_before) / (count - count_before)
@@ -58,6 +59,7 @@ class Aggregate(Callback):
     def on_step_end(self, step: Step) -> None:
         """Add a step."""
         now = self._clock()
+        # Steps are timed from end to end: the device computes the next one while this thread is here.
         if self._last_step is not None:
             self._timed_steps += 1
             self._seconds += now - self._last_step

@@ -51,10 +51,12 @@ def all_callbacks(
         images_per_step: Images of a step, over all replicas.
     """
     output, steps = spec.output.uri, batches.steps_of(records, images_per_step)
+    # A folder of its own: the scratch folder has the checkpoints' files, too.
     scratch = context.scratch / "callbacks"
     scratch.mkdir(parents=True, exist_ok=True)
     aggregate = Aggregate(images_per_step, time.monotonic)
     images = _validation_images(spec, records, detect) if spec.visualization.images else None
+    # An uploader each: a failure of one file does not slow the other down.
     log_file = LogFile(
         Uploader(context.storage, output, time.monotonic),
         aggregate,

@@ -86,7 +86,7 @@ class ValidationImages:
         right = visualize.draw(
             pixels, labels["boxes"] * scale, [self._names[item] for item in label_ids], label_ids
         )
-        # The labels are below an image that is wider than high, else beside it.
+        # Labels below an image that is wider than high, else beside it: the picture stays near a square.
         height, width = pixels.shape[:2]
         both = np.concatenate([left, right], axis=0 if width > height else 1)
         return DrawnImage(image_id, visualize.encode(both, ".jpg"), (both.shape[0], both.shape[1]))
@@ -96,6 +96,7 @@ def _reduced(image: NDArray[Any]) -> tuple[NDArray[np.uint8], float]:
     """The RGB image as BGR bytes, reduced to LONGEST_SIDE, and the factor for its boxes."""
     import cv2
 
+    # OpenCV takes BGR.
     pixels = np.ascontiguousarray(np.clip(image, 0, 255).astype(np.uint8)[..., ::-1])
     scale = min(1.0, LONGEST_SIDE / max(pixels.shape[:2]))
     if scale == 1.0:

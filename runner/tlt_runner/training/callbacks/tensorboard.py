@@ -103,6 +103,7 @@ class TensorBoard(Callback):
             self._start = number
 
     def _add_point(self, step: Step) -> None:
+        # Tags with a common prefix share a section in TensorBoard.
         means = self._interval.end()
         values = {
             name if name == _NOT_A_LOSS else f"loss/{name}": value for name, value in means.figures.items()
@@ -129,6 +130,7 @@ class TensorBoard(Callback):
             self._open.close()
             self._waiting.append(self._open.path)
             self._open = None
+        # In order: TensorBoard does not go back to a file whose successor it has begun.
         while self._waiting and self._uploader.publish(self._waiting[0], self._waiting[0].name):
             self._waiting.pop(0).unlink()
 

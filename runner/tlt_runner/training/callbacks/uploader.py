@@ -37,6 +37,7 @@ class Uploader:
 
     def due(self) -> bool:
         """Return whether an upload is due: the first one at once; failures double the interval."""
+        # Nothing was tried yet.
         if self._last_attempt is None:
             return True
         now = self._clock()

@@ -83,7 +83,7 @@ class Workers:
     def total(self, values: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Sum the arrays of all workers, of one shape, as float32: whole numbers are exact below 2^24."""
         array = np.asarray(values, np.float32)
-        # TensorFlow's ring divides by the size of the array.
+        # Alone, or nothing to add: TensorFlow's ring divides by the size of the array.
         if not self.several or not array.size:
             return array
         summed: npt.NDArray[np.float32] = self.strategy.reduce(
@@ -114,6 +114,7 @@ class Workers:
         answers: list[str | BaseException] = []
 
         def wait() -> None:
+            # An exception of a thread would be printed and lost: it is raised again below.
             try:
                 answers.append(self.broadcast_text(""))
             except BaseException as error:
@@ -132,6 +133,7 @@ class Workers:
 
     def split(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
         """Split this worker's batch (arrays or tensors [B, ...]) equally among its replicas."""
+        # A single device takes plain tensors.
         if self.replicas == 1:
             return dict(arrays)
         # Ids of replicas count over all workers.
@@ -173,6 +175,7 @@ class Workers:
         try:
             yield
         except tf.errors.OpError as error:
+            # An error of this worker's own, such as exhausted memory: it is classified elsewhere.
             if not self.several or not _is_lost_worker(error):
                 raise
             raise RunnerError(Reason.WORKER_LOST, self._describe_loss(error)) from error
@@ -182,6 +185,7 @@ class Workers:
         # TensorFlow names tasks in the text only, this worker's own included.
         lost = {int(number) for number in re.findall(r"/task:(\d+)", text)} - {self.index}
         names = " and ".join(f"worker {one} at {self.addresses[one]}" for one in sorted(lost)) or "a worker"
+        # Some errors name their cause after "aborted by:"; of the others the first line tells most.
         match = re.search(r"aborted by: ([^\n]+)", text)
         cause = (match.group(1) if match else text.strip().splitlines()[0]).rstrip(":")[:200]
         return f"worker {self.index} cannot go on: {names} is gone or cannot be reached ({cause})"
@@ -214,6 +218,7 @@ def claim(
     Raises:
         RunnerError: NotEnoughGPUs; WorkerLost when another does not come; Interrupted.
     """
+    # Training on fewer GPUs than asked for would change the batch, and with it the result.
     visible = tf.config.list_physical_devices("GPU")
     if gpus > len(visible):
         raise RunnerError(
@@ -226,6 +231,7 @@ def claim(
         # By default TensorFlow takes all memory of a GPU at its start.
         tf.config.experimental.set_memory_growth(device, True)
     devices = f"{gpus} GPU(s)" if gpus else "the CPU"
+    # Several pods: all must be there before TensorFlow starts, which else blocks without naming the missing.
     if len(addresses) > 1:
         log.info("training on %s of each of %d workers", devices, len(addresses))
         rendezvous.meet(addresses, index, stop or Stop())
@@ -233,6 +239,7 @@ def claim(
         with Workers(None, index, tuple(addresses)).guarded():
             return Workers(_multi_worker(addresses, index, gpus), index, tuple(addresses))
     log.info("training on %s", devices)
+    # The default strategy for one device, which adds nothing to a step.
     return Workers(tf.distribute.MirroredStrategy() if gpus > 1 else tf.distribute.get_strategy())
 
 
