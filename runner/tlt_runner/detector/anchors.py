@@ -8,12 +8,12 @@ from tlt_api.model import Anchors
 from tlt_runner.detector.config import STRIDE, DetectorConfig
 
 
-def shapes(given: Anchors) -> np.ndarray:
+def shapes(spec: Anchors) -> np.ndarray:
     """Return height and width [A, 2] in pixels of the anchors of one cell, scales outermost.
 
     An anchor of scale s and ratio r has the area s squared and width / height = r.
     """
-    return np.array([(height, width) for width, height in given.shapes()], np.float32)
+    return np.array([(height, width) for width, height in spec.shapes()], np.float32)
 
 
 def anchors(config: DetectorConfig) -> np.ndarray:

@@ -157,12 +157,12 @@ def _draw(
     positive = _largest(positive, noise, min(most_positive, size))
     # Negatives fill up what positives leave, a number that differs between images: so the threshold is
     # looked up at that rank, while every shape stays static.
-    taken = ops.sum(ops.cast(positive, "int32"), axis=1, keepdims=True)
+    positive_count = ops.sum(ops.cast(positive, "int32"), axis=1, keepdims=True)
     keyed = ops.where(negative, noise, -1.0)
     # Where positives fill the mini-batch, rank 0 only keeps the index in range, and there is no room.
-    last_rank = ops.maximum(size - taken - 1, 0)
+    last_rank = ops.maximum(size - positive_count - 1, 0)
     threshold = box_ops.gather(ops.top_k(keyed, size)[0], last_rank)
-    room = ops.logical_and(negative, taken < size)
+    room = ops.logical_and(negative, positive_count < size)
     return positive, ops.logical_and(room, keyed >= threshold)
 
 

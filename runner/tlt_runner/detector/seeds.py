@@ -29,7 +29,7 @@ class StepSeeds(keras.random.SeedGenerator):
         self._draws = 0
 
     def next(self, ordered: bool = True) -> Tensor:
-        """The next seed, uint32 [2]."""
+        """Return the next seed, uint32 [2]."""
         self._draws += 1
         # The count of draws is fixed when the step is traced: every call in the graph has its own seed.
         # 7919 is a prime, which keeps the seeds of neighbouring trainings apart for as many draws.

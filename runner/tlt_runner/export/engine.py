@@ -174,6 +174,7 @@ def check_engine(engine_path: Path, builder: str = "tensorrt-rtx") -> str:
 
 
 def _config(trt: Any, builder: Any, network: Any, engine: Engine, batch: Batch) -> Any:
+    """Configure the build: batch sizes and GPU generations."""
     config = builder.create_builder_config()
     images = network.get_input(0)
     # [3, H, W], without the batch.
@@ -220,6 +221,11 @@ def _collector(trt: Any) -> Any:
 
 
 def _builder(trt: Any, logger: Any) -> Any:
+    """Create a builder.
+
+    Raises:
+        RunnerError: EngineBuildFailed where TensorRT finds no GPU.
+    """
     try:
         return trt.Builder(logger)
     except TypeError as error:
@@ -232,6 +238,7 @@ def _builder(trt: Any, logger: Any) -> Any:
 
 
 def _parse_error(parser: Any, onnx_path: Path) -> RunnerError:
+    """Make the error for an ONNX file that the parser refused, from the parser's own messages."""
     # The parser keeps its own errors, apart from the logger's. Those about the file itself name no node.
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     messages = [
@@ -249,8 +256,8 @@ def _several(messages: list[str]) -> str:
     """The first messages and the number of the others."""
     if not messages:
         return "the builder gave no reason"
-    rest = len(messages) - _MESSAGES_SHOWN
-    return "; ".join(messages[:_MESSAGES_SHOWN]) + (f"; and {rest} more" if rest > 0 else "")
+    hidden = len(messages) - _MESSAGES_SHOWN
+    return "; ".join(messages[:_MESSAGES_SHOWN]) + (f"; and {hidden} more" if hidden > 0 else "")
 
 
 def _dotted(member: str) -> str:

@@ -164,15 +164,15 @@ def _optimizers_may_fail() -> Iterator[None]:
     full width, and 21 instead of 9 s.
     """
     # tf2onnx takes this option from the environment only.
-    before = os.environ.get(_CATCH_ERRORS)
+    previous = os.environ.get(_CATCH_ERRORS)
     os.environ[_CATCH_ERRORS] = "FALSE"
     try:
         yield
     finally:
-        if before is None:
+        if previous is None:
             del os.environ[_CATCH_ERRORS]
         else:
-            os.environ[_CATCH_ERRORS] = before
+            os.environ[_CATCH_ERRORS] = previous
 
 
 def _describe(exported: ModelProto, config: DetectorConfig, source_digest: str | None) -> None:

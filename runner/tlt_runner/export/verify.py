@@ -41,7 +41,7 @@ Detections = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Judged:
+class Results:
     """Detections of a detector over some batches, and their metrics.
 
     Attributes:
@@ -89,7 +89,9 @@ class OnnxDetector:
         return {**outputs, "boxes": outputs["boxes"][..., [1, 0, 3, 2]]}
 
 
-def judge(detect: Detect, batches: Iterable[Mapping[str, Any]], class_names: list[str]) -> Judged:
+def evaluate_detector(
+    detect: Detect, batches: Iterable[Mapping[str, Any]], class_names: list[str]
+) -> Results:
     """Evaluate a detector on validation batches at :data:`IOU_THRESHOLD`, and keep its detections."""
     # Kept for the comparison, so that the detector runs once over the data.
     detections: list[Detections] = []
@@ -98,12 +100,12 @@ def judge(detect: Detect, batches: Iterable[Mapping[str, Any]], class_names: lis
         detections.append(detect(images))
         return detections[-1]
 
-    return Judged(evaluate(detect_and_keep, batches, class_names, IOU_THRESHOLD, "area"), detections)
+    return Results(evaluate(detect_and_keep, batches, class_names, IOU_THRESHOLD, "area"), detections)
 
 
-def run_random(detect: Detect, images: Iterable[NDArray[np.float32]]) -> Judged:
+def run_random(detect: Detect, images: Iterable[NDArray[np.float32]]) -> Results:
     """Run a detector over images without ground truth."""
-    return Judged(None, [detect(batch) for batch in images])
+    return Results(None, [detect(batch) for batch in images])
 
 
 def random_images(
@@ -154,7 +156,7 @@ def latency_milliseconds(detect: Detect, height: int, width: int) -> float:
 
 
 def status_of(
-    precision: str, reference: Judged, exported: Judged, size_bytes: int, latency: float
+    precision: str, reference: Results, exported: Results, size_bytes: int, latency: float
 ) -> ExportStatus:
     """Compare one precision with Keras and make its status; the number of unmatched detections is logged.
 
@@ -185,12 +187,12 @@ def status_of(
             "class and place, or their figures are not finite",
         )
     # None without ground truth: then there is no mAP that could drop. A rise is a negative drop.
-    before = (reference.metrics or Metrics()).m_ap
-    after = (exported.metrics or Metrics()).m_ap
+    reference_map = (reference.metrics or Metrics()).m_ap
+    exported_map = (exported.metrics or Metrics()).m_ap
     return ExportStatus(
         precision=precision,
-        m_ap=after,
-        m_ap_drop=None if before is None or after is None else before - after,
+        m_ap=exported_map,
+        m_ap_drop=None if reference_map is None or exported_map is None else reference_map - exported_map,
         max_abs_error=difference.max_abs_error,
         size_bytes=size_bytes,
         latency_milliseconds=round(latency, 3),

@@ -112,7 +112,7 @@ class Sources:
         return np.arange(start, start + count)
 
     def couple(self, left: Layout, right: Layout) -> None:
-        """Prune the sources at the same index of both layouts together or not at all."""
+        """Couple the sources at the same index of both layouts: pruned together or not at all."""
         for one, other in zip(left.tolist(), right.tolist(), strict=True):
             # The lower number becomes the root: coupled sets are then in the order of the graph.
             low, high = sorted((self._root(one), self._root(other)))
@@ -121,17 +121,17 @@ class Sources:
             self._protection[low] = self._protection[low] or self._protection[high]
 
     def protect(self, layout: Layout, reason: str) -> None:
-        """Keep the sources, and all that are coupled to them. The first reason is the one reported."""
+        """Protect the sources, and so all that are coupled to them. The first reason is the one reported."""
         for source in layout.tolist():
             root = self._root(source)
             self._protection[root] = self._protection[root] or reason
 
     def protection(self, source: int) -> str | None:
-        """Reason why the source stays; None where it may be pruned."""
+        """Return the reason why the source stays; None where it may be pruned."""
         return self._protection[self._root(source)]
 
     def coupled_sets(self) -> Layout:
-        """Number of the coupled set of each source, sets counted from 0."""
+        """Return the number of the coupled set of each source, from 0."""
         roots = np.array([self._root(source) for source in range(len(self._parent))], np.int64)
         # The index of a source's root among all roots: numbers without gaps, in the order of the roots.
         return np.unique(roots, return_inverse=True)[1]
@@ -157,6 +157,7 @@ class _Tracer:
         self._requirements: list[tuple[Layer, Layout, str]] = []
 
     def visit(self, node: Node) -> None:
+        """Find the layout of a call's output from those of its inputs."""
         layer = self.graph.layers[node.call.layer]
         layouts = [self._layout(edge) for edge in node.inputs]
         output = self._output(layer, node, layouts)
@@ -171,6 +172,11 @@ class _Tracer:
         self.sources.protect(self._layout(edge), "model output")
 
     def check_requirements(self) -> None:
+        """Refuse the network if channels that may be pruned reach a layer that is not understood.
+
+        Raises:
+            RunnerError: InvalidSpec, naming the layer and those whose filters reach it.
+        """
         for layer, layout, problem in self._requirements:
             # Channels that all stay anyway may pass through any layer: only these could be pruned.
             prunable = {source for source in layout.tolist() if self.sources.protection(source) is None}
@@ -222,6 +228,7 @@ class _Tracer:
         return self.sources.create(width, "network input")
 
     def _prunable(self, layer: Layer, layout: Layout) -> Layout:
+        """Return the layer's filters, which are new sources at its first call."""
         self._record_input(layer, layout)
         # A shared layer is called several times and has its filters once.
         if layer.name not in self.filters:

@@ -56,6 +56,11 @@ def _parameters(layer: Layer, groups: Groups, kept: Mask) -> int:
 
 
 def _flops(node: Node, groups: Groups, kept: Mask) -> int:
+    """FLOPs of one call for one image; 0 for layers that are neither convolution nor dense.
+
+    Raises:
+        RunnerError: UnreadableModel where the size of a feature map is not known.
+    """
     # By call, not by layer: a shared layer has its parameters once and computes at every call.
     layer = groups.graph.layers[node.call.layer]
     kernel = next((weight for weight in layer.weights if weight.name == "kernel"), None)

@@ -62,11 +62,11 @@ class Groups:
     count: int
 
     def everything(self) -> Mask:
-        """The mask that keeps all coupled sets."""
+        """Return the mask that keeps all coupled sets."""
         return np.ones(self.count, bool)
 
     def details(self, number: int) -> str:
-        """One group as text: the weights from which a filter is cut when one of the group's is pruned.
+        """Describe one group as text: the weights that are cut when one of its coupled sets is pruned.
 
         For debugging, as Torch-Pruning's ``Group.details()``::
 
@@ -122,11 +122,16 @@ def find(network: Network, excluded_layers: Sequence[str] = (), check_names: boo
 
 
 def _check_names(excluded: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse names that are no layers.
+
+    Raises:
+        RunnerError: InvalidSpec.
+    """
     problems = []
     # All of them in one message, each with what may have been meant.
     for name in sorted(set(excluded) - set(names)):
-        near = difflib.get_close_matches(name, names, n=3)
-        problems.append(f"{name!r}" + (f" (near: {', '.join(near)})" if near else ""))
+        suggestions = difflib.get_close_matches(name, names, n=3)
+        problems.append(f"{name!r}" + (f" (near: {', '.join(suggestions)})" if suggestions else ""))
     if problems:
         raise RunnerError(
             Reason.INVALID_SPEC,
@@ -135,6 +140,7 @@ def _check_names(excluded: Sequence[str], names: Sequence[str]) -> None:
 
 
 def _groups(traced: Channels, filters: Mapping[str, Layout]) -> tuple[Group, ...]:
+    """Group the layers that share coupled sets, in the order of the graph."""
     blocks = _blocks(filters)
     groups = []
     for owners in _components(list(blocks)):

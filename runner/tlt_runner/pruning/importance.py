@@ -20,7 +20,7 @@ Equalization = Literal["union", "intersection", "arithmeticMean", "geometricMean
 
 
 def filter_norms(kernel: NDArray[np.floating], depthwise: bool) -> FloatArray:
-    """L2 norm of each output filter.
+    """Compute the L2 norm of each output filter.
 
     Args:
         kernel: [..., out], or [height, width, channels, 1] of a depthwise convolution.

@@ -56,9 +56,9 @@ def _kept_sets(groups: Groups, plan: PruningPlan) -> Mask:
     # A plan can come from a file, so nothing of it is taken for granted.
     planned = {layer.name: layer for layer in plan.layers}
     if planned.keys() != groups.filters.keys():
-        others = ", ".join(sorted(planned.keys() ^ groups.filters.keys()))
+        differing = ", ".join(sorted(planned.keys() ^ groups.filters.keys()))
         raise RunnerError(
-            Reason.MODEL_MISMATCH, f"expected a plan for this model's layers, it differs in: {others}"
+            Reason.MODEL_MISMATCH, f"expected a plan for this model's layers, it differs in: {differing}"
         )
     kept = groups.everything()
     for name, sets in groups.filters.items():
@@ -106,6 +106,7 @@ def _pruned_config(config: Mapping[str, Any], graph: Graph, widths: Mapping[Call
 
 
 def _set_width(config: dict[str, Any], layer: Layer, width: int) -> None:
+    """Set the number of channels in a layer's config, where the config holds one."""
     if layer.kind in WIDTH:
         config[WIDTH[layer.kind]] = width
     # The head's input has as many channels as the trunk's output keeps.
@@ -119,6 +120,7 @@ def _set_width(config: dict[str, Any], layer: Layer, width: int) -> None:
 def _copy_weights(
     source: keras.layers.Layer, target: keras.layers.Layer, layer: Layer, groups: Groups, kept: Mask
 ) -> None:
+    """Copy the kept slices of a layer's weights into the same layer of the pruned model."""
     axes_of = WEIGHT_AXES.get(layer.kind, {})
     values = []
     for weight in source.weights:

@@ -1,4 +1,4 @@
-"""``tlt evaluate``: judge a TrainingJob's model on its validation data, without training.
+"""``tlt evaluate``: evaluate a TrainingJob's model on its validation data, without training.
 
 Evaluates the best model that the training published, or before there is one the model that the training would
 start from. Called by :mod:`tlt_runner.process`.

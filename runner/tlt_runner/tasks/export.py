@@ -97,32 +97,32 @@ def _verify(
     """Compare every precision with Keras on the same images; report each result as soon as it is there."""
     # Keras first: every precision is compared with its detections.
     context.begin("verify", 0)
-    reference = _judge(detectors.of_keras(model), model.config, data, spec)
+    reference = _results(detectors.of_keras(model), model.config, data, spec)
     if reference.metrics:
         context.reporter.report(reference.metrics)
     exports: list[ExportStatus] = []
     for step, (name, file) in enumerate(files.items(), start=1):
         context.begin("verify", step)
         detect = verify.OnnxDetector(file.path)
-        judged = _judge(detect, model.config, data, spec)
+        results = _results(detect, model.config, data, spec)
         latency = verify.latency_milliseconds(detect, model.config.height, model.config.width)
-        exports.append(verify.status_of(name, reference, judged, file.size_bytes, latency))
+        exports.append(verify.status_of(name, reference, results, file.size_bytes, latency))
         context.reporter.report(exports[-1])
     return exports
 
 
-def _judge(
+def _results(
     detect: Detect, config: DetectorConfig, data: Records | None, spec: ExportJobSpec
-) -> verify.Judged:
+) -> verify.Results:
     """Run a detector over the validation data, or over random images where there are none."""
     # No labelled images: only the outputs are compared with those of Keras, not mAP.
     if data is None:
         images = verify.random_images(0, RANDOM_BATCHES, VERIFICATION_BATCH, config.height, config.width)
         return verify.run_random(detect, images)
-    judged: Iterable[Mapping[str, Any]] = batches.validation_batches(
+    validation: Iterable[Mapping[str, Any]] = batches.validation_batches(
         data, VERIFICATION_BATCH, data.manifest.most_objects, spec.verification.max_images
     )
-    return verify.judge(detect, judged, config.class_names)
+    return verify.evaluate_detector(detect, validation, config.class_names)
 
 
 def _refuse_drops(exports: Iterable[ExportStatus], limit: float) -> None:

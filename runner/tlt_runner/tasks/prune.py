@@ -76,7 +76,7 @@ def options_of(spec: PruneJobSpec) -> Options:
 
 
 def network(model: FasterRCNN) -> Network:
-    """Trunk and head, connected by RoI pooling; the head runs once for each proposal of inference."""
+    """Describe trunk and head as one network, connected by RoI pooling; the head runs for each proposal."""
     return Network(
         models={"trunk": model.trunk, "head": model.head},
         # RoI pooling mixes places, never channels: what the trunk loses, the head's first layer loses, too.

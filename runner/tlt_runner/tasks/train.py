@@ -62,6 +62,7 @@ def run(spec: TrainingJobSpec, run: RunSpec, context: Context) -> None:
 
 
 def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Workers) -> None:
+    """Train on this worker: data, model, resume, loop."""
     # 1. The checkpoint of an earlier attempt, on every worker. Before data are read, so that the models of
     # earlier attempts do not leave the status meanwhile.
     checkpoints = artifacts.Checkpoints(context, spec.output.uri, run.owner)
@@ -173,6 +174,7 @@ def _prepare_data(
 
 
 def _log_unused_data(records: Records, model: FasterRCNN, batch_size: int) -> None:
+    """Log what of the data is not trained on: objects beyond maxObjects, and the last partial batch."""
     manifest, max_objects = records.manifest, model.config.max_objects
     beyond = manifest.objects_beyond(max_objects)
     # Boxes are padded to maxObjects, so that every batch has one shape; of more, the rest is cut off.
@@ -282,6 +284,7 @@ def _evaluation(
 
 
 def _log_result(end: Position) -> None:
+    """Log the best mAP, or what to look at where there is none."""
     # A training that ends without a usable model succeeds all the same: the user learns here what to look at.
     if end.best is None or end.best.m_ap is None:
         log.warning(

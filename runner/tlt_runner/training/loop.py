@@ -226,7 +226,7 @@ def _finish_epoch(
         position = _update_early_stopping(position, "mAP", metrics.m_ap, spec)
         # By mAP, early stopping is decided only now; by loss it was before the evaluation.
         ends = ends or _is_stale(position, spec)
-        log.info("epoch %d/%d: best mAP %s", position.epoch, spec.epochs, _best(position))
+        log.info("epoch %d/%d: best mAP %s", position.epoch, spec.epochs, _best_text(position))
     # 3. Save. Set before saving: the manifest that names the model also says that the epoch is finished.
     position = position.model_copy(update={"epoch_finished": True})
     is_last = position.epoch % spec.checkpoint_interval == 0 or ends
@@ -260,7 +260,7 @@ def _is_stale(position: Position, spec: Training) -> bool:
     return spec.early_stopping is not None and position.stale >= spec.early_stopping.patience
 
 
-def _best(position: Position) -> str:
+def _best_text(position: Position) -> str:
     if position.best is None or position.best.m_ap is None:
         return "unknown"
     return f"{position.best.m_ap:.4f} (epoch {position.best.epoch})"
@@ -282,11 +282,11 @@ def _out_of_memory_explained(spec: Training) -> Iterator[None]:
             Reason.OUT_OF_MEMORY,
             f"training with spec.training.batchSizePerGPU {spec.batch_size_per_gpu} does not fit in memory: "
             f"{first_line}",
-            _less_memory(spec),
+            _less_memory_hint(spec),
         ) from error
 
 
-def _less_memory(spec: Training) -> str:
+def _less_memory_hint(spec: Training) -> str:
     """Advice for making the same updates in less memory."""
     # Nothing to divide any more: only smaller images or fewer proposals help.
     if spec.batch_size_per_gpu == 1:

@@ -32,7 +32,7 @@ GROWTH_STEPS = 2000
 
 
 def low_dtype(any_worker: Callable[[bool], bool]) -> str:
-    """The type that all workers compute in: float16 if one of their visible GPUs is older than Ampere.
+    """Return the type that all workers compute in: float16 if one of their visible GPUs is older than Ampere.
 
     Args:
         any_worker: Returns whether a flag is true on any worker; all of them must call it.
@@ -47,8 +47,8 @@ def _local_dtype() -> str:
 
 
 def dtype_of(capabilities: Sequence[tuple[int, int]]) -> str:
-    """The type for GPUs of these compute capabilities."""
-    return FLOAT16 if any(tuple(one) < AMPERE for one in capabilities) else BFLOAT16
+    """Return the type for GPUs of these compute capabilities."""
+    return FLOAT16 if any(tuple(capability) < AMPERE for capability in capabilities) else BFLOAT16
 
 
 @contextmanager

@@ -146,13 +146,13 @@ class Averages:
             average.assign(current)
 
 
-def clipped(gradients: Sequence[Any], norm: Any, most: float | None) -> list[Any]:
-    """Clip gradients by global norm: scale all of them down where it is above ``most``."""
+def clipped(gradients: Sequence[Any], norm: Any, limit: float | None) -> list[Any]:
+    """Clip gradients by global norm: scale all of them down where it is above ``limit``."""
     # Not asked for.
-    if most is None:
+    if limit is None:
         return list(gradients)
     # No branch: at a norm of at most the limit the factor is 1.
-    factor = most / tf.maximum(norm, most)
+    factor = limit / tf.maximum(norm, limit)
     return [gradient * factor for gradient in gradients]
 
 

@@ -8,7 +8,7 @@ from tlt_api.training import LearningRate
 
 
 def learning_rate(progress: float, spec: LearningRate, replicas: int = 1) -> float:
-    """The learning rate at a progress from 0 to 1, of all replicas together.
+    """Return the learning rate at a progress from 0 to 1, of all replicas together.
 
     Args:
         progress: Fraction of the training's steps that are taken.
@@ -19,7 +19,7 @@ def learning_rate(progress: float, spec: LearningRate, replicas: int = 1) -> flo
 
 
 def scale(spec: LearningRate, replicas: int) -> int:
-    """Factor on the spec's rate: the number of replicas with linear scaling (Goyal et al. 2017), else 1."""
+    """Return the factor on the rate: the replicas with linear scaling (Goyal et al. 2017), else 1."""
     return replicas if spec.scaling == "linear" else 1
 
 

@@ -99,10 +99,11 @@ class Trainer:
             The FIGURES [8] of the step, which the device may still be computing.
         """
         # Tensors, because the function would be traced again for each new Python number.
-        wanted = {name: batch[name] for name in INPUTS}
-        return self._compiled(wanted, tf.constant(number, tf.int64), tf.constant(learning_rate, tf.float32))
+        inputs = {name: batch[name] for name in INPUTS}
+        return self._compiled(inputs, tf.constant(number, tf.int64), tf.constant(learning_rate, tf.float32))
 
     def _on_all_replicas(self, batch: dict[str, Any], number: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
+        """Take one step, in cross-replica context: gradients on each replica, one update. Returns FIGURES."""
         scale = self._scale.value.read_value() if self._scale else tf.constant(1.0)
         # This code runs when the step is traced: the policies count then, and are restored at once.
         with mixed_precision.computing(self.model, self._dtype):
@@ -123,7 +124,7 @@ class Trainer:
     def _on_one_replica(
         self, batch: dict[str, Any], number: tf.Tensor, scale: tf.Tensor
     ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
-        """Gradients of the whole batch, clipped; LOSSES of this replica's share; the norm before clipping."""
+        """Compute the whole batch's clipped gradients, LOSSES [6] of this share, the norm before clipping."""
         replica = tf.distribute.get_replica_context()
         gradients, figures = self._accumulated(batch, number, replica.replica_id_in_sync_group, scale)
         # One replica alone has the whole batch: nothing to exchange.
@@ -141,7 +142,7 @@ class Trainer:
     def _accumulated(
         self, batch: dict[str, Any], number: tf.Tensor, replica_id: Any, scale: tf.Tensor
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Gradients and LOSSES of this replica's share, accumulated over parts that fit in memory."""
+        """Compute gradients and LOSSES [6] of this replica's share, over parts that fit in memory."""
         count = self._spec.gradient_accumulation_steps
         # The usual case, without a loop in the graph.
         if count == 1:
@@ -152,8 +153,10 @@ class Trainer:
         def add(index: tf.Tensor, gradients: list[tf.Tensor], figures: tf.Tensor) -> tuple[Any, ...]:
             part = {name: value[index] for name, value in parts.items()}
             # Parts are numbered over all replicas, so that images draw the same however a step is divided.
-            more, part_figures = self._differentiate(part, number, replica_id * count + index, scale)
-            added = [a + b for a, b in zip(gradients, more, strict=True)]
+            part_gradients, part_figures = self._differentiate(
+                part, number, replica_id * count + index, scale
+            )
+            added = [a + b for a, b in zip(gradients, part_gradients, strict=True)]
             return index + 1, added, figures + part_figures / count
 
         # A loop of the graph, not of Python: unrolled, the graph would be `count` times as large.
@@ -165,7 +168,7 @@ class Trainer:
     def _gradients(
         self, batch: dict[str, Any], number: tf.Tensor, part: Any, scale: tf.Tensor
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Gradients of a part's share in the mean over all, times the loss scale; LOSSES of the part."""
+        """Compute the gradients of a part's share in the mean loss, times loss scale, and its LOSSES [6]."""
         variables = self.model.trainable_variables
         shares = self.replicas * self._spec.gradient_accumulation_steps
         draws, weights = StepSeeds(self._spec.seed, number, part, shares), self._spec.loss_weights
@@ -214,7 +217,10 @@ class Trainer:
         """Every variable that training changes: weights, statistics, optimizer, averages, loss scale."""
         # A checkpoint holds them by position (state.write): the order is part of the file format.
         parts = (self._updates, self._averages, self._scale)
-        return [*self.model.variables, *(one for part in parts if part is not None for one in part.variables)]
+        return [
+            *self.model.variables,
+            *(variable for part in parts if part is not None for variable in part.variables),
+        ]
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -53,6 +53,7 @@ COEFFICIENTS = {
 
 
 def _trunk(name: str, make: Layers, x: Any) -> Any:
+    """Build the stem and groups 1 to 5: pixels to features of stride 16."""
     width, _ = COEFFICIENTS[name]
     x = make.norm(
         make.conv(x, "stem_conv", make.rounded(STEM_FILTERS * width), 3, 2), "stem_bn", KERAS_EPSILON

@@ -112,6 +112,7 @@ def _is_plain(layer: Any) -> bool:
 
 
 def _fused(layer: Any) -> Callable[..., Tensor]:
+    """Return a ``call`` for the layer that is one op in training, and Keras' own otherwise."""
     # Imported here, so that the module loads on other backends.
     import tensorflow as tf
 

@@ -27,6 +27,7 @@ normalisation in the network, losses would start in the hundreds. Keras' weights
 
 
 def _trunk(name: str, make: Layers, x: Any) -> Any:
+    """Build blocks 1 to 5: pixels to features of stride 16."""
     first = keras.initializers.VarianceScaling(
         2.0 / PIXEL_SPREAD**2, "fan_in", "truncated_normal", seed=make.seed()
     )

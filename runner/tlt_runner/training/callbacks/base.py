@@ -97,6 +97,7 @@ class CallbackList(Callback):
         self._call(lambda callback: callback.close(failure))
 
     def _call(self, method: Callable[[Callback], None]) -> None:
+        """Call a method of every callback; log what it raises."""
         # Each on its own: a full disk of the log file does not keep progress from the status.
         for index, callback in enumerate(self._callbacks):
             try:

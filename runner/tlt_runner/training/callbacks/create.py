@@ -21,7 +21,7 @@ from tlt_runner.training.callbacks.uploader import Uploader
 
 
 def status_only(spec: TrainingJobSpec, context: Context, steps: int, images_per_step: int) -> CallbackList:
-    """Callbacks of a worker that does not publish: its own progress.
+    """Create the callbacks of a worker that does not publish: its own progress.
 
     Args:
         spec: The training.
@@ -40,7 +40,7 @@ def all_callbacks(
     detect: Detect,
     images_per_step: int,
 ) -> CallbackList:
-    """Status, log file and TensorBoard.
+    """Create all callbacks: status, log file and TensorBoard.
 
     Args:
         run: The run.
@@ -80,6 +80,7 @@ def all_callbacks(
 
 
 def _status(spec: TrainingJobSpec, context: Context, aggregate: Aggregate, steps: int) -> list[Callback]:
+    """Create the callbacks that every worker has: sums of its steps, and its progress."""
     progress = ProgressReport(
         context.reporter.progress,
         aggregate,

@@ -75,6 +75,7 @@ class ValidationImages:
         detections: Mapping[str, NDArray[Any]],
         labels: Mapping[str, NDArray[Any]],
     ) -> DrawnImage:
+        """Draw the detections into one copy of the image [H, W, 3] and the labels into another."""
         detected_ids = [int(item) for item in detections["classes"]]
         scored = [
             f"{self._names[item]} {score:.2f}"

@@ -119,6 +119,7 @@ class LogFile(Callback):
         )
 
     def _add(self, event: str, **fields: Any) -> None:
+        """Add a line with an event, and upload the file if that is due."""
         time = datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds")
         common = {
             "schema": SCHEMA,

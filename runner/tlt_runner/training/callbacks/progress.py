@@ -33,8 +33,8 @@ class Smoothed:
         """Add the newest value."""
         self._count = min(self._count + 1, self._remembered)
         # The n-th value weighs 1 / n, which makes a mean; n ends at `remembered`.
-        before = self.value or 0.0
-        self.value = before + (value - before) / self._count
+        previous = self.value or 0.0
+        self.value = previous + (value - previous) / self._count
 
 
 class ProgressReport(Callback):

@@ -103,6 +103,7 @@ class TensorBoard(Callback):
             self._start = number
 
     def _add_point(self, step: Step) -> None:
+        """Add the means of the steps since the last point to the curves."""
         # Tags with a common prefix share a section in TensorBoard.
         means = self._interval.end()
         values = {

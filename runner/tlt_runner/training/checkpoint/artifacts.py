@@ -134,12 +134,12 @@ class Checkpoints:
         """
         # The order of the writes is the point (ADR 11): wherever this process is killed, the manifest names
         # files that exist, and status and manifest agree as soon as the next attempt has recalled it.
-        before = self.manifest
-        names_before, names = before.models() if before else {}, manifest.models()
-        copies_before, copies = ({f"{name}.keras" for name in some} for some in (names_before, names))
+        previous = self.manifest
+        previous_models, models = previous.models() if previous else {}, manifest.models()
+        previous_copies, copies = ({f"{name}.keras" for name in named} for named in (previous_models, models))
         # Files of dropped checkpoints, and copies under names that are gone. In the manifest, so that the
         # next attempt removes them if this one is killed first.
-        superseded = ((before.paths() if before else set()) - manifest.paths() | copies_before) - copies
+        superseded = ((previous.paths() if previous else set()) - manifest.paths() | previous_copies) - copies
         self.manifest = manifest = manifest.model_copy(update={"superseded": sorted(superseded)})
         local = scratch / MANIFEST
         local.write_text(manifest.model_dump_json(indent=1, exclude_none=True))
@@ -149,21 +149,21 @@ class Checkpoints:
         local.unlink()
         # 2. The status, whose addresses are those of immutable files: no reader meets a digest of another
         # file.
-        for name in names_before.keys() - names.keys():
+        for name in previous_models.keys() - models.keys():
             self._reporter.removed(name)
         changed = [
             name
-            for name, item in names.items()
-            if name not in names_before or names_before[name].model != item.model
+            for name, item in models.items()
+            if name not in previous_models or previous_models[name].model != item.model
         ]
         for name in changed:
-            self._reporter.artifact(self._artifact(name, names[name]))
+            self._reporter.artifact(self._artifact(name, models[name]))
         if BEST in changed and manifest.position.best is not None:
             self._reporter.report(manifest.position.best)
         # 3. The copies for people: a kill before them is repaired by the next attempt. Only a new model has
         # any to make: other names kept their file.
         for name in changed:
-            if model is not None and names[name].name == manifest.resume:
+            if model is not None and models[name].name == manifest.resume:
                 self._storage.publish(model, self._uri(f"{name}.keras"))
         # 4. What nothing names any more.
         self._remove(superseded)
@@ -212,7 +212,7 @@ class Checkpoints:
         return Saved(self.manifest.position, saved.path, saved.uri)
 
     def _missing(self, models: dict[str, Checkpoint]) -> list[str]:
-        """Names of models whose file is gone or has another content."""
+        """Return the names of models whose file is gone or has another content."""
         digests: dict[str, str | None] = {}
         missing = []
         for name, checkpoint in models.items():
@@ -254,6 +254,7 @@ class Checkpoints:
                 log.warning("superseded checkpoint cannot be removed: %s", error.message)
 
     def _artifact(self, name: str, checkpoint: Checkpoint) -> Artifact:
+        """Return the status entry of a checkpoint's model."""
         model = checkpoint.model
         assert model is not None
         return Artifact(
@@ -273,11 +274,11 @@ def _reopened(position: Position, lost: Sequence[str]) -> Position:
     log.warning(
         "model %s is gone or was replaced; the last epoch's model takes its place", " and ".join(lost)
     )
-    change: dict[str, object] = {"best": None} if BEST in lost else {}
+    update: dict[str, object] = {"best": None} if BEST in lost else {}
     # Within an epoch the weights are those of no finished one: its end makes the next model.
     if position.epoch and not position.step:
-        change["epoch_finished"] = False
-    return position.model_copy(update=change)
+        update["epoch_finished"] = False
+    return position.model_copy(update=update)
 
 
 def remove_partial_files(storage: Storage, output_uri: str, now: float) -> None:

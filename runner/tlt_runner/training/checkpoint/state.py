@@ -203,6 +203,11 @@ def _with_changed_data(position: Position) -> Position:
 
 
 def _check_classes(saved: Saved, start: Position) -> None:
+    """Refuse a checkpoint for other classes, or for the same ones in another order.
+
+    Raises:
+        RunnerError: ModelMismatch, with the difference.
+    """
     before, now = saved.position.class_names, start.class_names
     # Old files do not say; then only a shape that differs can tell.
     if before is None or now is None or before == now:
@@ -217,14 +222,22 @@ def _check_classes(saved: Saved, start: Position) -> None:
 
 
 def _check_shapes(uri: str, arrays: Sequence[np.ndarray], variables: Sequence[Any]) -> None:
-    got, wanted = [array.shape for array in arrays], [tuple(variable.shape) for variable in variables]
-    if got == wanted:
+    """Refuse a checkpoint whose variables differ from those of the model in number or shape.
+
+    Raises:
+        RunnerError: ModelMismatch, with the first difference.
+    """
+    saved_shapes, expected_shapes = (
+        [array.shape for array in arrays],
+        [tuple(variable.shape) for variable in variables],
+    )
+    if saved_shapes == expected_shapes:
         return
-    difference = f"{len(wanted)} variables of model and optimizer, got {len(got)}"
-    if len(got) == len(wanted):
-        index = next(index for index, shape in enumerate(got) if shape != wanted[index])
+    difference = f"{len(expected_shapes)} variables of model and optimizer, got {len(saved_shapes)}"
+    if len(saved_shapes) == len(expected_shapes):
+        index = next(index for index, shape in enumerate(saved_shapes) if shape != expected_shapes[index])
         name = getattr(variables[index], "path", f"variable {index}")
-        difference = f"{name} {list(wanted[index])}, got {list(got[index])}"
+        difference = f"{name} {list(expected_shapes[index])}, got {list(saved_shapes[index])}"
     raise _mismatch(f"{uri}: expected a checkpoint with {difference}")
 
 
@@ -251,6 +264,12 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
+    """Open a state file; an entry is read when it is asked for.
+
+    Raises:
+        DAMAGED: The file is damaged, or no state file.
+        OSError: The file cannot be read now.
+    """
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             yield file

@@ -120,7 +120,7 @@ class CheckpointWriter:
         local.unlink()
 
     def _current(self, position: Position) -> Checkpoint | None:
-        """The checkpoint whose state has the weights of this position, if it can still get a model."""
+        """Return the checkpoint whose state has the weights of this position, if it can still get a model."""
         manifest = self._checkpoints.manifest
         checkpoint = manifest.checkpoint(manifest.resume) if manifest else None
         # Files of a checkpoint never change: one that has a model gets no other.
@@ -130,7 +130,7 @@ class CheckpointWriter:
         return checkpoint if (checkpoint.epoch, checkpoint.step) == (position.epoch, position.step) else None
 
     def _with_state(self, position: Position) -> Checkpoint:
-        """A checkpoint with the state published; one with the same content is not published again."""
+        """Publish the state and return its checkpoint; one with the same content is not published again."""
         local = self._scratch / "state.npz"
         # Written in order to know its digest, which is part of the name.
         state.write(local, position, self._variables)
@@ -152,6 +152,7 @@ class CheckpointWriter:
         is_last: bool,
         model: Path | None = None,
     ) -> None:
+        """Put a checkpoint into the manifest and have it recorded."""
         # The first checkpoint of a training: there is no manifest to advance.
         manifest = self._checkpoints.manifest or manifests.first(position, checkpoint)
         manifest = manifest.advanced(position, checkpoint, best=is_best, last=is_last, keep=self._keep)

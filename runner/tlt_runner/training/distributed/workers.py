@@ -181,14 +181,18 @@ class Workers:
             raise RunnerError(Reason.WORKER_LOST, self._describe_loss(error)) from error
 
     def _describe_loss(self, error: tf.errors.OpError) -> str:
+        """Say which worker is lost, and why, as far as TensorFlow's message tells."""
         text = str(error)
         # TensorFlow names tasks in the text only, this worker's own included.
-        lost = {int(number) for number in re.findall(r"/task:(\d+)", text)} - {self.index}
-        names = " and ".join(f"worker {one} at {self.addresses[one]}" for one in sorted(lost)) or "a worker"
+        lost_indices = {int(number) for number in re.findall(r"/task:(\d+)", text)} - {self.index}
+        lost_workers = (
+            " and ".join(f"worker {number} at {self.addresses[number]}" for number in sorted(lost_indices))
+            or "a worker"
+        )
         # Some errors name their cause after "aborted by:"; of the others the first line tells most.
         match = re.search(r"aborted by: ([^\n]+)", text)
         cause = (match.group(1) if match else text.strip().splitlines()[0]).rstrip(":")[:200]
-        return f"worker {self.index} cannot go on: {names} is gone or cannot be reached ({cause})"
+        return f"worker {self.index} cannot go on: {lost_workers} is gone or cannot be reached ({cause})"
 
 
 def _is_lost_worker(error: tf.errors.OpError) -> bool:
