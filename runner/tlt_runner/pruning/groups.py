@@ -77,6 +77,7 @@ class Groups:
               input channels  cat_bn  8 of 14
         """
         group = self.groups[number]
+        # Coupled sets of the group; a layer outside it appears by the input channels that it loses.
         members = np.concatenate(group.blocks)
         rows = [
             (side, name, f"{np.isin(sets, members).sum()} of {len(sets)}")
@@ -171,6 +172,7 @@ def _components(blocks: list[tuple[str, ...]]) -> list[list[tuple[str, ...]]]:
     components: list[tuple[set[str], list[tuple[str, ...]]]] = []
     for block in blocks:
         # A block joins all components with which it shares a layer into one.
+        # Few blocks: no need for a faster union than a pass over all components.
         touching = [part for part in components if part[0] & set(block)]
         components = [part for part in components if not part[0] & set(block)]
         names = set(block).union(*(part[0] for part in touching))

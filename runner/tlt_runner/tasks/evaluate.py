@@ -33,6 +33,7 @@ def run(spec: TrainingJobSpec, run: RunSpec, context: Context) -> None:
         RunnerError: InvalidSpec where there is no model; ModelMismatch where it was made for other classes or
             another image size; Interrupted; whatever data and storage raise.
     """
+    # The model first: if there is none, the data need not be prepared, which may take hours.
     model = _model(spec, run, context)
     records = prepare(spec, context)
     # The best model may be of an earlier spec, with other classes or another image size.

@@ -64,6 +64,7 @@ def _head_stage(name: str, make: Layers, pooled: Any, stride: int) -> Any:
 
 def _inception(make: Layers, x: Any, name: str, widths: Inception) -> Any:
     """Run four branches over the same features and concatenate their channels."""
+    # The 1x1 reductions before 3x3 and 5x5 keep these affordable.
     one = _conv(make, x, f"{name}_1x1", widths.one, 1)
     three = _conv(make, x, f"{name}_3x3_reduce", widths.three_reduce, 1)
     three = _conv(make, three, f"{name}_3x3", widths.three, 3)

@@ -49,6 +49,7 @@ def _trunk(name: str, make: Layers, x: Any) -> Any:
 
 
 def _head_stage(name: str, make: Layers, pooled: Any, stride: int) -> Any:
+    # The stride is ignored: dense layers need the one size that their weights were made for.
     x = layers.Flatten(name="flatten")(pooled)
     for layer in ("fc1", "fc2"):
         initializer = keras.initializers.HeNormal(seed=make.seed())

@@ -81,6 +81,7 @@ class Aggregate(Callback):
 
     def images_per_second_since(self, earlier: Sums) -> float | None:
         """Throughput of the timed steps since ``earlier``; None where there are none."""
+        # Over timed steps only: an epoch's first step would count the wait for data of an empty pipeline.
         seconds, steps = self._seconds - earlier.seconds, self._timed_steps - earlier.timed_steps
         return steps * self._images_per_step / seconds if seconds > 0 else None
 
@@ -113,6 +114,7 @@ class Interval:
 
     def end(self) -> Means:
         """Return the means of the interval, and begin the next one."""
+        # The difference of two sums: the callbacks' intervals differ, and none needs a list of its steps.
         before, self._before = self._before, self._aggregate.sums
         return Means(
             self._before.steps - before.steps,

@@ -70,6 +70,7 @@ class CallbackList(Callback):
     def __exit__(
         self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # Returns None: the failure goes on to whoever ends the run.
         self.close(failure)
 
     def on_epoch_begin(self, finished: int, step: int) -> None:

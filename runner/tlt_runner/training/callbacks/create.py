@@ -94,6 +94,7 @@ def _status(spec: TrainingJobSpec, context: Context, aggregate: Aggregate, steps
 
 
 def _validation_images(spec: TrainingJobSpec, records: Records, detect: Detect) -> ValidationImages:
+    # The shape of evaluations on one replica, for which the detector is traced already.
     batch_size, count = spec.training.batch_size_per_gpu, spec.visualization.images
     return ValidationImages(
         detect,

@@ -58,6 +58,7 @@ class ValidationImages:
         for batch in self._batches():
             labels = {name: np.asarray(batch[name]) for name in ("image", "boxes", "classes", "valid", "id")}
             detections = {name: np.asarray(value) for name, value in self._detect(labels["image"]).items()}
+            # The last batch is filled up with images that are not valid.
             for index in np.flatnonzero(labels["valid"]):
                 drawn = (detections["classes"][index] >= 0) & (detections["scores"][index] >= self._threshold)
                 real = labels["classes"][index] >= 0  # class -1 is padding

@@ -120,6 +120,7 @@ class LogFile(Callback):
 
     def _add(self, event: str, **fields: Any) -> None:
         """Add a line with an event, and upload the file if that is due."""
+        # RFC 3339 with Z, as Kubernetes writes times.
         time = datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds")
         common = {
             "schema": SCHEMA,

@@ -60,6 +60,8 @@ class TensorBoard(Callback):
         self._uploader, self._scratch = uploader, scratch
         self._interval = Interval(aggregate)
         self._steps, self._images, self._now = steps, images, now
+        # Names sort by attempt, time and number: the order in which TensorBoard reads them. It takes only
+        # files with "tfevents" in their names.
         self._prefix = f"events.out.tfevents.{attempt:04d}.{int(now()):010d}"
         self._files = 0
         self._start: int | None = None
@@ -83,6 +85,7 @@ class TensorBoard(Callback):
         """Add scores and images."""
         # An attempt may begin with the evaluation that the one before did not finish.
         self._set_start(number)
+        # A class without an object in the validation images has no AP: no point.
         scores = {"mAP": metrics.m_ap}
         scores |= {f"AP/{item.name}": item.average_precision for item in metrics.per_class or ()}
         defined = {tag: value for tag, value in scores.items() if value is not None}
@@ -169,6 +172,7 @@ class EventFile:
 
     def image(self, tag: str, encoded: bytes, size: tuple[int, int], step: int, time: float) -> None:
         """Add an image: a JPEG or PNG file, and its height and width."""
+        # Colorspace 3 is RGB.
         image = tf.compat.v1.Summary.Image(
             height=size[0], width=size[1], colorspace=3, encoded_image_string=encoded
         )

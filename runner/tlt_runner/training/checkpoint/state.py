@@ -96,8 +96,10 @@ def write(path: Path, position: Position, variables: Sequence[Any]) -> None:
     arrays: dict[str, Any] = {
         f"{index:05d}": np.asarray(variable) for index, variable in enumerate(variables)
     }
+    # Text as an array of bytes: as a string it would take four bytes for each character.
     arrays[POSITION] = np.frombuffer(position.model_dump_json().encode(), np.uint8)
     arrays[DIGEST] = np.frombuffer(_digest(arrays), np.uint8)
+    # A stream, because np.savez appends .npz to a path. Not compressed: weights hardly shrink.
     with path.open("wb") as file:
         np.savez(file, **arrays)
 
@@ -121,6 +123,7 @@ def find(storage: Storage, uri: str, run: str) -> Saved | None:
     except DAMAGED as error:
         log.warning("training starts over: checkpoint %s is damaged: %s", uri, error)
         return None
+    # A resource that was deleted and created again has the same output and another uid.
     if position.run != run:
         log.warning("training starts over: checkpoint %s belongs to another run (%s)", uri, position.run)
         return None
@@ -212,6 +215,7 @@ def _check_classes(saved: Saved, start: Position) -> None:
     # Old files do not say; then only a shape that differs can tell.
     if before is None or now is None or before == now:
         return
+    # Refused and not converted: the optimizer's moments belong to the former outputs, too.
     classes = ClassChange.between(before, now)
     parts = ("new: ", classes.new), ("gone: ", classes.gone)
     change = "; ".join(label + ", ".join(names) for label, names in parts if names) or "in another order"
