@@ -98,10 +98,10 @@ def test_box_sizes_equal_those_of_the_training_labels(scenes: Path, records: Rec
 
 def test_a_sample_of_many_boxes_is_the_same_every_time(records: Records) -> None:
     everything = {tuple(size) for size in initial_model.training_sizes(records)}
-    drawn = initial_model.training_sizes(records, most=7)
+    drawn = initial_model.training_sizes(records, max_sizes=7)
     assert drawn.shape == (7, 2)
     assert {tuple(size) for size in drawn} <= everything
-    np.testing.assert_array_equal(drawn, initial_model.training_sizes(records, most=7))
+    np.testing.assert_array_equal(drawn, initial_model.training_sizes(records, max_sizes=7))
 
 
 def test_the_task_reports_anchors_that_fit_better(scenes: Path, tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ from tlt_runner.detector.backbones import FAMILIES
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.errors import RunnerError
 from tlt_runner.export import onnx as onnx_export
-from tlt_runner.pruning import faster_rcnn
 from tlt_runner.pruning.plan import Options
+from tlt_runner.tasks import prune
 from tlt_runner.training.pretrained import load
 from tlt_runner.training.trainer import Trainer
 
@@ -143,9 +143,9 @@ def test_a_pruned_backbone_computes_what_the_unpruned_one_does_with_those_filter
 ) -> None:
     model = detector.build(tiny(backbone, widthMultiplier=0.125), 1)
     options = Options(granularity=2, min_filters=4)
-    plan = faster_rcnn.plan_pruning(model, options, target=PruneTarget(parameters=0.6))
+    plan = prune.plan_pruning(model, options, target=PruneTarget(parameters=0.6))
     assert not [layer.name for layer in plan.layers if layer.protection not in (None, "output layer")]
-    pruned = faster_rcnn.rebuild(model, plan)
+    pruned = prune.rebuild(model, plan)
     assert pruned.count_params() == plan.parameters_after
     for planned in plan.layers:
         part = model.head if planned.name in {layer.name for layer in model.head.layers} else model.trunk

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 from tiny_detector import tiny_config
-from tlt_runner.detector import fused_batch_norm
 from tlt_runner.detector import model as detector
+from tlt_runner.detector.backbones.layers import fuse
 
 PIXELS = np.random.default_rng(2).normal(3.0, 2.0, (4, 5, 6, 8)).astype(np.float32)
 
@@ -41,7 +41,7 @@ def trained(model: keras.Model, pixels: np.ndarray) -> list[Any]:
 
 def test_training_is_the_same_as_with_keras_own_ops() -> None:
     plain, fused = graph(), graph()
-    fused_batch_norm.fuse(fused)
+    fuse(fused)
     for actual, other in zip(trained(fused, PIXELS), trained(plain, PIXELS), strict=True):
         np.testing.assert_allclose(actual, other, rtol=1e-4, atol=1e-4)
 
@@ -64,7 +64,7 @@ def test_every_normalisation_of_a_detector_is_one_op() -> None:
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
 def test_half_precision_keeps_its_statistics_in_full(dtype: str) -> None:
     model = graph(dtype)
-    fused_batch_norm.fuse(model)
+    fuse(model)
     outputs, *_, mean, variance = trained(model, PIXELS)
     assert model.get_layer("norm").moving_mean.dtype == "float32"
     wanted = trained(graph(), PIXELS)
@@ -75,7 +75,7 @@ def test_half_precision_keeps_its_statistics_in_full(dtype: str) -> None:
 @pytest.mark.parametrize("frozen", [True, False])
 def test_inference_and_frozen_layers_use_the_stored_statistics(frozen: bool) -> None:
     plain, fused = graph(), graph()
-    fused_batch_norm.fuse(fused)
+    fuse(fused)
     fused.get_layer("norm").trainable = not frozen
     np.testing.assert_array_equal(fused(PIXELS, training=frozen), plain(PIXELS, training=False))
     for actual, other in zip(fused.get_weights(), plain.get_weights(), strict=True):
@@ -84,8 +84,8 @@ def test_inference_and_frozen_layers_use_the_stored_statistics(frozen: bool) -> 
 
 def test_a_fused_layer_is_saved_as_the_layer_of_keras() -> None:
     plain, fused = graph(), graph()
-    fused_batch_norm.fuse(fused)
-    fused_batch_norm.fuse(fused)
+    fuse(fused)
+    fuse(fused)
     entry = keras.saving.serialize_keras_object(fused.get_layer("norm"))
     assert (entry["module"], entry["class_name"]) == ("keras.layers", "BatchNormalization")
     assert fused.get_layer("norm").get_config() == {

@@ -17,8 +17,8 @@ from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.evaluation.evaluate import keras_detector
 from tlt_runner.export import onnx as onnx_export
 from tlt_runner.export import verify
-from tlt_runner.pruning import faster_rcnn
 from tlt_runner.pruning.plan import Options
+from tlt_runner.tasks import prune
 from tlt_runner.training.trainer import Trainer
 
 HEADS: dict[str, dict[str, Any]] = {
@@ -91,8 +91,8 @@ def test_a_head_is_pruned_with_its_trunk(name: str, images: np.ndarray, tmp_path
     model = settled(config(name), images)
     spread(model)
     options = Options(granularity=2, min_filters=2)
-    plan = faster_rcnn.plan_pruning(model, options, target=PruneTarget(parameters=0.6))
-    pruned = faster_rcnn.rebuild(model, plan)
+    plan = prune.plan_pruning(model, options, target=PruneTarget(parameters=0.6))
+    pruned = prune.rebuild(model, plan)
     assert pruned.count_params() == plan.parameters_after < model.count_params()
     cut = {item.name for item in plan.layers if len(item.kept) < item.filters}
     assert cut & {layer.name for layer in pruned.head.layers}

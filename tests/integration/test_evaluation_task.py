@@ -18,7 +18,7 @@ from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation.evaluate import evaluate as judge
 from tlt_runner.evaluation.evaluate import keras_detector
 from tlt_runner.tasks import evaluate
-from tlt_runner.training.checkpoint import model_file
+from tlt_runner.training.checkpoint import writer
 
 CLASSES = tiny.OTHER_CLASSES
 
@@ -89,8 +89,8 @@ def test_evaluating_a_model_of_another_run_logs_a_warning(
     detector_scenes, model, tmp_path, caplog, uid, warned
 ):
     run = Run(tmp_path, detector_scenes)
-    origin = model_file.Origin(run=uid, job="default/elder", epoch=7)
-    model_file.save(model, run.output / "best.keras", origin)
+    origin = writer.Origin(run=uid, job="default/elder", epoch=7)
+    writer.save(model, run.output / "best.keras", origin)
     assert run().metrics.m_ap is not None
     assert any("default/elder" in line and "epoch 7" in line for line in caplog.messages) == warned
 

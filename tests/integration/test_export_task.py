@@ -140,9 +140,9 @@ def test_map_against_the_models_own_detections_is_kept_in_both_precisions(model,
         "valid": np.ones(len(images), bool),
     }
     names = sorted(CLASSES)
-    assert verify.judge(detect, [batch], names).metrics.m_ap == pytest.approx(1.0)
+    assert verify.evaluate_detector(detect, [batch], names).metrics.m_ap == pytest.approx(1.0)
     full = exported_onnx.to_onnx(model)
     for name, exported in (("fp32", full), ("fp16", precision.to_float16(full))):
         exported_onnx.write(exported, tmp_path / f"{name}.onnx")
-        judged = verify.judge(verify.OnnxDetector(tmp_path / f"{name}.onnx"), [batch], names)
-        assert judged.metrics.m_ap == pytest.approx(1.0, abs=0.01)
+        results = verify.evaluate_detector(verify.OnnxDetector(tmp_path / f"{name}.onnx"), [batch], names)
+        assert results.metrics.m_ap == pytest.approx(1.0, abs=0.01)

@@ -63,19 +63,19 @@ def test_no_detections_at_all_is_no_difference():
     assert verify.compare([detections()], [detections()]) == verify.Difference(0.0, 0, 0)
 
 
-def judged(*items):
-    return verify.Judged(metrics=None, detections=[detections(*items)])
+def results(*items):
+    return verify.Results(metrics=None, detections=[detections(*items)])
 
 
 def test_an_export_fails_if_no_detection_agrees():
     with pytest.raises(RunnerError) as caught:
-        verify.status_of("fp16", judged((SQUARE, 0.9, 0)), judged((FAR, 0.9, 0)), 1, 1.0)
+        verify.status_of("fp16", results((SQUARE, 0.9, 0)), results((FAR, 0.9, 0)), 1, 1.0)
     assert caught.value.reason == Reason.EXPORT_FAILED
 
 
 def test_an_export_with_one_more_detection_does_not_fail():
     status = verify.status_of(
-        "fp16", judged((SQUARE, 0.9, 0)), judged((SQUARE, 0.8, 0), (FAR, 0.4, 0)), 1, 1.0
+        "fp16", results((SQUARE, 0.9, 0)), results((SQUARE, 0.8, 0), (FAR, 0.4, 0)), 1, 1.0
     )
     assert status.max_abs_error == pytest.approx(0.1)
 

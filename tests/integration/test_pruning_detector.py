@@ -16,7 +16,6 @@ from tlt_api.status import Inputs, ResolvedModel
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.model import OUTPUT_LAYERS
 from tlt_runner.errors import RunnerError
-from tlt_runner.pruning import faster_rcnn
 from tlt_runner.pruning.plan import Options, PruningPlan
 from tlt_runner.tasks import prune
 
@@ -73,8 +72,8 @@ def test_a_pruned_detector_detects_what_the_unpruned_one_does_with_those_filters
     model, images, normalizer
 ):
     options = SMALL.model_copy(update={"normalizer": normalizer})
-    plan = faster_rcnn.plan_pruning(model, options, target=PruneTarget(parameters=0.5))
-    pruned = faster_rcnn.rebuild(model, plan)
+    plan = prune.plan_pruning(model, options, target=PruneTarget(parameters=0.5))
+    pruned = prune.rebuild(model, plan)
     assert pruned.count_params() == plan.parameters_after
     assert model.count_params() == plan.parameters_before
     features = len(next(item for item in plan.layers if item.name == "stage3_block1_conv2").kept)
@@ -87,14 +86,14 @@ def test_a_pruned_detector_detects_what_the_unpruned_one_does_with_those_filters
 
 
 def test_output_layers_are_never_pruned(model):
-    plan = faster_rcnn.plan_pruning(model, SMALL, threshold=0.9)
+    plan = prune.plan_pruning(model, SMALL, threshold=0.9)
     for item in plan.layers:
         assert (len(item.kept) == item.filters) == (item.name in OUTPUT_LAYERS)
         assert bool(item.protection) == (item.name in OUTPUT_LAYERS)
 
 
 def test_a_higher_threshold_keeps_less(model):
-    plans = [faster_rcnn.plan_pruning(model, SMALL, threshold=value) for value in (0.3, 0.5, 0.7)]
+    plans = [prune.plan_pruning(model, SMALL, threshold=value) for value in (0.3, 0.5, 0.7)]
     kept = [plan.parameters_kept for plan in plans]
     assert kept == sorted(kept, reverse=True)
     assert kept[0] > kept[-1]
@@ -103,45 +102,45 @@ def test_a_higher_threshold_keeps_less(model):
 @pytest.mark.parametrize("target", [{"parameters": 0.6}, {"parameters": 0.4}, {"flops": 0.5}])
 def test_a_target_is_met_from_below_and_its_threshold_gives_the_same_plan(model, target):
     goal = PruneTarget(**target)
-    plan = faster_rcnn.plan_pruning(model, SMALL, target=goal)
+    plan = prune.plan_pruning(model, SMALL, target=goal)
     (name,) = target
     kept = getattr(plan, f"{name}_kept")
     assert target[name] - 0.05 < kept <= target[name]
-    again = faster_rcnn.plan_pruning(model, SMALL, threshold=plan.threshold)
+    again = prune.plan_pruning(model, SMALL, threshold=plan.threshold)
     assert again.layers == plan.layers
-    assert faster_rcnn.plan_pruning(model, SMALL, target=goal) == plan
+    assert prune.plan_pruning(model, SMALL, target=goal) == plan
 
 
 def test_a_target_out_of_reach_is_refused_with_what_can_be_reached(model):
     options = SMALL.model_copy(update={"min_filters": 16})
     with pytest.raises(RunnerError, match=r"target.parameters 0.05: minFilters 16.* keep 0\.") as error:
-        faster_rcnn.plan_pruning(model, options, target=PruneTarget(parameters=0.05))
+        prune.plan_pruning(model, options, target=PruneTarget(parameters=0.05))
     assert error.value.reason == Reason.INVALID_SPEC
 
 
 def test_a_pruned_detector_survives_its_file_and_can_be_pruned_again(model, images, tmp_path):
-    once = faster_rcnn.rebuild(model, faster_rcnn.plan_pruning(model, SMALL, target=PruneTarget(flops=0.7)))
+    once = prune.rebuild(model, prune.plan_pruning(model, SMALL, target=PruneTarget(flops=0.7)))
     detector.save(once, tmp_path / "once.keras")
     loaded = detector.load(tmp_path / "once.keras")
     assert loaded.config == model.config
     same_detections(once, loaded, images, atol=0)
-    plan = faster_rcnn.plan_pruning(loaded, SMALL, target=PruneTarget(flops=0.7))
-    twice = faster_rcnn.rebuild(loaded, plan)
+    plan = prune.plan_pruning(loaded, SMALL, target=PruneTarget(flops=0.7))
+    twice = prune.rebuild(loaded, plan)
     assert twice.count_params() == plan.parameters_after < once.count_params() < model.count_params()
 
 
 def test_a_plan_can_be_written_read_and_carried_out(model, images):
-    groups = faster_rcnn.find_groups(model, SMALL)
-    plan = faster_rcnn.plan_pruning(model, SMALL, threshold=0.6, groups=groups)
+    groups = prune.find_groups(model, SMALL)
+    plan = prune.plan_pruning(model, SMALL, threshold=0.6, groups=groups)
     read = PruningPlan.model_validate_json(plan.to_json())
-    pruned = faster_rcnn.rebuild(model, plan, groups)
-    same_detections(pruned, faster_rcnn.rebuild(model, read), images, atol=0)
+    pruned = prune.rebuild(model, plan, groups)
+    same_detections(pruned, prune.rebuild(model, read), images, atol=0)
 
 
 def test_frozen_blocks_stay_frozen(model):
     config = model.config.model_copy(update={"freeze_blocks": [0, 1], "freeze_batch_norm": True})
     frozen = detector.with_config(model, config)
-    pruned = faster_rcnn.rebuild(frozen, faster_rcnn.plan_pruning(frozen, SMALL, threshold=0.6))
+    pruned = prune.rebuild(frozen, prune.plan_pruning(frozen, SMALL, threshold=0.6))
     for graph, other in ((frozen.trunk, pruned.trunk), (frozen.head, pruned.head)):
         assert [layer.trainable for layer in graph.layers] == [layer.trainable for layer in other.layers]
     detector.freeze(model)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 artifacts = Lazy("tlt_runner.training.checkpoint.artifacts")
 manifests = Lazy("tlt_runner.training.checkpoint.manifest")
-model_file = Lazy("tlt_runner.training.checkpoint.model_file")
+writing = Lazy("tlt_runner.training.checkpoint.writer")
 state = Lazy("tlt_runner.training.checkpoint.state")
 OWNER = Owner(kind="TrainingJob", namespace="default", name="tiny", uid="one")
 BEFORE, NOW = Metrics(m_ap=0.25, epoch=1), Metrics(m_ap=0.5, epoch=2)
@@ -103,7 +103,7 @@ class Room:
         self.checkpoints = artifacts.Checkpoints(self.context, f"file://{self.output}", OWNER)
         self.variable = Variable()
         model: Any = SimpleNamespace(variable=self.variable)
-        self.writer = artifacts.CheckpointWriter(self.context, self.checkpoints, model, [self.variable], keep)
+        self.writer = writing.CheckpointWriter(self.context, self.checkpoints, model, [self.variable], keep)
 
     @property
     def artifacts(self) -> dict[str, Artifact]:
@@ -129,8 +129,8 @@ class Room:
         """A model file of the layout of before 2026-12."""
         path = self.output / f"{name}.keras"
         with zipfile.ZipFile(path, "w") as file:
-            origin = model_file.Origin(run=run, job="default/tiny", epoch=epoch, evaluation=evaluation)
-            file.writestr(model_file.ENTRY, origin.model_dump_json(by_alias=True))
+            origin = writing.Origin(run=run, job="default/tiny", epoch=epoch, evaluation=evaluation)
+            file.writestr(writing.ENTRY, origin.model_dump_json(by_alias=True))
         return Artifact(
             name=name,
             uri=f"file://{path}",
@@ -182,7 +182,7 @@ def _save(model: Any, path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def models_without_tensorflow_and_files_without_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_file.detector, "save", _save)
+    monkeypatch.setattr(writing.detector, "save", _save)
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
@@ -215,7 +215,7 @@ def _assert_consistent(room: Room, position: Position) -> None:
     for name, artifact in room.artifacts.items():
         path = Path(artifact.uri.removeprefix("file://"))
         assert sha256_of(path) == sha256_of(room.output / f"{name}.keras") == artifact.sha256
-        origin = model_file.origin_of(path)
+        origin = writing.origin_of(path)
         assert origin is not None
         assert origin.epoch == artifact.epoch
         if name == "best":
@@ -397,7 +397,7 @@ def test_a_worker_that_does_not_publish_resumes_and_writes_nothing(room: Room, t
     before = {name: (room.output / name).read_bytes() for name in room.files}
     other = Room(tmp_path)
     model: Any = SimpleNamespace(variable=other.variable)
-    other.writer = artifacts.CheckpointWriter(
+    other.writer = writing.CheckpointWriter(
         other.context, other.checkpoints, model, [other.variable], 0, publishes=False
     )
     position = other.writer.resume(other.checkpoints.recall(), state.Position(run="one", batch_size=4))
@@ -720,10 +720,10 @@ def test_a_state_of_another_run_is_not_found(room: Room) -> None:
 def test_a_file_without_an_origin_has_none(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no zip")
     with zipfile.ZipFile(tmp_path / "other", "w") as file:
-        file.writestr(model_file.ENTRY, '{"run": 1}')
+        file.writestr(writing.ENTRY, '{"run": 1}')
     with zipfile.ZipFile(tmp_path / "plain", "w") as file:
         file.writestr("config.json", "{}")
-    assert [model_file.origin_of(tmp_path / name) for name in ("text", "other", "plain")] == [None] * 3
+    assert [writing.origin_of(tmp_path / name) for name in ("text", "other", "plain")] == [None] * 3
 
 
 def test_old_partial_files_of_checkpoints_are_removed(room: Room) -> None:

@@ -24,7 +24,7 @@ from tlt_api.status import Artifact
 from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
 from tlt_runner.files import sha256_of
-from tlt_runner.training.checkpoint import model_file, state
+from tlt_runner.training.checkpoint import state, writer
 from tlt_runner.training.checkpoint.manifest import Manifest
 from tlt_runner.training.checkpoint.state import Position
 from training_resume_process import Ending, attempt
@@ -164,7 +164,7 @@ def test_the_whole_state_is_the_same(straight: Trained, interrupted: Trained) ->
 def test_every_epoch_was_evaluated_and_the_best_is_the_same(straight: Trained, interrupted: Trained) -> None:
     assert straight.report.metrics is not None
     assert interrupted.report.metrics == straight.report.metrics
-    origin = model_file.origin_of(interrupted.output / "best.keras")
+    origin = writer.origin_of(interrupted.output / "best.keras")
     assert origin is not None
     assert (origin.run, origin.job, origin.evaluation) == ("one", "default/tiny", straight.report.metrics)
 

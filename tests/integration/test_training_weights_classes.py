@@ -16,9 +16,9 @@ from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
-from tlt_runner.pruning import faster_rcnn
 from tlt_runner.pruning.plan import Options
 from tlt_runner.storage import Storage
+from tlt_runner.tasks import prune
 from tlt_runner.training.initial_model import frozen_at_random, initial_model
 from tlt_runner.training.pretrained import load
 
@@ -123,16 +123,16 @@ def test_the_same_classes_in_another_order_are_put_in_order(
 
 def test_a_pruned_model_keeps_its_widths_and_is_pruned_again(given: FasterRCNN, tmp_path: Path) -> None:
     options = Options(granularity=2, min_filters=4)
-    plan = faster_rcnn.plan_pruning(given, options, target=PruneTarget(parameters=0.5))
-    pruned = faster_rcnn.rebuild(given, plan)
+    plan = prune.plan_pruning(given, options, target=PruneTarget(parameters=0.5))
+    pruned = prune.rebuild(given, plan)
     detector.save(pruned, tmp_path / "pruned.keras")
     model = retrain(tmp_path / "pruned.keras", ["cat"])
     assert model.trunk.count_params() == pruned.trunk.count_params()
     width = pruned.head.get_layer("head_classes").kernel.shape[0]
     lost = (width + 1) * 5 * (len(BEFORE) - 1)
     assert model.count_params() == pruned.count_params() - lost
-    again = faster_rcnn.plan_pruning(model, options, target=PruneTarget(parameters=0.8))
-    assert faster_rcnn.rebuild(model, again).count_params() < model.count_params()
+    again = prune.plan_pruning(model, options, target=PruneTarget(parameters=0.8))
+    assert prune.rebuild(model, again).count_params() < model.count_params()
 
 
 def test_a_light_head_is_retrained_for_other_classes(images: np.ndarray, tmp_path: Path) -> None:

@@ -32,12 +32,12 @@ LARGEST_SCALE, LARGEST_RATIO = 4096.0, 100.0
 """Limits of the API's anchors."""
 
 
-def propose(sizes: FloatArray, given: Anchors, seed: int) -> Anchors:
+def propose(sizes: FloatArray, initial: Anchors, seed: int) -> Anchors:
     """Propose the anchors that fit best, as many scales and ratios as are given.
 
     Args:
         sizes: Height and width [N, 2] of the objects, in pixels of the network's input.
-        given: Anchors to improve on. They are kept where clustering finds none with a larger mean IoU.
+        initial: Anchors to improve on. They are kept where clustering finds none with a larger mean IoU.
         seed: Seed of the sample and of the start centres.
 
     Returns:
@@ -50,14 +50,15 @@ def propose(sizes: FloatArray, given: Anchors, seed: int) -> Anchors:
         raise ValueError(f"expected heights and widths above 0, got {len(sizes)} sizes, not all of them such")
     random = np.random.default_rng(seed)
     sample = sizes if len(sizes) <= SAMPLE else sizes[random.choice(len(sizes), SAMPLE, replace=False)]
-    # k-means ends in a local optimum: the best of several starts, and of what was given, is taken.
-    candidates = [given.model_copy(update={"auto": False})]
+    # Rounded before they are compared: the proposal that is reported is the one that was measured. k-means
+    # ends in a local optimum: the best of several starts, and of what was given, is taken.
+    candidates = [initial.model_copy(update={"auto": False})]
     for _ in range(RESTARTS):
-        scales, ratios = _cluster(sample, len(given.scales), len(given.ratios), random)
+        scales, ratios = _cluster(sample, len(initial.scales), len(initial.ratios), random)
         candidates.append(
             Anchors(
-                scales=_filled([_round_scale(value) for value in scales], given.scales),
-                ratios=_filled([_round_ratio(value) for value in ratios], given.ratios),
+                scales=_filled([_round_scale(value) for value in scales], initial.scales),
+                ratios=_filled([_round_ratio(value) for value in ratios], initial.ratios),
             )
         )
     return max(candidates, key=lambda anchors: best_overlaps(sizes, anchors).mean())
@@ -68,25 +69,25 @@ def best_overlaps(sizes: FloatArray, anchors: Anchors) -> FloatArray:
     return _best(sizes, shapes(anchors))[0]
 
 
-def compare(sizes: FloatArray, given: Anchors, chosen: Anchors, foreground: float) -> AnchorsStatus:
+def compare(sizes: FloatArray, initial: Anchors, chosen: Anchors, foreground: float) -> AnchorsStatus:
     """Measure how well the given and the chosen anchors fit.
 
     Args:
         sizes: Height and width [N, 2] of the objects.
-        given: Anchors of the spec.
+        initial: Anchors of the spec.
         chosen: Anchors that were proposed.
         foreground: Least IoU with which an anchor is trained as foreground (``proposals.maxOverlap``).
     """
-    before, after = best_overlaps(sizes, given), best_overlaps(sizes, chosen)
+    initial_overlaps, chosen_overlaps = best_overlaps(sizes, initial), best_overlaps(sizes, chosen)
     return AnchorsStatus(
         scales=chosen.scales,
         ratios=chosen.ratios,
-        recall=float(np.mean(after >= FITS)),
-        default_recall=float(np.mean(before >= FITS)),
-        foreground_recall=float(np.mean(after >= foreground)),
-        default_foreground_recall=float(np.mean(before >= foreground)),
-        mean_overlap=float(after.mean()),
-        default_mean_overlap=float(before.mean()),
+        recall=float(np.mean(chosen_overlaps >= FITS)),
+        default_recall=float(np.mean(initial_overlaps >= FITS)),
+        foreground_recall=float(np.mean(chosen_overlaps >= foreground)),
+        default_foreground_recall=float(np.mean(initial_overlaps >= foreground)),
+        mean_overlap=float(chosen_overlaps.mean()),
+        default_mean_overlap=float(initial_overlaps.mean()),
     )
 
 
@@ -94,6 +95,7 @@ def _best(sizes: FloatArray, anchor_shapes: FloatArray) -> tuple[FloatArray, npt
     """IoU [N] and index [N] of the best of the anchor shapes [A, 2] for each size [N, 2]."""
     overlaps, indices = np.empty(len(sizes), np.float32), np.empty(len(sizes), np.intp)
     heights, widths = anchor_shapes.T.astype(np.float32)
+    # In blocks [n, 1] against [A]: all pairs of a large data set at once would take gigabytes.
     for start in range(0, len(sizes), BLOCK):
         block = np.asarray(sizes[start : start + BLOCK], np.float32)
         height, width = block[:, :1], block[:, 1:]
@@ -120,13 +122,14 @@ def _cluster(
     nearest = np.empty(0, np.intp)
     for _ in range(ROUNDS):
         # Scales and ratios move independently, which can lower the mean IoU: the best round counts.
-        before = nearest
+        previous_nearest = nearest
         overlaps, nearest = _best(sizes, _grid(side_centres, aspect_centres))
         if overlaps.mean() > best_mean:
             best, best_mean = (side_centres, aspect_centres), float(overlaps.mean())
         # No box changed its anchor: all further rounds would be the same.
-        if np.array_equal(nearest, before):
+        if np.array_equal(nearest, previous_nearest):
             break
+        # The index of an anchor is side * R + aspect (_grid).
         of_side, of_aspect = np.divmod(nearest, len(aspect_centres))
         side_centres = _medians(sides, of_side, side_centres)
         aspect_centres = _medians(aspects, of_aspect, aspect_centres)
@@ -151,6 +154,7 @@ def _spread(
     """Start centres by k-means++ (Arthur and Vassilvitskii, 2007); fewer where values repeat."""
     centres = [values[random.integers(len(values))]]
     distance = 1 - overlap(np.abs(values - centres[0]))
+    # A distance of 0 for all values: each has a centre already, and there is nothing left to draw.
     while len(centres) < count and distance.max() > 1e-9:
         centres.append(values[random.choice(len(values), p=distance**2 / np.sum(distance**2))])
         distance = np.minimum(distance, 1 - overlap(np.abs(values - centres[-1])))
@@ -179,8 +183,8 @@ def _round_ratio(value: float) -> float:
     return min(float(f"{value:.2f}") if value >= 1 else float(f"{value:.2g}"), LARGEST_RATIO)
 
 
-def _filled(centres: Sequence[float], given: Sequence[float]) -> list[float]:
-    """The centres, each once, rising; given values fill up where there are too few centres."""
+def _filled(centres: Sequence[float], defaults: Sequence[float]) -> list[float]:
+    """The centres, each once, rising; defaults fill up where there are too few centres."""
     values = sorted(set(centres))
-    spare = [value for value in given if value not in values]
-    return sorted([*values, *spare[: len(given) - len(values)]])
+    unused = [value for value in defaults if value not in values]
+    return sorted([*values, *unused[: len(defaults) - len(values)]])

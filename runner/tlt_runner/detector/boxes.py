@@ -18,6 +18,7 @@ LARGEST_LOG_RATIO = 4.135
 
 def area(boxes: Tensor) -> Tensor:
     """Return the areas [...] of boxes [..., 4]; 0 for empty or inverted ones."""
+    # A box from 3 to 7 is 4 wide, not 5: edges are coordinates, not indices of pixels.
     height = ops.maximum(boxes[..., 2] - boxes[..., 0], 0.0)
     width = ops.maximum(boxes[..., 3] - boxes[..., 1], 0.0)
     return height * width
@@ -28,6 +29,7 @@ def iou(left: Tensor, right: Tensor) -> Tensor:
     a, b = left[..., :, None, :], right[..., None, :, :]
     height = ops.minimum(a[..., 2], b[..., 2]) - ops.maximum(a[..., 0], b[..., 0])
     width = ops.minimum(a[..., 3], b[..., 3]) - ops.maximum(a[..., 1], b[..., 1])
+    # Boxes that are apart have negative sides here: two of them would make a positive area.
     intersection = ops.maximum(height, 0.0) * ops.maximum(width, 0.0)
     union = area(left)[..., :, None] + area(right)[..., None, :] - intersection
     # Padding boxes have no area: their IoU is 0, not 0 / 0.
@@ -54,6 +56,7 @@ def encode(boxes: Tensor, references: Tensor, scales: tuple[float, ...]) -> Tens
 
 def decode(deltas: Tensor, references: Tensor, scales: tuple[float, ...]) -> Tensor:
     """Return boxes [..., 4] from offsets [..., 4] and references [..., 4]; the inverse of :func:`encode`."""
+    # The exponent is limited, because an untrained network's offsets can be anything.
     ry, rx, rh, rw = _centre_and_sides(references)
     cy = ry + deltas[..., 0] / scales[0] * rh
     cx = rx + deltas[..., 1] / scales[1] * rw
@@ -75,12 +78,14 @@ def gather(values: Tensor, indices: Tensor) -> Tensor:
     a plugin.
     """
     count, rest = values.shape[1], tuple(values.shape[2:])
+    # Row r of image b is row b * N + r of the flat array.
     batch = ops.shape(values)[0]
     offsets = ops.cast(ops.arange(batch), "int32")[:, None] * count
     return ops.take(ops.reshape(values, (-1, *rest)), ops.cast(indices, "int32") + offsets, axis=0)
 
 
 def _centre_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    # Padding has sides of 0, which encode() would divide by.
     height = ops.maximum(boxes[..., 2] - boxes[..., 0], 1e-3)
     width = ops.maximum(boxes[..., 3] - boxes[..., 1], 1e-3)
     return (boxes[..., 0] + boxes[..., 2]) / 2, (boxes[..., 1] + boxes[..., 3]) / 2, height, width

@@ -81,6 +81,7 @@ class DetectorConfig(StatusModel):
 
         Architecture, anchors, head, factors on offsets and classes stay: the weights were made for them.
         """
+        # What the weights were made for is taken from the model, whatever the spec says of it.
         roi = {name: getattr(self.roi, name) for name in FIXED_ROI_FIELDS}
         proposals = {"delta_scale": self.proposals.delta_scale}
         return self.model_copy(
@@ -119,6 +120,7 @@ class DetectorConfig(StatusModel):
     @property
     def feature_height(self) -> int:
         """Rows of the feature map."""
+        # Exact: the API takes image sizes that are multiples of STRIDE only.
         return self.height // STRIDE
 
     @property

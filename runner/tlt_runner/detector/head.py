@@ -19,7 +19,7 @@ LIGHT_FILTERS, LIGHT_UNITS = 128, 1024
 """Pooled channels and units of the dense layer of the light head, before the width multiplier."""
 CANDIDATES_PER_DETECTION = 10
 """Pairs of box and class that enter the final suppression for each detection that may leave it."""
-MOST_CANDIDATES = 2000
+MAX_CANDIDATES = 2000
 """Most pairs of box and class that enter the final suppression; TensorRT's TopK takes at most 3840."""
 
 
@@ -42,6 +42,7 @@ def features_to_pool(config: DetectorConfig, make: Layers, features: Any) -> Any
     family = FAMILIES[config.backbone]
     # vgg's last stage is dense layers, which cannot run on a feature map: it is left out.
     x = features if family.dense_head else family.head_stage(config.backbone, make, features, 1)
+    # Named outside every block of the family: freezeBlocks does not freeze them.
     x = make.norm(make.conv(x, "light_conv", make.filters(LIGHT_FILTERS), 1), "light_bn")
     return layers.ReLU(name="light_relu")(x)
 
@@ -77,6 +78,7 @@ def with_classes(old: keras.Model, config: DetectorConfig, seed: int) -> keras.M
 
 
 def _with_outputs(config: DetectorConfig, make: Layers, pooled: Any, x: Any) -> keras.Model:
+    """Complete a head: from its features [M, D] to logits and offsets for the classes of the config."""
     # Deviations of the fresh weights: Girshick, "Fast R-CNN" (2015), section 2.3.
     classes = layers.Dense(
         config.classes + 1,
@@ -108,28 +110,33 @@ def detect(
         boxes [B, D, 4] (yxyx, pixels), scores [B, D], classes [B, D] int32, by falling score, and count [B]
         int32; D is detections.max_detections. Rows after ``count`` hold zeros and class -1.
     """
-    rois, classes, most = proposals.shape[1], config.classes, config.detections.max_detections
+    rois, classes, max_detections = proposals.shape[1], config.classes, config.detections.max_detections
     pairs = rois * classes
+    # 1. Scores of all pairs of box and class, [B, R, K]: a proposal can be detected as several classes.
     # Invalid proposals get the score 0, which no threshold lets through.
     scores = ops.softmax(logits, axis=-1)[..., :classes] * ops.cast(valid, "float32")[..., None]
-    # Suppression compares all pairs of its boxes: only the best enter.
-    candidates = min(pairs, max(most, min(CANDIDATES_PER_DETECTION * most, MOST_CANDIDATES)))
+    # 2. Candidates. Suppression compares all pairs of its boxes: only the best enter.
+    candidates = min(
+        pairs, max(max_detections, min(CANDIDATES_PER_DETECTION * max_detections, MAX_CANDIDATES))
+    )
     # Pair p is class p % K of proposal p // K, in the row-major order of scores and of deltas.
     scores, pair = ops.top_k(ops.reshape(scores, (-1, pairs)), candidates)
     # Lookup tables instead of an integer division by the number of classes and its remainder.
     roi_of = ops.take(np.repeat(np.arange(rois, dtype=np.int32), classes), pair, axis=0)
     class_of = ops.take(np.tile(np.arange(classes, dtype=np.int32), rois), pair, axis=0)
+    # 3. Boxes [B, C, 4] of the candidates alone: decoding all R * K would be wasted.
     boxes = box_ops.decode(
         box_ops.gather(ops.reshape(deltas, (-1, pairs, 4)), pair),
         box_ops.gather(proposals, roi_of),
         config.head_scales,
     )
     boxes = box_ops.clip(boxes, config.height, config.width)
+    # 4. Suppression within each class, then the best of what is left.
     confident = scores >= config.detections.score_threshold
     keep = nms.keep_mask(boxes, confident, config.detections.nms_overlap, class_of)
-    best, kept = nms.keep_best(scores, keep, most)
+    best, kept = nms.keep_best(scores, keep, max_detections)
     return _padded(
-        most,
+        max_detections,
         box_ops.gather(boxes, best),
         box_ops.gather(scores, best),
         box_ops.gather(class_of, best),
@@ -137,9 +144,11 @@ def detect(
     )
 
 
-def _padded(most: int, boxes: Tensor, scores: Tensor, classes: Tensor, kept: Tensor) -> dict[str, Tensor]:
-    """Detections with zeros and class -1 in place of boxes that are not kept, and up to ``most`` rows."""
-    missing = most - boxes.shape[1]
+def _padded(
+    max_detections: int, boxes: Tensor, scores: Tensor, classes: Tensor, kept: Tensor
+) -> dict[str, Tensor]:
+    """Put zeros and class -1 in place of boxes that are not kept, and pad to ``max_detections`` rows."""
+    missing = max_detections - boxes.shape[1]
     result = {
         # Rows that are not kept hold suppressed boxes, which no reader of the file may take for detections.
         "boxes": ops.where(kept[..., None], boxes, 0.0),

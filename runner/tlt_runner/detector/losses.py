@@ -49,15 +49,19 @@ def losses(
         random: Generator of the seeds with which mini-batches are drawn.
     """
     config = model.config
+    # 1. First stage: objectness and offsets of all N anchors, whose targets depend on the labels only.
     out = model.trunk(images, training=True)
     with keras.name_scope("targets"):
         reference = ops.convert_to_tensor(anchors(config))
         of_anchors = matching.anchor_targets(config, reference, boxes, classes, random)
+    # 2. Second stage: proposals of the network as it is now, of which a mini-batch is drawn. No gradient
+    # flows through their places, as in "approximate joint training" (Ren et al., section 3.2).
     with keras.name_scope("proposals"):
         proposals, valid = rpn.propose(config, out["objectness"], out["deltas"], config.proposals.training)
     with keras.name_scope("targets"):
         of_rois = matching.roi_targets(config, proposals, valid, boxes, classes, random)
     logits, deltas = model.classify(out["features"], of_rois.boxes, training=True)
+    # 3. A small image may have fewer anchors than a mini-batch.
     size = min(config.proposals.mini_batch, config.anchor_count)
     with keras.name_scope("losses"):
         return {
@@ -76,6 +80,7 @@ def rpn_losses(objectness: Tensor, deltas: Tensor, targets: AnchorTargets, size:
         size: Divisor, the configured size of the mini-batch.
     """
     # softplus(x) - y * x is binary cross-entropy of a logit that cannot overflow.
+    # Both losses are [B, N]; the masks leave those of the mini-batch.
     entropy = ops.softplus(objectness) - targets.positive * objectness
     # Offsets of anchors without an object mean nothing: the factor positive leaves them out.
     distance = ops.sum(smooth_l1(deltas - targets.deltas, RPN_BETA), axis=-1)
@@ -88,6 +93,7 @@ def rpn_losses(objectness: Tensor, deltas: Tensor, targets: AnchorTargets, size:
 def head_losses(logits: Tensor, deltas: Tensor, targets: RoiTargets) -> dict[str, Tensor]:
     """Compute the losses of the head from logits [B, S, K + 1] and deltas [B, S, K, 4]."""
     size, classes = logits.shape[1], deltas.shape[2]
+    # [B, S, K + 1]. log_softmax, because the logarithm of a softmax that is rounded to 0 is infinite.
     chosen = ops.one_hot(targets.classes, classes + 1)
     entropy = -ops.sum(chosen * ops.log_softmax(logits, axis=-1), axis=-1)
     # One-hot without the background's column: of background no class's offsets are left.
@@ -101,6 +107,7 @@ def head_losses(logits: Tensor, deltas: Tensor, targets: RoiTargets) -> dict[str
 
 def smooth_l1(x: Tensor, beta: float) -> Tensor:
     """Compute x^2 / (2 beta) for |x| below beta, |x| - beta / 2 above, element by element (Fast R-CNN)."""
+    # Both branches are computed everywhere: neither divides by x, so the unused one gives no NaN gradient.
     size = ops.abs(x)
     return ops.where(size < beta, 0.5 * x * x / beta, size - 0.5 * beta)
 
@@ -112,6 +119,7 @@ def penalty(model: FasterRCNN, regularizer: Regularizer) -> Tensor:
     """
     if regularizer.type == "none" or not regularizer.weight:
         return ops.zeros(())
+    # The plain sum of squares, without a factor 1/2, as keras.regularizers.L2.
     measure = ops.square if regularizer.type == "l2" else ops.abs
     kernels = [variable for variable in model.trainable_variables if variable.name == "kernel"]
     with keras.name_scope("penalty"):

@@ -72,16 +72,21 @@ def anchor_targets(
         random: Generator of the seed of the draw.
     """
     spec, real = config.proposals, classes >= 0
-    # Anchors that reach over the border take part, unlike in TLT, which gives them IoU 0: on small images
-    # they are most of the anchors.
+    # 1. Overlaps [B, N, G], 0 with padding. Anchors that reach over the border take part, unlike in TLT,
+    # which gives them IoU 0: on small images they are most of the anchors.
     overlaps = box_ops.iou(anchors[None], boxes) * ops.cast(real, "float32")[:, None, :]
+    # Each anchor's best object [B, N], and each object's best anchor [B, 1, G].
     best = ops.max(overlaps, axis=2)
     best_of_object = ops.max(overlaps, axis=1, keepdims=True)
-    # An overlap of 0 is no match: padding, and objects that no anchor touches, force nothing.
+    # 2. Positive and negative. An object may have several best anchors: all of them are positive. An overlap
+    # of 0 is no match: padding, and objects that no anchor touches, force nothing.
     forced = ops.logical_and(overlaps >= best_of_object, best_of_object > 0.0)
     positive = ops.logical_or(best >= spec.max_overlap, ops.any(forced, axis=2))
+    # Forced anchors can be below minOverlap: positive wins. Between the two limits an anchor takes no part.
     negative = ops.logical_and(best < spec.min_overlap, ops.logical_not(positive))
+    # 3. The mini-batch: thousands of negatives would drown the few positives.
     positive, negative = _draw(positive, negative, spec.mini_batch, spec.mini_batch // 2, random)
+    # 4. Offsets to the best object, for every anchor: the loss reads those of positives only.
     matched = box_ops.gather(boxes, ops.argmax(overlaps, axis=2))
     return AnchorTargets(
         positive=ops.cast(positive, "float32"),
@@ -115,6 +120,7 @@ def roi_targets(
     if spec.ground_truth_as_roi:
         proposals = ops.concatenate([proposals, boxes], axis=1)
         valid = ops.concatenate([valid, real], axis=1)
+    # [B, R (+ G), G], 0 with padding.
     overlaps = box_ops.iou(proposals, boxes) * ops.cast(real, "float32")[:, None, :]
     best = ops.max(overlaps, axis=2)
     positive = ops.logical_and(valid, best >= spec.max_overlap)
@@ -130,6 +136,7 @@ def roi_targets(
     chosen = _first(positive, negative, size)
     proposals = box_ops.gather(proposals, chosen)
     positive, negative = box_ops.gather(positive, chosen), box_ops.gather(negative, chosen)
+    # [B, S], the index of each box's object.
     match = box_ops.gather(ops.cast(ops.argmax(overlaps, axis=2), "int32"), chosen)
     return RoiTargets(
         boxes=proposals,
@@ -144,17 +151,18 @@ def _draw(
     positive: Tensor, negative: Tensor, size: int, most_positive: int, random: keras.random.SeedGenerator
 ) -> tuple[Tensor, Tensor]:
     """Draw at most ``most_positive`` positives, then negatives up to ``size`` in all; both [B, N] bool."""
+    # One number for each candidate; the largest win. A shuffle would need sizes that depend on the data.
     noise = seeds.uniform(positive, random)
     size = min(size, positive.shape[1])
     positive = _largest(positive, noise, min(most_positive, size))
     # Negatives fill up what positives leave, a number that differs between images: so the threshold is
     # looked up at that rank, while every shape stays static.
-    taken = ops.sum(ops.cast(positive, "int32"), axis=1, keepdims=True)
+    positive_count = ops.sum(ops.cast(positive, "int32"), axis=1, keepdims=True)
     keyed = ops.where(negative, noise, -1.0)
     # Where positives fill the mini-batch, rank 0 only keeps the index in range, and there is no room.
-    last_rank = ops.maximum(size - taken - 1, 0)
+    last_rank = ops.maximum(size - positive_count - 1, 0)
     threshold = box_ops.gather(ops.top_k(keyed, size)[0], last_rank)
-    room = ops.logical_and(negative, taken < size)
+    room = ops.logical_and(negative, positive_count < size)
     return positive, ops.logical_and(room, keyed >= threshold)
 
 
@@ -169,5 +177,6 @@ def _largest(mask: Tensor, noise: Tensor, count: int) -> Tensor:
 
 def _first(positive: Tensor, negative: Tensor, size: int) -> Tensor:
     """Indices [B, size]: positives first, then negatives, then the rest."""
+    # 2, 1 or 0: top_k sorts them, and size is static.
     order = 2.0 * ops.cast(positive, "float32") + ops.cast(negative, "float32")
     return ops.top_k(order, size)[1]

@@ -16,10 +16,10 @@ import keras
 from keras import layers, ops
 
 from tlt_api.failures import Reason
-from tlt_runner.detector import fused_batch_norm, head, roi, rpn
+from tlt_runner.detector import head, roi, rpn
 from tlt_runner.detector.backbones import FAMILIES
 from tlt_runner.detector.backbones.family import Family
-from tlt_runner.detector.backbones.layers import Layers
+from tlt_runner.detector.backbones.layers import Layers, fuse
 from tlt_runner.detector.boxes import Tensor
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.errors import RunnerError
@@ -52,7 +52,7 @@ class FasterRCNN(keras.Model):
         # A file holds neither the fused call, which is not serialised, nor the last word on freezing: the
         # config overwrites the trainable flags that Keras stores.
         for graph in (trunk, head):
-            fused_batch_norm.fuse(graph)
+            fuse(graph)
         freeze(self)
 
     def call(self, images: Tensor) -> dict[str, Tensor]:
@@ -80,6 +80,7 @@ class FasterRCNN(keras.Model):
         """
         with keras.name_scope("pooling"):
             pooled = roi.pool(features, boxes, self.config.roi.pool_size)
+        # The head knows no images: [B * R, ...] in, [B * R, ...] out, split by image again here.
         out = self.head(pooled, training=training)
         count, classes = boxes.shape[1], self.config.classes
         return (
@@ -151,6 +152,7 @@ def freeze(model: FasterRCNN) -> None:
             f"spec.model.freezeBlocks: expected {family.blocks[0]} to {family.blocks[-1]} for "
             f"{config.backbone}, the backbone of the model, got {', '.join(map(str, unknown))}",
         )
+    # Every layer is set, also to trainable: the model may come from a training that froze others.
     for layer in [*model.trunk.layers, *model.head.layers]:
         frozen = family.block_of(layer.name) in config.freeze_blocks
         if isinstance(layer, layers.BatchNormalization):
@@ -160,6 +162,8 @@ def freeze(model: FasterRCNN) -> None:
 
 def with_config(model: FasterRCNN, config: DetectorConfig) -> FasterRCNN:
     """Return a detector of the same graphs and weights with another description, such as other thresholds."""
+    # A new object, because a model that was called holds compiled functions with the former thresholds in
+    # them.
     return FasterRCNN(config, model.trunk, model.head, name=model.name)
 
 
@@ -175,6 +179,7 @@ def load(path: Path) -> FasterRCNN:
         RunnerError: UnreadableModel, for any other file.
         OSError: The volume cannot be read or is full.
     """
+    # Keras would say that the file is not found.
     if not zipfile.is_zipfile(path):
         raise RunnerError(
             Reason.UNREADABLE_MODEL, f"expected a .keras file, got {path.name}, which is no zip"

@@ -34,6 +34,7 @@ def add_layers(config: DetectorConfig, make: Layers, features: Any) -> tuple[Any
         :func:`tlt_runner.detector.anchors.anchors`.
     """
     per_cell = config.anchors_per_cell
+    # Padded "same": every cell of the feature map gets its outputs, at the border as well.
     x = layers.Conv2D(
         make.filters(FILTERS),
         3,
@@ -44,6 +45,7 @@ def add_layers(config: DetectorConfig, make: Layers, features: Any) -> tuple[Any
     )(features)
     objectness = _output(make, "rpn_objectness", per_cell)(x)
     deltas = _output(make, "rpn_deltas", 4 * per_cell)(x)
+    # [B, H, W, A] and [B, H, W, 4 A] flattened row by row: the order in which anchors() lists them.
     return (
         layers.Reshape((config.anchor_count,), name="rpn_objectness_flat")(objectness),
         layers.Reshape((config.anchor_count, 4), name="rpn_deltas_flat")(deltas),
@@ -73,6 +75,7 @@ def propose(
     """
     # The best first, so that only their boxes are decoded and suppression gets them by falling score.
     scores, indices = ops.top_k(ops.stop_gradient(objectness), min(counts.pre_nms, config.anchor_count))
+    # Anchors are a constant of the graph: the image size is fixed.
     references = ops.take(ops.convert_to_tensor(anchors(config)), indices, axis=0)
     boxes = box_ops.decode(box_ops.gather(ops.stop_gradient(deltas), indices), references, config.rpn_scales)
     boxes = box_ops.clip(boxes, config.height, config.width)

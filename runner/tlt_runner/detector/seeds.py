@@ -22,13 +22,14 @@ class StepSeeds(keras.random.SeedGenerator):
     """
 
     def __init__(self, seed: int, step: Tensor, replica: Tensor = 0, replicas: int = 1) -> None:
+        # No call of super().__init__, which would make the counter variable.
         self._seed_of_training = seed
         self._step = ops.cast(step, "uint32")
         self._replica, self._replicas = replica, replicas
         self._draws = 0
 
     def next(self, ordered: bool = True) -> Tensor:
-        """The next seed, uint32 [2]."""
+        """Return the next seed, uint32 [2]."""
         self._draws += 1
         # The count of draws is fixed when the step is traced: every call in the graph has its own seed.
         # 7919 is a prime, which keeps the seeds of neighbouring trainings apart for as many draws.
@@ -49,6 +50,7 @@ class StepSeeds(keras.random.SeedGenerator):
 
 def uniform(like: Tensor, random: keras.random.SeedGenerator) -> Tensor:
     """Draw numbers from 0 to 1 of the shape of ``like`` [B, N]."""
+    # Any other generator: its draws are not tied to an image's position in the step.
     if isinstance(random, StepSeeds):
         return random.uniform(ops.shape(like)[0], like.shape[1])
     return keras.random.uniform(ops.shape(like), seed=random)

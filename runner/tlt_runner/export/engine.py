@@ -73,6 +73,7 @@ def check_capabilities(engine: Engine) -> None:
         RunnerError: InvalidSpec, naming the unknown ones; EngineBuildFailed when there is no builder.
     """
     trt = load_builder(engine.builder)
+    # The builder's default: there is nothing to check.
     if not engine.compute_capabilities:
         return
     # Other members of the enum, such as CURRENT, name no generation.
@@ -99,24 +100,26 @@ def build_engine(onnx_path: Path, engine_path: Path, engine: Engine, batch: Batc
         RunnerError: EngineBuildFailed, with the parser's or builder's own messages; InvalidSpec for a compute
             capability that the builder does not know.
     """
+    # 1. Refuse what cannot be built.
     check_capabilities(engine)
     trt = load_builder(engine.builder)
     logger = _collector(trt)
     started = time.monotonic()
-    # Strongly typed: the builder takes the ONNX model's types and chooses no precision itself.
+    # 2. Read the network. Strongly typed: the builder takes the ONNX model's types and chooses no precision.
     builder = _builder(trt, logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     # A network without inputs has no batch for which an engine could be built.
     if not parser.parse_from_file(str(onnx_path)) or not network.num_inputs:
         raise _parse_error(parser, onnx_path)
+    # 3. Build. The builder reports failure by None; the reasons are in the messages that its logger got.
     config = _config(trt, builder, network, engine, batch)
     blob = builder.build_serialized_network(network, config)
     if blob is None:
         raise RunnerError(
             Reason.ENGINE_BUILD_FAILED, f"could not build the engine: {_several(logger.errors)}"
         )
-    # A view: an engine is as large as its weights and is not copied.
+    # 4. Write. A view: an engine is as large as its weights and is not copied.
     files.write(engine_path, memoryview(blob))
     built = BuiltEngine(
         engine_path,
@@ -150,9 +153,11 @@ def check_engine(engine_path: Path, builder: str = "tensorrt-rtx") -> str:
     """
     trt = load_builder(builder)
     runtime = trt.Runtime(_collector(trt))
+    # The header is enough, and a few bytes of a file that may have gigabytes.
     with engine_path.open("rb") as file:
         header = file.read(runtime.engine_header_size)
     validity, bits = runtime.get_engine_validity(header)
+    # A bit for each finding; the enum's values are these bits.
     flags = trt.EngineInvalidityDiagnostics.__members__.values()
     diagnostics = {flag.name for flag in flags if bits & int(flag)}
     # These two are the file's fault; all others are about the GPU or driver of this machine.
@@ -169,13 +174,16 @@ def check_engine(engine_path: Path, builder: str = "tensorrt-rtx") -> str:
 
 
 def _config(trt: Any, builder: Any, network: Any, engine: Engine, batch: Batch) -> Any:
+    """Configure the build: batch sizes and GPU generations."""
     config = builder.create_builder_config()
     images = network.get_input(0)
+    # [3, H, W], without the batch.
     size = tuple(images.shape)[1:]
     profile = builder.create_optimization_profile()
     # Only the batch is dynamic: the model fixes all other dimensions.
     profile.set_shape(images.name, (batch.min, *size), (batch.opt, *size), (batch.max, *size))
     config.add_optimization_profile(profile)
+    # The number first: only then are there places that the loop fills.
     if engine.compute_capabilities:
         config.num_compute_capabilities = len(engine.compute_capabilities)
         for index, item in enumerate(engine.compute_capabilities):
@@ -193,14 +201,17 @@ def _collector(trt: Any) -> Any:
         trt.ILogger.Severity.INFO: logging.DEBUG,
     }
 
+    # Inside the function, because its base class exists only where the builder's package is installed.
     class Collector(trt.ILogger):
         """Errors become a RunnerError's message, so they are logged for debugging only."""
 
         def __init__(self) -> None:
+            # Not super(): pybind11 wants the base class's own __init__.
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
+            # On one line: messages of TensorRT have line breaks and indentation.
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
                 self.errors.append(" ".join(message.split()))
             if severity in levels:
@@ -210,6 +221,11 @@ def _collector(trt: Any) -> Any:
 
 
 def _builder(trt: Any, logger: Any) -> Any:
+    """Create a builder.
+
+    Raises:
+        RunnerError: EngineBuildFailed where TensorRT finds no GPU.
+    """
     try:
         return trt.Builder(logger)
     except TypeError as error:
@@ -222,6 +238,8 @@ def _builder(trt: Any, logger: Any) -> Any:
 
 
 def _parse_error(parser: Any, onnx_path: Path) -> RunnerError:
+    """Make the error for an ONNX file that the parser refused, from the parser's own messages."""
+    # The parser keeps its own errors, apart from the logger's. Those about the file itself name no node.
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     messages = [
         f"node {error.node()} {error.node_operator()} {error.node_name()!r}: {error.desc()}"
@@ -238,8 +256,8 @@ def _several(messages: list[str]) -> str:
     """The first messages and the number of the others."""
     if not messages:
         return "the builder gave no reason"
-    rest = len(messages) - _MESSAGES_SHOWN
-    return "; ".join(messages[:_MESSAGES_SHOWN]) + (f"; and {rest} more" if rest > 0 else "")
+    hidden = len(messages) - _MESSAGES_SHOWN
+    return "; ".join(messages[:_MESSAGES_SHOWN]) + (f"; and {hidden} more" if hidden > 0 else "")
 
 
 def _dotted(member: str) -> str:

@@ -81,6 +81,7 @@ def to_onnx(model: FasterRCNN, source_digest: str | None = None, opset: int = OP
     """
     config = model.config
 
+    # Keras' model and the file's conventions: what verification and evaluation compare is the same graph.
     def detect(images: Any) -> dict[str, Any]:
         detections = model(images)
         top, left, bottom, right = (detections["boxes"][..., side] for side in range(4))
@@ -103,6 +104,7 @@ def to_onnx(model: FasterRCNN, source_digest: str | None = None, opset: int = OP
         # tf2onnx raises many types, for an operator or a shape that it cannot convert.
         raise RunnerError(Reason.EXPORT_FAILED, f"tf2onnx could not convert the detector: {error}") from error
     _describe(exported, config, source_digest)
+    # Here already, so that a detector that cannot be exported fails before any precision is derived from it.
     check(exported)
     return exported
 
@@ -113,6 +115,7 @@ def write(exported: ModelProto, path: Path) -> OnnxFile:
     Raises:
         RunnerError: ExportFailed, when it is not valid or not plugin-free.
     """
+    # Again: a conversion of the precision has rewritten the graph.
     check(exported)
     path.write_bytes(exported.SerializeToString())
     operators = dict(Counter(node.op_type for node in exported.graph.node))
@@ -127,6 +130,7 @@ def check(exported: ModelProto) -> None:
     Raises:
         RunnerError: ExportFailed, naming the operators.
     """
+    # Not inside subgraphs: If, Loop and Scan, which have some, are refused themselves.
     used = {(node.domain, node.op_type) for node in exported.graph.node}
     # An operator of another domain is an extension of one runtime, and a plugin in all others.
     foreign = sorted(f"{domain}::{name}" for domain, name in used if domain not in ("", "ai.onnx"))
@@ -159,15 +163,16 @@ def _optimizers_may_fail() -> Iterator[None]:
     To recover from them it would copy all weights before each pass: 5.9 instead of 4.3 GB for a resnet50 of
     full width, and 21 instead of 9 s.
     """
-    before = os.environ.get(_CATCH_ERRORS)
+    # tf2onnx takes this option from the environment only.
+    previous = os.environ.get(_CATCH_ERRORS)
     os.environ[_CATCH_ERRORS] = "FALSE"
     try:
         yield
     finally:
-        if before is None:
+        if previous is None:
             del os.environ[_CATCH_ERRORS]
         else:
-            os.environ[_CATCH_ERRORS] = before
+            os.environ[_CATCH_ERRORS] = previous
 
 
 def _describe(exported: ModelProto, config: DetectorConfig, source_digest: str | None) -> None:
@@ -175,10 +180,12 @@ def _describe(exported: ModelProto, config: DetectorConfig, source_digest: str |
     exported.producer_name, exported.producer_version = "tlt", version("tlt-operator")
     exported.graph.name = "detector"
     exported.doc_string = BORDER
+    # The batch is a name, not a number: a reader sees that this dimension is dynamic.
     detections = config.detections.max_detections
     shapes = {"boxes": ["batch", detections, 4], "scores": ["batch", detections]}
     shapes |= {"classes": ["batch", detections], "count": ["batch"]}
     kinds = {"boxes": TensorProto.FLOAT, "scores": TensorProto.FLOAT}
+    # tf2onnx names outputs by the keys of the function's result, which these names are meant to be.
     missing = set(OUTPUTS) - {output.name for output in exported.graph.output}
     if missing:
         raise RunnerError(Reason.EXPORT_FAILED, f"expected outputs {OUTPUTS}, got none named {missing}")
@@ -194,6 +201,7 @@ def _describe(exported: ModelProto, config: DetectorConfig, source_digest: str |
     del exported.graph.output[:], exported.graph.input[:], exported.graph.value_info[:]
     exported.graph.output.extend(outputs)
     exported.graph.input.append(images)
+    # Each value as JSON, because metadata are strings; metadata() reads them back.
     entries = {
         "class_names": config.class_names,
         "height": config.height,

@@ -47,6 +47,7 @@ def to_float16(model: ModelProto) -> ModelProto:
     Raises:
         ValueError: The model has no convolution or matrix product, or a node with a subgraph.
     """
+    # Rewritten in a copy, because the float32 model is a product of its own and the source of others.
     copy = ModelProto()
     copy.CopyFrom(model)
     caster = _Caster(copy)
@@ -88,6 +89,8 @@ class _Caster:
 
     def __post_init__(self) -> None:
         graph = self.model.graph
+        # Which values are floats: inference tells the type of every value, in strict mode or it raises.
+        # Initializers are not among its values.
         self.weights = {item.name: item for item in graph.initializer}
         inferred = onnx.shape_inference.infer_shapes(self.model, strict_mode=True).graph
         values = [*inferred.input, *inferred.value_info, *inferred.output]
@@ -95,9 +98,15 @@ class _Caster:
         self.types |= {item.name: item.data_type for item in graph.initializer}
 
     def add(self, node: NodeProto) -> None:
+        """Rewrite a node, with casts of those inputs that have another type than it computes in.
+
+        Raises:
+            ValueError: The node has a subgraph.
+        """
         # Values of a subgraph are not listed among the graph's: their types would not be followed.
         if any(item.g.ByteSize() or item.graphs for item in node.attribute):
             raise ValueError(f"expected no node with a subgraph, got {node.op_type} {node.name!r}")
+        # All float inputs get one type: an operator of mixed types is not valid ONNX.
         runs_half = self._runs_half(node)
         input_type = TensorProto.FLOAT16 if runs_half else TensorProto.FLOAT
         new = NodeProto()
@@ -109,7 +118,13 @@ class _Caster:
             self.half.update(node.output)
 
     def finish(self) -> None:
+        """Put the rewritten nodes into the copy and drop what they no longer use.
+
+        Raises:
+            ValueError: An output would be float16.
+        """
         graph = self.model.graph
+        # Their declared types stay, so a float16 value under an output's name would contradict them.
         for output in graph.output:
             if output.name in self.half:
                 raise ValueError(f"expected the output {output.name} to be computed in float32")
@@ -119,12 +134,15 @@ class _Caster:
         del graph.value_info[:]
         # Weights of which only the float16 copy is used would make the file larger than before.
         used = {name for node in self.nodes for name in node.input}
-        kept = [item for item in graph.initializer if item.name in used]
+        used_weights = [item for item in graph.initializer if item.name in used]
         del graph.initializer[:]
-        graph.initializer.extend(kept)
+        graph.initializer.extend(used_weights)
 
     def _runs_half(self, node: NodeProto) -> bool:
+        """Return whether a node computes in float16."""
+        # Of the float32 model: here a value that is float16 by now counts as a float, too.
         floats = [name for name in node.input if self.types.get(name) == TensorProto.FLOAT]
+        # A MatMul of integers computes nothing that float16 could speed up.
         if node.op_type in _COMPUTE:
             return bool(floats)
         if node.op_type not in _PASS_ON or not any(name in self.half for name in floats):
@@ -132,21 +150,23 @@ class _Caster:
         # A float32 value among the inputs can be a coordinate: then the node stays float32.
         return all(name in self.half or name in self.weights for name in floats)
 
-    def _as(self, name: str, wanted: int) -> str:
+    def _as(self, name: str, dtype: int) -> str:
         """Name of the value in the wanted float type, cast if need be; integers and booleans stay."""
+        # Shapes and indices are integers; an omitted optional input has the name "".
         if self.types.get(name) != TensorProto.FLOAT:
             return name
         is_half = name in self.half
-        if is_half == (wanted == TensorProto.FLOAT16):
+        # It has the wanted type already.
+        if is_half == (dtype == TensorProto.FLOAT16):
             return name
-        key = (name, wanted)
+        key = (name, dtype)
         if key not in self.casts:
-            self.casts[key] = self._half_weight(name) if name in self.weights else self._cast(name, wanted)
+            self.casts[key] = self._half_weight(name) if name in self.weights else self._cast(name, dtype)
         return self.casts[key]
 
-    def _cast(self, name: str, wanted: int) -> str:
-        new = f"{name}__{'float16' if wanted == TensorProto.FLOAT16 else 'float32'}"
-        self.nodes.append(helper.make_node("Cast", [name], [new], name=new, to=wanted))
+    def _cast(self, name: str, dtype: int) -> str:
+        new = f"{name}__{'float16' if dtype == TensorProto.FLOAT16 else 'float32'}"
+        self.nodes.append(helper.make_node("Cast", [name], [new], name=new, to=dtype))
         return new
 
     def _half_weight(self, name: str) -> str:

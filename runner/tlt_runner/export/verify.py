@@ -41,7 +41,7 @@ Detections = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Judged:
+class Results:
     """Detections of a detector over some batches, and their metrics.
 
     Attributes:
@@ -82,27 +82,30 @@ class OnnxDetector:
 
     def __call__(self, images: Images) -> dict[str, NDArray[Any]]:
         """Detect: images [B, H, W, 3] to boxes [B, D, 4] yxyx, scores [B, D], classes [B, D], count [B]."""
+        # The transposed array is a view with gaps: copied once, in the file's order.
         nchw = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32)
         outputs = dict(zip(OUTPUTS, self._session.run(list(OUTPUTS), {INPUT: nchw}), strict=True))
-        # The file has xyxy.
+        # The file has xyxy: swap x and y of both corners.
         return {**outputs, "boxes": outputs["boxes"][..., [1, 0, 3, 2]]}
 
 
-def judge(detect: Detect, batches: Iterable[Mapping[str, Any]], class_names: list[str]) -> Judged:
+def evaluate_detector(
+    detect: Detect, batches: Iterable[Mapping[str, Any]], class_names: list[str]
+) -> Results:
     """Evaluate a detector on validation batches at :data:`IOU_THRESHOLD`, and keep its detections."""
-    # Kept for the comparison, so that the data are detected in once.
+    # Kept for the comparison, so that the detector runs once over the data.
     detections: list[Detections] = []
 
     def detect_and_keep(images: Images) -> Mapping[str, Any]:
         detections.append(detect(images))
         return detections[-1]
 
-    return Judged(evaluate(detect_and_keep, batches, class_names, IOU_THRESHOLD, "area"), detections)
+    return Results(evaluate(detect_and_keep, batches, class_names, IOU_THRESHOLD, "area"), detections)
 
 
-def run_random(detect: Detect, images: Iterable[NDArray[np.float32]]) -> Judged:
+def run_random(detect: Detect, images: Iterable[NDArray[np.float32]]) -> Results:
     """Run a detector over images without ground truth."""
-    return Judged(None, [detect(batch) for batch in images])
+    return Results(None, [detect(batch) for batch in images])
 
 
 def random_images(
@@ -113,6 +116,7 @@ def random_images(
     Noise in cells of several sizes: plain noise of single pixels averages out in the first layers, and all
     images would give the same detections.
     """
+    # Seeded, so that Keras and every precision get the same images, although each asks for its own.
     generator = np.random.default_rng(seed)
     for _ in range(batches):
         image = np.zeros((batch_size, height, width, 3))
@@ -130,6 +134,7 @@ def compare(reference: list[Detections], other: list[Detections]) -> Difference:
     """
     errors: list[float] = []
     unmatched = 0
+    # Image by image: boxes of different images must not be paired.
     for reference_batch, other_batch in zip(reference, other, strict=True):
         for left, right in zip(_images(reference_batch), _images(other_batch), strict=True):
             pairs = _pairs(left, right)
@@ -142,6 +147,7 @@ def latency_milliseconds(detect: Detect, height: int, width: int) -> float:
     """Measure the median time of one image, after one run that warms up."""
     image = next(random_images(0, 1, 1, height, width))
     times = []
+    # The first run allocates memory. The median, because another process on the node may slow a run down.
     for _ in range(LATENCY_RUNS + 1):
         started = time.perf_counter()
         detect(image)
@@ -150,7 +156,7 @@ def latency_milliseconds(detect: Detect, height: int, width: int) -> float:
 
 
 def status_of(
-    precision: str, reference: Judged, exported: Judged, size_bytes: int, latency: float
+    precision: str, reference: Results, exported: Results, size_bytes: int, latency: float
 ) -> ExportStatus:
     """Compare one precision with Keras and make its status; the number of unmatched detections is logged.
 
@@ -180,12 +186,13 @@ def status_of(
             f"{precision}: expected the detections of Keras, but none of {difference.unmatched} agrees in "
             "class and place, or their figures are not finite",
         )
-    before = (reference.metrics or Metrics()).m_ap
-    after = (exported.metrics or Metrics()).m_ap
+    # None without ground truth: then there is no mAP that could drop. A rise is a negative drop.
+    reference_map = (reference.metrics or Metrics()).m_ap
+    exported_map = (exported.metrics or Metrics()).m_ap
     return ExportStatus(
         precision=precision,
-        m_ap=after,
-        m_ap_drop=None if before is None or after is None else before - after,
+        m_ap=exported_map,
+        m_ap_drop=None if reference_map is None or exported_map is None else reference_map - exported_map,
         max_abs_error=difference.max_abs_error,
         size_bytes=size_bytes,
         latency_milliseconds=round(latency, 3),
@@ -194,6 +201,7 @@ def status_of(
 
 def _images(batch: Detections) -> Iterator[dict[str, NDArray[Any]]]:
     """The detections of each image, without padding and without values that are not finite."""
+    # A detection that is not finite overlaps nothing: without it, its counterpart counts as unmatched.
     for boxes, scores, classes in zip(batch["boxes"], batch["scores"], batch["classes"], strict=True):
         usable = (np.asarray(classes) >= 0) & np.isfinite(scores) & np.isfinite(boxes).all(axis=-1)
         yield {
@@ -205,11 +213,13 @@ def _images(batch: Detections) -> Iterator[dict[str, NDArray[Any]]]:
 
 def _pairs(left: Detections, right: Detections) -> list[tuple[int, int]]:
     """Indices of the pairs of two images' detections."""
+    # [L, R], 0 for pairs of different classes.
     same = left["classes"][:, None] == right["classes"][None, :]
     overlap = np.where(same, iou_matrix(left["boxes"], right["boxes"]), 0.0)
     pairs: list[tuple[int, int]] = []
     while overlap.size and overlap.max() >= SAME_OBJECT_IOU:
         i, j = np.unravel_index(int(overlap.argmax()), overlap.shape)
         pairs.append((int(i), int(j)))
+        # Both are taken: each detection is in one pair at most.
         overlap[i, :] = overlap[:, j] = 0.0
     return pairs

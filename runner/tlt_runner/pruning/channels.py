@@ -86,8 +86,10 @@ def trace(graph: Graph, protected: Mapping[str, str]) -> Channels:
         RunnerError: ``InvalidSpec``: channels that may be pruned reach a layer that is not understood.
     """
     tracer = _Tracer(graph, protected)
+    # In topological order: the layouts of a call's inputs are known before it is visited.
     for node in graph.nodes:
         tracer.visit(node)
+    # What leaves the network is read by somebody who knows the number and order of its channels.
     for edge in graph.outputs:
         tracer.protect_output(edge)
     # Last, because a protection can come from any later layer.
@@ -110,26 +112,28 @@ class Sources:
         return np.arange(start, start + count)
 
     def couple(self, left: Layout, right: Layout) -> None:
-        """Prune the sources at the same index of both layouts together or not at all."""
+        """Couple the sources at the same index of both layouts: pruned together or not at all."""
         for one, other in zip(left.tolist(), right.tolist(), strict=True):
             # The lower number becomes the root: coupled sets are then in the order of the graph.
             low, high = sorted((self._root(one), self._root(other)))
             self._parent[high] = low
+            # One protected source protects the whole set, also when the coupling comes after the protection.
             self._protection[low] = self._protection[low] or self._protection[high]
 
     def protect(self, layout: Layout, reason: str) -> None:
-        """Keep the sources, and all that are coupled to them. The first reason is the one reported."""
+        """Protect the sources, and so all that are coupled to them. The first reason is the one reported."""
         for source in layout.tolist():
             root = self._root(source)
             self._protection[root] = self._protection[root] or reason
 
     def protection(self, source: int) -> str | None:
-        """Reason why the source stays; None where it may be pruned."""
+        """Return the reason why the source stays; None where it may be pruned."""
         return self._protection[self._root(source)]
 
     def coupled_sets(self) -> Layout:
-        """Number of the coupled set of each source, sets counted from 0."""
+        """Return the number of the coupled set of each source, from 0."""
         roots = np.array([self._root(source) for source in range(len(self._parent))], np.int64)
+        # The index of a source's root among all roots: numbers without gaps, in the order of the roots.
         return np.unique(roots, return_inverse=True)[1]
 
     def _root(self, source: int) -> int:
@@ -141,6 +145,8 @@ class Sources:
 
 
 class _Tracer:
+    """Visits the calls of a graph in order, and collects sources and layouts."""
+
     def __init__(self, graph: Graph, protected: Mapping[str, str]) -> None:
         self.graph, self.protected = graph, protected
         self.sources = Sources()
@@ -151,6 +157,7 @@ class _Tracer:
         self._requirements: list[tuple[Layer, Layout, str]] = []
 
     def visit(self, node: Node) -> None:
+        """Find the layout of a call's output from those of its inputs."""
         layer = self.graph.layers[node.call.layer]
         layouts = [self._layout(edge) for edge in node.inputs]
         output = self._output(layer, node, layouts)
@@ -165,7 +172,13 @@ class _Tracer:
         self.sources.protect(self._layout(edge), "model output")
 
     def check_requirements(self) -> None:
+        """Refuse the network if channels that may be pruned reach a layer that is not understood.
+
+        Raises:
+            RunnerError: InvalidSpec, naming the layer and those whose filters reach it.
+        """
         for layer, layout, problem in self._requirements:
+            # Channels that all stay anyway may pass through any layer: only these could be pruned.
             prunable = {source for source in layout.tolist() if self.sources.protection(source) is None}
             if prunable:
                 producers = [
@@ -180,8 +193,10 @@ class _Tracer:
 
     def _layout(self, edge: Edge) -> Layout:
         """Layout of a tensor; an output that could not be followed has protected sources of its own."""
+        # Only first outputs are followed: no layer that is understood has a second one.
         if edge.output == 0 and edge.source in self.outputs:
             return self.outputs[edge.source]
+        # A shape without channels, or with an unknown number of them, has none that could be pruned.
         width = edge.shape[-1] if len(edge.shape) > 1 and edge.shape[-1] is not None else 0
         return self.sources.create(width, f"made by {edge.source.layer}")
 
@@ -202,15 +217,18 @@ class _Tracer:
                 return self._concatenated(layer, node, layouts)
             if layer.kind in ("Flatten", "Reshape"):
                 return self._reshaped(layer, node, layouts[0])
+            # Not an error yet: its inputs may turn out to be protected.
             problem = "its effect on channels is not known"
         self._requirements.extend((layer, layout, problem) for layout in layouts)
         return None
 
     def _network_input(self, layer: Layer) -> Layout:
+        # Protected: the images keep their three channels. batch_shape is [None, H, W, C].
         width = layer.config["batch_shape"][-1] or 0
         return self.sources.create(width, "network input")
 
     def _prunable(self, layer: Layer, layout: Layout) -> Layout:
+        """Return the layer's filters, which are new sources at its first call."""
         self._record_input(layer, layout)
         # A shared layer is called several times and has its filters once.
         if layer.name not in self.filters:
@@ -222,6 +240,7 @@ class _Tracer:
         return self.filters[layer.name]
 
     def _channelwise(self, layer: Layer, layout: Layout) -> Layout:
+        # Batch normalisation has numbers for each channel, which rebuilding cuts by this layout.
         if layer.weights:
             self._record_input(layer, layout)
         return layout
@@ -234,6 +253,8 @@ class _Tracer:
 
     def _elementwise(self, layouts: list[Layout]) -> Layout:
         """Couple all inputs; a single channel is broadcast over the others' and takes no part."""
+        # A squeeze-and-excitation gate [1, 1, C] is as wide as the map [H, W, C] that it scales, and coupled
+        # to it.
         widest = max(layouts, key=len)
         for layout in layouts:
             if len(layout) == len(widest):
@@ -241,14 +262,16 @@ class _Tracer:
         return widest
 
     def _concatenated(self, layer: Layer, node: Node, layouts: list[Layout]) -> Layout:
+        # The usual case, along channels: no input is coupled to another, each keeps its own sources.
         if layer.config["axis"] in (-1, len(node.inputs[0].shape) - 1):
             return np.concatenate(layouts)
         # Along another axis all inputs have the same channels, as in an addition.
         return self._elementwise(layouts)
 
     def _reshaped(self, layer: Layer, node: Node, layout: Layout) -> Layout | None:
-        """Row-major: a last axis k times as long holds the channels k times; a shorter one splits them."""
-        # Row-major, as Keras reshapes: the channels of a position stay adjacent and in order.
+        """Repeat the layout if the last axis becomes k times as long; protect it if the axis gets shorter."""
+        # Row-major, as Keras reshapes: [h, w, C] flattened is h * w runs of the channels in order. So the
+        # layer after a Flatten loses h * w inputs with each channel.
         width = self.graph.output_shapes[node.call][-1]
         if width is not None and len(layout) and width % len(layout) == 0:
             return np.tile(layout, width // len(layout))

@@ -56,10 +56,17 @@ def _parameters(layer: Layer, groups: Groups, kept: Mask) -> int:
 
 
 def _flops(node: Node, groups: Groups, kept: Mask) -> int:
+    """FLOPs of one call for one image; 0 for layers that are neither convolution nor dense.
+
+    Raises:
+        RunnerError: UnreadableModel where the size of a feature map is not known.
+    """
+    # By call, not by layer: a shared layer has its parameters once and computes at every call.
     layer = groups.graph.layers[node.call.layer]
     kernel = next((weight for weight in layer.weights if weight.name == "kernel"), None)
     if layer.kind not in ("Conv2D", "DepthwiseConv2D", "Dense") or kernel is None:
         return 0
+    # Without batch and channels: [H, W] of a feature map, [] of a vector, whose product is 1.
     positions = groups.graph.output_shapes[node.call][1:-1]
     if None in positions:
         raise RunnerError(
@@ -74,6 +81,7 @@ def _flops(node: Node, groups: Groups, kept: Mask) -> int:
 
 def _shape(layer: Layer, name: str, shape: tuple[int, ...], groups: Groups, kept: Mask) -> tuple[int, ...]:
     """Shape of a weight after pruning."""
+    # A layer that the table lacks is not cut: its channels are all protected (channels.trace).
     axes = WEIGHT_AXES.get(layer.kind, {}).get(name, {})
     return tuple(
         size if axis not in axes else _width(layer, axes[axis], size, groups, kept)

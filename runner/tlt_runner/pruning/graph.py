@@ -147,6 +147,7 @@ def read(network: Network) -> Graph:
     Raises:
         RunnerError: ``Internal`` where a model is not functional or a name stands for two layers.
     """
+    # 1. Each model's layers, calls, outputs and inputs, by names that are unique in the network.
     configs = {name: _config(name, model) for name, model in network.models.items()}
     layers: dict[str, Layer] = {}
     nodes: dict[Call, Node] = {}
@@ -156,6 +157,7 @@ def read(network: Network) -> Graph:
         config = configs[name]
         for entry in config["layers"]:
             layer = _layer(entry, name, model, network.runs.get(name, 1))
+            # Keras checks this within a model only; a plan speaks of layers by name alone.
             if layer.name in layers:
                 raise RunnerError(Reason.INTERNAL, f"two layers of the network are named {layer.name!r}")
             layers[layer.name] = layer
@@ -164,10 +166,11 @@ def read(network: Network) -> Graph:
             outputs[name, key] = Edge(Call(*source[:2]), source[2], tuple(tensor.shape))
         for position, source in enumerate(_triples(config["input_layers"])):
             inputs[name, position] = Call(*source[:2])
-    # A connected input layer becomes an ordinary call that takes the other model's output.
+    # 2. The models joined: a connected input layer becomes an ordinary call that takes the other's output.
     for connection in network.connections:
         target = inputs[connection.target, connection.input]
         nodes[target] = Node(target, (outputs[connection.source, connection.output],))
+    # 3. The other outputs leave the network: their channels all stay.
     connected = {(connection.source, connection.output) for connection in network.connections}
     leaving = tuple(edge for key, edge in outputs.items() if key not in connected)
     return Graph(layers, _ordered(nodes), leaving, configs)
@@ -175,6 +178,7 @@ def read(network: Network) -> Graph:
 
 def _config(name: str, model: keras.Model) -> Mapping[str, Any]:
     config: Mapping[str, Any] = model.get_config()
+    # The config of a subclassed model holds its arguments and no graph.
     if "layers" not in config or "output_layers" not in config:
         raise RunnerError(
             Reason.INTERNAL, f"expected a functional model as {name!r}, got {type(model).__name__}"
@@ -206,6 +210,7 @@ def _is_input(entry: Mapping[str, Any]) -> bool:
 
 def _edges(value: Any) -> tuple[list[Edge], bool]:
     """Tensors in the arguments of a call, in order, and whether there is an array among the rest."""
+    # Arguments of a call are nested: a list of tensors for Add, say. A tensor names the call that made it.
     if isinstance(value, Mapping):
         if value.get("class_name") == "__keras_tensor__":
             layer, call, output = value["config"]["keras_history"]
@@ -217,6 +222,7 @@ def _edges(value: Any) -> tuple[list[Edge], bool]:
     if isinstance(value, list | tuple):
         parts = [_edges(item) for item in value]
         return [edge for edges, _ in parts for edge in edges], any(constants for _, constants in parts)
+    # Numbers, strings, None: options of the call, such as `training`.
     return [], False
 
 
@@ -231,6 +237,7 @@ def _triples(structure: Any) -> list[tuple[str, int, int]]:
     """``[name, call, output]`` triples of a nested structure, in the order in which Keras flattens it."""
     if isinstance(structure, Mapping):
         return [item for key in sorted(structure) for item in _triples(structure[key])]
+    # A model with a single output, not a list of one, has the triple itself.
     if _is_triple(structure):
         return [(structure[0], structure[1], structure[2])]
     return [item for part in structure for item in _triples(part)]

@@ -62,11 +62,11 @@ class Groups:
     count: int
 
     def everything(self) -> Mask:
-        """The mask that keeps all coupled sets."""
+        """Return the mask that keeps all coupled sets."""
         return np.ones(self.count, bool)
 
     def details(self, number: int) -> str:
-        """One group as text: the weights from which a filter is cut when one of the group's is pruned.
+        """Describe one group as text: the weights that are cut when one of its coupled sets is pruned.
 
         For debugging, as Torch-Pruning's ``Group.details()``::
 
@@ -77,6 +77,7 @@ class Groups:
               input channels  cat_bn  8 of 14
         """
         group = self.groups[number]
+        # Coupled sets of the group; a layer outside it appears by the input channels that it loses.
         members = np.concatenate(group.blocks)
         rows = [
             (side, name, f"{np.isin(sets, members).sum()} of {len(sets)}")
@@ -108,6 +109,7 @@ def find(network: Network, excluded_layers: Sequence[str] = (), check_names: boo
         _check_names(excluded_layers, list(network_graph.layers))
     protected = {**dict.fromkeys(excluded_layers, "excluded"), **network.protected}
     traced = channels.trace(network_graph, protected)
+    # The later stages see coupled sets only: one set is one decision.
     set_of_source = traced.sources.coupled_sets()
     filters = {name: set_of_source[sources] for name, sources in traced.filters.items()}
     return Groups(
@@ -121,10 +123,16 @@ def find(network: Network, excluded_layers: Sequence[str] = (), check_names: boo
 
 
 def _check_names(excluded: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse names that are no layers.
+
+    Raises:
+        RunnerError: InvalidSpec.
+    """
     problems = []
+    # All of them in one message, each with what may have been meant.
     for name in sorted(set(excluded) - set(names)):
-        near = difflib.get_close_matches(name, names, n=3)
-        problems.append(f"{name!r}" + (f" (near: {', '.join(near)})" if near else ""))
+        suggestions = difflib.get_close_matches(name, names, n=3)
+        problems.append(f"{name!r}" + (f" (near: {', '.join(suggestions)})" if suggestions else ""))
     if problems:
         raise RunnerError(
             Reason.INVALID_SPEC,
@@ -133,9 +141,11 @@ def _check_names(excluded: Sequence[str], names: Sequence[str]) -> None:
 
 
 def _groups(traced: Channels, filters: Mapping[str, Layout]) -> tuple[Group, ...]:
+    """Group the layers that share coupled sets, in the order of the graph."""
     blocks = _blocks(filters)
     groups = []
     for owners in _components(list(blocks)):
+        # Through `filters`, which has the order of the graph.
         layers = tuple(name for name in filters if any(name in names for names in owners))
         sets = tuple(np.array(blocks[names], np.int64) for names in owners)
         groups.append(Group(layers, sets, _protection(traced, layers)))
@@ -158,9 +168,11 @@ def _blocks(filters: Mapping[str, Layout]) -> dict[tuple[str, ...], list[int]]:
 
 def _components(blocks: list[tuple[str, ...]]) -> list[list[tuple[str, ...]]]:
     """Blocks, each given by its layers' names, that are connected by common layers."""
+    # Pairs of all layers of a component and its blocks.
     components: list[tuple[set[str], list[tuple[str, ...]]]] = []
     for block in blocks:
         # A block joins all components with which it shares a layer into one.
+        # Few blocks: no need for a faster union than a pass over all components.
         touching = [part for part in components if part[0] & set(block)]
         components = [part for part in components if not part[0] & set(block)]
         names = set(block).union(*(part[0] for part in touching))
@@ -170,6 +182,7 @@ def _components(blocks: list[tuple[str, ...]]) -> list[list[tuple[str, ...]]]:
 
 def _protection(traced: Channels, layers: tuple[str, ...]) -> str | None:
     """The first reason that protects a filter of the layers."""
+    # One filter is enough: a protected layer protects its whole group, as in TLT.
     for name in layers:
         for source in traced.filters[name].tolist():
             reason = traced.sources.protection(source)

@@ -20,7 +20,7 @@ Equalization = Literal["union", "intersection", "arithmeticMean", "geometricMean
 
 
 def filter_norms(kernel: NDArray[np.floating], depthwise: bool) -> FloatArray:
-    """L2 norm of each output filter.
+    """Compute the L2 norm of each output filter.
 
     Args:
         kernel: [..., out], or [height, width, channels, 1] of a depthwise convolution.
@@ -41,6 +41,7 @@ def normalize(norms: FloatArray, normalizer: Normalizer) -> FloatArray:
     multiplies by their number, giving values around the square root of that number. A layer of zeros gives
     zeros.
     """
+    # Layers differ in the size of their weights, so that one threshold needs figures without a unit.
     scale = norms.max(initial=0.0) if normalizer == "max" else np.sqrt(np.sum(norms**2)) / max(len(norms), 1)
     return norms / scale if scale > 0 else np.zeros_like(norms)
 
@@ -62,10 +63,12 @@ def equalize(
     Returns:
         [count]; NaN for sets that have no filter (a network's input).
     """
+    # Flat arrays of all filters of all layers; the empty one is for a network without layers.
     sets = np.concatenate([np.zeros(0, np.int64), *(filters[name] for name in statistics)])
     values = np.concatenate([np.zeros(0), *statistics.values()])
     members = np.bincount(sets, minlength=count)
     merged = np.zeros(count)
+    # The ufuncs' `at`, because a set occurs as often as it has filters: indexed assignment would keep one.
     if equalization == "union":
         np.maximum.at(merged, sets, values)
     elif equalization == "intersection":
@@ -99,6 +102,7 @@ def keep(values: FloatArray, threshold: float, granularity: int, min_filters: in
     """
     total = len(values)
     count = max(int(np.sum(values > threshold)), min(min_filters, total))
+    # -(-a // b) is a / b rounded up. Multiples of 8 or 16 suit tensor cores.
     count = min(-(-count // granularity) * granularity, total)
     # Negated values instead of a reversed order: the stable sort then keeps the first of equal ones.
     return np.sort(np.argsort(-values, kind="stable")[:count])

@@ -79,11 +79,11 @@ class PruningPlan(ApiModel):
         return self.flops_after / self.flops_before if self.flops_before else 1.0
 
     def to_json(self) -> str:
-        """The plan as JSON."""
+        """Return the plan as JSON."""
         return self.model_dump_json(by_alias=True, exclude_none=True)
 
     def table(self) -> str:
-        """The plan as text: one line a layer, then :meth:`summary`."""
+        """Return the plan as text: one line a layer, then :meth:`summary`."""
         width = max([len(layer.name) for layer in self.layers], default=5)
         lines = [f"{'layer':<{width}}  {'type':<15}  group  filters    kept"]
         for layer in self.layers:
@@ -93,7 +93,7 @@ class PruningPlan(ApiModel):
         return "\n".join([*lines, self.summary()])
 
     def summary(self) -> str:
-        """Threshold, parameters and FLOPs in one sentence."""
+        """Return threshold, parameters and FLOPs in one sentence."""
         origin = " found for " + target_text(self.target) if self.target else ""
         return (
             f"threshold {self.threshold:g}{origin}: keeps {self.parameters_after:,} of "
@@ -103,5 +103,5 @@ class PruningPlan(ApiModel):
 
 
 def target_text(target: PruneTarget) -> str:
-    """The target as text: ``target.parameters 0.4``."""
+    """Return the target as text: ``target.parameters 0.4``."""
     return ", ".join(f"target.{name} {value:g}" for name, value in target.to_wire().items())

@@ -51,14 +51,18 @@ def make(
     """
     if (threshold is None) == (target is None):
         raise RunnerError(Reason.INVALID_SPEC, "expected exactly one of threshold and target")
+    # 1. Groups: what can only go together.
     groups = groups or grouping.find(network, options.excluded_layers)
     for number in range(len(groups.groups) if log.isEnabledFor(logging.DEBUG) else 0):
         log.debug("%s", groups.details(number))
+    # 2. Values: how much each coupled set matters.
     candidates = _Candidates(groups, _values(network, groups, options), options)
     before = candidates.costs(groups.everything())
+    # 3. Choice, by the threshold given or by the one that reaches the target.
     if target is not None:
         threshold = _search(candidates, before, target)
     kept = candidates.mask(threshold or 0.0)
+    # A model like the given one would pass for a pruned one.
     if kept.all():
         raise _nothing_to_prune(candidates, threshold or 0.0)
     after = candidates.costs(kept)
@@ -83,8 +87,9 @@ class _Candidates:
     options: Options
 
     def mask(self, threshold: float) -> Mask:
-        """The coupled sets that stay at this threshold."""
+        """Return the coupled sets that stay at this threshold."""
         kept = self.groups.everything()
+        # Protected groups are left out, and network inputs, which are in no group, stay.
         for block in self._prunable_blocks():
             chosen = importance.keep(
                 self.values[block], threshold, self.options.granularity, self.options.min_filters
@@ -94,11 +99,11 @@ class _Candidates:
         return kept
 
     def costs(self, kept: Mask) -> Costs:
-        """Size of the network with these coupled sets."""
+        """Return the size of the network with these coupled sets."""
         return costs.costs(self.groups, kept)
 
     def prunable_values(self) -> FloatArray:
-        """Values of the coupled sets that may be pruned, ascending, without repetition."""
+        """Return the values of the coupled sets that may be pruned, ascending, without repetition."""
         return np.unique(
             np.concatenate([self.values[block] for block in self._prunable_blocks()] or [np.zeros(0)])
         )
@@ -117,6 +122,11 @@ def _values(network: Network, groups: Groups, options: Options) -> FloatArray:
 
 
 def _norms(network: Network, groups: Groups, name: str) -> FloatArray:
+    """Norm of each filter of a layer [F].
+
+    Raises:
+        RunnerError: UnreadableModel where a weight is not finite.
+    """
     layer = groups.graph.layers[name]
     kernel = network.models[layer.model].get_layer(name).kernel
     norms = importance.filter_norms(np.asarray(kernel), depthwise=layer.kind == "DepthwiseConv2D")
@@ -130,11 +140,12 @@ def _norms(network: Network, groups: Groups, name: str) -> FloatArray:
 
 
 def _search(candidates: _Candidates, before: Costs, target: PruneTarget) -> float:
-    """The lowest threshold that keeps at most the target, by bisection over the values that occur."""
+    """Return the lowest threshold that keeps at most the target, by bisection over the values that occur."""
     values = candidates.prunable_values()
 
     def kept_fraction(threshold: float) -> float:
         after = candidates.costs(candidates.mask(threshold))
+        # max: a network without convolutions and dense layers has no FLOPs.
         if target.flops is not None:
             return after.flops / max(before.flops, 1)
         return after.parameters / before.parameters
@@ -154,7 +165,7 @@ def _search(candidates: _Candidates, before: Costs, target: PruneTarget) -> floa
 
 
 def _lowest_threshold(values: FloatArray, enough: Callable[[float], bool]) -> float:
-    """The lowest threshold at which ``enough`` holds, by bisection; it holds at the last of ``values``."""
+    """Return the lowest threshold at which ``enough`` holds; it holds at the last of ``values``."""
     # A higher threshold never keeps more filters: bisection finds the first one that suffices.
     low, high = 0, len(values) - 1
     while low < high:
@@ -165,9 +176,11 @@ def _lowest_threshold(values: FloatArray, enough: Callable[[float], bool]) -> fl
 
 
 def _shortest(low: float, high: float) -> float:
-    """The decimal fraction of fewest digits in [low, high): it can be written down and used again."""
+    """Return the decimal fraction of fewest digits in [low, high): it can be written down and used again."""
+    # Digits after the point; a float has no more than 15 for certain.
     for digits in range(2, 16):
         step = 10.0**-digits
+        # Up, because below `low` the filter with this value would stay.
         rounded = round(float(np.ceil(low / step)) * step, digits)
         if low <= rounded < high:
             return rounded
@@ -175,6 +188,7 @@ def _shortest(low: float, high: float) -> float:
 
 
 def _layer_plans(groups: Groups, kept: Mask) -> tuple[LayerPlan, ...]:
+    """List the kept filters of each layer."""
     group_of = {
         name: (number, group.protection)
         for number, group in enumerate(groups.groups)
@@ -194,6 +208,7 @@ def _layer_plans(groups: Groups, kept: Mask) -> tuple[LayerPlan, ...]:
 
 
 def _nothing_to_prune(candidates: _Candidates, threshold: float) -> RunnerError:
+    """Make the error for a threshold that prunes nothing: it says which threshold would."""
     values, options = candidates.prunable_values(), candidates.options
     message = f"no filter goes at threshold {threshold:g}: "
     # Either no threshold prunes anything, or the message names the lowest one that does.

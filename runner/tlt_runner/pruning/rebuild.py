@@ -37,12 +37,15 @@ def rebuild(network: Network, plan: PruningPlan, groups: Groups | None = None) -
     if groups is None:
         # Names that this network lacks are no error of the spec here: the plan is compared with it below.
         groups = grouping.find(network, plan.options.excluded_layers, check_names=False)
+    # The mask over coupled sets says for every axis of every weight what stays.
     kept = _kept_sets(groups, plan)
+    # The number of channels of each call's output.
     widths = {call: int(kept[sets].sum()) for call, sets in groups.outputs.items()}
     pruned = {}
     for name, model in network.models.items():
         config = _pruned_config(groups.graph.configs[name], groups.graph, widths)
         pruned[name] = type(model).from_config(config)
+        # By name: the config keeps the names, and so a plan and excluded layers fit the pruned model, too.
         for layer in pruned[name].layers:
             _copy_weights(model.get_layer(layer.name), layer, groups.graph.layers[layer.name], groups, kept)
     return pruned
@@ -50,11 +53,12 @@ def rebuild(network: Network, plan: PruningPlan, groups: Groups | None = None) -
 
 def _kept_sets(groups: Groups, plan: PruningPlan) -> Mask:
     """The coupled sets that the plan keeps, after a check that it is a plan for this network."""
+    # A plan can come from a file, so nothing of it is taken for granted.
     planned = {layer.name: layer for layer in plan.layers}
     if planned.keys() != groups.filters.keys():
-        others = ", ".join(sorted(planned.keys() ^ groups.filters.keys()))
+        differing = ", ".join(sorted(planned.keys() ^ groups.filters.keys()))
         raise RunnerError(
-            Reason.MODEL_MISMATCH, f"expected a plan for this model's layers, it differs in: {others}"
+            Reason.MODEL_MISMATCH, f"expected a plan for this model's layers, it differs in: {differing}"
         )
     kept = groups.everything()
     for name, sets in groups.filters.items():
@@ -66,6 +70,7 @@ def _kept_sets(groups: Groups, plan: PruningPlan) -> Mask:
                 Reason.MODEL_MISMATCH,
                 f"expected a plan that keeps the same filters in all layers of a group, {name!r} differs",
             )
+    # Their filters have a meaning outside the network, or the user excluded them.
     for group in groups.groups:
         if group.protection and not all(kept[block].all() for block in group.blocks):
             raise RunnerError(
@@ -92,6 +97,8 @@ def _pruned_config(config: Mapping[str, Any], graph: Graph, widths: Mapping[Call
     for entry in pruned["layers"]:
         # It holds the unpruned input shape, with which Keras would build the layer before it is called.
         entry.pop("build_config", None)
+        # The first call: a shared layer has the same width in all of them. None: it could not be followed,
+        # and so keeps its config.
         width = widths.get(Call(entry["name"], 0))
         if width is not None:
             _set_width(entry["config"], graph.layers[entry["name"]], width)
@@ -99,8 +106,10 @@ def _pruned_config(config: Mapping[str, Any], graph: Graph, widths: Mapping[Call
 
 
 def _set_width(config: dict[str, Any], layer: Layer, width: int) -> None:
+    """Set the number of channels in a layer's config, where the config holds one."""
     if layer.kind in WIDTH:
         config[WIDTH[layer.kind]] = width
+    # The head's input has as many channels as the trunk's output keeps.
     elif layer.kind == "InputLayer":
         config["batch_shape"] = [*config["batch_shape"][:-1], width]
     # A target of -1 is inferred from the input, and so follows by itself.
@@ -111,6 +120,7 @@ def _set_width(config: dict[str, Any], layer: Layer, width: int) -> None:
 def _copy_weights(
     source: keras.layers.Layer, target: keras.layers.Layer, layer: Layer, groups: Groups, kept: Mask
 ) -> None:
+    """Copy the kept slices of a layer's weights into the same layer of the pruned model."""
     axes_of = WEIGHT_AXES.get(layer.kind, {})
     values = []
     for weight in source.weights:

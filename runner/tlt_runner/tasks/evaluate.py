@@ -1,4 +1,4 @@
-"""``tlt evaluate``: judge a TrainingJob's model on its validation data, without training.
+"""``tlt evaluate``: evaluate a TrainingJob's model on its validation data, without training.
 
 Evaluates the best model that the training published, or before there is one the model that the training would
 start from. Called by :mod:`tlt_runner.process`.
@@ -20,7 +20,7 @@ from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.evaluation.evaluate import evaluate, keras_detector
 from tlt_runner.tasks import inputs
 from tlt_runner.tasks.convert import prepare
-from tlt_runner.training.checkpoint import model_file
+from tlt_runner.training.checkpoint import writer
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ def run(spec: TrainingJobSpec, run: RunSpec, context: Context) -> None:
         RunnerError: InvalidSpec where there is no model; ModelMismatch where it was made for other classes or
             another image size; Interrupted; whatever data and storage raise.
     """
+    # The model first: if there is none, the data need not be prepared, which may take hours.
     model = _model(spec, run, context)
     records = prepare(spec, context)
     # The best model may be of an earlier spec, with other classes or another image size.
@@ -56,6 +57,7 @@ def _model(spec: TrainingJobSpec, run: RunSpec, context: Context) -> FasterRCNN:
         path = context.storage.fetch(best)
         _log_origin(best, path, run)
         return detector.load(path)
+    # Nothing is trained yet: the figures are those that a retraining starts from.
     initial = inputs.initial_model(spec, run)
     log.info("%s does not exist: evaluating %s, from which the training starts", best, initial.uri)
     model = detector.load(context.storage.fetch(initial.uri, initial.sha256))
@@ -68,7 +70,7 @@ def _log_origin(uri: str, path: Path, run: RunSpec) -> None:
 
     The model of another run is evaluated, too: a resource that was made anew has another uid.
     """
-    origin = model_file.origin_of(path)
+    origin = writer.origin_of(path)
     if origin is None:
         log.warning("evaluating %s, which does not say which run it is of", uri)
     elif origin.run != run.owner.uid:
@@ -84,6 +86,8 @@ def _log_origin(uri: str, path: Path, run: RunSpec) -> None:
 
 
 def _with_progress(validation: Iterable[Mapping[str, Any]], context: Context) -> Iterator[Mapping[str, Any]]:
+    """Yield the batches, and report each one before it is evaluated."""
     for step, batch in enumerate(validation):
+        # Also the place where a stop ends the run: between two batches.
         context.begin("evaluate", step)
         yield batch

@@ -33,6 +33,7 @@ from tlt_runner.tasks import inputs
 log = logging.getLogger(__name__)
 
 VERIFICATION_BATCH = 4
+"""Images of a batch in verification, for Keras and ONNX Runtime alike."""
 RANDOM_BATCHES = 2
 """Batches of random images that are compared where there are no validation data."""
 
@@ -52,6 +53,7 @@ def run(spec: ExportJobSpec, run: RunSpec, context: Context) -> None:
     tf.config.set_visible_devices([], "GPU")
     path = context.storage.fetch(source.uri, source.sha256)
     model = detector.load(path)
+    # Before the conversion, which takes minutes: data of other classes are refused at once.
     data = _records(run, context, model.config)
     files = _export(model, sha256_of(path), spec, context)
     exports = _verify(model, files, data, spec, context)
@@ -73,6 +75,7 @@ def _records(run: RunSpec, context: Context, config: DetectorConfig) -> Records 
 def _export(
     model: FasterRCNN, digest: str, spec: ExportJobSpec, context: Context
 ) -> dict[str, onnx.OnnxFile]:
+    """Convert the model once, derive each precision from it, and publish the files: precision -> file."""
     full = onnx.to_onnx(model, digest)
     files: dict[str, onnx.OnnxFile] = {}
     for step, name in enumerate(spec.precisions):
@@ -90,35 +93,44 @@ def _verify(
     spec: ExportJobSpec,
     context: Context,
 ) -> list[ExportStatus]:
+    """Compare every precision with Keras on the same images; report each result as soon as it is there."""
+    # Keras first: every precision is compared with its detections.
     context.begin("verify", 0)
-    reference = _judge(keras_detector(model), model.config, data, spec)
+    reference = _results(keras_detector(model), model.config, data, spec)
     if reference.metrics:
         context.reporter.report(reference.metrics)
     exports: list[ExportStatus] = []
     for step, (name, file) in enumerate(files.items(), start=1):
         context.begin("verify", step)
         detect = verify.OnnxDetector(file.path)
-        judged = _judge(detect, model.config, data, spec)
+        results = _results(detect, model.config, data, spec)
         latency = verify.latency_milliseconds(detect, model.config.height, model.config.width)
-        exports.append(verify.status_of(name, reference, judged, file.size_bytes, latency))
+        exports.append(verify.status_of(name, reference, results, file.size_bytes, latency))
         context.reporter.report(exports[-1])
     return exports
 
 
-def _judge(
+def _results(
     detect: Detect, config: DetectorConfig, data: Records | None, spec: ExportJobSpec
-) -> verify.Judged:
+) -> verify.Results:
+    """Run a detector over the validation data, or over random images where there are none."""
     # No labelled images: only the outputs are compared with those of Keras, not mAP.
     if data is None:
         images = verify.random_images(0, RANDOM_BATCHES, VERIFICATION_BATCH, config.height, config.width)
         return verify.run_random(detect, images)
-    judged: Iterable[Mapping[str, Any]] = batches.validation_batches(
+    validation: Iterable[Mapping[str, Any]] = batches.validation_batches(
         data, VERIFICATION_BATCH, data.manifest.most_objects, spec.verification.max_images
     )
-    return verify.judge(detect, judged, config.class_names)
+    return verify.evaluate_detector(detect, validation, config.class_names)
 
 
 def _refuse_drops(exports: Iterable[ExportStatus], limit: float) -> None:
+    """Fail the run if a precision lost more mAP than allowed; limit and drops are absolute, from 0 to 1.
+
+    Raises:
+        RunnerError: MetricDrop, naming all such precisions.
+    """
+    # Both are None without validation data: then there is nothing to refuse by.
     too_much = [
         f"{item.precision} has mAP {item.m_ap:.4f} of {item.m_ap + item.m_ap_drop:.4f} in Keras"
         for item in exports
@@ -131,6 +143,7 @@ def _refuse_drops(exports: Iterable[ExportStatus], limit: float) -> None:
 
 
 def _build(files: Mapping[str, onnx.OnnxFile], spec: ExportJobSpec, context: Context) -> None:
+    """Build an engine from each file and publish it, if the spec asks for engines."""
     if spec.engine is None:
         return
     for step, (name, file) in enumerate(files.items()):

@@ -32,6 +32,7 @@ def require(command: str, run: RunSpec, storage: Storage) -> None:
         RunnerError: InvalidSpec or DatasetNotFound, with what is there instead; the storage's reasons.
     """
     spec = run.spec
+    # PruneJob and ExportJob work on one model file and, if at all, on records that a training made.
     if not isinstance(spec, TrainingJobSpec):
         _require_file(given_model(run).uri, storage)
         return
@@ -44,6 +45,7 @@ def require(command: str, run: RunSpec, storage: Storage) -> None:
     # Without a best model, the one that the training starts from is evaluated: it must be named then.
     if command == "evaluate" and storage.missing(best_model(spec)):
         initial_model(spec, run)
+    # tlt convert and tlt anchors take no model: a missing one does not keep them from running.
     if command == "train":
         for start in (run.inputs.model, spec.model.pretrained_weights):
             if start is not None:
@@ -97,6 +99,7 @@ def require_same_data(config: DetectorConfig, manifest: Manifest) -> None:
     Raises:
         RunnerError: ModelMismatch.
     """
+    # The order of the classes counts, too: a class id is an index into this list.
     expected = (config.class_names, config.width, config.height)
     got = (manifest.class_names, manifest.width, manifest.height)
     if expected != got:

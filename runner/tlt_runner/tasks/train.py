@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,20 +20,23 @@ import numpy as np
 from tlt_api.failures import Reason
 from tlt_api.model import Anchors
 from tlt_api.runspec import RunSpec
+from tlt_api.status import Metrics
 from tlt_api.trainingjob import TrainingJobSpec
+from tlt_runner.cancel import Stop
 from tlt_runner.context import Context
 from tlt_runner.data.input_pipeline import batches
-from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.data.records import Records, load_records
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
-from tlt_runner.evaluation.evaluate import keras_detector
+from tlt_runner.evaluation.evaluate import Detect, Shared, evaluate, keras_detector
 from tlt_runner.status.file import LocalReporter
+from tlt_runner.tasks.convert import prepare
 from tlt_runner.training import initial_model, loop, mixed_precision
 from tlt_runner.training.callbacks import create
 from tlt_runner.training.checkpoint import artifacts
 from tlt_runner.training.checkpoint.state import Position
-from tlt_runner.training.distributed import evaluation, rendezvous, workers
+from tlt_runner.training.checkpoint.writer import CheckpointWriter
+from tlt_runner.training.distributed import rendezvous, workers
 from tlt_runner.training.distributed.stop import StopAgreement
 from tlt_runner.training.distributed.workers import Workers
 from tlt_runner.training.trainer import INPUTS, Trainer
@@ -47,6 +50,7 @@ def run(spec: TrainingJobSpec, run: RunSpec, context: Context) -> None:
     Raises:
         RunnerError: Whatever data, model or loop raise.
     """
+    # Before anything else touches TensorFlow: it must know its GPUs and the other workers when it starts.
     index = rendezvous.index_of(os.environ, run.workers)
     all_workers = workers.claim(spec.resources.gpus, run.workers, index, context.stop)
     # The other workers report to their own log only.
@@ -57,12 +61,20 @@ def run(spec: TrainingJobSpec, run: RunSpec, context: Context) -> None:
 
 
 def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Workers) -> None:
-    # Before data are read, so that the models of earlier attempts do not leave the status meanwhile.
+    """Train on this worker: data, model, resume, loop."""
+    # 1. The checkpoint of an earlier attempt, on every worker. Before data are read, so that the models of
+    # earlier attempts do not leave the status meanwhile.
     checkpoints = artifacts.Checkpoints(context, spec.output.uri, run.owner)
     saved = checkpoints.recall()
+
+    # 2. Data. The spec that comes back has the anchors to train with; steps and batches are over all
+    # replicas.
     records, spec = _prepare_data(spec, context, workers)
     batch_size = spec.training.images_per_replica * workers.replicas
     steps = batches.steps_of(records, batch_size)
+
+    # 3. Model and optimizer, in the scope of the strategy, which makes a copy of each weight for each
+    # replica.
     with workers.strategy.scope():
         model = initial_model.initial_model(run, spec, context.storage)
     trainer = Trainer(
@@ -73,7 +85,9 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
     )
     _log_unused_data(records, model, batch_size)
 
-    writer = artifacts.CheckpointWriter(
+    # 4. Resume. Every worker restores the state itself; only the chief writes, and only after all are known
+    # to stand at the same position.
+    writer = CheckpointWriter(
         context,
         checkpoints,
         model=model,
@@ -97,6 +111,7 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
         artifacts.remove_partial_files(context.storage, spec.output.uri, time.time())
         checkpoints.repair()
 
+    # 5. What the loop calls: callbacks, evaluation, batches, checkpoints.
     # One function for evaluations and for images, so that it is traced once.
     detect = keras_detector(model)
     if workers.chief:
@@ -106,20 +121,23 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
         )
     else:
         callbacks = create.status_only(spec, context, steps=steps, images_per_step=batch_size)
-    evaluate = evaluation.create_evaluate(
+    evaluate_model = _evaluation(
         records,
         spec,
-        detect=detect if workers.replicas == 1 else evaluation.on_replicas(model, workers),
+        detect=detect if workers.replicas == 1 else workers.detector(model),
         workers=workers,
         stop=StopAgreement(context.stop, workers),
     )
     work = loop.Work(
         batches=_training_batches(records, spec, model, workers, batch_size),
         steps=steps,
-        evaluate=trainer.averaged()(evaluate),
+        evaluate=trainer.averaged()(evaluate_model),
         saver=writer,
+        # Not the agreement of the evaluations: each adapts to the pace of its own calls.
         stop_requested=StopAgreement(context.stop, workers).requested,
     )
+
+    # 6. Train.
     # The inner guard comes first, so that callbacks are closed with WorkerLost, not with TensorFlow's error.
     with callbacks, workers.guarded():
         end = loop.train(trainer, work, spec.training, spec.evaluation, start, callbacks)
@@ -141,14 +159,13 @@ def _prepare_data(
         RunnerError: Whatever preparation raises; on the others also errors of opening the records.
     """
     if workers.chief:
-        records = prepare(
-            spec.dataset, context.storage, spec.output.uri, context.reporter, context.stop, spec.model.anchors
-        )
+        records = prepare(spec, context)
         spec = initial_model.with_anchors(spec, records, context.reporter)
         # The anchors go along: only the chief has fitted them.
         anchors = spec.model.anchors.model_dump(mode="json", by_alias=True)
         workers.broadcast_text(json.dumps({"uri": records.uri, "digest": records.digest, "anchors": anchors}))
         return records, spec
+    # A worker must not prepare by itself: two would write the same files, and fit the anchors twice.
     prepared = json.loads(workers.wait_for_broadcast(context.stop))
     records = load_records(context.storage, prepared["uri"], prepared["digest"])
     model = spec.model.model_copy(update={"anchors": Anchors.model_validate(prepared["anchors"])})
@@ -156,8 +173,10 @@ def _prepare_data(
 
 
 def _log_unused_data(records: Records, model: FasterRCNN, batch_size: int) -> None:
+    """Log what of the data is not trained on: objects beyond maxObjects, and the last partial batch."""
     manifest, max_objects = records.manifest, model.config.max_objects
     beyond = manifest.objects_beyond(max_objects)
+    # Boxes are padded to maxObjects, so that every batch has one shape; of more, the rest is cut off.
     if beyond:
         log.warning("%d objects beyond spec.model.maxObjects %d are not trained on", beyond, max_objects)
     partial = manifest.training_images % batch_size
@@ -175,6 +194,8 @@ def _check_same_position(start: Position, workers: Workers) -> None:
     Raises:
         RunnerError: StorageUnavailable on a worker that read another checkpoint than the chief.
     """
+    # A volume that is another one on each node, or a cached read, would have workers train different weights
+    # from here on without any error.
     position = start.model_dump_json()
     if workers.broadcast_text(position) == position:
         return
@@ -188,7 +209,9 @@ def _check_same_position(start: Position, workers: Workers) -> None:
 
 def _training_batches(
     records: Records, spec: TrainingJobSpec, model: FasterRCNN, workers: Workers, batch_size: int
-) -> Any:
+) -> Callable[[int, int], Iterator[loop.Batch]]:
+    """Return a function of the epoch (from 0) and its first step: the batches, split among the replicas."""
+
     def epoch_batches(epoch: int, first_step: int) -> Iterator[loop.Batch]:
         data = batches.training_batches(
             records,
@@ -202,7 +225,9 @@ def _training_batches(
         )
         left_out = np.zeros(2, np.int64)
         for batch in data:
+            # [B, 2]: objects left out of each image by augmentation, and by maxObjects.
             left_out += batch["left_out"].numpy().sum(axis=0)
+            # The rest of the batch stays on the host: ids for messages, counts for this log.
             yield {**batch, **workers.split({name: batch[name] for name in INPUTS})}
         # A collective: every worker comes here after the same number of batches.
         left_out = workers.total(left_out).astype(np.int64)
@@ -217,7 +242,49 @@ def _training_batches(
     return epoch_batches
 
 
+def _evaluation(
+    records: Records, spec: TrainingJobSpec, detect: Detect, workers: Workers, stop: Stop
+) -> Callable[[], Metrics]:
+    """Return a function that evaluates the model with its current weights, each image once over all replicas.
+
+    Every worker must call it, and gets the metrics of all images: so all make the same decisions, which model
+    is the best and when to stop early.
+
+    Args:
+        records: Prepared data.
+        spec: Batch size, IoU threshold and method.
+        detect: The model in training, on all of this worker's replicas.
+        workers: All workers, which share the images.
+        stop: The stop request on which all workers agree; asked before each batch, it raises Interrupted.
+    """
+    # Images that fit in memory at once: accumulation applies to updates only.
+    batch_size = spec.training.batch_size_per_gpu * workers.replicas
+    shared = Shared(workers.worker_slice, workers.total) if workers.several else None
+
+    def batches_until_stop() -> Iterator[Any]:
+        data = batches.validation_batches(
+            records, batch_size, records.manifest.most_objects, worker_slice=workers.worker_slice
+        )
+        for batch in data:
+            stop.raise_if("while evaluating; the checkpoint before it is kept")
+            yield batch
+
+    def evaluate_model() -> Metrics:
+        return evaluate(
+            detect,
+            batches_until_stop(),
+            records.manifest.class_names,
+            spec.evaluation.iou_threshold,
+            spec.evaluation.average_precision,
+            shared,
+        )
+
+    return evaluate_model
+
+
 def _log_result(end: Position) -> None:
+    """Log the best mAP, or what to look at where there is none."""
+    # A training that ends without a usable model succeeds all the same: the user learns here what to look at.
     if end.best is None or end.best.m_ap is None:
         log.warning(
             "mAP is unknown: the validation images have no object to evaluate on, so the newest model is "

@@ -29,7 +29,7 @@ from tlt_runner.training.pretrained import class_outputs, load
 from tlt_runner.training.pretrained.class_outputs import ClassChange
 
 log = logging.getLogger(__name__)
-MOST_SIZES = 200_000
+MAX_SIZES = 200_000
 """Number of box sizes that are enough to fit anchors; of more, as many are drawn at random."""
 _BATCH = 256
 _EDGES = {edge: tf.io.VarLenFeature(tf.float32) for edge in tfrecords.EDGES}
@@ -37,10 +37,10 @@ _EDGES = {edge: tf.io.VarLenFeature(tf.float32) for edge in tfrecords.EDGES}
 
 def fitted_anchors(records: Records, spec: TrainingJobSpec) -> AnchorsStatus:
     """Fit as many anchors as the spec has to the boxes of the training images, and compare both."""
-    given = spec.model.anchors
+    initial = spec.model.anchors
     sizes = training_sizes(records)
-    chosen = anchor_clustering.propose(sizes, given, spec.training.seed)
-    return anchor_clustering.compare(sizes, given, chosen, spec.model.proposals.max_overlap)
+    chosen = anchor_clustering.propose(sizes, initial, spec.training.seed)
+    return anchor_clustering.compare(sizes, initial, chosen, spec.model.proposals.max_overlap)
 
 
 def with_anchors(spec: TrainingJobSpec, records: Records, reporter: Reporter) -> TrainingJobSpec:
@@ -48,6 +48,7 @@ def with_anchors(spec: TrainingJobSpec, records: Records, reporter: Reporter) ->
 
     The same records give the same anchors, so that a resumed attempt has those of the attempt before.
     """
+    # The usual case: the anchors of the spec.
     if not spec.model.anchors.auto:
         return spec
     fitted = fitted_anchors(records, spec)
@@ -56,20 +57,21 @@ def with_anchors(spec: TrainingJobSpec, records: Records, reporter: Reporter) ->
     return spec.model_copy(update={"model": spec.model.model_copy(update={"anchors": chosen})})
 
 
-def training_sizes(records: Records, most: int = MOST_SIZES, seed: int = 0) -> npt.NDArray[np.float32]:
+def training_sizes(records: Records, max_sizes: int = MAX_SIZES, seed: int = 0) -> npt.NDArray[np.float32]:
     """Read height and width of the objects of the training images, to which anchors are fitted.
 
     No image is decoded. The sizes are those of the images as prepared, without augmentation (zoom, mosaic).
 
     Args:
         records: Prepared data.
-        most: Largest number of sizes; of more objects as many are drawn at random.
+        max_sizes: Maximum number of sizes; of more objects as many are drawn at random.
         seed: Seed of that draw.
 
     Returns:
         [N, 2], in pixels of the network's input, in no meaningful order; the same for the same objects,
         however they are spread over files.
     """
+    # Shards are read in parallel and parsed a batch at a time: the pixels in the records are passed over.
     serialized = tf.data.TFRecordDataset(
         [str(path) for path in records.files("training")], num_parallel_reads=tf.data.AUTOTUNE
     )
@@ -77,13 +79,14 @@ def training_sizes(records: Records, most: int = MOST_SIZES, seed: int = 0) -> n
     sizes = np.concatenate([np.zeros((0, 2), np.float32), *parts])
     # Files are read in parallel, so that sizes come in any order: sorted, the draw is that of the objects.
     sizes = sizes[np.lexsort(sizes.T)]
-    if len(sizes) <= most:
+    if len(sizes) <= max_sizes:
         return sizes
-    log.info("anchors are fitted to %d of the %d training boxes, drawn at random", most, len(sizes))
-    return sizes[np.random.default_rng(seed).choice(len(sizes), most, replace=False)]
+    log.info("anchors are fitted to %d of the %d training boxes, drawn at random", max_sizes, len(sizes))
+    return sizes[np.random.default_rng(seed).choice(len(sizes), max_sizes, replace=False)]
 
 
 def _sizes(serialized: Any) -> npt.NDArray[np.float32]:
+    # An image has any number of objects: sparse, of which the values are all objects of the batch in a row.
     parsed = tf.io.parse_example(serialized, _EDGES)
     top, left, bottom, right = (parsed[key].values.numpy() for key in _EDGES)
     return np.stack([bottom - top, right - left], axis=-1)
@@ -100,14 +103,15 @@ def initial_model(run: RunSpec, spec: TrainingJobSpec, storage: Storage) -> Fast
     # A trained model keeps its architecture and all weights that the classes have in common.
     source = run.inputs.model
     if source is not None:
-        given = detector.load(storage.fetch(source.uri, source.sha256))
+        trained = detector.load(storage.fetch(source.uri, source.sha256))
         log.info(
             "starting from %s: %s with %d parameters; its architecture, anchors and pooling are kept",
             source.uri,
-            given.config.backbone,
-            given.count_params(),
+            trained.config.backbone,
+            trained.count_params(),
         )
-        return _retrained(given, config, spec)
+        return _retrained(trained, config, spec)
+    # Whoever starts a run resolves spec.model.from first.
     if spec.model.from_ is not None:
         raise RunnerError(
             Reason.INTERNAL, "spec.model.from: expected a resolved model in the RunSpec, got none"
@@ -118,57 +122,64 @@ def initial_model(run: RunSpec, spec: TrainingJobSpec, storage: Storage) -> Fast
     if pretrained is None:
         _warn_about_frozen_layers(model, {layer.name for layer in load.layers_of(model)})
         return model
-    taken = load.load_by_name(model, storage.fetch(pretrained.uri, pretrained.sha256))
-    _warn_about_frozen_layers(model, taken.untouched)
+    # Layers that the file lacks, such as those of the detector, keep their random weights.
+    loaded = load.load_by_name(model, storage.fetch(pretrained.uri, pretrained.sha256))
+    _warn_about_frozen_layers(model, loaded.untouched)
     return model
 
 
-def _retrained(given: FasterRCNN, wanted: DetectorConfig, spec: TrainingJobSpec) -> FasterRCNN:
+def _retrained(trained: FasterRCNN, config: DetectorConfig, spec: TrainingJobSpec) -> FasterRCNN:
     """Adapt a trained model to the classes and the settings of this training."""
-    if (given.config.height, given.config.width) != (wanted.height, wanted.width):
+    # The anchors' number, and with it the shapes in the graph, depend on the image size.
+    if (trained.config.height, trained.config.width) != (config.height, config.width):
         raise RunnerError(
             Reason.MODEL_MISMATCH,
-            f"spec.dataset.imageSize: expected the model's {given.config.width} x {given.config.height} "
-            f"(width x height), got {wanted.width} x {wanted.height}",
+            f"spec.dataset.imageSize: expected the model's {trained.config.width} x {trained.config.height} "
+            f"(width x height), got {config.width} x {config.height}",
         )
-    if given.config.mode != wanted.mode:
+    # Possible, but objects have other aspect ratios than those that the model learnt.
+    if trained.config.mode != config.mode:
         log.warning(
             "spec.dataset.imageSize.mode: the model was trained on images resized by %s; this training "
             "resizes by %s",
-            given.config.mode,
-            wanted.mode,
+            trained.config.mode,
+            config.mode,
         )
-    if given.config.class_names != wanted.class_names:
-        change = ClassChange.between(given.config.class_names, wanted.class_names)
+    if trained.config.class_names != config.class_names:
+        change = ClassChange.between(trained.config.class_names, config.class_names)
         # The same classes in another order are put in order without a word.
         if set(change.before) != set(change.now):
             log.warning(
                 "spec.dataset.targetClassMapping: the model was trained for other classes; head outputs %s",
                 change.text,
             )
-        given = class_outputs.change(given, wanted.class_names, spec.training.seed)
-    return detector.with_config(given, given.config.retrained_by(spec.model, spec.dataset))
+        trained = class_outputs.change(trained, config.class_names, spec.training.seed)
+    return detector.with_config(trained, trained.config.retrained_by(spec.model, spec.dataset))
 
 
-def frozen_at_random(model: FasterRCNN, random: set[str]) -> list[str]:
+def frozen_at_random(model: FasterRCNN, random_names: set[str]) -> list[str]:
     """Layers of frozen blocks among those with random weights: these would stay random."""
     block_of = FAMILIES[model.config.backbone].block_of
     names = [layer.name for layer in load.layers_of(model)]
-    return [name for name in names if name in random and block_of(name) in model.config.freeze_blocks]
+    return [name for name in names if name in random_names and block_of(name) in model.config.freeze_blocks]
 
 
-def _warn_about_frozen_layers(model: FasterRCNN, random: set[str]) -> None:
-    stuck = frozen_at_random(model, random)
-    if stuck:
+def _warn_about_frozen_layers(model: FasterRCNN, random_names: set[str]) -> None:
+    """Warn of layers that are frozen although their weights are random."""
+    # Frozen, they would pass on noise that no training ever improves.
+    frozen_random = frozen_at_random(model, random_names)
+    if frozen_random:
         log.warning(
             "spec.model.freezeBlocks: %d frozen layers have no pretrained weights and stay random (%s%s)",
-            len(stuck),
-            ", ".join(stuck[:3]),
-            " ..." if len(stuck) > 3 else "",
+            len(frozen_random),
+            ", ".join(frozen_random[:3]),
+            " ..." if len(frozen_random) > 3 else "",
         )
     # Fresh statistics are mean 0 and variance 1: frozen, they normalise nothing.
-    untouched = [layer for layer in load.layers_of(model) if layer.name in random]
-    if model.config.freeze_batch_norm and any(isinstance(layer, BatchNormalization) for layer in untouched):
+    random_layers = [layer for layer in load.layers_of(model) if layer.name in random_names]
+    if model.config.freeze_batch_norm and any(
+        isinstance(layer, BatchNormalization) for layer in random_layers
+    ):
         log.warning(
             "spec.model.freezeBatchNorm: batch normalisations without pretrained weights have no effect"
         )

@@ -76,9 +76,12 @@ def train(
     """
     with _out_of_memory_explained(spec):
         position = start
-        # An attempt that ended within an evaluation left the epoch's end for this one.
+        # 1. An epoch that an earlier attempt did not finish, because it ended within the evaluation, or that
+        # must be finished again, because its model is gone or the data changed. The weights are that epoch's.
         if not position.epoch_finished:
             position = _finish_epoch(position, work, spec, evaluation, callback)
+        # 2. Epochs. The position alone decides how it goes on: a resumed attempt that early stopping had
+        # ended takes no further step.
         while position.epoch < spec.epochs and not _is_stale(position, spec):
             position = _train_epoch(trainer, work, spec, position, callback)
             position = _finish_epoch(position, work, spec, evaluation, callback)
@@ -92,7 +95,15 @@ def train(
 
 @dataclass(frozen=True)
 class PendingStep:
-    """A step that the device may still be computing."""
+    """A step that the device may still be computing.
+
+    Attributes:
+        number: Steps since the start of training, from 0.
+        in_epoch: Steps taken in the epoch, this one included.
+        learning_rate: Learning rate of the step.
+        batch: Its images, to name them where the loss is not finite.
+        figures: FIGURES [8]; reading them waits for the device.
+    """
 
     number: int
     in_epoch: int
@@ -121,14 +132,19 @@ def _train_epoch(
     trainer: Trainer, work: Work, spec: Training, start: Position, callback: Callback
 ) -> Position:
     """Take the remaining steps of an epoch; its evaluation and checkpoint are still to be made."""
+    # The losses of an earlier attempt's steps count, so that early stopping by loss decides as it would have
+    # without the interruption.
     epoch_loss = _EpochLoss(start.loss_sum, start.step)
     pending: PendingStep | None = None
     callback.on_epoch_begin(start.epoch, start.step)
     step = start.step
     for batch in work.batches(start.epoch, start.step):
+        # Steps since the start of training: schedule and random draws depend on it, and on nothing that an
+        # interruption changes.
         number = start.epoch * work.steps + step
         # A requested stop ends the run between two steps, so that the next attempt takes the same steps.
         if work.stop_requested():
+            # The pending step has changed the weights already: its loss belongs into the checkpoint.
             _complete_step(trainer, pending, epoch_loss, callback)
             _interrupt(work, start.model_copy(update={"step": step, "loss_sum": epoch_loss.total}))
         rate = learning_rate(number / (spec.epochs * work.steps), spec.learning_rate, trainer.replicas)
@@ -137,9 +153,12 @@ def _train_epoch(
         _complete_step(trainer, pending, epoch_loss, callback)
         step += 1
         pending = PendingStep(number, step, rate, batch, figures)
+    # The last step of the epoch has no successor that would complete it.
     _complete_step(trainer, pending, epoch_loss, callback)
     log.info("epoch %d/%d: loss %.4f", start.epoch + 1, spec.epochs, epoch_loss.mean)
+    # False until the evaluation and its checkpoint are made: whoever resumes from here makes them first.
     ended = {"epoch": start.epoch + 1, "step": 0, "loss_sum": 0.0, "epoch_finished": False}
+    # Negated, because early stopping counts rising scores.
     return _update_early_stopping(start.model_copy(update=ended), "loss", -epoch_loss.mean, spec)
 
 
@@ -147,10 +166,13 @@ def _complete_step(
     trainer: Trainer, pending: PendingStep | None, epoch_loss: _EpochLoss, callback: Callback
 ) -> None:
     """Wait for the figures of a step, check them and report the step."""
+    # Nothing was taken yet: the first step of an epoch, or a stop before it.
     if pending is None:
         return
+    # numpy() is where this thread waits for the device, and where its errors appear.
     values = dict(zip(FIGURES, pending.figures.numpy().tolist(), strict=True))
     scale = values.pop("loss_scale")
+    # Without float16 the scale is 1, which is the lowest: then a gradient that overflows always ends the run.
     overflowed = not math.isfinite(values["gradient_norm"])
     # The scale multiplies the gradient only: lowering it does not cure a loss that is not finite.
     if not math.isfinite(values["total"]) or (overflowed and scale <= LOWEST_SCALE):
@@ -171,6 +193,12 @@ def _complete_step(
 
 
 def _interrupt(work: Work, position: Position) -> NoReturn:
+    """Save a checkpoint within the epoch and end the run as Interrupted.
+
+    Raises:
+        RunnerError: Interrupted, in any case.
+    """
+    # The checkpoint first: the exception ends with an exit code that promises that one can be resumed from.
     work.saver.save_state(position)
     raise InterruptedRunError(
         f"stopped from outside after epoch {position.epoch} and step {position.step} of the next; "
@@ -184,19 +212,22 @@ def _finish_epoch(
     """Evaluate and save a checkpoint, if due."""
     metrics, is_best = None, False
     ends = position.epoch == spec.epochs or _is_stale(position, spec)
+    # 1. Evaluate. The last epoch always is: a training must not end without figures of its model.
     if position.epoch % evaluation.interval_epochs == 0 or ends:
         # Saved first, because an evaluation may outlast the pod's grace period.
         work.saver.save_state(position)
         callback.on_evaluation_begin()
         metrics = work.evaluate().model_copy(update={"epoch": position.epoch})
         callback.on_evaluation_end(metrics, position.epoch * work.steps)
+        # 2. Compare it with the best evaluation so far, which may be of an earlier attempt.
         is_best = _is_better(metrics, position.best)
         if is_best:
             position = position.model_copy(update={"best": metrics})
         position = _update_early_stopping(position, "mAP", metrics.m_ap, spec)
         # By mAP, early stopping is decided only now; by loss it was before the evaluation.
         ends = ends or _is_stale(position, spec)
-        log.info("epoch %d/%d: best mAP %s", position.epoch, spec.epochs, _best(position))
+        log.info("epoch %d/%d: best mAP %s", position.epoch, spec.epochs, _best_text(position))
+    # 3. Save. Set before saving: the manifest that names the model also says that the epoch is finished.
     position = position.model_copy(update={"epoch_finished": True})
     is_last = position.epoch % spec.checkpoint_interval == 0 or ends
     # Otherwise there is nothing to record: a later attempt takes the epoch again from the last checkpoint.
@@ -209,16 +240,19 @@ def _is_better(metrics: Metrics, best: Metrics | None) -> bool:
     # Without an object to evaluate on, mAP is unknown: the newest model is as good as any.
     if best is None or metrics.m_ap is None:
         return True
+    # Strictly: of equally good models the earlier one stays the best.
     return metrics.m_ap > (best.m_ap or 0.0)
 
 
 def _update_early_stopping(position: Position, monitor: str, score: float | None, spec: Training) -> Position:
     """Count how often the score has not risen by more than minDelta. An unknown score counts as risen."""
     early, reached = spec.early_stopping, position.reached
+    # Called for every score; only the monitored one counts.
     if early is None or early.monitor != monitor:
         return position
     if score is None or reached is None or score > reached + early.min_delta:
         return position.model_copy(update={"stale": 0, "reached": score})
+    # `reached` stays: many rises that are each below minDelta add up to one that counts.
     return position.model_copy(update={"stale": position.stale + 1})
 
 
@@ -226,7 +260,7 @@ def _is_stale(position: Position, spec: Training) -> bool:
     return spec.early_stopping is not None and position.stale >= spec.early_stopping.patience
 
 
-def _best(position: Position) -> str:
+def _best_text(position: Position) -> str:
     if position.best is None or position.best.m_ap is None:
         return "unknown"
     return f"{position.best.m_ap:.4f} (epoch {position.best.epoch})"
@@ -242,17 +276,19 @@ def _out_of_memory_explained(spec: Training) -> Iterator[None]:
     except Exception as error:
         if exits.reason_of(error) != Reason.OUT_OF_MEMORY:
             raise
+        # TensorFlow's messages go on for many lines, with hints for its own API.
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise RunnerError(
             Reason.OUT_OF_MEMORY,
             f"training with spec.training.batchSizePerGPU {spec.batch_size_per_gpu} does not fit in memory: "
             f"{first_line}",
-            _less_memory(spec),
+            _less_memory_hint(spec),
         ) from error
 
 
-def _less_memory(spec: Training) -> str:
+def _less_memory_hint(spec: Training) -> str:
     """Advice for making the same updates in less memory."""
+    # Nothing to divide any more: only smaller images or fewer proposals help.
     if spec.batch_size_per_gpu == 1:
         return "Lower spec.dataset.imageSize or spec.model.roi.miniBatch, or use a GPU with more memory."
     less = spec.in_less_memory()

@@ -32,7 +32,7 @@ GROWTH_STEPS = 2000
 
 
 def low_dtype(any_worker: Callable[[bool], bool]) -> str:
-    """The type that all workers compute in: float16 if one of their visible GPUs is older than Ampere.
+    """Return the type that all workers compute in: float16 if one of their visible GPUs is older than Ampere.
 
     Args:
         any_worker: Returns whether a flag is true on any worker; all of them must call it.
@@ -47,16 +47,18 @@ def _local_dtype() -> str:
 
 
 def dtype_of(capabilities: Sequence[tuple[int, int]]) -> str:
-    """The type for GPUs of these compute capabilities."""
-    return FLOAT16 if any(tuple(one) < AMPERE for one in capabilities) else BFLOAT16
+    """Return the type for GPUs of these compute capabilities."""
+    return FLOAT16 if any(tuple(capability) < AMPERE for capability in capabilities) else BFLOAT16
 
 
 @contextmanager
 def computing(model: FasterRCNN, dtype: str) -> Iterator[None]:
     """Context in which the layers compute in ``dtype`` on float32 weights, except those that need float32."""
+    # mixed_*: 16-bit arithmetic on float32 variables.
     policy = "float32" if dtype == "float32" else f"mixed_{dtype}"
     lowered = [layer for layer in [*model.trunk.layers, *model.head.layers] if _may_be_low(layer)]
     policies = [layer.dtype_policy for layer in lowered]
+    # Keras reads a layer's policy at each call, so it holds for what is traced in here.
     try:
         for layer in lowered:
             layer.dtype_policy = policy
@@ -91,6 +93,7 @@ class LossScale:
 
     def adapt(self, finite: tf.Tensor) -> None:
         """Update the scale, in cross-replica context, by whether the gradient was finite."""
+        # tf.where in place of branches: this runs inside the compiled step.
         scale, steps = self.value.read_value(), self._steps_without_overflow.read_value() + 1
         # Scales are powers of 2: multiplying by them rounds nothing.
         grown = tf.where(steps >= GROWTH_STEPS, tf.minimum(scale * 2.0, LARGEST_SCALE), scale)

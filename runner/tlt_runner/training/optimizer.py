@@ -29,6 +29,7 @@ class Updates:
         self._spec = spec
         self._weights = list(weights)
         self.count = _variable(tf.zeros((), tf.int64))
+        # Moments, one or two of the weight's shape, as the type of the optimizer needs.
         self._slots = [
             [_variable(tf.zeros(weight.shape)) for _ in range(spec.slots_per_weight)] for weight in weights
         ]
@@ -53,6 +54,7 @@ class Updates:
             for weight, slots, gradient in zip(self._weights, self._slots, gradients, strict=True):
                 # Biases and batch normalisation do not decay, as with the regularizer.
                 decay = self._spec.effective_weight_decay if weight.name == "kernel" else 0.0
+                # On every replica with the same gradient: the copies stay equal without being exchanged.
                 strategy.extended.update(
                     weight.value, self._update, args=(gradient, rate, count, decay, *slots), group=True
                 )
@@ -121,6 +123,7 @@ class Averages:
     def follow(self, strategy: Any, count: tf.Tensor) -> None:
         """Update the averages after update number ``count``, in cross-replica context."""
         count = tf.cast(count, tf.float32)
+        # average = decay * average + (1 - decay) * weight, as average += share * (weight - average).
         share = 1.0 - tf.minimum(self._decay, (1.0 + count) / (10.0 + count))
         for average, weight in zip(self.variables, self._weights, strict=True):
             strategy.extended.update(average, _move, args=(weight.value, share), group=True)
@@ -128,6 +131,7 @@ class Averages:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Context in which weights and averages have changed places."""
+        # Swapped in place and not into a second model: no further copy of the weights in memory.
         self._swap()
         try:
             yield
@@ -142,12 +146,13 @@ class Averages:
             average.assign(current)
 
 
-def clipped(gradients: Sequence[Any], norm: Any, most: float | None) -> list[Any]:
-    """Clip gradients by global norm: scale all of them down where it is above ``most``."""
-    if most is None:
+def clipped(gradients: Sequence[Any], norm: Any, limit: float | None) -> list[Any]:
+    """Clip gradients by global norm: scale all of them down where it is above ``limit``."""
+    # Not asked for.
+    if limit is None:
         return list(gradients)
     # No branch: at a norm of at most the limit the factor is 1.
-    factor = most / tf.maximum(norm, most)
+    factor = limit / tf.maximum(norm, limit)
     return [gradient * factor for gradient in gradients]
 
 

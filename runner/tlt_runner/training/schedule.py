@@ -8,7 +8,7 @@ from tlt_api.training import LearningRate
 
 
 def learning_rate(progress: float, spec: LearningRate, replicas: int = 1) -> float:
-    """The learning rate at a progress from 0 to 1, of all replicas together.
+    """Return the learning rate at a progress from 0 to 1, of all replicas together.
 
     Args:
         progress: Fraction of the training's steps that are taken.
@@ -19,13 +19,14 @@ def learning_rate(progress: float, spec: LearningRate, replicas: int = 1) -> flo
 
 
 def scale(spec: LearningRate, replicas: int) -> int:
-    """Factor on the spec's rate: the number of replicas with linear scaling (Goyal et al. 2017), else 1."""
+    """Return the factor on the rate: the replicas with linear scaling (Goyal et al. 2017), else 1."""
     return replicas if spec.scaling == "linear" else 1
 
 
 def _soft_start_annealing(progress: float, spec: LearningRate) -> float:
     """Exponential rise from min to max, a plateau, exponential fall back to min (TLT)."""
     low, high = spec.effective_min, spec.max
+    # Rise: the logarithm of the rate grows linearly, so low must be above 0 (the API sees to it).
     if progress < spec.effective_soft_start:
         return low * (high / low) ** (progress / spec.effective_soft_start)
     # With annealing from 1 on there is no fall, which would be divided by 0.
@@ -41,6 +42,7 @@ def _cosine(progress: float, spec: LearningRate) -> float:
     low, high = spec.effective_min, spec.max
     if progress < spec.effective_soft_start:
         return low + (high - low) * progress / spec.effective_soft_start
+    # Nothing but the rise, whose end this is: the fall would be divided by 0.
     if spec.effective_soft_start >= 1.0:
         return high
     fallen = (progress - spec.effective_soft_start) / (1.0 - spec.effective_soft_start)
@@ -49,7 +51,7 @@ def _cosine(progress: float, spec: LearningRate) -> float:
 
 def _step(progress: float, spec: LearningRate) -> float:
     """``max * gamma^floor(progress / stepSize)``; TLT forgot the floor."""
-    # 0.3 / 0.1 is a little less than 3.
+    # 1e-9, because in floats 0.3 / 0.1 is a little less than 3.
     steps = math.floor(progress / spec.effective_step_size + 1e-9)
     return float(spec.max * spec.effective_gamma**steps)
 

@@ -50,15 +50,19 @@ class Trainer:
         self.strategy = strategy
         self._spec = spec
         self._dtype = low_dtype if spec.mixed_precision else "float32"
+        # In the scope of a strategy of several replicas each of them gets a copy of the variables.
         with strategy.scope():
             self._updates = Updates(spec.optimizer, model.trainable_variables)
             self._averages = Averages(spec.ema, model.trainable_variables) if spec.ema else None
             self._scale = mixed_precision.LossScale() if self._dtype == mixed_precision.FLOAT16 else None
         self._statistics = _moving_statistics(model)
         self._differentiate: Any = self._gradients
+        # XLA compiles forward and backward pass only: collectives and the update stay with tf.distribute.
         if spec.xla:
             self._differentiate = tf.function(self._gradients, jit_compile=True, autograph=False)
+        # Without autograph: the code has no Python branch on a tensor that would need translating.
         self._compiled = tf.function(self._on_all_replicas, autograph=False)
+        # Decoupled decay and the penalty in the loss both pull kernels to 0. Some may want both: no refusal.
         if (
             spec.optimizer.effective_weight_decay
             and spec.regularizer.type != "none"
@@ -95,37 +99,17 @@ class Trainer:
             The FIGURES [8] of the step, which the device may still be computing.
         """
         # Tensors, because the function would be traced again for each new Python number.
-        wanted = {name: batch[name] for name in INPUTS}
-        return self._compiled(wanted, tf.constant(number, tf.int64), tf.constant(learning_rate, tf.float32))
-
-    def images_named(self, batch: dict[str, Any]) -> str:
-        """Name the images of a batch for a message; one of several workers knows those of its share only."""
-        names = (name.decode() for item in batch["id"].numpy() for name in item.split(NAMES_SEPARATOR))
-        ids = ", ".join(dict.fromkeys(names))
-        cluster = self.strategy.cluster_resolver
-        return f"images {ids}" if cluster is None else f"images of worker {cluster.task_id}'s share: {ids}"
-
-    @property
-    def state(self) -> list[Any]:
-        """Every variable that training changes: weights, statistics, optimizer, averages, loss scale."""
-        parts = (self._updates, self._averages, self._scale)
-        return [*self.model.variables, *(one for part in parts if part is not None for one in part.variables)]
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Context in which the model has averaged weights, where the spec asks for averages.
-
-        :attr:`state` must not be saved there: weights and averages have changed places.
-        """
-        with self._averages.in_place() if self._averages else nullcontext():
-            yield
+        inputs = {name: batch[name] for name in INPUTS}
+        return self._compiled(inputs, tf.constant(number, tf.int64), tf.constant(learning_rate, tf.float32))
 
     def _on_all_replicas(self, batch: dict[str, Any], number: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
+        """Take one step, in cross-replica context: gradients on each replica, one update. Returns FIGURES."""
         scale = self._scale.value.read_value() if self._scale else tf.constant(1.0)
         # This code runs when the step is traced: the policies count then, and are restored at once.
         with mixed_precision.computing(self.model, self._dtype):
             gradients, figures, norms = self.strategy.run(self._on_one_replica, args=(batch, number, scale))
-        norm = self.strategy.experimental_local_results(norms)[0]  # the same on all replicas
+        # Of the summed gradient: the same on all replicas, so that all of them skip the same updates.
+        norm = self.strategy.experimental_local_results(norms)[0]
         if self._scale is None:
             self._update(gradients, rate)
         # A gradient that overflowed float16 is skipped, and lowers the scale for the next step.
@@ -133,41 +117,49 @@ class Trainer:
             finite = tf.math.is_finite(norm)
             self._scale.adapt(finite)
             tf.cond(finite, lambda: self._update(gradients, rate), lambda: None)
+        # Each replica knows the losses of its own images only; their mean is that of the whole batch.
         mean = self.strategy.reduce(tf.distribute.ReduceOp.MEAN, figures, axis=None)
         return tf.concat([mean, [norm, scale]], 0)
 
     def _on_one_replica(
         self, batch: dict[str, Any], number: tf.Tensor, scale: tf.Tensor
     ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
-        """Gradients of the whole batch, clipped; LOSSES of this replica's share; the norm before clipping."""
+        """Compute the whole batch's clipped gradients, LOSSES [6] of this share, the norm before clipping."""
         replica = tf.distribute.get_replica_context()
         gradients, figures = self._accumulated(batch, number, replica.replica_id_in_sync_group, scale)
+        # One replica alone has the whole batch: nothing to exchange.
         if self.replicas > 1:
             # The sum is the gradient of the mean loss: each share is divided by the number of shares already.
             gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
             self._share_statistics(replica)
         if self._scale:
             gradients = [gradient / scale for gradient in gradients]
-        # After sum and scale, so that the limit applies to the gradient of the whole batch.
+        # After sum and scale, so that the limit applies to the gradient of the whole batch. One infinite or
+        # NaN value makes the norm infinite or NaN: it stands for all of them in the test for overflow.
         norm = tf.linalg.global_norm(gradients)
         return clipped(gradients, norm, self._spec.optimizer.clip_norm), figures, norm
 
     def _accumulated(
         self, batch: dict[str, Any], number: tf.Tensor, replica_id: Any, scale: tf.Tensor
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Gradients and LOSSES of this replica's share, accumulated over parts that fit in memory."""
+        """Compute gradients and LOSSES [6] of this replica's share, over parts that fit in memory."""
         count = self._spec.gradient_accumulation_steps
+        # The usual case, without a loop in the graph.
         if count == 1:
             return self._differentiate(batch, number, replica_id, scale)
+        # [B, ...] -> [count, B / count, ...]; B is a multiple of count (training.images_per_replica).
         parts = {name: tf.reshape(value, (count, -1, *value.shape[1:])) for name, value in batch.items()}
 
         def add(index: tf.Tensor, gradients: list[tf.Tensor], figures: tf.Tensor) -> tuple[Any, ...]:
             part = {name: value[index] for name, value in parts.items()}
             # Parts are numbered over all replicas, so that images draw the same however a step is divided.
-            more, part_figures = self._differentiate(part, number, replica_id * count + index, scale)
-            added = [a + b for a, b in zip(gradients, more, strict=True)]
+            part_gradients, part_figures = self._differentiate(
+                part, number, replica_id * count + index, scale
+            )
+            added = [a + b for a, b in zip(gradients, part_gradients, strict=True)]
             return index + 1, added, figures + part_figures / count
 
+        # A loop of the graph, not of Python: unrolled, the graph would be `count` times as large.
         zeros = [tf.zeros(variable.shape) for variable in self.model.trainable_variables]
         start = (tf.constant(0), zeros, tf.zeros(len(LOSSES)))
         _, gradients, figures = tf.while_loop(lambda index, *_: index < count, add, start)
@@ -176,7 +168,7 @@ class Trainer:
     def _gradients(
         self, batch: dict[str, Any], number: tf.Tensor, part: Any, scale: tf.Tensor
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Gradients of a part's share in the mean over all, times the loss scale; LOSSES of the part."""
+        """Compute the gradients of a part's share in the mean loss, times loss scale, and its LOSSES [6]."""
         variables = self.model.trainable_variables
         shares = self.replicas * self._spec.gradient_accumulation_steps
         draws, weights = StepSeeds(self._spec.seed, number, part, shares), self._spec.loss_weights
@@ -184,15 +176,19 @@ class Trainer:
             images = tf.cast(batch["image"], tf.float32)  # cast here, so that bytes travel to the device
             parts = losses.losses(self.model, images, batch["boxes"], batch["classes"], draws)
             parts = {name: part * getattr(weights, name) for name, part in parts.items()}
+            # In every part and on every replica: its shares add up to one penalty.
             parts["penalty"] = losses.penalty(self.model, self._spec.regularizer)
             total = tf.add_n(list(parts.values()))
             # The scale is in the loss, not in the gradient: small gradients must not vanish on their way.
             share = total * (scale / shares)
+        # ZERO, not None, for a weight that the loss does not reach: sums and optimizer take a tensor for
+        # each.
         gradients = tape.gradient(share, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return gradients, tf.stack([total, *(parts[name] for name in LOSSES[1:])])
 
     def _share_statistics(self, replica: Any) -> None:
         """Set the moving statistics on every replica to their mean, in one all-reduce."""
+        # All batch normalisations are frozen: their statistics do not move.
         if not self._statistics:
             return
         # One collective for all layers: each has a fixed cost.
@@ -203,9 +199,37 @@ class Trainer:
             statistic.assign(mean)
 
     def _update(self, gradients: list[Any], rate: tf.Tensor) -> None:
+        # The averages follow the new weights, so the update comes first.
         self._updates.apply(self.strategy, gradients, rate)
         if self._averages:
             self._averages.follow(self.strategy, self._updates.count.read_value())
+
+    def images_named(self, batch: dict[str, Any]) -> str:
+        """Name the images of a batch for a message; one of several workers knows those of its share only."""
+        # A mosaic is made of several images and has all their names in one id.
+        names = (name.decode() for item in batch["id"].numpy() for name in item.split(NAMES_SEPARATOR))
+        ids = ", ".join(dict.fromkeys(names))
+        cluster = self.strategy.cluster_resolver
+        return f"images {ids}" if cluster is None else f"images of worker {cluster.task_id}'s share: {ids}"
+
+    @property
+    def state(self) -> list[Any]:
+        """Every variable that training changes: weights, statistics, optimizer, averages, loss scale."""
+        # A checkpoint holds them by position (state.write): the order is part of the file format.
+        parts = (self._updates, self._averages, self._scale)
+        return [
+            *self.model.variables,
+            *(variable for part in parts if part is not None for variable in part.variables),
+        ]
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Context in which the model has averaged weights, where the spec asks for averages.
+
+        :attr:`state` must not be saved there: weights and averages have changed places.
+        """
+        with self._averages.in_place() if self._averages else nullcontext():
+            yield
 
 
 def _moving_statistics(model: FasterRCNN) -> list[Any]:

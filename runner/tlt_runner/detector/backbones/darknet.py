@@ -25,7 +25,7 @@ LAST = 5
 def _trunk(name: str, make: Layers, x: Any) -> Any:
     if name == "darknet53":
         x = _conv(make, x, "group0_conv1", make.filters(32), 3)
-    # Darknet-53's group 0 is its stem.
+    # Darknet-53's group 0 is its stem, which does not stride.
     for group in range(1 if name == "darknet53" else 0, LAST):
         x = _group(name, make, x, group, stride=2)
     return x
@@ -46,6 +46,7 @@ def _group(name: str, make: Layers, x: Any, group: int, stride: int) -> Any:
     # Without a stride the head keeps the size of the pooled features.
     if group and stride != 1:
         x = layers.MaxPooling2D(stride, stride, "same", name=f"group{group}_pool")(x)
+    # 3x3 layers alternate with 1x1 layers that halve the channels between them.
     for number in range(1, CONVOLUTIONS[group] + 1):
         wide = number % 2 == 1
         x = _conv(make, x, f"group{group}_conv{number}", filters if wide else filters // 2, 3 if wide else 1)

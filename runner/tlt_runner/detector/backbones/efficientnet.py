@@ -53,6 +53,7 @@ COEFFICIENTS = {
 
 
 def _trunk(name: str, make: Layers, x: Any) -> Any:
+    """Build the stem and groups 1 to 5: pixels to features of stride 16."""
     width, _ = COEFFICIENTS[name]
     x = make.norm(
         make.conv(x, "stem_conv", make.rounded(STEM_FILTERS * width), 3, 2), "stem_bn", KERAS_EPSILON
@@ -104,6 +105,7 @@ def _block(make: Layers, x: Any, name: str, group: Group, filters: int, stride: 
 def _excited(make: Layers, x: Any, name: str, squeezed: int) -> Any:
     """Squeeze-and-excitation: each channel times a factor in (0, 1) that the means of all channels give."""
     channels = x.shape[-1]
+    # [B, H, W, C] -> [B, C] -> [B, 1, 1, C], which the 1x1 convolutions below take.
     factor = layers.GlobalAveragePooling2D(name=f"{name}se_squeeze")(x)
     factor = layers.Reshape((1, 1, channels), name=f"{name}se_reshape")(factor)
     factor = make.conv(factor, f"{name}se_reduce", squeezed, 1, bias=True, activation="silu")

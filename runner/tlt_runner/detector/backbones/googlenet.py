@@ -38,12 +38,14 @@ HEAD = {"5a": Inception(256, 160, 320, 32, 128, 128), "5b": Inception(384, 192, 
 
 
 def _trunk(name: str, make: Layers, x: Any) -> Any:
+    """Build the stem and inceptions 3a to 4e: pixels to features of stride 16."""
     x = _conv(make, x, "stem_conv1", 64, 7, 2)
     x = layers.MaxPooling2D(3, 2, "same", name="stem_pool1")(x)
     x = _conv(make, x, "stem_conv2_reduce", 64, 1)
     x = _conv(make, x, "stem_conv2", 192, 3)
     x = layers.MaxPooling2D(3, 2, "same", name="stem_pool2")(x)
     for label, widths in TRUNK.items():
+        # Stride 16 from here on; the poolings inside an inception do not stride.
         if label == "4a":
             x = layers.MaxPooling2D(3, 2, "same", name="inception_4a_stride")(x)
         x = _inception(make, x, f"inception_{label}", widths)
@@ -61,6 +63,8 @@ def _head_stage(name: str, make: Layers, pooled: Any, stride: int) -> Any:
 
 
 def _inception(make: Layers, x: Any, name: str, widths: Inception) -> Any:
+    """Run four branches over the same features and concatenate their channels."""
+    # The 1x1 reductions before 3x3 and 5x5 keep these affordable.
     one = _conv(make, x, f"{name}_1x1", widths.one, 1)
     three = _conv(make, x, f"{name}_3x3_reduce", widths.three_reduce, 1)
     three = _conv(make, three, f"{name}_3x3", widths.three, 3)

@@ -42,6 +42,7 @@ def _trunk(name: str, make: Layers, x: Any) -> Any:
 
 def _head_stage(name: str, make: Layers, pooled: Any, stride: int) -> Any:
     x = pooled
+    # Only the first block strides, and by as much as the config says: by 1, pooled features keep their size.
     for number in HEAD_BLOCKS:
         x = _block(make, x, number, HEAD_FILTERS, stride if number == HEAD_BLOCKS[0] else 1)
     return x
@@ -58,6 +59,7 @@ def _block(make: Layers, x: Any, number: int, filters: int, stride: int) -> Any:
 
 def _block_of(layer: str) -> int | None:
     """Number of a layer's block, as TLT's: the stem is 0, then Keras' numbers, the head's have none."""
+    # conv1, conv1_bn and conv1_relu; the blocks' names begin with conv_.
     if layer.startswith("conv1"):
         return 0
     block = re.match(r"conv_(?:dw|pw)_(\d+)", layer)

@@ -45,6 +45,8 @@ def _trunk(name: str, make: Layers, x: Any) -> Any:
 
 
 def _head_stage(name: str, make: Layers, pooled: Any, stride: int) -> Any:
+    """Build inverted residuals 13 to 16 and Conv_1, on pooled features."""
+    # Numbered on from the trunk, as in Keras: weights load by these names.
     x = pooled
     for number, filters in enumerate(HEAD, len(TRUNK)):
         block_stride = stride if number == len(TRUNK) else 1

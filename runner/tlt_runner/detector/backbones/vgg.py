@@ -27,6 +27,7 @@ normalisation in the network, losses would start in the hundreds. Keras' weights
 
 
 def _trunk(name: str, make: Layers, x: Any) -> Any:
+    """Build blocks 1 to 5: pixels to features of stride 16."""
     first = keras.initializers.VarianceScaling(
         2.0 / PIXEL_SPREAD**2, "fan_in", "truncated_normal", seed=make.seed()
     )
@@ -48,6 +49,7 @@ def _trunk(name: str, make: Layers, x: Any) -> Any:
 
 
 def _head_stage(name: str, make: Layers, pooled: Any, stride: int) -> Any:
+    # The stride is ignored: dense layers need the one size that their weights were made for.
     x = layers.Flatten(name="flatten")(pooled)
     for layer in ("fc1", "fc2"):
         initializer = keras.initializers.HeNormal(seed=make.seed())

@@ -2,5 +2,5 @@
 
 ``base`` has the interface that the loop calls and the list that guards it; ``create`` puts the list of a
 training together. ``aggregate`` averages the figures of steps for all of them, ``uploader`` brings their
-files to the output address, ``event_file`` and ``images`` are what TensorBoard's files are made of.
+files to the output address, ``images`` draws the validation images that TensorBoard shows.
 """

@@ -31,6 +31,7 @@ class Sums:
         """Mean of each figure over the steps since ``earlier`` that have it."""
         means = {}
         for name, (total, count) in self.figures.items():
+            # A step that was skipped has no gradient norm: each figure has a count of its own.
             total_before, count_before = earlier.figures.get(name, (0.0, 0))
             if count > count_before:
                 means[name] = (total - total_before) / (count - count_before)
@@ -58,6 +59,7 @@ class Aggregate(Callback):
     def on_step_end(self, step: Step) -> None:
         """Add a step."""
         now = self._clock()
+        # Steps are timed from end to end: the device computes the next one while this thread is here.
         if self._last_step is not None:
             self._timed_steps += 1
             self._seconds += now - self._last_step
@@ -79,6 +81,7 @@ class Aggregate(Callback):
 
     def images_per_second_since(self, earlier: Sums) -> float | None:
         """Throughput of the timed steps since ``earlier``; None where there are none."""
+        # Over timed steps only: an epoch's first step would count the wait for data of an empty pipeline.
         seconds, steps = self._seconds - earlier.seconds, self._timed_steps - earlier.timed_steps
         return steps * self._images_per_step / seconds if seconds > 0 else None
 
@@ -111,6 +114,7 @@ class Interval:
 
     def end(self) -> Means:
         """Return the means of the interval, and begin the next one."""
+        # The difference of two sums: the callbacks' intervals differ, and none needs a list of its steps.
         before, self._before = self._before, self._aggregate.sums
         return Means(
             self._before.steps - before.steps,

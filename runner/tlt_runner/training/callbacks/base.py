@@ -70,6 +70,7 @@ class CallbackList(Callback):
     def __exit__(
         self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # Returns None: the failure goes on to whoever ends the run.
         self.close(failure)
 
     def on_epoch_begin(self, finished: int, step: int) -> None:
@@ -97,6 +98,8 @@ class CallbackList(Callback):
         self._call(lambda callback: callback.close(failure))
 
     def _call(self, method: Callable[[Callback], None]) -> None:
+        """Call a method of every callback; log what it raises."""
+        # Each on its own: a full disk of the log file does not keep progress from the status.
         for index, callback in enumerate(self._callbacks):
             try:
                 method(callback)

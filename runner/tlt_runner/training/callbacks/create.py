@@ -21,7 +21,7 @@ from tlt_runner.training.callbacks.uploader import Uploader
 
 
 def status_only(spec: TrainingJobSpec, context: Context, steps: int, images_per_step: int) -> CallbackList:
-    """Callbacks of a worker that does not publish: its own progress.
+    """Create the callbacks of a worker that does not publish: its own progress.
 
     Args:
         spec: The training.
@@ -40,7 +40,7 @@ def all_callbacks(
     detect: Detect,
     images_per_step: int,
 ) -> CallbackList:
-    """Status, log file and TensorBoard.
+    """Create all callbacks: status, log file and TensorBoard.
 
     Args:
         run: The run.
@@ -51,10 +51,12 @@ def all_callbacks(
         images_per_step: Images of a step, over all replicas.
     """
     output, steps = spec.output.uri, batches.steps_of(records, images_per_step)
+    # A folder of its own: the scratch folder has the checkpoints' files, too.
     scratch = context.scratch / "callbacks"
     scratch.mkdir(parents=True, exist_ok=True)
     aggregate = Aggregate(images_per_step, time.monotonic)
     images = _validation_images(spec, records, detect) if spec.visualization.images else None
+    # An uploader each: a failure of one file does not slow the other down.
     log_file = LogFile(
         Uploader(context.storage, output, time.monotonic),
         aggregate,
@@ -78,6 +80,7 @@ def all_callbacks(
 
 
 def _status(spec: TrainingJobSpec, context: Context, aggregate: Aggregate, steps: int) -> list[Callback]:
+    """Create the callbacks that every worker has: sums of its steps, and its progress."""
     progress = ProgressReport(
         context.reporter.progress,
         aggregate,
@@ -91,6 +94,7 @@ def _status(spec: TrainingJobSpec, context: Context, aggregate: Aggregate, steps
 
 
 def _validation_images(spec: TrainingJobSpec, records: Records, detect: Detect) -> ValidationImages:
+    # The shape of evaluations on one replica, for which the detector is traced already.
     batch_size, count = spec.training.batch_size_per_gpu, spec.visualization.images
     return ValidationImages(
         detect,

@@ -58,6 +58,7 @@ class ValidationImages:
         for batch in self._batches():
             labels = {name: np.asarray(batch[name]) for name in ("image", "boxes", "classes", "valid", "id")}
             detections = {name: np.asarray(value) for name, value in self._detect(labels["image"]).items()}
+            # The last batch is filled up with images that are not valid.
             for index in np.flatnonzero(labels["valid"]):
                 drawn = (detections["classes"][index] >= 0) & (detections["scores"][index] >= self._threshold)
                 real = labels["classes"][index] >= 0  # class -1 is padding
@@ -75,6 +76,7 @@ class ValidationImages:
         detections: Mapping[str, NDArray[Any]],
         labels: Mapping[str, NDArray[Any]],
     ) -> DrawnImage:
+        """Draw the detections into one copy of the image [H, W, 3] and the labels into another."""
         detected_ids = [int(item) for item in detections["classes"]]
         scored = [
             f"{self._names[item]} {score:.2f}"
@@ -86,7 +88,7 @@ class ValidationImages:
         right = visualize.draw(
             pixels, labels["boxes"] * scale, [self._names[item] for item in label_ids], label_ids
         )
-        # The labels are below an image that is wider than high, else beside it.
+        # Labels below an image that is wider than high, else beside it: the picture stays near a square.
         height, width = pixels.shape[:2]
         both = np.concatenate([left, right], axis=0 if width > height else 1)
         return DrawnImage(image_id, visualize.encode(both, ".jpg"), (both.shape[0], both.shape[1]))
@@ -96,6 +98,7 @@ def _reduced(image: NDArray[Any]) -> tuple[NDArray[np.uint8], float]:
     """The RGB image as BGR bytes, reduced to LONGEST_SIDE, and the factor for its boxes."""
     import cv2
 
+    # OpenCV takes BGR.
     pixels = np.ascontiguousarray(np.clip(image, 0, 255).astype(np.uint8)[..., ::-1])
     scale = min(1.0, LONGEST_SIDE / max(pixels.shape[:2]))
     if scale == 1.0:

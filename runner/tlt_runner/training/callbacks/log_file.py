@@ -67,6 +67,7 @@ class LogFile(Callback):
     def on_step_end(self, step: Step) -> None:
         """Write the epoch after its last step."""
         self._steps_finished = step.number + 1
+        # One line an epoch: the curves of single steps are TensorBoard's.
         if step.in_epoch < self._steps:
             return
         means = self._interval.end()
@@ -118,6 +119,8 @@ class LogFile(Callback):
         )
 
     def _add(self, event: str, **fields: Any) -> None:
+        """Add a line with an event, and upload the file if that is due."""
+        # RFC 3339 with Z, as Kubernetes writes times.
         time = datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds")
         common = {
             "schema": SCHEMA,
@@ -128,6 +131,7 @@ class LogFile(Callback):
             "epoch": self._steps_finished // self._steps,
             "step": self._steps_finished,
         }
+        # NaN is no JSON: better an exception here, which is logged, than a file that no parser reads.
         self._new_lines.append(json.dumps({**common, **fields}, allow_nan=False))
         if self._uploader.due():
             self._upload()
@@ -141,6 +145,7 @@ class LogFile(Callback):
                 return
             self._file.write_bytes(earlier)
             self._has_earlier_lines = True
+        # Appended to the local copy, then the whole file is replaced: an object store cannot append.
         if self._new_lines:
             with self._file.open("a", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in self._new_lines)

@@ -33,8 +33,8 @@ class Smoothed:
         """Add the newest value."""
         self._count = min(self._count + 1, self._remembered)
         # The n-th value weighs 1 / n, which makes a mean; n ends at `remembered`.
-        before = self.value or 0.0
-        self.value = before + (value - before) / self._count
+        previous = self.value or 0.0
+        self.value = previous + (value - previous) / self._count
 
 
 class ProgressReport(Callback):
@@ -82,6 +82,7 @@ class ProgressReport(Callback):
     def on_epoch_begin(self, finished: int, step: int) -> None:
         """Report the epoch."""
         now = self._clock()
+        # From its beginning until the next epoch: with the checkpoint, and with what the callbacks do.
         if self._evaluation_began is not None:
             self._evaluation_seconds.add(now - self._evaluation_began)
             self._evaluation_began = None
@@ -92,6 +93,7 @@ class ProgressReport(Callback):
     def on_step_end(self, step: Step) -> None:
         """Report the step where the last report is old enough, or the epoch ends."""
         now = self._clock()
+        # The deque drops what is older than LOSS_STEPS: its first entry is where the mean begins.
         self._losses_before.append(self._losses)
         self._losses = total, count = self._aggregate.sum_of("total")
         self._steps_finished = step.number + 1

@@ -8,20 +8,23 @@ doubled points.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
 
 from tlt_api.runspec import RunSpec
 from tlt_api.status import Metrics
 from tlt_runner.training.callbacks.aggregate import Aggregate, Interval
 from tlt_runner.training.callbacks.base import Callback, Step
-from tlt_runner.training.callbacks.event_file import EventFile
 from tlt_runner.training.callbacks.images import ValidationImages
 from tlt_runner.training.callbacks.uploader import Uploader
 
 FOLDER = "logs"
 STEPS_PER_POINT = 10
 """Steps averaged for a point of a curve; the last point of an epoch may have fewer."""
+FILE_VERSION = "brain.Event:2"
 _NOT_A_LOSS = "gradient_norm"
 
 
@@ -57,6 +60,8 @@ class TensorBoard(Callback):
         self._uploader, self._scratch = uploader, scratch
         self._interval = Interval(aggregate)
         self._steps, self._images, self._now = steps, images, now
+        # Names sort by attempt, time and number: the order in which TensorBoard reads them. It takes only
+        # files with "tfevents" in their names.
         self._prefix = f"events.out.tfevents.{attempt:04d}.{int(now()):010d}"
         self._files = 0
         self._start: int | None = None
@@ -80,6 +85,7 @@ class TensorBoard(Callback):
         """Add scores and images."""
         # An attempt may begin with the evaluation that the one before did not finish.
         self._set_start(number)
+        # A class without an object in the validation images has no AP: no point.
         scores = {"mAP": metrics.m_ap}
         scores |= {f"AP/{item.name}": item.average_precision for item in metrics.per_class or ()}
         defined = {tag: value for tag, value in scores.items() if value is not None}
@@ -100,6 +106,8 @@ class TensorBoard(Callback):
             self._start = number
 
     def _add_point(self, step: Step) -> None:
+        """Add the means of the steps since the last point to the curves."""
+        # Tags with a common prefix share a section in TensorBoard.
         means = self._interval.end()
         values = {
             name if name == _NOT_A_LOSS else f"loss/{name}": value for name, value in means.figures.items()
@@ -126,5 +134,57 @@ class TensorBoard(Callback):
             self._open.close()
             self._waiting.append(self._open.path)
             self._open = None
+        # In order: TensorBoard does not go back to a file whose successor it has begun.
         while self._waiting and self._uploader.publish(self._waiting[0], self._waiting[0].name):
             self._waiting.pop(0).unlink()
+
+
+class EventFile:
+    """One file of TensorBoard events, written directly: TFRecords of Event messages.
+
+    TensorFlow's own writer keeps one file open and growing, which a published file cannot be, nor one in an
+    object store. Here each file is complete: TensorBoard reads a folder's files in the order of their names,
+    each to its end, and goes on with the next one.
+
+    Args:
+        path: The file to write.
+        time: Its beginning, in seconds since 1970.
+        start_step: For the first file of an attempt: TensorBoard drops the points that earlier files have
+            of this step and later ones, because the attempt takes these steps again.
+    """
+
+    def __init__(self, path: Path, time: float, start_step: int | None = None) -> None:
+        self.path = path
+        self._writer = tf.io.TFRecordWriter(str(path))
+        # The version is the first event of every file.
+        self._write(tf.compat.v1.Event(wall_time=time, file_version=FILE_VERSION))
+        if start_step is not None:
+            start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+            self._write(tf.compat.v1.Event(wall_time=time, step=start_step, session_log=start))
+
+    def scalars(self, values: Mapping[str, float], step: int, time: float) -> None:
+        """Add values by tag."""
+        self._values(
+            [tf.compat.v1.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()],
+            step,
+            time,
+        )
+
+    def image(self, tag: str, encoded: bytes, size: tuple[int, int], step: int, time: float) -> None:
+        """Add an image: a JPEG or PNG file, and its height and width."""
+        # Colorspace 3 is RGB.
+        image = tf.compat.v1.Summary.Image(
+            height=size[0], width=size[1], colorspace=3, encoded_image_string=encoded
+        )
+        self._values([tf.compat.v1.Summary.Value(tag=tag, image=image)], step, time)
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._writer.close()
+
+    def _values(self, values: list[Any], step: int, time: float) -> None:
+        summary = tf.compat.v1.Summary(value=values)
+        self._write(tf.compat.v1.Event(wall_time=time, step=step, summary=summary))
+
+    def _write(self, event: Any) -> None:
+        self._writer.write(event.SerializeToString())

@@ -37,6 +37,7 @@ class Uploader:
 
     def due(self) -> bool:
         """Return whether an upload is due: the first one at once; failures double the interval."""
+        # Nothing was tried yet.
         if self._last_attempt is None:
             return True
         now = self._clock()
@@ -47,6 +48,7 @@ class Uploader:
     def publish(self, local: Path, name: str) -> bool:
         """Publish a file, or log why it could not be. Returns whether it is published."""
         uri = join(self._folder, name)
+        # Storage that fails must not end a training: the same files are tried again later.
         try:
             self._storage.publish(local, uri)
         except RunnerError as error:
@@ -60,8 +62,10 @@ class Uploader:
         uri = join(self._folder, name)
         try:
             return self._storage.fetch(uri).read_bytes()
+        # The first attempt of a run.
         except NotFoundError:
             return b""
+        # Not the same as empty: the file may have lines that must not be overwritten.
         except (RunnerError, OSError) as error:
             self._failed(uri, error)
             return None

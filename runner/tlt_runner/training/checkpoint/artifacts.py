@@ -5,30 +5,27 @@ At the output address, ``checkpoints/<checkpoint>/`` has the immutable files of 
 names these files. ``best.keras``, ``last.keras`` and ``epoch-0007.keras`` beside them are copies under
 names that stay; after a kill between manifest and copies, the next attempt makes the copies again.
 
-Called by the train task. :class:`Checkpoints` comes first, so that the status has the models of earlier
-attempts while data are read; :class:`CheckpointWriter` needs the model and comes when there is one.
+Called by the train task before data are read, so that the status has the models of earlier attempts
+meanwhile. :class:`~tlt_runner.training.checkpoint.writer.CheckpointWriter` needs the model and comes when
+there is one.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from tlt_api.runspec import Owner
 from tlt_api.status import Artifact, Metrics
 from tlt_runner.context import Context
-from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
 from tlt_runner.files import PARTIAL_SUFFIX, sha256_of
 from tlt_runner.storage import Storage, join
 from tlt_runner.training.checkpoint import manifest as manifests
-from tlt_runner.training.checkpoint import model_file, state
+from tlt_runner.training.checkpoint import state
 from tlt_runner.training.checkpoint.manifest import BEST, FOLDER, LAST, MANIFEST, Checkpoint, File, Manifest
-from tlt_runner.training.checkpoint.model_file import Origin
 from tlt_runner.training.checkpoint.state import Position, Saved
 
 OLD_STATE = "last.state.npz"
@@ -69,20 +66,25 @@ class Checkpoints:
         Raises:
             RunnerError: The storage's reasons, where there may be a checkpoint that cannot be read now.
         """
+        # 1. Read what there is.
         saved = self._read_manifest() or self._read_old_layout()
         if saved is None or self.manifest is None:
             return None
+        # 2. Trust no entry without its file: the output is the user's, who may have removed or replaced some.
         expected = self.manifest.models()
         missing = self._missing(expected)
         self.manifest = self.manifest.without(missing)
+        # 3. Report the others: what this attempt does not report leaves the status.
         for name, checkpoint in self.manifest.models().items():
             self._reporter.artifact(self._artifact(name, checkpoint))
+        # 4. Have the lost ones made again.
         position = saved.position
         # A score without its model would keep every lesser model from becoming the best.
         if position.best is not None and BEST not in expected:
             missing.append(BEST)
         if lost := [name for name in (BEST, LAST) if name in missing]:
             position = _reopened(position, lost)
+        # The metrics of the best model belong to the status beside it.
         if position.best is not None:
             self._reporter.report(position.best)
         return Saved(position, saved.path, saved.uri)
@@ -91,7 +93,9 @@ class Checkpoints:
         """Take back what :meth:`recall` reported: the training starts over and replaces the files."""
         for name in self.manifest.models() if self.manifest else ():
             self._reporter.removed(name)
+        # The files stay until new ones replace them: if this attempt fails at once, nothing is lost.
         self.manifest = None
+        # Empty metrics in place of those of a model that no longer counts.
         self._reporter.report(Metrics())
 
     def repair(self) -> None:
@@ -108,8 +112,10 @@ class Checkpoints:
             log.info("%s is not the model of epoch %d; copying it again", copy, checkpoint.epoch)
             local = self._storage.fetch(self._uri(model.path), model.sha256)
             self._storage.publish(local, copy)
+            # In S3 it is a download, as large as the model; on a volume it is the checkpoint's own file.
             if self._storage.local_path(copy) is None:
-                local.unlink()  # a download, as large as the model
+                local.unlink()
+        # What the killed attempt had still to remove, and what it had published before its manifest.
         self._remove(self.manifest.superseded)
         self._remove_unnamed()
 
@@ -126,33 +132,40 @@ class Checkpoints:
             scratch: A folder for the file.
             model: The local model file of the checkpoint to resume from, if it has a model.
         """
-        before = self.manifest
-        names_before, names = before.models() if before else {}, manifest.models()
-        copies_before, copies = ({f"{name}.keras" for name in some} for some in (names_before, names))
+        # The order of the writes is the point (ADR 11): wherever this process is killed, the manifest names
+        # files that exist, and status and manifest agree as soon as the next attempt has recalled it.
+        previous = self.manifest
+        previous_models, models = previous.models() if previous else {}, manifest.models()
+        previous_copies, copies = ({f"{name}.keras" for name in named} for named in (previous_models, models))
         # Files of dropped checkpoints, and copies under names that are gone. In the manifest, so that the
         # next attempt removes them if this one is killed first.
-        superseded = ((before.paths() if before else set()) - manifest.paths() | copies_before) - copies
+        superseded = ((previous.paths() if previous else set()) - manifest.paths() | previous_copies) - copies
         self.manifest = manifest = manifest.model_copy(update={"superseded": sorted(superseded)})
         local = scratch / MANIFEST
         local.write_text(manifest.model_dump_json(indent=1, exclude_none=True))
-        # From here on the new checkpoints are the ones that exist, whenever this process is killed.
+        # 1. The manifest. From here on the new checkpoints are the ones that exist, whenever this process is
+        # killed.
         self._storage.publish(local, self._uri(MANIFEST))
         local.unlink()
-        for name in names_before.keys() - names.keys():
+        # 2. The status, whose addresses are those of immutable files: no reader meets a digest of another
+        # file.
+        for name in previous_models.keys() - models.keys():
             self._reporter.removed(name)
         changed = [
             name
-            for name, item in names.items()
-            if name not in names_before or names_before[name].model != item.model
+            for name, item in models.items()
+            if name not in previous_models or previous_models[name].model != item.model
         ]
         for name in changed:
-            self._reporter.artifact(self._artifact(name, names[name]))
+            self._reporter.artifact(self._artifact(name, models[name]))
         if BEST in changed and manifest.position.best is not None:
             self._reporter.report(manifest.position.best)
+        # 3. The copies for people: a kill before them is repaired by the next attempt. Only a new model has
+        # any to make: other names kept their file.
         for name in changed:
-            # The copies come last: a kill before them is repaired by the next attempt.
-            if model is not None and names[name].name == manifest.resume:
+            if model is not None and models[name].name == manifest.resume:
                 self._storage.publish(model, self._uri(f"{name}.keras"))
+        # 4. What nothing names any more.
         self._remove(superseded)
         self._remove_unnamed()
 
@@ -164,6 +177,7 @@ class Checkpoints:
         path = self._storage.fetch(uri)
         with storage_errors(uri):
             text = path.read_bytes()
+        # A damaged manifest does not get better by a retry: start over, and say so.
         try:
             manifest = Manifest.model_validate_json(text)
         except ValueError as error:
@@ -198,7 +212,7 @@ class Checkpoints:
         return Saved(self.manifest.position, saved.path, saved.uri)
 
     def _missing(self, models: dict[str, Checkpoint]) -> list[str]:
-        """Names of models whose file is gone or has another content."""
+        """Return the names of models whose file is gone or has another content."""
         digests: dict[str, str | None] = {}
         missing = []
         for name, checkpoint in models.items():
@@ -206,6 +220,7 @@ class Checkpoints:
             path = checkpoint.model.path
             # Best and last are often one file.
             if path not in digests:
+                # In S3 the digest is the object's metadata: no download.
                 stored = self._storage.stored(self._uri(path))
                 digests[path] = stored.sha256 if stored else None
             if digests[path] != checkpoint.model.sha256:
@@ -216,6 +231,7 @@ class Checkpoints:
         """Remove files below the folder of checkpoints that the manifest does not name; once an attempt."""
         if self._folder_is_clean or self.manifest is None:
             return
+        # Set before trying: a folder that cannot be listed is not asked again at every checkpoint.
         self._folder_is_clean = True
         try:
             files = self._storage.list_files(self._uri(FOLDER))
@@ -226,6 +242,7 @@ class Checkpoints:
 
     def _remove(self, paths: Iterable[str]) -> None:
         """Remove files below the output address. A file that stays takes room and does no other harm."""
+        # By folder, because an empty one goes with its last file.
         by_folder: dict[str, list[str]] = {}
         for path in sorted(paths):
             folder, _, name = path.rpartition("/")
@@ -237,6 +254,7 @@ class Checkpoints:
                 log.warning("superseded checkpoint cannot be removed: %s", error.message)
 
     def _artifact(self, name: str, checkpoint: Checkpoint) -> Artifact:
+        """Return the status entry of a checkpoint's model."""
         model = checkpoint.model
         assert model is not None
         return Artifact(
@@ -256,131 +274,11 @@ def _reopened(position: Position, lost: Sequence[str]) -> Position:
     log.warning(
         "model %s is gone or was replaced; the last epoch's model takes its place", " and ".join(lost)
     )
-    change: dict[str, object] = {"best": None} if BEST in lost else {}
+    update: dict[str, object] = {"best": None} if BEST in lost else {}
+    # Within an epoch the weights are those of no finished one: its end makes the next model.
     if position.epoch and not position.step:
-        change["epoch_finished"] = False
-    return position.model_copy(update=change)
-
-
-class CheckpointWriter:
-    """Saves a model in training and its state as checkpoints.
-
-    Args:
-        context: Scratch folder.
-        checkpoints: Takes the files.
-        model: The model in training.
-        variables: All variables that training changes.
-        keep: Newest checkpoints that stay as models of their own.
-        published_weights: Context in which the model has the weights to publish (averages).
-        publishes: False on workers that only resume.
-    """
-
-    def __init__(
-        self,
-        context: Context,
-        checkpoints: Checkpoints,
-        model: FasterRCNN,
-        variables: Sequence[Any],
-        keep: int,
-        published_weights: Callable[[], AbstractContextManager[None]] = nullcontext,
-        publishes: bool = True,
-    ) -> None:
-        self._scratch = context.scratch
-        self._checkpoints = checkpoints
-        self._model = model
-        self._variables = variables
-        self._keep = keep
-        self._published_weights = published_weights
-        self._publishes = publishes
-
-    def resume(self, saved: Saved | None, start: Position) -> Position:
-        """Restore the state that :meth:`Checkpoints.recall` returned; without one, return ``start``.
-
-        Raises:
-            RunnerError: As of :func:`state.resume`.
-        """
-        if saved is None:
-            return start
-        position = state.resume(saved, start, self._variables)
-        if position is start:
-            self._checkpoints.withdraw()
-        return position
-
-    def save_state(self, position: Position) -> None:
-        """Save a checkpoint for resuming: before an evaluation, or when the run is stopped."""
-        if self._publishes:
-            self._record(position, self._with_state(position), is_best=False, is_last=False)
-
-    def save_epoch(
-        self, position: Position, metrics: Metrics | None, *, is_best: bool, is_last: bool
-    ) -> None:
-        """Record a finished epoch, with its model where that is the best one or a checkpoint is due.
-
-        Args:
-            position: Progress of the training, the evaluation included.
-            metrics: The evaluation; None where none was due.
-            is_best: The model is the best one so far.
-            is_last: A checkpoint is due.
-        """
-        if not self._publishes:
-            return
-        # The state saved before the evaluation has the same weights and is not written again.
-        checkpoint = self._current(position) or self._with_state(position)
-        checkpoint = checkpoint.model_copy(update={"metrics": metrics})
-        # The entry gets its metrics only.
-        if not (is_best or is_last):
-            self._record(position, checkpoint, is_best=False, is_last=False)
-            return
-        local = self._scratch / "model.keras"
-        owner = self._checkpoints.owner
-        origin = Origin(
-            run=owner.uid,
-            job=f"{owner.namespace}/{owner.name}",
-            epoch=position.epoch,
-            evaluation=metrics if is_best else None,
-        )
-        with self._published_weights():
-            model_file.save(self._model, local, origin)
-        file = self._checkpoints.publish(local, f"{FOLDER}/{checkpoint.name}/model.keras")
-        checkpoint = checkpoint.model_copy(update={"model": file})
-        self._record(position, checkpoint, is_best=is_best, is_last=is_last, model=local)
-        local.unlink()
-
-    def _current(self, position: Position) -> Checkpoint | None:
-        """The checkpoint whose state has the weights of this position, if it can still get a model."""
-        manifest = self._checkpoints.manifest
-        checkpoint = manifest.checkpoint(manifest.resume) if manifest else None
-        # Files of a checkpoint never change: one that has a model gets no other.
-        if checkpoint is None or checkpoint.model is not None or checkpoint.name == OLD_STATE:
-            return None
-        return checkpoint if (checkpoint.epoch, checkpoint.step) == (position.epoch, position.step) else None
-
-    def _with_state(self, position: Position) -> Checkpoint:
-        """A checkpoint with the state published; one with the same content is not published again."""
-        local = self._scratch / "state.npz"
-        # Written in order to know its digest, which is part of the name.
-        state.write(local, position, self._variables)
-        name = manifests.checkpoint_name(position, sha256_of(local))
-        manifest = self._checkpoints.manifest
-        checkpoint = manifest.checkpoint(name) if manifest else None
-        if checkpoint is None or checkpoint.state is None:
-            file = self._checkpoints.publish(local, f"{FOLDER}/{name}/state.npz")
-            checkpoint = Checkpoint(name=name, epoch=position.epoch, step=position.step, state=file)
-        local.unlink()
-        return checkpoint
-
-    def _record(
-        self,
-        position: Position,
-        checkpoint: Checkpoint,
-        *,
-        is_best: bool,
-        is_last: bool,
-        model: Path | None = None,
-    ) -> None:
-        manifest = self._checkpoints.manifest or manifests.first(position, checkpoint)
-        manifest = manifest.advanced(position, checkpoint, best=is_best, last=is_last, keep=self._keep)
-        self._checkpoints.record(manifest, self._scratch, model)
+        update["epoch_finished"] = False
+    return position.model_copy(update=update)
 
 
 def remove_partial_files(storage: Storage, output_uri: str, now: float) -> None:
@@ -396,6 +294,7 @@ def remove_partial_files(storage: Storage, output_uri: str, now: float) -> None:
         now: The time, in seconds since 1970.
     """
     folder = storage.local_path(output_uri)
+    # An object store: objects appear whole, so there are no partial files.
     if folder is None:
         return
     try:
@@ -408,6 +307,7 @@ def remove_partial_files(storage: Storage, output_uri: str, now: float) -> None:
             continue
         try:
             status = path.stat()
+            # A young one may belong to a pod that is still ending, on another node.
             if now - status.st_mtime <= OLD_SECONDS:
                 continue
             path.unlink()

@@ -91,16 +91,18 @@ class Manifest(StatusModel):
 
     def without(self, names: Iterable[str]) -> Manifest:
         """Forget models by their users' name: their files are gone."""
-        gone = set(names)
+        missing_names = set(names)
         checkpoints = self.models()
         # `kept` has the names of checkpoints, not those under which users know them.
-        lost = {checkpoint.name for name, checkpoint in checkpoints.items() if name in gone}
-        change = {
-            "best": None if BEST in gone else self.best,
-            "last": None if LAST in gone else self.last,
-            "kept": [name for name in self.kept if name not in lost],
+        missing_checkpoints = {
+            checkpoint.name for name, checkpoint in checkpoints.items() if name in missing_names
         }
-        return self.model_copy(update=change)._trimmed()
+        update = {
+            "best": None if BEST in missing_names else self.best,
+            "last": None if LAST in missing_names else self.last,
+            "kept": [name for name in self.kept if name not in missing_checkpoints],
+        }
+        return self.model_copy(update=update)._trimmed()
 
     def advanced(
         self, position: Position, checkpoint: Checkpoint, *, best: bool, last: bool, keep: int
@@ -119,8 +121,9 @@ class Manifest(StatusModel):
         if last:
             # An epoch that is finished again replaces its earlier checkpoint.
             earlier = [item.name for item in others if item.name in kept and item.epoch != checkpoint.epoch]
+            # Not [-keep:] alone: a slice from -0 would keep all.
             kept = [*earlier, checkpoint.name][-keep:] if keep else []
-        change = {
+        update = {
             "position": position,
             "checkpoints": [*others, checkpoint],
             "resume": checkpoint.name,
@@ -128,7 +131,7 @@ class Manifest(StatusModel):
             "last": checkpoint.name if last else self.last,
             "kept": kept,
         }
-        return self.model_copy(update=change)._trimmed()
+        return self.model_copy(update=update)._trimmed()
 
     def _trimmed(self) -> Manifest:
         """Drop checkpoints that nothing points to, and states that nobody resumes from."""
@@ -138,13 +141,14 @@ class Manifest(StatusModel):
             # States serve resuming only: those of older checkpoints are dropped, their models stay.
             state = item.state if item.name == self.resume else None
             model = item.model if item.name in pointed else None
+            # An entry without files says nothing. Its paths are then among those that record() removes.
             if state is not None or model is not None:
                 trimmed.append(item.model_copy(update={"state": state, "model": model}))
         return self.model_copy(update={"checkpoints": trimmed})
 
 
 def checkpoint_name(position: Position, digest: str) -> str:
-    """The name of a checkpoint: its place in the training and the digest of its state."""
+    """Return the name of a checkpoint: its place in the training and the digest of its state."""
     # With the digest, an epoch that is trained again has another name unless its result is the same: no file
     # is overwritten.
     step = f"-step-{position.step:06d}" if position.step else ""
@@ -152,12 +156,12 @@ def checkpoint_name(position: Position, digest: str) -> str:
 
 
 def first(position: Position, checkpoint: Checkpoint) -> Manifest:
-    """The manifest of a training's first checkpoint, before it has any pointers."""
+    """Create the manifest of a training's first checkpoint, before it has any pointers."""
     return Manifest(position=position, checkpoints=[checkpoint], resume=checkpoint.name)
 
 
 def of_old_layout(position: Position, state: File) -> Manifest:
-    """The manifest of an output of before 2026-12, whose state file lists the published models.
+    """Create the manifest of an output of before 2026-12, whose state file lists the published models.
 
     Args:
         position: Position in ``last.state.npz``.

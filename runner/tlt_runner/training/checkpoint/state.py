@@ -96,8 +96,10 @@ def write(path: Path, position: Position, variables: Sequence[Any]) -> None:
     arrays: dict[str, Any] = {
         f"{index:05d}": np.asarray(variable) for index, variable in enumerate(variables)
     }
+    # Text as an array of bytes: as a string it would take four bytes for each character.
     arrays[POSITION] = np.frombuffer(position.model_dump_json().encode(), np.uint8)
     arrays[DIGEST] = np.frombuffer(_digest(arrays), np.uint8)
+    # A stream, because np.savez appends .npz to a path. Not compressed: weights hardly shrink.
     with path.open("wb") as file:
         np.savez(file, **arrays)
 
@@ -121,6 +123,7 @@ def find(storage: Storage, uri: str, run: str) -> Saved | None:
     except DAMAGED as error:
         log.warning("training starts over: checkpoint %s is damaged: %s", uri, error)
         return None
+    # A resource that was deleted and created again has the same output and another uid.
     if position.run != run:
         log.warning("training starts over: checkpoint %s belongs to another run (%s)", uri, position.run)
         return None
@@ -154,6 +157,7 @@ def resume(saved: Saved, start: Position, variables: Sequence[Any]) -> Position:
     except DAMAGED as error:
         log.warning("training starts over: its checkpoint is damaged: %s", error)
         return start
+    # All or nothing: no variable is assigned before every shape is known to fit.
     _check_shapes(saved.uri, arrays, variables)
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
@@ -165,6 +169,7 @@ def resume(saved: Saved, start: Position, variables: Sequence[Any]) -> Position:
         log.info("epoch %d starts over: the batch size changed", position.epoch + 1)
         position = position.model_copy(update={"step": 0, "loss_sum": 0.0})
     log.info("resuming after epoch %d and step %d of the next", position.epoch, position.step)
+    # The next checkpoint describes what is trained with now.
     current = {name: getattr(start, name) for name in ("data", "batch_size", "class_names")}
     return position.model_copy(update=current)
 
@@ -177,8 +182,10 @@ def read(path: Path) -> tuple[Position, list[np.ndarray]]:
         OSError: The file cannot be read now.
     """
     with _opened(path) as file:
+        # Names are five digits: sorted, they are in the order in which the variables were written.
         arrays = {name: file[name] for name in sorted(file.files)}
-        digest = arrays.pop(DIGEST, None)  # files of before 2026-11-29 have none
+        # Files of before 2026-11-29 have none.
+        digest = arrays.pop(DIGEST, None)
         if digest is not None and digest.tobytes() != _digest(arrays):
             raise ValueError("its content has another sha256 than when it was written")
     position = _position(arrays)
@@ -199,9 +206,16 @@ def _with_changed_data(position: Position) -> Position:
 
 
 def _check_classes(saved: Saved, start: Position) -> None:
+    """Refuse a checkpoint for other classes, or for the same ones in another order.
+
+    Raises:
+        RunnerError: ModelMismatch, with the difference.
+    """
     before, now = saved.position.class_names, start.class_names
+    # Old files do not say; then only a shape that differs can tell.
     if before is None or now is None or before == now:
         return
+    # Refused and not converted: the optimizer's moments belong to the former outputs, too.
     classes = ClassChange.between(before, now)
     parts = ("new: ", classes.new), ("gone: ", classes.gone)
     change = "; ".join(label + ", ".join(names) for label, names in parts if names) or "in another order"
@@ -212,14 +226,22 @@ def _check_classes(saved: Saved, start: Position) -> None:
 
 
 def _check_shapes(uri: str, arrays: Sequence[np.ndarray], variables: Sequence[Any]) -> None:
-    got, wanted = [array.shape for array in arrays], [tuple(variable.shape) for variable in variables]
-    if got == wanted:
+    """Refuse a checkpoint whose variables differ from those of the model in number or shape.
+
+    Raises:
+        RunnerError: ModelMismatch, with the first difference.
+    """
+    saved_shapes, expected_shapes = (
+        [array.shape for array in arrays],
+        [tuple(variable.shape) for variable in variables],
+    )
+    if saved_shapes == expected_shapes:
         return
-    difference = f"{len(wanted)} variables of model and optimizer, got {len(got)}"
-    if len(got) == len(wanted):
-        index = next(index for index, shape in enumerate(got) if shape != wanted[index])
+    difference = f"{len(expected_shapes)} variables of model and optimizer, got {len(saved_shapes)}"
+    if len(saved_shapes) == len(expected_shapes):
+        index = next(index for index, shape in enumerate(saved_shapes) if shape != expected_shapes[index])
         name = getattr(variables[index], "path", f"variable {index}")
-        difference = f"{name} {list(wanted[index])}, got {list(got[index])}"
+        difference = f"{name} {list(expected_shapes[index])}, got {list(saved_shapes[index])}"
     raise _mismatch(f"{uri}: expected a checkpoint with {difference}")
 
 
@@ -238,6 +260,7 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> bytes:
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = arrays[name]
+        # With type and shape, because the same bytes can be other numbers.
         digest.update(f"{name} {array.dtype} {array.shape} ".encode())
         digest.update(array.tobytes())
     return digest.digest()
@@ -245,6 +268,12 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
+    """Open a state file; an entry is read when it is asked for.
+
+    Raises:
+        DAMAGED: The file is damaged, or no state file.
+        OSError: The file cannot be read now.
+    """
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             yield file

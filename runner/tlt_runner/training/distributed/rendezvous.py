@@ -33,6 +33,7 @@ def index_of(environment: Mapping[str, str], workers: Sequence[str]) -> int:
     Raises:
         RunnerError: Internal when it is no index of ``workers``.
     """
+    # A run of one pod is no indexed Job and has no list of workers.
     if not workers:
         return 0
     text = environment.get(INDEX_VARIABLE, "")
@@ -51,6 +52,7 @@ def split(address: str) -> tuple[str, int]:
     Raises:
         RunnerError: Internal.
     """
+    # The last colon: an IPv6 address has others.
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise RunnerError(Reason.INTERNAL, f"workers: expected host:port, got {address!r}")
@@ -81,6 +83,7 @@ def meet(
     # Once all have answered, TensorFlow's server takes the port over and answers those that still ask.
     with _listening(split(workers[index])[1]):
         while missing:
+            # A worker that answered once is not asked again: it may have closed its port for TensorFlow's.
             for number in list(missing):
                 problem = _connection_problem(workers[number])
                 if problem is None:
@@ -88,6 +91,7 @@ def meet(
                 else:
                     missing[number] = problem
             stop.raise_if("while waiting for the other workers")
+            # Fail instead of waiting for ever: the pods that are there hold GPUs.
             if missing and clock() - began > limit:
                 raise RunnerError(
                     Reason.WORKER_LOST, f"after {limit:.0f} s there is no {_names(workers, missing)}"
@@ -114,6 +118,7 @@ def _listening(port: int) -> socket.socket:
 
 def _connection_problem(address: str) -> str | None:
     """Connect to a worker; return the problem, or None where it answers."""
+    # Closed at once: that the connection was made is the whole message.
     host, port = split(address)
     try:
         socket.create_connection((host, port), _CONNECT_SECONDS).close()

@@ -38,6 +38,7 @@ class StopAgreement(Stop):
 
     def requested(self) -> bool:
         """Return the same value on all workers; False between synchronisations."""
+        # Nobody to agree with: no delay either.
         if not self._workers.several:
             return self._stop.requested()
         self._calls += 1
@@ -48,6 +49,7 @@ class StopAgreement(Stop):
         # Sums over all workers, so that all of them choose the same next interval.
         requests, seconds = self._workers.total([self._stop.requested(), now - self._synchronised])
         mean_seconds = max(float(seconds), 1e-6) / self._workers.worker_slice.count
+        # The number of calls that take SYNCHRONISATION_SECONDS at the pace of the last interval.
         fitting = int(SYNCHRONISATION_SECONDS * self._interval / mean_seconds)
         # At most doubled: a few fast calls after a pause say little about the next ones.
         self._interval = max(1, min(fitting, 2 * self._interval, MAX_CALLS))

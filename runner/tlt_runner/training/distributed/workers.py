@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ import tensorflow as tf
 from tlt_api.failures import Reason
 from tlt_runner.cancel import Stop
 from tlt_runner.data.input_pipeline.worker_slice import WorkerSlice
+from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
 from tlt_runner.training.distributed import rendezvous
 
@@ -82,7 +83,7 @@ class Workers:
     def total(self, values: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Sum the arrays of all workers, of one shape, as float32: whole numbers are exact below 2^24."""
         array = np.asarray(values, np.float32)
-        # TensorFlow's ring divides by the size of the array.
+        # Alone, or nothing to add: TensorFlow's ring divides by the size of the array.
         if not self.several or not array.size:
             return array
         summed: npt.NDArray[np.float32] = self.strategy.reduce(
@@ -113,6 +114,7 @@ class Workers:
         answers: list[str | BaseException] = []
 
         def wait() -> None:
+            # An exception of a thread would be printed and lost: it is raised again below.
             try:
                 answers.append(self.broadcast_text(""))
             except BaseException as error:
@@ -131,6 +133,7 @@ class Workers:
 
     def split(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
         """Split this worker's batch (arrays or tensors [B, ...]) equally among its replicas."""
+        # A single device takes plain tensors.
         if self.replicas == 1:
             return dict(arrays)
         # Ids of replicas count over all workers.
@@ -150,6 +153,18 @@ class Workers:
             for name, value in values.items()
         }
 
+    def detector(self, model: FasterRCNN) -> Callable[[Any], dict[str, npt.NDArray[Any]]]:
+        """Return the model as a function of this worker's images [B, H, W, 3], shared by its replicas."""
+
+        @tf.function
+        def compiled(batch: dict[str, Any]) -> Any:
+            return self.strategy.run(
+                lambda images: model(tf.cast(images, tf.float32), training=False), args=(batch["image"],)
+            )
+
+        # Bytes travel to the devices, and are cast there.
+        return lambda images: self.joined(compiled(self.split({"image": images})))
+
     @contextmanager
     def guarded(self) -> Iterator[None]:
         """Turn the errors of collectives with a lost worker into a failure that names it.
@@ -160,18 +175,24 @@ class Workers:
         try:
             yield
         except tf.errors.OpError as error:
+            # An error of this worker's own, such as exhausted memory: it is classified elsewhere.
             if not self.several or not _is_lost_worker(error):
                 raise
             raise RunnerError(Reason.WORKER_LOST, self._describe_loss(error)) from error
 
     def _describe_loss(self, error: tf.errors.OpError) -> str:
+        """Say which worker is lost, and why, as far as TensorFlow's message tells."""
         text = str(error)
         # TensorFlow names tasks in the text only, this worker's own included.
-        lost = {int(number) for number in re.findall(r"/task:(\d+)", text)} - {self.index}
-        names = " and ".join(f"worker {one} at {self.addresses[one]}" for one in sorted(lost)) or "a worker"
+        lost_indices = {int(number) for number in re.findall(r"/task:(\d+)", text)} - {self.index}
+        lost_workers = (
+            " and ".join(f"worker {number} at {self.addresses[number]}" for number in sorted(lost_indices))
+            or "a worker"
+        )
+        # Some errors name their cause after "aborted by:"; of the others the first line tells most.
         match = re.search(r"aborted by: ([^\n]+)", text)
         cause = (match.group(1) if match else text.strip().splitlines()[0]).rstrip(":")[:200]
-        return f"worker {self.index} cannot go on: {names} is gone or cannot be reached ({cause})"
+        return f"worker {self.index} cannot go on: {lost_workers} is gone or cannot be reached ({cause})"
 
 
 def _is_lost_worker(error: tf.errors.OpError) -> bool:
@@ -201,6 +222,7 @@ def claim(
     Raises:
         RunnerError: NotEnoughGPUs; WorkerLost when another does not come; Interrupted.
     """
+    # Training on fewer GPUs than asked for would change the batch, and with it the result.
     visible = tf.config.list_physical_devices("GPU")
     if gpus > len(visible):
         raise RunnerError(
@@ -213,6 +235,7 @@ def claim(
         # By default TensorFlow takes all memory of a GPU at its start.
         tf.config.experimental.set_memory_growth(device, True)
     devices = f"{gpus} GPU(s)" if gpus else "the CPU"
+    # Several pods: all must be there before TensorFlow starts, which else blocks without naming the missing.
     if len(addresses) > 1:
         log.info("training on %s of each of %d workers", devices, len(addresses))
         rendezvous.meet(addresses, index, stop or Stop())
@@ -220,6 +243,7 @@ def claim(
         with Workers(None, index, tuple(addresses)).guarded():
             return Workers(_multi_worker(addresses, index, gpus), index, tuple(addresses))
     log.info("training on %s", devices)
+    # The default strategy for one device, which adds nothing to a step.
     return Workers(tf.distribute.MirroredStrategy() if gpus > 1 else tf.distribute.get_strategy())
 
 
