@@ -119,6 +119,12 @@ def test_without_objects_to_evaluate_on_the_newest_model_is_the_best(trainer: Tr
     assert run.best == [1, 2, 3]
 
 
+def test_the_first_known_map_replaces_a_best_without_one(trainer: Trainer) -> None:
+    run = Run([None, 0.0, 0.0])
+    run.train(trainer, Training(epochs=3, learning_rate=STILL))
+    assert run.best == [1, 2]
+
+
 def test_an_epoch_is_saved_before_it_is_evaluated(trainer: Trainer) -> None:
     run = Run([0.1, 0.2, 0.3])
     run.train(trainer, Training(epochs=3, learning_rate=STILL))

@@ -62,6 +62,12 @@ def test_accumulated_parts_of_a_batch_give_the_update_of_the_whole_batch(plain: 
     assert furthest(weights(one), weights(trainer())) > 1e-3  # they have moved
 
 
+def test_accumulated_parts_run_one_at_a_time() -> None:
+    one = trainer(gradientAccumulationSteps=2, batchSizePerGPU=2)
+    loops = [op for op in one.graph(batch()).get_operations() if op.type in ("While", "StatelessWhile")]
+    assert [op.get_attr("parallel_iterations") for op in loops] == [1]
+
+
 def test_the_mean_gradient_of_the_parts_is_clipped() -> None:
     whole = trainer(optimizer={"clipNorm": 0.5})
     parts = trainer(optimizer={"clipNorm": 0.5}, gradientAccumulationSteps=4, batchSizePerGPU=1)

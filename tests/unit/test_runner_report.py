@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tlt_api.base import StatusModel
 from tlt_api.failures import Reason
 from tlt_api.runreport import TERMINATION_MESSAGE_LIMIT, RunReport
+from tlt_api.runspec import Owner
 from tlt_api.status import (
     RUNNER_FIELDS,
     Artifact,
@@ -292,3 +293,18 @@ def test_success_leaves_a_termination_message_too(tmp_path: Path) -> None:
     report = RunReport(artifacts=[artifact("best")])
     process.leave_message(report, None, process.Surroundings(Path(), termination=file))
     assert RunReport.model_validate_json(file.read_text()) == report
+
+
+@pytest.mark.parametrize(("code", "answer"), [(200, {"message": "<html>"}), (307, {})])
+def test_an_answer_without_an_object_is_no_sign_that_the_owner_is_gone(
+    code: int, answer: dict[str, Any]
+) -> None:
+    class Proxied(ApiServer):
+        def _patch(self, path: str, body: str, timeout: float) -> Any:
+            return code, {}, answer
+
+    server = Proxied("10.0.0.1", 6443, Path("token"), Path("ca.crt"))
+    owner = Owner(kind="PruneJob", namespace="default", name="p", uid="u-1")
+    with pytest.raises(ApiServerError, match=f"HTTP {code}: expected the object") as caught:
+        server.apply_status(owner, {}, 1)
+    assert not isinstance(caught.value, OwnerGoneError)

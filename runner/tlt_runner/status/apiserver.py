@@ -104,6 +104,10 @@ class ApiServer:
         if code >= 400:
             raise _refusal(owner, code, headers, answer)
         uid = (answer.get("metadata") or {}).get("uid")
+        # A redirect, or a page of a proxy that answers 200: nothing is known of the owner, so try again.
+        if uid is None:
+            message = str(answer.get("message") or "no message")
+            raise ApiServerError(f"HTTP {code}: expected the object that was sent, got {message}", code)
         if uid != owner.uid:
             raise OwnerGoneError(f"{owner.kind}/{owner.name} is another object now (uid {uid})", code)
 

@@ -238,10 +238,10 @@ def _finish_epoch(
 
 def _is_better(metrics: Metrics, best: Metrics | None) -> bool:
     # Without an object to evaluate on, mAP is unknown: the newest model is as good as any.
-    if best is None or metrics.m_ap is None:
+    if best is None or best.m_ap is None or metrics.m_ap is None:
         return True
     # Strictly: of equally good models the earlier one stays the best.
-    return metrics.m_ap > (best.m_ap or 0.0)
+    return metrics.m_ap > best.m_ap
 
 
 def _update_early_stopping(position: Position, monitor: str, score: float | None, spec: Training) -> Position:

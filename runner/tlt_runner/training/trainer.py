@@ -98,9 +98,11 @@ class Trainer:
         Returns:
             The FIGURES [8] of the step, which the device may still be computing.
         """
-        # Tensors, because the function would be traced again for each new Python number.
-        inputs = {name: batch[name] for name in INPUTS}
-        return self._compiled(inputs, tf.constant(number, tf.int64), tf.constant(learning_rate, tf.float32))
+        return self._compiled(*_as_tensors(batch, number, learning_rate))
+
+    def graph(self, batch: dict[str, Any]) -> tf.Graph:
+        """Return the traced step of a batch's shapes, for tests and benchmarks that count its ops."""
+        return self._compiled.get_concrete_function(*_as_tensors(batch, 0, 0.0)).graph
 
     def _on_all_replicas(self, batch: dict[str, Any], number: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
         """Take one step, in cross-replica context: gradients on each replica, one update. Returns FIGURES."""
@@ -162,7 +164,10 @@ class Trainer:
         # A loop of the graph, not of Python: unrolled, the graph would be `count` times as large.
         zeros = [tf.zeros(variable.shape) for variable in self.model.trainable_variables]
         start = (tf.constant(0), zeros, tf.zeros(len(LOSSES)))
-        _, gradients, figures = tf.while_loop(lambda index, *_: index < count, add, start)
+        # One part at a time: by default ten overlap, and so does the memory that accumulation is to save.
+        _, gradients, figures = tf.while_loop(
+            lambda index, *_: index < count, add, start, parallel_iterations=1
+        )
         return gradients, figures
 
     def _gradients(
@@ -240,3 +245,9 @@ def _moving_statistics(model: FasterRCNN) -> list[Any]:
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
     ]
     return [statistic for layer in norms for statistic in (layer.moving_mean, layer.moving_variance)]
+
+
+def _as_tensors(batch: dict[str, Any], number: int, learning_rate: float) -> tuple[Any, ...]:
+    # Tensors, because the function would be traced again for each new Python number.
+    inputs = {name: batch[name] for name in INPUTS}
+    return inputs, tf.constant(number, tf.int64), tf.constant(learning_rate, tf.float32)
