@@ -13,31 +13,10 @@ import pytest
 import yaml
 
 from forked import tlt
+from manifest_texts import PRUNE, TRAIN
 from tlt_api.dataset import LabelFormat
 from tlt_runner import cli, manifests
 from tlt_runner.commands import COMMANDS
-
-TRAIN = """
-apiVersion: tlt.dev/v1alpha1
-kind: TrainingJob
-metadata: {name: digits}
-spec:
-  dataset:
-    uri: pvc://data/digits
-    targetClassMapping: {one: one}
-    imageSize: {width: 64, height: 64}
-  output: {uri: pvc://data/out}
-  resources: {gpus: 0}
-"""
-PRUNE = """
-apiVersion: tlt.dev/v1alpha1
-kind: PruneJob
-metadata: {name: half}
-spec:
-  model: {trainingJobRef: {name: digits}}
-  threshold: 0.5
-  output: {uri: pvc://data/pruned}
-"""
 
 
 def test_help_imports_nothing_heavy() -> None:
