@@ -2,12 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
 
-from tlt_api.dataset import Dataset, LabelFormat
+from tlt_api.dataset import Dataset
 from tlt_runner import cli
 from tlt_runner.data import formats
 from tlt_runner.data.formats import FORMATS
@@ -34,7 +33,6 @@ def _write(kind: type[Writer], root: Path, *entries: ExportedImage) -> None:
 
 
 def test_the_command_line_offers_every_format(capsys: pytest.CaptureFixture[str]) -> None:
-    assert get_args(LabelFormat) == tuple(FORMATS)
     with pytest.raises(SystemExit):
         cli.main(["convert", "--help"])
     usage = capsys.readouterr().out

@@ -1,22 +1,21 @@
-"""Label formats: one module a format, with its reader, its writer and its default places, registered here.
+"""Label formats: one module a format, with its reader, its writer and its default paths.
 
-A new format is a module with a ``FORMAT``, a line in :data:`FORMATS`, and its name and default places in
-``tlt_api.dataset``.
+A new format is a module here with a ``FORMAT``, and its name, which is the module's, in
+``tlt_api.dataset.LabelFormat``, with the texts that describe it.
 """
 
 from __future__ import annotations
 
-from tlt_api.dataset import Dataset
-from tlt_runner.data.formats import coco, kitti, voc, yolo
+from importlib import import_module
+from typing import get_args
+
+from tlt_api.dataset import Dataset, LabelFormat
 from tlt_runner.data.formats.format import DatasetRoot, Format
 from tlt_runner.data.sample import Reader
 from tlt_runner.storage import Storage, relative
 
 FORMATS: dict[str, Format] = {
-    "kitti": kitti.FORMAT,
-    "voc": voc.FORMAT,
-    "coco": coco.FORMAT,
-    "yolo": yolo.FORMAT,
+    name: import_module(f"{__name__}.{name}").FORMAT for name in get_args(LabelFormat)
 }
 """Formats by their name in ``spec.dataset.format``."""
 
