@@ -45,7 +45,10 @@ demo-down: setup ## Remove the demo's cluster
 check: lint typecheck unit ## Before a push: lint, types, unit tests (no cluster)
 
 .PHONY: test
-test: unit parts ## All tests: unit, then integration (API server) beside e2e (node and images), which waits a lot
+test: unit cluster-tests ## All tests: unit, integration (API server), e2e (node and images)
+
+.PHONY: cluster-tests
+cluster-tests: parts ## integration and e2e side by side: e2e waits more than it works (root)
 	$(PYTEST) $(PARALLEL) tests/integration tests/e2e
 
 .PHONY: unit

@@ -289,7 +289,7 @@ class ExportStatus(Section):
     list_key: ClassVar[str] = "precision"
 
     precision: str
-    """Precision of the export: fp32, fp16 or int8."""
+    """Precision of the export: fp32 or fp16."""
     m_ap: Annotated[Score | None, Field(alias="mAP")] = None
     """Mean average precision (mAP) of the exported model in ONNX Runtime on the validation images."""
     m_ap_drop: Annotated[Score | None, Field(alias="mAPDrop")] = None
