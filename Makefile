@@ -17,6 +17,8 @@ PYTEST := $(PYTHON) -m pytest
 # Whole files to a worker, in the order of tests/conftest.py. `make unit WORKERS=0` runs all tests in one process.
 WORKERS := auto
 PARALLEL := --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# One worker more than cores: the one with the end-to-end tests mostly waits.
+ONE_MORE := $(PARALLEL) $(if $(filter auto,$(WORKERS)),--numprocesses $(shell echo $$(($$(nproc) + 1))))
 
 .PHONY: help
 help: ## Show this list
@@ -49,7 +51,7 @@ test: unit cluster-tests ## All tests: unit, integration (API server), e2e (node
 
 .PHONY: cluster-tests
 cluster-tests: parts ## integration and e2e side by side: e2e waits more than it works (root)
-	$(PYTEST) $(PARALLEL) tests/integration tests/e2e
+	$(PYTEST) $(ONE_MORE) tests/integration tests/e2e
 
 .PHONY: unit
 unit: setup ## Tests that take seconds: no TensorFlow graph, no cluster
