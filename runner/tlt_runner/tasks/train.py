@@ -64,7 +64,7 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
     batch_size = spec.training.images_per_replica * workers.replicas
     steps = batches.steps_of(records, batch_size)
     with workers.strategy.scope():
-        model = initial_model.initial_model(run, spec, context.storage)
+        model = initial_model.initial_model(run, spec, context, saved.position if saved else None)
     trainer = Trainer(
         model=model,
         spec=spec.training,
@@ -90,6 +90,8 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
             batch_size=batch_size,
             anchors=model.config.anchors,
             class_names=list(model.config.class_names),
+            variant=model.config.variant,
+            block_numbers=model.config.block_numbers,
         ),
     )
     _check_same_position(start, workers)
