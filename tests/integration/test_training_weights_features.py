@@ -364,10 +364,10 @@ def test_the_variant_and_the_pixels_of_the_weights_are_recorded(image: np.ndarra
 def test_given_pixels_replace_those_of_the_convention(image: np.ndarray, tmp_path: Path) -> None:
     file = torch_file(tmp_path, image)
     model, _ = load.build(config("resnet18"), 1, file)
-    pixels = PretrainedPixels(order="bgr", mean=[10, 20, 30], scale=[2, 4, 8])
+    pixels = PretrainedPixels(order="bgr", mean=[10, 20, 30], scale=[40, 50, 60])
     other, _ = load.build(config("resnet18"), 1, file, pixels)
-    # The network sees ((b - 30) / 8, (g - 20) / 4, (r - 10) / 2); these pixels give the usual one the same.
-    seen = ((image - [10, 20, 30]) / [2, 4, 8])[..., ::-1]
+    # The network sees ((b - 30) / 60, (g - 20) / 50, (r - 10) / 40): these pixels, as the usual one.
+    seen = ((image - [10, 20, 30]) / [40, 50, 60])[..., ::-1]
     equal = (seen * torch_networks.DEVIATION + torch_networks.MEAN) * 255
     expected = model.trunk(equal.astype(np.float32))["features"]
     assert_close(other.trunk(image)["features"], np.asarray(expected))
