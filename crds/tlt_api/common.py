@@ -18,6 +18,11 @@ _BUCKET = rf"s3://[a-z0-9][-a-z0-9.]*{_PATH}"
 URI_PATTERN = rf"^({_CLAIM}|{_BUCKET}|file:///({_NAME}{_PATH})?)$"
 CLUSTER_URI_PATTERN = rf"^({_CLAIM}|{_BUCKET})$"
 """Addresses that a pod can use. file:// is excluded: the file system of a pod is lost with the pod."""
+# Without "user:password@": a credential in a spec could be read by everyone who may read the resource.
+_HTTPS = r"https://[A-Za-z0-9][-A-Za-z0-9.]*(:[0-9]+)?/[^\s#@]+"
+WEIGHTS_URI_PATTERN = rf"^({_CLAIM}|{_BUCKET}|{_HTTPS}|file:///({_NAME}{_PATH})?)$"
+CLUSTER_WEIGHTS_URI_PATTERN = rf"^({_CLAIM}|{_BUCKET}|{_HTTPS})$"
+"""Addresses of pretrained weights, which can be public files besides."""
 RELATIVE_PATTERN = rf"^(\.|{_NAME}){_PATH}$"
 """Relative paths. A leading ``.`` is their root, for data sets whose images are in the root itself."""
 
@@ -34,7 +39,9 @@ def is_below_root(path: str) -> bool:
 
 def _address(value: Any) -> Any:
     """Refuse an address that leaves its root with a sentence; a pattern can only show itself."""
-    path = value.partition("://")[2].partition("/")[2] if isinstance(value, str) else ""
+    # The path of a public address is its server's affair.
+    given = isinstance(value, str) and not value.startswith("https://")
+    path = value.partition("://")[2].partition("/")[2] if given else ""
     if path and not is_below_root(path.removesuffix("/")):
         raise ValueError(
             "expected an address without empty ('//'), '.' and '..' names in its path: write out the path "
@@ -57,6 +64,7 @@ def _relative_path(value: Any) -> Any:
 Fraction = Annotated[float, Field(ge=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 Uri = Annotated[str, Field(pattern=URI_PATTERN, max_length=1024), BeforeValidator(_address)]
+WeightsUri = Annotated[str, Field(pattern=WEIGHTS_URI_PATTERN, max_length=1024), BeforeValidator(_address)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", max_length=64)]
 ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 RelativePath = Annotated[
@@ -258,9 +266,9 @@ class JobSpec(ApiModel):
     """Image, environment and scheduling of the pod."""
 
     def referenced_uris(self) -> list[str]:
-        """Return every address that the run reads or writes; the volumes of the pod are derived from them."""
+        """Return every storage address that the run reads or writes; the pod's volumes follow from them."""
         # By walking the JSON: a new field of the name `uri` gets its volume without being listed here.
-        return sorted(set(_uris(self.to_wire())))
+        return sorted(uri for uri in set(_uris(self.to_wire())) if not uri.startswith("https://"))
 
 
 def _uris(node: Any) -> list[str]:

@@ -15,7 +15,12 @@ from typing import Any
 import yaml
 
 from tlt_api.base import GROUP, VERSION
-from tlt_api.common import CLUSTER_URI_PATTERN, URI_PATTERN
+from tlt_api.common import (
+    CLUSTER_URI_PATTERN,
+    CLUSTER_WEIGHTS_URI_PATTERN,
+    URI_PATTERN,
+    WEIGHTS_URI_PATTERN,
+)
 from tlt_api.resources import KINDS, MAX_NAME_LENGTH, Kind, crd_name
 
 Schema = dict[str, Any]
@@ -25,6 +30,7 @@ MUTABLE = {"suspend", "runPolicy.ttlSecondsAfterFinished"}
 _PARTLY_MUTABLE = {path.rsplit(".", 1)[0] for path in MUTABLE if "." in path}
 _DEFAULT_MAX_LENGTH = 1024
 _DEFAULT_MAX_ITEMS = 1024
+_IN_A_CLUSTER = {URI_PATTERN: CLUSTER_URI_PATTERN, WEIGHTS_URI_PATTERN: CLUSTER_WEIGHTS_URI_PATTERN}
 _API_VERSION = f"Versioned schema of this representation of the object: {GROUP}/{VERSION}."
 _KIND = "Kind of the object, in CamelCase. It cannot be updated."
 # Keywords without a place in a structural schema. additionalProperties: false is one, because properties are
@@ -170,9 +176,10 @@ def _fit_the_cluster(schema: Schema) -> None:
         # CEL's estimated cost follows from the longest possible value: without limits, rules are refused.
         if node.get("type") == "string" and "enum" not in node:
             node.setdefault("maxLength", _DEFAULT_MAX_LENGTH)
-        if node.get("pattern") == URI_PATTERN:
-            # file:// is for local runs: the file system of a pod is lost with the pod.
-            node["pattern"] = CLUSTER_URI_PATTERN
+        # file:// is for local runs: the file system of a pod is lost with the pod.
+        pattern = node.get("pattern")
+        if pattern in _IN_A_CLUSTER:
+            node["pattern"] = _IN_A_CLUSTER[pattern]
         if node.get("type") == "array":
             node.setdefault("maxItems", _DEFAULT_MAX_ITEMS)
 

@@ -8,17 +8,47 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tlt_api.base import ApiModel, Rule, pair
-from tlt_api.common import Fraction, ModelSource, OpenFraction, Sha256, Uri
+from tlt_api.common import Fraction, ModelSource, OpenFraction, Sha256, WeightsUri
+
+ChannelMeans = Annotated[list[Annotated[float, Field(ge=-1000, le=1000)]], Field(min_length=3, max_length=3)]
+ChannelScales = Annotated[list[Annotated[float, Field(gt=0, le=1000)]], Field(min_length=3, max_length=3)]
+
+
+class PretrainedPixels(ApiModel):
+    """Pixels on which pretrained weights were trained: (pixel - mean) / scale, of pixels from 0 to 255."""
+
+    order: Literal["rgb", "bgr"] | None = None
+    """Order of the channels that the weights expect (TLT: image_channel_order). Defaults to that of the
+    program that wrote the file."""
+    mean: ChannelMeans | None = None
+    """Mean of red, green and blue, in this order, subtracted from the pixels (TLT: image_channel_mean).
+    Defaults to that of the program that wrote the file."""
+    scale: ChannelScales | None = None
+    """Divisors of red, green and blue, in this order, after the subtraction (TLT: image_scaling_factor).
+    Defaults to those of the program that wrote the file."""
 
 
 class PretrainedWeights(ApiModel):
     """Pretrained weights, loaded by layer name and shape."""
 
-    uri: Uri
-    """Address of a .keras, .weights.h5, .h5 or .hdf5 file with the layer names of this product, Keras or
-    TLT."""
+    uri: WeightsUri
+    """Address of a .keras, .weights.h5, .h5, .hdf5 or .safetensors file with the layer names of this product,
+    Keras, KerasHub, torchvision or TLT. https:// needs sha256; the download is resumed after an interruption
+    and kept at the output."""
     sha256: Sha256 | None = None
     """Expected SHA-256 of the file at uri, in hexadecimal; a different file is refused."""
+    pixels: PretrainedPixels = PretrainedPixels()
+    """Pixels on which the weights were trained. Each field defaults to that of the program that wrote the
+    file."""
+
+    rules = (
+        Rule(
+            cel="!self.uri.startsWith('https:') || has(self.sha256)",
+            check=lambda self: not self.uri.startswith("https:") or self.sha256 is not None,
+            message="expected sha256 with an https:// uri: the file of a public address can change",
+            given="'https without sha256'",
+        ),
+    )
 
 
 class Anchors(ApiModel):
@@ -207,7 +237,7 @@ FREEZABLE: dict[str, range] = {
     "mobilenet_v2": range(14),
     "darknet": range(6),
     "googlenet": range(8),
-    "efficientnet": range(8),
+    "efficientnet": range(9),
 }
 """Common prefix of a family's backbone names -> numbers of the blocks that can be frozen, as in TLT."""
 _FREEZABLE_TEXT = ", ".join(f"{family} {blocks[0]} to {blocks[-1]}" for family, blocks in FREEZABLE.items())
@@ -242,8 +272,8 @@ class Model(ApiModel):
     """Complete model to start from, for example a pruned one. It keeps its architecture, anchors and head;
     outputs of classes that it lacks are newly initialised."""
     freeze_blocks: Annotated[list[Annotated[int, Field(ge=0, le=13)]], Field(max_length=14)] = []
-    """Backbone blocks that are not trained, numbered as in TLT (docs/adr/0009-backbones.md): 0 is the stem,
-    with resnet including the first stage; vgg starts at 1."""
+    """Backbone blocks that are not trained, numbered as in TLT (docs/adr/0009-backbones.md): 0 is the stem, 1
+    the first stage or block; vgg starts at 1. The last stage of a resnet, its head, has no number."""
     freeze_batch_norm: bool = False
     """Use the stored statistics of batch normalisation in training (TLT: freeze_bn)."""
     anchors: Anchors = Anchors()

@@ -217,6 +217,32 @@ class AnchorsStatus(Section):
     """Mean IoU of the training boxes with the anchor shape of the spec that fits best."""
 
 
+class PretrainedLayers(StatusModel):
+    """Layers of the model with weights, and the parameters that they have."""
+
+    layers: int
+    """Number of layers."""
+    parameters: Score
+    """Fraction of the model's parameters."""
+
+
+class PretrainedStatus(Section):
+    """Layers of the model that pretrained weights were loaded into (spec.model.pretrainedWeights)."""
+
+    origin: str
+    """Program whose layer names the file has, which decides the variant of the network and its pixels."""
+    matched: PretrainedLayers
+    """Layers of the model with weights from the file."""
+    missing: PretrainedLayers
+    """Layers of the model that the file does not have; they start with random weights."""
+    mismatched: PretrainedLayers
+    """Layers of the model that have another shape in the file; they start with random weights."""
+    unused_layers: int
+    """Number of layers of the file that the model does not have."""
+    not_loaded: list[str] | None = None
+    """Names of layers that start with random weights, mismatched ones first, at most 20."""
+
+
 class ClassMetric(StatusModel):
     """Average precision of one class."""
 
@@ -358,6 +384,8 @@ class TrainingResults(Results):
     """Statistics of the prepared dataset."""
     anchors: AnchorsStatus | None = None
     """Anchors chosen by clustering the training boxes (spec.model.anchors.auto)."""
+    pretrained: PretrainedStatus | None = None
+    """Layers of the model that pretrained weights were loaded into (spec.model.pretrainedWeights)."""
     metrics: Metrics | None = None
     """Evaluation of the best model on the validation images."""
 

@@ -6,7 +6,6 @@ learns.
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -27,7 +26,6 @@ from tlt_runner.errors import RunnerError
 from tlt_runner.export import onnx as onnx_export
 from tlt_runner.pruning.plan import Options
 from tlt_runner.tasks import prune
-from tlt_runner.training.pretrained import load
 from tlt_runner.training.trainer import Trainer
 
 SIZE, WIDTH = 64, 0.03125
@@ -172,42 +170,3 @@ def assert_alike(one: detector.FasterRCNN, other: detector.FasterRCNN, images: n
     expected = other(images)
     for name, value in one(images).items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-3)
-
-
-THEIRS = {
-    "vgg16": ("block5_conv3", keras.applications.VGG16),
-    "mobilenet_v1": ("conv_pw_11_relu", partial(keras.applications.MobileNet, alpha=0.25)),
-    "mobilenet_v2": ("block_12_add", partial(keras.applications.MobileNetV2, alpha=0.35)),
-    "efficientnet_b0": ("block5c_add", keras.applications.EfficientNetB0),
-}
-"""Backbone -> the layer whose output is the features, and the whole network."""
-
-
-@pytest.mark.parametrize(
-    ("backbone", "width"),
-    [("vgg16", 1.0), ("mobilenet_v1", 0.25), ("mobilenet_v2", 0.35), ("efficientnet_b0", 1.0)],
-)
-def test_a_file_of_keras_applications_loads_and_gives_its_features(
-    backbone: str, width: float, images: np.ndarray, tmp_path: Path
-) -> None:
-    cut, make = THEIRS[backbone]
-    theirs = make(weights=None, include_top=False, input_shape=(SIZE, SIZE, 3))
-    draws = np.random.default_rng(4)
-    for layer in theirs.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.set_weights([value + draws.uniform(0, 0.2, value.shape) for value in layer.get_weights()])
-    theirs.save(tmp_path / "theirs.h5")
-    model = detector.build(tiny(backbone, widthMultiplier=width), 1)
-    taken = load.load_by_name(model, tmp_path / "theirs.h5")
-    ours = {"rpn_conv", "rpn_objectness", "rpn_deltas", "head_classes", "head_deltas", "fc1", "fc2"}
-    assert set(taken.missing) <= ours
-    assert {item.split()[0] for item in taken.mismatched} <= {"Conv_1", "Conv_1_bn"}
-    family = FAMILIES[backbone]
-    pixels = (images - family.pixel_mean) * np.array(family.pixel_scale or 1.0)
-    if backbone == "efficientnet_b0":
-        pixels *= 255  # theirs divides by that itself; its Normalization is fresh and does nothing
-    if backbone == "vgg16":
-        pixels = pixels[..., ::-1]  # theirs takes BGR
-    expected = keras.Model(theirs.input, theirs.get_layer(cut).output)(pixels.astype(np.float32))
-    features = model.trunk(images)["features"]
-    np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-4 * float(np.abs(expected).max()))

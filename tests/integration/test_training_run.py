@@ -127,7 +127,7 @@ def test_missing_gpus_are_reported_before_anything_is_read(tmp_path: Path) -> No
 
 def test_weights_of_another_network_are_refused(finished: tuple[Path, ProgressRecorder]) -> None:
     source = detector.load(finished[0] / "best.keras").config
-    wider = detector.build(source.model_copy(update={"width_multiplier": 0.5, "class_names": ["a"]}), 1)
+    wider = source.model_copy(update={"width_multiplier": 0.5, "class_names": ["a"]})
     with pytest.raises(RunnerError) as caught:
-        load.load_by_name(wider, finished[0] / "best.keras")
+        load.build(wider, 1, finished[0] / "best.keras")
     assert caught.value.reason == Reason.MODEL_MISMATCH

@@ -12,11 +12,14 @@ from tlt_api.failures import Reason
 from tlt_api.prunejob import PruneTarget
 from tlt_api.runspec import RunSpec
 from tlt_api.trainingjob import TrainingJobSpec
+from tlt_runner.cancel import Stop
+from tlt_runner.context import Context
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
 from tlt_runner.pruning.plan import Options
+from tlt_runner.status.file import LocalReporter
 from tlt_runner.storage import Storage
 from tlt_runner.tasks import prune
 from tlt_runner.training.initial_model import frozen_at_random, initial_model
@@ -48,7 +51,10 @@ def spec_of(classes: list[str], **model: Any) -> TrainingJobSpec:
 def retrain(file: Path, classes: list[str], size: int = tiny.SIZE) -> FasterRCNN:
     run = run_of(classes, size, file, **{"from": {"uri": f"file://{file}"}})
     assert isinstance(run.spec, TrainingJobSpec)
-    return initial_model(run, run.spec, Storage(scratch=Path("/nowhere")))
+    scratch = Path("/nowhere")
+    return initial_model(
+        run, run.spec, Context(Storage(scratch=scratch), LocalReporter(None), scratch, Stop())
+    )
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +164,7 @@ def test_pretrained_weights_of_other_classes_keep_the_classes_that_both_have(
     given: FasterRCNN, file: Path, images: np.ndarray
 ) -> None:
     spec = spec_of(["car", "cat", "dog"])
-    model = detector.build(DetectorConfig.from_spec(spec.model, spec.dataset), 9)
-    taken = load.load_by_name(model, file)
+    model, taken = load.build(DetectorConfig.from_spec(spec.model, spec.dataset), 9, file)
     assert set(taken.partly) == {"head_classes", "head_deltas"}
     assert taken.missing == taken.unused == taken.mismatched == ()
     before, now = outputs(given, images), outputs(model, images)
@@ -173,18 +178,18 @@ def test_a_file_without_class_names_gives_its_head_only_to_as_many_classes(
 ) -> None:
     given.save_weights(tmp_path / "best.weights.h5")
     spec = spec_of(["cat", "van", "yak"][:count])
-    model = detector.build(DetectorConfig.from_spec(spec.model, spec.dataset), 9)
-    taken = load.load_by_name(model, tmp_path / "best.weights.h5")
+    config = DetectorConfig.from_spec(spec.model, spec.dataset)
+    model, taken = load.build(config, 9, tmp_path / "best.weights.h5")
     of_head = {"head_classes", "head_deltas"}
     assert taken.untouched == (set() if count == 3 else of_head)
     assert len(taken.loaded) == len(load.layers_of(model)) - len(taken.untouched)
 
 
 def test_frozen_layers_that_stay_random_are_found(file: Path) -> None:
-    spec = spec_of(BEFORE, freezeBlocks=[0, 2])
-    model = detector.build(DetectorConfig.from_spec(spec.model, spec.dataset), 9)
+    spec = spec_of(BEFORE, freezeBlocks=[0, 1, 3])
+    model, taken = load.build(DetectorConfig.from_spec(spec.model, spec.dataset), 9, file)
     everything = {layer.name for layer in load.layers_of(model)}
     stuck = frozen_at_random(model, everything)
     assert {"stem_conv", "stage1_block1_conv1", "stage3_block1_shortcut_bn"} <= set(stuck)
     assert not [name for name in stuck if name.startswith(("stage2", "stage4", "rpn", "head"))]
-    assert frozen_at_random(model, load.load_by_name(model, file).untouched) == []
+    assert frozen_at_random(model, taken.untouched) == []

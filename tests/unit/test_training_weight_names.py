@@ -9,6 +9,11 @@ TLT_RESNET = ["conv1", "bn_conv1", "block_1a_conv_1"]
 EARLY_KERAS = ["conv1", "bn_conv1", "res2a_branch2a"]
 DARKNET53 = ["conv1", "conv2", "b1_conv1_1"]
 DARKNET19 = ["conv1", "b1_conv1"]
+KERAS_HUB = ["conv1_conv", "conv1_bn", "stack0_block0_1_conv"]
+TORCH_RESNET = ["conv1", "bn1", "layer1.0.conv1"]
+TORCH_VGG = ["features.0", "features.2"]
+TORCH_VGG_BN = ["features.0", "features.1"]
+TORCH_MOBILENET = ["features.0.0", "features.0.1"]
 GOOGLENET = ["conv1", "bn_conv1", "conv2_reduce"]
 
 
@@ -32,6 +37,21 @@ GOOGLENET = ["conv1", "bn_conv1", "conv2_reduce"]
         ("resnet18", TLT_RESNET, "block_2a_bn_shortcut", "stage2_block1_shortcut_bn"),
         ("resnet101", TLT_RESNET, "block_3w_bn_2", "stage3_block23_bn2"),
         ("resnet18", TLT_RESNET, "head_fc20", None),
+        ("resnet18", KERAS_HUB, "conv1_bn", "stem_bn"),
+        ("resnet18", KERAS_HUB, "stack1_block0_0_conv", "stage2_block1_shortcut"),
+        ("resnet101", KERAS_HUB, "stack2_block22_3_bn", "stage3_block23_bn3"),
+        ("resnet18", TORCH_RESNET, "bn1", "stem_bn"),
+        ("resnet18", TORCH_RESNET, "layer2.0.downsample.0", "stage2_block1_shortcut"),
+        ("resnet18", TORCH_RESNET, "layer2.0.downsample.1", "stage2_block1_shortcut_bn"),
+        ("resnet50", TORCH_RESNET, "layer3.5.conv3", "stage3_block6_conv3"),
+        ("resnet50", TORCH_RESNET, "fc", None),
+        ("resnet50", [*TORCH_RESNET, "conv1.0"], "layer3.5.conv3", None),
+        ("vgg16", TORCH_VGG, "features.28", "block5_conv3"),
+        ("vgg19", TORCH_VGG, "features.34", "block5_conv4"),
+        ("vgg16", TORCH_VGG, "classifier.3", "fc2"),
+        ("vgg16", TORCH_VGG_BN, "features.41", "block5_conv3_bn"),
+        ("mobilenet_v2", TORCH_MOBILENET, "features.1.conv.1", "expanded_conv_project"),
+        ("mobilenet_v2", TORCH_MOBILENET, "features.17.conv.3", "block_16_project_BN"),
         ("vgg16", ["block1_conv1"], "block5_conv3", "block5_conv3"),
         ("vgg16", ["block_1a_conv_1"], "block_5c_conv_1", "block5_conv3"),
         ("vgg19", ["block_1a_conv_1"], "block_3d_bn_1", "block3_conv4_bn"),
@@ -58,6 +78,8 @@ def test_a_layer_of_a_file_has_our_name(backbone: str, file: list[str], theirs: 
         ("resnet50", KERAS_RESNET, True),
         ("resnet50", EARLY_KERAS, True),
         ("resnet18", TLT_RESNET, True),
+        ("resnet18", KERAS_HUB, False),
+        ("resnet18", TORCH_RESNET, False),
         ("vgg16", ["block1_conv1", "fc1"], True),
         ("vgg16", ["block1_conv1", "rpn_conv"], False),
         ("mobilenet_v1", ["conv1", "conv1_bn"], False),
@@ -67,4 +89,4 @@ def test_a_layer_of_a_file_has_our_name(backbone: str, file: list[str], theirs: 
 def test_files_of_other_programs_expect_bgr_pixels_and_ours_do_not(
     backbone: str, file: list[str], bgr: bool
 ) -> None:
-    assert layer_names.naming(backbone, file).bgr is bgr
+    assert (layer_names.naming(backbone, file).order == "bgr") is bgr

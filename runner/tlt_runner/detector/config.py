@@ -6,13 +6,15 @@ by pruning, evaluation and export: a model file needs no spec to be understood.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
 from tlt_api.base import StatusModel
 from tlt_api.dataset import Dataset
 from tlt_api.model import Anchors, Backbone, Detections, Model, Proposals, Roi
+from tlt_runner.detector import variant
+from tlt_runner.detector.variant import Variant
 
 STRIDE = 16
 """Pixels of the network's input for one cell of the feature map."""
@@ -42,6 +44,8 @@ class DetectorConfig(StatusModel):
     """Feature extractor, before any pruning."""
     width_multiplier: float = 1.0
     """Factor on every layer's filters, before any pruning."""
+    variant: Variant = Field(default_factory=lambda data: variant.published(data["backbone"]))
+    """Details of the backbone's graph that its pretrained weights decide."""
     anchors: Anchors = Anchors()
     """Reference boxes of the region proposal network."""
     proposals: Proposals = Proposals()
@@ -54,8 +58,16 @@ class DetectorConfig(StatusModel):
     """Most objects of an image that are used in training."""
     freeze_blocks: list[int] = []
     """Blocks of the backbone that are not trained."""
+    block_numbers: Literal["tlt", "former"] = "tlt"
+    """Meaning of the numbers in ``freeze_blocks``; ``former`` in models of before 2026-12."""
     freeze_batch_norm: bool = False
     """Use the moving statistics of batch normalisation in training, instead of the batch's."""
+
+    @classmethod
+    def from_file(cls, stored: dict[str, Any]) -> Self:
+        """Read the description in a model file; one of before 2026-12 names neither variant nor numbering."""
+        former = {"variant": variant.FORMER.to_wire(), "blockNumbers": "former"}
+        return cls.model_validate({**former, **stored})
 
     @classmethod
     def from_spec(cls, model: Model, dataset: Dataset) -> Self:
@@ -92,6 +104,7 @@ class DetectorConfig(StatusModel):
                 "detections": model.detections,
                 "max_objects": model.max_objects,
                 "freeze_blocks": model.freeze_blocks,
+                "block_numbers": "tlt",
                 "freeze_batch_norm": model.freeze_batch_norm,
             }
         )

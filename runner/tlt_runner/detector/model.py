@@ -18,10 +18,10 @@ from keras import layers, ops
 from tlt_api.failures import Reason
 from tlt_runner.detector import head, roi, rpn
 from tlt_runner.detector.backbones import FAMILIES
-from tlt_runner.detector.backbones.family import Family
 from tlt_runner.detector.backbones.layers import Layers, fuse
 from tlt_runner.detector.boxes import Tensor
 from tlt_runner.detector.config import DetectorConfig
+from tlt_runner.detector.variant import Pixels
 from tlt_runner.errors import RunnerError
 
 OUTPUT_LAYERS = ("rpn_objectness", "rpn_deltas", "head_classes", "head_deltas")
@@ -106,7 +106,7 @@ class FasterRCNN(keras.Model):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
         """Make a detector with fresh weights from what :meth:`get_config` gave."""
         return cls(
-            DetectorConfig.model_validate(config["config"]),
+            DetectorConfig.from_file(config["config"]),
             keras.saving.deserialize_keras_object(config["trunk"], custom_objects),
             keras.saving.deserialize_keras_object(config["head"], custom_objects),
             name=config["name"],
@@ -116,9 +116,11 @@ class FasterRCNN(keras.Model):
 def build(config: DetectorConfig, seed: int) -> FasterRCNN:
     """Build a detector with fresh weights; the same seed gives the same weights."""
     family = FAMILIES[config.backbone]
-    make = Layers(seed, config.width_multiplier)
+    make = Layers(seed, config.width_multiplier, config.variant)
     images = keras.Input((config.height, config.width, 3), name="images")
-    features = family.trunk(config.backbone, make, _normalised(family, images))
+    features = family.trunk(
+        config.backbone, make, _normalised(config.variant.pixels or family.pixels, images)
+    )
     objectness, deltas = rpn.add_layers(config, make, features)
     to_pool = head.features_to_pool(config, make, features)
     outputs = {"features": to_pool, "objectness": objectness, "deltas": deltas}
@@ -126,13 +128,13 @@ def build(config: DetectorConfig, seed: int) -> FasterRCNN:
     return FasterRCNN(config, trunk, head.build(config, make, to_pool.shape[-1]))
 
 
-def _normalised(family: Family, images: Any) -> Any:
+def _normalised(pixels: Pixels, images: Any) -> Any:
     """Pixels [B, H, W, 3], RGB 0 to 255, as the backbone takes them: mean subtracted, then scaled."""
-    # A layer of the graph, so that a model file and an export take plain pixels.
-    scale: Any = 1.0 if family.pixel_scale is None else list(family.pixel_scale)
-    factors = family.pixel_scale or (1.0, 1.0, 1.0)
-    offset = [-mean * factor for mean, factor in zip(family.pixel_mean, factors, strict=True)]
-    return layers.Rescaling(scale=scale, offset=offset, name="pixels")(images)
+    # A layer of the graph, so that a model file and an export take plain pixels. Numbers for each channel
+    # only where they differ: Keras' Rescaling takes either.
+    scale: Any = [1 / scale for scale in pixels.scale]
+    offset = [-mean / scale for mean, scale in zip(pixels.mean, pixels.scale, strict=True)]
+    return layers.Rescaling(scale=scale if set(scale) != {1.0} else 1.0, offset=offset, name="pixels")(images)
 
 
 def freeze(model: FasterRCNN) -> None:
@@ -154,10 +156,18 @@ def freeze(model: FasterRCNN) -> None:
         )
     # Every layer is set, also to trainable: the model may come from a training that froze others.
     for layer in [*model.trunk.layers, *model.head.layers]:
-        frozen = family.block_of(layer.name) in config.freeze_blocks
+        frozen = block_of(config, layer.name) in config.freeze_blocks
         if isinstance(layer, layers.BatchNormalization):
             frozen = frozen or config.freeze_batch_norm
         layer.trainable = not frozen
+
+
+def block_of(config: DetectorConfig, layer: str) -> int | None:
+    """Return the number of a layer's freezable block, as ``config.freeze_blocks`` counts them."""
+    family = FAMILIES[config.backbone]
+    if config.block_numbers == "former" and family.former_block_of is not None:
+        return family.former_block_of(layer)
+    return family.block_of(layer)
 
 
 def with_config(model: FasterRCNN, config: DetectorConfig) -> FasterRCNN:

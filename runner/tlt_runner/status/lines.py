@@ -13,6 +13,7 @@ from tlt_api.status import (
     DatasetStatus,
     ExportStatus,
     Metrics,
+    PretrainedStatus,
     Progress,
     PruningStatus,
 )
@@ -85,6 +86,19 @@ def _(anchors: AnchorsStatus) -> str:
     return (
         f"anchors chosen from the data: scales {scales}, ratios {ratios}; they fit {anchors.recall:.1%} of "
         f"the training boxes with IoU >= 0.5, those of the spec {anchors.default_recall:.1%}"
+    )
+
+
+@line.register
+def _(pretrained: PretrainedStatus) -> str:
+    matched, missing, mismatched = (
+        f"{part.layers} layers ({part.parameters:.1%} of the parameters)"
+        for part in (pretrained.matched, pretrained.missing, pretrained.mismatched)
+    )
+    names = ", ".join(pretrained.not_loaded or ())
+    return (
+        f"pretrained weights of {pretrained.origin}: {matched} matched, {missing} missing, "
+        f"{mismatched} mismatched" + (f"; random weights: {names}" if names else "")
     )
 
 

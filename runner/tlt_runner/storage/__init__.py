@@ -92,6 +92,23 @@ class Storage:
             raise RunnerError(Reason.CHECKSUM_MISMATCH, f"{uri}: expected sha256 {sha256}, got {got}")
         return path
 
+    def download(self, url: str, sha256: str, cache: str) -> Path:
+        """Return the file of an https:// address, verified.
+
+        Args:
+            url: The address.
+            sha256: Digest of the file, hexadecimal.
+            cache: Address of a folder that keeps the file; for s3:// the scratch folder is used instead.
+
+        Raises:
+            NotFoundError: There is no such file.
+            RunnerError: ``ChecksumMismatch``, ``StorageDenied``, ``StorageUnavailable``, ``StorageFull``.
+        """
+        # Imported for the first https:// address only: requests is slow to import.
+        from tlt_runner.storage import https
+
+        return https.download(url, sha256, self.local_path(cache) or self.scratch / "https")
+
     def at_hand(self, uri: str) -> Path | None:
         """Return the file of an address if it needs no transfer; of s3:// a copy fetched before."""
         return self._backend(uri).at_hand(parse(uri))

@@ -48,7 +48,8 @@ def require(command: str, run: RunSpec, storage: Storage) -> None:
     # tlt convert and tlt anchors take no model: a missing one does not keep them from running.
     if command == "train":
         for start in (run.inputs.model, spec.model.pretrained_weights):
-            if start is not None:
+            # A public file is asked for when it is downloaded.
+            if start is not None and not start.uri.startswith("https://"):
                 _require_file(start.uri, storage)
 
 

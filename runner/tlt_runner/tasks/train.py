@@ -76,7 +76,7 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
     # 3. Model and optimizer, in the scope of the strategy, which makes a copy of each weight for each
     # replica.
     with workers.strategy.scope():
-        model = initial_model.initial_model(run, spec, context.storage)
+        model = initial_model.initial_model(run, spec, context, saved.position if saved else None)
     trainer = Trainer(
         model=model,
         spec=spec.training,
@@ -104,6 +104,8 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
             batch_size=batch_size,
             anchors=model.config.anchors,
             class_names=list(model.config.class_names),
+            variant=model.config.variant,
+            block_numbers=model.config.block_numbers,
         ),
     )
     _check_same_position(start, workers)

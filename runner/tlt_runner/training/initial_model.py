@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,26 +12,28 @@ import tensorflow as tf
 from keras.layers import BatchNormalization
 
 from tlt_api.failures import Reason
-from tlt_api.model import Anchors
+from tlt_api.model import Anchors, PretrainedWeights
 from tlt_api.runspec import RunSpec
 from tlt_api.status import AnchorsStatus
 from tlt_api.trainingjob import TrainingJobSpec
-from tlt_runner.context import Reporter
+from tlt_runner.context import Context, Reporter
 from tlt_runner.data import tfrecords
 from tlt_runner.data.records import Records
 from tlt_runner.detector import anchor_clustering
 from tlt_runner.detector import model as detector
-from tlt_runner.detector.backbones import FAMILIES
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
-from tlt_runner.storage import Storage
+from tlt_runner.storage import Storage, join
+from tlt_runner.training.checkpoint.state import Position
 from tlt_runner.training.pretrained import class_outputs, load
 from tlt_runner.training.pretrained.class_outputs import ClassChange
 
 log = logging.getLogger(__name__)
 MAX_SIZES = 200_000
 """Number of box sizes that are enough to fit anchors; of more, as many are drawn at random."""
+DOWNLOADS_FOLDER = "pretrained"
+"""Folder below the output in which weights of https:// addresses are kept."""
 _BATCH = 256
 _EDGES = {edge: tf.io.VarLenFeature(tf.float32) for edge in tfrecords.EDGES}
 
@@ -92,18 +95,29 @@ def _sizes(serialized: Any) -> npt.NDArray[np.float32]:
     return np.stack([bottom - top, right - left], axis=-1)
 
 
-def initial_model(run: RunSpec, spec: TrainingJobSpec, storage: Storage) -> FasterRCNN:
-    """Build or load the model that the spec asks for.
+def initial_model(
+    run: RunSpec, spec: TrainingJobSpec, context: Context, saved: Position | None = None
+) -> FasterRCNN:
+    """Build or load the model that the spec asks for, and report what of pretrained weights it has.
+
+    Args:
+        run: The RunSpec.
+        spec: The TrainingJob's.
+        context: Storage and reporter.
+        saved: The position that the training will resume from, whose weights need the graph they had.
 
     Raises:
-        RunnerError: ModelMismatch when a trained model has another image size, or no layer of a weights file
-            fits; UnreadableModel; the storage's reasons.
+        RunnerError: ModelMismatch when a trained model has another image size, or a weights file has too
+            little of the backbone; UnreadableModel; the storage's reasons.
     """
     config = DetectorConfig.from_spec(spec.model, spec.dataset)
+    # Numbers in freezeBlocks meant other blocks to the version that began an older training.
+    if saved is not None:
+        config = config.model_copy(update={"block_numbers": saved.block_numbers})
     # A trained model keeps its architecture and all weights that the classes have in common.
     source = run.inputs.model
     if source is not None:
-        trained = detector.load(storage.fetch(source.uri, source.sha256))
+        trained = detector.load(context.storage.fetch(source.uri, source.sha256))
         log.info(
             "starting from %s: %s with %d parameters; its architecture, anchors and pooling are kept",
             source.uri,
@@ -116,16 +130,30 @@ def initial_model(run: RunSpec, spec: TrainingJobSpec, storage: Storage) -> Fast
         raise RunnerError(
             Reason.INTERNAL, "spec.model.from: expected a resolved model in the RunSpec, got none"
         )
-    model = detector.build(config, spec.training.seed)
+    # Weights of the state to resume from fit the graph in which they were trained.
+    variant = saved.variant if saved else None
     pretrained = spec.model.pretrained_weights
     # All weights are random: every frozen layer stays so.
     if pretrained is None:
+        config = config.model_copy(update={"variant": variant or config.variant})
+        model = detector.build(config, spec.training.seed)
         _warn_about_frozen_layers(model, {layer.name for layer in load.layers_of(model)})
         return model
+    path = _weights_file(pretrained, spec, context.storage)
     # Layers that the file lacks, such as those of the detector, keep their random weights.
-    loaded = load.load_by_name(model, storage.fetch(pretrained.uri, pretrained.sha256))
-    _warn_about_frozen_layers(model, loaded.untouched)
+    model, taken = load.build(config, spec.training.seed, path, pretrained.pixels, variant)
+    context.reporter.report(taken.status)
+    _warn_about_frozen_layers(model, taken.untouched)
     return model
+
+
+def _weights_file(pretrained: PretrainedWeights, spec: TrainingJobSpec, storage: Storage) -> Path:
+    if pretrained.uri.startswith("https://"):
+        # The API requires a digest with such an address.
+        return storage.download(
+            pretrained.uri, pretrained.sha256 or "", join(spec.output.uri, DOWNLOADS_FOLDER)
+        )
+    return storage.fetch(pretrained.uri, pretrained.sha256)
 
 
 def _retrained(trained: FasterRCNN, config: DetectorConfig, spec: TrainingJobSpec) -> FasterRCNN:
@@ -154,14 +182,17 @@ def _retrained(trained: FasterRCNN, config: DetectorConfig, spec: TrainingJobSpe
                 change.text,
             )
         trained = class_outputs.change(trained, config.class_names, spec.training.seed)
-    return detector.with_config(trained, trained.config.retrained_by(spec.model, spec.dataset))
+    retrained = trained.config.retrained_by(spec.model, spec.dataset)
+    # The spec's freezeBlocks are counted as today, whatever the model file's were.
+    retrained = retrained.model_copy(update={"block_numbers": config.block_numbers})
+    return detector.with_config(trained, retrained)
 
 
 def frozen_at_random(model: FasterRCNN, random_names: set[str]) -> list[str]:
     """Layers of frozen blocks among those with random weights: these would stay random."""
-    block_of = FAMILIES[model.config.backbone].block_of
-    names = [layer.name for layer in load.layers_of(model)]
-    return [name for name in names if name in random_names and block_of(name) in model.config.freeze_blocks]
+    config = model.config
+    names = [layer.name for layer in load.layers_of(model) if layer.name in random_names]
+    return [name for name in names if detector.block_of(config, name) in config.freeze_blocks]
 
 
 def _warn_about_frozen_layers(model: FasterRCNN, random_names: set[str]) -> None:

@@ -14,6 +14,7 @@ from keras import layers
 
 from tlt_runner.detector.backbones.family import Family
 from tlt_runner.detector.backbones.layers import KERAS_EPSILON, Layers
+from tlt_runner.detector.variant import TORCH_PIXELS
 
 
 class Group(NamedTuple):
@@ -114,19 +115,20 @@ def _excited(make: Layers, x: Any, name: str, squeezed: int) -> Any:
 
 
 def _block_of(layer: str) -> int | None:
-    """Number of a layer's group: the stem is 0, 6 and 7 are the head's, top_conv has none."""
+    """Number of a layer's group, as TLT's: the stem is 0, 6 and 7 are the head's, top_conv is 8."""
     if layer.startswith("stem_"):
         return 0
+    if layer.startswith("top_"):
+        return len(GROUPS) + 1
     group = re.match(r"block(\d)[a-z]_", layer)
     return int(group[1]) if group else None
 
 
 FAMILY = Family(
     tuple(COEFFICIENTS),
-    range(len(GROUPS) + 1),
+    range(len(GROUPS) + 2),
     _trunk,
     _head_stage,
     _block_of,
-    pixel_mean=(0.485 * 255, 0.456 * 255, 0.406 * 255),
-    pixel_scale=(1 / (0.229 * 255), 1 / (0.224 * 255), 1 / (0.225 * 255)),
+    pixels=TORCH_PIXELS,
 )

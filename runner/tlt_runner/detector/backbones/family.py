@@ -12,10 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tlt_runner.detector.backbones.layers import Layers
-
-Channels = tuple[float, float, float]
-"""A number each for red, green and blue."""
-IMAGENET_MEAN: Channels = (123.68, 116.779, 103.939)
+from tlt_runner.detector.variant import CAFFE_PIXELS, Pixels
 
 
 @dataclass(frozen=True)
@@ -30,8 +27,8 @@ class Family:
             last stage, which strides by ``stride``, or to vectors [M, D].
         dense_head: Whether the last stage is dense layers, which run on pooled features only.
         block_of: Layer name -> number of its freezable block; None for layers outside all blocks.
-        pixel_mean: Subtracted from RGB 0 to 255, inside the graph.
-        pixel_scale: Factor on the pixels after the subtraction.
+        pixels: Normalisation of the pixels, where the variant has none of its own.
+        former_block_of: ``block_of`` of models of before 2026-12, where the numbers were others.
     """
 
     names: tuple[str, ...]
@@ -39,6 +36,6 @@ class Family:
     trunk: Callable[[str, Layers, Any], Any]
     head_stage: Callable[[str, Layers, Any, int], Any]
     block_of: Callable[[str], int | None]
-    pixel_mean: Channels = IMAGENET_MEAN
-    pixel_scale: Channels | None = None
+    pixels: Pixels = CAFFE_PIXELS
     dense_head: bool = False
+    former_block_of: Callable[[str], int | None] | None = None

@@ -1,8 +1,9 @@
 """Makes the layers of a new detector: seeded initialisers, filters scaled by the width multiplier.
 
 One maker is handed through trunk, region proposal network and head, so that the same seed gives the same
-weights. Every convolution is padded "same": a backbone's last stage must run on pooled features of any size.
-:func:`fuse` makes batch normalisation faster in training, in graphs built here or read from a file.
+weights. Every convolution and pooling is padded so that only its stride makes the map smaller, rounded up: a
+backbone's last stage must run on pooled features of any size. :func:`fuse` makes batch normalisation faster
+in training, in graphs built here or read from a file.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import keras
 from keras import layers
 
 from tlt_runner.detector.boxes import Tensor
+from tlt_runner.detector.variant import Variant
 
 MAP_RANK = 4
 """Rank of a feature map [B, H, W, C], the only one that :func:`fuse` replaces."""
@@ -30,12 +32,14 @@ class Layers:
     Args:
         seed: Seed of all initialisers.
         width_multiplier: Factor on the number of filters, applied by :meth:`filters` and :meth:`rounded`.
+        variant: Padding of layers that stride, epsilon of the normalisations, and details of single families.
     """
 
-    def __init__(self, seed: int, width_multiplier: float = 1.0) -> None:
+    def __init__(self, seed: int, width_multiplier: float = 1.0, variant: Variant | None = None) -> None:
         self._seed = seed
         self._made = 0
         self._width = width_multiplier
+        self.variant = variant or Variant()
 
     def filters(self, count: int) -> int:
         """Return ``count`` times the width multiplier, rounded to a multiple of 8, at least 8."""
@@ -63,11 +67,12 @@ class Layers:
         """Add a convolution, padded so that only the stride makes the map smaller."""
         initializer = options.pop("kernel_initializer", None)
         initializer = initializer or keras.initializers.HeNormal(seed=self.seed())
+        x, padding = self._padded(x, name, size, stride)
         layer = layers.Conv2D(
             filters,
             size,
             stride,
-            "same",
+            padding,
             use_bias=bias,
             kernel_initializer=initializer,
             name=name,
@@ -79,13 +84,27 @@ class Layers:
         """Add a depthwise convolution, one filter for each channel, without bias."""
         # Of a kernel [size, size, C, 1] Keras' fan_out is size * size: the inputs of one output.
         initializer = keras.initializers.VarianceScaling(2.0, "fan_out", "truncated_normal", seed=self.seed())
+        x, padding = self._padded(x, name, size, stride)
         layer = layers.DepthwiseConv2D(
-            size, stride, "same", use_bias=False, depthwise_initializer=initializer, name=name
+            size, stride, padding, use_bias=False, depthwise_initializer=initializer, name=name
         )
         return layer(x)
 
+    def max_pool(self, x: Any, name: str, size: int, stride: int) -> Any:
+        """Add max pooling of values that are not negative: zeros around the map then change no maximum."""
+        x, padding = self._padded(x, name, size, stride)
+        return layers.MaxPooling2D(size, stride, padding, name=name)(x)
+
+    def _padded(self, x: Any, name: str, size: int, stride: int) -> tuple[Any, str]:
+        """Add zeros on every side where the variant asks for it; return the padding that is left to do."""
+        # Without a stride, and for 1x1, "same" is symmetric: no layer is needed.
+        if self.variant.padding == "same" or stride == 1 or size == 1:
+            return x, "same"
+        return layers.ZeroPadding2D((size - 1) // 2, name=f"{name}_pad")(x), "valid"
+
     def norm(self, x: Any, name: str, epsilon: float = BATCH_NORM_EPSILON) -> Any:
-        """Add batch normalisation."""
+        """Add batch normalisation, with the variant's epsilon if it has one."""
+        epsilon = self.variant.epsilon or epsilon
         return layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, epsilon=epsilon, name=name)(x)
 
 

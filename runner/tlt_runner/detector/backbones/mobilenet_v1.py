@@ -13,6 +13,7 @@ from keras import layers
 
 from tlt_runner.detector.backbones.family import Family
 from tlt_runner.detector.backbones.layers import KERAS_EPSILON, Layers
+from tlt_runner.detector.variant import SYMMETRIC_PIXELS
 
 BLOCKS = (
     (64, 1),
@@ -72,6 +73,5 @@ FAMILY = Family(
     _trunk,
     _head_stage,
     _block_of,
-    pixel_mean=(127.5, 127.5, 127.5),
-    pixel_scale=(1 / 127.5, 1 / 127.5, 1 / 127.5),
+    pixels=SYMMETRIC_PIXELS,
 )

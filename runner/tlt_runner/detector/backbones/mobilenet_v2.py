@@ -1,7 +1,7 @@
 """MobileNetV2: stem and inverted residuals 0 to 12 as the trunk (stride 16), 13 to 16 and Conv_1 as the head.
 
 Source: Sandler et al., "MobileNetV2" (2018). Layers, names and shapes are keras.applications': its files load
-whole (below width 1 without Conv_1, which Keras does not make smaller).
+whole.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from keras import layers
 
 from tlt_runner.detector.backbones.family import Family
 from tlt_runner.detector.backbones.layers import KERAS_EPSILON, Layers
+from tlt_runner.detector.variant import SYMMETRIC_PIXELS
 
 TRUNK = (
     (16, 1),
@@ -51,8 +52,11 @@ def _head_stage(name: str, make: Layers, pooled: Any, stride: int) -> Any:
     for number, filters in enumerate(HEAD, len(TRUNK)):
         block_stride = stride if number == len(TRUNK) else 1
         x = _inverted_residual(make, x, number, make.rounded(filters), block_stride)
-    # Smaller below width 1, too, where Keras keeps 1280: there its Conv_1 does not load.
-    x = make.norm(make.conv(x, "Conv_1", make.rounded(LAST_FILTERS), 1), "Conv_1_bn", KERAS_EPSILON)
+    last = make.rounded(LAST_FILTERS)
+    # Smaller below width 1, too, unless the weights are of Keras, which keeps 1280 there.
+    if make.variant.wide_end:
+        last = max(last, LAST_FILTERS)
+    x = make.norm(make.conv(x, "Conv_1", last, 1), "Conv_1_bn", KERAS_EPSILON)
     return layers.ReLU(6.0, name="out_relu")(x)
 
 
@@ -90,6 +94,5 @@ FAMILY = Family(
     _trunk,
     _head_stage,
     _block_of,
-    pixel_mean=(127.5, 127.5, 127.5),
-    pixel_scale=(1 / 127.5, 1 / 127.5, 1 / 127.5),
+    pixels=SYMMETRIC_PIXELS,
 )

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AliasChoices, Field
@@ -27,6 +27,7 @@ from tlt_api.base import StatusModel
 from tlt_api.failures import Reason
 from tlt_api.model import Anchors
 from tlt_api.status import Artifact, Metrics
+from tlt_runner.detector.variant import FORMER, Variant
 from tlt_runner.errors import RunnerError, storage_errors
 from tlt_runner.storage import Storage
 from tlt_runner.training.pretrained.class_outputs import ClassChange
@@ -66,6 +67,11 @@ class Position(StatusModel):
     """Anchors of the model: with other anchors, the same weights predict other boxes."""
     class_names: list[str] | None = None
     """Classes of the model, by id."""
+    variant: Variant = FORMER
+    """Variant of the backbone: in another one, the same weights give other features. State files of before
+    2026-12 name none."""
+    block_numbers: Literal["tlt", "former"] = "former"
+    """Meaning of the numbers in freezeBlocks, which decide what the optimizer trains."""
     best: Metrics | None = None
     """Evaluation of the best model so far, with its epoch."""
     artifacts: list[Artifact] = []

@@ -1,14 +1,17 @@
-"""Loads pretrained weights by layer name and shape, from our files and from those of Keras and TLT.
+"""Builds a detector for pretrained weights, and loads them by layer name and shape.
 
-Called by :mod:`tlt_runner.training.initial_model`. Names are translated
-(:mod:`tlt_runner.training.pretrained.layer_names`), and differences between the networks are folded into
-the weights where that is exact. Layers that were not loaded are logged by name: a network that silently
-keeps random weights trains badly, and nobody knows why.
+Called by :mod:`tlt_runner.training.initial_model`. The file is read first: whose layer names it has decides
+the variant of the network (:mod:`tlt_runner.training.pretrained.layer_names`), and the graph is built for
+it, so that weights of this product, Keras, KerasHub, torchvision and TLT give their own features. What of a
+file fits is counted by layer and by parameter, reported, and an error where it is too little: a network
+that silently keeps random weights trains badly, and nobody knows why.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +19,14 @@ import numpy as np
 from keras import layers
 
 from tlt_api.failures import Reason
+from tlt_api.model import PretrainedPixels
+from tlt_api.status import PretrainedLayers, PretrainedStatus
+from tlt_runner.detector import model as detector
+from tlt_runner.detector import variant
+from tlt_runner.detector.backbones import FAMILIES
+from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.detector.model import FasterRCNN
+from tlt_runner.detector.variant import Pixels, Variant
 from tlt_runner.errors import RunnerError
 from tlt_runner.training.pretrained import files, layer_names
 from tlt_runner.training.pretrained.class_outputs import OUTPUTS, ClassChange
@@ -25,6 +35,12 @@ from tlt_runner.training.pretrained.layer_names import Naming
 
 log = logging.getLogger(__name__)
 Arrays = dict[str, list[np.ndarray]]
+LEAST_SHARE = 0.9
+"""Least share of the backbone's parameters that a file must have: with less it is of another network."""
+_DETECTOR_PREFIXES = ("rpn_", "head_", "light_")
+"""Layers that are no part of the backbone."""
+_NAMES_SHOWN = 20
+"""Most layer names in the status."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,7 @@ class Taken:
         missing: Layers that the file does not have, or has several of.
         unused: Layers of the file that the model does not have, by the file's names.
         ambiguous: Names that several layers of the file share; none of these is loaded.
+        parameters: Number of parameters of each of the model's layers.
     """
 
     origin: str
@@ -48,11 +65,12 @@ class Taken:
     missing: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     ambiguous: tuple[str, ...] = ()
+    parameters: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def untouched(self) -> set[str]:
         """Layers of the model that keep their weights."""
-        return {*self.missing, *(text.split(" ")[0] for text in self.mismatched)}
+        return {*self.missing, *map(_name_of, self.mismatched)}
 
     @property
     def summary(self) -> str:
@@ -71,21 +89,80 @@ class Taken:
             parts.append(f"{len(self.ambiguous)} names in the file of several layers")
         return ", ".join(parts)
 
+    def share(self, names: Iterable[str]) -> float:
+        """Return the share of the model's parameters that these layers have."""
+        return sum(self.parameters[name] for name in names) / max(1, sum(self.parameters.values()))
 
-def load_by_name(model: FasterRCNN, path: Path) -> Taken:
-    """Load the weights of all layers that the file has with the same shapes, under our name or its own.
+    @property
+    def status(self) -> PretrainedStatus:
+        """What was loaded, for the status."""
+        matched, mismatched = (*self.loaded, *self.partly), [*map(_name_of, self.mismatched)]
+        return PretrainedStatus(
+            origin=self.origin,
+            matched=PretrainedLayers(layers=len(matched), parameters=self.share(matched)),
+            missing=PretrainedLayers(layers=len(self.missing), parameters=self.share(self.missing)),
+            mismatched=PretrainedLayers(layers=len(mismatched), parameters=self.share(mismatched)),
+            unused_layers=len(self.unused) + len(self.ambiguous),
+            not_loaded=[*mismatched, *self.missing][:_NAMES_SHOWN],
+        )
 
-    From a detector that this product wrote for other classes, the output layers load the weights of the
-    classes that both have.
+
+def build(
+    config: DetectorConfig,
+    seed: int,
+    path: Path,
+    pixels: PretrainedPixels | None = None,
+    required: Variant | None = None,
+) -> tuple[FasterRCNN, Taken]:
+    """Build the detector in the variant that the file's weights are of, and load them.
+
+    All layers that the file has with the same shapes are loaded, under our name or its own. From a detector
+    that this product wrote for other classes, the output layers load the weights of the classes that both
+    have.
+
+    Args:
+        config: The detector; its variant is replaced by the file's.
+        seed: Seed of the weights that the file does not have.
+        path: The file.
+        pixels: Channel order and normalisation of the pixels, where the file's convention is not right.
+        required: Variant to build instead of the file's, for a training that began with it.
 
     Raises:
-        RunnerError: UnreadableModel for another kind of file, ModelMismatch when no layer fits.
+        RunnerError: UnreadableModel for another kind of file, ModelMismatch where the file has less than
+            LEAST_SHARE of the backbone's parameters.
     """
     file = files.read(path)
-    naming = layer_names.naming(model.config.backbone, {*file.layers, *file.ambiguous})
+    naming = layer_names.naming(config.backbone, file.names)
+    pixels = pixels or PretrainedPixels()
+    chosen = required or _variant(config, file, naming, pixels)
+    model = detector.build(config.model_copy(update={"variant": chosen}), seed)
+    taken = _load(model, file, naming, pixels.order or naming.order)
+    _require_backbone(model, taken, file, path, naming)
+    log.info("pretrained weights %s with layer names of %s: %s", path.name, taken.origin, taken.summary)
+    log.info("pretrained weights: %s is built as its weights ask for: %s", config.backbone, _text(chosen))
+    _report(taken, naming)
+    _report_classes(taken, file, model)
+    _report_meaning(file, model)
+    return model, taken
+
+
+def _variant(config: DetectorConfig, file: WeightsFile, naming: Naming, given: PretrainedPixels) -> Variant:
+    """Variant in which the file's weights mean what they were trained for, with its pixels resolved."""
+    if file.detector is not None and file.detector.backbone == config.backbone:
+        chosen = file.detector.variant
+    elif naming.variant is not None:
+        chosen = naming.variant(file.names)
+    else:
+        chosen = variant.published(config.backbone)
+    usual = naming.pixels or chosen.pixels or FAMILIES[config.backbone].pixels
+    resolved = {**usual.model_dump(), **given.model_dump(include={"mean", "scale"}, exclude_none=True)}
+    return chosen.model_copy(update={"pixels": Pixels.model_validate(resolved)})
+
+
+def _load(model: FasterRCNN, file: WeightsFile, naming: Naming, order: str) -> Taken:
     arrays, theirs = _translated(file.layers, naming)
-    _adapt(model, arrays, naming)
-    change = ClassChange.between(file.class_names or model.config.class_names, model.config.class_names)
+    _adapt(model, arrays, naming, order)
+    change = _change(file, model)
     loaded, partly, mismatched, missing = [], [], [], []
     for layer in layers_of(model):
         values = arrays.pop(layer.name, None)
@@ -103,7 +180,7 @@ def load_by_name(model: FasterRCNN, path: Path) -> Taken:
             loaded.append(layer.name)
     # By the file's own names: layers that our model lacks, and layers that no translation knows.
     left = {*(theirs[name] for name in arrays if name in theirs), *(set(file.layers) - set(theirs.values()))}
-    taken = Taken(
+    return Taken(
         naming.origin,
         tuple(loaded),
         tuple(partly),
@@ -111,16 +188,59 @@ def load_by_name(model: FasterRCNN, path: Path) -> Taken:
         tuple(missing),
         tuple(sorted(left)),
         file.ambiguous,
+        {layer.name: layer.count_params() for layer in layers_of(model)},
     )
-    _report(taken, path, naming)
-    _report_classes(taken, file, change, model)
-    _report_meaning(file, model)
-    return taken
+
+
+def _require_backbone(model: FasterRCNN, taken: Taken, file: WeightsFile, path: Path, naming: Naming) -> None:
+    """Refuse a file that lacks more of the backbone than a difference in detail explains.
+
+    Raises:
+        RunnerError: ModelMismatch.
+    """
+    # Dense layers are left out: those of VGG are in no file without its classifier.
+    backbone = [
+        layer.name
+        for layer in layers_of(model)
+        if not layer.name.startswith(_DETECTOR_PREFIXES) and not isinstance(layer, layers.Dense)
+    ]
+    share = taken.share(set(backbone) & set(taken.loaded)) / taken.share(backbone)
+    if share >= LEAST_SHARE:
+        return
+    reasons = {
+        **{name: f"{name} (not in the file)" for name in taken.missing},
+        **{_name_of(text): text for text in taken.mismatched},
+    }
+    first = [reasons[name] for name in backbone if name in reasons][:3]
+    raise RunnerError(
+        Reason.MODEL_MISMATCH,
+        f"spec.model.pretrainedWeights: expected weights of {model.config.backbone} with widthMultiplier "
+        f"{model.config.width_multiplier:g}, got {path.name}, which has {share:.1%} of the backbone's "
+        f"parameters (at least {LEAST_SHARE:.0%} are needed); nearest convention of layer names: "
+        f"{layer_names.nearest(model.config.backbone, file.names)}; the first layers that do not match: "
+        f"{', '.join(first)}; the file has {', '.join(sorted(file.layers)[:3]) or 'no layers'} ..."
+        + (f", and several each of {', '.join(taken.ambiguous[:3])} ..." if taken.ambiguous else "")
+        + (f"; it is of another network: {naming.caveat}" if naming.caveat else ""),
+        "Set spec.model.backbone and widthMultiplier to those of the file, or take weights of this product, "
+        "Keras, KerasHub, torchvision (.safetensors) or TLT (.hdf5).",
+    )
 
 
 def layers_of(model: FasterRCNN) -> list[layers.Layer]:
     """List the layers with weights, trunk first."""
     return [layer for layer in [*model.trunk.layers, *model.head.layers] if layer.weights]
+
+
+def _name_of(mismatch: str) -> str:
+    return mismatch.split(" ")[0]
+
+
+def _text(chosen: Variant) -> str:
+    return ", ".join(f"{name} {value}" for name, value in chosen.to_wire().items())
+
+
+def _change(file: WeightsFile, model: FasterRCNN) -> ClassChange:
+    return ClassChange.between(file.class_names or model.config.class_names, model.config.class_names)
 
 
 def _shapes(values: list[np.ndarray]) -> list[tuple[int, ...]]:
@@ -137,12 +257,12 @@ def _translated(arrays: Arrays, naming: Naming) -> tuple[Arrays, dict[str, str]]
     return {ours: list(arrays[name]) for ours, name in theirs.items()}, theirs
 
 
-def _adapt(model: FasterRCNN, arrays: Arrays, naming: Naming) -> None:
+def _adapt(model: FasterRCNN, arrays: Arrays, naming: Naming, order: str) -> None:
     """Convert the file's weights to our layers, in place. Exact in inference and for frozen layers."""
     parts = layers_of(model)
     first = arrays.get(parts[0].name)
     # The inputs of the first kernel are the file's blue, green, red.
-    if naming.bgr and first and first[0].ndim == 4 and first[0].shape[2] == 3:
+    if order == "bgr" and first and first[0].ndim == 4 and first[0].shape[2] == 3:
         first[0] = first[0][:, :, ::-1]
     # A normalisation by the tensor that it takes: the output of its convolution.
     norms = {id(layer.input): layer for layer in parts if isinstance(layer, layers.BatchNormalization)}
@@ -151,6 +271,8 @@ def _adapt(model: FasterRCNN, arrays: Arrays, naming: Naming) -> None:
         if isinstance(layer, layers.BatchNormalization) and len(values) == 4 and naming.epsilon is not None:
             # The stored variance takes up the difference: only its sum with epsilon is used.
             values[3] = values[3] + (naming.epsilon - layer.epsilon)
+        if isinstance(layer, layers.Dense) and naming.flattens_channels_first:
+            _reorder_inputs(values, layer, model)
         if not isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D) or not values:
             continue
         norm = norms.get(id(layer.output))
@@ -165,6 +287,15 @@ def _absorb_bias(convolution: list[np.ndarray], norm: list[np.ndarray]) -> None:
     """Move a bias before a normalisation into its moving mean: x + b - m = x - (m - b)."""
     if len(convolution) == 2 and len(norm) == 4 and norm[2].shape == convolution[1].shape:
         norm[2] = norm[2] - convolution.pop()
+
+
+def _reorder_inputs(values: list[np.ndarray], layer: layers.Dense, model: FasterRCNN) -> None:
+    """Reorder the inputs of the dense layer after flattening from [C, H, W] to [H, W, C]."""
+    height, width, channels = model.head.input_shape[1:]
+    flattened = layer.input.shape[-1] == height * width * channels and layer.name == "fc1"
+    if values and flattened and values[0].shape[0] == height * width * channels:
+        kernel = values[0].reshape(channels, height, width, -1).transpose(1, 2, 0, 3)
+        values[0] = kernel.reshape(values[0].shape)
 
 
 def fold(convolution: list[np.ndarray], norm: list[np.ndarray], epsilon: float) -> list[np.ndarray]:
@@ -184,17 +315,7 @@ def fold(convolution: list[np.ndarray], norm: list[np.ndarray], epsilon: float) 
     return [kernel * scale, beta + (sum(bias) - mean) * scale]
 
 
-def _report(taken: Taken, path: Path, naming: Naming) -> None:
-    if not taken.loaded:
-        raise RunnerError(
-            Reason.MODEL_MISMATCH,
-            f"spec.model.pretrainedWeights: no layer of {path.name} has name and shapes of the model's; "
-            f"the model has {', '.join(taken.missing[:3]) or taken.mismatched[0]} ..., "
-            f"the file {', '.join(taken.unused[:3]) or 'none'} ..."
-            + (f", and several each of {', '.join(taken.ambiguous[:3])} ..." if taken.ambiguous else "")
-            + (f"; it is of another network: {naming.caveat}" if naming.caveat else ""),
-        )
-    log.info("pretrained weights %s with layer names of %s: %s", path.name, taken.origin, taken.summary)
+def _report(taken: Taken, naming: Naming) -> None:
     for what, names in (
         ("not in the file, not loaded", taken.missing),
         ("of another shape, not loaded", taken.mismatched),
@@ -234,8 +355,9 @@ def _report_meaning(file: WeightsFile, model: FasterRCNN) -> None:
             )
 
 
-def _report_classes(taken: Taken, file: WeightsFile, change: ClassChange, model: FasterRCNN) -> None:
+def _report_classes(taken: Taken, file: WeightsFile, model: FasterRCNN) -> None:
     """Log by class name what the head loaded."""
+    change = _change(file, model)
     classes = change.now
     if file.class_names is not None:
         if set(change.before) != set(classes):
