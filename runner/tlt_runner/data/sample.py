@@ -12,6 +12,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+PADDING = -1
+"""Class id of a row without a box, where arrays of boxes have a fixed size."""
+IGNORED = -2
+"""Class id of a region to leave out of account for every class (DontCare); -3 - c is one of class c only (a
+crowd of COCO). Class ids of objects are from 0."""
+
 
 class Problem(StrEnum):
     """Kinds of problems for which a file or a line is left out."""
