@@ -22,7 +22,7 @@ def coco_scores(detect: Detect, records: Records) -> dict[str, Any]:
     truth: list[dict[str, Any]] = []
     detected: list[dict[str, Any]] = []
     images = 0
-    for batch in batches.validation_batches(records, BATCH, MOST_OBJECTS):
+    for batch in batches.validation_batches(records, BATCH):
         given = {name: batch[name].numpy() for name in ("image", "boxes", "classes", "valid")}
         detections = detect(given["image"])
         for index in np.flatnonzero(given["valid"]):

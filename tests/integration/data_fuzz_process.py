@@ -38,14 +38,14 @@ LONGEST_MESSAGE = 1_000
 
 def check_labels(labels: Labels) -> None:
     """Assert the guarantees of a reader for the labels of any file."""
-    for box in labels.boxes:
+    for box in (*labels.boxes, *labels.ignored):
         y1, x1, y2, x2 = box.yxyx
         assert all(map(math.isfinite, box.yxyx)) and y1 < y2 and x1 < x2, box
-        assert 1 <= len(box.class_name) <= 128, box
+        assert len(box.class_name) <= 128, box
         box.class_name.encode()
         assert -1 <= box.truncation <= 1 and -1 <= box.occlusion <= 3, box
         assert box.line is None or box.line >= 1, box
-    assert labels.ignored >= 0
+    assert all(box.class_name for box in labels.boxes)
     assert labels.image_size is None or min(labels.image_size) > 0, labels.image_size
     check_findings(labels.findings)
 

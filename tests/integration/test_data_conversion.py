@@ -65,6 +65,11 @@ def _saved(image: Image.Image, kind: str) -> bytes:
 
 JPEG = _jpeg()
 BOX = LabelledBox("car", (16.0, 32.0, 48.0, 96.0), truncation=0.5, occlusion=1, difficult=True, line=3)
+# Of a class that is learnt, of one that is not, of every class, and outside of the image.
+CROWD = LabelledBox("person", (0.0, 0.0, 24.0, 12.0))
+BOATS = LabelledBox("boat", (0.0, 0.0, 50.0, 50.0))
+ANYTHING = LabelledBox("", (90.0, -10.0, 120.0, 64.0), line=4)
+OUTSIDE = LabelledBox("", (96.0, 0.0, 120.0, 64.0), line=5)
 
 
 def _convert(data: bytes, size: ImageSize = SAME, **labels: object) -> SampleOutcome:
@@ -128,16 +133,21 @@ def test_a_jpeg_that_tensorflow_would_decode_to_other_colours_is_encoded_anew(
 
 
 def test_a_record_has_the_attributes_of_the_label() -> None:
-    converted = _convert(JPEG, boxes=(BOX,), ignored=2)
+    converted = _convert(JPEG, boxes=(BOX,), ignored=(CROWD, BOATS, ANYTHING, OUTSIDE))
     record = _record(converted).features.feature
     assert record["frame/id"].bytes_list.value == [b"images/a"]
-    assert record["target/object_class"].bytes_list.value == [b"vehicle"]
-    assert record["target/object_class_id"].int64_list.value == [1]
-    assert record["target/truncation"].float_list.value == [0.5]
-    assert record["target/occlusion"].int64_list.value == [1]
-    assert record["target/is_difficult"].int64_list.value == [1]
+    assert record["target/object_class"].bytes_list.value == [b"vehicle", b"person", b"DontCare"]
+    # Classes are person (0) and vehicle (1): -3 is a crowd of persons, -2 a region of every class.
+    assert record["target/object_class_id"].int64_list.value == [1, -3, -2]
+    assert record["target/truncation"].float_list.value == [0.5, 0, 0]
+    assert record["target/occlusion"].int64_list.value == [1, 0, 0]
+    assert record["target/is_difficult"].int64_list.value == [1, 0, 0]
+    assert record["target/coordinates_y2"].float_list.value == [48, 24, HEIGHT]  # cut at the image's edge
+    assert record["target/coordinates_y1"].float_list.value == [16, 0, 90]
+    assert record["target/coordinates_x1"].float_list.value == [32, 0, 0]
     assert (converted.objects, converted.sizes) == ([1], [(32.0, 64.0)])
-    assert (converted.source_classes, converted.ignored, converted.clipped) == (["car"], 2, 0)
+    assert (converted.source_classes, converted.ignored, converted.clipped) == (["car"], 4, 0)
+    assert converted.regions == 2
 
 
 def test_boxes_of_a_stretched_image_map_there_and_back() -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pytest
 
 from lazy import Lazy
 from tlt_api.model import DeltaScales, Proposals, Roi
@@ -123,3 +124,128 @@ def test_targets_are_scaled_by_the_configured_factors() -> None:
     np.testing.assert_allclose(of_anchors.deltas[0, 0], [-0.2, -0.4, 0, 0], atol=1e-6)
     of_rois = matching.roi_targets(scaled, lower[None], np.array([[True]]), OBJECT, CLASSES, generator())
     np.testing.assert_allclose(of_rois.deltas[0, 0], [-0.4, -0.6, 0, 0], atol=1e-6)
+
+
+def iou(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    low = np.maximum(left[:, None, :2], right[None, :, :2])
+    shared = np.prod(np.clip(np.minimum(left[:, None, 2:], right[None, :, 2:]) - low, 0, None), -1)
+    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], -1) for boxes in (left, right)]
+    return shared / (areas[0][:, None] + areas[1][None] - shared)
+
+
+def tlt_assignment(anchors: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Assign objects to anchors as TLT's RPNTargetGenerator does, in numpy; -1 for no object.
+
+    Objects that are the best of no anchor of IoU 0.7 take the anchor that overlaps them most, in order: a
+    later one takes an anchor from an earlier one. Unlike in TLT, which takes the first, several anchors of
+    the same overlap are all taken ("the anchor/anchors with the highest" IoU, Ren et al.).
+    """
+    overlaps = iou(anchors, boxes)
+    assigned = np.where(overlaps.max(1) >= 0.7, overlaps.argmax(1), -1)
+    for index in sorted(set(range(len(boxes))) - set(assigned)):
+        if overlaps[:, index].max() > 0:
+            assigned[overlaps[:, index] == overlaps[:, index].max()] = index
+    return assigned
+
+
+def assignment(anchors: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """The object of each positive anchor by the product, from its regression targets; -1 for no object."""
+    everything = config(proposals=Proposals(mini_batch=4096))  # no positive is left out by the draw
+    classes = np.zeros((1, len(boxes)), np.int32)
+    targets = matching.anchor_targets(everything, anchors, boxes[None], classes, generator())
+    box_ops = Lazy("tlt_runner.detector.boxes")
+    decoded = np.asarray(box_ops.decode(targets.deltas, anchors[None], everything.rpn_scales))[0]
+    objects = np.abs(decoded[:, None] - boxes[None]).max(-1).argmin(1)
+    return np.where(np.asarray(targets.positive)[0] > 0, objects, -1)
+
+
+GRID = np.array(
+    [
+        [y - s / 2, x - s / 2, y + s / 2, x + s / 2]
+        for y in range(8, 96, 16)
+        for x in range(8, 96, 16)
+        for s in (32, 64)
+    ],
+    np.float32,
+)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_objects_are_assigned_as_in_tlt_and_those_that_tlt_leaves_without_get_an_anchor(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    count = 12 if seed % 2 else 6
+    centres = random.uniform(0, 96, (count, 2))
+    sides = np.exp(random.uniform(np.log(6), np.log(80), (count, 2)))
+    boxes = np.concatenate([centres - sides / 2, centres + sides / 2], 1).clip(0, 96).astype(np.float32)
+    expected, got = tlt_assignment(GRID, boxes), assignment(GRID, boxes)
+    served = set(expected) - {-1}
+    assert set(got) - {-1} == set(range(len(boxes)))
+    if len(served) == len(boxes):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_an_object_gets_its_best_anchor_even_if_that_prefers_another_one() -> None:
+    # The anchor overlaps the first object by 1 and the second by 25/100; no other touches the second.
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 5, 5]], np.float32)
+    anchors = np.array([[0, 0, 10, 10], [0, 2, 10, 12], [50, 50, 60, 60]], np.float32)
+    # The second claims the first anchor (0.25 against 15/110), the first one the next best (0.67).
+    assert assignment(anchors, boxes).tolist() == [1, 0, -1]
+
+
+def test_equal_objects_get_an_anchor_each() -> None:
+    boxes = np.tile(np.array([[40, 40, 52, 52]], np.float32), (5, 1))
+    classes = np.zeros((1, 5), np.int32)
+    spec = config(proposals=Proposals(mini_batch=4096))
+    targets = matching.anchor_targets(spec, GRID, boxes[None], classes, generator())
+    # One after the other: each round the anchors that overlap most of those that are still free.
+    assert float(np.sum(targets.positive)) >= 5
+
+
+def test_an_object_that_no_anchor_touches_gets_none_and_the_others_theirs() -> None:
+    boxes = np.array([[200, 200, 210, 210], [0, 0, 10, 10]], np.float32)
+    assert assignment(ANCHORS, boxes).tolist() == [1, -1, -1, -1]
+
+
+REGION = np.array([[[48, 48, 64, 64], [0, 0, 10, 10]]], np.float32)
+
+
+@pytest.mark.parametrize("ignored", [-2, -3, -5])
+def test_anchors_inside_an_ignored_region_take_no_part(ignored: int) -> None:
+    # The fourth anchor is inside the region; the second and third share 60 and 20 of 100 with the object.
+    classes = np.array([[ignored, 1]], np.int32)
+    targets = matching.anchor_targets(config(), ANCHORS, REGION, classes, generator())
+    np.testing.assert_array_equal(targets.positive, [[1, 0, 0, 0]])
+    np.testing.assert_array_equal(targets.sampled, [[1, 0, 1, 0]])
+
+
+def test_an_anchor_is_inside_a_region_from_half_of_its_own_area() -> None:
+    anchors = np.array([[0, 0, 10, 10], [0, 1, 10, 11], [-30, -30, 30, 30]], np.float32)
+    region = np.array([[[0, -40, 10, 5]]], np.float32)  # 50, 40 and 350 of 100, 100 and 3,600
+    targets = matching.anchor_targets(config(), anchors, region, np.array([[-2]], np.int32), generator())
+    np.testing.assert_array_equal(targets.sampled, [[0, 1, 1]])
+
+
+def test_two_regions_do_not_add_up_as_in_coco() -> None:
+    regions = np.array([[[0, 0, 10, 4], [0, 6, 10, 10]]], np.float32)
+    targets = matching.anchor_targets(config(), ANCHORS[:1], regions, np.full((1, 2), -2), generator())
+    np.testing.assert_array_equal(targets.sampled, [[1]])
+
+
+def test_an_object_within_a_region_is_learnt_and_the_background_around_it_is_not() -> None:
+    classes = np.array([[1, -2]], np.int32)
+    boxes = np.array([[[0, 0, 10, 10], [0, 0, 20, 20]]], np.float32)
+    targets = matching.anchor_targets(config(), ANCHORS, boxes, classes, generator())
+    np.testing.assert_array_equal(targets.positive, [[1, 0, 0, 0]])
+    np.testing.assert_array_equal(targets.sampled, [[1, 0, 0, 1]])
+
+
+def test_proposals_inside_an_ignored_region_are_no_background_and_the_region_is_no_proposal() -> None:
+    proposals = np.array([[[49, 49, 59, 59], [20, 20, 30, 30], [0, 0, 10, 10]]], np.float32)
+    spec = config(roi=Roi(mini_batch=8, ground_truth_as_roi=True))
+    classes = np.array([[-3, 1]], np.int32)
+    targets = matching.roi_targets(spec, proposals, np.ones((1, 3), bool), REGION, classes, generator())
+    sampled = np.asarray(targets.sampled)[0] > 0
+    drawn = {tuple(box) for box in np.asarray(targets.boxes)[0][sampled].tolist()}
+    assert drawn == {(20, 20, 30, 30), (0, 0, 10, 10)}
+    # The proposal of the object and the object itself are positive, the other one is background.
+    assert sorted(np.asarray(targets.classes)[0][sampled].tolist()) == [1, 1, 3]

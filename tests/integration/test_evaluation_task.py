@@ -58,7 +58,7 @@ def test_the_best_model_is_evaluated_on_the_validation_images(detector_scenes, m
     detector.save(model, run.output / "best.keras")
     metrics = run().metrics
     records = prepare(run.spec.dataset, run.storage, run.spec.output.uri)
-    judged = batches.validation_batches(records, 3, 20)
+    judged = batches.validation_batches(records, 3)
     assert metrics == judge(keras_detector(model), judged, sorted(CLASSES), 0.25, "voc07")
     assert [item.name for item in metrics.per_class] == sorted(CLASSES)
     assert metrics.iou_threshold == 0.25

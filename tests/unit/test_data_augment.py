@@ -207,7 +207,7 @@ def test_boxes_of_a_mosaic_lie_around_their_drawings() -> None:
         box = np.array([30.0, 40, 60, 80])
         for index in range(4):
             images = [rectangle(box) if index == one else rectangle(0 * box) for one in range(4)]
-            boxes, kept = mosaic.move_boxes([box[None]] * 4, quadrants, 0.25)
+            boxes, kept = mosaic.move_boxes([box[None]] * 4, quadrants, [0.25] * 4)
             image = mosaic.paint(images, quadrants)
             if kept[index]:
                 assert np.abs(drawn_box(image) - boxes[index]).max() <= 1.5
@@ -215,7 +215,7 @@ def test_boxes_of_a_mosaic_lie_around_their_drawings() -> None:
 
 def test_a_mosaic_drops_objects_outside_their_quadrant() -> None:
     quadrant = mosaic.Quadrant(np.array([0, 0, 48, 64]), np.array([[0.5, 0, 0], [0, 0.5, -12]]))
-    boxes, kept = mosaic.move_boxes([np.array([[0.0, 0, 20, 20], [16, 0, 40, 40]])], [quadrant], 0.5)
+    boxes, kept = mosaic.move_boxes([np.array([[0.0, 0, 20, 20], [16, 0, 40, 40]])], [quadrant], [0.5])
     # Halved and 12 rows up: the first is above the edge, a third of the second too.
     assert kept.tolist() == [False, True]
     assert boxes[1].tolist() == [0, 0, 8, 20]

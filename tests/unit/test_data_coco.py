@@ -74,7 +74,7 @@ def test_ids_may_have_gaps_and_be_text(tmp_path: Path) -> None:
 def test_a_crowd_is_a_region_to_leave_out_of_account(tmp_path: Path) -> None:
     crowd = {"id": 1, "image_id": 5, "category_id": 1, "bbox": [0, 0, 9, 9], "iscrowd": 1}
     _, labels = _read(tmp_path, _coco([_image(5, "a.jpg")], [_annotation(5, 1, [0, 0, 1, 1]), crowd]))
-    assert (len(labels.boxes), labels.ignored, labels.findings) == (1, 1, ())
+    assert (len(labels.boxes), len(labels.ignored), labels.findings) == (1, 1, ())
 
 
 def test_an_entry_without_annotations_is_background(tmp_path: Path) -> None:

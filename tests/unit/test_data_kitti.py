@@ -23,7 +23,7 @@ def test_a_line_is_an_object(tmp_path: Path) -> None:
 def test_dont_care_regions_are_counted_and_are_no_objects(tmp_path: Path) -> None:
     line = "DontCare -1 -1 -10 503.89 169.71 590.61 190.13 -1 -1 -1 -1000 -1000 -1000 -10"
     labels = _read(tmp_path, f"{GOOD}\n{line}\n{line}\n".encode())
-    assert (len(labels.boxes), labels.ignored, labels.findings) == (1, 2, ())
+    assert (len(labels.boxes), len(labels.ignored), labels.findings) == (1, 2, ())
 
 
 def test_line_ends_of_old_macs_are_accepted(tmp_path: Path) -> None:

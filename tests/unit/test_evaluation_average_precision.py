@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
+import io
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from tlt_runner.evaluation import average_precision as average_precision_module
 from tlt_runner.evaluation.average_precision import (
@@ -265,3 +269,96 @@ def test_a_box_of_padding_alone_is_a_false_positive_and_an_infinite_one_is_left_
     }
     # The one that counts comes second, after the one in the padding: precision 1 / 2.
     assert evaluate(lambda _: wrong, [one], ["car", "person"], 0.5, "area").m_ap == pytest.approx(0.5)
+
+
+def coco_outcomes(boxes, scores, true_boxes, crowds, threshold):
+    """The outcomes of one class in one image by pycocotools, in the order of the detections."""
+
+    def annotation(number, box, **more):
+        y1, x1, y2, x2 = (float(edge) for edge in box)
+        bbox = [x1, y1, x2 - x1, y2 - y1]
+        return {
+            "id": number,
+            "image_id": 1,
+            "category_id": 1,
+            "bbox": bbox,
+            "area": bbox[2] * bbox[3],
+            **more,
+        }
+
+    truth, found = COCO(), None
+    truth.dataset = {
+        "info": {},
+        "images": [{"id": 1, "width": 100, "height": 100}],
+        "categories": [{"id": 1, "name": "car"}],
+        "annotations": [
+            annotation(number, box, iscrowd=int(crowd))
+            for number, (box, crowd) in enumerate(zip(true_boxes, crowds, strict=True), start=1)
+        ],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        found = truth.loadRes(
+            [annotation(place + 1, box, score=float(scores[place])) for place, box in enumerate(boxes)]
+        )
+        judge = COCOeval(truth, found, "bbox")
+        judge.params.iouThrs = np.array([threshold])
+        judge.evaluate()
+    image = judge.evalImgs[0]
+    by_id = {
+        number: -1 if ignored else int(match > 0)
+        for number, match, ignored in zip(
+            image["dtIds"], image["dtMatches"][0], image["dtIgnore"][0], strict=True
+        )
+    }
+    return [by_id[number] for number in range(1, len(boxes) + 1)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_crowds_excuse_the_same_detections_as_in_pycocotools(seed):
+    random = np.random.default_rng(seed)
+
+    def some(count, least, most):
+        corner = random.uniform(0, 60, (count, 2))
+        return np.concatenate([corner, corner + random.uniform(least, most, (count, 2))], axis=1)
+
+    # Objects lie far apart from each other, so that VOC's matching and COCO's agree on them.
+    objects = np.array([[0, 0, 10, 10], [0, 50, 12, 62], [70, 0, 80, 10]], float)
+    crowds = some(3, 25, 40)
+    near = objects[random.integers(0, 3, 6)] + random.uniform(-2, 2, (6, 4))
+    boxes = np.concatenate([near, some(10, 4, 20)])
+    scores = random.permutation(16) / 16
+    true_boxes = np.concatenate([objects, crowds])
+    ids = np.array([0, 0, 0, -3, -2, -3])
+    ours = match_image(
+        boxes, scores, np.zeros(16, int), true_boxes, ids, np.zeros(6, bool), iou_threshold=0.5
+    )
+    assert -1 in ours
+    assert ours.tolist() == coco_outcomes(boxes, scores, true_boxes, ids < 0, 0.5)
+
+
+def test_a_region_excuses_detections_of_its_class_and_one_of_every_class_excuses_all():
+    boxes = np.tile([[0.0, 0, 10, 10]], (2, 1))
+    classes, scores = np.array([0, 1]), np.array([0.9, 0.8])
+
+    def outcomes(region_id):
+        return match_image(
+            boxes, scores, classes, boxes[:1] * 3, np.array([region_id]), np.array([False]), 0.5
+        ).tolist()
+
+    assert (outcomes(-2), outcomes(-3), outcomes(-4)) == ([-1, -1], [-1, 0], [0, -1])
+
+
+def test_an_object_in_a_crowd_is_still_found_or_missed():
+    boxes = np.array([[0.0, 0, 10, 10], [20, 20, 30, 30]])
+    truth = np.array([[0.0, 0, 10, 10], [0, 0, 40, 40]])
+    outcome = match_image(
+        boxes, np.array([0.9, 0.8]), np.zeros(2, int), truth, np.array([0, -3]), np.zeros(2, bool), 0.5
+    )
+    assert outcome.tolist() == [1, -1]
+    accumulator = Accumulator(["car"], 0.5)
+    accumulator.add_image(
+        boxes[1:], np.array([0.8]), np.zeros(1, int), truth, np.array([0, -3]), np.zeros(2, bool)
+    )
+    (result,) = accumulator.result("area").classes
+    assert (result.average_precision, result.objects, result.ignored) == (0.0, 1, 1)

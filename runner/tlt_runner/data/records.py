@@ -22,7 +22,7 @@ from tlt_runner.storage import PARALLEL_FILES, Storage, join
 MANIFEST = "dataset.json"
 REPORT = "dataset-report.json"
 REPORT_PAGE = "dataset-report.html"
-SCHEMA = 3
+SCHEMA = 4
 """Version of the layout of records and report; part of the digest, so that old ones are made again."""
 Subset = Literal["training", "validation"]
 SUBSETS: tuple[Subset, ...] = ("training", "validation")
@@ -68,6 +68,8 @@ class Manifest(StatusModel):
     """Objects to validate on, by class id."""
     objects_per_image: dict[int, int]
     """Number of images by their number of objects."""
+    ignored_per_image: dict[int, int] = {}
+    """Number of images by their number of ignored regions; records of an older layout have none."""
     shards: list[Shard]
     """The files."""
 
@@ -81,6 +83,26 @@ class Manifest(StatusModel):
     def most_objects(self) -> int:
         """Largest number of objects of an image; at least 1, for arrays that are never empty."""
         return max(1, max(self.objects_per_image, default=1))
+
+    @property
+    def most_boxes(self) -> int:
+        """Number of rows that hold the objects and ignored regions of any one image; at least 1."""
+        return self.most_objects + max(self.ignored_per_image, default=0)
+
+    def training_rows(self, max_objects: int, images: int = 1) -> int:
+        """Number of rows for the objects and ignored regions of a training image.
+
+        Args:
+            max_objects: Objects that are trained on at most; further ones become ignored regions.
+            images: Number of images of which a training image is composed.
+
+        Returns:
+            ``max_objects``, and as many as the data can need for ignored regions, but no more than
+            ``max_objects`` again: every row costs memory for every anchor.
+        """
+        regions = images * max(self.ignored_per_image, default=0)
+        regions += max(0, images * self.most_objects - max_objects)
+        return max_objects + min(max_objects, regions)
 
     def objects_beyond(self, max_objects: int) -> int:
         """Number of objects that do not fit if an image has room for ``max_objects``."""

@@ -12,6 +12,17 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+PADDING = -1
+"""Class id of a row without a box, where arrays of boxes have a fixed size."""
+IGNORED = -2
+"""Class id of a region to leave out of account for every class (DontCare); -3 - c is one of class c only (a
+crowd of COCO). Class ids of objects are from 0."""
+
+
+def ignored_id(class_id: int | None) -> int:
+    """Return the class id of an ignored region of one class, or of every class (None)."""
+    return IGNORED if class_id is None else IGNORED - 1 - class_id
+
 
 class Problem(StrEnum):
     """Kinds of problems for which a file or a line is left out."""
@@ -86,10 +97,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class LabelledBox:
-    """One object, in pixels of the image as stored; pixel 0 reaches from 0 to 1.
+    """One object, or one ignored region, in pixels of the image as stored; pixel 0 reaches from 0 to 1.
 
     Attributes:
-        class_name: The label's own class, before mapping.
+        class_name: The label's own class, before mapping; empty for a region that is of every class.
         yxyx: Top, left, bottom, right edge.
         truncation: 0 (whole) to 1 (almost outside the image).
         occlusion: 0 visible, 1 partly, 2 largely occluded, 3 unknown.
@@ -112,13 +123,14 @@ class Labels:
     Attributes:
         boxes: Its objects, all classes.
         findings: Lines that could not be used.
-        ignored: Regions marked as "do not care" (DontCare, iscrowd); they are not objects.
+        ignored: Regions marked as "do not care" (DontCare, iscrowd); they are not objects, and what lies in
+            them is not background.
         image_size: Height and width of the image according to the label, if it states them.
     """
 
     boxes: tuple[LabelledBox, ...] = ()
     findings: tuple[Finding, ...] = ()
-    ignored: int = 0
+    ignored: tuple[LabelledBox, ...] = ()
     image_size: tuple[int, int] | None = None
 
 
@@ -182,7 +194,8 @@ class SampleOutcome:
         sizes: Height and width of each of them, in pixels of the network's input.
         source_classes: Class of every label line that could be read; empty when the image was left out.
         clipped: Boxes that were cut at the image's edge.
-        ignored: Regions to leave out of account.
+        ignored: Regions of the label to leave out of account.
+        regions: Those of them in the record: inside the image, and of every class or of one to learn.
         oddities: Unusual properties of the image.
     """
 
@@ -194,6 +207,7 @@ class SampleOutcome:
     source_classes: list[str] = field(default_factory=list)
     clipped: int = 0
     ignored: int = 0
+    regions: int = 0
     oddities: tuple[Oddity, ...] = ()
 
 

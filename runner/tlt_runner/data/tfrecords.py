@@ -1,7 +1,8 @@
 """Serialise a prepared image as a ``tf.train.Example``, and read it back.
 
 Keys and units are TLT's (``frame/*``, ``target/*``; boxes in absolute pixels of the encoded image), with
-what is needed to find the original's pixels again: its size, the scale and the offset.
+ignored regions as boxes of a class id below -1 (:data:`tlt_runner.data.sample.IGNORED`), and with what is
+needed to find the original's pixels again: its size, the scale and the offset.
 
 The message is serialised here, not by protobuf's classes: conversion makes one for every image while it holds
 the interpreter's lock, and its bytes must be the same in every process and with every version of protobuf
@@ -23,6 +24,9 @@ from tlt_runner.data.images.geometry import Placement
 from tlt_runner.data.sample import LabelledBox
 from tlt_runner.errors import RunnerError
 
+EVERY_CLASS = "DontCare"
+"""Class name in the records of an ignored region that is of every class, as in KITTI."""
+
 
 def to_example(
     name: str,
@@ -39,7 +43,7 @@ def to_example(
         encoded: JPEG of the network's size.
         original_size: Height and width of the original image.
         placement: Position of the original image in this one.
-        boxes: Its objects, with the class to learn, in pixels of this image.
+        boxes: Its objects, with the class to learn, and its ignored regions, in pixels of this image.
         class_ids: Class id of each.
     """
     return serialize(
@@ -54,7 +58,7 @@ def to_example(
             "frame/scale_x": float_feature([placement.scale_x]),
             "frame/offset_y": float_feature([placement.offset_y]),
             "frame/offset_x": float_feature([placement.offset_x]),
-            "target/object_class": bytes_feature(_text(box.class_name) for box in boxes),
+            "target/object_class": bytes_feature(_text(box.class_name or EVERY_CLASS) for box in boxes),
             "target/object_class_id": int64_feature(class_ids),
             "target/truncation": float_feature([box.truncation for box in boxes]),
             "target/occlusion": int64_feature(box.occlusion for box in boxes),
@@ -153,8 +157,8 @@ def parse(serialized: Any, height: int, width: int) -> dict[str, Any]:
 
     Returns:
         ``image`` uint8 [height, width, 3] RGB, ``boxes`` float32 [N, 4] yxyx pixels, ``classes``
-        int32 [N], ``difficult`` bool [N], ``id`` string [], ``placement`` float32 [6]: scale y, x, offset y,
-        x, and height and width of the original image.
+        int32 [N] (below -1: an ignored region), ``difficult`` bool [N], ``id`` string [], ``placement``
+        float32 [6]: scale y, x, offset y, x, and height and width of the original image.
     """
     # The number of objects differs between images: lists are read as sparse and made dense below.
     features = {key: tf.io.VarLenFeature(kind) for key, kind in _LISTS.items()}
@@ -184,7 +188,7 @@ def parse_encoded(serialized: Any) -> dict[str, Any]:
 
     Returns:
         ``encoded`` string [n], ``boxes`` float32 [n, N, 4] yxyx pixels, ``classes`` int32 [n, N] (-1 where
-        there is no object), ``id`` string [n].
+        there is no object, below that an ignored region), ``id`` string [n].
     """
     # Lists are padded to the longest one of the batch: edges with 0, class ids with -1.
     features: dict[str, Any] = {

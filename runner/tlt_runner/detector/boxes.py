@@ -48,10 +48,10 @@ def encode(boxes: Tensor, references: Tensor, scales: tuple[float, ...]) -> Tens
         references: Anchors or proposals [..., 4], yxyx in pixels.
         scales: Factors on the four offsets.
     """
-    cy, cx, h, w = _centre_and_sides(boxes)
-    ry, rx, rh, rw = _centre_and_sides(references)
-    deltas = [(cy - ry) / rh, (cx - rx) / rw, ops.log(h / rh), ops.log(w / rw)]
-    return ops.stack([delta * scale for delta, scale in zip(deltas, scales, strict=True)], axis=-1)
+    centres, sides = _centres_and_sides(boxes)
+    origins, units = _centres_and_sides(references)
+    deltas = ops.concatenate([(centres - origins) / units, ops.log(sides / units)], axis=-1)
+    return deltas * ops.convert_to_tensor(scales, dtype="float32")
 
 
 def decode(deltas: Tensor, references: Tensor, scales: tuple[float, ...]) -> Tensor:
@@ -89,3 +89,10 @@ def _centre_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     height = ops.maximum(boxes[..., 2] - boxes[..., 0], 1e-3)
     width = ops.maximum(boxes[..., 3] - boxes[..., 1], 1e-3)
     return (boxes[..., 0] + boxes[..., 2]) / 2, (boxes[..., 1] + boxes[..., 3]) / 2, height, width
+
+
+def _centres_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """The centres (y, x) and sides (height, width) [..., 2] of boxes [..., 4]."""
+    low, high = ops.split(boxes, 2, axis=-1)
+    # Padding has sides of 0, which encode() would divide by.
+    return (low + high) / 2, ops.maximum(high - low, 1e-3)

@@ -2,6 +2,9 @@
 
 Runs inside the graph with static shapes: ground truth is padded (class -1), a mini-batch is drawn by the
 largest of random numbers, and anchors or proposals outside it have weight 0.
+
+Rows of the ground truth of class :data:`tlt_runner.data.sample.IGNORED` and below are regions to leave out of
+account (COCO's crowds, KITTI's DontCare, objects beyond ``maxObjects``): what lies in them is no background.
 """
 
 from __future__ import annotations
@@ -11,10 +14,15 @@ from dataclasses import dataclass
 import keras
 from keras import ops
 
+from tlt_runner.data.sample import IGNORED
 from tlt_runner.detector import boxes as box_ops
 from tlt_runner.detector import seeds
 from tlt_runner.detector.boxes import Tensor
 from tlt_runner.detector.config import DetectorConfig
+
+INSIDE = 0.5
+"""Share of an anchor's or proposal's area in one ignored region from which it is inside it (intersection over
+its own area, as COCO compares a detection with a crowd)."""
 
 
 @dataclass(frozen=True)
@@ -60,39 +68,109 @@ def anchor_targets(
 ) -> AnchorTargets:
     """Match anchors to objects and draw the mini-batch, at most half of it positive.
 
-    An anchor is positive from IoU ``proposals.maxOverlap`` on, or if no other anchor overlaps an object more,
-    so that each object has one; negative below ``proposals.minOverlap`` with all objects. Source: Ren et al.,
-    "Faster R-CNN" (2015), section 3.1.2.
+    An anchor is positive from IoU ``proposals.maxOverlap`` with an object on, negative below
+    ``proposals.minOverlap`` with all objects and outside of ignored regions. An object that has no positive
+    anchor takes the one that overlaps it most, whatever else that anchor overlaps (:func:`_claims`). Sources:
+    Ren et al., "Faster R-CNN" (2015), section 3.1.2; TLT's assignment of anchors.
 
     Args:
         config: Overlaps, size of the mini-batch, factors on offsets.
         anchors: [N, 4].
-        boxes: Objects [B, G, 4].
-        classes: [B, G] int32, -1 in padding.
+        boxes: Objects and ignored regions [B, G, 4].
+        classes: [B, G] int32, -1 in padding, below that in ignored regions.
         random: Generator of the seed of the draw.
     """
-    spec, real = config.proposals, classes >= 0
-    # 1. Overlaps [B, N, G], 0 with padding. Anchors that reach over the border take part, unlike in TLT,
-    # which gives them IoU 0: on small images they are most of the anchors.
-    overlaps = box_ops.iou(anchors[None], boxes) * ops.cast(real, "float32")[:, None, :]
-    # Each anchor's best object [B, N], and each object's best anchor [B, 1, G].
-    best = ops.max(overlaps, axis=2)
-    best_of_object = ops.max(overlaps, axis=1, keepdims=True)
-    # 2. Positive and negative. An object may have several best anchors: all of them are positive. An overlap
-    # of 0 is no match: padding, and objects that no anchor touches, force nothing.
-    forced = ops.logical_and(overlaps >= best_of_object, best_of_object > 0.0)
-    positive = ops.logical_or(best >= spec.max_overlap, ops.any(forced, axis=2))
-    # Forced anchors can be below minOverlap: positive wins. Between the two limits an anchor takes no part.
-    negative = ops.logical_and(best < spec.min_overlap, ops.logical_not(positive))
+    spec = config.proposals
+    # 1. Overlaps [B, N, G]. Anchors that reach over the border take part, unlike in TLT, which gives them IoU
+    # 0: on small images they are most of the anchors.
+    overlaps, inside = _overlaps(ops.expand_dims(anchors, 0), boxes, classes)
+    # 2. Each anchor's best overlap and object, [B, N]; an object's claim on an anchor goes before.
+    best, nearest = ops.max(overlaps, axis=2), ops.cast(ops.argmax(overlaps, axis=2), "float32")
+    fits = best >= spec.max_overlap
+    claims = _claims(overlaps, ops.where(fits, nearest, -1.0), classes >= 0)
+    claimed = claims >= 0.0
+    positive = ops.logical_or(fits, claimed)
+    # Claimed anchors can be below minOverlap: positive wins. Between the two limits an anchor takes no part.
+    negative = ops.logical_and(best < spec.min_overlap, ops.logical_not(ops.logical_or(positive, inside)))
     # 3. The mini-batch: thousands of negatives would drown the few positives.
     positive, negative = _draw(positive, negative, spec.mini_batch, spec.mini_batch // 2, random)
-    # 4. Offsets to the best object, for every anchor: the loss reads those of positives only.
-    matched = box_ops.gather(boxes, ops.argmax(overlaps, axis=2))
+    # 4. Offsets to the object, for every anchor: the loss reads those of positives only.
+    matched = box_ops.gather(boxes, ops.where(claimed, claims, nearest))
     return AnchorTargets(
         positive=ops.cast(positive, "float32"),
         sampled=ops.cast(ops.logical_or(positive, negative), "float32"),
-        deltas=box_ops.encode(matched, anchors[None], config.rpn_scales),
+        deltas=box_ops.encode(matched, anchors, config.rpn_scales),
     )
+
+
+def _overlaps(references: Tensor, boxes: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Compare anchors or proposals with the ground truth.
+
+    Args:
+        references: [B or 1, N, 4].
+        boxes: Objects and ignored regions [B, G, 4].
+        classes: [B, G].
+
+    Returns:
+        IoU [B, N, G] with objects, 0 with all other rows; and whether each reference is :data:`INSIDE` an
+        ignored region, [B, N] bool.
+    """
+    # Columns [B, N, 1] against rows [B, 1, G], each edge by one slice: a kernel launch for each operation is
+    # what this costs on a GPU.
+    top, left, bottom, right = ops.split(references, 4, axis=-1)
+    upper, near, lower, far = ops.split(ops.transpose(boxes, (0, 2, 1)), 4, axis=1)
+    height = ops.relu(ops.minimum(bottom, lower) - ops.maximum(top, upper))
+    width = ops.relu(ops.minimum(right, far) - ops.maximum(left, near))
+    shared = height * width
+    area = (bottom - top) * (right - left)
+    union = area + (lower - upper) * (far - near) - shared
+    # Inverted boxes share nothing with another: their union may be of either sign.
+    rows = ops.expand_dims(classes, 1)
+    overlaps = ops.where(rows >= 0, shared / ops.maximum(union, 1e-6), 0.0)
+    covered = ops.max(ops.where(rows <= IGNORED, shared, 0.0), axis=2)
+    return overlaps, covered >= INSIDE * ops.maximum(ops.squeeze(area, 2), 1e-6)
+
+
+def _claims(overlaps: Tensor, matches: Tensor, real: Tensor) -> Tensor:
+    """Assign an anchor to each object that has none: [B, N], the object's index, or -1 for no claim.
+
+    Rounds, until each object has an anchor or overlaps none that is free: an object without one claims the
+    free anchor that overlaps it most, or several that do so equally. Of several objects that claim the same
+    anchor the last one gets it. The first round is TLT's rule; the others serve objects whose only anchor was
+    claimed by another one, which TLT leaves without. Most images need one round.
+
+    Args:
+        overlaps: IoU [B, N, G] of anchors and objects, 0 with padding.
+        matches: [B, N], the object that each anchor overlaps enough by itself, or -1.
+        real: [B, G] bool, False for rows that are no object.
+    """
+    # Indices are floats throughout: TensorFlow's int32 arithmetic runs on the host, not on the GPU.
+    numbers = ops.arange(overlaps.shape[2], dtype="float32")
+
+    def unserved(objects: Tensor) -> Tensor:
+        """[B, 1, G], objects that no anchor [B, N] is assigned to."""
+        served = ops.any(ops.equal(ops.expand_dims(objects, 2), numbers), axis=1, keepdims=True)
+        return ops.logical_not(served)
+
+    def claim(claims: Tensor, waiting: Tensor) -> tuple[Tensor, Tensor]:
+        free = ops.where(ops.expand_dims(claims >= 0.0, 2), 0.0, overlaps)
+        highest = ops.max(free, axis=1, keepdims=True)
+        # An object that touches no free anchor waits no longer. No IoU reaches 2: the others claim nothing.
+        waiting = ops.logical_and(waiting, highest > 0.0)
+        wanted = free >= ops.where(waiting, highest, 2.0)
+        claims = ops.maximum(claims, ops.max(ops.where(wanted, numbers, -1.0), axis=2))
+        assigned = ops.where(claims >= 0.0, claims, matches)
+        # An object with an anchor of its own may have lost it to a claim: it waits, too.
+        return claims, ops.logical_and(ops.expand_dims(real, 1), unserved(assigned))
+
+    claims, _ = ops.while_loop(
+        lambda claims, waiting: ops.any(waiting),
+        claim,
+        (ops.full_like(matches, -1.0), ops.logical_and(ops.expand_dims(real, 1), unserved(matches))),
+        # An object a round at least; the limit ends rounds for objects that no free anchor is left for.
+        maximum_iterations=overlaps.shape[2],
+    )
+    return claims
 
 
 def roi_targets(
@@ -105,45 +183,54 @@ def roi_targets(
 ) -> RoiTargets:
     """Match proposals to objects and draw the mini-batch, at most ``roi.positiveFraction`` of it positive.
 
-    Source: Girshick, "Fast R-CNN" (2015), section 2.3.
+    Proposals inside ignored regions that match no object take no part. Source: Girshick, "Fast R-CNN"
+    (2015), section 2.3.
 
     Args:
         config: Classes, overlaps, size of the mini-batch, whether objects are added to the proposals.
         proposals: [B, R, 4].
         valid: [B, R] bool, whether each is a proposal.
-        boxes: Objects [B, G, 4].
-        classes: [B, G] int32, -1 in padding.
+        boxes: Objects and ignored regions [B, G, 4].
+        classes: [B, G] int32, -1 in padding, below that in ignored regions.
         random: Generator of the seed of the draw.
     """
-    spec, real = config.roi, classes >= 0
+    spec = config.roi
     # Early in training few proposals match objects: the objects' own boxes give the head positives.
     if spec.ground_truth_as_roi:
         proposals = ops.concatenate([proposals, boxes], axis=1)
-        valid = ops.concatenate([valid, real], axis=1)
-    # [B, R (+ G), G], 0 with padding.
-    overlaps = box_ops.iou(proposals, boxes) * ops.cast(real, "float32")[:, None, :]
+        valid = ops.concatenate([valid, classes >= 0], axis=1)
+    # [B, R (+ G), G].
+    overlaps, inside = _overlaps(proposals, boxes, classes)
     best = ops.max(overlaps, axis=2)
     positive = ops.logical_and(valid, best >= spec.max_overlap)
     # Proposals below minOverlap take no part: Fast R-CNN trains on the harder negatives above it.
-    negative = ops.logical_and(valid, ops.logical_and(best < spec.max_overlap, best >= spec.min_overlap))
+    # Nor do those inside an ignored region, unless an object there is theirs.
+    background = ops.logical_and(best < spec.max_overlap, best >= spec.min_overlap)
+    negative = ops.logical_and(ops.logical_and(valid, background), ops.logical_not(inside))
     size = min(spec.mini_batch, proposals.shape[1])
     # A small mini-batch would round its positives down to none.
     most_positive = max(1, int(spec.mini_batch * spec.positive_fraction))
     # Where candidates are too few, none is repeated (TLT repeats negatives): rows that are left have weight
     # 0.
     positive, negative = _draw(positive, negative, size, most_positive, random)
-    # The mini-batch is gathered, so that the head runs on S boxes and not on all proposals.
-    chosen = _first(positive, negative, size)
-    proposals = box_ops.gather(proposals, chosen)
-    positive, negative = box_ops.gather(positive, chosen), box_ops.gather(negative, chosen)
-    # [B, S], the index of each box's object.
-    match = box_ops.gather(ops.cast(ops.argmax(overlaps, axis=2), "int32"), chosen)
+    # The mini-batch is gathered, so that the head runs on S boxes and not on all proposals. One gather of
+    # everything that belongs to a proposal, one of everything that belongs to its object.
+    drawn = ops.cast(ops.stack([positive, negative], axis=2), "float32")
+    match = ops.expand_dims(ops.cast(ops.argmax(overlaps, axis=2), "float32"), 2)
+    columns = ops.concatenate([proposals, drawn, match], axis=2)
+    proposals, positive, negative, match = ops.split(
+        box_ops.gather(columns, _first(drawn, size)), [4, 5, 6], axis=2
+    )
+    objects = ops.concatenate([boxes, ops.expand_dims(ops.cast(classes, "float32"), 2)], axis=2)
+    matched, classes = ops.split(box_ops.gather(objects, ops.squeeze(match, 2)), [4], axis=2)
+    # [B, S]
+    classes = ops.squeeze(ops.where(positive > 0.0, classes, float(config.classes)), 2)
     return RoiTargets(
         boxes=proposals,
-        classes=ops.where(positive, ops.cast(box_ops.gather(classes, match), "int32"), config.classes),
-        positive=ops.cast(positive, "float32"),
-        sampled=ops.cast(ops.logical_or(positive, negative), "float32"),
-        deltas=box_ops.encode(box_ops.gather(boxes, match), proposals, config.head_scales),
+        classes=ops.cast(classes, "int32"),
+        positive=ops.squeeze(positive, 2),
+        sampled=ops.squeeze(positive + negative, 2),
+        deltas=box_ops.encode(matched, proposals, config.head_scales),
     )
 
 
@@ -175,8 +262,12 @@ def _largest(mask: Tensor, noise: Tensor, count: int) -> Tensor:
     return ops.logical_and(mask, keyed >= threshold)
 
 
-def _first(positive: Tensor, negative: Tensor, size: int) -> Tensor:
-    """Indices [B, size]: positives first, then negatives, then the rest."""
+def _first(drawn: Tensor, size: int) -> Tensor:
+    """Indices [B, size] of proposals: positives first, then negatives, then the rest.
+
+    Args:
+        drawn: [B, N, 2], 1 for a positive and for a negative.
+        size: Number of indices.
+    """
     # 2, 1 or 0: top_k sorts them, and size is static.
-    order = 2.0 * ops.cast(positive, "float32") + ops.cast(negative, "float32")
-    return ops.top_k(order, size)[1]
+    return ops.top_k(2.0 * drawn[..., 0] + drawn[..., 1], size)[1]

@@ -37,15 +37,25 @@ class StepSeeds(keras.random.SeedGenerator):
         return ops.stack([ops.cast(seed, "uint32"), self._step])
 
     def uniform(self, images: Tensor, count: int) -> Tensor:
-        """Draw numbers [images, count] from 0 to 1.
+        """Draw numbers [images, count] in [0, 1).
 
         An image's numbers depend on its position in the step, not on the replica: a step draws the same on
-        one device and on several.
+        one device and on several. Memory is that of the images given here, plus one number for every image
+        of the step.
+
+        All images share one row of random numbers, which each of them shifts, modulo 1, by a random number of
+        its own: within an image the numbers are independent, and so are the numbers of any candidate in any
+        two images. A row of its own for each image would need a seed, and several operations, for each.
         """
-        # All replicas draw for all images and take their part: a few thousand numbers.
-        drawn = keras.random.uniform((images * self._replicas, count), seed=self)
-        first = ops.cast(self._replica, "int32") * ops.cast(images, "int32")
-        return ops.slice(drawn, (first, 0), (images, count)) if self._replicas > 1 else drawn
+        row = keras.random.uniform((count,), seed=self)
+        # Every replica draws the shifts of all images and takes those of its own.
+        shifts = keras.random.uniform((images * self._replicas,), seed=self)
+        if self._replicas > 1:
+            first = ops.cast(self._replica, "int32") * ops.cast(images, "int32")
+            shifts = ops.slice(shifts, (first,), (images,))
+        # Both are multiples of 2^-23 below 1, so that the sum, and what is left of it, are exact.
+        shifted = shifts[:, None] + row
+        return shifted - ops.floor(shifted)
 
 
 def uniform(like: Tensor, random: keras.random.SeedGenerator) -> Tensor:

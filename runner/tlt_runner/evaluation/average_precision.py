@@ -6,8 +6,10 @@ models, files or frameworks, so that the same code evaluates Keras and ONNX Runt
 Matching is PASCAL VOC's: detections in order of falling score; each goes to the ground-truth box of its
 class and image that it overlaps most; it is a true positive if that overlap reaches the IoU threshold and no
 detection was matched with the box before, a false positive otherwise. A detection whose box is marked
-difficult is ignored. Source: Everingham et al., "The PASCAL Visual Object Classes Challenge: A Retrospective"
-(2015), section 4. Boxes are float yxyx; there is no "+1" for pixels, unlike in the VOC development kit.
+difficult is ignored. So is a detection without a match of which the share of the IoU threshold lies in an
+ignored region (a crowd, DontCare), as in pycocotools: intersection over the detection's own area. Source:
+Everingham et al., "The PASCAL Visual Object Classes Challenge: A Retrospective" (2015), section 4. Boxes are
+float yxyx; there is no "+1" for pixels, unlike in the VOC development kit.
 
 Two images, two cars, one of them detected, and one false positive of a higher score: precision 1/2 at
 recall 1/2.
@@ -38,6 +40,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tlt_runner.data import sample
+
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.integer]
 Method = Literal["area", "voc07"]
@@ -58,7 +62,8 @@ class ClassResult:
         objects: Number of ground-truth boxes, difficult ones not counted.
         true_positives: Number of detections that match a box.
         false_positives: Number of detections that match no box, or one that was matched already.
-        ignored: Number of detections of difficult boxes, which are neither true nor false positives.
+        ignored: Number of detections of difficult boxes and of ignored regions, which are neither true nor
+            false positives.
     """
 
     name: str
@@ -115,13 +120,17 @@ def iou_matrix(left: FloatArray, right: FloatArray) -> FloatArray:
     Returns:
         [N, M] in 0 to 1; 0 where a box has no area.
     """
-    # [N, 1, 2] against [1, M, 2]: every pair, without a loop.
-    top_left = np.maximum(left[:, None, :2], right[None, :, :2])
-    bottom_right = np.minimum(left[:, None, 2:], right[None, :, 2:])
-    intersection = np.prod(np.clip(bottom_right - top_left, 0.0, None), axis=-1)
+    intersection = _intersections(left, right)
     union = _areas(left)[:, None] + _areas(right)[None, :] - intersection
     # 0 / 0 would be NaN, and a warning, which the tests take for an error.
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+
+
+def _intersections(left: FloatArray, right: FloatArray) -> FloatArray:
+    # [N, 1, 2] against [1, M, 2]: every pair, without a loop.
+    top_left = np.maximum(left[:, None, :2], right[None, :, :2])
+    bottom_right = np.minimum(left[:, None, 2:], right[None, :, 2:])
+    return np.prod(np.clip(bottom_right - top_left, 0.0, None), axis=-1)
 
 
 def _areas(boxes: FloatArray) -> FloatArray:
@@ -143,8 +152,9 @@ def match_image(
         boxes: Detections [D, 4], yxyx.
         scores: [D].
         classes: Class ids [D].
-        true_boxes: Ground truth [G, 4], yxyx, in the unit of ``boxes``.
-        true_classes: Class ids [G].
+        true_boxes: Ground truth [G, 4], yxyx, in the unit of ``boxes``: objects and ignored regions.
+        true_classes: Class ids [G]; of ignored regions as :func:`tlt_runner.data.sample.ignored_id` gives
+            them.
         difficult: [G] bool; a difficult box counts neither as detected nor as missed.
         iou_threshold: Least IoU with which a detection is a true positive.
 
@@ -168,7 +178,23 @@ def match_image(
     # np.unique gives the first position of each box, so the best score of those that reach it.
     _, first = np.unique(best[candidates], return_index=True)
     outcome[candidates[first]] = TRUE_POSITIVE
+    # Last, as in COCO: a region excuses what no object has matched.
+    regions = true_classes <= sample.IGNORED
+    if regions.any():
+        excused = _in_regions(boxes, classes, true_boxes[regions], true_classes[regions], iou_threshold)
+        outcome[(outcome == FALSE_POSITIVE) & excused] = IGNORED
     return outcome
+
+
+def _in_regions(
+    boxes: FloatArray, classes: IntArray, regions: FloatArray, region_ids: IntArray, share: float
+) -> NDArray[np.bool_]:
+    """Tell which of the boxes [D, 4] have ``share`` of their area in one of the regions [I, 4]."""
+    # A region of every class, or of the detection's own.
+    applies = (region_ids == sample.IGNORED) | (region_ids == sample.IGNORED - 1 - classes[:, None])
+    inside = np.where(applies, _intersections(boxes, regions), 0.0).max(axis=1)
+    # A box without area is inside nothing.
+    return (inside > 0) & (inside >= share * _areas(boxes))
 
 
 def average_precision(outcomes: IntArray, scores: FloatArray, objects: int, method: Method) -> float | None:
@@ -240,20 +266,21 @@ class Accumulator:
         self._check("ground truth", true_classes)
         finite = np.isfinite(scores) & np.isfinite(boxes).all(axis=-1)
         self._non_finite += int(np.sum((classes >= 0) & ~finite))
-        keep, real = (classes >= 0) & finite, true_classes >= 0
+        keep, given = (classes >= 0) & finite, true_classes != sample.PADDING
         # float64, so that an overlap of exactly the threshold is not lost in rounding.
         difficult = difficult.astype(bool)
         outcome = match_image(
             boxes[keep].astype(np.float64),
             scores[keep],
             classes[keep],
-            true_boxes[real].astype(np.float64),
-            true_classes[real],
-            difficult[real],
+            true_boxes[given].astype(np.float64),
+            true_classes[given],
+            difficult[given],
             self.iou_threshold,
         )
         self._detections.append((outcome, scores[keep].astype(np.float64), classes[keep]))
-        self._objects += np.bincount(true_classes[real & ~difficult], minlength=len(self._objects))
+        counted = true_classes[(true_classes >= 0) & ~difficult]
+        self._objects += np.bincount(counted, minlength=len(self._objects))
         self._images += 1
 
     def merged(self, positions: Sequence[int], count: int, total: Total) -> Accumulator:

@@ -55,9 +55,9 @@ def evaluate(
     Args:
         detect: The detector.
         batches: Mappings of ``image`` [B, H, W, 3], ``boxes`` [B, G, 4] yxyx in pixels, ``classes`` [B, G]
-            (-1 is padding), ``difficult`` [B, G], ``placement`` [B, 6] (scale y, x, offset y, x, and the
-            original image's height and width; ``network = original * scale + offset``) and ``valid`` [B]
-            (False fills up the last batch). Arrays or tensors.
+            (-1 is padding, below that are ignored regions), ``difficult`` [B, G], ``placement`` [B, 6]
+            (scale y, x, offset y, x, and the original image's height and width; ``network = original * scale
+            + offset``) and ``valid`` [B] (False fills up the last batch). Arrays or tensors.
         class_names: Names, in the order of ids.
         iou_threshold: Least IoU with which a detection is a true positive.
         method: ``area`` or ``voc07``.
@@ -137,7 +137,7 @@ def _log(result: Result) -> None:
     log.info("evaluated %d images, mAP %s", result.images, result.mean)
     log.debug("average precision by class\n%s", result.table())
     if ignored:
-        log.info("ignored %d detections of difficult objects", ignored)
+        log.info("ignored %d detections of difficult objects and in regions that the labels exclude", ignored)
     if absent:
         log.info("left %s out of the mean: the validation data have no object of them", ", ".join(absent))
     if result.non_finite:

@@ -37,9 +37,7 @@ def run(spec: TrainingJobSpec, run: RunSpec, context: Context) -> None:
     records = prepare(spec, context)
     # The best model may be of an earlier spec, with other classes or another image size.
     inputs.require_same_data(model.config, records.manifest)
-    validation = batches.validation_batches(
-        records, spec.training.batch_size_per_gpu, records.manifest.most_objects
-    )
+    validation = batches.validation_batches(records, spec.training.batch_size_per_gpu)
     metrics = evaluate(
         keras_detector(model),
         _with_progress(validation, context),

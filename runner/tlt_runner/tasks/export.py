@@ -119,7 +119,7 @@ def _results(
         images = verify.random_images(0, RANDOM_BATCHES, VERIFICATION_BATCH, config.height, config.width)
         return verify.run_random(detect, images)
     validation: Iterable[Mapping[str, Any]] = batches.validation_batches(
-        data, VERIFICATION_BATCH, data.manifest.most_objects, spec.verification.max_images
+        data, VERIFICATION_BATCH, spec.verification.max_images
     )
     return verify.evaluate_detector(detect, validation, config.class_names)
 

@@ -265,7 +265,7 @@ def _evaluation(
 
     def batches_until_stop() -> Iterator[Any]:
         data = batches.validation_batches(
-            records, batch_size, records.manifest.most_objects, worker_slice=workers.worker_slice
+            records, batch_size, worker_slice=workers.worker_slice
         )
         for batch in data:
             stop.raise_if("while evaluating; the checkpoint before it is kept")

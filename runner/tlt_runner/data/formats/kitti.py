@@ -2,7 +2,7 @@
 
 ``class truncation occlusion alpha xmin ymin xmax ymax height width length x y z rotation``. The box is in
 pixels of the image. Of the columns behind it nothing is read. ``DontCare`` lines mark regions to leave out
-of account; they are counted, and are not objects. Source: the KITTI object development kit's readme.
+of account, whatever the class; they are not objects. Source: the KITTI object development kit's readme.
 
 Columns are separated by white space, so a class "traffic light" is written "traffic_light". Occlusion says
 "difficult", too (from 1 on, as in TLT): a difficult object without occlusion is written as 3 (unknown), an
@@ -43,11 +43,8 @@ class KittiReader(FolderReader):
         return lines.read(path, file, parse_line)
 
 
-def parse_line(columns: list[str], file: str, number: int) -> LabelledBox | Finding | None:
-    """Parse one line: an object, what is wrong with it, or None for a region to leave out of account."""
-    # Whatever else is in the line: its region is left out of account.
-    if columns[0] == IGNORED_CLASS:
-        return None
+def parse_line(columns: list[str], file: str, number: int) -> LabelledBox | Finding:
+    """Parse one line: an object, a region to leave out of account, or what is wrong with the line."""
     if len(columns) not in COLUMNS:
         return Finding(
             file,
@@ -79,6 +76,8 @@ def parse_line(columns: list[str], file: str, number: int) -> LabelledBox | Find
         if not values[low] < values[high]:
             message = f"expected {low} < {high}, got {low} {values[low]:g} and {high} {values[high]:g}"
             return Finding(file, Problem.INVERTED_BOX, message, number, box)
+    if columns[0] == IGNORED_CLASS:
+        return LabelledBox("", box, line=number)
     # The whole number was checked above.
     occlusion = int(values["occlusion"])
     return LabelledBox(

@@ -47,21 +47,21 @@ def content(path: Path, max_bytes: int) -> bytes:
         raise ValueError(f"expected a file that can be read: {error.strerror}") from error
 
 
-def read(
-    path: Path, file: str, parse_line: Callable[[list[str], str, int], LabelledBox | Finding | None]
-) -> Labels:
+def read(path: Path, file: str, parse_line: Callable[[list[str], str, int], LabelledBox | Finding]) -> Labels:
     """Read one label file.
 
     Args:
         path: The file.
         file: Its path relative to the data set's root, for messages.
-        parse_line: Takes a line's columns, the file and the line's number from 1. Returns an object, what is
-            wrong with the line, or None for a region to leave out of account.
+        parse_line: Takes a line's columns, the file and the line's number from 1. Returns an object, a region
+            to leave out of account (a box without a class), or what is wrong with the line.
     """
     lines = _lines(path)
     if isinstance(lines, str):
         return Labels(findings=(Finding(file, Problem.UNREADABLE_LABEL, lines),))
-    boxes, findings, ignored = [], [], 0
+    boxes: list[LabelledBox] = []
+    ignored: list[LabelledBox] = []
+    findings: list[Finding] = []
     for number, line in enumerate(lines, start=1):
         # Not split: the columns of a line take many times its memory.
         if len(line) > MAX_LINE:
@@ -74,13 +74,11 @@ def read(
             continue
         # Bad lines are findings; the lines beside them are used.
         result = parse_line(columns, file, number)
-        if result is None:
-            ignored += 1
-        elif isinstance(result, Finding):
+        if isinstance(result, Finding):
             findings.append(result)
         else:
-            boxes.append(result)
-    return Labels(tuple(boxes), tuple(findings), ignored)
+            (boxes if result.class_name else ignored).append(result)
+    return Labels(tuple(boxes), tuple(findings), tuple(ignored))
 
 
 def text(path: Path, max_bytes: int) -> str:

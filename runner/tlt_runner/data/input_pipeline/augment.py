@@ -121,13 +121,15 @@ def move_boxes(boxes: Floats, affine: Floats) -> Floats:
     return np.concatenate([centre - half, centre + half], axis=1)
 
 
-def cut_boxes(boxes: Floats, window: Floats, min_visible: float) -> tuple[Floats, npt.NDArray[np.bool_]]:
+def cut_boxes(
+    boxes: Floats, window: Floats, min_visible: float | Floats
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """Cut boxes at a window, and decide which of them are still objects.
 
     Args:
         boxes: [N, 4] yxyx.
         window: [4] yxyx.
-        min_visible: Share of a box's area that must be inside.
+        min_visible: Share of a box's area that must be inside, of all or of each [N].
 
     Returns:
         The cut boxes [N, 4], and a mask [N] of those with the share and no side below :data:`SMALLEST_SIDE`.

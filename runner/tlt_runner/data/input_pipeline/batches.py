@@ -18,9 +18,10 @@ from tlt_api.failures import Reason
 from tlt_api.training import Augmentation
 from tlt_runner.data import parallel, tfrecords
 from tlt_runner.data.input_pipeline import mosaic
-from tlt_runner.data.input_pipeline.samples import PADDING_CLASS, SampleMaker
+from tlt_runner.data.input_pipeline.samples import SampleMaker
 from tlt_runner.data.input_pipeline.worker_slice import WHOLE, WorkerSlice
 from tlt_runner.data.records import Records
+from tlt_runner.data.sample import PADDING
 from tlt_runner.errors import RunnerError
 
 SHUFFLE_BYTES = 64 << 20
@@ -69,17 +70,18 @@ def training_batches(
         batch_size: Images of a batch, all replicas of all workers together (B of a single worker).
         seed: Seed of order and augmentation, together with the epoch.
         augmentation: Random changes.
-        max_objects: Objects of an image at most (G).
+        max_objects: Objects of an image at most; further ones, the smallest, become ignored regions.
         epoch: Number of the epoch.
         first_batch: Batches to leave out at the beginning, without decoding them; the others are the same.
         worker_slice: This worker's part of a batch; B is its number of images.
 
     Returns:
         Batches of ``image`` uint8 [B, H, W, 3] RGB, ``boxes`` float32 [B, G, 4] yxyx pixels (zeros where
-        there is no object), ``classes`` int32 [B, G] (-1 there), ``id`` string [B] (of a mosaic: all four,
-        joined by a line break) and ``left_out`` int32 [B, 2]: objects that the changes moved out of sight
-        or made too small, and objects beyond the G that there is room for. Difficult objects are objects
-        here.
+        there is no object), ``classes`` int32 [B, G] (-1 there, below that in ignored regions), ``id`` string
+        [B] (of a mosaic: all four, joined by a line break) and ``left_out`` int32 [B, 2]: objects that the
+        changes moved out of sight or made too small, and objects beyond ``max_objects``. Difficult objects
+        are objects here. G is ``max_objects``, and more where the data can have ignored regions
+        (:meth:`Manifest.training_rows`).
 
     Raises:
         RunnerError: ``InvalidSpec`` when there are fewer images than a batch takes.
@@ -89,7 +91,14 @@ def training_batches(
     steps_of(records, batch_size)
     workers = parallel.workers()
     sample_maker = SampleMaker(
-        augmentation, manifest.height, manifest.width, max_objects, seed, epoch, _threads(workers)
+        augmentation,
+        manifest.height,
+        manifest.width,
+        max_objects,
+        manifest.training_rows(max_objects, mosaic.IMAGES if augmentation.mosaic else 1),
+        seed,
+        epoch,
+        _threads(workers),
     )
     # A prime far above any number of epochs: no two pairs of seed and epoch share an order.
     data = _shuffled(records, order=seed * 1_000_003 + epoch).enumerate()
@@ -149,7 +158,7 @@ def _load(sample_maker: SampleMaker, chosen: Any, positions: Any, serialized: An
         [tf.uint8, tf.string, tf.float32, tf.int32, tf.int32],
         stateful=False,
     )
-    room = sample_maker.max_objects
+    room = sample_maker.rows
     return {
         "image": tf.ensure_shape(image, [None, sample_maker.height, sample_maker.width, 3]),
         "boxes": tf.ensure_shape(boxes, [None, room, 4]),
@@ -166,7 +175,6 @@ def _with_static_shapes(batch_size: int, batch: dict[str, Any]) -> dict[str, Any
 def validation_batches(
     records: Records,
     batch_size: int,
-    max_objects: int,
     limit: int | None = None,
     worker_slice: WorkerSlice = WHOLE,
 ) -> tf.data.Dataset:
@@ -175,16 +183,17 @@ def validation_batches(
     Args:
         records: Prepared data.
         batch_size: Images of a batch, all workers together (B of a single worker).
-        max_objects: Objects of an image at most (G).
         limit: Images at most; None means all.
         worker_slice: This worker's part of a batch; all workers have the same number of batches.
 
     Returns:
-        Batches as :func:`training_batches` gives them, not augmented, with ``difficult`` bool [B, G],
+        Batches as :func:`training_batches` gives them, not augmented, with every object and ignored region
+        of the largest image (G), ignored regions with their class ids, ``difficult`` bool [B, G],
         ``placement`` float32 [B, 6] (how to get back to the original image's pixels; see
         :func:`tfrecords.parse`) and ``valid`` bool [B], which is False for what fills up.
     """
     manifest = records.manifest
+    rows = manifest.most_boxes
     data = tf.data.TFRecordDataset([str(path) for path in records.files("validation")])
     images = manifest.validation_images
     if limit is not None:
@@ -200,7 +209,7 @@ def validation_batches(
 
     def load(serialized: Any) -> dict[str, Any]:
         sample = tfrecords.parse(serialized, manifest.height, manifest.width)
-        return {**_fixed_shape(sample, max_objects), "valid": tf.constant(True)}
+        return {**_fixed_shape(sample, rows), "valid": tf.constant(True)}
 
     # element_spec is known without reading: load is traced once for its shapes.
     blank = _blank(data.map(load).element_spec)
@@ -216,7 +225,7 @@ def validation_batches(
 def _blank(spec: dict[str, tf.TensorSpec]) -> dict[str, Any]:
     """Make a black image without objects that is not valid."""
     blank = {name: tf.zeros(one.shape, one.dtype) for name, one in spec.items() if one.dtype != tf.string}
-    return {**blank, "id": tf.constant(""), "classes": tf.fill(spec["classes"].shape, PADDING_CLASS)}
+    return {**blank, "id": tf.constant(""), "classes": tf.fill(spec["classes"].shape, PADDING)}
 
 
 def _shuffle_buffer(records: Records) -> int:
@@ -227,14 +236,14 @@ def _shuffle_buffer(records: Records) -> int:
     return max(1, min(images, SHUFFLE_BYTES // mean_bytes))
 
 
-def _fixed_shape(sample: dict[str, Any], max_objects: int) -> dict[str, Any]:
-    count = tf.minimum(tf.shape(sample["classes"])[0], max_objects)
-    missing = max_objects - count
+def _fixed_shape(sample: dict[str, Any], rows: int) -> dict[str, Any]:
+    count = tf.minimum(tf.shape(sample["classes"])[0], rows)
+    missing = rows - count
     return {
         **sample,
-        "boxes": tf.ensure_shape(tf.pad(sample["boxes"][:count], [[0, missing], [0, 0]]), [max_objects, 4]),
+        "boxes": tf.ensure_shape(tf.pad(sample["boxes"][:count], [[0, missing], [0, 0]]), [rows, 4]),
         "classes": tf.ensure_shape(
-            tf.pad(sample["classes"][:count], [[0, missing]], constant_values=PADDING_CLASS), [max_objects]
+            tf.pad(sample["classes"][:count], [[0, missing]], constant_values=PADDING), [rows]
         ),
-        "difficult": tf.ensure_shape(tf.pad(sample["difficult"][:count], [[0, missing]]), [max_objects]),
+        "difficult": tf.ensure_shape(tf.pad(sample["difficult"][:count], [[0, missing]]), [rows]),
     }

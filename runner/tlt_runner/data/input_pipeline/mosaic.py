@@ -67,14 +67,14 @@ def paint(images: Sequence[Pixels], quadrants: Sequence[Quadrant]) -> Pixels:
 
 
 def move_boxes(
-    boxes: Sequence[Floats], quadrants: Sequence[Quadrant], min_visible: float
+    boxes: Sequence[Floats], quadrants: Sequence[Quadrant], min_visible: Sequence[float | Floats]
 ) -> tuple[Floats, np.ndarray]:
     """Move boxes [N, 4] yxyx of the four images into the mosaic, and tell which [N] are kept.
 
-    An object is kept where ``min_visible`` of its box is inside its quadrant.
+    A box is kept where ``min_visible``, given for each image or each of its boxes, is inside its quadrant.
     """
     moved = [
-        augment.cut_boxes(augment.move_boxes(image_boxes, quadrant.affine), quadrant.window, min_visible)
-        for image_boxes, quadrant in zip(boxes, quadrants, strict=True)
+        augment.cut_boxes(augment.move_boxes(image_boxes, quadrant.affine), quadrant.window, visible)
+        for image_boxes, quadrant, visible in zip(boxes, quadrants, min_visible, strict=True)
     ]
     return np.concatenate([cut for cut, _ in moved]), np.concatenate([kept for _, kept in moved])

@@ -20,8 +20,8 @@ import simplejpeg
 from tlt_api.training import Augmentation
 from tlt_runner.data.input_pipeline import augment, mosaic
 from tlt_runner.data.input_pipeline.augment import Floats, Pixels
+from tlt_runner.data.sample import IGNORED, PADDING
 
-PADDING_CLASS = -1
 NAMES_SEPARATOR = b"\n"
 """Separator of the names of a mosaic's images."""
 _ALIGNMENT = 64
@@ -30,11 +30,11 @@ _ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class Objects:
-    """Objects of one image.
+    """Objects and ignored regions of one image.
 
     Attributes:
         boxes: [N, 4] yxyx, in pixels.
-        classes: int32 [N].
+        classes: int32 [N]; below -1 for an ignored region.
         out_of_sight: Number of objects that changes have moved out of sight or made too small.
     """
 
@@ -66,7 +66,8 @@ class SampleMaker:
         augmentation: Random changes.
         height: Rows of every image.
         width: Columns of every image.
-        max_objects: Room for objects (G).
+        max_objects: Objects of an image at most; further ones, the smallest, become ignored regions.
+        rows: Rows for objects and ignored regions (G), at least ``max_objects``.
         seed: Seed of the changes, with the epoch and the image's position.
         epoch: Number of the epoch.
         executor: Its threads do the work.
@@ -76,6 +77,7 @@ class SampleMaker:
     height: int
     width: int
     max_objects: int
+    rows: int
     seed: int
     epoch: int
     executor: Executor
@@ -97,20 +99,20 @@ class SampleMaker:
             encoded: JPEG data [B].
             names: Bytes [B].
             boxes: [B, N, 4] yxyx, in pixels.
-            classes: [B, N]; -1 where there is no object.
+            classes: [B, N]; -1 where there is no object, below that for an ignored region.
             positions: Positions in the epoch's order [B].
             chosen: Indices of the images to make samples of, [S]; the others are there for mosaics.
 
         Returns:
             Images [S, H, W, 3], names [S] (a mosaic's are joined, its own first), boxes [S, G, 4],
             classes [S, G], and objects left out [S, 2]: out of sight or too small after the change, and
-            beyond the G that there is room for.
+            beyond ``max_objects``.
         """
         cv2.setNumThreads(1)  # the executor's threads are enough
         # One array for the batch; each thread writes its own rows.
         images = _aligned((len(chosen), self.height, self.width, 3))
         objects = [
-            Objects(boxes_of[labels >= 0], labels[labels >= 0])
+            Objects(boxes_of[labels != PADDING], labels[labels != PADDING])
             for boxes_of, labels in zip(boxes, classes, strict=True)
         ]
         # All draws come first: they show which images the mosaics need.
@@ -161,30 +163,62 @@ class SampleMaker:
         self, drawn: _Drawn, images: Mapping[int, Pixels], objects: Sequence[Objects]
     ) -> tuple[Pixels, Objects]:
         boxes, kept = mosaic.move_boxes(
-            [objects[index].boxes for index in drawn.four], drawn.quadrants, self.augmentation.min_visible
+            [objects[index].boxes for index in drawn.four],
+            drawn.quadrants,
+            [self._min_visible(objects[index].classes) for index in drawn.four],
         )
         classes = np.concatenate([objects[index].classes for index in drawn.four])
         # Objects that the mosaic has cut away are counted, and added to those that the change cuts away.
         image = mosaic.paint([images[index] for index in drawn.four], drawn.quadrants)
-        return image, Objects(boxes[kept], classes[kept], int(np.count_nonzero(~kept)))
+        return image, Objects(boxes[kept], classes[kept], int(np.count_nonzero(classes[~kept] >= 0)))
 
     def _changed(self, objects: Objects, change: augment.Change) -> Objects:
         boxes, kept = augment.cut_boxes(
             augment.move_boxes(objects.boxes, change.affine),
             np.array([0, 0, self.height, self.width]),
-            self.augmentation.min_visible,
+            self._min_visible(objects.classes),
         )
-        # Boxes that a mosaic has lost already are counted in out_of_sight, so both are added.
-        lost = int(np.count_nonzero(~kept))
+        # Objects that a mosaic has lost already are counted in out_of_sight, so both are added.
+        lost = int(np.count_nonzero(objects.classes[~kept] >= 0))
         return Objects(boxes[kept], objects.classes[kept], objects.out_of_sight + lost)
 
+    def _min_visible(self, classes: npt.NDArray[np.int32]) -> Floats:
+        """Share [N] that must stay visible: of an object the configured one, of an ignored region any."""
+        return np.where(classes >= 0, self.augmentation.min_visible, 0.0)
+
     def _padded(self, objects: Objects) -> tuple[Floats, npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        # A fixed number of rows, so that XLA compiles a step once; objects beyond it are counted as left out.
-        count = min(len(objects.classes), self.max_objects)
-        boxes = np.zeros((self.max_objects, 4), np.float32)
-        classes = np.full(self.max_objects, PADDING_CLASS, np.int32)
-        boxes[:count], classes[:count] = objects.boxes[:count], objects.classes[:count]
-        return boxes, classes, np.array([objects.out_of_sight, len(objects.classes) - count], np.int32)
+        # A fixed number of rows, so that XLA compiles a step once.
+        kept = np.flatnonzero(objects.classes >= 0)
+        beyond = max(0, len(kept) - self.max_objects)
+        if beyond:
+            # The largest stay, in the order of the label.
+            sides = objects.boxes[kept, 2:] - objects.boxes[kept, :2]
+            kept = kept[np.sort(np.argsort(-sides.prod(axis=1), kind="stable")[: self.max_objects])]
+        # Objects beyond maxObjects are there, and must not be learnt as background.
+        regions = enclose(np.delete(objects.boxes, kept, axis=0), self.rows - len(kept))
+        filled = len(kept) + len(regions)
+        boxes = np.zeros((self.rows, 4), np.float32)
+        classes = np.full(self.rows, PADDING, np.int32)
+        boxes[: len(kept)], classes[: len(kept)] = objects.boxes[kept], objects.classes[kept]
+        # Losses ask whether a region is ignored, not for which class.
+        boxes[len(kept) : filled], classes[len(kept) : filled] = regions, IGNORED
+        return boxes, classes, np.array([objects.out_of_sight, beyond], np.int32)
+
+
+def enclose(regions: Floats, count: int) -> Floats:
+    """Cover regions [N, 4] yxyx by at most ``count`` boxes: themselves, or boxes around neighbours.
+
+    Halved by the longer extent until each half has its share of the boxes.
+    """
+    if len(regions) <= count:
+        return regions
+    if count == 1:
+        return np.concatenate([regions[:, :2].min(axis=0), regions[:, 2:].max(axis=0)])[None]
+    centres = regions[:, :2] + regions[:, 2:]
+    order = np.argsort(centres[:, np.argmax(np.ptp(centres, axis=0))], kind="stable")
+    middle = len(order) // 2
+    halves = (order[:middle], count // 2), (order[middle:], count - count // 2)
+    return np.concatenate([enclose(regions[half], share) for half, share in halves])
 
 
 def _decode(data: bytes, out: Pixels | None = None) -> Pixels:

@@ -21,7 +21,16 @@ from tlt_runner.data.class_mapping import ClassMapping
 from tlt_runner.data.images import decode, geometry
 from tlt_runner.data.images.geometry import SMALLEST_SIDE
 from tlt_runner.data.images.header import BadImageError, Header
-from tlt_runner.data.sample import Finding, LabelledBox, Labels, Problem, Reader, Sample, SampleOutcome
+from tlt_runner.data.sample import (
+    Finding,
+    LabelledBox,
+    Labels,
+    Problem,
+    Reader,
+    Sample,
+    SampleOutcome,
+    ignored_id,
+)
 
 _SUFFIXES = {"JPEG": ".jpg", "PNG": ".png"}
 
@@ -36,6 +45,7 @@ class ConvertedImage:
         original_size: Height and width of the original image.
         placement: Position of the original image in this one.
         boxes: Objects inside the image, of the mapping's target classes.
+        regions: Ignored regions inside the image, of target classes or (class "") of every class.
         outcome: Counts and findings, for the report; without a record.
     """
 
@@ -44,6 +54,7 @@ class ConvertedImage:
     original_size: tuple[int, int]
     placement: geometry.Placement
     boxes: Sequence[LabelledBox]
+    regions: Sequence[LabelledBox]
     outcome: SampleOutcome
 
 
@@ -68,8 +79,18 @@ def convert(
         )
     except BadImageError as error:
         return refused(sample, error)
+    # Regions come after the objects, as further boxes, so that whatever moves boxes moves them, too.
+    ignored = [
+        ignored_id(mapping.class_names.index(region.class_name) if region.class_name else None)
+        for region in image.regions
+    ]
     example = tfrecords.to_example(
-        sample.name, image.data, image.original_size, image.placement, image.boxes, image.outcome.objects
+        sample.name,
+        image.data,
+        image.original_size,
+        image.placement,
+        [*image.boxes, *image.regions],
+        [*image.outcome.objects, *ignored],
     )
     return replace(image.outcome, example=example)
 
@@ -117,6 +138,7 @@ def convert_image(
         suffix = _SUFFIXES["JPEG"]
 
     transformed = transform_boxes(labels.boxes, sample, mapping, original_size, placement)
+    regions = transform_regions(labels.ignored, mapping, original_size, placement)
     edges = [box.yxyx for box in transformed.boxes]
     # The sizes are for the report's histogram, beside the anchors: in the network's pixels.
     outcome = SampleOutcome(
@@ -125,10 +147,11 @@ def convert_image(
         sizes=[(y2 - y1, x2 - x1) for y1, x1, y2, x2 in edges],
         source_classes=[box.class_name for box in labels.boxes],
         clipped=transformed.clipped,
-        ignored=labels.ignored,
+        ignored=len(labels.ignored),
+        regions=len(regions),
         oddities=header.oddities,
     )
-    return ConvertedImage(data, suffix, original_size, placement, transformed.boxes, outcome)
+    return ConvertedImage(data, suffix, original_size, placement, transformed.boxes, regions, outcome)
 
 
 def refused(sample: Sample, error: BadImageError) -> SampleOutcome:
@@ -223,6 +246,27 @@ def transform_boxes(
         y1, x1, y2, x2 = edges[index].tolist()
         usable.append(replace(box, class_name=name, yxyx=(y1, x1, y2, x2)))
     return TransformedBoxes(usable, dropped, clipped)
+
+
+def transform_regions(
+    regions: Sequence[LabelledBox],
+    mapping: ClassMapping,
+    original_size: tuple[int, int],
+    placement: geometry.Placement,
+) -> Sequence[LabelledBox]:
+    """Map the ignored regions of one image to the resized image.
+
+    Left out are regions of classes that are not learnt (what lies there is background, as it is elsewhere),
+    and those of which nothing, or less than a pixel a side, is inside the image.
+    """
+    kept: list[LabelledBox] = []
+    for region in regions:
+        name = mapping.target(region.class_name) if region.class_name else ""
+        edges = placement.to_network(geometry.clip(np.array([region.yxyx]), *original_size))[0]
+        if name is not None and min(edges[2] - edges[0], edges[3] - edges[1]) >= SMALLEST_SIDE - EXACT:
+            y1, x1, y2, x2 = edges.tolist()
+            kept.append(replace(region, class_name=name, yxyx=(y1, x1, y2, x2)))
+    return kept
 
 
 def _problem(

@@ -288,6 +288,7 @@ class _Preparation:
             training_objects=[statistics.training_objects[class_id] for class_id in classes],
             validation_objects=[statistics.validation_objects[class_id] for class_id in classes],
             objects_per_image=dict(sorted(statistics.objects_per_image.items())),
+            ignored_per_image=dict(sorted(statistics.ignored_per_image.items())),
             shards=finished,
         )
 

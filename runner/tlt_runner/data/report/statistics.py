@@ -63,6 +63,8 @@ class DatasetStatistics(BaseModel):
     """Objects to validate on, by class id."""
     objects_per_image: Counter[int] = Counter()
     """Number of images by their number of objects."""
+    ignored_per_image: Counter[int] = Counter()
+    """Number of images by their number of ignored regions in the record."""
     box_sizes: Counter[int] = Counter()
     """Histogram: 64 times the height's bin plus the width's bin -> objects."""
     odd_images: Counter[Oddity] = Counter()
@@ -127,6 +129,7 @@ class DatasetStatistics(BaseModel):
         objects = self.training_objects if subset == "training" else self.validation_objects
         objects.update(outcome.objects)
         self.objects_per_image[len(outcome.objects)] += 1
+        self.ignored_per_image[outcome.regions] += 1
         self.box_sizes.update(_BINS * _bin(height) + _bin(width) for height, width in outcome.sizes)
 
     def add_duplicates(self, leaked: Sequence[str], duplicates: Sequence[str]) -> None:

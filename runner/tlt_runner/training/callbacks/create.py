@@ -98,7 +98,7 @@ def _validation_images(spec: TrainingJobSpec, records: Records, detect: Detect) 
     batch_size, count = spec.training.batch_size_per_gpu, spec.visualization.images
     return ValidationImages(
         detect,
-        lambda: batches.validation_batches(records, batch_size, records.manifest.most_objects, limit=count),
+        lambda: batches.validation_batches(records, batch_size, limit=count),
         records.manifest.class_names,
         spec.visualization.score_threshold,
     )

@@ -61,7 +61,7 @@ class ValidationImages:
             # The last batch is filled up with images that are not valid.
             for index in np.flatnonzero(labels["valid"]):
                 drawn = (detections["classes"][index] >= 0) & (detections["scores"][index] >= self._threshold)
-                real = labels["classes"][index] >= 0  # class -1 is padding
+                real = labels["classes"][index] >= 0  # padding and ignored regions are below
                 yield self._draw_one(
                     labels["id"][index].decode(),
                     labels["image"][index],

@@ -5,7 +5,8 @@ height]``), :mod:`~tlt_runner.data.formats.coco.merge` joins several files; the 
 
 Several files make one data set (instances_train.json, instances_val.json): ids count within their file,
 categories are joined by name, and entries of one image in several files add up. An annotation that another
-file holds already (the persons of person_keypoints_*.json) counts once. ``iscrowd`` regions are ignored.
+file holds already (the persons of person_keypoints_*.json) counts once. ``iscrowd`` regions are ignored
+regions of their category: what lies in their boxes is neither that category nor background.
 
 An entry belongs to the image with its ``file_name``, relative to the image folder. Leading folders that lead
 to the image folder (``images/train/1.jpg`` for the folder ``images/train``) may stand before it; a name
@@ -135,8 +136,11 @@ class CocoReader:
     def read(self, sample: Sample, image_size: tuple[int, int]) -> Labels:
         """Return the annotations of an image; their pixels are absolute: ``image_size`` is not used."""
         image = self._images[str(sample.key)]
-        boxes = tuple(LabelledBox(self._classes[number], box) for number, box in image.objects())
-        return Labels(boxes, tuple(image.findings), image.ignored, image.size)
+        boxes, ignored = (
+            tuple(LabelledBox(self._classes[number], box) for number, box in items)
+            for items in (image.objects.items(), image.crowds.items())
+        )
+        return Labels(boxes, tuple(image.findings), ignored, image.size)
 
     def image_summary(self) -> str:
         """Count the files of the image folder by kind, for messages."""

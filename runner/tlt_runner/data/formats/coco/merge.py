@@ -24,6 +24,23 @@ MAX_FINDINGS = 10_000
 """Entries that get a finding each; further ones are counted, so that a bad file does not fill the memory."""
 
 
+class Boxes:
+    """Class number and box (top, left, bottom, right) of objects or regions, in 40 bytes each."""
+
+    def __init__(self) -> None:
+        self._numbers: array[float] = array("d")
+
+    def add(self, item: _Object) -> None:
+        """Append one."""
+        self._numbers.extend((item[0], *item[1]))
+
+    def items(self) -> Iterator[_Object]:
+        """Yield all, in the order in which they were added."""
+        for start in range(0, len(self._numbers), _NUMBERS):
+            number, y1, x1, y2, x2 = self._numbers[start : start + _NUMBERS]
+            yield int(number), (y1, x1, y2, x2)
+
+
 @dataclass
 class Image:
     """Annotations of one image in all files.
@@ -32,24 +49,15 @@ class Image:
         label_file: The first file that names it.
         size: Height and width.
         findings: Entries of it that cannot be used.
-        ignored: Crowd regions.
+        objects: Its objects.
+        crowds: Its crowd regions.
     """
 
     label_file: str
     size: tuple[int, int] | None
     findings: list[Finding] = field(default_factory=list)
-    ignored: int = 0
-    _numbers: array[float] = field(default_factory=lambda: array("d"))
-
-    def add(self, item: _Object) -> None:
-        """Store an object, in 40 bytes."""
-        self._numbers.extend((item[0], *item[1]))
-
-    def objects(self) -> Iterator[_Object]:
-        """Yield class number and box (top, left, bottom, right) of every object."""
-        for start in range(0, len(self._numbers), _NUMBERS):
-            number, y1, x1, y2, x2 = self._numbers[start : start + _NUMBERS]
-            yield int(number), (y1, x1, y2, x2)
+    objects: Boxes = field(default_factory=Boxes)
+    crowds: Boxes = field(default_factory=Boxes)
 
 
 @dataclass
@@ -212,7 +220,7 @@ class Merged:
         self, file: CocoFile, images: Mapping[Id, Image | _Refused], classes: Mapping[Id, int]
     ) -> int:
         """Add the annotations to their images; return the number of those that an earlier file has, too."""
-        before: dict[int, frozenset[_Object]] = {}
+        before: dict[int, tuple[frozenset[_Object], frozenset[_Object]]] = {}
         repeated = 0
         for index, entry in enumerate(file.annotations):
             try:
@@ -227,18 +235,18 @@ class Merged:
             # Objects of earlier files only: two equal annotations within one file are two objects. By id(),
             # because an image is mutable while it is filled, and has no hash.
             if id(image) not in before:
-                before[id(image)] = frozenset(image.objects()) or _NONE
+                objects, crowds = image.objects.items(), image.crowds.items()
+                before[id(image)] = (frozenset(objects) or _NONE, frozenset(crowds) or _NONE)
             try:
+                is_crowd = coco_file.is_crowd(entry)
                 item = _object(entry, classes)
             except EntryError as error:
                 self._refuse(image.findings, file, "annotations", index, entry, error)
                 continue
-            if item is None:
-                image.ignored += 1
-            elif item in before[id(image)]:
+            if item in before[id(image)][is_crowd]:
                 repeated += 1
             else:
-                image.add(item)
+                (image.crowds if is_crowd else image.objects).add(item)
         return repeated
 
 
@@ -249,10 +257,8 @@ def _image_of(entry: Mapping[str, Any], images: Mapping[Id, Image | _Refused]) -
     return images[key]
 
 
-def _object(entry: Mapping[str, Any], classes: Mapping[Id, int]) -> _Object | None:
-    """Read class number and box of an annotation; None for a crowd region."""
-    if coco_file.is_crowd(entry):
-        return None
+def _object(entry: Mapping[str, Any], classes: Mapping[Id, int]) -> _Object:
+    """Read class number and box of an annotation."""
     key = coco_file.identity(entry, "category_id")
     if key not in classes:
         message = f"expected an id of categories[], got category_id {key!r:.40}"
