@@ -119,6 +119,30 @@ def refusal(cluster: ControlPlane, body: dict[str, Any], *flags: str) -> str:
         (
             DIGITS,
             "spec.training.learningRate",
+            {"schedule": "multiStep", "milestones": [0.8, 0.5]},
+            ["expected milestones in rising order", "got [0.8"],
+        ),
+        (
+            DIGITS,
+            "spec.training.learningRate",
+            {"schedule": "multiStep", "milestones": [0.1, 0.5], "softStart": 0.2},
+            ["expected softStart < the first of milestones", "got softStart 0.2 and milestones [0.1"],
+        ),
+        (
+            DIGITS,
+            "spec.training.learningRate",
+            {"schedule": "step", "min": 1e-6},
+            ["expected min only with softStart", "got min without softStart"],
+        ),
+        (
+            DIGITS,
+            "spec.training.learningRate",
+            {"schedule": "multiStep"},
+            ["expected milestones with schedule multiStep", "got multiStep"],
+        ),
+        (
+            DIGITS,
+            "spec.training.learningRate",
             {"schedule": "cosine", "gamma": 0.5},
             ["spec.training.learningRate", "expected gamma only with schedule step", "got cosine"],
         ),
