@@ -12,6 +12,7 @@ from pydantic import Field
 
 from tlt_api.base import ApiModel, Rule, only_with, pair
 from tlt_api.common import Fraction, OpenFraction
+from tlt_api.model import Detections, InferenceProposalCounts
 
 LossWeight = Annotated[float, Field(gt=0, le=1000)]
 Milestone = Annotated[float, Field(gt=0, le=1)]
@@ -357,6 +358,13 @@ class Evaluation(ApiModel):
     VOC 2007."""
     iou_threshold: OpenFraction = 0.5
     """IoU with a ground truth box from which a detection counts as correct."""
+    proposals: InferenceProposalCounts | None = None
+    """Number of proposals before and after non-maximum suppression, and its threshold, in the evaluation of
+    this job (TLT: evaluation_config). Defaults to spec.model.proposals.inference, with which the published
+    model detects."""
+    detections: Detections | None = None
+    """Post-processing of detections in the evaluation of this job (TLT: evaluation_config). Defaults to
+    spec.model.detections, with which the published model detects."""
 
 
 class Visualization(ApiModel):

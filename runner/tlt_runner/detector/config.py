@@ -13,6 +13,7 @@ from pydantic import Field
 from tlt_api.base import StatusModel
 from tlt_api.dataset import Dataset
 from tlt_api.model import Anchors, Backbone, Detections, Model, Proposals, Roi
+from tlt_api.training import Evaluation
 
 STRIDE = 16
 """Pixels of the network's input for one cell of the feature map."""
@@ -95,6 +96,14 @@ class DetectorConfig(StatusModel):
                 "freeze_batch_norm": model.freeze_batch_norm,
             }
         )
+
+    def evaluated_by(self, evaluation: Evaluation) -> Self:
+        """Return this description with the proposals and detections of a TrainingJob's evaluation."""
+        proposals = self.proposals
+        if evaluation.proposals is not None:
+            proposals = proposals.model_copy(update={"inference": evaluation.proposals})
+        detections = evaluation.detections or self.detections
+        return self.model_copy(update={"proposals": proposals, "detections": detections})
 
     @property
     def classes(self) -> int:

@@ -26,6 +26,7 @@ from tlt_runner.cancel import Stop
 from tlt_runner.context import Context
 from tlt_runner.data.input_pipeline import batches
 from tlt_runner.data.records import Records, load_records
+from tlt_runner.detector import model as detector
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation.evaluate import Detect, Shared, evaluate, keras_detector
@@ -112,8 +113,10 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
         checkpoints.repair()
 
     # 5. What the loop calls: callbacks, evaluation, batches, checkpoints.
-    # One function for evaluations and for images, so that it is traced once.
-    detect = keras_detector(model)
+    # The same weights with the evaluation's settings. One function for evaluations and for images, so that it
+    # is traced once.
+    evaluated = detector.with_config(model, model.config.evaluated_by(spec.evaluation))
+    detect = keras_detector(evaluated)
     if workers.chief:
         # As a decorator, averaged() enters its context at each call.
         callbacks = create.all_callbacks(
@@ -124,7 +127,7 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
     evaluate_model = _evaluation(
         records,
         spec,
-        detect=detect if workers.replicas == 1 else workers.detector(model),
+        detect=detect if workers.replicas == 1 else workers.detector(evaluated),
         workers=workers,
         stop=StopAgreement(context.stop, workers),
     )
