@@ -42,12 +42,7 @@ def refusal(cluster: ControlPlane, body: dict[str, Any], *flags: str) -> str:
 @pytest.mark.parametrize(
     ("body", "path", "value", "expected"),
     [
-        (
-            DIGITS,
-            "spec.dataset.imageSize.width",
-            190,
-            ["spec.dataset.imageSize.width", "190", "multiple of 16"],
-        ),
+        (DIGITS, "spec.dataset.imageSize.width", 63, ["spec.dataset.imageSize.width", "63", "64"]),
         (DIGITS, "spec.dataset.uri", "/data", ["spec.dataset.uri", "/data", "pvc://"]),
         (
             DIGITS,

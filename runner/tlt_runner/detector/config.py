@@ -6,6 +6,7 @@ by pruning, evaluation and export: a model file needs no spec to be understood.
 
 from __future__ import annotations
 
+import math
 from typing import Literal, Self
 
 from pydantic import Field
@@ -128,14 +129,13 @@ class DetectorConfig(StatusModel):
 
     @property
     def feature_height(self) -> int:
-        """Rows of the feature map."""
-        # Exact: the API takes image sizes that are multiples of STRIDE only.
-        return self.height // STRIDE
+        """Rows of the feature map; of the last one, a part may lie below the image."""
+        return math.ceil(self.height / STRIDE)
 
     @property
     def feature_width(self) -> int:
-        """Columns of the feature map."""
-        return self.width // STRIDE
+        """Columns of the feature map; of the last one, a part may lie right of the image."""
+        return math.ceil(self.width / STRIDE)
 
     @property
     def anchors_per_cell(self) -> int:

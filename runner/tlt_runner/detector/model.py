@@ -21,7 +21,7 @@ from tlt_runner.detector.backbones import FAMILIES
 from tlt_runner.detector.backbones.family import Family
 from tlt_runner.detector.backbones.layers import Layers, fuse
 from tlt_runner.detector.boxes import Tensor
-from tlt_runner.detector.config import DetectorConfig
+from tlt_runner.detector.config import STRIDE, DetectorConfig
 from tlt_runner.errors import RunnerError
 
 OUTPUT_LAYERS = ("rpn_objectness", "rpn_deltas", "head_classes", "head_deltas")
@@ -35,7 +35,8 @@ class FasterRCNN(keras.Model):
     Attributes:
         config: The detector's description.
         trunk: Functional graph: images [B, H, W, 3] (RGB, 0 to 255) to {features [B, H/16, W/16, C] to pool,
-            objectness [B, N] logits, deltas [B, N, 4]}; pixels are normalised inside.
+            objectness [B, N] logits, deltas [B, N, 4]}; pixels are normalised inside, and padded at the
+            bottom and the right where H or W is no multiple of 16: H/16 and W/16 are rounded up.
         head: Functional graph: pooled features [M, P, P, C] to {classes [M, K + 1] logits with
             background last, deltas [M, K, 4]}.
     """
@@ -118,7 +119,8 @@ def build(config: DetectorConfig, seed: int) -> FasterRCNN:
     family = FAMILIES[config.backbone]
     make = Layers(seed, config.width_multiplier)
     images = keras.Input((config.height, config.width, 3), name="images")
-    features = family.trunk(config.backbone, make, _normalised(family, images))
+    pixels = _padded(config, _normalised(family, images))
+    features = family.trunk(config.backbone, make, pixels)
     objectness, deltas = rpn.add_layers(config, make, features)
     to_pool = head.features_to_pool(config, make, features)
     outputs = {"features": to_pool, "objectness": objectness, "deltas": deltas}
@@ -133,6 +135,17 @@ def _normalised(family: Family, images: Any) -> Any:
     factors = family.pixel_scale or (1.0, 1.0, 1.0)
     offset = [-mean * factor for mean, factor in zip(family.pixel_mean, factors, strict=True)]
     return layers.Rescaling(scale=scale, offset=offset, name="pixels")(images)
+
+
+def _padded(config: DetectorConfig, pixels: Any) -> Any:
+    """Pad normalised pixels [B, H, W, C] at the bottom and the right to multiples of STRIDE."""
+    bottom = config.feature_height * STRIDE - config.height
+    right = config.feature_width * STRIDE - config.width
+    if not bottom and not right:
+        return pixels
+    # A zero is the mean pixel, as in the padding of the convolutions. From here on every stage halves an even
+    # size, so that a cell's centre is at (i + 0.5) * STRIDE pixels; halved odd sizes would move it.
+    return layers.ZeroPadding2D(((0, bottom), (0, right)), name="pad_to_stride")(pixels)
 
 
 def freeze(model: FasterRCNN) -> None:
