@@ -23,6 +23,9 @@ LabelFormat = Literal["kitti", "voc", "coco", "yolo"]
 """Formats of labels; the runner's ``tlt_runner.data.formats`` reads and writes each."""
 
 
+ColorMode = Literal["rgb", "grayscale"]
+
+
 class ImageSize(ApiModel):
     """Size of the network input, to which every image and its labels are resized."""
 
@@ -125,6 +128,9 @@ class Dataset(ApiModel):
     """Size of the network input, to which every image and its labels are resized."""
     validation: Validation = Validation(fraction=0.2)
     """Validation split: a random fraction of the images, a separate folder, or a list of image names."""
+    color_mode: ColorMode = "rgb"
+    """Colour of the network input (TLT: image_type). grayscale: one channel, the luma of colour images; rgb:
+    three channels, equal ones for grayscale images. Must be the model's if spec.model.from is set."""
     bad_samples: BadSamples = BadSamples()
     """Handling of images and labels that cannot be used."""
 

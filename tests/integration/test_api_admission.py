@@ -45,6 +45,12 @@ def refusal(cluster: ControlPlane, body: dict[str, Any], *flags: str) -> str:
         (DIGITS, "spec.dataset.imageSize.width", 63, ["spec.dataset.imageSize.width", "63", "64"]),
         (DIGITS, "spec.dataset.uri", "/data", ["spec.dataset.uri", "/data", "pvc://"]),
         (
+            with_field(DIGITS, "spec.dataset.colorMode", "grayscale"),
+            "spec.training.augmentation",
+            {"hueRotationMax": 10, "saturationShiftMax": 0.2},
+            ["for dataset.colorMode grayscale", "got hueRotationMax 10 and saturationShiftMax 0.2"],
+        ),
+        (
             DIGITS,
             "spec.dataset.validation",
             {"fraction": 0.1, "images": "a", "labels": "b"},

@@ -12,7 +12,7 @@ from typing import Literal, Self
 from pydantic import Field
 
 from tlt_api.base import StatusModel
-from tlt_api.dataset import Dataset
+from tlt_api.dataset import ColorMode, Dataset
 from tlt_api.model import Anchors, Backbone, Detections, Model, Proposals, Roi
 from tlt_api.training import Evaluation
 
@@ -40,6 +40,8 @@ class DetectorConfig(StatusModel):
     # The default is for models made before there was a choice.
     mode: Literal["stretch", "letterbox"] = "stretch"
     """Resizing of images to the network's input, in training as in inference."""
+    color_mode: ColorMode = "rgb"
+    """Colour of the network's input, in training as in inference."""
     backbone: Backbone = "resnet18"
     """Feature extractor, before any pruning."""
     width_multiplier: float = 1.0
@@ -67,6 +69,7 @@ class DetectorConfig(StatusModel):
             height=dataset.image_size.height,
             width=dataset.image_size.width,
             mode=dataset.image_size.mode,
+            color_mode=dataset.color_mode,
             backbone=model.backbone,
             width_multiplier=model.width_multiplier,
             anchors=model.anchors,
@@ -105,6 +108,11 @@ class DetectorConfig(StatusModel):
             proposals = proposals.model_copy(update={"inference": evaluation.proposals})
         detections = evaluation.detections or self.detections
         return self.model_copy(update={"proposals": proposals, "detections": detections})
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the network's input: 3 (red, green, blue) or 1 (luma)."""
+        return 1 if self.color_mode == "grayscale" else 3
 
     @property
     def classes(self) -> int:

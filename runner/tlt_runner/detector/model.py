@@ -34,9 +34,10 @@ class FasterRCNN(keras.Model):
 
     Attributes:
         config: The detector's description.
-        trunk: Functional graph: images [B, H, W, 3] (RGB, 0 to 255) to {features [B, H/16, W/16, C] to pool,
-            objectness [B, N] logits, deltas [B, N, 4]}; pixels are normalised inside, and padded at the
-            bottom and the right where H or W is no multiple of 16: H/16 and W/16 are rounded up.
+        trunk: Functional graph: images [B, H, W, 3] (RGB, 0 to 255), or [B, H, W, 1] (luma) for colour mode
+            grayscale, to {features [B, H/16, W/16, C] to pool, objectness [B, N] logits, deltas [B, N, 4]};
+            pixels are normalised inside, and padded at the bottom and the right where H or W is no multiple
+            of 16: H/16 and W/16 are rounded up.
         head: Functional graph: pooled features [M, P, P, C] to {classes [M, K + 1] logits with
             background last, deltas [M, K, 4]}.
     """
@@ -57,7 +58,7 @@ class FasterRCNN(keras.Model):
         freeze(self)
 
     def call(self, images: Tensor) -> dict[str, Tensor]:
-        """Detect objects: images [B, H, W, 3] to boxes [B, D, 4], scores [B, D], classes [B, D], count [B].
+        """Detect objects: images [B, H, W, C] to boxes [B, D, 4], scores [B, D], classes [B, D], count [B].
 
         Boxes are yxyx in pixels of the network's input; see :func:`tlt_runner.detector.head.detect`.
         """
@@ -118,7 +119,7 @@ def build(config: DetectorConfig, seed: int) -> FasterRCNN:
     """Build a detector with fresh weights; the same seed gives the same weights."""
     family = FAMILIES[config.backbone]
     make = Layers(seed, config.width_multiplier)
-    images = keras.Input((config.height, config.width, 3), name="images")
+    images = keras.Input((config.height, config.width, config.channels), name="images")
     pixels = _padded(config, _normalised(family, images))
     features = family.trunk(config.backbone, make, pixels)
     objectness, deltas = rpn.add_layers(config, make, features)
@@ -129,8 +130,11 @@ def build(config: DetectorConfig, seed: int) -> FasterRCNN:
 
 
 def _normalised(family: Family, images: Any) -> Any:
-    """Pixels [B, H, W, 3], RGB 0 to 255, as the backbone takes them: mean subtracted, then scaled."""
+    """Pixels [B, H, W, C], 0 to 255, as the backbone takes them: mean subtracted, then scaled."""
     # A layer of the graph, so that a model file and an export take plain pixels.
+    if images.shape[-1] == 1:
+        mean, factor = family.grey_pixels
+        return layers.Rescaling(scale=factor, offset=-mean * factor, name="pixels")(images)
     scale: Any = 1.0 if family.pixel_scale is None else list(family.pixel_scale)
     factors = family.pixel_scale or (1.0, 1.0, 1.0)
     offset = [-mean * factor for mean, factor in zip(family.pixel_mean, factors, strict=True)]

@@ -40,7 +40,10 @@ def run(spec: TrainingJobSpec, run: RunSpec, context: Context) -> None:
     # The published model detects with its own settings, and is evaluated with those of the spec's evaluation.
     model = detector.with_config(model, model.config.evaluated_by(spec.evaluation))
     validation = batches.validation_batches(
-        records, spec.training.batch_size_per_gpu, records.manifest.most_objects
+        records,
+        spec.training.batch_size_per_gpu,
+        records.manifest.most_objects,
+        channels=model.config.channels,
     )
     metrics = evaluate(
         keras_detector(model),

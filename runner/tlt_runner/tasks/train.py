@@ -120,7 +120,13 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
     if workers.chief:
         # As a decorator, averaged() enters its context at each call.
         callbacks = create.all_callbacks(
-            run, spec, context, records, detect=trainer.averaged()(detect), images_per_step=batch_size
+            run,
+            spec,
+            context,
+            records,
+            detect=trainer.averaged()(detect),
+            channels=model.config.channels,
+            images_per_step=batch_size,
         )
     else:
         callbacks = create.status_only(spec, context, steps=steps, images_per_step=batch_size)
@@ -128,6 +134,7 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
         records,
         spec,
         detect=detect if workers.replicas == 1 else workers.detector(evaluated),
+        channels=model.config.channels,
         workers=workers,
         stop=StopAgreement(context.stop, workers),
     )
@@ -225,6 +232,7 @@ def _training_batches(
             epoch,
             first_step,
             workers.worker_slice,
+            model.config.channels,
         )
         left_out = np.zeros(2, np.int64)
         for batch in data:
@@ -246,7 +254,7 @@ def _training_batches(
 
 
 def _evaluation(
-    records: Records, spec: TrainingJobSpec, detect: Detect, workers: Workers, stop: Stop
+    records: Records, spec: TrainingJobSpec, detect: Detect, channels: int, workers: Workers, stop: Stop
 ) -> Callable[[], Metrics]:
     """Return a function that evaluates the model with its current weights, each image once over all replicas.
 
@@ -257,6 +265,7 @@ def _evaluation(
         records: Prepared data.
         spec: Batch size, IoU threshold and method.
         detect: The model in training, on all of this worker's replicas.
+        channels: Channels of its images.
         workers: All workers, which share the images.
         stop: The stop request on which all workers agree; asked before each batch, it raises Interrupted.
     """
@@ -266,7 +275,11 @@ def _evaluation(
 
     def batches_until_stop() -> Iterator[Any]:
         data = batches.validation_batches(
-            records, batch_size, records.manifest.most_objects, worker_slice=workers.worker_slice
+            records,
+            batch_size,
+            records.manifest.most_objects,
+            worker_slice=workers.worker_slice,
+            channels=channels,
         )
         for batch in data:
             stop.raise_if("while evaluating; the checkpoint before it is kept")

@@ -96,8 +96,8 @@ def initial_model(run: RunSpec, spec: TrainingJobSpec, storage: Storage) -> Fast
     """Build or load the model that the spec asks for.
 
     Raises:
-        RunnerError: ModelMismatch when a trained model has another image size, or no layer of a weights file
-            fits; UnreadableModel; the storage's reasons.
+        RunnerError: ModelMismatch when a trained model has another image size or colour mode, or no layer of
+            a weights file fits; UnreadableModel; the storage's reasons.
     """
     config = DetectorConfig.from_spec(spec.model, spec.dataset)
     # A trained model keeps its architecture and all weights that the classes have in common.
@@ -136,6 +136,13 @@ def _retrained(trained: FasterRCNN, config: DetectorConfig, spec: TrainingJobSpe
             Reason.MODEL_MISMATCH,
             f"spec.dataset.imageSize: expected the model's {trained.config.width} x {trained.config.height} "
             f"(width x height), got {config.width} x {config.height}",
+        )
+    # The first kernel has as many inputs.
+    if trained.config.color_mode != config.color_mode:
+        raise RunnerError(
+            Reason.MODEL_MISMATCH,
+            f"spec.dataset.colorMode: expected the model's {trained.config.color_mode}, "
+            f"got {config.color_mode}",
         )
     # Possible, but objects have other aspect ratios than those that the model learnt.
     if trained.config.mode != config.mode:

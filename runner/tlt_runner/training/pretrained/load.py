@@ -16,6 +16,8 @@ import numpy as np
 from keras import layers
 
 from tlt_api.failures import Reason
+from tlt_runner.detector.backbones import FAMILIES
+from tlt_runner.detector.backbones.family import Family
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
 from tlt_runner.training.pretrained import files, layer_names
@@ -144,6 +146,13 @@ def _adapt(model: FasterRCNN, arrays: Arrays, naming: Naming) -> None:
     # The inputs of the first kernel are the file's blue, green, red.
     if naming.bgr and first and first[0].ndim == 4 and first[0].shape[2] == 3:
         first[0] = first[0][:, :, ::-1]
+    if first and model.config.channels == 1 and first[0].ndim == 4 and first[0].shape[2] == 3:
+        first[:] = _for_grey(first, FAMILIES[model.config.backbone])
+        log.info(
+            "pretrained weights: the first kernel (%s) is summed over its three channels, because the images "
+            "are grayscale",
+            parts[0].name,
+        )
     # A normalisation by the tensor that it takes: the output of its convolution.
     norms = {id(layer.input): layer for layer in parts if isinstance(layer, layers.BatchNormalization)}
     for layer in parts:
@@ -159,6 +168,28 @@ def _adapt(model: FasterRCNN, arrays: Arrays, naming: Naming) -> None:
         # Our network does not normalise here (VGG): kernel and bias take over what the file's layers did.
         elif naming.epsilon is not None and len(arrays.get(f"{layer.name}_bn", [])) == 4:
             values[:] = fold(values, arrays.pop(f"{layer.name}_bn"), naming.epsilon)
+
+
+def _for_grey(convolution: list[np.ndarray], family: Family) -> list[np.ndarray]:
+    """Convert the first convolution to one channel: on a grey it gives what it gives on three equal ones.
+
+    The border is the exception: padding stands for another grey there.
+
+    Args:
+        convolution: Kernel [h, w, 3, F], and a bias [F] if it has one.
+        family: Means and factors of the pixels before the kernel.
+
+    Returns:
+        Kernel [h, w, 1, F], and a bias [F].
+    """
+    kernel, *bias = convolution
+    mean, factor = family.grey_pixels
+    factors = np.array(family.pixel_scale or (1.0, 1.0, 1.0))[:, None]
+    # A grey g enters as n = (g - mean) * factor. It entered channel c as (g - mean_c) * factor_c, which is
+    # n * factor_c / factor + (mean - mean_c) * factor_c. The second term is a bias.
+    constant = kernel * (mean - np.array(family.pixel_mean)[:, None]) * factors
+    summed = (kernel * factors / factor).sum(axis=2, keepdims=True)
+    return [summed.astype(kernel.dtype), (sum(bias) + constant.sum(axis=(0, 1, 2))).astype(kernel.dtype)]
 
 
 def _absorb_bias(convolution: list[np.ndarray], norm: list[np.ndarray]) -> None:
