@@ -146,6 +146,9 @@ class Roi(ApiModel):
     delta_scales: DeltaScales = DeltaScales()
     """Scale factors of the head's box regression targets (TLT: classifier_regr_std). Ignored if
     spec.model.from is set."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout rate in the training of the head (TLT: dropout_rate): after each dense layer of vgg and of head
+    light, before the output layers of all others. Ignored if spec.model.from is set."""
     mini_batch: Annotated[int, Field(ge=1, le=2048)] = 256
     """Number of proposals per image sampled to train the head (TLT: roi_mini_batch)."""
     min_overlap: Fraction = 0.0

@@ -39,6 +39,7 @@ _CHANNELWISE = frozenset(
         "ELU",
         "Identity",
         "Dropout",
+        "tlt_runner.detector.dropout>Dropout",
         "SpatialDropout2D",
         "GaussianNoise",
         "GaussianDropout",

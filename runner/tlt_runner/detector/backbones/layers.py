@@ -14,6 +14,7 @@ import keras
 from keras import layers
 
 from tlt_runner.detector.boxes import Tensor
+from tlt_runner.detector.dropout import Dropout
 
 MAP_RANK = 4
 """Rank of a feature map [B, H, W, C], the only one that :func:`fuse` replaces."""
@@ -30,12 +31,14 @@ class Layers:
     Args:
         seed: Seed of all initialisers.
         width_multiplier: Factor on the number of filters, applied by :meth:`filters` and :meth:`rounded`.
+        dropout: Rate of :meth:`drop`.
     """
 
-    def __init__(self, seed: int, width_multiplier: float = 1.0) -> None:
+    def __init__(self, seed: int, width_multiplier: float = 1.0, dropout: float = 0.0) -> None:
         self._seed = seed
         self._made = 0
         self._width = width_multiplier
+        self._dropout = dropout
 
     def filters(self, count: int) -> int:
         """Return ``count`` times the width multiplier, rounded to a multiple of 8, at least 8."""
@@ -83,6 +86,10 @@ class Layers:
             size, stride, "same", use_bias=False, depthwise_initializer=initializer, name=name
         )
         return layer(x)
+
+    def drop(self, x: Any, name: str) -> Any:
+        """Add dropout to vectors [M, D] of the head, if the rate is above 0."""
+        return Dropout(self._dropout, name=name)(x) if self._dropout else x
 
     def norm(self, x: Any, name: str, epsilon: float = BATCH_NORM_EPSILON) -> Any:
         """Add batch normalisation."""
