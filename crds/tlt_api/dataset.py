@@ -9,7 +9,7 @@ from pydantic import Field
 from tlt_api.base import ApiModel, Rule, exactly_one_of
 from tlt_api.common import Fraction, OpenFraction, RelativePath, Uri
 
-Multiple16 = Annotated[int, Field(ge=64, le=4096, multiple_of=16)]
+Side = Annotated[int, Field(ge=64, le=4096)]
 LONGEST_CLASS = 128
 """Maximum length of a class name, in characters."""
 MOST_CLASSES = 500
@@ -23,13 +23,18 @@ LabelFormat = Literal["kitti", "voc", "coco", "yolo"]
 """Formats of labels; the runner's ``tlt_runner.data.formats`` reads and writes each."""
 
 
+ColorMode = Literal["rgb", "grayscale"]
+
+
 class ImageSize(ApiModel):
     """Size of the network input, to which every image and its labels are resized."""
 
-    width: Multiple16
-    """Width of the network input in pixels; a multiple of 16, the stride of the detector."""
-    height: Multiple16
-    """Height of the network input in pixels; a multiple of 16, the stride of the detector."""
+    width: Side
+    """Width of the network input in pixels. Of a size that is no multiple of 16, the stride of the
+    detector, the model itself pads the right border to the next one."""
+    height: Side
+    """Height of the network input in pixels. Of a size that is no multiple of 16, the stride of the
+    detector, the model itself pads the bottom border to the next one."""
     mode: Literal["stretch", "letterbox"] = "stretch"
     """Resize mode: stretch changes the aspect ratio; letterbox keeps it and pads with black."""
 
@@ -123,6 +128,9 @@ class Dataset(ApiModel):
     """Size of the network input, to which every image and its labels are resized."""
     validation: Validation = Validation(fraction=0.2)
     """Validation split: a random fraction of the images, a separate folder, or a list of image names."""
+    color_mode: ColorMode = "rgb"
+    """Colour of the network input (TLT: image_type). grayscale: one channel, the luma of colour images; rgb:
+    three channels, equal ones for grayscale images. Must be the model's if spec.model.from is set."""
     bad_samples: BadSamples = BadSamples()
     """Handling of images and labels that cannot be used."""
 

@@ -88,6 +88,9 @@ class ProposalCounts(ApiModel):
     image of a batch grows more than linearly: on a CPU about 0.15 GB for 6000 boxes, 0.35 GB for 12000."""
     post_nms: Annotated[int, Field(ge=1, le=4000)]
     """Maximum number of proposals kept by non-maximum suppression (TLT: rpn_nms_max_boxes)."""
+    nms_overlap: OpenFraction | None = None
+    """IoU threshold of non-maximum suppression: of two proposals with a higher IoU, the lower-scoring one is
+    removed (TLT: rpn_nms_overlap_threshold). Defaults to spec.model.proposals.nmsOverlap."""
 
     rules = (
         Rule(
@@ -121,16 +124,17 @@ class Proposals(ApiModel):
     mini_batch: Annotated[int, Field(ge=2, le=4096)] = 256
     """Number of anchors per image sampled for the RPN loss (TLT: rpn_mini_batch)."""
     nms_overlap: OpenFraction = 0.7
-    """IoU threshold of non-maximum suppression: of two proposals with a higher IoU, the lower-scoring one is
-    removed (TLT: rpn_nms_overlap_threshold)."""
+    """IoU threshold of non-maximum suppression in training and inference: of two proposals with a higher IoU,
+    the lower-scoring one is removed (TLT: rpn_nms_overlap_threshold). Each of training and inference can have
+    its own nmsOverlap."""
     delta_scale: Annotated[float, Field(gt=0, le=100)] = 1.0
     """Scale factor of the RPN's box regression targets (TLT: std_scaling). Ignored if spec.model.from is
     set."""
     training: ProposalCounts = ProposalCounts(pre_nms=2000, post_nms=500)
-    """Number of proposals before and after non-maximum suppression in training."""
+    """Number of proposals before and after non-maximum suppression, and its threshold, in training."""
     inference: InferenceProposalCounts = InferenceProposalCounts()
-    """Number of proposals before and after non-maximum suppression in evaluation and in the exported
-    model."""
+    """Number of proposals before and after non-maximum suppression, and its threshold, in inference, in the
+    exported model, and in the evaluation unless spec.evaluation.proposals is set."""
 
     # An anchor between the two thresholds is neither foreground nor background, and has no part in the loss.
     rules = (
@@ -172,6 +176,9 @@ class Roi(ApiModel):
     delta_scales: DeltaScales = DeltaScales()
     """Scale factors of the head's box regression targets (TLT: classifier_regr_std). Ignored if
     spec.model.from is set."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout rate in the training of the head (TLT: dropout_rate): after each dense layer of vgg and of head
+    light, before the output layers of all others. Ignored if spec.model.from is set."""
     mini_batch: Annotated[int, Field(ge=1, le=2048)] = 256
     """Number of proposals per image sampled to train the head (TLT: roi_mini_batch)."""
     min_overlap: Fraction = 0.0
@@ -196,7 +203,7 @@ class Roi(ApiModel):
 
 
 class Detections(ApiModel):
-    """Post-processing of detections in evaluation and in the exported model."""
+    """Post-processing of detections: score threshold, non-maximum suppression and maximum number."""
 
     score_threshold: OpenFraction = 0.01
     """Minimum score of a detection (TLT: object_confidence_thres)."""
@@ -283,7 +290,8 @@ class Model(ApiModel):
     roi: Roi = Roi()
     """Detection head, which classifies proposals and refines their boxes."""
     detections: Detections = Detections()
-    """Post-processing of detections in evaluation and in the exported model."""
+    """Post-processing of detections in inference, in the exported model, and in the evaluation unless
+    spec.evaluation.detections is set."""
     max_objects: Annotated[int, Field(ge=1, le=1000)] = 100
     """Maximum number of objects per image used in training (TLT: max_objects_num_per_image); further ones are
     counted and reported."""

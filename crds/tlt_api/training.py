@@ -12,8 +12,10 @@ from pydantic import Field
 
 from tlt_api.base import ApiModel, Rule, only_with, pair
 from tlt_api.common import Fraction, OpenFraction
+from tlt_api.model import Detections, InferenceProposalCounts
 
 LossWeight = Annotated[float, Field(gt=0, le=1000)]
+Milestone = Annotated[float, Field(gt=0, le=1)]
 _ANNEALING = "softStartAnnealing"
 _DEFAULT_SOFT_START = 0.1
 _DEFAULT_ANNEALING = 0.7
@@ -22,39 +24,80 @@ _DEFAULT_ANNEALING = 0.7
 class LearningRate(ApiModel):
     """Learning rate as a function of training progress, from 0 (start) to 1 (end).
 
-    softStartAnnealing (TLT): exponential warm-up from min to max, plateau, exponential decay to min.
+    softStartAnnealing: exponential warm-up from min to max, plateau, exponential decay to min.
     cosine: linear warm-up from min to max, then cosine decay to min.
     step: max times gamma for every stepSize of progress.
+    multiStep: max times gamma for every milestone that is reached (TLT: soft_start).
+    exponential: max times gamma, continuously, for every stepSize of progress (TLT: step).
     """
 
-    schedule: Literal["softStartAnnealing", "cosine", "step"] = "softStartAnnealing"
-    """Learning rate schedule. softStartAnnealing: exponential warm-up, plateau, exponential decay (TLT);
-    cosine: linear warm-up, cosine decay; step: multiplied by gamma after every stepSize."""
+    schedule: Literal["softStartAnnealing", "cosine", "step", "multiStep", "exponential"] = (
+        "softStartAnnealing"
+    )
+    """Learning rate schedule. softStartAnnealing: exponential warm-up, plateau, exponential decay; cosine:
+    linear warm-up, cosine decay; step: multiplied by gamma after every stepSize; multiStep: multiplied by
+    gamma at every milestone (TLT: soft_start); exponential: falls steadily, by gamma over every stepSize
+    (TLT: step)."""
     max: Annotated[float, Field(gt=0, le=10)] = 5.0e-4
-    """Peak learning rate; with schedule step, the initial learning rate."""
+    """Peak learning rate: the rate after the warm-up, before any decay (TLT: base_lr)."""
     min: Annotated[float, Field(gt=0, le=10)] | None = None
-    """Learning rate at the start and the end of training. Defaults to max / 100. Not with schedule step."""
+    """Learning rate at the start of the warm-up (TLT: start_lr); with schedule softStartAnnealing and cosine
+    also at the end of training. Defaults to max / 100. With schedule step, multiStep and exponential only
+    together with softStart."""
     soft_start: Fraction | None = None
-    """End of the warm-up, as a fraction of the training. Defaults to 0.1. Not with schedule step."""
+    """End of the warm-up, as a fraction of the training (TLT: soft_start). Defaults to 0.1 with schedule
+    softStartAnnealing and cosine, otherwise to 0: no warm-up."""
     annealing: Fraction | None = None
     """Start of the decay, as a fraction of the training. Defaults to 0.7. With schedule softStartAnnealing
     only."""
+    milestones: Annotated[list[Milestone], Field(min_length=1, max_length=64)] | None = None
+    """Points at which the learning rate is multiplied by gamma, as rising fractions of the training (TLT:
+    annealing_points). Required with schedule multiStep, and with it only."""
     gamma: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Factor applied to the learning rate after every stepSize. Defaults to 0.1. With schedule step only."""
+    """Factor applied to the learning rate after every stepSize or at every milestone (TLT: gamma, or 1 /
+    annealing_divider). Defaults to 0.1. With schedule step, multiStep and exponential only."""
     step_size: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Interval between two reductions of the learning rate, as a fraction of the training. Defaults to 0.3.
-    With schedule step only."""
+    """Interval over which the learning rate falls by the factor gamma, as a fraction of the training (TLT:
+    step_size, in percent). Defaults to 0.3. With schedule step and exponential only."""
     scaling: Literal["linear", "none"] = "linear"
     """Linear scaling rule. linear: max and min are for one GPU and are multiplied by the number of GPUs (gpus
     times nodes), as the batch size is; none: they are used unchanged."""
 
     # A value that the chosen schedule would ignore is refused: it would look as if it had an effect.
     rules = (
-        only_with("min", "schedule", _ANNEALING, "cosine"),
-        only_with("soft_start", "schedule", _ANNEALING, "cosine"),
+        Rule(
+            # Without a warm-up nothing starts at min; only the first two schedules also end there.
+            cel=f"!has(self.min) || self.schedule in ['{_ANNEALING}', 'cosine'] || "
+            "(has(self.softStart) && self.softStart > 0.0)",
+            check=lambda self: (
+                self.min is None or self.schedule in (_ANNEALING, "cosine") or bool(self.soft_start)
+            ),
+            message="expected min only with softStart for schedule step, multiStep and exponential: it is "
+            "the rate at the start of the warm-up",
+            given="'min without softStart'",
+        ),
         only_with("annealing", "schedule", _ANNEALING),
-        only_with("gamma", "schedule", "step"),
-        only_with("step_size", "schedule", "step"),
+        only_with("gamma", "schedule", "step", "multiStep", "exponential"),
+        only_with("step_size", "schedule", "step", "exponential"),
+        Rule(
+            cel="has(self.milestones) == (self.schedule == 'multiStep')",
+            check=lambda self: (self.milestones is not None) == (self.schedule == "multiStep"),
+            message="expected milestones with schedule multiStep, and with it only",
+            given="self.schedule",
+        ),
+        Rule(
+            # Equal milestones multiply twice, as in TLT.
+            cel="!has(self.milestones) || self.milestones.isSorted()",
+            check=lambda self: self.milestones is None or self.milestones == sorted(self.milestones),
+            message="expected milestones in rising order",
+            given="self.milestones",
+        ),
+        Rule(
+            cel="!has(self.milestones) || !has(self.softStart) || self.softStart < self.milestones[0]",
+            check=lambda self: self.milestones is None or self.effective_soft_start < self.milestones[0],
+            message="expected softStart < the first of milestones: the decay starts after the warm-up",
+            given="'softStart %s and milestones %s'.format([self.softStart, self.milestones])",
+        ),
         Rule(
             # The default of min, max / 100, is never above max.
             cel="!has(self.min) || self.min <= self.max",
@@ -84,8 +127,9 @@ class LearningRate(ApiModel):
 
     @property
     def effective_soft_start(self) -> float:
-        """``soft_start``, or its default."""
-        return _DEFAULT_SOFT_START if self.soft_start is None else self.soft_start
+        """``soft_start``, or its default for this schedule."""
+        default = _DEFAULT_SOFT_START if self.schedule in (_ANNEALING, "cosine") else 0.0
+        return default if self.soft_start is None else self.soft_start
 
     @property
     def effective_annealing(self) -> float:
@@ -314,6 +358,13 @@ class Evaluation(ApiModel):
     VOC 2007."""
     iou_threshold: OpenFraction = 0.5
     """IoU with a ground truth box from which a detection counts as correct."""
+    proposals: InferenceProposalCounts | None = None
+    """Number of proposals before and after non-maximum suppression, and its threshold, in the evaluation of
+    this job (TLT: evaluation_config). Defaults to spec.model.proposals.inference, with which the published
+    model detects."""
+    detections: Detections | None = None
+    """Post-processing of detections in the evaluation of this job (TLT: evaluation_config). Defaults to
+    spec.model.detections, with which the published model detects."""
 
 
 class Visualization(ApiModel):

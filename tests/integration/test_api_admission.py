@@ -42,13 +42,14 @@ def refusal(cluster: ControlPlane, body: dict[str, Any], *flags: str) -> str:
 @pytest.mark.parametrize(
     ("body", "path", "value", "expected"),
     [
-        (
-            DIGITS,
-            "spec.dataset.imageSize.width",
-            190,
-            ["spec.dataset.imageSize.width", "190", "multiple of 16"],
-        ),
+        (DIGITS, "spec.dataset.imageSize.width", 63, ["spec.dataset.imageSize.width", "63", "64"]),
         (DIGITS, "spec.dataset.uri", "/data", ["spec.dataset.uri", "/data", "pvc://"]),
+        (
+            with_field(DIGITS, "spec.dataset.colorMode", "grayscale"),
+            "spec.training.augmentation",
+            {"hueRotationMax": 10, "saturationShiftMax": 0.2},
+            ["for dataset.colorMode grayscale", "got hueRotationMax 10 and saturationShiftMax 0.2"],
+        ),
         (
             DIGITS,
             "spec.dataset.validation",
@@ -115,6 +116,30 @@ def refusal(cluster: ControlPlane, body: dict[str, Any], *flags: str) -> str:
             "spec.training.learningRate",
             {"softStart": 0.8},
             ["expected softStart <= annealing", "got softStart 0.8 and annealing 0.7"],
+        ),
+        (
+            DIGITS,
+            "spec.training.learningRate",
+            {"schedule": "multiStep", "milestones": [0.8, 0.5]},
+            ["expected milestones in rising order", "got [0.8"],
+        ),
+        (
+            DIGITS,
+            "spec.training.learningRate",
+            {"schedule": "multiStep", "milestones": [0.1, 0.5], "softStart": 0.2},
+            ["expected softStart < the first of milestones", "got softStart 0.2 and milestones [0.1"],
+        ),
+        (
+            DIGITS,
+            "spec.training.learningRate",
+            {"schedule": "step", "min": 1e-6},
+            ["expected min only with softStart", "got min without softStart"],
+        ),
+        (
+            DIGITS,
+            "spec.training.learningRate",
+            {"schedule": "multiStep"},
+            ["expected milestones with schedule multiStep", "got multiStep"],
         ),
         (
             DIGITS,

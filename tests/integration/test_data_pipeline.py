@@ -87,6 +87,19 @@ def test_training_batches_have_static_shapes(records: Records) -> None:
     }
 
 
+def test_images_of_one_channel_are_the_luma_in_training_as_in_validation(records: Records) -> None:
+    colour, grey = (_epoch(records, 0, channels=channels) for channels in (3, 1))
+    assert [batch["image"].shape for batch in grey] == [(4, SIZE, SIZE, 1)] * 4
+    assert _ids(colour) == _ids(grey)
+    for coloured, one in zip(colour, grey, strict=True):
+        luma = coloured["image"] @ np.array([0.299, 0.587, 0.114])
+        # Colours that a JPEG holds but RGB does not are cut on their way to RGB.
+        assert np.abs(one["image"][..., 0] - luma).mean() < 1
+    coloured, one = (next(iter(validation_batches(records, 4, 3, channels=channels))) for channels in (3, 1))
+    luma = coloured["image"].numpy() @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(one["image"].numpy()[..., 0] - luma).mean() < 1
+
+
 def test_an_epoch_has_each_image_at_most_once_and_whole_batches(records: Records) -> None:
     ids = _ids(_epoch(records, 0))
     assert len(ids) == 16
@@ -315,7 +328,7 @@ def test_a_worker_decodes_its_own_images_only(records: Records, monkeypatch: pyt
     decoded = []
     decode = samples._decode
     monkeypatch.setattr(
-        samples, "_decode", lambda data, out=None: decoded.append(data) or decode(data, out=out)
+        samples, "_decode", lambda data, *others: decoded.append(data) or decode(data, *others)
     )
     _epoch(records, 0, worker_slice=WorkerSlice(1, 2))
     assert len(decoded) == len(set(decoded)) == 8

@@ -10,6 +10,7 @@ from fakes import UID, run_task, task_context
 from tiny_detector import SIZE, settled, tiny_config
 from tlt_api.failures import Reason
 from tlt_api.status import Inputs, ResolvedModel
+from tlt_api.training import Evaluation
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.data.input_pipeline import batches
 from tlt_runner.data.preparation.prepare import prepare
@@ -62,6 +63,30 @@ def test_the_best_model_is_evaluated_on_the_validation_images(detector_scenes, m
     assert metrics == judge(keras_detector(model), judged, sorted(CLASSES), 0.25, "voc07")
     assert [item.name for item in metrics.per_class] == sorted(CLASSES)
     assert metrics.iou_threshold == 0.25
+
+
+def test_the_evaluation_has_proposals_and_detections_of_its_own(detector_scenes, model, tmp_path):
+    run = Run(tmp_path, detector_scenes)
+    detector.save(model, run.output / "best.keras")
+    usual = run().metrics
+    own = {
+        "proposals": {"preNms": 50, "postNms": 20, "nmsOverlap": 0.4},
+        "detections": {"scoreThreshold": 0.3, "nmsOverlap": 0.6, "maxDetections": 3},
+    }
+    evaluation = Evaluation.model_validate(
+        run.spec.evaluation.model_dump(by_alias=True, exclude_none=True) | own
+    )
+    run.spec = run.spec.model_copy(update={"evaluation": evaluation})
+    metrics = run().metrics
+    proposals = model.config.proposals.model_copy(update={"inference": evaluation.proposals})
+    config = model.config.model_copy(update={"proposals": proposals, "detections": evaluation.detections})
+    records = prepare(run.spec.dataset, run.storage, run.spec.output.uri)
+    judged = batches.validation_batches(records, 3, 20)
+    expected = judge(
+        keras_detector(detector.with_config(model, config)), judged, sorted(CLASSES), 0.25, "voc07"
+    )
+    assert metrics == expected
+    assert metrics.m_ap != usual.m_ap
 
 
 def test_without_a_trained_model_the_initial_one_is_evaluated(detector_scenes, model, tmp_path):

@@ -115,6 +115,22 @@ def test_labels_hold_the_detections_in_pixels_of_the_stored_image(
     assert sum(report.detections.values()) == len(rows)
 
 
+def test_a_grayscale_model_detects_in_the_luma_of_a_colour_image(images: Path, tmp_path: Path) -> None:
+    image = picture(1, SIZE, SIZE)
+    save(images, "a.png", image)
+    # OpenCV's pixels are BGR.
+    luma = np.round(image @ np.array([0.114, 0.587, 0.299]))[..., None].astype(np.float32)
+    model = settled(tiny_config().model_copy(update={"color_mode": "grayscale"}), luma[None])
+    detector.save(model, tmp_path / "grey.keras")
+    Run(tmp_path / "grey.keras", images, tmp_path / "out")()
+    expected = keras_detector(model)(luma[None])
+    scores = [float(line.split()[15]) for line in (tmp_path / "out/labels/a.txt").read_text().splitlines()]
+    confident = expected["scores"][0][expected["scores"][0] >= SCORE]
+    assert len(scores) > 0
+    # cv2 rounds a luma of .5 to the even number.
+    np.testing.assert_allclose(scores, confident, atol=0.02)
+
+
 def test_sub_folders_and_names_are_kept_and_boxes_are_drawn(
     model_file: Path, images: Path, tmp_path: Path
 ) -> None:

@@ -22,7 +22,16 @@ def test_a_minimal_training_job_takes_tlts_defaults() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "expected"),
     [
-        ("spec.dataset.imageSize.width", 190, "imageSize.width: Input should be a multiple of 16"),
+        ("spec.dataset.imageSize.width", 63, "imageSize.width: Input should be greater than or equal to 64"),
+        (
+            "spec",
+            {
+                **TRAINING["spec"],
+                "dataset": {**TRAINING["spec"]["dataset"], "colorMode": "grayscale"},
+                "training": {"augmentation": {"hueRotationMax": 10}},
+            },
+            "without hueRotationMax and saturationShiftMax for dataset.colorMode grayscale",
+        ),
         ("spec.dataset.uri", "/data", "spec.dataset.uri"),
         ("spec.dataset.validation", {"fraction": 0.1, "images": "v"}, "exactly one of fraction, images"),
         ("spec.dataset.validation", {"images": "v"}, "expected images and labels together"),

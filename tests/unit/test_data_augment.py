@@ -173,6 +173,37 @@ def test_colours_are_clipped_to_bytes_and_pixels_from_outside_stay_black() -> No
     assert (image[:, WIDTH // 2 + 1 :] == 255).all()
 
 
+@pytest.mark.parametrize("position", range(6))
+def test_a_grey_image_is_painted_as_its_three_equal_channels(position: int) -> None:
+    strong = Augmentation(
+        horizontal_flip=0.5, vertical_flip=0.5, zoom_min=0.8, rotate_rad_max=0.5, contrast_scale_max=0.4
+    )
+    # Every second change only mirrors.
+    change = draw(strong if position % 2 else Augmentation(contrast_scale_max=0.4), position)
+    grey = np.random.default_rng(position).integers(0, 256, (HEIGHT, WIDTH, 1), np.uint8)
+    assert change.colour is not None
+    expected = painted(np.repeat(grey, 3, axis=2), change)
+    difference = painted(grey, change).astype(int) - expected[..., :1]
+    assert np.abs(difference).max() <= 1
+    in_place = grey.copy()
+    augment.paint(in_place, change, in_place)
+    assert np.array_equal(in_place, painted(grey, change))
+
+
+def test_a_shift_of_the_colours_shifts_a_grey_by_its_luma() -> None:
+    colour = np.column_stack([np.eye(3), [100.0, 10.0, -50.0]])
+    change = augment.Change(np.array([[1.0, 0, 0], [0, 1, 0]]), colour)
+    # 0.299 * 100 + 0.587 * 10 - 0.114 * 50 = 30.07
+    assert painted(np.full((4, 4, 1), 80, np.uint8), change).tolist() == [[[110]] * 4] * 4
+
+
+def test_a_mosaic_of_greys_is_that_of_their_three_equal_channels() -> None:
+    greys = list(np.random.default_rng(0).integers(0, 256, (4, HEIGHT, WIDTH, 1), np.uint8))
+    quadrants = mosaic.draw(HEIGHT, WIDTH, augment.generator(1, 0, 0))
+    coloured_ones = mosaic.paint([np.repeat(grey, 3, axis=2) for grey in greys], quadrants)
+    assert np.array_equal(mosaic.paint(greys, quadrants), coloured_ones[..., :1])
+
+
 def test_random_numbers_depend_on_seed_epoch_and_position_alone() -> None:
     keys = [(1, 0, 0), (1, 0, 0), (2, 0, 0), (1, 1, 0), (1, 0, 1)]
     first, again, *others = [augment.generator(*key).random(4).tolist() for key in keys]

@@ -46,7 +46,7 @@ def test_items_of_a_list_are_documents(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (("width: 64", "width: 65"), "spec.dataset.imageSize.width: "),
+        (("width: 64", "width: 63"), "spec.dataset.imageSize.width: "),
         (("width: 64", 'width: "64"'), "spec.dataset.imageSize.width: "),
         (("  output:", "  outputs: 1\n  output:"), "spec.outputs: "),
         (("v1alpha1", "v1"), "expected apiVersion tlt.dev/v1alpha1"),

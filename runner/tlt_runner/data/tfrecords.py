@@ -152,11 +152,17 @@ _SCALE = {f"frame/{name}": tf.float32 for name in ("scale_y", "scale_x", "offset
 _ORIGINAL = {"frame/original_height": tf.int64, "frame/original_width": tf.int64}
 
 
-def parse(serialized: Any, height: int, width: int) -> dict[str, Any]:
+def parse(serialized: Any, height: int, width: int, channels: int = 3) -> dict[str, Any]:
     """Read one image back, as tensors (called inside a tf.data map).
 
+    Args:
+        serialized: The record.
+        height: Rows of the image.
+        width: Columns of the image.
+        channels: 3 for RGB, 1 for luma.
+
     Returns:
-        ``image`` uint8 [height, width, 3] RGB, ``boxes`` float32 [N, 4] yxyx pixels, ``classes``
+        ``image`` uint8 [height, width, channels], ``boxes`` float32 [N, 4] yxyx pixels, ``classes``
         int32 [N] (below -1: an ignored region), ``difficult`` bool [N], ``id`` string [], ``placement``
         float32 [6]: scale y, x, offset y, x, and height and width of the original image.
     """
@@ -168,8 +174,8 @@ def parse(serialized: Any, height: int, width: int) -> dict[str, Any]:
     parsed = tf.io.parse_single_example(serialized, features)
     lists = {key: tf.sparse.to_dense(parsed[key]) for key in _LISTS}
     # The accurate transform, as simplejpeg's for training: both decode to the same pixels.
-    image = tf.io.decode_jpeg(parsed["frame/encoded"], channels=3, dct_method="INTEGER_ACCURATE")
-    image = tf.ensure_shape(image, [height, width, 3])
+    image = tf.io.decode_jpeg(parsed["frame/encoded"], channels=channels, dct_method="INTEGER_ACCURATE")
+    image = tf.ensure_shape(image, [height, width, channels])
     return {
         "image": image,
         "boxes": tf.stack([lists[edge] for edge in EDGES], axis=-1),

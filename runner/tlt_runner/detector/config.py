@@ -6,13 +6,15 @@ by pruning, evaluation and export: a model file needs no spec to be understood.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self
 
 from pydantic import Field
 
 from tlt_api.base import StatusModel
-from tlt_api.dataset import Dataset
+from tlt_api.dataset import ColorMode, Dataset
 from tlt_api.model import Anchors, Backbone, Detections, Model, Proposals, Roi
+from tlt_api.training import Evaluation
 from tlt_runner.detector import variant
 from tlt_runner.detector.variant import Variant
 
@@ -20,8 +22,8 @@ STRIDE = 16
 """Pixels of the network's input for one cell of the feature map."""
 HEAD_STRIDE = 2
 """Stride of the backbone's last stage on pooled features, where the spec has none."""
-FIXED_ROI_FIELDS = ("head", "head_stride", "pool_size", "delta_scales")
-"""Fields of ``roi`` that a retraining cannot change: the head's weights were made for them."""
+FIXED_ROI_FIELDS = ("head", "head_stride", "pool_size", "delta_scales", "dropout")
+"""Fields of ``roi`` that a retraining cannot change: the head's graph and weights were made for them."""
 
 
 Scales = tuple[float, float, float, float]
@@ -40,6 +42,8 @@ class DetectorConfig(StatusModel):
     # The default is for models made before there was a choice.
     mode: Literal["stretch", "letterbox"] = "stretch"
     """Resizing of images to the network's input, in training as in inference."""
+    color_mode: ColorMode = "rgb"
+    """Colour of the network's input, in training as in inference."""
     backbone: Backbone = "resnet18"
     """Feature extractor, before any pruning."""
     width_multiplier: float = 1.0
@@ -77,6 +81,7 @@ class DetectorConfig(StatusModel):
             height=dataset.image_size.height,
             width=dataset.image_size.width,
             mode=dataset.image_size.mode,
+            color_mode=dataset.color_mode,
             backbone=model.backbone,
             width_multiplier=model.width_multiplier,
             anchors=model.anchors,
@@ -109,6 +114,19 @@ class DetectorConfig(StatusModel):
             }
         )
 
+    def evaluated_by(self, evaluation: Evaluation) -> Self:
+        """Return this description with the proposals and detections of a TrainingJob's evaluation."""
+        proposals = self.proposals
+        if evaluation.proposals is not None:
+            proposals = proposals.model_copy(update={"inference": evaluation.proposals})
+        detections = evaluation.detections or self.detections
+        return self.model_copy(update={"proposals": proposals, "detections": detections})
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the network's input: 3 (red, green, blue) or 1 (luma)."""
+        return 1 if self.color_mode == "grayscale" else 3
+
     @property
     def classes(self) -> int:
         """Number of classes, without background."""
@@ -132,14 +150,13 @@ class DetectorConfig(StatusModel):
 
     @property
     def feature_height(self) -> int:
-        """Rows of the feature map."""
-        # Exact: the API takes image sizes that are multiples of STRIDE only.
-        return self.height // STRIDE
+        """Rows of the feature map; of the last one, a part may lie below the image."""
+        return math.ceil(self.height / STRIDE)
 
     @property
     def feature_width(self) -> int:
-        """Columns of the feature map."""
-        return self.width // STRIDE
+        """Columns of the feature map; of the last one, a part may lie right of the image."""
+        return math.ceil(self.width / STRIDE)
 
     @property
     def anchors_per_cell(self) -> int:

@@ -64,11 +64,12 @@ def build(config: DetectorConfig, make: Layers, channels: int) -> keras.Model:
         initializer = keras.initializers.HeNormal(seed=make.seed())
         units = make.filters(LIGHT_UNITS)
         x = layers.Dense(units, activation="relu", kernel_initializer=initializer, name="light_dense")(x)
+        x = make.drop(x, "light_dropout")
     else:
         x = family.head_stage(config.backbone, make, pooled, config.head_stride)
     # Convolutional heads end in a feature map; vgg's and the light one are dense and end in a vector.
     if len(x.shape) == 4:
-        x = layers.GlobalAveragePooling2D(name="head_pool")(x)
+        x = make.drop(layers.GlobalAveragePooling2D(name="head_pool")(x), "head_dropout")
     return _with_outputs(config, make, pooled, x)
 
 

@@ -22,7 +22,7 @@ import keras
 from keras import ops
 
 from tlt_api.training import Regularizer
-from tlt_runner.detector import matching, rpn
+from tlt_runner.detector import dropout, matching, rpn
 from tlt_runner.detector.anchors import anchors
 from tlt_runner.detector.boxes import Tensor
 from tlt_runner.detector.matching import AnchorTargets, RoiTargets
@@ -46,7 +46,7 @@ def losses(
         images: [B, H, W, 3] RGB, 0 to 255.
         boxes: Objects [B, G, 4] yxyx in pixels.
         classes: [B, G] int32, -1 in padding.
-        random: Generator of the seeds with which mini-batches are drawn.
+        random: Generator of the seeds with which mini-batches and dropout are drawn.
     """
     config = model.config
     # 1. First stage: objectness and offsets of all N anchors, whose targets depend on the labels only.
@@ -60,7 +60,8 @@ def losses(
         proposals, valid = rpn.propose(config, out["objectness"], out["deltas"], config.proposals.training)
     with keras.name_scope("targets"):
         of_rois = matching.roi_targets(config, proposals, valid, boxes, classes, random)
-    logits, deltas = model.classify(out["features"], of_rois.boxes, training=True)
+    with dropout.drawing(random, of_rois.boxes.shape[1]):
+        logits, deltas = model.classify(out["features"], of_rois.boxes, training=True)
     # 3. A small image may have fewer anchors than a mini-batch.
     size = min(config.proposals.mini_batch, config.anchor_count)
     with keras.name_scope("losses"):

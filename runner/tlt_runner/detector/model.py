@@ -20,7 +20,7 @@ from tlt_runner.detector import head, roi, rpn
 from tlt_runner.detector.backbones import FAMILIES
 from tlt_runner.detector.backbones.layers import Layers, fuse
 from tlt_runner.detector.boxes import Tensor
-from tlt_runner.detector.config import DetectorConfig
+from tlt_runner.detector.config import STRIDE, DetectorConfig
 from tlt_runner.detector.variant import Pixels
 from tlt_runner.errors import RunnerError
 
@@ -34,8 +34,10 @@ class FasterRCNN(keras.Model):
 
     Attributes:
         config: The detector's description.
-        trunk: Functional graph: images [B, H, W, 3] (RGB, 0 to 255) to {features [B, H/16, W/16, C] to pool,
-            objectness [B, N] logits, deltas [B, N, 4]}; pixels are normalised inside.
+        trunk: Functional graph: images [B, H, W, 3] (RGB, 0 to 255), or [B, H, W, 1] (luma) for colour mode
+            grayscale, to {features [B, H/16, W/16, C] to pool, objectness [B, N] logits, deltas [B, N, 4]};
+            pixels are normalised inside, and padded at the bottom and the right where H or W is no multiple
+            of 16: H/16 and W/16 are rounded up.
         head: Functional graph: pooled features [M, P, P, C] to {classes [M, K + 1] logits with
             background last, deltas [M, K, 4]}.
     """
@@ -56,7 +58,7 @@ class FasterRCNN(keras.Model):
         freeze(self)
 
     def call(self, images: Tensor) -> dict[str, Tensor]:
-        """Detect objects: images [B, H, W, 3] to boxes [B, D, 4], scores [B, D], classes [B, D], count [B].
+        """Detect objects: images [B, H, W, C] to boxes [B, D, 4], scores [B, D], classes [B, D], count [B].
 
         Boxes are yxyx in pixels of the network's input; see :func:`tlt_runner.detector.head.detect`.
         """
@@ -116,11 +118,10 @@ class FasterRCNN(keras.Model):
 def build(config: DetectorConfig, seed: int) -> FasterRCNN:
     """Build a detector with fresh weights; the same seed gives the same weights."""
     family = FAMILIES[config.backbone]
-    make = Layers(seed, config.width_multiplier, config.variant)
-    images = keras.Input((config.height, config.width, 3), name="images")
-    features = family.trunk(
-        config.backbone, make, _normalised(config.variant.pixels or family.pixels, images)
-    )
+    make = Layers(seed, config.width_multiplier, config.variant, config.roi.dropout)
+    images = keras.Input((config.height, config.width, config.channels), name="images")
+    pixels = _padded(config, _normalised(config.variant.pixels or family.pixels, images))
+    features = family.trunk(config.backbone, make, pixels)
     objectness, deltas = rpn.add_layers(config, make, features)
     to_pool = head.features_to_pool(config, make, features)
     outputs = {"features": to_pool, "objectness": objectness, "deltas": deltas}
@@ -129,12 +130,26 @@ def build(config: DetectorConfig, seed: int) -> FasterRCNN:
 
 
 def _normalised(pixels: Pixels, images: Any) -> Any:
-    """Pixels [B, H, W, 3], RGB 0 to 255, as the backbone takes them: mean subtracted, then scaled."""
+    """Pixels [B, H, W, C], 0 to 255, as the backbone takes them: mean subtracted, then scaled."""
     # A layer of the graph, so that a model file and an export take plain pixels. Numbers for each channel
     # only where they differ: Keras' Rescaling takes either.
+    if images.shape[-1] == 1:
+        mean, factor = pixels.grey
+        return layers.Rescaling(scale=factor, offset=-mean * factor, name="pixels")(images)
     scale: Any = [1 / scale for scale in pixels.scale]
     offset = [-mean / scale for mean, scale in zip(pixels.mean, pixels.scale, strict=True)]
     return layers.Rescaling(scale=scale if set(scale) != {1.0} else 1.0, offset=offset, name="pixels")(images)
+
+
+def _padded(config: DetectorConfig, pixels: Any) -> Any:
+    """Pad normalised pixels [B, H, W, C] at the bottom and the right to multiples of STRIDE."""
+    bottom = config.feature_height * STRIDE - config.height
+    right = config.feature_width * STRIDE - config.width
+    if not bottom and not right:
+        return pixels
+    # A zero is the mean pixel, as in the padding of the convolutions. From here on every stage halves an even
+    # size, so that a cell's centre is at (i + 0.5) * STRIDE pixels; halved odd sizes would move it.
+    return layers.ZeroPadding2D(((0, bottom), (0, right)), name="pad_to_stride")(pixels)
 
 
 def freeze(model: FasterRCNN) -> None:

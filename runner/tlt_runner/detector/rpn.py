@@ -67,7 +67,8 @@ def propose(
         config: The detector.
         objectness: [B, N] logits.
         deltas: [B, N, 4].
-        counts: How many boxes enter and leave non-maximum suppression.
+        counts: How many boxes enter and leave non-maximum suppression, and its threshold where it has one of
+            its own.
 
     Returns:
         Proposals [B, R, 4] (yxyx, pixels, inside the image) by falling objectness, and whether each is one
@@ -82,7 +83,8 @@ def propose(
     sides = boxes[..., 2:] - boxes[..., :2]
     # After clipping, as in TLT: a box outside the image has no side left.
     valid = ops.all(sides > SMALLEST_SIDE, axis=-1)
-    keep = nms.keep_mask(boxes, valid, config.proposals.nms_overlap)
+    overlap = config.proposals.nms_overlap if counts.nms_overlap is None else counts.nms_overlap
+    keep = nms.keep_mask(boxes, valid, overlap)
     # keep_best takes scores that are not negative; the sigmoid keeps their order.
     best, kept = nms.keep_best(ops.sigmoid(scores), keep, counts.post_nms)
     return box_ops.gather(boxes, best), kept

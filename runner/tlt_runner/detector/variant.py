@@ -15,6 +15,8 @@ from tlt_api.base import StatusModel
 
 Channels = tuple[float, float, float]
 """A number each for red, green and blue."""
+LUMA: Channels = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in the luma of a colour (ITU-R BT.601), which is the Y of a JPEG."""
 
 
 class Pixels(StatusModel):
@@ -28,6 +30,13 @@ class Pixels(StatusModel):
     """Subtracted from red, green and blue."""
     scale: Channels = (1.0, 1.0, 1.0)
     """Divisors of red, green and blue, after the subtraction."""
+
+    @property
+    def grey(self) -> tuple[float, float]:
+        """Mean and factor of a single channel: the luma of those of red, green and blue."""
+        mean = sum(share * value for share, value in zip(LUMA, self.mean, strict=True))
+        factor = sum(share / value for share, value in zip(LUMA, self.scale, strict=True))
+        return mean, factor
 
 
 CAFFE_PIXELS = Pixels(mean=(123.68, 116.779, 103.939))

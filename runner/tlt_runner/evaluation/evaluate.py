@@ -23,7 +23,7 @@ from tlt_runner.evaluation.average_precision import Accumulator, Method, Result,
 log = logging.getLogger(__name__)
 
 Images = NDArray[np.uint8] | NDArray[np.float32]
-"""[B, H, W, 3], RGB 0 to 255."""
+"""[B, H, W, C], 0 to 255, RGB or luma."""
 Detect = Callable[[Images], Mapping[str, Any]]
 """Images -> ``boxes`` [B, D, 4] yxyx in pixels of the network's input, ``scores`` [B, D], ``classes`` [B, D]
 (-1 is padding)."""
@@ -54,7 +54,7 @@ def evaluate(
 
     Args:
         detect: The detector.
-        batches: Mappings of ``image`` [B, H, W, 3], ``boxes`` [B, G, 4] yxyx in pixels, ``classes`` [B, G]
+        batches: Mappings of ``image`` [B, H, W, C], ``boxes`` [B, G, 4] yxyx in pixels, ``classes`` [B, G]
             (-1 is padding, below that are ignored regions), ``difficult`` [B, G], ``placement`` [B, 6]
             (scale y, x, offset y, x, and the original image's height and width; ``network = original * scale
             + offset``) and ``valid`` [B] (False fills up the last batch). Arrays or tensors.
@@ -148,7 +148,7 @@ def keras_detector(model: Callable[..., Any]) -> Detect:
     """Compile a model, once for each batch size, into a function from images to a mapping of arrays.
 
     Args:
-        model: Images [B, H, W, 3] to a mapping of tensors, as :class:`tlt_runner.detector.model.FasterRCNN`.
+        model: Images [B, H, W, C] to a mapping of tensors, as :class:`tlt_runner.detector.model.FasterRCNN`.
     """
     # Imported here: the evaluation itself needs no TensorFlow, and takes any other detector.
     import tensorflow as tf

@@ -41,7 +41,7 @@ REFUSED_OPS = frozenset(
 
 INPUT = "images"
 OUTPUTS = ("boxes", "scores", "classes", "count")
-BORDER = """Input: images, float32 [batch, 3, H, W], RGB, 0 to 255.
+BORDER = """Input: images, float32 [batch, C, H, W], 0 to 255: RGB, or with one channel the luma.
 Outputs, D detections by falling score: boxes float32 [batch, D, 4], xyxy in pixels of the input;
 scores float32 [batch, D]; classes int32 [batch, D]; count int32 [batch]. Places after count hold zeros
 and class -1."""
@@ -88,7 +88,7 @@ def to_onnx(model: FasterRCNN, source_digest: str | None = None, opset: int = OP
         return {**detections, "boxes": ops.stack([left, top, right, bottom], axis=-1)}
 
     # The batch is dynamic, height and width are not: anchors are constants of the graph.
-    signature = [tf.TensorSpec((None, config.height, config.width, 3), tf.float32, name=INPUT)]
+    signature = [tf.TensorSpec((None, config.height, config.width, config.channels), tf.float32, name=INPUT)]
     try:
         with _optimizers_may_fail():
             exported, _ = tf2onnx.convert.from_function(
@@ -147,7 +147,10 @@ def check(exported: ModelProto) -> None:
 
 
 def metadata(exported: ModelProto) -> dict[str, Any]:
-    """Read the file's metadata: class_names, height, width, mode, version; where known source_sha256."""
+    """Read the file's metadata.
+
+    class_names, height, width, mode, color_mode, version; where known source_sha256.
+    """
     stored = {item.key: item.value for item in exported.metadata_props}
     return {
         key.removeprefix(_PREFIX): json.loads(value)
@@ -194,7 +197,7 @@ def _describe(exported: ModelProto, config: DetectorConfig, source_digest: str |
         for name in OUTPUTS
     ]
     images = helper.make_tensor_value_info(
-        INPUT, TensorProto.FLOAT, ["batch", 3, config.height, config.width]
+        INPUT, TensorProto.FLOAT, ["batch", config.channels, config.height, config.width]
     )
     # Inputs and outputs are declared anew, with our order and names of dimensions. Intermediate shapes would
     # keep tf2onnx's names of the batch dimension; readers infer them again.
@@ -207,6 +210,7 @@ def _describe(exported: ModelProto, config: DetectorConfig, source_digest: str |
         "height": config.height,
         "width": config.width,
         "mode": config.mode,
+        "color_mode": config.color_mode,
         "version": version("tlt-operator"),
     }
     entries |= {"source_sha256": source_digest} if source_digest else {}

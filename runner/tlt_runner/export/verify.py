@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tlt_api.failures import Reason
 from tlt_api.status import ExportStatus, Metrics
 from tlt_runner import cpus
+from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation.average_precision import iou_matrix
 from tlt_runner.evaluation.evaluate import Detect, Images, evaluate
@@ -81,7 +82,7 @@ class OnnxDetector:
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def __call__(self, images: Images) -> dict[str, NDArray[Any]]:
-        """Detect: images [B, H, W, 3] to boxes [B, D, 4] yxyx, scores [B, D], classes [B, D], count [B]."""
+        """Detect: images [B, H, W, C] to boxes [B, D, 4] yxyx, scores [B, D], classes [B, D], count [B]."""
         # The transposed array is a view with gaps: copied once, in the file's order.
         nchw = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32)
         outputs = dict(zip(OUTPUTS, self._session.run(list(OUTPUTS), {INPUT: nchw}), strict=True))
@@ -109,9 +110,9 @@ def run_random(detect: Detect, images: Iterable[NDArray[np.float32]]) -> Results
 
 
 def random_images(
-    seed: int, batches: int, batch_size: int, height: int, width: int
+    seed: int, batches: int, batch_size: int, height: int, width: int, channels: int = 3
 ) -> Iterator[NDArray[np.float32]]:
-    """Generate batches of seeded images [B, H, W, 3], 0 to 255.
+    """Generate batches of seeded images [B, H, W, C], 0 to 255.
 
     Noise in cells of several sizes: plain noise of single pixels averages out in the first layers, and all
     images would give the same detections.
@@ -119,9 +120,9 @@ def random_images(
     # Seeded, so that Keras and every precision get the same images, although each asks for its own.
     generator = np.random.default_rng(seed)
     for _ in range(batches):
-        image = np.zeros((batch_size, height, width, 3))
+        image = np.zeros((batch_size, height, width, channels))
         for cell in (16, 4, 1):
-            coarse = generator.random((batch_size, -(-height // cell), -(-width // cell), 3))
+            coarse = generator.random((batch_size, -(-height // cell), -(-width // cell), channels))
             image += coarse.repeat(cell, axis=1).repeat(cell, axis=2)[:, :height, :width]
         yield (image * (255.0 / 3)).astype(np.float32)
 
@@ -143,9 +144,14 @@ def compare(reference: list[Detections], other: list[Detections]) -> Difference:
     return Difference(max(errors, default=0.0), len(errors), unmatched)
 
 
-def latency_milliseconds(detect: Detect, height: int, width: int) -> float:
-    """Measure the median time of one image, after one run that warms up."""
-    image = next(random_images(0, 1, 1, height, width))
+def image_shape(config: DetectorConfig) -> tuple[int, int, int]:
+    """Return height, width and channels of a detector's images."""
+    return config.height, config.width, config.channels
+
+
+def latency_milliseconds(detect: Detect, shape: tuple[int, int, int]) -> float:
+    """Measure the median time of one image [H, W, C], after one run that warms up."""
+    image = next(random_images(0, 1, 1, *shape))
     times = []
     # The first run allocates memory. The median, because another process on the node may slow a run down.
     for _ in range(LATENCY_RUNS + 1):

@@ -190,13 +190,18 @@ class _Inference:
         pixels = decoded.pixels
         height, width = pixels.shape[:2]
         placement = geometry.placement(height, width, config.height, config.width, config.mode)
-        # OpenCV decodes to BGR, which drawing and encoding keep; the network takes RGB.
-        network = geometry.place_image(pixels, placement)[..., ::-1]
+        # OpenCV decodes to BGR, which drawing and encoding keep; the network takes RGB or luma.
+        import cv2
+
+        placed = geometry.place_image(pixels, placement)
+        network = (
+            cv2.cvtColor(placed, cv2.COLOR_BGR2GRAY)[..., None] if config.channels == 1 else placed[..., ::-1]
+        )
         return _Loaded(name, pixels, network, placement, decoded.header.oddities)
 
     def _infer(self, loaded: Sequence[_Loaded], threads: ThreadPoolExecutor) -> None:
         # A last, smaller batch is filled up with zeros: another shape would make TensorFlow trace anew.
-        batch = np.zeros((BATCH, self._config.height, self._config.width, 3), np.uint8)
+        batch = np.zeros((BATCH, self._config.height, self._config.width, self._config.channels), np.uint8)
         for index, item in enumerate(loaded):
             batch[index] = item.network
         # [BATCH, ...]; rows beyond the loaded images are of zeros, and are not looked at.

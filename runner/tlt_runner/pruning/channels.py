@@ -39,6 +39,7 @@ _CHANNELWISE = frozenset(
         "ELU",
         "Identity",
         "Dropout",
+        "tlt_runner.detector.dropout>Dropout",
         "SpatialDropout2D",
         "GaussianNoise",
         "GaussianDropout",
@@ -223,7 +224,7 @@ class _Tracer:
         return None
 
     def _network_input(self, layer: Layer) -> Layout:
-        # Protected: the images keep their three channels. batch_shape is [None, H, W, C].
+        # Protected: the images keep their channels. batch_shape is [None, H, W, C].
         width = layer.config["batch_shape"][-1] or 0
         return self.sources.create(width, "network input")
 

@@ -37,7 +37,11 @@ def run(spec: TrainingJobSpec, run: RunSpec, context: Context) -> None:
     records = prepare(spec, context)
     # The best model may be of an earlier spec, with other classes or another image size.
     inputs.require_same_data(model.config, records.manifest)
-    validation = batches.validation_batches(records, spec.training.batch_size_per_gpu)
+    # The published model detects with its own settings, and is evaluated with those of the spec's evaluation.
+    model = detector.with_config(model, model.config.evaluated_by(spec.evaluation))
+    validation = batches.validation_batches(
+        records, spec.training.batch_size_per_gpu, channels=model.config.channels
+    )
     metrics = evaluate(
         keras_detector(model),
         _with_progress(validation, context),

@@ -104,7 +104,7 @@ def _verify(
         context.begin("verify", step)
         detect = verify.OnnxDetector(file.path)
         results = _results(detect, model.config, data, spec)
-        latency = verify.latency_milliseconds(detect, model.config.height, model.config.width)
+        latency = verify.latency_milliseconds(detect, verify.image_shape(model.config))
         exports.append(verify.status_of(name, reference, results, file.size_bytes, latency))
         context.reporter.report(exports[-1])
     return exports
@@ -116,10 +116,10 @@ def _results(
     """Run a detector over the validation data, or over random images where there are none."""
     # No labelled images: only the outputs are compared with those of Keras, not mAP.
     if data is None:
-        images = verify.random_images(0, RANDOM_BATCHES, VERIFICATION_BATCH, config.height, config.width)
+        images = verify.random_images(0, RANDOM_BATCHES, VERIFICATION_BATCH, *verify.image_shape(config))
         return verify.run_random(detect, images)
     validation: Iterable[Mapping[str, Any]] = batches.validation_batches(
-        data, VERIFICATION_BATCH, spec.verification.max_images
+        data, VERIFICATION_BATCH, spec.verification.max_images, channels=config.channels
     )
     return verify.evaluate_detector(detect, validation, config.class_names)
 

@@ -26,6 +26,7 @@ from tlt_runner.cancel import Stop
 from tlt_runner.context import Context
 from tlt_runner.data.input_pipeline import batches
 from tlt_runner.data.records import Records, load_records
+from tlt_runner.detector import model as detector
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation.evaluate import Detect, Shared, evaluate, keras_detector
@@ -114,19 +115,28 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
         checkpoints.repair()
 
     # 5. What the loop calls: callbacks, evaluation, batches, checkpoints.
-    # One function for evaluations and for images, so that it is traced once.
-    detect = keras_detector(model)
+    # The same weights with the evaluation's settings. One function for evaluations and for images, so that it
+    # is traced once.
+    evaluated = detector.with_config(model, model.config.evaluated_by(spec.evaluation))
+    detect = keras_detector(evaluated)
     if workers.chief:
         # As a decorator, averaged() enters its context at each call.
         callbacks = create.all_callbacks(
-            run, spec, context, records, detect=trainer.averaged()(detect), images_per_step=batch_size
+            run,
+            spec,
+            context,
+            records,
+            detect=trainer.averaged()(detect),
+            channels=model.config.channels,
+            images_per_step=batch_size,
         )
     else:
         callbacks = create.status_only(spec, context, steps=steps, images_per_step=batch_size)
     evaluate_model = _evaluation(
         records,
         spec,
-        detect=detect if workers.replicas == 1 else workers.detector(model),
+        detect=detect if workers.replicas == 1 else workers.detector(evaluated),
+        channels=model.config.channels,
         workers=workers,
         stop=StopAgreement(context.stop, workers),
     )
@@ -224,6 +234,7 @@ def _training_batches(
             epoch,
             first_step,
             workers.worker_slice,
+            model.config.channels,
         )
         left_out = np.zeros(2, np.int64)
         for batch in data:
@@ -245,7 +256,7 @@ def _training_batches(
 
 
 def _evaluation(
-    records: Records, spec: TrainingJobSpec, detect: Detect, workers: Workers, stop: Stop
+    records: Records, spec: TrainingJobSpec, detect: Detect, channels: int, workers: Workers, stop: Stop
 ) -> Callable[[], Metrics]:
     """Return a function that evaluates the model with its current weights, each image once over all replicas.
 
@@ -256,6 +267,7 @@ def _evaluation(
         records: Prepared data.
         spec: Batch size, IoU threshold and method.
         detect: The model in training, on all of this worker's replicas.
+        channels: Channels of its images.
         workers: All workers, which share the images.
         stop: The stop request on which all workers agree; asked before each batch, it raises Interrupted.
     """
@@ -265,7 +277,7 @@ def _evaluation(
 
     def batches_until_stop() -> Iterator[Any]:
         data = batches.validation_batches(
-            records, batch_size, worker_slice=workers.worker_slice
+            records, batch_size, worker_slice=workers.worker_slice, channels=channels
         )
         for batch in data:
             stop.raise_if("while evaluating; the checkpoint before it is kept")

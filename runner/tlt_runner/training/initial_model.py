@@ -107,8 +107,8 @@ def initial_model(
         saved: The position that the training will resume from, whose weights need the graph they had.
 
     Raises:
-        RunnerError: ModelMismatch when a trained model has another image size, or a weights file has too
-            little of the backbone; UnreadableModel; the storage's reasons.
+        RunnerError: ModelMismatch when a trained model has another image size or colour mode, or a weights
+            file has too little of the backbone; UnreadableModel; the storage's reasons.
     """
     config = DetectorConfig.from_spec(spec.model, spec.dataset)
     # Numbers in freezeBlocks meant other blocks to the version that began an older training.
@@ -164,6 +164,13 @@ def _retrained(trained: FasterRCNN, config: DetectorConfig, spec: TrainingJobSpe
             Reason.MODEL_MISMATCH,
             f"spec.dataset.imageSize: expected the model's {trained.config.width} x {trained.config.height} "
             f"(width x height), got {config.width} x {config.height}",
+        )
+    # The first kernel has as many inputs.
+    if trained.config.color_mode != config.color_mode:
+        raise RunnerError(
+            Reason.MODEL_MISMATCH,
+            f"spec.dataset.colorMode: expected the model's {trained.config.color_mode}, "
+            f"got {config.color_mode}",
         )
     # Possible, but objects have other aspect ratios than those that the model learnt.
     if trained.config.mode != config.mode:

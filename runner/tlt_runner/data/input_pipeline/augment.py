@@ -146,32 +146,40 @@ def paint(image: Pixels, change: Change, out: Pixels) -> None:
     """Write the changed image; pixels from outside of it are black.
 
     Args:
-        image: [H, W, 3] RGB.
+        image: [H, W, C], RGB or luma.
         change: The augmentation.
-        out: [H, W, 3]; may be ``image``.
+        out: [H, W, C]; may be ``image``.
     """
     import cv2
 
     height, width = image.shape[:2]
     (xx, xy, to_x), (yx, yy, to_y) = change.affine.tolist()
     if change.colour is not None:
+        colour = change.colour if image.shape[2] == 3 else _of_grey(change.colour)
         # Results below 0 and above 255 are cut by cv2, since the pixels are bytes.
-        image = cv2.transform(image, change.colour.astype(np.float32))
+        image = cv2.transform(image, colour.astype(np.float32)).reshape(image.shape)
     # A mirrored image needs no interpolation: cv2.flip moves whole pixels, so nothing is blurred.
     sideways, upside_down = (xx, to_x) == (-1, width), (yy, to_y) == (-1, height)
     only_mirrored = (
         (xy, yx) == (0, 0) and (sideways or (xx, to_x) == (1, 0)) and (upside_down or (yy, to_y) == (1, 0))
     )
-    if not only_mirrored:
+    if not only_mirrored and image.shape[2] == 1:
+        out[..., 0] = warp(image, change.affine, height, width)
+    elif not only_mirrored:
         # OpenCV 5 warps four channels 2.5 times as fast as three.
         image = warp(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), change.affine, height, width)
         cv2.cvtColor(image, cv2.COLOR_RGBA2RGB, dst=out)
     elif sideways or upside_down:
-        cv2.flip(
-            image, {(True, False): 1, (False, True): 0, (True, True): -1}[sideways, upside_down], dst=out
-        )
+        code = {(True, False): 1, (False, True): 0, (True, True): -1}[sideways, upside_down]
+        # The view [H, W] of a single channel is what OpenCV itself gives.
+        cv2.flip(image, code, dst=out if out.shape[2] == 3 else out[..., 0])
     elif image is not out:
         out[...] = image
+
+
+def _of_grey(colour: Floats) -> Floats:
+    """Return the map [1, 2] of a grey (Y, 1): the luma of what the map [3, 4] of colours makes of it."""
+    return np.array([[_LUMA @ colour[:, :3].sum(axis=1), _LUMA @ colour[:, 3]]])
 
 
 def warp(image: Pixels, affine: Floats, height: int, width: int) -> Pixels:

@@ -31,6 +31,9 @@ FILES_AT_ONCE = 16
 """Files that are read in turns, in an order drawn for each epoch. Preparation writes images in the order of a
 hash of their name; both together mix subsets that are larger than the shuffle buffer."""
 
+COLOUR_CHANNELS = 3
+"""Channels of an RGB image."""
+
 
 def steps_of(records: Records, batch_size: int) -> int:
     """Return the number of batches of an epoch.
@@ -59,6 +62,7 @@ def training_batches(
     epoch: int,
     first_batch: int = 0,
     worker_slice: WorkerSlice = WHOLE,
+    channels: int = COLOUR_CHANNELS,
 ) -> tf.data.Dataset:
     """Make one epoch of training images, shuffled and augmented; the last partial batch is dropped.
 
@@ -74,9 +78,10 @@ def training_batches(
         epoch: Number of the epoch.
         first_batch: Batches to leave out at the beginning, without decoding them; the others are the same.
         worker_slice: This worker's part of a batch; B is its number of images.
+        channels: C, 3 for RGB or 1 for luma.
 
     Returns:
-        Batches of ``image`` uint8 [B, H, W, 3] RGB, ``boxes`` float32 [B, G, 4] yxyx pixels (zeros where
+        Batches of ``image`` uint8 [B, H, W, C], ``boxes`` float32 [B, G, 4] yxyx pixels (zeros where
         there is no object), ``classes`` int32 [B, G] (-1 there, below that in ignored regions), ``id`` string
         [B] (of a mosaic: all four, joined by a line break) and ``left_out`` int32 [B, 2]: objects that the
         changes moved out of sight or made too small, and objects beyond ``max_objects``. Difficult objects
@@ -94,6 +99,7 @@ def training_batches(
         augmentation,
         manifest.height,
         manifest.width,
+        channels,
         max_objects,
         manifest.training_rows(max_objects, mosaic.IMAGES if augmentation.mosaic else 1),
         seed,
@@ -160,7 +166,9 @@ def _load(sample_maker: SampleMaker, chosen: Any, positions: Any, serialized: An
     )
     room = sample_maker.rows
     return {
-        "image": tf.ensure_shape(image, [None, sample_maker.height, sample_maker.width, 3]),
+        "image": tf.ensure_shape(
+            image, [None, sample_maker.height, sample_maker.width, sample_maker.channels]
+        ),
         "boxes": tf.ensure_shape(boxes, [None, room, 4]),
         "classes": tf.ensure_shape(classes, [None, room]),
         "id": tf.ensure_shape(names, [None]),
@@ -177,6 +185,7 @@ def validation_batches(
     batch_size: int,
     limit: int | None = None,
     worker_slice: WorkerSlice = WHOLE,
+    channels: int = COLOUR_CHANNELS,
 ) -> tf.data.Dataset:
     """Make batches of the validation images in a fixed order, each once; black images fill up the last one.
 
@@ -185,6 +194,7 @@ def validation_batches(
         batch_size: Images of a batch, all workers together (B of a single worker).
         limit: Images at most; None means all.
         worker_slice: This worker's part of a batch; all workers have the same number of batches.
+        channels: C, 3 for RGB or 1 for luma.
 
     Returns:
         Batches as :func:`training_batches` gives them, not augmented, with every object and ignored region
@@ -208,7 +218,7 @@ def validation_batches(
     data = data.batch(batch_size, drop_remainder=True).map(lambda batch: tf.gather(batch, chosen)).unbatch()
 
     def load(serialized: Any) -> dict[str, Any]:
-        sample = tfrecords.parse(serialized, manifest.height, manifest.width)
+        sample = tfrecords.parse(serialized, manifest.height, manifest.width, channels)
         return {**_fixed_shape(sample, rows), "valid": tf.constant(True)}
 
     # element_spec is known without reading: load is traced once for its shapes.

@@ -52,18 +52,21 @@ def draw(height: int, width: int, random: np.random.Generator) -> list[Quadrant]
 
 
 def paint(images: Sequence[Pixels], quadrants: Sequence[Quadrant]) -> Pixels:
-    """Paint the mosaic, [H, W, 3] RGB, of four images [H, W, 3]."""
+    """Paint the mosaic, [H, W, C], of four images [H, W, C], RGB or luma."""
     import cv2
 
+    grey = images[0].shape[2] == 1
     # Four channels, as in augment.paint: OpenCV warps them faster than three.
-    canvas = np.empty((*images[0].shape[:2], 4), np.uint8)
+    canvas = np.empty((*images[0].shape[:2], 1 if grey else 4), np.uint8)
     for image, quadrant in zip(images, quadrants, strict=True):
         y1, x1, y2, x2 = quadrant.window.astype(int)
         # The quadrant is painted by itself, so coordinates count from its corner.
         affine = quadrant.affine - [[0, 0, x1], [0, 0, y1]]
-        rgba = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
-        canvas[y1:y2, x1:x2] = augment.warp(rgba, affine, y2 - y1, x2 - x1)
-    return cv2.cvtColor(canvas, cv2.COLOR_RGBA2RGB)
+        source = image if grey else cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
+        moved = augment.warp(source, affine, y2 - y1, x2 - x1)
+        # OpenCV drops the axis of a single channel.
+        canvas[y1:y2, x1:x2] = moved.reshape(y2 - y1, x2 - x1, -1)
+    return canvas if grey else cv2.cvtColor(canvas, cv2.COLOR_RGBA2RGB)
 
 
 def move_boxes(

@@ -66,6 +66,7 @@ class SampleMaker:
         augmentation: Random changes.
         height: Rows of every image.
         width: Columns of every image.
+        channels: 3 for RGB, 1 for luma.
         max_objects: Objects of an image at most; further ones, the smallest, become ignored regions.
         rows: Rows for objects and ignored regions (G), at least ``max_objects``.
         seed: Seed of the changes, with the epoch and the image's position.
@@ -76,6 +77,7 @@ class SampleMaker:
     augmentation: Augmentation
     height: int
     width: int
+    channels: int
     max_objects: int
     rows: int
     seed: int
@@ -104,13 +106,13 @@ class SampleMaker:
             chosen: Indices of the images to make samples of, [S]; the others are there for mosaics.
 
         Returns:
-            Images [S, H, W, 3], names [S] (a mosaic's are joined, its own first), boxes [S, G, 4],
+            Images [S, H, W, C], names [S] (a mosaic's are joined, its own first), boxes [S, G, 4],
             classes [S, G], and objects left out [S, 2]: out of sight or too small after the change, and
             beyond ``max_objects``.
         """
         cv2.setNumThreads(1)  # the executor's threads are enough
         # One array for the batch; each thread writes its own rows.
-        images = _aligned((len(chosen), self.height, self.width, 3))
+        images = _aligned((len(chosen), self.height, self.width, self.channels))
         objects = [
             Objects(boxes_of[labels != PADDING], labels[labels != PADDING])
             for boxes_of, labels in zip(boxes, classes, strict=True)
@@ -120,7 +122,7 @@ class SampleMaker:
         # Images of mosaics are decoded first; any other is decoded where it is used.
         # An image in several mosaics is decoded once.
         mosaic_images = sorted({index for draw in drawn for index in draw.four})
-        pixels = self.executor.map(_decode, encoded[mosaic_images])
+        pixels = self.executor.map(lambda data: _decode(data, self.channels), encoded[mosaic_images])
         decoded = dict(zip(mosaic_images, pixels, strict=True))
 
         def make(row: int) -> Objects:
@@ -132,7 +134,7 @@ class SampleMaker:
             elif index in decoded:
                 image, contained = decoded[index], objects[index]
             else:
-                image, contained = _decode(encoded[index], out=images[row]), objects[index]
+                image, contained = _decode(encoded[index], self.channels, images[row]), objects[index]
             augment.paint(image, draw.change, out=images[row])
             return self._changed(contained, draw.change)
 
@@ -221,9 +223,10 @@ def enclose(regions: Floats, count: int) -> Floats:
     return np.concatenate([enclose(regions[half], share) for half, share in halves])
 
 
-def _decode(data: bytes, out: Pixels | None = None) -> Pixels:
-    # Conversion has checked it; remaining complaints are about harmless fields.
-    return simplejpeg.decode_jpeg(data, "RGB", buffer=out, strict=False)
+def _decode(data: bytes, channels: int, out: Pixels | None = None) -> Pixels:
+    # Conversion has checked it; remaining complaints are about harmless fields. A JPEG stores the luma as
+    # such: its colours are not even decoded.
+    return simplejpeg.decode_jpeg(data, "RGB" if channels == 3 else "GRAY", buffer=out, strict=False)
 
 
 def _aligned(shape: tuple[int, ...]) -> Pixels:

@@ -192,8 +192,11 @@ def _read_back(
     # A manifest allows a limited number of classes: the most frequent ones are kept.
     learnable = [source for source, _ in counts.most_common() if mapping.targets[source] != NOT_A_CLASS]
     classes = sorted(mapping.targets[source] for source in learnable[:MOST_CLASSES])
-    # What the user chose about size and bad samples holds for the folder, too; the rest is the writer's.
-    kept = dataset.model_dump(by_alias=True, exclude_unset=True, include={"image_size", "bad_samples"})
+    # What the user chose about size, colour and bad samples holds for the folder, too; the rest is the
+    # writer's.
+    kept = dataset.model_dump(
+        by_alias=True, exclude_unset=True, include={"image_size", "color_mode", "bad_samples"}
+    )
     mapping_block = {"targetClassMapping": {name: name for name in classes}}
     try:
         return Dataset.model_validate({"uri": f"file://{folder}", **writer.dataset, **mapping_block, **kept})

@@ -271,7 +271,7 @@ _ODDITIES = {
     Oddity.WRONG_EXTENSION: "have the extension of another format, and are read by their content",
     Oddity.CMYK: "are CMYK, and become RGB without a colour profile: colours may be off",
     Oddity.SIXTEEN_BIT: "have 16 bits a channel, of which the upper 8 are kept",
-    Oddity.GRAYSCALE: "are grayscale, and get three equal channels",
+    Oddity.GRAYSCALE: "are grayscale; with dataset.colorMode rgb they get three equal channels",
     Oddity.ALPHA: "have transparency, which is dropped: the colours stored below it count",
     Oddity.TURNED: (
         "have an EXIF orientation, which is not applied: labels are taken to speak of the pixels as stored"

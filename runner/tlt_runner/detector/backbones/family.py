@@ -22,7 +22,7 @@ class Family:
     Attributes:
         names: Values of ``spec.model.backbone``.
         blocks: Numbers that ``freezeBlocks`` may hold.
-        trunk: ``(name, make, pixels)``: pixels [B, H, W, 3] to features [B, H/16, W/16, C].
+        trunk: ``(name, make, pixels)``: pixels [B, H, W, C] to features [B, H/16, W/16, C].
         head_stage: ``(name, make, pooled, stride)``: pooled features [M, P, P, C] to [M, p, p, D] of the
             last stage, which strides by ``stride``, or to vectors [M, D].
         dense_head: Whether the last stage is dense layers, which run on pooled features only.

@@ -15,6 +15,7 @@ import keras
 from keras import layers
 
 from tlt_runner.detector.boxes import Tensor
+from tlt_runner.detector.dropout import Dropout
 from tlt_runner.detector.variant import Variant
 
 MAP_RANK = 4
@@ -33,13 +34,21 @@ class Layers:
         seed: Seed of all initialisers.
         width_multiplier: Factor on the number of filters, applied by :meth:`filters` and :meth:`rounded`.
         variant: Padding of layers that stride, epsilon of the normalisations, and details of single families.
+        dropout: Rate of :meth:`drop`.
     """
 
-    def __init__(self, seed: int, width_multiplier: float = 1.0, variant: Variant | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        width_multiplier: float = 1.0,
+        variant: Variant | None = None,
+        dropout: float = 0.0,
+    ) -> None:
         self._seed = seed
         self._made = 0
         self._width = width_multiplier
         self.variant = variant or Variant()
+        self._dropout = dropout
 
     def filters(self, count: int) -> int:
         """Return ``count`` times the width multiplier, rounded to a multiple of 8, at least 8."""
@@ -101,6 +110,10 @@ class Layers:
         if self.variant.padding == "same" or stride == 1 or size == 1:
             return x, "same"
         return layers.ZeroPadding2D((size - 1) // 2, name=f"{name}_pad")(x), "valid"
+
+    def drop(self, x: Any, name: str) -> Any:
+        """Add dropout to vectors [M, D] of the head, if the rate is above 0."""
+        return Dropout(self._dropout, name=name)(x) if self._dropout else x
 
     def norm(self, x: Any, name: str, epsilon: float = BATCH_NORM_EPSILON) -> Any:
         """Add batch normalisation, with the variant's epsilon if it has one."""

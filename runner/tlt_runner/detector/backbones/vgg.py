@@ -3,7 +3,7 @@
 Source: Simonyan and Zisserman, "Very Deep Convolutional Networks" (2014), divided as in the first Faster
 R-CNN (Ren et al., 2015): RoI pooling takes the place of the pooling after block 5, so the trunk has stride
 16. Layers, names and shapes are keras.applications': its files load whole, the dense layers where poolSize is
-7. It has no batch normalisation and no dropout (ADR 9), and the head does not stride.
+7. It has no batch normalisation (ADR 9), and the head does not stride.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def _head_stage(name: str, make: Layers, pooled: Any, stride: int) -> Any:
         x = layers.Dense(make.filters(UNITS), activation="relu", kernel_initializer=initializer, name=layer)(
             x
         )
+        x = make.drop(x, f"{layer}_dropout")
     return x
 
 

@@ -38,6 +38,7 @@ def all_callbacks(
     context: Context,
     records: Records,
     detect: Detect,
+    channels: int,
     images_per_step: int,
 ) -> CallbackList:
     """Create all callbacks: status, log file and TensorBoard.
@@ -48,6 +49,7 @@ def all_callbacks(
         context: Storage, reporter and scratch folder.
         records: Prepared data; the first validation images are drawn.
         detect: The detector in training, with the weights that are evaluated.
+        channels: Channels of its images.
         images_per_step: Images of a step, over all replicas.
     """
     output, steps = spec.output.uri, batches.steps_of(records, images_per_step)
@@ -55,7 +57,7 @@ def all_callbacks(
     scratch = context.scratch / "callbacks"
     scratch.mkdir(parents=True, exist_ok=True)
     aggregate = Aggregate(images_per_step, time.monotonic)
-    images = _validation_images(spec, records, detect) if spec.visualization.images else None
+    images = _validation_images(spec, records, detect, channels) if spec.visualization.images else None
     # An uploader each: a failure of one file does not slow the other down.
     log_file = LogFile(
         Uploader(context.storage, output, time.monotonic),
@@ -93,12 +95,14 @@ def _status(spec: TrainingJobSpec, context: Context, aggregate: Aggregate, steps
     return [aggregate, progress]
 
 
-def _validation_images(spec: TrainingJobSpec, records: Records, detect: Detect) -> ValidationImages:
+def _validation_images(
+    spec: TrainingJobSpec, records: Records, detect: Detect, channels: int
+) -> ValidationImages:
     # The shape of evaluations on one replica, for which the detector is traced already.
     batch_size, count = spec.training.batch_size_per_gpu, spec.visualization.images
     return ValidationImages(
         detect,
-        lambda: batches.validation_batches(records, batch_size, limit=count),
+        lambda: batches.validation_batches(records, batch_size, limit=count, channels=channels),
         records.manifest.class_names,
         spec.visualization.score_threshold,
     )

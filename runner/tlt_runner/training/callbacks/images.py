@@ -76,7 +76,7 @@ class ValidationImages:
         detections: Mapping[str, NDArray[Any]],
         labels: Mapping[str, NDArray[Any]],
     ) -> DrawnImage:
-        """Draw the detections into one copy of the image [H, W, 3] and the labels into another."""
+        """Draw the detections into one copy of the image [H, W, C] and the labels into another."""
         detected_ids = [int(item) for item in detections["classes"]]
         scored = [
             f"{self._names[item]} {score:.2f}"
@@ -95,11 +95,12 @@ class ValidationImages:
 
 
 def _reduced(image: NDArray[Any]) -> tuple[NDArray[np.uint8], float]:
-    """The RGB image as BGR bytes, reduced to LONGEST_SIDE, and the factor for its boxes."""
+    """The image, RGB or luma, as BGR bytes, reduced to LONGEST_SIDE, and the factor for its boxes."""
     import cv2
 
-    # OpenCV takes BGR.
-    pixels = np.ascontiguousarray(np.clip(image, 0, 255).astype(np.uint8)[..., ::-1])
+    # OpenCV takes BGR; a single channel becomes three equal ones, so that boxes have their colours.
+    rgb = np.broadcast_to(image, (*image.shape[:2], 3))
+    pixels = np.ascontiguousarray(np.clip(rgb, 0, 255).astype(np.uint8)[..., ::-1])
     scale = min(1.0, LONGEST_SIDE / max(pixels.shape[:2]))
     if scale == 1.0:
         return pixels, scale

@@ -154,7 +154,7 @@ class Workers:
         }
 
     def detector(self, model: FasterRCNN) -> Callable[[Any], dict[str, npt.NDArray[Any]]]:
-        """Return the model as a function of this worker's images [B, H, W, 3], shared by its replicas."""
+        """Return the model as a function of this worker's images [B, H, W, C], shared by its replicas."""
 
         @tf.function
         def compiled(batch: dict[str, Any]) -> Any:

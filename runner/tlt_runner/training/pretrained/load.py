@@ -264,6 +264,13 @@ def _adapt(model: FasterRCNN, arrays: Arrays, naming: Naming, order: str) -> Non
     # The inputs of the first kernel are the file's blue, green, red.
     if order == "bgr" and first and first[0].ndim == 4 and first[0].shape[2] == 3:
         first[0] = first[0][:, :, ::-1]
+    if first and model.config.channels == 1 and first[0].ndim == 4 and first[0].shape[2] == 3:
+        first[:] = _for_grey(first, model.config.variant.pixels or FAMILIES[model.config.backbone].pixels)
+        log.info(
+            "pretrained weights: the first kernel (%s) is summed over its three channels, because the images "
+            "are grayscale",
+            parts[0].name,
+        )
     # A normalisation by the tensor that it takes: the output of its convolution.
     norms = {id(layer.input): layer for layer in parts if isinstance(layer, layers.BatchNormalization)}
     for layer in parts:
@@ -281,6 +288,28 @@ def _adapt(model: FasterRCNN, arrays: Arrays, naming: Naming, order: str) -> Non
         # Our network does not normalise here (VGG): kernel and bias take over what the file's layers did.
         elif naming.epsilon is not None and len(arrays.get(f"{layer.name}_bn", [])) == 4:
             values[:] = fold(values, arrays.pop(f"{layer.name}_bn"), naming.epsilon)
+
+
+def _for_grey(convolution: list[np.ndarray], pixels: Pixels) -> list[np.ndarray]:
+    """Convert the first convolution to one channel: on a grey it gives what it gives on three equal ones.
+
+    The border is the exception: padding stands for another grey there.
+
+    Args:
+        convolution: Kernel [h, w, 3, F], and a bias [F] if it has one.
+        pixels: Normalisation of the colours that the kernel was trained on.
+
+    Returns:
+        Kernel [h, w, 1, F], and a bias [F].
+    """
+    kernel, *bias = convolution
+    mean, factor = pixels.grey
+    factors = 1.0 / np.array(pixels.scale)[:, None]
+    # A grey g enters as n = (g - mean) * factor. It entered channel c as (g - mean_c) * factor_c, which is
+    # n * factor_c / factor + (mean - mean_c) * factor_c. The second term is a bias.
+    constant = kernel * (mean - np.array(pixels.mean)[:, None]) * factors
+    summed = (kernel * factors / factor).sum(axis=2, keepdims=True)
+    return [summed.astype(kernel.dtype), (sum(bias) + constant.sum(axis=(0, 1, 2))).astype(kernel.dtype)]
 
 
 def _absorb_bias(convolution: list[np.ndarray], norm: list[np.ndarray]) -> None:
