@@ -126,8 +126,7 @@ def detect(
     )
     boxes = box_ops.clip(boxes, config.height, config.width)
     confident = scores >= config.detections.score_threshold
-    keep = nms.keep_mask(boxes, confident, config.detections.nms_overlap, class_of)
-    best, kept = nms.keep_best(scores, keep, most)
+    best, kept = nms.suppress(boxes, confident, config.detections.nms_overlap, most, class_of, classes)
     return _padded(
         most,
         box_ops.gather(boxes, best),

@@ -79,7 +79,7 @@ class FasterRCNN(keras.Model):
             training: Whether batch normalisation uses the batch's statistics.
         """
         with keras.name_scope("pooling"):
-            pooled = roi.pool(features, boxes, self.config.roi.pool_size)
+            pooled = roi.pool(features, boxes, self.config.roi.pool_size, self.config.roi.sampling)
         out = self.head(pooled, training=training)
         count, classes = boxes.shape[1], self.config.classes
         return (
