@@ -160,6 +160,10 @@ class DeltaScales(ApiModel):
     """Scale factor of the logarithm of the height ratio."""
 
 
+Sampling = Literal["fixed", "adaptive"]
+"""Samples of a bin in RoI pooling."""
+
+
 class Roi(ApiModel):
     """Detection head, which classifies proposals and refines their boxes."""
 
@@ -173,6 +177,10 @@ class Roi(ApiModel):
     cheapest. Ignored if spec.model.from is set."""
     pool_size: Annotated[int, Field(ge=2, le=28)] = 7
     """Side length of the pooled feature map of a proposal. Ignored if spec.model.from is set."""
+    sampling: Sampling = "fixed"
+    """Samples per bin and direction in the pooling of a proposal: fixed: 2; adaptive: as many as the bin has
+    cells of the feature map, at most 4, which costs four times as much and describes large objects better.
+    Ignored if spec.model.from is set."""
     delta_scales: DeltaScales = DeltaScales()
     """Scale factors of the head's box regression targets (TLT: classifier_regr_std). Ignored if
     spec.model.from is set."""

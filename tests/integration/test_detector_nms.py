@@ -1,4 +1,7 @@
-"""Cluster-NMS against greedy NMS."""
+"""Both forms of suppression, TensorFlow's kernels and Cluster-NMS, against greedy suppression as in textbooks."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -7,86 +10,145 @@ from hypothesis import strategies as st
 
 from lazy import Lazy
 
+kernels = Lazy("tlt_runner.detector.kernels")
 nms = Lazy("tlt_runner.detector.nms")
+FORMS = ["native", "portable"]
 ROOM = 64.0
 
 
-def greedy(boxes: np.ndarray, valid: np.ndarray, threshold: float, classes: np.ndarray) -> np.ndarray:
+@pytest.fixture(params=FORMS)
+def form(request: pytest.FixtureRequest) -> Iterator[str]:
+    with in_form(request.param):
+        yield request.param
+
+
+def in_form(form: str):
+    return kernels.portable() if form == "portable" else nullcontext()
+
+
+def greedy(boxes: np.ndarray, valid: np.ndarray, threshold: float, classes: np.ndarray) -> list[int]:
     """Greedy suppression as in textbooks: keep the best box, drop those that overlap it, go on."""
     kept: list[int] = []
     for index in np.flatnonzero(valid):
-        same = [other for other in kept if classes[other] == classes[index]]
-        if not any(iou(boxes[index], boxes[other]) > threshold for other in same):
+        others = [other for other in kept if classes[other] == classes[index]]
+        if not others or not (ious(boxes[index], boxes[others]) > np.float32(threshold)).any():
             kept.append(int(index))
-    mask = np.zeros(len(boxes), bool)
-    mask[kept] = True
-    return mask
+    return kept
 
 
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    height, width = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(height, 0) * max(width, 0)
-    areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    return shared / max(areas - shared, 1e-6)
+def ious(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """IoU of a box with others [M, 4], in float32: equal to the kernels' to the last bit."""
+    height = np.minimum(a[2], b[:, 2]) - np.maximum(a[0], b[:, 0])
+    width = np.minimum(a[3], b[:, 3]) - np.maximum(a[1], b[:, 1])
+    shared = np.maximum(height, 0) * np.maximum(width, 0)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) - shared
+    return shared / np.maximum(union, np.float32(1e-6))
 
 
-def random_boxes(seed: int, count: int, side: float) -> np.ndarray:
-    random = np.random.default_rng(seed)
-    corner, size = random.uniform(0, ROOM, (count, 2)), random.uniform(side / 2, side, (count, 2))
-    return np.concatenate([corner, corner + size], axis=1).astype(np.float32)
+def kept_of(boxes: np.ndarray, threshold: float, count: int | None = None, valid=None, classes=None) -> list:
+    """Indices that are kept of one image's boxes [N, 4]."""
+    valid = np.ones(len(boxes), bool) if valid is None else valid
+    groups = {} if classes is None else {"classes": classes[None], "class_count": int(classes.max()) + 1}
+    best, kept = nms.suppress(
+        boxes[None].astype(np.float32), valid[None], threshold, count or len(boxes), **groups
+    )
+    best, kept = np.asarray(best)[0], np.asarray(kept)[0]
+    assert best.min() >= 0 and best.max() < len(boxes)
+    return best[kept].tolist()
 
 
-@settings(deadline=None, max_examples=20)
+def of_one_class(boxes: np.ndarray, threshold: float) -> list[int]:
+    return greedy(boxes.astype(np.float32), np.ones(len(boxes), bool), threshold, np.zeros(len(boxes)))
+
+
+def sliding(count: int, step: float = 1.0, side: float = 10.0) -> np.ndarray:
+    return np.array([[0, step * i, side, step * i + side] for i in range(count)], np.float32)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(100, 50), (512, 256), (1500, 750)])
+def test_a_chain_of_sliding_boxes_keeps_every_second_one(form: str, count: int, expected: int) -> None:
+    """Neighbours one step of a tenth apart have IoU 9 / 11 = 0.82, the next but one 8 / 12 = 0.67."""
+    assert kept_of(sliding(count), 0.7) == list(range(0, count, 2))
+    assert len(range(0, count, 2)) == expected
+
+
+def test_a_ramp_of_anchors_of_one_scale_keeps_a_chessboard(form: str) -> None:
+    """Anchors of 128 px at stride 16, row by row, as on an image whose score falls from the top left.
+
+    Neighbours have IoU 112 / 144 = 0.78, diagonal ones 0.62: of each pair of neighbours one stays.
+    """
+    corners = np.array([[y, x] for y in range(30) for x in range(40)])
+    boxes = np.concatenate([16.0 * corners, 16.0 * corners + 128], axis=1)
+    assert kept_of(boxes, 0.7) == np.flatnonzero(corners.sum(axis=1) % 2 == 0).tolist()
+
+
+def test_equal_boxes_leave_the_first(form: str) -> None:
+    """A flat image: all anchors of a place score alike and lie on one another after clipping."""
+    boxes = np.tile(np.array([[0, 0, 10, 10], [20, 20, 40, 40]], np.float32), (300, 1))
+    assert kept_of(boxes, 0.5) == [0, 1]
+
+
+def test_an_overlap_equal_to_the_threshold_suppresses_nothing(form: str) -> None:
+    """Halves and tenths: IoU 50 / 100 = 0.5, and 3 / 10, which float32 holds as the threshold's 0.3."""
+    assert kept_of(np.array([[0, 0, 10, 10], [0, 0, 10, 5]], np.float32), 0.5) == [0, 1]
+    assert kept_of(np.array([[0, 0, 10, 10], [0, 0, 10, 3]], np.float32), 0.3) == [0, 1]
+    assert kept_of(np.array([[0, 0, 10, 10], [0, 0, 10, 3.1]], np.float32), 0.3) == [0]
+
+
+def test_only_as_many_boxes_as_asked_for_are_selected(form: str) -> None:
+    assert kept_of(sliding(100), 0.7, count=7) == [0, 2, 4, 6, 8, 10, 12]
+
+
+def test_a_suppressed_box_suppresses_nothing(form: str) -> None:
+    assert kept_of(sliding(3, step=4), 0.3) == [0, 2]  # neighbours overlap by 6/14, first and last by 2/18
+
+
+def test_an_invalid_box_is_not_kept_and_suppresses_nothing(form: str) -> None:
+    boxes = np.array([[0, 0, 10, 10]] * 2, np.float32)
+    assert kept_of(boxes, 0.5, valid=np.array([False, True])) == [1]
+    assert kept_of(boxes, 0.5, valid=np.array([False, False])) == []
+
+
+def test_far_from_the_origin_a_class_is_suppressed_with_the_same_precision(form: str) -> None:
+    """Classes are not moved apart by offsets: at 3,000 px a hundredth of a pixel still decides."""
+    place = np.array([3000, 3000, 3000, 3000], np.float32)
+    boxes = place + np.array([[0, 0, 1, 1], [0, 0, 1, 0.495], [0, 0, 1, 0.505]], np.float32)
+    classes = np.full(3, 19, np.int32)
+    assert kept_of(boxes, 0.5, classes=classes) == [0, 1]
+
+
+@settings(deadline=None, max_examples=40)
 @given(
     seed=st.integers(0, 2**31),
-    side=st.sampled_from([8.0, 24.0, 60.0]),
-    threshold=st.sampled_from([0.3, 0.5, 0.7]),
-    block=st.sampled_from([7, 40, 80, 512]),
+    form=st.sampled_from(FORMS),
+    clusters=st.integers(1, 12),
+    spread=st.sampled_from([0.0, 1.0, 4.0, 30.0]),
+    threshold=st.sampled_from([0.3, 0.5, 0.7, 0.9]),
+    count=st.sampled_from([5, 90]),
 )
-def test_unrolled_rounds_equal_greedy_suppression(
-    seed: int, side: float, threshold: float, block: int
+def test_clusters_of_boxes_are_suppressed_greedily(
+    seed: int, form: str, clusters: int, spread: float, threshold: float, count: int
 ) -> None:
-    boxes = np.stack([random_boxes(seed, 80, side), random_boxes(seed + 1, 80, side)])
+    """Proposals of a few objects: boxes moved and resized at random about a few places, two images at once."""
     random = np.random.default_rng(seed)
-    valid, classes = random.random((2, 80)) < 0.9, random.integers(0, 3, (2, 80)).astype(np.int32)
-    kept = np.asarray(nms.keep_mask(boxes, valid, threshold, classes, block=block))
-    for image in range(2):
-        np.testing.assert_array_equal(
-            kept[image], greedy(boxes[image], valid[image], threshold, classes[image])
-        )
+    centres = random.uniform(0, ROOM, (clusters, 4))[random.integers(0, clusters, (2, 90))]
+    corners = np.sort((centres + spread * random.normal(size=(2, 90, 4))).reshape(2, 90, 2, 2), axis=2)
+    boxes = np.concatenate([corners[:, :, 0], corners[:, :, 1]], axis=-1).astype(np.float32)
+    valid, classes = random.random((2, 90)) < 0.9, random.integers(0, 3, (2, 90)).astype(np.int32)
+    for groups in (None, classes):
+        with in_form(form):
+            best, kept = nms.suppress(boxes, valid, threshold, count, groups, 3)
+        for image in range(2):
+            of = np.zeros(90) if groups is None else groups[image]
+            expected = greedy(boxes[image], valid[image], threshold, of)[:count]
+            assert np.asarray(best)[image][np.asarray(kept)[image]].tolist() == expected
 
 
-def test_a_suppressed_box_suppresses_nothing() -> None:
-    row = [[0, x, 10, x + 10] for x in (0, 4, 8)]  # neighbours overlap by 6/14, first and last by 2/18
-    kept = nms.keep_mask(np.array([row], np.float32), np.ones((1, 3), bool), 0.3)
-    np.testing.assert_array_equal(kept, [[True, False, True]])
-
-
-def test_an_invalid_box_is_not_kept_and_suppresses_nothing() -> None:
-    same = np.array([[[0, 0, 10, 10]] * 2], np.float32)
-    np.testing.assert_array_equal(nms.keep_mask(same, np.array([[False, True]]), 0.5), [[False, True]])
-
-
-@pytest.mark.parametrize("rounds", [2, 4, 16])
-def test_too_few_rounds_never_lose_a_box_that_greedy_suppression_keeps(rounds: int) -> None:
-    chain = np.array([[0, 4.0 * i, 10, 4.0 * i + 10] for i in range(60)], np.float32)
-    valid, classes = np.ones(60, bool), np.zeros(60, np.int32)
-    kept = np.asarray(nms.keep_mask(chain[None], valid[None], 0.3, rounds=rounds))[0]
-    expected = greedy(chain, valid, 0.3, classes)
-    assert not (expected & ~kept).any()
-    assert kept[: rounds + 1].tolist() == expected[: rounds + 1].tolist()
-
-
-@settings(deadline=None, max_examples=20)
-@given(seed=st.integers(0, 2**31), side=st.sampled_from([8.0, 24.0, 60.0]), rounds=st.sampled_from([2, 4]))
-def test_too_few_rounds_of_a_block_lose_nothing_in_later_blocks(seed: int, side: float, rounds: int) -> None:
-    boxes, valid = random_boxes(seed, 90, side), np.ones(90, bool)
-    kept = np.asarray(nms.keep_mask(boxes[None], valid[None], 0.3, rounds=rounds, block=30))[0]
-    assert not (greedy(boxes, valid, 0.3, np.zeros(90)) & ~kept).any()
-
-
-def test_the_best_kept_boxes_come_first_and_the_rest_is_marked() -> None:
-    scores = np.array([[0.9, 0.8, 0.7, 0.6]], np.float32)
-    indices, kept = nms.keep_best(scores, np.array([[True, False, True, False]]), 3)
-    assert np.asarray(indices)[0, :2].tolist() == [0, 2]
-    assert np.asarray(kept)[0].tolist() == [True, True, False]
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 2**31), block=st.sampled_from([7, 40, 80]))
+def test_blocks_do_not_change_the_result(seed: int, block: int) -> None:
+    random = np.random.default_rng(seed)
+    corners = random.uniform(0, ROOM, (80, 2))
+    boxes = np.concatenate([corners, corners + random.uniform(8, 30, (80, 2))], axis=1).astype(np.float32)
+    mask = nms.keep_mask(boxes[None], np.ones((1, 80), bool), 0.4, block=block)
+    assert np.flatnonzero(np.asarray(mask)[0]).tolist() == of_one_class(boxes, 0.4)

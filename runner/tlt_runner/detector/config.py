@@ -22,7 +22,7 @@ STRIDE = 16
 """Pixels of the network's input for one cell of the feature map."""
 HEAD_STRIDE = 2
 """Stride of the backbone's last stage on pooled features, where the spec has none."""
-FIXED_ROI_FIELDS = ("head", "head_stride", "pool_size", "delta_scales", "dropout")
+FIXED_ROI_FIELDS = ("head", "head_stride", "pool_size", "sampling", "delta_scales", "dropout")
 """Fields of ``roi`` that a retraining cannot change: the head's graph and weights were made for them."""
 
 

@@ -134,8 +134,8 @@ def detect(
     boxes = box_ops.clip(boxes, config.height, config.width)
     # 4. Suppression within each class, then the best of what is left.
     confident = scores >= config.detections.score_threshold
-    keep = nms.keep_mask(boxes, confident, config.detections.nms_overlap, class_of)
-    best, kept = nms.keep_best(scores, keep, max_detections)
+    overlap, count = config.detections.nms_overlap, max_detections
+    best, kept = nms.suppress(boxes, confident, overlap, count, class_of, classes)
     return _padded(
         max_detections,
         box_ops.gather(boxes, best),

@@ -81,7 +81,7 @@ class FasterRCNN(keras.Model):
             training: Whether batch normalisation uses the batch's statistics.
         """
         with keras.name_scope("pooling"):
-            pooled = roi.pool(features, boxes, self.config.roi.pool_size)
+            pooled = roi.pool(features, boxes, self.config.roi.pool_size, self.config.roi.sampling)
         # The head knows no images: [B * R, ...] in, [B * R, ...] out, split by image again here.
         out = self.head(pooled, training=training)
         count, classes = boxes.shape[1], self.config.classes

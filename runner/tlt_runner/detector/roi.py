@@ -1,72 +1,146 @@
-"""RoI pooling by two interpolation matrices: RoIAlign (He et al., "Mask R-CNN", 2017) as two matrix products.
+"""RoI pooling by bilinear sampling: RoIAlign (He et al., "Mask R-CNN", 2017), aligned.
 
-Bilinear interpolation is separable and linear in the features: pooled = Y @ features @ X^T, where a row of
-Y (or X) holds the weights with which one bin takes the feature map's rows (or columns). Averaging several
-samples in a bin costs nothing more, because it only changes the weights. The gradient is two products again.
-TensorRT builds matrix products without a plugin, ONNX's RoiAlign only with one.
+A pooled value is the mean of a few samples, and a sample is the weighted mean of four cells of the feature
+map. So pooling is a product of a sparse matrix with the features, whose rows have a fixed number of entries,
+here called taps: the cost of a box depends neither on the size of the image nor on that of the box.
 
-The columns are multiplied first: images are wide, and the intermediate result keeps the other side, the
-shorter one. Neither product broadcasts: that corrupts memory in TensorFlow 2.21 on CPUs
-(tensorflow/tensorflow#123109).
+Two forms of that product (:mod:`tlt_runner.detector.kernels`). TensorFlow has sparse matrices, on CPUs and
+GPUs: no intermediate result, and the gradient is the product with the transposed matrix. Elsewhere the cells
+of each row are gathered and multiplied. Not used, though both compute the same: ``tf.image.crop_and_resize``,
+because the threads of its gradient on CPUs add to the same cells without a lock (TensorFlow 2.21: errors as
+large as the values), and ONNX's RoiAlign, because TensorRT builds it with a plugin and a GPU only.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from keras import ops
 
+from tlt_api.model import Sampling
+from tlt_runner.detector import kernels
 from tlt_runner.detector.boxes import Tensor
 from tlt_runner.detector.config import STRIDE
 
 SAMPLES = 2
-"""Samples per bin and direction (RoIAlign's sampling ratio)."""
+"""Samples per bin and direction, where their number is fixed."""
+MOST_SAMPLES = 4
+"""Most samples per bin and direction with adaptive sampling. Cost grows with the square of this number; with 7
+bins, only boxes with a side above 4 * 7 * 16 = 448 px get fewer samples than Detectron2 takes."""
 
 
-def pool(features: Tensor, boxes: Tensor, size: int) -> Tensor:
+def pool(features: Tensor, boxes: Tensor, size: int, sampling: Sampling = "fixed") -> Tensor:
     """Pool the features of every box to one size.
 
-    A cell of the feature map stands for its centre, at (i + 0.5) * STRIDE pixels (RoIAlign, aligned). Samples
-    outside the outermost centres take the border's value.
+    A cell of the feature map stands for its centre, at (i + 0.5) * STRIDE pixels. Samples outside the
+    outermost centres take the border's value.
 
     Args:
         features: [B, H, W, C].
         boxes: [B, R, 4] yxyx in pixels; no gradient flows to them.
         size: Number of bins P per side.
+        sampling: Number of samples per bin: 2 x 2, or by the size of the box.
 
     Returns:
-        [B * R, P, P, C].
+        [B * R, P, P, C], of the features' type.
     """
     height, width, channels = features.shape[1:]
-    count = boxes.shape[1]
     boxes = ops.stop_gradient(boxes)
-    rows = weights(boxes[..., 0], boxes[..., 2], height, size)
-    columns = weights(boxes[..., 1], boxes[..., 3], width, size)
-    # [B, R * P, W] @ [B, W, H * C]: the boxes of an image share one product.
-    by_column = ops.reshape(ops.transpose(features, (0, 2, 1, 3)), (-1, width, height * channels))
-    strips = ops.matmul(ops.reshape(columns, (-1, count * size, width)), by_column)
-    strips = ops.transpose(ops.reshape(strips, (-1, size, height, channels)), (0, 2, 1, 3))
-    # [B * R, P, H] @ [B * R, H, P * C]: each box has strips of its own by now.
-    strips = ops.reshape(strips, (-1, height, size * channels))
-    pooled = ops.matmul(ops.reshape(rows, (-1, size, height)), strips)
+    rows, row_weights = taps(boxes[..., 0], boxes[..., 2], height, size, sampling)
+    columns, column_weights = taps(boxes[..., 1], boxes[..., 3], width, size, sampling)
+    # Cells are numbered over the whole batch, in the order of the features in memory.
+    images = ops.cast(ops.arange(ops.shape(features)[0]), "int32")
+    first = images[:, None, None, None] * (height * width)
+    along_y = (first + rows * width)[:, :, :, None, :, None]
+    cells = along_y + columns[:, :, None, :, None, :]
+    weights = row_weights[:, :, :, None, :, None] * column_weights[:, :, None, :, None, :]
+    # [N, T, T] with N = B * R * P * P rows and T taps in each direction.
+    shape = (-1, rows.shape[-1], columns.shape[-1])
+    product = _sparse_product if kernels.native() else _gathered_product
+    flat = ops.reshape(features, (-1, channels))
+    pooled = product(flat, ops.reshape(cells, shape), ops.reshape(weights, shape))
     return ops.reshape(pooled, (-1, size, size, channels))
 
 
-def weights(start: Tensor, end: Tensor, length: int, size: int) -> Tensor:
-    """Compute interpolation weights [B * R, P, L] for one direction; every row sums to one.
+def taps(start: Tensor, end: Tensor, length: int, size: int, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Compute the cells that each bin of one direction reads, and with which weights.
 
     Args:
         start: First edge of the boxes [B, R], in pixels.
         end: Last edge of the boxes [B, R], in pixels.
         length: Cells L of the feature map in this direction.
         size: Number of bins P.
+        sampling: See :func:`pool`.
+
+    Returns:
+        Cells [B, R, P, T] int32, from 0 to L - 1, and weights [B, R, P, T], whose sum in a bin is 1. T is two
+        for each sample; a cell can occur twice.
     """
-    # Samples are centred in equal parts of the box, SAMPLES of them to a bin.
-    fractions = (np.arange(size * SAMPLES, dtype=np.float32) + 0.5) / (size * SAMPLES)
-    pixels = start[..., None] + (end - start)[..., None] * fractions
+    bins = (end - start)[..., None, None] / size
+    if sampling == "adaptive":
+        most = MOST_SAMPLES
+        # Detectron2's rule: as many samples as the bin has cells, rounded up.
+        count = ops.clip(ops.ceil(bins / STRIDE), 1.0, float(most))
+    else:
+        most = SAMPLES
+        count = ops.full_like(bins, float(most))
+    numbers = np.arange(most, dtype=np.float32)
+    # Samples are the centres of equal parts of a bin.
+    fractions = np.arange(size, dtype=np.float32)[:, None] + (numbers + 0.5) / count
+    pixels = start[..., None, None] + bins * fractions
     # Beyond the outermost centres the border's value is repeated.
-    cells = ops.clip(pixels / STRIDE - 0.5, 0.0, length - 1.0)
-    # A cell's weight falls from 1 to 0 within one cell of the sample: bilinear interpolation.
-    distance = ops.abs(cells[..., None] - np.arange(length, dtype=np.float32))
-    samples = ops.maximum(1.0 - distance, 0.0)
-    bins = ops.reshape(samples, (-1, start.shape[1], size, SAMPLES, length))
-    return ops.mean(bins, axis=-2)
+    samples = ops.clip(pixels / STRIDE - 0.5, 0.0, length - 1.0)
+    lower = ops.floor(samples)
+    above = samples - lower
+    share = ops.cast(numbers < count, "float32") / count
+    cells = ops.cast(lower, "int32")
+    # Boxes that are not numbers give any integer here; an index out of range would end the process.
+    cells = ops.clip(ops.stack([cells, cells + 1], axis=-1), 0, length - 1)
+    weights = ops.stack([(1.0 - above) * share, above * share], axis=-1)
+    shape = (-1, start.shape[1], size, 2 * most)
+    return ops.reshape(cells, shape), ops.reshape(weights, shape)
+
+
+def _gathered_product(flat: Tensor, cells: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums [N, C] of rows of ``flat`` [M, C], by their numbers and weights [N, T, T]."""
+    weights = ops.cast(weights, flat.dtype)
+    total = 0.0
+    # One tap of the first direction after the other: all at once would take T times the memory.
+    for tap in range(cells.shape[1]):
+        rows = ops.take(flat, cells[:, tap], axis=0)
+        # A matrix product for each row; neither factor broadcasts, which corrupts memory in TensorFlow 2.21
+        # on CPUs (tensorflow/tensorflow#123109).
+        total = total + ops.matmul(weights[:, tap, None, :], rows)[:, 0, :]
+    return total
+
+
+def _sparse_product(flat: Tensor, cells: Tensor, weights: Tensor) -> Tensor:
+    """Compute what :func:`_gathered_product` does, with TensorFlow's sparse matrices (CSR)."""
+    # Imported here, so that the module loads on other backends.
+    import tensorflow as tf
+
+    taps_of_row = math.prod(cells.shape[1:])
+    count, total = tf.shape(cells, tf.int64)[0], tf.shape(flat, tf.int64)[0]
+    rows = tf.repeat(tf.range(count), taps_of_row)
+    matrix = tf.raw_ops.SparseTensorToCSRSparseMatrix(
+        indices=tf.stack([rows, tf.cast(tf.reshape(cells, (-1,)), tf.int64)], axis=1),
+        values=tf.reshape(weights, (-1,)),
+        dense_shape=tf.stack([count, total]),
+    )
+
+    def times(matrix: Tensor, values: Tensor) -> Tensor:
+        # The kernels exist for float32, not for the types of mixed precision.
+        product = tf.raw_ops.SparseMatrixMatMul(a=matrix, b=tf.cast(values, tf.float32))
+        return tf.cast(product, values.dtype)
+
+    @tf.custom_gradient
+    def product(flat: Tensor) -> tuple[Tensor, object]:
+        def gradient(upstream: Tensor) -> Tensor:
+            # Transposed beforehand: the product's own transposition takes three times as long on large maps.
+            transposed = tf.raw_ops.SparseMatrixTranspose(input=matrix, type=tf.float32)
+            return times(transposed, upstream)
+
+        return times(matrix, flat), gradient
+
+    return tf.ensure_shape(product(flat), (cells.shape[0], flat.shape[1]))

@@ -75,7 +75,7 @@ def propose(
         [B, R] bool: fewer can be left than R, the smallest of counts.post_nms, counts.pre_nms and N.
     """
     # The best first, so that only their boxes are decoded and suppression gets them by falling score.
-    scores, indices = ops.top_k(ops.stop_gradient(objectness), min(counts.pre_nms, config.anchor_count))
+    _, indices = ops.top_k(ops.stop_gradient(objectness), min(counts.pre_nms, config.anchor_count))
     # Anchors are a constant of the graph: the image size is fixed.
     references = ops.take(ops.convert_to_tensor(anchors(config)), indices, axis=0)
     boxes = box_ops.decode(box_ops.gather(ops.stop_gradient(deltas), indices), references, config.rpn_scales)
@@ -84,7 +84,5 @@ def propose(
     # After clipping, as in TLT: a box outside the image has no side left.
     valid = ops.all(sides > SMALLEST_SIDE, axis=-1)
     overlap = config.proposals.nms_overlap if counts.nms_overlap is None else counts.nms_overlap
-    keep = nms.keep_mask(boxes, valid, overlap)
-    # keep_best takes scores that are not negative; the sigmoid keeps their order.
-    best, kept = nms.keep_best(ops.sigmoid(scores), keep, counts.post_nms)
+    best, kept = nms.suppress(boxes, valid, overlap, counts.post_nms)
     return box_ops.gather(boxes, best), kept

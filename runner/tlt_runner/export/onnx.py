@@ -2,7 +2,8 @@
 
 Called by ``tlt_runner.tasks.export``. The graph is the one that evaluation runs, with the conventions of
 TensorRT, DeepStream and Triton for inputs and outputs: images are NCHW, boxes xyxy. The file is checked as
-far as that needs no GPU: standard operators only, and none for which TensorRT needs a plugin or a loop.
+far as that needs no GPU: standard operators only, and none that TensorRT builds with a plugin or not at all.
+Suppression is a loop that ends when nothing changes; ONNX's NonMaxSuppression is not built by TensorRT-RTX.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ import onnx
 import tensorflow as tf
 import tf2onnx
 from keras import ops
-from onnx import ModelProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from tlt_api.failures import Reason
+from tlt_runner.detector import kernels
 from tlt_runner.detector.config import DetectorConfig
-from tlt_runner.detector.model import FasterRCNN
+from tlt_runner.detector.model import FasterRCNN, with_config
 from tlt_runner.errors import RunnerError
 
 log = logging.getLogger(__name__)
@@ -35,9 +37,12 @@ OPSET = 17
 """Operator set of the file; TensorRT 8.6 and later, DeepStream 6.4 and later read it."""
 
 REFUSED_OPS = frozenset(
-    {"NonMaxSuppression", "RoiAlign", "Loop", "If", "Scan", "NonZero", "Unique", "EfficientNMS_TRT"}
+    {"NonMaxSuppression", "RoiAlign", "If", "Scan", "NonZero", "Unique", "EfficientNMS_TRT"}
 )
-"""Operators that TensorRT-RTX builds not at all, or with plugins, loops or sizes that depend on the data."""
+"""Operators that TensorRT-RTX builds not at all, or with plugins or sizes that depend on the data."""
+
+MOST_SORTED = 3840
+"""Most values that TensorRT's TopK returns; a file with more is refused by the builder."""
 
 INPUT = "images"
 OUTPUTS = ("boxes", "scores", "classes", "count")
@@ -57,7 +62,7 @@ class OnnxFile:
     Attributes:
         path: The file.
         size_bytes: Size of the file.
-        operators: Operator -> number of its nodes.
+        operators: Operator -> number of its nodes, those of loops included.
     """
 
     path: Path
@@ -69,7 +74,8 @@ def to_onnx(model: FasterRCNN, source_digest: str | None = None, opset: int = OP
     """Convert the detector to a float32 ONNX model with the inputs and outputs of :data:`BORDER`.
 
     Boxes are **xyxy**, as DeepStream and Triton users expect; this is the only place that converts them from
-    the detector's yxyx.
+    the detector's yxyx. At most :data:`MOST_SORTED` boxes enter the suppression of proposals, whatever the
+    detector's ``proposals.inference.preNms``.
 
     Args:
         model: The detector.
@@ -79,7 +85,8 @@ def to_onnx(model: FasterRCNN, source_digest: str | None = None, opset: int = OP
     Raises:
         RunnerError: ExportFailed, when an operator has no plugin-free form or the file is not valid.
     """
-    config = model.config
+    config = sortable(model.config)
+    model = with_config(model, config)
 
     # Keras' model and the file's conventions: what verification and evaluation compare is the same graph.
     def detect(images: Any) -> dict[str, Any]:
@@ -90,7 +97,7 @@ def to_onnx(model: FasterRCNN, source_digest: str | None = None, opset: int = OP
     # The batch is dynamic, height and width are not: anchors are constants of the graph.
     signature = [tf.TensorSpec((None, config.height, config.width, config.channels), tf.float32, name=INPUT)]
     try:
-        with _optimizers_may_fail():
+        with kernels.portable(), _optimizers_may_fail():
             exported, _ = tf2onnx.convert.from_function(
                 tf.function(detect, input_signature=signature),
                 input_signature=signature,
@@ -109,6 +116,20 @@ def to_onnx(model: FasterRCNN, source_digest: str | None = None, opset: int = OP
     return exported
 
 
+def sortable(config: DetectorConfig) -> DetectorConfig:
+    """Return a description with no more proposals before suppression than TensorRT can sort."""
+    counts = config.proposals.inference
+    if min(counts.pre_nms, config.anchor_count) <= MOST_SORTED:
+        return config
+    log.warning(
+        "proposals.inference.preNms is %d in the model, %d in the exported file: TensorRT sorts no more",
+        counts.pre_nms,
+        MOST_SORTED,
+    )
+    fewer = counts.model_copy(update={"pre_nms": MOST_SORTED})
+    return config.model_copy(update={"proposals": config.proposals.model_copy(update={"inference": fewer})})
+
+
 def write(exported: ModelProto, path: Path) -> OnnxFile:
     """Check an ONNX model and write it.
 
@@ -118,7 +139,7 @@ def write(exported: ModelProto, path: Path) -> OnnxFile:
     # Again: a conversion of the precision has rewritten the graph.
     check(exported)
     path.write_bytes(exported.SerializeToString())
-    operators = dict(Counter(node.op_type for node in exported.graph.node))
+    operators = dict(Counter(node.op_type for node in nodes(exported.graph)))
     size = path.stat().st_size
     log.info("wrote %s: %d bytes, %d nodes", path.name, size, sum(operators.values()))
     return OnnxFile(path, size, operators)
@@ -130,8 +151,7 @@ def check(exported: ModelProto) -> None:
     Raises:
         RunnerError: ExportFailed, naming the operators.
     """
-    # Not inside subgraphs: If, Loop and Scan, which have some, are refused themselves.
-    used = {(node.domain, node.op_type) for node in exported.graph.node}
+    used = {(node.domain, node.op_type) for node in nodes(exported.graph)}
     # An operator of another domain is an extension of one runtime, and a plugin in all others.
     foreign = sorted(f"{domain}::{name}" for domain, name in used if domain not in ("", "ai.onnx"))
     refused = sorted(name for _, name in used if name in REFUSED_OPS)
@@ -144,6 +164,15 @@ def check(exported: ModelProto) -> None:
         onnx.checker.check_model(exported, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise RunnerError(Reason.EXPORT_FAILED, f"expected a valid ONNX model, got: {error}") from error
+
+
+def nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    """Return the nodes of a graph, each followed by those of its loop's body."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from nodes(attribute.g)
 
 
 def metadata(exported: ModelProto) -> dict[str, Any]:

@@ -12,12 +12,12 @@ well: box errors were 50 times larger.)
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _COMPUTE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _PASS_ON = frozenset(
     {
         "Add", "AveragePool", "BatchNormalization", "Clip", "Flatten", "GlobalAveragePool", "Identity",
-        "MaxPool", "Pad", "ReduceMean", "Relu", "Reshape", "Squeeze", "Transpose", "Unsqueeze",
+        "Gather", "MaxPool", "Pad", "ReduceMean", "Relu", "Reshape", "Squeeze", "Transpose", "Unsqueeze",
     }
 )  # fmt: skip
 _LARGEST = float(np.finfo(np.float16).max)
@@ -39,13 +39,13 @@ def to_float16(model: ModelProto) -> ModelProto:
     Inputs and outputs keep their types.
 
     Args:
-        model: A float32 model, nodes in topological order (as ONNX demands), without subgraphs.
+        model: A float32 model, nodes in topological order (as ONNX demands). Loops stay float32.
 
     Returns:
         The mixed-precision model.
 
     Raises:
-        ValueError: The model has no convolution or matrix product, or a node with a subgraph.
+        ValueError: The model has no convolution or matrix product.
     """
     # Rewritten in a copy, because the float32 model is a product of its own and the source of others.
     copy = ModelProto()
@@ -98,20 +98,15 @@ class _Caster:
         self.types |= {item.name: item.data_type for item in graph.initializer}
 
     def add(self, node: NodeProto) -> None:
-        """Rewrite a node, with casts of those inputs that have another type than it computes in.
-
-        Raises:
-            ValueError: The node has a subgraph.
-        """
-        # Values of a subgraph are not listed among the graph's: their types would not be followed.
-        if any(item.g.ByteSize() or item.graphs for item in node.attribute):
-            raise ValueError(f"expected no node with a subgraph, got {node.op_type} {node.name!r}")
+        """Rewrite a node, with casts of those inputs that have another type than it computes in."""
         # All float inputs get one type: an operator of mixed types is not valid ONNX.
         runs_half = self._runs_half(node)
         input_type = TensorProto.FLOAT16 if runs_half else TensorProto.FLOAT
         new = NodeProto()
         new.CopyFrom(node)
         new.input[:] = [self._as(name, input_type) for name in node.input]
+        for body in _bodies(new):
+            self._keep_float32(body)
         self.nodes.append(new)
         if runs_half:
             self.half_nodes += 1
@@ -133,10 +128,18 @@ class _Caster:
         # The stored types of intermediate values are float32 and wrong by now; readers infer them again.
         del graph.value_info[:]
         # Weights of which only the float16 copy is used would make the file larger than before.
-        used = {name for node in self.nodes for name in node.input}
+        used = {name for node in self.nodes for name in _read_by(node)}
         used_weights = [item for item in graph.initializer if item.name in used]
         del graph.initializer[:]
         graph.initializer.extend(used_weights)
+
+    def _keep_float32(self, body: GraphProto) -> None:
+        """Let a loop's body read float32 where it reads values of the graph around it."""
+        # Names are unique in a whole model: what is in self.half is a value from outside.
+        for node in body.node:
+            node.input[:] = [self._as(name, TensorProto.FLOAT) for name in node.input]
+            for inner in _bodies(node):
+                self._keep_float32(inner)
 
     def _runs_half(self, node: NodeProto) -> bool:
         """Return whether a node computes in float16."""
@@ -176,6 +179,19 @@ class _Caster:
         halved = np.clip(values, -_LARGEST, _LARGEST).astype(np.float16)
         self.model.graph.initializer.append(numpy_helper.from_array(halved, f"{name}__float16"))
         return f"{name}__float16"
+
+
+def _bodies(node: NodeProto) -> list[GraphProto]:
+    return [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+
+
+def _read_by(node: NodeProto) -> Iterator[str]:
+    """Names of the values that a node reads, and a loop's body with it."""
+    yield from node.input
+    for body in _bodies(node):
+        yield from (output.name for output in body.output)
+        for inner in body.node:
+            yield from _read_by(inner)
 
 
 CONVERSIONS: dict[str, Callable[[ModelProto], ModelProto]] = {"fp32": lambda model: model, "fp16": to_float16}

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tlt_api.training import Training
 from tlt_runner.data.input_pipeline.samples import NAMES_SEPARATOR
-from tlt_runner.detector import losses
+from tlt_runner.detector import kernels, losses
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.detector.seeds import StepSeeds
 from tlt_runner.training import mixed_precision, schedule
@@ -59,7 +59,7 @@ class Trainer:
         self._differentiate: Any = self._gradients
         # XLA compiles forward and backward pass only: collectives and the update stay with tf.distribute.
         if spec.xla:
-            self._differentiate = tf.function(self._gradients, jit_compile=True, autograph=False)
+            self._differentiate = tf.function(self._portable_gradients, jit_compile=True, autograph=False)
         # Without autograph: the code has no Python branch on a tensor that would need translating.
         self._compiled = tf.function(self._on_all_replicas, autograph=False)
         # Decoupled decay and the penalty in the loss both pull kernels to 0. Some may want both: no refusal.
@@ -190,6 +190,11 @@ class Trainer:
         # each.
         gradients = tape.gradient(share, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return gradients, tf.stack([total, *(parts[name] for name in LOSSES[1:])])
+
+    def _portable_gradients(self, *args: Any) -> tuple[list[tf.Tensor], tf.Tensor]:
+        # Here and not where the step is traced: tf.distribute traces each replica in a thread of its own.
+        with kernels.portable():
+            return self._gradients(*args)
 
     def _share_statistics(self, replica: Any) -> None:
         """Set the moving statistics on every replica to their mean, in one all-reduce."""
