@@ -38,15 +38,14 @@ from tlt_runner.training.trainer import Trainer
 
 PARTS = ("trunk", "head", "targets", "proposals", "pooling", "losses", "penalty", "optimizer")
 """Name scopes of the detector and of the trainer."""
-NO_KERNEL = frozenset(
-    "Const Placeholder ReadVariableOp Identity IdentityN StopGradient PreventGradient Reshape Squeeze "
-    "ExpandDims Shape ShapeN Size Rank BroadcastGradientArgs InvertPermutation NoOp Bitcast "
-    "VarHandleOp DestroyResourceOp _Arg _Retval".split()
+NO_KERNEL = re.compile(
+    "Const|Placeholder|ReadVariableOp|IdentityN?|StopGradient|PreventGradient|Reshape|Squeeze|ExpandDims"
+    "|ShapeN?|Size|Rank|BroadcastGradientArgs|InvertPermutation|NoOp|Bitcast"
 )
 """Types of ops that move no data."""
-ON_HOST = frozenset(
-    "AddV2 Sub Mul FloorDiv FloorMod Maximum Minimum Neg StridedSlice Slice Pack ConcatV2 Range Prod Fill "
-    "Cast SelectV2 Sum".split()
+ON_HOST = re.compile(
+    "AddV2|Sub|Mul|FloorDiv|FloorMod|Maximum|Minimum|Neg|StridedSlice|Slice|Pack|ConcatV2|Range|Prod|Fill"
+    "|Cast|SelectV2|Sum"
 )
 """Types of ops of which the host computes those of int32."""
 
@@ -105,11 +104,11 @@ def launches(op: Any) -> bool:
     if not _may_launch(op.type):
         return False
     on_host = bool(op.outputs) and all(tensor.dtype == tf.int32 for tensor in op.outputs)
-    return not (on_host and op.type in ON_HOST)
+    return not (on_host and ON_HOST.fullmatch(op.type))
 
 
 def _may_launch(kind: str) -> bool:
-    return kind not in NO_KERNEL
+    return NO_KERNEL.fullmatch(kind) is None
 
 
 def part_of(name: str) -> str:

@@ -69,7 +69,7 @@ def computing(model: FasterRCNN, dtype: str) -> Iterator[None]:
 
 
 def low_weights(model: FasterRCNN, dtype: str) -> set[int]:
-    """Return the ids (``id(variable)``) of the trainable weights that layers cast to ``dtype`` at each call."""
+    """Return the ids (``id(variable)``) of the trainable weights that layers use in ``dtype``."""
     if dtype == "float32":
         return set()
     # Batch normalisation is the layer whose own weights stay float32 while it computes in 16 bits.

@@ -162,7 +162,7 @@ class _Statistics:
 
 
 _WAITING: ContextVar[list[_Statistics] | None] = ContextVar("waiting", default=None)
-"""Statistics of the calls in :func:`statistics_moved_together`, by thread: replicas are traced in their own."""
+"""Statistics of the calls in :func:`statistics_moved_together`; each replica is traced in its own thread."""
 
 
 @contextmanager
