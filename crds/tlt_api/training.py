@@ -304,6 +304,9 @@ class Training(ApiModel):
     """Random seed of weight initialisation, shuffling and augmentation."""
     checkpoint_interval: Annotated[int, Field(ge=1)] = 1
     """Number of epochs between checkpoints."""
+    checkpoint_minutes: Annotated[float, Field(ge=0, le=1440)] = 15.0
+    """Minutes between two checkpoints within an epoch, from which an attempt resumes that was killed without
+    warning. Written while the training goes on. 0 writes none within an epoch."""
     keep_checkpoints: Annotated[int, Field(ge=0, le=100)] = 0
     """Number of most recent checkpoints kept as separate models (epoch-0007.keras), besides best and last. 0
     keeps none; each takes the disk space of two models, the checkpoint and its copy."""

@@ -167,11 +167,13 @@ class Room:
         metrics, is_best = None, False
         if m_ap is not None:
             self.writer.save_state(position)
+            self.writer.finish()
             metrics = Metrics(m_ap=m_ap, epoch=epoch)
             is_best = position.best is None or m_ap > (position.best.m_ap or 0)
             position = position.model_copy(update={"best": metrics} if is_best else {})
         position = position.model_copy(update={"epoch_finished": True})
         self.writer.save_epoch(position, metrics, is_best=is_best, is_last=is_last)
+        self.writer.finish()
         return position
 
 
@@ -204,6 +206,7 @@ def _train(room: Room) -> None:
         position = room.finish(position, SCORES[epoch])
     room.variable.assign(np.full((2, 2), 3.5, np.float32))
     room.writer.save_state(position.model_copy(update={"step": STOPPED[1]}))
+    room.writer.finish()
 
 
 def _assert_consistent(room: Room, position: Position) -> None:
@@ -285,6 +288,7 @@ def test_an_evaluation_that_was_recorded_is_not_repeated_after_a_kill(tmp_path: 
 def test_an_epoch_that_is_still_to_be_evaluated_has_an_entry_without_metrics(room: Room) -> None:
     position = room.finish(room.resume(), 0.25)
     room.writer.save_state(position.model_copy(update={"epoch": 2, "epoch_finished": False}))
+    room.writer.finish()
     entries = {item.epoch: item for item in room.manifest.checkpoints}
     assert entries[1].metrics == BEFORE
     assert (entries[2].metrics, entries[2].model) == (None, None)

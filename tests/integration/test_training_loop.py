@@ -55,6 +55,7 @@ class Run:
         self.last: list[int] = []
         self.saved: list[Position] = []
         self.recorded: list[int] = []
+        self.finished = 0
 
     def work(self) -> loop.Work:
         return loop.Work(
@@ -65,8 +66,14 @@ class Run:
             stop_requested=lambda: self._stopping,
         )
 
+    def is_due(self) -> bool:
+        return False
+
     def save_state(self, position: Position) -> None:
         self.saved.append(position)
+
+    def finish(self) -> None:
+        self.finished += 1
 
     def save_epoch(
         self, position: Position, metrics: Metrics | None, *, is_best: bool, is_last: bool

@@ -31,7 +31,8 @@ class Fit(keras.Model):
         """The total loss [1]."""
         draws = StepSeeds(1, batch["number"][0])
         parts = losses.losses(self.detector, batch["image"], batch["boxes"], batch["classes"], draws)
-        return ops.reshape(sum(parts.values()) + losses.penalty(self.detector, Regularizer()), (1,))
+        kernels = [weight for weight in self.detector.trainable_variables if weight.name == "kernel"]
+        return ops.reshape(sum(parts.values()) + losses.penalty(kernels, Regularizer()), (1,))
 
     def compute_loss(
         self,

@@ -96,6 +96,7 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
         keep=spec.training.keep_checkpoints,
         published_weights=trainer.averaged,
         publishes=workers.chief,
+        minutes=spec.training.checkpoint_minutes,
     )
     start = writer.resume(
         saved,

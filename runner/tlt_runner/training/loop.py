@@ -31,15 +31,24 @@ Batch = dict[str, Any]
 
 
 class Saver(Protocol):
-    """Saves checkpoints of the model in training."""
+    """Saves checkpoints of the model in training, without holding up the training.
+
+    Each method raises the error with which an earlier checkpoint failed.
+    """
+
+    def is_due(self) -> bool:
+        """Return whether a checkpoint within the epoch is due; called before each step."""
 
     def save_state(self, position: Position) -> None:
-        """Save a checkpoint for resuming, without a model."""
+        """Begin to save a checkpoint for resuming, without a model."""
 
     def save_epoch(
         self, position: Position, metrics: Metrics | None, *, is_best: bool, is_last: bool
     ) -> None:
-        """Record a finished epoch, with its model where that is the best one or a checkpoint is due."""
+        """Begin to record a finished epoch, with its model where it is the best one or a checkpoint is due."""
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is written."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ def train(
         RunnerError: NaNLoss, naming step, learning rate and images; OutOfMemory; Interrupted, after a
             checkpoint.
     """
-    with _out_of_memory_explained(spec):
+    with _out_of_memory_explained(spec), _checkpoints_finished(work.saver):
         position = start
         # 1. An epoch that an earlier attempt did not finish, because it ended within the evaluation, or that
         # must be finished again, because its model is gone or the data changed. The weights are that epoch's.
@@ -147,6 +156,11 @@ def _train_epoch(
             # The pending step has changed the weights already: its loss belongs into the checkpoint.
             _complete_step(trainer, pending, epoch_loss, callback)
             _interrupt(work, start.model_copy(update={"step": step, "loss_sum": epoch_loss.total}))
+        # Not before the epoch's first step: the checkpoint of the epoch before is as good.
+        if step > start.step and work.saver.is_due():
+            _complete_step(trainer, pending, epoch_loss, callback)
+            pending = None
+            work.saver.save_state(start.model_copy(update={"step": step, "loss_sum": epoch_loss.total}))
         rate = learning_rate(number / (spec.epochs * work.steps), spec.learning_rate, trainer.replicas)
         figures = trainer.step(batch, number, rate)
         # Figures of the previous step are read while the device computes this one: it never waits for us.
@@ -200,6 +214,7 @@ def _interrupt(work: Work, position: Position) -> NoReturn:
     """
     # The checkpoint first: the exception ends with an exit code that promises that one can be resumed from.
     work.saver.save_state(position)
+    work.saver.finish()
     raise InterruptedRunError(
         f"stopped from outside after epoch {position.epoch} and step {position.step} of the next; "
         "a checkpoint is written",
@@ -264,6 +279,25 @@ def _best_text(position: Position) -> str:
     if position.best is None or position.best.m_ap is None:
         return "unknown"
     return f"{position.best.m_ap:.4f} (epoch {position.best.epoch})"
+
+
+@contextmanager
+def _checkpoints_finished(saver: Saver) -> Iterator[None]:
+    """Context at whose end all checkpoints are written, whichever way it ends."""
+    try:
+        yield
+    except InterruptedRunError:
+        # Its exit code promises a checkpoint: if the one before an evaluation fails, that error is raised.
+        saver.finish()
+        raise
+    except BaseException:
+        # What ended the training is the error to report, not a checkpoint that failed besides.
+        try:
+            saver.finish()
+        except Exception as error:
+            log.warning("the checkpoint that was being written failed as well: %s", error)
+        raise
+    saver.finish()
 
 
 @contextmanager

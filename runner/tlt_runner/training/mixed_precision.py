@@ -56,7 +56,7 @@ def computing(model: FasterRCNN, dtype: str) -> Iterator[None]:
     """Context in which the layers compute in ``dtype`` on float32 weights, except those that need float32."""
     # mixed_*: 16-bit arithmetic on float32 variables.
     policy = "float32" if dtype == "float32" else f"mixed_{dtype}"
-    lowered = [layer for layer in [*model.trunk.layers, *model.head.layers] if _may_be_low(layer)]
+    lowered = _layers_that_may_be_low(model)
     policies = [layer.dtype_policy for layer in lowered]
     # Keras reads a layer's policy at each call, so it holds for what is traced in here.
     try:
@@ -66,6 +66,23 @@ def computing(model: FasterRCNN, dtype: str) -> Iterator[None]:
     finally:
         for layer, previous in zip(lowered, policies, strict=True):
             layer.dtype_policy = previous
+
+
+def low_weights(model: FasterRCNN, dtype: str) -> set[int]:
+    """Return the ids (``id(variable)``) of the trainable weights that layers use in ``dtype``."""
+    if dtype == "float32":
+        return set()
+    # Batch normalisation is the layer whose own weights stay float32 while it computes in 16 bits.
+    casting = [
+        layer
+        for layer in _layers_that_may_be_low(model)
+        if not isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    return {id(weight) for layer in casting for weight in layer.trainable_variables}
+
+
+def _layers_that_may_be_low(model: FasterRCNN) -> list[Any]:
+    return [layer for layer in [*model.trunk.layers, *model.head.layers] if _may_be_low(layer)]
 
 
 def _may_be_low(layer: Any) -> bool:

@@ -51,20 +51,23 @@ class Updates:
         self.count.assign_add(1)
         count = tf.cast(self.count.read_value(), tf.float32)
         with tf.name_scope("optimizer"):
+            # The moments' bias is corrected by these powers of beta; the first update has the power 1.
+            powers = [beta**count for beta in self._spec.betas] if self._spec.type.startswith("adam") else []
+            decayed = rate * self._spec.effective_weight_decay
             for weight, slots, gradient in zip(self._weights, self._slots, gradients, strict=True):
                 # Biases and batch normalisation do not decay, as with the regularizer.
-                decay = self._spec.effective_weight_decay if weight.name == "kernel" else 0.0
+                decay = decayed if self._spec.effective_weight_decay and weight.name == "kernel" else None
                 # On every replica with the same gradient: the copies stay equal without being exchanged.
                 strategy.extended.update(
-                    weight.value, self._update, args=(gradient, rate, count, decay, *slots), group=True
+                    weight.value, self._update, args=(gradient, rate, powers, decay, *slots), group=True
                 )
 
-    def _update(self, weight: Any, gradient: Any, rate: Any, count: Any, decay: float, *slots: Any) -> None:
-        """Update one weight on one device."""
+    def _update(self, weight: Any, gradient: Any, rate: Any, powers: Any, decay: Any, *slots: Any) -> None:
+        """Update one weight on one device: one op, and another one where the weight decays."""
         spec, handles = self._spec, [slot.handle for slot in slots]
         # Decoupled weight decay (AdamW): the weight itself shrinks, and the moments do not see it.
-        if decay:
-            weight.assign_sub(rate * decay * weight)
+        if decay is not None:
+            tf.raw_ops.ResourceApplyGradientDescent(var=weight.handle, alpha=decay, delta=weight.read_value())
         if spec.type == "rmsprop":
             tf.raw_ops.ResourceApplyRMSProp(
                 var=weight.handle,
@@ -87,14 +90,13 @@ class Updates:
                 use_nesterov=spec.nesterov,
             )
         else:
-            # The op corrects the moments' bias by these powers; the first update has the power 1.
             first, second = spec.betas
             tf.raw_ops.ResourceApplyAdam(
                 var=weight.handle,
                 m=handles[0],
                 v=handles[1],
-                beta1_power=first**count,
-                beta2_power=second**count,
+                beta1_power=powers[0],
+                beta2_power=powers[1],
                 lr=rate,
                 beta1=first,
                 beta2=second,
@@ -124,9 +126,10 @@ class Averages:
         """Update the averages after update number ``count``, in cross-replica context."""
         count = tf.cast(count, tf.float32)
         # average = decay * average + (1 - decay) * weight, as average += share * (weight - average).
-        share = 1.0 - tf.minimum(self._decay, (1.0 + count) / (10.0 + count))
-        for average, weight in zip(self.variables, self._weights, strict=True):
-            strategy.extended.update(average, _move, args=(weight.value, share), group=True)
+        with tf.name_scope("averages"):
+            share = 1.0 - tf.minimum(self._decay, (1.0 + count) / (10.0 + count))
+            for average, weight in zip(self.variables, self._weights, strict=True):
+                strategy.extended.update(average, _move, args=(weight.value, share), group=True)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -161,4 +164,6 @@ def _variable(start: tf.Tensor) -> tf.Variable:
 
 
 def _move(average: Any, weight: Any, share: Any) -> None:
-    average.assign_add(share * (weight - average))
+    # average -= share * (average - weight), in two passes over the memory.
+    difference = average.read_value() - weight
+    tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=share, delta=difference)

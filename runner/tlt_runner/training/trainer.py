@@ -18,16 +18,20 @@ import tensorflow as tf
 from tlt_api.training import Training
 from tlt_runner.data.input_pipeline.samples import NAMES_SEPARATOR
 from tlt_runner.detector import kernels, losses
+from tlt_runner.detector.backbones.layers import statistics_moved_together
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.detector.seeds import StepSeeds
 from tlt_runner.training import mixed_precision, schedule
 from tlt_runner.training.optimizer import Averages, Updates, clipped
+from tlt_runner.training.weight_groups import WeightGroups
 
 log = logging.getLogger(__name__)
 
 INPUTS = ("image", "boxes", "classes")
 """Arrays of a batch that go to the replicas."""
-LOSSES = ("total", "penalty", "rpn_objectness", "rpn_deltas", "head_classes", "head_deltas")
+IMAGE_LOSSES = ("rpn_objectness", "rpn_deltas", "head_classes", "head_deltas")
+"""Losses that depend on images."""
+LOSSES = ("total", "penalty", *IMAGE_LOSSES)
 FIGURES = (*LOSSES, "gradient_norm", "loss_scale")
 """Figures of a step, in this order: the loss and its parts, weighted; the norm of the whole gradient before
 clipping; the loss scale (1, except with float16)."""
@@ -55,6 +59,8 @@ class Trainer:
             self._updates = Updates(spec.optimizer, model.trainable_variables)
             self._averages = Averages(spec.ema, model.trainable_variables) if spec.ema else None
             self._scale = mixed_precision.LossScale() if self._dtype == mixed_precision.FLOAT16 else None
+        low_weights = mixed_precision.low_weights(model, self._dtype)
+        self._groups = WeightGroups(model.trainable_variables, low_weights, self._dtype)
         self._statistics = _moving_statistics(model)
         self._differentiate: Any = self._gradients
         # XLA compiles forward and backward pass only: collectives and the update stay with tf.distribute.
@@ -128,7 +134,12 @@ class Trainer:
     ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
         """Compute the whole batch's clipped gradients, LOSSES [6] of this share, the norm before clipping."""
         replica = tf.distribute.get_replica_context()
-        gradients, figures = self._accumulated(batch, number, replica.replica_id_in_sync_group, scale)
+        # Once a step: weights in 16 bits, and kernels for their penalty.
+        weights = self._groups.current()
+        lowered = self._groups.lowered(weights)
+        gradients, figures = self._accumulated(
+            batch, number, replica.replica_id_in_sync_group, scale, lowered
+        )
         # One replica alone has the whole batch: nothing to exchange.
         if self.replicas > 1:
             # The sum is the gradient of the mean loss: each share is divided by the number of shares already.
@@ -136,19 +147,31 @@ class Trainer:
             self._share_statistics(replica)
         if self._scale:
             gradients = [gradient / scale for gradient in gradients]
+        # The penalty depends on no image, and is the same on all replicas: its gradient is added once, here.
+        kernels, regularizer = self._groups.penalised(weights), self._spec.regularizer
+        if pulls := losses.penalty_gradients(kernels, regularizer):
+            gradients = self._groups.added(gradients, pulls)
+        penalty = losses.penalty(kernels, regularizer)
+        figures = tf.stack([figures[0] + penalty, penalty, *tf.unstack(figures[1:])])
         # After sum and scale, so that the limit applies to the gradient of the whole batch. One infinite or
         # NaN value makes the norm infinite or NaN: it stands for all of them in the test for overflow.
         norm = tf.linalg.global_norm(gradients)
-        return clipped(gradients, norm, self._spec.optimizer.clip_norm), figures, norm
+        limited = clipped(gradients, norm, self._spec.optimizer.clip_norm)
+        return self._groups.split(limited), figures, norm
 
     def _accumulated(
-        self, batch: dict[str, Any], number: tf.Tensor, replica_id: Any, scale: tf.Tensor
+        self,
+        batch: dict[str, Any],
+        number: tf.Tensor,
+        replica_id: Any,
+        scale: tf.Tensor,
+        lowered: list[tf.Tensor],
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Compute gradients and LOSSES [6] of this replica's share, over parts that fit in memory."""
+        """Compute gradients and losses of this replica's share, over parts that fit in memory."""
         count = self._spec.gradient_accumulation_steps
         # The usual case, without a loop in the graph.
         if count == 1:
-            return self._differentiate(batch, number, replica_id, scale)
+            return self._differentiate(batch, number, replica_id, scale, lowered)
         # [B, ...] -> [count, B / count, ...]; B is a multiple of count (training.images_per_replica).
         parts = {name: tf.reshape(value, (count, -1, *value.shape[1:])) for name, value in batch.items()}
 
@@ -156,14 +179,14 @@ class Trainer:
             part = {name: value[index] for name, value in parts.items()}
             # Parts are numbered over all replicas, so that images draw the same however a step is divided.
             part_gradients, part_figures = self._differentiate(
-                part, number, replica_id * count + index, scale
+                part, number, replica_id * count + index, scale, lowered
             )
             added = [a + b for a, b in zip(gradients, part_gradients, strict=True)]
             return index + 1, added, figures + part_figures / count
 
         # A loop of the graph, not of Python: unrolled, the graph would be `count` times as large.
-        zeros = [tf.zeros(variable.shape) for variable in self.model.trainable_variables]
-        start = (tf.constant(0), zeros, tf.zeros(len(LOSSES)))
+        zeros = [tf.zeros(size) for size in self._groups.sizes]
+        start = (tf.constant(0), zeros, tf.zeros(len(IMAGE_LOSSES) + 1))
         # One part at a time: by default ten overlap, and so does the memory that accumulation is to save.
         _, gradients, figures = tf.while_loop(
             lambda index, *_: index < count, add, start, parallel_iterations=1
@@ -171,25 +194,50 @@ class Trainer:
         return gradients, figures
 
     def _gradients(
-        self, batch: dict[str, Any], number: tf.Tensor, part: Any, scale: tf.Tensor
+        self,
+        batch: dict[str, Any],
+        number: tf.Tensor,
+        part: Any,
+        scale: tf.Tensor,
+        lowered: list[tf.Tensor],
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Compute the gradients of a part's share in the mean loss, times loss scale, and its LOSSES [6]."""
-        variables = self.model.trainable_variables
+        """Compute a part's share in the gradient of the mean loss, times loss scale, by group of weights.
+
+        Args:
+            batch: Images and objects of the part.
+            number: Number of the step.
+            part: Number of the part within the step.
+            scale: Loss scale.
+            lowered: Weights in 16 bits, by group.
+
+        Returns:
+            The gradients, and the part's sum of losses and IMAGE_LOSSES [5], without the penalty.
+        """
         shares = self.replicas * self._spec.gradient_accumulation_steps
         draws, weights = StepSeeds(self._spec.seed, number, part, shares), self._spec.loss_weights
-        with tf.GradientTape() as tape:
+        sources = self._groups.sources(lowered)
+        scope = self._groups.substituted(sources)
+        with tf.GradientTape() as tape, statistics_moved_together():
+            tape.watch([source for source in sources if isinstance(source, tf.Tensor)])
             images = tf.cast(batch["image"], tf.float32)  # cast here, so that bytes travel to the device
-            parts = losses.losses(self.model, images, batch["boxes"], batch["classes"], draws)
+            with scope:
+                parts = losses.losses(self.model, images, batch["boxes"], batch["classes"], draws)
             parts = {name: part * getattr(weights, name) for name, part in parts.items()}
-            # In every part and on every replica: its shares add up to one penalty.
-            parts["penalty"] = losses.penalty(self.model, self._spec.regularizer)
             total = tf.add_n(list(parts.values()))
             # The scale is in the loss, not in the gradient: small gradients must not vanish on their way.
             share = total * (scale / shares)
+        self._assign_updates(scope)
         # ZERO, not None, for a weight that the loss does not reach: sums and optimizer take a tensor for
         # each.
-        gradients = tape.gradient(share, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return gradients, tf.stack([total, *(parts[name] for name in LOSSES[1:])])
+        gradients = tape.gradient(share, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return self._groups.gathered(gradients), tf.stack([total, *(parts[name] for name in IMAGE_LOSSES)])
+
+    def _assign_updates(self, scope: keras.StatelessScope) -> None:
+        """Assign what layers assigned within the scope, which only keeps it."""
+        for variable in self.model.non_trainable_variables:
+            value = scope.get_current_value(variable)
+            if value is not None:
+                variable.assign(value)
 
     def _portable_gradients(self, *args: Any) -> tuple[list[tf.Tensor], tf.Tensor]:
         # Here and not where the step is traced: tf.distribute traces each replica in a thread of its own.

@@ -8,10 +8,14 @@ in training, in graphs built here or read from a file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from tlt_runner.detector.boxes import Tensor
@@ -161,11 +165,68 @@ def _fused(layer: Any) -> Callable[..., Tensor]:
             epsilon=layer.epsilon,
             is_training=True,
         )
-        # The op returns the unbiased variance (divided by n - 1), Keras averages the biased one.
-        count = tf.cast(tf.size(inputs) // inputs.shape[-1], variance.dtype)
-        variance = variance * (count - 1.0) / count
-        for moving, current in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
-            moving.assign(moving * layer.momentum + current * (1.0 - layer.momentum))
+        statistics = _Statistics(layer, mean, variance, tf.size(inputs) // inputs.shape[-1])
+        waiting = _WAITING.get()
+        if waiting is None:
+            _move([statistics])
+        else:
+            waiting.append(statistics)
         return outputs
 
     return call
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    """Statistics of a batch, which the layer's moving ones are to follow.
+
+    Attributes:
+        layer: The batch normalisation.
+        mean: [C].
+        variance: [C], divided by ``count - 1``.
+        count: Values of a channel, scalar int32.
+    """
+
+    layer: Any
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+
+_WAITING: ContextVar[list[_Statistics] | None] = ContextVar("waiting", default=None)
+"""Statistics of the calls in :func:`statistics_moved_together`; each replica is traced in its own thread."""
+
+
+@contextmanager
+def statistics_moved_together() -> Iterator[None]:
+    """Context at whose end the moving statistics of all fused layers called in it move, by few ops for all.
+
+    A layer must be called once in it: a second call does not see what the first one has changed.
+    """
+    waiting: list[_Statistics] = []
+    token = _WAITING.set(waiting)
+    try:
+        yield
+    finally:
+        _WAITING.reset(token)
+    if waiting:
+        _move(waiting)
+
+
+def _move(statistics: list[_Statistics]) -> None:
+    """Have the moving statistics follow those of a batch."""
+    import tensorflow as tf
+
+    layers_moved = [item.layer for item in statistics]
+    moving = [layer.moving_mean for layer in layers_moved] + [layer.moving_variance for layer in layers_moved]
+    sizes = [variable.shape[0] for variable in moving]
+    channels = sizes[: len(statistics)]
+    # The op returns the unbiased variance (divided by n - 1), Keras averages the biased one.
+    counts = tf.repeat(tf.cast(tf.stack([item.count for item in statistics]), tf.float32), channels)
+    variances = tf.concat([item.variance for item in statistics], 0) * (counts - 1.0) / counts
+    current = tf.concat([*(item.mean for item in statistics), variances], 0)
+    momentum = np.repeat([layer.momentum for layer in layers_moved * 2], sizes)
+    before = tf.concat([tf.convert_to_tensor(variable) for variable in moving], 0)
+    after = before * momentum.astype(np.float32) + current * (1.0 - momentum).astype(np.float32)
+    for variable, value in zip(moving, tf.split(after, sizes), strict=True):
+        variable.assign(value)

@@ -1,18 +1,24 @@
 """Saves a model in training as checkpoints: the state to resume from, and the model with its origin.
 
 Called by the train task once there is a model; the loop calls :class:`CheckpointWriter`, which passes its
-files to :class:`~tlt_runner.training.checkpoint.artifacts.Checkpoints`. A model file is Keras' ``.keras`` zip
+files to :class:`~tlt_runner.training.checkpoint.artifacts.Checkpoints`. The loop waits only while variables
+are copied to the host's memory and a model is written to the scratch folder; hashing and publishing happen in
+a thread. A model file is Keras' ``.keras`` zip
 with one more entry, ``tlt.json``, which Keras ignores and ``tlt evaluate`` reads: the training that made the
 model.
 """
 
 from __future__ import annotations
 
+import logging
+import time
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tlt_api.base import StatusModel
 from tlt_api.status import Metrics
@@ -23,10 +29,12 @@ from tlt_runner.files import sha256_of
 from tlt_runner.training.checkpoint import manifest as manifests
 from tlt_runner.training.checkpoint import state
 from tlt_runner.training.checkpoint.artifacts import OLD_STATE, Checkpoints
+from tlt_runner.training.checkpoint.background import Background
 from tlt_runner.training.checkpoint.manifest import FOLDER, Checkpoint
 from tlt_runner.training.checkpoint.state import Position, Saved
 
 ENTRY = "tlt.json"
+log = logging.getLogger(__name__)
 
 
 class CheckpointWriter:
@@ -40,6 +48,8 @@ class CheckpointWriter:
         keep: Newest checkpoints that stay as models of their own.
         published_weights: Context in which the model has the weights to publish (averages).
         publishes: False on workers that only resume.
+        minutes: Time after which a checkpoint is due within an epoch; 0 for none.
+        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -51,6 +61,8 @@ class CheckpointWriter:
         keep: int,
         published_weights: Callable[[], AbstractContextManager[None]] = nullcontext,
         publishes: bool = True,
+        minutes: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scratch = context.scratch
         self._checkpoints = checkpoints
@@ -59,6 +71,9 @@ class CheckpointWriter:
         self._keep = keep
         self._published_weights = published_weights
         self._publishes = publishes
+        self._seconds, self._clock = 60.0 * minutes, clock
+        self._saved_at = clock()
+        self._background = Background("checkpoints")
 
     def resume(self, saved: Saved | None, start: Position) -> Position:
         """Restore the state that :meth:`Checkpoints.recall` returned; without one, return ``start``.
@@ -74,16 +89,45 @@ class CheckpointWriter:
             self._checkpoints.withdraw()
         return position
 
+    def is_due(self) -> bool:
+        """Return whether a checkpoint within the epoch is due; cheap, called before each step.
+
+        The chief alone decides, by its clock: the others have nothing to write, and a checkpoint's step is
+        the same on all workers, whose steps wait for each other.
+
+        Raises:
+            RunnerError: The error with which an earlier checkpoint failed.
+        """
+        # While one is being written the next one waits, and not the training.
+        if not self._publishes or self._background.busy or not self._seconds:
+            return False
+        return self._clock() - self._saved_at >= self._seconds
+
     def save_state(self, position: Position) -> None:
-        """Save a checkpoint for resuming: before an evaluation, or when the run is stopped."""
+        """Begin to save a checkpoint for resuming: within an epoch, before an evaluation, or at a stop."""
+        if not self._publishes:
+            return
+        variables = self._copied()
+        self._saved_at = self._clock()
         # The state only: a model is published at the end of an epoch, once it is evaluated.
-        if self._publishes:
-            self._record(position, self._with_state(position), is_best=False, is_last=False)
+        self._background.start(
+            lambda: self._record(
+                position, self._with_state(position, variables), is_best=False, is_last=False
+            )
+        )
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is written.
+
+        Raises:
+            RunnerError: The error with which it failed.
+        """
+        self._background.wait()
 
     def save_epoch(
         self, position: Position, metrics: Metrics | None, *, is_best: bool, is_last: bool
     ) -> None:
-        """Record a finished epoch, with its model where that is the best one or a checkpoint is due.
+        """Begin to record a finished epoch, with its model where that is the best one or a checkpoint is due.
 
         Args:
             position: Progress of the training, the evaluation included.
@@ -93,31 +137,47 @@ class CheckpointWriter:
         """
         if not self._publishes:
             return
+        # The manifest says what is published only once nothing is being written any more.
+        self._background.wait()
+        self._saved_at = self._clock()
         # 1. The state. The one saved before the evaluation has the same weights and is not written again.
-        checkpoint = self._current(position) or self._with_state(position)
-        checkpoint = checkpoint.model_copy(update={"metrics": metrics})
-        # The model is neither best nor due: the entry gets its metrics only.
-        if not (is_best or is_last):
-            self._record(position, checkpoint, is_best=False, is_last=False)
-            return
-        # 2. The model, under the checkpoint's own name: nothing refers to it yet.
-        local = self._scratch / "model.keras"
-        owner = self._checkpoints.owner
-        origin = Origin(
-            run=owner.uid,
-            job=f"{owner.namespace}/{owner.name}",
-            epoch=position.epoch,
-            evaluation=metrics if is_best else None,
-        )
-        # The averages, where the spec asks for them; the state above has weights and averages in their
-        # places.
-        with self._published_weights():
-            save(self._model, local, origin)
-        file = self._checkpoints.publish(local, f"{FOLDER}/{checkpoint.name}/model.keras")
-        checkpoint = checkpoint.model_copy(update={"model": file})
-        # 3. The manifest, which makes both exist.
-        self._record(position, checkpoint, is_best=is_best, is_last=is_last, model=local)
-        local.unlink()
+        current = self._current(position)
+        variables = None if current else self._copied()
+        # 2. The model, unless it is neither best nor due: then the entry gets its metrics only.
+        local = None
+        if is_best or is_last:
+            local = self._scratch / "model.keras"
+            owner = self._checkpoints.owner
+            origin = Origin(
+                run=owner.uid,
+                job=f"{owner.namespace}/{owner.name}",
+                epoch=position.epoch,
+                evaluation=metrics if is_best else None,
+            )
+            # The averages, where the spec asks for them; the state has weights and averages in their places.
+            # Keras writes the model in training only: so to the scratch folder here, elsewhere later.
+            with self._published_weights():
+                save(self._model, local, origin)
+
+        def write() -> None:
+            checkpoint = self._with_state(position, variables) if variables is not None else current
+            assert checkpoint is not None
+            checkpoint = checkpoint.model_copy(update={"metrics": metrics})
+            if local is not None:
+                # Under the checkpoint's own name: nothing refers to it yet.
+                file = self._checkpoints.publish(local, f"{FOLDER}/{checkpoint.name}/model.keras")
+                checkpoint = checkpoint.model_copy(update={"model": file})
+            # 3. The manifest, which makes both exist.
+            self._record(position, checkpoint, is_best=is_best, is_last=is_last, model=local)
+            if local is not None:
+                local.unlink()
+
+        self._background.start(write)
+
+    def _copied(self) -> list[np.ndarray]:
+        """Return copies of all variables, once no checkpoint is being written: memory holds one copy."""
+        self._background.wait()
+        return [np.array(variable) for variable in self._variables]
 
     def _current(self, position: Position) -> Checkpoint | None:
         """Return the checkpoint whose state has the weights of this position, if it can still get a model."""
@@ -129,11 +189,11 @@ class CheckpointWriter:
         # The same epoch and step of one training are the same weights.
         return checkpoint if (checkpoint.epoch, checkpoint.step) == (position.epoch, position.step) else None
 
-    def _with_state(self, position: Position) -> Checkpoint:
+    def _with_state(self, position: Position, variables: Sequence[np.ndarray]) -> Checkpoint:
         """Publish the state and return its checkpoint; one with the same content is not published again."""
         local = self._scratch / "state.npz"
         # Written in order to know its digest, which is part of the name.
-        state.write(local, position, self._variables)
+        state.write(local, position, variables)
         name = manifests.checkpoint_name(position, sha256_of(local))
         manifest = self._checkpoints.manifest
         checkpoint = manifest.checkpoint(name) if manifest else None
@@ -157,6 +217,7 @@ class CheckpointWriter:
         manifest = self._checkpoints.manifest or manifests.first(position, checkpoint)
         manifest = manifest.advanced(position, checkpoint, best=is_best, last=is_last, keep=self._keep)
         self._checkpoints.record(manifest, self._scratch, model)
+        log.info("checkpoint %s written", checkpoint.name)
 
 
 class Origin(StatusModel):
