@@ -42,9 +42,8 @@ def test_the_first_layer_of_a_colour_model_gives_on_greys_what_it_gave_on_three_
         vectors = [np.random.default_rng(4).uniform(0.1, 0.5, w.shape) for w in layer.weights if w.ndim == 1]
         layer.set_weights([w for w in layer.get_weights() if w.ndim > 1] + vectors)
     detector.save(colour, tmp_path / "colour.keras")
-    grey = detector.build(config(backbone), 2)
     with caplog.at_level(logging.INFO):
-        load.load_by_name(grey, tmp_path / "colour.keras")
+        grey, _ = load.build(config(backbone), 2, tmp_path / "colour.keras")
     assert "summed over its three channels" in caplog.text
     outputs = [
         np.asarray(keras.Model(model.trunk.input, model.trunk.get_layer(first).output)(images))
