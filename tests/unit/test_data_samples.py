@@ -11,7 +11,7 @@ from tlt_runner.data.input_pipeline.samples import Objects, SampleMaker, enclose
 
 def padded(boxes: np.ndarray, classes: list[int], max_objects: int, rows: int) -> tuple[list, list, list]:
     with ThreadPoolExecutor(1) as executor:
-        maker = SampleMaker(Augmentation(), 100, 100, max_objects, rows, 1, 0, executor)
+        maker = SampleMaker(Augmentation(), 100, 100, 3, max_objects, rows, 1, 0, executor)
         made = maker._padded(Objects(boxes, np.array(classes, np.int32)))
     return tuple(part.tolist() for part in made)  # type: ignore[return-value]
 
