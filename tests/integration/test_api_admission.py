@@ -126,7 +126,7 @@ def refusal(cluster: ControlPlane, body: dict[str, Any], *flags: str) -> str:
             {},
             ["spec.model.from", "expected exactly one of trainingJobRef, pruneJobRef, uri"],
         ),
-        (TRAINING, "spec.model.proposals.inference.preNms", 6000, ["preNms", "6000", "3840"]),
+        (TRAINING, "spec.model.proposals.inference.preNms", 12001, ["preNms", "12001", "12000"]),
         (
             TRAINING,
             "spec.training.learningRate",

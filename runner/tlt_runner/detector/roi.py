@@ -26,8 +26,8 @@ from tlt_runner.detector.config import STRIDE
 SAMPLES = 2
 """Samples per bin and direction, where their number is fixed."""
 MOST_SAMPLES = 4
-"""Most samples per bin and direction with adaptive sampling. Cost grows with the square of this number; with 7
-bins, only boxes with a side above 4 * 7 * 16 = 448 px get fewer samples than Detectron2 takes."""
+"""Most samples per bin and direction with adaptive sampling. Cost grows with the square of this number; with
+7 bins, only boxes with a side above 4 * 7 * 16 = 448 px get fewer samples than Detectron2 takes."""
 
 
 def pool(features: Tensor, boxes: Tensor, size: int, sampling: Sampling = "fixed") -> Tensor:
@@ -63,9 +63,7 @@ def pool(features: Tensor, boxes: Tensor, size: int, sampling: Sampling = "fixed
     return ops.reshape(pooled, (-1, size, size, channels))
 
 
-def taps(
-    start: Tensor, end: Tensor, length: int, size: int, sampling: Sampling
-) -> tuple[Tensor, Tensor]:
+def taps(start: Tensor, end: Tensor, length: int, size: int, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """Compute the cells that each bin of one direction reads, and with which weights.
 
     Args:

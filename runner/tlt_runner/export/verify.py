@@ -150,9 +150,14 @@ def latency_milliseconds(detect: Detect, height: int, width: int) -> float:
 
 
 def status_of(
-    precision: str, reference: Judged, exported: Judged, size_bytes: int, latency: float
+    precision: str,
+    reference: Judged,
+    exported: Judged,
+    size_bytes: int,
+    latency: float,
+    pre_nms: int | None = None,
 ) -> ExportStatus:
-    """Compare one precision with Keras and make its status; the number of unmatched detections is logged.
+    """Compare one precision with Keras and make its status.
 
     Args:
         precision: Name of the precision, ``fp32`` or ``fp16``.
@@ -160,6 +165,7 @@ def status_of(
         exported: Detections and metrics of the exported file.
         size_bytes: Size of the exported file.
         latency: Milliseconds for one image.
+        pre_nms: Boxes that enter the exported file's suppression of proposals.
 
     Raises:
         RunnerError: ExportFailed, if no detection at all matches one of Keras.
@@ -187,6 +193,8 @@ def status_of(
         m_ap=after,
         m_ap_drop=None if before is None or after is None else before - after,
         max_abs_error=difference.max_abs_error,
+        unmatched=difference.unmatched,
+        pre_nms=pre_nms,
         size_bytes=size_bytes,
         latency_milliseconds=round(latency, 3),
     )
