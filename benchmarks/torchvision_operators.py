@@ -1,9 +1,9 @@
 """Differences of RoI pooling and suppression from torchvision's, and cost beside torchvision's, on a CPU.
 
-Largest differences of pooling's values and gradients from ``roi_align(aligned=True)``, with sampling ratio 2 and adaptive
-sampling; kept boxes against ``nms``, number by number. Both forms of each operator
-(tlt_runner.detector.kernels). The random boxes of adaptive sampling have sides below 4 * P * 16 pixels, up to
-which as many samples are taken as by torchvision.
+Largest differences of pooling's values and gradients from ``roi_align(aligned=True)``, with sampling ratio 2
+and adaptive sampling; number of boxes that only one of ours and ``nms`` keeps. Both forms of each operator
+(tlt_runner.detector.kernels). The boxes of adaptive sampling have sides below 4 * P * 16 pixels, up to which
+as many samples are taken as by torchvision. Times are of one step of pooling, forward and backward.
 
     .venv/bin/pip install -r benchmarks/peers-torchvision.txt
     nice .venv/bin/python benchmarks/torchvision_operators.py
