@@ -94,7 +94,7 @@ def training(row: dict[str, Any], arguments: argparse.Namespace) -> Callable[[],
     from tlt_runner.training.trainer import Trainer
 
     workers = claim(0 if arguments.cpu else 1)
-    config = train_step.configure(row["detector"], arguments.size, {})
+    config = train_step.configure(row["detector"], (arguments.size, arguments.size), {})
     spec = Training(xla=row["xla"], mixed_precision=row["mixed"])
     model = detector.build(config, seed=1)
     trainer = Trainer(model, spec, workers.strategy, mixed_precision.low_dtype(workers.any))

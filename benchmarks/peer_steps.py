@@ -57,7 +57,7 @@ def ours(size: int, batch: int, mini_batch: int = PROPOSALS) -> Step:
     from tlt_runner.detector import model as detector
     from tlt_runner.training.trainer import Trainer
 
-    config = train_step.configure("resnet50", size, {"miniBatch": mini_batch})
+    config = train_step.configure("resnet50", (size, size), {"miniBatch": mini_batch})
     trainer = Trainer(detector.build(config, seed=1), Training(), tf.distribute.get_strategy())
     images, boxes, classes = tensors(size, batch, config.max_objects)
     wanted = {"image": images, "boxes": boxes, "classes": classes}

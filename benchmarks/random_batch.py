@@ -8,24 +8,25 @@ PROPOSALS = 64
 """Proposals of an image that a head is trained on, unless a benchmark says otherwise."""
 
 
-def examples(size: int, batch: int, room: int) -> dict[str, np.ndarray]:
+def examples(size: int | tuple[int, int], batch: int, room: int) -> dict[str, np.ndarray]:
     """Images and padded objects.
 
     Args:
-        size: Pixels, of both sides.
+        size: Pixels of both sides, or (height, width).
         batch: Images (B).
         room: Objects for which there is room.
 
     Returns:
-        image [B, size, size, 3] uint8 RGB; boxes [B, room, 4] yxyx in pixels; classes [B, room] from 0, -1
+        image [B, height, width, 3] uint8 RGB; boxes [B, room, 4] yxyx in pixels; classes [B, room] from 0, -1
         in padding.
     """
     random = np.random.default_rng(0)
-    sides = random.uniform(size / 8, size / 2, (batch, OBJECTS, 2))
-    corners = random.uniform(0, 1, sides.shape) * (size - sides)
+    shape = np.array((size, size) if isinstance(size, int) else size)
+    sides = random.uniform(shape / 8, shape / 2, (batch, OBJECTS, 2))
+    corners = random.uniform(0, 1, sides.shape) * (shape - sides)
     boxes = np.zeros((batch, room, 4), np.float32)
     boxes[:, :OBJECTS] = np.concatenate([corners, corners + sides], axis=-1)
     classes = np.full((batch, room), -1, np.int32)
     classes[:, :OBJECTS] = random.integers(0, CLASSES, (batch, OBJECTS))
-    images = random.integers(0, 256, (batch, size, size, 3), np.uint8)
+    images = random.integers(0, 256, (batch, *shape, 3), np.uint8)
     return {"image": images, "boxes": boxes, "classes": classes}

@@ -4,10 +4,14 @@ The reference runs the same trunk and head on tensors of the same shapes: forwar
 gradients in training, forward only in inference. A training step adds targets, proposals with suppression,
 RoI pooling, losses, penalty and optimizer; inference adds proposals, pooling and the final suppression. The
 two take turns; a ratio is the median of the rounds' ratios, of CPU time of this process and of wall time.
-Peak memory is that of a child process that takes three steps, less its peak after importing TensorFlow.
+Peak memory is that of a child process that takes three steps, complete or of the bare network, less its peak
+after importing TensorFlow. Pooling is timed alone, forward and backward, for the step's number of proposals
+and for three times as many: the difference is the cost of a proposal, without what the map costs (its
+gradient is as large as the map).
 
     nice python benchmarks/train_step.py
     nice python benchmarks/train_step.py --backbone resnet18 --size 384 --batch 4 --rounds 9
+    nice python benchmarks/train_step.py --size 1920x1088 --batch 1 --rounds 3
     nice python benchmarks/train_step.py --roi '{"head": "light"}'
 """
 
@@ -25,11 +29,13 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import numpy as np
 import random_batch
 import tensorflow as tf
 
 from tlt_api.training import Training
 from tlt_runner.detector import model as detector
+from tlt_runner.detector import roi
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.training.trainer import Trainer
 
@@ -40,41 +46,55 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--memory", action="store_true", help="print the peak of this process only")
+    parser.add_argument(
+        "--memory", choices=["complete", "bare"], help="print the peak of this process in such steps only"
+    )
     arguments = parser.parse_args()
     config = configure(arguments.backbone, arguments.size, arguments.roi)
     if arguments.memory:
-        print(peak_of_steps(config, arguments.batch))
+        print(peak_of_steps(config, arguments.batch, arguments.memory == "bare"))
         return
     model = detector.build(config, seed=1)
     batch = examples(config, arguments.batch)
     step, bare_step = training(model, batch), bare_training(model, batch["image"])
     detect, bare_forward = inference(model, batch["image"])
+    peak, bare_peak = (peak_in_child([*sys.argv[1:], "--memory", which]) for which in ("complete", "bare"))
     figures = {
         "benchmark": "train_step",
         "config": described(config, arguments),
         "training": compare(step, bare_step, arguments.rounds),
         "inference": compare(detect, bare_forward, arguments.rounds),
-        "peak_megabytes": peak_in_child(sys.argv[1:]),
+        "peak_megabytes": peak,
+        "peak_bare_megabytes": bare_peak,
+        "peak_ratio": round(peak / bare_peak, 3),
     }
+    pooled = pooling(model, arguments.batch, arguments.rounds)
+    share = pooled["cpu_ms"] / figures["training"]["cpu_ms"]
+    figures["pooling"] = {**pooled, "share_of_step": round(share, 4)}
     print(json.dumps(figures))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The detector and the batch that are measured."""
     parser.add_argument("--backbone", default="resnet50")
-    parser.add_argument("--size", type=int, default=256, help="pixels, of both sides")
+    parser.add_argument("--size", type=size_of, default=(256, 256), help="pixels: 256, or 1920x1088 (W x H)")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--roi", type=json.loads, default={}, help="fields of spec.model.roi, as JSON")
 
 
-def configure(backbone: str, size: int, roi: dict[str, Any]) -> DetectorConfig:
+def size_of(text: str) -> tuple[int, int]:
+    """Height and width of "256" or of "1920x1088", which is width x height."""
+    width, _, height = text.partition("x")
+    return int(height or width), int(width)
+
+
+def configure(backbone: str, size: tuple[int, int], roi: dict[str, Any]) -> DetectorConfig:
     """The API's defaults, but 64 proposals an image for the head, and what is given."""
     return DetectorConfig.model_validate(
         {
             "classNames": [f"class{number}" for number in range(random_batch.CLASSES)],
-            "height": size,
-            "width": size,
+            "height": size[0],
+            "width": size[1],
             "backbone": backbone,
             "roi": {"miniBatch": random_batch.PROPOSALS, **roi},
         }
@@ -85,7 +105,7 @@ def described(config: DetectorConfig, arguments: argparse.Namespace) -> dict[str
     """Return the measured configuration, for the printed line."""
     return {
         "backbone": config.backbone,
-        "size": arguments.size,
+        "size": "{1}x{0}".format(*arguments.size),
         "batch": arguments.batch,
         "roi": config.roi.to_wire(),
         "proposals": config.proposals.to_wire(),
@@ -95,7 +115,7 @@ def described(config: DetectorConfig, arguments: argparse.Namespace) -> dict[str
 
 def examples(config: DetectorConfig, batch: int) -> dict[str, Any]:
     """A batch as the pipeline gives it: images as bytes, padded objects."""
-    arrays = random_batch.examples(config.height, batch, config.max_objects)
+    arrays = random_batch.examples((config.height, config.width), batch, config.max_objects)
     return {name: tf.constant(array) for name, array in arrays.items()}
 
 
@@ -140,6 +160,43 @@ def inference(
     return lambda: detect(images)["count"].numpy(), lambda: bare(images, pooled)[0].numpy()
 
 
+def pooling(model: detector.FasterRCNN, batch: int, rounds: int) -> dict[str, float]:
+    """CPU milliseconds of pooling in a step, forward and backward, and microseconds for one proposal more."""
+    config, random = model.config, np.random.default_rng(0)
+    shape = (batch, config.feature_height, config.feature_width, model.head.input_shape[-1])
+    features = tf.random.normal(shape)
+
+    def seconds(count: int) -> float:
+        # Sides of 32 to 224 pixels at any image size, so that sizes are compared on the same boxes.
+        sides = random.uniform(32, 224, (batch, count, 2))
+        first = random.uniform(0, 1, sides.shape) * ([config.height, config.width] - sides)
+        boxes = tf.constant(np.concatenate([first, first + sides], axis=-1), tf.float32)
+        upstream = tf.random.normal((batch * count, *model.head.input_shape[1:]))
+
+        @tf.function
+        def run(features: tf.Tensor, boxes: tf.Tensor, upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            with tf.GradientTape() as tape:
+                tape.watch(features)
+                pooled = roi.pool(features, boxes, config.roi.pool_size, config.roi.sampling)
+            # Both are results: the gradient alone would not need the pooled values.
+            return pooled, tape.gradient(pooled, features, upstream)
+
+        run(features, boxes, upstream)
+        taken = []
+        for _ in range(max(rounds, 7)):
+            began = time.process_time()
+            run(features, boxes, upstream)
+            taken.append(time.process_time() - began)
+        return statistics.median(taken)
+
+    count = config.roi.mini_batch
+    once, thrice = seconds(count), seconds(3 * count)
+    return {
+        "cpu_ms": round(1e3 * once, 2),
+        "cpu_us_per_proposal": round(1e6 * (thrice - once) / (2 * count * batch), 1),
+    }
+
+
 def compare(whole: Callable[[], object], bare: Callable[[], object], rounds: int) -> dict[str, float]:
     """Medians of both in milliseconds, and of the rounds' ratios."""
     for run in (whole, bare, whole, bare):
@@ -163,15 +220,16 @@ def compare(whole: Callable[[], object], bare: Callable[[], object], rounds: int
 
 def peak_in_child(arguments: list[str]) -> float:
     done = subprocess.run(
-        [sys.executable, __file__, *arguments, "--memory"], stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, check=True
     )
     return float(done.stdout.split()[-1])
 
 
-def peak_of_steps(config: DetectorConfig, batch: int) -> float:
+def peak_of_steps(config: DetectorConfig, batch: int, bare: bool) -> float:
     """Megabytes that this process takes at most for building the model and training it, beyond its start."""
     before = peak_megabytes()
-    step = training(detector.build(config, seed=1), examples(config, batch))
+    model, data = detector.build(config, seed=1), examples(config, batch)
+    step = bare_training(model, data["image"]) if bare else training(model, data)
     for _ in range(STEPS_FOR_MEMORY):
         step()
     return round(peak_megabytes() - before, 1)

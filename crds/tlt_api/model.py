@@ -84,8 +84,7 @@ class ProposalCounts(ApiModel):
     """Number of proposals before and after non-maximum suppression (NMS)."""
 
     pre_nms: Annotated[int, Field(ge=1, le=12000)]
-    """Number of highest-scoring boxes passed to non-maximum suppression (TLT: rpn_pre_nms_top_N). Memory per
-    image of a batch grows more than linearly: on a CPU about 0.15 GB for 6000 boxes, 0.35 GB for 12000."""
+    """Number of highest-scoring boxes passed to non-maximum suppression (TLT: rpn_pre_nms_top_N)."""
     post_nms: Annotated[int, Field(ge=1, le=4000)]
     """Maximum number of proposals kept by non-maximum suppression (TLT: rpn_nms_max_boxes)."""
     nms_overlap: OpenFraction | None = None
@@ -103,11 +102,11 @@ class ProposalCounts(ApiModel):
 
 
 class InferenceProposalCounts(ProposalCounts):
-    """Number of proposals before and after NMS at inference, where TensorRT sorts at most 3840 boxes."""
+    """Number of proposals before and after NMS at inference; in an exported model at most 3840 before it."""
 
-    pre_nms: Annotated[int, Field(ge=1, le=3840)] = 2000
-    """Number of highest-scoring boxes passed to non-maximum suppression (TLT: rpn_pre_nms_top_N); TensorRT
-    sorts at most 3840."""
+    pre_nms: Annotated[int, Field(ge=1, le=12000)] = 2000
+    """Number of highest-scoring boxes passed to non-maximum suppression (TLT: rpn_pre_nms_top_N). TensorRT
+    sorts at most 3840: an exported model passes no more, and status.exports[].preNms says how many."""
     post_nms: Annotated[int, Field(ge=1, le=1000)] = 300
     """Maximum number of proposals kept by non-maximum suppression (TLT: rpn_nms_max_boxes)."""
 

@@ -322,6 +322,11 @@ class ExportStatus(Section):
     """Loss of mAP: mAP of the Keras model on the same images minus mAP of the exported model."""
     max_abs_error: float | None = None
     """Maximum absolute difference between the scores of a detection in ONNX Runtime and in Keras."""
+    unmatched: int | None = None
+    """Number of detections that only one of ONNX Runtime and Keras has, on the images of the verification."""
+    pre_nms: int | None = None
+    """Number of boxes that enter the suppression of proposals in the exported model: at most 3840, which is
+    what TensorRT sorts, where spec.model.proposals.inference.preNms is larger."""
     size_bytes: int | None = None
     """Size of the ONNX file in bytes."""
     latency_milliseconds: float | None = None

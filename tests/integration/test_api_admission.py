@@ -104,7 +104,7 @@ def refusal(cluster: ControlPlane, body: dict[str, Any], *flags: str) -> str:
             {},
             ["spec.model.from", "expected exactly one of trainingJobRef, pruneJobRef, uri"],
         ),
-        (DIGITS, "spec.model.proposals.inference.preNms", 6000, ["preNms", "6000", "3840"]),
+        (DIGITS, "spec.model.proposals.inference.preNms", 12001, ["preNms", "12001", "12000"]),
         (
             DIGITS,
             "spec.training.learningRate",

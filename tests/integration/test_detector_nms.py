@@ -1,4 +1,4 @@
-"""Both forms of suppression, TensorFlow's kernels and Cluster-NMS, against greedy suppression as in textbooks."""
+"""Both forms of suppression, TensorFlow's kernels and Cluster-NMS, against greedy suppression."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -129,7 +129,7 @@ def test_far_from_the_origin_a_class_is_suppressed_with_the_same_precision(form:
 def test_clusters_of_boxes_are_suppressed_greedily(
     seed: int, form: str, clusters: int, spread: float, threshold: float, count: int
 ) -> None:
-    """Proposals of a few objects: boxes moved and resized at random about a few places, two images at once."""
+    """Proposals of a few objects: boxes moved and resized at random about a few places, in two images."""
     random = np.random.default_rng(seed)
     centres = random.uniform(0, ROOM, (clusters, 4))[random.integers(0, clusters, (2, 90))]
     corners = np.sort((centres + spread * random.normal(size=(2, 90, 4))).reshape(2, 90, 2, 2), axis=2)

@@ -11,6 +11,8 @@ from onnx import TensorProto, helper
 
 from tiny_detector import CLASS_NAMES, DETECTIONS, SIZE
 from tlt_api.failures import Reason
+from tlt_runner.detector import kernels, nms
+from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation.evaluate import keras_detector
 from tlt_runner.export import onnx as export
@@ -122,3 +124,51 @@ def test_operator_that_needs_a_plugin_is_refused_by_name():
     with pytest.raises(RunnerError, match="NonZero") as caught:
         export.check(helper.make_model(graph))
     assert caught.value.reason == Reason.EXPORT_FAILED
+
+
+def sliding_masks(count: int, threshold: float):
+    """A graph of suppression alone, for boxes [batch, count, 4]."""
+    import tensorflow as tf
+    import tf2onnx
+
+    signature = [tf.TensorSpec((None, count, 4), tf.float32, name="boxes")]
+
+    def kept(boxes):
+        return nms.keep_mask(boxes, tf.ones(tf.shape(boxes)[:2], tf.bool), threshold)
+
+    with kernels.portable():
+        traced = tf.function(kept, input_signature=signature)
+        return tf2onnx.convert.from_function(traced, input_signature=signature, opset=export.OPSET)[0]
+
+
+def test_the_exported_suppression_is_greedy_for_chains_of_any_length():
+    """600 boxes one step of a tenth apart, in two blocks: IoU 9/11 with the next, 8/12 with the one after."""
+    graph = sliding_masks(600, 0.7)
+    boxes = np.array([[0, i, 10, i + 10] for i in range(600)], np.float32)
+    pairs = np.repeat(boxes[::2], 2, axis=0)  # each box twice: every second one stays
+    session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    (kept,) = session.run(None, {"boxes": np.stack([boxes, pairs])})
+    np.testing.assert_array_equal(kept, [np.arange(600) % 2 == 0] * 2)
+
+
+def test_an_export_sorts_no_more_boxes_than_tensorrt_can():
+    wanted = {"proposals": {"inference": {"preNms": 6000, "postNms": 300}}}
+    large = DetectorConfig.model_validate({"classNames": ["a"], "height": 640, "width": 640, **wanted})
+    assert large.anchor_count == 40 * 40 * 9
+    assert export.sorted_boxes(large) == 3840
+    small = DetectorConfig.model_validate({"classNames": ["a"], "height": 320, "width": 320, **wanted})
+    assert export.sorted_boxes(small) == 20 * 20 * 9
+
+
+def test_the_exported_file_has_no_larger_sort_than_the_limit(tiny_model, monkeypatch):
+    """The limit is lowered to 50: the tiny detector's 100 boxes before suppression are too many for it."""
+    monkeypatch.setattr(export, "MOST_SORTED", 50)
+    exported = export.to_onnx(tiny_model)
+    weights = {item.name: item for item in exported.graph.initializer}
+    sizes = {
+        int(onnx.numpy_helper.to_array(weights[node.input[1]]).item())
+        for node in exported.graph.node
+        if node.op_type == "TopK"
+    }
+    # Proposals before and after suppression; pairs of 32 proposals and 2 classes; detections.
+    assert sizes == {50, 32, 64, DETECTIONS}

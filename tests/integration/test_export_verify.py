@@ -78,6 +78,7 @@ def test_an_export_with_one_more_detection_does_not_fail():
         "fp16", results((SQUARE, 0.9, 0)), results((SQUARE, 0.8, 0), (FAR, 0.4, 0)), 1, 1.0
     )
     assert status.max_abs_error == pytest.approx(0.1)
+    assert status.unmatched == 1
 
 
 def test_onnx_runtime_starts_as_many_threads_as_the_cpu_limit_allows(tmp_path, monkeypatch):

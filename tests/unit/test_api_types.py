@@ -49,7 +49,7 @@ def test_a_minimal_training_job_takes_tlts_defaults() -> None:
         ("spec.dataset.targetClassMapping", {}, "spec.dataset.targetClassMapping"),
         ("spec.dataset.targetClassMapping", {"a": "background"}, "expected no class background"),
         ("spec.model.backbone", "resnet51", "spec.model.backbone"),
-        ("spec.model.proposals.inference", {"preNms": 4000, "postNms": 10}, "preNms"),
+        ("spec.model.proposals.inference", {"preNms": 12001, "postNms": 10}, "preNms"),
         ("spec.model.proposals.training", {"preNms": 10, "postNms": 10}, "expected postNms < preNms"),
         ("spec.training.learningRate", {"min": 1.0, "max": 0.1}, "expected min <= max"),
         ("spec.training.epoch", 3, "spec.training.epoch: Extra inputs are not permitted, got 3"),

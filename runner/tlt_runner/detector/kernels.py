@@ -1,7 +1,7 @@
 """Choice between TensorFlow's own kernels and operators that every compiler takes.
 
-RoI pooling and non-maximum suppression exist in two forms with equal results. TensorFlow's kernels are faster
-by a factor of 5 to 15 on CPUs; XLA, JAX and ONNX have none of them. Used by :mod:`tlt_runner.detector.roi` and
+RoI pooling and non-maximum suppression exist in two forms with equal results. TensorFlow's kernels are
+several times as fast on CPUs; XLA, JAX and ONNX have none of them. Used by :mod:`tlt_runner.detector.roi` and
 :mod:`tlt_runner.detector.nms`; the exporter and a trainer with XLA ask for the portable form.
 """
 

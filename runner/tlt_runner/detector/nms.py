@@ -42,8 +42,8 @@ def suppress(
         class_count: Number of classes K; classes are from 0 to K - 1.
 
     Returns:
-        Indices [B, min(count, N)] int32, rising, and whether each is a kept box [B, min(count, N)] bool: where
-        too few boxes are kept, the rest of the indices means nothing, but is in range.
+        Indices [B, min(count, N)] int32, rising, and whether each is a kept box [B, min(count, N)] bool:
+        where too few boxes are kept, the rest of the indices means nothing, but is in range.
     """
     count = min(count, boxes.shape[1])
     if not kernels.native():

@@ -26,8 +26,8 @@ from tlt_runner.detector.config import STRIDE
 SAMPLES = 2
 """Samples per bin and direction, where their number is fixed."""
 MOST_SAMPLES = 4
-"""Most samples per bin and direction with adaptive sampling. Cost grows with the square of this number; with 7
-bins, only boxes with a side above 4 * 7 * 16 = 448 px get fewer samples than Detectron2 takes."""
+"""Most samples per bin and direction with adaptive sampling. Cost grows with the square of this number; with
+7 bins, only boxes with a side above 4 * 7 * 16 = 448 px get fewer samples than Detectron2 takes."""
 
 
 def pool(features: Tensor, boxes: Tensor, size: int, sampling: Sampling = "fixed") -> Tensor:

@@ -85,7 +85,7 @@ def to_onnx(model: FasterRCNN, source_digest: str | None = None, opset: int = OP
     Raises:
         RunnerError: ExportFailed, when an operator has no plugin-free form or the file is not valid.
     """
-    config = sortable(model.config)
+    config = _sortable(model.config)
     model = with_config(model, config)
 
     # Keras' model and the file's conventions: what verification and evaluation compare is the same graph.
@@ -116,18 +116,24 @@ def to_onnx(model: FasterRCNN, source_digest: str | None = None, opset: int = OP
     return exported
 
 
-def sortable(config: DetectorConfig) -> DetectorConfig:
-    """Return a description with no more proposals before suppression than TensorRT can sort."""
-    counts = config.proposals.inference
-    if min(counts.pre_nms, config.anchor_count) <= MOST_SORTED:
+def sorted_boxes(config: DetectorConfig) -> int:
+    """Return how many boxes enter the suppression of proposals in the exported file."""
+    return min(config.proposals.inference.pre_nms, config.anchor_count, MOST_SORTED)
+
+
+def _sortable(config: DetectorConfig) -> DetectorConfig:
+    """Description with no more boxes before suppression than TensorRT can sort."""
+    wanted, left = config.proposals.inference.pre_nms, sorted_boxes(config)
+    if left == min(wanted, config.anchor_count):
         return config
     log.warning(
-        "proposals.inference.preNms is %d in the model, %d in the exported file: TensorRT sorts no more",
-        counts.pre_nms,
-        MOST_SORTED,
+        "proposals.inference.preNms is %d in the model and %d in the exported file: TensorRT sorts no more",
+        wanted,
+        left,
     )
-    fewer = counts.model_copy(update={"pre_nms": MOST_SORTED})
-    return config.model_copy(update={"proposals": config.proposals.model_copy(update={"inference": fewer})})
+    inference = config.proposals.inference.model_copy(update={"pre_nms": left})
+    proposals = config.proposals.model_copy(update={"inference": inference})
+    return config.model_copy(update={"proposals": proposals})
 
 
 def write(exported: ModelProto, path: Path) -> OnnxFile:

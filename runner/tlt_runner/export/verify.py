@@ -162,9 +162,14 @@ def latency_milliseconds(detect: Detect, shape: tuple[int, int, int]) -> float:
 
 
 def status_of(
-    precision: str, reference: Results, exported: Results, size_bytes: int, latency: float
+    precision: str,
+    reference: Results,
+    exported: Results,
+    size_bytes: int,
+    latency: float,
+    pre_nms: int | None = None,
 ) -> ExportStatus:
-    """Compare one precision with Keras and make its status; the number of unmatched detections is logged.
+    """Compare one precision with Keras and make its status.
 
     Args:
         precision: Name of the precision, ``fp32`` or ``fp16``.
@@ -172,6 +177,7 @@ def status_of(
         exported: Detections and metrics of the exported file.
         size_bytes: Size of the exported file.
         latency: Milliseconds for one image.
+        pre_nms: Boxes that enter the exported file's suppression of proposals.
 
     Raises:
         RunnerError: ExportFailed, if no detection at all matches one of Keras.
@@ -200,6 +206,8 @@ def status_of(
         m_ap=exported_map,
         m_ap_drop=None if reference_map is None or exported_map is None else reference_map - exported_map,
         max_abs_error=difference.max_abs_error,
+        unmatched=difference.unmatched,
+        pre_nms=pre_nms,
         size_bytes=size_bytes,
         latency_milliseconds=round(latency, 3),
     )

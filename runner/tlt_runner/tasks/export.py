@@ -99,13 +99,14 @@ def _verify(
     reference = _results(keras_detector(model), model.config, data, spec)
     if reference.metrics:
         context.reporter.report(reference.metrics)
+    pre_nms = onnx.sorted_boxes(model.config)
     exports: list[ExportStatus] = []
     for step, (name, file) in enumerate(files.items(), start=1):
         context.begin("verify", step)
         detect = verify.OnnxDetector(file.path)
         results = _results(detect, model.config, data, spec)
         latency = verify.latency_milliseconds(detect, verify.image_shape(model.config))
-        exports.append(verify.status_of(name, reference, results, file.size_bytes, latency))
+        exports.append(verify.status_of(name, reference, results, file.size_bytes, latency, pre_nms))
         context.reporter.report(exports[-1])
     return exports
 
