@@ -13,9 +13,8 @@ from pydantic import Field
 from tlt_api.base import StatusModel
 from tlt_api.dataset import Dataset
 from tlt_api.model import Anchors, Backbone, Detections, Model, Proposals, Roi
+from tlt_runner.data.anchor_grid import STRIDE as STRIDE
 
-STRIDE = 16
-"""Pixels of the network's input for one cell of the feature map."""
 HEAD_STRIDE = 2
 """Stride of the backbone's last stage on pooled features, where the spec has none."""
 FIXED_ROI_FIELDS = ("head", "head_stride", "pool_size", "delta_scales")

@@ -262,9 +262,7 @@ def _evaluation(
     shared = Shared(workers.worker_slice, workers.total) if workers.several else None
 
     def batches_until_stop() -> Iterator[Any]:
-        data = batches.validation_batches(
-            records, batch_size, worker_slice=workers.worker_slice
-        )
+        data = batches.validation_batches(records, batch_size, worker_slice=workers.worker_slice)
         for batch in data:
             stop.raise_if("while evaluating; the checkpoint before it is kept")
             yield batch
