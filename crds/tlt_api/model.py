@@ -255,8 +255,8 @@ class Model(ApiModel):
     detections: Detections = Detections()
     """Post-processing of detections in evaluation and in the exported model."""
     max_objects: Annotated[int, Field(ge=1, le=1000)] = 100
-    """Maximum number of objects per image used in training (TLT: max_objects_num_per_image); further ones are
-    counted and reported."""
+    """Maximum number of objects per image used in training (TLT: max_objects_num_per_image). The largest are
+    used; the places of further ones are neither objects nor background, and they are counted and reported."""
 
     # With `from`, fields of the architecture are ignored, not refused: a default cannot be told from a given
     # value.
