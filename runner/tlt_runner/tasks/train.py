@@ -179,8 +179,8 @@ def _log_unused_data(records: Records, model: FasterRCNN, batch_size: int) -> No
     # Every batch has one shape, with room for the largest maxObjects objects; others become ignored regions.
     if beyond:
         log.warning(
-            "%d objects beyond spec.model.maxObjects %d, the smallest of their images, are not trained on, and "
-            "neither are their places as background",
+            "%d objects beyond spec.model.maxObjects %d, the smallest of their images, are not trained on, "
+            "neither as objects nor as background",
             beyond,
             max_objects,
         )
@@ -239,7 +239,8 @@ def _training_batches(
         if left_out.any():
             log.info(
                 "epoch %d: %d objects left out because augmentation cropped or shrank them "
-                "(training.augmentation.minVisible), %d because an image had more than model.maxObjects",
+                "(training.augmentation.minVisible), %d because an image had more than model.maxObjects "
+                "(these are not background either)",
                 epoch + 1,
                 *left_out,
             )
