@@ -300,8 +300,8 @@ class Model(ApiModel):
     """Post-processing of detections in inference, in the exported model, and in the evaluation unless
     spec.evaluation.detections is set."""
     max_objects: Annotated[int, Field(ge=1, le=1000)] = 100
-    """Maximum number of objects per image used in training (TLT: max_objects_num_per_image); further ones are
-    counted and reported."""
+    """Maximum number of objects per image used in training (TLT: max_objects_num_per_image). The largest are
+    used; the places of further ones are neither objects nor background, and they are counted and reported."""
 
     # With `from`, fields of the architecture are ignored, not refused: a default cannot be told from a given
     # value.

@@ -194,6 +194,20 @@ class DatasetStatus(Section):
     """Number of warnings in the dataset report: leakage, unused mapping keys, unusual images."""
 
 
+class AnchorGap(StatusModel):
+    """Training boxes of one class and of about one size, of which some have no anchor that fits."""
+
+    name: str
+    """Name of the class."""
+    size: int
+    """Least size of the boxes: the square root of the area, in pixels of the network input. The group ends at
+    twice this size."""
+    objects: int
+    """Number of training boxes of this class and size."""
+    missed: int
+    """Number of these boxes that no chosen anchor fits with IoU >= 0.5."""
+
+
 class AnchorsStatus(Section):
     """Anchors chosen by clustering the training boxes (spec.model.anchors.auto)."""
 
@@ -202,19 +216,23 @@ class AnchorsStatus(Section):
     ratios: list[float]
     """Chosen aspect ratios, as width / height."""
     recall: Score
-    """Fraction of the training boxes that a chosen anchor shape fits with IoU >= 0.5."""
+    """Fraction of the training boxes that a chosen anchor fits with IoU >= 0.5. Anchors stand in the centres
+    of cells of 16 x 16 pixels, and a box counts where it lies."""
     default_recall: Score
-    """Fraction of the training boxes that an anchor shape of the spec fits with IoU >= 0.5."""
+    """Fraction of the training boxes that an anchor of the spec fits with IoU >= 0.5, where they lie."""
     foreground_recall: Score
-    """Fraction of the training boxes that a chosen anchor shape fits with IoU >=
-    spec.model.proposals.maxOverlap."""
+    """Fraction of the training boxes that a chosen anchor fits with IoU >= spec.model.proposals.maxOverlap,
+    where they lie."""
     default_foreground_recall: Score
-    """Fraction of the training boxes that an anchor shape of the spec fits with IoU >=
-    spec.model.proposals.maxOverlap."""
+    """Fraction of the training boxes that an anchor of the spec fits with IoU >=
+    spec.model.proposals.maxOverlap, where they lie."""
     mean_overlap: Score
-    """Mean IoU of the training boxes with the chosen anchor shape that fits best."""
+    """Mean IoU of the training boxes with the chosen anchor that overlaps each of them most."""
     default_mean_overlap: Score
-    """Mean IoU of the training boxes with the anchor shape of the spec that fits best."""
+    """Mean IoU of the training boxes with the anchor of the spec that overlaps each of them most."""
+    gaps: list[AnchorGap] | None = None
+    """Classes and sizes with training boxes that no chosen anchor fits with IoU >= 0.5, most boxes first; at
+    most 8."""
 
 
 class PretrainedLayers(StatusModel):

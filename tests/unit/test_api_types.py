@@ -83,10 +83,10 @@ def test_every_address_of_a_spec_is_found() -> None:
 
 def test_a_public_address_of_weights_needs_no_volume_and_has_a_digest() -> None:
     weights = {"uri": "https://example.org/a/resnet18.safetensors?token=1", "sha256": "0" * 64}
-    spec = resources.parse(changed("spec.model.pretrainedWeights", weights)).spec
+    spec = resources.parse(with_field(DIGITS, "spec.model.pretrainedWeights", weights)).spec
     assert spec.referenced_uris() == ["pvc://tlt-data/digits", "pvc://tlt-data/runs/digits"]
     with pytest.raises(ValueError, match="expected sha256 with an https:// uri"):
-        resources.parse(changed("spec.model.pretrainedWeights", {"uri": weights["uri"]}))
+        resources.parse(with_field(DIGITS, "spec.model.pretrainedWeights", {"uri": weights["uri"]}))
 
 
 @pytest.mark.parametrize(
@@ -95,12 +95,12 @@ def test_a_public_address_of_weights_needs_no_volume_and_has_a_digest() -> None:
 )
 def test_other_addresses_than_https_without_credentials_are_refused(uri: str) -> None:
     with pytest.raises(ValueError, match="uri"):
-        resources.parse(changed("spec.model.pretrainedWeights", {"uri": uri, "sha256": "0" * 64}))
+        resources.parse(with_field(DIGITS, "spec.model.pretrainedWeights", {"uri": uri, "sha256": "0" * 64}))
 
 
 def test_only_weights_can_come_from_a_public_address() -> None:
     with pytest.raises(ValueError, match=r"spec\.dataset\.uri|uri"):
-        resources.parse(changed("spec.dataset.uri", "https://example.org/data"))
+        resources.parse(with_field(DIGITS, "spec.dataset.uri", "https://example.org/data"))
 
 
 def test_every_reason_has_one_class_and_exit_codes_are_unique() -> None:

@@ -6,17 +6,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
 
+from tlt_api.dataset import ImageSize
 from tlt_api.model import Anchors
 from tlt_runner.data.class_mapping import ClassMapping
-from tlt_runner.data.report import charts, html
-from tlt_runner.data.report.report import DatasetReport, ReportedSize
+from tlt_runner.data.report import html
+from tlt_runner.data.report.report import DatasetReport
 from tlt_runner.data.report.statistics import DatasetStatistics
 from tlt_runner.data.report.thumbnails import SHOWN, worst
 from tlt_runner.data.sample import Finding, Listing, Oddity, Problem, Sample, SampleOutcome
 from tlt_runner.storage import Storage, join
 
+SIZE = ImageSize(width=640, height=384)
 MAPPING = ClassMapping({"car": "vehicle", "man": "person"})
 EVIL = "<script>alert('x')</script>&\"\x07\udcff.jpg"
 VOID = {"meta", "img", "br", "rect", "circle", "path"}
@@ -77,7 +78,7 @@ def _report(*images: tuple[str, SampleOutcome]) -> DatasetReport:
 
 def test_the_page_is_well_formed_and_loads_nothing() -> None:
     report = _report(("a.jpg", _bad("a.jpg", Problem.INVERTED_BOX)))
-    parsed = Parsed(html.render(report, Anchors(), html.thumbnails(report, lambda _: None)))
+    parsed = Parsed(html.render(report, Anchors(), SIZE, html.thumbnails(report, lambda _: None)))
     assert "script" not in parsed.tags
     assert parsed.tags.count("svg") == 2
     assert all(address.startswith("data:") for address in parsed.addresses)
@@ -93,7 +94,7 @@ def test_names_with_markup_stay_text() -> None:
     statistics.add(_sample(EVIL), converted, "training")
     statistics.add_duplicates([EVIL], [EVIL])
     report = statistics.to_report(MAPPING)
-    text = html.render(report, Anchors(), html.thumbnails(report, lambda _: None))
+    text = html.render(report, Anchors(), SIZE, html.thumbnails(report, lambda _: None))
     parsed = Parsed(text)
     assert "script" not in parsed.tags
     shown = "<script>alert('x')</script>&\"\\x07\\udcff.jpg"
@@ -107,7 +108,7 @@ def test_names_with_markup_stay_text() -> None:
 def test_class_names_with_markup_stay_text_in_the_chart() -> None:
     evil = "<svg/onload=x>\x07"
     report = DatasetStatistics().to_report(ClassMapping({"car": evil}))
-    parsed = Parsed(html.render(report, Anchors(), []))
+    parsed = Parsed(html.render(report, Anchors(), SIZE, []))
     assert parsed.tags.count("svg") == 1
     assert "<svg/onload=x>\\x07" in parsed.text
 
@@ -116,7 +117,7 @@ def test_long_tables_are_cut_and_give_the_total() -> None:
     statistics = DatasetStatistics()
     skipped = [Finding(f"i/{number:04}.jpg", Problem.EMPTY_FILE, "0 bytes") for number in range(1234)]
     statistics.add_listings([Listing([], 1234, skipped, [], [], 0, [])])
-    text = html.render(statistics.to_report(MAPPING), Anchors(), [])
+    text = html.render(statistics.to_report(MAPPING), Anchors(), SIZE, [])
     assert "200 of 1,234" in text
     assert "and 1,034 more: see dataset-report.json" in text
     assert ("i/0199.jpg" in text, "i/0200.jpg" in text) == (True, False)
@@ -124,23 +125,14 @@ def test_long_tables_are_cut_and_give_the_total() -> None:
 
 def test_the_page_of_a_clean_data_set_reports_nothing_left_out() -> None:
     report = _report(("a.jpg", SampleOutcome(example=b"x", objects=[0, 1], sizes=[(9.0, 9.0)] * 2)))
-    parsed = Parsed(html.render(report, Anchors(), []))
+    parsed = Parsed(html.render(report, Anchors(), SIZE, []))
     assert "Nothing: every image and every label line is used." in parsed.text
 
 
 def test_anchors_that_are_chosen_later_are_not_drawn() -> None:
     report = _report(("a.jpg", _bad("a.jpg")))
-    text = html.render(report, Anchors(auto=True), [])
+    text = html.render(report, Anchors(auto=True), SIZE, [])
     assert ("<circle" in text, "anchors.auto" in text) == (False, True)
-
-
-def test_an_anchor_suits_an_object_that_it_overlaps_by_half() -> None:
-    anchors = Anchors(scales=[64], ratios=[1.0, 4.0])
-    assert anchors.shapes() == [(64, 64), (128, 32)]
-    # 64 x 33 and 64 x 64: 33 / 64 = 0.516. 64 x 31 and 64 x 64: 31 / 64 = 0.484; and 128 x 32: 31 / 64, too.
-    sizes = [ReportedSize(width=64, height=33, objects=3), ReportedSize(width=64, height=31, objects=1)]
-    assert charts.suited(sizes, anchors) == pytest.approx(0.75)
-    assert charts.suited([], anchors) is None
 
 
 def test_the_worst_images_come_first_and_every_problem_once() -> None:
@@ -165,7 +157,7 @@ def test_a_picture_is_small_and_shows_the_dropped_box(tmp_path: Path) -> None:
     assert red[20, 12:198].mean() > 0.9
     assert red[100, 12:198].mean() > 0.9
     assert not red[60, 20:190].any()
-    assert base64.b64encode(thumbnail.jpeg).decode() in html.render(report, Anchors(), [thumbnail])
+    assert base64.b64encode(thumbnail.jpeg).decode() in html.render(report, Anchors(), SIZE, [thumbnail])
 
 
 def test_an_image_that_cannot_be_drawn_gets_a_tile_with_its_first_bytes(tmp_path: Path) -> None:
@@ -184,7 +176,7 @@ def test_an_image_that_cannot_be_drawn_gets_a_tile_with_its_first_bytes(tmp_path
     assert {item.jpeg for item in tiles.values()} == {None}
     assert tiles["a.jpg"].first_bytes == b"GIF89a no picture"
     assert tiles["gone.jpg"].first_bytes == b""
-    text = html.render(report, Anchors(), list(tiles.values()))
+    text = html.render(report, Anchors(), SIZE, list(tiles.values()))
     assert "47 49 46 38 39 61" in text
 
 
@@ -204,4 +196,4 @@ def test_a_page_with_everything_stays_small(tmp_path: Path) -> None:
     images = [(f"{number:03d}.jpg", _bad("x" * 60, *list(Problem)[:9])) for number in range(300)]
     report = _report(*images)
     pictures = html.thumbnails(report, lambda _: tmp_path / "noise.jpg")
-    assert len(html.render(report, Anchors(), pictures)) < 500_000
+    assert len(html.render(report, Anchors(), SIZE, pictures)) < 500_000

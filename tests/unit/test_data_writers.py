@@ -224,3 +224,27 @@ def test_a_name_too_long_for_a_file_system_is_cut_with_a_digest() -> None:
     one, other = names.give("i", "ä" * 100 + "/" + "b" * 150), names.give("i", "ä" * 100 + "/" + "b" * 149)
     assert one != other
     assert all(len(name.encode()) <= LONGEST_PART for name in (one, other))
+
+
+CROWD = LabelledBox("car", (0.0, 10.0, 20.0, 40.5))
+ANYTHING = LabelledBox("", (5.0, 0.0, 9.0, 7.25))
+
+
+def test_kitti_writes_every_region_as_dont_care(tmp_path: Path) -> None:
+    _write(KittiWriter, tmp_path, ExportedImage("training", "a", ".jpg", (50, 100), (), (ANYTHING, CROWD)))
+    assert (tmp_path / "training/label_2/a.txt").read_text() == (
+        "DontCare -1 -1 -10 0.00 5.00 7.25 9.00 -1 -1 -1 -1000 -1000 -1000 -10\n"
+        "DontCare -1 -1 -10 10.00 0.00 40.50 20.00 -1 -1 -1 -1000 -1000 -1000 -10\n"
+    )
+    assert KittiWriter.region_loss(ANYTHING) is None
+    assert "every class" in str(KittiWriter.region_loss(CROWD))
+
+
+def test_coco_writes_a_region_of_one_class_as_a_crowd(tmp_path: Path) -> None:
+    image = ExportedImage("training", "a", ".jpg", (50, 100), (CAR,), (ANYTHING, CROWD))
+    _write(CocoWriter, tmp_path, image)
+    written = json.loads((tmp_path / "annotations/instances_train.json").read_text())["annotations"]
+    assert [(item["id"], item["iscrowd"]) for item in written] == [(1, 0), (2, 1)]
+    assert written[1]["bbox"] == [10, 0, 30.5, 20]
+    assert (CocoWriter.region_loss(CROWD), CocoWriter.region_loss(ANYTHING)) == (None, "lost")
+    assert VocWriter.region_loss(CROWD) == YoloWriter.region_loss(ANYTHING) == "lost"

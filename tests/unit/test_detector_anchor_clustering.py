@@ -6,13 +6,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlt_api.model import Anchors
-from tlt_runner.detector.anchor_clustering import best_overlaps, compare, propose
+from tlt_api.status import AnchorGap
+from tlt_runner.detector.anchor_clustering import PlacedObjects, best_overlaps, compare, propose
 
 ONE_BY_ONE = Anchors(scales=[64], ratios=[1.0])
 
 
 def sizes(*pairs: tuple[float, float]) -> np.ndarray:
     return np.array(pairs, np.float32)
+
+
+def centred(*pairs: tuple[float, float], classes: list[int] | None = None) -> PlacedObjects:
+    """Objects of height and width, each around the centre of the cell in row 4, column 4: (72, 72)."""
+    half = sizes(*pairs) / 2
+    ids = np.array(classes or [0] * len(pairs))
+    return PlacedObjects(np.concatenate([72 - half, 72 + half], axis=1), ids, ["car", "dog"], 144, 160)
 
 
 def test_the_overlap_of_shapes_by_hand() -> None:
@@ -24,7 +32,7 @@ def test_the_overlap_of_shapes_by_hand() -> None:
 
 def test_recall_is_the_share_of_boxes_that_fit() -> None:
     anchors = Anchors(scales=[10], ratios=[1.0])
-    boxes = sizes((10, 10), (10, 20), (10, 40), (40, 40))  # IoU 1, 1/2, 1/4, 1/16
+    boxes = centred((10, 10), (10, 20), (10, 40), (40, 40))  # IoU 1, 1/2, 1/4, 1/16
     results = [compare(boxes, ONE_BY_ONE, anchors, foreground=least) for least in (0.1, 0.25, 0.5, 0.6)]
     assert [item.foreground_recall for item in results] == [0.75, 0.75, 0.5, 0.25]
     assert {item.recall for item in results} == {0.5}
@@ -78,12 +86,34 @@ def test_sizes_that_are_not_positive_numbers_are_refused(wrong: np.ndarray) -> N
 
 
 def test_the_comparison_reports_both_sets() -> None:
-    boxes = sizes(*[(32, 32)] * 3, (64, 64))
+    boxes = centred(*[(32, 32)] * 3, (64, 64))
     result = compare(boxes, ONE_BY_ONE, Anchors(scales=[32], ratios=[1.0]), foreground=0.7)
     assert (result.scales, result.ratios) == ([32], [1.0])
     assert (result.recall, result.default_recall) == (0.75, 0.25)  # 32 in 64 has an IoU of 1/4
     assert (result.foreground_recall, result.default_foreground_recall) == (0.75, 0.25)
     assert (result.mean_overlap, result.default_mean_overlap) == (0.8125, 0.4375)
+
+
+def test_an_anchor_fits_an_object_by_its_place_on_the_grid() -> None:
+    # 16 x 16 with an anchor of its shape: 0, 4 and 8 pixels beside a centre along both axes the IoU is 1,
+    # 144 / (512 - 144) = 0.39 and 64 / (512 - 64) = 0.14; 4 beside along one axis 192 / 320 = 0.6.
+    low = np.array([[64, 64], [68, 68], [72, 72], [64, 68]], np.float32)
+    objects = PlacedObjects(np.concatenate([low, low + 16], axis=1), np.zeros(4, int), ["car"], 144, 160)
+    own = Anchors(scales=[16], ratios=[1.0])
+    np.testing.assert_allclose(objects.best_overlaps(own), [1, 144 / 368, 64 / 448, 0.6], rtol=1e-6)
+    result = compare(objects, ONE_BY_ONE, own, foreground=0.7)
+    assert (result.recall, result.foreground_recall, result.default_recall) == (0.5, 0.25, 0.0)
+    assert result.gaps == [AnchorGap(name="car", size=16, objects=4, missed=2)]
+
+
+def test_gaps_are_by_class_and_size_and_the_largest_come_first() -> None:
+    objects = centred(*[(12, 12)] * 2, *[(33, 30)] * 3, (64, 64), *[(12, 12)] * 3, classes=[0] * 6 + [1] * 3)
+    result = compare(objects, ONE_BY_ONE, ONE_BY_ONE, foreground=0.7)
+    assert [(gap.name, gap.size, gap.objects, gap.missed) for gap in result.gaps or ()] == [
+        ("car", 16, 3, 3),  # 33 x 30 is 31.5 squared
+        ("dog", 8, 3, 3),
+        ("car", 8, 2, 2),
+    ]
 
 
 SIDE = st.floats(1, 2000, width=32)

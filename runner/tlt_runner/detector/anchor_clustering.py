@@ -9,27 +9,58 @@ scale move that scale, all whose best anchor has a ratio move that ratio.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tlt_api.model import Anchors
-from tlt_api.status import AnchorsStatus
+from tlt_api.status import AnchorGap, AnchorsStatus
+from tlt_runner.data import anchor_grid
+from tlt_runner.data.anchor_grid import FITS
 from tlt_runner.detector.anchors import shapes
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
-FITS = 0.5
-"""Least IoU with which an anchor fits a box: the recall of :class:`tlt_api.status.AnchorsStatus`."""
 RESTARTS = 8
 ROUNDS = 50
 SAMPLE = 20_000
 """Most boxes that are clustered, drawn at random from more. The results are compared on all boxes."""
 BLOCK = 1 << 14
-"""Boxes that are compared with all anchors at once; bounds the memory."""
+"""Sizes that are compared with all anchors at once; bounds the memory."""
+GAPS = 8
+"""Groups of objects without an anchor that a status names; it must fit into a termination message."""
 LARGEST_SCALE, LARGEST_RATIO = 4096.0, 100.0
 """Limits of the API's anchors."""
+
+
+@dataclass(frozen=True)
+class PlacedObjects:
+    """Objects of a data set with their places in the network's input.
+
+    Attributes:
+        boxes: [N, 4] yxyx, in pixels.
+        classes: Class ids [N].
+        class_names: Names, in the order of ids.
+        height: Rows of the network's input.
+        width: Columns of the network's input.
+    """
+
+    boxes: FloatArray
+    classes: npt.NDArray[np.integer[Any]]
+    class_names: Sequence[str]
+    height: int
+    width: int
+
+    @property
+    def sizes(self) -> FloatArray:
+        """Height and width [N, 2]."""
+        return self.boxes[:, 2:] - self.boxes[:, :2]
+
+    def best_overlaps(self, anchors: Anchors) -> FloatArray:
+        """IoU [N] of each object with the anchor of the grid that overlaps it most."""
+        return anchor_grid.best_overlaps(self.boxes, shapes(anchors), self.height, self.width)
 
 
 def propose(sizes: FloatArray, initial: Anchors, seed: int) -> Anchors:
@@ -69,16 +100,16 @@ def best_overlaps(sizes: FloatArray, anchors: Anchors) -> FloatArray:
     return _best(sizes, shapes(anchors))[0]
 
 
-def compare(sizes: FloatArray, initial: Anchors, chosen: Anchors, foreground: float) -> AnchorsStatus:
-    """Measure how well the given and the chosen anchors fit.
+def compare(objects: PlacedObjects, initial: Anchors, chosen: Anchors, foreground: float) -> AnchorsStatus:
+    """Measure how well the given and the chosen anchors fit the objects where these lie.
 
     Args:
-        sizes: Height and width [N, 2] of the objects.
+        objects: Objects to train on.
         initial: Anchors of the spec.
         chosen: Anchors that were proposed.
         foreground: Least IoU with which an anchor is trained as foreground (``proposals.maxOverlap``).
     """
-    initial_overlaps, chosen_overlaps = best_overlaps(sizes, initial), best_overlaps(sizes, chosen)
+    initial_overlaps, chosen_overlaps = objects.best_overlaps(initial), objects.best_overlaps(chosen)
     return AnchorsStatus(
         scales=chosen.scales,
         ratios=chosen.ratios,
@@ -88,7 +119,27 @@ def compare(sizes: FloatArray, initial: Anchors, chosen: Anchors, foreground: fl
         default_foreground_recall=float(np.mean(initial_overlaps >= foreground)),
         mean_overlap=float(chosen_overlaps.mean()),
         default_mean_overlap=float(initial_overlaps.mean()),
+        gaps=_gaps(objects, chosen_overlaps >= FITS),
     )
+
+
+def _gaps(objects: PlacedObjects, fits: npt.NDArray[np.bool_]) -> list[AnchorGap]:
+    """The classes and sizes with most objects that no anchor fits [N]."""
+    groups = np.stack([objects.classes, anchor_grid.octaves(objects.sizes)], axis=1)
+    keys, group_of = np.unique(groups, axis=0, return_inverse=True)
+    counts = np.bincount(group_of.ravel())
+    missed = counts - np.bincount(group_of.ravel(), weights=fits).astype(np.int64)
+    # A stable sort: groups of as many objects stay in the order of class and size.
+    worst = [index for index in np.argsort(-missed, kind="stable")[:GAPS] if missed[index]]
+    return [
+        AnchorGap(
+            name=objects.class_names[int(keys[index, 0])],
+            size=int(keys[index, 1]),
+            objects=int(counts[index]),
+            missed=int(missed[index]),
+        )
+        for index in worst
+    ]
 
 
 def _best(sizes: FloatArray, anchor_shapes: FloatArray) -> tuple[FloatArray, npt.NDArray[np.intp]]:

@@ -15,11 +15,10 @@ from tlt_api.base import StatusModel
 from tlt_api.dataset import ColorMode, Dataset
 from tlt_api.model import Anchors, Backbone, Detections, Model, Proposals, Roi
 from tlt_api.training import Evaluation
+from tlt_runner.data.anchor_grid import STRIDE as STRIDE
 from tlt_runner.detector import variant
 from tlt_runner.detector.variant import Variant
 
-STRIDE = 16
-"""Pixels of the network's input for one cell of the feature map."""
 HEAD_STRIDE = 2
 """Stride of the backbone's last stage on pooled features, where the spec has none."""
 FIXED_ROI_FIELDS = ("head", "head_stride", "pool_size", "sampling", "delta_scales", "dropout")

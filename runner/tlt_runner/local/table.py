@@ -127,7 +127,7 @@ def _anchors(spec: JobSpec, fitted: AnchorsStatus) -> list[str]:
     """Compare the proposed anchors with the spec's, and show what to write into the manifest."""
     if not isinstance(spec, TrainingJobSpec):
         return []
-    compared = ["", *aligned(anchors(spec.model, fitted)), ""]
+    compared = ["", *aligned(anchors(spec.model, fitted)), "", *_gaps(fitted)]
     given = spec.model.anchors
     # Clustering keeps the spec's anchors where it finds none with a larger mean IoU.
     if (fitted.scales, fitted.ratios) == (given.scales, given.ratios):
@@ -154,6 +154,17 @@ def anchors(model: Model, fitted: AnchorsStatus) -> list[Row]:
         ["spec", numbers(given.scales), numbers(given.ratios), *(f"{figure:.4f}" for figure in before)],
         ["proposed", numbers(fitted.scales), numbers(fitted.ratios), *(f"{figure:.4f}" for figure in after)],
     ]
+
+
+def _gaps(fitted: AnchorsStatus) -> list[str]:
+    """List the classes and sizes with objects that none of the proposed anchors fits."""
+    if not fitted.gaps:
+        return []
+    rows = [
+        [gap.name, f"{gap.size} to {2 * gap.size} px", str(gap.objects), str(gap.missed)]
+        for gap in fitted.gaps
+    ]
+    return [*aligned([["CLASS", "SIZE", "OBJECTS", "WITHOUT AN ANCHOR"], *rows]), ""]
 
 
 def numbers(values: Sequence[float]) -> str:

@@ -83,9 +83,14 @@ def _(anchors: AnchorsStatus) -> str:
     scales, ratios = (
         ", ".join(f"{value:g}" for value in values) for values in (anchors.scales, anchors.ratios)
     )
+    gaps = ", ".join(
+        f"{gap.missed} of {gap.objects} {gap.name} of {gap.size} to {2 * gap.size} pixels"
+        for gap in anchors.gaps or ()
+    )
     return (
         f"anchors chosen from the data: scales {scales}, ratios {ratios}; they fit {anchors.recall:.1%} of "
-        f"the training boxes with IoU >= 0.5, those of the spec {anchors.default_recall:.1%}"
+        f"the training boxes with IoU >= 0.5 where these lie, those of the spec {anchors.default_recall:.1%}"
+        + (f"; none fits {gaps}" if gaps else "")
     )
 
 

@@ -189,9 +189,14 @@ def _log_unused_data(records: Records, model: FasterRCNN, batch_size: int) -> No
     """Log what of the data is not trained on: objects beyond maxObjects, and the last partial batch."""
     manifest, max_objects = records.manifest, model.config.max_objects
     beyond = manifest.objects_beyond(max_objects)
-    # Boxes are padded to maxObjects, so that every batch has one shape; of more, the rest is cut off.
+    # Every batch has one shape, with room for the largest maxObjects objects; others become ignored regions.
     if beyond:
-        log.warning("%d objects beyond spec.model.maxObjects %d are not trained on", beyond, max_objects)
+        log.warning(
+            "%d objects beyond spec.model.maxObjects %d, the smallest of their images, are not trained on, "
+            "neither as objects nor as background",
+            beyond,
+            max_objects,
+        )
     partial = manifest.training_images % batch_size
     if partial:
         log.info(
@@ -248,7 +253,8 @@ def _training_batches(
         if left_out.any():
             log.info(
                 "epoch %d: %d objects left out because augmentation cropped or shrank them "
-                "(training.augmentation.minVisible), %d because an image had more than model.maxObjects",
+                "(training.augmentation.minVisible), %d because an image had more than model.maxObjects "
+                "(these are not background either)",
                 epoch + 1,
                 *left_out,
             )

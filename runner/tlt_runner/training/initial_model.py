@@ -21,6 +21,7 @@ from tlt_runner.data import tfrecords
 from tlt_runner.data.records import Records
 from tlt_runner.detector import anchor_clustering
 from tlt_runner.detector import model as detector
+from tlt_runner.detector.anchor_clustering import PlacedObjects
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
@@ -30,20 +31,23 @@ from tlt_runner.training.pretrained import class_outputs, load
 from tlt_runner.training.pretrained.class_outputs import ClassChange
 
 log = logging.getLogger(__name__)
-MAX_SIZES = 200_000
-"""Number of box sizes that are enough to fit anchors; of more, as many are drawn at random."""
+MAX_OBJECTS = 200_000
+"""Number of boxes that are enough to fit anchors; of more, as many are drawn at random."""
 DOWNLOADS_FOLDER = "pretrained"
 """Folder below the output in which weights of https:// addresses are kept."""
 _BATCH = 256
-_EDGES = {edge: tf.io.VarLenFeature(tf.float32) for edge in tfrecords.EDGES}
+_BOXES = {
+    **{edge: tf.io.VarLenFeature(tf.float32) for edge in tfrecords.EDGES},
+    "target/object_class_id": tf.io.VarLenFeature(tf.int64),
+}
 
 
 def fitted_anchors(records: Records, spec: TrainingJobSpec) -> AnchorsStatus:
     """Fit as many anchors as the spec has to the boxes of the training images, and compare both."""
     initial = spec.model.anchors
-    sizes = training_sizes(records)
-    chosen = anchor_clustering.propose(sizes, initial, spec.training.seed)
-    return anchor_clustering.compare(sizes, initial, chosen, spec.model.proposals.max_overlap)
+    objects = training_objects(records)
+    chosen = anchor_clustering.propose(objects.sizes, initial, spec.training.seed)
+    return anchor_clustering.compare(objects, initial, chosen, spec.model.proposals.max_overlap)
 
 
 def with_anchors(spec: TrainingJobSpec, records: Records, reporter: Reporter) -> TrainingJobSpec:
@@ -60,39 +64,51 @@ def with_anchors(spec: TrainingJobSpec, records: Records, reporter: Reporter) ->
     return spec.model_copy(update={"model": spec.model.model_copy(update={"anchors": chosen})})
 
 
-def training_sizes(records: Records, max_sizes: int = MAX_SIZES, seed: int = 0) -> npt.NDArray[np.float32]:
-    """Read height and width of the objects of the training images, to which anchors are fitted.
+def training_objects(records: Records, max_objects: int = MAX_OBJECTS, seed: int = 0) -> PlacedObjects:
+    """Read the objects of the training images, to which anchors are fitted.
 
-    No image is decoded. The sizes are those of the images as prepared, without augmentation (zoom, mosaic).
+    No image is decoded. The boxes are those of the images as prepared, without augmentation (zoom, mosaic).
 
     Args:
         records: Prepared data.
-        max_sizes: Maximum number of sizes; of more objects as many are drawn at random.
+        max_objects: Maximum number of objects; of more, as many are drawn at random.
         seed: Seed of that draw.
 
     Returns:
-        [N, 2], in pixels of the network's input, in no meaningful order; the same for the same objects,
-        however they are spread over files.
+        The objects in no meaningful order; the same for the same objects, however they are spread over files.
     """
     # Shards are read in parallel and parsed a batch at a time: the pixels in the records are passed over.
     serialized = tf.data.TFRecordDataset(
         [str(path) for path in records.files("training")], num_parallel_reads=tf.data.AUTOTUNE
     )
-    parts = [_sizes(batch) for batch in serialized.batch(_BATCH).prefetch(2)]
-    sizes = np.concatenate([np.zeros((0, 2), np.float32), *parts])
-    # Files are read in parallel, so that sizes come in any order: sorted, the draw is that of the objects.
-    sizes = sizes[np.lexsort(sizes.T)]
-    if len(sizes) <= max_sizes:
-        return sizes
-    log.info("anchors are fitted to %d of the %d training boxes, drawn at random", max_sizes, len(sizes))
-    return sizes[np.random.default_rng(seed).choice(len(sizes), max_sizes, replace=False)]
+    parts = [_objects(batch) for batch in serialized.batch(_BATCH).prefetch(2)]
+    # [N, 5]: edges and class id.
+    objects = np.concatenate([np.zeros((0, 5), np.float32), *parts])
+    # Files are read in parallel, so that objects come in any order: sorted, by size first, the draw is that
+    # of the objects.
+    sizes = objects[:, 2:4] - objects[:, :2]
+    order = np.lexsort((*objects.T, *sizes.T))
+    if len(objects) > max_objects:
+        log.info(
+            "anchors are fitted to %d of the %d training boxes, drawn at random", max_objects, len(order)
+        )
+        order = order[np.random.default_rng(seed).choice(len(order), max_objects, replace=False)]
+    manifest = records.manifest
+    return PlacedObjects(
+        objects[order, :4],
+        objects[order, 4].astype(np.int64),
+        manifest.class_names,
+        manifest.height,
+        manifest.width,
+    )
 
 
-def _sizes(serialized: Any) -> npt.NDArray[np.float32]:
+def _objects(serialized: Any) -> npt.NDArray[np.float32]:
     # An image has any number of objects: sparse, of which the values are all objects of the batch in a row.
-    parsed = tf.io.parse_example(serialized, _EDGES)
-    top, left, bottom, right = (parsed[key].values.numpy() for key in _EDGES)
-    return np.stack([bottom - top, right - left], axis=-1)
+    parsed = tf.io.parse_example(serialized, _BOXES)
+    columns = np.stack([parsed[key].values.numpy().astype(np.float32) for key in _BOXES], axis=-1)
+    # Ignored regions, of class ids below 0, are no objects.
+    return columns[columns[:, 4] >= 0]
 
 
 def initial_model(

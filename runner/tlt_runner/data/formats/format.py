@@ -11,8 +11,9 @@ hold::
     yolo      10 decimals of   no               no                     no
               the image's size
 
-Attributes that a format cannot hold are counted (:meth:`Writer.lost`), never silently left out. Regions to
-leave out of account (DontCare, iscrowd) reach no writer: readers count them and keep no place of them.
+Regions to leave out of account are of every class in kitti (DontCare), of one class in coco (iscrowd), and
+cannot be said in voc and yolo. What a format cannot hold is counted (:meth:`Writer.lost`,
+:meth:`Writer.region_loss`), never silently left out.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ class ExportedImage:
         suffix: ``.jpg`` or ``.png``.
         size: Height and width in pixels.
         boxes: Objects inside the image, of classes that the writer was given.
+        regions: Ignored regions inside the image, of such a class or (class "") of every class.
     """
 
     subset: Subset
@@ -101,6 +103,7 @@ class ExportedImage:
     suffix: str
     size: tuple[int, int]
     boxes: Sequence[LabelledBox]
+    regions: Sequence[LabelledBox] = ()
 
 
 class Writer(ABC):
@@ -133,6 +136,11 @@ class Writer(ABC):
         """Name the attributes of a box that the format cannot hold: by default all but class and edges."""
         attributes = {"truncation": box.truncation, "occlusion": box.occlusion, "difficult": box.difficult}
         return tuple(name for name, value in attributes.items() if value)
+
+    @classmethod
+    def region_loss(cls, region: LabelledBox) -> str | None:
+        """Say what becomes of an ignored region that the format cannot hold; None: it is written as it is."""
+        return "lost"
 
     @abstractmethod
     def add(self, image: ExportedImage) -> None:

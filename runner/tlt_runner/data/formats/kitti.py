@@ -110,9 +110,15 @@ class KittiWriter(Writer):
         """Name the occlusion where it contradicts "difficult"."""
         return () if _occlusion(box) == box.occlusion else ("occlusion",)
 
+    @classmethod
+    def region_loss(cls, region: LabelledBox) -> str | None:
+        """Say that a region of one class becomes one of every class."""
+        return "of every class from now on, no longer of one" if region.class_name else None
+
     def add(self, image: ExportedImage) -> None:
         """Write one label file, an empty one where there is no object."""
-        self._write(f"{_LABEL_FOLDERS[image.subset]}/{image.name}.txt", map(_line, image.boxes))
+        lines = (*map(_line, image.boxes), *map(_ignored_line, image.regions))
+        self._write(f"{_LABEL_FOLDERS[image.subset]}/{image.name}.txt", lines)
 
     def close(self) -> None:
         """Do nothing: no file concerns all images."""
@@ -123,6 +129,12 @@ def _line(box: LabelledBox) -> str:
     truncation = decimal(box.truncation, 2)
     # Angle 0.00 and the third dimension 0: the box in the image is all that is known.
     return f"{box.class_name} {truncation} {_occlusion(box)} 0.00 {x1} {y1} {x2} {y2} 0 0 0 0 0 0 0\n"
+
+
+def _ignored_line(region: LabelledBox) -> str:
+    y1, x1, y2, x2 = (decimal(edge, 2) for edge in region.yxyx)
+    # The other columns as KITTI's own files have them.
+    return f"{IGNORED_CLASS} -1 -1 -10 {x1} {y1} {x2} {y2} -1 -1 -1 -1000 -1000 -1000 -10\n"
 
 
 def _occlusion(box: LabelledBox) -> int:

@@ -283,6 +283,8 @@ class _Export:
         self._names = UniqueNames(flat=writer.flat)
         self._renamed = 0
         self._lost: Counter[str] = Counter()
+        # What becomes of ignored regions that the format cannot hold -> their number.
+        self._regions: Counter[str] = Counter()
         self.statistics = DatasetStatistics()
 
     def run(self, planned: Sequence[PlannedSample], progress: StageProgress) -> None:
@@ -296,6 +298,8 @@ class _Export:
                 if exported.image is not None:
                     digests[sample.name] = exported.digest
                     self._write_labels(item, exported.image)
+                    # Regions outside of the image, and crowds of a class that no object has.
+                    self._regions["lost"] += exported.outcome.ignored - exported.outcome.regions
                 progress.advance()
         # Lists and class names come last, when every image is known.
         self._writer.close()
@@ -316,7 +320,9 @@ class _Export:
         except decode.BadImageError as error:
             return _Exported(None, convert.refused(sample, error))
         size = (converted.placement.height, converted.placement.width)
-        image = ExportedImage(item.planned.subset, item.name, converted.suffix, size, converted.boxes)
+        image = ExportedImage(
+            item.planned.subset, item.name, converted.suffix, size, converted.boxes, converted.regions
+        )
         file = self._root / self._writer.image_file(image)
         # Several threads may make the same sub-folder at once.
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -331,6 +337,10 @@ class _Export:
         self._renamed += item.name != item.planned.sample.stem
         for box in image.boxes:
             self._lost.update(self._writer.lost(box))
+        for region in image.regions:
+            loss = self._writer.region_loss(region)
+            if loss is not None:
+                self._regions[loss] += 1
 
     def notes(self, target: LabelFormat) -> list[str]:
         """Write a sentence for each kind of loss or change."""
@@ -338,11 +348,11 @@ class _Export:
             f"{target} cannot say {_LOST[name].format(count)}: it is lost"
             for name, count in sorted(self._lost.items())
         ]
-        if self.statistics.ignored_regions:
-            notes.append(
-                f"{self.statistics.ignored_regions} regions to leave out of account (DontCare, iscrowd) are "
-                "lost"
-            )
+        notes += [
+            f"{count} regions to leave out of account (DontCare, iscrowd) are {loss}"
+            for loss, count in sorted(self._regions.items())
+            if count
+        ]
         if self._renamed:
             notes.append(
                 f"{self._renamed} images got another name, because of the format or of one that had it"

@@ -40,7 +40,7 @@ from tlt_runner.data.records import (
     Shard,
     load_records,
 )
-from tlt_runner.data.report import html, report
+from tlt_runner.data.report import anchor_fit, html, report
 from tlt_runner.data.report.report import DatasetReport
 from tlt_runner.data.report.statistics import DatasetStatistics
 from tlt_runner.data.sample import SampleOutcome
@@ -83,7 +83,7 @@ def prepare(
     # Records of the same content and options exist: nothing is converted.
     if existing is not None:
         log.info("%s: records of %s exist at %s", dataset.uri, hashes.digest, uri)
-        records, result = existing
+        records, result = existing[0], preparation.with_anchor_warnings(existing[1])
         preparation.publish_report(result, records)
         # The policy is no part of the digest, so it is applied to existing records, too.
         report.enforce_policy(result, dataset.bad_samples)
@@ -178,7 +178,7 @@ class _Preparation:
             self._require_usable(result, statistics)
         except RunnerError:
             # Without a manifest nobody reads the shards, and of refused data they only take space.
-            self.publish_report(result)
+            self.publish_report(self.with_anchor_warnings(result))
             folder.remove([name for shard in planned for name in (shard.sidecar, shard.name)])
             raise
         manifest = self._manifest(hashes.digest, finished, statistics)
@@ -186,8 +186,18 @@ class _Preparation:
         # Last: with the manifest the records are complete.
         folder.add(MANIFEST, manifest.model_dump_json(indent=1))
         records = Records(folder.path, uri, hashes.digest, manifest)
+        result = self.with_anchor_warnings(result)
         self.publish_report(result, records)
         return records, result
+
+    def with_anchor_warnings(self, result: DatasetReport) -> DatasetReport:
+        """Add what this job's anchors do not fit. The report beside the records is for all anchors."""
+        # Anchors that are still to be fitted are compared with the objects when that is done.
+        if self._anchors.auto:
+            return result
+        fits = anchor_fit.by_class_and_size(result, self._anchors, self._dataset.image_size)
+        warnings = [*result.warnings, *anchor_fit.warnings(fits, self._anchors)]
+        return result.model_copy(update={"warnings": warnings})
 
     def publish_report(self, result: DatasetReport, records: Records | None = None) -> None:
         """Write the report to the output and its summary to the status; of refused data without records."""
@@ -204,7 +214,7 @@ class _Preparation:
         pictures = html.thumbnails(result, self._image_of)
         texts = {
             REPORT: result.model_dump_json(indent=1, exclude_none=True) + "\n",
-            REPORT_PAGE: html.render(result, self._anchors, pictures),
+            REPORT_PAGE: html.render(result, self._anchors, self._dataset.image_size, pictures),
         }
         # The same name at the output for all preparations: the newest report is the one that people look for.
         for name, text in texts.items():

@@ -14,34 +14,10 @@ from tlt_api.model import Anchors
 from tlt_runner.data.formats.names import printable
 from tlt_runner.data.report.report import ReportedClass, ReportedSize
 
-GOOD_OVERLAP = 0.5
-"""IoU of shapes from which an anchor suits an object."""
 BLUE, AMBER, RED, GREY = "#2f6fb2", "#e0a030", "#c8372d", "#dde3ea"
 _CLASSES_DRAWN = 60
 _ROW, _LABEL, _BAR = 34, 200, 480
 _PLOT, _MARGIN = 420, 52
-
-
-def suited(sizes: Sequence[ReportedSize], anchors: Anchors) -> float | None:
-    """Compute the share of objects with an anchor whose shape overlaps theirs by IoU 0.5, both at one corner.
-
-    Objects count as the middle of their bin, which is at most 9 % off in width and height.
-    """
-    shapes = anchors.shapes()
-    total = sum(size.objects for size in sizes)
-    good = sum(
-        size.objects
-        for size in sizes
-        if max(_overlap(size.width, size.height, *shape) for shape in shapes) >= GOOD_OVERLAP
-    )
-    return good / total if total else None
-
-
-def _overlap(width: float, height: float, other_width: float, other_height: float) -> float:
-    # Both boxes have a corner at the same place, so the intersection is the smaller width by the smaller
-    # height.
-    common = min(width, other_width) * min(height, other_height)
-    return common / (width * height + other_width * other_height - common)
 
 
 def class_histogram(classes: Sequence[ReportedClass]) -> str:

@@ -12,9 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tlt_api.dataset import ImageSize
 from tlt_api.model import Anchors
+from tlt_runner.data import anchor_grid
 from tlt_runner.data.formats import names
-from tlt_runner.data.report import charts
+from tlt_runner.data.report import anchor_fit, charts
 from tlt_runner.data.report.report import DatasetReport
 from tlt_runner.data.report.thumbnails import Thumbnail, thumbnails
 
@@ -30,17 +32,21 @@ _FINDINGS_SHOWN = 6
 """Findings below a picture at most."""
 
 
-def render(report: DatasetReport, anchors: Anchors, pictures: Sequence[Thumbnail]) -> str:
+def render(
+    report: DatasetReport, anchors: Anchors, image_size: ImageSize, pictures: Sequence[Thumbnail]
+) -> str:
     """Render the page.
 
     Args:
         report: The report of a preparation.
-        anchors: The anchors to draw among the objects' sizes.
+        anchors: The anchors to draw among the objects' sizes, and to compare with them.
+        image_size: The network's input.
         pictures: Pictures of the worst images.
     """
     from markupsafe import Markup
 
     # Everything is computed here: the template only lays it out.
+    fits = [] if anchors.auto else anchor_fit.by_class_and_size(report, anchors, image_size)
     return _template().render(
         report=report,
         anchors=anchors,
@@ -54,8 +60,10 @@ def render(report: DatasetReport, anchors: Anchors, pictures: Sequence[Thumbnail
         # The charts escape their texts themselves.
         class_histogram=Markup(charts.class_histogram(report.classes)),
         size_histogram=Markup(charts.size_histogram(report.box_sizes, None if anchors.auto else anchors)),
-        suited=charts.suited(report.box_sizes, anchors),
-        good_overlap=charts.GOOD_OVERLAP,
+        fits=fits,
+        suited=sum(fit.found for fit in fits) / sum(fit.objects for fit in fits) if fits else None,
+        good_overlap=anchor_grid.FITS,
+        stride=anchor_grid.STRIDE,
         colours={"grey": charts.GREY, "blue": charts.BLUE, "amber": charts.AMBER, "red": charts.RED},
         shown=SHOWN,
         findings_shown=_FINDINGS_SHOWN,

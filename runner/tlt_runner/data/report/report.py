@@ -148,6 +148,8 @@ class DatasetReport(StatusModel):
     """Training images that are there already; at most 10,000."""
     box_sizes: list[ReportedSize]
     """Histogram of the objects' sizes."""
+    sizes_by_class: dict[str, list[ReportedSize]]
+    """The same for each class to learn."""
     warnings: list[str]
     """Sentences for a person to look at."""
 

@@ -66,7 +66,7 @@ class DatasetStatistics(BaseModel):
     ignored_per_image: Counter[int] = Counter()
     """Number of images by their number of ignored regions in the record."""
     box_sizes: Counter[int] = Counter()
-    """Histogram: 64 times the height's bin plus the width's bin -> objects."""
+    """Histogram: 4,096 times the class id plus 64 times the height's bin plus the width's bin -> objects."""
     odd_images: Counter[Oddity] = Counter()
     skipped_by_problem: Counter[Problem] = Counter()
     dropped_by_problem: Counter[Problem] = Counter()
@@ -130,7 +130,10 @@ class DatasetStatistics(BaseModel):
         objects.update(outcome.objects)
         self.objects_per_image[len(outcome.objects)] += 1
         self.ignored_per_image[outcome.regions] += 1
-        self.box_sizes.update(_BINS * _bin(height) + _bin(width) for height, width in outcome.sizes)
+        self.box_sizes.update(
+            (_BINS * class_id + _bin(height)) * _BINS + _bin(width)
+            for class_id, (height, width) in zip(outcome.objects, outcome.sizes, strict=False)
+        )
 
     def add_duplicates(self, leaked: Sequence[str], duplicates: Sequence[str]) -> None:
         """Add images that occur twice, byte for byte.
@@ -177,6 +180,9 @@ class DatasetStatistics(BaseModel):
             )
             for class_id, name in enumerate(mapping.class_names)
         ]
+        by_class: defaultdict[int, Counter[int]] = defaultdict(Counter)
+        for key, count in self.box_sizes.items():
+            by_class[key // _BINS**2][key] += count
         # Everything is sorted: the same data give the same bytes, whatever the order of the threads.
         report = DatasetReport(
             images=self.images,
@@ -212,10 +218,12 @@ class DatasetStatistics(BaseModel):
             odd={oddity: sorted(names) for oddity, names in sorted(self.odd.items())},
             leaked=sorted(self.leaked),
             duplicates=sorted(self.duplicates),
-            box_sizes=[
-                ReportedSize(width=_middle(key % _BINS), height=_middle(key // _BINS), objects=count)
-                for key, count in sorted(self.box_sizes.items())
-            ],
+            box_sizes=_histogram(self.box_sizes),
+            sizes_by_class={
+                name: _histogram(by_class[class_id])
+                for class_id, name in enumerate(mapping.class_names)
+                if class_id in by_class
+            },
             warnings=[],
         )
         # The warnings look at the finished report.
@@ -231,6 +239,17 @@ def _bin(pixels: float) -> int:
     """Find the bin of a side: bin i reaches from 2 ** (i / 4) to 2 ** ((i + 1) / 4) pixels."""
     # Clamped at both ends: sides below a pixel are dropped before, and none is above 65,536.
     return min(_BINS - 1, max(0, math.floor(math.log2(max(pixels, 1.0)) * BINS_PER_OCTAVE)))
+
+
+def _histogram(sizes: Counter[int]) -> list[ReportedSize]:
+    """Sum the objects of all classes in each bin."""
+    bins: Counter[int] = Counter()
+    for key, count in sizes.items():
+        bins[key % _BINS**2] += count
+    return [
+        ReportedSize(width=_middle(key % _BINS), height=_middle(key // _BINS), objects=count)
+        for key, count in sorted(bins.items())
+    ]
 
 
 def _middle(index: int) -> float:

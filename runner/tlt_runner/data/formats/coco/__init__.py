@@ -199,6 +199,11 @@ class CocoWriter(Writer):
         (root / "annotations").mkdir()
         self._files = {subset: _Instances(root / name, self._classes) for subset, name in LABEL_FILES.items()}
 
+    @classmethod
+    def region_loss(cls, region: LabelledBox) -> str | None:
+        """Say that a region of every class is lost: a crowd has a category."""
+        return None if region.class_name else "lost"
+
     def add(self, image: ExportedImage) -> None:
         """Write one image and its annotations."""
         self._files[image.subset].add(image)
@@ -238,9 +243,10 @@ class _Instances:
         # last.
         _append(self._images, entry, first=self._image_count == 1)
         # Ids count from 1: pycocotools takes an annotation id of 0 for no match.
-        for box in image.boxes:
+        crowds = [region for region in image.regions if region.class_name]
+        for place, box in enumerate([*image.boxes, *crowds]):
             self._annotation_count += 1
-            annotation = self._annotation(box, self._annotation_count)
+            annotation = self._annotation(box, self._annotation_count, place >= len(image.boxes))
             _append(self._annotations, annotation, first=self._annotation_count == 1)
 
     def close(self) -> None:
@@ -252,7 +258,7 @@ class _Instances:
             self._images.write("]}\n")
         self._annotations_path.unlink()
 
-    def _annotation(self, box: LabelledBox, number: int) -> dict[str, Any]:
+    def _annotation(self, box: LabelledBox, number: int, is_crowd: bool) -> dict[str, Any]:
         y1, x1, y2, x2 = box.yxyx
         return {
             "id": number,
@@ -260,7 +266,7 @@ class _Instances:
             "category_id": self._category[box.class_name],
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "area": (x2 - x1) * (y2 - y1),
-            "iscrowd": 0,
+            "iscrowd": int(is_crowd),
             "segmentation": [],
         }
 
