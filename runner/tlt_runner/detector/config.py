@@ -13,7 +13,7 @@ from pydantic import Field
 
 from tlt_api.base import StatusModel
 from tlt_api.dataset import ColorMode, Dataset
-from tlt_api.model import Anchors, Backbone, Detections, Model, Proposals, Roi
+from tlt_api.model import Activation, Anchors, Backbone, Detections, Model, Proposals, Roi
 from tlt_api.training import Evaluation
 
 STRIDE = 16
@@ -46,6 +46,8 @@ class DetectorConfig(StatusModel):
     """Feature extractor, before any pruning."""
     width_multiplier: float = 1.0
     """Factor on every layer's filters, before any pruning."""
+    activation: Activation = "swish"
+    """Activation function of efficientnet; the other backbones have one of their own."""
     anchors: Anchors = Anchors()
     """Reference boxes of the region proposal network."""
     proposals: Proposals = Proposals()
@@ -72,6 +74,7 @@ class DetectorConfig(StatusModel):
             color_mode=dataset.color_mode,
             backbone=model.backbone,
             width_multiplier=model.width_multiplier,
+            activation=model.activation or "swish",
             anchors=model.anchors,
             proposals=model.proposals,
             roi=model.roi,

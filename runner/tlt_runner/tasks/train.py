@@ -245,7 +245,8 @@ def _training_batches(
         if left_out.any():
             log.info(
                 "epoch %d: %d objects left out because augmentation cropped or shrank them "
-                "(training.augmentation.minVisible), %d because an image had more than model.maxObjects",
+                "(training.augmentation.minVisible, minWidth, minHeight), %d because an image had more than "
+                "model.maxObjects",
                 epoch + 1,
                 *left_out,
             )

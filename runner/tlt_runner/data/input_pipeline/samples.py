@@ -175,6 +175,7 @@ class SampleMaker:
             augment.move_boxes(objects.boxes, change.affine),
             np.array([0, 0, self.height, self.width]),
             self.augmentation.min_visible,
+            (self.augmentation.min_height, self.augmentation.min_width),
         )
         # Boxes that a mosaic has lost already are counted in out_of_sight, so both are added.
         lost = int(np.count_nonzero(~kept))

@@ -32,13 +32,17 @@ class Layers:
         seed: Seed of all initialisers.
         width_multiplier: Factor on the number of filters, applied by :meth:`filters` and :meth:`rounded`.
         dropout: Rate of :meth:`drop`.
+        activation: Keras' name of the activation function, for backbones that have a choice.
     """
 
-    def __init__(self, seed: int, width_multiplier: float = 1.0, dropout: float = 0.0) -> None:
+    def __init__(
+        self, seed: int, width_multiplier: float = 1.0, dropout: float = 0.0, activation: str = "swish"
+    ) -> None:
         self._seed = seed
         self._made = 0
         self._width = width_multiplier
         self._dropout = dropout
+        self.activation = activation
 
     def filters(self, count: int) -> int:
         """Return ``count`` times the width multiplier, rounded to a multiple of 8, at least 8."""
