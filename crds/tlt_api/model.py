@@ -244,6 +244,7 @@ Backbone = Literal[
     "efficientnet_b6",
     "efficientnet_b7",
 ]
+Activation = Literal["swish", "relu"]
 FREEZABLE: dict[str, range] = {
     "resnet": range(4),
     "vgg": range(1, 6),
@@ -280,6 +281,9 @@ class Model(ApiModel):
     width_multiplier: Annotated[float, Field(gt=0, le=2)] = 1.0
     """Factor on the number of filters of every layer; below 1 for small machines. Ignored if spec.model.from
     is set."""
+    activation: Activation | None = None
+    """Activation function of the backbone (TLT: activation_type). Defaults to swish. With efficientnet only:
+    the other backbones have one of their own. Ignored if spec.model.from is set."""
     pretrained_weights: PretrainedWeights | None = None
     """Pretrained weights to start from, loaded by layer name and shape."""
     from_: Annotated[ModelSource | None, Field(alias="from")] = None
@@ -317,6 +321,15 @@ class Model(ApiModel):
             check=lambda self: self.from_ is None or not self.anchors.auto,
             message="expected anchors.auto without from: a complete model includes its anchors",
             given="'both'",
+        ),
+        Rule(
+            # The other networks have no choice: their weights were trained with one function.
+            cel="!has(self.activation) || self.backbone.startsWith('efficientnet') || has(self.from)",
+            check=lambda self: (
+                self.activation is None or self.backbone.startswith("efficientnet") or self.from_ is not None
+            ),
+            message="expected activation for efficientnet only: the other backbones have one of their own",
+            given="'%s of %s'.format([self.activation, self.backbone])",
         ),
         Rule(
             cel="!(self.backbone.startsWith('vgg') && has(self.roi.headStride)) || has(self.from)",

@@ -277,6 +277,12 @@ class Augmentation(ApiModel):
     """Probability of mosaic augmentation, which combines four training images into one."""
     min_visible: Fraction = 0.25
     """Minimum visible fraction of a box after augmentation; an object with less is dropped from the image."""
+    min_width: Annotated[float, Field(ge=1, le=4096)] = 1.0
+    """Minimum width of a box in training, in pixels of the network input after augmentation (TLT:
+    min_bbox_width); an object that is narrower is dropped from the image."""
+    min_height: Annotated[float, Field(ge=1, le=4096)] = 1.0
+    """Minimum height of a box in training, in pixels of the network input after augmentation (TLT:
+    min_bbox_height); an object that is lower is dropped from the image."""
 
 
 class EarlyStopping(ApiModel):

@@ -45,6 +45,12 @@ def refusal(cluster: ControlPlane, body: dict[str, Any], *flags: str) -> str:
         (DIGITS, "spec.dataset.imageSize.width", 63, ["spec.dataset.imageSize.width", "63", "64"]),
         (DIGITS, "spec.dataset.uri", "/data", ["spec.dataset.uri", "/data", "pvc://"]),
         (
+            DIGITS,
+            "spec.model.activation",
+            "relu",
+            ["expected activation for efficientnet only", "got relu of resnet18"],
+        ),
+        (
             with_field(DIGITS, "spec.dataset.colorMode", "grayscale"),
             "spec.training.augmentation",
             {"hueRotationMax": 10, "saturationShiftMax": 0.2},

@@ -100,6 +100,26 @@ def test_images_of_one_channel_are_the_luma_in_training_as_in_validation(records
     assert np.abs(one["image"].numpy()[..., 0] - luma).mean() < 1
 
 
+@pytest.mark.parametrize(
+    ("field", "limit", "kept"),
+    [
+        ("min_width", 16, True),
+        ("min_width", 16.5, False),
+        ("min_height", 16, True),
+        ("min_height", 17, False),
+    ],
+)
+def test_objects_below_the_least_sides_are_left_out_and_counted(
+    records: Records, field: str, limit: float, kept: bool
+) -> None:
+    # Every box has 16 x 16 pixels.
+    usual = _epoch(records, 0)
+    objects = sum(int((batch["classes"] >= 0).sum()) for batch in usual)
+    batches = _epoch(records, 0, augmentation=STILL.model_copy(update={field: limit}))
+    assert sum(int((batch["classes"] >= 0).sum()) for batch in batches) == (objects if kept else 0)
+    assert sum(int(batch["left_out"][:, 0].sum()) for batch in batches) == (0 if kept else objects)
+
+
 def test_an_epoch_has_each_image_at_most_once_and_whole_batches(records: Records) -> None:
     ids = _ids(_epoch(records, 0))
     assert len(ids) == 16

@@ -6,6 +6,7 @@ learns.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import get_args
 
@@ -170,3 +171,22 @@ def assert_alike(one: detector.FasterRCNN, other: detector.FasterRCNN, images: n
     expected = other(images)
     for name, value in one(images).items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-3)
+
+
+def test_relu_takes_the_place_of_swish_in_every_layer_of_an_efficientnet() -> None:
+    models = [detector.build(tiny("efficientnet_b0", **choice), 0) for choice in ({}, {"activation": "relu"})]
+    functions = [
+        Counter(
+            layer.activation.__name__
+            for part in (model.trunk, model.head)
+            for layer in part.layers
+            if hasattr(layer, "activation")
+        )
+        for model in models
+    ]
+    swish, relu = functions
+    # The convolution of the region proposal network is the only one with relu in the usual network.
+    assert swish["relu"] == 1 and swish["silu"] > 40
+    assert relu == Counter({**swish, "relu": swish["relu"] + swish["silu"], "silu": 0}) - Counter()
+    for one, other in zip(models[0].weights, models[1].weights, strict=True):
+        np.testing.assert_array_equal(one, other)

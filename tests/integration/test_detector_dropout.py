@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tiny_detector import settled, training_config
+from tlt_api.training import Training
 from tlt_runner.detector import dropout, losses
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.dropout import Dropout
@@ -17,6 +19,7 @@ from tlt_runner.evaluation.evaluate import keras_detector
 from tlt_runner.export import onnx as export
 from tlt_runner.pruning.plan import Options
 from tlt_runner.tasks import prune
+from tlt_runner.training.trainer import Trainer
 
 ROIS, WIDTH = 8, 500
 IMAGES = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype(np.float32)
@@ -99,6 +102,25 @@ def test_the_losses_depend_on_the_step_through_dropout_alone() -> None:
     np.testing.assert_array_equal(still[0], still[2])
     np.testing.assert_array_equal(moving[0], moving[1])
     assert np.abs(moving[0] - moving[2]).max() > 0.1
+
+
+def test_a_step_in_two_parts_drops_what_a_whole_one_drops() -> None:
+    batch = {
+        "image": tf.constant(IMAGES[[0, 1, 1, 0]]),
+        "boxes": tf.constant([[[8.0, 8, 40, 40]]] * 4),
+        "classes": tf.zeros((4, 1), tf.int32),
+    }
+    totals = []
+    for rate, parts in ((0.5, 1), (0.5, 2), (0.0, 1)):
+        trainer = Trainer(
+            model=detector.build(config(rate), 1),
+            spec=Training(batch_size_per_gpu=4 // parts, gradient_accumulation_steps=parts),
+            strategy=tf.distribute.get_strategy(),
+            low_dtype="float32",
+        )
+        totals.append(float(trainer.step(batch, 1, 0.0)[0]))
+    assert totals[0] == pytest.approx(totals[1], rel=1e-5)
+    assert abs(totals[0] - totals[2]) > 1e-3
 
 
 def test_a_model_with_dropout_is_stored_pruned_and_exported(tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from tiny_detector import tiny_config
 from tlt_api.exportjob import Batch, Engine
 from tlt_api.failures import Reason
+from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
-from tlt_runner.export import engine
+from tlt_runner.export import engine, precision
 from tlt_runner.export import onnx as export
 
 pytestmark = pytest.mark.skipif(
@@ -54,6 +56,16 @@ def test_engine_with_dynamic_batch_is_built_without_a_gpu(files, tmp_path, name)
     assert built.size_bytes == target.stat().st_size > 100_000
     assert engine.check_engine(target)
     assert [path.name for path in tmp_path.iterdir()] == ["model.engine"]
+
+
+def test_engine_of_an_odd_size_and_one_channel_is_built(tmp_path):
+    """The model pads inside: the builder must take the padding, and an input that is no multiple of 16."""
+    size = {"height": 72, "width": 100, "color_mode": "grayscale"}
+    exported = export.to_onnx(detector.build(tiny_config().model_copy(update=size), 0))
+    export.write(precision.to_float16(exported), tmp_path / "model.onnx")
+    built = engine.build_engine(tmp_path / "model.onnx", tmp_path / "model.engine", AMPERE, Batch())
+    assert built.compute_capabilities == ("8.6",)
+    assert engine.check_engine(tmp_path / "model.engine")
 
 
 def test_one_fp16_engine_serves_turing_and_later(files, tmp_path):

@@ -32,6 +32,8 @@ def test_a_minimal_training_job_takes_tlts_defaults() -> None:
             },
             "without hueRotationMax and saturationShiftMax for dataset.colorMode grayscale",
         ),
+        ("spec.model", {"activation": "relu"}, "expected activation for efficientnet only"),
+        ("spec.model.roi", {"dropout": 1.0}, "roi.dropout"),
         ("spec.dataset.uri", "/data", "spec.dataset.uri"),
         ("spec.dataset.validation", {"fraction": 0.1, "images": "v"}, "exactly one of fraction, images"),
         ("spec.dataset.validation", {"images": "v"}, "expected images and labels together"),

@@ -130,6 +130,13 @@ def test_boxes_are_cut_at_the_window_and_dropped_below_their_visible_share() -> 
     assert kept.tolist() == [True, False, False, False]
 
 
+def test_boxes_narrower_or_lower_than_the_least_sides_are_dropped_by_their_cut_size() -> None:
+    boxes = np.array([[0.0, 0, 8, 12], [0, 0, 7.9, 12], [0, 0, 8, 11.9], [0, WIDTH - 11, 20, WIDTH + 1]])
+    window = np.array([0, 0, HEIGHT, WIDTH])
+    _, kept = augment.cut_boxes(boxes, window, 0.25, (8, 12))
+    assert kept.tolist() == [True, False, False, False]
+
+
 def test_an_image_without_boxes_is_augmented() -> None:
     none = np.zeros((0, 4), np.float32)
     cut, kept = augment.cut_boxes(augment.move_boxes(none, draw(OFF).affine), np.array([0, 0, 9, 9]), 0.5)

@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 from tlt_api import resources
 from tlt_api.base import ApiModel
 from tlt_api.trainingjob import TrainingJobSpec
+from tlt_runner.data.images import geometry
 
 PAGE = (Path(__file__).parents[2] / "docs" / "from-tlt.md").read_text(encoding="utf-8")
 NO_SUCH_FIELD = "no such field"
@@ -21,7 +22,8 @@ ABSENT = "absent"
 
 def _rows() -> list[list[str]]:
     """Cells of the table's rows, without its head and the sections' names."""
-    lines = [line for line in PAGE.splitlines() if line.startswith("|")]
+    # The first table of the page.
+    lines = [line for line in PAGE.split("\n## ")[0].splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     return [row for row in rows if row[1:] != [""] * 4]
 
@@ -80,6 +82,27 @@ def test_the_table_is_whole() -> None:
 @pytest.mark.parametrize(("path", "printed"), NAMED, ids=lambda item: item)
 def test_a_field_of_the_table_exists_with_the_default_that_it_prints(path: str, printed: str) -> None:
     assert _printed(printed) == default_of(path)
+
+
+def test_every_field_without_a_counterpart_is_a_row_that_says_so() -> None:
+    section = PAGE.split("\n## No counterpart\n")[1].split("\n## ")[0]
+    listed = [line for line in section.splitlines() if line.startswith(("- ", "  "))]
+    # Before the explanation: after a colon the names are ours or of files.
+    names = [name for line in listed for name in re.findall(r"`([^`]+)`", line.split(": ")[0])]
+    without = {name for row in ROWS if row[2] == NO_SUCH_FIELD for name in re.findall(r"`([^`]+)`", row[0])}
+    assert len(names) > 12
+    assert [name for name in names if name not in without | {"data_sources"}] == []
+
+
+def test_size_min_has_tlts_scale_in_a_letterbox_of_the_size_that_the_page_gives() -> None:
+    for height, width in ((375, 500), (500, 375)):
+        (size,) = re.findall(
+            rf"{width} x {height} \| `{{width: (\d+), height: (\d+), mode: letterbox}}`", PAGE
+        )
+        placement = geometry.placement(height, width, int(size[1]), int(size[0]), "letterbox")
+        # TLT: the smaller side has 600 pixels.
+        assert (placement.scale_y, placement.scale_x) == pytest.approx((600 / 375, 600 / 375))
+        assert (placement.offset_y, placement.offset_x) == (0, 0)
 
 
 def test_the_example_is_a_valid_trainingjob() -> None:

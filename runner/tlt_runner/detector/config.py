@@ -13,7 +13,7 @@ from pydantic import Field
 
 from tlt_api.base import StatusModel
 from tlt_api.dataset import ColorMode, Dataset
-from tlt_api.model import Anchors, Backbone, Detections, Model, Proposals, Roi
+from tlt_api.model import Activation, Anchors, Backbone, Detections, Model, Proposals, Roi
 from tlt_api.training import Evaluation
 from tlt_runner.data.anchor_grid import STRIDE as STRIDE
 from tlt_runner.detector import variant
@@ -49,6 +49,8 @@ class DetectorConfig(StatusModel):
     """Factor on every layer's filters, before any pruning."""
     variant: Variant = Field(default_factory=lambda data: variant.published(data["backbone"]))
     """Details of the backbone's graph that its pretrained weights decide."""
+    activation: Activation = "swish"
+    """Activation function of efficientnet; the other backbones have one of their own."""
     anchors: Anchors = Anchors()
     """Reference boxes of the region proposal network."""
     proposals: Proposals = Proposals()
@@ -83,6 +85,7 @@ class DetectorConfig(StatusModel):
             color_mode=dataset.color_mode,
             backbone=model.backbone,
             width_multiplier=model.width_multiplier,
+            activation=model.activation or "swish",
             anchors=model.anchors,
             proposals=model.proposals,
             roi=model.roi,

@@ -118,7 +118,9 @@ class FasterRCNN(keras.Model):
 def build(config: DetectorConfig, seed: int) -> FasterRCNN:
     """Build a detector with fresh weights; the same seed gives the same weights."""
     family = FAMILIES[config.backbone]
-    make = Layers(seed, config.width_multiplier, config.variant, config.roi.dropout)
+    make = Layers(
+        seed, config.width_multiplier, config.variant, config.roi.dropout, activation=config.activation
+    )
     images = keras.Input((config.height, config.width, config.channels), name="images")
     pixels = _padded(config, _normalised(config.variant.pixels or family.pixels, images))
     features = family.trunk(config.backbone, make, pixels)

@@ -179,6 +179,8 @@ class _Inference:
         log.warning("left out: %s", finding)
 
     def _load(self, name: str) -> _Loaded | Finding:
+        import cv2
+
         try:
             # An error of the storage ends the inference; only a bad image is skipped.
             with storage_errors(str(self._request.images)):
@@ -191,8 +193,6 @@ class _Inference:
         height, width = pixels.shape[:2]
         placement = geometry.placement(height, width, config.height, config.width, config.mode)
         # OpenCV decodes to BGR, which drawing and encoding keep; the network takes RGB or luma.
-        import cv2
-
         placed = geometry.place_image(pixels, placement)
         network = (
             cv2.cvtColor(placed, cv2.COLOR_BGR2GRAY)[..., None] if config.channels == 1 else placed[..., ::-1]

@@ -253,8 +253,8 @@ def _training_batches(
         if left_out.any():
             log.info(
                 "epoch %d: %d objects left out because augmentation cropped or shrank them "
-                "(training.augmentation.minVisible), %d because an image had more than model.maxObjects "
-                "(these are not background either)",
+                "(training.augmentation.minVisible, minWidth, minHeight), %d because an image had more than "
+                "model.maxObjects (these are not background either)",
                 epoch + 1,
                 *left_out,
             )

@@ -122,7 +122,10 @@ def move_boxes(boxes: Floats, affine: Floats) -> Floats:
 
 
 def cut_boxes(
-    boxes: Floats, window: Floats, min_visible: float | Floats
+    boxes: Floats,
+    window: Floats,
+    min_visible: float | Floats,
+    min_sides: tuple[float, float] = (SMALLEST_SIDE, SMALLEST_SIDE),
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """Cut boxes at a window, and decide which of them are still objects.
 
@@ -130,16 +133,17 @@ def cut_boxes(
         boxes: [N, 4] yxyx.
         window: [4] yxyx.
         min_visible: Share of a box's area that must be inside, of all or of each [N].
+        min_sides: Height and width that a cut box must have, in pixels.
 
     Returns:
-        The cut boxes [N, 4], and a mask [N] of those with the share and no side below :data:`SMALLEST_SIDE`.
+        The cut boxes [N, 4], and a mask [N] of those with the share and the sides.
     """
     # [4]: the window's (y1, x1) is the lower limit of both corners, its (y2, x2) the upper limit.
     cut = np.minimum(np.maximum(boxes, window[[0, 1, 0, 1]]), window[[2, 3, 2, 3]])
     sides, whole = cut[:, 2:] - cut[:, :2], boxes[:, 2:] - boxes[:, :2]
     # Compared as a product, so that a box without area needs no division.
     visible = sides.prod(axis=1) >= min_visible * whole.prod(axis=1)
-    return cut, visible & (sides >= SMALLEST_SIDE).all(axis=1)
+    return cut, visible & (sides >= min_sides).all(axis=1)
 
 
 def paint(image: Pixels, change: Change, out: Pixels) -> None:

@@ -179,6 +179,7 @@ class SampleMaker:
             augment.move_boxes(objects.boxes, change.affine),
             np.array([0, 0, self.height, self.width]),
             self._min_visible(objects.classes),
+            (self.augmentation.min_height, self.augmentation.min_width),
         )
         # Objects that a mosaic has lost already are counted in out_of_sight, so both are added.
         lost = int(np.count_nonzero(objects.classes[~kept] >= 0))

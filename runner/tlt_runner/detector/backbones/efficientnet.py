@@ -1,7 +1,8 @@
 """EfficientNet b0 to b7: stem and groups 1 to 5 as the trunk (stride 16), 6, 7 and top_conv as the head.
 
 Source: Tan and Le, "EfficientNet" (2019). Layers, names and shapes are keras.applications': its files load
-whole at width 1. Stochastic depth is left out (ADR 9). b0 to b7 differ in their two coefficients only.
+whole at width 1. Stochastic depth is left out (ADR 9); relu can take the place of swish, as in TLT. b0 to b7
+differ in their two coefficients only.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def _trunk(name: str, make: Layers, x: Any) -> Any:
     x = make.norm(
         make.conv(x, "stem_conv", make.rounded(STEM_FILTERS * width), 3, 2), "stem_bn", KERAS_EPSILON
     )
-    x = layers.Activation("silu", name="stem_activation")(x)
+    x = layers.Activation(make.activation, name="stem_activation")(x)
     for number in range(1, HEAD_GROUPS[0]):
         x = _group(name, make, x, number, GROUPS[number - 1].stride)
     return x
@@ -71,7 +72,7 @@ def _head_stage(name: str, make: Layers, pooled: Any, stride: int) -> Any:
         x = _group(name, make, x, number, stride if number == HEAD_GROUPS[0] else 1)
     width, _ = COEFFICIENTS[name]
     x = make.norm(make.conv(x, "top_conv", make.rounded(LAST_FILTERS * width), 1), "top_bn", KERAS_EPSILON)
-    return layers.Activation("silu", name="top_activation")(x)
+    return layers.Activation(make.activation, name="top_activation")(x)
 
 
 def _group(name: str, make: Layers, x: Any, number: int, stride: int) -> Any:
@@ -91,9 +92,9 @@ def _block(make: Layers, x: Any, name: str, group: Group, filters: int, stride: 
     if group.expansion != 1:
         y = make.conv(y, f"{name}expand_conv", channels * group.expansion, 1)
         y = make.norm(y, f"{name}expand_bn", KERAS_EPSILON)
-        y = layers.Activation("silu", name=f"{name}expand_activation")(y)
+        y = layers.Activation(make.activation, name=f"{name}expand_activation")(y)
     y = make.norm(make.depthwise(y, f"{name}dwconv", group.size, stride), f"{name}bn", KERAS_EPSILON)
-    y = layers.Activation("silu", name=f"{name}activation")(y)
+    y = layers.Activation(make.activation, name=f"{name}activation")(y)
     # A fourth of the block's input channels, not of the expanded ones.
     y = _excited(make, y, name, max(1, channels // SQUEEZE))
     y = make.norm(make.conv(y, f"{name}project_conv", filters, 1), f"{name}project_bn", KERAS_EPSILON)
@@ -109,7 +110,7 @@ def _excited(make: Layers, x: Any, name: str, squeezed: int) -> Any:
     # [B, H, W, C] -> [B, C] -> [B, 1, 1, C], which the 1x1 convolutions below take.
     factor = layers.GlobalAveragePooling2D(name=f"{name}se_squeeze")(x)
     factor = layers.Reshape((1, 1, channels), name=f"{name}se_reshape")(factor)
-    factor = make.conv(factor, f"{name}se_reduce", squeezed, 1, bias=True, activation="silu")
+    factor = make.conv(factor, f"{name}se_reduce", squeezed, 1, bias=True, activation=make.activation)
     factor = make.conv(factor, f"{name}se_expand", channels, 1, bias=True, activation="sigmoid")
     return layers.Multiply(name=f"{name}se_excite")([x, factor])
 

@@ -39,6 +39,7 @@ class Layers:
         width_multiplier: Factor on the number of filters, applied by :meth:`filters` and :meth:`rounded`.
         variant: Padding of layers that stride, epsilon of the normalisations, and details of single families.
         dropout: Rate of :meth:`drop`.
+        activation: Keras' name of the activation function, for backbones that have a choice.
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class Layers:
         width_multiplier: float = 1.0,
         variant: Variant | None = None,
         dropout: float = 0.0,
+        activation: str = "swish",
     ) -> None:
         self._seed = seed
         self._made = 0
         self._width = width_multiplier
         self.variant = variant or Variant()
         self._dropout = dropout
+        self.activation = activation
 
     def filters(self, count: int) -> int:
         """Return ``count`` times the width multiplier, rounded to a multiple of 8, at least 8."""
