@@ -114,7 +114,7 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
 
     # 5. What the loop calls: callbacks, evaluation, batches, checkpoints.
     # One function for evaluations and for images, so that it is traced once.
-    detect = keras_detector(model)
+    detect = keras_detector(trainer.detect)
     if workers.chief:
         # As a decorator, averaged() enters its context at each call.
         callbacks = create.all_callbacks(
@@ -125,7 +125,7 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
     evaluate_model = _evaluation(
         records,
         spec,
-        detect=detect if workers.replicas == 1 else workers.detector(model),
+        detect=detect if workers.replicas == 1 else workers.detector(trainer.detect),
         workers=workers,
         stop=StopAgreement(context.stop, workers),
     )

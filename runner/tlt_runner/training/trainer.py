@@ -257,6 +257,17 @@ class Trainer:
         if self._averages:
             self._averages.follow(self.strategy, self._updates.count.read_value())
 
+    def detect(self, images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
+        """Detect as the model does, in the types in which a step computes.
+
+        Args:
+            images: [B, H, W, 3] float32, RGB 0 to 255.
+            training: Always False, as evaluations call a model.
+        """
+        with mixed_precision.computing(self.model, self._dtype):
+            detections: dict[str, tf.Tensor] = self.model(images, training=training)
+        return detections
+
     def images_named(self, batch: dict[str, Any]) -> str:
         """Name the images of a batch for a message; one of several workers knows those of its share only."""
         # A mosaic is made of several images and has all their names in one id.
