@@ -13,8 +13,9 @@ Assignments count, although most only hand over a buffer. The graph is not optim
 fuses later counts in full. Ops inside a loop or a branch count once.
 
 Name scopes say which part an op belongs to; "gradients" are backward passes. "sums of gradients" add the
-gradients of a tensor that is used twice; "other" is the norm of the gradient and bookkeeping. No step is
-taken: the count is the same on every machine.
+gradients of a tensor that is used twice; "statistics" are the moving ones of batch normalisation; "other"
+casts, joins and splits the weights and their gradients, and takes the norm. No step is taken: the count is
+the same on every machine.
 
     nice python benchmarks/step_ops.py
     nice python benchmarks/step_ops.py --backbone resnet18 --types
@@ -36,7 +37,10 @@ from tlt_api.training import Training
 from tlt_runner.detector import model as detector
 from tlt_runner.training.trainer import Trainer
 
-PARTS = ("trunk", "head", "targets", "proposals", "pooling", "losses", "penalty", "optimizer")
+PARTS = (
+    *("trunk", "head", "targets", "proposals", "pooling", "losses"),
+    *("statistics", "penalty", "optimizer", "averages"),
+)
 """Name scopes of the detector and of the trainer."""
 NO_KERNEL = re.compile(
     "Const|Placeholder|ReadVariableOp|IdentityN?|StopGradient|PreventGradient|Reshape|Squeeze|ExpandDims"

@@ -26,13 +26,22 @@ from tlt_runner.training.trainer import FIGURES, Trainer
 class Ending:
     """The point at which an attempt is ended: after a step, or in an epoch's evaluation."""
 
-    def __init__(self, *, stop_after: int = -1, kill_after: int = -1, stop_in_evaluation: int = -1) -> None:
+    def __init__(
+        self,
+        *,
+        stop_after: int = -1,
+        kill_after: int = -1,
+        stop_in_evaluation: int = -1,
+        timed_in: str | None = None,
+    ) -> None:
         self.stop = Stop()
+        # The manifest, if the kill is to wait until it names a checkpoint within an epoch.
+        self.timed_in = timed_in
         self.stop_after, self.kill_after = stop_after, kill_after
         self.stop_in_evaluation = stop_in_evaluation
 
     def after_step(self, number: int) -> None:
-        if number == self.kill_after:
+        if -1 < self.kill_after <= number and (self.timed_in is None or _is_within_epoch(self.timed_in)):
             os.kill(os.getpid(), signal.SIGKILL)
         if number == self.stop_after:
             self.stop.request()
@@ -40,6 +49,11 @@ class Ending:
     def in_evaluation(self, epoch: int) -> None:
         if epoch == self.stop_in_evaluation:
             self.stop.request()
+
+
+def _is_within_epoch(manifest: str) -> bool:
+    path = Path(manifest)
+    return path.exists() and json.loads(path.read_text())["position"]["step"] > 0
 
 
 class Reporter(LocalReporter):

@@ -329,8 +329,8 @@ class Training(ApiModel):
     ema: Ema | None = None
     """Exponential moving average (EMA) of the weights, which is evaluated and published. Off if absent."""
     mixed_precision: bool = False
-    """Use mixed precision: bfloat16, or float16 with loss scaling on GPUs before Ampere. Losses, boxes,
-    statistics, weights and the published model remain float32."""
+    """Use mixed precision in training steps and evaluations: bfloat16, or float16 with loss scaling on GPUs
+    before Ampere. Losses, boxes, statistics, weights and the published model remain float32."""
     xla: bool = False
     """Compile the training step with XLA. Takes minutes at the start; speeds up steps on GPUs."""
     early_stopping: EarlyStopping | None = None

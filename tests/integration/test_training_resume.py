@@ -35,7 +35,7 @@ STOPPED, KILLED, STOPPED_IN_EVALUATION = 3, 9, 2
 """After step 4 (of epoch 1), after step 10 (of epoch 2), in the evaluation of epoch 2."""
 
 
-def run_spec(scenes: Path, output: Path) -> RunSpec:
+def run_spec(scenes: Path, output: Path, **options: object) -> RunSpec:
     training = {
         "epochs": EPOCHS,
         "batchSizePerGPU": 2,
@@ -45,6 +45,7 @@ def run_spec(scenes: Path, output: Path) -> RunSpec:
         "optimizer": {"type": "adam"},
         "augmentation": {"mosaic": 0.5, "colorShiftStddev": 0.05, "zoomMin": 0.8, "zoomMax": 1.2},
         "earlyStopping": {"monitor": "loss", "patience": 3},
+        **options,
     }
     return tiny.run_spec(scenes, output, training=training)
 
@@ -131,6 +132,35 @@ def interrupted(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
     _turn_into_layout_of_before_2026_12(output)
     report = attempt(run, scratch, losses, Ending())
     return Trained(output, report, losses_of(losses))
+
+
+def test_a_training_killed_within_an_epoch_goes_on_from_the_timed_checkpoint_to_the_same_end(
+    scenes: Path, straight: Trained, tmp_path: Path
+) -> None:
+    # A checkpoint is due before every step; the kill comes in epoch 2, once the manifest names one.
+    output, run = tmp_path, run_spec(scenes, tmp_path, checkpointMinutes=1e-9)
+    (output / "run.json").write_text(run.to_json())
+    ending = {"kill_after": STEPS + 1, "timed_in": str(output / "checkpoint.json")}
+    arguments = [
+        str(output / "run.json"),
+        str(output / "scratch"),
+        str(output / "losses"),
+        json.dumps(ending),
+    ]
+    killed = Forked("training_resume_process:main", arguments, output / "killed.log")
+    assert killed.wait(patience.MINUTES) == -signal.SIGKILL, (output / "killed.log").read_text()[-2000:]
+    position, before = manifest_of(output).position, losses_of(output / "losses")
+    assert position.step > 0
+    assert position.epoch_finished
+    report = attempt(run, output / "scratch", output / "losses", Ending())
+    resumed = Trained(output, report, losses_of(output / "losses"))
+    # The next attempt's first step is the one after the checkpoint, not the first of the epoch.
+    assert resumed.losses[len(before)][0] == position.epoch * STEPS + position.step
+    for step, loss in resumed.losses:
+        assert loss == pytest.approx(dict(straight.losses)[step], abs=1e-5), step
+    for left, right in zip(state_of(straight.output), state_of(output), strict=True):
+        np.testing.assert_allclose(left, right, rtol=0, atol=1e-5)
+    assert resumed.report.metrics == straight.report.metrics
 
 
 def test_every_step_has_the_loss_of_the_uninterrupted_training(

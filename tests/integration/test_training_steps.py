@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tiny_detector import DETERMINISTIC, training_config
+from tiny_detector import DETERMINISTIC, SIZE, settled, tiny_config, training_config
 from tlt_api.training import Training
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
+from tlt_runner.evaluation.average_precision import Accumulator
 from tlt_runner.evaluation.evaluate import keras_detector
+from tlt_runner.export import verify
 from tlt_runner.training import mixed_precision
 from tlt_runner.training.trainer import FIGURES, LOSSES, Trainer
 
@@ -154,6 +156,29 @@ def test_the_loss_falls_in_16_bits_as_in_32_bits(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         np.asarray(saved(images)["scores"]), np.asarray(low.model(images)["scores"])
     )
+
+
+@pytest.mark.parametrize("low", ["bfloat16", "float16"])
+def test_an_evaluation_in_16_bits_finds_the_objects_of_32_bits(tiny_images: np.ndarray, low: str) -> None:
+    model = settled(tiny_config(), tiny_images)
+    images = next(verify.random_images(3, 1, 16, SIZE, SIZE))
+    spec = Training(mixed_precision=True)
+    full = keras_detector(model)(images)
+    trained = Trainer(model, spec, tf.distribute.get_strategy(), low)
+    found = keras_detector(trained.in_step_types(model))(images)
+    assert np.abs(found["scores"] - full["scores"]).max() > 1e-5  # it did compute in 16 bits
+    # What 32 bits found with some certainty are the objects that 16 bits are to find.
+    certain = np.where(full["scores"] > 0.5, full["classes"], -1)
+    assert (certain >= 0).sum() > 20
+    accumulator = Accumulator(model.config.class_names, 0.5)
+    for index in range(len(images)):
+        real = certain[index] >= 0
+        truth = full["boxes"][index][real], certain[index][real].astype(int), np.zeros(real.sum(), bool)
+        detections = [found[name][index] for name in ("boxes", "scores", "classes")]
+        accumulator.add_image(detections[0], detections[1], detections[2].astype(int), *truth)
+    mean = accumulator.result("area").mean
+    assert mean is not None
+    assert mean > 0.97
 
 
 def test_an_update_whose_scaled_gradient_overflows_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,10 +86,10 @@ def rpn_losses(objectness: Tensor, deltas: Tensor, targets: AnchorTargets, size:
     # Both losses are [B, N]; the masks leave those of the mini-batch.
     entropy = ops.softplus(objectness) - targets.positive * objectness
     # Offsets of anchors without an object mean nothing: the factor positive leaves them out.
-    distance = ops.sum(smooth_l1(deltas - targets.deltas, RPN_BETA), axis=-1)
+    distance = smooth_l1(deltas - targets.deltas, RPN_BETA)
     return {
-        "rpn_objectness": ops.mean(ops.sum(targets.sampled * entropy, axis=1)) / size,
-        "rpn_deltas": ops.mean(ops.sum(targets.positive * distance, axis=1)) / size,
+        "rpn_objectness": _mean(targets.sampled * entropy, size),
+        "rpn_deltas": _mean(targets.positive[..., None] * distance, size),
     }
 
 
@@ -98,21 +98,29 @@ def head_losses(logits: Tensor, deltas: Tensor, targets: RoiTargets) -> dict[str
     size, classes = logits.shape[1], deltas.shape[2]
     # [B, S, K + 1]. log_softmax, because the logarithm of a softmax that is rounded to 0 is infinite.
     chosen = ops.one_hot(targets.classes, classes + 1)
-    entropy = -ops.sum(chosen * ops.log_softmax(logits, axis=-1), axis=-1)
+    entropy = -targets.sampled[..., None] * chosen * ops.log_softmax(logits, axis=-1)
     # One-hot without the background's column: of background no class's offsets are left.
     of_class = ops.sum(deltas * chosen[..., :classes, None], axis=2)
-    distance = ops.sum(smooth_l1(of_class - targets.deltas, HEAD_BETA), axis=-1)
+    distance = smooth_l1(of_class - targets.deltas, HEAD_BETA)
     return {
-        "head_classes": ops.mean(ops.sum(targets.sampled * entropy, axis=1)) / size,
-        "head_deltas": ops.mean(ops.sum(targets.positive * distance, axis=1)) / size,
+        "head_classes": _mean(entropy, size),
+        "head_deltas": _mean(targets.positive[..., None] * distance, size),
     }
+
+
+def _mean(terms: Tensor, size: int) -> Tensor:
+    """Return the mean over the images of the sum of an image's terms [B, ...], divided by ``size``."""
+    # One sum over everything: a sum for each image and their mean would be two, and two more backwards.
+    return ops.sum(terms) * (1.0 / ops.cast(ops.shape(terms)[0] * size, "float32"))
 
 
 def smooth_l1(x: Tensor, beta: float) -> Tensor:
     """Compute x^2 / (2 beta) for |x| below beta, |x| - beta / 2 above, element by element (Fast R-CNN)."""
-    # Both branches are computed everywhere: neither divides by x, so the unused one gives no NaN gradient.
+    # One formula for both branches: m (|x| - m / 2) / beta with m = min(|x|, beta). Its derivative with a
+    # constant m is m sign(x) / beta, which is the whole derivative: the terms with m's own cancel.
     size = ops.abs(x)
-    return ops.where(size < beta, 0.5 * x * x / beta, size - 0.5 * beta)
+    limited = ops.stop_gradient(ops.minimum(size, beta))
+    return limited * (size - 0.5 * limited) * (1.0 / beta)
 
 
 def penalty(kernels: Sequence[Tensor], regularizer: Regularizer) -> Tensor:

@@ -118,7 +118,7 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
     # 5. What the loop calls: callbacks, evaluation, batches, checkpoints.
     # The same weights with the evaluation's settings. One function for evaluations and for images, so that it
     # is traced once.
-    evaluated = detector.with_config(model, model.config.evaluated_by(spec.evaluation))
+    evaluated = trainer.in_step_types(detector.with_config(model, model.config.evaluated_by(spec.evaluation)))
     detect = keras_detector(evaluated)
     if workers.chief:
         # As a decorator, averaged() enters its context at each call.

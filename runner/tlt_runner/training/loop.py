@@ -45,7 +45,7 @@ class Saver(Protocol):
     def save_epoch(
         self, position: Position, metrics: Metrics | None, *, is_best: bool, is_last: bool
     ) -> None:
-        """Begin to record a finished epoch, with its model where it is the best one or a checkpoint is due."""
+        """Begin to record a finished epoch, with its model where that is the best or a checkpoint is due."""
 
     def finish(self) -> None:
         """Wait until the last checkpoint is written."""

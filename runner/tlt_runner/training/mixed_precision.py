@@ -1,9 +1,9 @@
-"""Mixed precision: a step computes in 16 bits where that is safe, and the model stays a float32 model.
+"""Mixed precision: steps and evaluations of a training compute in 16 bits where that is safe.
 
-Layers get a 16-bit policy while the step is traced, and their float32 policy back before anything else uses
-the model: evaluation, checkpoints and files do not depend on it. Weights, gradients, input normalisation,
-output layers, boxes, pooling, losses and the optimizer are float32; batch normalisation computes its
-statistics in float32 (Keras).
+The model stays a float32 model: layers get a 16-bit policy while a step or a detection is traced, and their
+float32 policy back before anything else uses the model. Checkpoints and files do not depend on it. Weights,
+gradients, input normalisation, output layers, boxes, pooling, losses and the optimizer are float32; batch
+normalisation computes its statistics in float32 (Keras).
 
 bfloat16 has the range of float32 and needs nothing more. float16, on GPUs before Ampere, does not: the loss
 is scaled up, so that small gradients do not vanish, and an update whose gradient overflows is skipped.

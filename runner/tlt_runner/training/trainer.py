@@ -8,7 +8,7 @@ each replica: the model that all replicas evaluate and the first one saves is th
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -137,7 +137,7 @@ class Trainer:
         # Once a step: weights in 16 bits, and kernels for their penalty.
         weights = self._groups.current()
         lowered = self._groups.lowered(weights)
-        gradients, figures = self._accumulated(
+        gradients, image_losses = self._accumulated(
             batch, number, replica.replica_id_in_sync_group, scale, lowered
         )
         # One replica alone has the whole batch: nothing to exchange.
@@ -151,8 +151,8 @@ class Trainer:
         kernels, regularizer = self._groups.penalised(weights), self._spec.regularizer
         if pulls := losses.penalty_gradients(kernels, regularizer):
             gradients = self._groups.added(gradients, pulls)
-        penalty = losses.penalty(kernels, regularizer)
-        figures = tf.stack([figures[0] + penalty, penalty, *tf.unstack(figures[1:])])
+        parts = tf.concat([[losses.penalty(kernels, regularizer)], image_losses], 0)
+        figures = tf.concat([[tf.reduce_sum(parts)], parts], 0)
         # After sum and scale, so that the limit applies to the gradient of the whole batch. One infinite or
         # NaN value makes the norm infinite or NaN: it stands for all of them in the test for overflow.
         norm = tf.linalg.global_norm(gradients)
@@ -167,7 +167,7 @@ class Trainer:
         scale: tf.Tensor,
         lowered: list[tf.Tensor],
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Compute gradients and losses of this replica's share, over parts that fit in memory."""
+        """Compute gradients and IMAGE_LOSSES [4] of this replica's share, over parts that fit in memory."""
         count = self._spec.gradient_accumulation_steps
         # The usual case, without a loop in the graph.
         if count == 1:
@@ -186,7 +186,7 @@ class Trainer:
 
         # A loop of the graph, not of Python: unrolled, the graph would be `count` times as large.
         zeros = [tf.zeros(size) for size in self._groups.sizes]
-        start = (tf.constant(0), zeros, tf.zeros(len(IMAGE_LOSSES) + 1))
+        start = (tf.constant(0), zeros, tf.zeros(len(IMAGE_LOSSES)))
         # One part at a time: by default ten overlap, and so does the memory that accumulation is to save.
         _, gradients, figures = tf.while_loop(
             lambda index, *_: index < count, add, start, parallel_iterations=1
@@ -211,7 +211,7 @@ class Trainer:
             lowered: Weights in 16 bits, by group.
 
         Returns:
-            The gradients, and the part's sum of losses and IMAGE_LOSSES [5], without the penalty.
+            The gradients, and the part's IMAGE_LOSSES [4], weighted.
         """
         shares = self.replicas * self._spec.gradient_accumulation_steps
         draws, weights = StepSeeds(self._spec.seed, number, part, shares), self._spec.loss_weights
@@ -222,15 +222,16 @@ class Trainer:
             images = tf.cast(batch["image"], tf.float32)  # cast here, so that bytes travel to the device
             with scope:
                 parts = losses.losses(self.model, images, batch["boxes"], batch["classes"], draws)
-            parts = {name: part * getattr(weights, name) for name, part in parts.items()}
-            total = tf.add_n(list(parts.values()))
+            factors = [getattr(weights, name) for name in IMAGE_LOSSES]
+            weighted = tf.stack([parts[name] for name in IMAGE_LOSSES]) * factors
+            total = tf.reduce_sum(weighted)
             # The scale is in the loss, not in the gradient: small gradients must not vanish on their way.
             share = total * (scale / shares)
         self._assign_updates(scope)
         # ZERO, not None, for a weight that the loss does not reach: sums and optimizer take a tensor for
         # each.
         gradients = tape.gradient(share, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return self._groups.gathered(gradients), tf.stack([total, *(parts[name] for name in IMAGE_LOSSES)])
+        return self._groups.gathered(gradients), weighted
 
     def _assign_updates(self, scope: keras.StatelessScope) -> None:
         """Assign what layers assigned within the scope, which only keeps it."""
@@ -261,6 +262,23 @@ class Trainer:
         self._updates.apply(self.strategy, gradients, rate)
         if self._averages:
             self._averages.follow(self.strategy, self._updates.count.read_value())
+
+    def in_step_types(self, model: FasterRCNN) -> Callable[..., dict[str, tf.Tensor]]:
+        """Return a detector as a function that computes in the types in which a step computes.
+
+        Args:
+            model: The trained model, or one with its graphs and other thresholds.
+
+        Returns:
+            A function of images [B, H, W, C] float32, 0 to 255, called as a model is.
+        """
+
+        def detect(images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
+            with mixed_precision.computing(model, self._dtype):
+                detections: dict[str, tf.Tensor] = model(images, training=training)
+            return detections
+
+        return detect
 
     def images_named(self, batch: dict[str, Any]) -> str:
         """Name the images of a batch for a message; one of several workers knows those of its share only."""

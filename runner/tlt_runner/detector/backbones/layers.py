@@ -168,7 +168,9 @@ def _fused(layer: Any) -> Callable[..., Tensor]:
             epsilon=layer.epsilon,
             is_training=True,
         )
-        statistics = _Statistics(layer, mean, variance, tf.size(inputs) // inputs.shape[-1])
+        # A number where the shapes are known, as in a training step: then nothing is left to compute.
+        values = inputs.shape.num_elements() or tf.size(inputs)
+        statistics = _Statistics(layer, mean, variance, values // inputs.shape[-1])
         waiting = _WAITING.get()
         if waiting is None:
             _move([statistics])
@@ -187,13 +189,13 @@ class _Statistics:
         layer: The batch normalisation.
         mean: [C].
         variance: [C], divided by ``count - 1``.
-        count: Values of a channel, scalar int32.
+        count: Values of a channel: an integer, or a scalar int32 where shapes are unknown.
     """
 
     layer: Any
     mean: Tensor
     variance: Tensor
-    count: Tensor
+    count: int | Tensor
 
 
 _WAITING: ContextVar[list[_Statistics] | None] = ContextVar("waiting", default=None)
@@ -220,16 +222,23 @@ def _move(statistics: list[_Statistics]) -> None:
     """Have the moving statistics follow those of a batch."""
     import tensorflow as tf
 
-    layers_moved = [item.layer for item in statistics]
-    moving = [layer.moving_mean for layer in layers_moved] + [layer.moving_variance for layer in layers_moved]
-    sizes = [variable.shape[0] for variable in moving]
-    channels = sizes[: len(statistics)]
-    # The op returns the unbiased variance (divided by n - 1), Keras averages the biased one.
-    counts = tf.repeat(tf.cast(tf.stack([item.count for item in statistics]), tf.float32), channels)
-    variances = tf.concat([item.variance for item in statistics], 0) * (counts - 1.0) / counts
-    current = tf.concat([*(item.mean for item in statistics), variances], 0)
-    momentum = np.repeat([layer.momentum for layer in layers_moved * 2], sizes)
-    before = tf.concat([tf.convert_to_tensor(variable) for variable in moving], 0)
-    after = before * momentum.astype(np.float32) + current * (1.0 - momentum).astype(np.float32)
-    for variable, value in zip(moving, tf.split(after, sizes), strict=True):
-        variable.assign(value)
+    with tf.name_scope("statistics"):
+        layers_moved = [item.layer for item in statistics]
+        moving = [layer.moving_mean for layer in layers_moved] + [
+            layer.moving_variance for layer in layers_moved
+        ]
+        sizes = [variable.shape[0] for variable in moving]
+        channels = sizes[: len(statistics)]
+        # The op returns the unbiased variance (divided by n - 1), Keras averages the biased one.
+        counts: Any = [item.count for item in statistics]
+        if all(isinstance(count, int) for count in counts):
+            counts = np.repeat(counts, channels).astype(np.float32)
+        else:
+            counts = tf.repeat(tf.cast(tf.stack(counts), tf.float32), channels)
+        variances = tf.concat([item.variance for item in statistics], 0) * (counts - 1.0) / counts
+        current = tf.concat([*(item.mean for item in statistics), variances], 0)
+        momentum = np.repeat([layer.momentum for layer in layers_moved * 2], sizes)
+        before = tf.concat([tf.convert_to_tensor(variable) for variable in moving], 0)
+        after = before * momentum.astype(np.float32) + current * (1.0 - momentum).astype(np.float32)
+        for variable, value in zip(moving, tf.split(after, sizes), strict=True):
+            variable.assign(value)

@@ -177,7 +177,8 @@ class CheckpointWriter:
     def _copied(self) -> list[np.ndarray]:
         """Return copies of all variables, once no checkpoint is being written: memory holds one copy."""
         self._background.wait()
-        return [np.array(variable) for variable in self._variables]
+        # copy(): an array of a variable on the CPU may share the memory that the next step overwrites.
+        return [np.asarray(variable).copy() for variable in self._variables]
 
     def _current(self, position: Position) -> Checkpoint | None:
         """Return the checkpoint whose state has the weights of this position, if it can still get a model."""

@@ -24,7 +24,6 @@ import tensorflow as tf
 from tlt_api.failures import Reason
 from tlt_runner.cancel import Stop
 from tlt_runner.data.input_pipeline.worker_slice import WorkerSlice
-from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
 from tlt_runner.training.distributed import rendezvous
 
@@ -153,13 +152,17 @@ class Workers:
             for name, value in values.items()
         }
 
-    def detector(self, model: FasterRCNN) -> Callable[[Any], dict[str, npt.NDArray[Any]]]:
-        """Return the model as a function of this worker's images [B, H, W, C], shared by its replicas."""
+    def detector(self, detect: Callable[..., Any]) -> Callable[[Any], dict[str, npt.NDArray[Any]]]:
+        """Return a detector as a function of this worker's images [B, H, W, C], shared by its replicas.
+
+        Args:
+            detect: float32 images to a mapping of tensors, as :class:`tlt_runner.detector.model.FasterRCNN`.
+        """
 
         @tf.function
         def compiled(batch: dict[str, Any]) -> Any:
             return self.strategy.run(
-                lambda images: model(tf.cast(images, tf.float32), training=False), args=(batch["image"],)
+                lambda images: detect(tf.cast(images, tf.float32), training=False), args=(batch["image"],)
             )
 
         # Bytes travel to the devices, and are cast there.
