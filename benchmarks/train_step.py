@@ -6,7 +6,7 @@ RoI pooling, losses, penalty and optimizer; inference adds proposals, pooling an
 two take turns; a ratio is the median of the rounds' ratios, of CPU time of this process and of wall time.
 Peak memory is that of a child process that takes three steps, complete or of the bare network, less its peak
 after importing TensorFlow. Pooling is timed alone, forward and backward, for the step's number of proposals
-and for three times as many: the difference is the cost of a proposal, without what the map costs (its
+and for half of them: the difference is the cost of a proposal, without what the map costs (its
 gradient is as large as the map).
 
     nice python benchmarks/train_step.py
@@ -40,6 +40,7 @@ from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.training.trainer import Trainer
 
 STEPS_FOR_MEMORY = 3
+POOLING_ROUNDS = 31
 
 
 def main() -> None:
@@ -68,7 +69,7 @@ def main() -> None:
         "peak_bare_megabytes": bare_peak,
         "peak_ratio": round(peak / bare_peak, 3),
     }
-    pooled = pooling(model, arguments.batch, arguments.rounds)
+    pooled = pooling(model, arguments.batch)
     share = pooled["cpu_ms"] / figures["training"]["cpu_ms"]
     figures["pooling"] = {**pooled, "share_of_step": round(share, 4)}
     print(json.dumps(figures))
@@ -160,41 +161,44 @@ def inference(
     return lambda: detect(images)["count"].numpy(), lambda: bare(images, pooled)[0].numpy()
 
 
-def pooling(model: detector.FasterRCNN, batch: int, rounds: int) -> dict[str, float]:
+def pooling(model: detector.FasterRCNN, batch: int) -> dict[str, float]:
     """CPU milliseconds of pooling in a step, forward and backward, and microseconds for one proposal more."""
-    config, random = model.config, np.random.default_rng(0)
-    shape = (batch, config.feature_height, config.feature_width, model.head.input_shape[-1])
-    features = tf.random.normal(shape)
-
-    def seconds(count: int) -> float:
-        # Sides of 32 to 224 pixels at any image size, so that sizes are compared on the same boxes.
-        sides = random.uniform(32, 224, (batch, count, 2))
-        first = random.uniform(0, 1, sides.shape) * ([config.height, config.width] - sides)
-        boxes = tf.constant(np.concatenate([first, first + sides], axis=-1), tf.float32)
-        upstream = tf.random.normal((batch * count, *model.head.input_shape[1:]))
-
-        @tf.function
-        def run(features: tf.Tensor, boxes: tf.Tensor, upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            with tf.GradientTape() as tape:
-                tape.watch(features)
-                pooled = roi.pool(features, boxes, config.roi.pool_size, config.roi.sampling)
-            # Both are results: the gradient alone would not need the pooled values.
-            return pooled, tape.gradient(pooled, features, upstream)
-
-        run(features, boxes, upstream)
-        taken = []
-        for _ in range(max(rounds, 7)):
+    count = model.config.roi.mini_batch
+    runs = [pooling_of(model, batch, count), pooling_of(model, batch, count // 2)]
+    taken: list[list[float]] = [[], []]
+    for _ in range(POOLING_ROUNDS):
+        for run, times in zip(runs, taken, strict=True):
             began = time.process_time()
-            run(features, boxes, upstream)
-            taken.append(time.process_time() - began)
-        return statistics.median(taken)
-
-    count = config.roi.mini_batch
-    once, thrice = seconds(count), seconds(3 * count)
+            run()
+            times.append(time.process_time() - began)
+    differences = [whole - half for whole, half in zip(*taken, strict=True)]
     return {
-        "cpu_ms": round(1e3 * once, 2),
-        "cpu_us_per_proposal": round(1e6 * (thrice - once) / (2 * count * batch), 1),
+        "cpu_ms": round(1e3 * statistics.median(taken[0]), 2),
+        "cpu_us_per_proposal": round(1e6 * statistics.median(differences) / (count - count // 2) / batch, 1),
     }
+
+
+def pooling_of(model: detector.FasterRCNN, batch: int, count: int) -> Callable[[], object]:
+    """Pooling alone, forward and backward, for ``count`` proposals of each image."""
+    config, random = model.config, np.random.default_rng(0)
+    channels = model.head.input_shape[-1]
+    features = tf.random.normal((batch, config.feature_height, config.feature_width, channels))
+    # The same boxes at any image size, within 256 pixels: boxes far apart share no cells in a core's cache.
+    sides = random.uniform(32, 224, (batch, count, 2))
+    first = random.uniform(0, 1, sides.shape) * (256 - sides)
+    boxes = tf.constant(np.concatenate([first, first + sides], axis=-1), tf.float32)
+    upstream = tf.random.normal((batch * count, *model.head.input_shape[1:]))
+
+    @tf.function
+    def run(features: tf.Tensor, boxes: tf.Tensor, upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(features)
+            pooled = roi.pool(features, boxes, config.roi.pool_size, config.roi.sampling)
+        # Both are results: the gradient alone would not need the pooled values.
+        return pooled, tape.gradient(pooled, features, upstream)
+
+    run(features, boxes, upstream)
+    return lambda: run(features, boxes, upstream)
 
 
 def compare(whole: Callable[[], object], bare: Callable[[], object], rounds: int) -> dict[str, float]:
