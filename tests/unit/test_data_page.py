@@ -10,14 +10,13 @@ import numpy as np
 from tlt_api.dataset import ImageSize
 from tlt_api.model import Anchors
 from tlt_runner.data.class_mapping import ClassMapping
-from tlt_runner.data.report import html
+from tlt_runner.data.report import anchor_fit, html
 from tlt_runner.data.report.report import DatasetReport
 from tlt_runner.data.report.statistics import DatasetStatistics
 from tlt_runner.data.report.thumbnails import SHOWN, worst
 from tlt_runner.data.sample import Finding, Listing, Oddity, Problem, Sample, SampleOutcome
 from tlt_runner.storage import Storage, join
 
-SIZE = ImageSize(width=640, height=384)
 MAPPING = ClassMapping({"car": "vehicle", "man": "person"})
 EVIL = "<script>alert('x')</script>&\"\x07\udcff.jpg"
 VOID = {"meta", "img", "br", "rect", "circle", "path"}
@@ -76,9 +75,13 @@ def _report(*images: tuple[str, SampleOutcome]) -> DatasetReport:
     return statistics.to_report(MAPPING)
 
 
+def _fits(report: DatasetReport, anchors: Anchors = Anchors()) -> list[anchor_fit.Fit]:  # noqa: B008
+    return anchor_fit.by_class_and_size(report, anchors, ImageSize(width=640, height=384))
+
+
 def test_the_page_is_well_formed_and_loads_nothing() -> None:
     report = _report(("a.jpg", _bad("a.jpg", Problem.INVERTED_BOX)))
-    parsed = Parsed(html.render(report, Anchors(), SIZE, html.thumbnails(report, lambda _: None)))
+    parsed = Parsed(html.render(report, Anchors(), _fits(report), html.thumbnails(report, lambda _: None)))
     assert "script" not in parsed.tags
     assert parsed.tags.count("svg") == 2
     assert all(address.startswith("data:") for address in parsed.addresses)
@@ -94,7 +97,7 @@ def test_names_with_markup_stay_text() -> None:
     statistics.add(_sample(EVIL), converted, "training")
     statistics.add_duplicates([EVIL], [EVIL])
     report = statistics.to_report(MAPPING)
-    text = html.render(report, Anchors(), SIZE, html.thumbnails(report, lambda _: None))
+    text = html.render(report, Anchors(), _fits(report), html.thumbnails(report, lambda _: None))
     parsed = Parsed(text)
     assert "script" not in parsed.tags
     shown = "<script>alert('x')</script>&\"\\x07\\udcff.jpg"
@@ -108,7 +111,7 @@ def test_names_with_markup_stay_text() -> None:
 def test_class_names_with_markup_stay_text_in_the_chart() -> None:
     evil = "<svg/onload=x>\x07"
     report = DatasetStatistics().to_report(ClassMapping({"car": evil}))
-    parsed = Parsed(html.render(report, Anchors(), SIZE, []))
+    parsed = Parsed(html.render(report, Anchors(), _fits(report), []))
     assert parsed.tags.count("svg") == 1
     assert "<svg/onload=x>\\x07" in parsed.text
 
@@ -117,7 +120,7 @@ def test_long_tables_are_cut_and_give_the_total() -> None:
     statistics = DatasetStatistics()
     skipped = [Finding(f"i/{number:04}.jpg", Problem.EMPTY_FILE, "0 bytes") for number in range(1234)]
     statistics.add_listings([Listing([], 1234, skipped, [], [], 0, [])])
-    text = html.render(statistics.to_report(MAPPING), Anchors(), SIZE, [])
+    text = html.render(statistics.to_report(MAPPING), Anchors(), [], [])
     assert "200 of 1,234" in text
     assert "and 1,034 more: see dataset-report.json" in text
     assert ("i/0199.jpg" in text, "i/0200.jpg" in text) == (True, False)
@@ -125,13 +128,13 @@ def test_long_tables_are_cut_and_give_the_total() -> None:
 
 def test_the_page_of_a_clean_data_set_reports_nothing_left_out() -> None:
     report = _report(("a.jpg", SampleOutcome(example=b"x", objects=[0, 1], sizes=[(9.0, 9.0)] * 2)))
-    parsed = Parsed(html.render(report, Anchors(), SIZE, []))
+    parsed = Parsed(html.render(report, Anchors(), _fits(report), []))
     assert "Nothing: every image and every label line is used." in parsed.text
 
 
 def test_anchors_that_are_chosen_later_are_not_drawn() -> None:
     report = _report(("a.jpg", _bad("a.jpg")))
-    text = html.render(report, Anchors(auto=True), SIZE, [])
+    text = html.render(report, Anchors(auto=True), _fits(report, Anchors(auto=True)), [])
     assert ("<circle" in text, "anchors.auto" in text) == (False, True)
 
 
@@ -157,7 +160,9 @@ def test_a_picture_is_small_and_shows_the_dropped_box(tmp_path: Path) -> None:
     assert red[20, 12:198].mean() > 0.9
     assert red[100, 12:198].mean() > 0.9
     assert not red[60, 20:190].any()
-    assert base64.b64encode(thumbnail.jpeg).decode() in html.render(report, Anchors(), SIZE, [thumbnail])
+    assert base64.b64encode(thumbnail.jpeg).decode() in html.render(
+        report, Anchors(), _fits(report), [thumbnail]
+    )
 
 
 def test_an_image_that_cannot_be_drawn_gets_a_tile_with_its_first_bytes(tmp_path: Path) -> None:
@@ -176,7 +181,7 @@ def test_an_image_that_cannot_be_drawn_gets_a_tile_with_its_first_bytes(tmp_path
     assert {item.jpeg for item in tiles.values()} == {None}
     assert tiles["a.jpg"].first_bytes == b"GIF89a no picture"
     assert tiles["gone.jpg"].first_bytes == b""
-    text = html.render(report, Anchors(), SIZE, list(tiles.values()))
+    text = html.render(report, Anchors(), _fits(report), list(tiles.values()))
     assert "47 49 46 38 39 61" in text
 
 
@@ -196,4 +201,4 @@ def test_a_page_with_everything_stays_small(tmp_path: Path) -> None:
     images = [(f"{number:03d}.jpg", _bad("x" * 60, *list(Problem)[:9])) for number in range(300)]
     report = _report(*images)
     pictures = html.thumbnails(report, lambda _: tmp_path / "noise.jpg")
-    assert len(html.render(report, Anchors(), SIZE, pictures)) < 500_000
+    assert len(html.render(report, Anchors(), _fits(report), pictures)) < 500_000

@@ -20,8 +20,8 @@ STRIDE = 16
 """Pixels of the network's input for one cell of the feature map, which has a set of anchors in its centre."""
 FITS = 0.5
 """Least IoU with which an anchor fits an object."""
-PLACES = 32
-"""Places of an object along each axis that stand for all of them: one for each half pixel of a cell."""
+PLACES = 16
+"""Distances from an anchor's centre, along each axis, that stand for all places of an object."""
 _BLOCK = 1 << 14
 """Boxes that are compared with all anchors at once; bounds the memory."""
 
@@ -69,16 +69,25 @@ def shares_found(sizes: Floats, shapes: Floats | None, height: int, width: int) 
         width: Columns of the network's input.
     """
     image = np.array([height, width], np.float32)
-    steps = (np.arange(PLACES) + 0.5) / PLACES
-    shares = np.empty(len(sizes), np.float32)
-    for index, size in enumerate(np.minimum(np.asarray(sizes, np.float32), image)):
-        # Places repeat after a cell; an object nearly as large as the image has less room than that.
-        top, left = (step * steps for step in np.minimum(image - size, STRIDE))
-        low = np.stack(np.meshgrid(top, left, indexing="ij"), axis=-1).reshape(-1, 2)
-        boxes = np.concatenate([low, low + size], axis=1)
-        own = size[None] if shapes is None else shapes
-        shares[index] = np.mean(best_overlaps(boxes, own, height, width) >= FITS)
-    return shares
+    sizes = np.minimum(np.asarray(sizes, np.float32), image)
+    # Places repeat after a cell, and mirrored after half of one: from the centre of a cell to its end. An
+    # object nearly as large as the image has less room than that, about the image's centre.
+    room = image - sizes
+    first = np.where(room >= STRIDE, STRIDE / 2, image / 2) - sizes / 2
+    steps = (np.arange(PLACES) + 0.5) / PLACES * np.minimum(room, STRIDE)[..., None] / 2
+    # [N, PLACES, PLACES, 2] upper left corners.
+    top, left = (first[..., None] + steps).transpose(1, 0, 2)
+    low = np.stack(np.broadcast_arrays(top[:, :, None], left[:, None, :]), axis=-1).reshape(len(sizes), -1, 2)
+    boxes = np.concatenate([low, low + sizes[:, None]], axis=2)
+    if shapes is None:
+        best = [
+            best_overlaps(of_size, size[None], height, width)
+            for of_size, size in zip(boxes, sizes, strict=True)
+        ]
+        overlaps = np.array(best, np.float32)
+    else:
+        overlaps = best_overlaps(boxes.reshape(-1, 4), shapes, height, width).reshape(len(sizes), -1)
+    return np.mean(overlaps >= FITS, axis=1)
 
 
 def octaves(sizes: Floats) -> npt.NDArray[np.int64]:

@@ -83,8 +83,8 @@ def prepare(
     # Records of the same content and options exist: nothing is converted.
     if existing is not None:
         log.info("%s: records of %s exist at %s", dataset.uri, hashes.digest, uri)
-        records, result = existing[0], preparation.with_anchor_warnings(existing[1])
-        preparation.publish_report(result, records)
+        records, result = existing
+        result = preparation.publish_report(result, records)
         # The policy is no part of the digest, so it is applied to existing records, too.
         report.enforce_policy(result, dataset.bad_samples)
     else:
@@ -178,7 +178,7 @@ class _Preparation:
             self._require_usable(result, statistics)
         except RunnerError:
             # Without a manifest nobody reads the shards, and of refused data they only take space.
-            self.publish_report(self.with_anchor_warnings(result))
+            self.publish_report(result)
             folder.remove([name for shard in planned for name in (shard.sidecar, shard.name)])
             raise
         manifest = self._manifest(hashes.digest, finished, statistics)
@@ -186,35 +186,33 @@ class _Preparation:
         # Last: with the manifest the records are complete.
         folder.add(MANIFEST, manifest.model_dump_json(indent=1))
         records = Records(folder.path, uri, hashes.digest, manifest)
-        result = self.with_anchor_warnings(result)
-        self.publish_report(result, records)
-        return records, result
+        return records, self.publish_report(result, records)
 
-    def with_anchor_warnings(self, result: DatasetReport) -> DatasetReport:
-        """Add what this job's anchors do not fit. The report beside the records is for all anchors."""
-        # Anchors that are still to be fitted are compared with the objects when that is done.
-        if self._anchors.auto:
-            return result
-        fits = anchor_fit.by_class_and_size(result, self._anchors, self._dataset.image_size)
-        warnings = [*result.warnings, *anchor_fit.warnings(fits, self._anchors)]
-        return result.model_copy(update={"warnings": warnings})
+    def publish_report(self, result: DatasetReport, records: Records | None = None) -> DatasetReport:
+        """Write the report to the output and its summary to the status; of refused data without records.
 
-    def publish_report(self, result: DatasetReport, records: Records | None = None) -> None:
-        """Write the report to the output and its summary to the status; of refused data without records."""
-        self._write(result)
+        Returns:
+            The report with warnings of objects that this job's anchors do not fit. The one beside the records
+            is for all anchors.
+        """
+        result = self._write(result)
         if self._reporter is not None:
             page_uri = join(self._output_uri, REPORT_PAGE)
             digest, uri = (None, None) if records is None else (records.digest, records.uri)
             # The status gets the counts; lists of findings stay in the report, since etcd limits a resource
             # to 1.5 MB.
             self._reporter.report(report.to_status(result, page_uri, digest, uri))
+        return result
 
-    def _write(self, result: DatasetReport) -> None:
-        """Write the report as JSON and as a page."""
+    def _write(self, result: DatasetReport) -> DatasetReport:
+        """Write the report, completed by warnings about the anchors, as JSON and as a page."""
+        fits = anchor_fit.by_class_and_size(result, self._anchors, self._dataset.image_size)
+        warnings = [*result.warnings, *anchor_fit.warnings(fits, self._anchors)]
+        result = result.model_copy(update={"warnings": warnings})
         pictures = html.thumbnails(result, self._image_of)
         texts = {
             REPORT: result.model_dump_json(indent=1, exclude_none=True) + "\n",
-            REPORT_PAGE: html.render(result, self._anchors, self._dataset.image_size, pictures),
+            REPORT_PAGE: html.render(result, self._anchors, fits, pictures),
         }
         # The same name at the output for all preparations: the newest report is the one that people look for.
         for name, text in texts.items():
@@ -224,6 +222,7 @@ class _Preparation:
                 local = self._storage.scratch / name
                 local.write_text(text, encoding="utf-8")
             self._storage.publish(local, join(self._output_uri, name))
+        return result
 
     def _image_of(self, file: str) -> Path | None:
         try:

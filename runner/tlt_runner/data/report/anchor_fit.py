@@ -42,7 +42,13 @@ class Fit:
 
 
 def by_class_and_size(report: DatasetReport, anchors: Anchors, image_size: ImageSize) -> list[Fit]:
-    """Count the objects that the anchors fit, for each class and size; those that fit fewest come first."""
+    """Count the objects that the anchors fit, for each class and size; those that fit fewest come first.
+
+    Anchors that are still to be chosen from the data (``auto``) are compared with them when they are chosen:
+    here, there is nothing to count.
+    """
+    if anchors.auto:
+        return []
     rows = [
         (name, item.height, item.width, item.objects)
         for name, sizes in report.sizes_by_class.items()

@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlt_api.dataset import ImageSize
 from tlt_api.model import Anchors
 from tlt_runner.data import anchor_grid
 from tlt_runner.data.formats import names
@@ -33,20 +32,19 @@ _FINDINGS_SHOWN = 6
 
 
 def render(
-    report: DatasetReport, anchors: Anchors, image_size: ImageSize, pictures: Sequence[Thumbnail]
+    report: DatasetReport, anchors: Anchors, fits: Sequence[anchor_fit.Fit], pictures: Sequence[Thumbnail]
 ) -> str:
     """Render the page.
 
     Args:
         report: The report of a preparation.
-        anchors: The anchors to draw among the objects' sizes, and to compare with them.
-        image_size: The network's input.
+        anchors: The anchors to draw among the objects' sizes.
+        fits: Objects that these anchors fit.
         pictures: Pictures of the worst images.
     """
     from markupsafe import Markup
 
     # Everything is computed here: the template only lays it out.
-    fits = [] if anchors.auto else anchor_fit.by_class_and_size(report, anchors, image_size)
     return _template().render(
         report=report,
         anchors=anchors,
