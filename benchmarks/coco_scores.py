@@ -12,7 +12,7 @@ from pycocotools.cocoeval import COCOeval
 from tlt_runner.data.input_pipeline import batches
 from tlt_runner.data.records import Records
 
-BATCH, MOST_OBJECTS = 4, 16
+BATCH = 4
 Detect = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 """uint8 images [B, H, W, 3] -> boxes [B, D, 4] yxyx in pixels, scores [B, D], classes [B, D], count [B]."""
 
