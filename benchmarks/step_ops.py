@@ -9,8 +9,9 @@ limits the step. An op counts as one launch unless one of these holds:
 - Nothing needs it: TensorFlow removes an op without a side effect on which no output and no side effect
   depends.
 
-Assignments count, although most only hand over a buffer. The graph is not optimised: what TensorFlow folds or
-fuses later counts in full. Ops inside a loop or a branch count once.
+Assignments count, although on one device they only hand over a buffer: how many they are is printed. The
+graph is not optimised: what TensorFlow folds or fuses later counts in full. Ops inside a loop or a branch
+count once.
 
 Name scopes say which part an op belongs to; "gradients" are backward passes. "sums of gradients" add the
 gradients of a tensor that is used twice; "statistics" are the moving ones of batch normalisation; "other"
@@ -26,6 +27,7 @@ import json
 import os
 import re
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -72,6 +74,7 @@ def main() -> None:
             "dtype": "float32" if arguments.float32 else "bfloat16",
         },
         "ops": len(launching),
+        "of_which_assignments": sum(op.type == "AssignVariableOp" for op in launching),
         "parts": dict(parts.most_common()),
     }
     if arguments.types:
@@ -80,20 +83,36 @@ def main() -> None:
     print(json.dumps(figures))
 
 
-def launching_ops(graph: Any) -> list[Any]:
+@dataclass(frozen=True)
+class Op:
+    """Name and type of an op of a graph, or of a loop's body."""
+
+    name: str
+    type: str
+
+
+def launching_ops(graph: Any) -> list[Op]:
     """Return the ops of a traced function's graph that launch a kernel, those of its loops included."""
+    launching = [
+        Op(op.name, op.type)
+        for op in needed(graph)
+        if launches(op.type, {tensor.dtype.base_dtype for tensor in op.outputs})
+    ]
     # All ops of a loop or a branch are taken for needed.
-    functions = graph.as_graph_def().library.function
-    inner = [node for function in functions for node in function.node_def if _may_launch(node.op)]
-    return [op for op in needed(graph) if launches(op)] + inner
+    for function in graph.as_graph_def().library.function:
+        for node in function.node_def:
+            dtypes = {tf.as_dtype(node.attr[name].type) for name in ("T", "DstT") if node.attr[name].type}
+            if launches(node.op, dtypes):
+                launching.append(Op(node.name, node.op))
+    return launching
 
 
 def needed(graph: Any) -> list[Any]:
     """Return the ops on which an output or a side effect of the graph depends."""
     # What the runtime starts from: outputs, and ops with a side effect.
-    ends = [tensor.op for tensor in graph.outputs]
-    ends += [op for op in graph.get_operations() if op.op_def and op.op_def.is_stateful]
-    found, waiting = set(), ends
+    waiting = [tensor.op for tensor in graph.outputs]
+    waiting += [op for op in graph.get_operations() if op.op_def and op.op_def.is_stateful]
+    found = set()
     while waiting:
         op = waiting.pop()
         if op in found:
@@ -103,16 +122,11 @@ def needed(graph: Any) -> list[Any]:
     return [op for op in graph.get_operations() if op in found]
 
 
-def launches(op: Any) -> bool:
-    """Whether an op launches a kernel."""
-    if not _may_launch(op.type):
+def launches(kind: str, dtypes: set[tf.DType]) -> bool:
+    """Whether an op of a type, with outputs of these types, launches a kernel."""
+    if NO_KERNEL.fullmatch(kind):
         return False
-    on_host = bool(op.outputs) and all(tensor.dtype == tf.int32 for tensor in op.outputs)
-    return not (on_host and ON_HOST.fullmatch(op.type))
-
-
-def _may_launch(kind: str) -> bool:
-    return NO_KERNEL.fullmatch(kind) is None
+    return not (dtypes == {tf.int32} and ON_HOST.fullmatch(kind))
 
 
 def part_of(name: str) -> str:

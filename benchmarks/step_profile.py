@@ -26,7 +26,10 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 from tlt_runner.detector import model as detector
 
 STEPS = 3
-PARTS = ("trunk", "head", "targets", "proposals", "pooling", "detections", "losses", "penalty", "optimizer")
+PARTS = (
+    *("trunk", "head", "targets", "proposals", "pooling", "detections", "losses"),
+    *("statistics", "penalty", "optimizer", "averages"),
+)
 """Name scopes of the detector and of the trainer."""
 OP = re.compile(r"^(?P<name>[^:\s]+):(?P<kind>_?[A-Z]\w*)$")
 
