@@ -32,13 +32,23 @@ def difference(left: Path, right: Path) -> float:
     return max(float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-6)) for a, b in pairs)
 
 
+def epoch_figures(output: Path) -> list[dict[str, float]]:
+    """Return the mean losses and the gradient norm of each epoch."""
+    events = map(json.loads, (output / "log.jsonl").read_text().splitlines())
+    return [event["figures"] for event in events if event["event"] == "epoch"]
+
+
 def test_two_workers_give_the_weights_and_metrics_of_one(
     scenes: Path, together: tuple[Path, list[processes.Worker]], tmp_path: Path
 ) -> None:
     (alone,) = processes.start(tmp_path, processes.run_spec(scenes, tmp_path, 4), 1)
     assert alone.ended() == 0, alone.log[-3000:]
     output, (chief, other) = together
-    assert difference(output, tmp_path) < 1e-4
+    # Rounding: background proposals are decoded from an untrained network, which makes 1e-7 into 1e-4. One
+    # proposal that is drawn otherwise, of 144 in an epoch, would change the mean loss of classes by some 1e-3.
+    assert difference(output, tmp_path) < 5e-4
+    for left, right in zip(epoch_figures(output), epoch_figures(tmp_path), strict=True):
+        assert left == pytest.approx(right, rel=1e-4)
     one, two = alone.report["metrics"], chief.report["metrics"]
     assert one["epoch"] == two["epoch"]
     assert abs(one["mAP"] - two["mAP"]) < 1e-6
