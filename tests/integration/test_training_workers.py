@@ -45,7 +45,7 @@ def test_two_workers_give_the_weights_and_metrics_of_one(
     assert alone.ended() == 0, alone.log[-3000:]
     output, (chief, other) = together
     # Rounding: background proposals are decoded from an untrained network, which makes 1e-7 into 1e-4. One
-    # proposal that is drawn otherwise, of 144 in an epoch, would change the mean loss of classes by some 1e-3.
+    # proposal that is drawn otherwise, of 144 in an epoch, would change the mean loss of classes by 1e-3.
     assert difference(output, tmp_path) < 5e-4
     for left, right in zip(epoch_figures(output), epoch_figures(tmp_path), strict=True):
         assert left == pytest.approx(right, rel=1e-4)
