@@ -369,8 +369,8 @@ class Evaluation(ApiModel):
     """IoU with a ground truth box from which a detection counts as correct."""
     proposals: InferenceProposalCounts | None = None
     """Number of proposals before and after non-maximum suppression, and its threshold, in the evaluation of
-    this job (TLT: evaluation_config). Defaults to spec.model.proposals.inference, with which the published
-    model detects."""
+    this job (TLT: evaluation_config). If absent, spec.model.proposals.inference is used, with which the
+    published model detects; if given, its own fields have the defaults below."""
     detections: Detections | None = None
     """Post-processing of detections in the evaluation of this job (TLT: evaluation_config). Defaults to
     spec.model.detections, with which the published model detects."""

@@ -95,7 +95,7 @@ def test_images_of_one_channel_are_the_luma_in_training_as_in_validation(records
         luma = coloured["image"] @ np.array([0.299, 0.587, 0.114])
         # Colours that a JPEG holds but RGB does not are cut on their way to RGB.
         assert np.abs(one["image"][..., 0] - luma).mean() < 1
-    coloured, one = (next(iter(validation_batches(records, 4, 3, channels=channels))) for channels in (3, 1))
+    coloured, one = (next(iter(validation_batches(records, 4, channels=channels))) for channels in (3, 1))
     luma = coloured["image"].numpy() @ np.array([0.299, 0.587, 0.114])
     assert np.abs(one["image"].numpy()[..., 0] - luma).mean() < 1
 

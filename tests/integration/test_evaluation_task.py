@@ -81,7 +81,7 @@ def test_the_evaluation_has_proposals_and_detections_of_its_own(detector_scenes,
     proposals = model.config.proposals.model_copy(update={"inference": evaluation.proposals})
     config = model.config.model_copy(update={"proposals": proposals, "detections": evaluation.detections})
     records = prepare(run.spec.dataset, run.storage, run.spec.output.uri)
-    judged = batches.validation_batches(records, 3, 20)
+    judged = batches.validation_batches(records, 3)
     expected = judge(
         keras_detector(detector.with_config(model, config)), judged, sorted(CLASSES), 0.25, "voc07"
     )

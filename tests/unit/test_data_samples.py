@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from tlt_api.training import Augmentation
+from tlt_runner.data.input_pipeline.augment import Change
 from tlt_runner.data.input_pipeline.samples import Objects, SampleMaker, enclose
+from tlt_runner.data.sample import IGNORED
+
+STILL = Change(np.eye(2, 3), None)
 
 
 def padded(boxes: np.ndarray, classes: list[int], max_objects: int, rows: int) -> tuple[list, list, list]:
@@ -48,3 +52,12 @@ def test_enclosing_boxes_are_few_and_cover_every_region(count: int) -> None:
     assert len(boxes) == min(count, 25)
     inside = (boxes[None, :, :2] <= regions[:, None, :2]) & (boxes[None, :, 2:] >= regions[:, None, 2:])
     assert inside.all(axis=2).any(axis=1).all()
+
+
+def test_an_ignored_region_narrower_than_the_smallest_object_stays() -> None:
+    boxes = np.array([[0, 0, 40, 20], [0, 30, 40, 50]], np.float32)
+    with ThreadPoolExecutor(1) as executor:
+        maker = SampleMaker(Augmentation(min_width=30), 100, 100, 3, 5, 5, 1, 0, executor)
+        moved = maker._changed(Objects(boxes, np.array([0, IGNORED], np.int32)), STILL)
+    assert moved.classes.tolist() == [IGNORED]
+    assert moved.out_of_sight == 1

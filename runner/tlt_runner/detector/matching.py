@@ -158,10 +158,13 @@ def _claims(overlaps: Tensor, matches: Tensor, real: Tensor) -> Tensor:
         # An object that touches no free anchor waits no longer. No IoU reaches 2: the others claim nothing.
         waiting = ops.logical_and(waiting, highest > 0.0)
         wanted = free >= ops.where(waiting, highest, 2.0)
-        claims = ops.maximum(claims, ops.max(ops.where(wanted, numbers, -1.0), axis=2))
-        assigned = ops.where(claims >= 0.0, claims, matches)
-        # An object with an anchor of its own may have lost it to a claim: it waits, too.
-        return claims, ops.logical_and(ops.expand_dims(real, 1), unserved(assigned))
+        new_claims = ops.maximum(claims, ops.max(ops.where(wanted, numbers, -1.0), axis=2))
+        assigned = ops.where(new_claims >= 0.0, new_claims, matches)
+        # An object with an anchor of its own may have lost it to a claim: it waits, too. A round without a
+        # claim is the last one: what still waits touches no free anchor.
+        progress = ops.any(ops.not_equal(new_claims, claims))
+        unassigned = ops.logical_and(ops.expand_dims(real, 1), unserved(assigned))
+        return new_claims, ops.logical_and(unassigned, progress)
 
     claims, _ = ops.while_loop(
         lambda claims, waiting: ops.any(waiting),

@@ -116,6 +116,7 @@ def of_part(resource: Resource, ended: Ended) -> list[str]:
     results = [
         *([lines.line(report.dataset)] if report.dataset else ()),
         *(_anchors(resource.spec, report.anchors) if report.anchors else ()),
+        *([lines.line(report.pretrained)] if report.pretrained else ()),
         *([lines.line(report.metrics)] if report.metrics else ()),
         *(lines.line(item) for item in report.artifacts or ()),
     ]

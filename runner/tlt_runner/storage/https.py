@@ -87,17 +87,18 @@ def _file_name(url: str) -> str:
 
 def _complete(url: str, partial: Path, sleep: Callable[[float], None]) -> None:
     """Download into the partial file, from where it ends, until the whole file is there."""
-    shown, failures = without_secrets(url), 0
+    shown, failures, most = without_secrets(url), 0, _size(partial)
     with requests.Session() as session:
         # requests knows REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE; SSL_CERT_FILE is OpenSSL's.
         bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
         while True:
-            before = _size(partial)
             try:
                 _attempt(session, url, partial, bundle or True)
                 return
             except (requests.RequestException, _TransientError) as error:
-                failures = 1 if _size(partial) > before else failures + 1
+                # Only what was never reached before is progress: a file that always starts over is none.
+                failures = 1 if _size(partial) > most else failures + 1
+                most = max(most, _size(partial))
                 text = without_secrets(f"{type(error).__name__}: {error}")
                 # A certificate that is not trusted now will not be in a minute.
                 if failures >= ATTEMPTS or isinstance(error, requests.exceptions.SSLError):

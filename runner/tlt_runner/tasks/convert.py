@@ -23,6 +23,8 @@ def prepare(spec: TrainingJobSpec, context: Context) -> Records:
     Raises:
         RunnerError: Whatever :func:`tlt_runner.data.preparation.prepare.prepare` raises.
     """
+    # A complete model has anchors of its own, known once it is loaded: the report compares none.
+    anchors = spec.model.anchors if spec.model.from_ is None else None
     return preparation.prepare(
-        spec.dataset, context.storage, spec.output.uri, context.reporter, context.stop, spec.model.anchors
+        spec.dataset, context.storage, spec.output.uri, context.reporter, context.stop, anchors
     )

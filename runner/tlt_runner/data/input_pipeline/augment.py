@@ -125,7 +125,7 @@ def cut_boxes(
     boxes: Floats,
     window: Floats,
     min_visible: float | Floats,
-    min_sides: tuple[float, float] = (SMALLEST_SIDE, SMALLEST_SIDE),
+    min_sides: float | Floats = SMALLEST_SIDE,
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """Cut boxes at a window, and decide which of them are still objects.
 
@@ -133,7 +133,7 @@ def cut_boxes(
         boxes: [N, 4] yxyx.
         window: [4] yxyx.
         min_visible: Share of a box's area that must be inside, of all or of each [N].
-        min_sides: Height and width that a cut box must have, in pixels.
+        min_sides: Height and width that a cut box must have, in pixels: of all or of each, [N, 2].
 
     Returns:
         The cut boxes [N, 4], and a mask [N] of those with the share and the sides.

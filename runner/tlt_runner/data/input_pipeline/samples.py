@@ -18,6 +18,7 @@ import numpy.typing as npt
 import simplejpeg
 
 from tlt_api.training import Augmentation
+from tlt_runner.data.images.geometry import SMALLEST_SIDE
 from tlt_runner.data.input_pipeline import augment, mosaic
 from tlt_runner.data.input_pipeline.augment import Floats, Pixels
 from tlt_runner.data.sample import IGNORED, PADDING
@@ -179,7 +180,7 @@ class SampleMaker:
             augment.move_boxes(objects.boxes, change.affine),
             np.array([0, 0, self.height, self.width]),
             self._min_visible(objects.classes),
-            (self.augmentation.min_height, self.augmentation.min_width),
+            self._min_sides(objects.classes),
         )
         # Objects that a mosaic has lost already are counted in out_of_sight, so both are added.
         lost = int(np.count_nonzero(objects.classes[~kept] >= 0))
@@ -188,6 +189,11 @@ class SampleMaker:
     def _min_visible(self, classes: npt.NDArray[np.int32]) -> Floats:
         """Share [N] that must stay visible: of an object the configured one, of an ignored region any."""
         return np.where(classes >= 0, self.augmentation.min_visible, 0.0)
+
+    def _min_sides(self, classes: npt.NDArray[np.int32]) -> Floats:
+        """Height and width [N, 2] that must be left: of an object the configured ones, of a region any."""
+        sides = self.augmentation.min_height, self.augmentation.min_width
+        return np.where(classes[:, None] >= 0, sides, SMALLEST_SIDE)
 
     def _padded(self, objects: Objects) -> tuple[Floats, npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         # A fixed number of rows, so that XLA compiles a step once.

@@ -56,7 +56,7 @@ def prepare(
     output_uri: str,
     reporter: Reporter | None = None,
     stop: Stop | None = None,
-    anchors: Anchors = Anchors(),  # noqa: B008 - frozen
+    anchors: Anchors | None = Anchors(),  # noqa: B008 - frozen
 ) -> Records:
     """Make the records of a data set, or open those that exist.
 
@@ -66,7 +66,7 @@ def prepare(
         output_uri: Root of the results.
         reporter: Receives the progress (stages ``survey`` and ``convert``) and the summary of the data set.
         stop: Ends the work when it is requested; finished shards stay for the next run.
-        anchors: Reference boxes, against which the report draws the objects' sizes.
+        anchors: Reference boxes, with which the report compares the objects; None compares none.
 
     Raises:
         RunnerError: ``DatasetNotFound``, ``NoLabels``, ``UnknownClass``, ``BadSamples``; ``Interrupted``
@@ -121,7 +121,7 @@ class _Preparation:
         dataset: Dataset,
         storage: Storage,
         output_uri: str,
-        anchors: Anchors,
+        anchors: Anchors | None,
         reporter: Reporter | None,
     ) -> None:
         self._dataset = dataset
@@ -206,9 +206,11 @@ class _Preparation:
 
     def _write(self, result: DatasetReport) -> DatasetReport:
         """Write the report, completed by warnings about the anchors, as JSON and as a page."""
-        fits = anchor_fit.by_class_and_size(result, self._anchors, self._dataset.image_size)
-        warnings = [*result.warnings, *anchor_fit.warnings(fits, self._anchors)]
-        result = result.model_copy(update={"warnings": warnings})
+        fits: list[anchor_fit.Fit] = []
+        if self._anchors is not None:
+            fits = anchor_fit.by_class_and_size(result, self._anchors, self._dataset.image_size)
+            warnings = [*result.warnings, *anchor_fit.warnings(fits, self._anchors)]
+            result = result.model_copy(update={"warnings": warnings})
         pictures = html.thumbnails(result, self._image_of)
         texts = {
             REPORT: result.model_dump_json(indent=1, exclude_none=True) + "\n",

@@ -32,13 +32,16 @@ _FINDINGS_SHOWN = 6
 
 
 def render(
-    report: DatasetReport, anchors: Anchors, fits: Sequence[anchor_fit.Fit], pictures: Sequence[Thumbnail]
+    report: DatasetReport,
+    anchors: Anchors | None,
+    fits: Sequence[anchor_fit.Fit],
+    pictures: Sequence[Thumbnail],
 ) -> str:
     """Render the page.
 
     Args:
         report: The report of a preparation.
-        anchors: The anchors to draw among the objects' sizes.
+        anchors: The anchors to draw among the objects' sizes; None if they are not known.
         fits: Objects that these anchors fit.
         pictures: Pictures of the worst images.
     """
@@ -57,7 +60,9 @@ def render(
         unusual=_unusual(report),
         # The charts escape their texts themselves.
         class_histogram=Markup(charts.class_histogram(report.classes)),
-        size_histogram=Markup(charts.size_histogram(report.box_sizes, None if anchors.auto else anchors)),
+        size_histogram=Markup(
+            charts.size_histogram(report.box_sizes, None if anchors is None or anchors.auto else anchors)
+        ),
         fits=fits,
         suited=sum(fit.found for fit in fits) / sum(fit.objects for fit in fits) if fits else None,
         good_overlap=anchor_grid.FITS,

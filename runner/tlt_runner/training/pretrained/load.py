@@ -137,7 +137,9 @@ def build(
     chosen = required or _variant(config, file, naming, pixels)
     model = detector.build(config.model_copy(update={"variant": chosen}), seed)
     taken = _load(model, file, naming, pixels.order or naming.order)
-    _require_backbone(model, taken, file, path, naming)
+    # A training that goes on has all weights in its checkpoint, whatever the file lacks.
+    if required is None:
+        _require_backbone(model, taken, file, path, naming)
     log.info("pretrained weights %s with layer names of %s: %s", path.name, taken.origin, taken.summary)
     log.info("pretrained weights: %s is built as its weights ask for: %s", config.backbone, _text(chosen))
     _report(taken, naming)
