@@ -70,8 +70,8 @@ def to_termination_message(report: RunReport, limit: int = TERMINATION_MESSAGE_L
 
 
 def _shorter_and_shorter(report: RunReport) -> list[RunReport]:
-    # The per-class lists have up to 500 entries each (MOST_CLASSES of tlt_api.dataset); names of layers and of
-    # classes that anchors miss are fewer, but as long.
+    # The per-class lists have up to 500 entries each (MOST_CLASSES of tlt_api.dataset); names of layers, and
+    # of classes that anchors miss, are fewer.
     no_classes = report.model_copy(
         update={
             "dataset": report.dataset and report.dataset.model_copy(update={"classes": None}),
