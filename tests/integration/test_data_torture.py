@@ -153,6 +153,11 @@ def test_the_counts_of_the_torture_folder_are_exact(report: dict[str, Any]) -> N
         "WrongExtension": "odd/extension.jpg",
     }
     warnings = report.pop("warnings")
+    sizes = report.pop("sizesByClass")
+    assert {name: [size["objects"] for size in of_class] for name, of_class in sizes.items()} == {
+        "person": [1],
+        "vehicle": [1, 23],
+    }
     assert report == {
         # 3 + 7 + 11 + 11 + 8 in training, 2 in validation; 19 of them are left out.
         "images": 42,
@@ -267,7 +272,8 @@ def test_the_refused_torture_folder_leaves_a_report_a_page_and_a_summary(
     assert (tmp_path / "out/dataset-report.html").is_file()
     status = reporter.last(DatasetStatus)
     assert (status.images, status.objects, status.skipped, status.dropped_objects) == (23, 25, 19, 13)
-    assert (status.warnings, status.digest, status.records_uri) == (16, None, None)
+    # Two of them are of sizes that the anchors do not fit.
+    assert (status.warnings, status.digest, status.records_uri) == (18, None, None)
     assert status.report_uri == f"file://{tmp_path}/out/dataset-report.html"
 
 
