@@ -203,7 +203,13 @@ def test_the_counts_of_the_torture_folder_are_exact(report: dict[str, Any]) -> N
         "namedSideFiles": [],
         "labelProblems": {"DuplicateName": 1},
     }
-    assert warnings == [
+    *others, tiny, small = warnings
+    # The default anchors are of 64 to 256 pixels.
+    assert tiny.startswith(
+        "objects of 4 to 8 pixels have no anchor that overlaps them by IoU 0.5 (vehicle 1 of 1)"
+    )
+    assert small.startswith("objects of 16 to 32 pixels have no anchor that overlaps them by IoU 0.5 (")
+    assert others == [
         "targetClassMapping: no label uses class 'van'; the labels' classes are: CAR, Car, Pedestrian, Tram",
         "class 'person' has no object for training: it cannot be learnt",
         "images without an object, which train background only: 1",
@@ -218,7 +224,10 @@ def test_the_counts_of_the_torture_folder_are_exact(report: dict[str, Any]) -> N
                 ("Alpha", "have transparency, which is dropped: the colours stored below it count"),
                 ("Animated", "are animated, of which the still picture is used"),
                 ("Cmyk", "are CMYK, and become RGB without a colour profile: colours may be off"),
-                ("Grayscale", "are grayscale, and get three equal channels"),
+                (
+                    "Grayscale",
+                    "are grayscale; with dataset.colorMode rgb they get three equal channels",
+                ),
                 ("SixteenBit", "have 16 bits a channel, of which the upper 8 are kept"),
                 (
                     "Turned",
