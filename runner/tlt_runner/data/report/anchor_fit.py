@@ -59,18 +59,18 @@ def by_class_and_size(report: DatasetReport, anchors: Anchors, image_size: Image
     # Classes share their sizes: bins of a histogram.
     sizes, bin_of = np.unique(np.array([row[1:3] for row in rows], np.float32), axis=0, return_inverse=True)
     pixels = (image_size.height, image_size.width)
-    found = anchor_grid.shares_found(sizes, anchor_grid.shapes_of(anchors), *pixels)
-    own_shape = anchor_grid.shares_found(sizes, None, *pixels)
+    fitted_shares = anchor_grid.shares_found(sizes, anchor_grid.shapes_of(anchors), *pixels)
+    own_shape_shares = anchor_grid.shares_found(sizes, None, *pixels)
     groups: dict[tuple[str, int], list[float]] = {}
     for (name, _, _, objects), index, size in zip(
         rows, bin_of.ravel(), anchor_grid.octaves(sizes)[bin_of.ravel()], strict=True
     ):
         sums = groups.setdefault((name, int(size)), [0.0, 0.0, 0.0])
-        for place, share in enumerate((1.0, found[index], own_shape[index])):
-            sums[place] += objects * float(share)
+        for column, share in enumerate((1.0, fitted_shares[index], own_shape_shares[index])):
+            sums[column] += objects * float(share)
     fits = [
-        Fit(name, size, round(objects), found_objects, own)
-        for (name, size), (objects, found_objects, own) in groups.items()
+        Fit(name, size, round(objects), fitted_objects, own_shape_objects)
+        for (name, size), (objects, fitted_objects, own_shape_objects) in groups.items()
     ]
     return sorted(fits, key=lambda fit: (fit.found / fit.objects, fit.size, fit.name))
 
@@ -81,7 +81,7 @@ def warnings(fits: Sequence[Fit], anchors: Anchors) -> list[str]:
     scales = ", ".join(f"{scale:g}" for scale in anchors.scales)
     for size in sorted({fit.size for fit in fits}):
         of_size = [fit for fit in fits if fit.size == size]
-        objects, found, own = (
+        objects, fitted, fitted_by_own_shape = (
             sum(figures)
             for figures in zip(*((fit.objects, fit.found, fit.own_shape) for fit in of_size), strict=True)
         )
@@ -93,15 +93,17 @@ def warnings(fits: Sequence[Fit], anchors: Anchors) -> list[str]:
             f"{fit.name} {fit.objects - fit.found:.0f} of {fit.objects}" for fit in missed[:_NAMED]
         )
         more = ", ..." if len(missed) > _NAMED else ""
+        # Of the classes that are missed alone: others of the size may fit any anchor.
+        reachable = sum(fit.own_shape for fit in missed) >= WARNED * sum(fit.objects for fit in missed)
         advice = (
             "`tlt anchors` suggests better ones"
-            if own >= WARNED * objects
+            if reachable
             else "no choice of anchors finds them reliably: enlarge imageSize, or cut images into parts"
         )
         sentences.append(
             f"objects of {size} to {2 * size} pixels have no anchor that overlaps them by IoU "
             f"{anchor_grid.FITS:g} ({classes}{more}): the anchors of scales {scales} fit "
-            f"{found / objects:.0%} of {objects} on their grid of {anchor_grid.STRIDE} pixels, anchors of "
-            f"each object's own shape would fit {own / objects:.0%}; {advice}"
+            f"{fitted / objects:.0%} of {objects} on their grid of {anchor_grid.STRIDE} pixels, anchors of "
+            f"each object's own shape would fit {fitted_by_own_shape / objects:.0%}; {advice}"
         )
     return sentences
