@@ -16,7 +16,8 @@ forked.preload(
 )
 
 
-@pytest.fixture(scope="package", autouse=True)
+# By module: tests/unit is no package, so that a wider scope would reach into other rings of the session.
+@pytest.fixture(scope="module", autouse=True)
 def refuse_tensorflow() -> Iterator[None]:
     """Let a test that imports TensorFlow fail: it belongs to the ring ``integration``."""
     finder = forked.Refuse({"tensorflow", "keras"})
