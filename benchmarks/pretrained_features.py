@@ -62,8 +62,8 @@ def write_torchvision(folder: Path) -> None:
 def write_keras_hub(folder: Path) -> None:
     """Write each network's weights and the features at its cut; runs in KerasHub's interpreter."""
     import keras
-    import keras_hub
     import numpy as np
+    from retinanet import resnet
 
     image = np.load(folder / "image.npy")
     x = ((image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).astype(np.float32)
@@ -72,15 +72,7 @@ def write_keras_hub(folder: Path) -> None:
         ("resnet_50", [3, 4, 6, 3], "bottleneck_block"),
     ):
         keras.utils.set_random_seed(0)
-        network = keras_hub.models.ResNetBackbone(
-            input_conv_filters=[64],
-            input_conv_kernel_sizes=[7],
-            stackwise_num_filters=[64, 128, 256, 512],
-            stackwise_num_blocks=blocks,
-            stackwise_num_strides=[1, 2, 2, 2],
-            block_type=block_type,
-            image_shape=(SIZE, SIZE, 3),
-        )
+        network = resnet(blocks, block_type, image_shape=(SIZE, SIZE, 3))
         for _ in range(20):
             network(np.concatenate([x, x[:, :, ::-1]]), training=True)
         features = keras.Model(network.input, network.pyramid_outputs["P4"])(x)

@@ -3,7 +3,8 @@
 import numpy as np
 
 from tlt_api.model import Anchors
-from tlt_runner.detector.anchors import anchors, shapes
+from tlt_runner.data.anchor_grid import shapes_of
+from tlt_runner.detector.anchors import anchors
 from tlt_runner.detector.config import DetectorConfig
 
 
@@ -26,7 +27,7 @@ def test_an_anchor_is_centred_in_its_cell() -> None:
 
 
 def test_scale_is_the_side_of_a_square_of_the_same_area_and_ratio_is_width_to_height() -> None:
-    sides = shapes(Anchors(scales=[10, 20], ratios=[1.0, 4.0]))
+    sides = shapes_of(Anchors(scales=[10, 20], ratios=[1.0, 4.0]))
     np.testing.assert_allclose(sides, [[10, 10], [5, 20], [20, 20], [10, 40]])
 
 

@@ -55,7 +55,10 @@ def best_overlaps(boxes: Floats, shapes: Floats, height: int, width: int) -> Flo
 
 
 def shapes_of(anchors: Anchors) -> Floats:
-    """Return height and width [A, 2] in pixels of the anchors of one cell."""
+    """Return height and width [A, 2] in pixels of the anchors of one cell, scales outermost.
+
+    An anchor of scale s and ratio r has the area s squared and width / height = r.
+    """
     return np.array([(height, width) for width, height in anchors.shapes()], np.float32)
 
 

@@ -18,8 +18,7 @@ import numpy.typing as npt
 from tlt_api.model import Anchors
 from tlt_api.status import AnchorGap, AnchorsStatus
 from tlt_runner.data import anchor_grid
-from tlt_runner.data.anchor_grid import FITS
-from tlt_runner.detector.anchors import shapes
+from tlt_runner.data.anchor_grid import FITS, shapes_of
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
@@ -60,7 +59,7 @@ class PlacedObjects:
 
     def best_overlaps(self, anchors: Anchors) -> FloatArray:
         """IoU [N] of each object with the anchor of the grid that overlaps it most."""
-        return anchor_grid.best_overlaps(self.boxes, shapes(anchors), self.height, self.width)
+        return anchor_grid.best_overlaps(self.boxes, shapes_of(anchors), self.height, self.width)
 
 
 def propose(sizes: FloatArray, initial: Anchors, seed: int) -> Anchors:
@@ -97,7 +96,7 @@ def propose(sizes: FloatArray, initial: Anchors, seed: int) -> Anchors:
 
 def best_overlaps(sizes: FloatArray, anchors: Anchors) -> FloatArray:
     """Return the IoU [N] of each size [N, 2] with its best anchor, both with the same centre."""
-    return _best(sizes, shapes(anchors))[0]
+    return _best(sizes, shapes_of(anchors))[0]
 
 
 def compare(objects: PlacedObjects, initial: Anchors, chosen: Anchors, foreground: float) -> AnchorsStatus:

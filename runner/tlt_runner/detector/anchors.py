@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tlt_api.model import Anchors
+from tlt_runner.data import anchor_grid
 from tlt_runner.detector.config import STRIDE, DetectorConfig
-
-
-def shapes(spec: Anchors) -> np.ndarray:
-    """Return height and width [A, 2] in pixels of the anchors of one cell, scales outermost.
-
-    An anchor of scale s and ratio r has the area s squared and width / height = r.
-    """
-    return np.array([(height, width) for width, height in spec.shapes()], np.float32)
 
 
 def anchors(config: DetectorConfig) -> np.ndarray:
@@ -27,6 +19,6 @@ def anchors(config: DetectorConfig) -> np.ndarray:
     columns = (np.arange(config.feature_width) + 0.5) * STRIDE
     centres = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)[:, :, None, :]
     # Centres [H, W, 1, 2] and half sides [1, 1, A, 2] broadcast to boxes [H, W, A, 4].
-    half = shapes(config.anchors)[None, None] / 2
+    half = anchor_grid.shapes_of(config.anchors)[None, None] / 2
     boxes = np.concatenate([centres - half, centres + half], axis=-1)
     return boxes.reshape(-1, 4).astype(np.float32)

@@ -67,7 +67,7 @@ class Variant(StatusModel):
     stem_pool: bool = True
     """Max pooling after a ResNet's first convolution; otherwise stage 1 strides (TLT: ``use_pooling``)."""
     wide_end: bool = False
-    """Whether MobileNetV2's last convolution keeps 1280 filters below width 1 (Keras)."""
+    """Keep 1280 filters in MobileNetV2's last convolution below width 1 (Keras)."""
     pixels: Pixels | None = None
     """Normalisation of the pixels; None for the family's own."""
 

@@ -1,4 +1,4 @@
-"""What the anchors cannot be expected to find, by class and size: for the dataset report and its warnings.
+"""Objects that the anchors fit, by class and size: for the dataset report and its warnings.
 
 The report of a data set holds no anchors, since the same records serve several models: this is worked out
 when the report is shown to somebody who has chosen anchors.

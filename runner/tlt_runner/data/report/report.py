@@ -149,7 +149,7 @@ class DatasetReport(StatusModel):
     box_sizes: list[ReportedSize]
     """Histogram of the objects' sizes."""
     sizes_by_class: dict[str, list[ReportedSize]]
-    """The same for each class to learn."""
+    """Histogram of the objects' sizes for each class to learn."""
     warnings: list[str]
     """Sentences for a person to look at."""
 

@@ -95,7 +95,7 @@ class Taken:
 
     @property
     def status(self) -> PretrainedStatus:
-        """What was loaded, for the status."""
+        """Layers that were loaded and that were not, for the resource's status."""
         matched, mismatched = (*self.loaded, *self.partly), [*map(_name_of, self.mismatched)]
         return PretrainedStatus(
             origin=self.origin,
