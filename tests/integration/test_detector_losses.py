@@ -4,7 +4,10 @@ import numpy as np
 
 from lazy import Lazy
 
+tiny_detector = Lazy("tiny_detector")
+detector = Lazy("tlt_runner.detector.model")
 losses = Lazy("tlt_runner.detector.losses")
+seeds = Lazy("tlt_runner.detector.seeds")
 matching = Lazy("tlt_runner.detector.matching")
 
 
@@ -13,7 +16,7 @@ def test_smooth_l1_is_quadratic_then_linear() -> None:
     np.testing.assert_allclose(values, [0, 0.125, 0.125, 1.5])
 
 
-def test_rpn_losses_are_divided_by_the_mini_batch_and_averaged_over_images() -> None:
+def test_losses_of_anchors_sum_over_the_mini_batches_of_all_images() -> None:
     objectness = np.zeros((2, 3), np.float32)  # each costs log 2
     deltas = np.ones((2, 3, 4), np.float32)
     targets = matching.AnchorTargets(
@@ -21,9 +24,9 @@ def test_rpn_losses_are_divided_by_the_mini_batch_and_averaged_over_images() -> 
         sampled=np.array([[1, 1, 0], [1, 0, 0]], np.float32),
         deltas=np.zeros((2, 3, 4), np.float32),
     )
-    out = losses.rpn_losses(objectness, deltas, targets, size=8)
-    np.testing.assert_allclose(out["rpn_objectness"], np.log(2) * 3 / 8 / 2, rtol=1e-6)
-    np.testing.assert_allclose(out["rpn_deltas"], 4 * (1 - 1 / 18) / 8 / 2, rtol=1e-6)
+    of_objectness, of_deltas = losses.rpn_sums(objectness, deltas, targets)
+    np.testing.assert_allclose(of_objectness, np.log(2) * 3, rtol=1e-6)
+    np.testing.assert_allclose(of_deltas, 4 * (1 - 1 / 18), rtol=1e-6)
 
 
 def test_head_losses_use_the_offsets_of_the_true_class_only() -> None:
@@ -36,6 +39,16 @@ def test_head_losses_use_the_offsets_of_the_true_class_only() -> None:
         sampled=np.ones((1, 2), np.float32),
         deltas=np.zeros((1, 2, 4), np.float32),
     )
-    out = losses.head_losses(logits, deltas, targets)
-    np.testing.assert_allclose(out["head_classes"], 0, atol=1e-6)
-    np.testing.assert_allclose(out["head_deltas"], 0.5 / 2, rtol=1e-6)
+    of_classes, of_deltas = losses.head_sums(logits, deltas, targets)
+    np.testing.assert_allclose(of_classes, 0, atol=1e-6)
+    np.testing.assert_allclose(of_deltas, 0.5, rtol=1e-6)
+
+
+def test_losses_are_divided_by_the_configured_mini_batches_and_averaged_over_images() -> None:
+    # Fresh logits and offsets are close to 0: log 2 for every sampled anchor, log 3 for every proposal drawn.
+    config = tiny_detector.training_config(["car", "dog"])
+    model = detector.build(config, 1)
+    images = np.full((3, config.height, config.width, 3), 127.5, np.float32)
+    boxes, classes = np.full((3, 1, 4), -1.0, np.float32), np.full((3, 1), -1, np.int32)
+    values = losses.losses(model, images, boxes, classes, seeds.StepSeeds(1, np.int64(0)))
+    np.testing.assert_allclose(values, [np.log(2), 0, np.log(3), 0], rtol=0.1)

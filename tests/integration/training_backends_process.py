@@ -32,7 +32,7 @@ class Fit(keras.Model):
         draws = StepSeeds(1, batch["number"][0])
         parts = losses.losses(self.detector, batch["image"], batch["boxes"], batch["classes"], draws)
         kernels = [weight for weight in self.detector.trainable_variables if weight.name == "kernel"]
-        return ops.reshape(sum(parts.values()) + losses.penalty(kernels, Regularizer()), (1,))
+        return ops.reshape(ops.sum(parts) + losses.penalty(kernels, Regularizer()), (1,))
 
     def compute_loss(
         self,

@@ -9,6 +9,8 @@ from typing import Any
 
 from keras import ops
 
+from tlt_runner.detector import kernels
+
 Tensor = Any
 """A tensor of the Keras backend, symbolic or not."""
 
@@ -48,21 +50,20 @@ def encode(boxes: Tensor, references: Tensor, scales: tuple[float, ...]) -> Tens
         references: Anchors or proposals [..., 4], yxyx in pixels.
         scales: Factors on the four offsets.
     """
-    centres, sides = _centres_and_sides(boxes)
-    origins, units = _centres_and_sides(references)
-    deltas = ops.concatenate([(centres - origins) / units, ops.log(sides / units)], axis=-1)
-    return deltas * ops.convert_to_tensor(scales, dtype="float32")
+    (middles, sides), (origins, units) = _middles_and_sides(boxes), _middles_and_sides(references)
+    deltas = ops.concatenate([(middles - origins) / units, ops.log(sides / units)], axis=-1)
+    halved = [factor * share for factor, share in zip(scales, (0.5, 0.5, 1.0, 1.0), strict=True)]
+    return deltas * ops.convert_to_tensor(halved, dtype="float32")
 
 
 def decode(deltas: Tensor, references: Tensor, scales: tuple[float, ...]) -> Tensor:
     """Return boxes [..., 4] from offsets [..., 4] and references [..., 4]; the inverse of :func:`encode`."""
+    middles, sides = _middles_and_sides(references)
+    moves, growths = ops.split(deltas / ops.convert_to_tensor(scales, dtype="float32"), 2, axis=-1)
+    centres = middles / 2 + moves * sides
     # The exponent is limited, because an untrained network's offsets can be anything.
-    ry, rx, rh, rw = _centre_and_sides(references)
-    cy = ry + deltas[..., 0] / scales[0] * rh
-    cx = rx + deltas[..., 1] / scales[1] * rw
-    h = rh * ops.exp(ops.minimum(deltas[..., 2] / scales[2], LARGEST_LOG_RATIO))
-    w = rw * ops.exp(ops.minimum(deltas[..., 3] / scales[3], LARGEST_LOG_RATIO))
-    return ops.stack([cy - h / 2, cx - w / 2, cy + h / 2, cx + w / 2], axis=-1)
+    half = sides * ops.exp(ops.minimum(growths, LARGEST_LOG_RATIO)) / 2
+    return ops.concatenate([centres - half, centres + half], axis=-1)
 
 
 def clip(boxes: Tensor, height: int, width: int) -> Tensor:
@@ -74,9 +75,11 @@ def clip(boxes: Tensor, height: int, width: int) -> Tensor:
 def gather(values: Tensor, indices: Tensor) -> Tensor:
     """Take rows [B, K, ...] of ``values`` [B, N, ...] at ``indices`` [B, K], each image's from its own.
 
-    One flat Gather: it converts to one ONNX Gather, also with a dynamic batch, and TensorRT builds it without
-    a plugin.
+    Without TensorFlow's kernel it is one flat Gather, which converts to one of ONNX, also with a dynamic batch,
+    and which TensorRT builds without a plugin.
     """
+    if kernels.native():
+        return _rows(values, indices, batch_dims=1)
     count, rest = values.shape[1], tuple(values.shape[2:])
     # Row r of image b is row b * N + r of the flat array.
     batch = ops.shape(values)[0]
@@ -84,15 +87,29 @@ def gather(values: Tensor, indices: Tensor) -> Tensor:
     return ops.take(ops.reshape(values, (-1, *rest)), ops.cast(indices, "int32") + offsets, axis=0)
 
 
-def _centre_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    # Padding has sides of 0, which encode() would divide by.
-    height = ops.maximum(boxes[..., 2] - boxes[..., 0], 1e-3)
-    width = ops.maximum(boxes[..., 3] - boxes[..., 1], 1e-3)
-    return (boxes[..., 0] + boxes[..., 2]) / 2, (boxes[..., 1] + boxes[..., 3]) / 2, height, width
+def gather_shared(values: Tensor, indices: Tensor) -> Tensor:
+    """Take rows [..., *] of ``values`` [N, *], which belong to no image, at ``indices`` [...]."""
+    if kernels.native():
+        return _rows(values, indices)
+    return ops.take(values, ops.cast(indices, "int32"), axis=0)
 
 
-def _centres_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """The centres (y, x) and sides (height, width) [..., 2] of boxes [..., 4]."""
+def _rows(values: Tensor, indices: Tensor, batch_dims: int = 0) -> Tensor:
+    """TensorFlow's Gather by int32 indices or whole floats.
+
+    ``ops.take`` also admits negative indices: three kernels, which compute int32 in the host's memory.
+    """
+    # Imported here, so that the module loads on other backends.
+    import tensorflow as tf
+
+    indices = tf.convert_to_tensor(indices)
+    if not indices.dtype.is_integer:
+        indices = tf.cast(indices, tf.int32)
+    return tf.gather(values, indices, batch_dims=batch_dims)
+
+
+def _middles_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Twice the centres (y, x), and the sides (height, width), both [..., 2], of boxes [..., 4]."""
     low, high = ops.split(boxes, 2, axis=-1)
     # Padding has sides of 0, which encode() would divide by.
-    return (low + high) / 2, ops.maximum(high - low, 1e-3)
+    return low + high, ops.maximum(high - low, 1e-3)

@@ -123,8 +123,8 @@ def detect(
     # Pair p is class p % K of proposal p // K, in the row-major order of scores and of deltas.
     scores, pair = ops.top_k(ops.reshape(scores, (-1, pairs)), candidates)
     # Lookup tables instead of an integer division by the number of classes and its remainder.
-    roi_of = ops.take(np.repeat(np.arange(rois, dtype=np.int32), classes), pair, axis=0)
-    class_of = ops.take(np.tile(np.arange(classes, dtype=np.int32), rois), pair, axis=0)
+    roi_of = box_ops.gather_shared(np.repeat(np.arange(rois, dtype=np.int32), classes), pair)
+    class_of = box_ops.gather_shared(np.tile(np.arange(classes, dtype=np.int32), rois), pair)
     # 3. Boxes [B, C, 4] of the candidates alone: decoding all R * K would be wasted.
     boxes = box_ops.decode(
         box_ops.gather(ops.reshape(deltas, (-1, pairs, 4)), pair),

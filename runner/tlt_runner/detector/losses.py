@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 from keras import ops
 
 from tlt_api.training import Regularizer
@@ -34,12 +35,14 @@ RPN_BETA = 1.0 / 9.0
 """Difference from which the region proposal network's smooth L1 is linear (py-faster-rcnn: sigma 3)."""
 HEAD_BETA = 1.0
 """Difference from which the head's smooth L1 is linear."""
+LOSSES = ("rpn_objectness", "rpn_deltas", "head_classes", "head_deltas")
+"""The losses, in the order in which they are returned."""
 
 
 def losses(
     model: FasterRCNN, images: Tensor, boxes: Tensor, classes: Tensor, random: keras.random.SeedGenerator
-) -> dict[str, Tensor]:
-    """Run the forward pass in training mode and compute the four losses (scalars).
+) -> Tensor:
+    """Run the forward pass in training mode and compute the :data:`LOSSES` [4].
 
     The parts have name scopes, by which a profile tells them apart.
 
@@ -64,54 +67,52 @@ def losses(
         of_rois = matching.roi_targets(config, proposals, valid, boxes, classes, random)
     with dropout.drawing(random, of_rois.boxes.shape[1]):
         logits, deltas = model.classify(out["features"], of_rois.boxes, training=True)
-    # 3. A small image may have fewer anchors than a mini-batch.
-    size = min(config.proposals.mini_batch, config.anchor_count)
     with keras.name_scope("losses"):
-        return {
-            **rpn_losses(out["objectness"], out["deltas"], of_anchors, size),
-            **head_losses(logits, deltas, of_rois),
-        }
+        sums = [
+            *rpn_sums(out["objectness"], out["deltas"], of_anchors),
+            *head_sums(logits, deltas, of_rois),
+        ]
+        # 3. A small image may have fewer anchors than a mini-batch.
+        of_rpn, of_head = min(config.proposals.mini_batch, config.anchor_count), logits.shape[1]
+        shares = np.array([1 / of_rpn, 1 / of_rpn, 1 / of_head, 1 / of_head], np.float32)
+        return ops.stack(sums) * (shares / ops.cast(ops.shape(boxes)[0], "float32"))
 
 
-def rpn_losses(objectness: Tensor, deltas: Tensor, targets: AnchorTargets, size: int) -> dict[str, Tensor]:
-    """Compute the losses of the region proposal network.
+def rpn_sums(objectness: Tensor, deltas: Tensor, targets: AnchorTargets) -> tuple[Tensor, Tensor]:
+    """Compute the sums, over the batch, of the losses of the region proposal network.
 
     Args:
         objectness: Logits [B, N].
         deltas: [B, N, 4].
         targets: Targets of all anchors.
-        size: Divisor, the configured size of the mini-batch.
+
+    Returns:
+        Sums of rpn_objectness and of rpn_deltas.
     """
     # softplus(x) - y * x is binary cross-entropy of a logit that cannot overflow.
     # Both losses are [B, N]; the masks leave those of the mini-batch.
     entropy = ops.softplus(objectness) - targets.positive * objectness
     # Offsets of anchors without an object mean nothing: the factor positive leaves them out.
     distance = smooth_l1(deltas - targets.deltas, RPN_BETA)
-    return {
-        "rpn_objectness": _mean(targets.sampled * entropy, size),
-        "rpn_deltas": _mean(targets.positive[..., None] * distance, size),
-    }
+    return ops.sum(targets.sampled * entropy), ops.sum(targets.positive[..., None] * distance)
 
 
-def head_losses(logits: Tensor, deltas: Tensor, targets: RoiTargets) -> dict[str, Tensor]:
-    """Compute the losses of the head from logits [B, S, K + 1] and deltas [B, S, K, 4]."""
-    size, classes = logits.shape[1], deltas.shape[2]
+def head_sums(logits: Tensor, deltas: Tensor, targets: RoiTargets) -> tuple[Tensor, Tensor]:
+    """Compute the sums, over the batch, of head_classes and head_deltas.
+
+    Args:
+        logits: [B, S, K + 1].
+        deltas: [B, S, K, 4].
+        targets: Targets of the sampled proposals.
+    """
+    classes = deltas.shape[2]
     # [B, S, K + 1]. log_softmax, because the logarithm of a softmax that is rounded to 0 is infinite.
     chosen = ops.one_hot(targets.classes, classes + 1)
     entropy = -targets.sampled[..., None] * chosen * ops.log_softmax(logits, axis=-1)
     # One-hot without the background's column: of background no class's offsets are left.
     of_class = ops.sum(deltas * chosen[..., :classes, None], axis=2)
     distance = smooth_l1(of_class - targets.deltas, HEAD_BETA)
-    return {
-        "head_classes": _mean(entropy, size),
-        "head_deltas": _mean(targets.positive[..., None] * distance, size),
-    }
-
-
-def _mean(terms: Tensor, size: int) -> Tensor:
-    """Return the mean over the images of the sum of an image's terms [B, ...], divided by ``size``."""
-    # One sum over everything: a sum for each image and their mean would be two, and two more backwards.
-    return ops.sum(terms) * (1.0 / ops.cast(ops.shape(terms)[0] * size, "float32"))
+    return ops.sum(entropy), ops.sum(targets.positive[..., None] * distance)
 
 
 def smooth_l1(x: Tensor, beta: float) -> Tensor:

@@ -85,7 +85,7 @@ def anchor_targets(
     # 0: on small images they are most of the anchors.
     overlaps, inside = _overlaps(ops.expand_dims(anchors, 0), boxes, classes)
     # 2. Each anchor's best overlap and object, [B, N]; an object's claim on an anchor goes before.
-    best, nearest = ops.max(overlaps, axis=2), ops.cast(ops.argmax(overlaps, axis=2), "float32")
+    best, nearest = _best(overlaps)
     fits = best >= spec.max_overlap
     claims = _claims(overlaps, ops.where(fits, nearest, -1.0), classes >= 0)
     claimed = claims >= 0.0
@@ -129,6 +129,13 @@ def _overlaps(references: Tensor, boxes: Tensor, classes: Tensor) -> tuple[Tenso
     overlaps = ops.where(rows >= 0, shared / ops.maximum(union, 1e-6), 0.0)
     covered = ops.max(ops.where(rows <= IGNORED, shared, 0.0), axis=2)
     return overlaps, covered >= INSIDE * ops.maximum(ops.squeeze(area, 2), 1e-6)
+
+
+def _best(overlaps: Tensor) -> tuple[Tensor, Tensor]:
+    """The best overlap [B, N] of overlaps [B, N, G], and whose it is, as a float; the first of equal ones."""
+    # One kernel, where a maximum and Keras' argmax are seven.
+    best, index = ops.top_k(overlaps, 1)
+    return ops.squeeze(best, 2), ops.cast(ops.squeeze(index, 2), "float32")
 
 
 def _claims(overlaps: Tensor, matches: Tensor, real: Tensor) -> Tensor:
@@ -204,7 +211,7 @@ def roi_targets(
         valid = ops.concatenate([valid, classes >= 0], axis=1)
     # [B, R (+ G), G].
     overlaps, inside = _overlaps(proposals, boxes, classes)
-    best = ops.max(overlaps, axis=2)
+    best, match = _best(overlaps)
     positive = ops.logical_and(valid, best >= spec.max_overlap)
     # Proposals below minOverlap take no part: Fast R-CNN trains on the harder negatives above it.
     # Nor do those inside an ignored region, unless an object there is theirs.
@@ -219,8 +226,7 @@ def roi_targets(
     # The mini-batch is gathered, so that the head runs on S boxes and not on all proposals. One gather of
     # everything that belongs to a proposal, one of everything that belongs to its object.
     drawn = ops.cast(ops.stack([positive, negative], axis=2), "float32")
-    match = ops.expand_dims(ops.cast(ops.argmax(overlaps, axis=2), "float32"), 2)
-    columns = ops.concatenate([proposals, drawn, match], axis=2)
+    columns = ops.concatenate([proposals, drawn, ops.expand_dims(match, 2)], axis=2)
     proposals, positive, negative, match = ops.split(
         box_ops.gather(columns, _first(drawn, size)), [4, 5, 6], axis=2
     )

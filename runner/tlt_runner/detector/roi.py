@@ -46,59 +46,64 @@ def pool(features: Tensor, boxes: Tensor, size: int, sampling: Sampling = "fixed
         [B * R, P, P, C], of the features' type.
     """
     height, width, channels = features.shape[1:]
-    boxes = ops.stop_gradient(boxes)
-    rows, row_weights = taps(boxes[..., 0], boxes[..., 2], height, size, sampling)
-    columns, column_weights = taps(boxes[..., 1], boxes[..., 3], width, size, sampling)
+    # TensorFlow computes int32 in the host's memory, and its sparse matrices have int64 indices.
+    index, product = ("int64", _sparse_product) if kernels.native() else ("int32", _gathered_product)
+    cells, weights = taps(ops.stop_gradient(boxes), (height, width), size, sampling, index)
     # Cells are numbered over the whole batch, in the order of the features in memory.
-    images = ops.cast(ops.arange(ops.shape(features)[0]), "int32")
-    first = images[:, None, None, None] * (height * width)
-    along_y = (first + rows * width)[:, :, :, None, :, None]
-    cells = along_y + columns[:, :, None, :, None, :]
-    weights = row_weights[:, :, :, None, :, None] * column_weights[:, :, None, :, None, :]
+    images = ops.cast(ops.arange(ops.shape(features)[0]), index)
+    first = images[:, None, None, None, None, None] * (height * width)
+    rows, columns = cells[:, :, 0, :, None, :, None], cells[:, :, 1, None, :, None, :]
+    cells = (rows * width + first) + columns
+    weights = weights[:, :, 0, :, None, :, None] * weights[:, :, 1, None, :, None, :]
     # [N, T, T] with N = B * R * P * P rows and T taps in each direction.
-    shape = (-1, rows.shape[-1], columns.shape[-1])
-    product = _sparse_product if kernels.native() else _gathered_product
+    shape = (-1, *cells.shape[-2:])
     flat = ops.reshape(features, (-1, channels))
     pooled = product(flat, ops.reshape(cells, shape), ops.reshape(weights, shape))
     return ops.reshape(pooled, (-1, size, size, channels))
 
 
-def taps(start: Tensor, end: Tensor, length: int, size: int, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Compute the cells that each bin of one direction reads, and with which weights.
+def taps(
+    boxes: Tensor, lengths: tuple[int, int], size: int, sampling: Sampling, index: str = "int32"
+) -> tuple[Tensor, Tensor]:
+    """Compute the cells that each bin of a direction reads, and with which weights.
 
     Args:
-        start: First edge of the boxes [B, R], in pixels.
-        end: Last edge of the boxes [B, R], in pixels.
-        length: Cells L of the feature map in this direction.
+        boxes: [B, R, 4] yxyx in pixels.
+        lengths: Height H and width W of the feature map.
         size: Number of bins P.
         sampling: See :func:`pool`.
+        index: Type of the cells.
 
     Returns:
-        Cells [B, R, P, T] int32, from 0 to L - 1, and weights [B, R, P, T], whose sum in a bin is 1. T is two
-        for each sample; a cell can occur twice.
+        Cells [B, R, 2, P, T], rows from 0 to H - 1 and columns from 0 to W - 1, and weights [B, R, 2, P, T],
+        whose sum in a bin is 1. T is two for each sample; a cell can occur twice.
     """
-    bins = (end - start)[..., None, None] / size
+    start, end = ops.split(boxes, 2, axis=-1)
+    # [B, R, 2, 1, 1]
+    start, bins = start[..., None, None], (end - start)[..., None, None] / size
     if sampling == "adaptive":
         most = MOST_SAMPLES
         # Detectron2's rule: as many samples as the bin has cells, rounded up.
         count = ops.clip(ops.ceil(bins / STRIDE), 1.0, float(most))
     else:
         most = SAMPLES
-        count = ops.full_like(bins, float(most))
+        count = ops.convert_to_tensor(float(most))
     numbers = np.arange(most, dtype=np.float32)
     # Samples are the centres of equal parts of a bin.
     fractions = np.arange(size, dtype=np.float32)[:, None] + (numbers + 0.5) / count
-    pixels = start[..., None, None] + bins * fractions
     # Beyond the outermost centres the border's value is repeated.
-    samples = ops.clip(pixels / STRIDE - 0.5, 0.0, length - 1.0)
+    last = np.array(lengths)[:, None, None] - 1
+    samples = (start + bins * fractions) / STRIDE - 0.5
+    samples = ops.minimum(ops.maximum(samples, 0.0), last.astype(np.float32))
     lower = ops.floor(samples)
     above = samples - lower
     share = ops.cast(numbers < count, "float32") / count
-    cells = ops.cast(lower, "int32")
+    cells = ops.cast(lower, index)
     # Boxes that are not numbers give any integer here; an index out of range would end the process.
-    cells = ops.clip(ops.stack([cells, cells + 1], axis=-1), 0, length - 1)
+    cells = ops.stack([cells, cells + 1], axis=-1)
+    cells = ops.minimum(ops.maximum(cells, 0), last[..., None].astype(index))
     weights = ops.stack([(1.0 - above) * share, above * share], axis=-1)
-    shape = (-1, start.shape[1], size, 2 * most)
+    shape = (-1, boxes.shape[1], 2, size, 2 * most)
     return ops.reshape(cells, shape), ops.reshape(weights, shape)
 
 
@@ -124,7 +129,7 @@ def _sparse_product(flat: Tensor, cells: Tensor, weights: Tensor) -> Tensor:
     count, total = tf.shape(cells, tf.int64)[0], tf.shape(flat, tf.int64)[0]
     rows = tf.repeat(tf.range(count), taps_of_row)
     matrix = tf.raw_ops.SparseTensorToCSRSparseMatrix(
-        indices=tf.stack([rows, tf.cast(tf.reshape(cells, (-1,)), tf.int64)], axis=1),
+        indices=tf.stack([rows, tf.reshape(cells, (-1,))], axis=1),
         values=tf.reshape(weights, (-1,)),
         dense_shape=tf.stack([count, total]),
     )

@@ -77,7 +77,7 @@ def propose(
     # The best first, so that only their boxes are decoded and suppression gets them by falling score.
     _, indices = ops.top_k(ops.stop_gradient(objectness), min(counts.pre_nms, config.anchor_count))
     # Anchors are a constant of the graph: the image size is fixed.
-    references = ops.take(ops.convert_to_tensor(anchors(config)), indices, axis=0)
+    references = box_ops.gather_shared(ops.convert_to_tensor(anchors(config)), indices)
     boxes = box_ops.decode(box_ops.gather(ops.stop_gradient(deltas), indices), references, config.rpn_scales)
     boxes = box_ops.clip(boxes, config.height, config.width)
     sides = boxes[..., 2:] - boxes[..., :2]

@@ -47,12 +47,10 @@ class StepSeeds(keras.random.SeedGenerator):
         its own: within an image the numbers are independent, and so are the numbers of any candidate in any
         two images. A row of its own for each image would need a seed, and several operations, for each.
         """
-        row = keras.random.uniform((count,), seed=self)
-        # Every replica draws the shifts of all images and takes those of its own.
-        shifts = keras.random.uniform((images * self._replicas,), seed=self)
-        if self._replicas > 1:
-            first = ops.cast(self._replica, "int32") * ops.cast(images, "int32")
-            shifts = ops.slice(shifts, (first,), (images,))
+        # One draw: the row, then the shifts of all images, of which every replica takes its own.
+        drawn = keras.random.uniform((count + images * self._replicas,), seed=self)
+        first = count + ops.cast(self._replica, "int32") * ops.cast(images, "int32")
+        row, shifts = drawn[:count], ops.slice(drawn, (first,), (images,))
         # Both are multiples of 2^-23 below 1, so that the sum, and what is left of it, are exact.
         shifted = shifts[:, None] + row
         return shifted - ops.floor(shifted)

@@ -29,9 +29,7 @@ log = logging.getLogger(__name__)
 
 INPUTS = ("image", "boxes", "classes")
 """Arrays of a batch that go to the replicas."""
-IMAGE_LOSSES = ("rpn_objectness", "rpn_deltas", "head_classes", "head_deltas")
-"""Losses that depend on images."""
-LOSSES = ("total", "penalty", *IMAGE_LOSSES)
+LOSSES = ("total", "penalty", *losses.LOSSES)
 FIGURES = (*LOSSES, "gradient_norm", "loss_scale")
 """Figures of a step, in this order: the loss and its parts, weighted; the norm of the whole gradient before
 clipping; the loss scale (1, except with float16)."""
@@ -167,7 +165,7 @@ class Trainer:
         scale: tf.Tensor,
         lowered: list[tf.Tensor],
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Compute gradients and IMAGE_LOSSES [4] of this replica's share, over parts that fit in memory."""
+        """Compute gradients and losses.LOSSES [4] of this replica's share, over parts that fit in memory."""
         count = self._spec.gradient_accumulation_steps
         # The usual case, without a loop in the graph.
         if count == 1:
@@ -186,7 +184,7 @@ class Trainer:
 
         # A loop of the graph, not of Python: unrolled, the graph would be `count` times as large.
         zeros = [tf.zeros(size) for size in self._groups.sizes]
-        start = (tf.constant(0), zeros, tf.zeros(len(IMAGE_LOSSES)))
+        start = (tf.constant(0), zeros, tf.zeros(len(losses.LOSSES)))
         # One part at a time: by default ten overlap, and so does the memory that accumulation is to save.
         _, gradients, figures = tf.while_loop(
             lambda index, *_: index < count, add, start, parallel_iterations=1
@@ -211,7 +209,7 @@ class Trainer:
             lowered: Weights in 16 bits, by group.
 
         Returns:
-            The gradients, and the part's IMAGE_LOSSES [4], weighted.
+            The gradients, and the part's losses.LOSSES [4], weighted.
         """
         shares = self.replicas * self._spec.gradient_accumulation_steps
         draws, weights = StepSeeds(self._spec.seed, number, part, shares), self._spec.loss_weights
@@ -222,8 +220,7 @@ class Trainer:
             images = tf.cast(batch["image"], tf.float32)  # cast here, so that bytes travel to the device
             with scope:
                 parts = losses.losses(self.model, images, batch["boxes"], batch["classes"], draws)
-            factors = [getattr(weights, name) for name in IMAGE_LOSSES]
-            weighted = tf.stack([parts[name] for name in IMAGE_LOSSES]) * factors
+            weighted = parts * [getattr(weights, name) for name in losses.LOSSES]
             total = tf.reduce_sum(weighted)
             # The scale is in the loss, not in the gradient: small gradients must not vanish on their way.
             share = total * (scale / shares)
