@@ -14,7 +14,8 @@ import pytest
 
 from cluster.certificates import Authority
 from tlt_api.failures import Reason
-from tlt_runner.errors import NotFoundError, RunnerError
+from tlt_runner.cancel import Stop
+from tlt_runner.errors import InterruptedRunError, NotFoundError, RunnerError
 from tlt_runner.storage import Storage, https
 
 CONTENT = bytes(range(256)) * 1000
@@ -28,7 +29,8 @@ class Server:
 
     Attributes:
         url: Address of the file.
-        answers: What the next requests meet, in turn: "cut" (half of what is left), or an HTTP status.
+        answers: What the next requests meet, in turn: "cut" (half of what is left), "elsewhere" (a part that
+            claims to begin at byte 0), an address to go to instead, or an HTTP status.
         ranges: The Range header of each request.
         content: The file.
         etag: Its ETag; None for a server that gives none.
@@ -52,6 +54,12 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             wanted = self.headers.get("Range")
             state.ranges.append(wanted)
             answer = state.answers.pop(0) if state.answers else 200
+            if isinstance(answer, str) and "://" in answer:
+                self.send_response(302)
+                self.send_header("Location", answer)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             if isinstance(answer, int) and answer != 200:
                 self.send_response(answer)
                 self.send_header("Content-Length", "0")
@@ -62,6 +70,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             body = state.content[start:]
             self.send_response(206 if start else 200)
             self.send_header("Content-Length", str(len(body)))
+            if start:
+                first = 0 if answer == "elsewhere" else start
+                self.send_header("Content-Range", f"bytes {first}-{len(CONTENT) - 1}/{len(CONTENT)}")
             if state.etag is not None:
                 self.send_header("ETag", state.etag)
             self.end_headers()
@@ -220,3 +231,53 @@ def test_of_two_workers_on_one_volume_one_downloads(server: Server, tmp_path: Pa
         worker.join(60)
     assert len(paths) == 2
     assert server.ranges == [None]
+
+
+def test_a_redirect_is_followed_within_https_only(server: Server, tmp_path: Path) -> None:
+    server.answers = [server.url.replace("resnet18", "moved")]
+    assert https.download(server.url, DIGEST, tmp_path / "one").read_bytes() == CONTENT
+    # No server listens on port 1: the address is refused before anyone asks it.
+    server.answers = [f"http://localhost:1/weights?{SECRET}"]
+    with pytest.raises(RunnerError, match="got a redirect to http://localhost:1/weights") as caught:
+        https.download(server.url, DIGEST, tmp_path / "two", Waits())
+    assert caught.value.reason == Reason.STORAGE_DENIED
+    assert SECRET not in str(caught.value)
+    server.answers = [server.url] * 11
+    with pytest.raises(RunnerError, match="more than 10 redirects"):
+        https.download(server.url, DIGEST, tmp_path / "two", Waits())
+
+
+def test_a_part_from_another_place_is_not_appended(server: Server, tmp_path: Path) -> None:
+    server.answers = ["cut", "elsewhere"]
+    waits = Waits()
+    assert https.download(server.url, DIGEST, tmp_path / "cache", waits).read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=128000-", None]
+    assert waits == [1, 2]
+
+
+def test_a_stop_ends_a_download_that_the_next_run_resumes(server: Server, tmp_path: Path) -> None:
+    stop, pieces = Stop(), iter(range(100))
+
+    def raise_if_stopped() -> None:
+        # The first call comes before the request, then one follows each piece of 1,000 bytes.
+        if next(pieces) == 3:
+            stop.request()
+        stop.raise_if("while downloading")
+
+    with pytest.raises(InterruptedRunError):
+        https.download(server.url, DIGEST, tmp_path / "cache", Waits(), raise_if_stopped)
+    assert https.download(server.url, DIGEST, tmp_path / "cache").read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=3000-"]
+
+
+def test_authorities_that_do_not_exist_are_named(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "none.pem"))
+    with pytest.raises(RunnerError, match="REQUESTS_CA_BUNDLE: expected a file .* which does not exist"):
+        https.download(server.url, DIGEST, tmp_path / "cache", Waits())
+
+
+def test_no_character_of_a_query_is_shown() -> None:
+    text = https.without_secrets("""GET https://me:word@host/a?x='1")&token=abc: refused""")
+    assert text == "GET https://...@host/a?... refused"

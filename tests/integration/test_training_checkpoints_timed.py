@@ -44,7 +44,7 @@ class Training10:
         self.output, self.scratch = folder / "out", folder / "scratch"
         self.scratch.mkdir()
         self.variable = np.zeros(1, np.float32)
-        self.taken = 0
+        self.taken, self.fails_at = 0, 0
         self.after_step: Callable[[int], None] = lambda taken: None
         self.evaluate: Callable[[], Metrics] = lambda: Metrics(m_ap=0.5)
         self.storage = Storage(scratch=self.scratch)
@@ -64,7 +64,11 @@ class Training10:
         self.taken += 1
         self.variable += 1  # in place, as a device does
         self.after_step(self.taken)
-        return tf.constant([2.0 if name == "total" else 1.0 for name in FIGURES])
+        loss = float("nan") if self.taken == self.fails_at else 2.0
+        return tf.constant([loss if name == "total" else 1.0 for name in FIGURES])
+
+    def images_named(self, batch: Any) -> str:
+        return "images a, b"
 
     def batches(self, epoch: int, first_step: int) -> Iterable[dict[str, Any]]:
         return [{} for _ in range(first_step, STEPS)]
@@ -193,3 +197,28 @@ def test_interrupted_is_only_said_of_a_run_that_can_be_resumed(
     expected = "the volume is full" if isinstance(ending, InterruptedRunError) else "of the evaluation"
     with pytest.raises(Exception, match=expected):
         one.train()
+
+
+@pytest.mark.parametrize("minutes", [0, 3])
+def test_a_loss_that_is_not_finite_is_found_at_the_same_step_whether_a_checkpoint_is_due_or_not(
+    tmp_path: Path, written: list[Any], minutes: float
+) -> None:
+    # Workers without checkpoints have begun step 4 when they read the loss of step 3: so must the chief, for
+    # which a checkpoint is due after step 3.
+    one = Training10(tmp_path, minutes)
+    one.fails_at = 3
+    with pytest.raises(RunnerError, match="not finite at step 3 "):
+        one.train()
+    assert (one.taken, written) == (4, [])
+
+
+def test_memory_that_a_checkpoint_lacks_is_not_blamed_on_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(path: Path, position: Position, variables: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(state, "write", exhausted)
+    with pytest.raises(RunnerError, match="a checkpoint needs 0 MiB of the host's memory") as caught:
+        Training10(tmp_path).train()
+    assert caught.value.reason == Reason.OUT_OF_MEMORY

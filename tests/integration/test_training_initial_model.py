@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import tiny
 import tiny_detector
 from tlt_api.failures import Reason
+from tlt_api.model import Anchors
 from tlt_api.runspec import RunSpec
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.cancel import Stop
@@ -36,7 +38,9 @@ class Downloading(Storage):
         self.file = file
         self.downloads: list[tuple[str, str, str]] = []
 
-    def download(self, url: str, sha256: str, cache: str) -> Path:
+    def download(
+        self, url: str, sha256: str, cache: str, raise_if_stopped: Callable[[], None] = lambda: None
+    ) -> Path:
         self.downloads.append((url, sha256, cache))
         return self.file
 
@@ -70,6 +74,22 @@ def test_a_training_that_began_before_goes_on_in_its_graph_and_with_its_frozen_b
     assert model.trunk.get_layer("stage1_block1_conv1").trainable
     again = Position(run="one", batch_size=4, variant=model.config.variant, block_numbers="tlt")
     assert start(storage, again, freezeBlocks=[0])[0].config == model.config
+
+
+def test_a_training_that_starts_over_does_so_in_the_variant_of_today(tmp_path: Path) -> None:
+    before = Position(run="one", batch_size=4, anchors=Anchors(scales=[8], ratios=[1]))
+    assert (before.variant, before.block_numbers) == (FORMER, "former")
+    model, _ = start(Storage(scratch=tmp_path), before, backbone="mobilenet_v2", freezeBlocks=[0])
+    assert (model.config.variant, model.config.block_numbers) == (published("mobilenet_v2"), "tlt")
+
+
+def test_the_log_says_what_each_number_freezes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        start(Storage(scratch=tmp_path), freezeBlocks=[1, 0])
+    texts = [record.getMessage() for record in caplog.records if "freezeBlocks" in record.getMessage()]
+    # The stem with its normalisation; the two convolutions of stage 1, each with one.
+    assert texts[0] == "spec.model.freezeBlocks 0: 2 layers are frozen (stem_conv to stem_bn)"
+    assert texts[1].startswith("spec.model.freezeBlocks 1: 4 layers are frozen (stage1_block1_conv1 to ")
 
 
 def test_what_pretrained_weights_gave_is_in_the_status(tmp_path: Path) -> None:

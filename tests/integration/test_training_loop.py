@@ -69,7 +69,10 @@ class Run:
     def is_due(self) -> bool:
         return False
 
-    def save_state(self, position: Position) -> None:
+    def snapshot(self) -> None:
+        raise AssertionError("none is due")
+
+    def save_state(self, position: Position, snapshot: object = None) -> None:
         self.saved.append(position)
 
     def finish(self) -> None:

@@ -98,7 +98,9 @@ def test_a_step_goes_down_the_gradient_of_losses_and_penalty(kind: str) -> None:
         parts = losses.losses(reference, images["image"], images["boxes"], images["classes"], draws)
         kernels = [weight for weight in reference.trainable_variables if weight.name == "kernel"]
         measure = tf.abs if kind == "l1" else tf.square
-        total = tf.add_n([tf.reduce_sum(parts), *(0.01 * tf.reduce_sum(measure(kernel)) for kernel in kernels)])
+        total = tf.add_n(
+            [tf.reduce_sum(parts), *(0.01 * tf.reduce_sum(measure(kernel)) for kernel in kernels)]
+        )
     gradients = tape.gradient(total, reference.trainable_variables)
     assert figures[0] == pytest.approx(float(total), rel=1e-5)
     for start, moved, gradient in zip(before, one.model.trainable_variables, gradients, strict=True):

@@ -361,6 +361,19 @@ def test_the_variant_and_the_pixels_of_the_weights_are_recorded(image: np.ndarra
     np.testing.assert_array_equal(third.trunk(image)["features"], model.trunk(image)["features"])
 
 
+def test_weights_in_16_bits_are_adapted_in_32(image: np.ndarray, tmp_path: Path) -> None:
+    file = torch_file(tmp_path, image)
+    low = {name: value.astype(np.float16) for name, value in safetensors.numpy.load_file(file).items()}
+    grey = config("resnet18").model_copy(update={"color_mode": "grayscale"})
+    kernels = []
+    # The same values in both files: sums over the three channels are the same, too.
+    for dtype in (np.float16, np.float32):
+        safetensors.numpy.save_file({name: value.astype(dtype) for name, value in low.items()}, file)
+        model, _ = load.build(grey, 1, file)
+        kernels.append(np.asarray(model.trunk.get_layer("stem_conv").kernel))
+    np.testing.assert_array_equal(*kernels)
+
+
 def test_given_pixels_replace_those_of_the_convention(image: np.ndarray, tmp_path: Path) -> None:
     file = torch_file(tmp_path, image)
     model, _ = load.build(config("resnet18"), 1, file)

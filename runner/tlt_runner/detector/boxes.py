@@ -75,8 +75,8 @@ def clip(boxes: Tensor, height: int, width: int) -> Tensor:
 def gather(values: Tensor, indices: Tensor) -> Tensor:
     """Take rows [B, K, ...] of ``values`` [B, N, ...] at ``indices`` [B, K], each image's from its own.
 
-    Without TensorFlow's kernel it is one flat Gather, which converts to one of ONNX, also with a dynamic batch,
-    and which TensorRT builds without a plugin.
+    Without TensorFlow's kernel it is one flat Gather, which converts to one of ONNX, also with a dynamic
+    batch, and which TensorRT builds without a plugin.
     """
     if kernels.native():
         return _rows(values, indices, batch_dims=1)

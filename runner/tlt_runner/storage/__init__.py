@@ -10,7 +10,7 @@ and :mod:`tlt_runner.storage.s3`; :mod:`tlt_runner.storage.address` keeps every 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tlt_api.common import S3Storage
@@ -92,13 +92,16 @@ class Storage:
             raise RunnerError(Reason.CHECKSUM_MISMATCH, f"{uri}: expected sha256 {sha256}, got {got}")
         return path
 
-    def download(self, url: str, sha256: str, cache: str) -> Path:
+    def download(
+        self, url: str, sha256: str, cache: str, raise_if_stopped: Callable[[], None] = lambda: None
+    ) -> Path:
         """Return the file of an https:// address, verified.
 
         Args:
             url: The address.
             sha256: Digest of the file, hexadecimal.
             cache: Address of a folder that keeps the file; for s3:// the scratch folder is used instead.
+            raise_if_stopped: Called again and again; what it raises ends the download.
 
         Raises:
             NotFoundError: There is no such file.
@@ -107,7 +110,8 @@ class Storage:
         # Imported for the first https:// address only: requests is slow to import.
         from tlt_runner.storage import https
 
-        return https.download(url, sha256, self.local_path(cache) or self.scratch / "https")
+        folder = self.local_path(cache) or self.scratch / "https"
+        return https.download(url, sha256, folder, raise_if_stopped=raise_if_stopped)
 
     def at_hand(self, uri: str) -> Path | None:
         """Return the file of an address if it needs no transfer; of s3:// a copy fetched before."""

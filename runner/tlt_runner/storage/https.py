@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 
@@ -30,6 +30,8 @@ ATTEMPTS = 6
 TIMEOUT_SECONDS = 60
 """Longest wait for a connection and between two pieces of the body."""
 CHUNK_BYTES = 1 << 20
+REDIRECTS = 10
+"""Most redirects in a row that are followed."""
 _LOCK_SECONDS = 0.5
 
 
@@ -37,7 +39,13 @@ class _TransientError(Exception):
     """A failure that another attempt may not meet."""
 
 
-def download(url: str, sha256: str, folder: Path, sleep: Callable[[float], None] = time.sleep) -> Path:
+def download(
+    url: str,
+    sha256: str,
+    folder: Path,
+    sleep: Callable[[float], None] = time.sleep,
+    raise_if_stopped: Callable[[], None] = lambda: None,
+) -> Path:
     """Return the file with this digest from the folder, after a download if it is not there yet.
 
     Args:
@@ -45,6 +53,8 @@ def download(url: str, sha256: str, folder: Path, sleep: Callable[[float], None]
         sha256: Digest of the file, hexadecimal.
         folder: Folder of downloads; the file is kept there as ``<sha256>/<its name>``.
         sleep: Waits between two attempts.
+        raise_if_stopped: Called between two pieces of the file and before every wait; what it raises ends the
+            download, which a later one resumes.
 
     Raises:
         NotFoundError: The server has no such file.
@@ -58,12 +68,13 @@ def download(url: str, sha256: str, folder: Path, sleep: Callable[[float], None]
         # Workers of one training share the folder: one downloads, the others wait for it.
         with (target.parent / ".lock").open("w") as lock:
             while not try_lock(lock):
+                raise_if_stopped()
                 sleep(_LOCK_SECONDS)
             if target.is_file() and sha256_of(target) == sha256:
                 log.info("%s: already at %s", shown, target)
                 return target
             partial = target.with_name(f".{target.name}{PARTIAL_SUFFIX}")
-            _complete(url, partial, sleep)
+            _complete(url, partial, sleep, raise_if_stopped)
             got = sha256_of(partial)
             if got != sha256:
                 # Resuming it would never give the right content.
@@ -77,7 +88,8 @@ def download(url: str, sha256: str, folder: Path, sleep: Callable[[float], None]
 
 def without_secrets(text: str) -> str:
     """Return a text without the queries and the credentials of the addresses in it."""
-    return re.sub(r"\?[^\s'\")]*", "?...", re.sub(r"//[^/@\s]*@", "//...@", text))
+    # A query may contain any character but white space: all of them go, with a bracket that follows it.
+    return re.sub(r"\?\S*", "?...", re.sub(r"//[^/@\s]*@", "//...@", text))
 
 
 def _file_name(url: str) -> str:
@@ -85,15 +97,17 @@ def _file_name(url: str) -> str:
     return name or "weights"
 
 
-def _complete(url: str, partial: Path, sleep: Callable[[float], None]) -> None:
+def _complete(
+    url: str, partial: Path, sleep: Callable[[float], None], raise_if_stopped: Callable[[], None]
+) -> None:
     """Download into the partial file, from where it ends, until the whole file is there."""
     shown, failures, most = without_secrets(url), 0, _size(partial)
+    verify = _authorities()
     with requests.Session() as session:
-        # requests knows REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE; SSL_CERT_FILE is OpenSSL's.
-        bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
         while True:
+            raise_if_stopped()
             try:
-                _attempt(session, url, partial, bundle or True)
+                _attempt(session, url, partial, verify, raise_if_stopped)
                 return
             except (requests.RequestException, _TransientError) as error:
                 # Only what was never reached before is progress: a file that always starts over is none.
@@ -114,7 +128,60 @@ def _complete(url: str, partial: Path, sleep: Callable[[float], None]) -> None:
                 sleep(wait)
 
 
-def _attempt(session: requests.Session, url: str, partial: Path, verify: Any) -> None:
+def _authorities() -> str | bool:
+    """Return the file of certificate authorities that the environment names; True for those of requests.
+
+    Raises:
+        RunnerError: StorageUnavailable where there is no such file, which requests reports as an OSError.
+    """
+    # requests knows REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE; SSL_CERT_FILE is OpenSSL's.
+    for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
+        bundle = os.environ.get(name)
+        if bundle and not Path(bundle).exists():
+            raise RunnerError(
+                Reason.STORAGE_UNAVAILABLE,
+                f"{name}: expected a file of certificate authorities, got {bundle}, which does not exist",
+                "Mount the file into the pod, or remove the variable.",
+            )
+        if bundle:
+            return bundle
+    return True
+
+
+def _request(session: requests.Session, url: str, headers: dict[str, str], verify: Any) -> requests.Response:
+    """Return the answer after redirects, of which none leaves https://.
+
+    Raises:
+        RunnerError: StorageDenied for a redirect to http://, before it is followed; StorageUnavailable for
+            too many of them.
+    """
+    for _ in range(REDIRECTS + 1):
+        answer = session.get(
+            url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS, verify=verify, allow_redirects=False
+        )
+        if not answer.is_redirect:
+            return answer
+        answer.close()
+        target = urljoin(url, answer.headers["Location"])
+        # Not left to requests: it would have asked the other address, query included, before anyone looks.
+        if not target.startswith("https://"):
+            raise RunnerError(
+                Reason.STORAGE_DENIED,
+                f"{without_secrets(url)}: expected https://, got a redirect to {without_secrets(target)}",
+            )
+        url = target
+    raise RunnerError(
+        Reason.STORAGE_UNAVAILABLE, f"{without_secrets(url)}: more than {REDIRECTS} redirects in a row"
+    )
+
+
+def _attempt(
+    session: requests.Session,
+    url: str,
+    partial: Path,
+    verify: str | bool,
+    raise_if_stopped: Callable[[], None],
+) -> None:
     size, etag_file = _size(partial), _etag_file(partial)
     etag = json.loads(etag_file.read_text()) if size and etag_file.is_file() else None
     # Without an ETag nothing tells whether the rest is of the same file: it starts over. If-Range has the
@@ -122,16 +189,17 @@ def _attempt(session: requests.Session, url: str, partial: Path, verify: Any) ->
     headers = {"Accept-Encoding": "identity"}
     if etag is not None:
         headers |= {"Range": f"bytes={size}-", "If-Range": etag}
-    with session.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS, verify=verify) as answer:
-        if not answer.url.startswith("https://"):
-            raise RunnerError(
-                Reason.STORAGE_DENIED, f"{without_secrets(url)}: expected https://, got a redirect elsewhere"
-            )
+    with _request(session, url, headers, verify) as answer:
         # The partial file is already as long as the file on the server.
         if answer.status_code == 416:
             return
         _check(answer, without_secrets(url))
         resumed = answer.status_code == 206
+        # A part that begins elsewhere would be appended in the wrong place; the digest would tell, but late.
+        part = answer.headers.get("Content-Range", "")
+        if resumed and not part.startswith(f"bytes {size}-"):
+            _forget(partial)
+            raise _TransientError(f"expected the file from byte {size} on, got Content-Range {part!r}")
         if not resumed:
             _forget(partial)
             # A weak ETag ("W/...") does not promise the same bytes.
@@ -141,6 +209,7 @@ def _attempt(session: requests.Session, url: str, partial: Path, verify: Any) ->
         with partial.open("ab" if resumed else "wb") as file:
             for chunk in answer.iter_content(CHUNK_BYTES):
                 file.write(chunk)
+                raise_if_stopped()
         # requests takes a body that ends early for complete.
         length = answer.headers.get("Content-Length")
         missing = int(length) + (size if resumed else 0) - _size(partial) if length else 0

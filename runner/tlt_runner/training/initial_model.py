@@ -25,7 +25,7 @@ from tlt_runner.detector.anchor_clustering import PlacedObjects
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
-from tlt_runner.storage import Storage, join
+from tlt_runner.storage import join
 from tlt_runner.training.checkpoint.state import Position
 from tlt_runner.training.pretrained import class_outputs, load
 from tlt_runner.training.pretrained.class_outputs import ClassChange
@@ -127,6 +127,10 @@ def initial_model(
             file has too little of the backbone; UnreadableModel; the storage's reasons.
     """
     config = DetectorConfig.from_spec(spec.model, spec.dataset)
+    # With other anchors the training starts over (:func:`tlt_runner.training.checkpoint.state.resume`), in
+    # the variant of today. A trained model keeps its own anchors, whatever the spec says of them.
+    if saved is not None and run.inputs.model is None and saved.anchors not in (None, config.anchors):
+        saved = None
     # Numbers in freezeBlocks meant other blocks to the version that began an older training.
     if saved is not None:
         config = config.model_copy(update={"block_numbers": saved.block_numbers})
@@ -153,23 +157,26 @@ def initial_model(
     if pretrained is None:
         config = config.model_copy(update={"variant": variant or config.variant})
         model = detector.build(config, spec.training.seed)
-        _warn_about_frozen_layers(model, {layer.name for layer in load.layers_of(model)})
+        _report_frozen_layers(model, {layer.name for layer in load.layers_of(model)})
         return model
-    path = _weights_file(pretrained, spec, context.storage)
+    path = _weights_file(pretrained, spec, context)
     # Layers that the file lacks, such as those of the detector, keep their random weights.
     model, taken = load.build(config, spec.training.seed, path, pretrained.pixels, variant)
     context.reporter.report(taken.status)
-    _warn_about_frozen_layers(model, taken.untouched)
+    _report_frozen_layers(model, taken.untouched)
     return model
 
 
-def _weights_file(pretrained: PretrainedWeights, spec: TrainingJobSpec, storage: Storage) -> Path:
+def _weights_file(pretrained: PretrainedWeights, spec: TrainingJobSpec, context: Context) -> Path:
     if pretrained.uri.startswith("https://"):
         # The API requires a digest with such an address.
-        return storage.download(
-            pretrained.uri, pretrained.sha256 or "", join(spec.output.uri, DOWNLOADS_FOLDER)
+        return context.storage.download(
+            pretrained.uri,
+            pretrained.sha256 or "",
+            join(spec.output.uri, DOWNLOADS_FOLDER),
+            lambda: context.stop.raise_if("while downloading pretrained weights; the download is resumed"),
         )
-    return storage.fetch(pretrained.uri, pretrained.sha256)
+    return context.storage.fetch(pretrained.uri, pretrained.sha256)
 
 
 def _retrained(trained: FasterRCNN, config: DetectorConfig, spec: TrainingJobSpec) -> FasterRCNN:
@@ -218,8 +225,15 @@ def frozen_at_random(model: FasterRCNN, random_names: set[str]) -> list[str]:
     return [name for name in names if detector.block_of(config, name) in config.freeze_blocks]
 
 
-def _warn_about_frozen_layers(model: FasterRCNN, random_names: set[str]) -> None:
-    """Warn of layers that are frozen although their weights are random."""
+def _report_frozen_layers(model: FasterRCNN, random_names: set[str]) -> None:
+    """Log what each number in freezeBlocks freezes; warn of frozen layers whose weights are random."""
+    config = model.config
+    for number in sorted(set(config.freeze_blocks)):
+        frozen = [
+            layer.name for layer in load.layers_of(model) if detector.block_of(config, layer.name) == number
+        ]
+        span = f"{frozen[0]} to {frozen[-1]}" if frozen else "none"
+        log.info("spec.model.freezeBlocks %d: %d layers are frozen (%s)", number, len(frozen), span)
     # Frozen, they would pass on noise that no training ever improves.
     frozen_random = frozen_at_random(model, random_names)
     if frozen_random:

@@ -28,6 +28,8 @@ from tlt_runner.training.trainer import FIGURES, Trainer
 
 log = logging.getLogger(__name__)
 Batch = dict[str, Any]
+Snapshot = Any
+"""Copies of all variables that training changes."""
 
 
 class Saver(Protocol):
@@ -39,8 +41,11 @@ class Saver(Protocol):
     def is_due(self) -> bool:
         """Return whether a checkpoint within the epoch is due; called before each step."""
 
-    def save_state(self, position: Position) -> None:
-        """Begin to save a checkpoint for resuming, without a model."""
+    def snapshot(self) -> Snapshot:
+        """Copy everything that training changes, as it is now."""
+
+    def save_state(self, position: Position, snapshot: Snapshot | None = None) -> None:
+        """Begin to save a checkpoint for resuming, without a model: of a snapshot, or as it is now."""
 
     def save_epoch(
         self, position: Position, metrics: Metrics | None, *, is_best: bool, is_last: bool
@@ -157,14 +162,17 @@ def _train_epoch(
             _complete_step(trainer, pending, epoch_loss, callback)
             _interrupt(work, start.model_copy(update={"step": step, "loss_sum": epoch_loss.total}))
         # Not before the epoch's first step: the checkpoint of the epoch before is as good.
-        if step > start.step and work.saver.is_due():
-            _complete_step(trainer, pending, epoch_loss, callback)
-            pending = None
-            work.saver.save_state(start.model_copy(update={"step": step, "loss_sum": epoch_loss.total}))
+        is_due = step > start.step and work.saver.is_due()
+        snapshot = work.saver.snapshot() if is_due else None
         rate = learning_rate(number / (spec.epochs * work.steps), spec.learning_rate, trainer.replicas)
         figures = trainer.step(batch, number, rate)
         # Figures of the previous step are read while the device computes this one: it never waits for us.
         _complete_step(trainer, pending, epoch_loss, callback)
+        # Saved after that check, which every worker makes at the same step. On the chief alone, and earlier,
+        # a loss that is not finite would leave the others waiting for it in this step.
+        if snapshot is not None:
+            reached = start.model_copy(update={"step": step, "loss_sum": epoch_loss.total})
+            work.saver.save_state(reached, snapshot)
         step += 1
         pending = PendingStep(number, step, rate, batch, figures)
     # The last step of the epoch has no successor that would complete it.

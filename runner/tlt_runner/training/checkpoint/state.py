@@ -124,8 +124,9 @@ def find(storage: Storage, uri: str, run: str) -> Saved | None:
         return None
     path = storage.fetch(uri)
     try:
-        with storage_errors(uri), _opened(path) as file:
-            position = _position(file)
+        # All of it, so that damage is known before a model is built for this position.
+        with storage_errors(uri):
+            position, _ = read(path)
     except DAMAGED as error:
         log.warning("training starts over: checkpoint %s is damaged: %s", uri, error)
         return None
@@ -268,7 +269,8 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> bytes:
         array = arrays[name]
         # With type and shape, because the same bytes can be other numbers.
         digest.update(f"{name} {array.dtype} {array.shape} ".encode())
-        digest.update(array.tobytes())
+        # A view: the bytes of a copy would need the memory of the largest variable once more.
+        digest.update(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
     return digest.digest()
 
 

@@ -11,20 +11,23 @@ model.
 from __future__ import annotations
 
 import logging
+import math
 import time
 import zipfile
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tlt_api.base import StatusModel
+from tlt_api.failures import Reason
 from tlt_api.status import Metrics
 from tlt_runner.context import Context
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.model import FasterRCNN
+from tlt_runner.errors import RunnerError
 from tlt_runner.files import sha256_of
 from tlt_runner.training.checkpoint import manifest as manifests
 from tlt_runner.training.checkpoint import state
@@ -103,12 +106,29 @@ class CheckpointWriter:
             return False
         return self._clock() - self._saved_at >= self._seconds
 
-    def save_state(self, position: Position) -> None:
-        """Begin to save a checkpoint for resuming: within an epoch, before an evaluation, or at a stop."""
+    def snapshot(self) -> list[np.ndarray]:
+        """Return copies of all variables, once no checkpoint is being written: memory holds one copy.
+
+        Raises:
+            RunnerError: OutOfMemory where there is no room for them; the error with which an earlier
+                checkpoint failed.
+        """
+        self._background.wait()
+        self._saved_at = self._clock()
+        with _memory_explained(self._variables):
+            # copy(): an array of a variable on the CPU may share the memory that the next step overwrites.
+            return [np.asarray(variable).copy() for variable in self._variables]
+
+    def save_state(self, position: Position, snapshot: list[np.ndarray] | None = None) -> None:
+        """Begin to save a checkpoint for resuming: within an epoch, before an evaluation, or at a stop.
+
+        Args:
+            position: Progress of the training.
+            snapshot: The variables at this position; by default as they are now.
+        """
         if not self._publishes:
             return
-        variables = self._copied()
-        self._saved_at = self._clock()
+        variables = self.snapshot() if snapshot is None else snapshot
         # The state only: a model is published at the end of an epoch, once it is evaluated.
         self._background.start(
             lambda: self._record(
@@ -142,7 +162,7 @@ class CheckpointWriter:
         self._saved_at = self._clock()
         # 1. The state. The one saved before the evaluation has the same weights and is not written again.
         current = self._current(position)
-        variables = None if current else self._copied()
+        variables = None if current else self.snapshot()
         # 2. The model, unless it is neither best nor due: then the entry gets its metrics only.
         local = None
         if is_best or is_last:
@@ -174,12 +194,6 @@ class CheckpointWriter:
 
         self._background.start(write)
 
-    def _copied(self) -> list[np.ndarray]:
-        """Return copies of all variables, once no checkpoint is being written: memory holds one copy."""
-        self._background.wait()
-        # copy(): an array of a variable on the CPU may share the memory that the next step overwrites.
-        return [np.asarray(variable).copy() for variable in self._variables]
-
     def _current(self, position: Position) -> Checkpoint | None:
         """Return the checkpoint whose state has the weights of this position, if it can still get a model."""
         manifest = self._checkpoints.manifest
@@ -194,7 +208,8 @@ class CheckpointWriter:
         """Publish the state and return its checkpoint; one with the same content is not published again."""
         local = self._scratch / "state.npz"
         # Written in order to know its digest, which is part of the name.
-        state.write(local, position, variables)
+        with _memory_explained(variables):
+            state.write(local, position, variables)
         name = manifests.checkpoint_name(position, sha256_of(local))
         manifest = self._checkpoints.manifest
         checkpoint = manifest.checkpoint(name) if manifest else None
@@ -219,6 +234,24 @@ class CheckpointWriter:
         manifest = manifest.advanced(position, checkpoint, best=is_best, last=is_last, keep=self._keep)
         self._checkpoints.record(manifest, self._scratch, model)
         log.info("checkpoint %s written", checkpoint.name)
+
+
+@contextmanager
+def _memory_explained(variables: Sequence[Any]) -> Iterator[None]:
+    """Say of host memory that runs out here that a checkpoint needed it, and not a step's images.
+
+    Raises:
+        RunnerError: OutOfMemory.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        megabytes = sum(math.prod(variable.shape) * 4 for variable in variables) / 2**20
+        raise RunnerError(
+            Reason.OUT_OF_MEMORY,
+            f"a checkpoint needs {megabytes:.0f} MiB of the host's memory for a copy of all variables",
+            "Raise spec.resources.memory; a smaller batch does not help.",
+        ) from error
 
 
 class Origin(StatusModel):

@@ -256,7 +256,11 @@ def _same_inputs(current: list[np.ndarray], values: list[np.ndarray]) -> bool:
 def _translated(arrays: Arrays, naming: Naming) -> tuple[Arrays, dict[str, str]]:
     """Return the layers by our names, and the file's name of each."""
     theirs = {ours: name for name in arrays if (ours := naming.ours(name)) is not None}
-    return {ours: list(arrays[name]) for ours, name in theirs.items()}, theirs
+    # In 32 bits before anything is computed with them: a file in 16 bits would round its adapted statistics.
+    translated = {
+        ours: [np.asarray(value, np.float32) for value in arrays[name]] for ours, name in theirs.items()
+    }
+    return translated, theirs
 
 
 def _adapt(model: FasterRCNN, arrays: Arrays, naming: Naming, order: str) -> None:
