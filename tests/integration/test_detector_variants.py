@@ -19,19 +19,19 @@ from tlt_api.prunejob import PruneTarget
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.backbones.layers import Layers
 from tlt_runner.detector.config import DetectorConfig
-from tlt_runner.detector.variant import FORMER, Pixels, Variant, published
+from tlt_runner.detector.variant import DEFAULT, Pixels, Variant
 from tlt_runner.export import onnx as onnx_export
 from tlt_runner.pruning.plan import Options
 from tlt_runner.tasks import prune
 
 FORMER_FILES = Path(__file__).parents[1] / "fixtures/model-2026-11"
 VARIANTS = {
-    "v1.5": ("resnet10", published("resnet10")),
+    "v1.5": ("resnet10", Variant(padding="symmetric")),
     "v1": ("resnet50", Variant(padding="symmetric", stride_in="conv1", epsilon=1.001e-5)),
     "TLT": ("resnet10", Variant(projections="all", stem_pool=False, epsilon=1e-3)),
     "TLT, bottlenecks": ("resnet50", Variant(projections="stage", stride_in="conv1", epsilon=1e-3)),
     "torchvision's MobileNetV2": ("mobilenet_v2", Variant(padding="symmetric", wide_end=True)),
-    "before 2026-12": ("resnet10", FORMER),
+    "without weights": ("resnet10", DEFAULT),
 }
 
 
@@ -82,7 +82,7 @@ def test_a_variant_is_recorded_pruned_and_exported(name: str, images: np.ndarray
 
 
 def test_the_published_resnet_strides_as_torchvisions_and_only_where_it_has_to() -> None:
-    model = detector.build(tiny("resnet50", published("resnet50")), 1)
+    model = detector.build(tiny("resnet50", Variant(padding="symmetric")), 1)
     strided = {
         layer.name: layer.kernel_size[0]
         for layer in [*model.trunk.layers, *model.head.layers]
@@ -113,7 +113,7 @@ def test_left_out_pixels_and_a_convolution_equal_a_strided_convolution(size: int
 
 def test_a_model_file_of_before_detects_the_same(images: np.ndarray) -> None:
     model = detector.load(FORMER_FILES / "best.keras")
-    assert model.config.variant == FORMER
+    assert model.config.variant == DEFAULT
     stored = np.load(FORMER_FILES / "detections.npz")
     got = {**model(images), "features": model.trunk(images)["features"]}
     assert stored["count"].tolist() == [8, 8]

@@ -19,7 +19,7 @@ from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.cancel import Stop
 from tlt_runner.context import Context
 from tlt_runner.detector.model import FasterRCNN
-from tlt_runner.detector.variant import FORMER, published
+from tlt_runner.detector.variant import DEFAULT, Variant
 from tlt_runner.errors import RunnerError
 from tlt_runner.status.file import LocalReporter
 from tlt_runner.storage import Storage
@@ -66,21 +66,24 @@ def test_a_training_that_began_before_goes_on_in_its_graph_and_with_its_frozen_b
     # A state file of before 2026-12 says nothing of it.
     before = Position.model_validate_json('{"run": "one", "batchSize": 4, "epoch": 3}')
     model, _ = start(storage, before, freezeBlocks=[0])
-    assert (model.config.variant, model.config.block_numbers) == (FORMER, "former")
+    assert (model.config.variant, model.config.block_numbers) == (DEFAULT, "former")
     assert not model.trunk.get_layer("stage1_block1_conv1").trainable
     assert "AveragePooling2D" in {type(layer).__name__ for layer in model.trunk.layers}
     model, _ = start(storage, freezeBlocks=[0])
-    assert (model.config.variant, model.config.block_numbers) == (published("resnet10"), "tlt")
+    assert (model.config.variant, model.config.block_numbers) == (DEFAULT, "tlt")
     assert model.trunk.get_layer("stage1_block1_conv1").trainable
     again = Position(run="one", batch_size=4, variant=model.config.variant, block_numbers="tlt")
     assert start(storage, again, freezeBlocks=[0])[0].config == model.config
 
 
 def test_a_training_that_starts_over_does_so_in_the_variant_of_today(tmp_path: Path) -> None:
-    before = Position(run="one", batch_size=4, anchors=Anchors(scales=[8], ratios=[1]))
-    assert (before.variant, before.block_numbers) == (FORMER, "former")
-    model, _ = start(Storage(scratch=tmp_path), before, backbone="mobilenet_v2", freezeBlocks=[0])
-    assert (model.config.variant, model.config.block_numbers) == (published("mobilenet_v2"), "tlt")
+    without_pool = Variant(stem_pool=False)
+    before = Position(run="one", batch_size=4, anchors=Anchors(scales=[8], ratios=[1]), variant=without_pool)
+    assert before.block_numbers == "former"
+    model, _ = start(Storage(scratch=tmp_path), before)
+    assert (model.config.variant, model.config.block_numbers) == (DEFAULT, "tlt")
+    same = before.model_copy(update={"anchors": model.config.anchors})
+    assert start(Storage(scratch=tmp_path), same)[0].config.variant == without_pool
 
 
 def test_the_log_says_what_each_number_freezes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -47,7 +47,7 @@ class DetectorConfig(StatusModel):
     """Feature extractor, before any pruning."""
     width_multiplier: float = 1.0
     """Factor on every layer's filters, before any pruning."""
-    variant: Variant = Field(default_factory=lambda data: variant.published(data["backbone"]))
+    variant: Variant = variant.DEFAULT
     """Details of the backbone's graph that its pretrained weights decide."""
     activation: Activation = "swish"
     """Activation function of efficientnet; the other backbones have one of their own."""
@@ -71,7 +71,7 @@ class DetectorConfig(StatusModel):
     @classmethod
     def from_file(cls, stored: dict[str, Any]) -> Self:
         """Read the description in a model file; one of before 2026-12 names neither variant nor numbering."""
-        former = {"variant": variant.FORMER.to_wire(), "blockNumbers": "former"}
+        former = {"variant": variant.DEFAULT.to_wire(), "blockNumbers": "former"}
         return cls.model_validate({**former, **stored})
 
     @classmethod

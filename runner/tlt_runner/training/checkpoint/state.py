@@ -27,7 +27,7 @@ from tlt_api.base import StatusModel
 from tlt_api.failures import Reason
 from tlt_api.model import Anchors
 from tlt_api.status import Artifact, Metrics
-from tlt_runner.detector.variant import FORMER, Variant
+from tlt_runner.detector.variant import DEFAULT, Variant
 from tlt_runner.errors import RunnerError, storage_errors
 from tlt_runner.storage import Storage
 from tlt_runner.training.pretrained.class_outputs import ClassChange
@@ -67,7 +67,7 @@ class Position(StatusModel):
     """Anchors of the model: with other anchors, the same weights predict other boxes."""
     class_names: list[str] | None = None
     """Classes of the model, by id."""
-    variant: Variant = FORMER
+    variant: Variant = DEFAULT
     """Variant of the backbone: in another one, the same weights give other features. State files of before
     2026-12 name none."""
     block_numbers: Literal["tlt", "former"] = "former"

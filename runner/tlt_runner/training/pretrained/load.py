@@ -155,7 +155,7 @@ def _variant(config: DetectorConfig, file: WeightsFile, naming: Naming, given: P
     elif naming.variant is not None:
         chosen = naming.variant(file.names)
     else:
-        chosen = variant.published(config.backbone)
+        chosen = variant.DEFAULT
     usual = naming.pixels or chosen.pixels or FAMILIES[config.backbone].pixels
     resolved = {**usual.model_dump(), **given.model_dump(include={"mean", "scale"}, exclude_none=True)}
     return chosen.model_copy(update={"pixels": Pixels.model_validate(resolved)})
