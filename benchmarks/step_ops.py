@@ -51,7 +51,7 @@ NO_KERNEL = re.compile(
 """Types of ops that move no data."""
 ON_HOST = re.compile(
     "AddV2|Sub|Mul|FloorDiv|FloorMod|Maximum|Minimum|Neg|StridedSlice|Slice|Pack|ConcatV2|Range|Prod|Fill"
-    "|Cast|SelectV2|Sum"
+    "|SelectV2|Sum"
 )
 """Types of ops of which the host computes those of int32."""
 

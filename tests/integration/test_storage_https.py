@@ -91,7 +91,14 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     listening.socket = context.wrap_socket(listening.socket, server_side=True)
     threading.Thread(target=listening.serve_forever, daemon=True).start()
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate("ca")))
-    for name in ("REQUESTS_CA_BUNDLE", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+    for name in (
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "HTTPS_PROXY",
+        "https_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(https, "CHUNK_BYTES", 1000)
     state.url = f"https://localhost:{listening.server_address[1]}/models/resnet18.safetensors?{SECRET}"
@@ -237,7 +244,7 @@ def test_a_redirect_is_followed_within_https_only(server: Server, tmp_path: Path
     server.answers = [server.url.replace("resnet18", "moved")]
     assert https.download(server.url, DIGEST, tmp_path / "one").read_bytes() == CONTENT
     # No server listens on port 1: the address is refused before anyone asks it.
-    server.answers = [f"http://localhost:1/weights?{SECRET}"]
+    server.answers = [f"http://localhost:1/weights?a &{SECRET}"]
     with pytest.raises(RunnerError, match="got a redirect to http://localhost:1/weights") as caught:
         https.download(server.url, DIGEST, tmp_path / "two", Waits())
     assert caught.value.reason == Reason.STORAGE_DENIED
@@ -279,5 +286,5 @@ def test_authorities_that_do_not_exist_are_named(
 
 
 def test_no_character_of_a_query_is_shown() -> None:
-    text = https.without_secrets("""GET https://me:word@host/a?x='1")&token=abc: refused""")
+    text = https.without_secrets("""GET https://me:w@rd@host/a?x='1")&token=abc: refused""")
     assert text == "GET https://...@host/a?... refused"

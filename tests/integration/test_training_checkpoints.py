@@ -376,6 +376,8 @@ def test_a_damaged_manifest_or_a_lost_state_starts_the_training_over(
         (state_file,) = room.output.glob("checkpoints/*/state.npz")
         _cut(state_file) if damage == "state" else state_file.unlink()
     again = Room(tmp_path)
+    # None already here, before a model is built for the saved position.
+    assert again.checkpoints.recall() is None
     start = again.resume()
     assert (start.epoch, again.listed, again.variable.value.sum()) == (0, {}, 0)
     assert any(record.levelno == logging.WARNING for record in caplog.records)

@@ -54,6 +54,8 @@ def losses(
         random: Generator of the seeds with which mini-batches and dropout are drawn.
     """
     config = model.config
+    # TensorFlow compares int32 in the host's memory, for which the device would wait.
+    classes = ops.cast(classes, "float32")
     # 1. First stage: objectness and offsets of all N anchors, whose targets depend on the labels only.
     out = model.trunk(images, training=True)
     with keras.name_scope("targets"):
@@ -94,7 +96,7 @@ def rpn_sums(objectness: Tensor, deltas: Tensor, targets: AnchorTargets) -> tupl
     entropy = ops.softplus(objectness) - targets.positive * objectness
     # Offsets of anchors without an object mean nothing: the factor positive leaves them out.
     distance = smooth_l1(deltas - targets.deltas, RPN_BETA)
-    return ops.sum(targets.sampled * entropy), ops.sum(targets.positive[..., None] * distance)
+    return ops.sum(targets.sampled * entropy), ops.sum(ops.expand_dims(targets.positive, -1) * distance)
 
 
 def head_sums(logits: Tensor, deltas: Tensor, targets: RoiTargets) -> tuple[Tensor, Tensor]:
@@ -108,11 +110,11 @@ def head_sums(logits: Tensor, deltas: Tensor, targets: RoiTargets) -> tuple[Tens
     classes = deltas.shape[2]
     # [B, S, K + 1]. log_softmax, because the logarithm of a softmax that is rounded to 0 is infinite.
     chosen = ops.one_hot(targets.classes, classes + 1)
-    entropy = -targets.sampled[..., None] * chosen * ops.log_softmax(logits, axis=-1)
+    likelihood = ops.expand_dims(targets.sampled, -1) * chosen * ops.log_softmax(logits, axis=-1)
     # One-hot without the background's column: of background no class's offsets are left.
     of_class = ops.sum(deltas * chosen[..., :classes, None], axis=2)
     distance = smooth_l1(of_class - targets.deltas, HEAD_BETA)
-    return ops.sum(entropy), ops.sum(targets.positive[..., None] * distance)
+    return -ops.sum(likelihood), ops.sum(ops.expand_dims(targets.positive, -1) * distance)
 
 
 def smooth_l1(x: Tensor, beta: float) -> Tensor:

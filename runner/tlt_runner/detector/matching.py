@@ -16,7 +16,7 @@ from keras import ops
 
 from tlt_runner.data.sample import IGNORED
 from tlt_runner.detector import boxes as box_ops
-from tlt_runner.detector import seeds
+from tlt_runner.detector import kernels, seeds
 from tlt_runner.detector.boxes import Tensor
 from tlt_runner.detector.config import DetectorConfig
 
@@ -133,9 +133,14 @@ def _overlaps(references: Tensor, boxes: Tensor, classes: Tensor) -> tuple[Tenso
 
 def _best(overlaps: Tensor) -> tuple[Tensor, Tensor]:
     """The best overlap [B, N] of overlaps [B, N, G], and whose it is, as a float; the first of equal ones."""
-    # One kernel, where a maximum and Keras' argmax are seven.
-    best, index = ops.top_k(overlaps, 1)
-    return ops.squeeze(best, 2), ops.cast(ops.squeeze(index, 2), "float32")
+    best = ops.max(overlaps, axis=2)
+    if not kernels.native():
+        return best, ops.cast(ops.argmax(overlaps, axis=2), "float32")
+    # Imported here, so that the module loads on other backends.
+    import tensorflow as tf
+
+    # One kernel, where Keras' argmax is six.
+    return best, tf.cast(tf.argmax(overlaps, axis=2, output_type=tf.int32), tf.float32)
 
 
 def _claims(overlaps: Tensor, matches: Tensor, real: Tensor) -> Tensor:
@@ -253,10 +258,11 @@ def _draw(
     positive = _largest(positive, noise, min(most_positive, size))
     # Negatives fill up what positives leave, a number that differs between images: so the threshold is
     # looked up at that rank, while every shape stays static.
-    positive_count = ops.sum(ops.cast(positive, "int32"), axis=1, keepdims=True)
+    # Counted in floats: TensorFlow's int32 arithmetic runs on the host, for which the device would wait.
+    positive_count = ops.sum(ops.cast(positive, "float32"), axis=1, keepdims=True)
     keyed = ops.where(negative, noise, -1.0)
     # Where positives fill the mini-batch, rank 0 only keeps the index in range, and there is no room.
-    last_rank = ops.maximum(size - positive_count - 1, 0)
+    last_rank = ops.maximum(size - positive_count - 1.0, 0.0)
     threshold = box_ops.gather(ops.top_k(keyed, size)[0], last_rank)
     room = ops.logical_and(negative, positive_count < size)
     return positive, ops.logical_and(room, keyed >= threshold)

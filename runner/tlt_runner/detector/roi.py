@@ -51,10 +51,11 @@ def pool(features: Tensor, boxes: Tensor, size: int, sampling: Sampling = "fixed
     cells, weights = taps(ops.stop_gradient(boxes), (height, width), size, sampling, index)
     # Cells are numbered over the whole batch, in the order of the features in memory.
     images = ops.cast(ops.arange(ops.shape(features)[0]), index)
-    first = images[:, None, None, None, None, None] * (height * width)
-    rows, columns = cells[:, :, 0, :, None, :, None], cells[:, :, 1, None, :, None, :]
-    cells = (rows * width + first) + columns
-    weights = weights[:, :, 0, :, None, :, None] * weights[:, :, 1, None, :, None, :]
+    first = ops.reshape(images * (height * width), (-1, 1, 1, 1, 1, 1))
+    # [B, R, P, 1, T, 1] and [B, R, 1, P, 1, T].
+    rows, columns = _crossed(cells)
+    row_weights, column_weights = _crossed(weights)
+    cells, weights = rows * width + first + columns, row_weights * column_weights
     # [N, T, T] with N = B * R * P * P rows and T taps in each direction.
     shape = (-1, *cells.shape[-2:])
     flat = ops.reshape(features, (-1, channels))
@@ -79,8 +80,8 @@ def taps(
         whose sum in a bin is 1. T is two for each sample; a cell can occur twice.
     """
     start, end = ops.split(boxes, 2, axis=-1)
-    # [B, R, 2, 1, 1]
-    start, bins = start[..., None, None], (end - start)[..., None, None] / size
+    # [B, R, 2, 1, 1]. expand_dims moves no data, an index of None does.
+    start, bins = (ops.expand_dims(edge, (-1, -2)) for edge in (start, (end - start) / size))
     if sampling == "adaptive":
         most = MOST_SAMPLES
         # Detectron2's rule: as many samples as the bin has cells, rounded up.
@@ -105,6 +106,12 @@ def taps(
     weights = ops.stack([(1.0 - above) * share, above * share], axis=-1)
     shape = (-1, boxes.shape[1], 2, size, 2 * most)
     return ops.reshape(cells, shape), ops.reshape(weights, shape)
+
+
+def _crossed(pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """Values of both directions [B, R, 2, P, T], which then broadcast to all bins and all pairs of taps."""
+    rows, columns = ops.unstack(pairs, axis=2)
+    return ops.expand_dims(rows, (3, 5)), ops.expand_dims(columns, (2, 4))
 
 
 def _gathered_product(flat: Tensor, cells: Tensor, weights: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class StepSeeds(keras.random.SeedGenerator):
         first = count + ops.cast(self._replica, "int32") * ops.cast(images, "int32")
         row, shifts = drawn[:count], ops.slice(drawn, (first,), (images,))
         # Both are multiples of 2^-23 below 1, so that the sum, and what is left of it, are exact.
-        shifted = shifts[:, None] + row
+        shifted = ops.expand_dims(shifts, 1) + row
         return shifted - ops.floor(shifted)
 
 

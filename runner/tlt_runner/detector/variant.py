@@ -74,5 +74,5 @@ class Variant(StatusModel):
 
 DEFAULT = Variant(shortcut="average")
 """Variant where no weights ask for another one; also that of all models of before 2026-12, whose files name
-none. From nothing, a ResNet learns more with averaging shortcuts, as in ResNet-D (He et al., "Bag of Tricks
-for Image Classification", 2019), which do not leave out three quarters of a map (docs/performance.md)."""
+none. Averaging shortcuts, as in ResNet-D (He et al., "Bag of Tricks for Image Classification", 2019), do not
+leave out three quarters of a map: from nothing, digits were learnt better so (docs/performance.md)."""

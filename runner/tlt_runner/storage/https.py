@@ -53,8 +53,8 @@ def download(
         sha256: Digest of the file, hexadecimal.
         folder: Folder of downloads; the file is kept there as ``<sha256>/<its name>``.
         sleep: Waits between two attempts.
-        raise_if_stopped: Called between two pieces of the file and before every wait; what it raises ends the
-            download, which a later one resumes.
+        raise_if_stopped: Called between two pieces of the file and before every attempt; what it raises ends
+            the download, which a later one resumes.
 
     Raises:
         NotFoundError: The server has no such file.
@@ -88,8 +88,8 @@ def download(
 
 def without_secrets(text: str) -> str:
     """Return a text without the queries and the credentials of the addresses in it."""
-    # A query may contain any character but white space: all of them go, with a bracket that follows it.
-    return re.sub(r"\?\S*", "?...", re.sub(r"//[^/@\s]*@", "//...@", text))
+    # A query may contain any character but white space: all of them go, with a bracket that follows.
+    return re.sub(r"\?\S*", "?...", re.sub(r"//[^/\s]*@", "//...@", text))
 
 
 def _file_name(url: str) -> str:
@@ -125,6 +125,7 @@ def _complete(
                     ) from None
                 wait = 2.0 ** (failures - 1)
                 log.warning("%s: %s; resumed at byte %d in %g s", shown, text, _size(partial), wait)
+                raise_if_stopped()
                 sleep(wait)
 
 
@@ -134,8 +135,8 @@ def _authorities() -> str | bool:
     Raises:
         RunnerError: StorageUnavailable where there is no such file, which requests reports as an OSError.
     """
-    # requests knows REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE; SSL_CERT_FILE is OpenSSL's.
-    for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
+    # The first two as requests reads them; SSL_CERT_FILE is OpenSSL's.
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
         bundle = os.environ.get(name)
         if bundle and not Path(bundle).exists():
             raise RunnerError(
@@ -167,7 +168,9 @@ def _request(session: requests.Session, url: str, headers: dict[str, str], verif
         if not target.startswith("https://"):
             raise RunnerError(
                 Reason.STORAGE_DENIED,
-                f"{without_secrets(url)}: expected https://, got a redirect to {without_secrets(target)}",
+                # A server may send anything as a query, white space included.
+                f"{without_secrets(url)}: expected https://, got a redirect to "
+                + without_secrets(target.partition("?")[0]),
             )
         url = target
     raise RunnerError(

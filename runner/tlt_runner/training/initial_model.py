@@ -144,7 +144,9 @@ def initial_model(
             trained.config.backbone,
             trained.count_params(),
         )
-        return _retrained(trained, config, spec)
+        retrained = _retrained(trained, config, spec)
+        _report_frozen_layers(retrained, set())
+        return retrained
     # Whoever starts a run resolves spec.model.from first.
     if spec.model.from_ is not None:
         raise RunnerError(
@@ -174,7 +176,7 @@ def _weights_file(pretrained: PretrainedWeights, spec: TrainingJobSpec, context:
             pretrained.uri,
             pretrained.sha256 or "",
             join(spec.output.uri, DOWNLOADS_FOLDER),
-            lambda: context.stop.raise_if("while downloading pretrained weights; the download is resumed"),
+            lambda: context.stop.raise_if("while downloading pretrained weights"),
         )
     return context.storage.fetch(pretrained.uri, pretrained.sha256)
 

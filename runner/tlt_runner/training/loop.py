@@ -173,6 +173,8 @@ def _train_epoch(
         if snapshot is not None:
             reached = start.model_copy(update={"step": step, "loss_sum": epoch_loss.total})
             work.saver.save_state(reached, snapshot)
+            # Its memory is the next one's.
+            snapshot = None
         step += 1
         pending = PendingStep(number, step, rate, batch, figures)
     # The last step of the epoch has no successor that would complete it.

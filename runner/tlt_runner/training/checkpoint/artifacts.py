@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from tlt_api.failures import Reason
 from tlt_api.runspec import Owner
 from tlt_api.status import Artifact, Metrics
 from tlt_runner.context import Context
@@ -193,10 +194,15 @@ class Checkpoints:
             return None
         state_uri = self._uri(checkpoint.state.path)
         try:
-            # Without the digest: a damaged state starts the training over, and resuming checks it.
-            local = self._storage.fetch(state_uri)
+            # With the digest, so that damage is known before a model is built for this position.
+            local = self._storage.fetch(state_uri, checkpoint.state.sha256)
         except NotFoundError as error:
             log.warning("training starts over: %s names a file that is gone: %s", uri, error.message)
+            return None
+        except RunnerError as error:
+            if error.reason != Reason.CHECKSUM_MISMATCH:
+                raise
+            log.warning("training starts over: its checkpoint is damaged: %s", error.message)
             return None
         self.manifest = manifest
         return Saved(position, local, state_uri)

@@ -270,7 +270,7 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> bytes:
         # With type and shape, because the same bytes can be other numbers.
         digest.update(f"{name} {array.dtype} {array.shape} ".encode())
         # A view: the bytes of a copy would need the memory of the largest variable once more.
-        digest.update(np.ascontiguousarray(array).data)
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.digest()
 
 
