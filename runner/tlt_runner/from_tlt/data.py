@@ -95,38 +95,54 @@ class _Pair:
         self.t = t
         self.training = training
         self.validation = validation
+        # Fields that name folders, and the field below spec that has the folder: said once all are known.
+        self._named: list[tuple[Given, str]] = []
 
     def translate(self) -> None:
         """Set ``dataset.uri`` and all that is relative to it."""
         t = self.t
-        held_out = bool(t.of(f"{_VALIDATION}.image_directory_path"))
+        held_out = t.of(f"{_VALIDATION}.image_directory_path")
         images = self._image_root()
-        coco = self.training is not None and self.training.has("coco_config")
-        training, own_validation = self._coco() if coco else (self._kitti(self.training, images), None)
-        validation = self._kitti(self.validation, self._validation_root()) if held_out else own_validation
+        if self.training is not None and self.training.has("coco_config"):
+            training, validation = self._coco(self.training, images)
+        else:
+            training, validation = self._kitti(self.training, images, "dataset"), None
+        if held_out:
+            validation = self._kitti(self.validation, held_out[0], "dataset.validation")
         self._rest()
         if training is None:
             return
-        folders = [training] if validation is None else [training, validation]
-        addresses = [address for one in folders for address in (one.images, one.labels)]
+        folders = {"dataset": training}
+        if validation is not None:
+            folders["dataset.validation"] = validation
+        addresses = [address for one in folders.values() for address in (one.images, one.labels)]
         root = paths.root(training.root, addresses)
         if root is None:
-            item = t.of(f"{_VALIDATION}.image_directory_path")
-            t.problem(
-                item[0] if item else None,
-                f"expected all images and labels in one claim or bucket, got {', '.join(addresses)}",
-            )
+            words = f"expected all images and labels in one claim or bucket, got {', '.join(addresses)}"
+            t.problem(held_out[0] if held_out else images, words)
             return
         t.put("dataset.uri", root)
-        t.put("dataset.images", paths.relative(root, training.images))
-        t.put("dataset.labels", paths.relative(root, training.labels))
-        if validation is not None:
-            t.put("dataset.validation.images", paths.relative(root, validation.images))
-            t.put("dataset.validation.labels", paths.relative(root, validation.labels))
-            for fold in t.of("dataset_config.validation_fold"):
-                t.changed(fold, "dataset.validation", t.got("dataset.validation.images"), "its folder")
-        else:
+        for use, one in folders.items():
+            t.put(f"{use}.images", paths.relative(root, one.images))
+            t.put(f"{use}.labels", paths.relative(root, one.labels))
+        self._say(root)
+        if validation is None:
             self._split(root)
+        for fold in t.of("dataset_config.validation_fold"):
+            if t.account(fold) is None:
+                t.changed(fold, "dataset.validation.images", t.got("dataset.validation.images"), "a folder")
+
+    def _say(self, root: str) -> None:
+        """Account for the fields that name folders."""
+        t = self.t
+        for item, to in self._named:
+            result = t.got(to)
+            if item.value == result:
+                t.taken(item, to)
+            elif str(item.value).startswith("/") and t.address(item) == root:
+                t.taken(item, "dataset.uri", root)
+            else:
+                t.changed(item, to, result, f"below dataset.uri {root}")
 
     def _image_root(self) -> Given | None:
         """Return the first source's folder, and account for others."""
@@ -137,66 +153,66 @@ class _Pair:
             self.t.without(item, words, kept=same)
         return sources[0] if sources else None
 
-    def _validation_root(self) -> Given | None:
-        fields = self.t.of(f"{_VALIDATION}.image_directory_path")
-        return fields[0] if fields else None
+    def _kitti(self, convert: Spec | None, images: Given | None, use: str) -> _Folders | None:
+        """Return the folders of a KITTI data set: those that its conversion names below the root.
 
-    def _kitti(self, convert: Spec | None, images: Given | None) -> _Folders | None:
-        """Return the folders of a KITTI data set: those that its conversion names below the root."""
+        Args:
+            convert: Its dataset_convert spec.
+            images: Folder that the training spec names.
+            use: ``dataset`` or ``dataset.validation``.
+        """
         t = self.t
-        roots = convert.of("kitti_config.root_directory_path") if convert else []
-        label_root = roots[0] if roots else images
-        image_root = images or label_root
-        if image_root is None or label_root is None:
-            return None
-        main = images is None or images.path.startswith(_SOURCES)
-        prefix = "dataset" if main else "dataset.validation"
         names = {}
         for name, to in (("image_dir_name", "images"), ("label_dir_name", "labels")):
             fields = convert.of(f"kitti_config.{name}") if convert else []
-            names[name] = str(fields[0].value) if fields else _USUAL[name]
-            for item in fields:
-                t.taken(item, f"{prefix}.{to}")
+            names[name] = str(fields[0].value) if fields else self._usual(name)
+            self._named += [(item, f"{use}.{to}") for item in fields]
             if not fields:
-                words = "that of TLT's samples; the spec of dataset_convert, imported too, says it"
-                t.assume(f"{prefix}.{to} {names[name]}", words)
-        if any(t.address(item) is None for item in (image_root, label_root)):
+                words = "as in TLT's samples; the spec of dataset_convert, imported too, says it"
+                t.assume(f"{use}.{to} {names[name]}", words)
+        root = convert.of("kitti_config.root_directory_path") if convert else []
+        return self._folders(images, next(iter(root), None), *names.values(), use=use)
+
+    def _usual(self, name: str) -> str:
+        """Return a folder that no spec names: that of the training images, or TLT's samples'."""
+        training = self.training.value(f"kitti_config.{name}") if self.training else None
+        return str(training or _USUAL[name])
+
+    def _folders(
+        self, images: Given | None, root: Given | None, image_name: str, label_name: str, *, use: str
+    ) -> _Folders | None:
+        """Return addresses: of images below the training spec's folder, of labels below the conversion's."""
+        image_root, label_root = images or root, root or images
+        if image_root is None or label_root is None:
             return None
-        image_folder = t.address(image_root, paths.join(str(image_root.value), names["image_dir_name"]))
-        label_folder = t.address(label_root, paths.join(str(label_root.value), names["label_dir_name"]))
+        roots = {id(label_root): (label_root, f"{use}.labels"), id(image_root): (image_root, f"{use}.images")}
+        addresses = [self.t.address(item) for item, _ in roots.values()]
+        if None in addresses:
+            return None
+        self._named += list(roots.values())
+        image_folder = self.t.address(image_root, paths.join(str(image_root.value), image_name))
+        label_folder = self.t.address(label_root, paths.join(str(label_root.value), label_name))
         if image_folder is None or label_folder is None:
             return None
-        for item in {id(one): one for one in (image_root, label_root)}.values():
-            to = "dataset.uri" if main else "dataset.validation.images"
-            t.taken(item, to, t.address(item))
-        return _Folders(image_folder, label_folder, t.maps.address(str(label_root.value)))
+        return _Folders(image_folder, label_folder, self.t.maps.address(str(label_root.value)))
 
-    def _coco(self) -> tuple[_Folders | None, _Folders | None]:
+    def _coco(self, convert: Spec, given: Given | None) -> tuple[_Folders | None, _Folders | None]:
         """Return training and validation of a COCO data set: pairs of a folder and a file."""
-        t, convert = self.t, self.training
-        assert convert is not None
-        roots = convert.of("coco_config.root_directory_path")
+        t = self.t
+        root = next(iter(convert.of("coco_config.root_directory_path")), None)
         images, labels = convert.of("coco_config.img_dir_names"), convert.of("coco_config.annotation_files")
-        base = str(roots[0].value) if roots else str(t.value(f"{_SOURCES}.image_directory_path", ""))
-        given = t.of(f"{_SOURCES}.image_directory_path")
-        for item in given[:1] + roots:
-            if address := t.address(item):
-                t.taken(item, "dataset.uri", address)
         fold = t.value("dataset_config.validation_fold")
         pairs = list(zip(images, labels, strict=False))
         chosen: dict[str, _Folders] = {}
         for index, (folder, file) in enumerate(pairs):
             held_out = len(pairs) > 1 and index == fold
             use = "dataset.validation" if held_out else "dataset"
-            places = [t.address(item, paths.join(base, str(item.value))) for item in (folder, file)]
-            root = t.address(folder, base)
             if use in chosen:
                 for item in (folder, file):
                     t.without(item, "one folder of training images and its labels: merge them", kept=False)
-            elif places[0] and places[1] and root:
-                chosen[use] = _Folders(places[0], places[1], root)
-                t.taken(folder, f"{use}.images")
-                t.taken(file, f"{use}.labels")
+            elif found := self._folders(given, root, str(folder.value), str(file.value), use=use):
+                chosen[use] = found
+                self._named += [(folder, f"{use}.images"), (file, f"{use}.labels")]
         for item in images[len(pairs) :] + labels[len(pairs) :]:
             t.without(item, "TLT refuses folders and files that are no pairs", kept=False)
         return chosen.get("dataset"), chosen.get("dataset.validation")

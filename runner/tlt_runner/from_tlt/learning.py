@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tlt_runner.from_tlt.fields import ROWS
-from tlt_runner.from_tlt.translation import Translation
+from tlt_runner.from_tlt.translation import LACKING, Translation
 
 _SPATIAL = "augmentation_config.spatial_augmentation"
 _COLOUR = "augmentation_config.color_augmentation"
@@ -61,7 +61,7 @@ def _optimizer(t: Translation) -> None:
     prefix = "training_config.optimizer"
     chosen = next((name for name in ("adam", "sgd", "rmsprop") if t.spec.has(f"{prefix}.{name}")), None)
     if chosen is None:
-        t.assume("training.optimizer.type sgd", "our default: the spec lacks optimizer, which TLT requires")
+        t.assume("training.optimizer.type sgd", LACKING)
         return
     t.put("training.optimizer.type", chosen)
     for item in t.spec.given:  # rmsprop {} is a choice, too
@@ -86,7 +86,7 @@ def _soft_start(t: Translation) -> None:
     """Translate a linear warm-up, a plateau, and a division at each annealing point."""
     prefix = "training_config.learning_rate.soft_start"
     if not t.spec.has(prefix):
-        t.assume(f"{_RATE}.schedule", "our default: the spec lacks learning_rate, which TLT requires")
+        t.assume(f"{_RATE}.schedule", LACKING)
         return
     t.put(f"{_RATE}.schedule", "multiStep")
     for item in t.of(f"{prefix}.base_lr"):
@@ -175,6 +175,8 @@ def _course(t: Translation) -> None:
     if t.got("training.earlyStopping") and not t.got("training.earlyStopping.monitor"):
         t.put("training.earlyStopping.monitor", "loss")
         t.assume("training.earlyStopping.monitor loss", "TLT has no other")
+    if t.got("training.earlyStopping") and not t.got("training.earlyStopping.patience"):
+        t.assume("training.earlyStopping.patience 10", LACKING)
 
 
 def _evaluation(t: Translation) -> None:

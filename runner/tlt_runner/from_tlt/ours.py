@@ -39,8 +39,11 @@ def field(path: str) -> dict[str, Any]:
 
 
 def ordered(job: dict[str, Any], first: Sequence[str] = ()) -> dict[str, Any]:
-    """Return a spec with its fields in the order of the API, those of ``first`` before all others."""
-    return {name: value for name, value in _ordered(job, _resolved(_schema()), first)}
+    """Return a spec with its fields in the order of the API, those of ``first`` before all others.
+
+    Sections without a field are left out.
+    """
+    return dict(_ordered(job, _resolved(_schema()), first))
 
 
 def _ordered(
@@ -49,9 +52,11 @@ def _ordered(
     properties = schema.get("properties")
     for name in sorted(body, key=lambda name: _rank(name, properties, first)):
         value = body[name]
-        inner = _resolved(properties[name]) if properties else {}
-        # A map of the user, such as targetClassMapping, keeps the order of the spec.
-        yield name, dict(_ordered(value, inner)) if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            # A map of the user, such as targetClassMapping, keeps the order of the spec.
+            value = dict(_ordered(value, _resolved(properties[name]) if properties else {}))
+        if value != {}:
+            yield name, value
 
 
 def _rank(name: str, properties: dict[str, Any] | None, first: Sequence[str]) -> int:

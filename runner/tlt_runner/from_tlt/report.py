@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from itertools import groupby
+from textwrap import wrap
 from typing import Any
 
 
@@ -91,20 +92,25 @@ class SpecReport:
 
 
 def lines(reports: Sequence[SpecReport]) -> Iterator[str]:
-    """Yield the report as text for a terminal."""
+    """Yield the report as text for a terminal: by outcome, and below it by section of the spec."""
     for report in reports:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in report.counts().items())
         yield f"{report.file}: {report.what}, {len(report.entries)} fields: {counts}"
         for outcome in Outcome:
             entries = [item for item in report.entries if item.outcome == outcome]
             if entries:
-                yield f"  {outcome}"
-                yield from _grouped(entries)
+                yield f"  {outcome}:"
+                yield from _sections(entries)
         if report.assumptions:
-            yield "  not in the spec"
-            yield from (
-                f"          {_mark(item.kept)} {item.to}: {item.words}" for item in report.assumptions
-            )
+            yield "  not in the spec:"
+            yield from _assumed(report.assumptions)
+
+
+def _sections(entries: Iterable[Entry]) -> Iterator[str]:
+    for section, run in groupby(entries, key=lambda item: item.field.rpartition(".")[0]):
+        if section:
+            yield f"          {section}"
+        yield from _grouped(run)
 
 
 def _grouped(entries: Iterable[Entry]) -> Iterator[str]:
@@ -115,8 +121,17 @@ def _grouped(entries: Iterable[Entry]) -> Iterator[str]:
         where = f"{first.line}" if first.line == last.line else f"{first.line}-{last.line}"
         values = ", ".join(item.value for item in same)
         results = ", ".join(item.result for item in same if item.result)
-        shown = Entry(**{**asdict(first), "value": values, "result": "" if results == values else results})
+        name = first.field.rpartition(".")[2]
+        shown = replace(first, field=name, value=values, result="" if results == values else results)
         yield f"  {where:>7} {_mark(first.kept)} {_own(shown)}"
+
+
+def _assumed(assumptions: Sequence[Assumption]) -> Iterator[str]:
+    """Yield the assumptions, those of one reason together."""
+    for words in dict.fromkeys(item.words for item in assumptions):
+        same = [item for item in assumptions if item.words == words]
+        text = f"{_mark(same[0].kept)} {', '.join(item.to for item in same)}: {words}"
+        yield from wrap(text, 110, initial_indent=" " * 10, subsequent_indent=" " * 12)
 
 
 def _mark(kept: bool) -> str:

@@ -227,6 +227,7 @@ def _simple(t: Translation, item: Given, row: Row) -> None:
         raise AssertionError(f"{row.path}: a text is translated by a room")
 
 
+LACKING = "our default; the spec does not say it, although TLT requires it"
 _REQUIRED = ("dataset.uri", "dataset.targetClassMapping", "dataset.imageSize")
 _WITH_TLTS_DEFAULT: tuple[tuple[str, str, Any], ...] = (
     ("random_seed", "training.seed", 0),
@@ -248,7 +249,7 @@ def _require(t: Translation) -> None:
         if row.required and row.to and not optional and not t.of(row.path) and t.got(row.to) is None:
             default = ours.field(row.to).get("default")
             shown = "" if default is None else f" {_shown(default)}"
-            t.assume(f"{row.to}{shown}", f"our default: the spec lacks {row.path}, which TLT requires")
+            t.assume(f"{row.to}{shown}", LACKING)
     for to in _REQUIRED:
         if t.got(to) is None and not t.problems:
             rows = [row.path for row in ROWS.values() if row.to and row.to.startswith(to) and row.required]
