@@ -74,14 +74,12 @@ def _root(convert: Spec) -> str:
 
 
 def _sources(t: Translation) -> None:
-    """Account for records and weights of the sources."""
+    """Account for the weights of the sources."""
     weights = t.of(f"{_SOURCES}.source_weight")
     equal = len({item.number for item in weights}) <= 1
     for item in weights:
         words = "all images have equal weight"
         t.without(item, words, kept=equal and (item.number == 0 or len(weights) == _count(t)))
-    for item in t.of(f"{_SOURCES}.tfrecords_path") + t.of(f"{_VALIDATION}.tfrecords_path"):
-        t.without(item, "records are made from images and labels")
 
 
 def _count(t: Translation) -> int:

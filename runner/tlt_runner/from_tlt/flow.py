@@ -277,11 +277,16 @@ def _violations(translations: Sequence[Translation], manifest: Manifest) -> Iter
     except ValidationError as error:
         for item in error.errors():
             to = ".".join(str(part) for part in item["loc"] if not isinstance(part, int))
+            # A missing field has none itself; those beside it show where it belongs.
+            near = (to, to.rpartition(".")[0])
             fields = [
                 f"{entry.file}:{entry.line}: {entry.field} {entry.value}"
+                for path in near
                 for t in translations
-                for entry in (t.entries_of(to) if to else [])
+                for entry in (t.entries_of(path) if path else [])
             ]
-            # The fields nearest to the violation; a rule of a whole section has many.
-            causes = "; ".join(fields[:4]) or f"{body['kind']}/{body['metadata']['name']}"
+            # A rule of a whole section has many.
+            causes = (
+                "; ".join(list(dict.fromkeys(fields))[:4]) or f"{body['kind']}/{body['metadata']['name']}"
+            )
             yield f"{causes}: {to}: {item['msg'].removeprefix('Value error, ')}"

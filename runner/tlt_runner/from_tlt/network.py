@@ -119,6 +119,10 @@ def _weights(t: Translation) -> None:
             t.put(f"{_WEIGHTS}.uri", address)
             t.taken(item, _WEIGHTS, address)
 
+    for item in t.of("training_config.retrain_pruned_model"):
+        if not item.value:
+            t.without(item, "empty: no pruned model")
+
 
 def _pixels(t: Translation) -> None:
     """Translate the normalisation of the pixels, which belongs to the weights."""
@@ -179,7 +183,10 @@ def _blocks(t: Translation, backbone: str) -> None:
             t.without(item, f"{backbone} has the blocks {known[0]} to {known[-1]}", kept=False)
             continue
         blocks.append(int(number))
-        t.taken(item, to)
+        if number == int(number):
+            t.taken(item, to)
+        else:
+            t.changed(item, to, int(number), "a whole number, as in TLT")
     if blocks:
         t.put(to, sorted(set(blocks)))
 

@@ -143,7 +143,7 @@ def parse(file: str, content: str) -> Spec:
         ) from None
     reader = _Reader(file)
     given = [item for field in message.fields for item in reader.field(field, "", "", 0)]
-    _check_network(file, given)
+    _check_network(file, given, anything_read=bool(reader.problems))
     if reader.problems:
         raise RunnerError(
             Reason.INVALID_SPEC, "\n  ".join(reader.problems), "Correct these values: TLT refuses them, too."
@@ -156,7 +156,7 @@ def _is_known(item: Given) -> bool:
     return item.row is not None or item.path in MESSAGES
 
 
-def _check_network(file: str, given: list[Given]) -> None:
+def _check_network(file: str, given: list[Given], *, anything_read: bool) -> None:
     """Refuse the spec of another network, whose every field would be unknown."""
     for item in given:
         top = item.path.split(".")[0]
@@ -167,7 +167,7 @@ def _check_network(file: str, given: list[Given]) -> None:
                 f"is of {FOREIGN[top]}",
                 "The detector here is Faster R-CNN. Describe the training anew (docs/from-tlt.md).",
             )
-    if not any(_is_known(item) for item in given):
+    if not anything_read and not any(_is_known(item) for item in given):
         raise RunnerError(
             Reason.INVALID_SPEC,
             f"{file}: expected a spec of Faster R-CNN (model_config, training_config, ...) or of "
