@@ -272,9 +272,9 @@ def test_manifests_are_valid_and_every_field_is_accounted_for(names: tuple[str, 
 
 LOSING = [
     "drop_connect_rate", "rpn_stride", "activation_type", "source_weight", "sampling_mode", "crop_left",
-    "crop_top", "crop_right", "crop_bottom", "scale_width", "scale_height", "enable_qat", "pretrained_weights",
-    "resume_from_model", "model_parallelism", "rpn_pre_nms_top_N", "decay", "amsgrad", "range.start", "range.end",
-    "range.step", "size_min.min", "max_objects_num_per_image",
+    "crop_top", "crop_right", "crop_bottom", "scale_width", "scale_height", "enable_qat",
+    "pretrained_weights", "resume_from_model", "model_parallelism", "rpn_pre_nms_top_N", "decay",
+    "amsgrad", "range.start", "range.end", "range.step", "size_min.min", "max_objects_num_per_image",
 ]  # fmt: skip
 
 
@@ -313,13 +313,14 @@ def test_every_change_of_meaning_is_named() -> None:
         ("training_config { learning_rate { step { gamma: 0 } } }", "gamma", False),
         ("training_config { early_stopping { monitor: 'acc' patience: 3 } }", "monitor", False),
         (
-            "training_config { learning_rate { soft_start { base_lr: 1e-3 soft_start: 0.5 annealing_points: 0.4 "
-            "annealing_divider: 10 } } }",
+            "training_config { learning_rate { soft_start { base_lr: 1e-3 soft_start: 0.5 "
+            "annealing_points: 0.4 annealing_divider: 10 } } }",
             "annealing_points",
             False,
         ),
         (
-            "training_config { learning_rate { soft_start { base_lr: 1e-3 start_lr: 1e-2 soft_start: 0.5 } } }",
+            "training_config { learning_rate { soft_start "
+            "{ base_lr: 1e-3 start_lr: 1e-2 soft_start: 0.5 } } }",
             "start_lr",
             False,
         ),
@@ -431,8 +432,8 @@ def test_the_innermost_map_decides_and_an_uncovered_path_is_named_with_the_flag(
     with pytest.raises(RunnerError) as refused:
         flow.build([("a.txt", SMALL)], Maps.parse(["/elsewhere=pvc://a"]))
     assert refused.value.message == (
-        "a.txt:7: dataset_config.data_sources.image_directory_path: no --map covers the path '/data/cars'; give "
-        "the folder's address, for example --map /data=pvc://CLAIM/PATH"
+        "a.txt:7: dataset_config.data_sources.image_directory_path: no --map covers the path '/data/cars'; "
+        "give the folder's address, for example --map /data=pvc://CLAIM/PATH"
     )
 
 
@@ -441,7 +442,8 @@ def test_a_path_that_goes_nowhere_needs_no_map() -> None:
 
 
 def test_folders_in_two_claims_are_refused() -> None:
-    validation = 'dataset_config { validation_data_source { image_directory_path: "/workspace/tlt-experiments/test" } }'
+    elsewhere = "/workspace/tlt-experiments/test"
+    validation = f'dataset_config {{ validation_data_source {{ image_directory_path: "{elsewhere}" }} }}'
     with pytest.raises(RunnerError, match="one claim or bucket"):
         small(validation)
 
@@ -520,9 +522,11 @@ def test_the_import_needs_neither_tensorflow_nor_keras() -> None:
         "import sys\n"
         "from pathlib import Path\n"
         "from tlt_runner.from_tlt import command\n"
-        "code, _ = command.run(command.Request((Path(sys.argv[1]),), ('/data=pvc://a',), Path(sys.argv[2])))\n"
+        "spec, out = Path(sys.argv[1]), Path(sys.argv[2])\n"
+        "code, _ = command.run(command.Request((spec,), ('/data=pvc://a',), out))\n"
         "assert code == 3\n"
-        "sys.exit(', '.join(sorted({'tensorflow', 'keras', 'numpy', 'cv2', 'onnx'} & set(sys.modules))) or 0)\n"
+        "heavy = {'tensorflow', 'keras', 'numpy', 'cv2', 'onnx'}\n"
+        "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)\n"
     )
     arguments = [sys.executable, "-c", code, str(SPECS / "tao-changes.txt"), "/nowhere/out.yaml"]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)

@@ -117,7 +117,8 @@ def test_values_at_fault_are_all_named_with_file_and_line() -> None:
             """random_seed: -1
             model_config { arch: resnet18 freeze_bn: TRUE rpn_stride: 16.5
               input_image_config: 3 anchor_box_config { scale: 'x' scale: nan } }
-            training_config { num_epochs: [1, 2] enable_qat { } regularizer { type: L3 } classifier_regr_std: 5 }"""
+            training_config { num_epochs: [1, 2] enable_qat { } regularizer { type: L3 } random: 5
+              classifier_regr_std: 5 }"""
         )
     assert refused.value.message.split("\n  ") == [
         "a.txt:1: random_seed: expected a whole number from 0, got -1",
@@ -130,8 +131,8 @@ def test_values_at_fault_are_all_named_with_file_and_line() -> None:
         "a.txt:4: training_config.num_epochs: expected a whole number from 0, not a list, got [1, 2]",
         "a.txt:4: training_config.enable_qat: expected True or False, got {}",
         "a.txt:4: training_config.regularizer.type: expected one of NO_REG, L1, L2, got L3",
-        "a.txt:4: training_config.classifier_regr_std: expected an entry with key, a quoted text, and value, a "
-        "number, got 5",
+        "a.txt:5: training_config.classifier_regr_std: expected an entry with key, a quoted text, and value, "
+        "a number, got 5",
     ]
 
 
