@@ -409,6 +409,18 @@ def test_a_retraining_alone_is_preceded_by_a_training_and_says_so() -> None:
     assert [text for text in result.lost if "retrain_pruned_model" in text]
 
 
+def test_outputs_differ_where_two_specs_name_one_file() -> None:
+    output = 'output_model: "/data/out/a.tlt"'
+    retrain = SMALL + f"training_config {{ retrain_pruned_model: '/x/a.tlt' {output} }}"
+    result = small(f"training_config {{ {output} }}", retrain, name="cars")
+    assert [one.body["spec"]["output"]["uri"].rpartition("/")[2] for one in result.manifests] == [
+        "a",
+        "cars-pruned",
+        "cars-retrained",
+        "cars-export",
+    ]
+
+
 def test_a_model_of_this_product_is_trained_further() -> None:
     result = small("training_config { retrain_pruned_model: '/data/pruned.keras' }")
     assert [one.body["kind"] for one in result.manifests] == ["TrainingJob", "ExportJob"]

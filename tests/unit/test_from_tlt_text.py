@@ -44,6 +44,7 @@ def test_every_way_to_write_a_field_is_read() -> None:
         ("\n\na: }", 3, "expected a value of a, got '}'"),
         ("a: 1\n= 2", 2, "expected the name of a field, got '='"),
         ("a: [1,\n", 2, "the end of the file"),
+        ("a {" * 5000, 1, "hundred deep"),
     ],
 )
 def test_a_broken_text_is_refused_with_its_line(content: str, line: int, part: str) -> None:

@@ -168,6 +168,7 @@ class _Outputs:
         self._maps = maps
         self._base = output.rstrip("/") if output else f"{maps.first}/runs"
         self._given = output is not None
+        self._used: set[str] = set()
 
     def of_training(self, t: Translation, name: str) -> str:
         """Return the folder of a training: that of the model file in older specs, or below the base."""
@@ -176,11 +177,13 @@ class _Outputs:
             if self._given or not item.value:
                 t.without(item, "--output is given" if self._given else "empty")
             elif path := t.address(item, re.sub(r"\.(tlt|hdf5|h5)$", "", str(item.value))):
-                address = path
                 self._base = path.rpartition("/")[0]
-                t.changed(item, "output.uri", path, "a folder, of models, checkpoints and records")
+                # Two specs may name one file, which TLT would replace; two jobs need two folders.
+                address = f"{self._base}/{name}" if path in self._used else path
+                t.changed(item, "output.uri", address, "a folder, of models, checkpoints and records")
         if not t.of("training_config.output_model"):
             t.assume(f"output.uri {address}", "TLT's results folder is in no spec")
+        self._used.add(address)
         return address
 
     def of(self, name: str) -> str:

@@ -61,6 +61,8 @@ def read(text: str) -> Message:
         while not tokens.AtEnd():
             fields += _field(tokens)
         return Message(tuple(fields))
+    except RecursionError:
+        raise SyntaxProblemError(1, "expected messages within messages, at most some hundred deep") from None
     except text_format.ParseError as error:
         # The library's message begins with the whole line; what it expected comes last.
         reason = str(error).rpartition("': ")[2] or str(error)
