@@ -280,6 +280,10 @@ LOSING = [
 
 def test_every_change_of_meaning_is_named() -> None:
     result = imported("tao-changes.txt")
+    # 600 pixels in height and, for images of 4:3, 800 in width; the limits of our fields.
+    assert job(result)["dataset"]["imageSize"] == {"width": 800, "height": 600, "mode": "letterbox"}
+    assert job(result)["model"]["proposals"]["training"] == {"preNms": 12000, "postNms": 2000}
+    assert job(result)["model"]["maxObjects"] == 1000
     lost = [entry.field for entry in result.reports[0].entries if not entry.kept]
     for name in LOSING:
         assert any(field.endswith(name) for field in lost), name
@@ -421,8 +425,19 @@ def test_outputs_differ_where_two_specs_name_one_file() -> None:
     ]
 
 
+def test_outputs_go_where_the_option_says() -> None:
+    result = imported("tlt1-train.txt", output="s3://models/cones", name="c")
+    assert [one.body["spec"]["output"]["uri"] for one in result.manifests] == [
+        "s3://models/cones/c",
+        "s3://models/cones/c-export",
+    ]
+    assert said(result, "output_model") == [(Outcome.WITHOUT, True)]
+
+
 def test_a_model_of_this_product_is_trained_further() -> None:
-    result = small("training_config { retrain_pruned_model: '/data/pruned.keras' }")
+    weights = "pretrained_weights: '/data/a.hdf5'"
+    result = small(f"training_config {{ retrain_pruned_model: '/data/pruned.keras' {weights} }}")
+    assert "pretrainedWeights" not in job(result)["model"]
     assert [one.body["kind"] for one in result.manifests] == ["TrainingJob", "ExportJob"]
     assert job(result)["model"]["from"] == {"uri": "s3://bucket/data/pruned.keras"}
     assert result.lost == []

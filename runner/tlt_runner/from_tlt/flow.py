@@ -106,7 +106,10 @@ def build(
     outputs = _Outputs(maps, name, output)
     first = translate(main, converts, maps)
     translations, manifests, last = [first], [], name
-    if retraining is None or _continues(first, retraining):
+    if retraining is None:
+        manifests.append(_training(first, name, outputs))
+    elif first.spec is retraining and retraining.continues:
+        _continue(first)
         manifests.append(_training(first, name, outputs))
     else:
         pruned, last = f"{name}-pruned", f"{name}-retrained"
@@ -207,18 +210,14 @@ def _training(t: Translation, name: str, outputs: _Outputs) -> Manifest:
     return _manifest("TrainingJob", name, ours.ordered(t.job, _FIRST))
 
 
-def _continues(first: Translation, retraining: Spec) -> bool:
-    """Begin with a model of this product, if that is what a retraining names; False if it is TLT's."""
-    if first.spec is not retraining:
-        return False
-    (item,) = retraining.of("training_config.retrain_pruned_model")[-1:]
-    if not str(item.value).endswith(".keras"):
-        return False
-    if address := first.address(item):
-        first.put("model.from.uri", address)
-        first.taken(item, "model.from.uri", address)
-        first.job["model"].pop("pretrainedWeights", None)
-    return True
+def _continue(t: Translation) -> None:
+    """Begin with a model file of this product, which brings its network."""
+    for item in t.of("training_config.retrain_pruned_model"):
+        if address := t.address(item):
+            t.put("model.from.uri", address)
+            t.taken(item, "model.from.uri", address)
+    for to in ("model.pretrainedWeights", *_BROUGHT):
+        t.withdraw(to, "the model brings it", kept=True)
 
 
 def _retrain(t: Translation, pruned: str, *, invented: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tlt_runner.from_tlt import ours
 from tlt_runner.from_tlt.fields import ROWS
 from tlt_runner.from_tlt.translation import LACKING, Translation
 
@@ -95,13 +96,13 @@ def _soft_start(t: Translation) -> None:
     for item in t.of(f"{prefix}.soft_start"):
         soft_start = float(t.number(item, f"{_RATE}.softStart", item.number) or 0.0)
     _milestones(t, f"{prefix}.annealing_points", soft_start)
-    highest = t.got(f"{_RATE}.max")
+    highest = t.got(f"{_RATE}.max") or ours.field(f"{_RATE}.max")["default"]
     for item in t.of(f"{prefix}.start_lr"):
         if not soft_start:
             t.without(item, "no warm-up: soft_start is 0")
-        elif highest is not None and item.number > highest:
+        elif item.number > highest:
             t.without(item, "a warm-up does not fall: start_lr is above base_lr", kept=False)
-        elif item.number == 0 and highest:
+        elif item.number == 0:
             t.number(item, f"{_RATE}.min", highest * 1e-6, "0 is not allowed; a millionth of base_lr")
         else:
             t.number(item, f"{_RATE}.min", item.number)

@@ -235,7 +235,7 @@ def _family(t: Translation, backbone: str) -> None:
         else:
             t.without(item, "expected relu or swish", kept=not item.value)
     # Of resnet they change the network: the weights decide, and without weights it is the published one.
-    weights = t.got(f"{_WEIGHTS}.uri") is not None or t.parent is not None
+    weights = t.got(f"{_WEIGHTS}.uri") is not None or t.parent is not None or t.spec.continues
     for name, published in (("all_projections", False), ("use_pooling", True)):
         for item in t.of(f"model_config.{name}"):
             if weights:

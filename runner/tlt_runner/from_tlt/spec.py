@@ -112,6 +112,11 @@ class Spec:
         """True if a pruned model is trained."""
         return bool(self.value("training_config.retrain_pruned_model"))
 
+    @property
+    def continues(self) -> bool:
+        """True if that model is a file of this product, which has its network in it."""
+        return str(self.value("training_config.retrain_pruned_model", "")).endswith(".keras")
+
     def has(self, message: str) -> bool:
         """Tell whether a message, or a field of it, is given and not replaced."""
         return any(
