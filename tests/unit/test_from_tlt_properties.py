@@ -14,7 +14,7 @@ from tlt_runner.from_tlt.fields import OLD_NAMES, ROWS, Row, Type
 from tlt_runner.from_tlt.paths import Maps
 from tlt_runner.from_tlt.report import Entry, Outcome
 
-EXAMPLES = 60
+EXAMPLES = 40
 MAPS = Maps.parse(["/data=pvc://tlt-data"])
 NAMES_TODAY = {today: old for old, today in OLD_NAMES.items()}
 

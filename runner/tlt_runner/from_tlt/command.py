@@ -9,7 +9,7 @@ from pathlib import Path
 from tlt_api.common import URI_PATTERN
 from tlt_api.failures import Reason
 from tlt_runner import files
-from tlt_runner.errors import RunnerError
+from tlt_runner.errors import RunnerError, storage_errors
 from tlt_runner.from_tlt import flow
 from tlt_runner.from_tlt import report as reports
 from tlt_runner.from_tlt.paths import Maps
@@ -52,21 +52,25 @@ def run(request: Request) -> tuple[int, list[str]]:
     contents = [(str(path), _text(path)) for path in request.specs]
     imported = flow.build(contents, Maps.parse(request.maps), request.name, request.output)
     if request.report is not None:
-        files.write(request.report, reports.to_json(imported.reports))
+        _write(request.report, reports.to_json(imported.reports))
     lines = list(reports.lines(imported.reports))
-    lost = len(imported.lost)
+    # Once more at the end, where they are seen.
+    lost = [f"  ! {text}" for text in imported.lost]
+    if lost:
+        lines += [f"{len(lost)} changes of meaning:", *lost]
     if lost and not request.allow_changes:
-        return CHANGED_EXIT, [
-            *lines,
-            f"not written: {lost} changes of meaning, marked with ! above. --allow-changes accepts them.",
-        ]
+        return CHANGED_EXIT, [*lines, "not written: --allow-changes accepts these changes"]
     names = ", ".join(path.name for path in request.specs)
-    files.write(request.out, imported.text(names))
+    _write(request.out, imported.text(names))
     resources = ", ".join(
         f"{manifest.body['kind']}/{manifest.body['metadata']['name']}" for manifest in imported.manifests
     )
-    accepted = f"; {lost} changes of meaning, marked with ! above, were allowed" if lost else ""
-    return 0, [*lines, f"written to {request.out}: {resources}{accepted}"]
+    return 0, [*lines, f"written to {request.out}: {resources}"]
+
+
+def _write(file: Path, content: str) -> None:
+    with storage_errors(str(file)):
+        files.write(file, content)
 
 
 def _text(path: Path) -> str:

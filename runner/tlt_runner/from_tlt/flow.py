@@ -20,7 +20,8 @@ from tlt_runner.from_tlt import spec as specs
 from tlt_runner.from_tlt.paths import Maps
 from tlt_runner.from_tlt.report import SpecReport
 from tlt_runner.from_tlt.spec import Spec
-from tlt_runner.from_tlt.translation import Translation, translate
+from tlt_runner.from_tlt.translate import translate
+from tlt_runner.from_tlt.translation import Translation, shown
 
 _SUFFIXES = ("-pruned", "-retrained", "-export")
 _LONGEST = MAX_NAME_LENGTH - max(len(suffix) for suffix in _SUFFIXES)
@@ -230,9 +231,13 @@ def _retrain(t: Translation, pruned: str, *, invented: bool) -> None:
     t.put("model.from", {"pruneJobRef": {"name": pruned}})
     assert t.parent is not None
     for to in _BROUGHT:
-        same = t.got(to) == t.parent.got(to)
+        given = t.got(to)
+        same = given in (None, t.parent.got(to))
         words = "the pruned model brings it" if same else "the pruned model keeps its own, another value"
+        said = t.entries_of(to)
         t.withdraw(to, words, kept=same)
+        if not same and not said:  # TLT's value of an absent field
+            t.assume(f"{to} {shown(given)}", words, kept=False)
 
 
 def _pruning(name: str, pruned: str, outputs: _Outputs, t: Translation) -> Manifest:

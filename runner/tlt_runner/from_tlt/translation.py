@@ -1,7 +1,7 @@
-"""Translation of one training spec to the ``spec`` of a TrainingJob, with an account of every field.
+"""State of a translation: the ``spec`` of a TrainingJob as it grows, and an account of every field.
 
-Fields that stand for themselves go by their row of :mod:`fields`; the others by the rooms :mod:`network`,
-:mod:`learning` and :mod:`data`, which look at several fields at once.
+Written by :mod:`translate` and its rooms :mod:`network`, :mod:`learning` and :mod:`data`; nothing here knows
+what a field means.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from tlt_runner.from_tlt import ours
-from tlt_runner.from_tlt.fields import MESSAGES, ROWS, Row
 from tlt_runner.from_tlt.paths import Maps, UncoveredPathError
 from tlt_runner.from_tlt.report import Assumption, Entry, Outcome, SpecReport
 from tlt_runner.from_tlt.spec import Given, Spec, Value
+
+LACKING = "our default; the spec does not say it, although TLT requires it"
+"""Why a value is assumed that a spec has to give."""
 
 
 class Translation:
@@ -73,15 +75,19 @@ class Translation:
 
     def taken(self, item: Given, to: str, result: Any = None) -> None:
         """Account for a field that is taken; ``result`` is its value where that is written differently."""
-        self._say(item, Outcome.TAKEN, to=to, result=_shown(result))
+        self._say(item, Outcome.TAKEN, to=to, result=shown(result))
 
     def changed(self, item: Given, to: str, result: Any, words: str, *, kept: bool = True) -> None:
         """Account for a field that is converted; ``kept`` is False if that changes its meaning."""
-        self._say(item, Outcome.CHANGED, to=to, result=_shown(result), words=words, kept=kept)
+        self._say(item, Outcome.CHANGED, to=to, result=shown(result), words=words, kept=kept)
 
     def without(self, item: Given, words: str, *, kept: bool = True) -> None:
         """Account for a field without a counterpart; ``kept`` is False if its meaning is lost."""
         self._say(item, Outcome.WITHOUT, words=words, kept=kept)
+
+    def unknown(self, item: Given, words: str) -> None:
+        """Account for a field that TLT does not have."""
+        self._say(item, Outcome.UNKNOWN, words=words, kept=False)
 
     def assume(self, to: str, words: str, *, kept: bool = True) -> None:
         """Note a value that the specs do not give."""
@@ -137,9 +143,9 @@ class Translation:
         kept: bool = True,
     ) -> None:
         place = self._places[id(item)]
-        shown = item.shown
+        given = item.shown
         self._entries[place] = Entry(
-            place[0], item.line, item.name, shown, outcome, to, "" if result == shown else result, words, kept
+            place[0], item.line, item.name, given, outcome, to, "" if result == given else result, words, kept
         )
 
     # The account.
@@ -177,92 +183,14 @@ class Translation:
         return SpecReport(spec.file, _what(spec), entries, assumptions)
 
 
-def translate(
-    spec: Spec, converts: Sequence[Spec], maps: Maps, parent: Translation | None = None
-) -> Translation:
-    """Translate a training spec, with the specs of dataset_convert that belong to it.
-
-    Args:
-        spec: Training spec.
-        converts: Specs of dataset_convert.
-        maps: Addresses of paths.
-        parent: Of a retraining: the translation of the training whose model is pruned.
-    """
-    # Here and not above: the rooms use the class.
-    from tlt_runner.from_tlt import data, learning, network
-
-    translation = Translation(spec, converts, maps, parent)
-    for one in (spec, *converts):
-        for item in one.given:
-            _as_its_row_says(translation, item)
-    for room in (network, learning, data):
-        room.translate(translation)
-    _require(translation)
-    return translation
-
-
-def _as_its_row_says(t: Translation, item: Given) -> None:
-    """Account for a field that stands for itself."""
-    if item.row is None:
-        if item.path in MESSAGES or item.path in ROWS:
-            t.without(item, "empty: sets nothing")
-        else:
-            near = f": {item.near} is meant?" if item.near else ""
-            t._say(item, Outcome.UNKNOWN, words=f"no field of this name in TLT{near}", kept=False)
-    elif item.overridden is not None:
-        t.without(item, f"line {item.overridden} replaces it, in TLT too")
-    elif not item.row.special:
-        _simple(t, item, item.row)
-
-
-def _simple(t: Translation, item: Given, row: Row) -> None:
-    if row.to is None:
-        t.without(item, row.words, kept=not row.neutral or item.value in row.neutral)
-    elif isinstance(item.value, bool):
-        t.put(row.to, item.value)
-        t.taken(item, row.to)
-    elif isinstance(item.value, int | float):
-        t.number(item, row.to, item.value)
-    else:
-        raise AssertionError(f"{row.path}: a text is translated by a room")
-
-
-LACKING = "our default; the spec does not say it, although TLT requires it"
-_REQUIRED = ("dataset.uri", "dataset.targetClassMapping", "dataset.imageSize")
-_WITH_TLTS_DEFAULT: tuple[tuple[str, str, Any], ...] = (
-    ("random_seed", "training.seed", 0),
-    ("training_config.gt_as_roi", "model.roi.groundTruthAsRoi", False),
-    ("training_config.regularizer.type", "training.regularizer.type", "none"),
-)
-"""Fields whose absence means something else in TLT than here: path, field below ``spec``, TLT's value."""
-
-
-def _require(t: Translation) -> None:
-    """Write TLT's values of absent fields, and note those that TLT would not do without."""
-    for path, to, value in _WITH_TLTS_DEFAULT:
-        if t.got(to) is None:
-            t.put(to, value)
-            t.assume(f"{to} {_shown(value)}", f"TLT's value without {path}")
-    for row in ROWS.values():
-        message = row.path.rpartition(".")[0]
-        optional = message.startswith(("kitti_config", "coco_config", "training_config.learning_rate"))
-        if row.required and row.to and not optional and not t.of(row.path) and t.got(row.to) is None:
-            default = ours.field(row.to).get("default")
-            shown = "" if default is None else f" {_shown(default)}"
-            t.assume(f"{row.to}{shown}", LACKING)
-    for to in _REQUIRED:
-        if t.got(to) is None and not t.problems:
-            rows = [row.path for row in ROWS.values() if row.to and row.to.startswith(to) and row.required]
-            t.problem(None, f"expected {' or '.join(rows)}: a TrainingJob needs {to}")
-
-
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a value of a manifest as text, for people."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
-        return f"[{', '.join(_shown(item) for item in value)}]"
+        return f"[{', '.join(shown(item) for item in value)}]"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
