@@ -207,6 +207,56 @@ def validate(manifests: Path) -> int:
 
 
 @tlt.command(
+    "import",
+    short_help="Turn spec files of TLT or TAO into manifests.",
+    epilog=options.examples(
+        "tlt import train.txt convert.txt --map /workspace/tlt-experiments=pvc://tlt-data --out traffic.yaml",
+        "tlt import train.txt retrain.txt --map /data=pvc://tlt-data/kitti --name kitti --out kitti.yaml",
+    ),
+)
+@click.argument("specs", type=options.PATH, nargs=-1, required=True, metavar="SPEC...")
+@click.option(
+    "--map",
+    "maps",
+    multiple=True,
+    metavar="FOLDER=ADDRESS",
+    help="Address of a folder of the specs, for example /workspace=pvc://tlt-data. Can be repeated.",
+)
+@click.option("--out", type=options.PATH, required=True, metavar="FILE", help="New file for the manifests.")
+@click.option("--name", metavar="NAME", help="Name of the TrainingJob.  [default: that of the first spec]")
+@click.option(
+    "--output",
+    metavar="ADDRESS",
+    help="Folder of all outputs.  [default: that of the spec, or runs at the first --map]",
+)
+@click.option("--report", type=options.PATH, metavar="FILE", help="Write the report as JSON, too.")
+@click.option("--allow-changes", is_flag=True, help="Write manifests also where a meaning is not kept.")
+def import_specs(
+    specs: tuple[Path, ...],
+    maps: tuple[str, ...],
+    out: Path,
+    name: str | None,
+    output: str | None,
+    report: Path | None,
+    allow_changes: bool,
+) -> int:
+    """Turn spec files of TLT or TAO (Faster R-CNN) into a TrainingJob and an ExportJob; with a spec that
+    retrains a pruned model, also into a PruneJob and a second TrainingJob. Give the specs that belong
+    together at once: training, retraining, dataset_convert.
+
+    Prints what became of every field: taken, changed, without counterpart, unknown. If a meaning is not kept,
+    nothing is written without --allow-changes, and the exit code is 3.
+    """  # noqa: D205
+    from tlt_runner.from_tlt import command
+
+    request = command.Request(specs, maps, out, name, output, report, allow_changes)
+    code, lines = command.run(request)
+    for line in lines:
+        click.echo(line)
+    return code
+
+
+@tlt.command(
     short_help="Detect objects in a folder of images.",
     epilog=options.examples(
         "tlt infer --model best.keras --images photos --output detected",

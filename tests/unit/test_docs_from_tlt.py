@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +14,8 @@ from tlt_api import resources
 from tlt_api.base import ApiModel
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.data.images import geometry
+from tlt_runner.from_tlt import fields, flow, report
+from tlt_runner.from_tlt.paths import Maps
 
 PAGE = (Path(__file__).parents[2] / "docs" / "from-tlt.md").read_text(encoding="utf-8")
 NO_SUCH_FIELD = "no such field"
@@ -20,10 +23,13 @@ REQUIRED = "required"
 ABSENT = "absent"
 
 
+def _section(name: str) -> str:
+    return PAGE.split(f"\n## {name}\n")[1].split("\n## ")[0]
+
+
 def _rows() -> list[list[str]]:
     """Cells of the table's rows, without its head and the sections' names."""
-    # The first table of the page.
-    lines = [line for line in PAGE.split("\n## ")[0].splitlines() if line.startswith("|")]
+    lines = [line for line in _section("Fields").splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     return [row for row in rows if row[1:] != [""] * 4]
 
@@ -85,13 +91,87 @@ def test_a_field_of_the_table_exists_with_the_default_that_it_prints(path: str, 
 
 
 def test_every_field_without_a_counterpart_is_a_row_that_says_so() -> None:
-    section = PAGE.split("\n## No counterpart\n")[1].split("\n## ")[0]
-    listed = [line for line in section.splitlines() if line.startswith(("- ", "  "))]
-    # Before the explanation: after a colon the names are ours or of files.
-    names = [name for line in listed for name in re.findall(r"`([^`]+)`", line.split(": ")[0])]
     without = {name for row in ROWS if row[2] == NO_SUCH_FIELD for name in re.findall(r"`([^`]+)`", row[0])}
+    names = _without_counterpart()
     assert len(names) > 12
-    assert [name for name in names if name not in without | {"data_sources"}] == []
+    assert [name for name in names if name not in without | _BY_OTHER_WORDS] == []
+
+
+_BY_OTHER_WORDS = {"sample_modifier_config", "data_sources.image_directory_path", "pretrained_weights"}
+"""Names of the list that stand for several fields, or explain another one."""
+
+
+def _without_counterpart() -> list[str]:
+    """The names of the list of fields whose meaning is lost."""
+    listed = [line for line in _section("No counterpart").splitlines() if line.startswith(("- ", "  "))]
+    # Before the explanation: after a colon the names are ours or of files.
+    return [name for line in listed for name in re.findall(r"`([^`]+)`", line.split(": ")[0])]
+
+
+def _table() -> Iterator[tuple[str, str | None]]:
+    """Yield the fields of the page's table: full name in TLT, and ours or None."""
+    lines = [line for line in _section("Fields").splitlines() if line.startswith("|")][2:]
+    section = ""
+    for line in lines:
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[1:] == [""] * 4:
+            name = cells[0].strip("*")
+            section = "" if name in ("top level", "the spec of dataset_convert") else f"{name}."
+            continue
+        ours = re.fullmatch(r"`([A-Za-z0-9.]+)`", cells[2])
+        for name in re.findall(r"`([^`]+)`", cells[0]):
+            yield f"{section}{name}", ours[1] if ours else None
+
+
+def test_the_table_is_that_of_the_importer() -> None:
+    table = list(_table())
+    assert set(fields.ROWS) == {name for name, _ in table} - fields.MESSAGES
+    for name, ours in table:
+        if name in fields.ROWS:
+            to = fields.ROWS[name].to
+            # Four rows of the page stand for the entries of one map.
+            assert ours == to or (to and ours and ours.startswith(f"{to}.")), name
+
+
+def test_the_fields_that_lose_their_meaning_are_those_of_the_importer() -> None:
+    losing = {row.path for row in fields.ROWS.values() if row.neutral}
+    # Not in the importer's table, because other fields decide with them.
+    losing |= {
+        "model_config.drop_connect_rate",
+        "model_config.all_projections",
+        "model_config.use_pooling",
+        "dataset_config.data_sources.source_weight",
+    }
+    listed = set(_without_counterpart()) - {"pretrained_weights", "data_sources.image_directory_path"}
+    missing = {path for path in losing if not any(f".{path}.".find(f".{name}.") >= 0 for name in listed)}
+    assert missing == set()
+    assert [name for name in listed if not any(f".{path}.".find(f".{name}.") >= 0 for path in losing)] == []
+
+
+def test_old_names_are_those_of_the_importer() -> None:
+    pairs = re.findall(r"^\| `([a-z_.]+)` \| `([a-z_.]+)` \|$", _section("Names of TLT 1.0"), re.MULTILINE)
+    assert len(pairs) == len(fields.OLD_NAMES)
+    for old, today in pairs:
+        path = ""
+        for name in old.split("."):
+            path = f"{path}.{name}".lstrip(".")
+            path = fields.OLD_NAMES.get(path, path)
+        assert path == today
+
+
+def test_the_example_is_what_the_importer_makes_of_the_specs_beside_it() -> None:
+    kitti, convert, manifest = re.findall(
+        r"^```(?:yaml)?\n(.*?)^```$", _section("Side by side"), re.MULTILINE | re.DOTALL
+    )
+    maps = Maps.parse(["/data=pvc://tlt-data"])
+    result = flow.build([("kitti.txt", kitti), ("convert.txt", convert)], maps)
+    assert yaml.safe_load(manifest) == result.manifests[0].body
+    (shown,) = re.findall(r"^```\n(kitti\.txt: .*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    printed = iter(
+        [*report.lines(result.reports), "written to kitti.yaml: TrainingJob/kitti, ExportJob/kitti-export"]
+    )
+    # In the same order; "..." stands for lines that are left out.
+    assert [line for line in shown.splitlines() if line != "..." and line not in printed] == []
 
 
 def test_size_min_has_tlts_scale_in_a_letterbox_of_the_size_that_the_page_gives() -> None:
