@@ -111,7 +111,7 @@ def test_an_inference_without_images_is_one_clear_paragraph(tmp_path: Path) -> N
 
 
 def test_validate_prints_file_document_and_field(tmp_path: Path) -> None:
-    text = "---".join((TRAIN, PRUNE.replace("0.5", "-1"), "\nkind: Namespace\nmetadata: {name: n}\n"))
+    text = "---".join((TRAIN, PRUNE.replace("0.5", "-1"), "\nkind: Namespace\nmetadata: {name: tlt}\n"))
     (tmp_path / "all.yaml").write_text(text)
     done = tlt("validate", "all.yaml", cwd=tmp_path)
     assert done.returncode == 2
@@ -119,7 +119,7 @@ def test_validate_prints_file_document_and_field(tmp_path: Path) -> None:
     assert lines[0] == "valid    all.yaml, document 1: TrainingJob/digits"
     assert lines[1].startswith("invalid  all.yaml, document 2: PruneJob/half: spec.threshold: ")
     assert lines[1].endswith("got -1")
-    assert lines[2].startswith("ignored  all.yaml, document 3: Namespace/n")
+    assert lines[2].startswith("ignored  all.yaml, document 3: Namespace/tlt is not of tlt.dev")
     assert lines[3] == "1 valid, 1 invalid, 1 ignored"
 
 
@@ -152,7 +152,8 @@ def test_a_missing_data_set_is_refused_with_a_way_to_make_one(tmp_path: Path) ->
 
 
 def test_a_file_with_two_fitting_resources_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "all.yaml").write_text(f"{TRAIN}---{TRAIN.replace('name: digits', 'name: more')}")
+    more = TRAIN.replace("name: digits", "name: more").replace("data/out", "data/more")
+    (tmp_path / "all.yaml").write_text(f"{TRAIN}---{more}")
     done = tlt("train", "-f", "all.yaml", cwd=tmp_path)
     assert done.returncode == 2
     assert (
