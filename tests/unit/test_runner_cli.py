@@ -339,3 +339,53 @@ def test_ctrl_c_outside_a_run_exits_as_a_shell_expects(
         cli.main(["validate", "manifests"])
     assert end.value.code == 130
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "m.yaml"),
+        ("validate", "m.yaml"),
+        *((command, "-f", "m.yaml") for command in COMMANDS if COMMANDS[command].kind == "TrainingJob"),
+        ("convert", "-f", "m.yaml", "--to", "coco", "--out", "converted"),
+    ],
+    ids=" ".join,
+)
+def test_a_name_that_a_cluster_refuses_is_refused_and_nothing_is_written(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    work = tmp_path / "deep/down/work"
+    data = work / ".tlt/volumes/data/digits"
+    data.mkdir(parents=True)
+    (work / "m.yaml").write_text(TRAIN.replace("{name: digits}", "{name: ../../evil}"))
+    before = sorted(tmp_path.rglob("*"))
+    done = tlt(*command, cwd=work)
+    assert done.returncode == 2
+    assert "metadata.name: expected lower case letters" in done.stdout + done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("field", ["name", "namespace", "uid"])
+def test_a_run_spec_whose_names_lead_out_of_the_output_is_refused(tmp_path: Path, field: str) -> None:
+    owner = {"kind": "TrainingJob", "namespace": "default", "name": "digits", "uid": "u-1"}
+    spec = yaml.safe_load(TRAIN)["spec"]
+    text = json.dumps({"owner": {**owner, field: "../../evil"}, "attempt": 1, "spec": spec})
+    (tmp_path / "run.json").write_text(text)
+    done = tlt("train", "--spec", "run.json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"owner.{field}" in done.stdout + done.stderr
+
+
+def test_a_folder_with_a_specification_of_tlt_alone_is_no_success(tmp_path: Path) -> None:
+    (tmp_path / "spec.txt").write_text("random_seed: 42\nmodel_config {\n}\n")
+    for command in ("validate", "run"):
+        done = tlt(command, tmp_path, cwd=tmp_path)
+        assert done.returncode == 2
+        assert "`tlt import " in done.stdout + done.stderr
+
+
+def test_a_warning_about_a_manifest_is_printed_before_the_run_starts(tmp_path: Path) -> None:
+    (tmp_path / "all.yaml").write_text(TRAIN.replace("{one: one}", "{1: one}"))
+    done = tlt("run", "all.yaml", cwd=tmp_path)
+    assert done.returncode == 20
+    assert 'quote the key: "1"' in done.stdout

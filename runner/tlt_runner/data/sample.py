@@ -191,7 +191,8 @@ class SampleOutcome:
         skipped: The reason why the image was left out.
         dropped: Label lines that were left out.
         objects: Objects in the record, by class id.
-        sizes: Height and width of each of them, in pixels of the network's input.
+        difficult: Those of them that are difficult, by class id: evaluation leaves them out of account.
+        sizes: Height and width of each object, in pixels of the network's input.
         source_classes: Class of every label line that could be read; empty when the image was left out.
         clipped: Boxes that were cut at the image's edge.
         ignored: Regions of the label to leave out of account.
@@ -203,6 +204,7 @@ class SampleOutcome:
     skipped: Finding | None = None
     dropped: list[Finding] = field(default_factory=list)
     objects: list[int] = field(default_factory=list)
+    difficult: list[int] = field(default_factory=list)
     sizes: list[tuple[float, float]] = field(default_factory=list)
     source_classes: list[str] = field(default_factory=list)
     clipped: int = 0

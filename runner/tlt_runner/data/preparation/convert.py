@@ -141,9 +141,13 @@ def convert_image(
     regions = transform_regions(labels.ignored, mapping, original_size, placement)
     edges = [box.yxyx for box in transformed.boxes]
     # The sizes are for the report's histogram, beside the anchors: in the network's pixels.
+    class_ids = [mapping.class_names.index(box.class_name) for box in transformed.boxes]
     outcome = SampleOutcome(
         dropped=[*labels.findings, *transformed.dropped],
-        objects=[mapping.class_names.index(box.class_name) for box in transformed.boxes],
+        objects=class_ids,
+        difficult=[
+            class_id for class_id, box in zip(class_ids, transformed.boxes, strict=True) if box.difficult
+        ],
         sizes=[(y2 - y1, x2 - x1) for y1, x1, y2, x2 in edges],
         source_classes=[box.class_name for box in labels.boxes],
         clipped=transformed.clipped,
