@@ -105,8 +105,10 @@ def problems(kind: str, body: Mapping[str, Any]) -> list[Problem]:
     _fill_in_defaults(completed, schema)
     violations = sorted(_validator(kind).iter_errors(completed), key=lambda error: list(map(str, error.path)))
     found += [_violation(error) for error in violations]
-    # An address of this machine is not of a wrong type: the rules say what else is wrong.
-    if any(error.validator in _BLOCKING for error in violations):
+    metadata = body.get("metadata")
+    named = isinstance(metadata, dict) and isinstance(metadata.get("name"), str)
+    # Rules are for values of the right types; two of them speak of the name.
+    if not named or any(error.validator in _BLOCKING for error in violations):
         return found
     return [*found, *_broken_rules(kind, completed)]
 
@@ -277,7 +279,7 @@ def _metadata(metadata: Any) -> Iterator[Problem]:
 def _names(metadata: Mapping[str, Any]) -> Iterator[Problem]:
     name, namespace = metadata.get("name"), metadata.get("namespace")
     if not isinstance(name, str) or not name:
-        got = "none" if name is None else f"{name!r:.120}{_quotes('string', name)}"
+        got = "none" if name is None else f"{_json(name):.120}{_quotes('string', name)}"
         yield Problem("metadata.name", f"expected a text, got {got}")
     # Rules of the CRD say that it has no dots and at most 40 characters.
     elif len(name) > _SUBDOMAIN_LENGTH or not _SUBDOMAIN.fullmatch(name):
@@ -289,7 +291,8 @@ def _names(metadata: Mapping[str, Any]) -> Iterator[Problem]:
     if namespace is None or namespace == "":
         return
     if not isinstance(namespace, str):
-        yield Problem("metadata.namespace", f"expected a text, got {namespace!r:.120}")
+        got = f"{_json(namespace):.120}{_quotes('string', namespace)}"
+        yield Problem("metadata.namespace", f"expected a text, got {got}")
     elif len(namespace) > _LABEL_LENGTH or not _NAME.fullmatch(namespace):
         yield Problem(
             "metadata.namespace",

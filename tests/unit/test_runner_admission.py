@@ -65,3 +65,18 @@ def test_a_status_is_no_part_of_the_verdict() -> None:
     body = {**DIGITS, "status": {"phase": 7}}
     stored, dropped = admission.as_stored("TrainingJob", body)
     assert (stored, dropped) == (DIGITS, [])
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        (None, "metadata: expected an object with a name, got None"),
+        ({}, "metadata.name: expected a text, got none"),
+        ({"name": False}, "metadata.name: expected a text, got false (quote it"),
+        ({"name": "a", "namespace": 7}, "metadata.namespace: expected a text, got 7 (quote it"),
+    ],
+)
+def test_a_resource_without_a_name_has_this_problem_alone(metadata: object, expected: str) -> None:
+    stored, _ = admission.as_stored("TrainingJob", {**DIGITS, "metadata": metadata})
+    (problem,) = admission.problems("TrainingJob", stored)
+    assert str(problem).startswith(expected)
