@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import ExifTags, Image
 
 from fakes import RecordingReporter, run_task
 from tlt_api.dataset import Dataset
@@ -625,3 +626,24 @@ def test_objects_of_twelve_pixels_without_an_anchor_are_a_warning_in_the_status(
     assert warning.startswith(
         "objects of 8 to 16 pixels have no anchor that overlaps them by IoU 0.5 (vehicle 4"
     )
+
+
+def test_labels_drawn_on_the_turned_view_of_an_image_are_a_warning_in_the_status(
+    folder: Folder, storage: Storage, output: str
+) -> None:
+    for number in range(4):
+        folder.image(f"{number}.png")
+        folder.label(str(number), _car(20, 10, 100, 50))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    pixels = folder.random.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(folder.images / "turned.jpg", exif=exif)
+    # On a view of 100 x 200 pixels; the stored pixels are 200 x 100.
+    folder.label("turned", _car(10, 120, 90, 180))
+    reporter = RecordingReporter()
+    data = folder.dataset(validation={"fraction": 0.5}, badSamples={"maxFraction": 0.5})
+    prepare(data, storage, output, reporter)
+    status = reporter.last(DatasetStatus)
+    (warning,) = [text for text in status.first_warnings or () if "turned view" in text]
+    assert warning.endswith(": 1 (training/image_2/turned.jpg)")
+    assert status.dropped_objects == 1

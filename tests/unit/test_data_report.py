@@ -271,15 +271,17 @@ def test_difficult_validation_objects_are_a_warning_with_the_classes_that_have_n
 
 
 @pytest.mark.parametrize(
-    ("dropped", "clipped", "images"),
+    ("dropped", "reaching_out", "images"),
     [([Problem.OUTSIDE_IMAGE], 0, 1), ([], 2, 1), ([Problem.TOO_SMALL], 0, 0), ([], 0, 0)],
 )
 def test_turned_images_with_labels_out_of_the_stored_pixels_are_a_warning(
-    dropped: list[Problem], clipped: int, images: int
+    dropped: list[Problem], reaching_out: int, images: int
 ) -> None:
     statistics = DatasetStatistics()
     findings = [Finding("l/1.txt", problem, "x", 1) for problem in dropped]
-    turned = SampleOutcome(example=b"x", dropped=findings, clipped=clipped, oddities=(Oddity.TURNED,))
+    turned = SampleOutcome(
+        example=b"x", dropped=findings, clipped=2, reaching_out=reaching_out, oddities=(Oddity.TURNED,)
+    )
     statistics.add(_sample("1"), turned, "training")
     # The same labels of an image that is stored upright are no sign of a turned view.
     statistics.add(_sample("2"), replace(turned, oddities=()), "training")

@@ -135,9 +135,9 @@ class DatasetStatistics(BaseModel):
         objects.update(outcome.objects)
         if subset == "validation":
             self.difficult_validation_objects.update(outcome.difficult)
-        # Of labels that fit the stored pixels none lies outside; one that is cut may be a turned one, too.
+        # Of labels that fit the stored pixels none lies outside, or reaches far out.
         outside = any(finding.problem == Problem.OUTSIDE_IMAGE for finding in outcome.dropped)
-        if Oddity.TURNED in outcome.oddities and (outside or outcome.clipped):
+        if Oddity.TURNED in outcome.oddities and (outside or outcome.reaching_out):
             self.turned_images += 1
             _extend(self.turned, [_writable(sample.image_file)])
         self.objects_per_image[len(outcome.objects)] += 1
