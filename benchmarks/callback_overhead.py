@@ -59,7 +59,7 @@ def ours(folder: Path) -> float:
         }
     )
     storage = Storage(scratch=folder)
-    aggregate = Aggregate(IMAGES, time.monotonic)
+    aggregate = Aggregate(IMAGES, time.monotonic, STEPS)
     reports: list[Progress] = []
 
     def uploader() -> Uploader:

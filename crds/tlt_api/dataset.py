@@ -144,6 +144,17 @@ class Dataset(ApiModel):
             given="'background'",
         ),
         Rule(
+            # kubectl makes the text "false" of the YAML keys no, off and n, and "true" of yes, on and y. They
+            # are refused when a resource is created: one that was stored before this rule goes on as it is.
+            cel="!self.targetClassMapping.exists(k, k in ['true', 'false'])",
+            check=lambda self: True,
+            message=(
+                "expected no class true or false as a key of targetClassMapping: YAML reads yes, no, on, "
+                "off, y and n as these: quote the key"
+            ),
+            given="self.targetClassMapping.exists(k, k == 'true') ? 'true' : 'false'",
+        ),
+        Rule(
             # Labels of YOLO have numbers only.
             cel="self.format == 'yolo' || !has(self.classNames) || size(self.classNames) == 0",
             check=lambda self: self.format == "yolo" or not self.class_names,

@@ -59,7 +59,9 @@ class Verification(ApiModel):
     """Comparison of the exported model in ONNX Runtime with the Keras model on the validation images."""
 
     max_metric_drop: Fraction = 0.01
-    """Maximum loss of mAP against the Keras model; the job fails above it."""
+    """Maximum loss of mAP against the Keras model; the job fails above it, and where the validation images
+    have no object to compare by. A model from a uri has no validation images: status.exports[].notCompared
+    says so, and the job succeeds."""
     max_images: Annotated[int, Field(ge=1, le=100000)] = 500
     """Maximum number of validation images to verify on."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from tlt_api.trainingjob import TrainingJobSpec
 
 MAX_NAME_LENGTH = 40
 """Limit of a resource's name: names of Jobs, Services and pods are derived from it, and fit 63 characters."""
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -156,10 +158,15 @@ def parse(body: Mapping[str, Any]) -> Resource:
     kind = KINDS[body["kind"]]
     metadata = body.get("metadata") or {}
     name = metadata.get("name") or ""
-    # As the CRD's rule, for manifests that no API server has seen.
+    # As an API server's, for manifests that none has seen: names of files are derived from it.
     if not 0 < len(name) <= MAX_NAME_LENGTH:
         raise InvalidResourceError(
             f"metadata.name: expected 1 to {MAX_NAME_LENGTH} characters, got {len(name)} ({name!r})"
+        )
+    if not _NAME.fullmatch(name):
+        raise InvalidResourceError(
+            "metadata.name: expected lower case letters, digits and '-', first and last a letter or digit, "
+            f"got {name!r}"
         )
     try:
         spec = kind.spec.model_validate(body.get("spec") or {})
@@ -185,14 +192,19 @@ def parse(body: Mapping[str, Any]) -> Resource:
 
 def explain(error: ValidationError, root: str = "spec") -> str:
     """Return a validation error as one clause per field: path, expected and given value."""
-    lines = []
+    return "; ".join(f"{path}: {text}" for path, text in clauses(error, root))
+
+
+def clauses(error: ValidationError, root: str = "spec") -> list[tuple[str, str]]:
+    """Return each invalid field: its path, as in ``spec.precisions[0]``, and the expected and given value."""
+    result = []
     for item in error.errors():
-        path = ".".join([root, *(str(part) for part in item["loc"])])
+        path = root + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"])
         # Short: the value at fault may be a whole object.
         got = "" if item["type"] == "missing" else f", got {item['input']!r:.120}"
         # pydantic puts its own words before the message of a rule.
-        lines.append(f"{path}: {item['msg'].removeprefix('Value error, ')}{got}")
-    return "; ".join(lines)
+        result.append((path, f"{item['msg'].removeprefix('Value error, ')}{got}"))
+    return result
 
 
 def crd_name(kind: Kind) -> str:

@@ -70,11 +70,12 @@ def to_termination_message(report: RunReport, limit: int = TERMINATION_MESSAGE_L
 
 
 def _shorter_and_shorter(report: RunReport) -> list[RunReport]:
-    # The per-class lists have up to 500 entries each (MOST_CLASSES of tlt_api.dataset); names of layers, and
-    # of classes that anchors miss, are fewer.
+    # The per-class lists have up to 500 entries each (MOST_CLASSES of tlt_api.dataset); names of layers, of
+    # classes that anchors miss, and warnings are fewer.
     no_classes = report.model_copy(
         update={
-            "dataset": report.dataset and report.dataset.model_copy(update={"classes": None}),
+            "dataset": report.dataset
+            and report.dataset.model_copy(update={"classes": None, "first_warnings": None}),
             "metrics": report.metrics and report.metrics.model_copy(update={"per_class": None}),
             "anchors": report.anchors and report.anchors.model_copy(update={"gaps": None}),
             "pretrained": report.pretrained and report.pretrained.model_copy(update={"not_loaded": None}),

@@ -7,12 +7,12 @@ secrets: credentials come as environment variables from the Secret that the spec
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from tlt_api.base import API_VERSION, ApiModel
-from tlt_api.common import JobSpec
+from tlt_api.common import JobSpec, ObjectName
 from tlt_api.resources import KINDS, Kind, Resource
 from tlt_api.status import Inputs
 
@@ -30,11 +30,12 @@ class Owner(ApiModel):
     """API version of the resource."""
     kind: str
     """Kind of the resource."""
-    namespace: str
+    # Folders of logs and checkpoints are named after the resource: a name must not lead out of the output.
+    namespace: ObjectName
     """Namespace of the resource."""
-    name: str
+    name: ObjectName
     """Name of the resource."""
-    uid: str
+    uid: Annotated[str, Field(pattern=r"^[-A-Za-z0-9_]*$")]
     """UID of the resource."""
 
 

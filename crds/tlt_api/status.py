@@ -25,6 +25,11 @@ RUNNER_FIELD_MANAGER = "tlt-runner"
 HISTORY_LIMIT = 20
 """Entries that status.history keeps."""
 
+FIRST_WARNINGS = 5
+"""Warnings of a dataset report that status.dataset repeats."""
+WARNING_LENGTH = 300
+"""Characters of each of them."""
+
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 Score = Annotated[float, AfterValidator(lambda value: round(value, 5))]
@@ -145,7 +150,7 @@ class Progress(StatusModel):
     learning_rate: float | None = None
     """Current learning rate."""
     images_per_second: float | None = None
-    """Throughput of the last interval, in images per second."""
+    """Throughput of the last steps or images, in images per second. Absent before it is known."""
     eta_seconds: int | None = None
     """Estimated remaining time in seconds: of the run in training and evaluation, otherwise of the stage."""
     last_update_time: Time | None = None
@@ -191,7 +196,13 @@ class DatasetStatus(Section):
     """Address of the dataset report, an HTML page on every image and label line. Also written if the dataset
     is refused."""
     warnings: int | None = None
-    """Number of warnings in the dataset report: leakage, unused mapping keys, unusual images."""
+    """Number of warnings in the dataset report: what is read but counts for nothing, leakage, unused mapping
+    keys, unusual images."""
+    first_warnings: (
+        Annotated[list[Annotated[str, Field(max_length=WARNING_LENGTH)]], Field(max_length=FIRST_WARNINGS)]
+        | None
+    ) = None
+    """First warnings of the dataset report, at most 5, each cut to 300 characters."""
 
 
 class AnchorGap(StatusModel):
@@ -338,6 +349,9 @@ class ExportStatus(Section):
     """Mean average precision (mAP) of the exported model in ONNX Runtime on the validation images."""
     m_ap_drop: Annotated[Score | None, Field(alias="mAPDrop")] = None
     """Loss of mAP: mAP of the Keras model on the same images minus mAP of the exported model."""
+    not_compared: Annotated[str, Field(max_length=300)] | None = None
+    """Reason why mAP was not compared with that of the Keras model, so that maxMetricDrop decided nothing.
+    Absent if it was compared."""
     max_abs_error: float | None = None
     """Maximum absolute difference between the scores of a detection in ONNX Runtime and in Keras."""
     unmatched: int | None = None

@@ -197,13 +197,13 @@ def run(manifests: Path, state: Path | None, volumes: Path | None, again: bool) 
 @tlt.command(epilog=options.examples("tlt validate traffic.yaml", "tlt validate manifests/samples/digits"))
 @options.manifests
 def validate(manifests: Path) -> int:
-    """Check manifests, without running anything."""
+    """Check manifests as a cluster would, without running anything."""
     from tlt_runner import manifests as reader
 
     checked = reader.read(manifests)
     for line in checked.lines():
         click.echo(line)
-    return INVALID_EXIT if checked.problems else 0
+    return INVALID_EXIT if checked.refused else 0
 
 
 @tlt.command(

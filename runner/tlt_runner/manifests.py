@@ -1,14 +1,17 @@
 """Reading of manifest files: the documents of our API group, and every mistake by file, document and field.
 
-Called by ``tlt validate``, ``tlt run`` and ``tlt <command> -f``. The API's models decide, and types are as
-strict as an API server's: a text is not a number, and a key may not appear twice.
+Called by ``tlt validate``, ``tlt run`` and ``tlt <command> -f``. YAML is read as kubectl reads it, and the
+verdict is that of an API server (:mod:`tlt_runner.admission`), but that addresses of this machine are allowed
+and said. What files mean together, such as two resources with one output, is checked here.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator
+import struct
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +20,23 @@ import yaml
 from pydantic import ValidationError
 
 from tlt_api import references, resources
-from tlt_api.base import GROUP
+from tlt_api.base import API_VERSION, GROUP
 from tlt_api.failures import Reason
 from tlt_api.resources import KINDS, InvalidResourceError, Resource
+from tlt_runner import admission
 from tlt_runner.errors import RunnerError
 
 SUFFIXES = (".yaml", ".yml", ".json")
+_TLT_SPEC = re.compile(
+    r"^\s*(model_config|network_config|training_config|dataset_config|augmentation_config|eval_config"
+    r"|evaluation_config|inference_config|kitti_config|coco_config)\s*:?\s*\{",
+    re.MULTILINE,
+)
+"""A block that a specification of TLT or TAO begins with, in protobuf's text format."""
+_LOOKED_AT = 64 * 1024
+"""Bytes of a file that are looked at to tell what it is."""
+_NAMED = 5
+"""Files that a message names of those that are no manifests."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +46,15 @@ class Document:
     Attributes:
         position: ``file, document N``.
         resource: Its resource.
+        local: Reasons why a cluster refuses it although a run on this machine is possible: addresses with
+            file://.
+        warnings: What is read otherwise than it looks.
     """
 
     position: str
     resource: Resource
+    local: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,7 +64,7 @@ class Checked:
     Attributes:
         documents: Valid documents, in order of reading.
         problems: Mistakes: one text each, with position, field, expected and got.
-        ignored: Documents of other API groups, and subfolders: one text each.
+        ignored: Documents of other API groups, subfolders and other files: one text each.
     """
 
     documents: tuple[Document, ...]
@@ -53,27 +72,50 @@ class Checked:
     ignored: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """Return one line for each document, and a last one with the totals."""
-        valid = [f"valid    {item.position}: {item.resource.key}" for item in self.documents]
-        wrong = [f"invalid  {text}" for text in self.problems]
+        """Return one line for each document, problem and warning, and a last one with the totals."""
+        local = [item for item in self.documents if item.local]
+        valid = [
+            f"{'local' if item.local else 'valid':8} {item.position}: {item.resource.key}"
+            + (f": a cluster refuses {'; '.join(item.local)}" if item.local else "")
+            for item in self.documents
+        ]
+        wrong = [f"invalid  {text}" for text in (*self.problems, *self._nothing())]
         other = [f"ignored  {text}" for text in self.ignored]
-        total = f"{len(valid)} valid, {len(wrong)} invalid, {len(other)} ignored"
-        return [*valid, *wrong, *other, total]
+        warnings = [f"warning  {text}" for text in self.warnings()]
+        total = f"{len(valid)} valid, {len(self.problems)} invalid, {len(other)} ignored"
+        if local:
+            total += f"; {len(local)} of the valid without a cluster only"
+        return [*valid, *wrong, *other, *warnings, total]
+
+    def warnings(self) -> list[str]:
+        """Return what is read otherwise than it looks, with its position."""
+        return [f"{item.position}: {text}" for item in self.documents for text in item.warnings]
+
+    @property
+    def refused(self) -> bool:
+        """True if a document is invalid, or there is none of our API group."""
+        return bool(self.problems or not self.documents)
 
     def require_valid(self) -> list[Resource]:
         """Return the resources of all documents, or refuse them if one is invalid.
 
         Raises:
-            RunnerError: InvalidSpec; a document is invalid, or none is of our API group.
+            RunnerError: InvalidSpec; a document is invalid, none is of our API group, or two have one name
+                in different namespaces, which runs without a cluster do not know.
         """
-        if self.problems:
-            raise RunnerError(Reason.INVALID_SPEC, "\n  ".join(("", *self.problems)))
+        problems = [*self.problems, *_duplicates(self.documents, namespaces=False)]
+        if problems:
+            raise RunnerError(Reason.INVALID_SPEC, "\n  ".join(("", *problems)))
         if not self.documents:
-            other_documents = "; ".join(self.ignored) or "no documents"
-            raise RunnerError(
-                Reason.INVALID_SPEC, f"expected at least one {' or '.join(KINDS)}, got: {other_documents}"
-            )
+            raise RunnerError(Reason.INVALID_SPEC, "; ".join(self._nothing()))
         return [item.resource for item in self.documents]
+
+    def _nothing(self) -> list[str]:
+        """Say what there is instead, where no document is of our API group."""
+        if self.documents or self.problems:
+            return []
+        kinds = " or ".join(KINDS)
+        return [f"expected at least one {kinds}, got: {'; '.join(self.ignored) or 'no files'}"]
 
 
 def read(path: Path) -> Checked:
@@ -87,26 +129,31 @@ def read(path: Path) -> Checked:
     documents: list[Document] = []
     problems: list[str] = []
     for file in files:
+        # A specification of TLT is no YAML, whatever its file is called.
+        if _is_tlt_spec(file):
+            ignored.append(_tlt_spec(file))
+            continue
         try:
             bodies = list(_bodies(file))
         # One damaged file does not hide the mistakes in the others.
         except yaml.YAMLError as error:
             problems.append(f"{file}: not YAML: {' '.join(str(error).split())}")
             continue
-        for position, body in bodies:
+        for position, body, warnings in bodies:
             if not _is_ours(body):
                 ignored.append(f"{position}: {_description(body)} is not of {GROUP}")
                 continue
             try:
-                documents.append(Document(position, _parse(body)))
+                documents.append(_parse(position, body, warnings))
             except InvalidResourceError as error:
-                problems.append(f"{position}: {error}")
-    return Checked(
-        tuple(documents), (*problems, *_duplicates(documents), *_cycles(documents)), tuple(ignored)
-    )
+                # A key read otherwise than written is most often the reason.
+                problems.append("; ".join((f"{position}: {error}", *warnings)))
+    found = (*problems, *_duplicates(documents), *_shared_outputs(documents), *_cycles(documents))
+    return Checked(tuple(documents), found, tuple(ignored))
 
 
 def _files(path: Path) -> tuple[list[Path], list[str]]:
+    """List the manifest files, and say what else there is."""
     if path.is_file():
         return [path], []
     if not path.is_dir():
@@ -116,26 +163,53 @@ def _files(path: Path) -> tuple[list[Path], list[str]]:
         )
     entries = sorted(path.iterdir())
     files = [entry for entry in entries if entry.is_file() and entry.suffix in SUFFIXES]
-    return files, [f"{entry}: a subfolder; name it to read it" for entry in entries if entry.is_dir()]
+    others = [entry for entry in entries if entry.is_file() and entry.suffix not in SUFFIXES]
+    specs = [entry for entry in others if _is_tlt_spec(entry)]
+    ignored = [f"{entry}: a subfolder; name it to read it" for entry in entries if entry.is_dir()]
+    ignored += [_tlt_spec(entry) for entry in specs]
+    # Beside manifests any files may lie; only where there is nothing else they are an answer.
+    rest = [entry.name for entry in others if entry not in specs]
+    if rest and not files and not specs:
+        more = f" and {len(rest) - _NAMED} more" if len(rest) > _NAMED else ""
+        names = f"{', '.join(rest[:_NAMED])}{more}"
+        ignored.append(f"{path}: {names}: no manifests, whose names end in {', '.join(SUFFIXES)}")
+    return files, ignored
 
 
-def _bodies(file: Path) -> Iterator[tuple[str, Any]]:
-    """Yield the position and the body of each document; the items of a List count as documents."""
+def _is_tlt_spec(file: Path) -> bool:
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(_LOOKED_AT)
+    except OSError:
+        return False
+    return _TLT_SPEC.search(start.decode("utf-8", "replace")) is not None
+
+
+def _tlt_spec(file: Path) -> str:
+    return f"{file}: a specification of TLT: `tlt import {file}` converts it to manifests"
+
+
+def _bodies(file: Path) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
+    """Yield position, body and warnings of each document; the items of a List count as documents."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RunnerError(Reason.INVALID_SPEC, f"expected UTF-8 text in {file}, got: {error}") from None
     number = 0
-    for body in yaml.load_all(text, Loader=_Loader):  # noqa: S506 - a SafeLoader
+    loader = _Loader(text)
+    while loader.check_data():  # type: ignore[no-untyped-call]
+        loader.warnings = []
+        body = loader.get_data()
         # An empty document, as two --- in a row make one, is none for kubectl either.
         if body is None:
             continue
         number += 1
-        position = f"{file}, document {number}"
+        position, warnings = f"{file}, document {number}", tuple(loader.warnings)
         if isinstance(body, dict) and body.get("kind") == "List" and isinstance(body.get("items"), list):
-            yield from ((f"{position}, item {i}", item) for i, item in enumerate(body["items"], start=1))
+            for index, item in enumerate(body["items"], start=1):
+                yield f"{position}, item {index}", item, warnings
         else:
-            yield position, body
+            yield position, body, warnings
 
 
 def _is_ours(body: Any) -> bool:
@@ -152,69 +226,201 @@ def _description(body: Any) -> str:
     return f"{body.get('kind') or 'a document without kind'}{f'/{name}' if name else ''}"
 
 
-def _parse(body: dict[str, Any]) -> Resource:
-    metadata = body.get("metadata")
-    # resources.parse takes metadata as a cluster has checked them: there, a name that is no text would be a
-    # TypeError.
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
-        raise InvalidResourceError(f"metadata.name: expected a text, got {metadata!r:.120}")
-    # First as the operator reads it, whose messages name the fields; then once more, strictly.
-    resource = resources.parse(body)
+def _parse(position: str, body: dict[str, Any], warnings: tuple[str, ...]) -> Document:
+    kind = body.get("kind")
+    # Nothing of another version can be checked by this one's schema.
+    if body.get("apiVersion") != API_VERSION or not isinstance(kind, str) or kind not in KINDS:
+        raise InvalidResourceError(
+            f"expected apiVersion {API_VERSION} and kind {' or '.join(KINDS)}, "
+            f"got {body.get('apiVersion')!r} and {kind!r}"
+        )
+    stored, dropped = admission.as_stored(kind, body)
+    refusals = admission.problems(kind, stored)
+    # The models have checks beyond the schema, which the operator applies to what is stored, and sentences
+    # where a pattern can only show itself. Otherwise a field is not named twice.
+    by_models = dict(_refused_by_models(kind, stored))
+    refusals = [problem for problem in refusals if not (problem.pattern and problem.path in by_models)]
+    named = {problem.path for problem in refusals}
+    clauses = [
+        *(str(problem) for problem in refusals if not problem.local),
+        *(f"{path}: {text}" for path, text in by_models.items() if path not in named),
+    ]
+    if clauses:
+        metadata = stored.get("metadata")
+        name = metadata.get("name") if isinstance(metadata, dict) else None
+        raise InvalidResourceError(f"{kind}/{name}: {'; '.join(clauses)}")
+    local = tuple(str(problem) for problem in refusals if problem.local)
+    return Document(position, resources.parse(stored), local, (*warnings, *dropped))
+
+
+def _refused_by_models(kind: str, body: Mapping[str, Any]) -> list[tuple[str, str]]:
     try:  # as an API server types: 100 and 1e2 are numbers, "100" is a text
-        resource.kind.spec.model_validate_json(json.dumps(body.get("spec") or {}), strict=True)
+        KINDS[kind].spec.model_validate_json(json.dumps(body.get("spec") or {}), strict=True)
     except ValidationError as error:
-        raise InvalidResourceError(f"{resource.key}: {resources.explain(error)}") from None
-    return resource
+        return resources.clauses(error)
+    return []
 
 
-def _duplicates(documents: list[Document]) -> Iterator[str]:
-    first_positions: dict[str, str] = {}
+def _duplicates(documents: Sequence[Document], *, namespaces: bool = True) -> Iterator[str]:
+    first_positions: dict[tuple[str, str], str] = {}
     for item in documents:
-        first = first_positions.setdefault(item.resource.key, item.position)
+        namespace = item.resource.namespace if namespaces else ""
+        first = first_positions.setdefault((namespace, item.resource.key), item.position)
         if first != item.position:
             yield f"{item.position}: {item.resource.key} stands in {first} already"
 
 
-def _cycles(documents: list[Document]) -> Iterator[str]:
-    by_key = {(item.resource.kind.name, item.resource.name): item.resource for item in documents}
+def _shared_outputs(documents: Sequence[Document]) -> Iterator[str]:
+    """Name the resources whose results would overwrite those of another one."""
+    first_documents: dict[tuple[str, str], Document] = {}
     for item in documents:
+        uri = item.resource.spec.output.uri.rstrip("/")
+        # A claim belongs to a namespace; buckets do not.
+        namespace = item.resource.namespace if uri.startswith("pvc://") else ""
+        first = first_documents.setdefault((namespace, uri), item)
+        # Of one resource that stands twice, that is the mistake.
+        if first is not item and first.resource.key != item.resource.key:
+            yield (
+                f"{item.position}: {item.resource.key}: spec.output.uri: {uri} is the output of "
+                f"{first.resource.key} in {first.position}, too: expected an output of its own, or the "
+                "results of one would overwrite those of the other"
+            )
+
+
+def _cycles(documents: Sequence[Document]) -> Iterator[str]:
+    by_key = {
+        (item.resource.namespace, item.resource.kind.name, item.resource.name): item.resource
+        for item in documents
+    }
+    for item in documents:
+        namespace = item.resource.namespace
+
+        def lookup(kind: str, name: str, namespace: str = namespace) -> Resource | None:
+            return by_key.get((namespace, kind, name))
+
         # A reference out of the folder resolves to nothing here, which is no mistake: a cluster may hold it.
-        resolved = references.resolve(item.resource, lambda kind, name: by_key.get((kind, name)))
+        resolved = references.resolve(item.resource, lookup)
         if isinstance(resolved, references.Broken) and resolved.reason == Reason.DEPENDENCY_CYCLE:
             yield f"{item.position}: {resolved.message}"
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads YAML as an API server does: duplicate keys are a mistake, 5e-6 is a number, a date is a text."""
+    """Reads YAML as kubectl does, which makes JSON of it: keys are texts, 1.0 is 1, a date is a text.
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return a mapping; refuse one in which a key appears twice."""
-        keys: set[Any] = set()
+    Attributes:
+        warnings: Keys of the document so far that are no texts in YAML, one sentence each.
+    """
+
+    warnings: list[str]
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Return a mapping with texts as keys; refuse one in which a key appears twice."""
+        keys: set[str] = set()
         for key_node, _ in node.value:
-            # A merge key (<<) is no key of the mapping: SafeLoader replaces it below.
+            # A merge key (<<) is no key of the mapping: flatten_mapping replaces it below.
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
-            key = self.construct_object(key_node, deep=True)
-            # Keys of other types may not be hashable; SafeLoader refuses those by itself.
-            if isinstance(key, str | int | float | bool) and key in keys:
+            key = self._text_of(key_node)
+            if key in keys:
                 raise yaml.constructor.ConstructorError(
                     "while reading a mapping",
                     node.start_mark,
                     f"the key {key!r} stands twice",
                     key_node.start_mark,
                 )
-            keys.add(key if isinstance(key, str | int | float | bool) else id(key_node))
-        return super().construct_mapping(node, deep)
+            keys.add(key)
+        self.flatten_mapping(node)
+        return {self._text_of(key): self.construct_object(value, deep=deep) for key, value in node.value}
+
+    def _text_of(self, node: yaml.Node) -> str:
+        """Return the text that kubectl makes of a key."""
+        key = self.construct_object(node, deep=True)
+        if isinstance(key, str):
+            return key
+        if not isinstance(key, bool | int | float):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"expected a text as a key, got {key!r:.80}", node.start_mark
+            )
+        # Of 1e6 kubectl makes another key than of 1000000, although the values are equal.
+        fraction = node.tag == "tag:yaml.org,2002:float" and isinstance(key, int)
+        text = str(key).lower() if isinstance(key, bool) else _go_text(float(key) if fraction else key)
+        type_name = "a boolean" if isinstance(key, bool) else "a number"
+        sentence = (
+            f"line {node.start_mark.line + 1}: the key {node.value} is {type_name} in YAML, of which "
+            f'Kubernetes makes the text "{text}": quote the key: "{node.value}"'
+        )
+        # A key is read twice: for its duplicates, and for the mapping.
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
+        return text
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.warnings = []
 
 
-# PyYAML reads YAML 1.1: 2026-01-01 would be a date. Its float needs a dot and a signed exponent: 5e-6 would
-# be a text. An API server reads both as JSON does.
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
+    digits = str(loader.construct_scalar(node)).replace("_", "")
+    # 017 is octal in YAML 1.1; Python writes 0o17.
+    return int(digits, 8) if re.fullmatch(r"[-+]?0[0-7]+", digits) else int(digits, 0)
+
+
+def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float | str:
+    text = str(loader.construct_scalar(node))
+    value = float(text.replace("_", ""))
+    # Too large for a float: kubectl leaves it a text, and so does this.
+    if math.isinf(value) and "inf" not in text.lower():
+        return text
+    # JSON has one type of number; an API server takes 3.0 for an integer because 3 arrives there.
+    return int(value) if value.is_integer() and abs(value) < _INTEGERS_END else value
+
+
+def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
+    """An explicit ``!!timestamp``, which is a text as well."""
+    return str(loader.construct_scalar(node))
+
+
+_INTEGERS_END = 1e21
+"""Numbers from here on are written with an exponent in JSON, and are no integers for an API server."""
+
+
+def _go_text(number: float) -> str:
+    """Write a number as kubectl does for a key: Go's shortest form, of floats in 32 bits."""
+    if isinstance(number, int):
+        return str(number)
+    as_32_bits = struct.pack("f", number)
+    (number,) = struct.unpack("f", as_32_bits)
+    shortest = (f"{number:.{digits}e}" for digits in range(9))
+    text = next(text for text in shortest if struct.pack("f", float(text)) == as_32_bits)
+    mantissa, _, exponent = text.partition("e")
+    # Go takes an exponent from the sixth place on, and below the fourth decimal.
+    if not -4 <= int(exponent) < 6:
+        return text
+    places = len(mantissa.partition(".")[2]) - int(exponent)
+    return f"{float(text):.{max(0, places)}f}"
+
+
+# PyYAML and kubectl both read YAML 1.1, but differ: for PyYAML 5e-6 is a text, 2026-01-01 a date, 1:30 is 90,
+# y and n are texts and 0o17 is one.
+_RESOLVED: dict[str, tuple[str, Sequence[str]]] = {
+    "bool": (
+        r"y|Y|yes|Yes|YES|n|N|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF",
+        "yYnNtTfFoO",
+    ),
+    "int": (r"[-+]?(0[xX][0-9a-fA-F_]+|0[bB][01_]+|0[oO][0-7_]+|0[0-7_]*|[1-9][0-9_]*)", "-+0123456789"),
+    "float": (
+        r"[-+]?(\.[0-9][0-9_]*|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "merge": (r"<<", "<"),
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+0123456789."),
-)
+_Loader.yaml_implicit_resolvers = {}
+for _tag, (_pattern, _first_characters) in _RESOLVED.items():
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first_characters)
+    )
+_Loader.bool_values = {**yaml.SafeLoader.bool_values, "y": True, "n": False}
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+_Loader.add_constructor("tag:yaml.org,2002:float", _number)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _text)

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import ExifTags, Image
 
 from fakes import RecordingReporter, run_task
 from tlt_api.dataset import Dataset
@@ -77,7 +78,7 @@ def output(tmp_path: Path) -> str:
 
 
 def _car(x1: float, y1: float, x2: float, y2: float, name: str = "Car") -> str:
-    return f"{name} 0.1 1 0 {x1} {y1} {x2} {y2} {REST}"
+    return f"{name} 0.1 0 0 {x1} {y1} {x2} {y2} {REST}"
 
 
 def _good(folder: Folder, count: int) -> None:
@@ -150,7 +151,7 @@ def test_a_record_holds_the_resized_image_and_its_boxes(
     assert edges == pytest.approx([6.4, 6.4, 32.0, 32.0])
     assert feature["target/object_class"].bytes_list.value[:] == [b"vehicle"]
     assert feature["target/object_class_id"].int64_list.value[:] == [1]
-    assert feature["target/occlusion"].int64_list.value[:] == [1]
+    assert feature["target/occlusion"].int64_list.value[:] == [0]
     assert feature["target/truncation"].float_list.value[0] == pytest.approx(0.1)
     pixels = cv2.imdecode(
         np.frombuffer(feature["frame/encoded"].bytes_list.value[0], np.uint8), cv2.IMREAD_COLOR
@@ -549,3 +550,100 @@ def test_an_image_that_is_a_link_out_of_the_claim_is_reported_and_nothing_of_it_
     assert skipped["training/image_2/good000.jpg"] == "UnreadableImage"
     page = (tmp_path / "out" / "dataset-report.html").read_text()
     assert "got a link out of the claim, which is not followed: copy the file" in page
+
+
+def _occluded(name: str, occlusion: int) -> str:
+    return f"{name} 0 {occlusion} 0 20 10 100 50 {REST}"
+
+
+@pytest.mark.parametrize("occlusion", [1, 2, 3])
+def test_labels_whose_objects_are_all_occluded_are_refused_because_map_would_be_empty(
+    folder: Folder, storage: Storage, output: str, occlusion: int
+) -> None:
+    for number in range(4):
+        folder.image(f"{number}.png")
+        folder.label(str(number), _occluded("Car", occlusion))
+    reporter = RecordingReporter()
+    held_out = {"validation": {"fraction": 0.5}}
+    with pytest.raises(RunnerError, match="got 2 that are all difficult") as caught:
+        prepare(folder.dataset(**held_out), storage, output, reporter)
+    assert caught.value.reason == Reason.NO_LABELS
+    status = reporter.last(DatasetStatus)
+    assert "2 of 2 validation objects; of 'vehicle' all are" in "".join(status.first_warnings or ())
+
+
+def test_voc_labels_that_are_all_difficult_are_refused_because_map_would_be_empty(
+    folder: Folder, storage: Storage, output: str
+) -> None:
+    box = "<bndbox><xmin>20</xmin><ymin>10</ymin><xmax>100</xmax><ymax>50</ymax></bndbox>"
+    size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height><depth>3</depth></size>"
+    for number in range(4):
+        folder.image(f"{number}.png")
+        label = f"<object><name>car</name><difficult>1</difficult>{box}</object>"
+        (folder.labels / f"{number}.xml").write_text(f"<annotation>{size}{label}</annotation>")
+    data = folder.dataset(
+        format="voc", images="training/image_2", labels="training/label_2", validation={"fraction": 0.5}
+    )
+    with pytest.raises(RunnerError, match="got 2 that are all difficult") as caught:
+        prepare(data, storage, output)
+    assert caught.value.reason == Reason.NO_LABELS
+
+
+def test_a_class_that_is_difficult_everywhere_is_a_warning_in_the_status(
+    folder: Folder, storage: Storage, output: str
+) -> None:
+    for number in range(4):
+        folder.image(f"{number}.png")
+        folder.label(
+            str(number), _occluded("Car", 0), _occluded("Pedestrian", 3), f"DontCare -1 -1 -10 1 1 9 9 {REST}"
+        )
+    reporter = RecordingReporter()
+    prepare(folder.dataset(validation={"fraction": 0.5}), storage, output, reporter)
+    status = reporter.last(DatasetStatus)
+    assert status.first_warnings is not None
+    assert [text for text in status.first_warnings if not text.startswith("objects of")] == [
+        "targetClassMapping: no label uses 'van'; the labels' classes are: Car, Pedestrian",
+        "ignored regions (DontCare, iscrowd), which are neither objects nor background: 4",
+        "difficult objects (VOC difficult, KITTI occlusion of at least 1), which evaluation leaves out of "
+        "account: 2 of 4 validation objects; of 'person' all are, and nothing of it is measured",
+    ]
+    report = json.loads((Path(output.removeprefix("file://")) / "dataset-report.json").read_text())
+    assert report["warnings"][: len(status.first_warnings)] == status.first_warnings
+
+
+def test_objects_of_twelve_pixels_without_an_anchor_are_a_warning_in_the_status(
+    folder: Folder, storage: Storage, output: str
+) -> None:
+    for number in range(4):
+        folder.image(f"{number}.png")
+        # 38 x 19 of 200 x 100 pixels are 12 x 12 of 64 x 64.
+        folder.label(str(number), _car(20, 10, 58, 29))
+    reporter = RecordingReporter()
+    prepare(folder.dataset(validation={"fraction": 0.5}), storage, output, reporter)
+    (warning,) = [
+        text for text in reporter.last(DatasetStatus).first_warnings or () if text.startswith("objects of")
+    ]
+    assert warning.startswith(
+        "objects of 8 to 16 pixels have no anchor that overlaps them by IoU 0.5 (vehicle 4"
+    )
+
+
+def test_labels_drawn_on_the_turned_view_of_an_image_are_a_warning_in_the_status(
+    folder: Folder, storage: Storage, output: str
+) -> None:
+    for number in range(4):
+        folder.image(f"{number}.png")
+        folder.label(str(number), _car(20, 10, 100, 50))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    pixels = folder.random.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(folder.images / "turned.jpg", exif=exif)
+    # On a view of 100 x 200 pixels; the stored pixels are 200 x 100.
+    folder.label("turned", _car(10, 120, 90, 180))
+    reporter = RecordingReporter()
+    data = folder.dataset(validation={"fraction": 0.5}, badSamples={"maxFraction": 0.5})
+    prepare(data, storage, output, reporter)
+    status = reporter.last(DatasetStatus)
+    (warning,) = [text for text in status.first_warnings or () if "turned view" in text]
+    assert warning.endswith(": 1 (training/image_2/turned.jpg)")
+    assert status.dropped_objects == 1

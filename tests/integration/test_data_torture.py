@@ -174,11 +174,13 @@ def test_the_counts_of_the_torture_folder_are_exact(report: dict[str, Any]) -> N
         "objects": 25,
         "clippedBoxes": 1,
         "ignoredRegions": 1,
+        "unusedRegions": 0,
+        "turnedImages": 0,
         "otherFiles": 2,
         "unlistedImages": 0,
         "classes": [
-            {"name": "person", "training": 0, "validation": 1},
-            {"name": "vehicle", "training": 23, "validation": 1},
+            {"name": "person", "training": 0, "validation": 1, "difficult": 0},
+            {"name": "vehicle", "training": 23, "validation": 1, "difficult": 0},
         ],
         # Lines 7 and 9 of lines.txt can be read.
         "sourceClasses": {"CAR": 1, "Car": 25, "Pedestrian": 1, "Tram": 1},
@@ -210,8 +212,9 @@ def test_the_counts_of_the_torture_folder_are_exact(report: dict[str, Any]) -> N
     )
     assert small.startswith("objects of 16 to 32 pixels have no anchor that overlaps them by IoU 0.5 (")
     assert others == [
-        "targetClassMapping: no label uses class 'van'; the labels' classes are: CAR, Car, Pedestrian, Tram",
+        "targetClassMapping: no label uses 'van'; the labels' classes are: CAR, Car, Pedestrian, Tram",
         "class 'person' has no object for training: it cannot be learnt",
+        "ignored regions (DontCare, iscrowd), which are neither objects nor background: 1",
         "images without an object, which train background only: 1",
         "validation images that are also training images, byte for byte, which makes metrics too good: "
         "1 (testing/image_2/leak.jpg)",
@@ -282,7 +285,7 @@ def test_the_refused_torture_folder_leaves_a_report_a_page_and_a_summary(
     status = reporter.last(DatasetStatus)
     assert (status.images, status.objects, status.skipped, status.dropped_objects) == (23, 25, 19, 13)
     # Two of them are of sizes that the anchors do not fit.
-    assert (status.warnings, status.digest, status.records_uri) == (18, None, None)
+    assert (status.warnings, status.digest, status.records_uri) == (19, None, None)
     assert status.report_uri == f"file://{tmp_path}/out/dataset-report.html"
 
 

@@ -85,6 +85,7 @@ def test_everything_is_published_verified_and_built(model_file, records, tmp_pat
     assert [item.precision for item in report.exports] == ["fp32", "fp16"]
     assert report.metrics.m_ap is not None
     for item in report.exports:
+        assert item.not_compared is None
         assert abs(item.m_ap_drop) <= 0.01
         assert item.max_abs_error <= 0.02
         assert item.latency_milliseconds > 0
@@ -99,7 +100,28 @@ def test_model_without_records_is_compared_on_random_images(model_file, tmp_path
     assert (only.m_ap, only.m_ap_drop) == (None, None)
     assert 0 < only.max_abs_error <= 0.02
     assert report.metrics is None
+    assert only.not_compared.startswith("the model comes from a file, which names no validation data")
     assert [item.name for item in report.artifacts] == ["onnx-fp16"]
+
+
+def test_validation_data_without_an_object_that_counts_pass_no_gate(
+    model_file, records, tmp_path, monkeypatch
+):
+    first = export.batches.validation_batches
+
+    def all_difficult(*arguments, **options):
+        for batch in first(*arguments, **options):
+            yield {**batch, "difficult": np.ones(batch["difficult"].shape, bool)}
+
+    monkeypatch.setattr(export.batches, "validation_batches", all_difficult)
+    run = Run(tmp_path, verification={"maxMetricDrop": 1.0}, engine={"computeCapabilities": ["8.6"]})
+    with pytest.raises(RunnerError, match="but mAP is empty: the first 500 validation images") as caught:
+        run(model_file, records)
+    assert caught.value.reason == Reason.NO_LABELS
+    report = run.reporter.snapshot()
+    # What is there to look into is published; no engine is built.
+    assert [item.name for item in report.artifacts] == ["onnx-fp32"]
+    assert "no object that counts" in report.exports[0].not_compared
 
 
 def test_records_of_other_classes_are_refused_before_anything_is_exported(images, records, tmp_path):

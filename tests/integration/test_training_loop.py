@@ -123,16 +123,24 @@ def test_every_improved_model_is_saved_as_the_best(trainer: Trainer) -> None:
     assert (end.best.m_ap, end.best.epoch) == (0.3, 3)
 
 
-def test_without_objects_to_evaluate_on_the_newest_model_is_the_best(trainer: Trainer) -> None:
-    run = Run([None, None, None])
-    run.train(trainer, Training(epochs=3, learning_rate=STILL))
-    assert run.best == [1, 2, 3]
+@pytest.mark.parametrize("stopping", [None, EarlyStopping(monitor="mAP"), EarlyStopping(monitor="loss")])
+def test_an_evaluation_that_measures_nothing_chooses_no_model(
+    trainer: Trainer, stopping: EarlyStopping | None
+) -> None:
+    run = Run([0.5, None, 0.9])
+    with pytest.raises(RunnerError, match="mAP is empty, so that there is no best model") as caught:
+        run.train(trainer, Training(epochs=3, learning_rate=STILL, early_stopping=stopping))
+    assert caught.value.reason == Reason.NO_LABELS
+    assert (run.best, run.evaluated) == ([1], 2)
+    # The epoch is saved: with corrected labels the training goes on from there.
+    assert [item.epoch for item in run.saved] == [1, 2]
 
 
-def test_the_first_known_map_replaces_a_best_without_one(trainer: Trainer) -> None:
-    run = Run([None, 0.0, 0.0])
-    run.train(trainer, Training(epochs=3, learning_rate=STILL))
-    assert run.best == [1, 2]
+def test_the_first_known_map_replaces_a_best_of_an_earlier_release_without_one(trainer: Trainer) -> None:
+    run = Run([0.0, 0.0])
+    start = Position(run="one", batch_size=1, epoch=1, best=Metrics(epoch=1))
+    run.train(trainer, Training(epochs=3, learning_rate=STILL), start=start)
+    assert run.best == [2]
 
 
 def test_an_epoch_is_saved_before_it_is_evaluated(trainer: Trainer) -> None:

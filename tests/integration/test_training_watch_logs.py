@@ -53,7 +53,7 @@ class Attempt:
         self.folder = folder / "out/logs/tiny-uid"
         scratch = folder / f"scratch-{attempt}"
         scratch.mkdir()
-        aggregate = Aggregate(4, lambda: self.now)
+        aggregate = Aggregate(4, lambda: self.now, STEPS)
         board = TensorBoard(
             Uploader(storage or Storage(scratch=scratch), f"file://{self.folder}", lambda: self.now),
             aggregate,

@@ -42,3 +42,16 @@ def test_a_box_of_one_pixel_in_the_resized_image_is_used_and_a_smaller_one_is_no
     transformed = convert.transform_boxes([box], SAMPLE, ClassMapping({"car": "car"}), (40, 60), placement)
     assert len(transformed.boxes) == usable
     assert [finding.problem for finding in transformed.dropped] == [Problem.TOO_SMALL] * (1 - usable)
+
+
+@pytest.mark.parametrize(
+    ("right", "clipped", "reaching_out"),
+    [(60.0, 0, 0), (60.5, 1, 0), (62.0, 1, 0), (62.5, 1, 1)],
+)
+def test_a_box_that_reaches_out_by_more_than_a_tools_rounding_is_counted(
+    right: float, clipped: int, reaching_out: int
+) -> None:
+    placement = geometry.placement(40, 60, 40, 60, "stretch")
+    box = LabelledBox("car", (10.0, 10.0, 30.0, right))
+    transformed = convert.transform_boxes([box], SAMPLE, ClassMapping({"car": "car"}), (40, 60), placement)
+    assert (transformed.clipped, transformed.reaching_out) == (clipped, reaching_out)

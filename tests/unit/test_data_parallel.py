@@ -74,9 +74,36 @@ def test_skipped_images_do_not_count_for_the_speed() -> None:
     progress.skip(990)
     now = 5.0
     progress.advance()
+    now = 10.0
+    progress.advance()
     assert [(step.step, step.images_per_second, step.eta_seconds) for step in reporter.progresses] == [
-        (991, 0.2, 45)
+        (991, None, None),
+        (992, 0.2, 40),
     ]
+
+
+def test_what_comes_before_the_first_image_says_nothing_about_the_time_left() -> None:
+    now, reporter = 0.0, RecordingReporter()
+    progress = StageProgress("convert", 226, reporter, None, clock=lambda: now)  # type: ignore[arg-type]
+    now = 13.0  # listing, imports: 226 images would take 48m58s at this pace
+    for _ in range(8):  # the threads' first images arrive at once
+        progress.advance()
+    assert {(step.images_per_second, step.eta_seconds) for step in reporter.progresses} == {(None, None)}
+    for _ in range(24):
+        now += 0.125
+        progress.advance()
+    last = reporter.progresses[-1]
+    # 31 images since the first one, in three seconds.
+    assert (last.step, last.images_per_second) == (32, 10.33)
+    assert last.eta_seconds == 19  # 194 / 10.33 = 18.8
+
+
+def test_a_finished_stage_has_no_time_left_however_short_it_was() -> None:
+    reporter = RecordingReporter()
+    progress = StageProgress("survey", 2, reporter, None, clock=lambda: 0.0)  # type: ignore[arg-type]
+    progress.advance()
+    progress.advance()
+    assert [step.eta_seconds for step in reporter.progresses] == [None, 0]
 
 
 def test_the_printed_progress_of_an_export_has_the_total(capsys: pytest.CaptureFixture[str]) -> None:

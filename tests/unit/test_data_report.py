@@ -202,10 +202,109 @@ def test_leaks_duplicates_and_repeated_names_are_warnings() -> None:
 
 def test_a_class_without_training_or_validation_objects_is_a_warning() -> None:
     statistics = DatasetStatistics()
-    statistics.add(_sample(), SampleOutcome(example=b"x", objects=[1], source_classes=["car"]), "training")
-    warnings = statistics.to_report(MAPPING).warnings
-    assert "class 'person' has no object for training: it cannot be learnt" in warnings
-    assert "class 'vehicle' has no object for validation: it is not measured" in warnings
+    seen = SampleOutcome(example=b"x", objects=[1], source_classes=["car", "man"])
+    statistics.add(_sample(), seen, "training")
+    mapping = ClassMapping({"car": "vehicle", "man": "person"})
+    assert statistics.to_report(mapping).warnings == [
+        "class 'person' has no object for training: it cannot be learnt",
+        "classes 'person', 'vehicle' have no object for validation: each of them is not measured",
+    ]
+
+
+def test_fifty_mapping_keys_without_objects_are_one_warning_that_lists_them() -> None:
+    keys = [f"class{number:02}" for number in range(50)]
+    mapping = ClassMapping({"car": "vehicle", **{key: key for key in keys}})
+    statistics = DatasetStatistics()
+    vehicle = SampleOutcome(example=b"x", objects=[50], source_classes=["car"])
+    statistics.add(_sample("1"), vehicle, "training")
+    statistics.add(_sample("2"), vehicle, "validation")
+    (warning,) = statistics.to_report(mapping).warnings
+    listed = ", ".join(map(repr, keys))
+    assert warning == (
+        f"targetClassMapping: no label uses {listed}, so that nothing of {listed} is learnt or measured; the "
+        "labels' classes are: car"
+    )
+
+
+def test_an_unused_key_of_a_class_that_another_key_fills_loses_no_class() -> None:
+    statistics = DatasetStatistics()
+    for stem, subset in (("1", "training"), ("2", "validation")):
+        seen = SampleOutcome(example=b"x", objects=[0, 1], source_classes=["man", "car"])
+        statistics.add(_sample(stem), seen, "training" if subset == "training" else "validation")
+    assert statistics.to_report(MAPPING).warnings == [
+        "targetClassMapping: no label uses 'van'; the labels' classes are: car, man"
+    ]
+
+
+def test_ignored_regions_are_a_warning_with_those_that_are_not_used() -> None:
+    statistics = DatasetStatistics()
+    used = SampleOutcome(
+        example=b"x", objects=[0, 1], source_classes=["man", "car", "van"], ignored=5, regions=3
+    )
+    statistics.add(_sample("1"), used, "training")
+    statistics.add(_sample("2"), replace(used, ignored=2, regions=2), "validation")
+    report = statistics.to_report(MAPPING)
+    assert (report.ignored_regions, report.unused_regions) == (7, 2)
+    assert report.warnings == [
+        "ignored regions (DontCare, iscrowd), which are neither objects nor background: 7; 2 of them lie "
+        "outside of the image or are of a class that is not learnt, and what they show is background"
+    ]
+
+
+def test_difficult_validation_objects_are_a_warning_with_the_classes_that_have_no_others() -> None:
+    statistics = DatasetStatistics()
+    seen = SampleOutcome(
+        example=b"x", objects=[0, 0, 1], difficult=[0, 0], source_classes=["man", "car", "van"]
+    )
+    # Difficult objects are trained on as others: those of the training images are no warning.
+    statistics.add(_sample("1"), replace(seen, difficult=[0, 0, 1]), "training")
+    statistics.add(_sample("2"), seen, "validation")
+    report = statistics.to_report(MAPPING)
+    assert [(item.name, item.validation, item.difficult) for item in report.classes] == [
+        ("person", 2, 2),
+        ("vehicle", 1, 0),
+    ]
+    assert report.warnings == [
+        "difficult objects (VOC difficult, KITTI occlusion of at least 1), which evaluation leaves out of "
+        "account: 2 of 3 validation objects; of 'person' all are, and nothing of it is measured"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dropped", "reaching_out", "images"),
+    [([Problem.OUTSIDE_IMAGE], 0, 1), ([], 2, 1), ([Problem.TOO_SMALL], 0, 0), ([], 0, 0)],
+)
+def test_turned_images_with_labels_out_of_the_stored_pixels_are_a_warning(
+    dropped: list[Problem], reaching_out: int, images: int
+) -> None:
+    statistics = DatasetStatistics()
+    findings = [Finding("l/1.txt", problem, "x", 1) for problem in dropped]
+    turned = SampleOutcome(
+        example=b"x", dropped=findings, clipped=2, reaching_out=reaching_out, oddities=(Oddity.TURNED,)
+    )
+    statistics.add(_sample("1"), turned, "training")
+    # The same labels of an image that is stored upright are no sign of a turned view.
+    statistics.add(_sample("2"), replace(turned, oddities=()), "training")
+    report = statistics.to_report(MAPPING)
+    assert report.turned_images == images
+    named = [warning for warning in report.warnings if "as if they had been drawn" in warning]
+    assert [warning.endswith(": 1 (i/1.jpg)") for warning in named] == [True] * images
+
+
+def test_the_status_has_the_first_five_warnings_of_at_most_300_characters() -> None:
+    report = _report(1, 0).model_copy(update={"warnings": ["a" * 300, "b" * 301, *"cdefg"]})
+    status = to_status(report, "file:///out/dataset-report.html")
+    assert status.warnings == 7
+    assert status.first_warnings == ["a" * 300, f"{'b' * 297}...", "c", "d", "e"]
+
+
+def test_a_report_of_an_earlier_release_is_still_read() -> None:
+    stored = _report(3, 1).model_dump(mode="json", by_alias=True)
+    for name in ("unusedRegions", "turnedImages"):
+        del stored[name]
+    for item in stored["classes"]:
+        del item["difficult"]
+    assert DatasetReport.model_validate(stored).unused_regions == 0
 
 
 def test_a_warning_about_the_mapping_names_ten_classes_of_many() -> None:
@@ -214,8 +313,8 @@ def test_a_warning_about_the_mapping_names_ten_classes_of_many() -> None:
     statistics.add(_sample(), SampleOutcome(example=b"x", source_classes=names), "training")
     first = statistics.to_report(MAPPING).warnings[0]
     assert first == (
-        "targetClassMapping: no label uses class 'car'; the labels' classes are: "
-        "c00, c01, c02, c03, c04, c05, c06, c07, c08, c09, ..."
+        "targetClassMapping: no label uses 'car', 'man', 'van', so that nothing of 'person', 'vehicle' is "
+        "learnt or measured; the labels' classes are: c00, c01, c02, c03, c04, c05, c06, c07, c08, c09, ..."
     )
 
 
@@ -244,8 +343,8 @@ def test_the_status_summarises_the_report_of_refused_data_too() -> None:
     # The unmapped dog and the line that cannot be read.
     assert (status.objects, status.skipped, status.dropped_objects) == (2, 1, 2)
     assert [(item.name, item.objects) for item in status.classes or ()] == [("person", 0), ("vehicle", 2)]
-    # No man in the labels, no person in training or validation, no vehicle in validation.
-    assert (status.warnings, status.digest, status.records_uri) == (4, None, None)
+    # No man in the labels, and so no person; no vehicle in validation.
+    assert (status.warnings, status.digest, status.records_uri) == (2, None, None)
     assert status.report_uri == "file:///out/dataset-report.html"
 
 

@@ -111,7 +111,7 @@ def test_an_inference_without_images_is_one_clear_paragraph(tmp_path: Path) -> N
 
 
 def test_validate_prints_file_document_and_field(tmp_path: Path) -> None:
-    text = "---".join((TRAIN, PRUNE.replace("0.5", "-1"), "\nkind: Namespace\nmetadata: {name: n}\n"))
+    text = "---".join((TRAIN, PRUNE.replace("0.5", "-1"), "\nkind: Namespace\nmetadata: {name: tlt}\n"))
     (tmp_path / "all.yaml").write_text(text)
     done = tlt("validate", "all.yaml", cwd=tmp_path)
     assert done.returncode == 2
@@ -119,7 +119,7 @@ def test_validate_prints_file_document_and_field(tmp_path: Path) -> None:
     assert lines[0] == "valid    all.yaml, document 1: TrainingJob/digits"
     assert lines[1].startswith("invalid  all.yaml, document 2: PruneJob/half: spec.threshold: ")
     assert lines[1].endswith("got -1")
-    assert lines[2].startswith("ignored  all.yaml, document 3: Namespace/n")
+    assert lines[2].startswith("ignored  all.yaml, document 3: Namespace/tlt is not of tlt.dev")
     assert lines[3] == "1 valid, 1 invalid, 1 ignored"
 
 
@@ -152,7 +152,8 @@ def test_a_missing_data_set_is_refused_with_a_way_to_make_one(tmp_path: Path) ->
 
 
 def test_a_file_with_two_fitting_resources_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "all.yaml").write_text(f"{TRAIN}---{TRAIN.replace('name: digits', 'name: more')}")
+    more = TRAIN.replace("name: digits", "name: more").replace("data/out", "data/more")
+    (tmp_path / "all.yaml").write_text(f"{TRAIN}---{more}")
     done = tlt("train", "-f", "all.yaml", cwd=tmp_path)
     assert done.returncode == 2
     assert (
@@ -338,3 +339,53 @@ def test_ctrl_c_outside_a_run_exits_as_a_shell_expects(
         cli.main(["validate", "manifests"])
     assert end.value.code == 130
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "m.yaml"),
+        ("validate", "m.yaml"),
+        *((command, "-f", "m.yaml") for command in COMMANDS if COMMANDS[command].kind == "TrainingJob"),
+        ("convert", "-f", "m.yaml", "--to", "coco", "--out", "converted"),
+    ],
+    ids=" ".join,
+)
+def test_a_name_that_a_cluster_refuses_is_refused_and_nothing_is_written(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    work = tmp_path / "deep/down/work"
+    data = work / ".tlt/volumes/data/digits"
+    data.mkdir(parents=True)
+    (work / "m.yaml").write_text(TRAIN.replace("{name: digits}", "{name: ../../evil}"))
+    before = sorted(tmp_path.rglob("*"))
+    done = tlt(*command, cwd=work)
+    assert done.returncode == 2
+    assert "metadata.name: expected lower case letters" in done.stdout + done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("field", ["name", "namespace", "uid"])
+def test_a_run_spec_whose_names_lead_out_of_the_output_is_refused(tmp_path: Path, field: str) -> None:
+    owner = {"kind": "TrainingJob", "namespace": "default", "name": "digits", "uid": "u-1"}
+    spec = yaml.safe_load(TRAIN)["spec"]
+    text = json.dumps({"owner": {**owner, field: "../../evil"}, "attempt": 1, "spec": spec})
+    (tmp_path / "run.json").write_text(text)
+    done = tlt("train", "--spec", "run.json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"owner.{field}" in done.stdout + done.stderr
+
+
+def test_a_folder_with_a_specification_of_tlt_alone_is_no_success(tmp_path: Path) -> None:
+    (tmp_path / "spec.txt").write_text("random_seed: 42\nmodel_config {\n}\n")
+    for command in ("validate", "run"):
+        done = tlt(command, tmp_path, cwd=tmp_path)
+        assert done.returncode == 2
+        assert "`tlt import " in done.stdout + done.stderr
+
+
+def test_a_warning_about_a_manifest_is_printed_before_the_run_starts(tmp_path: Path) -> None:
+    (tmp_path / "all.yaml").write_text(TRAIN.replace("{one: one}", "{1: one}"))
+    done = tlt("run", "all.yaml", cwd=tmp_path)
+    assert done.returncode == 20
+    assert 'quote the key: "1"' in done.stdout

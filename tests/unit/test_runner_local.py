@@ -294,3 +294,14 @@ def test_plain_output_prints_each_phase_once() -> None:
 def test_the_stored_body_is_accepted_as_a_resource() -> None:
     resource = replace(done(training("t")), namespace="default")
     assert resources.parse(body_of(resource)) == resource
+
+
+@pytest.mark.parametrize("name", ["../../evil", "a/b", "/evil"])
+def test_no_name_leads_out_of_the_state_folder(tmp_path: Path, name: str) -> None:
+    folders = Folders.of(tmp_path / "state", None)
+    outside = replace(training("t"), name=name)
+    with pytest.raises(RunnerError, match="expected a name without '/'"):
+        ResourceStore(folders.state).save(outside)
+    with pytest.raises(RunnerError, match="expected a name without '/'"):
+        folders.run_folder("TrainingJob", name)
+    assert sorted(item.name for item in tmp_path.rglob("*")) == ["state", "status"]

@@ -5,7 +5,7 @@ import pytest
 from tlt_api.status import Metrics, Progress
 from tlt_runner.training.callbacks.aggregate import Aggregate
 from tlt_runner.training.callbacks.base import CallbackList, Step
-from tlt_runner.training.callbacks.progress import ProgressReport, Smoothed
+from tlt_runner.training.callbacks.progress import Pace, ProgressReport, Smoothed
 
 
 class Run:
@@ -15,7 +15,7 @@ class Run:
         self.now = 100.0
         self.steps = steps
         self.reports: list[Progress] = []
-        aggregate = Aggregate(4, lambda: self.now)
+        aggregate = Aggregate(4, lambda: self.now, steps)
         progress = ProgressReport(
             self.reports.append,
             aggregate,
@@ -55,7 +55,7 @@ def test_an_epoch_of_one_step_is_reported() -> None:
     run = Run(epochs=3, steps=1)
     run.epoch(0, [60], loss=0.5)
     assert (run.last.step, run.last.loss, run.last.learning_rate) == (1, 0.5, 1e-3)
-    assert run.last.images_per_second is None  # a step after a pause waits for data
+    assert run.last.images_per_second is None  # the only step has compiled
 
 
 def test_future_evaluations_count_with_the_duration_of_past_ones() -> None:
@@ -69,11 +69,11 @@ def test_future_evaluations_count_with_the_duration_of_past_ones() -> None:
 
 
 def test_the_time_left_counts_the_evaluations_of_the_interval_and_the_last_one() -> None:
-    run = Run(epochs=8, steps=2, interval=3)
-    run.epoch(2, [60, 1])
-    run.evaluation(6, 10)
+    run = Run(epochs=8, steps=4, interval=3)
+    run.epoch(2, [60, 1, 1, 1])
+    run.evaluation(12, 10)
     run.callbacks.on_epoch_begin(3, 0)
-    assert run.last.eta_seconds == 10 * 1 + 2 * 10  # after epochs 6 and 8
+    assert run.last.eta_seconds == 20 * 1 + 2 * 10  # after epochs 6 and 8
 
 
 def test_a_running_evaluation_counts_as_still_to_come() -> None:
@@ -105,6 +105,65 @@ def test_a_pause_between_epochs_does_not_count_as_a_step() -> None:
     run.now += 1000  # a checkpoint on a slow volume
     run.epoch(1, [1, 1])
     assert run.last.eta_seconds == 2 * 1
+
+
+@pytest.mark.parametrize(
+    ("first", "others"),
+    [
+        ([60, 2, 2, 0], [4, 2, 2, 0]),  # a device that computes at once: two steps before the first report
+        ([60, 2, 2, 2], [2, 2, 2, 2]),  # one that computes while the next step is prepared
+    ],
+)
+def test_the_last_step_of_an_epoch_has_the_throughput_of_the_others(
+    first: list[float], others: list[float]
+) -> None:
+    run = Run(epochs=3, steps=4)
+    for finished, seconds in enumerate([first, others, others]):
+        run.epoch(finished, seconds)
+        # Four images in two seconds, at the end of every epoch.
+        assert run.last.step == 4
+        assert run.last.images_per_second == 2.0
+        assert run.last.eta_seconds == 2 * 4 * (2 - finished)
+
+
+def test_epochs_of_two_steps_have_the_throughput_of_both() -> None:
+    run = Run(epochs=4, steps=2)
+    run.epoch(0, [60, 0.005])
+    assert (run.last.images_per_second, run.last.eta_seconds) == (None, None)  # 800 images/s otherwise
+    run.epoch(1, [3, 0.005])
+    # 3.005 seconds in this and the step before for two steps: 8 images.
+    assert run.last.images_per_second == pytest.approx(8 / 3.005, abs=0.01)
+    assert run.last.eta_seconds == round(4 * 3.005 / 2)
+
+
+def test_a_slow_step_counts_as_ten_typical_ones_at_most() -> None:
+    run = Run(epochs=1, steps=1000)
+    run.epoch(0, [60, 30])  # compiles twice
+    assert run.last.eta_seconds is None
+    run = Run(epochs=1, steps=1000)
+    run.epoch(0, [60, 30, *[0.1] * 98])
+    # One step of 10 * 0.1 seconds, the others of 0.1. The last report is the last one of those every 2 s.
+    taken = run.last.step
+    assert taken is not None
+    assert run.last.eta_seconds == round((1000 - taken) * (1.0 + 0.1 * (taken - 2)) / (taken - 1))
+    assert run.last.eta_seconds < 110  # seconds, where a mean of all steps says 370
+
+
+def test_the_pace_follows_the_last_thirty_seconds() -> None:
+    pace = Pace()
+    for _ in range(100):
+        pace.add(1, 1.0)
+    for _ in range(60):
+        pace.add(1, 0.5)
+    assert pace.seconds_per_step() == pytest.approx(0.5)
+
+
+def test_the_pace_of_long_steps_is_that_of_the_last_twenty() -> None:
+    pace = Pace()
+    for seconds in (*[100.0] * 20, *[60.0] * 10):
+        pace.add(1, seconds)
+    # Ten of 100 and ten of 60 seconds.
+    assert pace.seconds_per_step() == pytest.approx(80.0)
 
 
 def test_smoothing_is_a_mean_first_and_an_exponential_average_later() -> None:

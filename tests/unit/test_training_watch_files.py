@@ -63,7 +63,7 @@ class Log:
                 "output": {"uri": f"file://{folder}/out"},
             },
         }
-        aggregate = Aggregate(4, lambda: self.now)
+        aggregate = Aggregate(4, lambda: self.now, STEPS)
         log_file = LogFile(
             self.uploader,
             aggregate,
@@ -102,9 +102,19 @@ def test_every_line_names_its_run_and_attempt(tmp_path: Path) -> None:
     assert [(line["epoch"], line["step"]) for line in lines] == [(0, 0), (1, 2), (1, 2), (1, 2)]
     assert lines[0]["time"] == "2023-11-14T22:13:20.000Z"
     assert lines[1]["figures"] == {"total": 2.0, "gradientNorm": 1.0}
-    assert lines[1]["imagesPerSecond"] == 2.0  # the first step waits for data: the second took two seconds
+    # The first step compiles, the last one of an epoch is timed with the first one of the next.
+    assert lines[1]["imagesPerSecond"] is None
     assert lines[2]["mAP"] == 0.25
     assert lines[2]["perClass"] == [{"name": "a", "averagePrecision": 0.25}]
+
+
+def test_an_epoch_has_the_throughput_of_the_steps_timed_since_the_one_before(tmp_path: Path) -> None:
+    log = Log(tmp_path)
+    log.epoch(0, [3.0, 1.0])
+    log.epoch(1, [3.0, 1.0])
+    log.lines.close(None)
+    # Four images in two seconds.
+    assert [line["imagesPerSecond"] for line in lines_of(tmp_path)[1:]] == [None, 2.0]
 
 
 def test_another_attempt_appends_to_the_same_file(tmp_path: Path) -> None:
@@ -212,7 +222,7 @@ def steps(aggregate: Aggregate, *figures: dict[str, float]) -> Sums:
 
 
 def test_means_cover_the_steps_since_earlier_sums() -> None:
-    aggregate = Aggregate(4, lambda: 0.0)
+    aggregate = Aggregate(4, lambda: 0.0, 100)
     first = steps(aggregate, {"a": 1.0, "b": 4.0}, {"a": 3.0, "b": 0.0})
     assert first.means_since(Sums()) == {"a": 2.0, "b": 2.0}
     second = steps(aggregate, {"a": 5.0, "b": 5.0})
@@ -221,26 +231,34 @@ def test_means_cover_the_steps_since_earlier_sums() -> None:
 
 
 def test_a_mean_covers_only_the_steps_that_have_the_figure() -> None:
-    sums = steps(Aggregate(4, lambda: 0.0), {"a": 1.0, "b": 4.0}, {"a": 3.0})
+    sums = steps(Aggregate(4, lambda: 0.0, 100), {"a": 1.0, "b": 4.0}, {"a": 3.0})
     assert sums.means_since(Sums()) == {"a": 2.0, "b": 4.0}
 
 
 def test_means_of_late_steps_do_not_depend_on_earlier_ones() -> None:
-    aggregate = Aggregate(4, lambda: 0.0)
+    aggregate = Aggregate(4, lambda: 0.0, 100)
     early = steps(aggregate, *({"a": 1e6 / (1 + number)} for number in range(20_000)))
     assert steps(aggregate, {"a": 0.125}, {"a": 0.25}).means_since(early)["a"] == pytest.approx(
         0.1875, rel=1e-7
     )
 
 
-def test_the_first_step_of_an_epoch_is_not_timed() -> None:
+def test_the_last_step_of_an_epoch_is_timed_with_the_first_of_the_next() -> None:
     now = 0.0
-    aggregate = Aggregate(4, lambda: now)
-    for seconds in (60.0, 2.0, 2.0):
-        now += seconds
-        steps(aggregate, {})
-    aggregate.on_epoch_begin(1, 0)
-    now += 100.0
-    before = steps(aggregate, {})
-    assert aggregate.images_per_second_since(Sums()) == 2.0
-    assert aggregate.images_per_second_since(before) is None
+    aggregate = Aggregate(4, lambda: now, steps=3)
+
+    def epoch(finished: int, *durations: float) -> None:
+        nonlocal now
+        aggregate.on_epoch_begin(finished, 0)
+        for number, seconds in enumerate(durations):
+            now += seconds
+            aggregate.on_step_end(Step(3 * finished + number, number + 1, 1e-3, {}))
+
+    epoch(0, 60.0, 2.0, 0.0)  # the first step compiles
+    assert aggregate.timed == (1, 2.0)
+    now += 1000.0  # evaluation and checkpoint
+    before = aggregate.sums
+    epoch(1, 4.0, 2.0, 0.0)
+    assert aggregate.timed == (4, 8.0)
+    assert aggregate.images_per_second_since(before) == 2.0
+    assert aggregate.images_per_second_since(aggregate.sums) is None

@@ -62,8 +62,9 @@ class StageProgress:
         self._stop = stop
         self._clock = clock
         self._done = 0
-        # (seconds, images done), the oldest first. The first mark is the beginning of the stage.
-        self._marks = deque([(clock(), 0)])
+        # (seconds, images done), the oldest first. The first image sets the first mark: before it come
+        # listing and imports, which say nothing about the images to come.
+        self._marks: deque[tuple[float, int]] = deque()
 
     def raise_if_stopped(self) -> None:
         """End the stage if the run is to end.
@@ -86,6 +87,8 @@ class StageProgress:
         if self._reporter is None:
             return
         now = self._clock()
+        if not self._marks:
+            self._marks.append((now, self._done))
         # A mark every two seconds and not for every image: the window is then of seconds, whatever the speed.
         if now - self._marks[-1][0] >= MARK_SECONDS:
             # One less than done, so that the speed, by which the time left is divided, is never 0.
@@ -95,14 +98,16 @@ class StageProgress:
         # Since the oldest mark and not since the beginning: the time left follows the speed that the run has
         # now.
         since, done_then = self._marks[0]
-        # The guard is for a clock that has not moved since the first mark.
-        speed = (self._done - done_then) / max(now - since, 1e-6)
+        # Images come in bursts, several threads at a time: a shorter time says nothing about the speed.
+        known = now - since >= MARK_SECONDS and self._done > done_then
+        speed = (self._done - done_then) / (now - since) if known else None
+        left = self._total - self._done
         self._reporter.progress(
             Progress(
                 stage=self._stage,
                 step=self._done,
-                images_per_second=round(speed, 2),
-                eta_seconds=math.ceil((self._total - self._done) / speed),
+                images_per_second=None if speed is None else round(speed, 2),
+                eta_seconds=0 if left <= 0 else None if speed is None else math.ceil(left / speed),
             )
         )
 

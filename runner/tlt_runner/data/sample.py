@@ -191,9 +191,11 @@ class SampleOutcome:
         skipped: The reason why the image was left out.
         dropped: Label lines that were left out.
         objects: Objects in the record, by class id.
-        sizes: Height and width of each of them, in pixels of the network's input.
+        difficult: Those of them that are difficult, by class id: evaluation leaves them out of account.
+        sizes: Height and width of each object, in pixels of the network's input.
         source_classes: Class of every label line that could be read; empty when the image was left out.
         clipped: Boxes that were cut at the image's edge.
+        reaching_out: Those of them that were cut by more than a tool's rounding.
         ignored: Regions of the label to leave out of account.
         regions: Those of them in the record: inside the image, and of every class or of one to learn.
         oddities: Unusual properties of the image.
@@ -203,9 +205,11 @@ class SampleOutcome:
     skipped: Finding | None = None
     dropped: list[Finding] = field(default_factory=list)
     objects: list[int] = field(default_factory=list)
+    difficult: list[int] = field(default_factory=list)
     sizes: list[tuple[float, float]] = field(default_factory=list)
     source_classes: list[str] = field(default_factory=list)
     clipped: int = 0
+    reaching_out: int = 0
     ignored: int = 0
     regions: int = 0
     oddities: tuple[Oddity, ...] = ()

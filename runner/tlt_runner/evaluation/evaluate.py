@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tlt_api.failures import Reason
 from tlt_api.status import ClassMetric, Metrics
 from tlt_runner.data.images import geometry
 from tlt_runner.data.input_pipeline.worker_slice import WorkerSlice
+from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation.average_precision import Accumulator, Method, Result, Total
 
 log = logging.getLogger(__name__)
@@ -96,6 +98,26 @@ def evaluate(
             ClassMetric(name=item.name, average_precision=item.average_precision) for item in result.classes
         ],
     )
+
+
+def require_measured(metrics: Metrics, purpose: str) -> None:
+    """Refuse to decide anything by an evaluation that has measured nothing.
+
+    Args:
+        metrics: Result of an evaluation.
+        purpose: What mAP decides, for the message.
+
+    Raises:
+        RunnerError: NoLabels; no class has an object that counts, so that mAP is empty.
+    """
+    if metrics.m_ap is None:
+        raise RunnerError(
+            Reason.NO_LABELS,
+            f"mAP is empty, so that {purpose}: expected validation objects that count in evaluation, got "
+            "none; difficult objects (VOC <difficult>, KITTI occlusion of at least 1) do not count",
+            "Correct these marks in the labels, or add validation images with other objects of the target "
+            "classes (spec.dataset.validation; see the dataset report).",
+        )
 
 
 def _add_batch(accumulator: Accumulator, detect: Detect, batch: Mapping[str, Any]) -> NDArray[Any]:

@@ -203,6 +203,7 @@ def status_of(
     exported_map = (exported.metrics or Metrics()).m_ap
     return ExportStatus(
         precision=precision,
+        not_compared=_not_compared(reference, difference),
         m_ap=exported_map,
         m_ap_drop=None if reference_map is None or exported_map is None else reference_map - exported_map,
         max_abs_error=difference.max_abs_error,
@@ -211,6 +212,21 @@ def status_of(
         size_bytes=size_bytes,
         latency_milliseconds=round(latency, 3),
     )
+
+
+def _not_compared(reference: Results, difference: Difference) -> str | None:
+    """Say why mAP, or even the detections, were not compared; None if both were."""
+    reasons = []
+    if reference.metrics is None:
+        reasons.append(
+            "the model comes from a file, which names no validation data: only detections on random images "
+            "were compared"
+        )
+    elif reference.metrics.m_ap is None:
+        reasons.append("the validation images have no object that counts in evaluation")
+    if not difference.matched:
+        reasons.append("neither Keras nor the exported model detects anything on these images")
+    return "; ".join(reasons) or None
 
 
 def _images(batch: Detections) -> Iterator[dict[str, NDArray[Any]]]:

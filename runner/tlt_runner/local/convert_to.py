@@ -76,8 +76,9 @@ class _Printer:
     def progress(self, progress: Progress) -> None:
         """Print every thousandth image."""
         if progress.step and progress.step % PRINTED_EVERY == 0:
-            rest = f"{progress.images_per_second:g} images/s, {progress.eta_seconds} s left"
-            print(f"{progress.step} of {self._total} images, {rest}", file=sys.stderr, flush=True)
+            rest = f", {progress.images_per_second:g} images/s" if progress.images_per_second else ""
+            rest += f", {progress.eta_seconds} s left" if progress.eta_seconds is not None else ""
+            print(f"{progress.step} of {self._total} images{rest}", file=sys.stderr, flush=True)
 
 
 def _summary(exported: ExportedFolder, out: Path) -> list[str]:

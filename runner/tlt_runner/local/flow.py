@@ -6,6 +6,7 @@ remedies are the operator's; a second ``tlt run`` resumes where the first one en
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,8 @@ def run_all(path: Path, folders: Folders, *, again: bool) -> int:
     resources = checked.require_valid()
     for text in checked.ignored:
         print(f"ignored: {text}", flush=True)
+    for text in checked.warnings():
+        print(f"warning: {text}", flush=True)
     return _run(resources, folders, again=again)
 
 
@@ -52,7 +55,8 @@ def only(command: Command, file: Path) -> Resource:
     Raises:
         RunnerError: InvalidSpec; the file is wrong, or holds none or several.
     """
-    fitting = [item for item in manifests.read(file).require_valid() if item.kind.name == command.kind]
+    checked = manifests.read(file)
+    fitting = [item for item in checked.require_valid() if item.kind.name == command.kind]
     if len(fitting) != 1:
         names = ", ".join(item.key for item in fitting) or "none"
         raise RunnerError(
@@ -60,6 +64,9 @@ def only(command: Command, file: Path) -> Resource:
             f"expected exactly one {command.kind} in {file}, got {names}",
             "Keep it in a file of its own, or run all with tlt run.",
         )
+    # On the standard error output: that of `tlt convert --to` is a block for a manifest.
+    for text in checked.warnings():
+        print(f"warning: {text}", file=sys.stderr, flush=True)
     return fitting[0]
 
 

@@ -69,7 +69,7 @@ class Folders:
         """Make the folder of a run, for its RunSpec, report and log."""
         # One folder a resource and command: the next run replaces it, so that the newest log is in a known
         # place.
-        folder = self.state / "runs" / "-".join(filter(None, (kind, name, command)))
+        folder = _within(self.state / "runs", "-".join(filter(None, (kind, name, command))))
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -113,7 +113,7 @@ class ResourceStore:
 
     def file_of(self, kind: str, name: str) -> Path:
         """Return the file of a resource."""
-        return self._status / f"{kind}-{name}.json"
+        return _within(self._status, f"{kind}-{name}.json")
 
     @contextmanager
     def locked(self) -> Iterator[int]:
@@ -131,6 +131,22 @@ class ResourceStore:
                     "Wait for it (or end it), or name another folder with --state.",
                 )
             yield stream.fileno()
+
+
+def _within(folder: Path, name: str) -> Path:
+    """Return the path of a file or folder of this name, which comes from a manifest.
+
+    Raises:
+        RunnerError: InvalidSpec; the path would lie outside of the folder. Names of resources are checked
+            where manifests are read; this holds for every other way in.
+    """
+    if Path(name).name != name:
+        raise RunnerError(
+            Reason.INVALID_SPEC,
+            f"expected a name without '/' in {folder}, got {name!r}",
+            "Correct metadata.name: lower case letters, digits and '-'.",
+        )
+    return folder / name
 
 
 def body_of(resource: Resource) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from typing import Any
 from tlt_api.common import JobSpec
 from tlt_api.model import Model
 from tlt_api.resources import Column, Resource
-from tlt_api.status import AnchorsStatus, Phase
+from tlt_api.runreport import RunReport
+from tlt_api.status import AnchorsStatus, DatasetStatus, Phase
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner import exits
 from tlt_runner.local.child import Ended
@@ -95,8 +96,9 @@ def _cell(body: dict[str, Any], column: Column, now: datetime) -> str:
 
 
 def artifacts(resources: Sequence[Resource], folders: Folders) -> list[Row]:
-    """Return a table of all artifacts: resource, name, path, size; empty if there are none."""
-    rows = [
+    """Return a table of all artifacts and dataset reports: resource, name, path, size; empty without any."""
+    rows = [*_dataset_reports(resources, folders)]
+    rows += [
         [
             item.key,
             artifact.name,
@@ -110,11 +112,22 @@ def artifacts(resources: Sequence[Resource], folders: Folders) -> list[Row]:
     return [["RESOURCE", "ARTIFACT", "PATH", "BYTES"], *rows] if rows else []
 
 
+def _dataset_reports(resources: Sequence[Resource], folders: Folders) -> list[Row]:
+    rows = []
+    for item in resources:
+        dataset = RunReport.model_validate(item.status.to_wire()).dataset
+        if dataset and dataset.report_uri:
+            path = folders.path_of(dataset.report_uri)
+            size = f"{path.stat().st_size:,}" if path is not None and path.is_file() else ""
+            rows.append([item.key, "dataset report", str(path or dataset.report_uri), size])
+    return rows
+
+
 def of_part(resource: Resource, ended: Ended) -> list[str]:
     """Return the lines at the end of a command that does a part of a resource's work."""
     report = ended.report
     results = [
-        *([lines.line(report.dataset)] if report.dataset else ()),
+        *([lines.line(report.dataset), *_warnings(report.dataset)] if report.dataset else ()),
         *(_anchors(resource.spec, report.anchors) if report.anchors else ()),
         *([lines.line(report.pretrained)] if report.pretrained else ()),
         *([lines.line(report.metrics)] if report.metrics else ()),
@@ -204,6 +217,31 @@ def activity(resource: Resource) -> str:
     # Ready carries the reason of every state.
     ready = next((item for item in status.conditions if item.type == "Ready"), None)
     return ready.message if ready else ""
+
+
+def sections(resource: Resource) -> dict[str, list[str]]:
+    """Return what a resource has reported apart from progress, as lines for each section that is there."""
+    status = RunReport.model_validate(resource.status.to_wire())
+    result: dict[str, list[str]] = {}
+    if status.dataset:
+        result["dataset"] = [lines.line(status.dataset), *_warnings(status.dataset)]
+    if status.anchors:
+        result["anchors"] = [lines.line(status.anchors)]
+    if status.pretrained:
+        result["pretrained"] = [lines.line(status.pretrained)]
+    if status.metrics and status.metrics.m_ap is not None:
+        epoch = f" after epoch {status.metrics.epoch}" if status.metrics.epoch is not None else ""
+        result["metrics"] = [f"best mAP so far {status.metrics.m_ap:.4f}{epoch}"]
+    for export in status.exports or ():
+        result[f"export {export.precision}"] = [lines.line(export)]
+    return result
+
+
+def _warnings(dataset: DatasetStatus) -> list[str]:
+    first = dataset.first_warnings or []
+    more = (dataset.warnings or 0) - len(first)
+    rest = [f"warning: and {more} more in the dataset report"] if more > 0 and first else []
+    return [*(f"warning: {text}" for text in first), *rest]
 
 
 def share_done(resource: Resource) -> float | None:

@@ -16,6 +16,25 @@ from tlt_runner.status.lines import ProgressLines
 BAR_WIDTH = 20
 
 
+class News:
+    """Tells what a resource has reported since it was last asked: data set, warnings, better models."""
+
+    def __init__(self) -> None:
+        # Kind/name and section -> the line that was told last.
+        self._told: dict[tuple[str, str], str] = {}
+
+    def of(self, resource: Resource) -> list[str]:
+        """Return one line for each new or changed section, without the resource's name."""
+        result: list[str] = []
+        for name, section_lines in table.sections(resource).items():
+            # A section is reported as a whole: what stands in its first line says whether it is another one.
+            first = section_lines[0]
+            if self._told.get((resource.key, name)) != first:
+                self._told[resource.key, name] = first
+                result += section_lines
+        return result
+
+
 class View(Protocol):
     """Displays a flow."""
 
@@ -42,13 +61,16 @@ def for_output() -> View:
 
 
 class PlainView:
-    """Prints a line when a phase changes, and progress every ten seconds."""
+    """Prints a line when a phase changes, what is reported, and progress every ten seconds."""
 
     def __init__(self, say: Callable[[str], None] | None = None) -> None:
         self._say = say or (lambda text: print(text, flush=True))
         # Kind/name -> the phase that was printed last, and the pacing of its lines of progress.
         self._phases: dict[str, Phase | None] = {}
         self._lines: dict[str, ProgressLines] = {}
+        self._news = News()
+        # Kind/name -> the resource's main figure so far, which every line of progress repeats.
+        self._results: dict[str, str] = {}
 
     def show(self, resources: Sequence[Resource], now: datetime) -> None:
         """Print a line for each change."""
@@ -57,6 +79,11 @@ class PlainView:
 
     def _show(self, resource: Resource, now: datetime) -> None:
         phase = resource.status.phase
+        # Results of an earlier run, of a resource that does not run again, are no news.
+        if phase in (Phase.RUNNING, Phase.FAILED):
+            for text in self._news.of(resource):
+                self._say(f"{resource.key}: {text}")
+        self._results[resource.key] = table.result(resource)
         if phase != self._phases.get(resource.key):
             self._phases[resource.key] = phase
             detail = table.activity(resource)
@@ -64,9 +91,13 @@ class PlainView:
         elif phase == Phase.RUNNING and resource.status.progress:
             lines = self._lines.setdefault(
                 resource.key,
-                ProgressLines(lambda text, key=resource.key: self._say(f"{key}: {text}")),  # type: ignore[misc]
+                ProgressLines(lambda text, key=resource.key: self._say_progress(key, text)),  # type: ignore[misc]
             )
             lines.progress(resource.status.progress, now)
+
+    def _say_progress(self, key: str, text: str) -> None:
+        best = self._results[key]
+        self._say(f"{key}: {text}{f'; so far {best}' if best else ''}")
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -92,6 +123,7 @@ class LiveView:
 
         # Drawn at each report and not by a thread of rich: nothing changes in between.
         self._live: Any = Live(console=console, auto_refresh=False)
+        self._news = News()
 
     def show(self, resources: Sequence[Resource], now: datetime) -> None:
         """Draw the table."""
@@ -99,6 +131,11 @@ class LiveView:
         from rich.table import Table
         from rich.text import Text
 
+        for resource in resources:
+            # The table has the figures; what has to be read, and stays, is above it.
+            if resource.status.phase in (Phase.RUNNING, Phase.FAILED):
+                for line in self._news.of(resource):
+                    self.say(f"{resource.key}: {line}")
         header, *rows = table.live(resources)
         drawn = Table(*header, "", box=None, pad_edge=False)
         for row, resource in zip(rows, resources, strict=True):

@@ -131,6 +131,7 @@ def _(export: ExportStatus) -> str:
         f"exported {export.precision}: mAP {_number(export.m_ap, '.4f')}, "
         f"drop {_number(export.m_ap_drop, '.4f')}, "
         f"largest score error {_number(export.max_abs_error, '.2g')}"
+        + (f"; not compared: {export.not_compared}" if export.not_compared else "")
     )
 
 

@@ -17,7 +17,7 @@ from tlt_runner.context import Context
 from tlt_runner.data.input_pipeline import batches
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.model import FasterRCNN
-from tlt_runner.evaluation.evaluate import evaluate, keras_detector
+from tlt_runner.evaluation.evaluate import evaluate, keras_detector, require_measured
 from tlt_runner.tasks import inputs
 from tlt_runner.tasks.convert import prepare
 from tlt_runner.training.checkpoint import writer
@@ -50,6 +50,8 @@ def run(spec: TrainingJobSpec, run: RunSpec, context: Context) -> None:
         spec.evaluation.average_precision,
     )
     context.reporter.report(metrics)
+    # After the report: that nothing was measured stands in the status, too.
+    require_measured(metrics, "the model is not judged")
 
 
 def _model(spec: TrainingJobSpec, run: RunSpec, context: Context) -> FasterRCNN:

@@ -8,12 +8,12 @@ build. A job that fails by its mAP leaves its ONNX files and figures behind, to 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from tlt_api.exportjob import ExportJobSpec
+from tlt_api.exportjob import ExportJobSpec, Verification
 from tlt_api.failures import Reason
 from tlt_api.runspec import RunSpec
 from tlt_api.status import ExportStatus
@@ -42,8 +42,8 @@ def run(spec: ExportJobSpec, run: RunSpec, context: Context) -> None:
     """Export, verify, build engines.
 
     Raises:
-        RunnerError: MetricDrop, ExportFailed, EngineBuildFailed; or what is wrong with spec, model or
-            records.
+        RunnerError: MetricDrop, NoLabels, ExportFailed, EngineBuildFailed; or what is wrong with spec, model
+            or records.
     """
     source = inputs.given_model(run)
     # A missing builder is reported before the model is read and converted.
@@ -58,7 +58,7 @@ def run(spec: ExportJobSpec, run: RunSpec, context: Context) -> None:
     files = _export(model, sha256_of(path), spec, context)
     exports = _verify(model, files, data, spec, context)
     # Before the engines, whose builds take longest: a precision that lost too much is not built.
-    _refuse_drops(exports, spec.verification.max_metric_drop)
+    _refuse_drops(exports, spec.verification, has_data=data is not None)
     _build(files, spec, context)
 
 
@@ -106,7 +106,10 @@ def _verify(
         detect = verify.OnnxDetector(file.path)
         results = _results(detect, model.config, data, spec)
         latency = verify.latency_milliseconds(detect, verify.image_shape(model.config))
-        exports.append(verify.status_of(name, reference, results, file.size_bytes, latency, pre_nms))
+        status = verify.status_of(name, reference, results, file.size_bytes, latency, pre_nms)
+        if status.not_compared:
+            log.warning("%s: mAP is not compared: %s", name, status.not_compared)
+        exports.append(status)
         context.reporter.report(exports[-1])
     return exports
 
@@ -125,13 +128,27 @@ def _results(
     return verify.evaluate_detector(detect, validation, config.class_names)
 
 
-def _refuse_drops(exports: Iterable[ExportStatus], limit: float) -> None:
-    """Fail the run if a precision lost more mAP than allowed; limit and drops are absolute, from 0 to 1.
+def _refuse_drops(exports: Sequence[ExportStatus], gate: Verification, *, has_data: bool) -> None:
+    """Fail the run if a precision lost more mAP than allowed, or if none could be compared.
+
+    Args:
+        exports: Results; drops are absolute, from 0 to 1.
+        gate: Largest drop, and the number of images.
+        has_data: True if there are validation data. A model from a file has none: its status says so, and
+            its outputs are compared on random images alone.
 
     Raises:
-        RunnerError: MetricDrop, naming all such precisions.
+        RunnerError: MetricDrop, naming all such precisions; NoLabels, where the validation images have no
+            object that counts.
     """
-    # Both are None without validation data: then there is nothing to refuse by.
+    limit = gate.max_metric_drop
+    if has_data and any(item.m_ap_drop is None for item in exports):
+        raise RunnerError(
+            Reason.NO_LABELS,
+            f"expected to lose at most {limit:g} of mAP, but mAP is empty: the first {gate.max_images} "
+            "validation images have no object that counts in evaluation (difficult ones do not)",
+            "Raise spec.verification.maxImages, or train on data with such validation objects.",
+        )
     too_much = [
         f"{item.precision} has mAP {item.m_ap:.4f} of {item.m_ap + item.m_ap_drop:.4f} in Keras"
         for item in exports

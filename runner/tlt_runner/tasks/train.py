@@ -304,14 +304,11 @@ def _evaluation(
 
 
 def _log_result(end: Position) -> None:
-    """Log the best mAP, or what to look at where there is none."""
-    # A training that ends without a usable model succeeds all the same: the user learns here what to look at.
+    """Log the best mAP, or what to look at where it is 0."""
+    # Without mAP the training has failed, but for attempts of an earlier release that had come to their end.
     if end.best is None or end.best.m_ap is None:
-        log.warning(
-            "mAP is unknown: the validation images have no object to evaluate on, so the newest model is "
-            "published as best. Add validation images with labels of the target classes "
-            "(spec.dataset.validation; see the dataset report)"
-        )
+        log.warning("mAP is empty: no best model was chosen, the newest one is published as best")
+    # A training that ends without a usable model succeeds all the same: the user learns here what to look at.
     elif end.best.m_ap == 0:
         log.warning(
             "mAP is 0: the model detects nothing. Usual causes: too few steps, a learning rate far too high "

@@ -20,6 +20,7 @@ from tlt_api.status import Metrics
 from tlt_api.training import Evaluation, Training
 from tlt_runner import exits
 from tlt_runner.errors import InterruptedRunError, RunnerError
+from tlt_runner.evaluation.evaluate import require_measured
 from tlt_runner.training.callbacks.base import Callback, Step
 from tlt_runner.training.checkpoint.state import Position
 from tlt_runner.training.mixed_precision import LOWEST_SCALE
@@ -85,8 +86,8 @@ def train(
         The position at the end; ``best`` is the evaluation of the best model.
 
     Raises:
-        RunnerError: NaNLoss, naming step, learning rate and images; OutOfMemory; Interrupted, after a
-            checkpoint.
+        RunnerError: NaNLoss, naming step, learning rate and images; OutOfMemory; NoLabels, where an
+            evaluation measures nothing; Interrupted, after a checkpoint.
     """
     with _out_of_memory_explained(spec), _checkpoints_finished(work.saver):
         position = start
@@ -244,6 +245,8 @@ def _finish_epoch(
         callback.on_evaluation_begin()
         metrics = work.evaluate().model_copy(update={"epoch": position.epoch})
         callback.on_evaluation_end(metrics, position.epoch * work.steps)
+        # Preparation refuses such data; records of an earlier release may still be of that kind.
+        require_measured(metrics, "there is no best model, and early stopping by mAP has nothing to go by")
         # 2. Compare it with the best evaluation so far, which may be of an earlier attempt.
         is_best = _is_better(metrics, position.best)
         if is_best:
@@ -262,7 +265,7 @@ def _finish_epoch(
 
 
 def _is_better(metrics: Metrics, best: Metrics | None) -> bool:
-    # Without an object to evaluate on, mAP is unknown: the newest model is as good as any.
+    # An attempt of an earlier release may have recorded a best model without mAP.
     if best is None or best.m_ap is None or metrics.m_ap is None:
         return True
     # Strictly: of equally good models the earlier one stays the best.
@@ -270,7 +273,7 @@ def _is_better(metrics: Metrics, best: Metrics | None) -> bool:
 
 
 def _update_early_stopping(position: Position, monitor: str, score: float | None, spec: Training) -> Position:
-    """Count how often the score has not risen by more than minDelta. An unknown score counts as risen."""
+    """Count how often the score has not risen by more than minDelta."""
     early, reached = spec.early_stopping, position.reached
     # Called for every score; only the monitored one counts.
     if early is None or early.monitor != monitor:

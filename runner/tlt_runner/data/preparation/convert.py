@@ -141,12 +141,17 @@ def convert_image(
     regions = transform_regions(labels.ignored, mapping, original_size, placement)
     edges = [box.yxyx for box in transformed.boxes]
     # The sizes are for the report's histogram, beside the anchors: in the network's pixels.
+    class_ids = [mapping.class_names.index(box.class_name) for box in transformed.boxes]
     outcome = SampleOutcome(
         dropped=[*labels.findings, *transformed.dropped],
-        objects=[mapping.class_names.index(box.class_name) for box in transformed.boxes],
+        objects=class_ids,
+        difficult=[
+            class_id for class_id, box in zip(class_ids, transformed.boxes, strict=True) if box.difficult
+        ],
         sizes=[(y2 - y1, x2 - x1) for y1, x1, y2, x2 in edges],
         source_classes=[box.class_name for box in labels.boxes],
         clipped=transformed.clipped,
+        reaching_out=transformed.reaching_out,
         ignored=len(labels.ignored),
         regions=len(regions),
         oddities=header.oddities,
@@ -161,6 +166,8 @@ def refused(sample: Sample, error: BadImageError) -> SampleOutcome:
 
 EXACT = 1e-3
 """Tolerance in pixels: label formats round."""
+ROUNDED = 2.0
+"""Pixels by which a box can reach out of its image because a tool rounds, or counts from 0 instead of 1."""
 
 
 def check_label(header: Header, labels: Labels) -> None:
@@ -201,11 +208,13 @@ class TransformedBoxes:
         boxes: Usable boxes, with the class to learn, in pixels of the resized image.
         dropped: Findings of the boxes that cannot be used.
         clipped: Number of usable boxes that were cut at the image's edge.
+        reaching_out: Number of these that were cut by more than a tool's rounding.
     """
 
     boxes: Sequence[LabelledBox]
     dropped: Sequence[Finding]
     clipped: int
+    reaching_out: int
 
 
 def transform_boxes(
@@ -230,11 +239,11 @@ def transform_boxes(
     # Cut first, then scaled: the image's edge is known in pixels of the original.
     edges = placement.to_network(inside)
     # Only for the count of cut boxes: a difference by rounding is none.
-    moved = np.abs(inside - original).max(axis=1, initial=0.0) > EXACT
+    cut = np.abs(inside - original).max(axis=1, initial=0.0)
     # What is too small is decided in pixels of the network, where the object is to be found.
     usable: list[LabelledBox] = []
     dropped: list[Finding] = []
-    clipped = 0
+    clipped, reaching_out = 0, 0
     for index, (box, name) in enumerate(mapped):
         problem = _problem(box.yxyx, inside[index], edges[index])
         if problem is not None:
@@ -242,10 +251,11 @@ def transform_boxes(
             dropped.append(Finding(sample.label_file, problem, message, box.line, box.yxyx))
             continue
         # Counted for used boxes only: the others are findings already.
-        clipped += int(moved[index])
+        clipped += int(cut[index] > EXACT)
+        reaching_out += int(cut[index] > ROUNDED)
         y1, x1, y2, x2 = edges[index].tolist()
         usable.append(replace(box, class_name=name, yxyx=(y1, x1, y2, x2)))
-    return TransformedBoxes(usable, dropped, clipped)
+    return TransformedBoxes(usable, dropped, clipped, reaching_out)
 
 
 def transform_regions(

@@ -277,12 +277,23 @@ class _Preparation:
         objects = {"training": statistics.training_objects, "validation": statistics.validation_objects}
         # Without training objects there is nothing to learn, and without validation objects no mAP.
         without_objects = [subset for subset, counts in objects.items() if not counts.total()]
+        difficult = statistics.difficult_validation_objects.total()
         if without_objects:
             raise RunnerError(
                 Reason.NO_LABELS,
                 "expected objects to learn and to judge by, got none for "
                 f"{' and '.join(without_objects)}: of {result.images} images no label line there gives one "
                 f"(see {REPORT})",
+            )
+        # Evaluation leaves them out of account: mAP would be empty, and no model the best one.
+        if difficult == statistics.validation_objects.total():
+            raise RunnerError(
+                Reason.NO_LABELS,
+                f"expected validation objects to judge by, got {difficult} that are all difficult (VOC "
+                "<difficult>, KITTI occlusion of at least 1), which evaluation leaves out of account",
+                "Correct these marks in the labels (a tool that writes one value for all objects knows "
+                "nothing about them), or name validation images with other objects in "
+                "spec.dataset.validation.",
             )
 
     def _manifest(self, digest: str, finished: list[Shard], statistics: DatasetStatistics) -> Manifest:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from tlt_api.base import StatusModel
 from tlt_api.dataset import BadSamples
 from tlt_api.failures import Reason
-from tlt_api.status import ClassCount, DatasetStatus
+from tlt_api.status import FIRST_WARNINGS, WARNING_LENGTH, ClassCount, DatasetStatus
 from tlt_runner.data.sample import Oddity, Problem
 from tlt_runner.errors import RunnerError
 
@@ -52,6 +52,8 @@ class ReportedClass(StatusModel):
     """Number of training objects of the class."""
     validation: int
     """Number of validation objects of the class."""
+    difficult: int = 0
+    """Number of these validation objects that are difficult: evaluation leaves them out of account."""
 
 
 class ReportedSize(StatusModel):
@@ -96,6 +98,12 @@ class DatasetReport(StatusModel):
     """Objects whose box was cut at the image's edge."""
     ignored_regions: int
     """Regions that the labels mark as "do not care"."""
+    # Reports of earlier releases lack the fields with a default.
+    unused_regions: int = 0
+    """Ignored regions that are not in the records: outside of the image, or of a class that is not learnt."""
+    turned_images: int = 0
+    """Images with an EXIF orientation of which label lines lie outside of the pixels as stored, or reach
+    out of them: the labels were drawn on the turned view."""
     # Files that are neither images nor labels of a sample.
     other_files: int
     """Entries of the image folders that are no images."""
@@ -263,4 +271,9 @@ def to_status(
         records_uri=records_uri,
         report_uri=report_uri,
         warnings=len(report.warnings),
+        first_warnings=[_shortened(text) for text in report.warnings[:FIRST_WARNINGS]] or None,
     )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= WARNING_LENGTH else f"{text[: WARNING_LENGTH - 3]}..."

@@ -63,6 +63,10 @@ class DatasetStatistics(BaseModel):
     """Objects to validate on, by class id."""
     objects_per_image: Counter[int] = Counter()
     """Number of images by their number of objects."""
+    difficult_validation_objects: Counter[int] = Counter()
+    """Validation objects that evaluation leaves out of account, by class id."""
+    turned_images: int = 0
+    """Images with an EXIF orientation and with labels that lie, or reach, out of the pixels as stored."""
     ignored_per_image: Counter[int] = Counter()
     """Number of images by their number of ignored regions in the record."""
     box_sizes: Counter[int] = Counter()
@@ -79,6 +83,7 @@ class DatasetStatistics(BaseModel):
     odd: dict[Oddity, list[str]] = {}
     leaked: list[str] = []
     duplicates: list[str] = []
+    turned: list[str] = []
 
     def add_listings(self, listings: Sequence[Listing]) -> None:
         """Add the contents of all folders at once, so that names that occur in several are counted."""
@@ -128,6 +133,13 @@ class DatasetStatistics(BaseModel):
         # Counters by class id; the report turns ids into names.
         objects = self.training_objects if subset == "training" else self.validation_objects
         objects.update(outcome.objects)
+        if subset == "validation":
+            self.difficult_validation_objects.update(outcome.difficult)
+        # Of labels that fit the stored pixels none lies outside, or reaches far out.
+        outside = any(finding.problem == Problem.OUTSIDE_IMAGE for finding in outcome.dropped)
+        if Oddity.TURNED in outcome.oddities and (outside or outcome.reaching_out):
+            self.turned_images += 1
+            _extend(self.turned, [_writable(sample.image_file)])
         self.objects_per_image[len(outcome.objects)] += 1
         self.ignored_per_image[outcome.regions] += 1
         self.box_sizes.update(
@@ -177,6 +189,7 @@ class DatasetStatistics(BaseModel):
                 name=name,
                 training=self.training_objects[class_id],
                 validation=self.validation_objects[class_id],
+                difficult=self.difficult_validation_objects[class_id],
             )
             for class_id, name in enumerate(mapping.class_names)
         ]
@@ -196,6 +209,8 @@ class DatasetStatistics(BaseModel):
             objects=objects,
             clipped_boxes=self.clipped_boxes,
             ignored_regions=self.ignored_regions,
+            unused_regions=self.ignored_regions - _sum(self.ignored_per_image),
+            turned_images=self.turned_images,
             other_files=self.other_files,
             unlisted_images=self.unlisted_images,
             classes=classes,
@@ -227,12 +242,16 @@ class DatasetStatistics(BaseModel):
             warnings=[],
         )
         # The warnings look at the finished report.
-        return report.model_copy(update={"warnings": _warnings(report)})
+        return report.model_copy(update={"warnings": _warnings(report, mapping, sorted(self.turned))})
 
     def _skip(self, finding: Finding) -> None:
         self.bad_images += 1
         self.skipped_by_problem[finding.problem] += 1
         _extend(self.skipped, [_reported(finding)])
+
+
+def _sum(histogram: Counter[int]) -> int:
+    return sum(number * images for number, images in histogram.items())
 
 
 def _bin(pixels: float) -> int:
@@ -299,27 +318,75 @@ _ODDITIES = {
 }
 
 
-def _warnings(report: DatasetReport) -> list[str]:
-    """Write one sentence for each warning."""
-    return [*_class_warnings(report), *_image_warnings(report)]
-
-
-def _class_warnings(report: DatasetReport) -> list[str]:
-    # Beside an unused key stand the classes that exist: most often the key is misspelt.
-    source_classes = _first(sorted(report.source_classes), len(report.source_classes)) or "none"
-    # One warning an unused key, with the same list of classes.
-    sentences = [
-        f"targetClassMapping: no label uses class {key!r}; the labels' classes are: {source_classes}"
-        for key in report.unused_mapping_keys
+def _warnings(report: DatasetReport, mapping: ClassMapping, turned: Sequence[str]) -> list[str]:
+    """Write one sentence for each warning; those of what is lost come first."""
+    return [
+        *_class_warnings(report, mapping),
+        *_uncounted_warnings(report, turned),
+        *_image_warnings(report),
     ]
+
+
+def _class_warnings(report: DatasetReport, mapping: ClassMapping) -> list[str]:
+    sentences = []
+    unused = set(report.unused_mapping_keys)
+    # Classes all of whose keys are unused: that they have no objects is said with the keys.
+    absent = {name for key, name in mapping.targets.items() if key in unused} - {
+        name for key, name in mapping.targets.items() if key not in unused
+    }
+    if unused:
+        # Beside the unused keys stand the classes that exist: most often a key is misspelt.
+        source_classes = _first(sorted(report.source_classes), len(report.source_classes)) or "none"
+        lost = f", so that nothing of {_quoted(sorted(absent))} is learnt or measured" if absent else ""
+        sentences.append(
+            f"targetClassMapping: no label uses {_quoted(report.unused_mapping_keys)}{lost}; the labels' "
+            f"classes are: {source_classes}"
+        )
     # ReportedClass has a field of each name.
-    for subset, purpose in (("training", "it cannot be learnt"), ("validation", "it is not measured")):
-        sentences += [
-            f"class {item.name!r} has no object for {subset}: {purpose}"
-            for item in report.classes
-            if not getattr(item, subset)
+    for subset, purpose in (("training", "cannot be learnt"), ("validation", "is not measured")):
+        names = [
+            item.name for item in report.classes if not getattr(item, subset) and item.name not in absent
         ]
+        if names:
+            subject = f"class {_quoted(names)} has" if len(names) == 1 else f"classes {_quoted(names)} have"
+            what = "it" if len(names) == 1 else "each of them"
+            sentences.append(f"{subject} no object for {subset}: {what} {purpose}")
     return [*sentences, *_imbalance_warnings(report.classes)]
+
+
+def _quoted(names: Iterable[str]) -> str:
+    """List names in full: a mapping has at most 500."""
+    return ", ".join(map(repr, names))
+
+
+def _uncounted_warnings(report: DatasetReport, turned: Sequence[str]) -> list[str]:
+    """Write one sentence for each kind of label that was read and counts for less than an object."""
+    sentences = []
+    if report.ignored_regions:
+        unused = (
+            f"; {report.unused_regions} of them lie outside of the image or are of a class that is not "
+            "learnt, and what they show is background"
+        )
+        sentences.append(
+            f"ignored regions (DontCare, iscrowd), which are neither objects nor background: "
+            f"{report.ignored_regions}{unused if report.unused_regions else ''}"
+        )
+    difficult = sum(item.difficult for item in report.classes)
+    if difficult:
+        validation = sum(item.validation for item in report.classes)
+        only = [item.name for item in report.classes if item.validation and item.difficult == item.validation]
+        lost = f"; of {_quoted(only)} all are, and nothing of it is measured" if only else ""
+        sentences.append(
+            "difficult objects (VOC difficult, KITTI occlusion of at least 1), which evaluation leaves out "
+            f"of account: {difficult} of {validation} validation objects{lost}"
+        )
+    if report.turned_images:
+        sentences.append(
+            "images with an EXIF orientation whose labels lie outside of the pixels as stored, or reach out "
+            "of them, as if they had been drawn on the turned view; such labels are cut or left out: "
+            f"{report.turned_images} ({_first(turned, report.turned_images)})"
+        )
+    return sentences
 
 
 def _imbalance_warnings(classes: Sequence[ReportedClass]) -> list[str]:

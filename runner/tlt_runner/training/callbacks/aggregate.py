@@ -18,7 +18,7 @@ class Sums:
     Attributes:
         steps: Number of steps.
         figures: Sum and number of values by figure: not every step has every figure.
-        timed_steps: Steps whose duration counts.
+        timed_steps: Steps whose duration is known.
         seconds: Duration of these.
     """
 
@@ -41,29 +41,43 @@ class Sums:
 class Aggregate(Callback):
     """Adds up figures and durations of steps. Comes first among the callbacks, which read the sums.
 
+    A step is reported when the next one has been handed to the device. A device that computes at once (a CPU)
+    has then finished both: the first report of an epoch comes after two steps' time, and the last one right
+    after the one before it. So the last step of an epoch is timed together with the first one of the next.
+    The first step of an attempt, which compiles, is not timed.
+
     Args:
         images_per_step: Images of a step, over all replicas.
         clock: Monotonic seconds.
+        steps: Steps of an epoch.
     """
 
-    def __init__(self, images_per_step: int, clock: Callable[[], float]) -> None:
-        self._images_per_step, self._clock = images_per_step, clock
-        self._last_step: float | None = None
+    def __init__(self, images_per_step: int, clock: Callable[[], float], steps: int) -> None:
+        self.images_per_step = images_per_step
+        self._clock, self._steps_of_epoch = clock, steps
+        self._last_time = 0.0
+        self._compiled = False
+        # Steps whose duration is not known before the next step ends, and the time since they began.
+        self._open_steps, self._open_seconds = 0, 0.0
         self._steps, self._timed_steps, self._seconds = 0, 0, 0.0
         self._figures: dict[str, tuple[float, int]] = {}
 
     def on_epoch_begin(self, finished: int, step: int) -> None:
-        """Leave the first step of an epoch untimed: it waits for data, and the very first one compiles."""
-        self._last_step = None
+        """Begin to count time: between epochs, evaluation and checkpoint take it."""
+        self._last_time = self._clock()
 
     def on_step_end(self, step: Step) -> None:
         """Add a step."""
         now = self._clock()
-        # Steps are timed from end to end: the device computes the next one while this thread is here.
-        if self._last_step is not None:
-            self._timed_steps += 1
-            self._seconds += now - self._last_step
-        self._last_step = now
+        self._open_steps += 1
+        self._open_seconds += now - self._last_time
+        self._last_time = now
+        if not self._compiled:
+            self._compiled, self._open_steps, self._open_seconds = True, 0, 0.0
+        elif step.in_epoch < self._steps_of_epoch or self._steps_of_epoch == 1:
+            self._timed_steps += self._open_steps
+            self._seconds += self._open_seconds
+            self._open_steps, self._open_seconds = 0, 0.0
         self._steps += 1
         for name, value in step.figures.items():
             total, count = self._figures.get(name, (0.0, 0))
@@ -75,15 +89,19 @@ class Aggregate(Callback):
         # A copy: callbacks keep it to compare later sums with.
         return Sums(self._steps, dict(self._figures), self._timed_steps, self._seconds)
 
+    @property
+    def timed(self) -> tuple[int, float]:
+        """The number of timed steps at this moment, and their duration in seconds."""
+        return self._timed_steps, self._seconds
+
     def sum_of(self, figure: str) -> tuple[float, int]:
         """The sum of one figure at this moment, and the number of its values."""
         return self._figures.get(figure, (0.0, 0))
 
     def images_per_second_since(self, earlier: Sums) -> float | None:
         """Throughput of the timed steps since ``earlier``; None where there are none."""
-        # Over timed steps only: an epoch's first step would count the wait for data of an empty pipeline.
         seconds, steps = self._seconds - earlier.seconds, self._timed_steps - earlier.timed_steps
-        return steps * self._images_per_step / seconds if seconds > 0 else None
+        return steps * self.images_per_step / seconds if seconds > 0 else None
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def status_only(spec: TrainingJobSpec, context: Context, steps: int, images_per_
         steps: Steps of an epoch.
         images_per_step: Images of a step, over all replicas.
     """
-    return CallbackList(_status(spec, context, Aggregate(images_per_step, time.monotonic), steps))
+    return CallbackList(_status(spec, context, Aggregate(images_per_step, time.monotonic, steps), steps))
 
 
 def all_callbacks(
@@ -56,7 +56,7 @@ def all_callbacks(
     # A folder of its own: the scratch folder has the checkpoints' files, too.
     scratch = context.scratch / "callbacks"
     scratch.mkdir(parents=True, exist_ok=True)
-    aggregate = Aggregate(images_per_step, time.monotonic)
+    aggregate = Aggregate(images_per_step, time.monotonic, steps)
     images = _validation_images(spec, records, detect, channels) if spec.visualization.images else None
     # An uploader each: a failure of one file does not slow the other down.
     log_file = LogFile(

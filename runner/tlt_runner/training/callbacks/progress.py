@@ -2,19 +2,54 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import deque
 from collections.abc import Callable
 
 from tlt_api.status import Progress
-from tlt_runner.training.callbacks.aggregate import Aggregate, Sums
+from tlt_runner.training.callbacks.aggregate import Aggregate
 from tlt_runner.training.callbacks.base import Callback, Step
 
 INTERVAL_SECONDS = 2.0
 """Least time between two reports of steps of one epoch."""
 LOSS_STEPS = 50
 """Steps averaged for the reported loss."""
-STEPS_REMEMBERED, EVALUATIONS_REMEMBERED = 100, 3
-"""Steps and evaluations over which durations are smoothed."""
+EVALUATIONS_REMEMBERED = 3
+"""Evaluations over which the duration is smoothed."""
+PACE_SECONDS, PACE_STEPS = 30.0, 20
+"""The pace is that of the last steps: of so many seconds, but of no fewer steps."""
+MOST_INTERVALS = 1000
+"""Intervals of a pace at most: of very short steps they span less than :data:`PACE_SECONDS`."""
+OUTLIER = 10.0
+"""A step counts as so many typical ones at most: one that compiles again, or waits for a volume, says nothing
+about those to come."""
+
+
+class Pace:
+    """Duration of a step, from the last ones."""
+
+    def __init__(self) -> None:
+        # Steps and seconds of each interval, newest last.
+        self._intervals: deque[tuple[int, float]] = deque(maxlen=MOST_INTERVALS)
+
+    def add(self, steps: int, seconds: float) -> None:
+        """Add the newest interval."""
+        self._intervals.append((steps, seconds))
+
+    def seconds_per_step(self) -> float | None:
+        """Return the mean of the last steps, without outliers; None before two steps are timed."""
+        newest: list[tuple[int, float]] = []
+        steps, seconds = 0, 0.0
+        for interval in reversed(self._intervals):
+            if seconds >= PACE_SECONDS and steps >= PACE_STEPS:
+                break
+            newest.append(interval)
+            steps, seconds = steps + interval[0], seconds + interval[1]
+        if steps < 2:
+            return None
+        # The lower one of two: of an outlier and a typical step the typical one.
+        most = OUTLIER * statistics.median_low(taken / count for count, taken in newest)
+        return sum(min(taken, count * most) for count, taken in newest) / steps
 
 
 class Smoothed:
@@ -40,10 +75,10 @@ class Smoothed:
 class ProgressReport(Callback):
     """Turns steps into :class:`~tlt_api.status.Progress`.
 
-    Time to the end: the steps still to take at the smoothed duration of a step, and the evaluations still
-    to come at the smoothed duration of one, from its beginning until training goes on, and so with the
-    checkpoint after it. The first step of an attempt, which compiles, is not counted; evaluations count
-    nothing before there was one.
+    Throughput and time to the end follow from one moving estimate of a step's duration (:class:`Pace`). Time
+    to the end: the steps still to take at that duration, and the evaluations still to come at the smoothed
+    duration of one, from its beginning until training goes on, and so with the checkpoint after it;
+    evaluations count nothing before there was one.
 
     Args:
         report: Takes the progress.
@@ -69,13 +104,13 @@ class ProgressReport(Callback):
         self._clock = clock
         self._progress = Progress(stage="train", epochs=epochs, steps=steps)
         self._epochs_finished, self._steps_finished = 0, 0
-        self._last_step: float | None = None
-        self._compiled = False
-        # Sum and number of losses before each of the last steps; sums and time at the last report.
+        # Sum and number of losses before each of the last steps.
         self._losses_before: deque[tuple[float, int]] = deque(maxlen=LOSS_STEPS)
         self._losses = (0.0, 0)
-        self._reported: tuple[Sums, float] | None = None
-        self._step_seconds = Smoothed(STEPS_REMEMBERED)
+        # Time of the last report of a step of this epoch; None before its first step.
+        self._reported: float | None = None
+        self._pace = Pace()
+        self._timed = (0, 0.0)
         self._evaluation_seconds = Smoothed(EVALUATIONS_REMEMBERED)
         self._evaluation_began: float | None = None
 
@@ -87,7 +122,7 @@ class ProgressReport(Callback):
             self._evaluation_seconds.add(now - self._evaluation_began)
             self._evaluation_began = None
         self._epochs_finished, self._steps_finished = finished, finished * self._steps + step
-        self._last_step, self._reported = now, None
+        self._reported = None
         self._tell(stage="train", epoch=finished, step=step, eta_seconds=self._eta())
 
     def on_step_end(self, step: Step) -> None:
@@ -97,26 +132,22 @@ class ProgressReport(Callback):
         self._losses_before.append(self._losses)
         self._losses = total, count = self._aggregate.sum_of("total")
         self._steps_finished = step.number + 1
-        # The first step of an attempt compiles: it says nothing about the others.
-        if self._compiled and self._last_step is not None:
-            self._step_seconds.add(now - self._last_step)
-        self._compiled, self._last_step = True, now
-        # The first step of an epoch begins the interval: its own duration is that of loading data.
-        interval_began = self._reported or (self._aggregate.sums, now)
-        if now - interval_began[1] < INTERVAL_SECONDS and step.in_epoch < self._steps:
-            self._reported = interval_began
+        timed = self._aggregate.timed
+        if timed != self._timed:
+            self._pace.add(timed[0] - self._timed[0], timed[1] - self._timed[1])
+            self._timed = timed
+        reported = now if self._reported is None else self._reported
+        if now - reported < INTERVAL_SECONDS and step.in_epoch < self._steps:
+            self._reported = reported
             return
-        self._reported = (self._aggregate.sums, now)
+        self._reported = now
         total_before, count_before = self._losses_before[0]
-        # None without a timed step since then: the throughput of the last report stays.
-        throughput = self._aggregate.images_per_second_since(interval_began[0])
+        seconds = self._pace.seconds_per_step()
         self._tell(
             step=step.in_epoch,
             loss=round((total - total_before) / (count - count_before), 6),
             learning_rate=step.learning_rate,
-            images_per_second=self._progress.images_per_second
-            if throughput is None
-            else round(throughput, 2),
+            images_per_second=round(self._aggregate.images_per_step / seconds, 2) if seconds else None,
             eta_seconds=self._eta(),
         )
 
@@ -130,12 +161,13 @@ class ProgressReport(Callback):
         self._tell(stage="train", epoch=epochs, eta_seconds=0)
 
     def _eta(self) -> int | None:
-        """Seconds to the end; None before the second step of this attempt."""
-        if self._step_seconds.value is None:
+        """Seconds to the end; None before two steps of this attempt are timed."""
+        seconds = self._pace.seconds_per_step()
+        if seconds is None:
             return None
         steps_left = self._epochs * self._steps - self._steps_finished
         evaluation_seconds = self._evaluation_seconds.value or 0.0
-        return round(steps_left * self._step_seconds.value + self._evaluations_left() * evaluation_seconds)
+        return round(steps_left * seconds + self._evaluations_left() * evaluation_seconds)
 
     def _evaluations_left(self) -> int:
         """Evaluations to come, with that of the current epoch; the last epoch always has one."""
