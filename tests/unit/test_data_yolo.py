@@ -7,7 +7,7 @@ import yaml
 
 from line_formats import HEIGHT, WIDTH, YOLO, YOLO_NAMES, sample_in
 from tlt_api.failures import Reason
-from tlt_runner.data.formats.yolo import read_class_names
+from tlt_runner.data.formats.yolo_names import read_class_names
 from tlt_runner.data.sample import LabelledBox
 from tlt_runner.errors import RunnerError
 
@@ -46,7 +46,7 @@ def test_classes_are_counted_without_the_image(tmp_path: Path) -> None:
 def _load(folder: Path, content: str | bytes) -> dict[int, str]:
     path = folder / "data.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_class_names(path)
+    return dict(read_class_names(path).names)
 
 
 @pytest.mark.parametrize(

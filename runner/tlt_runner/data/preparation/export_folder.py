@@ -365,8 +365,8 @@ def _require_usable(result: DatasetReport, dataset: Dataset) -> None:
         report.enforce_policy(result, dataset.bad_samples)
     except RunnerError as error:
         # The report that the failure would point to is not written: the folder goes away with the error.
-        hint = "`tlt convert -f` without --to reports them all: repair them, or raise badSamples.maxFraction."
-        raise RunnerError(error.reason, error.message, hint) from None
+        where = "`tlt convert -f` without --to writes that report."
+        raise RunnerError(error.reason, error.message, f"{error.hint} {where}") from None
     report.require_both_subsets(result)
 
 

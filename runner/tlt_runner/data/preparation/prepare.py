@@ -48,6 +48,9 @@ from tlt_runner.errors import RunnerError, storage_errors
 from tlt_runner.storage import Storage, join
 
 log = logging.getLogger(__name__)
+_NO_OBJECTS = (
+    "See the dataset report: it counts what the labels have instead of objects of the classes to learn."
+)
 
 
 def prepare(
@@ -90,6 +93,8 @@ def prepare(
     else:
         progress = StageProgress("convert", images, reporter, stop)
         records, result = preparation.run(folders, hashes, uri, progress)
+    for note in result.notes:
+        log.info("%s: %s", dataset.uri, note)
     for warning in result.warnings:
         log.warning("%s: %s", dataset.uri, warning)
     return records
@@ -278,11 +283,27 @@ class _Preparation:
         # Without training objects there is nothing to learn, and without validation objects no mAP.
         without_objects = [subset for subset, counts in objects.items() if not counts.total()]
         if without_objects:
+            # Why there is none: most often all labels are of one kind that counts for nothing.
+            lines = {
+                "ignored regions (iscrowd, DontCare)": result.ignored_regions,
+                "lines of classes not in targetClassMapping": sum(result.unmapped_classes.values()),
+                "lines dropped": sum(result.dropped_by_problem.values()),
+            }
+            counts = [f"{count} {kind}" for kind, count in lines.items() if count]
+            reasons = [f"the labels have {', '.join(counts)}"] if counts else []
             raise RunnerError(
                 Reason.NO_LABELS,
-                "expected objects to learn and to judge by, got none for "
-                f"{' and '.join(without_objects)}: of {result.images} images no label line there gives one "
-                f"(see {REPORT})",
+                "; ".join(
+                    [
+                        "expected objects to learn and to judge by, got none for "
+                        f"{' and '.join(without_objects)}: of {result.images} images no label line there "
+                        f"gives one (see {REPORT})",
+                        *reasons,
+                        *statistics.label_warnings,
+                    ]
+                ),
+                # The taxonomy's hint blames the folder of the labels, which were found.
+                _NO_OBJECTS,
             )
 
     def _manifest(self, digest: str, finished: list[Shard], statistics: DatasetStatistics) -> Manifest:

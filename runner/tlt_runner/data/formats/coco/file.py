@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,6 +15,7 @@ from typing import Any
 
 from tlt_api.dataset import LONGEST_CLASS
 from tlt_runner.data.formats import lines, names
+from tlt_runner.data.formats.coco import file_names
 from tlt_runner.data.sample import Finding, Problem
 
 MAX_BYTES = 2 << 30
@@ -23,7 +23,6 @@ LISTS = ("images", "annotations", "categories")
 _FIELDS = {*LISTS, "id", "file_name", "width", "height", "image_id", "category_id", "bbox", "iscrowd", "name"}
 _FAR = 1e6
 """Pixels: no image is as large."""
-_DRIVE = re.compile(r"[A-Za-z]:/")
 
 Id = int | str
 Box = tuple[float, float, float, float]
@@ -164,23 +163,19 @@ def identity(entry: Mapping[str, Any], name: str) -> Id:
     return value if isinstance(value, str) else int(value)
 
 
-def file_name(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """Split an image's ``file_name`` into its parts.
+def file_name(entry: Mapping[str, Any]) -> str:
+    """Read an image's ``file_name``; it names no file by itself (:mod:`.file_names`).
 
     Raises:
-        EntryError: There is none, or it could leave the image folder.
+        EntryError: There is none, or it is no name of a file.
     """
     value = _required(entry, "file_name")
     if not isinstance(value, str) or not PurePosixPath(value).parts:
         raise EntryError(Problem.MISSING_FIELD, f"file_name: expected text, got {_short(value)}")
-    # The file comes from a stranger: its names must not lead out of the image folder.
-    parts = PurePosixPath(value).parts
-    # A drive or a backslash means that the path was written on Windows; here it would be part of a name.
-    absolute = value.startswith("/") or _DRIVE.match(value)
-    if absolute or ".." in parts or "\\" in value or not names.is_safe(value):
-        expected = "a name relative to the image folder, without '..', '\\' and control characters"
+    if not names.is_safe(value) or not any(file_names.spellings(value)):
+        expected = "the path of an image, without control characters"
         raise EntryError(Problem.UNSAFE_NAME, f"file_name: expected {expected}, got {_short(value)}")
-    return parts
+    return value
 
 
 def image_size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
