@@ -50,7 +50,7 @@ def find(dataset: Dataset, storage: Storage) -> list[Source]:
     parts = _divided(dataset, storage)
     listings = [part.listing for part in parts]
     # Over all parts: labels without an image are reported with the training images alone.
-    orphans = sum(len(listing.orphans) for listing in listings)
+    orphans = sum(map(_lost_labels, listings))
     unlabelled = sum(len(listing.unlabelled) + len(listing.outside) for listing in listings)
     # As many labels without an image as images without a label: their names probably do not match, and
     # objects would be background. A data set that says what its images without a label are is believed.
@@ -120,7 +120,7 @@ def _require_samples(dataset: Dataset, part: _Part) -> None:
         )
     # If only labels are missing, the labels are probably elsewhere or of another format.
     unlabelled = [finding for finding in listing.skipped if finding.problem == Problem.NO_LABEL]
-    unlabelled += _unlabelled(listing, len(listing.orphans))
+    unlabelled += _unlabelled(listing, _lost_labels(listing))
     if not unlabelled:
         raise RunnerError(
             Reason.DATASET_NOT_FOUND,
@@ -136,6 +136,17 @@ def _require_samples(dataset: Dataset, part: _Part) -> None:
         f"should be there is: {reader.label_summary()}; {unlabelled[0].file}: {unlabelled[0].message}"
         + (f"; labels that lead to no image: {'; '.join(refused[:_REFUSED])}{more}" if refused else ""),
     )
+
+
+def _lost_labels(listing: Listing) -> int:
+    """Count the labels of a listing that lead to no image, and entries of them that cannot be used."""
+    label_files = {file for file, _ in listing.label_files}
+    entries = [
+        finding
+        for finding in listing.findings
+        if finding.file in label_files and finding.problem != Problem.DUPLICATE_NAME
+    ]
+    return len(listing.orphans) + len(entries)
 
 
 def _as_bad(listing: Listing, orphans: int) -> Listing:

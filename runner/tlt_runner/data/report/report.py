@@ -259,9 +259,16 @@ def _named(findings: Iterable[ReportedFinding], all_listed: bool) -> str:
     by_file: dict[str, list[ReportedFinding]] = {}
     for finding in findings:
         by_file.setdefault(finding.file, []).append(finding)
+    # One file of each problem first: a rare problem must not hide behind ten files of another.
+    problems: set[Problem] = set()
+    first, others = [], []
+    for item in by_file.items():
+        problem = item[1][0].problem
+        (others if problem in problems else first).append(item)
+        problems.add(problem)
     named: list[str] = []
     # A finding is never cut: the first one stands there in any case, and as many others as there is room for.
-    for file, items in list(by_file.items())[:NAMED_IN_ERROR]:
+    for file, items in [*first, *others][:NAMED_IN_ERROR]:
         text = _file(file, items)
         if named and len(text) + sum(map(len, named)) > _ROOM:
             break

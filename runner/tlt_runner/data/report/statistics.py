@@ -96,14 +96,11 @@ class DatasetStatistics(BaseModel):
             self.other_files += listing.other_files
             self.unlisted_images += listing.unlisted
             self.outside_images += len(listing.outside)
-            unlabelled = listing.unlabelled
-            self.unlabelled_images += len(unlabelled)
             self.labels_without_image += len(listing.orphans)
             self.side_files += len(listing.side_files)
             # The counts above are of all; lists end at the limit.
             _extend(self.named_side_files, map(_writable, listing.side_files))
             _extend(self.outside, map(_writable, listing.outside))
-            _extend(self.unlabelled, map(_writable, unlabelled))
             # Training and validation data may share files, of which both readers say the same.
             _extend(self.notes, (note for note in map(_writable, listing.notes) if note not in self.notes))
             _extend(
@@ -129,6 +126,9 @@ class DatasetStatistics(BaseModel):
             self._skip(outcome.skipped)
             return
         self.usable_images[subset] += 1
+        if sample.key is None:
+            self.unlabelled_images += 1
+            _extend(self.unlabelled, [_writable(sample.image_file)])
         # An odd image is used; it is only counted and listed.
         for oddity in outcome.oddities:
             self.odd_images[oddity] += 1

@@ -99,7 +99,9 @@ class CocoReader:
         merged.finish()
         # From here on only these are kept: five numbers an object instead of the parsed JSON.
         self._images, self._classes = merged.images, merged.classes
-        samples, skipped, outside = self._samples(image_files.names, used[0][0])
+        # The labels of any image may be in a file that cannot be read: then none is without a label for sure.
+        unlabelled = "bad" if refused else self._unlabelled
+        samples, skipped, outside = self._samples(image_files.names, used[0][0], unlabelled)
         return Listing(
             samples=samples,
             images=len(image_files.names) + len(image_files.skipped) - len(outside),
@@ -115,7 +117,7 @@ class CocoReader:
         )
 
     def _samples(
-        self, images: Sequence[str], first_file: str
+        self, images: Sequence[str], first_file: str, unlabelled: Unlabelled | None
     ) -> tuple[list[Sample], list[Finding], list[str]]:
         """Return the samples, images that cannot be used, and images that are no part of the data set."""
         # By stem: records name an image without its suffix, so 1.jpg and 1.png would be one.
@@ -126,9 +128,9 @@ class CocoReader:
             # The key is composed Unicode for matching; the stem is the name as it is in the file system.
             key, stem = names.stem(name), posixpath.splitext(name)[0]
             image = self._images.get(name)
-            if image is None and self._unlabelled is None:
+            if image is None and unlabelled is None:
                 outside.append(self.images.file(name))
-            elif image is None and self._unlabelled == "bad":
+            elif image is None and unlabelled == "bad":
                 message = f"expected an entry of images[] with the file_name {name[:200]!r}, got none"
                 skipped.append(Finding(self.images.file(name), Problem.NO_LABEL, message))
             elif key in samples:
@@ -192,7 +194,8 @@ def _json_files(root: DatasetRoot, labels: str) -> list[tuple[str, Path]]:
             )
     # A file that cannot be read may hold annotations of any image: without it objects would be background.
     if findings:
-        raise RunnerError(Reason.NO_LABELS, str(findings[0]), "Repair the file, or take it away.")
+        hint = "Repair the file: without it, its objects would be background in images that other files list."
+        raise RunnerError(Reason.NO_LABELS, str(findings[0]), hint)
     return [(folder.file(name), folder.path / name) for name in files.values()]
 
 

@@ -338,8 +338,8 @@ class Merged:
         share = f"all {annotations}" if crowds == annotations else f"{crowds} of {annotations}"
         self.warnings.append(
             f"{file}: {share} annotations have iscrowd: 1 ({', '.join(counts)}): they are regions to leave "
-            "out of account, neither learnt nor judged. Tools (CVAT, datumaro) write masks drawn with a brush "
-            "so: export boxes or polygons, or set iscrowd to 0 where one annotation marks one object"
+            "out of account, neither learnt nor judged. Tools (CVAT, datumaro) write masks drawn with a "
+            "brush so: export boxes or polygons, or set iscrowd to 0 where one annotation marks one object"
         )
 
 
