@@ -133,8 +133,9 @@ class Dataset(ApiModel):
     file lists is no part of the dataset. Without this field, images without a label are bad in a dataset that
     has at least as many labels without an image, because the names may not match."""
     shapes: Shapes = "refuse"
-    """Polygons and rotated boxes in yolo labels: refuse counts their image as a bad sample; boundingBox takes
-    the smallest upright box around each."""
+    """Objects without a box: polygons and rotated boxes in yolo labels, annotations of coco with polygons and
+    no bbox. refuse counts their image as a bad sample; boundingBox takes the smallest upright box around
+    each."""
     target_class_mapping: Annotated[dict[str, ClassName], Field(min_length=1, max_length=MOST_CLASSES)]
     """Map from a class name in the labels to the class to learn. Labels of all other classes are ignored."""
     image_size: ImageSize
@@ -164,10 +165,10 @@ class Dataset(ApiModel):
             given="self.format",
         ),
         Rule(
-            # The other formats have a box beside each outline.
-            cel="self.format == 'yolo' || !has(self.shapes) || self.shapes == 'refuse'",
-            check=lambda self: self.format == "yolo" or self.shapes == "refuse",
-            message="expected shapes with format yolo only: labels of other formats have boxes",
+            # The other formats have nothing but boxes.
+            cel="self.format in ['coco', 'yolo'] || !has(self.shapes) || self.shapes == 'refuse'",
+            check=lambda self: self.format in ("coco", "yolo") or self.shapes == "refuse",
+            message="expected shapes with format coco or yolo only: labels of the other formats have boxes",
             given="self.format",
         ),
     )

@@ -70,9 +70,9 @@ def test_outlines_are_refused_with_the_whole_reason_and_what_to_set(tmp_path: Pa
     error = _refused(data, tmp_path)
     assert error.reason == Reason.BAD_SAMPLES
     assert (
-        "images/8f1a2b30-street 0.jpg: NotABox: polygons/8f1a2b30-street 0.txt:1: expected 5 columns (class cx cy w "
-        "h) or 6 (with a score), got 9: a rotated box or a polygon; dataset.shapes: boundingBox takes the box around "
-        "it: 0 0.0625 0.125 0.375 0.125"
+        "images/8f1a2b30-street 0.jpg: NotABox: polygons/8f1a2b30-street 0.txt:1: expected 5 columns (class "
+        "cx cy w h) or 6 (with a score), got 9: a rotated box or a polygon; dataset.shapes: boundingBox "
+        "takes the box around it: 0 0.0625 0.125 0.375 0.125"
     ) in error.message
     assert "set dataset.shapes: boundingBox, or export boxes from the tool" in error.hint
     assert "relax" not in error.hint

@@ -90,8 +90,8 @@ def test_a_coco_file_with_every_mistake_has_a_finding_for_each(storage: Storage,
     assert findings(report["orphans"]) == {
         ("annotations/all.json", None): (
             "LabelWithoutImage",
-            "images[4] (id 8): expected images/../secret.jpg, which does not exist, nor does an image of that "
-            "name or stem in another folder or with another extension",
+            "images[4] (id 8): expected images/../secret.jpg, which does not exist, nor does an image of "
+            "that name or stem in another folder or with another extension",
         )
     }
     assert (report["ignoredRegions"], report["unmappedClasses"]) == (1, {"boat": 1})

@@ -317,6 +317,77 @@ def test_images_without_entry_are_what_the_data_set_says(
     assert [reader.read(sample, (1, 1)).boxes for sample in listing.samples] == [()] * len(samples)
 
 
+TRIANGLE = [[10, 40, 30.5, 20, 50, 60]]
+
+
+@pytest.mark.parametrize("bbox", [{}, {"bbox": None}, {"bbox": []}])
+def test_an_outline_without_a_box_becomes_one_where_asked(tmp_path: Path, bbox: dict[str, Any]) -> None:
+    outline = {
+        "id": 8,
+        "image_id": 1,
+        "category_id": 7,
+        "segmentation": [*TRIANGLE, [0, 30, 5, 35, 0, 35]],
+        **bbox,
+    }
+    content = _coco([_image(1, "a.jpg")], [outline, _annotation(1, 1, [0, 0, 1, 1], segmentation=TRIANGLE)])
+    files = _reader(tmp_path, ["a.jpg"], content).files
+    asked = CocoReader(SourceFolder(tmp_path / "images", "images"), files, shapes="boundingBox")
+    (sample,) = asked.listing().samples
+    boxes = (LabelledBox("train", (20.0, 0.0, 60.0, 50.0)), LabelledBox("person", (0.0, 0.0, 1.0, 1.0)))
+    assert asked.read(sample, (480, 640)) == Labels(boxes, image_size=(480, 640), outlines=1)
+    _, refused = _read(tmp_path, content)
+    assert [(finding.problem, finding.message) for finding in refused.findings] == [
+        (
+            Problem.NOT_A_BOX,
+            "annotations[0] (id 8): expected the field bbox, got an outline alone; dataset.shapes: "
+            "boundingBox takes the box around its polygons",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("outline", "problem", "message"),
+    [
+        (
+            {"counts": [1, 2], "size": [9, 9]},
+            Problem.NOT_A_BOX,
+            "expected the field bbox, got a mask alone: export",
+        ),
+        (
+            [[1, 2, 3, 4]],
+            Problem.WRONG_COLUMNS,
+            "segmentation: expected polygons of three points or more, got 4",
+        ),
+        (
+            [[1, 2, 3, 4, 5, 6, 7]],
+            Problem.WRONG_COLUMNS,
+            "segmentation: expected polygons of three points or more",
+        ),
+        (
+            [1, 2, 3, 4, 5, 6],
+            Problem.WRONG_COLUMNS,
+            "segmentation: expected polygons of three points or more, got",
+        ),
+        ([[1, 2, "3", 4, 5, 6]], Problem.NOT_A_NUMBER, "segmentation: expected finite numbers, got '3'"),
+        ([[1, 2, 3e9, 4, 5, 6]], Problem.NOT_A_NUMBER, "segmentation: expected -1e+06 to 1e+06"),
+        (
+            [[1, 2, 1, 4, 1, 6]],
+            Problem.INVERTED_BOX,
+            "segmentation: expected points that leave an area, got 3",
+        ),
+    ],
+)
+def test_an_outline_that_makes_no_box_is_a_finding(
+    tmp_path: Path, outline: object, problem: Problem, message: str
+) -> None:
+    annotations = [{"id": 8, "image_id": 1, "category_id": 7, "segmentation": outline}]
+    files = _reader(tmp_path, ["a.jpg"], _coco([_image(1, "a.jpg")], annotations)).files
+    reader = CocoReader(SourceFolder(tmp_path / "images", "images"), files, shapes="boundingBox")
+    (sample,) = reader.listing().samples
+    (finding,) = reader.read(sample, (480, 640)).findings
+    assert (finding.problem, message in finding.message) == (problem, True)
+
+
 CROWDS = (
     "they are regions to leave out of account, neither learnt nor judged. Tools (CVAT, datumaro) write masks "
     "drawn with a brush so: export boxes or polygons, or set iscrowd to 0 where one annotation marks one "

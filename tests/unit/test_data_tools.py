@@ -1,7 +1,7 @@
 """Exports of annotation tools, YOLO and COCO: every box is read, as the tools' own writers left them.
 
-The fixtures are the same boxes, written by datumaro (CVAT's formats), label-studio-converter and pylabel; see
-tests/fixtures/README.md. Roboflow, labelImg and darknet have no writer on PyPI: their layouts are made here.
+The fixtures are the same boxes, written by datumaro (CVAT's formats), label-studio-converter, labelImg and
+pylabel; see tests/fixtures/README.md. Roboflow and darknet have no writer on PyPI: their layouts are made here.
 """
 
 import json
@@ -139,6 +139,19 @@ def test_label_studios_yolo_export_is_read(tmp_path: Path) -> None:
     (source,) = _find(FIXTURES / "label-studio", tmp_path, format="yolo")
     _assert_equal(_boxes(source), _drawn(0, 1, 2, 3, 4, step=0))
     assert source.listing.notes == ["class names are those of classes.txt"]
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_labelimgs_labels_are_read_with_the_image_that_has_none(beside: bool, tmp_path: Path) -> None:
+    shutil.copytree(FIXTURES / "label-studio/images", tmp_path / "images")
+    labels = tmp_path / ("images" if beside else "labels")
+    shutil.copytree(FIXTURES / "labelimg", labels, dirs_exist_ok=True)
+    for number, image in enumerate(sorted((tmp_path / "images").glob("*.jpg"))):
+        image.rename(tmp_path / f"images/{number:02}.jpg")
+    (source,) = _find(tmp_path, tmp_path, format="yolo", labels=labels.name)
+    _assert_equal(_boxes(source), _drawn(0, 1, 2, 3, 4), SIX_DECIMALS)
+    assert source.listing.unlabelled == ["images/02.jpg"]
+    assert source.listing.notes == [f"class names are those of {labels.name}/classes.txt"]
 
 
 def test_pylabels_yolo_export_is_read_with_classes_written_as_fractions(tmp_path: Path) -> None:

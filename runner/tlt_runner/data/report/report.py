@@ -261,7 +261,8 @@ def _named(findings: Iterable[ReportedFinding], all_listed: bool) -> str:
         by_file.setdefault(finding.file, []).append(finding)
     # One file of each problem first: a rare problem must not hide behind ten files of another.
     problems: set[Problem] = set()
-    first, others = [], []
+    first: list[tuple[str, list[ReportedFinding]]] = []
+    others: list[tuple[str, list[ReportedFinding]]] = []
     for item in by_file.items():
         problem = item[1][0].problem
         (others if problem in problems else first).append(item)

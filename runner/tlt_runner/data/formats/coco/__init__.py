@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
-from tlt_api.dataset import Unlabelled
+from tlt_api.dataset import Shapes, Unlabelled
 from tlt_api.failures import Reason
 from tlt_runner.data.formats import folders, names
 from tlt_runner.data.formats.coco import file as coco_file
@@ -54,6 +54,7 @@ class CocoReader:
         images: Folder of images.
         files: Path relative to the data set's root, for messages, and path of each JSON file.
         unlabelled: What an image is that no file lists; None: no part of the data set.
+        shapes: What is done with annotations that have an outline and no box.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class CocoReader:
         images: SourceFolder,
         files: Sequence[tuple[str, Path]],
         unlabelled: Unlabelled | None = None,
+        shapes: Shapes = "refuse",
     ) -> None:
         self.images = images
+        self._shapes: Shapes = shapes
         self._unlabelled = unlabelled
         self.files = files
         self._images: dict[str, Image] = {}
@@ -71,7 +74,9 @@ class CocoReader:
     @classmethod
     def open(cls, root: DatasetRoot, images: str, labels: str) -> Self:
         """Open a folder below a data set's root; ``labels`` is a JSON file or a folder of them."""
-        return cls(root.folder(images), _json_files(root, labels), root.dataset.unlabelled)
+        dataset = root.dataset
+        files = _json_files(root, labels)
+        return cls(root.folder(images), files, dataset.unlabelled, dataset.shapes)
 
     def listing(self) -> Listing:
         """Read the JSON files and find their images.
@@ -81,7 +86,7 @@ class CocoReader:
         """
         image_files = folders.find_images(self.images)
         # Images before labels: an entry is kept only if its image is in the folder.
-        merged = Merged(self.images, image_files.names)
+        merged = Merged(self.images, image_files.names, self._shapes)
         used: list[tuple[str, Path]] = []
         refused: list[Finding] = []
         others: list[Finding] = []
@@ -161,7 +166,7 @@ class CocoReader:
             tuple(LabelledBox(self._classes[number], box) for number, box in items)
             for items in (image.objects.items(), image.crowds.items())
         )
-        return Labels(boxes, tuple(image.findings), ignored, image.size)
+        return Labels(boxes, tuple(image.findings), ignored, image.size, image.outlines)
 
     def image_summary(self) -> str:
         """Count the files of the image folder by kind, for messages."""

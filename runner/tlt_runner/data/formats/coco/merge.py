@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tlt_api.dataset import Shapes
 from tlt_runner.data.formats.coco import file as coco_file
 from tlt_runner.data.formats.coco.file import Box, CocoFile, EntryError, Id
 from tlt_runner.data.formats.coco.file_names import Found, Names
@@ -58,6 +59,7 @@ class Image:
         findings: Entries of it that cannot be used.
         objects: Its objects.
         crowds: Its crowd regions.
+        outlines: Number of both that are the bounding box of an outline.
     """
 
     label_file: str
@@ -65,6 +67,7 @@ class Image:
     findings: list[Finding] = field(default_factory=list)
     objects: Boxes = field(default_factory=Boxes)
     crowds: Boxes = field(default_factory=Boxes)
+    outlines: int = 0
 
 
 @dataclass
@@ -98,6 +101,7 @@ class Merged:
     Args:
         images: The image folder.
         names: Paths of its images relative to it.
+        shapes: What is done with annotations that have an outline and no box.
 
     Attributes:
         images: By path relative to the image folder, of the images that a file names.
@@ -107,13 +111,14 @@ class Merged:
         warnings: Files most of whose annotations count for nothing: one sentence each.
     """
 
-    def __init__(self, images: SourceFolder, names: Sequence[str]) -> None:
+    def __init__(self, images: SourceFolder, names: Sequence[str], shapes: Shapes = "refuse") -> None:
         self.images: dict[str, Image] = {}
         self.orphans: list[Finding] = []
         self.findings: list[Finding] = []
         self.classes: list[str] = []
         self.warnings: list[str] = []
         self._names = Names(images, names)
+        self._shapes: Shapes = shapes
         self._folder = images
         # By file_name: images that it may lead to, looked up once all files are read.
         self._guessed: dict[str, _Guessed] = {}
@@ -316,7 +321,7 @@ class Merged:
                 before[id(image)] = (objects or _NONE, frozenset(image.crowds.items()) or _NONE)
             try:
                 is_crowd = coco_file.is_crowd(entry)
-                item = _object(entry, classes)
+                item = self._object(entry, classes)
             except EntryError as error:
                 self._refuse(image.findings, file, "annotations", index, entry, error)
                 continue
@@ -326,8 +331,19 @@ class Merged:
                 repeated += 1
             else:
                 (image.crowds if is_crowd else image.objects).add(item)
+                image.outlines += not coco_file.has_box(entry)
         self._warn_of_crowds(file.file, crowds_by_class, used)
         return repeated
+
+    def _object(self, entry: Mapping[str, Any], classes: Mapping[Id, int]) -> _Object:
+        """Read class number and box of an annotation."""
+        key = coco_file.identity(entry, "category_id")
+        if key not in classes:
+            message = f"expected an id of categories[], got category_id {key!r:.40}"
+            raise EntryError(Problem.UNKNOWN_CLASS, message)
+        if coco_file.has_box(entry):
+            return classes[key], coco_file.box(entry)
+        return classes[key], coco_file.outline_box(entry, self._shapes)
 
     def _warn_of_crowds(self, file: str, by_class: Counter[int], annotations: int) -> None:
         """Warn of a file with more crowds than people mark: they are masks that a tool wrote so."""
@@ -348,15 +364,6 @@ def _image_of(entry: Mapping[str, Any], images: Mapping[Id, Image | _Refused]) -
     if key not in images:
         raise EntryError(Problem.LABEL_WITHOUT_IMAGE, f"expected an id of images[], got image_id {key!r:.40}")
     return images[key]
-
-
-def _object(entry: Mapping[str, Any], classes: Mapping[Id, int]) -> _Object:
-    """Read class number and box of an annotation."""
-    key = coco_file.identity(entry, "category_id")
-    if key not in classes:
-        message = f"expected an id of categories[], got category_id {key!r:.40}"
-        raise EntryError(Problem.UNKNOWN_CLASS, message)
-    return classes[key], coco_file.box(entry)
 
 
 def _pixels(size: tuple[int, int]) -> str:
