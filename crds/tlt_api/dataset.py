@@ -24,6 +24,10 @@ LabelFormat = Literal["kitti", "voc", "coco", "yolo"]
 
 
 ColorMode = Literal["rgb", "grayscale"]
+Unlabelled = Literal["background", "bad"]
+"""What an image without a label is: an image without objects, or one that cannot be used."""
+Shapes = Literal["refuse", "boundingBox"]
+"""What is done with labels that outline an object instead of boxing it."""
 
 
 class ImageSize(ApiModel):
@@ -121,7 +125,17 @@ class Dataset(ApiModel):
     """File with the names of the images to use, one per line, relative to uri; with VOC,
     ImageSets/Main/train.txt. Defaults to all images."""
     class_names: Annotated[list[ClassName], Field(max_length=1000)] = []
-    """Class names by class number, from 0; with format yolo only. Defaults to those of data.yaml at uri."""
+    """Class names by class number, from 0; with format yolo only. Defaults to those of the file that tools
+    write with the labels: data.yaml, obj.data, obj.names, classes.txt or _darknet.labels."""
+    unlabelled: Unlabelled | None = None
+    """Images without a label: background trains on them as images without objects; bad counts them as bad
+    samples. Defaults to background (yolo), bad (kitti, voc), and for coco to neither: an image that no .json
+    file lists is no part of the dataset. Without this field, images without a label are bad in a dataset that
+    has at least as many labels without an image, because the names may not match."""
+    shapes: Shapes = "refuse"
+    """Objects without a box: polygons and rotated boxes in yolo labels, annotations of coco with polygons and
+    no bbox. refuse counts their image as a bad sample; boundingBox takes the smallest upright box around
+    each."""
     target_class_mapping: Annotated[dict[str, ClassName], Field(min_length=1, max_length=MOST_CLASSES)]
     """Map from a class name in the labels to the class to learn. Labels of all other classes are ignored."""
     image_size: ImageSize
@@ -159,6 +173,13 @@ class Dataset(ApiModel):
             cel="self.format == 'yolo' || !has(self.classNames) || size(self.classNames) == 0",
             check=lambda self: self.format == "yolo" or not self.class_names,
             message="expected classNames with format yolo only: labels of other formats name their classes",
+            given="self.format",
+        ),
+        Rule(
+            # The other formats have nothing but boxes.
+            cel="self.format in ['coco', 'yolo'] || !has(self.shapes) || self.shapes == 'refuse'",
+            check=lambda self: self.format in ("coco", "yolo") or self.shapes == "refuse",
+            message="expected shapes with format coco or yolo only: labels of the other formats have boxes",
             given="self.format",
         ),
     )

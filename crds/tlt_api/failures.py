@@ -112,7 +112,7 @@ _TABLE = (
         Reason.BAD_SAMPLES,
         23,
         False,
-        "Repair the files named in the dataset report, or relax spec.dataset.badSamples.",
+        "Repair the files named in the dataset report; badSamples.maxFraction is for images to do without.",
     ),
     FailureClass(
         Reason.CHECKSUM_MISMATCH,

@@ -186,6 +186,11 @@ class DatasetStatus(Section):
     """Number of training images."""
     validation_images: int | None = None
     """Number of validation images."""
+    unlabelled_images: int | None = None
+    """Number of usable images without a label, taken as images without objects (spec.dataset.unlabelled)."""
+    unlisted_images: int | None = None
+    """Number of images that are no part of the dataset: none of its lists names them (spec.dataset.imageSet),
+    or no COCO file."""
     classes: list[ClassCount] | None = None
     """Number of objects of each class."""
     digest: str | None = None

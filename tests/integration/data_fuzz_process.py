@@ -24,7 +24,8 @@ from tlt_runner.data.formats.coco import CocoReader
 from tlt_runner.data.formats.folders import SourceFolder
 from tlt_runner.data.formats.kitti import KittiReader
 from tlt_runner.data.formats.voc import VocReader
-from tlt_runner.data.formats.yolo import YoloReader, read_class_names
+from tlt_runner.data.formats.yolo import YoloReader
+from tlt_runner.data.formats.yolo_names import read_class_names
 from tlt_runner.data.images import decode
 from tlt_runner.data.sample import Finding, Labels, Listing, Problem, Reader
 from tlt_runner.errors import RunnerError
@@ -145,7 +146,7 @@ def _try_yaml(tried: Tried, folder: Path, data: bytes) -> None:
     path.write_bytes(data)
     tried.cases += 1
     try:
-        names = read_class_names(path)
+        names = read_class_names(path).names
     except RunnerError as error:
         error.message.encode()
         assert len(error.message) < LONGEST_MESSAGE

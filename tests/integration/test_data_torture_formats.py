@@ -85,12 +85,15 @@ def test_a_coco_file_with_every_mistake_has_a_finding_for_each(storage: Storage,
     }
     assert [(item["problem"], item["message"]) for item in report["labelFindings"]] == [
         ("LabelWithoutImage", "annotations[11] (id 200): expected an id of images[], got image_id 77"),
-        (
-            "UnsafeName",
-            "images[4] (id 8): file_name: expected a name relative to the image folder, without '..', "
-            "'\\' and control characters, got '../secret.jpg'",
-        ),
     ]
+    # Above the image folder nothing is looked for.
+    assert findings(report["orphans"]) == {
+        ("annotations/all.json", None): (
+            "LabelWithoutImage",
+            "images[4] (id 8): expected images/../secret.jpg, which does not exist, nor does an image of "
+            "that name or stem in another folder or with another extension",
+        )
+    }
     assert (report["ignoredRegions"], report["unmappedClasses"]) == (1, {"boat": 1})
     assert (report["lines"], report["objects"]) == (10, 3)
 

@@ -138,21 +138,26 @@ def test_a_file_name_may_start_with_folders_above_or_have_none(tmp_path: Path, n
     assert labels.image_size == (480, 640)
 
 
-@pytest.mark.parametrize("name", ["val/a.jpg", "other/images/sub/a.jpg", "a.png", "sub/A.jpg"])
-def test_a_file_name_of_another_folder_matches_no_image(tmp_path: Path, name: str) -> None:
+TRIED = ", nor does an image of that name or stem in another folder or with another extension"
+
+
+@pytest.mark.parametrize("name", ["c.jpg", "sub/A.jpg", "sub"])
+def test_a_file_name_that_leads_to_no_image_is_reported_with_what_was_tried(
+    tmp_path: Path, name: str
+) -> None:
     entries = [_image(1, name), _image(2, "b.jpg")]
     listing, _ = _read(tmp_path, _coco(entries, []), images=("sub/a.jpg", "b.jpg"))
-    assert [(f.file, f.problem) for f in listing.skipped] == [("images/sub/a.jpg", Problem.NO_LABEL)]
+    assert (listing.skipped, listing.outside) == ([], ["images/sub/a.jpg"])
     assert [str(finding) for finding in listing.orphans] == [
         "annotations/0.json: LabelWithoutImage: "
-        f"images[0] (id 1): expected images/{name}, which does not exist"
+        f"images[0] (id 1): expected images/{name}, which does not exist{TRIED}"
     ]
 
 
 def test_a_bare_file_name_in_two_sub_folders_is_ambiguous(tmp_path: Path) -> None:
     entries = [_image(1, "a.jpg"), _image(2, "b.jpg")]
     listing, _ = _read(tmp_path, _coco(entries, []), images=("train/a.jpg", "val/a.jpg", "b.jpg"))
-    assert [f.file for f in listing.skipped] == ["images/train/a.jpg", "images/val/a.jpg"]
+    assert listing.outside == ["images/train/a.jpg", "images/val/a.jpg"]
     assert [finding.message for finding in listing.orphans] == [
         "images[0] (id 1): expected images/a.jpg, which does not exist; "
         "it could be train/a.jpg or val/a.jpg: write the folder into file_name"
@@ -164,43 +169,245 @@ def test_file_names_match_in_composed_and_decomposed_unicode(tmp_path: Path) -> 
     assert labels.image_size == (480, 640)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "/etc/passwd",
-        "../a.jpg",
-        "sub/../../a.jpg",
-        "..",
-        "sub\\a.jpg",
-        "C:/images/a.jpg",
-        "a.jpg\0.png",
-        "a\n.jpg",
-        "\ud800.jpg",
-    ],
-)
-def test_a_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["..", "/", "../..", "a.jpg\0.png", "a\n.jpg", "\ud800.jpg"])
+def test_a_file_name_that_names_no_file_is_refused(tmp_path: Path, name: str) -> None:
     annotations = [_annotation(9, 1, [0, 0, 1, 1])] * 3
     listing, _ = _read(tmp_path, _coco([_image(5, "a.jpg"), _image(9, name)], annotations))
     (finding,) = listing.findings
     assert (finding.file, finding.problem) == ("annotations/0.json", Problem.UNSAFE_NAME)
-    assert finding.message.startswith("images[1] (id 9): file_name: expected a name relative to the image")
+    assert finding.message.startswith("images[1] (id 9): file_name: expected the path of an image, without")
     assert finding.message.endswith("; annotations that go with it: 3")
     str(finding).encode()
 
 
-def test_images_without_entry_and_entries_without_image_are_reported(tmp_path: Path) -> None:
-    content = _coco([_image(1, "a.jpg"), _image(2, "gone.jpg")], [_annotation(2, 1, [0, 0, 1, 1])])
-    listing, _ = _read(tmp_path, content, images=("a.jpg", "b.jpg", "a.png", "c.gif"))
-    assert (listing.images, listing.other_files) == (4, 0)
-    assert [(f.file, f.problem) for f in listing.skipped] == [
-        ("images/c.gif", Problem.UNSUPPORTED_IMAGE),
-        ("images/a.png", Problem.NO_LABEL),
-        ("images/b.jpg", Problem.NO_LABEL),
+SPELLED = "has backslashes, URL escapes, '..' or the folders of another machine"
+BY_BASE_NAME, BY_STEM = "is found by the end of its path", "is found with another extension"
+
+
+@pytest.mark.parametrize(
+    ("value", "how"),
+    [
+        ("s 1\\a b.jpg", SPELLED),
+        ("images\\s 1\\a b.jpg", SPELLED),
+        ("C:\\set\\images\\s 1\\a b.jpg", SPELLED),
+        ("/home/me/set/images/s 1/a b.jpg", SPELLED),
+        ("../../images/s 1/a b.jpg", SPELLED),
+        ("../old/../images/s 1/a b.jpg", SPELLED),
+        ("s%201/a%20b.jpg", SPELLED),
+        ("http://localhost:8080/data/images/s%201/a%20b.jpg?token=1", SPELLED),
+        ("/data/local-files/?d=images/s%201/a%20b.jpg", SPELLED),
+        ("/home/me/a b.jpg", BY_BASE_NAME),
+        ("../a b.jpg", BY_BASE_NAME),
+        ("D:\\a b.jpg", BY_BASE_NAME),
+        ("images/1/a b.jpg", BY_BASE_NAME),
+        ("upload/7/a%20b.jpg", BY_BASE_NAME),
+        ("other/s 1/a b.jpg", BY_BASE_NAME),
+        ("s 1/a b.png", BY_STEM),
+        ("a b.JPEG", BY_STEM),
+        ("images/1/a b.tif", BY_STEM),
+        ("a b", BY_STEM),
+    ],
+)
+def test_a_file_name_as_tools_write_it_is_found_and_said(tmp_path: Path, value: str, how: str) -> None:
+    content = _coco([_image(9, value)], [_annotation(9, 1, [0, 0, 1, 1])])
+    listing, labels = _read(tmp_path, content, images=("s 1/a b.jpg",))
+    assert (len(labels.boxes), listing.orphans, listing.findings, listing.outside) == (1, [], [], [])
+    assert listing.notes == [
+        f"annotations/0.json: the file_name of 1 images {how} (for example {value!r} is images/s 1/a b.jpg)"
     ]
+
+
+def test_a_file_name_as_it_should_be_needs_no_word(tmp_path: Path) -> None:
+    listing, _ = _read(tmp_path, _coco([_image(9, "images/a 100%.jpg")], []), images=("a 100%.jpg",))
+    assert (listing.notes, listing.warnings) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("names", "values", "reason"),
+    [
+        # Another entry is that image for sure.
+        (["a.jpg"], ["a.jpg", "/old/a.jpg"], "it could be images/a.jpg, which another entry names"),
+        (["a.jpg"], ["a.jpg", "a.png"], "it could be images/a.jpg, which another entry names"),
+        # Folders tell images apart.
+        (
+            ["t/a.jpg", "b.jpg"],
+            ["t/a.jpg", "v/b.jpg"],
+            "images/b.jpg is not taken for it, since the folders of other entries lead to images",
+        ),
+        # Two images, or two entries.
+        (["s/a.jpg", "t/a.jpg", "b.jpg"], ["b.jpg", "u/a.jpg"], "it could be s/a.jpg or t/a.jpg: write the"),
+        (
+            ["s/a.png", "a.jpg", "b.jpg"],
+            ["b.jpg", "/a.png"],
+            "it could be images/a.jpg or images/s/a.png: correct file_name",
+        ),
+        # What is there, is meant.
+        (
+            ["a.jpg", "b.jpg"],
+            ["b.jpg", "val/a.jpg"],
+            "images/a.jpg is not taken for it, since there is val/a.jpg",
+        ),
+    ],
+)
+def test_a_guess_that_may_be_wrong_is_not_made(
+    tmp_path: Path, names: list[str], values: list[str], reason: str
+) -> None:
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val/a.jpg").touch()
+    entries = [_image(number, value) for number, value in enumerate(values)]
+    lost = [_annotation(1, 1, [0, 0, 1, 1])] * 2
+    reader = _reader(tmp_path, names, _coco(entries, lost))
+    listing = reader.listing()
+    (orphan,) = listing.orphans
+    assert str(orphan).startswith("annotations/0.json: LabelWithoutImage: images[1] (id 1): expected images/")
+    assert reason in orphan.message and orphan.message.endswith("; annotations that go with it: 2")
+    assert [len(reader.read(sample, (1, 1)).boxes) for sample in listing.samples] == [0]
+    assert len(listing.outside) == len(names) - 1
+
+
+def test_two_entries_that_could_be_one_image_are_neither(tmp_path: Path) -> None:
+    entries = [_image(1, "/x/a.jpg"), _image(2, "/y/a.jpg"), _image(3, "b.jpg")]
+    listing, _ = _read(tmp_path, _coco(entries, []), images=("a.jpg", "b.jpg"))
+    assert [finding.entry for finding in listing.orphans] == ["images[0] (id 1)", "images[1] (id 2)"]
+    assert {finding.message.partition("; ")[2] for finding in listing.orphans} == {
+        "it could be images/a.jpg, and so could other entries: correct file_name"
+    }
+
+
+def test_a_guess_waits_for_the_files_that_name_the_image_itself(tmp_path: Path) -> None:
+    other = _coco([_image(1, "/old/a.jpg")], [_annotation(1, 1, [0, 0, 1, 1])])
+    itself = _coco([_image(1, "a.jpg")], [_annotation(1, 7, [0, 0, 1, 1])])
+    listing, labels = _read(tmp_path, other, itself)
+    assert [box.class_name for box in labels.boxes] == ["train"]
+    assert [finding.file for finding in listing.orphans] == ["annotations/0.json"]
+
+
+def test_one_name_in_two_files_is_one_guess(tmp_path: Path) -> None:
+    first = _coco([_image(1, "/old/a.jpg")], [_annotation(1, 1, [0, 0, 1, 1])])
+    second = _coco([_image(4, "/old/a.jpg")], [_annotation(4, 7, [0, 0, 1, 1])])
+    listing, labels = _read(tmp_path, first, second)
+    assert [box.class_name for box in labels.boxes] == ["person", "train"]
+    assert len(listing.notes) == 2
+
+
+def test_images_without_entry_are_no_part_and_entries_without_image_are_reported(tmp_path: Path) -> None:
+    content = _coco([_image(1, "a.jpg"), _image(2, "gone.jpg")], [_annotation(2, 1, [0, 0, 1, 1])])
+    names = ("a.jpg", "b.jpg", "a.png", "c.gif")
+    listing, _ = _read(tmp_path, content, images=names)
+    assert (listing.images, listing.other_files, listing.outside) == (2, 0, ["images/a.png", "images/b.jpg"])
+    assert [(f.file, f.problem) for f in listing.skipped] == [("images/c.gif", Problem.UNSUPPORTED_IMAGE)]
     assert [str(finding) for finding in listing.orphans] == [
         "annotations/0.json: LabelWithoutImage: images[1] (id 2): expected images/gone.jpg, "
-        "which does not exist; annotations that go with it: 1"
+        f"which does not exist{TRIED}; annotations that go with it: 1"
     ]
+
+
+@pytest.mark.parametrize(
+    ("unlabelled", "samples", "skipped"),
+    [("bad", ["a"], ["images/c.gif", "images/b.jpg"]), ("background", ["a", "b"], ["images/c.gif"])],
+)
+def test_images_without_entry_are_what_the_data_set_says(
+    tmp_path: Path, unlabelled: Any, samples: list[str], skipped: list[str]
+) -> None:
+    files = _reader(tmp_path, ["a.jpg", "b.jpg", "c.gif"], _coco([_image(1, "a.jpg")], [])).files
+    reader = CocoReader(SourceFolder(tmp_path / "images", "images"), files, unlabelled)
+    listing = reader.listing()
+    assert ([sample.stem for sample in listing.samples], listing.images) == (samples, 3)
+    assert ([finding.file for finding in listing.skipped], listing.outside) == (skipped, [])
+    assert [reader.read(sample, (1, 1)).boxes for sample in listing.samples] == [()] * len(samples)
+
+
+TRIANGLE = [[10, 40, 30.5, 20, 50, 60]]
+
+
+@pytest.mark.parametrize("bbox", [{}, {"bbox": None}, {"bbox": []}])
+def test_an_outline_without_a_box_becomes_one_where_asked(tmp_path: Path, bbox: dict[str, Any]) -> None:
+    outline = {
+        "id": 8,
+        "image_id": 1,
+        "category_id": 7,
+        "segmentation": [*TRIANGLE, [0, 30, 5, 35, 0, 35]],
+        **bbox,
+    }
+    content = _coco([_image(1, "a.jpg")], [outline, _annotation(1, 1, [0, 0, 1, 1], segmentation=TRIANGLE)])
+    files = _reader(tmp_path, ["a.jpg"], content).files
+    asked = CocoReader(SourceFolder(tmp_path / "images", "images"), files, shapes="boundingBox")
+    (sample,) = asked.listing().samples
+    boxes = (LabelledBox("train", (20.0, 0.0, 60.0, 50.0)), LabelledBox("person", (0.0, 0.0, 1.0, 1.0)))
+    assert asked.read(sample, (480, 640)) == Labels(boxes, image_size=(480, 640), outlines=1)
+    _, refused = _read(tmp_path, content)
+    assert [(finding.problem, finding.message) for finding in refused.findings] == [
+        (
+            Problem.NOT_A_BOX,
+            "annotations[0] (id 8): expected the field bbox, got an outline alone; dataset.shapes: "
+            "boundingBox takes the box around its polygons",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("outline", "problem", "message"),
+    [
+        (
+            {"counts": [1, 2], "size": [9, 9]},
+            Problem.NOT_A_BOX,
+            "expected the field bbox, got a mask alone: export",
+        ),
+        (
+            [[1, 2, 3, 4]],
+            Problem.WRONG_COLUMNS,
+            "segmentation: expected polygons of three points or more, got 4",
+        ),
+        (
+            [[1, 2, 3, 4, 5, 6, 7]],
+            Problem.WRONG_COLUMNS,
+            "segmentation: expected polygons of three points or more",
+        ),
+        (
+            [1, 2, 3, 4, 5, 6],
+            Problem.WRONG_COLUMNS,
+            "segmentation: expected polygons of three points or more, got",
+        ),
+        ([[1, 2, "3", 4, 5, 6]], Problem.NOT_A_NUMBER, "segmentation: expected finite numbers, got '3'"),
+        ([[1, 2, 3e9, 4, 5, 6]], Problem.NOT_A_NUMBER, "segmentation: expected -1e+06 to 1e+06"),
+        (
+            [[1, 2, 1, 4, 1, 6]],
+            Problem.INVERTED_BOX,
+            "segmentation: expected points that leave an area, got 3",
+        ),
+    ],
+)
+def test_an_outline_that_makes_no_box_is_a_finding(
+    tmp_path: Path, outline: object, problem: Problem, message: str
+) -> None:
+    annotations = [{"id": 8, "image_id": 1, "category_id": 7, "segmentation": outline}]
+    files = _reader(tmp_path, ["a.jpg"], _coco([_image(1, "a.jpg")], annotations)).files
+    reader = CocoReader(SourceFolder(tmp_path / "images", "images"), files, shapes="boundingBox")
+    (sample,) = reader.listing().samples
+    (finding,) = reader.read(sample, (480, 640)).findings
+    assert (finding.problem, message in finding.message) == (problem, True)
+
+
+CROWDS = (
+    "they are regions to leave out of account, neither learnt nor judged. Tools (CVAT, datumaro) write masks "
+    "drawn with a brush so: export boxes or polygons, or set iscrowd to 0 where one annotation marks one "
+    "object"
+)
+
+
+@pytest.mark.parametrize(
+    ("crowds", "objects", "counts"),
+    [(4, 0, "all 4"), (2, 2, "2 of 4"), (1, 9, "1 of 10"), (1, 10, None), (0, 4, None)],
+)
+def test_a_file_with_many_crowds_is_named(
+    tmp_path: Path, crowds: int, objects: int, counts: str | None
+) -> None:
+    annotations = [_annotation(1, 7, [n, 0, 1, 1], iscrowd=1) for n in range(crowds)]
+    annotations += [_annotation(1, 1, [n, 0, 1, 1]) for n in range(objects)]
+    listing, labels = _read(tmp_path, _coco([_image(1, "a.jpg")], annotations))
+    assert (len(labels.ignored), len(labels.boxes)) == (crowds, objects)
+    text = f"annotations/0.json: {counts} annotations have iscrowd: 1 (train {crowds}): {CROWDS}"
+    assert listing.warnings == ([] if counts is None else [text])
 
 
 def test_the_first_of_two_images_with_one_stem_is_used(tmp_path: Path) -> None:

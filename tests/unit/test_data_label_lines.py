@@ -107,9 +107,9 @@ YOLO_FINDINGS = [
     ),
     (
         "1 0.1 0.1 0.9 0.1 0.5 0.9",
-        Problem.WRONG_COLUMNS,
-        "expected 5 columns (class cx cy w h) or 6 (with a score), got 7, which could be a polygon, "
-        "a rotated box or keypoints: those are not read, make boxes of them: 1 0.1 0.1",
+        Problem.NOT_A_BOX,
+        "expected 5 columns (class cx cy w h) or 6 (with a score), got 7: a polygon; dataset.shapes: "
+        "boundingBox takes the box around it: 1 0.1 0.1",
     ),
     ("car 0.5 0.5 0.2 0.2", Problem.NOT_A_NUMBER, "class (column 1): expected a whole number, got 'car'"),
     ("0.5 0.5 0.5 0.2 0.2", Problem.NOT_A_NUMBER, "class (column 1): expected a whole number, got '0.5'"),

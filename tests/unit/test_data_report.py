@@ -343,8 +343,9 @@ def test_the_status_summarises_the_report_of_refused_data_too() -> None:
     # The unmapped dog and the line that cannot be read.
     assert (status.objects, status.skipped, status.dropped_objects) == (2, 1, 2)
     assert [(item.name, item.objects) for item in status.classes or ()] == [("person", 0), ("vehicle", 2)]
-    # No man in the labels, and so no person; no vehicle in validation.
-    assert (status.warnings, status.digest, status.records_uri) == (2, None, None)
+    # No man in the labels, and so no person; no vehicle in validation; an image left out; a line that is
+    # background.
+    assert (status.warnings, status.digest, status.records_uri) == (4, None, None)
     assert status.report_uri == "file:///out/dataset-report.html"
 
 

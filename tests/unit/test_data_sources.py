@@ -106,11 +106,14 @@ def test_the_file_with_the_classes_counts_as_a_label_file(tmp_path: Path) -> Non
 
 
 def test_yolo_without_class_names_is_refused_with_a_hint(tmp_path: Path) -> None:
-    _write(tmp_path, {"images/a.jpg": "", "labels/a.txt": "", "classes.txt": "car"})
-    failure = _failure(tmp_path, format="yolo")
+    _write(tmp_path, {"images/a.jpg": "", "labels/t/a.txt": "", "names.txt": "car"})
+    failure = _failure(tmp_path, format="yolo", labels="labels/t")
     assert failure.reason == Reason.INVALID_SPEC
-    assert failure.message.startswith("expected yolo's classes in dataset.classNames or data.yaml: ")
-    assert failure.message.endswith("holds: classes.txt, images/, labels/")
+    assert failure.message.startswith(
+        "expected yolo's classes in dataset.classNames or in one of data.yaml, data.yml, dataset.yaml, "
+        "obj.data, obj.names, classes.txt, _darknet.labels (in the root, images, labels, labels/t): "
+    )
+    assert failure.message.endswith("holds: images/, labels/, names.txt")
 
 
 def test_coco_labels_are_a_file_or_a_folder_of_files(tmp_path: Path) -> None:

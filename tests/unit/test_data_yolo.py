@@ -1,14 +1,17 @@
 """YOLO labels: shares become pixels, numbers become class names, and a bad line becomes a finding."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from line_formats import HEIGHT, WIDTH, YOLO, YOLO_NAMES, sample_in
 from tlt_api.failures import Reason
-from tlt_runner.data.formats.yolo import read_class_names
-from tlt_runner.data.sample import LabelledBox
+from tlt_runner.data.formats.folders import SourceFolder
+from tlt_runner.data.formats.yolo import YoloReader
+from tlt_runner.data.formats.yolo_names import read_class_names
+from tlt_runner.data.sample import LabelledBox, Labels, Problem
 from tlt_runner.errors import RunnerError
 
 GOOD = YOLO.line
@@ -43,10 +46,89 @@ def test_classes_are_counted_without_the_image(tmp_path: Path) -> None:
     assert YOLO.reader_of(tmp_path).classes(sample_in(tmp_path)) == {"bicycle": 1, "motorbike": 2}
 
 
+def _outlined(folder: Path, content: str, **fields: Any) -> Labels:
+    (folder / "a.txt").write_text(content)
+    source = SourceFolder(folder, "images"), SourceFolder(folder, "labels")
+    reader = YoloReader(*source, YOLO_NAMES, **{"shapes": "boundingBox", **fields})
+    return reader.read(sample_in(folder), (HEIGHT, WIDTH))
+
+
+@pytest.mark.parametrize(
+    ("line", "yxyx"),
+    [
+        # A triangle; a rotated box that stands on its corner; one whose corner is outside of the image.
+        ("0 0.1 0.5 0.3 0.25 0.2 0.75", (50.0, 40.0, 150.0, 120.0)),
+        ("0 0.5 0.25 0.75 0.5 0.5 0.75 0.25 0.5", (50.0, 100.0, 150.0, 300.0)),
+        ("0 -0.05 0.1 0.2 0.1 0.2 1.1 0 1", (20.0, -20.0, 220.0, 80.0)),
+    ],
+)
+def test_an_outline_becomes_the_smallest_upright_box_around_it(
+    tmp_path: Path, line: str, yxyx: tuple[float, ...]
+) -> None:
+    labels = _outlined(tmp_path, f"{GOOD}\n{line}\n")
+    assert (labels.findings, labels.outlines) == ((), 1)
+    assert [box.class_name for box in labels.boxes] == ["motorbike", "bicycle"]
+    assert labels.boxes[1].yxyx == pytest.approx(yxyx)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem", "message"),
+    [
+        (
+            "0 0.1 0.2 0.3 0.4 0.5 0.6 0.7",
+            Problem.NOT_A_BOX,
+            "got 8: keypoints, of which data.yaml must give",
+        ),
+        (
+            "0 10 20 30 20 30 40",
+            Problem.OUTSIDE_IMAGE,
+            "column 2: expected a share of the image's width, -1 to 2",
+        ),
+        (
+            "0 .1 20 .3 .2 .3 .4",
+            Problem.OUTSIDE_IMAGE,
+            "column 3: expected a share of the image's height, -1 to",
+        ),
+        ("0 .1 .1 .1 .2 .1 .3", Problem.INVERTED_BOX, "expected points that leave an area: 0 .1 .1"),
+        ("7 .1 .1 .1 .2 .2 .3", Problem.UNKNOWN_CLASS, "class (column 1): expected one of the 2 classes"),
+        ("car 0 0 0 1 1 9 9 0 0 0 0 0 0 0", Problem.WRONG_COLUMNS, "or 6 (with a score), got 15: car 0 0"),
+        ("0 .1 .1 nan .2 .2 .3", Problem.WRONG_COLUMNS, "or 6 (with a score), got 7: 0 .1 .1 nan"),
+    ],
+)
+def test_an_outline_that_makes_no_box_is_a_finding(
+    tmp_path: Path, line: str, problem: Problem, message: str
+) -> None:
+    labels = _outlined(tmp_path, f"{GOOD}\n{line}\n")
+    (finding,) = labels.findings
+    assert (finding.line, finding.problem, labels.outlines, len(labels.boxes)) == (2, problem, 0, 1)
+    assert message in finding.message
+
+
+def test_the_box_of_keypoints_stands_in_the_line(tmp_path: Path) -> None:
+    # Two keypoints of three numbers behind the box: eleven columns, which could be a polygon, too.
+    line = "0 0.5 0.5 0.25 0.5 0.1 0.9 2 0.8 0.1 1"
+    labels = _outlined(tmp_path, line, keypoint_numbers=6)
+    assert labels.boxes == (LabelledBox("bicycle", (50.0, 150.0, 150.0, 250.0), line=1),)
+    refused = _outlined(tmp_path, line, keypoint_numbers=6, shapes="refuse")
+    assert [finding.problem for finding in refused.findings] == [Problem.NOT_A_BOX]
+
+
+@pytest.mark.parametrize(
+    ("shape", "numbers"),
+    [("[17, 3]", 51), ("[4, 2]", 8), ("[4, 4]", None), ("17", None), ("[a, 3]", None), ("[0, 3]", None)],
+)
+def test_data_yaml_says_how_many_numbers_keypoints_have(
+    tmp_path: Path, shape: str, numbers: int | None
+) -> None:
+    path = tmp_path / "data.yaml"
+    path.write_text(f"names: [a]\nkpt_shape: {shape}\n")
+    assert read_class_names(path).keypoint_numbers == numbers
+
+
 def _load(folder: Path, content: str | bytes) -> dict[int, str]:
     path = folder / "data.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_class_names(path)
+    return dict(read_class_names(path).names)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ class Problem(StrEnum):
     MISSING_FIELD = "MissingField"
     NOT_A_NUMBER = "NotANumber"
     UNKNOWN_CLASS = "UnknownClass"
+    NOT_A_BOX = "NotABox"
     # Boxes that were read and cannot be used.
     INVERTED_BOX = "InvertedBox"
     OUTSIDE_IMAGE = "OutsideImage"
@@ -126,12 +127,14 @@ class Labels:
         ignored: Regions marked as "do not care" (DontCare, iscrowd); they are not objects, and what lies in
             them is not background.
         image_size: Height and width of the image according to the label, if it states them.
+        outlines: Number of ``boxes`` that are the bounding box of a polygon or a rotated box.
     """
 
     boxes: tuple[LabelledBox, ...] = ()
     findings: tuple[Finding, ...] = ()
     ignored: tuple[LabelledBox, ...] = ()
     image_size: tuple[int, int] | None = None
+    outlines: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +146,9 @@ class Sample:
         stem: Sub-folders and stem, relative to the image folder: ``000001``.
         image: File.
         image_file: The image's path relative to the data set's root, for messages.
-        label_file: The label's path relative to the data set's root.
-        key: Key by which its reader finds the label: a path, or the image's path in a coco file.
+        label_file: The label's path relative to the data set's root; without a label, where it would be.
+        key: Key by which its reader finds the label: a path, or the image's path in a coco file. None for an
+            image without a label, which is an image without objects (``dataset.unlabelled: background``).
     """
 
     name: str
@@ -169,6 +173,10 @@ class Listing:
         label_files: Path relative to the data set's root and path of every file with labels.
         side_files: Files among the labels that hold none: lists, notes, captions; relative to the root.
         unlisted: Images that none of the data set's lists (imageSet) names; they are not in ``images``.
+        outside: Images that the labels do not list (coco), relative to the root: no part of the data set, and
+            not in ``images``.
+        notes: How the reader understood the files, for the report: one sentence each.
+        warnings: What a person should look at before training on them, for the report: one sentence each.
     """
 
     samples: Sequence[Sample]
@@ -180,6 +188,14 @@ class Listing:
     label_files: Sequence[tuple[str, Path]]
     side_files: Sequence[str] = ()
     unlisted: int = 0
+    outside: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+
+    @property
+    def unlabelled(self) -> list[str]:
+        """Samples without a label: paths of the images relative to the root."""
+        return [sample.image_file for sample in self.samples if sample.key is None]
 
 
 @dataclass(frozen=True)
@@ -199,6 +215,7 @@ class SampleOutcome:
         ignored: Regions of the label to leave out of account.
         regions: Those of them in the record: inside the image, and of every class or of one to learn.
         oddities: Unusual properties of the image.
+        outlines: Label lines of which the bounding box of a polygon or a rotated box was taken.
     """
 
     example: bytes | None = None
@@ -213,6 +230,7 @@ class SampleOutcome:
     ignored: int = 0
     regions: int = 0
     oddities: tuple[Oddity, ...] = ()
+    outlines: int = 0
 
 
 class Reader(Protocol):

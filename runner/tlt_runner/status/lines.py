@@ -69,11 +69,18 @@ def line(section: StatusModel) -> str:
 @line.register
 def _(dataset: DatasetStatus) -> str:
     classes = ", ".join(f"{item.name} {item.objects}" for item in dataset.classes or ())
+    # Said only where there are some.
+    counts = {
+        "images without a label, taken as background": dataset.unlabelled_images,
+        "images no part of it": dataset.unlisted_images,
+    }
+    others = "".join(f", {count} {name}" for name, count in counts.items() if count)
     page = f"; {dataset.warnings or 0} warnings, see {dataset.report_uri}" if dataset.report_uri else ""
     return (
         f"data set: {dataset.images} images ({dataset.training_images} to train on, "
         f"{dataset.validation_images} to validate on), {dataset.objects} objects, "
-        f"{dataset.skipped or 0} images skipped, {dataset.dropped_objects or 0} objects dropped; "
+        f"{dataset.skipped or 0} images skipped, {dataset.dropped_objects or 0} objects dropped"
+        f"{others}; "
         f"by class: {classes or 'not known'}{page}"
     )
 

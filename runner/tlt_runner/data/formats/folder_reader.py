@@ -10,11 +10,12 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from posixpath import basename, splitext
 from typing import ClassVar, Self
 
+from tlt_api.dataset import Unlabelled
 from tlt_runner.data.formats import folders
 from tlt_runner.data.formats.folders import IMAGE_SUFFIXES, SourceFolder, file_of
 from tlt_runner.data.formats.format import DatasetRoot
@@ -32,21 +33,25 @@ class FolderReader(ABC):
     Attributes:
         images: Folder of images.
         labels: Folder of labels.
+        unlabelled: What an image without a label file is.
         suffix: Suffix of label files, in lower case.
     """
 
     images: SourceFolder
     labels: SourceFolder
+    unlabelled: Unlabelled = field(default="bad", kw_only=True)
     suffix: ClassVar[str]
 
     @classmethod
     def open(cls, root: DatasetRoot, images: str, labels: str) -> Self:
         """Open two folders below a data set's root."""
-        return cls(root.folder(images), root.folder(labels))
+        # Tools write a file for every image, an empty one where there is no object: a missing one is lost.
+        unlabelled = root.dataset.unlabelled or "bad"
+        return cls(root.folder(images), root.folder(labels), unlabelled=unlabelled)
 
     def listing(self) -> Listing:
         """Pair images and labels by name."""
-        return pair(self.images, self.labels, self.suffix)
+        return pair(self.images, self.labels, self.suffix, self.unlabelled)
 
     def classes(self, sample: Sample) -> Counter[str]:
         """Count the objects of a label file by class."""
@@ -54,7 +59,9 @@ class FolderReader(ABC):
         return Counter(box.class_name for box in self.read(sample, (1, 1)).boxes)
 
     def read(self, sample: Sample, image_size: tuple[int, int]) -> Labels:
-        """Read one label file."""
+        """Read one label file; an image without one has no objects."""
+        if sample.key is None:
+            return Labels()
         # key is an object for all formats; of these it is the label's path.
         return self.read_file(Path(str(sample.key)), sample.label_file, image_size)
 
@@ -84,7 +91,7 @@ _SIDE_FILE = re.compile(r"classes|labels|names|notes|readme.*|train|val|valid|te
 """Names of what tools and people put beside labels, where no image has them."""
 
 
-def pair(images: SourceFolder, labels: SourceFolder, suffix: str) -> Listing:
+def pair(images: SourceFolder, labels: SourceFolder, suffix: str, unlabelled: Unlabelled = "bad") -> Listing:
     """Give every image the label of the same name.
 
     The label of ``a/000001.jpg`` is ``a/000001`` with the suffix below the labels' folder. Where there is
@@ -94,9 +101,10 @@ def pair(images: SourceFolder, labels: SourceFolder, suffix: str) -> Listing:
         images: The images' folder.
         labels: The labels'.
         suffix: How labels end, in lower case.
+        unlabelled: What an image without a label is. One whose label is there and cannot be opened is bad.
 
     Returns:
-        The listing; a sample's ``key`` is the path of its label.
+        The listing; a sample's ``key`` is the path of its label, None without one.
 
     Raises:
         OSError: A folder cannot be listed.
@@ -108,6 +116,7 @@ def pair(images: SourceFolder, labels: SourceFolder, suffix: str) -> Listing:
     # Labels that lie flat and could be of images in several sub-folders.
     rivals = _rivals(stems, label_names)
     paths = {name: labels.path / name for name in label_names.values()}
+    closed = _closed(labels, findings, suffix)
     samples: dict[str, Sample] = {}
     skipped = list(image_files.skipped)
     for name in image_files.names:
@@ -118,11 +127,13 @@ def pair(images: SourceFolder, labels: SourceFolder, suffix: str) -> Listing:
         if key in samples:
             message = f"{basename(samples[key].image_file)} has the same stem and is used"
             skipped.append(Finding(images.file(name), Problem.DUPLICATE_NAME, message))
-        elif label is None:
+        elif label is None and (
+            unlabelled == "bad" or closed is None or not closed.isdisjoint((key, basename(key)))
+        ):
             message = f"expected {labels.file(splitext(name)[0] + suffix)}, which does not exist"
             skipped.append(Finding(images.file(name), Problem.NO_LABEL, message))
         # A label outside of the sub-folders fits every image of its name: with several, none of them gets it.
-        elif key not in label_names and len(rivals[basename(key)]) > 1:
+        elif label is not None and key not in label_names and len(rivals[basename(key)]) > 1:
             message = _ambiguous(labels.file(label), rivals[basename(key)])
             skipped.append(Finding(images.file(name), Problem.DUPLICATE_NAME, message))
         else:
@@ -131,8 +142,8 @@ def pair(images: SourceFolder, labels: SourceFolder, suffix: str) -> Listing:
                 stem=splitext(name)[0],
                 image=images.path / name,
                 image_file=images.file(name),
-                label_file=labels.file(label),
-                key=paths[label],
+                label_file=labels.file(label or splitext(name)[0] + suffix),
+                key=None if label is None else paths[label],
             )
     # classes.txt or train.txt beside the labels is a list that tools leave there, and no orphaned label.
     without_image = [name for key, name in label_names.items() if key not in stems and key not in rivals]
@@ -150,6 +161,18 @@ def pair(images: SourceFolder, labels: SourceFolder, suffix: str) -> Listing:
         label_files=list(label_files.items()),
         side_files=[labels.file(name) for name in without_image if name in side_files],
     )
+
+
+def _closed(labels: SourceFolder, findings: Sequence[Finding], suffix: str) -> set[str] | None:
+    """Stems of labels that are there and cannot be opened; None: a whole folder, so of any image."""
+    closed: set[str] = set()
+    for finding in findings:
+        if finding.problem == Problem.UNREADABLE_LABEL:
+            (name,) = _names(labels, [finding])
+            if splitext(name)[1].lower() != suffix:
+                return None
+            closed.add(stem(name))
+    return closed
 
 
 def _rivals(stems: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, list[str]]:

@@ -1,13 +1,16 @@
 """YOLO labels, read and written: one text file an image, a line ``class cx cy w h`` an object.
 
-The class is a number; its name comes from ``classNames`` or from ``names`` in the data set's ``data.yaml``.
-Centre, width and height are shares of the image's width and height. The score of predictions, a sixth column,
-is not read. Lines of more columns are polygons, rotated boxes or keypoints; they get a finding. Source: the
-Ultralytics documentation of detection data sets.
+The class is a number; its name comes from ``classNames`` or from a file that tools write with the labels
+(:mod:`~tlt_runner.data.formats.yolo_names`). Centre, width and height are shares of the image's width and
+height. The score of predictions, a sixth column, is not read. An image without a label file has no objects,
+unless the data set says otherwise (``dataset.unlabelled``). Source: the Ultralytics documentation of
+detection, segmentation and oriented boxes.
 
-``data.yaml`` is not trusted. Its YAML is only taken apart, no object is made of it: aliases and merge keys,
-with which a small file describes a huge one, stay references, tags are not obeyed, and a class called ``no``
-or ``1`` keeps its name.
+Lines with more columns outline their object: ``class x1 y1 x2 y2 x3 y3 ...``, a polygon, or with four corners
+a rotated box. With ``dataset.shapes: boundingBox`` the smallest upright box around the points is taken.
+Without it their image is left out as a whole, because its other objects alone would teach that the outlined
+ones are background. Keypoints, ``class cx cy w h`` and then points, look the same and are known by
+``kpt_shape`` in data.yaml; their box stands in the line.
 
 Folders are written as ``images/{train,val}``, ``labels/{train,val}`` and ``data.yaml`` with the classes'
 names. Shares have 10 decimals: on an image of 10,000 pixels an edge moves by less than 0.00001 pixels.
@@ -16,27 +19,23 @@ names. Shares have 10 decimals: on an image of 10,000 pixels an edge moves by le
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Self
 
 import yaml
 
-from tlt_api.dataset import LONGEST_CLASS
-from tlt_api.failures import Reason
-from tlt_runner.data.formats import lines
+from tlt_api.dataset import Shapes
+from tlt_runner.data.formats import lines, yolo_names
 from tlt_runner.data.formats.folder_reader import FolderReader
 from tlt_runner.data.formats.format import DatasetRoot, ExportedImage, Format, Writer
-from tlt_runner.data.formats.names import is_safe, printable
 from tlt_runner.data.records import Subset
 from tlt_runner.data.sample import Finding, LabelledBox, Labels, Listing, Problem
-from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
 
-NAMES_FILE = "data.yaml"
-MAX_NAMES_BYTES = 256 << 10
-_MAX_CLASS_NUMBER = 100_000
 COLUMNS = (5, 6)
+FEWEST_OUTLINE_COLUMNS = 7
+"""Columns of a polygon of three points."""
 ROUNDING = 1e-6
 """Share of a side by which an edge may lie outside the image, since tools write six decimals; it moves to
 the image's edge."""
@@ -49,47 +48,62 @@ class YoloReader(FolderReader):
 
     Attributes:
         class_names: Class by number.
-        names_files: The file that the class names are from, if any, with its path relative to the data set's
-            root.
+        names_files: The files that the class names are from, if any, with their paths relative to the data
+            set's root.
+        shapes: What is done with polygons and rotated boxes.
+        keypoint_numbers: Numbers behind the box of each line, of a data set of keypoints.
     """
 
     class_names: Mapping[int, str]
     names_files: Sequence[tuple[str, Path]] = ()
+    shapes: Shapes = field(default="refuse", kw_only=True)
+    keypoint_numbers: int | None = field(default=None, kw_only=True)
     suffix = ".txt"
 
     @classmethod
     def open(cls, root: DatasetRoot, images: str, labels: str) -> Self:
-        """Open two folders below a data set's root, which names the classes or has a data.yaml."""
+        """Open two folders below a data set's root, which names the classes or has a file that does."""
         image_folder, label_folder = root.folder(images), root.folder(labels)
-        # Names in the manifest win: data.yaml is then not even read.
-        if root.dataset.class_names:
-            return cls(image_folder, label_folder, dict(enumerate(root.dataset.class_names)))
-        path = _names_file(root)
-        with storage_errors(root.dataset.uri):
-            names = read_class_names(path)
-        return cls(image_folder, label_folder, names, [(NAMES_FILE, path)])
+        dataset = root.dataset
+        # Names in the manifest win: the files are then not even read.
+        if dataset.class_names:
+            classes = yolo_names.ClassNames(dict(enumerate(dataset.class_names)))
+        else:
+            classes = yolo_names.find(root, [images, labels])
+        return cls(
+            image_folder,
+            label_folder,
+            classes.names,
+            classes.files,
+            # The field's rule: tools write no file for an image without objects.
+            unlabelled=dataset.unlabelled or "background",
+            shapes=dataset.shapes,
+            keypoint_numbers=classes.keypoint_numbers,
+        )
 
     def listing(self) -> Listing:
         """Pair images and labels by name."""
         listing = super().listing()
-        # data.yaml counts as a label file: when a class is renamed in it, the records are made again.
-        return replace(listing, label_files=[*listing.label_files, *self.names_files])
+        # Their files count as label files: when a class is renamed in one, the records are made again.
+        label_files = dict([*listing.label_files, *self.names_files])
+        names = [file for file, _ in self.names_files]
+        notes = [f"class names are those of {' and '.join(names)}"] if names else []
+        side_files = [file for file in listing.side_files if file not in names]
+        return replace(listing, label_files=list(label_files.items()), side_files=side_files, notes=notes)
 
     def read_file(self, path: Path, file: str, image_size: tuple[int, int]) -> Labels:
         """Read one label file; its shares become pixels of an image of ``image_size`` (height, width)."""
-        parse = partial(parse_line, class_names=self.class_names, image_size=image_size)
-        return lines.read(path, file, parse)
-
-
-def _names_file(root: DatasetRoot) -> Path:
-    try:
-        return root.file(NAMES_FILE)
-    except NotFoundError as error:
-        raise RunnerError(
-            Reason.INVALID_SPEC,
-            f"expected yolo's classes in dataset.classNames or {NAMES_FILE}: {error.message}",
-            "Name the classes by number, from 0, in spec.dataset.classNames.",
-        ) from error
+        outlines: list[int] = []
+        parse = partial(
+            parse_line,
+            class_names=self.class_names,
+            image_size=image_size,
+            shapes=self.shapes,
+            keypoint_numbers=self.keypoint_numbers,
+            outlines=outlines,
+        )
+        labels = lines.read(path, file, parse)
+        return replace(labels, outlines=len(outlines)) if outlines else labels
 
 
 def parse_line(
@@ -99,15 +113,33 @@ def parse_line(
     *,
     class_names: Mapping[int, str],
     image_size: tuple[int, int],
+    shapes: Shapes = "refuse",
+    keypoint_numbers: int | None = None,
+    outlines: list[int] | None = None,
 ) -> LabelledBox | Finding:
-    """Parse one line: an object, or what is wrong with it."""
+    """Parse one line: an object, or what is wrong with it.
+
+    Args:
+        columns: The line's columns.
+        file: The label file, for messages.
+        number: The line's number, from 1.
+        class_names: Class by number.
+        image_size: Height and width of the image.
+        shapes: What is done with outlines instead of boxes.
+        keypoint_numbers: Numbers behind the box of each line, of a data set of keypoints.
+        outlines: Receives the line's number if its box is the bounding box of an outline.
+    """
 
     def wrong(problem: Problem, message: str) -> Finding:
         return Finding(file, problem, message, number)
 
-    # Polygons and keypoints are lines of more columns; taken for boxes they would be nonsense.
-    if len(columns) not in COLUMNS:
-        return wrong(Problem.WRONG_COLUMNS, _columns_message(columns))
+    is_box = len(columns) in COLUMNS
+    # Text among the columns: a line of another format, such as KITTI's.
+    if not is_box and (len(columns) < FEWEST_OUTLINE_COLUMNS or None in map(lines.number, columns)):
+        return wrong(Problem.WRONG_COLUMNS, f"{_expected(columns)}: {lines.shown(columns)}")
+    # Outlines and keypoints are lines of more columns; taken for boxes they would be nonsense.
+    if not is_box and shapes == "refuse":
+        return wrong(Problem.NOT_A_BOX, _outline_message(columns))
     # A class number may be written with a decimal point: "3.0".
     class_id = lines.number(columns[0])
     if class_id is None or class_id != int(class_id):
@@ -116,27 +148,72 @@ def parse_line(
     class_name = class_names.get(int(class_id))
     if class_name is None:
         return wrong(Problem.UNKNOWN_CLASS, f"{_class_message(class_names)}, got {columns[0][:40]!r}")
+    has_box = is_box or len(columns) - 5 == keypoint_numbers
+    edges = _box_edges(columns) if has_box else _outline_edges(columns)
+    if not isinstance(edges, tuple):
+        return wrong(edges.problem, edges.message)
+    if not is_box and outlines is not None:
+        outlines.append(number)
+    (x1, x2), (y1, y2) = edges
+    # Only here shares become pixels; y and x have their own side.
+    height, width = image_size
+    return LabelledBox(class_name, (y1 * height, x1 * width, y2 * height, x2 * width), line=number)
+
+
+@dataclass(frozen=True)
+class _Wrong:
+    """What is wrong with the numbers of a line."""
+
+    problem: Problem
+    message: str
+
+
+_Edges = tuple[tuple[float, float], tuple[float, float]]
+"""Left and right, top and bottom edge, as shares of the image's sides."""
+
+
+def _box_edges(columns: Sequence[str]) -> _Edges | _Wrong:
+    """Read centre and size."""
     values = []
-    for column, field in enumerate(_NUMBERS, start=2):
+    for column, name in enumerate(_NUMBERS, start=2):
         value, text = lines.number(columns[column - 1]), columns[column - 1][:40]
-        position = f"{field} (column {column})"
+        position = f"{name} (column {column})"
         if value is None:
-            return wrong(Problem.NOT_A_NUMBER, f"{position}: expected a finite number, got {text!r}")
+            return _Wrong(Problem.NOT_A_NUMBER, f"{position}: expected a finite number, got {text!r}")
         # Columns 4 and 5 are width and height, which must leave an area.
         if column > 3 and value <= 0:
-            return wrong(Problem.INVERTED_BOX, f"{position}: expected more than 0, got {text!r}")
+            return _Wrong(Problem.INVERTED_BOX, f"{position}: expected more than 0, got {text!r}")
         if not -ROUNDING <= value <= 1 + ROUNDING:
             side = "width" if column in (2, 4) else "height"
             message = f"{position}: expected a share of the image's {side}, 0 to 1, got {text!r}"
-            return wrong(Problem.OUTSIDE_IMAGE, message)
+            return _Wrong(Problem.OUTSIDE_IMAGE, message)
         values.append(value)
     (x1, x2), (y1, y2) = _edges(values[0], values[2]), _edges(values[1], values[3])
     if not (x1 < x2 and y1 < y2):
         got = f"got {columns[3][:40]!r} and {columns[4][:40]!r}"
-        return wrong(Problem.INVERTED_BOX, f"expected a width and a height that leave an area, {got}")
-    # Only here shares become pixels; y and x have their own side.
-    height, width = image_size
-    return LabelledBox(class_name, (y1 * height, x1 * width, y2 * height, x2 * width), line=number)
+        return _Wrong(Problem.INVERTED_BOX, f"expected a width and a height that leave an area, {got}")
+    return (x1, x2), (y1, y2)
+
+
+def _outline_edges(columns: Sequence[str]) -> _Edges | _Wrong:
+    """Read the points of an outline; return the edges of the smallest upright box around them."""
+    if len(columns) % 2 == 0:
+        return _Wrong(Problem.NOT_A_BOX, _outline_message(columns))
+    values = []
+    for column, text in enumerate(columns[1:], start=2):
+        value = float(text)
+        # The corners of a rotated box may lie outside of the image, but not by more than its own size:
+        # numbers beyond that are pixels.
+        if not -1 <= value <= 2:
+            side = "width" if column % 2 == 0 else "height"
+            message = f"column {column}: expected a share of the image's {side}, -1 to 2, got {text[:40]!r}"
+            return _Wrong(Problem.OUTSIDE_IMAGE, message)
+        values.append(value)
+    xs, ys = values[0::2], values[1::2]
+    if not (min(xs) < max(xs) and min(ys) < max(ys)):
+        message = f"expected points that leave an area: {lines.shown(list(columns))}"
+        return _Wrong(Problem.INVERTED_BOX, message)
+    return (min(xs), max(xs)), (min(ys), max(ys))
 
 
 def _edges(centre: float, size: float) -> tuple[float, float]:
@@ -145,87 +222,25 @@ def _edges(centre: float, size: float) -> tuple[float, float]:
     return 0.0 if -ROUNDING <= low < 0 else low, 1.0 if 1 < high <= 1 + ROUNDING else high
 
 
-def _columns_message(columns: list[str]) -> str:
-    expected = f"expected 5 columns (class cx cy w h) or 6 (with a score), got {len(columns)}"
-    if len(columns) > max(COLUMNS):
-        expected += (
-            ", which could be a polygon, a rotated box or keypoints: those are not read, make boxes of them"
-        )
-    return f"{expected}: {lines.shown(columns)}"
+def _expected(columns: Sequence[str]) -> str:
+    return f"expected 5 columns (class cx cy w h) or 6 (with a score), got {len(columns)}"
+
+
+def _outline_message(columns: Sequence[str]) -> str:
+    """Say what a line of more columns may be, and what makes a box of it."""
+    line = lines.shown(list(columns))
+    # Pairs of numbers behind the class are points.
+    if len(columns) % 2 == 0:
+        kind = "keypoints, of which data.yaml must give kpt_shape, or no YOLO labels"
+        return f"{_expected(columns)}: {kind}: {line}"
+    kind = "a rotated box or a polygon" if len(columns) == 9 else "a polygon"
+    return f"{_expected(columns)}: {kind}; dataset.shapes: boundingBox takes the box around it: {line}"
 
 
 def _class_message(class_names: Mapping[int, str]) -> str:
     # data.yaml may number its classes with gaps.
     numbers = f"0 to {len(class_names) - 1}" if max(class_names) == len(class_names) - 1 else "of the list"
     return f"class (column 1): expected one of the {len(class_names)} classes, {numbers}"
-
-
-def read_class_names(path: Path) -> dict[int, str]:
-    """Read the classes of a ``data.yaml`` by number.
-
-    Raises:
-        RunnerError: ``InvalidSpec``, with the field at fault, where it does not say.
-        OSError: It cannot be read.
-    """
-    try:
-        # compose() builds nodes only: no object is made, no alias expanded, and "no" stays a text.
-        root = yaml.compose(lines.text(path, MAX_NAMES_BYTES), Loader=yaml.SafeLoader)
-    except RecursionError as error:
-        raise _invalid_names("expected YAML, got lists in lists without end") from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise _invalid_names(f"expected YAML: {' '.join(str(error).split())[:200]}") from error
-    if not isinstance(root, yaml.MappingNode):
-        raise _invalid_names("expected fields, among them names")
-    fields = {key.value: value for key, value in root.value if isinstance(key, yaml.ScalarNode)}
-    if "names" not in fields:
-        got = ", ".join(printable(key[:40]) for key in list(fields)[:10])
-        raise _invalid_names(f"expected the field names, got {got or 'none'}")
-    names = _names_by_number(fields["names"])
-    # nc is redundant; where it contradicts names, one of them is wrong, and class numbers would be off.
-    count = fields.get("nc")
-    if isinstance(count, yaml.ScalarNode) and count.value != str(len(names)):
-        raise _invalid_names(f"expected as many names as nc says, {count.value[:20]!r}, got {len(names)}")
-    return names
-
-
-def _names_by_number(node: yaml.Node) -> dict[int, str]:
-    # Both forms are Ultralytics': a list, whose positions are the numbers, or a mapping from numbers.
-    if isinstance(node, yaml.SequenceNode):
-        pairs = list(enumerate(node.value))
-    elif isinstance(node, yaml.MappingNode):
-        pairs = [(_class_number(key), value) for key, value in node.value]
-    else:
-        raise _invalid_names("names: expected a list, or number: name", node)
-    names: dict[int, str] = {}
-    for number, value in pairs:
-        # An alias or a nested list is no name.
-        name = value.value if isinstance(value, yaml.ScalarNode) else None
-        if name is None or not 1 <= len(name) <= LONGEST_CLASS or not is_safe(name):
-            expected = f"a name of 1 to {LONGEST_CLASS} characters"
-            raise _invalid_names(f"names: expected {expected} for class {number}", value)
-        if number in names:
-            raise _invalid_names(f"names: expected every number once, got {number} twice", value)
-        names[number] = name
-    if not names:
-        raise _invalid_names("names: expected at least one class", node)
-    return names
-
-
-def _class_number(node: yaml.Node) -> int:
-    text = node.value if isinstance(node, yaml.ScalarNode) else ""
-    # isdigit() alone takes digits of other scripts; the length is checked before int() sees the text.
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= _MAX_CLASS_NUMBER):
-        raise _invalid_names(f"names: expected class numbers from 0, got {text[:40]!r}", node)
-    return int(text)
-
-
-def _invalid_names(message: str, node: yaml.Node | None = None) -> RunnerError:
-    line = f":{node.start_mark.line + 1}" if node is not None else ""
-    return RunnerError(
-        Reason.INVALID_SPEC,
-        f"{NAMES_FILE}{line}: {message}",
-        "Correct the file, or name the classes by number in spec.dataset.classNames.",
-    )
 
 
 _LABEL_FOLDERS: dict[Subset, str] = {"training": "labels/train", "validation": "labels/val"}
@@ -261,7 +276,7 @@ class YoloWriter(Writer):
             "names": list(self._classes),
         }
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-        self._write(NAMES_FILE, [text])
+        self._write(yolo_names.YAML_FILES[0], [text])
 
     def _line(self, box: LabelledBox, size: tuple[int, int]) -> str:
         y1, x1, y2, x2 = box.yxyx

@@ -155,6 +155,7 @@ def convert_image(
         ignored=len(labels.ignored),
         regions=len(regions),
         oddities=header.oddities,
+        outlines=labels.outlines,
     )
     return ConvertedImage(data, suffix, original_size, placement, transformed.boxes, regions, outcome)
 
@@ -164,6 +165,8 @@ def refused(sample: Sample, error: BadImageError) -> SampleOutcome:
     return SampleOutcome(skipped=Finding(sample.image_file, error.problem, error.message))
 
 
+_NO_LABEL_AT_ALL = {Problem.UNREADABLE_LABEL, Problem.NOT_A_BOX}
+"""Problems of a line for which its image is left out, with all its objects."""
 EXACT = 1e-3
 """Tolerance in pixels: label formats round."""
 ROUNDED = 2.0
@@ -174,13 +177,14 @@ def check_label(header: Header, labels: Labels) -> None:
     """Check that a label could be read and is of an image of this size.
 
     An image whose label cannot be read is no image without objects: it would teach that they are background.
+    The same holds for a label with outlines that are not to become boxes.
 
     Raises:
-        BadImageError: ``UnreadableLabel``, ``SizeMismatch``.
+        BadImageError: ``UnreadableLabel``, ``NotABox``, ``SizeMismatch``.
     """
     # Lines that cannot be used are dropped one by one; a label that cannot be read has no lines.
     for finding in labels.findings:
-        if finding.problem == Problem.UNREADABLE_LABEL:
+        if finding.problem in _NO_LABEL_AT_ALL:
             raise BadImageError(finding.problem, f"{finding.position}: {finding.message}")
     labelled = labels.image_size
     # Labels of another size belong to another image, or to one that was resized since.

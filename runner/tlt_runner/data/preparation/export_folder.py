@@ -103,9 +103,9 @@ def export_folder(
         plan = planning.plan(folders, dataset, storage, progress)
         # A folder without a single class would have no dataset block that reads it.
         if not plan.classes:
-            raise RunnerError(
-                Reason.NO_LABELS, f"no label of {len(plan.items)} images in {dataset.uri} has an object"
-            )
+            warnings = [text for source in folders for text in source.listing.warnings]
+            message = f"no label of {len(plan.items)} images in {dataset.uri} has an object"
+            raise RunnerError(Reason.NO_LABELS, "; ".join([message, *dict.fromkeys(warnings)]))
         writer_type = formats.FORMATS[target].writer
         mapping = _class_names(writer_type, plan.classes, target)
         # Before the work: that no dataset block can read the folder should not turn out after hours.
@@ -365,8 +365,8 @@ def _require_usable(result: DatasetReport, dataset: Dataset) -> None:
         report.enforce_policy(result, dataset.bad_samples)
     except RunnerError as error:
         # The report that the failure would point to is not written: the folder goes away with the error.
-        hint = "`tlt convert -f` without --to reports them all: repair them, or raise badSamples.maxFraction."
-        raise RunnerError(error.reason, error.message, hint) from None
+        where = "`tlt convert -f` without --to writes that report."
+        raise RunnerError(error.reason, error.message, f"{error.hint} {where}") from None
     report.require_both_subsets(result)
 
 

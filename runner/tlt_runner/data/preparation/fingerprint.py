@@ -30,6 +30,9 @@ BATCH = 16
 """Files that a thread reads at a time."""
 _OPTIONS = {"format", "class_names", "target_class_mapping", "image_size", "validation"}
 """Fields of a data set that change records, beside the files that it names."""
+_LATER_OPTIONS = {"shapes"}
+"""The same, for fields that do not count as long as they have their default. What ``unlabelled`` changes is
+in the samples and findings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,8 @@ def fingerprint(
     """
     # Only options that change records: a job with another policy for bad samples finds the same records.
     options = dataset.model_dump(mode="json", include=_OPTIONS)
+    # Fields that came later count once they are set: records of before keep their digest.
+    options |= dataset.model_dump(mode="json", include=_LATER_OPTIONS, exclude_defaults=True)
     # Records hold JPEG files, whose bytes depend on the encoder.
     content = hashlib.sha256(
         json.dumps([SCHEMA, metadata.version("opencv-python-headless"), options], sort_keys=True).encode()
@@ -122,6 +127,8 @@ def fingerprint(
             # Counts of files that were not used are in the report, too.
             counts = f"{listing.images} {listing.other_files} {listing.unlisted}"
             content.update(f"{source.subset} {counts}\n".encode())
+            for file in listing.outside:
+                content.update(_encoded(f"outside {file}\n"))
             for _, label in in_order(threads, _hashed, listing.label_files, progress, BATCH):
                 content.update(_encoded(f"{label.name} {label.sha256}\n"))
                 labels[label.name] = label

@@ -82,6 +82,7 @@ def select(listing: Listing, folder: str, chosen: Set[str]) -> Listing:
     # By key and not by name: the list may write suffix, folder and accents in its own way.
     samples = [sample for sample in listing.samples if key(sample.image_file, folder) in chosen]
     skipped = [finding for finding in listing.skipped if key(finding.file, folder) in chosen]
+    outside = [file for file in listing.outside if key(file, folder) in chosen]
     # A label file that several samples share (coco) stays as long as one of them does.
     unused = {sample.label_file for sample in listing.samples} - {sample.label_file for sample in samples}
     return replace(
@@ -89,6 +90,7 @@ def select(listing: Listing, folder: str, chosen: Set[str]) -> Listing:
         samples=samples,
         images=len(samples) + len(skipped),
         skipped=skipped,
+        outside=outside,
         label_files=[(name, path) for name, path in listing.label_files if name not in unused],
     )
 
@@ -96,6 +98,7 @@ def select(listing: Listing, folder: str, chosen: Set[str]) -> Listing:
 def keys(listing: Listing, folder: str) -> frozenset[str]:
     """Return the keys of all images of a listing."""
     files = [sample.image_file for sample in listing.samples] + [finding.file for finding in listing.skipped]
+    files += listing.outside
     return frozenset(key(file, folder) for file in files)
 
 

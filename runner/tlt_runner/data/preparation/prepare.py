@@ -48,6 +48,9 @@ from tlt_runner.errors import RunnerError, storage_errors
 from tlt_runner.storage import Storage, join
 
 log = logging.getLogger(__name__)
+_NO_OBJECTS = (
+    "See the dataset report: it counts what the labels have instead of objects of the classes to learn."
+)
 
 
 def prepare(
@@ -90,6 +93,8 @@ def prepare(
     else:
         progress = StageProgress("convert", images, reporter, stop)
         records, result = preparation.run(folders, hashes, uri, progress)
+    for note in result.notes:
+        log.info("%s: %s", dataset.uri, note)
     for warning in result.warnings:
         log.warning("%s: %s", dataset.uri, warning)
     return records
@@ -279,11 +284,27 @@ class _Preparation:
         without_objects = [subset for subset, counts in objects.items() if not counts.total()]
         difficult = statistics.difficult_validation_objects.total()
         if without_objects:
+            # Why there is none: most often all labels are of one kind that counts for nothing.
+            lines = {
+                "ignored regions (iscrowd, DontCare)": result.ignored_regions,
+                "lines of classes not in targetClassMapping": sum(result.unmapped_classes.values()),
+                "lines dropped": sum(result.dropped_by_problem.values()),
+            }
+            counts = [f"{count} {kind}" for kind, count in lines.items() if count]
+            reasons = [f"the labels have {', '.join(counts)}"] if counts else []
             raise RunnerError(
                 Reason.NO_LABELS,
-                "expected objects to learn and to judge by, got none for "
-                f"{' and '.join(without_objects)}: of {result.images} images no label line there gives one "
-                f"(see {REPORT})",
+                "; ".join(
+                    [
+                        "expected objects to learn and to judge by, got none for "
+                        f"{' and '.join(without_objects)}: of {result.images} images no label line there "
+                        f"gives one (see {REPORT})",
+                        *reasons,
+                        *statistics.label_warnings,
+                    ]
+                ),
+                # The taxonomy's hint blames the folder of the labels, which were found.
+                _NO_OBJECTS,
             )
         # Evaluation leaves them out of account: mAP would be empty, and no model the best one.
         if difficult == statistics.validation_objects.total():

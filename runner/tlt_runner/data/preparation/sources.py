@@ -20,6 +20,9 @@ from tlt_runner.data.sample import Finding, Listing, Problem, Reader
 from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
 from tlt_runner.storage import Storage, join, relative
 
+_REFUSED = 3
+"""Findings about labels that a failure names."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -44,6 +47,32 @@ def find(dataset: Dataset, storage: Storage) -> list[Source]:
     Raises:
         RunnerError: ``DatasetNotFound`` or ``NoLabels``, naming the folder and its contents; ``InvalidSpec``.
     """
+    parts = _divided(dataset, storage)
+    listings = [part.listing for part in parts]
+    # Over all parts: labels without an image are reported with the training images alone.
+    orphans = sum(map(_lost_labels, listings))
+    unlabelled = sum(len(listing.unlabelled) + len(listing.outside) for listing in listings)
+    # As many labels without an image as images without a label: their names probably do not match, and
+    # objects would be background. A data set that says what its images without a label are is believed.
+    if dataset.unlabelled is None and 0 < unlabelled <= orphans:
+        parts = [replace(part, listing=_as_bad(part.listing, orphans)) for part in parts]
+    for part in parts:
+        _require_samples(dataset, part)
+    return [Source(part.reader, part.listing, part.subset) for part in parts]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Source that has not been checked yet, with its image folder relative to the root."""
+
+    reader: Reader
+    listing: Listing
+    images: str
+    subset: Subset | None
+
+
+def _divided(dataset: Dataset, storage: Storage) -> list[_Part]:
+    """List the folders, each image in one part at most."""
     images, labels = formats.image_and_label_paths(dataset)
     held_out = dataset.validation
     # The folder's own listing first; lists of images and separate folders only narrow it.
@@ -56,19 +85,18 @@ def find(dataset: Dataset, storage: Storage) -> list[Source]:
         # imageSet is a list of the training folder; the validation folder is used as a whole.
         listing = _listed(dataset, storage, listing, images)
         return [
-            _source(dataset, reader, listing, images, "training"),
-            _source(dataset, validation_reader, validation, held_out_images, "validation"),
+            _Part(reader, listing, images, "training"),
+            _Part(validation_reader, validation, held_out_images, "validation"),
         ]
     # One folder, divided by lists.
     if held_out.image_set is not None:
         training, validation = _two_lists(dataset, storage, listing, images, held_out.image_set)
         return [
-            _source(dataset, reader, training, images, "training"),
-            _source(dataset, reader, validation, images, "validation"),
+            _Part(reader, training, images, "training"),
+            _Part(reader, validation, images, "validation"),
         ]
     # One folder that the split divides at random, by validation.fraction.
-    listing = _listed(dataset, storage, listing, images)
-    return [_source(dataset, reader, listing, images, None)]
+    return [_Part(reader, _listed(dataset, storage, listing, images), images, None)]
 
 
 def _open(dataset: Dataset, storage: Storage, images: str, labels: str) -> tuple[Reader, Listing]:
@@ -77,31 +105,67 @@ def _open(dataset: Dataset, storage: Storage, images: str, labels: str) -> tuple
         return reader, reader.listing()
 
 
-def _source(dataset: Dataset, reader: Reader, listing: Listing, images: str, subset: Subset | None) -> Source:
-    """Make a source, which must have samples."""
-    if listing.samples:
-        return Source(reader, listing, subset)
-    folder = join(dataset.uri, images)
-    use = f" for {subset}" if subset else ""
+def _require_samples(dataset: Dataset, part: _Part) -> None:
+    """Fail if a part has no image with a label."""
+    reader, listing = part.reader, part.listing
+    if any(sample.key is not None for sample in listing.samples):
+        return
+    folder = join(dataset.uri, part.images)
+    use = f" for {part.subset}" if part.subset else ""
     # Three failures that need three remedies: no image at all, no usable image, or no label.
-    if not listing.images:
+    if not listing.images and not listing.outside:
         raise RunnerError(
             Reason.DATASET_NOT_FOUND,
             f"expected .jpg, .jpeg or .png images{use} in {folder}, which has {reader.image_summary()}",
         )
     # If only labels are missing, the labels are probably elsewhere or of another format.
     unlabelled = [finding for finding in listing.skipped if finding.problem == Problem.NO_LABEL]
+    unlabelled += _unlabelled(listing, _lost_labels(listing))
     if not unlabelled:
         raise RunnerError(
             Reason.DATASET_NOT_FOUND,
             f"expected images{use} in {folder} that can be used, got {listing.images} that cannot; "
             f"{listing.skipped[0]}",
         )
+    # What the reader refused says most often why no label fits.
+    refused = [str(finding) for finding in (*listing.findings, *listing.orphans)]
+    more = f"; and {len(refused) - _REFUSED} more" if len(refused) > _REFUSED else ""
     raise RunnerError(
         Reason.NO_LABELS,
-        f"expected labels of the {listing.images} images{use} in {folder}; where they should be there is: "
-        f"{reader.label_summary()}; {unlabelled[0].file}: {unlabelled[0].message}",
+        f"expected labels of the {listing.images + len(listing.outside)} images{use} in {folder}; where they "
+        f"should be there is: {reader.label_summary()}; {unlabelled[0].file}: {unlabelled[0].message}"
+        + (f"; labels that lead to no image: {'; '.join(refused[:_REFUSED])}{more}" if refused else ""),
     )
+
+
+def _lost_labels(listing: Listing) -> int:
+    """Count the labels of a listing that lead to no image, and entries of them that cannot be used."""
+    label_files = {file for file, _ in listing.label_files}
+    entries = [
+        finding
+        for finding in listing.findings
+        if finding.file in label_files and finding.problem != Problem.DUPLICATE_NAME
+    ]
+    return len(listing.orphans) + len(entries)
+
+
+def _as_bad(listing: Listing, orphans: int) -> Listing:
+    """Make bad samples of images without a label."""
+    samples = [sample for sample in listing.samples if sample.key is not None]
+    skipped = [*listing.skipped, *_unlabelled(listing, orphans)]
+    return replace(listing, samples=samples, skipped=skipped, outside=[], images=len(samples) + len(skipped))
+
+
+def _unlabelled(listing: Listing, orphans: int) -> list[Finding]:
+    """Make a finding for each image without a label that has none yet."""
+    expected = [
+        (sample.image_file, f"expected {sample.label_file}, which does not exist")
+        for sample in listing.samples
+        if sample.key is None
+    ]
+    expected += [(file, "expected an entry of a label file, got none") for file in listing.outside]
+    lost = f"; labels without an image: {orphans}, so the names may not match" if orphans else ""
+    return [Finding(file, Problem.NO_LABEL, f"{message}{lost}") for file, message in expected]
 
 
 def _listed(dataset: Dataset, storage: Storage, listing: Listing, images: str) -> Listing:
@@ -113,7 +177,7 @@ def _listed(dataset: Dataset, storage: Storage, listing: Listing, images: str) -
     return replace(
         selected,
         findings=[*listing.findings, *image_set.findings],
-        unlisted=listing.images - selected.images,
+        unlisted=_files(listing) - _files(selected),
     )
 
 
@@ -140,11 +204,15 @@ def _two_lists(
         ]
     training = image_sets.select(listing, images, keys)
     # Images in neither list: not used, and one number of the report.
-    unlisted = listing.images - training.images - validation.images
+    unlisted = _files(listing) - _files(training) - _files(validation)
     return (
         replace(training, findings=findings, unlisted=unlisted),
-        replace(validation, findings=[], orphans=[], other_files=0, side_files=[]),
+        replace(validation, findings=[], orphans=[], other_files=0, side_files=[], notes=[], warnings=[]),
     )
+
+
+def _files(listing: Listing) -> int:
+    return listing.images + len(listing.outside)
 
 
 def _image_set(dataset: Dataset, storage: Storage, listing: Listing, images: str, file: str) -> ImageSet:
@@ -188,6 +256,7 @@ def _share_images(
     training: Listing, validation: Listing, training_folder: str, *, same: bool
 ) -> tuple[Listing, Listing]:
     """Hold out the images that are in the validation folder, or labelled for it."""
+    validation = _without_labelled(training, validation, same=same)
     trained_on = {sample.image_file for sample in training.samples}
     held_out = {sample.image_file for sample in validation.samples}
     # An image without a validation label that has a training label is trained on: nothing to report.
@@ -196,7 +265,8 @@ def _share_images(
     # An image that neither side can use is reported once, with the validation images.
     held_out_or_skipped = held_out | {finding.file for finding in skipped}
     # Nothing would be left to train on.
-    if trained_on and trained_on <= held_out_or_skipped:
+    labelled = {sample.image_file for sample in training.samples if sample.key is not None}
+    if labelled and labelled <= held_out_or_skipped:
         raise RunnerError(
             Reason.INVALID_SPEC,
             f"expected images to train on, got {training_folder or '.'}, all of whose images are held out: "
@@ -215,8 +285,23 @@ def _share_images(
         skipped=[finding for finding in training.skipped if finding.file not in held_out_or_skipped],
         other_files=others,
     )
+    # An image that no label file lists is counted once, and not at all where the other subset lists it.
+    listed = trained_on | held_out_or_skipped
+    counted = listed.union(validation.outside)
+    training = replace(training, outside=[file for file in training.outside if file not in counted])
+    validation = replace(validation, outside=[file for file in validation.outside if file not in listed])
     doubles = [Finding(file, Problem.DUPLICATE_NAME, message) for file in twice]
     return replace(training, findings=[*training.findings, *doubles]), validation
+
+
+def _without_labelled(training: Listing, validation: Listing, *, same: bool) -> Listing:
+    """Take images without a validation label away that have a training label, or are of the same folder."""
+    # In one folder for both only labels tell the subsets apart; an image without any is trained on, once.
+    labelled = {sample.image_file for sample in training.samples if same or sample.key is not None}
+    samples = [
+        sample for sample in validation.samples if sample.key is not None or sample.image_file not in labelled
+    ]
+    return replace(validation, samples=samples, images=len(samples) + len(validation.skipped))
 
 
 def _share_labels(training: Listing, validation: Listing) -> tuple[Listing, Listing]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["render", "thumbnails"]
 SHOWN = 200
 """Rows of a table at most; the report's JSON has more of them."""
-_LONGEST = 300
+_LONGEST = 1_000
 """Characters of a text at most."""
 _FINDINGS_SHOWN = 6
 """Findings below a picture at most."""
@@ -119,6 +119,7 @@ def _headline(report: DatasetReport) -> list[tuple[str, str, bool]]:
         ("lines dropped as wrong", f"{dropped:,}", dropped > 0),
         ("of a class not mapped", f"{sum(report.unmapped_classes.values()):,}", False),
         ("ignored regions", f"{report.ignored_regions:,}", False),
+        ("images without a label", f"{report.unlabelled_images:,}", False),
         ("boxes cut at the edge", f"{report.clipped_boxes:,}", False),
         ("labels without image", f"{report.labels_without_image:,}", report.labels_without_image > 0),
     ]
@@ -145,6 +146,8 @@ def _unusual(report: DatasetReport) -> list[tuple[str, int, Sequence[str]]]:
         *((str(oddity), report.odd_images[oddity], names) for oddity, names in report.odd.items()),
         ("validation images that are training images, too", report.leaked_images, report.leaked),
         ("duplicate training images", report.duplicate_images, report.duplicates),
+        ("without a label, taken as images without objects", report.unlabelled_images, report.unlabelled),
+        ("listed by no label file, no part of the data set", report.outside_images, report.outside),
     ]
     return [kind for kind in kinds if kind[1]]
 

@@ -20,8 +20,8 @@ LISTED = 10_000
 """Findings that are listed one by one in each list; the counts are of all."""
 NAMED_IN_ERROR = 10
 """Files that a failure names, and lines of each of them."""
-_MESSAGE = 110
-"""Characters of a file's first finding in a failure: ten files fit into a pod's termination message."""
+_ROOM = 1_300
+"""Characters of all files named in a failure: it fits into a pod's termination message and the status."""
 HARMLESS = {Problem.TOO_SMALL}
 """Problems of dropped lines that do not count as bad data."""
 
@@ -104,11 +104,18 @@ class DatasetReport(StatusModel):
     turned_images: int = 0
     """Images with an EXIF orientation of which label lines lie outside of the pixels as stored, or reach
     out of them: the labels were drawn on the turned view."""
+    outlines: int = 0
+    """Label lines of usable images of which the bounding box of a polygon or a rotated box was taken."""
     # Files that are neither images nor labels of a sample.
     other_files: int
     """Entries of the image folders that are no images."""
     unlisted_images: int
     """Images that none of the data set's lists (imageSet) names; they are not among the images."""
+    # Fields with a default came later: reports beside older records lack them.
+    outside_images: int = 0
+    """Images that no label file lists (coco): no part of the data set, and not among the images."""
+    unlabelled_images: int = 0
+    """Images without a label, taken as images without objects (dataset.unlabelled)."""
     # Classes, by the mapping and by the labels.
     classes: list[ReportedClass]
     """Objects by class to learn."""
@@ -148,6 +155,10 @@ class DatasetReport(StatusModel):
     """Label files and entries that could not be used; at most 10,000."""
     named_side_files: list[str]
     """Files among the labels that hold no labels; at most 10,000."""
+    outside: list[str] = []
+    """Images that no label file lists; at most 10,000."""
+    unlabelled: list[str] = []
+    """Images without a label, taken as images without objects; at most 10,000."""
     odd: dict[Oddity, list[str]]
     """Images with an unusual property, by property; at most 10,000 each."""
     leaked: list[str]
@@ -158,6 +169,8 @@ class DatasetReport(StatusModel):
     """Histogram of the objects' sizes."""
     sizes_by_class: dict[str, list[ReportedSize]]
     """Histogram of the objects' sizes for each class to learn."""
+    notes: list[str] = []
+    """How the labels were read: one sentence each."""
     warnings: list[str]
     """Sentences for a person to look at."""
 
@@ -217,7 +230,31 @@ def enforce_policy(report: DatasetReport, policy: BadSamples) -> None:
         f"{report.bad_images} of {report.images} images ({share:.2%}) are bad, "
         f"{report.labels_without_image} labels have no image and {label_problems} label files or entries "
         f"cannot be used; {allowed}: {_named(wrong, _all_listed(report))}",
+        _hint(report),
     )
+
+
+def _hint(report: DatasetReport) -> str:
+    """Say what to do about bad samples, and what more of them would cost."""
+    advice = ["Repair the files named in the dataset report."]
+    if Problem.NOT_A_BOX in report.skipped_by_problem:
+        advice.append(
+            "Polygons and rotated boxes: set dataset.shapes: boundingBox, or export boxes from the tool."
+        )
+    if Problem.NO_LABEL in report.skipped_by_problem:
+        advice.append("Images without a label that show no object: set dataset.unlabelled: background.")
+    # What a larger fraction means is said with it: dropped lines are no longer objects, but what they mark is
+    # still in the picture.
+    if any(problem not in HARMLESS for problem in report.dropped_by_problem):
+        advice.append(
+            "Do not raise badSamples.maxFraction for label lines that are wrong: what they mark would be "
+            "trained as background."
+        )
+    elif report.skipped_by_problem:
+        advice.append(
+            "With a larger badSamples.maxFraction the images named are left out, with all their objects."
+        )
+    return " ".join(advice)
 
 
 def _all_listed(report: DatasetReport) -> bool:
@@ -230,20 +267,32 @@ def _named(findings: Iterable[ReportedFinding], all_listed: bool) -> str:
     by_file: dict[str, list[ReportedFinding]] = {}
     for finding in findings:
         by_file.setdefault(finding.file, []).append(finding)
-    files = list(by_file.items())
-    named = "; ".join(_file(file, items) for file, items in files[:NAMED_IN_ERROR])
-    more = len(files) - NAMED_IN_ERROR
-    return named if more <= 0 else f"{named}; and {'' if all_listed else 'at least '}{more} more files"
+    # One file of each problem first: a rare problem must not hide behind ten files of another.
+    problems: set[Problem] = set()
+    first: list[tuple[str, list[ReportedFinding]]] = []
+    others: list[tuple[str, list[ReportedFinding]]] = []
+    for item in by_file.items():
+        problem = item[1][0].problem
+        (others if problem in problems else first).append(item)
+        problems.add(problem)
+    named: list[str] = []
+    # A finding is never cut: the first one stands there in any case, and as many others as there is room for.
+    for file, items in [*first, *others][:NAMED_IN_ERROR]:
+        text = _file(file, items)
+        if named and len(text) + sum(map(len, named)) > _ROOM:
+            break
+        named.append(text)
+    more = len(by_file) - len(named)
+    rest = [] if more <= 0 else [f"and {'' if all_listed else 'at least '}{more} more files"]
+    return "; ".join([*named, *rest])
 
 
 def _file(file: str, findings: Sequence[ReportedFinding]) -> str:
     lines = [str(item.line) for item in findings if item.line is not None]
     more = f" and {len(lines) - NAMED_IN_ERROR} more" if len(lines) > NAMED_IN_ERROR else ""
     start = f"{file}: line{'s' * (len(lines) > 1)} " if lines else f"{file}: "
-    first = findings[0]
     numbers = f"{', '.join(lines[:NAMED_IN_ERROR])}{more}: " if lines else ""
-    message = first.message if len(first.message) <= _MESSAGE else f"{first.message[: _MESSAGE - 3]}..."
-    return f"{start}{numbers}{first.problem}: {message}"
+    return f"{start}{numbers}{findings[0].problem}: {findings[0].message}"
 
 
 def to_status(
@@ -264,6 +313,8 @@ def to_status(
         dropped_objects=report.dropped_objects,
         training_images=report.training_images,
         validation_images=report.validation_images,
+        unlabelled_images=report.unlabelled_images,
+        unlisted_images=report.unlisted_images + report.outside_images,
         classes=[
             ClassCount(name=item.name, objects=item.training + item.validation) for item in report.classes
         ],

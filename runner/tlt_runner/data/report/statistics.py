@@ -51,6 +51,9 @@ class DatasetStatistics(BaseModel):
     ignored_regions: int = 0
     other_files: int = 0
     unlisted_images: int = 0
+    outside_images: int = 0
+    unlabelled_images: int = 0
+    outlines: int = 0
     repeated_names: int = 0
     labels_without_image: int = 0
     side_files: int = 0
@@ -80,6 +83,10 @@ class DatasetStatistics(BaseModel):
     orphans: list[ReportedFinding] = []
     label_findings: list[ReportedFinding] = []
     named_side_files: list[str] = []
+    outside: list[str] = []
+    unlabelled: list[str] = []
+    notes: list[str] = []
+    label_warnings: list[str] = []
     odd: dict[Oddity, list[str]] = {}
     leaked: list[str] = []
     duplicates: list[str] = []
@@ -93,10 +100,18 @@ class DatasetStatistics(BaseModel):
             self.images += listing.images
             self.other_files += listing.other_files
             self.unlisted_images += listing.unlisted
+            self.outside_images += len(listing.outside)
             self.labels_without_image += len(listing.orphans)
             self.side_files += len(listing.side_files)
             # The counts above are of all; lists end at the limit.
             _extend(self.named_side_files, map(_writable, listing.side_files))
+            _extend(self.outside, map(_writable, listing.outside))
+            # Training and validation data may share files, of which both readers say the same.
+            _extend(self.notes, (note for note in map(_writable, listing.notes) if note not in self.notes))
+            _extend(
+                self.label_warnings,
+                (text for text in map(_writable, listing.warnings) if text not in self.label_warnings),
+            )
             self.label_problems.update(finding.problem for finding in listing.findings)
             _extend(self.orphans, map(_reported, listing.orphans))
             _extend(self.label_findings, map(_reported, listing.findings))
@@ -116,6 +131,9 @@ class DatasetStatistics(BaseModel):
             self._skip(outcome.skipped)
             return
         self.usable_images[subset] += 1
+        if sample.key is None:
+            self.unlabelled_images += 1
+            _extend(self.unlabelled, [_writable(sample.image_file)])
         # An odd image is used; it is only counted and listed.
         for oddity in outcome.oddities:
             self.odd_images[oddity] += 1
@@ -125,6 +143,7 @@ class DatasetStatistics(BaseModel):
         self.ignored_regions += outcome.ignored
         self.images_without_objects += not outcome.objects
         self.clipped_boxes += outcome.clipped
+        self.outlines += outcome.outlines
         # One bad image, however many of its lines were dropped.
         self.bad_images += any(finding.problem not in HARMLESS for finding in outcome.dropped)
         self.dropped_by_problem.update(finding.problem for finding in outcome.dropped)
@@ -213,6 +232,9 @@ class DatasetStatistics(BaseModel):
             turned_images=self.turned_images,
             other_files=self.other_files,
             unlisted_images=self.unlisted_images,
+            outside_images=self.outside_images,
+            unlabelled_images=self.unlabelled_images,
+            outlines=self.outlines,
             classes=classes,
             source_classes=dict(sorted(self.source_classes.items())),
             unmapped_classes=dict(sorted(unmapped.items())),
@@ -230,6 +252,9 @@ class DatasetStatistics(BaseModel):
             orphans=_in_order(self.orphans),
             label_findings=_in_order(self.label_findings),
             named_side_files=sorted(self.named_side_files),
+            outside=sorted(self.outside),
+            unlabelled=sorted(self.unlabelled),
+            notes=self._notes(),
             odd={oddity: sorted(names) for oddity, names in sorted(self.odd.items())},
             leaked=sorted(self.leaked),
             duplicates=sorted(self.duplicates),
@@ -242,7 +267,12 @@ class DatasetStatistics(BaseModel):
             warnings=[],
         )
         # The warnings look at the finished report.
-        return report.model_copy(update={"warnings": _warnings(report, mapping, sorted(self.turned))})
+        warnings = [*self.label_warnings, *_warnings(report, mapping, sorted(self.turned))]
+        return report.model_copy(update={"warnings": warnings})
+
+    def _notes(self) -> list[str]:
+        outlined = f"{self.outlines} objects have the bounding box of their polygon or rotated box"
+        return [*self.notes, *([outlined] if self.outlines else [])]
 
     def _skip(self, finding: Finding) -> None:
         self.bad_images += 1
@@ -403,7 +433,24 @@ def _imbalance_warnings(classes: Sequence[ReportedClass]) -> list[str]:
 
 
 def _image_warnings(report: DatasetReport) -> list[str]:
+    background = [item for item in report.dropped if item.problem not in HARMLESS]
     counts: dict[str, tuple[int, Sequence[str]]] = {
+        "images left out, whose objects are not learnt (the reasons are in the report)": (
+            sum(report.skipped_by_problem.values()),
+            [item.file for item in report.skipped],
+        ),
+        "label lines dropped as wrong, whose objects are background in the images that are used": (
+            sum(count for problem, count in report.dropped_by_problem.items() if problem not in HARMLESS),
+            list(dict.fromkeys(item.file for item in background)),
+        ),
+        "images without a label, taken as images without objects (dataset.unlabelled)": (
+            report.unlabelled_images,
+            report.unlabelled,
+        ),
+        "images that no label file lists, which are no part of the data set": (
+            report.outside_images,
+            report.outside,
+        ),
         "images without an object, which train background only": (report.images_without_objects, []),
         "validation images that are also training images, byte for byte, which makes metrics too good": (
             report.leaked_images,
@@ -425,7 +472,10 @@ def _image_warnings(report: DatasetReport) -> list[str]:
             report.other_files,
             [],
         ),
-        "labels without an image": (report.labels_without_image, []),
+        "labels without an image": (
+            report.labels_without_image,
+            list(dict.fromkeys(item.file for item in report.orphans)),
+        ),
         "label files or entries that cannot be used": (sum(report.label_problems.values()), []),
         "files among the labels that are no labels of boxes and were not used": (
             report.side_files,
@@ -434,11 +484,11 @@ def _image_warnings(report: DatasetReport) -> list[str]:
         "images are in none of the lists (imageSet) and were not used": (report.unlisted_images, []),
     }
     return [
-        f"{subject}: {count}{f' ({_first(names, count)})' if names else ''}"
+        f"{subject}: {count}{f' ({_first(names)})' if names else ''}"
         for subject, (count, names) in counts.items()
         if count
     ]
 
 
-def _first(names: Sequence[str], count: int) -> str:
-    return ", ".join([*names[:_NAMED], *(["..."] if count > _NAMED else [])])
+def _first(names: Sequence[str]) -> str:
+    return ", ".join([*names[:_NAMED], *(["..."] if len(names) > _NAMED else [])])

@@ -8,10 +8,9 @@ categories are joined by name, and entries of one image in several files add up.
 file holds already (the persons of person_keypoints_*.json) counts once. ``iscrowd`` regions are ignored
 regions of their category: what lies in their boxes is neither that category nor background.
 
-An entry belongs to the image with its ``file_name``, relative to the image folder. Leading folders that lead
-to the image folder (``images/train/1.jpg`` for the folder ``images/train``) may stand before it; a name
-without folders may be in a sub-folder, if only in one. An absolute name, ``..`` or a backslash is refused,
-and ``val/1.jpg`` is not looked for in ``train``: it is another image. A file without boxes beside others
+An entry belongs to the image with its ``file_name``, which tools write in many ways
+(:mod:`~tlt_runner.data.formats.coco.file_names`). An image that no file lists is no part of the data set,
+unless the data set says otherwise (``dataset.unlabelled``). A file without boxes beside others
 (captions_*.json) is a side file, and named. After :meth:`CocoReader.listing` five numbers an object are in
 memory, and no JSON.
 
@@ -31,6 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
+from tlt_api.dataset import Shapes, Unlabelled
 from tlt_api.failures import Reason
 from tlt_runner.data.formats import folders, names
 from tlt_runner.data.formats.coco import file as coco_file
@@ -53,10 +53,20 @@ class CocoReader:
     Args:
         images: Folder of images.
         files: Path relative to the data set's root, for messages, and path of each JSON file.
+        unlabelled: What an image is that no file lists; None: no part of the data set.
+        shapes: What is done with annotations that have an outline and no box.
     """
 
-    def __init__(self, images: SourceFolder, files: Sequence[tuple[str, Path]]) -> None:
+    def __init__(
+        self,
+        images: SourceFolder,
+        files: Sequence[tuple[str, Path]],
+        unlabelled: Unlabelled | None = None,
+        shapes: Shapes = "refuse",
+    ) -> None:
         self.images = images
+        self._shapes: Shapes = shapes
+        self._unlabelled = unlabelled
         self.files = files
         self._images: dict[str, Image] = {}
         self._classes: list[str] = []
@@ -64,7 +74,9 @@ class CocoReader:
     @classmethod
     def open(cls, root: DatasetRoot, images: str, labels: str) -> Self:
         """Open a folder below a data set's root; ``labels`` is a JSON file or a folder of them."""
-        return cls(root.folder(images), _json_files(root, labels))
+        dataset = root.dataset
+        files = _json_files(root, labels)
+        return cls(root.folder(images), files, dataset.unlabelled, dataset.shapes)
 
     def listing(self) -> Listing:
         """Read the JSON files and find their images.
@@ -74,7 +86,7 @@ class CocoReader:
         """
         image_files = folders.find_images(self.images)
         # Images before labels: an entry is kept only if its image is in the folder.
-        merged = Merged(self.images, image_files.names)
+        merged = Merged(self.images, image_files.names, self._shapes)
         used: list[tuple[str, Path]] = []
         refused: list[Finding] = []
         others: list[Finding] = []
@@ -89,29 +101,41 @@ class CocoReader:
             got = "; ".join(map(str, [*refused, *others][:_NAMED])) or "no .json file"
             message = f"expected a COCO file with images, annotations and categories, got {got}"
             raise RunnerError(Reason.NO_LABELS, message)
+        merged.finish()
         # From here on only these are kept: five numbers an object instead of the parsed JSON.
         self._images, self._classes = merged.images, merged.classes
-        samples, skipped = self._samples(image_files.names)
+        # The labels of any image may be in a file that cannot be read: then none is without a label for sure.
+        unlabelled = "bad" if refused else self._unlabelled
+        samples, skipped, outside = self._samples(image_files.names, used[0][0], unlabelled)
         return Listing(
             samples=samples,
-            images=len(image_files.names) + len(image_files.skipped),
+            images=len(image_files.names) + len(image_files.skipped) - len(outside),
             skipped=[*image_files.skipped, *skipped],
             orphans=merged.orphans,
             findings=[*refused, *merged.findings],
             other_files=image_files.other_files,
             label_files=used,
             side_files=[finding.file for finding in others],
+            outside=outside,
+            notes=merged.notes,
+            warnings=merged.warnings,
         )
 
-    def _samples(self, images: Sequence[str]) -> tuple[list[Sample], list[Finding]]:
+    def _samples(
+        self, images: Sequence[str], first_file: str, unlabelled: Unlabelled | None
+    ) -> tuple[list[Sample], list[Finding], list[str]]:
+        """Return the samples, images that cannot be used, and images that are no part of the data set."""
         # By stem: records name an image without its suffix, so 1.jpg and 1.png would be one.
         samples: dict[str, Sample] = {}
-        skipped = []
+        skipped: list[Finding] = []
+        outside: list[str] = []
         for name in images:
             # The key is composed Unicode for matching; the stem is the name as it is in the file system.
             key, stem = names.stem(name), posixpath.splitext(name)[0]
             image = self._images.get(name)
-            if image is None:
+            if image is None and unlabelled is None:
+                outside.append(self.images.file(name))
+            elif image is None and unlabelled == "bad":
                 message = f"expected an entry of images[] with the file_name {name[:200]!r}, got none"
                 skipped.append(Finding(self.images.file(name), Problem.NO_LABEL, message))
             elif key in samples:
@@ -123,10 +147,10 @@ class CocoReader:
                     stem=stem,
                     image=self.images.path / name,
                     image_file=self.images.file(name),
-                    label_file=image.label_file,
-                    key=name,
+                    label_file=first_file if image is None else image.label_file,
+                    key=None if image is None else name,
                 )
-        return list(samples.values()), skipped
+        return list(samples.values()), skipped, outside
 
     def classes(self, sample: Sample) -> Counter[str]:
         """Count an image's objects by class."""
@@ -135,12 +159,14 @@ class CocoReader:
 
     def read(self, sample: Sample, image_size: tuple[int, int]) -> Labels:
         """Return the annotations of an image; their pixels are absolute: ``image_size`` is not used."""
+        if sample.key is None:
+            return Labels()
         image = self._images[str(sample.key)]
         boxes, ignored = (
             tuple(LabelledBox(self._classes[number], box) for number, box in items)
             for items in (image.objects.items(), image.crowds.items())
         )
-        return Labels(boxes, tuple(image.findings), ignored, image.size)
+        return Labels(boxes, tuple(image.findings), ignored, image.size, image.outlines)
 
     def image_summary(self) -> str:
         """Count the files of the image folder by kind, for messages."""
@@ -148,7 +174,7 @@ class CocoReader:
 
     def label_summary(self) -> str:
         """Describe the label files, for messages: they can be used, or the listing would have failed."""
-        return "labels of other images"
+        return "COCO files that list other images"
 
 
 def _json_files(root: DatasetRoot, labels: str) -> list[tuple[str, Path]]:
@@ -173,7 +199,8 @@ def _json_files(root: DatasetRoot, labels: str) -> list[tuple[str, Path]]:
             )
     # A file that cannot be read may hold annotations of any image: without it objects would be background.
     if findings:
-        raise RunnerError(Reason.NO_LABELS, str(findings[0]), "Repair the file, or take it away.")
+        hint = "Repair the file: without it, its objects would be background in images that other files list."
+        raise RunnerError(Reason.NO_LABELS, str(findings[0]), hint)
     return [(folder.file(name), folder.path / name) for name in files.values()]
 
 

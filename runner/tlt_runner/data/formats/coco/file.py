@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tlt_api.dataset import LONGEST_CLASS
+from tlt_api.dataset import LONGEST_CLASS, Shapes
 from tlt_runner.data.formats import lines, names
+from tlt_runner.data.formats.coco import file_names
 from tlt_runner.data.sample import Finding, Problem
 
 MAX_BYTES = 2 << 30
 LISTS = ("images", "annotations", "categories")
 _FIELDS = {*LISTS, "id", "file_name", "width", "height", "image_id", "category_id", "bbox", "iscrowd", "name"}
+_MASK = "mask"
+_PLACES = {"bbox", "segmentation"}
+"""Fields that say where an object is."""
 _FAR = 1e6
 """Pixels: no image is as large."""
-_DRIVE = re.compile(r"[A-Za-z]:/")
 
 Id = int | str
 Box = tuple[float, float, float, float]
@@ -97,7 +99,7 @@ def load(file: str, path: Path) -> CocoFile:
             raise FileError(file, message, other_kind=not set(LISTS) <= top.keys())
     annotations = top["annotations"]
     # captions_*.json has the three lists, too, but no boxes.
-    if annotations and not any(isinstance(entry, dict) and "bbox" in entry for entry in annotations):
+    if annotations and not any(isinstance(entry, dict) and _PLACES & entry.keys() for entry in annotations):
         message = f"expected annotations with a bbox, got {len(annotations)} without"
         raise FileError(file, message, other_kind=True)
     return CocoFile(file, top["images"], annotations, top["categories"])
@@ -131,7 +133,12 @@ def _parse(file: str, text: str) -> Any:
 
 
 def _read_fields(entry: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in entry.items() if name in _FIELDS}
+    fields = {name: value for name, value in entry.items() if name in _FIELDS}
+    # An outline stays only where nothing else says where the object is.
+    if "segmentation" in entry and not entry.get("bbox"):
+        # A run-length encoded mask is an object, of which this function has left no field.
+        fields["segmentation"] = entry["segmentation"] if entry["segmentation"] != {} else _MASK
+    return fields
 
 
 def entry_name(name: str, index: int, entry: object) -> str:
@@ -164,23 +171,19 @@ def identity(entry: Mapping[str, Any], name: str) -> Id:
     return value if isinstance(value, str) else int(value)
 
 
-def file_name(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """Split an image's ``file_name`` into its parts.
+def file_name(entry: Mapping[str, Any]) -> str:
+    """Read an image's ``file_name``; it names no file by itself (:mod:`.file_names`).
 
     Raises:
-        EntryError: There is none, or it could leave the image folder.
+        EntryError: There is none, or it is no name of a file.
     """
     value = _required(entry, "file_name")
     if not isinstance(value, str) or not PurePosixPath(value).parts:
         raise EntryError(Problem.MISSING_FIELD, f"file_name: expected text, got {_short(value)}")
-    # The file comes from a stranger: its names must not lead out of the image folder.
-    parts = PurePosixPath(value).parts
-    # A drive or a backslash means that the path was written on Windows; here it would be part of a name.
-    absolute = value.startswith("/") or _DRIVE.match(value)
-    if absolute or ".." in parts or "\\" in value or not names.is_safe(value):
-        expected = "a name relative to the image folder, without '..', '\\' and control characters"
+    if not names.is_safe(value) or not any(file_names.spellings(value)):
+        expected = "the path of an image, without control characters"
         raise EntryError(Problem.UNSAFE_NAME, f"file_name: expected {expected}, got {_short(value)}")
-    return parts
+    return value
 
 
 def image_size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -226,29 +229,70 @@ def is_crowd(entry: Mapping[str, Any]) -> bool:
     return bool(value)
 
 
+def has_box(entry: Mapping[str, Any]) -> bool:
+    """Return False for an annotation with an outline and no ``bbox``."""
+    return bool(entry.get("bbox")) or not entry.get("segmentation")
+
+
 def box(entry: Mapping[str, Any]) -> Box:
     """Convert ``bbox`` to top, left, bottom, right edge, in pixels.
 
     Raises:
         EntryError: It is missing, no numbers, or has no area.
     """
-    value = _required(entry, "bbox")
-    if not isinstance(value, list) or len(value) != 4:
-        got = f"{len(value)} values" if isinstance(value, list) else _kind(value)
-        raise EntryError(Problem.WRONG_COLUMNS, f"bbox: expected [x, y, width, height], got {got}")
-    for number in value:
-        if not _is_number(number):
-            raise EntryError(Problem.NOT_A_NUMBER, f"bbox: expected finite numbers, got {_short(number)}")
-        if not -_FAR <= number <= _FAR:
-            message = f"bbox: expected {-_FAR:g} to {_FAR:g}, got {_short(number)}"
-            raise EntryError(Problem.NOT_A_NUMBER, message)
-    x, y, width, height = map(float, value)
+    x, y, width, height = _pixels(_required(entry, "bbox"), "bbox", "[x, y, width, height]", lambda n: n == 4)
     # From x, y, width, height to top, left, bottom, right; COCO's pixels begin at 0, as ours.
     edges = (y, x, y + height, x + width)
     if not (edges[0] < edges[2] and edges[1] < edges[3]):
         message = f"bbox: expected a width and a height above 0, got {width:g} and {height:g}"
         raise EntryError(Problem.INVERTED_BOX, message, edges)
     return edges
+
+
+def outline_box(entry: Mapping[str, Any], shapes: Shapes) -> Box:
+    """Find the smallest upright box around the polygons of an annotation without ``bbox``.
+
+    Args:
+        entry: The annotation.
+        shapes: What is done with outlines.
+
+    Raises:
+        EntryError: There is no such box, or none is wanted; ``NotABox`` leaves the image out.
+    """
+    polygons = entry["segmentation"]
+    if shapes == "refuse":
+        advice = "dataset.shapes: boundingBox takes the box around its polygons"
+        raise EntryError(Problem.NOT_A_BOX, f"expected the field bbox, got an outline alone; {advice}")
+    if not isinstance(polygons, list):
+        message = "expected the field bbox, got a mask alone: export boxes or polygons"
+        raise EntryError(Problem.NOT_A_BOX, message)
+    xs: list[float] = []
+    ys: list[float] = []
+    for polygon in polygons:
+        values = _pixels(
+            polygon, "segmentation", "polygons of three points or more", lambda n: n >= 6 and n % 2 == 0
+        )
+        xs += values[0::2]
+        ys += values[1::2]
+    edges = (min(ys), min(xs), max(ys), max(xs))
+    if not (edges[0] < edges[2] and edges[1] < edges[3]):
+        message = f"segmentation: expected points that leave an area, got {len(xs)} points on a line"
+        raise EntryError(Problem.INVERTED_BOX, message, edges)
+    return edges
+
+
+def _pixels(value: object, name: str, expected: str, fits: Callable[[int], bool]) -> list[float]:
+    """Check a list of pixels."""
+    if not isinstance(value, list) or not fits(len(value)):
+        got = f"{len(value)} values" if isinstance(value, list) else _kind(value)
+        raise EntryError(Problem.WRONG_COLUMNS, f"{name}: expected {expected}, got {got}")
+    for number in value:
+        if not _is_number(number):
+            raise EntryError(Problem.NOT_A_NUMBER, f"{name}: expected finite numbers, got {_short(number)}")
+        if not -_FAR <= number <= _FAR:
+            message = f"{name}: expected {-_FAR:g} to {_FAR:g}, got {_short(number)}"
+            raise EntryError(Problem.NOT_A_NUMBER, message)
+    return list(map(float, value))
 
 
 def _required(entry: Mapping[str, Any], name: str) -> Any:

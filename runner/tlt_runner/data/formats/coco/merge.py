@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import posixpath
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tlt_api.dataset import Shapes
 from tlt_runner.data.formats.coco import file as coco_file
 from tlt_runner.data.formats.coco.file import Box, CocoFile, EntryError, Id
+from tlt_runner.data.formats.coco.file_names import Found, Names
 from tlt_runner.data.formats.folders import SourceFolder
-from tlt_runner.data.formats.names import composed
 from tlt_runner.data.sample import Finding, Problem
 
 _NUMBERS = 5
@@ -24,6 +24,10 @@ MAX_FINDINGS = 10_000
 """Entries that get a finding each; further ones are counted, so that a bad file does not fill the memory."""
 
 
+_CROWD_SHARE = 0.1
+"""Share of crowds among a file's annotations from which on there is a warning; 0.012 in COCO itself."""
+
+
 class Boxes:
     """Class number and box (top, left, bottom, right) of objects or regions, in 40 bytes each."""
 
@@ -33,6 +37,10 @@ class Boxes:
     def add(self, item: _Object) -> None:
         """Append one."""
         self._numbers.extend((item[0], *item[1]))
+
+    def __len__(self) -> int:
+        """Return their number."""
+        return len(self._numbers) // _NUMBERS
 
     def items(self) -> Iterator[_Object]:
         """Yield all, in the order in which they were added."""
@@ -51,6 +59,7 @@ class Image:
         findings: Entries of it that cannot be used.
         objects: Its objects.
         crowds: Its crowd regions.
+        outlines: Number of both that are the bounding box of an outline.
     """
 
     label_file: str
@@ -58,6 +67,7 @@ class Image:
     findings: list[Finding] = field(default_factory=list)
     objects: Boxes = field(default_factory=Boxes)
     crowds: Boxes = field(default_factory=Boxes)
+    outlines: int = 0
 
 
 @dataclass
@@ -74,37 +84,49 @@ class _Refused:
         return Finding(file, self.problem, f"{self.entry}: {self.message}{lost}", entry=self.entry)
 
 
+@dataclass
+class _Guessed:
+    """An image that a file_name may lead to, and the entries that have this file_name."""
+
+    value: str
+    image: Image
+    guesses: list[Found]
+    entries: list[tuple[str, str]] = field(default_factory=list)
+    """File and name of each entry."""
+
+
 class Merged:
     """Images, annotations and classes of all COCO files of a data set.
 
     Args:
         images: The image folder.
         names: Paths of its images relative to it.
+        shapes: What is done with annotations that have an outline and no box.
 
     Attributes:
         images: By path relative to the image folder, of the images that a file names.
         orphans: Entries of images[] without an image in the folder.
         findings: Other entries that cannot be used and belong to no image.
         classes: Class names by number.
+        warnings: Files most of whose annotations count for nothing: one sentence each.
     """
 
-    def __init__(self, images: SourceFolder, names: Sequence[str]) -> None:
+    def __init__(self, images: SourceFolder, names: Sequence[str], shapes: Shapes = "refuse") -> None:
         self.images: dict[str, Image] = {}
         self.orphans: list[Finding] = []
         self.findings: list[Finding] = []
         self.classes: list[str] = []
-        # Composed Unicode -> the name as it is in the folder: macOS stores letters and accents apart.
-        self._names = {composed(name): name for name in names}
-        # Name without folders -> the image of that name, and a second one if there is one.
-        self._bare: dict[str, str] = {}
-        self._rivals: dict[str, str] = {}
-        for name in names:
-            bare = composed(posixpath.basename(name))
-            if self._bare.setdefault(bare, name) != name:
-                self._rivals[bare] = name
+        self.warnings: list[str] = []
+        self._names = Names(images, names)
+        self._shapes: Shapes = shapes
         self._folder = images
-        # The image folder's own path, whose end a file_name may repeat.
-        self._above = tuple(map(composed, images.path.parts))
+        # By file_name: images that it may lead to, looked up once all files are read.
+        self._guessed: dict[str, _Guessed] = {}
+        # True once the folders of a file_name led to an image: then other folders lead elsewhere.
+        self._folders_count = False
+        # File and peculiarity -> number of entries, and an example.
+        self._peculiar: Counter[tuple[str, str]] = Counter()
+        self._examples: dict[tuple[str, str], str] = {}
         # Class name -> number, for all files together; category ids count within their file.
         self._numbers: dict[str, int] = {}
         self._refused = 0
@@ -127,6 +149,64 @@ class Merged:
             message = f"entries beyond the first {MAX_FINDINGS} that cannot be used: {count}"
             self.findings.append(Finding(file.file, problem, message))
         self._further.clear()
+
+    def finish(self) -> None:
+        """Find the images of the names that can only be guessed, once all files are added."""
+        claims = Counter(name for guessed in self._guessed.values() for name in self._claims(guessed))
+        for guessed in self._guessed.values():
+            reason = self._problem(guessed, claims)
+            found = guessed.guesses[0]
+            if reason is None:
+                self.images[found.name] = guessed.image
+            for file, entry in guessed.entries:
+                if reason is None:
+                    self._note(file, found, guessed.value)
+                else:
+                    image = guessed.image
+                    count = len(image.objects) + len(image.crowds) + len(image.findings)
+                    refused = _Refused(entry, Problem.LABEL_WITHOUT_IMAGE, reason, count)
+                    self.orphans.append(refused.finding(file))
+
+    @staticmethod
+    def _claims(guessed: _Guessed) -> set[str]:
+        return {guess.name for guess in guessed.guesses}
+
+    def _problem(self, guessed: _Guessed, claims: Mapping[str, int]) -> str | None:
+        """Say why a guess does not hold; None if it does."""
+        guesses = self._claims(guessed)
+        missing = f"expected {self._folder.file(guessed.value[:200])}, which does not exist; "
+        found = guessed.guesses[0]
+        candidate = self._folder.file(found.name)
+        if len(guesses) > 1:
+            both = " or ".join(sorted(map(self._folder.file, guesses))[:2])
+            return f"{missing}it could be {both}: correct file_name"
+        if found.name in self.images:
+            return f"{missing}it could be {candidate}, which another entry names"
+        if claims[found.name] > 1:
+            return f"{missing}it could be {candidate}, and so could other entries: correct file_name"
+        # The base name alone says little where the folders tell images apart.
+        if found.folders is False and self._folders_count:
+            return (
+                f"{missing}{candidate} is not taken for it, since the folders of other entries lead to images"
+            )
+        elsewhere = self._names.elsewhere(guessed.value)
+        if elsewhere is not None:
+            return f"{missing}{candidate} is not taken for it, since there is {elsewhere}"
+        return None
+
+    def _note(self, file: str, found: Found, value: str) -> None:
+        if found.how is not None:
+            key = (file, found.how)
+            self._peculiar[key] += 1
+            self._examples.setdefault(key, f"{value[:200]!r} is {self._folder.file(found.name)}")
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on names that were not as they should be, and were found."""
+        return [
+            f"{file}: the file_name of {count} images {how} (for example {self._examples[file, how]})"
+            for (file, how), count in self._peculiar.items()
+        ]
 
     def _refuse(
         self, to: list[Finding], file: CocoFile, name: str, index: int, entry: object, error: EntryError
@@ -161,8 +241,7 @@ class Merged:
         return images
 
     def _image(self, file: CocoFile, index: int, entry: Mapping[str, Any]) -> Image:
-        name = self._name_of(coco_file.file_name(entry))
-        image = self.images.setdefault(name, Image(file.file, None))
+        image = self._image_named(file.file, coco_file.entry_name("images", index, entry), entry)
         try:
             size = coco_file.image_size(entry)
             # Two files that name one image must agree on its size; boxes depend on it.
@@ -174,28 +253,29 @@ class Merged:
             self._refuse(image.findings, file, "images", index, entry, error)
         return image
 
-    def _name_of(self, parts: tuple[str, ...]) -> str:
-        """Find the image in the folder that a file_name means.
-
-        It is taken as it stands, else from the folders above, else, without a folder, from the one sub-folder
-        that has it.
+    def _image_named(self, file: str, entry_name: str, entry: Mapping[str, Any]) -> Image:
+        """Return the image in the folder that an entry's file_name means, or may mean.
 
         Raises:
             EntryError: There is none, or several.
         """
-        parts = tuple(map(composed, parts))
-        # Leading folders of the file_name may repeat the end of the image folder's own path.
-        for above in range(min(len(parts), len(self._above) + 1)):
-            name = self._names.get("/".join(parts[above:]))
-            if name is not None and parts[:above] == self._above[len(self._above) - above :]:
-                return name
-        # A bare name is searched in the sub-folders; two images of that name are ambiguous.
-        bare, rival = self._bare.get("/".join(parts)), self._rivals.get("/".join(parts))
-        if bare is not None and rival is None:
-            return bare
-        message = f"expected {self._folder.file('/'.join(parts)[:200])}, which does not exist"
-        if rival is not None:
-            message += f"; it could be {bare} or {rival}: write the folder into file_name"
+        value = coco_file.file_name(entry)
+        found = self._names.find(value)
+        if found is not None:
+            self._folders_count = self._folders_count or found.folders is True
+            self._note(file, found, value)
+            return self.images.setdefault(found.name, Image(file, None))
+        guesses = self._names.guess(value)
+        if guesses:
+            guessed = self._guessed.setdefault(value, _Guessed(value, Image(file, None), guesses))
+            guessed.entries.append((file, entry_name))
+            return guessed.image
+        message = f"expected {self._folder.file(value[:200])}, which does not exist"
+        rivals = self._names.rivals(value)
+        if rivals:
+            message += f"; it could be {' or '.join(rivals)}: write the folder into file_name"
+        else:
+            message += ", nor does an image of that name or stem in another folder or with another extension"
         raise EntryError(Problem.LABEL_WITHOUT_IMAGE, message)
 
     def _class_numbers(self, file: CocoFile) -> dict[Id, int]:
@@ -221,6 +301,8 @@ class Merged:
     ) -> int:
         """Add the annotations to their images; return the number of those that an earlier file has, too."""
         before: dict[int, tuple[frozenset[_Object], frozenset[_Object]]] = {}
+        crowds_by_class: Counter[int] = Counter()
+        used = 0
         repeated = 0
         for index, entry in enumerate(file.annotations):
             try:
@@ -235,19 +317,46 @@ class Merged:
             # Objects of earlier files only: two equal annotations within one file are two objects. By id(),
             # because an image is mutable while it is filled, and has no hash.
             if id(image) not in before:
-                objects, crowds = image.objects.items(), image.crowds.items()
-                before[id(image)] = (frozenset(objects) or _NONE, frozenset(crowds) or _NONE)
+                objects = frozenset(image.objects.items())
+                before[id(image)] = (objects or _NONE, frozenset(image.crowds.items()) or _NONE)
             try:
                 is_crowd = coco_file.is_crowd(entry)
-                item = _object(entry, classes)
+                item = self._object(entry, classes)
             except EntryError as error:
                 self._refuse(image.findings, file, "annotations", index, entry, error)
                 continue
+            used += 1
+            crowds_by_class[item[0]] += is_crowd
             if item in before[id(image)][is_crowd]:
                 repeated += 1
             else:
                 (image.crowds if is_crowd else image.objects).add(item)
+                image.outlines += not coco_file.has_box(entry)
+        self._warn_of_crowds(file.file, crowds_by_class, used)
         return repeated
+
+    def _object(self, entry: Mapping[str, Any], classes: Mapping[Id, int]) -> _Object:
+        """Read class number and box of an annotation."""
+        key = coco_file.identity(entry, "category_id")
+        if key not in classes:
+            message = f"expected an id of categories[], got category_id {key!r:.40}"
+            raise EntryError(Problem.UNKNOWN_CLASS, message)
+        if coco_file.has_box(entry):
+            return classes[key], coco_file.box(entry)
+        return classes[key], coco_file.outline_box(entry, self._shapes)
+
+    def _warn_of_crowds(self, file: str, by_class: Counter[int], annotations: int) -> None:
+        """Warn of a file with more crowds than people mark: they are masks that a tool wrote so."""
+        crowds = by_class.total()
+        if not crowds or crowds < _CROWD_SHARE * annotations:
+            return
+        counts = [f"{self.classes[number]} {count}" for number, count in by_class.most_common(5) if count]
+        share = f"all {annotations}" if crowds == annotations else f"{crowds} of {annotations}"
+        self.warnings.append(
+            f"{file}: {share} annotations have iscrowd: 1 ({', '.join(counts)}): they are regions to leave "
+            "out of account, neither learnt nor judged. Tools (CVAT, datumaro) write masks drawn with a "
+            "brush so: export boxes or polygons, or set iscrowd to 0 where one annotation marks one object"
+        )
 
 
 def _image_of(entry: Mapping[str, Any], images: Mapping[Id, Image | _Refused]) -> Image | _Refused:
@@ -255,15 +364,6 @@ def _image_of(entry: Mapping[str, Any], images: Mapping[Id, Image | _Refused]) -
     if key not in images:
         raise EntryError(Problem.LABEL_WITHOUT_IMAGE, f"expected an id of images[], got image_id {key!r:.40}")
     return images[key]
-
-
-def _object(entry: Mapping[str, Any], classes: Mapping[Id, int]) -> _Object:
-    """Read class number and box of an annotation."""
-    key = coco_file.identity(entry, "category_id")
-    if key not in classes:
-        message = f"expected an id of categories[], got category_id {key!r:.40}"
-        raise EntryError(Problem.UNKNOWN_CLASS, message)
-    return classes[key], coco_file.box(entry)
 
 
 def _pixels(size: tuple[int, int]) -> str:
