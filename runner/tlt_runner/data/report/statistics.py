@@ -366,7 +366,7 @@ def _class_warnings(report: DatasetReport, mapping: ClassMapping) -> list[str]:
     }
     if unused:
         # Beside the unused keys stand the classes that exist: most often a key is misspelt.
-        source_classes = _first(sorted(report.source_classes), len(report.source_classes)) or "none"
+        source_classes = _first(sorted(report.source_classes)) or "none"
         lost = f", so that nothing of {_quoted(sorted(absent))} is learnt or measured" if absent else ""
         sentences.append(
             f"targetClassMapping: no label uses {_quoted(report.unused_mapping_keys)}{lost}; the labels' "
@@ -490,5 +490,7 @@ def _image_warnings(report: DatasetReport) -> list[str]:
     ]
 
 
-def _first(names: Sequence[str]) -> str:
-    return ", ".join([*names[:_NAMED], *(["..."] if len(names) > _NAMED else [])])
+def _first(names: Sequence[str], count: int = 0) -> str:
+    """The first names, and "..." where there are more: of these, or of the number given."""
+    more = max(count, len(names)) > _NAMED
+    return ", ".join([*names[:_NAMED], *(["..."] if more else [])])
