@@ -14,7 +14,7 @@ from tlt_api import resources
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner import manifests
 from tlt_runner.errors import RunnerError
-from tlt_runner.from_tlt import flow, spec
+from tlt_runner.from_tlt import flow, parsing
 from tlt_runner.from_tlt.fields import MESSAGES, OLD_NAMES, ROWS
 from tlt_runner.from_tlt.paths import Maps
 from tlt_runner.from_tlt.report import Outcome
@@ -230,7 +230,7 @@ def test_a_coco_conversion_gives_training_and_validation_folders() -> None:
 
 
 def test_the_specs_of_this_folder_have_every_field_and_every_old_name() -> None:
-    read = [spec.parse(path.name, path.read_text()) for path in sorted(SPECS.glob("*.txt"))]
+    read = [parsing.parse(path.name, path.read_text()) for path in sorted(SPECS.glob("*.txt"))]
     given = {item.path for one in read for item in one.given}
     assert set(ROWS) <= given
     names = {part for one in read for item in one.given for part in item.name.split(".")}
@@ -262,7 +262,7 @@ def test_manifests_are_valid_and_every_field_is_accounted_for(names: tuple[str, 
     assert checked.problems == () and len(checked.documents) == len(result.manifests)
     assert [report.file for report in result.reports] == list(names)
     for name, report in zip(names, result.reports, strict=True):
-        given = spec.parse(name, (SPECS / name).read_text()).given
+        given = parsing.parse(name, (SPECS / name).read_text()).given
         assert sum(report.counts().values()) == len(given)
         assert [entry.line for entry in report.entries] == [item.line for item in given]
         assert all(entry.words for entry in report.entries if entry.outcome is not Outcome.TAKEN)

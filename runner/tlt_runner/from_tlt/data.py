@@ -34,10 +34,10 @@ def translate(t: Translation) -> None:
     _classes(t)
     training, validation = _roles(t)
     _sources(t)
-    pair = _Pair(t, training, validation)
+    dataset = _Dataset(t, training, validation)
     if training is not None and training.has("coco_config"):
         t.put("dataset.format", "coco")
-    pair.translate()
+    dataset.translate()
 
 
 def _classes(t: Translation) -> None:
@@ -86,7 +86,7 @@ def _count(t: Translation) -> int:
     return len({item.block for item in t.spec.effective() if item.path.startswith(f"{_SOURCES}.")})
 
 
-class _Pair:
+class _Dataset:
     """Folders of training and validation, and the split between them."""
 
     def __init__(self, t: Translation, training: Spec | None, validation: Spec | None) -> None:

@@ -15,8 +15,7 @@ from tlt_api.base import API_VERSION
 from tlt_api.failures import Reason
 from tlt_api.resources import KINDS, MAX_NAME_LENGTH
 from tlt_runner.errors import RunnerError
-from tlt_runner.from_tlt import ours
-from tlt_runner.from_tlt import spec as specs
+from tlt_runner.from_tlt import ours, parsing
 from tlt_runner.from_tlt.paths import Maps
 from tlt_runner.from_tlt.report import SpecReport
 from tlt_runner.from_tlt.spec import Spec
@@ -99,7 +98,7 @@ def build(
     files = [file for file, _ in contents]
     if twice := sorted({file for file in files if files.count(file) > 1}):
         raise RunnerError(Reason.INVALID_SPEC, f"expected each spec once, got {', '.join(twice)} again")
-    read = [specs.parse(file, content) for file, content in contents]
+    read = [parsing.parse(file, content) for file, content in contents]
     training, retraining, converts = _sorted(read)
     main = training or retraining
     assert main is not None
@@ -208,6 +207,7 @@ def _training(t: Translation, name: str, outputs: _Outputs) -> Manifest:
     t.put("output.uri", outputs.of_training(t, name))
     t.put("resources.gpus", 1)
     t.assume("resources.gpus 1", "TLT's --gpus is in no spec")
+    t.assume("training.keepCheckpoints 0", "besides best and last; TLT keeps all")
     return _manifest("TrainingJob", name, ours.ordered(t.job, _FIRST))
 
 

@@ -3,11 +3,11 @@
 import pytest
 
 from tlt_runner.errors import RunnerError
-from tlt_runner.from_tlt import spec
+from tlt_runner.from_tlt import parsing, spec
 
 
 def of(content: str) -> spec.Spec:
-    return spec.parse("a.txt", content)
+    return parsing.parse("a.txt", content)
 
 
 def test_names_of_tlt_1_are_those_of_today() -> None:
