@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -382,7 +383,12 @@ def _program(expression: str) -> Any:
 def _environment() -> Any:
     import celpy
 
-    return celpy.Environment()
+    # It raises the limit of the whole process, for expressions far deeper than ours.
+    limit = sys.getrecursionlimit()
+    try:
+        return celpy.Environment()
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def _evaluate(expression: str, variables: Mapping[str, Any]) -> Any:

@@ -73,13 +73,21 @@ class Checked:
 
     def lines(self) -> list[str]:
         """Return one line for each document, problem and warning, and a last one with the totals."""
-        local = [item for item in self.documents if item.local]
+        # Valid by itself, a document may be refused for what it means beside the others.
+        documents = [
+            item
+            for item in self.documents
+            if not any(text.startswith(f"{item.position}: ") for text in self.problems)
+        ]
+        local = [item for item in documents if item.local]
         valid = [
             f"{'local' if item.local else 'valid':8} {item.position}: {item.resource.key}"
             + (f": a cluster refuses {'; '.join(item.local)}" if item.local else "")
-            for item in self.documents
+            for item in documents
         ]
-        wrong = [f"invalid  {text}" for text in (*self.problems, *self._nothing())]
+        wrong = [f"invalid  {text}" for text in self.problems]
+        if not self.documents and not self.problems:
+            wrong = [f"nothing  expected at least one {' or '.join(KINDS)}, got none"]
         other = [f"ignored  {text}" for text in self.ignored]
         warnings = [f"warning  {text}" for text in self.warnings()]
         total = f"{len(valid)} valid, {len(self.problems)} invalid, {len(other)} ignored"
@@ -107,15 +115,9 @@ class Checked:
         if problems:
             raise RunnerError(Reason.INVALID_SPEC, "\n  ".join(("", *problems)))
         if not self.documents:
-            raise RunnerError(Reason.INVALID_SPEC, "; ".join(self._nothing()))
+            kinds, others = " or ".join(KINDS), "; ".join(self.ignored) or "no files"
+            raise RunnerError(Reason.INVALID_SPEC, f"expected at least one {kinds}, got: {others}")
         return [item.resource for item in self.documents]
-
-    def _nothing(self) -> list[str]:
-        """Say what there is instead, where no document is of our API group."""
-        if self.documents or self.problems:
-            return []
-        kinds = " or ".join(KINDS)
-        return [f"expected at least one {kinds}, got: {'; '.join(self.ignored) or 'no files'}"]
 
 
 def read(path: Path) -> Checked:

@@ -1,5 +1,7 @@
 """The local verdict on manifests: every rule of the CRDs is evaluated, and what breaks it is refused."""
 
+import sys
+
 import pytest
 
 from operator_ring.manifests import DIGITS, resource, with_field
@@ -80,3 +82,10 @@ def test_a_resource_without_a_name_has_this_problem_alone(metadata: object, expe
     stored, _ = admission.as_stored("TrainingJob", {**DIGITS, "metadata": metadata})
     (problem,) = admission.problems("TrainingJob", stored)
     assert str(problem).startswith(expected)
+
+
+def test_the_process_keeps_its_recursion_limit() -> None:
+    before = sys.getrecursionlimit()
+    admission._environment.cache_clear()
+    admission._environment()
+    assert sys.getrecursionlimit() == before

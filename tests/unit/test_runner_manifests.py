@@ -219,6 +219,7 @@ def test_two_resources_with_one_output_are_refused_naming_both_files(tmp_path: P
     (problem,) = manifests.read(tmp_path).problems
     assert problem.startswith(f"{tmp_path / 'b.yaml'}, document 1: PruneJob/half: spec.output.uri: ")
     assert f"output of TrainingJob/digits in {tmp_path / 'a.yaml'}, document 1" in problem
+    assert manifests.read(tmp_path).lines()[-1] == "1 valid, 1 invalid, 0 ignored"
 
 
 def test_claims_of_two_namespaces_are_two_outputs_and_buckets_are_one(tmp_path: Path) -> None:
@@ -252,7 +253,7 @@ def test_a_specification_of_tlt_is_named_with_the_command_that_converts_it(
     assert checked.refused
     text = "\n".join(checked.lines())
     assert f"{tmp_path / name}: a specification of TLT: `tlt import {tmp_path / name}` converts it" in text
-    assert "invalid  expected at least one TrainingJob" in text
+    assert "nothing  expected at least one TrainingJob" in text
     with pytest.raises(RunnerError, match="tlt import"):
         checked.require_valid()
 
@@ -268,7 +269,7 @@ def test_a_specification_of_tlt_beside_manifests_is_ignored_by_name(tmp_path: Pa
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        ([], "got: no files"),
+        ([], "nothing  expected at least one TrainingJob or PruneJob or ExportJob, got none"),
         (["notes.txt", "run.sh"], "notes.txt, run.sh: no manifests, whose names end in .yaml, .yml, .json"),
         (["a", "b", "c", "d", "e", "f", "g"], "a, b, c, d, e and 2 more: no manifests"),
     ],
@@ -278,4 +279,6 @@ def test_a_folder_without_manifests_says_what_it_has(tmp_path: Path, files: list
         (tmp_path / name).write_text("nothing of ours\n")
     checked = manifests.read(tmp_path)
     assert checked.refused
-    assert expected in checked.lines()[0]
+    assert expected in "\n".join(checked.lines())
+    with pytest.raises(RunnerError, match="got: "):
+        checked.require_valid()
