@@ -1,7 +1,7 @@
 """Exports of annotation tools, YOLO and COCO: every box is read, as the tools' own writers left them.
 
 The fixtures are the same boxes, written by datumaro (CVAT's formats), label-studio-converter, labelImg and
-pylabel; see tests/fixtures/README.md. Roboflow and darknet have no writer on PyPI: their layouts are made here.
+pylabel; see tests/fixtures/README.md. Roboflow and darknet have no writer on PyPI: theirs are made here.
 """
 
 import json
