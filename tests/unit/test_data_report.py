@@ -147,7 +147,7 @@ def test_a_finding_that_is_longer_than_there_is_room_is_not_cut_either() -> None
             [],
             [Problem.WRONG_COLUMNS],
             "Do not raise badSamples.maxFraction for label lines that are wrong",
-            "set",
+            "With a larger",
         ),
         ([Problem.NOT_A_BOX], [Problem.NOT_A_NUMBER], "set dataset.shapes: boundingBox", "With a larger"),
         ([Problem.NO_LABEL], [], "set dataset.unlabelled: background", "raise"),
