@@ -191,6 +191,7 @@ class Listing:
         unlisted: Images that none of the data set's lists (imageSet) names; they are not in ``images``.
         outside: Images that the labels do not list (coco), relative to the root: no part of the data set, and
             not in ``images``.
+        read_files: Of ``other_files``, those that were read: labels or class names beside the images.
         notes: How the reader understood the files, for the report: one sentence each.
         warnings: What a person should look at before training on them, for the report: one sentence each.
     """
@@ -205,6 +206,7 @@ class Listing:
     side_files: Sequence[str] = ()
     unlisted: int = 0
     outside: Sequence[str] = ()
+    read_files: int = 0
     notes: Sequence[str] = ()
     warnings: Sequence[str] = ()
 

@@ -203,7 +203,16 @@ def _two_lists(
     unlisted = _files(listing) - _files(training) - _files(validation)
     return (
         replace(training, findings=findings, unlisted=unlisted),
-        replace(validation, findings=[], orphans=[], other_files=0, side_files=[], notes=[], warnings=[]),
+        replace(
+            validation,
+            findings=[],
+            orphans=[],
+            other_files=0,
+            read_files=0,
+            side_files=[],
+            notes=[],
+            warnings=[],
+        ),
     )
 
 

@@ -93,7 +93,7 @@ class DatasetStatistics(BaseModel):
         folders: defaultdict[str, set[str]] = defaultdict(set)
         for listing in listings:
             self.images += listing.images
-            self.other_files += listing.other_files
+            self.other_files += listing.other_files - listing.read_files
             self.unlisted_images += listing.unlisted
             self.outside_images += len(listing.outside)
             self.labels_without_image += len(listing.orphans)
@@ -215,7 +215,8 @@ class DatasetStatistics(BaseModel):
             objects=objects,
             clipped_boxes=self.clipped_boxes,
             ignored_regions=self.ignored_regions,
-            other_files=self.other_files,
+            # Two readers may have read the same file beside shared images.
+            other_files=max(0, self.other_files),
             unlisted_images=self.unlisted_images,
             outside_images=self.outside_images,
             unlabelled_images=self.unlabelled_images,

@@ -115,6 +115,7 @@ class CocoReader:
             label_files=used,
             side_files=[finding.file for finding in others],
             outside=outside,
+            read_files=sum(self.images.holds(file) for file, _ in used),
             notes=merged.notes,
             warnings=merged.warnings,
         )
