@@ -20,6 +20,7 @@ import data_fuzz_mutations as mutations
 import data_fuzz_worst as worst
 import numpy as np
 
+from tlt_api.dataset import Shapes
 from tlt_runner.data.formats.coco import CocoReader
 from tlt_runner.data.formats.folders import SourceFolder
 from tlt_runner.data.formats.kitti import KittiReader
@@ -131,14 +132,20 @@ def _try_voc(tried: Tried, folder: Path, data: bytes) -> None:
     _pair(tried, folder, data, ".xml", VocReader)
 
 
+def _shapes(tried: Tried) -> Shapes:
+    """Outlines become boxes in every second case."""
+    return "boundingBox" if tried.cases % 2 else "refuse"
+
+
 def _try_yolo(tried: Tried, folder: Path, data: bytes) -> None:
-    _pair(tried, folder, data, ".txt", lambda one, two: YoloReader(one, two, {0: "car", 1: "person"}))
+    shapes = _shapes(tried)
+    _pair(tried, folder, data, ".txt", lambda *two: YoloReader(*two, {0: "car", 1: "person"}, shapes=shapes))
 
 
 def _try_coco(tried: Tried, folder: Path, data: bytes) -> None:
     path = folder / "a.json"
     path.write_bytes(data)
-    tried.reader(CocoReader(SourceFolder(folder, ""), [("a.json", path)]))
+    tried.reader(CocoReader(SourceFolder(folder, ""), [("a.json", path)], shapes=_shapes(tried)))
 
 
 def _try_yaml(tried: Tried, folder: Path, data: bytes) -> None:

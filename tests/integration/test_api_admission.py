@@ -110,6 +110,13 @@ def refusal(cluster: ControlPlane, body: dict[str, Any], *flags: str) -> str:
             {},
             ["spec.model.from", "expected exactly one of trainingJobRef, pruneJobRef, uri"],
         ),
+        (
+            DIGITS,
+            "spec.dataset.shapes",
+            "boundingBox",
+            ["spec.dataset", "expected shapes with format coco or yolo only", "got kitti"],
+        ),
+        (DIGITS, "spec.dataset.unlabelled", "skip", ["spec.dataset.unlabelled", "background", "bad"]),
         (DIGITS, "spec.model.proposals.inference.preNms", 12001, ["preNms", "12001", "12000"]),
         (
             DIGITS,

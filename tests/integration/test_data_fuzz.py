@@ -23,7 +23,7 @@ KINDS = [
         "coco",
         2000,
         (LINES - {"UnreadableLabel"})
-        | {"MissingField", "UnsafeName", "DuplicateName", "LabelWithoutImage", "NoLabel", "NoLabels"},
+        | {"MissingField", "UnsafeName", "DuplicateName", "LabelWithoutImage", "NoLabels"},
     ),
     ("yaml", 300, {"InvalidSpec"}),
     (

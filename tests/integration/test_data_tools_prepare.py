@@ -161,7 +161,7 @@ def test_images_without_a_label_reach_report_status_and_page(tmp_path: Path) -> 
     assert (report.unlabelled, status.unlabelled_images) == (["images/8f1a2b32-street 2.jpg"], 1)
     error = _refused(_dataset(root, format="yolo", unlabelled="bad"), tmp_path)
     assert "images/8f1a2b32-street 2.jpg: NoLabel: expected labels/8f1a2b32-street 2.txt" in error.message
-    assert "set dataset.unlabelled: background" in error.hint
+    assert "Images without a label: if they show no object, set dataset.unlabelled: background." in error.hint
     assert error.hint.endswith("the images named are left out, with all their objects.")
 
 

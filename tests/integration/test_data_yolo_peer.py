@@ -55,3 +55,52 @@ def test_yolo_is_read_as_supervision_reads_it(root: Path) -> None:
         np.testing.assert_allclose(ours, found.xyxy, atol=1e-5)  # theirs is float32
         objects += len(labels.boxes)
     assert (theirs, objects) == ({}, 18)
+
+
+def _boxes(root: Path, **fields: object) -> dict[str, list[list[float]]]:
+    """Stem -> left, top, right, bottom edge of each box as our reader has them."""
+    spec = {
+        "uri": f"file://{root}",
+        "targetClassMapping": {name: name for name in CLASSES},
+        "imageSize": {"width": 64, "height": 64},
+        **fields,
+    }
+    (source,) = sources.find(Dataset.model_validate(spec), Storage(scratch=root / ".scratch"))
+    boxes = {}
+    for sample in source.listing.samples:
+        labels = source.reader.read(sample, (HEIGHT, WIDTH))
+        assert labels.findings == ()
+        boxes[sample.stem] = [[*box.yxyx[1::-1], *box.yxyx[:1:-1]] for box in labels.boxes]
+    return boxes
+
+
+def test_polygons_and_rotated_boxes_have_the_boxes_that_supervision_gives_them(root: Path) -> None:
+    random = np.random.default_rng(5)
+    for label in sorted((root / "labels").iterdir()):
+        lines = []
+        for corners in (3, 4, 9):
+            points = random.integers(0, (WIDTH, HEIGHT), (corners, 2)) / (WIDTH, HEIGHT)
+            lines.append(f"{random.integers(3)} {' '.join(f'{value:.6f}' for value in points.ravel())}\n")
+        label.write_text("".join(lines))
+    peer = supervision.DetectionDataset.from_yolo(
+        str(root / "images"), str(root / "labels"), str(root / "data.yaml")
+    )
+    ours = _boxes(root, format="yolo", shapes="boundingBox")
+    assert len(ours) == 12
+    for path, found in peer.annotations.items():
+        # Six decimals of a share are 0.00003 pixels.
+        np.testing.assert_allclose(ours[Path(path).stem], found.xyxy, atol=1e-3)
+
+
+def test_what_supervision_writes_is_read(root: Path, tmp_path: Path) -> None:
+    peer = supervision.DetectionDataset.from_yolo(
+        str(root / "images"), str(root / "labels"), str(root / "data.yaml")
+    )
+    out = tmp_path / "out"
+    peer.as_yolo(str(out / "images"), str(out / "labels"), str(out / "data.yaml"))
+    peer.as_coco(str(out / "images"), str(out / "annotations.json"))
+    for fields in ({"format": "yolo"}, {"format": "coco", "labels": "annotations.json"}):
+        ours = _boxes(out, **fields)
+        for path, found in peer.annotations.items():
+            boxes = np.array(ours[Path(path).stem]).reshape(-1, 4)
+            np.testing.assert_allclose(boxes, found.xyxy, atol=1e-3)

@@ -43,6 +43,8 @@ def test_a_minimal_training_job_takes_tlts_defaults() -> None:
             "expected groupBy with fraction only",
         ),
         ("spec.dataset.classNames", ["car"], "expected classNames with format yolo only"),
+        ("spec.dataset.shapes", "boundingBox", "expected shapes with format coco or yolo only"),
+        ("spec.dataset.unlabelled", "skip", "spec.dataset.unlabelled: Input should be 'background' or 'bad'"),
         (
             "spec.model",
             {"from": {"uri": "s3://models/m.keras"}, "anchors": {"auto": True}},

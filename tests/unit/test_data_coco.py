@@ -265,6 +265,38 @@ def test_a_guess_that_may_be_wrong_is_not_made(
     assert len(listing.outside) == len(names) - 1
 
 
+def test_the_likelier_of_two_guesses_has_the_image(tmp_path: Path) -> None:
+    entries = [
+        _image(1, "/home/me/images/val/a.jpg"),
+        _image(2, "/home/me/images/train/a.jpg"),
+        _image(3, "/home/me/images/train/b.png"),
+        _image(4, "/home/me/images/train/b.jpg"),
+        # Folders tell images apart.
+        _image(5, "/home/me/images/val/c.jpg"),
+    ]
+    annotations = [_annotation(image, 1, [image, 0, 1, 1]) for image in range(1, 6)]
+    (tmp_path / "images/train").mkdir(parents=True)
+    files = _reader(
+        tmp_path, ["train/a.jpg", "train/b.jpg", "train/c.jpg"], _coco(entries, annotations)
+    ).files
+    reader = CocoReader(SourceFolder(tmp_path / "images/train", "images/train"), files)
+    listing = reader.listing()
+    assert [finding.entry for finding in listing.orphans] == [f"images[{n}] (id {n + 1})" for n in (2, 0, 4)]
+    boxes = {s.stem: [box.yxyx[1] for box in reader.read(s, (1, 1)).boxes] for s in listing.samples}
+    assert (boxes, listing.outside) == ({"a": [2.0], "b": [4.0]}, ["images/train/c.jpg"])
+
+
+def test_an_image_folder_of_another_part_is_no_reliable_place(tmp_path: Path) -> None:
+    # val/images ends as images does.
+    reader = _reader(tmp_path, ["a.jpg"], _coco([_image(1, "val/images/a.jpg")], []))
+    assert [note.partition(" has ")[0] for note in reader.listing().notes] == [
+        "annotations/0.json: the file_name of 1 images"
+    ]
+    (tmp_path / "val/images").mkdir(parents=True)
+    (tmp_path / "val/images/a.jpg").touch()
+    assert reader.listing().samples == []
+
+
 def test_two_entries_that_could_be_one_image_are_neither(tmp_path: Path) -> None:
     entries = [_image(1, "/x/a.jpg"), _image(2, "/y/a.jpg"), _image(3, "b.jpg")]
     listing, _ = _read(tmp_path, _coco(entries, []), images=("a.jpg", "b.jpg"))

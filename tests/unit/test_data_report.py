@@ -108,6 +108,65 @@ def test_the_failure_names_a_file_of_many_bad_lines_once() -> None:
     assert caught.value.message.endswith(expected)
 
 
+def test_the_failure_names_a_file_of_each_problem_first_and_cuts_no_finding() -> None:
+    statistics = DatasetStatistics()
+    long = "expected boxes, got outlines " * 12
+    skipped = [Finding(f"i/{number:02}.jpg", Problem.TRUNCATED_IMAGE, "cut off") for number in range(12)]
+    skipped.append(Finding("i/99.jpg", Problem.NOT_A_BOX, long))
+    statistics.add_listings([_listing([], images=20, skipped=skipped)])
+    with pytest.raises(RunnerError) as caught:
+        enforce_policy(statistics.to_report(MAPPING), BadSamples())
+    named = caught.value.message.partition("allows 0.01: ")[2].split("; ")
+    assert named[:3] == [
+        "i/00.jpg: TruncatedImage: cut off",
+        f"i/99.jpg: NotABox: {long}",
+        "i/01.jpg: TruncatedImage: cut off",
+    ]
+    assert (len(named), named[-1]) == (11, "and 3 more files")
+
+
+def test_a_finding_that_is_longer_than_there_is_room_is_not_cut_either() -> None:
+    statistics = DatasetStatistics()
+    skipped = [Finding(f"i/{number}.jpg", Problem.NOT_A_BOX, f"{number}" * 1500) for number in range(3)]
+    statistics.add_listings([_listing([], images=3, skipped=skipped)])
+    with pytest.raises(RunnerError) as caught:
+        enforce_policy(statistics.to_report(MAPPING), BadSamples())
+    assert caught.value.message.endswith(f": i/0.jpg: NotABox: {'0' * 1500}; and 2 more files")
+
+
+@pytest.mark.parametrize(
+    ("skipped", "dropped", "said", "unsaid"),
+    [
+        (
+            [Problem.TRUNCATED_IMAGE],
+            [],
+            "a larger badSamples.maxFraction the images named are left out",
+            "raise",
+        ),
+        (
+            [],
+            [Problem.WRONG_COLUMNS],
+            "Do not raise badSamples.maxFraction for label lines that are wrong",
+            "With a larger",
+        ),
+        ([Problem.NOT_A_BOX], [Problem.NOT_A_NUMBER], "set dataset.shapes: boundingBox", "With a larger"),
+        ([Problem.NO_LABEL], [], "set dataset.unlabelled: background", "raise"),
+    ],
+)
+def test_the_hint_never_leads_to_objects_that_become_background(
+    skipped: list[Problem], dropped: list[Problem], said: str, unsaid: str
+) -> None:
+    statistics = DatasetStatistics()
+    left_out = [Finding("i/0.jpg", problem, "wrong") for problem in skipped]
+    statistics.add_listings([_listing([_sample()], images=1 + len(skipped), skipped=left_out)])
+    lines = [Finding("l/1.txt", problem, "wrong", 1) for problem in dropped]
+    statistics.add(_sample(), SampleOutcome(example=b"x", dropped=lines), "training")
+    with pytest.raises(RunnerError) as caught:
+        enforce_policy(statistics.to_report(MAPPING), BadSamples())
+    assert said in caught.value.hint
+    assert unsaid not in caught.value.hint
+
+
 def test_a_failure_with_ten_files_fits_into_a_pods_termination_message() -> None:
     statistics = DatasetStatistics()
     statistics.add_listings([_listing([], images=20)])

@@ -1,7 +1,7 @@
 """Exports of annotation tools, YOLO and COCO: every box is read, as the tools' own writers left them.
 
 The fixtures are the same boxes, written by datumaro (CVAT's formats), label-studio-converter, labelImg and
-pylabel; see tests/fixtures/README.md. Roboflow and darknet have no writer on PyPI: their layouts are made here.
+pylabel; see tests/fixtures/README.md. Roboflow and darknet have no writer on PyPI: theirs are made here.
 """
 
 import json
@@ -252,6 +252,7 @@ def test_class_names_are_found_where_tools_leave_them(
     assert source.listing.notes == [f"class names are those of {used}"]
     assert (source.listing.orphans, source.listing.side_files) == ([], [])
     assert {name for name, _ in source.listing.label_files} >= set(used.split(" and "))
+    assert source.listing.other_files == source.listing.read_files
 
 
 @pytest.mark.parametrize(
@@ -311,6 +312,7 @@ def test_each_folder_of_roboflows_darknet_export_has_its_own_names(tmp_path: Pat
     )
     assert training.reader.classes(training.listing.samples[0]) == {"car": 1}
     assert validation.reader.classes(validation.listing.samples[0]) == {"bus": 1}
+    assert training.listing.other_files == training.listing.read_files == 1
 
 
 def test_roboflows_yolo_export_is_read_whatever_its_paths_say(tmp_path: Path) -> None:
@@ -355,3 +357,5 @@ def test_roboflows_coco_export_has_its_file_beside_the_images(tmp_path: Path) ->
     for source in (training, validation):
         assert source.reader.classes(source.listing.samples[0]) == {"car": 1}
         assert (source.listing.findings, source.listing.orphans) == ([], [])
+        # The file beside the images is no file that was not read.
+        assert source.listing.other_files == source.listing.read_files == 1

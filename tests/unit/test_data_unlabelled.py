@@ -118,15 +118,15 @@ def test_fewer_strange_labels_than_images_without_label_are_only_reported(tmp_pa
 
 
 def test_the_failure_shows_labels_that_lead_to_no_image(tmp_path: Path) -> None:
-    _make(tmp_path, "a b", "a_jpg b_jpg c_jpg d_jpg")
+    _make(tmp_path, "a b", " ".join(f"{name}_jpg" for name in "abcdefgh"))
     with pytest.raises(RunnerError) as caught:
         _find(tmp_path)
     assert caught.value.message.endswith(
-        "there is: 4 .txt files; i/a.jpg: expected l/a.txt, which does not exist; labels without an image: "
-        "4, so the names may not match; labels that lead to no image: "
+        "there is: 8 .txt files; i/a.jpg: expected l/a.txt, which does not exist; labels without an image: "
+        "8, so the names may not match; labels that lead to no image: "
         + "; ".join(
             f"l/{name}_jpg.txt: LabelWithoutImage: expected i/{name}_jpg with one of .jpg, .jpeg, .png"
-            for name in "abc"
+            for name in "abcdefg"
         )
         + "; and 1 more"
     )
@@ -226,7 +226,7 @@ def test_a_coco_file_of_other_images_is_refused_with_its_exact_finding(tmp_path:
         "which does not exist, nor does an image of that name or stem in another folder or with another "
         "extension; annotations that go with it: 1; all.json: "
     ) in caught.value.message
-    assert caught.value.message.endswith("annotations that go with it: 1; and 1 more")
+    assert caught.value.message.endswith("annotations that go with it: 1; and 2 more")
 
 
 def test_images_without_label_and_images_not_listed_reach_report_and_status(tmp_path: Path) -> None:

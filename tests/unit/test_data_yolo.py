@@ -107,9 +107,10 @@ def test_an_outline_that_makes_no_box_is_a_finding(
 def test_the_box_of_keypoints_stands_in_the_line(tmp_path: Path) -> None:
     # Two keypoints of three numbers behind the box: eleven columns, which could be a polygon, too.
     line = "0 0.5 0.5 0.25 0.5 0.1 0.9 2 0.8 0.1 1"
-    labels = _outlined(tmp_path, line, keypoint_numbers=6)
-    assert labels.boxes == (LabelledBox("bicycle", (50.0, 150.0, 150.0, 250.0), line=1),)
-    refused = _outlined(tmp_path, line, keypoint_numbers=6, shapes="refuse")
+    for shapes in ("refuse", "boundingBox"):
+        labels = _outlined(tmp_path, line, keypoint_numbers=6, shapes=shapes)
+        assert labels == Labels((LabelledBox("bicycle", (50.0, 150.0, 150.0, 250.0), line=1),))
+    refused = _outlined(tmp_path, line, keypoint_numbers=8, shapes="refuse")
     assert [finding.problem for finding in refused.findings] == [Problem.NOT_A_BOX]
 
 

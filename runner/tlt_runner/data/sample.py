@@ -96,6 +96,22 @@ class Finding:
         return f"{self.position}: {self.problem}: {self.message}"
 
 
+def listed(findings: Sequence[Finding], room: int = 600) -> str:
+    """Join findings for the message of a failure: the first in any case, others as there is room, none cut.
+
+    Args:
+        findings: The findings; at least one.
+        room: Characters, of which the message of a failure has 2,000 in a resource's status.
+    """
+    texts = [str(findings[0])]
+    for finding in findings[1:]:
+        if len(str(finding)) + sum(map(len, texts)) > room:
+            break
+        texts.append(str(finding))
+    more = len(findings) - len(texts)
+    return "; ".join([*texts, *([f"and {more} more"] if more else [])])
+
+
 @dataclass(frozen=True, slots=True)
 class LabelledBox:
     """One object, or one ignored region, in pixels of the image as stored; pixel 0 reaches from 0 to 1.
@@ -175,6 +191,7 @@ class Listing:
         unlisted: Images that none of the data set's lists (imageSet) names; they are not in ``images``.
         outside: Images that the labels do not list (coco), relative to the root: no part of the data set, and
             not in ``images``.
+        read_files: Of ``other_files``, those that were read: labels or class names beside the images.
         notes: How the reader understood the files, for the report: one sentence each.
         warnings: What a person should look at before training on them, for the report: one sentence each.
     """
@@ -189,6 +206,7 @@ class Listing:
     side_files: Sequence[str] = ()
     unlisted: int = 0
     outside: Sequence[str] = ()
+    read_files: int = 0
     notes: Sequence[str] = ()
     warnings: Sequence[str] = ()
 

@@ -87,7 +87,9 @@ class FolderReader(ABC):
         return folders.content_summary(self.labels.path)
 
 
-_SIDE_FILE = re.compile(r"classes|labels|names|notes|readme.*|train|val|valid|test|trainval", re.IGNORECASE)
+_SIDE_FILE = re.compile(
+    r"(predefined_)?classes|labels|names|notes|readme.*|train|val|valid|test|trainval", re.IGNORECASE
+)
 """Names of what tools and people put beside labels, where no image has them."""
 
 

@@ -10,7 +10,7 @@ Lines with more columns outline their object: ``class x1 y1 x2 y2 x3 y3 ...``, a
 a rotated box. With ``dataset.shapes: boundingBox`` the smallest upright box around the points is taken.
 Without it their image is left out as a whole, because its other objects alone would teach that the outlined
 ones are background. Keypoints, ``class cx cy w h`` and then points, look the same and are known by
-``kpt_shape`` in data.yaml; their box stands in the line.
+``kpt_shape`` in data.yaml; their box stands in the line, and is read.
 
 Folders are written as ``images/{train,val}``, ``labels/{train,val}`` and ``data.yaml`` with the classes'
 names. Shares have 10 decimals: on an image of 10,000 pixels an edge moves by less than 0.00001 pixels.
@@ -89,7 +89,16 @@ class YoloReader(FolderReader):
         names = [file for file, _ in self.names_files]
         notes = [f"class names are those of {' and '.join(names)}"] if names else []
         side_files = [file for file in listing.side_files if file not in names]
-        return replace(listing, label_files=list(label_files.items()), side_files=side_files, notes=notes)
+        # A .txt beside images and labels is not among the other files already.
+        beside = [name for name in names if self.images.holds(name)]
+        beside = [name for name in beside if not (name.endswith(self.suffix) and self.labels.holds(name))]
+        return replace(
+            listing,
+            label_files=list(label_files.items()),
+            side_files=side_files,
+            read_files=len(beside),
+            notes=notes,
+        )
 
     def read_file(self, path: Path, file: str, image_size: tuple[int, int]) -> Labels:
         """Read one label file; its shares become pixels of an image of ``image_size`` (height, width)."""
@@ -133,7 +142,8 @@ def parse_line(
     def wrong(problem: Problem, message: str) -> Finding:
         return Finding(file, problem, message, number)
 
-    is_box = len(columns) in COLUMNS
+    # Where data.yaml gives the number of keypoints, they stand behind a box.
+    is_box = len(columns) in COLUMNS or len(columns) - 5 == keypoint_numbers
     # Text among the columns: a line of another format, such as KITTI's.
     if not is_box and (len(columns) < FEWEST_OUTLINE_COLUMNS or None in map(lines.number, columns)):
         return wrong(Problem.WRONG_COLUMNS, f"{_expected(columns)}: {lines.shown(columns)}")
@@ -148,8 +158,7 @@ def parse_line(
     class_name = class_names.get(int(class_id))
     if class_name is None:
         return wrong(Problem.UNKNOWN_CLASS, f"{_class_message(class_names)}, got {columns[0][:40]!r}")
-    has_box = is_box or len(columns) - 5 == keypoint_numbers
-    edges = _box_edges(columns) if has_box else _outline_edges(columns)
+    edges = _box_edges(columns) if is_box else _outline_edges(columns)
     if not isinstance(edges, tuple):
         return wrong(edges.problem, edges.message)
     if not is_box and outlines is not None:

@@ -16,12 +16,9 @@ from tlt_runner.data import formats
 from tlt_runner.data.preparation import image_sets
 from tlt_runner.data.preparation.image_sets import ImageSet
 from tlt_runner.data.records import Subset
-from tlt_runner.data.sample import Finding, Listing, Problem, Reader
+from tlt_runner.data.sample import Finding, Listing, Problem, Reader, listed
 from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
 from tlt_runner.storage import Storage, join, relative
-
-_REFUSED = 3
-"""Findings about labels that a failure names."""
 
 
 @dataclass(frozen=True)
@@ -128,13 +125,12 @@ def _require_samples(dataset: Dataset, part: _Part) -> None:
             f"{listing.skipped[0]}",
         )
     # What the reader refused says most often why no label fits.
-    refused = [str(finding) for finding in (*listing.findings, *listing.orphans)]
-    more = f"; and {len(refused) - _REFUSED} more" if len(refused) > _REFUSED else ""
+    refused = [*listing.findings, *listing.orphans]
     raise RunnerError(
         Reason.NO_LABELS,
         f"expected labels of the {listing.images + len(listing.outside)} images{use} in {folder}; where they "
         f"should be there is: {reader.label_summary()}; {unlabelled[0].file}: {unlabelled[0].message}"
-        + (f"; labels that lead to no image: {'; '.join(refused[:_REFUSED])}{more}" if refused else ""),
+        + (f"; labels that lead to no image: {listed(refused)}" if refused else ""),
     )
 
 
@@ -207,7 +203,16 @@ def _two_lists(
     unlisted = _files(listing) - _files(training) - _files(validation)
     return (
         replace(training, findings=findings, unlisted=unlisted),
-        replace(validation, findings=[], orphans=[], other_files=0, side_files=[], notes=[], warnings=[]),
+        replace(
+            validation,
+            findings=[],
+            orphans=[],
+            other_files=0,
+            read_files=0,
+            side_files=[],
+            notes=[],
+            warnings=[],
+        ),
     )
 
 

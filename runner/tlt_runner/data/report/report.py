@@ -242,7 +242,11 @@ def _hint(report: DatasetReport) -> str:
             "Polygons and rotated boxes: set dataset.shapes: boundingBox, or export boxes from the tool."
         )
     if Problem.NO_LABEL in report.skipped_by_problem:
-        advice.append("Images without a label that show no object: set dataset.unlabelled: background.")
+        mismatch = "compare their names with those of the labels without an image, and "
+        advice.append(
+            f"Images without a label: {mismatch if report.labels_without_image else ''}if they show no "
+            "object, set dataset.unlabelled: background."
+        )
     # What a larger fraction means is said with it: dropped lines are no longer objects, but what they mark is
     # still in the picture.
     if any(problem not in HARMLESS for problem in report.dropped_by_problem):

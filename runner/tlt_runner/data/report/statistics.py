@@ -98,7 +98,7 @@ class DatasetStatistics(BaseModel):
         folders: defaultdict[str, set[str]] = defaultdict(set)
         for listing in listings:
             self.images += listing.images
-            self.other_files += listing.other_files
+            self.other_files += listing.other_files - listing.read_files
             self.unlisted_images += listing.unlisted
             self.outside_images += len(listing.outside)
             self.labels_without_image += len(listing.orphans)
@@ -230,7 +230,8 @@ class DatasetStatistics(BaseModel):
             ignored_regions=self.ignored_regions,
             unused_regions=self.ignored_regions - _sum(self.ignored_per_image),
             turned_images=self.turned_images,
-            other_files=self.other_files,
+            # Two readers may have read the same file beside shared images.
+            other_files=max(0, self.other_files),
             unlisted_images=self.unlisted_images,
             outside_images=self.outside_images,
             unlabelled_images=self.unlabelled_images,

@@ -38,13 +38,11 @@ from tlt_runner.data.formats.coco.merge import Image, Merged
 from tlt_runner.data.formats.folders import SourceFolder
 from tlt_runner.data.formats.format import DatasetRoot, ExportedImage, Format, Writer
 from tlt_runner.data.records import Subset
-from tlt_runner.data.sample import Finding, LabelledBox, Labels, Listing, Problem, Sample
+from tlt_runner.data.sample import Finding, LabelledBox, Labels, Listing, Problem, Sample, listed
 from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
 from tlt_runner.storage import join, relative
 
 SUFFIX = ".json"
-_NAMED = 10
-"""Files that a failure names."""
 
 
 class CocoReader:
@@ -98,7 +96,7 @@ class CocoReader:
                 # The standard layout has captions_*.json beside instances_*.json: no reason to complain.
                 (others if error.other_kind else refused).append(error.finding)
         if not used:
-            got = "; ".join(map(str, [*refused, *others][:_NAMED])) or "no .json file"
+            got = listed([*refused, *others]) if refused or others else "no .json file"
             message = f"expected a COCO file with images, annotations and categories, got {got}"
             raise RunnerError(Reason.NO_LABELS, message)
         merged.finish()
@@ -117,6 +115,7 @@ class CocoReader:
             label_files=used,
             side_files=[finding.file for finding in others],
             outside=outside,
+            read_files=sum(self.images.holds(file) for file, _ in used),
             notes=merged.notes,
             warnings=merged.warnings,
         )

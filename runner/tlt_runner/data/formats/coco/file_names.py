@@ -11,10 +11,13 @@ A name is read in this order; what comes first wins:
    (``images/train/1.jpg`` for the folder ``images/train``) may stand before it; a name without folders may be
    in a sub-folder, if only in one;
 2. the same with ``/`` for ``\``, without URL escapes, drive, host, ``.`` and ``..``;
-3. a guess, once all files are read: the end of the path, the base name, or the same with another extension.
+3. a guess, once all files are read: the path behind folders of another machine that end as the image
+   folder's (``/home/me/images/train/1.jpg``), then the same with another extension, then the end of the path
+   or the base name.
 
-A guess holds only if it leads to one image that no other entry names. It is not made where folders tell
-images apart: if ``train/1.jpg`` is an image of the folder ``train``, ``val/2.jpg`` is none of it.
+A guess holds only if it leads to one image that no other entry names, the likelier kinds first. It is not
+made by the base name where folders tell images apart: if ``train/1.jpg`` is an image of the folder ``train``,
+``val/2.jpg`` is none of it.
 """
 
 from __future__ import annotations
@@ -76,7 +79,7 @@ class Names:
     def find(self, value: str) -> Found | None:
         """Find the image of a name by the first two rules."""
         literal = _literal(value)
-        found = None if literal is None else self._by_path(literal, self._paths, self._bare)
+        found = self._by_path(literal, self._paths, self._bare) if literal else None
         if found is not None:
             return found
         for parts in spellings(value):
@@ -87,9 +90,12 @@ class Names:
         return None
 
     def guess(self, value: str) -> list[Found]:
-        """List the images that a name may mean by the third rule, the likeliest first."""
+        """List the images that a name may mean by the third rule, all of one likelihood."""
         guesses: list[Found] = []
         for parts in spellings(value):
+            found = self._by_path(parts, self._paths, {}, elsewhere=True)
+            if found is not None:
+                return [Found(found.name, SPELLED, found.folders)]
             tails = ["/".join(parts[start:]) for start in range(1, len(parts))]
             named = next(
                 (self._paths[tail] for tail in tails if tail in self._paths), self._bare.get(parts[-1])
@@ -98,7 +104,7 @@ class Names:
             if named is not None:
                 guesses.append(Found(named, BY_BASE_NAME, folders))
             stem = (*parts[:-1], _without_suffix(parts[-1]))
-            by_stem = self._by_path(stem, self._stems, self._bare_stems)
+            by_stem = self._by_path(stem, self._stems, self._bare_stems, elsewhere=True)
             if by_stem is not None:
                 guesses.append(Found(by_stem.name, BY_STEM, by_stem.folders))
             # Path and extension differ, both.
@@ -123,24 +129,37 @@ class Names:
         return None
 
     def _by_path(
-        self, parts: Parts, paths: Mapping[str, str | None], bare: Mapping[str, str | None]
+        self,
+        parts: Parts,
+        paths: Mapping[str, str | None],
+        bare: Mapping[str, str | None],
+        *,
+        elsewhere: bool = False,
     ) -> Found | None:
+        """Look a path up: as it stands, behind folders that lead here, or without folders in one sub-folder.
+
+        Args:
+            parts: The path.
+            paths: Image by path relative to the image folder.
+            bare: Image by base name; None for a name that several have.
+            elsewhere: The folders of another machine lead here, if they end as the image folder's path.
+        """
         parts = tuple(map(composed, parts))
         # Leading folders of the file_name may repeat the end of the image folder's own path.
         for above in range(len(parts)):
             name = paths.get("/".join(parts[above:]))
-            if name is not None and self._leads_here(parts[:above]):
+            if name is not None and self._leads_here(parts[:above], elsewhere=elsewhere):
                 return Found(name, folders=True if len(parts) > 1 else None)
         # A bare name is searched in the sub-folders; two images of that name are ambiguous.
         single = bare.get(parts[0]) if len(parts) == 1 else None
         return None if single is None else Found(single)
 
-    def _leads_here(self, folders: Parts) -> bool:
+    def _leads_here(self, folders: Parts, *, elsewhere: bool) -> bool:
         count, levels = len(folders), len(self._relative)
         if count <= len(self._above) and folders == self._above[len(self._above) - count :]:
             return True
         # The data set was elsewhere: what counts is its own part of the path.
-        return levels > 0 and folders[-levels:] == self._relative
+        return elsewhere and levels > 0 and folders[-levels:] == self._relative
 
     @cached_property
     def _same_name(self) -> dict[str, list[str]]:

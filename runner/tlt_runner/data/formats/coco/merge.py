@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from tlt_api.dataset import Shapes
 from tlt_runner.data.formats.coco import file as coco_file
 from tlt_runner.data.formats.coco.file import Box, CocoFile, EntryError, Id
-from tlt_runner.data.formats.coco.file_names import Found, Names
+from tlt_runner.data.formats.coco.file_names import SPELLED, Found, Names
 from tlt_runner.data.formats.folders import SourceFolder
 from tlt_runner.data.sample import Finding, Problem
 
@@ -152,20 +152,28 @@ class Merged:
 
     def finish(self) -> None:
         """Find the images of the names that can only be guessed, once all files are added."""
-        claims = Counter(name for guessed in self._guessed.values() for name in self._claims(guessed))
+        # The likelier ones first: what they lead to, another one cannot have.
+        by_rank: dict[int, list[_Guessed]] = defaultdict(list)
         for guessed in self._guessed.values():
-            reason = self._problem(guessed, claims)
-            found = guessed.guesses[0]
+            by_rank[_rank(guessed.guesses[0])].append(guessed)
+        for rank in sorted(by_rank):
+            claims = Counter(name for guessed in by_rank[rank] for name in self._claims(guessed))
+            for guessed in by_rank[rank]:
+                self._place(guessed, self._problem(guessed, claims))
+
+    def _place(self, guessed: _Guessed, reason: str | None) -> None:
+        """Give an image its annotations, or report the entries for a reason."""
+        found, image = guessed.guesses[0], guessed.image
+        if reason is None:
+            self.images[found.name] = image
+            self._folders_count = self._folders_count or found.folders is True
+        for file, entry in guessed.entries:
             if reason is None:
-                self.images[found.name] = guessed.image
-            for file, entry in guessed.entries:
-                if reason is None:
-                    self._note(file, found, guessed.value)
-                else:
-                    image = guessed.image
-                    count = len(image.objects) + len(image.crowds) + len(image.findings)
-                    refused = _Refused(entry, Problem.LABEL_WITHOUT_IMAGE, reason, count)
-                    self.orphans.append(refused.finding(file))
+                self._note(file, found, guessed.value)
+            else:
+                count = len(image.objects) + len(image.crowds) + len(image.findings)
+                refused = _Refused(entry, Problem.LABEL_WITHOUT_IMAGE, reason, count)
+                self.orphans.append(refused.finding(file))
 
     @staticmethod
     def _claims(guessed: _Guessed) -> set[str]:
@@ -357,6 +365,13 @@ class Merged:
             "out of account, neither learnt nor judged. Tools (CVAT, datumaro) write masks drawn with a "
             "brush so: export boxes or polygons, or set iscrowd to 0 where one annotation marks one object"
         )
+
+
+def _rank(found: Found) -> int:
+    """Order guesses: by the whole path, with another extension, by its end."""
+    if found.how == SPELLED:
+        return 0
+    return 1 if found.folders else 2
 
 
 def _image_of(entry: Mapping[str, Any], images: Mapping[Id, Image | _Refused]) -> Image | _Refused:
