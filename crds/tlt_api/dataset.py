@@ -24,6 +24,9 @@ LabelFormat = Literal["kitti", "voc", "coco", "yolo"]
 
 
 ColorMode = Literal["rgb", "grayscale"]
+Layout = Literal["fields", "auto"]
+Coordinates = Literal["auto", "zeroBased", "oneBased"]
+Orientation = Literal["auto", "stored", "exif"]
 
 
 class ImageSize(ApiModel):
@@ -109,8 +112,13 @@ class Dataset(ApiModel):
 
     uri: Uri
     """Root folder of the dataset: pvc://claim/path, s3://bucket/prefix, or file:///path in local runs."""
+    layout: Layout = "fields"
+    """Search for images and labels: fields takes format, images, labels and imageSet as given, or their
+    defaults; auto looks at the folder and finds them, class names and a split into training and validation by
+    itself (`tlt data` shows what it finds)."""
     format: LabelFormat = "kitti"
-    """Label format: KITTI, Pascal VOC, COCO or YOLO."""
+    """Label format: KITTI, Pascal VOC, COCO or YOLO. With layout auto it is found, unless it is one of the
+    last three, which are then looked for alone."""
     images: RelativePath | None = None
     """Folder of images with its sub-folders, relative to uri. Defaults to training/image_2 (kitti),
     JPEGImages (voc) or images (coco, yolo)."""
@@ -122,6 +130,14 @@ class Dataset(ApiModel):
     ImageSets/Main/train.txt. Defaults to all images."""
     class_names: Annotated[list[ClassName], Field(max_length=1000)] = []
     """Class names by class number, from 0; with format yolo only. Defaults to those of data.yaml at uri."""
+    coordinates: Coordinates = "auto"
+    """Number of the first pixel in VOC labels: oneBased (VOC's definition, the maximum is included),
+    zeroBased (CVAT, datumaro, VoTT, Label Studio, labelme), or auto: decided by the boxes at the edges of all
+    images, oneBased where there is none. With format voc only; the other formats count from 0."""
+    orientation: Orientation = "auto"
+    """View of photos with an EXIF orientation on which the labels were drawn: stored (the tag is ignored),
+    exif (as viewers show it: the images are turned), or auto: decided by the image sizes in the labels and by
+    boxes outside the image, stored where nothing tells."""
     target_class_mapping: Annotated[dict[str, ClassName], Field(min_length=1, max_length=MOST_CLASSES)]
     """Map from a class name in the labels to the class to learn. Labels of all other classes are ignored."""
     image_size: ImageSize
@@ -145,9 +161,24 @@ class Dataset(ApiModel):
         ),
         Rule(
             # Labels of YOLO have numbers only.
-            cel="self.format == 'yolo' || !has(self.classNames) || size(self.classNames) == 0",
-            check=lambda self: self.format == "yolo" or not self.class_names,
+            cel="self.format == 'yolo' || self.layout == 'auto' || !has(self.classNames) || "
+            "size(self.classNames) == 0",
+            check=lambda self: self.format == "yolo" or self.layout == "auto" or not self.class_names,
             message="expected classNames with format yolo only: labels of other formats name their classes",
+            given="self.format",
+        ),
+        Rule(
+            cel="self.layout != 'auto' || !(has(self.images) || has(self.labels) || has(self.imageSet))",
+            check=lambda self: (
+                self.layout != "auto" or (self.images, self.labels, self.image_set) == (None, None, None)
+            ),
+            message="expected no images, labels or imageSet with layout auto, which finds them",
+            given="'one of them'",
+        ),
+        Rule(
+            cel="self.format == 'voc' || self.layout == 'auto' || self.coordinates == 'auto'",
+            check=lambda self: "auto" in (self.layout, self.coordinates) or self.format == "voc",
+            message="expected coordinates with format voc only: the other formats count from 0",
             given="self.format",
         ),
     )

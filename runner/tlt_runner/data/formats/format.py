@@ -69,6 +69,41 @@ class DatasetRoot:
 
 
 @dataclass(frozen=True)
+class EdgeEvidence:
+    """Counts of boxes at the edges of their images, which tell whether a tool counts pixels from 0 or from 1.
+
+    Attributes:
+        boxes: Boxes looked at.
+        at_zero: Boxes with a left or top edge from 0 to below 1, which pixels from 1 cannot have.
+        at_one: Boxes with a left or top edge of exactly 1, and none below.
+        at_end: Boxes with a right or bottom edge at the image's width or height.
+        fractions: Boxes with an edge that is no whole number.
+        zero_file: A file with a box at 0; "" if there is none.
+        one_file: A file with a box at 1.
+    """
+
+    boxes: int = 0
+    at_zero: int = 0
+    at_one: int = 0
+    at_end: int = 0
+    fractions: int = 0
+    zero_file: str = ""
+    one_file: str = ""
+
+    def __add__(self, other: EdgeEvidence) -> EdgeEvidence:
+        """Add the counts of other files; the first file of each kind stays the example."""
+        return EdgeEvidence(
+            self.boxes + other.boxes,
+            self.at_zero + other.at_zero,
+            self.at_one + other.at_one,
+            self.at_end + other.at_end,
+            self.fractions + other.fractions,
+            self.zero_file or other.zero_file,
+            self.one_file or other.one_file,
+        )
+
+
+@dataclass(frozen=True)
 class Format:
     """A label format: how a data set of it is read, how a folder of it is written.
 
@@ -77,12 +112,15 @@ class Format:
         writer: Writes the labels of a new folder.
         images: Default place of the images, relative to the root (``spec.dataset.images``).
         labels: Default place of the labels (``spec.dataset.labels``).
+        edge_evidence: Takes the content of a label file and its name, and counts its boxes at the edges; None
+            for a format whose tools agree on the number of the first pixel.
     """
 
     open_reader: Callable[[DatasetRoot, str, str], Reader]
     writer: type[Writer]
     images: str
     labels: str
+    edge_evidence: Callable[[bytes, str], EdgeEvidence] | None = None
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from tlt_runner.context import Reporter
 from tlt_runner.data.class_mapping import ClassMapping
 from tlt_runner.data.parallel import StageProgress
 from tlt_runner.data.preparation import planning, sources
+from tlt_runner.data.preparation.conventions import Conventions
 from tlt_runner.data.preparation.fingerprint import Fingerprint, changed, digest_of, fingerprint
 from tlt_runner.data.preparation.planning import PlannedSample, PlannedShard
 from tlt_runner.data.preparation.sources import Source
@@ -78,7 +79,9 @@ def prepare(
     # 16 hexadecimal digits make a readable folder name; the manifest has the digest in full, and it is
     # compared.
     uri = join(output_uri, "tfrecords", hashes.digest.removeprefix("sha256:")[:16])
-    preparation = _Preparation(dataset, storage, output_uri, anchors, reporter)
+    # From here on the labels are read by the conventions that the whole data set has shown.
+    folders = hashes.conventions.applied(folders)
+    preparation = _Preparation(dataset, storage, output_uri, anchors, reporter, hashes.conventions)
     existing = _existing(storage, uri, hashes.digest)
     # Records of the same content and options exist: nothing is converted.
     if existing is not None:
@@ -123,8 +126,10 @@ class _Preparation:
         output_uri: str,
         anchors: Anchors | None,
         reporter: Reporter | None,
+        conventions: Conventions,
     ) -> None:
         self._dataset = dataset
+        self._conventions = conventions
         self._mapping = ClassMapping(dataset.target_class_mapping)
         self._storage = storage
         self._output_uri = output_uri
@@ -205,12 +210,22 @@ class _Preparation:
         return result
 
     def _write(self, result: DatasetReport) -> DatasetReport:
-        """Write the report, completed by warnings about the anchors, as JSON and as a page."""
+        """Write the report, with conventions and warnings about the anchors, as JSON and as a page."""
         fits: list[anchor_fit.Fit] = []
         if self._anchors is not None:
             fits = anchor_fit.by_class_and_size(result, self._anchors, self._dataset.image_size)
             warnings = [*result.warnings, *anchor_fit.warnings(fits, self._anchors)]
             result = result.model_copy(update={"warnings": warnings})
+        # By this job's spec, as the anchors: records that exist may have been made for another setting that
+        # came to the same.
+        conventions = self._conventions
+        result = result.model_copy(
+            update={
+                "coordinates": conventions.coordinates,
+                "orientation": conventions.orientation,
+                "warnings": [*result.warnings, *conventions.warnings],
+            }
+        )
         pictures = html.thumbnails(result, self._image_of)
         texts = {
             REPORT: result.model_dump_json(indent=1, exclude_none=True) + "\n",

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from tlt_api.base import StatusModel
 from tlt_api.dataset import BadSamples
 from tlt_api.failures import Reason
-from tlt_api.status import ClassCount, DatasetStatus
+from tlt_api.status import ClassCount, DatasetStatus, LabelConvention
 from tlt_runner.data.sample import Oddity, Problem
 from tlt_runner.errors import RunnerError
 
@@ -40,7 +40,8 @@ class ReportedFinding(StatusModel):
     message: str
     """Field, expected, got."""
     box: tuple[float, float, float, float] | None = None
-    """Box of a dropped line, if it has one: top, left, bottom, right, in pixels of the image as stored."""
+    """Box of a dropped line, if it has one: top, left, bottom, right, in pixels of the image as stored, or
+    as turned, if its EXIF orientation was applied."""
 
 
 class ReportedClass(StatusModel):
@@ -150,6 +151,10 @@ class DatasetReport(StatusModel):
     """Histogram of the objects' sizes."""
     sizes_by_class: dict[str, list[ReportedSize]]
     """Histogram of the objects' sizes for each class to learn."""
+    coordinates: LabelConvention | None = None
+    """Number of the first pixel in VOC labels, and what decided it."""
+    orientation: LabelConvention | None = None
+    """View of images with an EXIF orientation on which labels were drawn, and what decided it."""
     warnings: list[str]
     """Sentences for a person to look at."""
 
@@ -262,5 +267,7 @@ def to_status(
         digest=digest,
         records_uri=records_uri,
         report_uri=report_uri,
+        coordinates=report.coordinates,
+        orientation=report.orientation,
         warnings=len(report.warnings),
     )
