@@ -1,4 +1,4 @@
-"""Conventions of labels, decided over a whole data set: the first pixel of VOC, and the view of turned photos."""
+"""Conventions of labels, decided over a whole data set: VOC's first pixel, and the view of turned photos."""
 
 import io
 import json
@@ -123,7 +123,7 @@ def test_one_box_at_0_in_one_file_decides_for_all_files(tmp_path: Path) -> None:
     assert decided.warnings == []
     assert decided.coordinates is not None
     assert decided.coordinates.evidence == (
-        "21 boxes, of which 1 begin at 0 (as in Annotations/edge.xml), 0 at 1, and 0 end at the width or height"
+        "boxes: 21; beginning at 0: 1 (as in Annotations/edge.xml), at 1: 0; ending at the width or height: 0"
     )
     boxes, _, _ = _exported(folder.dataset(), tmp_path)
     assert boxes["00"] == [(7, 8, 30, 40)]
@@ -264,8 +264,8 @@ def test_a_damaged_head_has_no_orientation(data: bytes) -> None:
     assert orientation.of_block(data) == 1
 
 
-# x1, y1, x2, y2 of one object on the turned view (60 x 80), and on the pixels as stored (80 x 60), orientation 6:
-# a quarter turn clockwise brings the left edge to the top.
+# x1, y1, x2, y2 of one object on the turned view (60 x 80), and on the pixels as stored (80 x 60), with
+# orientation 6: a quarter turn clockwise brings the left edge to the top.
 ON_TURNED, ON_STORED = (10, 65, 30, 79), (65, 30, 79, 50)
 
 
@@ -280,8 +280,8 @@ def test_labels_that_state_the_turned_size_turn_their_images(tmp_path: Path) -> 
     assert report.orientation is not None
     assert (report.orientation.value, report.orientation.decided_by) == ("exif", "evidence")
     assert report.orientation.evidence == (
-        "4 images have an EXIF orientation: 4 labels are of the turned view (as in Annotations/0.xml), "
-        "0 of the pixels as stored, 0 do not tell"
+        "images with an EXIF orientation: 4; labels of the turned view: 4 (as in Annotations/0.xml), "
+        "of the pixels as stored: 0, that do not tell: 0"
     )
     assert report.odd_images == {"TurnedUpright": 4}
     # The written image is turned, and has no tag that would turn it once more.
@@ -329,7 +329,7 @@ def test_boxes_outside_the_stored_image_turn_all_images_of_a_format_without_size
     }
     dataset = _kitti(tmp_path / "set", photos)
     assert _survey(dataset, tmp_path).conventions.turned == {
-        f"training/image_2/{stem}": how
+        f"training/image_2/{stem}.jpg": how
         for stem, how in (("tells", 6), ("inside", 6), ("half", 3), ("square", 8))
     }
     boxes, report, _ = _exported(dataset, tmp_path)
@@ -353,7 +353,8 @@ def test_without_evidence_the_pixels_stay_as_stored_and_the_report_names_the_fie
     assert decided.orientation.decided_by == "default"
     (warning,) = decided.warnings
     assert warning.startswith(
-        "3 images have an EXIF orientation: 0 labels are of the turned view, 0 of the pixels"
+        "images with an EXIF orientation: 3; labels of the turned view: 0, of the pixels as stored: 0, that "
+        "do not tell: 3. Square"
     )
     assert "set spec.dataset.orientation: exif" in warning
     told = _survey(dataset.model_copy(update={"orientation": "exif"}), tmp_path).conventions
@@ -430,9 +431,9 @@ def test_an_orientation_of_the_spec_that_the_labels_contradict_leaves_the_image_
     _, report, _ = _exported(folder.dataset(orientation="stored"), tmp_path)
     (skipped,) = report.skipped
     assert skipped.message == (
-        "expected 60 x 80 pixels as its label says, the image has 80 x 60: the label speaks of the image after "
-        "its EXIF orientation is applied, but spec.dataset.orientation has the pixels taken as they are stored: "
-        "leave it at auto"
+        "expected 60 x 80 pixels as its label says, the image has 80 x 60: the label speaks of the image "
+        "after its EXIF orientation is applied, but spec.dataset.orientation has the pixels taken as they are "
+        "stored: leave it at auto"
     )
 
 

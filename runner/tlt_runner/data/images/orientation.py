@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tlt_runner.data.images.header import orientation as tiff_orientation
+from tlt_runner.data.sample import Oddity
 
 BLOCK = 1 << 18
 """Bytes that are read at a time; cameras write their tags within the first 64 KiB."""
@@ -104,6 +105,11 @@ def upright(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.u
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
+
+
+def applied(oddities: tuple[Oddity, ...]) -> tuple[Oddity, ...]:
+    """Return the unusual properties of an image after :func:`upright`."""
+    return tuple(Oddity.TURNED_UPRIGHT if oddity is Oddity.TURNED else oddity for oddity in oddities)
 
 
 def upright_size(height: int, width: int, orientation: int) -> tuple[int, int]:

@@ -65,7 +65,7 @@ class Conventions:
 
     Attributes:
         zero_based: VOC edges count from 0.
-        turned: Name of a sample -> EXIF orientation to apply to its image.
+        turned: Path of an image, relative to the root -> EXIF orientation to apply to it.
         coordinates: What decided the first; None for formats that leave no choice.
         orientation: What decided the second; None if no image has an EXIF orientation.
         warnings: Sentences for a person to look at: nothing decided, or contradictions.
@@ -99,7 +99,7 @@ class Conventions:
                 listing=replace(
                     source.listing,
                     samples=[
-                        replace(sample, orientation=self.turned.get(sample.name, 1))
+                        replace(sample, orientation=self.turned.get(sample.image_file, 1))
                         for sample in source.listing.samples
                     ],
                 ),
@@ -187,8 +187,8 @@ def decide_coordinates(setting: Coordinates, edges: EdgeEvidence) -> tuple[Label
         The decision, and warnings: of a contradiction, or that nothing decides.
     """
     counts = (
-        f"{edges.boxes} boxes, of which {edges.at_zero} begin at 0{_example(edges.zero_file)}, "
-        f"{edges.at_one} at 1{_example(edges.one_file)}, and {edges.at_end} end at the width or height"
+        f"boxes: {edges.boxes}; beginning at 0: {edges.at_zero}{_example(edges.zero_file)}, at 1: "
+        f"{edges.at_one}{_example(edges.one_file)}; ending at the width or height: {edges.at_end}"
     )
     use = "if the tool counts from {}, set spec.dataset.coordinates: {}"
     warnings: list[str] = []
@@ -212,7 +212,7 @@ def decide_coordinates(setting: Coordinates, edges: EdgeEvidence) -> tuple[Label
         # VOC itself has whole numbers; fractions come from tools, most of which count from 0.
         warnings.append(
             f"nothing tells whether the VOC labels count pixels from 0 or from 1: {counts}; "
-            f"{edges.fractions} have fractions, which most often come from a tool that counts from 0. They "
+            f"with fractions: {edges.fractions}, which most often come from a tool that counts from 0. They "
             f"are taken to count from 1; {use.format(0, 'zeroBased')}"
         )
     decided: Literal["evidence", "default"] = "evidence" if edges.at_one or edges.at_end else "default"
@@ -246,17 +246,17 @@ def _decide_orientation(
     """
     if not clues.turned:
         return None, {}, []
-    all_turned = {sample.name: how for _, sample, how in clues.turned}
-    verdicts = {sample.name: _verdict(reader, sample, how) for reader, sample, how in clues.turned}
+    all_turned = {sample.image_file: how for _, sample, how in clues.turned}
+    verdicts = {sample.image_file: _verdict(reader, sample, how) for reader, sample, how in clues.turned}
     by_view = Counter(verdict.view for verdict in verdicts.values())
     example = {
-        view: next((s.label_file for _, s, _ in clues.turned if verdicts[s.name].view == view), "")
+        view: next((s.label_file for _, s, _ in clues.turned if verdicts[s.image_file].view == view), "")
         for view in ("stored", "exif")
     }
     counts = (
-        f"{len(all_turned)} images have an EXIF orientation: {by_view['exif']} labels are of the turned "
-        f"view{_example(example['exif'])}, {by_view['stored']} of the pixels as stored"
-        f"{_example(example['stored'])}, {by_view[None]} do not tell"
+        f"images with an EXIF orientation: {len(all_turned)}; labels of the turned view: {by_view['exif']}"
+        f"{_example(example['exif'])}, of the pixels as stored: {by_view['stored']}"
+        f"{_example(example['stored'])}, that do not tell: {by_view[None]}"
     )
     warnings: list[str] = []
     if setting != "auto":

@@ -25,7 +25,6 @@ from tlt_runner.data.sample import (
     Finding,
     LabelledBox,
     Labels,
-    Oddity,
     Problem,
     Reader,
     Sample,
@@ -153,15 +152,9 @@ def convert_image(
         clipped=transformed.clipped,
         ignored=len(labels.ignored),
         regions=len(regions),
-        oddities=_oddities(header, sample),
+        oddities=header.oddities if sample.orientation == 1 else orientation.applied(header.oddities),
     )
     return ConvertedImage(data, suffix, original_size, placement, transformed.boxes, regions, outcome)
-
-
-def _oddities(header: Header, sample: Sample) -> tuple[Oddity, ...]:
-    if sample.orientation == 1:
-        return header.oddities
-    return tuple(Oddity.TURNED_UPRIGHT if oddity is Oddity.TURNED else oddity for oddity in header.oddities)
 
 
 def refused(sample: Sample, error: BadImageError) -> SampleOutcome:

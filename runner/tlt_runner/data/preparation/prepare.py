@@ -211,13 +211,8 @@ class _Preparation:
 
     def _write(self, result: DatasetReport) -> DatasetReport:
         """Write the report, with conventions and warnings about the anchors, as JSON and as a page."""
-        fits: list[anchor_fit.Fit] = []
-        if self._anchors is not None:
-            fits = anchor_fit.by_class_and_size(result, self._anchors, self._dataset.image_size)
-            warnings = [*result.warnings, *anchor_fit.warnings(fits, self._anchors)]
-            result = result.model_copy(update={"warnings": warnings})
-        # By this job's spec, as the anchors: records that exist may have been made for another setting that
-        # came to the same.
+        # By this job's spec, as the anchors below: records that exist may have been made for another setting
+        # that came to the same.
         conventions = self._conventions
         result = result.model_copy(
             update={
@@ -226,7 +221,12 @@ class _Preparation:
                 "warnings": [*result.warnings, *conventions.warnings],
             }
         )
-        pictures = html.thumbnails(result, self._image_of)
+        fits: list[anchor_fit.Fit] = []
+        if self._anchors is not None:
+            fits = anchor_fit.by_class_and_size(result, self._anchors, self._dataset.image_size)
+            warnings = [*result.warnings, *anchor_fit.warnings(fits, self._anchors)]
+            result = result.model_copy(update={"warnings": warnings})
+        pictures = html.thumbnails(result, self._image_of, conventions.turned)
         texts = {
             REPORT: result.model_dump_json(indent=1, exclude_none=True) + "\n",
             REPORT_PAGE: html.render(result, self._anchors, fits, pictures),
@@ -309,6 +309,7 @@ class _Preparation:
             height=size.height,
             width=size.width,
             mode=size.mode,
+            orientation=self._conventions.view,
             training_images=statistics.usable_images["training"],
             validation_images=statistics.usable_images["validation"],
             training_objects=[statistics.training_objects[class_id] for class_id in classes],
