@@ -201,6 +201,8 @@ class DatasetStatus(Section):
     report_uri: str | None = None
     """Address of the dataset report, an HTML page on every image and label line. Also written if the dataset
     is refused."""
+    layout: str | None = None
+    """Format, places, class names and split that were found with spec.dataset.layout auto."""
     coordinates: LabelConvention | None = None
     """Number of the first pixel in VOC labels, zeroBased or oneBased, and what decided it."""
     orientation: LabelConvention | None = None

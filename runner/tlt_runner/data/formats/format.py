@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 
 from tlt_api.dataset import LONGEST_CLASS, Dataset
 from tlt_api.failures import Reason
-from tlt_runner.data.formats import names
+from tlt_runner.data.formats import kinds, names
 from tlt_runner.data.formats.folders import SourceFolder
 from tlt_runner.data.records import Subset
 from tlt_runner.data.sample import LabelledBox, Reader
@@ -57,7 +57,16 @@ class DatasetRoot:
             folder = self.storage.folder(join(self.dataset.uri, name))
             return SourceFolder(folder, name, self.storage.mount(self.dataset.uri))
         except NotFoundError as error:
-            raise RunnerError(Reason.DATASET_NOT_FOUND, error.message) from error
+            tool = self._tool_file(path)
+            message = f"{name} is {tool}" if tool else error.message
+            raise RunnerError(Reason.DATASET_NOT_FOUND, message) from error
+
+    def _tool_file(self, path: str) -> str | None:
+        """Name a file of an annotation tool that was given where a folder is wanted."""
+        try:
+            return kinds.explain(self.file(path)) if path.lower().endswith(kinds.SUFFIXES) else None
+        except NotFoundError:
+            return None
 
     def file(self, path: str) -> Path:
         """Fetch a file below the root.

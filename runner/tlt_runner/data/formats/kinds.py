@@ -10,18 +10,19 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tlt_runner.data.formats import kitti, lines
-from tlt_runner.data.sample import LabelledBox
+from tlt_runner.data.formats import lines
 
 HEAD = 64 << 10
 """Bytes of a file by which it is told what it is."""
 WHOLE = 16 << 20
 """Bytes of a JSON file up to which it is parsed."""
+_KITTI_COLUMNS = 15
+_LOOKED_AT = 8
+"""Files of a folder that are looked at."""
 SUFFIXES = (".txt", ".xml", ".json", ".csv", ".record", ".tfrecord", ".tfrecords")
 """Suffixes of files that may hold labels, in lower case."""
 
@@ -50,7 +51,8 @@ TOOL_FILES: dict[str, ToolFile] = {
     "cvat-images": ToolFile("CVAT for images XML", "export the task as COCO 1.0 from CVAT"),
     "cvat-video": ToolFile("CVAT for video XML", "export the task with images as COCO 1.0 from CVAT"),
     "labelme": ToolFile(
-        "labelme JSON", "convert it with `labelme2coco`, or with `datum convert -if label_me -f coco_instances`"
+        "labelme JSON",
+        "convert it with `labelme2coco`, or with `datum convert -if label_me -f coco_instances`",
     ),
     "labelme-mit": ToolFile("LabelMe (MIT) XML", _DATUMARO.format("label_me")),
     "vott": ToolFile("VoTT JSON", "choose Pascal VOC as the export format in VoTT"),
@@ -63,7 +65,9 @@ TOOL_FILES: dict[str, ToolFile] = {
     "supervisely": ToolFile("Supervisely JSON", "export the project as COCO or Pascal VOC from Supervisely"),
     "datumaro": ToolFile("Datumaro JSON", _DATUMARO.format("datumaro")),
     "createml": ToolFile("CreateML JSON", "choose COCO or Pascal VOC as the export format"),
-    "tensorflow-csv": ToolFile("CSV of TensorFlow's object detection", "choose COCO or Pascal VOC as the export"),
+    "tensorflow-csv": ToolFile(
+        "CSV of TensorFlow's object detection", "choose COCO or Pascal VOC as the export"
+    ),
     "coco-results": ToolFile("COCO results (detections)", "name the COCO file with images and annotations"),
     "tfrecord": ToolFile("TFRecords", "name the images and labels of which they were made"),
 }
@@ -76,9 +80,10 @@ def explain(path: Path) -> str | None:
     return str(TOOL_FILES[kind]) if kind in TOOL_FILES else None
 
 
-def explain_folder(folder: Path, files: Sequence[str]) -> str:
-    """Name the first of some files that belongs to a tool; "" if none does."""
-    for name in files[:20]:
+def explain_folder(folder: Path) -> str:
+    """Name a file of a tool among the first files of a folder; "" if there is none."""
+    names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    for name in names[:_LOOKED_AT]:
         text = explain(folder / name)
         if text is not None:
             return f"{name} is {text}"
@@ -168,13 +173,13 @@ def _line_kind(head: bytes) -> str | None:
     """Tell KITTI and YOLO lines apart by the first line that is one; None for lists and empty files."""
     text = head.decode("utf-8-sig", "replace")
     # The last line may be cut off.
-    for number, line in enumerate(text.splitlines()[:20], start=1):
+    for line in text.splitlines()[:20]:
         columns = line.split()
         if not columns:
             continue
-        if isinstance(kitti.parse_line(columns, "", number), LabelledBox):
-            return "kitti"
         values = [lines.number(column) for column in columns]
+        if len(columns) >= _KITTI_COLUMNS and values[0] is None and None not in values[1 - _KITTI_COLUMNS :]:
+            return "kitti"
         shares = [value for value in values[1:5] if value is not None and -0.1 <= value <= 1.1]
         if len(columns) >= 5 and values[0] is not None and values[0] == int(values[0]) and len(shares) == 4:
             return "yolo"

@@ -33,7 +33,7 @@ from tlt_runner.data.formats.format import ExportedImage, Writer
 from tlt_runner.data.formats.names import UniqueNames
 from tlt_runner.data.images import decode
 from tlt_runner.data.parallel import ProgressReporter, StageProgress, in_order, workers
-from tlt_runner.data.preparation import conventions, convert, planning, sources
+from tlt_runner.data.preparation import conventions, convert, layout, planning, sources
 from tlt_runner.data.preparation.fingerprint import digest_of
 from tlt_runner.data.preparation.planning import PlannedSample
 from tlt_runner.data.records import REPORT
@@ -91,6 +91,7 @@ def export_folder(
             ``DatasetNotFound``, ``NoLabels``, ``BadSamples``; ``Interrupted``; the storage's reasons.
     """
     folder = _new_folder(out)
+    dataset, _ = layout.resolve(dataset, storage)
     # Both checks come before anything is read: a wrong --out should fail at once.
     _check_apart(dataset, storage, folder)
     folders = sources.find(dataset, storage)

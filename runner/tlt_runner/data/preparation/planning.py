@@ -91,8 +91,8 @@ class Assignment:
                 f"{name!r} ({count})" for name, count in sorted(self.spaced_classes.items())[:10]
             )
             warnings.append(
-                f"{sum(self.spaced_classes.values())} KITTI lines have a class with a space: {named}; all columns "
-                "before the last 14 or 15, which are numbers, are taken for the class"
+                f"{sum(self.spaced_classes.values())} KITTI lines have a class with a space: {named}; all "
+                "columns before the last 14 or 15, which are numbers, are taken for the class"
             )
         if self.ungrouped:
             warnings.append(

@@ -27,9 +27,10 @@ from tlt_runner.cancel import Stop
 from tlt_runner.context import Reporter
 from tlt_runner.data.class_mapping import ClassMapping
 from tlt_runner.data.parallel import StageProgress
-from tlt_runner.data.preparation import planning, sources
+from tlt_runner.data.preparation import layout, planning, sources
 from tlt_runner.data.preparation.conventions import Conventions
 from tlt_runner.data.preparation.fingerprint import Fingerprint, changed, digest_of, fingerprint
+from tlt_runner.data.preparation.layout import Layout
 from tlt_runner.data.preparation.planning import PlannedSample, PlannedShard
 from tlt_runner.data.preparation.sources import Source
 from tlt_runner.data.records import (
@@ -73,6 +74,8 @@ def prepare(
         RunnerError: ``DatasetNotFound``, ``NoLabels``, ``UnknownClass``, ``BadSamples``; ``Interrupted``
             after ``stop``; the storage's reasons.
     """
+    # Places first: from here on they are in the fields, as if somebody had written them there.
+    dataset, found = layout.resolve(dataset, storage)
     folders = sources.find(dataset, storage)
     images = sum(len(source.listing.samples) for source in folders)
     hashes = fingerprint(dataset, storage, folders, StageProgress("survey", images, reporter, stop))
@@ -81,7 +84,7 @@ def prepare(
     uri = join(output_uri, "tfrecords", hashes.digest.removeprefix("sha256:")[:16])
     # From here on the labels are read by the conventions that the whole data set has shown.
     folders = hashes.conventions.applied(folders)
-    preparation = _Preparation(dataset, storage, output_uri, anchors, reporter, hashes.conventions)
+    preparation = _Preparation(dataset, storage, output_uri, anchors, reporter, hashes.conventions, found)
     existing = _existing(storage, uri, hashes.digest)
     # Records of the same content and options exist: nothing is converted.
     if existing is not None:
@@ -127,7 +130,9 @@ class _Preparation:
         anchors: Anchors | None,
         reporter: Reporter | None,
         conventions: Conventions,
+        found: Layout | None,
     ) -> None:
+        self._found = found
         self._dataset = dataset
         self._conventions = conventions
         self._mapping = ClassMapping(dataset.target_class_mapping)
@@ -218,6 +223,7 @@ class _Preparation:
             update={
                 "coordinates": conventions.coordinates,
                 "orientation": conventions.orientation,
+                "layout": None if self._found is None else str(self._found),
                 "warnings": [*result.warnings, *conventions.warnings],
             }
         )

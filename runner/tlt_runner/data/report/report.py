@@ -151,6 +151,8 @@ class DatasetReport(StatusModel):
     """Histogram of the objects' sizes."""
     sizes_by_class: dict[str, list[ReportedSize]]
     """Histogram of the objects' sizes for each class to learn."""
+    layout: str | None = None
+    """Places, class names and split that were found with layout auto."""
     coordinates: LabelConvention | None = None
     """Number of the first pixel in VOC labels, and what decided it."""
     orientation: LabelConvention | None = None
@@ -267,6 +269,7 @@ def to_status(
         digest=digest,
         records_uri=records_uri,
         report_uri=report_uri,
+        layout=report.layout,
         coordinates=report.coordinates,
         orientation=report.orientation,
         warnings=len(report.warnings),

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from tlt_api.failures import Reason
-from tlt_runner.data.formats import folders, names
+from tlt_runner.data.formats import folders, kinds, names
 from tlt_runner.data.formats.coco import file as coco_file
 from tlt_runner.data.formats.coco.merge import Image, Merged
 from tlt_runner.data.formats.folders import SourceFolder
@@ -87,6 +87,8 @@ class CocoReader:
                 (others if error.other_kind else refused).append(error.finding)
         if not used:
             got = "; ".join(map(str, [*refused, *others][:_NAMED])) or "no .json file"
+            tool = next(filter(None, (kinds.explain(path) for _, path in self.files[:_NAMED])), None)
+            got += f"; it is {tool}" if tool else ""
             message = f"expected a COCO file with images, annotations and categories, got {got}"
             raise RunnerError(Reason.NO_LABELS, message)
         # From here on only these are kept: five numbers an object instead of the parsed JSON.
