@@ -340,14 +340,17 @@ def _images_of_coco(path: Path, folder: str, by_path: Mapping[str, str]) -> tupl
     for image in by_path:
         by_name[basename(image)].append(image)
     roots: Counter[str] = Counter()
+    matched: dict[str, set[str]] = defaultdict(set)
     for name in names:
         wanted = name.replace("\\", "/").lstrip("/").removeprefix("./")
         for image in by_name.get(basename(wanted), ()):
             # Relative to a folder above, or found there by its base name alone.
             if image == wanted or image.endswith(f"/{wanted}"):
-                roots[image[: -len(wanted)].rstrip("/")] += 1
+                root = image[: -len(wanted)].rstrip("/")
             else:
-                roots[by_path[image]] += 1
+                root = by_path[image]
+            roots[root] += 1
+            matched[root].add(by_path[image])
     if not roots:
         return "", 0, len(names)
     most = max(roots.values())
@@ -359,7 +362,8 @@ def _images_of_coco(path: Path, folder: str, by_path: Mapping[str, str]) -> tupl
         if count == most
     }
     chosen = max(sorted(likeness), key=lambda images: likeness[images])
-    return chosen or ".", most, len(names)
+    # images/1.jpg is found from the folder images, too, without listing all else that the root has.
+    return chosen or _common(matched[chosen]), most, len(names)
 
 
 def _split_in_name(name: str) -> Split | None:
