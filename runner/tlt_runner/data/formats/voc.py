@@ -18,6 +18,7 @@ lists separate by white space: ``street 1/000001`` becomes ``street_1__000001``.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -79,6 +80,9 @@ class VocReader(FolderReader):
         return read_file(path, file, self.first_pixel)
 
 
+_EDGE_TAGS = (b"xmin", b"ymin", b"xmax", b"ymax")
+_NO_EDGES = (math.nan,) * 4
+_SIZE_TAGS = (b"width", b"height")
 _EDGE_TOKENS = re.compile(rb"<(bndbox|xmin|ymin|xmax|ymax|width|height)[^<>]{0,40}>\s{0,40}([^<\s]{0,40})")
 
 
@@ -93,36 +97,36 @@ def edge_evidence(data: bytes, file: str) -> EdgeEvidence:
         file: Its path relative to the data set's root.
     """
     size: dict[bytes, float] = {}
+    box: dict[bytes, float] = {}
     boxes: list[dict[bytes, float]] = []
     for tag, text in _EDGE_TOKENS.findall(data):
         if tag == b"bndbox":
-            boxes.append({})
+            box = {}
+            boxes.append(box)
             continue
-        value = lines.number(text.decode("ascii", "replace"))
-        if value is not None:
-            # An edge before any <bndbox> belongs to no box; only the first of a repeated field counts.
-            (size if tag in (b"width", b"height") else boxes[-1] if boxes else {}).setdefault(tag, value)
-    return sum((_at_edges(box, size, file) for box in boxes), EdgeEvidence())
-
-
-def _at_edges(box: dict[bytes, float], size: dict[bytes, float], file: str) -> EdgeEvidence:
-    try:
-        x1, y1, x2, y2 = (box[name.encode()] for name in ("xmin", "ymin", "xmax", "ymax"))
-    except KeyError:
-        return EdgeEvidence()
-    if not (x1 <= x2 and y1 <= y2):
-        return EdgeEvidence()
-    # Below 0 is outside the image by either count, and tells nothing.
-    at_zero = 0 <= x1 < 1 or 0 <= y1 < 1
-    at_one = not at_zero and (x1 == 1 or y1 == 1)
+        try:
+            value = float(text)
+        except ValueError:
+            continue
+        # Of a repeated field the first counts, as when the file is read.
+        (size if tag in _SIZE_TAGS else box).setdefault(tag, value)
+    width, height = size.get(b"width"), size.get(b"height")
+    total = at_zero = at_one = at_end = fractions = 0
+    for box in boxes:
+        # NaN and boxes without an edge or inside out: every comparison with them is false.
+        x1, y1, x2, y2 = map(box.get, _EDGE_TAGS, _NO_EDGES)
+        if not (x1 <= x2 < _FAR and y1 <= y2 < _FAR):
+            continue
+        total += 1
+        # Below 0 is outside the image by either count, and tells nothing.
+        if 0 <= x1 < 1 or 0 <= y1 < 1:
+            at_zero += 1
+        elif x1 == 1 or y1 == 1:
+            at_one += 1
+        at_end += x2 == width or y2 == height
+        fractions += not (x1.is_integer() and y1.is_integer() and x2.is_integer() and y2.is_integer())
     return EdgeEvidence(
-        boxes=1,
-        at_zero=int(at_zero),
-        at_one=int(at_one),
-        at_end=int(x2 == size.get(b"width") or y2 == size.get(b"height")),
-        fractions=int(any(edge != int(edge) for edge in (x1, y1, x2, y2))),
-        zero_file=file if at_zero else "",
-        one_file=file if at_one else "",
+        total, at_zero, at_one, at_end, fractions, file if at_zero else "", file if at_one else ""
     )
 
 

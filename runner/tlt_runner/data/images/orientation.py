@@ -18,8 +18,8 @@ import numpy.typing as npt
 from tlt_runner.data.images.header import orientation as tiff_orientation
 from tlt_runner.data.sample import Oddity
 
-BLOCK = 1 << 18
-"""Bytes that are read at a time; cameras write their tags within the first 64 KiB."""
+BLOCK = 1 << 16
+"""Bytes that are read at a time; cameras write their tags at the beginning of the first 64 KiB."""
 SWAPPED = range(5, 9)
 """Orientations that swap height and width."""
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG"
