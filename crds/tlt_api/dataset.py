@@ -19,7 +19,7 @@ NOT_A_CLASS = "background"
 ClassName = Annotated[str, Field(min_length=1, max_length=LONGEST_CLASS)]
 
 
-LabelFormat = Literal["kitti", "voc", "coco", "yolo"]
+LabelFormat = Literal["kitti", "voc", "coco", "yolo", "labelme"]
 """Formats of labels; the runner's ``tlt_runner.data.formats`` reads and writes each."""
 
 
@@ -117,14 +117,14 @@ class Dataset(ApiModel):
     defaults; auto looks at the folder and finds them, class names and a split into training and validation by
     itself (`tlt data` shows what it finds)."""
     format: LabelFormat = "kitti"
-    """Label format: KITTI, Pascal VOC, COCO or YOLO. With layout auto it is found, unless it is one of the
-    last three, which are then looked for alone."""
+    """Label format: KITTI, Pascal VOC, COCO, YOLO or labelme JSON. With layout auto it is found, unless it is
+    another one than kitti, which is then looked for alone."""
     images: RelativePath | None = None
     """Folder of images with its sub-folders, relative to uri. Defaults to training/image_2 (kitti),
-    JPEGImages (voc) or images (coco, yolo)."""
+    JPEGImages (voc) or images (coco, yolo, labelme)."""
     labels: RelativePath | None = None
     """Labels, relative to uri: a folder, or for coco a .json file or a folder of them. Defaults to
-    training/label_2 (kitti), Annotations (voc), annotations (coco) or labels (yolo)."""
+    training/label_2 (kitti), Annotations (voc), annotations (coco), labels (yolo) or images (labelme)."""
     image_set: RelativePath | None = None
     """File with the names of the images to use, one per line, relative to uri; with VOC,
     ImageSets/Main/train.txt. Defaults to all images."""

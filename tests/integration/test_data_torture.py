@@ -178,6 +178,7 @@ def test_the_counts_of_the_torture_folder_are_exact(report: dict[str, Any]) -> N
         "objects": 25,
         "clippedBoxes": 1,
         "ignoredRegions": 1,
+        "outlines": 0,
         "otherFiles": 2,
         "unlistedImages": 0,
         "classes": [

@@ -432,8 +432,8 @@ def test_an_orientation_of_the_spec_that_the_labels_contradict_leaves_the_image_
     (skipped,) = report.skipped
     assert skipped.message == (
         "expected 60 x 80 pixels as its label says, the image has 80 x 60: the label speaks of the image "
-        "after its EXIF orientation is applied, but spec.dataset.orientation has the pixels taken as they are "
-        "stored: leave it at auto"
+        "after its EXIF orientation is applied, but spec.dataset.orientation has the pixels taken as they "
+        "are stored: leave it at auto"
     )
 
 

@@ -17,6 +17,7 @@ from tlt_runner.storage import Storage
 TOOLS = Path(__file__).parents[1] / "fixtures" / "annotation-tools"
 KITTI = "car 0 0 0 1 2 30 40 0 0 0 0 0 0 0\n"
 YOLO = "0 0.5 0.5 0.2 0.2\n"
+LABELME = json.dumps({"version": "5.5.0", "shapes": [], "imagePath": "1.jpg"})
 VOC = "<annotation><object><name>car</name></object></annotation>"
 
 
@@ -229,6 +230,10 @@ LAYOUTS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
         },
         {"format": "coco"},
     ),
+    "labelme, beside the images": (
+        {"{1-3}.jpg": "", "{1-3}.json": LABELME, "classes.txt": "car"},
+        {"format": "labelme", "images": ".", "labels": "."},
+    ),
     "FiftyOne COCO": (
         {"data/{1-3}.jpg": "", "labels.json": coco("1.jpg", "2.jpg", "3.jpg")},
         {"format": "coco", "images": "data", "labels": "labels.json"},
@@ -270,7 +275,7 @@ def test_of_two_formats_the_one_with_more_images_is_read_or_the_one_that_is_want
 
 UNREADABLE: dict[str, tuple[dict[str, str], str]] = {
     "empty": ({"readme.md": ""}, "expected .jpg, .jpeg or .png images, found none"),
-    "images alone": ({"{1-2}.jpg": ""}, "expected labels (kitti, voc, coco, yolo"),
+    "images alone": ({"{1-2}.jpg": ""}, "expected labels (kitti, voc, coco, yolo, labelme), found none"),
     "labels alone": ({"{1-2}.xml": VOC}, "expected .jpg, .jpeg or .png images, found none"),
     "labels of others": ({"{1-2}.jpg": "", "{3-4}.xml": VOC}, "found labels of other images"),
     "tiff": ({"{1-2}.tif": "", "{1-2}.xml": VOC}, "expected .jpg, .jpeg or .png images, found none"),
@@ -401,7 +406,7 @@ def _dataset(root: Path, **fields: Any) -> Dataset:
 
 
 @pytest.mark.parametrize("file", NAMED)
-@pytest.mark.parametrize("label_format", ["kitti", "voc", "coco", "yolo"])
+@pytest.mark.parametrize("label_format", ["kitti", "voc", "coco", "yolo", "labelme"])
 def test_labels_that_are_a_file_of_a_tool_are_named_by_the_job(
     tmp_path: Path, file: str, label_format: str
 ) -> None:

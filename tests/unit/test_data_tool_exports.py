@@ -201,3 +201,17 @@ def test_what_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "file.txt").touch()
     with pytest.raises(RunnerError, match="expected a folder"):
         data_folder.describe(tmp_path / name, tmp_path)
+
+
+def test_labelme_files_beside_the_images_are_read_polygons_and_turned_photos_too(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, "labelme-json", ".")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (80, 60), (200, 90, 120)).save(folder / "turned.jpg", exif=exif)
+    objects, report = _read(folder, tmp_path)
+    # c has a polygon around the box of the scene; labelme shows turned.jpg as 60 x 80.
+    assert objects == {**SCENE, "turned": [("car", (10, 65, 30, 79))]}
+    assert (report.outlines, report.odd_images) == (1, {"TurnedUpright": 1})
+    assert report.orientation is not None
+    assert (report.orientation.value, report.orientation.decided_by) == ("exif", "evidence")
+    assert (report.skipped, report.dropped, report.label_findings) == ([], [], [])

@@ -127,12 +127,14 @@ class Labels:
         ignored: Regions marked as "do not care" (DontCare, iscrowd); they are not objects, and what lies in
             them is not background.
         image_size: Height and width of the image according to the label, if it states them.
+        outlines: Number of ``boxes`` that are the bounding box of a polygon or a rotated box.
     """
 
     boxes: tuple[LabelledBox, ...] = ()
     findings: tuple[Finding, ...] = ()
     ignored: tuple[LabelledBox, ...] = ()
     image_size: tuple[int, int] | None = None
+    outlines: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,7 @@ class SampleOutcome:
         ignored: Regions of the label to leave out of account.
         regions: Those of them in the record: inside the image, and of every class or of one to learn.
         oddities: Unusual properties of the image.
+        outlines: Label lines of which the bounding box of a polygon or a rotated box was taken.
     """
 
     example: bytes | None = None
@@ -212,6 +215,7 @@ class SampleOutcome:
     ignored: int = 0
     regions: int = 0
     oddities: tuple[Oddity, ...] = ()
+    outlines: int = 0
 
 
 class Reader(Protocol):

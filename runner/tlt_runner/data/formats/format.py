@@ -10,9 +10,10 @@ hold::
     coco      floating point   no               no                     no
     yolo      10 decimals of   no               no                     no
               the image's size
+    labelme   floating point   no               no                     yes
 
 Regions to leave out of account are of every class in kitti (DontCare), of one class in coco (iscrowd), and
-cannot be said in voc and yolo. What a format cannot hold is counted (:meth:`Writer.lost`,
+cannot be said in voc, yolo and labelme. What a format cannot hold is counted (:meth:`Writer.lost`,
 :meth:`Writer.region_loss`), never silently left out.
 """
 

@@ -50,10 +50,6 @@ TOOL_FILES: dict[str, ToolFile] = {
     "label-studio-csv": ToolFile("Label Studio CSV", "export as COCO or YOLO with images from Label Studio"),
     "cvat-images": ToolFile("CVAT for images XML", "export the task as COCO 1.0 from CVAT"),
     "cvat-video": ToolFile("CVAT for video XML", "export the task with images as COCO 1.0 from CVAT"),
-    "labelme": ToolFile(
-        "labelme JSON",
-        "convert it with `labelme2coco`, or with `datum convert -if label_me -f coco_instances`",
-    ),
     "labelme-mit": ToolFile("LabelMe (MIT) XML", _DATUMARO.format("label_me")),
     "vott": ToolFile("VoTT JSON", "choose Pascal VOC as the export format in VoTT"),
     "vott-csv": ToolFile("VoTT CSV", "choose Pascal VOC as the export format in VoTT"),

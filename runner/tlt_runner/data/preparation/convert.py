@@ -153,6 +153,7 @@ def convert_image(
         ignored=len(labels.ignored),
         regions=len(regions),
         oddities=header.oddities if sample.orientation == 1 else orientation.applied(header.oddities),
+        outlines=labels.outlines,
     )
     return ConvertedImage(data, suffix, original_size, placement, transformed.boxes, regions, outcome)
 

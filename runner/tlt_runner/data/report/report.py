@@ -97,6 +97,8 @@ class DatasetReport(StatusModel):
     """Objects whose box was cut at the image's edge."""
     ignored_regions: int
     """Regions that the labels mark as "do not care"."""
+    outlines: int = 0
+    """Label lines of which the bounding box of a polygon or a rotated box was taken."""
     # Files that are neither images nor labels of a sample.
     other_files: int
     """Entries of the image folders that are no images."""

@@ -49,6 +49,7 @@ class DatasetStatistics(BaseModel):
     bad_images: int = 0
     clipped_boxes: int = 0
     ignored_regions: int = 0
+    outlines: int = 0
     other_files: int = 0
     unlisted_images: int = 0
     repeated_names: int = 0
@@ -120,6 +121,7 @@ class DatasetStatistics(BaseModel):
         self.ignored_regions += outcome.ignored
         self.images_without_objects += not outcome.objects
         self.clipped_boxes += outcome.clipped
+        self.outlines += outcome.outlines
         # One bad image, however many of its lines were dropped.
         self.bad_images += any(finding.problem not in HARMLESS for finding in outcome.dropped)
         self.dropped_by_problem.update(finding.problem for finding in outcome.dropped)
@@ -196,6 +198,7 @@ class DatasetStatistics(BaseModel):
             objects=objects,
             clipped_boxes=self.clipped_boxes,
             ignored_regions=self.ignored_regions,
+            outlines=self.outlines,
             other_files=self.other_files,
             unlisted_images=self.unlisted_images,
             classes=classes,
@@ -359,6 +362,7 @@ def _image_warnings(report: DatasetReport) -> list[str]:
             report.other_files,
             [],
         ),
+        "objects with the bounding box of their polygon, mask or turned rectangle": (report.outlines, []),
         "labels without an image": (report.labels_without_image, []),
         "label files or entries that cannot be used": (sum(report.label_problems.values()), []),
         "files among the labels that are no labels of boxes and were not used": (
