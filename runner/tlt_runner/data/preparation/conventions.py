@@ -158,14 +158,15 @@ def decide(dataset: Dataset, clues: Clues) -> Conventions:
     """Decide the conventions of a data set; reads the labels of images with an EXIF orientation.
 
     Raises:
-        OSError: The storage fails.
+        RunnerError: The storage's reasons.
     """
     warnings: list[str] = []
     coordinates = None
     if formats.FORMATS[dataset.format].edge_evidence is not None:
         coordinates, warning = decide_coordinates(dataset.coordinates, clues.edges)
         warnings += warning
-    orientation, turned, warning = _decide_orientation(dataset.orientation, clues)
+    with storage_errors(dataset.uri):
+        orientation, turned, warning = _decide_orientation(dataset.orientation, clues)
     return Conventions(
         zero_based=coordinates is not None and coordinates.value == "zeroBased",
         turned=turned,

@@ -43,8 +43,9 @@ _IN_FILE_NAME: dict[Split, re.Pattern[str]] = {
 }
 _LOOKED_AT = 8
 """Files of a folder of labels whose content is looked at."""
-_LARGEST_JSON = 1 << 30
-_SIDE = re.compile(r"(classes|labels|labelmap|label_colors|names|notes|readme.*|_darknet|obj)", re.IGNORECASE)
+_LARGEST_JSON = 2 << 30
+_FILE_NAMES = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
+_SIDE = re.compile(r"(classes|labels|labelmap|label_colors|names|notes|readme.*)\.txt", re.IGNORECASE)
 _NAME_LISTS = ("obj.names", "classes.txt", "_darknet.labels")
 _NAMED = 5
 
@@ -109,6 +110,14 @@ class _Files:
     other_images: Counter[str] = field(default_factory=Counter)
     """Suffix -> images that are not read."""
     all: set[str] = field(default_factory=set)
+    kinds: dict[str, str | None] = field(default_factory=dict)
+    """File -> what it is, of the files that were looked at: labelme's hold a copy of the image each."""
+
+    def kind_of(self, root: Path, name: str) -> str | None:
+        """Tell what a file of labels is; each is opened once."""
+        if name not in self.kinds:
+            self.kinds[name] = kinds.kind_of(root / name)
+        return self.kinds[name]
 
 
 def resolve(dataset: Dataset, storage: Storage) -> tuple[Dataset, Layout | None]:
@@ -200,8 +209,8 @@ def _beside_images(root: Path, files: _Files, notes: list[str]) -> list[Part]:
             folder_of_stem[basename(stem(name))].append(folder)
     groups: dict[tuple[LabelFormat, Split | None, str, str], list[tuple[str, str, int]]] = defaultdict(list)
     tools: Counter[str] = Counter()
-    for (folder, suffix), names in sorted(files.labels.items()):
-        kind = _folder_kind(root, names, suffix)
+    for (folder, _), names in sorted(files.labels.items()):
+        kind = _folder_kind(root, files, names)
         if kind in kinds.TOOL_FILES:
             tools[kind] += len(names)
         if kind not in _PER_IMAGE:
@@ -229,12 +238,13 @@ _PER_IMAGE: tuple[LabelFormat, ...] = tuple(name for name in get_args(LabelForma
 """Formats of one label file an image."""
 
 
-def _folder_kind(root: Path, names: Sequence[str], suffix: str) -> Any:
+def _folder_kind(root: Path, files: _Files, names: Sequence[str]) -> Any:
     """Tell what the label files of one folder are, by the first few that tell."""
     found: Counter[str] = Counter()
-    candidates = [name for name in names if not _SIDE.fullmatch(splitext(basename(name))[0])]
+    # Beside .txt labels lie lists of classes, the first line of which might look like one.
+    candidates = [name for name in names if not _SIDE.fullmatch(basename(name))]
     for name in candidates[: 4 * _LOOKED_AT]:
-        kind = kinds.kind_of(root / name)
+        kind = files.kind_of(root, name)
         if kind is not None:
             found[kind] += 1
         if found.total() == _LOOKED_AT:
@@ -304,7 +314,9 @@ def _coco_parts(root: Path, files: _Files, notes: list[str]) -> list[Part]:
         if suffix != ".json":
             continue
         # A folder with a JSON file for each image is of a tool, and told by a few of them.
-        coco = [name for name in names[: 4 * _LOOKED_AT] if kinds.kind_of(root / name) == "coco"]
+        if _folder_kind(root, files, names) != "coco":
+            continue
+        coco = [name for name in names[: 4 * _LOOKED_AT] if files.kind_of(root, name) == "coco"]
         for name in coco:
             images, pairs, listed = _images_of_coco(root / name, dirname(name), by_path)
             if not pairs:
@@ -332,10 +344,11 @@ def _coco_parts(root: Path, files: _Files, notes: list[str]) -> list[Part]:
 def _images_of_coco(path: Path, folder: str, by_path: Mapping[str, str]) -> tuple[str, int, int]:
     """Find the folder to which a COCO file's file names are relative: it, images found, images listed."""
     try:
-        document = json.loads(lines.text(path, _LARGEST_JSON))
-        names = [str(item["file_name"]) for item in document["images"] if "file_name" in item]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        content = lines.content(path, _LARGEST_JSON)
+    except (OSError, ValueError):
         return "", 0, 0
+    # Not parsed: a file of hundreds of MiB would take gigabytes, and its reader parses it anyway.
+    names = [text for name in _FILE_NAMES.findall(content) if (text := _json_text(name))]
     by_name: dict[str, list[str]] = defaultdict(list)
     for image in by_path:
         by_name[basename(image)].append(image)
@@ -364,6 +377,13 @@ def _images_of_coco(path: Path, folder: str, by_path: Mapping[str, str]) -> tupl
     chosen = max(sorted(likeness), key=lambda images: likeness[images])
     # images/1.jpg is found from the folder images, too, without listing all else that the root has.
     return chosen or _common(matched[chosen]), most, len(names)
+
+
+def _json_text(literal: bytes) -> str:
+    try:
+        return str(json.loads(literal))
+    except ValueError:
+        return ""
 
 
 def _split_in_name(name: str) -> Split | None:
