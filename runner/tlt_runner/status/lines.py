@@ -70,11 +70,16 @@ def line(section: StatusModel) -> str:
 def _(dataset: DatasetStatus) -> str:
     classes = ", ".join(f"{item.name} {item.objects}" for item in dataset.classes or ())
     page = f"; {dataset.warnings or 0} warnings, see {dataset.report_uri}" if dataset.report_uri else ""
+    conventions = (("coordinates", dataset.coordinates), ("orientation", dataset.orientation))
+    read = "".join(
+        f"; {name} {item.value} by {item.decided_by} ({item.evidence})" for name, item in conventions if item
+    )
+    found = f"; found: {dataset.layout}" if dataset.layout else ""
     return (
         f"data set: {dataset.images} images ({dataset.training_images} to train on, "
         f"{dataset.validation_images} to validate on), {dataset.objects} objects, "
         f"{dataset.skipped or 0} images skipped, {dataset.dropped_objects or 0} objects dropped; "
-        f"by class: {classes or 'not known'}{page}"
+        f"by class: {classes or 'not known'}{found}{read}{page}"
     )
 
 

@@ -24,6 +24,8 @@ SWAPPED = range(5, 9)
 """Orientations that swap height and width."""
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG"
 _EXIF, _CHUNK = b"Exif\0\0", b"eXIf"
+_APP1, _PIXELS = 0xE1, {0xDA, 0xD9}
+"""Markers: the segment with EXIF, and start of scan and end of image, behind which there is none."""
 _LONGEST = 1 << 16
 _SMALL = 256
 """Bytes within which the tag's first entries lie."""
@@ -64,15 +66,24 @@ def of_file(path: Path) -> int:
 def of_block(data: bytes) -> int:
     """Find the EXIF orientation in the first bytes of a JPEG or PNG file; 1 if there is none."""
     if data.startswith(_JPEG):
-        start = data.find(_EXIF)
-        # APP1 and two bytes of length come before it; the text alone may stand anywhere.
-        if start < 4 or data[start - 4 : start - 2] != b"\xff\xe1":
-            return 1
-        return tiff_orientation(data[start + len(_EXIF) : start + _LONGEST])
+        start = _exif_of_jpeg(data)
+        return 1 if start is None else tiff_orientation(data[start : start + _LONGEST])
     if data.startswith(_PNG):
         start = data.find(_CHUNK)
         return 1 if start < 0 else tiff_orientation(data[start + len(_CHUNK) : start + _LONGEST])
     return 1
+
+
+def _exif_of_jpeg(data: bytes) -> int | None:
+    """Find where the TIFF header of EXIF begins, among the segments before the pixels."""
+    offset = 2
+    # Marker, length of two bytes that counts itself, content.
+    while offset + 4 <= len(data) and data[offset] == 0xFF and data[offset + 1] not in _PIXELS:
+        content = offset + 4
+        if data[offset + 1] == _APP1 and data.startswith(_EXIF, content):
+            return content + len(_EXIF)
+        offset += 2 + max(2, int.from_bytes(data[offset + 2 : content], "big"))
+    return None
 
 
 def _rest_of_png(file: BinaryIO, block: bytes, digest: hashlib._Hash | None = None) -> int:
