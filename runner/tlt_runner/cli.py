@@ -208,7 +208,7 @@ def validate(manifests: Path) -> int:
 
 @tlt.command(
     short_help="Say what a folder of images and labels is, and how to read it.",
-    epilog=options.examples("tlt data photos", "tlt data .tlt/volumes/tlt-data/traffic > dataset.yaml"),
+    epilog=options.examples("tlt data photos", "tlt data .tlt/volumes/tlt-data/traffic"),
 )
 @click.argument("folder", type=options.PATH, metavar="DIR")
 @options.volumes("or .tlt/volumes")
