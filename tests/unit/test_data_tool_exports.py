@@ -215,3 +215,30 @@ def test_labelme_files_beside_the_images_are_read_polygons_and_turned_photos_too
     assert report.orientation is not None
     assert (report.orientation.value, report.orientation.decided_by) == ("exif", "evidence")
     assert (report.skipped, report.dropped, report.label_findings) == ([], [], [])
+
+
+def test_yolo_labels_without_names_say_what_is_missing(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for number in range(2):
+        Image.new("RGB", (80, 60)).save(tmp_path / "images" / f"{number}.jpg")
+        (tmp_path / "labels" / f"{number}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    with pytest.raises(RunnerError, match="expected yolo's classes in dataset.classNames"):
+        data_folder.describe(tmp_path, tmp_path / "volumes")
+    (tmp_path / "labels" / "classes.txt").write_text("car\n")
+    block = data_folder.describe(tmp_path, tmp_path / "volumes").block
+    assert (block["classNames"], block["targetClassMapping"]) == (["car"], {"car": "car"})
+
+
+def test_photos_that_nothing_tells_about_are_said_with_the_field_to_set(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, "datumaro-kitti", "default/image_2")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for stem in "abc":
+        Image.new("RGB", (80, 80)).save(folder / "default/image_2" / f"{stem}.jpg", exif=exif)
+    lines = data_folder.describe(folder, tmp_path / "volumes").lines
+    assert (
+        "orientation: stored, by default (images with an EXIF orientation: 3; labels of the turned view: 0, "
+        "of the pixels as stored: 0, that do not tell: 3)"
+    ) in lines
+    assert any("set spec.dataset.orientation: exif" in line for line in lines)
