@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tlt_runner.data.formats.folders import SourceFolder
 from tlt_runner.data.formats.labelme import MAX_SHAPES, LabelmeReader
@@ -140,3 +142,39 @@ def test_a_bad_file_is_one_finding(tmp_path: Path, content: str | bytes, message
     (finding,) = labels.findings
     assert (labels.boxes, finding.problem) == ((), Problem.UNREADABLE_LABEL)
     assert finding.message.startswith(message)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+SHAPE = st.fixed_dictionaries(
+    {},
+    optional={
+        "label": JSON,
+        "points": JSON | st.lists(st.lists(st.floats() | st.integers(), max_size=3), max_size=4),
+        "shape_type": JSON | st.sampled_from(["rectangle", "polygon", "circle", "line"]),
+        "group_id": JSON,
+        "flags": JSON,
+    },
+)
+
+
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
+@given(shapes=st.lists(SHAPE | JSON, max_size=5), size=JSON)
+def test_every_shape_is_an_object_or_a_finding_or_part_of_one(
+    tmp_path_factory: pytest.TempPathFactory, shapes: list[Any], size: Any
+) -> None:
+    path = tmp_path_factory.mktemp("labelme") / "a.json"
+    path.write_text(_file(*shapes, imageHeight=size, imageWidth=size))
+    place = SourceFolder(path.parent, "train")
+    labels = LabelmeReader(place, place).read_file(path, "train/a.json", (100, 100))
+    assert len(labels.boxes) + len(labels.findings) <= len(shapes)
+    # Only shapes of a group may share an object.
+    if not any(isinstance(shape, dict) and shape.get("group_id") is not None for shape in shapes):
+        assert len(labels.boxes) + len(labels.findings) == len(shapes)
+    for box in labels.boxes:
+        y1, x1, y2, x2 = box.yxyx
+        assert y1 < y2
+        assert x1 < x2

@@ -51,6 +51,14 @@ LAYOUTS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
         },
         {"format": "kitti"},
     ),
+    "KITTI, both cameras": (
+        {
+            "training/image_2/{1-3}.png": "",
+            "training/image_3/{1-3}.png": "",
+            "training/label_2/{1-3}.txt": KITTI,
+        },
+        {"format": "kitti"},
+    ),
     "KITTI, other names": (
         {"pictures/{1-3}.jpg": "", "truth/{1-3}.txt": KITTI},
         {"format": "kitti", "images": "pictures", "labels": "truth"},
@@ -149,6 +157,33 @@ LAYOUTS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
             "images": "images/train",
             "labels": "labels/train",
             "validation": {"images": "images/val", "labels": "labels/val"},
+        },
+    ),
+    "YOLO, masks under the names of images": (
+        {
+            "images/{1-3}.jpg": "",
+            "masks/{1-3}.png": "",
+            "depth/{1-3}.png": "",
+            "labels/{1-3}.txt": YOLO,
+            "data.yaml": "names: [car]\n",
+        },
+        {"format": "yolo"},
+    ),
+    "Roboflow YOLO Darknet": (
+        {
+            "train/{1-4}.jpg": "",
+            "train/{1-4}.txt": YOLO,
+            "train/_darknet.labels": "car\nboat\n",
+            "valid/{5-6}.jpg": "",
+            "valid/{5-6}.txt": YOLO,
+            "valid/_darknet.labels": "car\nboat\n",
+        },
+        {
+            "format": "yolo",
+            "images": "train",
+            "labels": "train",
+            "classNames": ["car", "boat"],
+            "validation": {"images": "valid", "labels": "valid"},
         },
     ),
     "YOLO, sub-folders": (
@@ -253,7 +288,7 @@ def test_the_layout_is_found_one_folder_deeper(tmp_path: Path, name: str) -> Non
     fields = layout.find(_make(tmp_path, {f"set/{path}": text for path, text in files.items()})).fields
     assert fields is not None
     assert fields["format"] == expected["format"]
-    assert all(fields[key].startswith("set") for key in ("images", "labels"))
+    assert all(fields[key].startswith("set/") or fields[key] == "set" for key in ("images", "labels"))
 
 
 def test_a_test_split_is_named_and_not_read(tmp_path: Path) -> None:

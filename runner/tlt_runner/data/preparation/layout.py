@@ -16,7 +16,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from os.path import commonpath
+from os.path import commonpath, commonprefix
 from pathlib import Path
 from posixpath import basename, dirname, splitext
 from typing import Any, Literal, get_args
@@ -46,6 +46,7 @@ _LOOKED_AT = 8
 _LARGEST_JSON = 2 << 30
 _FILE_NAMES = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 _SIDE = re.compile(r"(classes|labels|labelmap|label_colors|names|notes|readme.*)\.txt", re.IGNORECASE)
+_IMAGE_FOLDER = re.compile(r"im(age|g)|jpe?g|photo|picture|frame|rgb|color", re.IGNORECASE)
 _NAME_LISTS = ("obj.names", "classes.txt", "_darknet.labels")
 _NAMED = 5
 
@@ -270,14 +271,21 @@ def _images_of(
     return images, most
 
 
-def _likeness(images: str, labels: str) -> int:
-    """Count the equal parts of two paths from both ends, the same folder most."""
+def _likeness(images: str, labels: str) -> float:
+    """Count the equal parts of two paths from both ends, the same folder most; then names decide.
+
+    KITTI has image_3 of the right camera beside image_2, whose labels are label_2, and many data sets have
+    masks or depths under the names of the images.
+    """
     if images == labels:
         return 1000
+    ending = len(commonprefix([images[::-1], labels[::-1]]))
+    named = _IMAGE_FOLDER.search(basename(images)) is not None
     left, right = images.split("/"), labels.split("/")
     front = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), 0)
     back = next((i for i, (a, b) in enumerate(zip(left[::-1], right[::-1], strict=False)) if a != b), 0)
-    return front + back + 2 * (_split_of(images) == _split_of(labels))
+    alike = front + back + 2 * (_split_of(images) == _split_of(labels))
+    return alike + named / 2 + min(ending, 40) / 100
 
 
 def _roots(images: str, labels: str) -> tuple[str, str]:
