@@ -19,7 +19,7 @@ NOT_A_CLASS = "background"
 ClassName = Annotated[str, Field(min_length=1, max_length=LONGEST_CLASS)]
 
 
-LabelFormat = Literal["kitti", "voc", "coco", "yolo"]
+LabelFormat = Literal["kitti", "voc", "coco", "yolo", "labelme"]
 """Formats of labels; the runner's ``tlt_runner.data.formats`` reads and writes each."""
 
 
@@ -28,6 +28,9 @@ Unlabelled = Literal["background", "bad"]
 """What an image without a label is: an image without objects, or one that cannot be used."""
 Shapes = Literal["refuse", "boundingBox"]
 """What is done with labels that outline an object instead of boxing it."""
+Layout = Literal["fields", "auto"]
+Coordinates = Literal["auto", "zeroBased", "oneBased"]
+Orientation = Literal["auto", "stored", "exif"]
 
 
 class ImageSize(ApiModel):
@@ -113,14 +116,19 @@ class Dataset(ApiModel):
 
     uri: Uri
     """Root folder of the dataset: pvc://claim/path, s3://bucket/prefix, or file:///path in local runs."""
+    layout: Layout = "fields"
+    """Search for images and labels: fields takes format, images, labels and imageSet as given, or their
+    defaults; auto looks at the folder and finds them, class names and a split into training and validation by
+    itself (`tlt data` shows what it finds)."""
     format: LabelFormat = "kitti"
-    """Label format: KITTI, Pascal VOC, COCO or YOLO."""
+    """Label format: KITTI, Pascal VOC, COCO, YOLO or labelme JSON. With layout auto it is found, unless it is
+    another one than kitti, which is then looked for alone."""
     images: RelativePath | None = None
     """Folder of images with its sub-folders, relative to uri. Defaults to training/image_2 (kitti),
-    JPEGImages (voc) or images (coco, yolo)."""
+    JPEGImages (voc) or images (coco, yolo, labelme)."""
     labels: RelativePath | None = None
     """Labels, relative to uri: a folder, or for coco a .json file or a folder of them. Defaults to
-    training/label_2 (kitti), Annotations (voc), annotations (coco) or labels (yolo)."""
+    training/label_2 (kitti), Annotations (voc), annotations (coco), labels (yolo) or images (labelme)."""
     image_set: RelativePath | None = None
     """File with the names of the images to use, one per line, relative to uri; with VOC,
     ImageSets/Main/train.txt. Defaults to all images."""
@@ -136,6 +144,14 @@ class Dataset(ApiModel):
     """Objects without a box: polygons and rotated boxes in yolo labels, annotations of coco with polygons and
     no bbox. refuse counts their image as a bad sample; boundingBox takes the smallest upright box around
     each."""
+    coordinates: Coordinates = "auto"
+    """Number of the first pixel in VOC labels: oneBased (VOC's definition, the maximum is included),
+    zeroBased (CVAT, datumaro, VoTT, Label Studio, labelme), or auto: decided by the boxes at the edges of all
+    images, oneBased where there is none. With format voc only; the other formats count from 0."""
+    orientation: Orientation = "auto"
+    """View of photos with an EXIF orientation on which the labels were drawn: stored (the tag is ignored),
+    exif (as viewers show it: the images are turned), or auto: decided by the image sizes in the labels and by
+    boxes outside the image, stored where nothing tells."""
     target_class_mapping: Annotated[dict[str, ClassName], Field(min_length=1, max_length=MOST_CLASSES)]
     """Map from a class name in the labels to the class to learn. Labels of all other classes are ignored."""
     image_size: ImageSize
@@ -170,8 +186,9 @@ class Dataset(ApiModel):
         ),
         Rule(
             # Labels of YOLO have numbers only.
-            cel="self.format == 'yolo' || !has(self.classNames) || size(self.classNames) == 0",
-            check=lambda self: self.format == "yolo" or not self.class_names,
+            cel="self.format == 'yolo' || self.layout == 'auto' || !has(self.classNames) || "
+            "size(self.classNames) == 0",
+            check=lambda self: self.format == "yolo" or self.layout == "auto" or not self.class_names,
             message="expected classNames with format yolo only: labels of other formats name their classes",
             given="self.format",
         ),
@@ -180,6 +197,20 @@ class Dataset(ApiModel):
             cel="self.format in ['coco', 'yolo'] || !has(self.shapes) || self.shapes == 'refuse'",
             check=lambda self: self.format in ("coco", "yolo") or self.shapes == "refuse",
             message="expected shapes with format coco or yolo only: labels of the other formats have boxes",
+            given="self.format",
+        ),
+        Rule(
+            cel="self.layout != 'auto' || !(has(self.images) || has(self.labels) || has(self.imageSet))",
+            check=lambda self: (
+                self.layout != "auto" or (self.images, self.labels, self.image_set) == (None, None, None)
+            ),
+            message="expected no images, labels or imageSet with layout auto, which finds them",
+            given="'one of them'",
+        ),
+        Rule(
+            cel="self.format == 'voc' || self.layout == 'auto' || self.coordinates == 'auto'",
+            check=lambda self: "auto" in (self.layout, self.coordinates) or self.format == "voc",
+            message="expected coordinates with format voc only: the other formats count from 0",
             given="self.format",
         ),
     )

@@ -170,6 +170,17 @@ class ClassCount(StatusModel):
     """Number of objects of the class."""
 
 
+class LabelConvention(StatusModel):
+    """Convention by which the labels are read, and what decided it."""
+
+    value: str
+    """Convention: a value of the field of spec.dataset with the same name."""
+    decided_by: Literal["spec", "evidence", "default"]
+    """Source of the decision: the spec, evidence in the labels, or the default for want of evidence."""
+    evidence: str
+    """Evidence over the whole dataset: counts, and a file as an example."""
+
+
 class DatasetStatus(Section):
     """Statistics of the prepared dataset."""
 
@@ -200,6 +211,13 @@ class DatasetStatus(Section):
     report_uri: str | None = None
     """Address of the dataset report, an HTML page on every image and label line. Also written if the dataset
     is refused."""
+    layout: str | None = None
+    """Format, places, class names and split that were found with spec.dataset.layout auto."""
+    coordinates: LabelConvention | None = None
+    """Number of the first pixel in VOC labels, zeroBased or oneBased, and what decided it."""
+    orientation: LabelConvention | None = None
+    """View of the images with an EXIF orientation on which the labels were drawn, stored or exif, and what
+    decided it. Absent if no image has such an orientation."""
     warnings: int | None = None
     """Number of warnings in the dataset report: what is read but counts for nothing, leakage, unused mapping
     keys, unusual images."""

@@ -257,6 +257,23 @@ def import_specs(
 
 
 @tlt.command(
+    short_help="Say what a folder of images and labels is, and how to read it.",
+    epilog=options.examples("tlt data photos", "tlt data .tlt/volumes/tlt-data/traffic"),
+)
+@click.argument("folder", type=options.PATH, metavar="DIR")
+@options.volumes("or .tlt/volumes")
+def data(folder: Path, volumes: Path | None) -> int:
+    """Look at a folder of images and labels: format, images, objects by class, split, peculiarities.
+
+    Prints the dataset block that reads it, ready to paste into a manifest; what it says is in comments.
+    """
+    from tlt_runner.local import data_folder
+
+    click.echo(str(data_folder.describe(folder, _folders(None, volumes).volumes)), nl=False)
+    return 0
+
+
+@tlt.command(
     short_help="Detect objects in a folder of images.",
     epilog=options.examples(
         "tlt infer --model best.keras --images photos --output detected",

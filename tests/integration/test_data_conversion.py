@@ -223,7 +223,7 @@ def test_a_label_of_the_turned_image_is_reported_with_a_remedy() -> None:
     skipped = _convert(_turned(6), boxes=(BOX,), image_size=(WIDTH, HEIGHT)).skipped
     assert skipped is not None
     assert "EXIF" in skipped.message
-    assert "exiftran -ai" in skipped.message
+    assert "spec.dataset.orientation" in skipped.message
     upright = _convert(JPEG, boxes=(BOX,), image_size=(WIDTH, HEIGHT)).skipped
     assert upright is not None
     assert "EXIF" not in upright.message

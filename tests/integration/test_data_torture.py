@@ -155,6 +155,10 @@ def test_the_counts_of_the_torture_folder_are_exact(report: dict[str, Any]) -> N
     }
     warnings = report.pop("warnings")
     sizes = report.pop("sizesByClass")
+    turned = (
+        "images with an EXIF orientation: 1; labels of the turned view: 0, of the pixels as stored: 0, that "
+        "do not tell: 1"
+    )
     assert {name: [size["objects"] for size in of_class] for name, of_class in sizes.items()} == {
         "person": [1],
         "vehicle": [1, 23],
@@ -211,6 +215,7 @@ def test_the_counts_of_the_torture_folder_are_exact(report: dict[str, Any]) -> N
         "sideFiles": 0,
         "namedSideFiles": [],
         "labelProblems": {"DuplicateName": 1},
+        "orientation": {"value": "stored", "decidedBy": "default", "evidence": turned},
     }
     *others, tiny, small = warnings
     # The default anchors are of 64 to 256 pixels.
@@ -254,6 +259,9 @@ def test_the_counts_of_the_torture_folder_are_exact(report: dict[str, Any]) -> N
         "entries of the image folders that are no .jpg, .jpeg or .png files and were not read: 2",
         f"labels without an image: 1 ({LABELS}/labels/orphan.txt)",
         "label files or entries that cannot be used: 1",
+        f"{turned}. Square images, half turns and coordinates that are shares of the size tell nothing. The "
+        "labels are taken to be of the pixels as stored; if they were drawn on the turned view, as most "
+        "annotation tools show it, set spec.dataset.orientation: exif",
     ]
 
 
@@ -296,7 +304,7 @@ def test_the_refused_torture_folder_leaves_a_report_a_page_and_a_summary(
     status = reporter.last(DatasetStatus)
     assert (status.images, status.objects, status.skipped, status.dropped_objects) == (23, 25, 19, 13)
     # Two of them are of sizes that the anchors do not fit.
-    assert (status.warnings, status.digest, status.records_uri) == (21, None, None)
+    assert (status.warnings, status.digest, status.records_uri) == (22, None, None)
     assert status.report_uri == f"file://{tmp_path}/out/dataset-report.html"
 
 

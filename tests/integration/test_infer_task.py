@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ from tlt_runner.inference import request, run
 from tlt_runner.inference.report import InferenceReport
 from tlt_runner.status.file import LocalReporter
 from tlt_runner.storage import Storage
+from torture import chunk
 
 SIZE = 96
 SCORE = 0.3
@@ -411,3 +413,34 @@ def test_local_paths_may_climb_and_links_within_a_claim_are_followed(
         run.run(accepted, request.check(accepted, storage), LocalReporter(None), Stop())
     labels = {(tmp_path / f"out-{number}/labels/a.txt").read_text() for number in range(len(models))}
     assert len(labels) == 1
+
+
+def test_a_model_of_turned_photos_sees_photos_turned(images: Path, tmp_path: Path) -> None:
+    batch = np.stack([cv2.resize(picture(seed), (SIZE, SIZE)) for seed in range(4)]).astype(np.float32)
+    config = tiny_config(class_names=["bus", "fire truck"]).model_copy(update={"mode": "letterbox"})
+    stored_view = settled(config, batch)
+    detector.save(stored_view, tmp_path / "stored.keras")
+    detector.save(
+        detector.with_config(stored_view, config.model_copy(update={"orientation": "exif"})),
+        tmp_path / "exif.keras",
+    )
+    photo, upright = tmp_path / "photo", tmp_path / "upright"
+    image = picture(1)
+    save(photo, "a.png", image)
+    data = (photo / "a.png").read_bytes()
+    # eXIf with an orientation of 6, a quarter turn clockwise, behind the header's 33 bytes.
+    tiff = b"MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0) + b"\0\0\0\0"
+    (photo / "a.png").write_bytes(data[:33] + chunk(b"eXIf", tiff) + data[33:])
+    save(upright, "a.png", cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE))
+    expected = Run(tmp_path / "stored.keras", upright, tmp_path / "expected")()
+    report = Run(tmp_path / "exif.keras", photo, tmp_path / "out")()
+    label = (tmp_path / "out/labels/a.txt").read_text()
+    assert label
+    assert label == (tmp_path / "expected/labels/a.txt").read_text()
+    drawn = cv2.imread(str(tmp_path / "out/images/a.png"))
+    assert np.array_equal(drawn, cv2.imread(str(tmp_path / "expected/images/a.png")))
+    assert (expected.odd_images, report.odd_images) == ({}, {"TurnedUpright": 1})
+    # A model of photos as stored sees them as before.
+    as_stored = Run(tmp_path / "stored.keras", photo, tmp_path / "stored")()
+    assert as_stored.odd_images == {"Turned": 1}
+    assert (tmp_path / "stored/labels/a.txt").read_text() != label

@@ -21,7 +21,7 @@ def header(orientation: int) -> Header:
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 def test_a_label_of_the_turned_image_is_explained(orientation: int) -> None:
     with pytest.raises(BadImageError) as caught:
-        convert.check_label(header(orientation), Labels(image_size=(60, 40)))
+        convert.check_label(header(orientation), Labels(image_size=(60, 40)), (40, 60))
     assert caught.value.problem == Problem.SIZE_MISMATCH
     assert "EXIF orientation" in caught.value.message
 
@@ -29,7 +29,7 @@ def test_a_label_of_the_turned_image_is_explained(orientation: int) -> None:
 @pytest.mark.parametrize("orientation", [1, 4])
 def test_an_image_that_is_not_turned_gets_no_such_explanation(orientation: int) -> None:
     with pytest.raises(BadImageError) as caught:
-        convert.check_label(header(orientation), Labels(image_size=(60, 40)))
+        convert.check_label(header(orientation), Labels(image_size=(60, 40)), (40, 60))
     assert "EXIF" not in caught.value.message
 
 

@@ -46,6 +46,33 @@ def test_a_class_keeps_letters_of_any_language(tmp_path: Path) -> None:
     assert _read(tmp_path, GOOD.replace("Car", "自転車").encode()).boxes[0].class_name == "自転車"
 
 
+@pytest.mark.parametrize("name", ["traffic light", "Fußgänger mit  Rad", "2 wheeler", "a - b"])
+@pytest.mark.parametrize("score", ["", " 0.75"])
+def test_a_class_with_spaces_is_read_where_the_rest_are_numbers(
+    tmp_path: Path, name: str, score: str
+) -> None:
+    labels = _read(tmp_path, (GOOD.replace("Car", name) + score).encode())
+    (box,) = labels.boxes
+    assert (box.class_name, box.yxyx) == (" ".join(name.split()), (20.0, 10.5, 40.0, 30.25))
+    assert (box.truncation, box.occlusion, labels.findings) == (0.5, 2, ())
+
+
+def test_a_region_with_a_space_in_its_name_is_an_object_of_that_class(tmp_path: Path) -> None:
+    (box,) = _read(tmp_path, GOOD.replace("Car", "DontCare 1x").encode()).boxes
+    assert box.class_name == "DontCare 1x"
+
+
+@pytest.mark.parametrize("name", ["type 2", "Car nan", "Car inf", "Car 1_0"])
+def test_a_line_that_can_be_read_in_two_ways_is_a_finding(tmp_path: Path, name: str) -> None:
+    (finding,) = _read(tmp_path, GOOD.replace("Car", name).encode()).findings
+    assert finding.message.startswith(("truncation (column 2)", "occlusion (column 3)"))
+
+
+def test_a_class_with_spaces_and_a_bad_column_is_a_finding(tmp_path: Path) -> None:
+    (finding,) = _read(tmp_path, GOOD.replace("Car", "traffic light").replace("20", "x").encode()).findings
+    assert finding.problem in (Problem.WRONG_COLUMNS, Problem.NOT_A_NUMBER)
+
+
 @pytest.mark.parametrize(
     "content", [GOOD.encode("utf-16"), GOOD.replace("Car", "Stra\xdfe").encode("latin-1")]
 )

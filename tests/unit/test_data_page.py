@@ -6,9 +6,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 from tlt_api.dataset import ImageSize
 from tlt_api.model import Anchors
+from tlt_api.status import LabelConvention
 from tlt_runner.data.class_mapping import ClassMapping
 from tlt_runner.data.report import anchor_fit, html
 from tlt_runner.data.report.report import DatasetReport
@@ -163,6 +165,31 @@ def test_a_picture_is_small_and_shows_the_dropped_box(tmp_path: Path) -> None:
     assert base64.b64encode(thumbnail.jpeg).decode() in html.render(
         report, Anchors(), _fits(report), [thumbnail]
     )
+
+
+def test_a_box_of_the_turned_view_is_drawn_on_the_turned_picture(tmp_path: Path) -> None:
+    picture = np.full((480, 960, 3), 90, np.uint8)
+    picture[:, :480] = 200
+    cv2.imwrite(str(tmp_path / "a.png"), picture)
+    # Turned a quarter clockwise: 960 rows, the bright half above.
+    report = _report(("a.png", _bad("a.png", Problem.INVERTED_BOX, box=(400.0, 40.0, 800.0, 440.0))))
+    (thumbnail,) = html.thumbnails(report, lambda image: tmp_path / image, {"a.png": 6})
+    assert thumbnail.jpeg is not None
+    pixels = cv2.imdecode(np.frombuffer(thumbnail.jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert pixels.shape == (240, 120, 3)
+    assert (pixels[10, 60, 0], pixels[230, 60, 0]) == (pytest.approx(200, abs=9), pytest.approx(90, abs=9))
+    red = pixels[..., 2].astype(int) - pixels[..., 1] > 60
+    assert red[100, 12:108].mean() > 0.9
+    assert red[200, 12:108].mean() > 0.9
+
+
+def test_the_page_says_how_the_labels_were_read() -> None:
+    convention = LabelConvention(value="zeroBased", decided_by="evidence", evidence="boxes: 3 <&>")
+    report = _report().model_copy(update={"coordinates": convention, "layout": "format: voc"})
+    text = html.render(report, Anchors(), [], [])
+    assert "<li>coordinates: zeroBased, by evidence (boxes: 3 &lt;&amp;&gt;)</li>" in text
+    assert "<li>layout auto found format: voc</li>" in text
+    assert "How the labels were read" not in html.render(_report(), Anchors(), [], [])
 
 
 def test_an_image_that_cannot_be_drawn_gets_a_tile_with_its_first_bytes(tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ class Manifest(StatusModel):
     """Columns of every image."""
     mode: Literal["stretch", "letterbox"]
     """Resize mode of the images."""
+    orientation: Literal["stored", "exif"] = "stored"
+    """View of images with an EXIF orientation: pixels as stored, or turned."""
     training_images: int
     """Images to train on."""
     validation_images: int

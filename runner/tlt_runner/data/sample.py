@@ -63,6 +63,7 @@ class Oddity(StrEnum):
     GRAYSCALE = "Grayscale"
     ALPHA = "Alpha"
     TURNED = "Turned"
+    TURNED_UPRIGHT = "TurnedUpright"
     ANIMATED = "Animated"
 
 
@@ -114,7 +115,7 @@ def listed(findings: Sequence[Finding], room: int = 600) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LabelledBox:
-    """One object, or one ignored region, in pixels of the image as stored; pixel 0 reaches from 0 to 1.
+    """One object or ignored region, in pixels of the view that was labelled; pixel 0 reaches from 0 to 1.
 
     Attributes:
         class_name: The label's own class, before mapping; empty for a region that is of every class.
@@ -165,6 +166,7 @@ class Sample:
         label_file: The label's path relative to the data set's root; without a label, where it would be.
         key: Key by which its reader finds the label: a path, or the image's path in a coco file. None for an
             image without a label, which is an image without objects (``dataset.unlabelled: background``).
+        orientation: EXIF orientation to apply to the pixels: the label is of the turned view; 1 for none.
     """
 
     name: str
@@ -173,6 +175,7 @@ class Sample:
     image_file: str
     label_file: str
     key: object
+    orientation: int = 1
 
 
 @dataclass(frozen=True)

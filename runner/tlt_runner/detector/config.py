@@ -43,6 +43,8 @@ class DetectorConfig(StatusModel):
     """Resizing of images to the network's input, in training as in inference."""
     color_mode: ColorMode = "rgb"
     """Colour of the network's input, in training as in inference."""
+    orientation: Literal["stored", "exif"] = "stored"
+    """View of photos with an EXIF orientation that the training's labels were of, and inference takes."""
     backbone: Backbone = "resnet18"
     """Feature extractor, before any pruning."""
     width_multiplier: float = 1.0

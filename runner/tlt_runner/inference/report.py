@@ -32,8 +32,9 @@ class InferenceReport(StatusModel):
     images_without_detections: int = 0
     """Inferred images without any detection."""
     odd_images: dict[Oddity, int] = {}
-    """Inferred images with unusual properties, by property. Boxes are in the pixels as stored: an image with
-    an EXIF orientation (Turned) is turned neither for the model nor in its copy."""
+    """Inferred images with unusual properties, by property. Boxes are in the pixels of the copy: an image
+    with an EXIF orientation is turned for the model and in its copy if the model was trained on turned images
+    (TurnedUpright), else in neither (Turned)."""
     detections: dict[str, int] = {}
     """Detections by class."""
     clipped_boxes: int = 0

@@ -22,7 +22,7 @@ from tlt_runner.cancel import Stop
 from tlt_runner.context import Reporter
 from tlt_runner.data.formats.kitti import KittiWriter
 from tlt_runner.data.formats.names import stem
-from tlt_runner.data.images import decode, geometry
+from tlt_runner.data.images import decode, geometry, orientation
 from tlt_runner.data.images.decode import BadImageError
 from tlt_runner.data.images.geometry import Placement
 from tlt_runner.data.parallel import StageProgress, workers
@@ -47,7 +47,7 @@ BATCH = 4
 
 @dataclass(frozen=True)
 class _Loaded:
-    """An image: path, pixels as stored (BGR) and as the network takes them (RGB), and unusual properties."""
+    """An image: path, pixels in the model's view (BGR), as the network takes them (RGB), and oddities."""
 
     name: str
     pixels: npt.NDArray[np.uint8]
@@ -189,7 +189,11 @@ class _Inference:
         except BadImageError as error:
             return Finding(name, error.problem, error.message)
         config = self._config
-        pixels = decoded.pixels
+        pixels, oddities = decoded.pixels, decoded.header.oddities
+        # Trained on photos as viewers show them: detected, drawn and listed in that view.
+        if config.orientation == "exif" and Oddity.TURNED in oddities:
+            pixels = orientation.upright(pixels, decoded.header.orientation)
+            oddities = orientation.applied(oddities)
         height, width = pixels.shape[:2]
         placement = geometry.placement(height, width, config.height, config.width, config.mode)
         # OpenCV decodes to BGR, which drawing and encoding keep; the network takes RGB or luma.
@@ -197,7 +201,7 @@ class _Inference:
         network = (
             cv2.cvtColor(placed, cv2.COLOR_BGR2GRAY)[..., None] if config.channels == 1 else placed[..., ::-1]
         )
-        return _Loaded(name, pixels, network, placement, decoded.header.oddities)
+        return _Loaded(name, pixels, network, placement, oddities)
 
     def _infer(self, loaded: Sequence[_Loaded], threads: ThreadPoolExecutor) -> None:
         # A last, smaller batch is filled up with zeros: another shape would make TensorFlow trace anew.

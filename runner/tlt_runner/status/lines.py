@@ -76,12 +76,17 @@ def _(dataset: DatasetStatus) -> str:
     }
     others = "".join(f", {count} {name}" for name, count in counts.items() if count)
     page = f"; {dataset.warnings or 0} warnings, see {dataset.report_uri}" if dataset.report_uri else ""
+    conventions = (("coordinates", dataset.coordinates), ("orientation", dataset.orientation))
+    read = "".join(
+        f"; {name} {item.value} by {item.decided_by} ({item.evidence})" for name, item in conventions if item
+    )
+    found = f"; found: {dataset.layout}" if dataset.layout else ""
     return (
         f"data set: {dataset.images} images ({dataset.training_images} to train on, "
         f"{dataset.validation_images} to validate on), {dataset.objects} objects, "
         f"{dataset.skipped or 0} images skipped, {dataset.dropped_objects or 0} objects dropped"
         f"{others}; "
-        f"by class: {classes or 'not known'}{page}"
+        f"by class: {classes or 'not known'}{found}{read}{page}"
     )
 
 

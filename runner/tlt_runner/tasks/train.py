@@ -77,7 +77,9 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
     # 3. Model and optimizer, in the scope of the strategy, which makes a copy of each weight for each
     # replica.
     with workers.strategy.scope():
-        model = initial_model.initial_model(run, spec, context, saved.position if saved else None)
+        model = initial_model.initial_model(
+            run, spec, context, saved.position if saved else None, records.manifest.orientation
+        )
     trainer = Trainer(
         model=model,
         spec=spec.training,

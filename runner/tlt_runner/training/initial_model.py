@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -112,7 +112,11 @@ def _objects(serialized: Any) -> npt.NDArray[np.float32]:
 
 
 def initial_model(
-    run: RunSpec, spec: TrainingJobSpec, context: Context, saved: Position | None = None
+    run: RunSpec,
+    spec: TrainingJobSpec,
+    context: Context,
+    saved: Position | None = None,
+    orientation: Literal["stored", "exif"] = "stored",
 ) -> FasterRCNN:
     """Build or load the model that the spec asks for, and report what of pretrained weights it has.
 
@@ -121,12 +125,15 @@ def initial_model(
         spec: The TrainingJob's.
         context: Storage and reporter.
         saved: The position that the training will resume from, whose weights need the graph they had.
+        orientation: View of photos with an EXIF orientation in the records.
 
     Raises:
         RunnerError: ModelMismatch when a trained model has another image size or colour mode, or a weights
             file has too little of the backbone; UnreadableModel; the storage's reasons.
     """
-    config = DetectorConfig.from_spec(spec.model, spec.dataset)
+    config = DetectorConfig.from_spec(spec.model, spec.dataset).model_copy(
+        update={"orientation": orientation}
+    )
     # With other anchors the training starts over (:func:`tlt_runner.training.checkpoint.state.resume`), in
     # the variant of today. A trained model keeps its own anchors, whatever the spec says of them.
     if saved is not None and run.inputs.model is None and saved.anchors not in (None, config.anchors):
@@ -216,7 +223,10 @@ def _retrained(trained: FasterRCNN, config: DetectorConfig, spec: TrainingJobSpe
         trained = class_outputs.change(trained, config.class_names, spec.training.seed)
     retrained = trained.config.retrained_by(spec.model, spec.dataset)
     # The spec's freezeBlocks are counted as today, whatever the model file's were.
-    retrained = retrained.model_copy(update={"block_numbers": config.block_numbers})
+    # The view is that of the data which it learns now.
+    retrained = retrained.model_copy(
+        update={"block_numbers": config.block_numbers, "orientation": config.orientation}
+    )
     return detector.with_config(trained, retrained)
 
 

@@ -16,7 +16,7 @@ from posixpath import basename, splitext
 from typing import ClassVar, Self
 
 from tlt_api.dataset import Unlabelled
-from tlt_runner.data.formats import folders
+from tlt_runner.data.formats import folders, kinds
 from tlt_runner.data.formats.folders import IMAGE_SUFFIXES, SourceFolder, file_of
 from tlt_runner.data.formats.format import DatasetRoot
 from tlt_runner.data.formats.names import printable, stem
@@ -83,8 +83,9 @@ class FolderReader(ABC):
         return folders.content_summary(self.images.path)
 
     def label_summary(self) -> str:
-        """Count the files of the label folder by kind, for messages."""
-        return folders.content_summary(self.labels.path)
+        """Count the files of the label folder by kind, for messages, and name those of a tool."""
+        tool = kinds.explain_folder(self.labels.path)
+        return folders.content_summary(self.labels.path) + (f"; {tool}" if tool else "")
 
 
 _SIDE_FILE = re.compile(

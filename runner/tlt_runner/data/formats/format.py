@@ -10,9 +10,10 @@ hold::
     coco      floating point   no               no                     no
     yolo      10 decimals of   no               no                     no
               the image's size
+    labelme   floating point   no               no                     yes
 
 Regions to leave out of account are of every class in kitti (DontCare), of one class in coco (iscrowd), and
-cannot be said in voc and yolo. What a format cannot hold is counted (:meth:`Writer.lost`,
+cannot be said in voc, yolo and labelme. What a format cannot hold is counted (:meth:`Writer.lost`,
 :meth:`Writer.region_loss`), never silently left out.
 """
 
@@ -26,7 +27,7 @@ from typing import Any, ClassVar
 
 from tlt_api.dataset import LONGEST_CLASS, Dataset
 from tlt_api.failures import Reason
-from tlt_runner.data.formats import names
+from tlt_runner.data.formats import kinds, names
 from tlt_runner.data.formats.folders import SourceFolder
 from tlt_runner.data.records import Subset
 from tlt_runner.data.sample import LabelledBox, Reader
@@ -57,7 +58,16 @@ class DatasetRoot:
             folder = self.storage.folder(join(self.dataset.uri, name))
             return SourceFolder(folder, name, self.storage.mount(self.dataset.uri))
         except NotFoundError as error:
-            raise RunnerError(Reason.DATASET_NOT_FOUND, error.message) from error
+            tool = self._tool_file(path)
+            message = f"{name} is {tool}" if tool else error.message
+            raise RunnerError(Reason.DATASET_NOT_FOUND, message) from error
+
+    def _tool_file(self, path: str) -> str | None:
+        """Name a file of an annotation tool that was given where a folder is wanted."""
+        try:
+            return kinds.explain(self.file(path)) if path.lower().endswith(kinds.SUFFIXES) else None
+        except NotFoundError:
+            return None
 
     def file(self, path: str) -> Path:
         """Fetch a file below the root.
@@ -69,6 +79,41 @@ class DatasetRoot:
 
 
 @dataclass(frozen=True)
+class EdgeEvidence:
+    """Counts of boxes at the edges of their images, which tell whether a tool counts pixels from 0 or from 1.
+
+    Attributes:
+        boxes: Boxes looked at.
+        at_zero: Boxes with a left or top edge from 0 to below 1, which pixels from 1 cannot have.
+        at_one: Boxes with a left or top edge of exactly 1, and none below.
+        at_end: Boxes with a right or bottom edge at the image's width or height.
+        fractions: Boxes with an edge that is no whole number.
+        zero_file: A file with a box at 0; "" if there is none.
+        one_file: A file with a box at 1.
+    """
+
+    boxes: int = 0
+    at_zero: int = 0
+    at_one: int = 0
+    at_end: int = 0
+    fractions: int = 0
+    zero_file: str = ""
+    one_file: str = ""
+
+    def __add__(self, other: EdgeEvidence) -> EdgeEvidence:
+        """Add the counts of other files; the first file of each kind stays the example."""
+        return EdgeEvidence(
+            self.boxes + other.boxes,
+            self.at_zero + other.at_zero,
+            self.at_one + other.at_one,
+            self.at_end + other.at_end,
+            self.fractions + other.fractions,
+            self.zero_file or other.zero_file,
+            self.one_file or other.one_file,
+        )
+
+
+@dataclass(frozen=True)
 class Format:
     """A label format: how a data set of it is read, how a folder of it is written.
 
@@ -77,12 +122,15 @@ class Format:
         writer: Writes the labels of a new folder.
         images: Default place of the images, relative to the root (``spec.dataset.images``).
         labels: Default place of the labels (``spec.dataset.labels``).
+        edge_evidence: Takes the content of a label file and its name, and counts its boxes at the edges; None
+            for a format whose tools agree on the number of the first pixel.
     """
 
     open_reader: Callable[[DatasetRoot, str, str], Reader]
     writer: type[Writer]
     images: str
     labels: str
+    edge_evidence: Callable[[bytes, str], EdgeEvidence] | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@
 pixels of the image. Of the columns behind it nothing is read. ``DontCare`` lines mark regions to leave out
 of account, whatever the class; they are not objects. Source: the KITTI object development kit's readme.
 
-Columns are separated by white space, so a class "traffic light" is written "traffic_light". Occlusion says
+Columns are separated by white space, so a class "traffic light" is written "traffic_light". Some tools (CVAT)
+write it as it is: where the last 14 columns (15 with a score) are numbers and the one before is none, all
+columns before them are the class. Occlusion says
 "difficult", too (from 1 on, as in TLT): a difficult object without occlusion is written as 3 (unknown), an
 occluded one that is not difficult as 0. The columns of the third dimension are written as 0, as TLT wants
 them.
@@ -45,6 +47,7 @@ class KittiReader(FolderReader):
 
 def parse_line(columns: list[str], file: str, number: int) -> LabelledBox | Finding:
     """Parse one line: an object, a region to leave out of account, or what is wrong with the line."""
+    columns = _joined(columns)
     if len(columns) not in COLUMNS:
         return Finding(
             file,
@@ -83,6 +86,32 @@ def parse_line(columns: list[str], file: str, number: int) -> LabelledBox | Find
     return LabelledBox(
         columns[0], box, values["truncation"], occlusion, occlusion >= DIFFICULT_OCCLUSION, number
     )
+
+
+def _joined(columns: list[str]) -> list[str]:
+    """Make one column of a class with spaces, if the line can be read in this one way only."""
+    # Nothing to join in a line of KITTI's own form, which is nearly every line.
+    if len(columns) < COLUMNS[1] or (len(columns) == COLUMNS[1] and lines.number(columns[1]) is not None):
+        return columns
+    numeric = 0
+    for column in reversed(columns[-COLUMNS[1] :]):
+        if lines.number(column) is None:
+            break
+        numeric += 1
+    words = len(columns) - numeric
+    # A word, then exactly as many numbers as a line has. "type 2" is a class and a truncation, and "nan" is a
+    # number that cannot be used rather than a word.
+    if numeric + 1 not in COLUMNS or _is_float(columns[words - 1]):
+        return columns
+    return [" ".join(columns[:words]), *columns[words:]]
+
+
+def _is_float(column: str) -> bool:
+    try:
+        float(column)
+    except ValueError:
+        return False
+    return True
 
 
 _LABEL_FOLDERS: dict[Subset, str] = {"training": "training/label_2", "validation": "validation/label_2"}

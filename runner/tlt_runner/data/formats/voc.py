@@ -1,7 +1,9 @@
 """Pascal VOC labels, read and written: one XML file an image, one ``<object>`` an object.
 
 VOC counts pixels from 1 and its boxes include their last pixel, so xmin 1, xmax 1 is the first column:
-``x1 = xmin - 1``, ``x2 = xmax``, and the same down the rows; whole numbers or fractions. The boxes of
+``x1 = xmin - 1``, ``x2 = xmax``, and the same down the rows; whole numbers or fractions. Many tools write
+edges that count from 0 instead (``x1 = xmin``, ``x2 = xmax``): which of the two a data set has is decided
+over all its files (:mod:`tlt_runner.data.preparation.conventions`). The boxes of
 ``<part>`` (head, hand, foot of the person layout task) are no objects. An image's label is found by the
 image's name alone; what ``<filename>``, ``<folder>`` and ``<path>`` say is never opened.
 
@@ -16,8 +18,10 @@ lists separate by white space: ``street 1/000001`` becomes ``street_1__000001``.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from xml.sax import SAXException, SAXParseException
@@ -30,7 +34,7 @@ from defusedxml.common import DefusedXmlException
 from tlt_api.dataset import LONGEST_CLASS
 from tlt_runner.data.formats import lines
 from tlt_runner.data.formats.folder_reader import FolderReader
-from tlt_runner.data.formats.format import ExportedImage, Format, Writer, decimal
+from tlt_runner.data.formats.format import EdgeEvidence, ExportedImage, Format, Writer, decimal
 from tlt_runner.data.records import Subset
 from tlt_runner.data.sample import Finding, LabelledBox, Labels, Problem
 
@@ -56,22 +60,83 @@ _UNSPECIFIED = ("", "unspecified")
 """Texts that tools write in an optional field that nobody filled in."""
 
 
+@dataclass(frozen=True)
 class VocReader(FolderReader):
-    """Reads a folder of images and a folder of XML files with the same names."""
+    """Reads a folder of images and a folder of XML files with the same names.
 
+    Attributes:
+        first_pixel: Number of the first pixel: 1 as VOC defines it, or 0 for edges that count from 0.
+    """
+
+    first_pixel: int = 1
     suffix = ".xml"
+
+    def zero_based(self) -> VocReader:
+        """Return a reader of labels whose edges count from 0."""
+        return replace(self, first_pixel=0)
 
     def read_file(self, path: Path, file: str, image_size: tuple[int, int]) -> Labels:
         """Read one XML file; its pixels are absolute, so ``image_size`` does not matter."""
-        return read_file(path, file)
+        return read_file(path, file, self.first_pixel)
 
 
-def read_file(path: Path, file: str) -> Labels:
+_EDGE_TAGS = (b"xmin", b"ymin", b"xmax", b"ymax")
+_NO_EDGES = (math.nan,) * 4
+_SIZE_TAGS = (b"width", b"height")
+_EDGE_TOKENS = re.compile(rb"<(bndbox|xmin|ymin|xmax|ymax|width|height)[^<>]{0,40}>\s{0,40}([^<\s]{0,40})")
+
+
+def edge_evidence(data: bytes, file: str) -> EdgeEvidence:
+    """Count the boxes of one XML file that lie at the edges of its image.
+
+    It looks at tags alone, which costs a tenth of parsing the file: nothing is read by it, and boxes that
+    make no sense are passed over. Boxes of ``<part>`` count: they have the same first pixel.
+
+    Args:
+        data: The file's content.
+        file: Its path relative to the data set's root.
+    """
+    size: dict[bytes, float] = {}
+    box: dict[bytes, float] = {}
+    boxes: list[dict[bytes, float]] = []
+    for tag, text in _EDGE_TOKENS.findall(data):
+        if tag == b"bndbox":
+            box = {}
+            boxes.append(box)
+            continue
+        try:
+            value = float(text)
+        except ValueError:
+            continue
+        # Of a repeated field the first counts, as when the file is read.
+        (size if tag in _SIZE_TAGS else box).setdefault(tag, value)
+    width, height = size.get(b"width"), size.get(b"height")
+    total = at_zero = at_one = at_end = fractions = 0
+    for box in boxes:
+        # NaN and boxes without an edge or inside out: every comparison with them is false.
+        x1, y1, x2, y2 = map(box.get, _EDGE_TAGS, _NO_EDGES)
+        if not (x1 <= x2 < _FAR and y1 <= y2 < _FAR):
+            continue
+        total += 1
+        # Below 0 is outside the image by either count, and tells nothing.
+        if 0 <= x1 < 1 or 0 <= y1 < 1:
+            at_zero += 1
+        elif x1 == 1 or y1 == 1:
+            at_one += 1
+        at_end += x2 == width or y2 == height
+        fractions += not (x1.is_integer() and y1.is_integer() and x2.is_integer() and y2.is_integer())
+    return EdgeEvidence(
+        total, at_zero, at_one, at_end, fractions, file if at_zero else "", file if at_one else ""
+    )
+
+
+def read_file(path: Path, file: str, first_pixel: int = 1) -> Labels:
     """Read one XML file.
 
     Args:
         path: The file.
         file: Its path relative to the data set's root, for messages.
+        first_pixel: Number of the first pixel, 0 or 1.
 
     Raises:
         OSError: The storage fails.
@@ -98,7 +163,7 @@ def read_file(path: Path, file: str) -> Labels:
     # A limit of ours, or a declared encoding that does not exist (LookupError) or does not fit (ValueError).
     except (SAXException, ValueError, LookupError) as error:
         return _unreadable(file, str(error)[:200], parser.getLineNumber())
-    return annotation.labels(file)
+    return annotation.labels(file, first_pixel)
 
 
 def _unreadable(file: str, message: str, line: int | None) -> Labels:
@@ -174,13 +239,13 @@ class _Annotation(ContentHandler):
             self._objects[-1].add(_OBJECT_FIELDS[path], "".join(self._text or []).strip())
             self._text = None
 
-    def labels(self, file: str) -> Labels:
+    def labels(self, file: str, first_pixel: int) -> Labels:
         """Make the labels of the whole file."""
         boxes, findings = [], []
         # One bad object is a finding of its own; the others of the file stay.
         for fields in self._objects:
             try:
-                boxes.append(_box(fields))
+                boxes.append(_box(fields, first_pixel))
             except _FieldError as error:
                 findings.append(Finding(file, error.problem, str(error), fields.line, error.box))
         image_size = None
@@ -201,7 +266,7 @@ class _FieldError(Exception):
         self.box = box
 
 
-def _box(fields: _Fields) -> LabelledBox:
+def _box(fields: _Fields, first_pixel: int) -> LabelledBox:
     """Make a box of one ``<object>``.
 
     Raises:
@@ -221,11 +286,12 @@ def _box(fields: _Fields) -> LabelledBox:
             raise _FieldError(Problem.MISSING_FIELD, f"expected <{name}> in the <bndbox> of <object>")
         edges[name] = _number(name, fields.text[name], -_FAR, _FAR)
     # VOC counts pixels from 1 and includes the last one; ours are edges, and pixel 0 reaches from 0 to 1.
-    box = (edges["ymin"] - 1, edges["xmin"] - 1, edges["ymax"], edges["xmax"])
+    box = (edges["ymin"] - first_pixel, edges["xmin"] - first_pixel, edges["ymax"], edges["xmax"])
     for low, high in (("xmin", "xmax"), ("ymin", "ymax")):
-        # An object of one pixel has xmin = xmax, since both are included.
-        if not edges[low] - 1 < edges[high]:
-            message = f"expected {low} - 1 < {high}, got {low} {edges[low]:g} and {high} {edges[high]:g}"
+        # Counted from 1, an object of one pixel has xmin = xmax, since both are included.
+        if not edges[low] - first_pixel < edges[high]:
+            bound = f"{low} - 1" if first_pixel else low
+            message = f"expected {bound} < {high}, got {low} {edges[low]:g} and {high} {edges[high]:g}"
             raise _FieldError(Problem.INVERTED_BOX, message, box)
     return LabelledBox(
         class_name=fields.text["name"],
@@ -279,6 +345,8 @@ class VocWriter(Writer):
     image_folders = {"training": IMAGES, "validation": IMAGES}
     dataset = {
         "format": "voc",
+        # Said, and not left to be found: boxes with fractions and none at an edge tell nothing.
+        "coordinates": "oneBased",
         "imageSet": LISTS["training"],
         "validation": {"imageSet": LISTS["validation"]},
     }
@@ -331,4 +399,4 @@ def _xml(image: ExportedImage, file_name: str) -> Iterator[str]:
     yield "</annotation>\n"
 
 
-FORMAT = Format(VocReader.open, VocWriter, images=IMAGES, labels=LABELS)
+FORMAT = Format(VocReader.open, VocWriter, images=IMAGES, labels=LABELS, edge_evidence=edge_evidence)

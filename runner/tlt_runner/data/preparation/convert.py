@@ -18,7 +18,7 @@ import numpy as np
 
 from tlt_api.dataset import ImageSize
 from tlt_runner.data.class_mapping import ClassMapping
-from tlt_runner.data.images import decode, geometry
+from tlt_runner.data.images import decode, geometry, orientation
 from tlt_runner.data.images.geometry import SMALLEST_SIDE
 from tlt_runner.data.images.header import BadImageError, Header
 from tlt_runner.data.sample import (
@@ -119,22 +119,25 @@ def convert_image(
     """
     # Container first: it is read without decoding, and says what a label's size is compared with.
     header = decode.header(data, sample.image_file)
-    original_size = (header.height, header.width)
+    # The size of the view that was labelled: of the turned picture, where the label is of that one.
+    original_size = orientation.upright_size(header.height, header.width, sample.orientation)
     # The label comes before the pixels: it is cheap, and may leave the image out.
     labels = reader.read(sample, original_size)
-    check_label(header, labels)
+    check_label(header, labels, original_size)
 
     height, width = original_size if size is None else (size.height, size.width)
     mode = "stretch" if size is None else size.mode
     # The same placement moves pixels and boxes, so that they stay together.
     placement = geometry.placement(*original_size, height, width, mode)
     # The file itself is used where nothing changes: that is faster, and JPEG loses a little at each encoding.
-    if (height, width) == original_size and keeps_bytes(header):
+    if sample.orientation == 1 and (height, width) == original_size and keeps_bytes(header):
         decode.check(data, header)
         suffix = _SUFFIXES[header.kind]
     else:
         # Through pixels: resized if need be, and encoded as a JPEG that TensorFlow reads.
-        data = decode.encode(geometry.place_image(decode.pixels(data, header), placement))
+        # Turned first: labels, placement and the way back to the original are all of the turned picture.
+        pixels = orientation.upright(decode.pixels(data, header), sample.orientation)
+        data = decode.encode(geometry.place_image(pixels, placement))
         suffix = _SUFFIXES["JPEG"]
 
     transformed = transform_boxes(labels.boxes, sample, mapping, original_size, placement)
@@ -154,7 +157,7 @@ def convert_image(
         reaching_out=transformed.reaching_out,
         ignored=len(labels.ignored),
         regions=len(regions),
-        oddities=header.oddities,
+        oddities=header.oddities if sample.orientation == 1 else orientation.applied(header.oddities),
         outlines=labels.outlines,
     )
     return ConvertedImage(data, suffix, original_size, placement, transformed.boxes, regions, outcome)
@@ -173,11 +176,16 @@ ROUNDED = 2.0
 """Pixels by which a box can reach out of its image because a tool rounds, or counts from 0 instead of 1."""
 
 
-def check_label(header: Header, labels: Labels) -> None:
+def check_label(header: Header, labels: Labels, image_size: tuple[int, int]) -> None:
     """Check that a label could be read and is of an image of this size.
 
     An image whose label cannot be read is no image without objects: it would teach that they are background.
     The same holds for a label with outlines that are not to become boxes.
+
+    Args:
+        header: The image's header.
+        labels: Its label.
+        image_size: Height and width of the image, after it was turned if it is to be.
 
     Raises:
         BadImageError: ``UnreadableLabel``, ``NotABox``, ``SizeMismatch``.
@@ -188,18 +196,19 @@ def check_label(header: Header, labels: Labels) -> None:
             raise BadImageError(finding.problem, f"{finding.position}: {finding.message}")
     labelled = labels.image_size
     # Labels of another size belong to another image, or to one that was resized since.
-    if labelled is None or labelled == (header.height, header.width):
+    if labelled is None or labelled == image_size:
         return
     message = (
         f"expected {labelled[1]} x {labelled[0]} pixels as its label says, the image has "
-        f"{header.width} x {header.height}"
+        f"{image_size[1]} x {image_size[0]}"
     )
-    # Orientations 5 to 8 swap height and width: the label was made with a tool that turns the image.
-    if header.orientation >= 5 and labelled == (header.width, header.height):
+    # Orientations 5 to 8 swap height and width: the label is of the other view than the spec says.
+    if header.orientation in orientation.SWAPPED and labelled == image_size[::-1]:
+        is_stored = image_size == (header.height, header.width)
+        views = ("after", "as they are stored") if is_stored else ("before", "after it is applied")
         message += (
-            ": the label speaks of the image after its EXIF orientation is applied, but the pixels are "
-            "taken as they are stored. Turn the pixels in the file (exiftran -ai, or jpegtran) and remove "
-            "the tag"
+            f": the label speaks of the image {views[0]} its EXIF orientation is applied, but "
+            f"spec.dataset.orientation has the pixels taken {views[1]}: leave it at auto"
         )
     raise BadImageError(Problem.SIZE_MISMATCH, message)
 

@@ -33,7 +33,7 @@ from tlt_runner.data.formats.format import ExportedImage, Writer
 from tlt_runner.data.formats.names import UniqueNames
 from tlt_runner.data.images import decode
 from tlt_runner.data.parallel import ProgressReporter, StageProgress, in_order, workers
-from tlt_runner.data.preparation import convert, planning, sources
+from tlt_runner.data.preparation import conventions, convert, layout, planning, sources
 from tlt_runner.data.preparation.fingerprint import digest_of
 from tlt_runner.data.preparation.planning import PlannedSample
 from tlt_runner.data.records import REPORT
@@ -91,6 +91,7 @@ def export_folder(
             ``DatasetNotFound``, ``NoLabels``, ``BadSamples``; ``Interrupted``; the storage's reasons.
     """
     folder = _new_folder(out)
+    dataset, _ = layout.resolve(dataset, storage)
     # Both checks come before anything is read: a wrong --out should fail at once.
     _check_apart(dataset, storage, folder)
     folders = sources.find(dataset, storage)
@@ -99,6 +100,8 @@ def export_folder(
     reporter = None if reporter_for is None else reporter_for(images)
     progress = StageProgress("export", images, reporter, stop)
     try:
+        decided = conventions.decide(dataset, conventions.look(dataset, folders, progress))
+        folders = decided.applied(folders)
         # Split as for training: with the same seed the same images are held out.
         plan = planning.plan(folders, dataset, storage, progress)
         # A folder without a single class would have no dataset block that reads it.
@@ -119,7 +122,13 @@ def export_folder(
             result = export.statistics.to_report(mapping)
             _require_usable(result, dataset)
             notes = [*_class_notes(written, mapping), *export.notes(target)]
-            result = result.model_copy(update={"warnings": [*notes, *result.warnings]})
+            result = result.model_copy(
+                update={
+                    "coordinates": decided.coordinates,
+                    "orientation": decided.orientation,
+                    "warnings": [*notes, *result.warnings, *decided.warnings],
+                }
+            )
             text = result.model_dump_json(indent=1, exclude_none=True)
             (building / REPORT).write_text(f"{text}\n", encoding="utf-8")
             # The last moment at which a stop leaves nothing behind.

@@ -1,11 +1,14 @@
 """Fingerprint of a data set: a digest of all files and options, by which its records are found again.
 
 It is the first pass of a preparation, and the only one of a second job with the same data. Every file is read
-once; no label is parsed and no image decoded.
+once; no image is decoded, and no label parsed but those of images with an EXIF orientation. What is seen on
+the way tells by which conventions the labels are read (:mod:`tlt_runner.data.preparation.conventions`); where
+that moves a box or turns an image, it is part of the digest.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -17,7 +20,11 @@ from pathlib import Path
 
 from tlt_api.dataset import Dataset
 from tlt_api.failures import Reason
+from tlt_runner.data.formats.format import EdgeEvidence
+from tlt_runner.data.images import orientation
 from tlt_runner.data.parallel import StageProgress, in_order, workers
+from tlt_runner.data.preparation import conventions
+from tlt_runner.data.preparation.conventions import Clues, Conventions, EdgeCounter
 from tlt_runner.data.preparation.sources import Source
 from tlt_runner.data.records import SCHEMA
 from tlt_runner.data.sample import Sample
@@ -74,12 +81,14 @@ class Fingerprint:
         images: Digest of each image, by the name of its sample.
         labels: Label files, by name.
         lists: Files of names and groups that the data set's options point to.
+        conventions: How the labels are read.
     """
 
     digest: str
     images: dict[str, bytes]
     labels: dict[str, HashedFile]
     lists: Sequence[HashedFile]
+    conventions: Conventions
 
 
 def changed(file: str) -> RunnerError:
@@ -116,6 +125,8 @@ def fingerprint(
     content.update("".join(f"{item.sha256}\n" for item in lists).encode())
     labels: dict[str, HashedFile] = {}
     images: dict[str, bytes] = {}
+    clues = Clues()
+    labelled = functools.partial(_label, conventions.edge_evidence_of(dataset))
     with storage_errors(dataset.uri), ThreadPoolExecutor(workers()) as threads:
         for source in sources:
             # Reading waits for the disk and hashing releases the interpreter's lock: threads help with both.
@@ -129,14 +140,19 @@ def fingerprint(
             content.update(f"{source.subset} {counts}\n".encode())
             for file in listing.outside:
                 content.update(_encoded(f"outside {file}\n"))
-            for _, label in in_order(threads, _hashed, listing.label_files, progress, BATCH):
+            for _, (label, edges) in in_order(threads, labelled, listing.label_files, progress, BATCH):
+                clues.edges += edges
                 content.update(_encoded(f"{label.name} {label.sha256}\n"))
                 labels[label.name] = label
-            for sample, image in in_order(threads, _image, listing.samples, progress, BATCH):
+            for sample, (image, turned) in in_order(threads, _image, listing.samples, progress, BATCH):
                 content.update(_encoded(f"{sample.name} {sample.image_file} {image.hex()}\n"))
                 images[sample.name] = image
+                clues.add_image(source.reader, sample, turned)
                 progress.advance()
-    return Fingerprint(f"sha256:{content.hexdigest()}", images, labels, lists)
+        decided = conventions.decide(dataset, clues)
+    # Nothing for the conventions of before: records that were made by them are found again.
+    content.update(_encoded(decided.changes))
+    return Fingerprint(f"sha256:{content.hexdigest()}", images, labels, lists, decided)
 
 
 def _lists(dataset: Dataset) -> list[tuple[str, str]]:
@@ -157,6 +173,12 @@ def _fetched(dataset: Dataset, storage: Storage, field: str, name: str) -> Path:
         raise RunnerError(Reason.DATASET_NOT_FOUND, f"spec.dataset.{field}: {error.message}") from error
 
 
+def _label(count_edges: EdgeCounter, item: tuple[str, Path]) -> tuple[HashedFile, EdgeEvidence]:
+    """Return the digest of a label file and its boxes at the edges."""
+    # Read twice, the second time from the system's cache; nothing is read again where no edge is counted.
+    return _hashed(item), count_edges(*item)
+
+
 def _hashed(item: tuple[str, Path]) -> HashedFile:
     name, path = item
     try:
@@ -167,9 +189,12 @@ def _hashed(item: tuple[str, Path]) -> HashedFile:
         raise changed(name) from error
 
 
-def _image(sample: Sample) -> bytes:
+def _image(sample: Sample) -> tuple[bytes, int]:
+    """Return the digest of an image and its EXIF orientation."""
     try:
-        return bytes.fromhex(_sha256(sample.image))
+        return orientation.digest_and_orientation(sample.image)
+    except PermissionError:
+        return bytes.fromhex(NO_CONTENT), 1
     except FileNotFoundError as error:
         raise changed(sample.image_file) from error
 

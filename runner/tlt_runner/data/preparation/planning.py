@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from tlt_api.dataset import Dataset
@@ -73,17 +73,27 @@ class Assignment:
         classes: Number of objects of all samples by their own class.
         ungrouped: Samples that the file of groups does not name.
         unused_groups: Names in that file that are no samples.
+        spaced_classes: Classes of KITTI lines with a space in them, which the format separates columns by.
     """
 
     items: Sequence[PlannedSample]
     classes: Counter[str]
     ungrouped: int
     unused_groups: int
+    spaced_classes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings of the report about the file of groups."""
+        """Warnings of the report about the file of groups, and about names of classes."""
         warnings = []
+        if self.spaced_classes:
+            named = ", ".join(
+                f"{name!r} ({count})" for name, count in sorted(self.spaced_classes.items())[:10]
+            )
+            warnings.append(
+                f"{sum(self.spaced_classes.values())} KITTI lines have a class with a space: {named}; all "
+                "columns before the last 14 or 15, which are numbers, are taken for the class"
+            )
         if self.ungrouped:
             warnings.append(
                 f"{self.ungrouped} images are not in the file of groups; each is a group of its own"
@@ -133,7 +143,8 @@ def plan(
             items.append(PlannedSample(sample, source.reader, "validation" if is_held else "training"))
     # Training before validation, by name: an order that depends on neither threads nor the file system.
     items.sort(key=lambda item: (item.subset, item.sample.name))
-    return Assignment(items, all_classes, ungrouped, unused)
+    spaced = {name: count for name, count in all_classes.items() if " " in name}
+    return Assignment(items, all_classes, ungrouped, unused, spaced if dataset.format == "kitti" else {})
 
 
 def _classes(source: Source, progress: StageProgress | None) -> Iterator[Counter[str]]:

@@ -27,8 +27,10 @@ from tlt_runner.cancel import Stop
 from tlt_runner.context import Reporter
 from tlt_runner.data.class_mapping import ClassMapping
 from tlt_runner.data.parallel import StageProgress
-from tlt_runner.data.preparation import planning, sources
+from tlt_runner.data.preparation import layout, planning, sources
+from tlt_runner.data.preparation.conventions import Conventions
 from tlt_runner.data.preparation.fingerprint import Fingerprint, changed, digest_of, fingerprint
+from tlt_runner.data.preparation.layout import Layout
 from tlt_runner.data.preparation.planning import PlannedSample, PlannedShard
 from tlt_runner.data.preparation.sources import Source
 from tlt_runner.data.records import (
@@ -75,13 +77,17 @@ def prepare(
         RunnerError: ``DatasetNotFound``, ``NoLabels``, ``UnknownClass``, ``BadSamples``; ``Interrupted``
             after ``stop``; the storage's reasons.
     """
+    # Places first: from here on they are in the fields, as if somebody had written them there.
+    dataset, found = layout.resolve(dataset, storage)
     folders = sources.find(dataset, storage)
     images = sum(len(source.listing.samples) for source in folders)
     hashes = fingerprint(dataset, storage, folders, StageProgress("survey", images, reporter, stop))
     # 16 hexadecimal digits make a readable folder name; the manifest has the digest in full, and it is
     # compared.
     uri = join(output_uri, "tfrecords", hashes.digest.removeprefix("sha256:")[:16])
-    preparation = _Preparation(dataset, storage, output_uri, anchors, reporter)
+    # From here on the labels are read by the conventions that the whole data set has shown.
+    folders = hashes.conventions.applied(folders)
+    preparation = _Preparation(dataset, storage, output_uri, anchors, reporter, hashes.conventions, found)
     existing = _existing(storage, uri, hashes.digest)
     # Records of the same content and options exist: nothing is converted.
     if existing is not None:
@@ -128,8 +134,12 @@ class _Preparation:
         output_uri: str,
         anchors: Anchors | None,
         reporter: Reporter | None,
+        conventions: Conventions,
+        found: Layout | None,
     ) -> None:
+        self._found = found
         self._dataset = dataset
+        self._conventions = conventions
         self._mapping = ClassMapping(dataset.target_class_mapping)
         self._storage = storage
         self._output_uri = output_uri
@@ -210,13 +220,24 @@ class _Preparation:
         return result
 
     def _write(self, result: DatasetReport) -> DatasetReport:
-        """Write the report, completed by warnings about the anchors, as JSON and as a page."""
+        """Write the report, with conventions and warnings about the anchors, as JSON and as a page."""
+        # By this job's spec, as the anchors below: records that exist may have been made for another setting
+        # that came to the same.
+        conventions = self._conventions
+        result = result.model_copy(
+            update={
+                "coordinates": conventions.coordinates,
+                "orientation": conventions.orientation,
+                "layout": None if self._found is None else str(self._found),
+                "warnings": [*result.warnings, *conventions.warnings],
+            }
+        )
         fits: list[anchor_fit.Fit] = []
         if self._anchors is not None:
             fits = anchor_fit.by_class_and_size(result, self._anchors, self._dataset.image_size)
             warnings = [*result.warnings, *anchor_fit.warnings(fits, self._anchors)]
             result = result.model_copy(update={"warnings": warnings})
-        pictures = html.thumbnails(result, self._image_of)
+        pictures = html.thumbnails(result, self._image_of, conventions.turned)
         texts = {
             REPORT: result.model_dump_json(indent=1, exclude_none=True) + "\n",
             REPORT_PAGE: html.render(result, self._anchors, fits, pictures),
@@ -326,6 +347,7 @@ class _Preparation:
             height=size.height,
             width=size.width,
             mode=size.mode,
+            orientation=self._conventions.view,
             training_images=statistics.usable_images["training"],
             validation_images=statistics.usable_images["validation"],
             training_objects=[statistics.training_objects[class_id] for class_id in classes],

@@ -53,6 +53,7 @@ def render(
         anchors=anchors,
         pictures=pictures,
         headline=_headline(report),
+        conventions=_conventions(report),
         left_out=_left_out(report),
         unmapped=_by_count(report.unmapped_classes),
         unmapped_lines=sum(report.unmapped_classes.values()),
@@ -122,6 +123,17 @@ def _headline(report: DatasetReport) -> list[tuple[str, str, bool]]:
         ("images without a label", f"{report.unlabelled_images:,}", False),
         ("boxes cut at the edge", f"{report.clipped_boxes:,}", False),
         ("labels without image", f"{report.labels_without_image:,}", report.labels_without_image > 0),
+    ]
+
+
+def _conventions(report: DatasetReport) -> list[str]:
+    """Write a sentence for each convention of the labels, with what decided it."""
+    decided = {"coordinates": report.coordinates, "orientation": report.orientation}
+    found = [] if report.layout is None else [f"layout auto found {report.layout}"]
+    return found + [
+        f"{name}: {item.value}, by {item.decided_by} ({item.evidence})"
+        for name, item in decided.items()
+        if item is not None
     ]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from tlt_api.base import StatusModel
 from tlt_api.dataset import BadSamples
 from tlt_api.failures import Reason
-from tlt_api.status import FIRST_WARNINGS, WARNING_LENGTH, ClassCount, DatasetStatus
+from tlt_api.status import FIRST_WARNINGS, WARNING_LENGTH, ClassCount, DatasetStatus, LabelConvention
 from tlt_runner.data.sample import Oddity, Problem
 from tlt_runner.errors import RunnerError
 
@@ -40,7 +40,8 @@ class ReportedFinding(StatusModel):
     message: str
     """Field, expected, got."""
     box: tuple[float, float, float, float] | None = None
-    """Box of a dropped line, if it has one: top, left, bottom, right, in pixels of the image as stored."""
+    """Box of a dropped line, if it has one: top, left, bottom, right, in pixels of the image as stored, or
+    as turned, if its EXIF orientation was applied."""
 
 
 class ReportedClass(StatusModel):
@@ -171,6 +172,12 @@ class DatasetReport(StatusModel):
     """Histogram of the objects' sizes for each class to learn."""
     notes: list[str] = []
     """How the labels were read: one sentence each."""
+    layout: str | None = None
+    """Places, class names and split that were found with layout auto."""
+    coordinates: LabelConvention | None = None
+    """Number of the first pixel in VOC labels, and what decided it."""
+    orientation: LabelConvention | None = None
+    """View of images with an EXIF orientation on which labels were drawn, and what decided it."""
     warnings: list[str]
     """Sentences for a person to look at."""
 
@@ -325,6 +332,9 @@ def to_status(
         digest=digest,
         records_uri=records_uri,
         report_uri=report_uri,
+        layout=report.layout,
+        coordinates=report.coordinates,
+        orientation=report.orientation,
         warnings=len(report.warnings),
         first_warnings=[_shortened(text) for text in report.warnings[:FIRST_WARNINGS]] or None,
     )

@@ -345,6 +345,7 @@ _ODDITIES = {
     Oddity.TURNED: (
         "have an EXIF orientation, which is not applied: labels are taken to speak of the pixels as stored"
     ),
+    Oddity.TURNED_UPRIGHT: "have an EXIF orientation, which is applied: their labels are of the turned view",
     Oddity.ANIMATED: "are animated, of which the still picture is used",
 }
 

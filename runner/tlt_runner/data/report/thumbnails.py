@@ -6,15 +6,16 @@ a picture gives a tile without one, never an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from tlt_runner.data.images import decode, jpeg
+from tlt_runner.data.images import decode, jpeg, orientation
 from tlt_runner.data.report.report import HARMLESS, DatasetReport, ReportedFinding
 from tlt_runner.data.sample import Problem
 from tlt_runner.errors import RunnerError
@@ -47,14 +48,19 @@ class Thumbnail:
     first_bytes: bytes
 
 
-def thumbnails(report: DatasetReport, image_of: Callable[[str], Path | None]) -> list[Thumbnail]:
+def thumbnails(
+    report: DatasetReport,
+    image_of: Callable[[str], Path | None],
+    turned: Mapping[str, int] = MappingProxyType({}),
+) -> list[Thumbnail]:
     """Draw pictures of the worst images.
 
     Args:
         report: Names them.
         image_of: Image's path relative to the data set's root -> file, or None where it is not at hand.
+        turned: Image's path -> EXIF orientation that is applied, because its boxes are of the turned view.
     """
-    return [_thumbnail(image, findings, image_of) for image, findings in worst(report)]
+    return [_thumbnail(image, findings, image_of, turned.get(image, 1)) for image, findings in worst(report)]
 
 
 def worst(report: DatasetReport) -> list[tuple[str, list[ReportedFinding]]]:
@@ -83,7 +89,7 @@ def worst(report: DatasetReport) -> list[tuple[str, list[ReportedFinding]]]:
 
 
 def _thumbnail(
-    image: str, findings: list[ReportedFinding], image_of: Callable[[str], Path | None]
+    image: str, findings: list[ReportedFinding], image_of: Callable[[str], Path | None], turn: int
 ) -> Thumbnail:
     try:
         # Never downloaded: of a bucket only what preparation has fetched already is drawn.
@@ -95,10 +101,10 @@ def _thumbnail(
             data = stream.read(_LARGEST_FILE)
     except (OSError, ValueError, RunnerError):
         return Thumbnail(image, findings, None, b"")
-    return Thumbnail(image, findings, _picture(data, findings), data[:FIRST_BYTES])
+    return Thumbnail(image, findings, _picture(data, findings, turn), data[:FIRST_BYTES])
 
 
-def _picture(data: bytes, findings: Sequence[ReportedFinding]) -> bytes | None:
+def _picture(data: bytes, findings: Sequence[ReportedFinding], turn: int) -> bytes | None:
     import cv2
 
     # Decoding it is what the limits protect from.
@@ -107,8 +113,11 @@ def _picture(data: bytes, findings: Sequence[ReportedFinding]) -> bytes | None:
     try:
         height, width = decode.size(data)
         pixels = _decoded(data)
+        if pixels is None:
+            return None
         # Never enlarged: SIDE among the sides keeps the scale at 1 or below.
-        return None if pixels is None else _encoded(_drawn(pixels, SIDE / max(height, width, SIDE), findings))
+        scale = SIDE / max(height, width, SIDE)
+        return _encoded(_drawn(orientation.upright(pixels, turn), scale, findings))
     except (decode.BadImageError, cv2.error):
         return None
 

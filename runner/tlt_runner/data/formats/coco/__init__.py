@@ -32,7 +32,7 @@ from typing import IO, Any, Self
 
 from tlt_api.dataset import Shapes, Unlabelled
 from tlt_api.failures import Reason
-from tlt_runner.data.formats import folders, names
+from tlt_runner.data.formats import folders, kinds, names
 from tlt_runner.data.formats.coco import file as coco_file
 from tlt_runner.data.formats.coco.merge import Image, Merged
 from tlt_runner.data.formats.folders import SourceFolder
@@ -43,6 +43,8 @@ from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
 from tlt_runner.storage import join, relative
 
 SUFFIX = ".json"
+LOOKED_AT = 10
+"""Files that cannot be used and are looked at, for the name of the tool that wrote them."""
 
 
 class CocoReader:
@@ -97,6 +99,8 @@ class CocoReader:
                 (others if error.other_kind else refused).append(error.finding)
         if not used:
             got = listed([*refused, *others]) if refused or others else "no .json file"
+            tool = next(filter(None, (kinds.explain(path) for _, path in self.files[:LOOKED_AT])), None)
+            got += f"; it is {tool}" if tool else ""
             message = f"expected a COCO file with images, annotations and categories, got {got}"
             raise RunnerError(Reason.NO_LABELS, message)
         merged.finish()
