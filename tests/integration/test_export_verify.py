@@ -6,8 +6,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from lazy import Lazy
+from tlt_api.exportjob import Verification
 from tlt_api.failures import Reason
-from tlt_api.status import ExportStatus
+from tlt_api.status import ExportStatus, Metrics
 from tlt_runner import cpus
 from tlt_runner.errors import RunnerError
 
@@ -106,17 +107,46 @@ def test_metric_drop_names_precision_both_values_and_the_limit():
         ExportStatus(precision="fp16", m_ap=0.85, m_ap_drop=0.05),
     ]
     with pytest.raises(RunnerError, match=r"0\.01.*fp16 has mAP 0\.8500 of 0\.9000") as caught:
-        export._refuse_drops(exports, 0.01)
+        export._refuse_drops(exports, Verification(max_metric_drop=0.01), has_data=True)
     assert caught.value.reason == Reason.METRIC_DROP
     assert "fp32" not in str(caught.value)
 
 
-def test_loss_at_the_limit_passes_and_so_does_a_gain_or_no_map():
+def test_loss_at_the_limit_passes_and_so_does_a_gain():
     export._refuse_drops(
         [
             ExportStatus(precision="fp32", m_ap=0.9, m_ap_drop=-0.2),
             ExportStatus(precision="fp16", m_ap=0.89, m_ap_drop=0.01),
         ],
-        0.01,
+        Verification(max_metric_drop=0.01),
+        has_data=True,
     )
-    export._refuse_drops([ExportStatus(precision="fp16", max_abs_error=0.5)], 0.0)
+
+
+def test_no_map_passes_without_validation_data_and_fails_with_them():
+    exports = [ExportStatus(precision="fp16", max_abs_error=0.5)]
+    # A model from a file: the status says that nothing was compared.
+    export._refuse_drops(exports, Verification(), has_data=False)
+    with pytest.raises(RunnerError, match="mAP is empty: the first 500 validation images") as caught:
+        export._refuse_drops(exports, Verification(max_metric_drop=1.0), has_data=True)
+    assert caught.value.reason == Reason.NO_LABELS
+
+
+@pytest.mark.parametrize(
+    ("metrics", "count", "expected"),
+    [
+        (Metrics(m_ap=0.5), 1, None),
+        (None, 1, "the model comes from a file"),
+        (Metrics(), 1, "the validation images have no object that counts"),
+        (Metrics(m_ap=0.0), 0, "neither Keras nor the exported model detects anything"),
+    ],
+)
+def test_what_was_not_compared_is_said(metrics, count, expected):
+    batch = {
+        "boxes": np.array([[[0, 0, 10, 10]]], np.float32)[:, :count],
+        "scores": np.array([[0.9]], np.float32)[:, :count],
+        "classes": np.array([[0]])[:, :count],
+    }
+    results = verify.Results(metrics, [batch])
+    said = verify.status_of("fp32", results, results, 1, 1.0).not_compared
+    assert said == expected if expected is None else said.startswith(expected)
