@@ -233,7 +233,9 @@ def _hint(report: DatasetReport) -> str:
         advice.append(
             "Polygons and rotated boxes: set dataset.shapes: boundingBox, or export boxes from the tool."
         )
-    if Problem.NO_LABEL in report.skipped_by_problem:
+    if Problem.UNREADABLE_LABEL in report.label_problems:
+        advice.append("Images without a label may have theirs in the label files that cannot be read.")
+    elif Problem.NO_LABEL in report.skipped_by_problem:
         mismatch = "compare their names with those of the labels without an image, and "
         advice.append(
             f"Images without a label: {mismatch if report.labels_without_image else ''}if they show no "
