@@ -20,7 +20,6 @@ from tlt_runner.data.sample import Finding, Listing, Problem, Reader, listed
 from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
 from tlt_runner.storage import Storage, join, relative
 
-
 _COMPARE = "Compare the names of the labels (of coco: file_name) with the names of the images."
 
 

@@ -222,11 +222,11 @@ def enforce_policy(report: DatasetReport, policy: BadSamples) -> None:
         f"{report.bad_images} of {report.images} images ({share:.2%}) are bad, "
         f"{report.labels_without_image} labels have no image and {label_problems} label files or entries "
         f"cannot be used; {allowed}: {_named(wrong, _all_listed(report))}",
-        _hint(report),
+        _hint(report, strict=strict),
     )
 
 
-def _hint(report: DatasetReport) -> str:
+def _hint(report: DatasetReport, *, strict: bool) -> str:
     """Say what to do about bad samples, and what more of them would cost."""
     advice = ["Repair the files named in the dataset report."]
     if Problem.NOT_A_BOX in report.skipped_by_problem:
@@ -248,7 +248,7 @@ def _hint(report: DatasetReport) -> str:
             "Do not raise badSamples.maxFraction for label lines that are wrong: what they mark would be "
             "trained as background."
         )
-    elif report.skipped_by_problem:
+    elif report.skipped_by_problem and not strict:
         advice.append(
             "With a larger badSamples.maxFraction the images named are left out, with all their objects."
         )
