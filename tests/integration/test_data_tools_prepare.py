@@ -205,3 +205,8 @@ def test_a_coco_file_that_cannot_be_read_makes_its_images_bad_and_not_absent(
     assert error.reason == Reason.BAD_SAMPLES
     assert f"{(5, 2)[broken]} of 7 images" in error.message
     assert f"annotations/{name}: line 1: UnreadableLabel: expected JSON, column" in error.message
+    assert f", got none; annotations/{name} may have one and cannot be used" in error.message
+    # Not even where the data set says so are they background.
+    assert "unlabelled" not in error.hint
+    error = _refused(_dataset(root, format="coco", unlabelled="background"), tmp_path)
+    assert f"{(5, 2)[broken]} of 7 images" in error.message

@@ -141,7 +141,9 @@ def test_a_file_name_may_start_with_folders_above_or_have_none(tmp_path: Path, n
 TRIED = ", nor does an image of that name or stem in another folder or with another extension"
 
 
-@pytest.mark.parametrize("name", ["c.jpg", "sub/A.jpg", "sub"])
+@pytest.mark.parametrize(
+    "name", ["c.jpg", "sub/A.jpg", "sub", "C:/", "http://host/", "%2e%2e/", "/etc/passwd"]
+)
 def test_a_file_name_that_leads_to_no_image_is_reported_with_what_was_tried(
     tmp_path: Path, name: str
 ) -> None:

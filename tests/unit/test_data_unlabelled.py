@@ -227,6 +227,7 @@ def test_a_coco_file_of_other_images_is_refused_with_its_exact_finding(tmp_path:
         "extension; annotations that go with it: 1; all.json: "
     ) in caught.value.message
     assert caught.value.message.endswith("annotations that go with it: 1; and 2 more")
+    assert "file_name" in caught.value.hint
 
 
 def test_images_without_label_and_images_not_listed_reach_report_and_status(tmp_path: Path) -> None:

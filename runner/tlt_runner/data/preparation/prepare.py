@@ -321,7 +321,8 @@ class _Preparation:
                         f"{' and '.join(without_objects)}: of {result.images} images no label line there "
                         f"gives one (see {REPORT})",
                         *reasons,
-                        *statistics.label_warnings,
+                        # As many as a resource's status has room for.
+                        *statistics.label_warnings[:3],
                     ]
                 ),
                 # The taxonomy's hint blames the folder of the labels, which were found.

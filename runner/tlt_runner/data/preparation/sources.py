@@ -20,6 +20,8 @@ from tlt_runner.data.sample import Finding, Listing, Problem, Reader, listed
 from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
 from tlt_runner.storage import Storage, join, relative
 
+_COMPARE = "Compare the names of the labels (of coco: file_name) with the names of the images."
+
 
 @dataclass(frozen=True)
 class Source:
@@ -131,6 +133,8 @@ def _require_samples(dataset: Dataset, part: _Part) -> None:
         f"expected labels of the {listing.images + len(listing.outside)} images{use} in {folder}; where they "
         f"should be there is: {reader.label_summary()}; {unlabelled[0].file}: {unlabelled[0].message}"
         + (f"; labels that lead to no image: {listed(refused)}" if refused else ""),
+        # The taxonomy's hint blames the folder of the labels, in which there are some.
+        _COMPARE if refused else None,
     )
 
 

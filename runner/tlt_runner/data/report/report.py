@@ -237,18 +237,20 @@ def enforce_policy(report: DatasetReport, policy: BadSamples) -> None:
         f"{report.bad_images} of {report.images} images ({share:.2%}) are bad, "
         f"{report.labels_without_image} labels have no image and {label_problems} label files or entries "
         f"cannot be used; {allowed}: {_named(wrong, _all_listed(report))}",
-        _hint(report),
+        _hint(report, strict=strict),
     )
 
 
-def _hint(report: DatasetReport) -> str:
+def _hint(report: DatasetReport, *, strict: bool) -> str:
     """Say what to do about bad samples, and what more of them would cost."""
     advice = ["Repair the files named in the dataset report."]
     if Problem.NOT_A_BOX in report.skipped_by_problem:
         advice.append(
             "Polygons and rotated boxes: set dataset.shapes: boundingBox, or export boxes from the tool."
         )
-    if Problem.NO_LABEL in report.skipped_by_problem:
+    if Problem.UNREADABLE_LABEL in report.label_problems:
+        advice.append("Images without a label may have theirs in the label files that cannot be read.")
+    elif Problem.NO_LABEL in report.skipped_by_problem:
         mismatch = "compare their names with those of the labels without an image, and "
         advice.append(
             f"Images without a label: {mismatch if report.labels_without_image else ''}if they show no "
@@ -261,7 +263,7 @@ def _hint(report: DatasetReport) -> str:
             "Do not raise badSamples.maxFraction for label lines that are wrong: what they mark would be "
             "trained as background."
         )
-    elif report.skipped_by_problem:
+    elif report.skipped_by_problem and not strict:
         advice.append(
             "With a larger badSamples.maxFraction the images named are left out, with all their objects."
         )

@@ -107,8 +107,8 @@ class CocoReader:
         # From here on only these are kept: five numbers an object instead of the parsed JSON.
         self._images, self._classes = merged.images, merged.classes
         # The labels of any image may be in a file that cannot be read: then none is without a label for sure.
-        unlabelled = "bad" if refused else self._unlabelled
-        samples, skipped, outside = self._samples(image_files.names, used[0][0], unlabelled)
+        lost = f"; {refused[0].file} may have one and cannot be used" if refused else ""
+        samples, skipped, outside = self._samples(image_files.names, used[0][0], lost)
         return Listing(
             samples=samples,
             images=len(image_files.names) + len(image_files.skipped) - len(outside),
@@ -125,9 +125,19 @@ class CocoReader:
         )
 
     def _samples(
-        self, images: Sequence[str], first_file: str, unlabelled: Unlabelled | None
+        self, images: Sequence[str], first_file: str, lost: str
     ) -> tuple[list[Sample], list[Finding], list[str]]:
-        """Return the samples, images that cannot be used, and images that are no part of the data set."""
+        """Sort the images of the folder.
+
+        Args:
+            images: Paths relative to the folder.
+            first_file: The file to name for an image without an entry.
+            lost: Says which file may have the entry of an image without one; "" if all were read.
+
+        Returns:
+            The samples, images that cannot be used, and images that are no part of the data set.
+        """
+        unlabelled = "bad" if lost else self._unlabelled
         # By stem: records name an image without its suffix, so 1.jpg and 1.png would be one.
         samples: dict[str, Sample] = {}
         skipped: list[Finding] = []
@@ -139,7 +149,7 @@ class CocoReader:
             if image is None and unlabelled is None:
                 outside.append(self.images.file(name))
             elif image is None and unlabelled == "bad":
-                message = f"expected an entry of images[] with the file_name {name[:200]!r}, got none"
+                message = f"expected an entry of images[] with the file_name {name[:200]!r}, got none{lost}"
                 skipped.append(Finding(self.images.file(name), Problem.NO_LABEL, message))
             elif key in samples:
                 message = f"{posixpath.basename(samples[key].image_file)} has the same stem and is used"

@@ -15,7 +15,6 @@ from typing import Any
 
 from tlt_api.dataset import LONGEST_CLASS, Shapes
 from tlt_runner.data.formats import lines, names
-from tlt_runner.data.formats.coco import file_names
 from tlt_runner.data.sample import Finding, Problem
 
 MAX_BYTES = 2 << 30
@@ -172,7 +171,7 @@ def identity(entry: Mapping[str, Any], name: str) -> Id:
 
 
 def file_name(entry: Mapping[str, Any]) -> str:
-    """Read an image's ``file_name``; it names no file by itself (:mod:`.file_names`).
+    """Read an image's ``file_name``; no file is opened by it (:mod:`.file_names`).
 
     Raises:
         EntryError: There is none, or it is no name of a file.
@@ -180,7 +179,7 @@ def file_name(entry: Mapping[str, Any]) -> str:
     value = _required(entry, "file_name")
     if not isinstance(value, str) or not PurePosixPath(value).parts:
         raise EntryError(Problem.MISSING_FIELD, f"file_name: expected text, got {_short(value)}")
-    if not names.is_safe(value) or not any(file_names.spellings(value)):
+    if not names.is_safe(value) or not value.strip("./\\"):
         expected = "the path of an image, without control characters"
         raise EntryError(Problem.UNSAFE_NAME, f"file_name: expected {expected}, got {_short(value)}")
     return value
