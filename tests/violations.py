@@ -93,6 +93,27 @@ VIOLATIONS: dict[str, list[Violation]] = {
             spec__dataset__classNames=["car"],
         ),
         _training(
+            "spec.dataset",
+            "expected shapes with format coco or yolo only",
+            "got voc",
+            spec__dataset__format="voc",
+            spec__dataset__shapes="boundingBox",
+        ),
+        _training(
+            "spec.dataset",
+            "expected no images, labels or imageSet with layout auto",
+            "got one of them",
+            spec__dataset__layout="auto",
+            spec__dataset__images="train",
+        ),
+        _training(
+            "spec.dataset",
+            "expected coordinates with format voc only",
+            "got coco",
+            spec__dataset__format="coco",
+            spec__dataset__coordinates="zeroBased",
+        ),
+        _training(
             "spec.dataset.validation",
             "expected exactly one of fraction",
             "got several",
