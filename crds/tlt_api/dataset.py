@@ -194,8 +194,11 @@ class Dataset(ApiModel):
         ),
         Rule(
             # The other formats have nothing but boxes.
-            cel="self.format in ['coco', 'yolo'] || !has(self.shapes) || self.shapes == 'refuse'",
-            check=lambda self: self.format in ("coco", "yolo") or self.shapes == "refuse",
+            cel="self.format in ['coco', 'yolo'] || self.layout == 'auto' || !has(self.shapes) || "
+            "self.shapes == 'refuse'",
+            check=lambda self: (
+                self.format in ("coco", "yolo") or self.layout == "auto" or self.shapes == "refuse"
+            ),
             message="expected shapes with format coco or yolo only: labels of the other formats have boxes",
             given="self.format",
         ),

@@ -426,3 +426,33 @@ _Loader.bool_values = {**yaml.SafeLoader.bool_values, "y": True, "n": False}
 _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 _Loader.add_constructor("tag:yaml.org,2002:float", _number)
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", _text)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes YAML that PyYAML and kubectl read alike."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """Quote a text that kubectl would read as something else, such as ``y`` or ``08``."""
+        tag = _Loader("").resolve(yaml.ScalarNode, data, (True, False))
+        style = None if tag == "tag:yaml.org,2002:str" else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
+
+def dump(content: Any, *, block_style: bool = True) -> str:
+    """Return content as YAML from which kubectl reads the same content.
+
+    Args:
+        content: Mappings, sequences and scalars.
+        block_style: One line for each item; otherwise the innermost collections stand on one line.
+    """
+    return yaml.dump(
+        content,
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=False if block_style else None,
+        width=110,
+    )

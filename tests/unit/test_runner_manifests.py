@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from manifest_texts import PRUNE, TRAIN
 from tlt_api.failures import Reason
@@ -282,3 +283,19 @@ def test_a_folder_without_manifests_says_what_it_has(tmp_path: Path, files: list
     assert expected in "\n".join(checked.lines())
     with pytest.raises(RunnerError, match="got: "):
         checked.require_valid()
+
+
+@pytest.mark.parametrize(
+    "text", ["y", "N", "no", "on", "08", "1e3", "0o17", "1.0", "~", "", "<<", "2026-01-01", "traffic light"]
+)
+@pytest.mark.parametrize("block_style", [True, False])
+def test_what_is_written_is_what_kubectl_reads(tmp_path: Path, text: str, block_style: bool) -> None:
+    """As a key and as a value; kubectl's reading is compared with the API server's by another test."""
+    body = yaml.safe_load(TRAIN)
+    mapping = {text or "empty": text or "empty"}
+    body["metadata"]["annotations"] = {"example.org/text": text}
+    body["spec"]["dataset"]["targetClassMapping"] = mapping
+    checked = manifests.read(write(tmp_path, manifests.dump(body, block_style=block_style)))
+    assert (checked.problems, checked.warnings()) == ((), [])
+    (document,) = checked.documents
+    assert document.resource.spec.dataset.target_class_mapping == mapping

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from tlt_api.base import API_VERSION
@@ -21,6 +20,7 @@ from tlt_runner.from_tlt.report import SpecReport
 from tlt_runner.from_tlt.spec import Spec
 from tlt_runner.from_tlt.translate import translate
 from tlt_runner.from_tlt.translation import Translation, shown
+from tlt_runner.manifests import dump
 
 _SUFFIXES = ("-pruned", "-retrained", "-export")
 _LONGEST = MAX_NAME_LENGTH - max(len(suffix) for suffix in _SUFFIXES)
@@ -71,9 +71,7 @@ class Flow:
             origin: Names of the specs, for the first line.
         """
         documents = [
-            f"# {manifest.comment}\n" * bool(manifest.comment)
-            # Without a width: a long address stays on its line.
-            + yaml.safe_dump(manifest.body, sort_keys=False, default_flow_style=None, width=110)
+            f"# {manifest.comment}\n" * bool(manifest.comment) + dump(manifest.body, block_style=False)
             for manifest in self.manifests
         ]
         return f"# Made by tlt import from {origin}.\n" + "---\n".join(documents)

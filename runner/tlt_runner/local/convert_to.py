@@ -10,8 +10,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import yaml
-
 from tlt_api.dataset import LabelFormat
 from tlt_api.status import Progress
 from tlt_api.trainingjob import TrainingJobSpec
@@ -21,6 +19,7 @@ from tlt_runner.data.records import REPORT
 from tlt_runner.local import flow
 from tlt_runner.local.child import Interrupts
 from tlt_runner.local.state import Folders
+from tlt_runner.manifests import dump
 from tlt_runner.storage import Storage
 
 PRINTED_EVERY = 1000
@@ -59,7 +58,7 @@ def run(
         print(line, file=sys.stderr)
     # Only fields that were set: a block of defaults would hide those that matter.
     block = exported.dataset.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
-    print(yaml.safe_dump({"dataset": block}, sort_keys=False, allow_unicode=True), end="")
+    print(dump({"dataset": block}), end="")
     return 0
 
 

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from tlt_api.dataset import MOST_CLASSES, NOT_A_CLASS, Dataset
 from tlt_api.failures import Reason
 from tlt_api.status import LabelConvention
@@ -26,6 +24,7 @@ from tlt_runner.data.preparation.layout import Layout
 from tlt_runner.data.preparation.sources import Source
 from tlt_runner.data.sample import Problem
 from tlt_runner.errors import RunnerError
+from tlt_runner.manifests import dump
 from tlt_runner.storage import Storage
 
 SIZES = 500
@@ -52,7 +51,7 @@ class Described:
     def __str__(self) -> str:
         """Return the block as YAML below the sentences as comments."""
         comments = "".join(f"# {line}\n" for line in self.lines)
-        return comments + yaml.safe_dump({"dataset": dict(self.block)}, sort_keys=False, allow_unicode=True)
+        return comments + dump({"dataset": dict(self.block)})
 
 
 def describe(folder: Path, volumes: Path) -> Described:
