@@ -182,7 +182,6 @@ LAYOUTS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
             "format": "yolo",
             "images": "train",
             "labels": "train",
-            "classNames": ["car", "boat"],
             "validation": {"images": "valid", "labels": "valid"},
         },
     ),
@@ -194,7 +193,7 @@ LAYOUTS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
             "labels/b/{1-2}.txt": YOLO,
             "labels/classes.txt": "car\ntraffic light\n",
         },
-        {"format": "yolo", "classNames": ["car", "traffic light"]},
+        {"format": "yolo"},
     ),
     "CVAT YOLO": (
         {
@@ -204,7 +203,7 @@ LAYOUTS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
             "obj.names": "car\n",
             "obj.data": "classes = 1\ntrain = data/train.txt\nnames = data/obj.names\nbackup = backup/\n",
         },
-        {"format": "yolo", "images": "obj_train_data", "labels": "obj_train_data", "classNames": ["car"]},
+        {"format": "yolo", "images": "obj_train_data", "labels": "obj_train_data"},
     ),
     "darknet": (
         {
@@ -219,7 +218,6 @@ LAYOUTS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
             "format": "yolo",
             "images": "obj",
             "labels": "obj",
-            "classNames": ["car"],
             "imageSet": "train.txt",
             "validation": {"imageSet": "test.txt"},
         },
@@ -231,7 +229,7 @@ LAYOUTS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
             "classes.txt": "car\n",
             "notes.json": json.dumps({"categories": [{"id": 0, "name": "car"}], "info": {}}),
         },
-        {"format": "yolo", "classNames": ["car"]},
+        {"format": "yolo"},
     ),
     "Label Studio COCO": (
         {"images/{1-3}.jpg": "", "result.json": coco("images/1.jpg", "images\\2.jpg", "3.jpg")},

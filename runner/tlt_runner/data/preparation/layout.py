@@ -47,7 +47,6 @@ _LARGEST_JSON = 2 << 30
 _FILE_NAMES = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 _SIDE = re.compile(r"(classes|labels|labelmap|label_colors|names|notes|readme.*)\.txt", re.IGNORECASE)
 _IMAGE_FOLDER = re.compile(r"im(age|g)|jpe?g|photo|picture|frame|rgb|color", re.IGNORECASE)
-_NAME_LISTS = ("obj.names", "classes.txt", "_darknet.labels")
 _NAMED = 5
 
 
@@ -80,7 +79,7 @@ class Layout:
     """What a folder holds.
 
     Attributes:
-        fields: Fields of ``spec.dataset`` that read it (format, images, labels, imageSet, classNames,
+        fields: Fields of ``spec.dataset`` that read it (format, images, labels, imageSet,
             validation); None where it cannot be read.
         parts: Images with labels that were found, the chosen ones first.
         notes: What is said about the choice: other formats, a test split, files of other tools.
@@ -430,10 +429,6 @@ def _fields(root: Path, files: _Files, chosen: Sequence[Part], others: Sequence[
     # Places are named only where the defaults would not find them.
     if (training.images, training.labels) != (defaults.images, defaults.labels):
         fields |= {"images": training.images, "labels": training.labels}
-    if training.format == "yolo" and not files.all & {"data.yaml", "data.yml", "dataset.yaml"}:
-        names = _class_names(root, files, training)
-        if names:
-            fields["classNames"] = names
     if len(chosen) > 1:
         fields["validation"] = {"images": chosen[1].images, "labels": chosen[1].labels}
     elif training.format in _PER_IMAGE:
@@ -459,17 +454,6 @@ def _lists(root: Path, files: _Files) -> dict[Split, str]:
             if key in ("train", "valid") and listed is not None:
                 lists["training" if key == "train" else "validation"] = listed
     return lists
-
-
-def _class_names(root: Path, files: _Files, part: Part) -> list[str]:
-    """Read the class names that tools write beside YOLO labels, one a line."""
-    places = ("", part.labels, part.images, dirname(part.labels))
-    for folder in dict.fromkeys(place.removeprefix(".") for place in places):
-        for name in _NAME_LISTS:
-            path = f"{folder}/{name}" if folder else name
-            if path in files.all:
-                return [line.strip() for line in _text_lines(root / path) if line.strip()]
-    return []
 
 
 def _text_lines(path: Path) -> list[str]:
