@@ -433,7 +433,8 @@ class _Dumper(yaml.SafeDumper):
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
         """Quote a text that kubectl would read as something else, such as ``y`` or ``08``."""
-        tag = _Loader("").resolve(yaml.ScalarNode, data, (True, False))
+        loader: Any = _Loader("")
+        tag = loader.resolve(yaml.ScalarNode, data, (True, False))
         style = None if tag == "tag:yaml.org,2002:str" else '"'
         return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 

@@ -149,8 +149,6 @@ def resolve(dataset: Dataset, storage: Storage) -> tuple[Dataset, Layout | None]
     update = {**layout.fields, "layout": "fields"}
     if dataset.validation != Validation(fraction=0.2):
         update.pop("validation", None)
-    if dataset.class_names:
-        update.pop("classNames", None)
     return Dataset.model_validate({**given, **update}), layout
 
 
