@@ -30,7 +30,8 @@ def run_spec(
     """A RunSpec: a tiny detector with frozen batch normalisation, sampled mini-batches, mosaics and EMA.
 
     The learning rate is low: gradients of a fresh detector are large, and weights that moved far on rounding
-    errors would rank two proposals otherwise. Two epochs are 12 steps: workers ask each other at least twice within the first eight whether to stop.
+    errors would rank two proposals otherwise. Two epochs are 12 steps: workers ask each other at least twice
+    within the first eight whether to stop.
     """
     run = tiny.run_spec(
         scenes,

@@ -137,9 +137,9 @@ class Dataset(ApiModel):
     write with the labels: data.yaml, obj.data, obj.names, classes.txt or _darknet.labels."""
     unlabelled: Unlabelled | None = None
     """Images without a label: background trains on them as images without objects; bad counts them as bad
-    samples. Defaults to background (yolo), bad (kitti, voc), and for coco to neither: an image that no .json
-    file lists is no part of the dataset. Without this field, images without a label are bad in a dataset that
-    has at least as many labels without an image, because the names may not match."""
+    samples. Defaults to background (yolo), bad (kitti, voc, labelme), and for coco to neither: an image that
+    no .json file lists is no part of the dataset. Without this field, images without a label are bad in a
+    dataset that has at least as many labels without an image, because the names may not match."""
     shapes: Shapes = "refuse"
     """Objects without a box: polygons and rotated boxes in yolo labels, annotations of coco with polygons and
     no bbox. refuse counts their image as a bad sample; boundingBox takes the smallest upright box around

@@ -156,6 +156,11 @@ def test_a_file_name_that_leads_to_no_image_is_reported_with_what_was_tried(
     ]
 
 
+def test_a_file_name_too_long_for_a_file_system_is_found_by_its_base_name(tmp_path: Path) -> None:
+    _, labels = _read(tmp_path, _coco([_image(1, "q" * 300 + "/a.jpg")], []), images=("sub/a.jpg",))
+    assert labels.image_size == (480, 640)
+
+
 def test_a_bare_file_name_in_two_sub_folders_is_ambiguous(tmp_path: Path) -> None:
     entries = [_image(1, "a.jpg"), _image(2, "b.jpg")]
     listing, _ = _read(tmp_path, _coco(entries, []), images=("train/a.jpg", "val/a.jpg", "b.jpg"))

@@ -472,6 +472,26 @@ def test_auto_fills_in_the_fields_and_nothing_else(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("layout_name", "field", "message"),
+    [
+        ("CVAT YOLO", {"coordinates": "zeroBased"}, "expected coordinates with format voc only"),
+        ("TLT and KITTI", {"shapes": "boundingBox"}, "expected shapes with format coco or yolo only"),
+        ("TLT and KITTI", {"classNames": ["car"]}, "expected classNames with format yolo only"),
+    ],
+)
+def test_a_field_of_another_format_than_the_one_found_is_refused(
+    tmp_path: Path, layout_name: str, field: dict[str, Any], message: str
+) -> None:
+    files, _ = LAYOUTS[layout_name]
+    _make(tmp_path, files)
+    dataset = _dataset(tmp_path, layout="auto", **field)
+    with pytest.raises(RunnerError, match=message) as caught:
+        layout.resolve(dataset, Storage(scratch=tmp_path))
+    assert caught.value.reason == Reason.INVALID_SPEC
+    assert "layout auto found format: " in caught.value.message
+
+
 def test_fields_leave_the_data_set_as_it_is(tmp_path: Path) -> None:
     dataset = _dataset(tmp_path)
     assert layout.resolve(dataset, Storage(scratch=tmp_path)) == (dataset, None)

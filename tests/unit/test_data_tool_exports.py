@@ -244,3 +244,35 @@ def test_photos_that_nothing_tells_about_are_said_with_the_field_to_set(tmp_path
         "of the pixels as stored: 0, that do not tell: 3)"
     ) in lines
     assert any("set spec.dataset.orientation: exif" in line for line in lines)
+
+
+def _yolo(root: Path, *lines: str) -> Path:
+    """One image a line; None for an image without a label file."""
+    for folder in ("images", "labels"):
+        (root / folder).mkdir(parents=True)
+    (root / "classes.txt").write_text("car\n")
+    for number, line in enumerate(lines):
+        Image.new("RGB", (80, 60)).save(root / "images" / f"{number}.jpg")
+        if line:
+            (root / "labels" / f"{number}.txt").write_text(f"{line}\n")
+    return root
+
+
+def test_outlines_are_counted_and_the_block_asks_for_their_boxes(tmp_path: Path) -> None:
+    polygon = "0 0.2 0.2 0.6 0.2 0.4 0.8"
+    described = data_folder.describe(_yolo(tmp_path / "set", polygon, "0 0.5 0.5 0.2 0.2"), tmp_path)
+    assert described.block["shapes"] == "boundingBox"
+    assert described.block["targetClassMapping"] == {"car": "car"}
+    assert "objects: 2 (car 2)" in described.lines
+    assert "objects drawn as polygons or rotated boxes, which get the box around them: 1" in described.lines
+
+
+def test_images_without_a_label_are_not_counted_as_labelled(tmp_path: Path) -> None:
+    described = data_folder.describe(_yolo(tmp_path / "set", "0 0.5 0.5 0.2 0.2", "", ""), tmp_path)
+    assert "images: 3, of which 1 have a label; 80 x 60 pixels" in described.lines
+    assert "class names are those of classes.txt" in described.lines
+
+
+def test_a_folder_without_an_object_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunnerError, match="no object that could be learnt: objects: 0"):
+        data_folder.describe(_yolo(tmp_path / "set", "9 0.5 0.5 0.2 0.2", "9 0.5 0.5 0.2 0.2"), tmp_path)

@@ -240,7 +240,7 @@ LINE = "1 0.5 0.5 0.25 0.5"
             "obj.data and cfg/my.names",
         ),
         ({"obj.data": "names = ..\\data\\my.names\n", "my.names": "bus\ncar"}, "obj.data and my.names"),
-        ({"classes.txt": "bus\ncar", "data.yaml": "names: {0: bus, 1: car}"}, "data.yaml and classes.txt"),
+        ({"classes.txt": "bus\ncar", "data.yaml": "names: {0: bus, 1: car}"}, "data.yaml"),
     ],
 )
 def test_class_names_are_found_where_tools_leave_them(
@@ -259,8 +259,8 @@ def test_class_names_are_found_where_tools_leave_them(
     ("files", "message"),
     [
         (
-            {"data.yaml": "names: [bus, car]", "labels/classes.txt": "car\nbus\nvan"},
-            "expected one list of classes, got two that differ: data.yaml has 2 classes (0 bus, 1 car); "
+            {"obj.names": "bus\ncar", "labels/classes.txt": "car\nbus\nvan"},
+            "expected one list of classes, got two that differ: obj.names has 2 classes (0 bus, 1 car); "
             "labels/classes.txt has 3 classes (0 car, 1 bus, 2 van)",
         ),
         (
@@ -295,6 +295,16 @@ def test_class_names_that_contradict_or_cannot_be_read_are_refused(
     failure = _failure(tmp_path, tmp_path, format="yolo")
     assert (failure.reason, failure.message[: len(message)]) == (Reason.INVALID_SPEC, message)
     assert "spec.dataset.classNames" in failure.hint
+
+
+def test_a_list_beside_data_yaml_does_not_count_and_is_named(tmp_path: Path) -> None:
+    names = {"data.yaml": "names: [bus, car]", "labels/classes.txt": "car\nbus\nvan"}
+    _write(tmp_path, {"images/a.jpg": "", "labels/a.txt": LINE, **names})
+    (source,) = _find(tmp_path, tmp_path, format="yolo")
+    assert source.listing.notes == ["class names are those of data.yaml"]
+    assert source.listing.warnings == [
+        "labels/classes.txt has other class names than data.yaml, whose names are used"
+    ]
 
 
 def test_each_folder_of_roboflows_darknet_export_has_its_own_names(tmp_path: Path) -> None:

@@ -79,19 +79,28 @@ def describe(folder: Path, volumes: Path) -> Described:
         )
     # Sizes and classes are not known yet; nothing that is looked at here depends on them.
     provisional = {"targetClassMapping": _ANY_CLASS, "imageSize": {"width": SMALLEST, "height": SMALLEST}}
-    dataset = Dataset.model_validate({"uri": f"file://{folder}", **found.fields, **provisional})
+    places, outlined = dict(found.fields), 0
     with tempfile.TemporaryDirectory(prefix="tlt-", ignore_cleanup_errors=True) as scratch:
         storage = Storage(scratch=Path(scratch))
-        parts = sources.find(dataset, storage)
-        decided = conventions.decide(dataset, conventions.look(dataset, parts))
-        parts = decided.applied(parts)
-        # The split is made, too: it tells how many images the default holds out.
-        plan = planning.plan(parts, dataset, storage)
+        parts, decided, plan = _read(folder, {**places, **provisional}, storage)
+        if places["format"] in ("coco", "yolo"):
+            boxed = _read(folder, {**places, "shapes": "boundingBox", **provisional}, storage)
+            outlined = boxed[2].classes.total() - plan.classes.total()
+            if outlined:
+                places["shapes"] = "boundingBox"
+                parts, decided, plan = boxed
     learnable = [name for name, _ in plan.classes.most_common() if name != NOT_A_CLASS and len(name) <= 128]
+    if not learnable:
+        raise RunnerError(
+            Reason.NO_LABELS,
+            f"{folder}: {found}: no object that could be learnt: {_objects(plan.classes)}; "
+            + "; ".join(_peculiarities(found, decided, plan, parts)),
+            "docs/data.md has a table of annotation tools, with the export to choose and its format.",
+        )
     sizes = _sizes(parts)
     block: dict[str, Any] = {
         "uri": _address(folder, volumes),
-        **found.fields,
+        **places,
         "targetClassMapping": {name: name for name in sorted(learnable[:MOST_CLASSES])},
         "imageSize": _network_size(sizes),
     }
@@ -100,9 +109,23 @@ def describe(folder: Path, volumes: Path) -> Described:
         *_contents(folder, found, parts, sizes),
         _objects(plan.classes),
         _split(found, subsets),
+        *[f"objects drawn as polygons or rotated boxes, which get the box around them: {outlined}"]
+        * bool(outlined),
         *_peculiarities(found, decided, plan, parts),
     ]
     return Described(lines, block)
+
+
+def _read(
+    folder: Path, fields: Mapping[str, Any], storage: Storage
+) -> tuple[Sequence[Source], Conventions, planning.Assignment]:
+    """Read all labels, as a job would with these fields of ``spec.dataset``."""
+    dataset = Dataset.model_validate({"uri": f"file://{folder}", **fields})
+    parts = sources.find(dataset, storage)
+    decided = conventions.decide(dataset, conventions.look(dataset, parts))
+    parts = decided.applied(parts)
+    # The split is made, too: it tells how many images the default holds out.
+    return parts, decided, planning.plan(parts, dataset, storage)
 
 
 def _address(folder: Path, volumes: Path) -> str:
@@ -117,7 +140,7 @@ def _contents(
     folder: Path, found: Layout, parts: Sequence[Source], sizes: Counter[tuple[int, int]]
 ) -> list[str]:
     images = sum(part.listing.images for part in parts)
-    labelled = sum(len(part.listing.samples) for part in parts)
+    labelled = sum(sample.key is not None for part in parts for sample in part.listing.samples)
     lines = [f"{folder}: {found.parts[0].format.upper()}"]
     lines.append(f"images: {images}, of which {labelled} have a label{_size_range(sizes)}")
     return lines
@@ -150,6 +173,9 @@ def _peculiarities(
     """Say what is unusual: notes, conventions and their doubts, and what cannot be used."""
     lines = [*found.notes, *_convention("coordinates", decided.coordinates)]
     lines += [*_convention("orientation", decided.orientation), *decided.warnings, *plan.warnings]
+    said = [text for part in parts for text in (*part.listing.notes, *part.listing.warnings)]
+    # Two folders with the class names of one file say the same.
+    lines += dict.fromkeys(said)
     skipped = [finding for part in parts for finding in part.listing.skipped]
     for problem, count in sorted(Counter(finding.problem for finding in skipped).items()):
         first = next(finding for finding in skipped if finding.problem == problem)
@@ -158,7 +184,12 @@ def _peculiarities(
     counts = {
         "labels without an image": sum(len(listing.orphans) for listing in listings),
         "label files that cannot be used": sum(len(listing.findings) for listing in listings),
-        "entries of the image folders that are no images": sum(listing.other_files for listing in listings),
+        "images that no label file lists, which are no part of the data set": sum(
+            len(listing.outside) for listing in listings
+        ),
+        "entries of the image folders that are no images": sum(
+            max(0, listing.other_files - listing.read_files) for listing in listings
+        ),
         "images in none of the lists": sum(listing.unlisted for listing in listings),
     }
     return lines + [f"{what}: {count}" for what, count in counts.items() if count]

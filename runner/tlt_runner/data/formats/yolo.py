@@ -52,12 +52,14 @@ class YoloReader(FolderReader):
             set's root.
         shapes: What is done with polygons and rotated boxes.
         keypoint_numbers: Numbers behind the box of each line, of a data set of keypoints.
+        overruled: Files with other class names, which do not count.
     """
 
     class_names: Mapping[int, str]
     names_files: Sequence[tuple[str, Path]] = ()
     shapes: Shapes = field(default="refuse", kw_only=True)
     keypoint_numbers: int | None = field(default=None, kw_only=True)
+    overruled: Sequence[str] = field(default=(), kw_only=True)
     suffix = ".txt"
 
     @classmethod
@@ -79,6 +81,7 @@ class YoloReader(FolderReader):
             unlabelled=dataset.unlabelled or "background",
             shapes=dataset.shapes,
             keypoint_numbers=classes.keypoint_numbers,
+            overruled=classes.overruled,
         )
 
     def listing(self) -> Listing:
@@ -88,7 +91,11 @@ class YoloReader(FolderReader):
         label_files = dict([*listing.label_files, *self.names_files])
         names = [file for file, _ in self.names_files]
         notes = [f"class names are those of {' and '.join(names)}"] if names else []
-        side_files = [file for file in listing.side_files if file not in names]
+        warnings = [
+            f"{file} has other class names than {' and '.join(names)}, whose names are used"
+            for file in self.overruled
+        ]
+        side_files = [file for file in listing.side_files if file not in (*names, *self.overruled)]
         # A .txt beside images and labels is not among the other files already.
         beside = [name for name in names if self.images.holds(name)]
         beside = [name for name in beside if not (name.endswith(self.suffix) and self.labels.holds(name))]
@@ -98,6 +105,7 @@ class YoloReader(FolderReader):
             side_files=side_files,
             read_files=len(beside),
             notes=notes,
+            warnings=[*listing.warnings, *warnings],
         )
 
     def read_file(self, path: Path, file: str, image_size: tuple[int, int]) -> Labels:

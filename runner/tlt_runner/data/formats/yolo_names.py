@@ -19,7 +19,7 @@ which a small file describes a huge one, stay references, tags are not obeyed, a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -52,11 +52,13 @@ class ClassNames:
         names: Class by number.
         files: The files that say so, with their paths relative to the data set's root.
         keypoint_numbers: Numbers behind the box of each line, of a data set of keypoints.
+        overruled: Files with other names, which do not count beside a data.yaml at the root.
     """
 
     names: Mapping[int, str]
     files: Sequence[tuple[str, Path]] = ()
     keypoint_numbers: int | None = None
+    overruled: Sequence[str] = ()
 
 
 def find(root: DatasetRoot, folders: Sequence[str]) -> ClassNames:
@@ -88,6 +90,10 @@ def find(root: DatasetRoot, folders: Sequence[str]) -> ClassNames:
     if not read:
         raise _invalid(present[0], "expected a line names = ..., with the list of classes")
     first, *others = read
+    # Ultralytics reads this file alone, and so did earlier releases: lists beside it may be leftovers.
+    if first in YAML_FILES:
+        overruled = [file for file in others if read[file].names != read[first].names]
+        return replace(read[first], overruled=overruled)
     for other in others:
         if read[other].names != read[first].names:
             raise RunnerError(

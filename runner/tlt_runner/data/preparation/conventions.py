@@ -246,7 +246,9 @@ def _decide_orientation(
     tool has labelled them all, whatever the turn: half turns and mirrored images tell nothing by themselves.
     """
     if not clues.turned:
-        return None, {}, []
+        # Said nevertheless: a model that was trained so turns the photos that it is given.
+        said = LabelConvention(value=setting, decided_by="spec", evidence="no image has an EXIF orientation")
+        return (said if setting == "exif" else None), {}, []
     all_turned = {sample.image_file: how for _, sample, how in clues.turned}
     verdicts = {sample.image_file: _verdict(reader, sample, how) for reader, sample, how in clues.turned}
     by_view = Counter(verdict.view for verdict in verdicts.values())
@@ -297,6 +299,9 @@ def _verdict(reader: Reader, sample: Sample, orientation: int) -> _Verdict:
     if turned == stored:
         return _Verdict()
     labels = reader.read(sample, stored)
+    # Shares of the image's size lie inside every view.
+    if reader.read(sample, turned).boxes != labels.boxes:
+        return _Verdict()
     if labels.image_size is not None:
         views: dict[tuple[int, int], View] = {stored: "stored", turned: "exif"}
         view = views.get(labels.image_size)

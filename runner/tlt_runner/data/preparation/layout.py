@@ -21,6 +21,8 @@ from pathlib import Path
 from posixpath import basename, dirname, splitext
 from typing import Any, Literal, get_args
 
+from pydantic import ValidationError
+
 from tlt_api.dataset import Dataset, LabelFormat, Validation
 from tlt_api.failures import Reason
 from tlt_runner.data import formats
@@ -149,7 +151,16 @@ def resolve(dataset: Dataset, storage: Storage) -> tuple[Dataset, Layout | None]
     update = {**layout.fields, "layout": "fields"}
     if dataset.validation != Validation(fraction=0.2):
         update.pop("validation", None)
-    return Dataset.model_validate({**given, **update}), layout
+    try:
+        return Dataset.model_validate({**given, **update}), layout
+    # Fields of one format are admitted beside layout auto, which may find another one.
+    except ValidationError as error:
+        messages = "; ".join(item["msg"] for item in error.errors())
+        raise RunnerError(
+            Reason.INVALID_SPEC,
+            f"spec.dataset.layout auto found {layout}: {messages}",
+            "Remove the field that does not belong to this format, or name format, images and labels.",
+        ) from error
 
 
 def find(root: Path, mount: Path | None = None, wanted: LabelFormat | None = None) -> Layout:

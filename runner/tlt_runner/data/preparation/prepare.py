@@ -229,7 +229,8 @@ class _Preparation:
                 "coordinates": conventions.coordinates,
                 "orientation": conventions.orientation,
                 "layout": None if self._found is None else str(self._found),
-                "warnings": [*result.warnings, *conventions.warnings],
+                # What was decided for all labels comes first: the status shows the first five.
+                "warnings": [*conventions.warnings, *result.warnings],
             }
         )
         fits: list[anchor_fit.Fit] = []

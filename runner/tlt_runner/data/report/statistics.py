@@ -342,10 +342,6 @@ _ODDITIES = {
     Oddity.SIXTEEN_BIT: "have 16 bits a channel, of which the upper 8 are kept",
     Oddity.GRAYSCALE: "are grayscale; with dataset.colorMode rgb they get three equal channels",
     Oddity.ALPHA: "have transparency, which is dropped: the colours stored below it count",
-    Oddity.TURNED: (
-        "have an EXIF orientation, which is not applied: labels are taken to speak of the pixels as stored"
-    ),
-    Oddity.TURNED_UPRIGHT: "have an EXIF orientation, which is applied: their labels are of the turned view",
     Oddity.ANIMATED: "are animated, of which the still picture is used",
 }
 
@@ -469,6 +465,8 @@ def _image_warnings(report: DatasetReport) -> list[str]:
         **{
             f"images that {_ODDITIES[oddity]}": (count, report.odd[oddity])
             for oddity, count in report.odd_images.items()
+            # Of turned photos, spec.dataset.orientation and its evidence tell.
+            if oddity in _ODDITIES
         },
         "entries of the image folders that are no .jpg, .jpeg or .png files and were not read": (
             report.other_files,

@@ -124,7 +124,11 @@ class Names:
             for level in range(1, levels + 1):
                 # Names below the root only: parts has neither ".." nor a drive.
                 above = self._relative[: levels - level]
-                if self._folder.path.parents[level - 1].joinpath(*parts).is_file():
+                try:
+                    is_there = self._folder.path.parents[level - 1].joinpath(*parts).is_file()
+                except OSError:  # a name that is too long for the file system
+                    is_there = False
+                if is_there:
                     return "/".join((*above, *parts))
         return None
 
