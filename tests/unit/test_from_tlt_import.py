@@ -353,6 +353,12 @@ def test_a_field_says_whether_its_meaning_is_kept(more: str, field: str, kept: b
             "training_config { enable_augmentation: True } "
             "augmentation_config { spatial_augmentation { rotate_rad_max: 0.5 } }",
             "training.augmentation.rotateProbability",
+            1,
+        ),
+        (
+            "training_config { enable_augmentation: True } "
+            "augmentation_config { color_augmentation { contrast_scale_max: 0.5 } }",
+            "training.augmentation.contrastCenter",
             0,
         ),
     ],
@@ -361,6 +367,18 @@ def test_an_absent_field_has_tlts_value(more: str, path: str, value: object) -> 
     result = small(more)
     assert at(job(result), path) == value
     assert any(path in item.to or item.to in path for item in result.reports[0].assumptions) or more
+
+
+@pytest.mark.parametrize(
+    ("given", "probability"), [("", 1), ("rotate_probability: 0", 1), ("rotate_probability: 0.25", 0.25)]
+)
+def test_a_rotation_of_probability_0_is_one_of_every_image_as_in_tlt(given: str, probability: float) -> None:
+    result = small(
+        "training_config { enable_augmentation: True } "
+        f"augmentation_config {{ spatial_augmentation {{ rotate_rad_max: 0.5 {given} }} }}"
+    )
+    assert job(result)["training"]["augmentation"]["rotateProbability"] == probability
+    assert result.lost == []
 
 
 @pytest.mark.parametrize(
