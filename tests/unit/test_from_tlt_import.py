@@ -391,6 +391,67 @@ def test_a_fold_of_a_random_partition_is_a_fraction(percent: str, fold: int, fra
     assert result.lost == []
 
 
+SAME_FOLDER = """
+dataset_config {
+  data_sources { tfrecords_path: "/data/cars-fold-001-of-002*" image_directory_path: "/data/cars" }
+  validation_data_source { tfrecords_path: "/data/cars-fold-000*" image_directory_path: "/data/cars/" }
+}
+"""
+
+
+def same_folder(*others: str, records: str = "fold-001") -> flow.Flow:
+    content = SMALL.replace('data_sources { image_directory_path: "/data/cars" }', "")
+    content = content.replace("validation_fold: 0", "")
+    content += SAME_FOLDER.replace("fold-001-of-002", records)
+    contents = [("a.txt", content), *((f"other{i}.txt", text) for i, text in enumerate(others))]
+    return flow.build(contents, VOLUME)
+
+
+def test_the_folder_of_the_training_images_is_never_that_of_validation() -> None:
+    convert = 'kitti_config { root_directory_path: "/data/cars" val_split: 14 }'
+    result = same_folder(convert)
+    assert job(result)["dataset"]["validation"] == {"fraction": 0.14}
+    assert result.lost == []
+    # How much the other records hold is said by the conversion only.
+    alone = same_folder()
+    assert job(alone)["dataset"]["validation"] == {"fraction": 0.2}
+    assert len(alone.lost) == 1 and "validation_data_source.image_directory_path" in alone.lost[0]
+
+
+def test_two_folders_below_one_root_are_kept_apart() -> None:
+    training = 'kitti_config { root_directory_path: "/data/cars" image_dir_name: "a" label_dir_name: "la" }'
+    validation = training.replace('"a"', '"b"').replace('"la"', '"lb"')
+    dataset = job(same_folder(training, validation, records="all"))["dataset"]
+    assert (dataset["images"], dataset["validation"]) == ("a", {"images": "b", "labels": "lb"})
+
+
+@pytest.mark.parametrize(
+    ("records", "convert", "kept"),
+    [
+        ("cars*", "", True),
+        ("cars-fold-000-of-001*", "", True),
+        ("cars-fold-001*", "", False),
+        # Without a share held out, fold 1 has all images.
+        ("cars-fold-001*", "val_split: 0", True),
+        ("cars-fold-001*", "val_split: 14", False),
+        ("cars-fold-000*", "val_split: 0", False),
+    ],
+)
+def test_records_of_one_fold_are_a_part_of_the_images(records: str, convert: str, kept: bool) -> None:
+    more = f"""dataset_config {{
+      data_sources {{ tfrecords_path: "/data/{records}" image_directory_path: "/data/cars" }}
+      validation_data_source {{ image_directory_path: "/data/test" }}
+    }}"""
+    others = [f'kitti_config {{ root_directory_path: "/data/cars" {convert} }}'] if convert else []
+    assert said(small(more, *others), "data_sources.tfrecords_path") == [(Outcome.WITHOUT, kept)]
+
+
+def test_the_fold_that_is_trained_on_is_not_the_one_held_out() -> None:
+    convert = 'kitti_config { root_directory_path: "/data/cars" val_split: 14 }'
+    result = same_folder(convert, records="fold-000")
+    assert [text for text in result.lost if "tfrecords_path" in text]
+
+
 def test_without_validation_in_tlt_the_held_out_fraction_is_a_change() -> None:
     content = SMALL.replace("validation_fold: 0", "")
     result = flow.build([("a.txt", content)], VOLUME)
