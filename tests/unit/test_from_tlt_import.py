@@ -492,6 +492,23 @@ def test_a_retraining_alone_is_preceded_by_a_training_and_says_so() -> None:
     assert [text for text in result.lost if "retrain_pruned_model" in text]
 
 
+def test_what_the_training_before_a_retraining_alone_loses_is_said() -> None:
+    more = """training_config { retrain_pruned_model: '/x/a.tlt' pretrained_weights: '/x/b.tlt' }
+      model_config { use_pooling: False drop_connect_rate: 0 }"""
+    result = flow.build([("a.txt", SMALL + more)], VOLUME)
+    # The retraining needs neither of them; the training before it, which this spec describes, does.
+    lost = [entry.field for entry in result.reports[0].entries if not entry.kept]
+    assert sorted(lost) == [
+        "model_config.use_pooling",
+        "training_config.pretrained_weights",
+        "training_config.retrain_pruned_model",
+    ]
+    assert len(result.lost) == 3
+    # Beside its training spec only what it says itself counts.
+    beside = small("", SMALL + more)
+    assert beside.lost == []
+
+
 def test_outputs_differ_where_two_specs_name_one_file() -> None:
     output = 'output_model: "/data/out/a.tlt"'
     retrain = SMALL + f"training_config {{ retrain_pruned_model: '/x/a.tlt' {output} }}"

@@ -119,7 +119,10 @@ def build(
     manifests.append(_export(last, f"{name}-export", outputs))
     _check(translations, manifests)
     reports = [first.report(training)] if training else []
-    reports += [translations[-1].report(retraining)] if retraining else []
+    if retraining:
+        # Without a training spec the first training is this one's, too, and loses what it loses.
+        earlier = first if training is None and first is not translations[-1] else None
+        reports.append(translations[-1].report(retraining, earlier))
     reports += [first.report(convert) for convert in converts]
     return Flow(tuple(manifests), tuple(reports))
 
