@@ -211,7 +211,11 @@ def test_a_spec_of_tlt_3_with_a_sequence_map_keeps_sequences_together() -> None:
     # A grey has no hue; contrast_center absent is 0 in TLT.
     assert "hueRotationMax" not in body["training"]["augmentation"]
     assert body["training"]["augmentation"]["contrastCenter"] == 0
-    assert result.lost == []
+    # It trains from scratch, and would freeze what is random.
+    assert [text.split()[1] for text in result.lost] == [
+        "model_config.freeze_bn",
+        "model_config.freeze_blocks",
+    ]
 
 
 def test_a_coco_conversion_gives_training_and_validation_folders() -> None:
@@ -507,6 +511,34 @@ def test_what_the_training_before_a_retraining_alone_loses_is_said() -> None:
     # Beside its training spec only what it says itself counts.
     beside = small("", SMALL + more)
     assert beside.lost == []
+
+
+FROZEN = "model_config { freeze_blocks: 0 freeze_blocks: 1 freeze_bn: True }"
+
+
+@pytest.mark.parametrize(
+    "weights", ["", "pretrained_weights: '/x/b.tlt'", "retrain_pruned_model: '/x/a.tlt'"]
+)
+def test_random_weights_are_not_frozen(weights: str) -> None:
+    more = f"{FROZEN} training_config {{ {weights} }}"
+    result = flow.build([("a.txt", SMALL + more)], VOLUME)
+    assert not {"freezeBlocks", "freezeBatchNorm"} & set(job(result)["model"])
+    lost = [entry.field for entry in result.reports[0].entries if not entry.kept]
+    assert sorted(field for field in lost if "freeze" in field) == [
+        "model_config.freeze_blocks",
+        "model_config.freeze_blocks",
+        "model_config.freeze_bn",
+    ]
+
+
+def test_weights_stay_frozen() -> None:
+    weights = "training_config { pretrained_weights: '/data/b.hdf5' }"
+    retrain = "training_config { retrain_pruned_model: '/x/a.tlt' }"
+    result = small(FROZEN + weights, SMALL + FROZEN + retrain)
+    for index in (0, 2):
+        assert job(result, index)["model"]["freezeBlocks"] == [0, 1]
+        assert job(result, index)["model"]["freezeBatchNorm"] is True
+    assert result.lost == []
 
 
 def test_outputs_differ_where_two_specs_name_one_file() -> None:
