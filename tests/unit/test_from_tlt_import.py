@@ -14,7 +14,7 @@ from tlt_api import resources
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner import manifests
 from tlt_runner.errors import RunnerError
-from tlt_runner.from_tlt import flow, parsing
+from tlt_runner.from_tlt import command, flow, parsing
 from tlt_runner.from_tlt.fields import MESSAGES, OLD_NAMES, ROWS
 from tlt_runner.from_tlt.paths import Maps
 from tlt_runner.from_tlt.report import Outcome
@@ -551,6 +551,26 @@ def test_outputs_differ_where_two_specs_name_one_file() -> None:
         "cars-retrained",
         "cars-export",
     ]
+
+
+@pytest.mark.parametrize("file", ["cars-export", "cars-pruned", "cars-retrained"])
+def test_outputs_differ_where_a_spec_names_that_of_another_resource(file: str) -> None:
+    retrain = SMALL + "training_config { retrain_pruned_model: '/x/a.tlt' }"
+    result = small(f"training_config {{ output_model: '/data/out/{file}.tlt' }}", retrain, name="cars")
+    outputs = [one.body["spec"]["output"]["uri"] for one in result.manifests]
+    assert outputs[0] == f"s3://bucket/data/out/{file}"
+    assert len(set(outputs)) == 4
+    assert manifests.check([("out.yaml", result.text("a"))]).problems == ()
+
+
+def test_what_tlt_validate_refuses_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec_file, out = tmp_path / "a.txt", tmp_path / "out.yaml"
+    spec_file.write_text(SMALL)
+    text = small().text("a.txt").replace("runs/small-export", "runs/small")
+    monkeypatch.setattr(flow.Flow, "text", lambda *_: text)
+    with pytest.raises(RunnerError, match="is the output of TrainingJob/small"):
+        command.run(command.Request((spec_file,), ("/data=s3://bucket",), out))
+    assert not out.exists()
 
 
 def test_outputs_go_where_the_option_says() -> None:

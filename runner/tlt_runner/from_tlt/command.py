@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tlt_api.common import URI_PATTERN
 from tlt_api.failures import Reason
-from tlt_runner import files
+from tlt_runner import files, manifests
 from tlt_runner.errors import RunnerError, storage_errors
 from tlt_runner.from_tlt import flow
 from tlt_runner.from_tlt import report as reports
@@ -51,6 +51,14 @@ def run(request: Request) -> tuple[int, list[str]]:
         )
     contents = [(str(path), _text(path)) for path in request.specs]
     imported = flow.build(contents, Maps.parse(request.maps), request.name, request.output)
+    text = imported.text(", ".join(path.name for path in request.specs))
+    # The verdict of `tlt validate` on the very text.
+    if problems := manifests.check([(str(request.out), text)]).problems:
+        raise RunnerError(
+            Reason.INVALID_SPEC,
+            "\n  ".join(problems),
+            "Correct the fields of the specs that these come from, or give --name or --output.",
+        )
     if request.report is not None:
         _write(request.report, reports.to_json(imported.reports))
     lines = list(reports.lines(imported.reports))
@@ -60,8 +68,7 @@ def run(request: Request) -> tuple[int, list[str]]:
         lines += [f"{len(lost)} changes of meaning:", *lost]
     if lost and not request.allow_changes:
         return CHANGED_EXIT, [*lines, "not written: --allow-changes accepts these changes"]
-    names = ", ".join(path.name for path in request.specs)
-    _write(request.out, imported.text(names))
+    _write(request.out, text)
     resources = ", ".join(
         f"{manifest.body['kind']}/{manifest.body['metadata']['name']}" for manifest in imported.manifests
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -176,23 +177,35 @@ class _Outputs:
 
     def of_training(self, t: Translation, name: str) -> str:
         """Return the folder of a training: that of the model file in older specs, or below the base."""
-        address = f"{self._base}/{name}"
         for item in t.of("training_config.output_model"):
             if self._given or not item.value:
                 t.without(item, "--output is given" if self._given else "empty")
             elif path := t.address(item, re.sub(r"\.(tlt|hdf5|h5)$", "", str(item.value))):
-                self._base = path.rpartition("/")[0]
+                path = path.rstrip("/")
+                # A whole claim or bucket has no folder around it.
+                if path.count("/") > 2:
+                    self._base = path.rpartition("/")[0]
                 # Two specs may name one file, which TLT would replace; two jobs need two folders.
-                address = f"{self._base}/{name}" if path in self._used else path
+                address = self._distinct(path) if path not in self._used else self.of(name)
                 t.changed(item, "output.uri", address, "a folder, of models, checkpoints and records")
+                return address
+        address = self.of(name)
         if not t.of("training_config.output_model"):
             t.assume(f"output.uri {address}", "TLT's results folder is in no spec")
-        self._used.add(address)
         return address
 
     def of(self, name: str) -> str:
         """Return the folder of another resource."""
-        return f"{self._base}/{name}"
+        return self._distinct(f"{self._base}/{name}")
+
+    def _distinct(self, address: str) -> str:
+        """Return an address that no other resource has: the given one, or one with a number."""
+        numbers = itertools.count(2)
+        candidate = address
+        while candidate in self._used:
+            candidate = f"{address}-{next(numbers)}"
+        self._used.add(candidate)
+        return candidate
 
 
 def _manifest(kind: str, name: str, spec: dict[str, Any], comment: str = "") -> Manifest:
