@@ -233,6 +233,36 @@ def test_a_coco_conversion_gives_training_and_validation_folders() -> None:
     }
 
 
+COCO = """coco_config {
+  root_directory_path: "/data/cars" img_dir_names: "images" annotation_files: "labels.json"
+}"""
+
+
+def test_class_names_of_coco_get_back_their_spaces() -> None:
+    more = """dataset_config {
+      target_class_mapping { key: "trafficlight" value: "light" }
+      target_class_mapping { key: "stopsign" value: "stopsign" }
+    }"""
+    result = small(more, COCO)
+    mapping = {"car": "car", "traffic light": "light", "stop sign": "stopsign"}
+    assert job(result)["dataset"]["targetClassMapping"] == mapping
+    assert said(result, "target_class_mapping") == [
+        (Outcome.TAKEN, True),
+        (Outcome.CHANGED, True),
+        (Outcome.CHANGED, True),
+    ]
+    assert result.lost == []
+    # Of KITTI the names are those of the files.
+    kitti = job(small(more, 'kitti_config { root_directory_path: "/data/cars" }'))
+    assert set(kitti["dataset"]["targetClassMapping"]) == {"car", "trafficlight", "stopsign"}
+
+
+def test_a_class_that_coco_does_not_have_is_said() -> None:
+    result = small('dataset_config { target_class_mapping { key: "forklift" value: "lift" } }', COCO)
+    assert job(result)["dataset"]["targetClassMapping"] == {"car": "car", "forklift": "lift"}
+    assert len(result.lost) == 1 and "forklift" in result.lost[0]
+
+
 def test_the_specs_of_this_folder_have_every_field_and_every_old_name() -> None:
     read = [parsing.parse(path.name, path.read_text()) for path in sorted(SPECS.glob("*.txt"))]
     given = {item.path for one in read for item in one.given}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from tlt_runner.from_tlt import paths
+from tlt_runner.from_tlt import coco, paths
 from tlt_runner.from_tlt.spec import Given, Spec
 from tlt_runner.from_tlt.translation import Translation
 
@@ -45,19 +45,29 @@ def translate(t: Translation) -> None:
 def _classes(t: Translation) -> None:
     to = "dataset.targetClassMapping"
     mapping: dict[str, str] = {}
+    of_coco = any(one.has("coco_config") for one in t.converts)
     for item in t.of("dataset_config.target_class_mapping"):
         target = str(item.value[1]) if isinstance(item.value, tuple) else ""
         # TLT refuses these, and so does the API.
         if "background" in (item.key, target) or not item.key or not target:
             t.problem(item, "expected a class and its target, neither of them empty or background")
             continue
-        mapping[item.key] = target
-        t.taken(item, to)
+        # TLT removes spaces from the names of a COCO file, and specs have them so.
+        key = coco.SPACED.get(item.key.lower(), item.key) if of_coco else item.key
+        mapping[key] = target
+        if key == item.key:
+            t.taken(item, to)
+        else:
+            t.changed(item, to, f"{key}: {target}", "as COCO's file has the name; TLT removes spaces")
     if mapping:
         t.put(to, mapping)
-    if any(one.has("coco_config") for one in t.converts):
-        words = "TLT removes spaces from COCO's class names; write keys as the categories have them"
-        t.assume(to, words)
+    other = [key for key in mapping if key.lower() not in coco.CLASSES]
+    if of_coco and other:
+        words = (
+            "TLT removes spaces from COCO's class names, and these are not COCO's: write them as the file's "
+            "categories have them"
+        )
+        t.assume(f"{to} {', '.join(other)}", words, kept=False)
 
 
 def _roles(t: Translation) -> tuple[Spec | None, Spec | None]:
