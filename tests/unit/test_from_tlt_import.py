@@ -493,10 +493,13 @@ def test_without_validation_in_tlt_the_held_out_fraction_is_a_change() -> None:
 
 
 def test_labels_may_lie_elsewhere_than_images() -> None:
-    convert = (
-        'kitti_config { root_directory_path: "/data/labels/v2" image_dir_name: "im" label_dir_name: "la" }'
-    )
-    dataset = job(small("", convert))["dataset"]
+    convert = """kitti_config {
+      root_directory_path: "/data/labels/v2" image_dir_name: "im" label_dir_name: "la" val_split: 10
+    }"""
+    result = small("", convert)
+    dataset = job(result)["dataset"]
+    # Whether the two belong together, only people know.
+    assert len(result.lost) == 1 and "kitti_config.root_directory_path" in result.lost[0]
     # Records name images below the training spec's folder; labels are below the conversion's.
     assert (dataset["uri"], dataset["images"], dataset["labels"]) == (
         "s3://bucket/data",
@@ -513,6 +516,15 @@ def test_two_conversions_go_to_the_folders_of_their_roots() -> None:
         dataset = job(small(validation, *converts))["dataset"]
         assert (dataset["images"], dataset["labels"]) == ("cars/c", "cars/d")
         assert dataset["validation"] == {"images": "test/a", "labels": "test/b"}
+
+
+def test_the_conversion_of_the_training_is_the_one_with_its_root() -> None:
+    # No folder is validated on: the other conversion is of no use here.
+    first = 'kitti_config { root_directory_path: "/data/test" image_dir_name: "a" label_dir_name: "b" }'
+    second = 'kitti_config { root_directory_path: "/data/cars/" image_dir_name: "c" label_dir_name: "d" }'
+    for converts in ((first, second), (second, first)):
+        dataset = job(small("", *converts))["dataset"]
+        assert (dataset["uri"], dataset["images"], dataset["labels"]) == ("s3://bucket/data/cars", "c", "d")
 
 
 def test_a_retraining_alone_is_preceded_by_a_training_and_says_so() -> None:

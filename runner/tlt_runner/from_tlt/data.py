@@ -118,6 +118,8 @@ class _Dataset:
         self.validation = validation
         # Fields that name folders, and the field below spec that has the folder: said once all are known.
         self._named: list[tuple[Given, str]] = []
+        # Roots of conversions that are not the root of the images that the training spec names.
+        self._elsewhere: set[int] = set()
 
     def translate(self) -> None:
         """Set ``dataset.uri`` and all that is relative to it."""
@@ -223,7 +225,10 @@ class _Dataset:
         t = self.t
         for item, to in self._named:
             result = t.got(to)
-            if item.value == result:
+            if id(item) in self._elsewhere:
+                words = "not the root of the images: images from there, labels from here"
+                t.changed(item, to, result, words, kept=False)
+            elif item.value == result:
                 t.taken(item, to)
             elif str(item.value).startswith("/") and t.address(item) == root:
                 t.taken(item, "dataset.uri", root)
@@ -276,6 +281,8 @@ class _Dataset:
         if None in addresses:
             return None
         self._named += list(roots.values())
+        if len(set(addresses)) > 1:
+            self._elsewhere.add(id(label_root))
         image_folder = self.t.address(image_root, paths.join(str(image_root.value), image_name))
         label_folder = self.t.address(label_root, paths.join(str(label_root.value), label_name))
         if image_folder is None or label_folder is None:
