@@ -658,6 +658,25 @@ def test_the_innermost_map_decides_and_an_uncovered_path_is_named_with_the_flag(
     )
 
 
+def test_the_root_of_this_machine_is_an_address() -> None:
+    maps = Maps.parse(["/x=file:///"])
+    assert (maps.first, maps.address("/x"), maps.address("/x/a/b")) == ("file:///", "file:///", "file:///a/b")
+
+
+def test_a_training_below_the_root_of_this_machine() -> None:
+    elsewhere = """dataset_config { validation_data_source { image_directory_path: "/test" } }"""
+    output = "training_config { output_model: '/a.tlt' }"
+    result = flow.build([("a.txt", SMALL + elsewhere + output)], Maps.parse(["/=file:///"]))
+    dataset = job(result)["dataset"]
+    assert (dataset["uri"], dataset["images"]) == ("file:///", "data/cars/image_2")
+    assert dataset["validation"]["images"] == "test/image_2"
+    outputs = [one.body["spec"]["output"]["uri"] for one in result.manifests]
+    assert outputs == ["file:///a", "file:///a-export"]
+    assert manifests.check([("out.yaml", result.text("a"))]).problems == ()
+    result = flow.build([("b.txt", SMALL)], Maps.parse(["/=file:///"]), output="file:///")
+    assert job(result)["output"]["uri"] == "file:///b"
+
+
 def test_a_path_that_goes_nowhere_needs_no_map() -> None:
     assert small('inference_config { images_dir: "/not/mapped" model: "/nor/this.tlt" }').lost == []
 

@@ -16,7 +16,7 @@ from tlt_api.failures import Reason
 from tlt_api.resources import KINDS, MAX_NAME_LENGTH
 from tlt_runner.errors import RunnerError
 from tlt_runner.from_tlt import ours, parsing
-from tlt_runner.from_tlt.paths import Maps
+from tlt_runner.from_tlt.paths import Maps, join, stripped
 from tlt_runner.from_tlt.report import SpecReport
 from tlt_runner.from_tlt.spec import Spec
 from tlt_runner.from_tlt.translate import translate
@@ -171,7 +171,7 @@ class _Outputs:
 
     def __init__(self, maps: Maps, name: str, output: str | None) -> None:
         self._maps = maps
-        self._base = output.rstrip("/") if output else f"{maps.first}/runs"
+        self._base = stripped(output) if output else join(maps.first or "", "runs")
         self._given = output is not None
         self._used: set[str] = set()
 
@@ -181,10 +181,9 @@ class _Outputs:
             if self._given or not item.value:
                 t.without(item, "--output is given" if self._given else "empty")
             elif path := t.address(item, re.sub(r"\.(tlt|hdf5|h5)$", "", str(item.value))):
-                path = path.rstrip("/")
                 # A whole claim or bucket has no folder around it.
                 if path.count("/") > 2:
-                    self._base = path.rpartition("/")[0]
+                    self._base = stripped(path.rpartition("/")[0])
                 # Two specs may name one file, which TLT would replace; two jobs need two folders.
                 address = self._distinct(path) if path not in self._used else self.of(name)
                 t.changed(item, "output.uri", address, "a folder, of models, checkpoints and records")
@@ -196,7 +195,7 @@ class _Outputs:
 
     def of(self, name: str) -> str:
         """Return the folder of another resource."""
-        return self._distinct(f"{self._base}/{name}")
+        return self._distinct(join(self._base, name))
 
     def _distinct(self, address: str) -> str:
         """Return an address that no other resource has: the given one, or one with a number."""
