@@ -677,6 +677,42 @@ def test_a_training_below_the_root_of_this_machine() -> None:
     assert job(result)["output"]["uri"] == "file:///b"
 
 
+@pytest.mark.parametrize(
+    ("address", "part"),
+    [
+        ("pvc://My_Data", "a claim named by small letters"),
+        ("s3://My_Data/x", "a bucket named by small letters"),
+        ("pvc://data/../x", "no empty name, . or .. in the path ../x"),
+        ("data", "begins with pvc://, s3:// or file:///"),
+    ],
+)
+def test_the_mistake_in_an_address_is_named(address: str, part: str, tmp_path: Path) -> None:
+    with pytest.raises(RunnerError) as refused:
+        Maps.parse([f"/data={address}"])
+    assert part in refused.value.message
+    with pytest.raises(RunnerError) as refused:
+        command.run(command.Request((tmp_path / "a.txt",), (), tmp_path / "out.yaml", output=address))
+    assert part in refused.value.message
+
+
+@pytest.mark.parametrize("report", ["out.yaml", "sub/../out.yaml", "a.txt"])
+def test_the_report_replaces_neither_manifests_nor_spec(report: str, tmp_path: Path) -> None:
+    spec_file = tmp_path / "a.txt"
+    spec_file.write_text(SMALL)
+    (tmp_path / "sub").mkdir()
+    request = command.Request(
+        (spec_file,), ("/data=s3://bucket",), tmp_path / "out.yaml", report=tmp_path / report
+    )
+    with pytest.raises(RunnerError, match="--report: expected a file of its own"):
+        command.run(request)
+    assert spec_file.read_text() == SMALL
+
+
+def test_a_number_that_is_too_large_is_told_the_limit() -> None:
+    with pytest.raises(RunnerError, match="from 0 to 4294967295, got 4294967296"):
+        small("random_seed: 4294967296")
+
+
 def test_a_path_that_goes_nowhere_needs_no_map() -> None:
     assert small('inference_config { images_dir: "/not/mapped" model: "/nor/this.tlt" }').lost == []
 

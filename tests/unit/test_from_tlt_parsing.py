@@ -123,14 +123,15 @@ def test_values_at_fault_are_all_named_with_file_and_line() -> None:
               classifier_regr_std: 5 }"""
         )
     assert refused.value.message.split("\n  ") == [
-        "a.txt:1: random_seed: expected a whole number from 0, got -1",
+        "a.txt:1: random_seed: expected a whole number from 0 to 4294967295, got -1",
         "a.txt:2: model_config.arch: expected a quoted text, got resnet18",
         "a.txt:2: model_config.freeze_bn: expected True or False, got TRUE",
-        "a.txt:2: model_config.rpn_stride: expected a whole number from 0, got 16.5",
+        "a.txt:2: model_config.rpn_stride: expected a whole number from 0 to 4294967295, got 16.5",
         "a.txt:3: model_config.input_image_config: expected a message in braces, got 3",
         "a.txt:3: model_config.anchor_box_config.scale: expected a number, got 'x'",
         "a.txt:3: model_config.anchor_box_config.scale: expected a number, got nan",
-        "a.txt:4: training_config.num_epochs: expected a whole number from 0, not a list, got [1, 2]",
+        "a.txt:4: training_config.num_epochs: expected a whole number from 0 to 4294967295, not a list, "
+        "got [1, 2]",
         "a.txt:4: training_config.enable_qat: expected True or False, got {}",
         "a.txt:4: training_config.regularizer.type: expected one of NO_REG, L1, L2, got L3",
         "a.txt:5: training_config.classifier_regr_std: expected an entry with key, a quoted text, and value, "

@@ -17,7 +17,7 @@ class Type(Enum):
     """Type of a field in TLT's protobuf messages."""
 
     TEXT = "a quoted text"
-    COUNT = "a whole number from 0"
+    COUNT = "a whole number from 0 to 4294967295"
     NUMBER = "a number"
     FLAG = "True or False"
     NAME = "a name"

@@ -32,11 +32,10 @@ class Maps:
         pairs = []
         for text in texts:
             folder, _, address = text.partition("=")
-            if not folder or not re.search(URI_PATTERN, address):
+            if mistake := mistake_in(address) if folder else "a folder":
                 raise RunnerError(
                     Reason.INVALID_SPEC,
-                    f"--map: expected FOLDER=ADDRESS, an address that begins with pvc://, s3:// or file:///, "
-                    f"got {text!r}",
+                    f"--map: expected FOLDER=ADDRESS, got {text!r}, which needs {mistake}",
                     "For example: --map /workspace/tlt-experiments=pvc://tlt-data",
                 )
             pairs.append((_normal(folder), stripped(address)))
@@ -67,6 +66,20 @@ class Maps:
     def first(self) -> str | None:
         """Address of the first pair, or None without any."""
         return self.pairs[0][1] if self.pairs else None
+
+
+def mistake_in(address: str) -> str:
+    """Return what an address is expected to be, or an empty text if it is that."""
+    if re.search(URI_PATTERN, address):
+        return ""
+    scheme, _, rest = address.partition("://")
+    name, _, path = rest.partition("/")
+    what = {"pvc": "claim", "s3": "bucket"}.get(scheme)
+    if not address.startswith(("pvc://", "s3://", "file:///")):
+        return "an address that begins with pvc://, s3:// or file:///"
+    if what and not re.search(URI_PATTERN, f"{scheme}://{name}"):
+        return f"a {what} named by small letters, digits, - and ., a letter or digit first and last"
+    return f"no empty name, . or .. in the path {path or '/'}"
 
 
 def stripped(address: str) -> str:
