@@ -127,23 +127,36 @@ def read(path: Path) -> Checked:
         RunnerError: InvalidSpec; the path does not exist or cannot be read.
     """
     files, ignored = _files(path)
-    # Mistakes are collected: the user corrects all of them after one call.
-    documents: list[Document] = []
-    problems: list[str] = []
+    contents: list[tuple[str, str]] = []
     for file in files:
         # A specification of TLT is no YAML, whatever its file is called.
         if _is_tlt_spec(file):
             ignored.append(_tlt_spec(file))
-            continue
+        else:
+            contents.append((str(file), _text_of(file)))
+    return check(contents, ignored)
+
+
+def check(contents: Sequence[tuple[str, str]], ignored: Sequence[str] = ()) -> Checked:
+    """Check manifests by their texts; mistakes are collected, so that one call names all of them.
+
+    Args:
+        contents: Name and YAML of each file.
+        ignored: What was left out before.
+    """
+    documents: list[Document] = []
+    problems: list[str] = []
+    others = list(ignored)
+    for name, text in contents:
         try:
-            bodies = list(_bodies(file))
+            bodies = list(_bodies(name, text))
         # One damaged file does not hide the mistakes in the others.
         except yaml.YAMLError as error:
-            problems.append(f"{file}: not YAML: {' '.join(str(error).split())}")
+            problems.append(f"{name}: not YAML: {' '.join(str(error).split())}")
             continue
         for position, body, warnings in bodies:
             if not _is_ours(body):
-                ignored.append(f"{position}: {_description(body)} is not of {GROUP}")
+                others.append(f"{position}: {_description(body)} is not of {GROUP}")
                 continue
             try:
                 documents.append(_parse(position, body, warnings))
@@ -151,7 +164,7 @@ def read(path: Path) -> Checked:
                 # A key read otherwise than written is most often the reason.
                 problems.append("; ".join((f"{position}: {error}", *warnings)))
     found = (*problems, *_duplicates(documents), *_shared_outputs(documents), *_cycles(documents))
-    return Checked(tuple(documents), found, tuple(ignored))
+    return Checked(tuple(documents), found, tuple(others))
 
 
 def _files(path: Path) -> tuple[list[Path], list[str]]:
@@ -191,12 +204,15 @@ def _tlt_spec(file: Path) -> str:
     return f"{file}: a specification of TLT: `tlt import {file}` converts it to manifests"
 
 
-def _bodies(file: Path) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
-    """Yield position, body and warnings of each document; the items of a List count as documents."""
+def _text_of(file: Path) -> str:
     try:
-        text = file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RunnerError(Reason.INVALID_SPEC, f"expected UTF-8 text in {file}, got: {error}") from None
+
+
+def _bodies(name: str, text: str) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
+    """Yield position, body and warnings of each document; the items of a List count as documents."""
     number = 0
     loader = _Loader(text)
     while loader.check_data():  # type: ignore[no-untyped-call]
@@ -206,7 +222,7 @@ def _bodies(file: Path) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
         if body is None:
             continue
         number += 1
-        position, warnings = f"{file}, document {number}", tuple(loader.warnings)
+        position, warnings = f"{name}, document {number}", tuple(loader.warnings)
         if isinstance(body, dict) and body.get("kind") == "List" and isinstance(body.get("items"), list):
             for index, item in enumerate(body["items"], start=1):
                 yield f"{position}, item {index}", item, warnings

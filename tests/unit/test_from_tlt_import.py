@@ -14,7 +14,7 @@ from tlt_api import resources
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner import manifests
 from tlt_runner.errors import RunnerError
-from tlt_runner.from_tlt import flow, parsing
+from tlt_runner.from_tlt import command, flow, parsing
 from tlt_runner.from_tlt.fields import MESSAGES, OLD_NAMES, ROWS
 from tlt_runner.from_tlt.paths import Maps
 from tlt_runner.from_tlt.report import Outcome
@@ -211,7 +211,11 @@ def test_a_spec_of_tlt_3_with_a_sequence_map_keeps_sequences_together() -> None:
     # A grey has no hue; contrast_center absent is 0 in TLT.
     assert "hueRotationMax" not in body["training"]["augmentation"]
     assert body["training"]["augmentation"]["contrastCenter"] == 0
-    assert result.lost == []
+    # It trains from scratch, and would freeze what is random.
+    assert [text.split()[1] for text in result.lost] == [
+        "model_config.freeze_bn",
+        "model_config.freeze_blocks",
+    ]
 
 
 def test_a_coco_conversion_gives_training_and_validation_folders() -> None:
@@ -227,6 +231,36 @@ def test_a_coco_conversion_gives_training_and_validation_folders() -> None:
         "images": "val2017",
         "labels": "annotations/instances_val2017.json",
     }
+
+
+COCO = """coco_config {
+  root_directory_path: "/data/cars" img_dir_names: "images" annotation_files: "labels.json"
+}"""
+
+
+def test_class_names_of_coco_get_back_their_spaces() -> None:
+    more = """dataset_config {
+      target_class_mapping { key: "trafficlight" value: "light" }
+      target_class_mapping { key: "stopsign" value: "stopsign" }
+    }"""
+    result = small(more, COCO)
+    mapping = {"car": "car", "traffic light": "light", "stop sign": "stopsign"}
+    assert job(result)["dataset"]["targetClassMapping"] == mapping
+    assert said(result, "target_class_mapping") == [
+        (Outcome.TAKEN, True),
+        (Outcome.CHANGED, True),
+        (Outcome.CHANGED, True),
+    ]
+    assert result.lost == []
+    # Of KITTI the names are those of the files.
+    kitti = job(small(more, 'kitti_config { root_directory_path: "/data/cars" }'))
+    assert set(kitti["dataset"]["targetClassMapping"]) == {"car", "trafficlight", "stopsign"}
+
+
+def test_a_class_that_coco_does_not_have_is_said() -> None:
+    result = small('dataset_config { target_class_mapping { key: "forklift" value: "lift" } }', COCO)
+    assert job(result)["dataset"]["targetClassMapping"] == {"car": "car", "forklift": "lift"}
+    assert len(result.lost) == 1 and "forklift" in result.lost[0]
 
 
 def test_the_specs_of_this_folder_have_every_field_and_every_old_name() -> None:
@@ -353,6 +387,12 @@ def test_a_field_says_whether_its_meaning_is_kept(more: str, field: str, kept: b
             "training_config { enable_augmentation: True } "
             "augmentation_config { spatial_augmentation { rotate_rad_max: 0.5 } }",
             "training.augmentation.rotateProbability",
+            1,
+        ),
+        (
+            "training_config { enable_augmentation: True } "
+            "augmentation_config { color_augmentation { contrast_scale_max: 0.5 } }",
+            "training.augmentation.contrastCenter",
             0,
         ),
     ],
@@ -361,6 +401,18 @@ def test_an_absent_field_has_tlts_value(more: str, path: str, value: object) -> 
     result = small(more)
     assert at(job(result), path) == value
     assert any(path in item.to or item.to in path for item in result.reports[0].assumptions) or more
+
+
+@pytest.mark.parametrize(
+    ("given", "probability"), [("", 1), ("rotate_probability: 0", 1), ("rotate_probability: 0.25", 0.25)]
+)
+def test_a_rotation_of_probability_0_is_one_of_every_image_as_in_tlt(given: str, probability: float) -> None:
+    result = small(
+        "training_config { enable_augmentation: True } "
+        f"augmentation_config {{ spatial_augmentation {{ rotate_rad_max: 0.5 {given} }} }}"
+    )
+    assert job(result)["training"]["augmentation"]["rotateProbability"] == probability
+    assert result.lost == []
 
 
 @pytest.mark.parametrize(
@@ -373,6 +425,67 @@ def test_a_fold_of_a_random_partition_is_a_fraction(percent: str, fold: int, fra
     assert result.lost == []
 
 
+SAME_FOLDER = """
+dataset_config {
+  data_sources { tfrecords_path: "/data/cars-fold-001-of-002*" image_directory_path: "/data/cars" }
+  validation_data_source { tfrecords_path: "/data/cars-fold-000*" image_directory_path: "/data/cars/" }
+}
+"""
+
+
+def same_folder(*others: str, records: str = "fold-001") -> flow.Flow:
+    content = SMALL.replace('data_sources { image_directory_path: "/data/cars" }', "")
+    content = content.replace("validation_fold: 0", "")
+    content += SAME_FOLDER.replace("fold-001-of-002", records)
+    contents = [("a.txt", content), *((f"other{i}.txt", text) for i, text in enumerate(others))]
+    return flow.build(contents, VOLUME)
+
+
+def test_the_folder_of_the_training_images_is_never_that_of_validation() -> None:
+    convert = 'kitti_config { root_directory_path: "/data/cars" val_split: 14 }'
+    result = same_folder(convert)
+    assert job(result)["dataset"]["validation"] == {"fraction": 0.14}
+    assert result.lost == []
+    # How much the other records hold is said by the conversion only.
+    alone = same_folder()
+    assert job(alone)["dataset"]["validation"] == {"fraction": 0.2}
+    assert len(alone.lost) == 1 and "validation_data_source.image_directory_path" in alone.lost[0]
+
+
+def test_two_folders_below_one_root_are_kept_apart() -> None:
+    training = 'kitti_config { root_directory_path: "/data/cars" image_dir_name: "a" label_dir_name: "la" }'
+    validation = training.replace('"a"', '"b"').replace('"la"', '"lb"')
+    dataset = job(same_folder(training, validation, records="all"))["dataset"]
+    assert (dataset["images"], dataset["validation"]) == ("a", {"images": "b", "labels": "lb"})
+
+
+@pytest.mark.parametrize(
+    ("records", "convert", "kept"),
+    [
+        ("cars*", "", True),
+        ("cars-fold-000-of-001*", "", True),
+        ("cars-fold-001*", "", False),
+        # Without a share held out, fold 1 has all images.
+        ("cars-fold-001*", "val_split: 0", True),
+        ("cars-fold-001*", "val_split: 14", False),
+        ("cars-fold-000*", "val_split: 0", False),
+    ],
+)
+def test_records_of_one_fold_are_a_part_of_the_images(records: str, convert: str, kept: bool) -> None:
+    more = f"""dataset_config {{
+      data_sources {{ tfrecords_path: "/data/{records}" image_directory_path: "/data/cars" }}
+      validation_data_source {{ image_directory_path: "/data/test" }}
+    }}"""
+    others = [f'kitti_config {{ root_directory_path: "/data/cars" {convert} }}'] if convert else []
+    assert said(small(more, *others), "data_sources.tfrecords_path") == [(Outcome.WITHOUT, kept)]
+
+
+def test_the_fold_that_is_trained_on_is_not_the_one_held_out() -> None:
+    convert = 'kitti_config { root_directory_path: "/data/cars" val_split: 14 }'
+    result = same_folder(convert, records="fold-000")
+    assert [text for text in result.lost if "tfrecords_path" in text]
+
+
 def test_without_validation_in_tlt_the_held_out_fraction_is_a_change() -> None:
     content = SMALL.replace("validation_fold: 0", "")
     result = flow.build([("a.txt", content)], VOLUME)
@@ -380,10 +493,13 @@ def test_without_validation_in_tlt_the_held_out_fraction_is_a_change() -> None:
 
 
 def test_labels_may_lie_elsewhere_than_images() -> None:
-    convert = (
-        'kitti_config { root_directory_path: "/data/labels/v2" image_dir_name: "im" label_dir_name: "la" }'
-    )
-    dataset = job(small("", convert))["dataset"]
+    convert = """kitti_config {
+      root_directory_path: "/data/labels/v2" image_dir_name: "im" label_dir_name: "la" val_split: 10
+    }"""
+    result = small("", convert)
+    dataset = job(result)["dataset"]
+    # Whether the two belong together, only people know.
+    assert len(result.lost) == 1 and "kitti_config.root_directory_path" in result.lost[0]
     # Records name images below the training spec's folder; labels are below the conversion's.
     assert (dataset["uri"], dataset["images"], dataset["labels"]) == (
         "s3://bucket/data",
@@ -402,6 +518,15 @@ def test_two_conversions_go_to_the_folders_of_their_roots() -> None:
         assert dataset["validation"] == {"images": "test/a", "labels": "test/b"}
 
 
+def test_the_conversion_of_the_training_is_the_one_with_its_root() -> None:
+    # No folder is validated on: the other conversion is of no use here.
+    first = 'kitti_config { root_directory_path: "/data/test" image_dir_name: "a" label_dir_name: "b" }'
+    second = 'kitti_config { root_directory_path: "/data/cars/" image_dir_name: "c" label_dir_name: "d" }'
+    for converts in ((first, second), (second, first)):
+        dataset = job(small("", *converts))["dataset"]
+        assert (dataset["uri"], dataset["images"], dataset["labels"]) == ("s3://bucket/data/cars", "c", "d")
+
+
 def test_a_retraining_alone_is_preceded_by_a_training_and_says_so() -> None:
     result = imported("retrain.txt")
     assert [one.body["kind"] for one in result.manifests] == [
@@ -411,6 +536,51 @@ def test_a_retraining_alone_is_preceded_by_a_training_and_says_so() -> None:
         "ExportJob",
     ]
     assert [text for text in result.lost if "retrain_pruned_model" in text]
+
+
+def test_what_the_training_before_a_retraining_alone_loses_is_said() -> None:
+    more = """training_config { retrain_pruned_model: '/x/a.tlt' pretrained_weights: '/x/b.tlt' }
+      model_config { use_pooling: False drop_connect_rate: 0 }"""
+    result = flow.build([("a.txt", SMALL + more)], VOLUME)
+    # The retraining needs neither of them; the training before it, which this spec describes, does.
+    lost = [entry.field for entry in result.reports[0].entries if not entry.kept]
+    assert sorted(lost) == [
+        "model_config.use_pooling",
+        "training_config.pretrained_weights",
+        "training_config.retrain_pruned_model",
+    ]
+    assert len(result.lost) == 3
+    # Beside its training spec only what it says itself counts.
+    beside = small("", SMALL + more)
+    assert beside.lost == []
+
+
+FROZEN = "model_config { freeze_blocks: 0 freeze_blocks: 1 freeze_bn: True }"
+
+
+@pytest.mark.parametrize(
+    "weights", ["", "pretrained_weights: '/x/b.tlt'", "retrain_pruned_model: '/x/a.tlt'"]
+)
+def test_random_weights_are_not_frozen(weights: str) -> None:
+    more = f"{FROZEN} training_config {{ {weights} }}"
+    result = flow.build([("a.txt", SMALL + more)], VOLUME)
+    assert not {"freezeBlocks", "freezeBatchNorm"} & set(job(result)["model"])
+    lost = [entry.field for entry in result.reports[0].entries if not entry.kept]
+    assert sorted(field for field in lost if "freeze" in field) == [
+        "model_config.freeze_blocks",
+        "model_config.freeze_blocks",
+        "model_config.freeze_bn",
+    ]
+
+
+def test_weights_stay_frozen() -> None:
+    weights = "training_config { pretrained_weights: '/data/b.hdf5' }"
+    retrain = "training_config { retrain_pruned_model: '/x/a.tlt' }"
+    result = small(FROZEN + weights, SMALL + FROZEN + retrain)
+    for index in (0, 2):
+        assert job(result, index)["model"]["freezeBlocks"] == [0, 1]
+        assert job(result, index)["model"]["freezeBatchNorm"] is True
+    assert result.lost == []
 
 
 def test_outputs_differ_where_two_specs_name_one_file() -> None:
@@ -423,6 +593,26 @@ def test_outputs_differ_where_two_specs_name_one_file() -> None:
         "cars-retrained",
         "cars-export",
     ]
+
+
+@pytest.mark.parametrize("file", ["cars-export", "cars-pruned", "cars-retrained"])
+def test_outputs_differ_where_a_spec_names_that_of_another_resource(file: str) -> None:
+    retrain = SMALL + "training_config { retrain_pruned_model: '/x/a.tlt' }"
+    result = small(f"training_config {{ output_model: '/data/out/{file}.tlt' }}", retrain, name="cars")
+    outputs = [one.body["spec"]["output"]["uri"] for one in result.manifests]
+    assert outputs[0] == f"s3://bucket/data/out/{file}"
+    assert len(set(outputs)) == 4
+    assert manifests.check([("out.yaml", result.text("a"))]).problems == ()
+
+
+def test_what_tlt_validate_refuses_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec_file, out = tmp_path / "a.txt", tmp_path / "out.yaml"
+    spec_file.write_text(SMALL)
+    text = small().text("a.txt").replace("runs/small-export", "runs/small")
+    monkeypatch.setattr(flow.Flow, "text", lambda *_: text)
+    with pytest.raises(RunnerError, match="is the output of TrainingJob/small"):
+        command.run(command.Request((spec_file,), ("/data=s3://bucket",), out))
+    assert not out.exists()
 
 
 def test_outputs_go_where_the_option_says() -> None:
@@ -466,6 +656,61 @@ def test_the_innermost_map_decides_and_an_uncovered_path_is_named_with_the_flag(
         "a.txt:7: dataset_config.data_sources.image_directory_path: no --map covers the path '/data/cars'; "
         "give the folder's address, for example --map /data=pvc://CLAIM/PATH"
     )
+
+
+def test_the_root_of_this_machine_is_an_address() -> None:
+    maps = Maps.parse(["/x=file:///"])
+    assert (maps.first, maps.address("/x"), maps.address("/x/a/b")) == ("file:///", "file:///", "file:///a/b")
+
+
+def test_a_training_below_the_root_of_this_machine() -> None:
+    elsewhere = """dataset_config { validation_data_source { image_directory_path: "/test" } }"""
+    output = "training_config { output_model: '/a.tlt' }"
+    result = flow.build([("a.txt", SMALL + elsewhere + output)], Maps.parse(["/=file:///"]))
+    dataset = job(result)["dataset"]
+    assert (dataset["uri"], dataset["images"]) == ("file:///", "data/cars/image_2")
+    assert dataset["validation"]["images"] == "test/image_2"
+    outputs = [one.body["spec"]["output"]["uri"] for one in result.manifests]
+    assert outputs == ["file:///a", "file:///a-export"]
+    assert manifests.check([("out.yaml", result.text("a"))]).problems == ()
+    result = flow.build([("b.txt", SMALL)], Maps.parse(["/=file:///"]), output="file:///")
+    assert job(result)["output"]["uri"] == "file:///b"
+
+
+@pytest.mark.parametrize(
+    ("address", "part"),
+    [
+        ("pvc://My_Data", "a claim named by small letters"),
+        ("s3://My_Data/x", "a bucket named by small letters"),
+        ("pvc://data/../x", "no empty name, . or .. in the path ../x"),
+        ("data", "begins with pvc://, s3:// or file:///"),
+    ],
+)
+def test_the_mistake_in_an_address_is_named(address: str, part: str, tmp_path: Path) -> None:
+    with pytest.raises(RunnerError) as refused:
+        Maps.parse([f"/data={address}"])
+    assert part in refused.value.message
+    with pytest.raises(RunnerError) as refused:
+        command.run(command.Request((tmp_path / "a.txt",), (), tmp_path / "out.yaml", output=address))
+    assert part in refused.value.message
+
+
+@pytest.mark.parametrize("report", ["out.yaml", "sub/../out.yaml", "a.txt"])
+def test_the_report_replaces_neither_manifests_nor_spec(report: str, tmp_path: Path) -> None:
+    spec_file = tmp_path / "a.txt"
+    spec_file.write_text(SMALL)
+    (tmp_path / "sub").mkdir()
+    request = command.Request(
+        (spec_file,), ("/data=s3://bucket",), tmp_path / "out.yaml", report=tmp_path / report
+    )
+    with pytest.raises(RunnerError, match="--report: expected a file of its own"):
+        command.run(request)
+    assert spec_file.read_text() == SMALL
+
+
+def test_a_number_that_is_too_large_is_told_the_limit() -> None:
+    with pytest.raises(RunnerError, match="from 0 to 4294967295, got 4294967296"):
+        small("random_seed: 4294967296")
 
 
 def test_a_path_that_goes_nowhere_needs_no_map() -> None:

@@ -3,7 +3,9 @@
 import pytest
 
 from tlt_runner.errors import RunnerError
-from tlt_runner.from_tlt import parsing, spec
+from tlt_runner.from_tlt import flow, parsing, report, spec
+from tlt_runner.from_tlt.fields import ROWS
+from tlt_runner.from_tlt.paths import Maps
 
 
 def of(content: str) -> spec.Spec:
@@ -121,14 +123,15 @@ def test_values_at_fault_are_all_named_with_file_and_line() -> None:
               classifier_regr_std: 5 }"""
         )
     assert refused.value.message.split("\n  ") == [
-        "a.txt:1: random_seed: expected a whole number from 0, got -1",
+        "a.txt:1: random_seed: expected a whole number from 0 to 4294967295, got -1",
         "a.txt:2: model_config.arch: expected a quoted text, got resnet18",
         "a.txt:2: model_config.freeze_bn: expected True or False, got TRUE",
-        "a.txt:2: model_config.rpn_stride: expected a whole number from 0, got 16.5",
+        "a.txt:2: model_config.rpn_stride: expected a whole number from 0 to 4294967295, got 16.5",
         "a.txt:3: model_config.input_image_config: expected a message in braces, got 3",
         "a.txt:3: model_config.anchor_box_config.scale: expected a number, got 'x'",
         "a.txt:3: model_config.anchor_box_config.scale: expected a number, got nan",
-        "a.txt:4: training_config.num_epochs: expected a whole number from 0, not a list, got [1, 2]",
+        "a.txt:4: training_config.num_epochs: expected a whole number from 0 to 4294967295, not a list, "
+        "got [1, 2]",
         "a.txt:4: training_config.enable_qat: expected True or False, got {}",
         "a.txt:4: training_config.regularizer.type: expected one of NO_REG, L1, L2, got L3",
         "a.txt:5: training_config.classifier_regr_std: expected an entry with key, a quoted text, and value, "
@@ -150,3 +153,42 @@ def test_other_files_are_refused(content: str, part: str) -> None:
     with pytest.raises(RunnerError) as refused:
         of(content)
     assert part in refused.value.message
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "enc_key: hushhush",
+        "enc_key: [hushhush]",
+        "enc_key hushhush",
+        "enc_key: 'hushhush",
+        "enc_key: hush hushhush",
+        "enc_key:\nhushhush",
+        "enc_kye: 'hushhush'",
+        "enckey: hushhush",
+        "encryption_key: 'hushhush'",
+        "model_config { enc_key: hushhush }",
+        "key: 'hushhush'",
+    ],
+)
+def test_a_key_is_printed_nowhere(line: str) -> None:
+    content = f"""{line}
+    model_config {{ input_image_config {{ size_height_width {{ height: 384 width: 1248 }} }} }}
+    dataset_config {{
+      data_sources {{ image_directory_path: "/data/cars" }}
+      target_class_mapping {{ key: "car" value: "car" }}
+      validation_fold: 0
+    }}"""
+    try:
+        result = flow.build([("a.txt", content)], Maps.parse(["/data=pvc://a"]))
+    except RunnerError as refused:
+        printed = f"{refused.message} {refused}"
+    else:
+        printed = f"{report.to_json(result.reports)} {list(report.lines(result.reports))} {result.lost}"
+        assert "(not shown)" in printed
+    assert "hushhush" not in printed
+
+
+def test_the_names_of_other_fields_are_not_those_of_a_key() -> None:
+    names = {*ROWS, "dataset_config.target_class_mapping.key"}
+    assert {name for name in names if spec.is_secret(name)} == {"enc_key"}

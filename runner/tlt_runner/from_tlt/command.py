@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlt_api.common import URI_PATTERN
 from tlt_api.failures import Reason
-from tlt_runner import files
+from tlt_runner import files, manifests
 from tlt_runner.errors import RunnerError, storage_errors
 from tlt_runner.from_tlt import flow
 from tlt_runner.from_tlt import report as reports
-from tlt_runner.from_tlt.paths import Maps
+from tlt_runner.from_tlt.paths import Maps, mistake_in
 
 CHANGED_EXIT = 3
 """Exit code of an import that would change a meaning, and was not allowed to."""
@@ -37,11 +35,19 @@ def run(request: Request) -> tuple[int, list[str]]:
     Raises:
         RunnerError: InvalidSpec; a spec or an argument is wrong, or the file for the manifests exists.
     """
-    if request.output is not None and not re.search(URI_PATTERN, request.output):
+    if request.output is not None and (mistake := mistake_in(request.output)):
         raise RunnerError(
             Reason.INVALID_SPEC,
-            f"--output: expected an address (pvc://, s3:// or file:///), got {request.output!r}",
+            f"--output: expected {mistake}, got {request.output!r}",
             "For example: --output pvc://tlt-data/runs",
+        )
+    if request.report is not None and request.report.resolve() in {
+        path.resolve() for path in (request.out, *request.specs)
+    }:
+        raise RunnerError(
+            Reason.INVALID_SPEC,
+            f"--report: expected a file of its own, got {request.report}, which is --out or a spec",
+            "Name another file, for example report.json.",
         )
     if request.out.exists():
         raise RunnerError(
@@ -51,6 +57,14 @@ def run(request: Request) -> tuple[int, list[str]]:
         )
     contents = [(str(path), _text(path)) for path in request.specs]
     imported = flow.build(contents, Maps.parse(request.maps), request.name, request.output)
+    text = imported.text(", ".join(path.name for path in request.specs))
+    # The verdict of `tlt validate` on the very text.
+    if problems := manifests.check([(str(request.out), text)]).problems:
+        raise RunnerError(
+            Reason.INVALID_SPEC,
+            "\n  ".join(problems),
+            "Correct the fields of the specs that these come from, or give --name or --output.",
+        )
     if request.report is not None:
         _write(request.report, reports.to_json(imported.reports))
     lines = list(reports.lines(imported.reports))
@@ -60,8 +74,7 @@ def run(request: Request) -> tuple[int, list[str]]:
         lines += [f"{len(lost)} changes of meaning:", *lost]
     if lost and not request.allow_changes:
         return CHANGED_EXIT, [*lines, "not written: --allow-changes accepts these changes"]
-    names = ", ".join(path.name for path in request.specs)
-    _write(request.out, imported.text(names))
+    _write(request.out, text)
     resources = ", ".join(
         f"{manifest.body['kind']}/{manifest.body['metadata']['name']}" for manifest in imported.manifests
     )

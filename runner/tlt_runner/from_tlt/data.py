@@ -6,9 +6,10 @@ and how much is held out, only dataset_convert's spec says.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from tlt_runner.from_tlt import paths
+from tlt_runner.from_tlt import coco, paths
 from tlt_runner.from_tlt.spec import Given, Spec
 from tlt_runner.from_tlt.translation import Translation
 
@@ -16,6 +17,7 @@ _SOURCES = "dataset_config.data_sources"
 _VALIDATION = "dataset_config.validation_data_source"
 _USUAL = {"image_dir_name": "image_2", "label_dir_name": "label_2"}
 """Folders of TLT's samples, for a training spec that comes alone."""
+_MODE = "kitti_config.partition_mode"
 _FRACTION = 0.2
 """Our default share of validation images."""
 
@@ -43,19 +45,29 @@ def translate(t: Translation) -> None:
 def _classes(t: Translation) -> None:
     to = "dataset.targetClassMapping"
     mapping: dict[str, str] = {}
+    of_coco = any(one.has("coco_config") for one in t.converts)
     for item in t.of("dataset_config.target_class_mapping"):
         target = str(item.value[1]) if isinstance(item.value, tuple) else ""
         # TLT refuses these, and so does the API.
         if "background" in (item.key, target) or not item.key or not target:
             t.problem(item, "expected a class and its target, neither of them empty or background")
             continue
-        mapping[item.key] = target
-        t.taken(item, to)
+        # TLT removes spaces from the names of a COCO file, and specs have them so.
+        key = coco.SPACED.get(item.key.lower(), item.key) if of_coco else item.key
+        mapping[key] = target
+        if key == item.key:
+            t.taken(item, to)
+        else:
+            t.changed(item, to, f"{key}: {target}", "as COCO's file has the name; TLT removes spaces")
     if mapping:
         t.put(to, mapping)
-    if any(one.has("coco_config") for one in t.converts):
-        words = "TLT removes spaces from COCO's class names; write keys as the categories have them"
-        t.assume(to, words)
+    other = [key for key in mapping if key.lower() not in coco.CLASSES]
+    if of_coco and other:
+        words = (
+            "TLT removes spaces from COCO's class names, and these are not COCO's: write them as the file's "
+            "categories have them"
+        )
+        t.assume(f"{to} {', '.join(other)}", words, kept=False)
 
 
 def _roles(t: Translation) -> tuple[Spec | None, Spec | None]:
@@ -63,9 +75,14 @@ def _roles(t: Translation) -> tuple[Spec | None, Spec | None]:
     if len(t.converts) < 2:
         return (t.converts[0] if t.converts else None), None
     first, second = t.converts
-    wanted = str(t.value(f"{_VALIDATION}.image_directory_path", ""))
-    # The one with the root that the training spec validates on; otherwise as given.
-    return (second, first) if wanted and _root(first) == wanted.rstrip("/") else (first, second)
+    trained = next((str(item.value).rstrip("/") for item in t.of(f"{_SOURCES}.image_directory_path")), "")
+    held_out = str(t.value(f"{_VALIDATION}.image_directory_path", "")).rstrip("/")
+
+    def agreement(training: Spec, validation: Spec) -> int:
+        return (_root(training) == trained) + (_root(validation) == held_out)
+
+    # By the roots that the training spec names; otherwise as given.
+    return (second, first) if agreement(second, first) > agreement(first, second) else (first, second)
 
 
 def _root(convert: Spec) -> str:
@@ -86,6 +103,12 @@ def _count(t: Translation) -> int:
     return len({item.block for item in t.spec.effective() if item.path.startswith(f"{_SOURCES}.")})
 
 
+def _fold_in(records: Given) -> int | None:
+    """Return the fold that the name of records has, as in ``name-fold-001-of-002*``; None for all."""
+    found = re.search(r"fold-(\d+)(?!\d|-of-0*1\b)", str(records.value))
+    return int(found[1]) if found else None
+
+
 class _Dataset:
     """Folders of training and validation, and the split between them."""
 
@@ -95,6 +118,8 @@ class _Dataset:
         self.validation = validation
         # Fields that name folders, and the field below spec that has the folder: said once all are known.
         self._named: list[tuple[Given, str]] = []
+        # Roots of conversions that are not the root of the images that the training spec names.
+        self._elsewhere: set[int] = set()
 
     def translate(self) -> None:
         """Set ``dataset.uri`` and all that is relative to it."""
@@ -106,8 +131,9 @@ class _Dataset:
         else:
             training, validation = self._kitti(self.training, images, "dataset"), None
         if held_out:
-            validation = self._kitti(self.validation, held_out[0], "dataset.validation")
+            validation = self._held_out(held_out[0], training, validation)
         self._rest()
+        self._records(in_training_folder=validation is None)
         if training is None:
             return
         folders = {"dataset": training}
@@ -130,12 +156,79 @@ class _Dataset:
             if t.account(fold) is None:
                 t.changed(fold, "dataset.validation.images", t.got("dataset.validation.images"), "a folder")
 
+    def _held_out(self, item: Given, training: _Folders | None, pair: _Folders | None) -> _Folders | None:
+        """Return the folders that the training spec validates on; None where they are those of training.
+
+        Args:
+            item: Root of the images, as the training spec names it.
+            training: Folders of training.
+            pair: Validation that the COCO conversion of the training names.
+        """
+        if pair is not None:
+            self._named.append((item, "dataset.validation.images"))
+            return pair
+        named = len(self._named)
+        folders = self._kitti(self.validation, item, "dataset.validation")
+        if folders is not None and training is not None and folders.images == training.images:
+            # TLT tells the two apart by their records, of which each is one fold of the same images.
+            del self._named[named:]
+            self.t.withdraw("dataset.validation", "", kept=True)
+            return None
+        return folders
+
+    def _fold(self) -> int:
+        """Return the fold that is validated on: as given, or the one that the records' names have."""
+        t = self.t
+        for item in t.of("dataset_config.validation_fold"):
+            return int(item.number)
+        numbers = [_fold_in(item) for item in t.of(f"{_VALIDATION}.tfrecords_path")]
+        return next((number for number in numbers if number is not None), 0)
+
+    def _records(self, *, in_training_folder: bool) -> None:
+        """Account for the records: those of one fold are a part of the images.
+
+        Args:
+            in_training_folder: True if validation images are held out of the training's folder.
+        """
+        t = self.t
+        words = "records are made from images and labels"
+        training, validation = t.of(f"{_SOURCES}.tfrecords_path"), t.of(f"{_VALIDATION}.tfrecords_path")
+        trained = {fold for fold in map(_fold_in, training) if fold is not None}
+        split = bool(validation) and in_training_folder
+        # Two folds are a whole: one is trained on, and the other one held out.
+        parts = int(str(self.training.value("kitti_config.num_partitions", 2))) if self.training else 2
+        sequences = self.training is not None and self.training.value(_MODE) == "sequence"
+        whole = len(trained) + 1 == (parts if sequences else 2) and self._fold() not in trained
+        for item in training:
+            number = _fold_in(item)
+            if number is None or self._is_all(self.training, number):
+                t.without(item, words)
+            elif split and whole:
+                t.without(item, f"{words}; the other fold is held out")
+            else:
+                t.without(
+                    item, f"one fold, {number}, of the images; here all that are not held out", kept=False
+                )
+        for item in validation:
+            number = _fold_in(item)
+            whole = number is None or in_training_folder or self._is_all(self.validation, number)
+            t.without(item, words if whole else f"one fold, {number}, of the images; here all", kept=whole)
+
+    def _is_all(self, convert: Spec | None, fold: int) -> bool:
+        """Tell whether a fold has all images: without a val_split fold 1 has."""
+        if convert is None or not convert.has("kitti_config") or convert.value(_MODE) == "sequence":
+            return False
+        return convert.value("kitti_config.val_split", 0) == (0 if fold else 100)
+
     def _say(self, root: str) -> None:
         """Account for the fields that name folders."""
         t = self.t
         for item, to in self._named:
             result = t.got(to)
-            if item.value == result:
+            if id(item) in self._elsewhere:
+                words = "not the root of the images: images from there, labels from here"
+                t.changed(item, to, result, words, kept=False)
+            elif item.value == result:
                 t.taken(item, to)
             elif str(item.value).startswith("/") and t.address(item) == root:
                 t.taken(item, "dataset.uri", root)
@@ -188,6 +281,8 @@ class _Dataset:
         if None in addresses:
             return None
         self._named += list(roots.values())
+        if len(set(addresses)) > 1:
+            self._elsewhere.add(id(label_root))
         image_folder = self.t.address(image_root, paths.join(str(image_root.value), image_name))
         label_folder = self.t.address(label_root, paths.join(str(label_root.value), label_name))
         if image_folder is None or label_folder is None:
@@ -199,7 +294,8 @@ class _Dataset:
         t = self.t
         root = next(iter(convert.of("coco_config.root_directory_path")), None)
         images, labels = convert.of("coco_config.img_dir_names"), convert.of("coco_config.annotation_files")
-        fold = t.value("dataset_config.validation_fold")
+        named = t.of("dataset_config.validation_fold") or t.of(f"{_VALIDATION}.tfrecords_path")
+        fold = self._fold() if named else None
         pairs = list(zip(images, labels, strict=False))
         chosen: dict[str, _Folders] = {}
         for index, (folder, file) in enumerate(pairs):
@@ -218,40 +314,42 @@ class _Dataset:
     def _split(self, root: str) -> None:
         """Hold out a fraction, where the spec names no folder of validation images."""
         t = self.t
-        folds = t.of("dataset_config.validation_fold")
+        held_out = t.of(f"{_VALIDATION}.image_directory_path")
+        folds = t.of("dataset_config.validation_fold") or held_out
         to = "dataset.validation.fraction"
         if not folds:
             t.put(to, _FRACTION)
             t.assume(f"{to} {_FRACTION}", "TLT would train on all images, without validation", kept=False)
             return
-        fold = folds[0]
-        mode = str(self.training.value("kitti_config.partition_mode", "random")) if self.training else ""
+        mode = str(self.training.value(_MODE, "random")) if self.training else ""
         fraction, words, kept = _FRACTION, "", False
         if self.training is None or not self.training.has("kitti_config"):
-            words, kept = "how much a fold holds is in the spec of dataset_convert; our default", True
+            # A fold is a fraction at least; other records of the same folder can be any images.
+            words, kept = "how much a fold holds is in the spec of dataset_convert; our default", not held_out
         elif mode == "sequence":
-            fraction, words, kept = self._by_sequence(fold, root)
+            fraction, words, kept = self._by_sequence(self._fold(), root)
         else:
-            fraction, words, kept = self._at_random(fold)
+            fraction, words, kept = self._at_random(self._fold())
         t.put(to, fraction)
-        t.changed(fold, to, fraction, words, kept=kept)
+        same = "the folder of the training images, of which a part is held out; " if held_out else ""
+        t.changed(folds[0], to, fraction, f"{same}{words}", kept=kept)
 
-    def _at_random(self, fold: Given) -> tuple[float, str, bool]:
+    def _at_random(self, fold: int) -> tuple[float, str, bool]:
         assert self.training is not None
         percent = self.training.of("kitti_config.val_split")
         share = percent[0].number / 100 if percent else 0.0
         to = "dataset.validation.fraction"
         words = "drawn at random; TLT takes the first names"
-        if not 0 < share < 1 or fold.number not in (0, 1):
+        if not 0 < share < 1 or fold not in (0, 1):
             for item in percent:
                 self.t.without(item, "a percentage between 0 and 100 is held out", kept=False)
             return _FRACTION, f"no such fold of {share:.0%}: our default", False
-        fraction = round(share if fold.number == 0 else 1 - share, 6)
+        fraction = round(share if fold == 0 else 1 - share, 6)
         for item in percent:
             self.t.changed(item, to, fraction, f"percent as a fraction, {words}")
-        return fraction, f"fold {fold.value} of val_split, {words}", True
+        return fraction, f"fold {fold} of val_split, {words}", True
 
-    def _by_sequence(self, fold: Given, root: str) -> tuple[float, str, bool]:
+    def _by_sequence(self, fold: int, root: str) -> tuple[float, str, bool]:
         """Keep the images of a sequence together; a fold is one of as many equal parts."""
         t = self.t
         assert self.training is not None
@@ -268,7 +366,7 @@ class _Dataset:
             t.taken(item, "dataset.validation.groupBy.file", file)
         for item in self.training.of("kitti_config.val_split"):
             t.without(item, "TLT reads it with partition_mode random only")
-        if parts < 2 or fold.number >= parts:
+        if parts < 2 or fold >= parts:
             return _FRACTION, f"no such fold of {parts}: our default", False
         to, fraction = "dataset.validation.fraction", round(1 / parts, 6)
         for item in count:

@@ -17,7 +17,7 @@ class Type(Enum):
     """Type of a field in TLT's protobuf messages."""
 
     TEXT = "a quoted text"
-    COUNT = "a whole number from 0"
+    COUNT = "a whole number from 0 to 4294967295"
     NUMBER = "a number"
     FLAG = "True or False"
     NAME = "a name"
@@ -172,14 +172,14 @@ _MODEL = _at(
 )
 _DATASET = _at(
     "dataset_config",
-    _gone("data_sources.tfrecords_path", _TEXT, "records are made from images and labels", repeated=True),
+    _with("data_sources.tfrecords_path", _TEXT, None, repeated=True),
     _with("data_sources.image_directory_path", _TEXT, "dataset.uri", required=True, repeated=True),
     _with("data_sources.source_weight", _NUMBER, None, repeated=True),
     _gone("image_extension", _TEXT, "JPEG and PNG are recognised by content"),
     _with("target_class_mapping", Type.TEXT_MAP, "dataset.targetClassMapping", required=True, repeated=True),
     _with("validation_fold", _COUNT, "dataset.validation.fraction"),
     _with("validation_data_source.image_directory_path", _TEXT, "dataset.validation.images"),
-    _gone("validation_data_source.tfrecords_path", _TEXT, "records are made from images and labels"),
+    _with("validation_data_source.tfrecords_path", _TEXT, None),
     _gone("validation_data_source.source_weight", _NUMBER, "an evaluation weighs all images equally"),
     Row(
         "dataloader_mode",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from tlt_api.failures import Reason
 from tlt_api.resources import KINDS, MAX_NAME_LENGTH
 from tlt_runner.errors import RunnerError
 from tlt_runner.from_tlt import ours, parsing
-from tlt_runner.from_tlt.paths import Maps
+from tlt_runner.from_tlt.paths import Maps, join, stripped
 from tlt_runner.from_tlt.report import SpecReport
 from tlt_runner.from_tlt.spec import Spec
 from tlt_runner.from_tlt.translate import translate
@@ -119,7 +120,10 @@ def build(
     manifests.append(_export(last, f"{name}-export", outputs))
     _check(translations, manifests)
     reports = [first.report(training)] if training else []
-    reports += [translations[-1].report(retraining)] if retraining else []
+    if retraining:
+        # Without a training spec the first training is this one's, too, and loses what it loses.
+        earlier = first if training is None and first is not translations[-1] else None
+        reports.append(translations[-1].report(retraining, earlier))
     reports += [first.report(convert) for convert in converts]
     return Flow(tuple(manifests), tuple(reports))
 
@@ -167,29 +171,40 @@ class _Outputs:
 
     def __init__(self, maps: Maps, name: str, output: str | None) -> None:
         self._maps = maps
-        self._base = output.rstrip("/") if output else f"{maps.first}/runs"
+        self._base = stripped(output) if output else join(maps.first or "", "runs")
         self._given = output is not None
         self._used: set[str] = set()
 
     def of_training(self, t: Translation, name: str) -> str:
         """Return the folder of a training: that of the model file in older specs, or below the base."""
-        address = f"{self._base}/{name}"
         for item in t.of("training_config.output_model"):
             if self._given or not item.value:
                 t.without(item, "--output is given" if self._given else "empty")
             elif path := t.address(item, re.sub(r"\.(tlt|hdf5|h5)$", "", str(item.value))):
-                self._base = path.rpartition("/")[0]
+                # A whole claim or bucket has no folder around it.
+                if path.count("/") > 2:
+                    self._base = stripped(path.rpartition("/")[0])
                 # Two specs may name one file, which TLT would replace; two jobs need two folders.
-                address = f"{self._base}/{name}" if path in self._used else path
+                address = self._distinct(path) if path not in self._used else self.of(name)
                 t.changed(item, "output.uri", address, "a folder, of models, checkpoints and records")
+                return address
+        address = self.of(name)
         if not t.of("training_config.output_model"):
             t.assume(f"output.uri {address}", "TLT's results folder is in no spec")
-        self._used.add(address)
         return address
 
     def of(self, name: str) -> str:
         """Return the folder of another resource."""
-        return f"{self._base}/{name}"
+        return self._distinct(join(self._base, name))
+
+    def _distinct(self, address: str) -> str:
+        """Return an address that no other resource has: the given one, or one with a number."""
+        numbers = itertools.count(2)
+        candidate = address
+        while candidate in self._used:
+            candidate = f"{address}-{next(numbers)}"
+        self._used.add(candidate)
+        return candidate
 
 
 def _manifest(kind: str, name: str, spec: dict[str, Any], comment: str = "") -> Manifest:

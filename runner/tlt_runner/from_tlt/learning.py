@@ -47,15 +47,21 @@ def _augmentation(t: Translation) -> None:
         t.put("training.augmentation.horizontalFlip", 0.0)
         absent = "hflip_probability" if enabled else "enable_augmentation"
         t.assume("training.augmentation.horizontalFlip 0", f"TLT's value without {absent}")
-    # Absent, these two are 0 in TLT; here they have another default.
-    for depends, path in (
-        (f"{_SPATIAL}.rotate_rad_max", f"{_SPATIAL}.rotate_probability"),
-        (f"{_COLOUR}.contrast_scale_max", f"{_COLOUR}.contrast_center"),
-    ):
-        to = str(ROWS[path].to)
-        if t.got(str(ROWS[depends].to)) and t.got(to) is None:
-            t.put(to, 0.0)
-            t.assume(f"{to} 0", f"TLT's value without {path.rpartition('.')[2]}")
+    if t.got("training.augmentation.rotateRadMax"):
+        to = "training.augmentation.rotateProbability"
+        # TLT's loader: `rotate_probability if rotate_probability else 1.0`.
+        if t.got(to) is None:
+            t.put(to, 1.0)
+            t.assume(f"{to} 1", "TLT's value without rotate_probability")
+        elif t.got(to) == 0:
+            t.put(to, 1.0)
+            for item in t.of(f"{_SPATIAL}.rotate_probability"):
+                t.changed(item, to, 1.0, "TLT takes 0 for absent, which is 1")
+    to = "training.augmentation.contrastCenter"
+    # Absent it is 0 in TLT; here it has another default.
+    if t.got("training.augmentation.contrastScaleMax") and t.got(to) is None:
+        t.put(to, 0.0)
+        t.assume(f"{to} 0", "TLT's value without contrast_center")
 
 
 def _optimizer(t: Translation) -> None:

@@ -189,6 +189,16 @@ def _blocks(t: Translation, backbone: str) -> None:
             t.changed(item, to, int(number), "a whole number, as in TLT")
     if blocks:
         t.put(to, sorted(set(blocks)))
+    if not _has_weights(t):
+        # Frozen at random values, a part of the network would never learn.
+        for frozen in (to, "model.freezeBatchNorm"):
+            if t.got(frozen):
+                t.withdraw(frozen, "not frozen: there are no weights to begin with", kept=False)
+
+
+def _has_weights(t: Translation) -> bool:
+    """Tell whether the network begins with weights: of a file, or of the model that is retrained."""
+    return t.got(f"{_WEIGHTS}.uri") is not None or t.parent is not None or t.spec.continues
 
 
 def _head(t: Translation, backbone: str) -> None:
@@ -235,7 +245,7 @@ def _family(t: Translation, backbone: str) -> None:
         else:
             t.without(item, "expected relu or swish", kept=not item.value)
     # Of resnet they change the network: the weights decide, and without weights it is the published one.
-    weights = t.got(f"{_WEIGHTS}.uri") is not None or t.parent is not None or t.spec.continues
+    weights = _has_weights(t)
     for name, published in (("all_projections", False), ("use_pooling", True)):
         for item in t.of(f"model_config.{name}"):
             if weights:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -22,7 +23,7 @@ from tlt_runner.from_tlt.fields import (
     Row,
     Type,
 )
-from tlt_runner.from_tlt.spec import Given, Spec, Value
+from tlt_runner.from_tlt.spec import HIDDEN, Given, Spec, Value, is_secret
 
 
 def parse(file: str, content: str) -> Spec:
@@ -37,7 +38,7 @@ def parse(file: str, content: str) -> Spec:
     except text.SyntaxProblemError as problem:
         raise RunnerError(
             Reason.INVALID_SPEC,
-            f"{file}:{problem}",
+            f"{file}:{_without_key(problem, content)}",
             "Correct the line: TLT's specs are protobuf text, with braces that close and texts in quotes.",
         ) from None
     reader = _Reader(file)
@@ -49,6 +50,15 @@ def parse(file: str, content: str) -> Spec:
         )
     convert = any(item.path.split(".")[0] in CONVERT_MESSAGES for item in given if _is_known(item))
     return Spec(file, "convert" if convert else "training", reader.old, tuple(_overridden(given)))
+
+
+def _without_key(problem: text.SyntaxProblemError, content: str) -> str:
+    """Return the message of a problem, which quotes the text, unless the key stands in or above its line."""
+    lines = content.split("\n")[max(0, problem.line - 2) : problem.line]
+    words = re.findall(r"\w+", " ".join(lines))
+    if any(is_secret(f".{word}") for word in words if word != "key"):
+        return f'{problem.line}: expected enc_key: "...", in quotes, and a field after it, got {HIDDEN}'
+    return str(problem)
 
 
 def _is_known(item: Given) -> bool:
@@ -159,6 +169,7 @@ class _Reader:
         yield Given(name, row.path, line, (key, value), row, block)
 
     def _problem(self, line: int, name: str, wanted: str, got: str) -> None:
+        got = HIDDEN if is_secret(name) else got
         self.problems.append(f"{self.file}:{line}: {name}: expected {wanted}, got {got}")
 
 

@@ -32,14 +32,13 @@ class Maps:
         pairs = []
         for text in texts:
             folder, _, address = text.partition("=")
-            if not folder or not re.search(URI_PATTERN, address):
+            if mistake := mistake_in(address) if folder else "a folder":
                 raise RunnerError(
                     Reason.INVALID_SPEC,
-                    f"--map: expected FOLDER=ADDRESS, an address that begins with pvc://, s3:// or file:///, "
-                    f"got {text!r}",
+                    f"--map: expected FOLDER=ADDRESS, got {text!r}, which needs {mistake}",
                     "For example: --map /workspace/tlt-experiments=pvc://tlt-data",
                 )
-            pairs.append((_normal(folder), address.rstrip("/")))
+            pairs.append((_normal(folder), stripped(address)))
         return cls(tuple(pairs))
 
     def address(self, path: str) -> str:
@@ -61,12 +60,31 @@ class Maps:
                 f"--map {folder}=pvc://CLAIM/PATH"
             )
         folder, address = max(around, key=lambda pair: len(pair[0]))
-        return f"{address}/{path[len(folder) :].lstrip('/')}".rstrip("/")
+        return stripped(join(address, path[len(folder) :].lstrip("/")))
 
     @property
     def first(self) -> str | None:
         """Address of the first pair, or None without any."""
         return self.pairs[0][1] if self.pairs else None
+
+
+def mistake_in(address: str) -> str:
+    """Return what an address is expected to be, or an empty text if it is that."""
+    if re.search(URI_PATTERN, address):
+        return ""
+    scheme, _, rest = address.partition("://")
+    name, _, path = rest.partition("/")
+    what = {"pvc": "claim", "s3": "bucket"}.get(scheme)
+    if not address.startswith(("pvc://", "s3://", "file:///")):
+        return "an address that begins with pvc://, s3:// or file:///"
+    if what and not re.search(URI_PATTERN, f"{scheme}://{name}"):
+        return f"a {what} named by small letters, digits, - and ., a letter or digit first and last"
+    return f"no empty name, . or .. in the path {path or '/'}"
+
+
+def stripped(address: str) -> str:
+    """Return an address without slashes at its end; the root of this machine keeps its own: ``file:///``."""
+    return address.rstrip("/") if address.rstrip("/") != "file:" else "file:///"
 
 
 def _normal(path: str) -> str:
@@ -89,6 +107,8 @@ def root(preferred: str | None, addresses: Sequence[str]) -> str | None:
         shared += 1
     # The beginning is scheme, an empty text, and the claim or bucket; of file:/// the latter is empty, too.
     beginning = 3 if parts and parts[0][2:3] != [""] else 4
+    if parts and parts[0][0] == "file:" and shared == 3:
+        return "file:///"
     return "/".join(parts[0][:shared]) if parts and shared >= beginning else None
 
 
@@ -96,4 +116,5 @@ def relative(folder: str, address: str) -> str | None:
     """Return an address as a path relative to a folder, ``.`` for the folder itself; None outside."""
     if address == folder:
         return "."
-    return address[len(folder) + 1 :] if address.startswith(f"{folder}/") else None
+    beginning = join(folder, "")
+    return address.removeprefix(beginning) if address.startswith(beginning) else None

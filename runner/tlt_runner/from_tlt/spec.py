@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,8 +11,23 @@ from tlt_runner.from_tlt.fields import Row
 Value = str | int | float | bool | tuple[str, str | float] | None
 """Value of a field: of a map, an entry; None for a message that is empty or not looked into."""
 
-SECRET = ("enc_key",)
-"""Fields whose values are printed nowhere."""
+_SECRET = "enc_key"
+"""Field whose value is printed nowhere."""
+HIDDEN = "(not shown)"
+
+
+def is_secret(name: str) -> bool:
+    """Tell whether a field is the key or may be meant to be: a misspelled name still has it as its value.
+
+    Args:
+        name: Name as written, with or without the messages around it.
+    """
+    message, _, own = name.lower().rpartition(".")
+    # In a message it is the key of a map's entry.
+    if own == "key":
+        return not message
+    close = difflib.SequenceMatcher(None, own, _SECRET).ratio() >= 0.7
+    return close or own.endswith("key") or own.startswith("key_") or "secret" in own
 
 
 @dataclass(frozen=True)
@@ -54,8 +70,8 @@ class Given:
     @property
     def shown(self) -> str:
         """The value as text, for people."""
-        if self.path in SECRET:
-            return "(not shown)"
+        if is_secret(self.name):
+            return HIDDEN
         if isinstance(self.value, tuple):
             return f"{self.value[0]}: {_plain(self.value[1])}"
         return "{...}" if self.value is None and self.row else _plain(self.value)

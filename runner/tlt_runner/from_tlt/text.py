@@ -43,10 +43,15 @@ class Message:
 
 
 class SyntaxProblemError(ValueError):
-    """A text that is not protobuf's text format; the message has the line."""
+    """A text that is not protobuf's text format; the message has the line.
+
+    Attributes:
+        line: Line at fault, from 1.
+    """
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(f"{line}: {message}")
+        self.line = line
 
 
 def read(text: str) -> Message:

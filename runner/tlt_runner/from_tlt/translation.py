@@ -176,11 +176,25 @@ class Translation:
             if item.to and (item.to == to or item.to.startswith(f"{to}.") or to.startswith(f"{item.to}."))
         ]
 
-    def report(self, spec: Spec) -> SpecReport:
-        """Return the report of the training spec, or of one of dataset_convert that was given with it."""
-        entries = tuple(self._entries[spec.file, index] for index in range(len(spec.given)))
-        assumptions = tuple(self._assumptions) if spec is self.spec else ()
-        return SpecReport(spec.file, _what(spec), entries, assumptions)
+    def report(self, spec: Spec, earlier: Translation | None = None) -> SpecReport:
+        """Return the report of the training spec, or of one of dataset_convert that was given with it.
+
+        Args:
+            spec: One of the specs of this translation.
+            earlier: Another translation of the same spec, whose losses are losses of the spec, too.
+        """
+        entries = [self._entries[spec.file, index] for index in range(len(spec.given))]
+        assumptions = list(self._assumptions) if spec is self.spec else []
+        if earlier is not None:
+            # Of retrain_pruned_model only the retraining says anything.
+            before = [earlier._entries.get((spec.file, index)) for index in range(len(spec.given))]
+            # A field has one entry: that of the translation that loses its meaning.
+            entries = [
+                loss if one.kept and loss is not None and not loss.kept else one
+                for one, loss in zip(entries, before, strict=True)
+            ]
+            assumptions += [one for one in earlier._assumptions if not one.kept and one not in assumptions]
+        return SpecReport(spec.file, _what(spec), tuple(entries), tuple(assumptions))
 
 
 def shown(value: Any) -> str:
