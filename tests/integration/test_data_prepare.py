@@ -641,9 +641,15 @@ def test_labels_drawn_on_the_turned_view_of_an_image_are_a_warning_in_the_status
     # On a view of 100 x 200 pixels; the stored pixels are 200 x 100.
     folder.label("turned", _car(10, 120, 90, 180))
     reporter = RecordingReporter()
-    data = folder.dataset(validation={"fraction": 0.5}, badSamples={"maxFraction": 0.5})
-    prepare(data, storage, output, reporter)
+    options = {"validation": {"fraction": 0.5}, "badSamples": {"maxFraction": 0.5}}
+    prepare(folder.dataset(**options, orientation="stored"), storage, output, reporter)
     status = reporter.last(DatasetStatus)
-    (warning,) = [text for text in status.first_warnings or () if "turned view" in text]
-    assert warning.endswith(": 1 (training/image_2/turned.jpg)")
+    first, *_ = status.first_warnings or ()
+    assert first.startswith("spec.dataset.orientation is stored, which labels contradict: ")
+    assert any(text.endswith(": 1 (training/image_2/turned.jpg)") for text in status.first_warnings or ())
     assert status.dropped_objects == 1
+    # By default the photo is turned as its label says.
+    prepare(folder.dataset(**options), storage, output, reporter)
+    status = reporter.last(DatasetStatus)
+    assert status.orientation is not None
+    assert (status.orientation.value, status.dropped_objects or 0) == ("exif", 0)
