@@ -12,7 +12,7 @@ from cluster.control_plane import ControlPlane
 from cluster.errors import ClusterError
 from manifest_texts import PRUNE, TRAIN
 from tlt_api.resources import KINDS
-from tlt_runner import admission, manifests
+from tlt_runner import admission, kubectl_yaml, manifests
 from violations import ALL, Violation
 
 
@@ -329,7 +329,7 @@ def test_a_scalar_is_read_as_kubectl_reads_it(scalar: str) -> None:
 
 
 def _read(text: str) -> dict[str, Any]:
-    body = yaml.load(text, Loader=manifests._Loader)
+    body = yaml.load(text, Loader=kubectl_yaml.Loader)
     return {name: body[name] for name in ("m", "v")}
 
 

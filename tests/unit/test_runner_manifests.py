@@ -7,7 +7,7 @@ import yaml
 
 from manifest_texts import PRUNE, TRAIN
 from tlt_api.failures import Reason
-from tlt_runner import manifests
+from tlt_runner import kubectl_yaml, manifests
 from tlt_runner.errors import RunnerError
 
 SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
@@ -295,7 +295,7 @@ def test_what_is_written_is_what_kubectl_reads(tmp_path: Path, text: str, block_
     mapping = {text or "empty": text or "empty"}
     body["metadata"]["annotations"] = {"example.org/text": text}
     body["spec"]["dataset"]["targetClassMapping"] = mapping
-    checked = manifests.read(write(tmp_path, manifests.dump(body, block_style=block_style)))
+    checked = manifests.read(write(tmp_path, kubectl_yaml.dump(body, block_style=block_style)))
     assert (checked.problems, checked.warnings()) == ((), [])
     (document,) = checked.documents
     assert document.resource.spec.dataset.target_class_mapping == mapping

@@ -21,7 +21,7 @@ from tlt_runner.from_tlt.report import SpecReport
 from tlt_runner.from_tlt.spec import Spec
 from tlt_runner.from_tlt.translate import translate
 from tlt_runner.from_tlt.translation import Translation, shown
-from tlt_runner.manifests import dump
+from tlt_runner.kubectl_yaml import dump
 
 _SUFFIXES = ("-pruned", "-retrained", "-export")
 _LONGEST = MAX_NAME_LENGTH - max(len(suffix) for suffix in _SUFFIXES)

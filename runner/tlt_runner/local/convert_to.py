@@ -16,10 +16,10 @@ from tlt_api.trainingjob import TrainingJobSpec
 from tlt_runner.commands import Command
 from tlt_runner.data.preparation.export_folder import ExportedFolder, export_folder
 from tlt_runner.data.records import REPORT
+from tlt_runner.kubectl_yaml import dump
 from tlt_runner.local import flow
 from tlt_runner.local.child import Interrupts
 from tlt_runner.local.state import Folders
-from tlt_runner.manifests import dump
 from tlt_runner.storage import Storage
 
 PRINTED_EVERY = 1000

@@ -24,7 +24,7 @@ from tlt_runner.data.preparation.layout import Layout
 from tlt_runner.data.preparation.sources import Source
 from tlt_runner.data.sample import Problem
 from tlt_runner.errors import RunnerError
-from tlt_runner.manifests import dump
+from tlt_runner.kubectl_yaml import dump
 from tlt_runner.storage import Storage
 
 SIZES = 500

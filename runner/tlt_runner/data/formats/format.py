@@ -30,7 +30,7 @@ from tlt_api.failures import Reason
 from tlt_runner.data.formats import kinds, names
 from tlt_runner.data.formats.folders import SourceFolder
 from tlt_runner.data.records import Subset
-from tlt_runner.data.sample import LabelledBox, Reader
+from tlt_runner.data.sample import LabelledBox, Problem, Reader
 from tlt_runner.errors import NotFoundError, RunnerError
 from tlt_runner.storage import Storage, join, relative
 
@@ -152,6 +152,22 @@ class ExportedImage:
     size: tuple[int, int]
     boxes: Sequence[LabelledBox]
     regions: Sequence[LabelledBox] = ()
+
+
+class EntryError(Exception):
+    """An entry, or a field of one, that cannot be used.
+
+    Attributes:
+        problem: What kind.
+        box: The box at fault: top, left, bottom, right edge.
+    """
+
+    def __init__(
+        self, problem: Problem, message: str, box: tuple[float, float, float, float] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.problem = problem
+        self.box = box
 
 
 class Writer(ABC):

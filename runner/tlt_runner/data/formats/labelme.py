@@ -22,7 +22,7 @@ from typing import Any
 from tlt_api.dataset import LONGEST_CLASS
 from tlt_runner.data.formats import lines
 from tlt_runner.data.formats.folder_reader import FolderReader
-from tlt_runner.data.formats.format import ExportedImage, Format, Writer
+from tlt_runner.data.formats.format import EntryError, ExportedImage, Format, Writer
 from tlt_runner.data.sample import Finding, LabelledBox, Labels, Problem
 
 MAX_BYTES = 256 << 20
@@ -60,7 +60,7 @@ class LabelmeReader(FolderReader):
         for number, shape in enumerate(shapes):
             try:
                 key, box = _box(shape, number)
-            except _ShapeError as error:
+            except EntryError as error:
                 entry = f"shapes[{number}]"
                 findings.append(Finding(file, error.problem, f"{entry}: {error}", box=error.box, entry=entry))
                 continue
@@ -79,28 +79,19 @@ def _unreadable(file: str, message: str) -> Labels:
     return Labels(findings=(Finding(file, Problem.UNREADABLE_LABEL, message),))
 
 
-class _ShapeError(Exception):
-    def __init__(
-        self, problem: Problem, message: str, box: tuple[float, float, float, float] | None = None
-    ) -> None:
-        super().__init__(message)
-        self.problem = problem
-        self.box = box
-
-
 def _box(shape: Any, number: int) -> tuple[tuple[object, ...], LabelledBox]:
     """Make a box of one shape, and the key that it shares with other parts of its object.
 
     Raises:
-        _ShapeError: It cannot be used.
+        EntryError: It cannot be used.
     """
     if not isinstance(shape, dict):
-        raise _ShapeError(Problem.MISSING_FIELD, "expected an object with label and points")
+        raise EntryError(Problem.MISSING_FIELD, "expected an object with label and points")
     label, kind = shape.get("label"), shape.get("shape_type") or "polygon"
     if not isinstance(label, str) or not label.strip():
-        raise _ShapeError(Problem.MISSING_FIELD, "expected the field label, with the class")
+        raise EntryError(Problem.MISSING_FIELD, "expected the field label, with the class")
     if len(label) > LONGEST_CLASS:
-        raise _ShapeError(Problem.UNKNOWN_CLASS, lines.LONG_NAME)
+        raise EntryError(Problem.UNKNOWN_CLASS, lines.LONG_NAME)
     xs, ys = _points(shape.get("points"))
     # The centre, and any point of the circle.
     if kind == "circle" and len(xs) == 2:
@@ -108,7 +99,7 @@ def _box(shape: Any, number: int) -> tuple[tuple[object, ...], LabelledBox]:
         xs, ys = [xs[0] - radius, xs[0] + radius], [ys[0] - radius, ys[0] + radius]
     box = (min(ys), min(xs), max(ys), max(xs))
     if kind in _NO_AREA or not (box[0] < box[2] and box[1] < box[3]):
-        raise _ShapeError(Problem.INVERTED_BOX, f"expected a shape with an area, got a {str(kind)[:40]}", box)
+        raise EntryError(Problem.INVERTED_BOX, f"expected a shape with an area, got a {str(kind)[:40]}", box)
     flags = shape.get("flags")
     difficult = isinstance(flags, dict) and flags.get("difficult") is True
     group = shape.get("group_id")
@@ -122,12 +113,12 @@ def _box(shape: Any, number: int) -> tuple[tuple[object, ...], LabelledBox]:
 def _points(points: Any) -> tuple[list[float], list[float]]:
     """Check the points of a shape, and return their columns and rows."""
     if not isinstance(points, list) or not points:
-        raise _ShapeError(Problem.MISSING_FIELD, "expected the field points, with pairs of numbers")
+        raise EntryError(Problem.MISSING_FIELD, "expected the field points, with pairs of numbers")
     for point in points:
         numbers = isinstance(point, list) and len(point) == 2 and all(map(_is_number, point))
         if not numbers:
             got = json.dumps(point)[:40]
-            raise _ShapeError(Problem.NOT_A_NUMBER, f"points: expected pairs of finite numbers, got {got}")
+            raise EntryError(Problem.NOT_A_NUMBER, f"points: expected pairs of finite numbers, got {got}")
     return [float(x) for x, _ in points], [float(y) for _, y in points]
 
 

@@ -34,7 +34,7 @@ from defusedxml.common import DefusedXmlException
 from tlt_api.dataset import LONGEST_CLASS
 from tlt_runner.data.formats import lines
 from tlt_runner.data.formats.folder_reader import FolderReader
-from tlt_runner.data.formats.format import EdgeEvidence, ExportedImage, Format, Writer, decimal
+from tlt_runner.data.formats.format import EdgeEvidence, EntryError, ExportedImage, Format, Writer, decimal
 from tlt_runner.data.records import Subset
 from tlt_runner.data.sample import Finding, LabelledBox, Labels, Problem
 
@@ -246,44 +246,35 @@ class _Annotation(ContentHandler):
         for fields in self._objects:
             try:
                 boxes.append(_box(fields, first_pixel))
-            except _FieldError as error:
+            except EntryError as error:
                 findings.append(Finding(file, error.problem, str(error), fields.line, error.box))
         image_size = None
         if self._size is not None:
             try:
                 image_size = _image_size(self._size)
-            except _FieldError as error:
+            except EntryError as error:
                 findings.append(Finding(file, error.problem, str(error), self._size.line))
         return Labels(tuple(boxes), tuple(findings), image_size=image_size)
-
-
-class _FieldError(Exception):
-    def __init__(
-        self, problem: Problem, message: str, box: tuple[float, float, float, float] | None = None
-    ) -> None:
-        super().__init__(message)
-        self.problem = problem
-        self.box = box
 
 
 def _box(fields: _Fields, first_pixel: int) -> LabelledBox:
     """Make a box of one ``<object>``.
 
     Raises:
-        _FieldError: It cannot be used.
+        EntryError: It cannot be used.
     """
     # Two boxes or names of one object: nobody can tell which one is right.
     if fields.twice:
-        raise _FieldError(Problem.WRONG_COLUMNS, f"expected one <{fields.twice[0]}> in <object>, got more")
+        raise EntryError(Problem.WRONG_COLUMNS, f"expected one <{fields.twice[0]}> in <object>, got more")
     # An object without a class, or without an edge, is dropped; the others stay.
     if not fields.text.get("name"):
-        raise _FieldError(Problem.MISSING_FIELD, "expected <name> in <object>, with the class")
+        raise EntryError(Problem.MISSING_FIELD, "expected <name> in <object>, with the class")
     if len(fields.text["name"]) > LONGEST_CLASS:
-        raise _FieldError(Problem.UNKNOWN_CLASS, lines.LONG_NAME)
+        raise EntryError(Problem.UNKNOWN_CLASS, lines.LONG_NAME)
     edges = {}
     for name in _EDGES:
         if name not in fields.text:
-            raise _FieldError(Problem.MISSING_FIELD, f"expected <{name}> in the <bndbox> of <object>")
+            raise EntryError(Problem.MISSING_FIELD, f"expected <{name}> in the <bndbox> of <object>")
         edges[name] = _number(name, fields.text[name], -_FAR, _FAR)
     # VOC counts pixels from 1 and includes the last one; ours are edges, and pixel 0 reaches from 0 to 1.
     box = (edges["ymin"] - first_pixel, edges["xmin"] - first_pixel, edges["ymax"], edges["xmax"])
@@ -292,7 +283,7 @@ def _box(fields: _Fields, first_pixel: int) -> LabelledBox:
         if not edges[low] - first_pixel < edges[high]:
             bound = f"{low} - 1" if first_pixel else low
             message = f"expected {bound} < {high}, got {low} {edges[low]:g} and {high} {edges[high]:g}"
-            raise _FieldError(Problem.INVERTED_BOX, message, box)
+            raise EntryError(Problem.INVERTED_BOX, message, box)
     return LabelledBox(
         class_name=fields.text["name"],
         yxyx=box,
@@ -307,7 +298,7 @@ def _image_size(fields: _Fields) -> tuple[int, int] | None:
     """Read height and width of ``<size>``; None for 0 or an empty field, with which tools say "unknown".
 
     Raises:
-        _FieldError: It is no size.
+        EntryError: It is no size.
     """
     height, width = (int(_optional(fields, name, _FAR, whole=True)) for name in ("height", "width"))
     return (height, width) if height and width else None
@@ -323,10 +314,10 @@ def _number(name: str, text: str, least: float, most: float, *, whole: bool = Fa
     value = lines.number(text)
     if value is None or (whole and value != int(value)):
         kind = "a whole number" if whole else "a finite number"
-        raise _FieldError(Problem.NOT_A_NUMBER, f"{name}: expected {kind}, got {text[:40]!r}")
+        raise EntryError(Problem.NOT_A_NUMBER, f"{name}: expected {kind}, got {text[:40]!r}")
     if not least <= value <= most:
         message = f"{name}: expected {least:g} to {most:g}, got {text[:40]!r}"
-        raise _FieldError(Problem.NOT_A_NUMBER, message)
+        raise EntryError(Problem.NOT_A_NUMBER, message)
     return value
 
 

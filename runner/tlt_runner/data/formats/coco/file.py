@@ -15,6 +15,7 @@ from typing import Any
 
 from tlt_api.dataset import LONGEST_CLASS, Shapes
 from tlt_runner.data.formats import lines, names
+from tlt_runner.data.formats.format import EntryError
 from tlt_runner.data.sample import Finding, Problem
 
 MAX_BYTES = 2 << 30
@@ -42,20 +43,6 @@ class FileError(Exception):
         super().__init__(message)
         self.other_kind = other_kind
         self.finding = Finding(file, Problem.UNREADABLE_LABEL, message, line)
-
-
-class EntryError(Exception):
-    """An entry, or a field of one, that cannot be used.
-
-    Attributes:
-        problem: What kind.
-        box: The box at fault: top, left, bottom, right edge.
-    """
-
-    def __init__(self, problem: Problem, message: str, box: Box | None = None) -> None:
-        super().__init__(message)
-        self.problem = problem
-        self.box = box
 
 
 @dataclass(frozen=True)

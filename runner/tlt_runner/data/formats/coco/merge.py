@@ -10,9 +10,10 @@ from typing import Any
 
 from tlt_api.dataset import Shapes
 from tlt_runner.data.formats.coco import file as coco_file
-from tlt_runner.data.formats.coco.file import Box, CocoFile, EntryError, Id
+from tlt_runner.data.formats.coco.file import Box, CocoFile, Id
 from tlt_runner.data.formats.coco.file_names import SPELLED, Found, Names
 from tlt_runner.data.formats.folders import SourceFolder
+from tlt_runner.data.formats.format import EntryError
 from tlt_runner.data.sample import Finding, Problem
 
 _NUMBERS = 5
