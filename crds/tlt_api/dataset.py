@@ -25,9 +25,9 @@ LabelFormat = Literal["kitti", "voc", "coco", "yolo", "labelme"]
 
 ColorMode = Literal["rgb", "grayscale"]
 Unlabelled = Literal["background", "bad"]
-"""What an image without a label is: an image without objects, or one that cannot be used."""
+"""Meaning of an image without a label: an image without objects, or one that cannot be used."""
 Shapes = Literal["refuse", "boundingBox"]
-"""What is done with labels that outline an object instead of boxing it."""
+"""Treatment of labels that outline an object instead of boxing it."""
 Layout = Literal["fields", "auto"]
 Coordinates = Literal["auto", "zeroBased", "oneBased"]
 Orientation = Literal["auto", "stored", "exif"]

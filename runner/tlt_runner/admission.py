@@ -1,4 +1,4 @@
-"""What an API server would say of a manifest: its CRD's schema, CEL rules and the rules of metadata.
+"""Verdict of an API server on a manifest: its CRD's schema, CEL rules and the rules of metadata.
 
 Called by :mod:`tlt_runner.manifests`. The schema is the one of the CRD file (:mod:`tlt_api.crdgen`), applied
 in an API server's order: nulls are dropped and defaults filled in, then types, patterns and limits are

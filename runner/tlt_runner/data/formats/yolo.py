@@ -179,7 +179,7 @@ def parse_line(
 
 @dataclass(frozen=True)
 class _Wrong:
-    """What is wrong with the numbers of a line."""
+    """Describe what is wrong with the numbers of a line."""
 
     problem: Problem
     message: str

@@ -43,7 +43,7 @@ BATCH = 16
 
 @dataclass
 class Clues:
-    """What the files of a data set tell about its conventions.
+    """Evidence in the files of a data set about its conventions.
 
     Attributes:
         edges: Boxes at the edges of their images; empty but for VOC.
@@ -79,7 +79,7 @@ class Conventions:
 
     @property
     def changes(self) -> str:
-        """What differs from edges as the format defines them and pixels as stored; "" for nothing."""
+        """Differences from edges as the format defines them and pixels as stored; "" for none."""
         changes = ["coordinates zeroBased\n"] if self.zero_based else []
         return "".join([*changes, *(f"turned {name} {how}\n" for name, how in sorted(self.turned.items()))])
 
@@ -226,7 +226,7 @@ def _example(file: str) -> str:
 
 @dataclass(frozen=True)
 class _Verdict:
-    """What the label of one image tells of the view on which it was drawn.
+    """Evidence in the label of one image about the view on which it was drawn.
 
     Attributes:
         view: The view; None if the label tells nothing.

@@ -38,8 +38,8 @@ BATCH = 16
 _OPTIONS = {"format", "class_names", "target_class_mapping", "image_size", "validation"}
 """Fields of a data set that change records, beside the files that it names."""
 _LATER_OPTIONS = {"shapes"}
-"""The same, for fields that do not count as long as they have their default. What ``unlabelled`` changes is
-in the samples and findings."""
+"""Later fields that change records, which count once they differ from their default. What ``unlabelled``
+changes is in the samples and findings."""
 
 
 @dataclass(frozen=True, slots=True)
