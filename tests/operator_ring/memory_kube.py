@@ -151,10 +151,12 @@ class MemoryKube:
                 return min((delay for delay in delays if delay is not None), default=None)
         raise AssertionError("does not come to rest")
 
-    async def settle_refused(self, key: Key) -> None:
-        """Reconcile a few times while the API server refuses the Job."""
+    async def settle_refused(self, key: Key) -> float | None:
+        """Reconcile a few times while the API server refuses the Job; return the last delay."""
+        delay = None
         for _ in range(3):
-            await controller.reconcile_once(self, key, self.settings, lambda: self.now)
+            delay = await controller.reconcile_once(self, key, self.settings, lambda: self.now)
+        return delay
 
     def wait(self, seconds: float) -> None:
         """Let time pass."""

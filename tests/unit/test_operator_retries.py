@@ -63,10 +63,10 @@ ENDS = [
     ("Python's traceback", ended(1, "Error", "Traceback (most recent call last)"), {}, "Internal"),
     ("message and code disagree", ended(22, "Error", json.dumps(MESSAGE)), {}, "UnknownClass"),
     ("garbage for a message", ended(13, "Error", '{"failure": 7'), {}, "NaNLoss"),
-    ("could not start", ended(128, "StartError", "exec: tlt: not found"), {}, "PodRejected"),
+    ("could not start", ended(128, "StartError", "exec: tlt: not found"), {}, "StartFailed"),
     ("node forgot", ended(137, "ContainerStatusUnknown"), {}, "NodeLost"),
     ("node restarted", ended(255, "Unknown"), {}, "NodeLost"),
-    ("deadline", ended(143, "Error"), {"reason": "DeadlineExceeded"}, "DeadlineExceeded"),
+    ("deadline of a Job", ended(143, "Error"), {"reason": "DeadlineExceeded"}, "DeadlineExceeded"),
     ("preempted", ended(75, "Error"), disruption("PreemptionByScheduler"), "Evicted"),
     ("drained", ended(137, "Error"), disruption("EvictionByEvictionAPI"), "Evicted"),
     ("taint", ended(137, "Error"), disruption("DeletionByTaintManager"), "NodeLost"),
@@ -402,28 +402,6 @@ async def test_suspension_between_two_attempts_starts_no_attempt(cluster: Memory
 
 
 @play
-async def test_an_image_that_cannot_be_pulled_is_reported_at_once_and_fails_after_the_start_timeout(
-    cluster: MemoryKube,
-) -> None:
-    key = cluster.add(resource())
-    await cluster.settle()
-    cluster.wait(3)
-    cluster.run_pod("traffic-train-1", state=waiting("ErrImagePull", "no such tag"))
-    await cluster.settle()
-    blocked = condition(cluster, key, "Blocked")
-    assert (blocked["status"], blocked["reason"]) == ("True", "ImagePullFailed")
-    assert "no such tag" in condition(cluster, key, "Reconciling")["message"]
-    assert cluster.status(key)["phase"] == "Queued"
-    cluster.wait(299)
-    cluster.run_pod("traffic-train-1", state=waiting("ImagePullBackOff", "no such tag"))
-    assert await cluster.settle() == 1
-    cluster.wait(1)
-    await cluster.settle()
-    assert cluster.status(key)["failure"]["reason"] == "ImagePullFailed"
-    assert cluster.jobs["traffic-train-1"]["metadata"]["deletionTimestamp"]
-
-
-@play
 async def test_an_image_that_is_pulled_late_is_no_failure(cluster: MemoryKube) -> None:
     key = cluster.add(resource())
     await cluster.settle()
@@ -458,55 +436,6 @@ async def test_an_unschedulable_pod_is_waited_for_and_its_reason_reported(cluste
 
 
 @play
-async def test_the_start_timeout_begins_anew_with_another_blocker(cluster: MemoryKube) -> None:
-    key = cluster.add(resource())
-    await cluster.settle()
-    cluster.wait(10)
-    unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no GPU"}
-    cluster.run_pod("traffic-train-1", state={"waiting": {}}, conditions=[unscheduled])
-    await cluster.settle()
-    assert condition(cluster, key, "Blocked")["reason"] == "Unschedulable"
-    cluster.wait(1000)
-    cluster.run_pod("traffic-train-1", state=waiting("ErrImagePull"))
-    await cluster.settle()
-    assert cluster.status(key)["phase"] == "Queued"
-    assert condition(cluster, key, "Blocked")["reason"] == "ImagePullFailed"
-    cluster.wait(300)
-    await cluster.settle()
-    assert cluster.status(key)["failure"]["reason"] == "ImagePullFailed"
-
-
-@play
-async def test_a_missing_secret_fails_the_resource_after_the_start_timeout(cluster: MemoryKube) -> None:
-    key = cluster.add(resource())
-    await cluster.settle()
-    cluster.wait(3)
-    cluster.run_pod("traffic-train-1", state=waiting("CreateContainerConfigError", 'secret "s3" not found'))
-    await cluster.settle()
-    cluster.wait(300)
-    await cluster.settle()
-    failure = cluster.status(key)["failure"]
-    assert failure["reason"] == "PodRejected"
-    assert 'secret "s3" not found' in failure["message"]
-
-
-@play
-async def test_refused_pods_are_reported_and_fail_the_resource_after_the_start_timeout(
-    cluster: MemoryKube,
-) -> None:
-    key = cluster.add(resource())
-    await cluster.settle()
-    uid = cluster.jobs["traffic-train-1"]["metadata"]["uid"]
-    cluster.warnings[uid] = [{"reason": "FailedCreate", "message": "violates PodSecurity"}]
-    cluster.wait(10)
-    await cluster.settle()
-    assert "violates PodSecurity" in condition(cluster, key, "Blocked")["message"]
-    cluster.wait(300)
-    await cluster.settle()
-    assert cluster.status(key)["failure"]["reason"] == "PodRejected"
-
-
-@play
 async def test_a_volume_that_cannot_be_mounted_is_reported(cluster: MemoryKube) -> None:
     key = cluster.add(resource())
     await cluster.settle()
@@ -515,7 +444,8 @@ async def test_a_volume_that_cannot_be_mounted_is_reported(cluster: MemoryKube) 
     cluster.warnings["pod-traffic-train-1"] = [{"reason": "FailedMount", "message": "timed out"}]
     cluster.wait(10)
     await cluster.settle()
-    assert condition(cluster, key, "Blocked")["message"] == "FailedMount: timed out"
+    message = condition(cluster, key, "Blocked")["message"]
+    assert message.startswith("FailedMount: timed out. kubectl describe pod traffic-train-1-abcde")
 
 
 @play
@@ -610,7 +540,3 @@ def test_interruptions_far_apart_are_each_resumed_at_once() -> None:
 def test_a_remedy_without_effect_is_none() -> None:
     assert retry.remedy(spec(training={"batchSizePerGPU": 1}), None, Reason.OUT_OF_MEMORY) is None
     assert retry.remedy(spec(), None, Reason.INTERNAL) is None
-
-
-def test_every_reason_that_does_not_count_is_retryable() -> None:
-    assert all(CLASSES[reason].retryable for reason in retry.UNCOUNTED)

@@ -96,8 +96,13 @@ TABLE: dict[str, tuple[Snapshot, type, str, str, str, str]] = {
         "Queued WaitingForOldPod", "Running Stopping", "-", "Stalled",
     ),
     "announced, and the Job was refused for its content": (
-        snapshot_of(ANNOUNCED, refusal=Refusal(422, "no")), Announced,
+        snapshot_of(ANNOUNCED, refusal=Refusal(422, 'Job.batch "x" is invalid: no')), Announced,
         "Failed InvalidSpec", "Suspended", "-", "Stalled",
+    ),
+    "announced, and the Job was refused by a webhook": (
+        snapshot_of(ANNOUNCED, refusal=Refusal(400, 'admission webhook "x" denied the request: no')),
+        Announced,
+        "Queued PodRejected", "Suspended", "-", "Stalled",
     ),
     "announced, and the Job was refused by a quota": (
         snapshot_of(ANNOUNCED, refusal=Refusal(403, "exceeded quota")), Announced,

@@ -130,7 +130,7 @@ def _active(snapshot: Snapshot, job: JobState) -> Starting | Running:
         return Starting(job, unreachable)
     if runs:
         return Running(job)
-    return Starting(job, blockers.find(job, snapshot.attempt_pods, snapshot.events))
+    return Starting(job, blockers.find(job, snapshot.attempt_pods, snapshot.events, snapshot.namespace))
 
 
 def _all_pods_run(snapshot: Snapshot, job: JobState) -> bool:
