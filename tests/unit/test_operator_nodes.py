@@ -137,8 +137,8 @@ async def test_suspension_works_while_the_service_is_refused(cluster: MemoryKube
     run_pods(cluster)
     cluster.edit(key, suspend=True)
     await cluster.settle()
-    assert cluster.jobs[JOB]["metadata"]["deletionTimestamp"]
-    cluster.remove_job(JOB)
+    assert cluster.jobs[JOB]["spec"]["suspend"] is True
+    cluster.pods.clear()
     await cluster.settle()
     assert cluster.status(key)["phase"] == "Suspended"
 
@@ -260,21 +260,25 @@ async def test_the_next_attempt_waits_for_every_pod_of_the_last(cluster: MemoryK
 
 
 @play
-async def test_suspending_deletes_the_job_and_with_it_the_service(cluster: MemoryKube) -> None:
+async def test_suspending_keeps_the_job_and_its_service(cluster: MemoryKube) -> None:
     key = cluster.add(nodes())
     await cluster.settle()
     run_pods(cluster)
     await cluster.settle()
     cluster.edit(key, suspend=True)
     await cluster.settle()
-    assert cluster.jobs[JOB]["metadata"]["deletionTimestamp"]
-    cluster.remove_job(JOB)
+    del cluster.pods[f"{JOB}-0-abcde"]
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Running"  # the other one still writes
+    cluster.pods.clear()
     await cluster.settle()
     assert cluster.status(key)["phase"] == "Suspended"
-    assert not cluster.services
     cluster.edit(key, suspend=False)
     await cluster.settle()
-    assert set(cluster.services) == {"tlt-traffic-train-2"}
+    assert set(cluster.services) == {SERVICE}
+    run_pods(cluster)
+    await cluster.settle()
+    assert (cluster.status(key)["phase"], cluster.status(key)["attempt"]) == ("Running", 1)
 
 
 @pytest.mark.parametrize("way", ["killed", "answer lost"])

@@ -341,29 +341,6 @@ async def test_the_end_of_a_job_that_is_being_deleted_is_awaited(cluster: Memory
 
 
 @play
-async def test_suspending_stops_the_pod_and_resuming_makes_another_attempt(cluster: MemoryKube) -> None:
-    key = await started(cluster)
-    cluster.edit(key, suspend=True)
-    await cluster.settle()
-    assert cluster.jobs["traffic-train-1"]["metadata"]["deletionTimestamp"]
-    assert cluster.status(key)["phase"] == "Running"  # the pod writes its checkpoint
-    cluster.remove_job("traffic-train-1")
-    await cluster.settle()
-    assert cluster.status(key)["phase"] == "Suspended"
-    assert {c["type"] for c in cluster.status(key)["conditions"] if c["status"] == "True"} == {"Suspended"}
-    cluster.wait(10_000)
-    await cluster.settle()
-    assert not cluster.jobs
-
-    cluster.edit(key, suspend=False)
-    await cluster.settle()
-    status = cluster.status(key)
-    assert (status["phase"], status["attempt"]) == ("Queued", 2)
-    assert [entry["reason"] for entry in status["history"]] == ["Suspended"]
-    assert "retries" not in status
-
-
-@play
 async def test_a_resource_created_suspended_starts_with_attempt_1_when_resumed(cluster: MemoryKube) -> None:
     key = cluster.add(resource(suspend=True))
     await cluster.settle()
@@ -446,18 +423,6 @@ async def test_a_volume_that_cannot_be_mounted_is_reported(cluster: MemoryKube) 
     await cluster.settle()
     message = condition(cluster, key, "Blocked")["message"]
     assert message.startswith("FailedMount: timed out. kubectl describe pod traffic-train-1-abcde")
-
-
-@play
-async def test_a_job_that_a_queue_suspended_is_queued(cluster: MemoryKube) -> None:
-    key = await started(cluster)
-    cluster.pods.clear()
-    cluster.jobs["traffic-train-1"]["spec"]["suspend"] = True
-    cluster.jobs["traffic-train-1"]["status"] = {"ready": 0}
-    await cluster.settle()
-    assert cluster.status(key)["phase"] == "Queued"
-    assert condition(cluster, key, "Blocked")["reason"] == "JobSuspended"
-    assert cluster.jobs["traffic-train-1"]["spec"]["suspend"] is True
 
 
 @play

@@ -33,6 +33,7 @@ from tlt_operator.reconcile.state import (
     Ended,
     Lost,
     NotStarted,
+    Paused,
     Running,
     Starting,
     Stopping,
@@ -70,6 +71,9 @@ def reconcile(
         # All pods run: record since when, and what is wrong in spite of that.
         case Running():
             return _report_running(snapshot, state, now)
+        # The Job is suspended: by the operator, by Kueue or by a person.
+        case Paused():
+            return _paused(snapshot, resource, state, now)
         # Somebody deleted the Job. Once its pods have written their checkpoint, it is gone: Lost.
         case Stopping(job=job):
             stopping = State(Phase.RUNNING, conditions.STOPPING, f"Job {job.name} is being deleted")
@@ -86,10 +90,9 @@ def reconcile(
 def suspend(snapshot: Snapshot, resource: Resource, state: AttemptState, now: datetime) -> Plan:
     """Return the plan for a resource that is to be suspended and has not ended.
 
-    The attempt's Job is deleted; another attempt is made once ``spec.suspend`` is false again. The Job's own
-    ``spec.suspend`` is left alone: a pod that ends with a code other than 0 after SIGTERM counts as failed
-    there, which with backoffLimit 0 fails the Job; and that field is how queueing systems (Kueue) admit Jobs.
-    The deletion is a foreground one: the Job stays until its pod has written its checkpoint and is gone.
+    The attempt's Job is suspended: its pods write their checkpoint and end, and once it is resumed it makes
+    another pod. A Job that Kueue admits is deleted instead, and the next attempt queues anew: Kueue resumes
+    every suspended Job that it has admitted, and keeps its quota for it.
     """
     match state:
         # The run was faster than the suspension.
@@ -98,27 +101,72 @@ def suspend(snapshot: Snapshot, resource: Resource, state: AttemptState, now: da
         # The run failed before it was stopped: the failure is recorded and counted, as without a suspension.
         case Ended(outcome=Failure() as cause):
             return _record(snapshot, resource, cause, now)
-        # A Job exists: delete it. The phase stays Running until its pods have written their checkpoint and
-        # are gone.
-        case Starting(job=job) | Running(job=job) | Stopping(job=job):
-            stopping = State(
-                Phase.RUNNING, conditions.STOPPING, f"Job {job.name} is stopped: spec.suspend is true"
-            )
-            status = with_state(snapshot, stopping, now, job_uid=job.uid)
-            return plan_for(snapshot, status, delete=None if job.deleting else job)
-    # There is no Job any more. A pod may outlive it, and Suspended promises that nothing writes to the
-    # output.
+        # The phase stays Running until its pods have written their checkpoint and are gone.
+        case Starting(job=job) | Running(job=job) | Paused(job=job) | Stopping(job=job) if (
+            job.queue or job.deleting
+        ):
+            return _stopping(snapshot, job, now, delete=None if job.deleting else job)
+        case Starting(job=job) | Running(job=job):
+            return _stopping(snapshot, job, now, suspend=job)
+        # The Job controller has not noticed yet: a pod may be on its way.
+        case Paused(job=job) if job.suspended_by_us and not job.holds("Suspended"):
+            return _stopping(snapshot, job, now, requeue_after=OLD_POD_POLL_SECONDS)
+    # Nothing makes pods any more. One may be left, and Suspended promises that nothing writes to the output.
     if snapshot.live_pods:
-        names = ", ".join(snapshot.live_pods)
-        stopping = State(Phase.RUNNING, conditions.STOPPING, f"waits for the end of {names}")
-        status = with_state(snapshot, stopping, now)
-        return plan_for(snapshot, status, requeue_after=OLD_POD_POLL_SECONDS)
+        return _still_writing(snapshot, now)
     changes: dict[str, Any] = {}
     # The suspension ended an attempt: the next one is made on resumption, and this one counts for nothing.
     if isinstance(state, Lost):
         entry = Attempt(attempt=snapshot.attempt, reason=retry.SUSPENDED, time=times.to_wire(now))
         changes["history"] = retry.append(snapshot.status.history, entry)
     return plan_for(snapshot, with_state(snapshot, conditions.suspended(), now, **changes))
+
+
+def _stopping(snapshot: Snapshot, job: JobState, now: datetime, **actions: Any) -> Plan:
+    """Report that a Job is being stopped because the user suspended the resource."""
+    message = f"Job {job.name} is stopped: spec.suspend is true"
+    state = State(Phase.RUNNING, conditions.STOPPING, message)
+    return plan_for(snapshot, with_state(snapshot, state, now, job_uid=job.uid), **actions)
+
+
+def _still_writing(snapshot: Snapshot, now: datetime) -> Plan:
+    """Report that pods are being stopped, which may still write to the output."""
+    names = ", ".join(snapshot.live_pods)
+    stopping = State(Phase.RUNNING, conditions.STOPPING, f"waits for the end of {names}")
+    return plan_for(snapshot, with_state(snapshot, stopping, now), requeue_after=OLD_POD_POLL_SECONDS)
+
+
+def _paused(snapshot: Snapshot, resource: Resource, state: Paused, now: datetime) -> Plan:
+    """Return the plan for a resource that is to run and whose Job is suspended."""
+    job = state.job
+    # Whoever suspended it: a pod that is being stopped writes its checkpoint, and no second one may start.
+    if state.pods:
+        return _still_writing(snapshot, now)
+    # The user resumed the resource: so is its Job, which makes another pod of the same attempt.
+    if job.suspended_by_us and not job.queue:
+        message = f"attempt {snapshot.attempt}: Job {job.name} is resumed"
+        status = with_state(snapshot, State(Phase.QUEUED, conditions.WAITING_FOR_POD, message), now)
+        return plan_for(snapshot, status, resume=job, requeue_after=OLD_POD_POLL_SECONDS)
+    if not job.queue:
+        blocker = blockers.suspension_blocker(job, snapshot.namespace)
+        return _blocked(snapshot, resource, blocker, job, now, REFUSED_POLL_SECONDS)
+    # Kueue resumes it when it admits it, which may take days and is no error.
+    message = f"attempt {snapshot.attempt}: Job {job.name} waits in the queue {job.queue}"
+    changes: dict[str, Any] = {}
+    # It ran: the queue took it back, for a Job of a higher priority for example.
+    if snapshot.status.phase == Phase.RUNNING:
+        message += ", which stopped it"
+        entry = Attempt(
+            attempt=snapshot.attempt,
+            reason=Reason.EVICTED,
+            time=times.to_wire(now),
+            progress=retry.position(snapshot.status.progress),
+            paused=True,
+        )
+        changes["history"] = retry.append(snapshot.status.history, entry)
+        changes["preemptions"] = (snapshot.status.preemptions or 0) + 1
+    reason = conditions.WAITING_FOR_ADMISSION
+    return _queued(snapshot, resource, reason, message, now, REFUSED_POLL_SECONDS, job, **changes)
 
 
 def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Settings) -> Plan:
@@ -210,10 +258,11 @@ def _queued(
     now: datetime,
     poll: float,
     job: JobState | None = None,
+    **changes: Any,
 ) -> Plan:
     """Report that a pod is waited for, and nothing is known to be wrong."""
-    state = State(Phase.QUEUED, reason, message)
-    return _wait(snapshot, resource, state, failure(Reason.START_TIMEOUT, message), job, now, poll)
+    state, cause = State(Phase.QUEUED, reason, message), failure(Reason.START_TIMEOUT, message)
+    return _wait(snapshot, resource, state, cause, job, now, poll, **changes)
 
 
 def _wait(
@@ -224,6 +273,7 @@ def _wait(
     job: JobState | None,
     now: datetime,
     poll: float,
+    **changes: Any,
 ) -> Plan:
     """Report a state in which a pod is waited for; after startTimeoutSeconds, fail by ``cause``."""
     seconds_left = _seconds_left(times.from_wire(snapshot.status.waiting_since), resource, now)
@@ -231,7 +281,8 @@ def _wait(
         return end_attempt(snapshot, resource, cause, now, delete=job)
     # No event announces the end of the timeout.
     poll = poll if seconds_left is None else min(poll, seconds_left)
-    return plan_for(snapshot, with_state(snapshot, state, now, **_job_observed(job)), requeue_after=poll)
+    status = with_state(snapshot, state, now, **_job_observed(job), **changes)
+    return plan_for(snapshot, status, requeue_after=poll)
 
 
 def _seconds_left(since: datetime | None, resource: Resource, now: datetime) -> float | None:

@@ -51,9 +51,6 @@ def find(
     job: JobState, pods: Sequence[PodState], events: Sequence[EventState], namespace: str
 ) -> Blocker | None:
     """Return the blocker of a Job's pods, or None if no obstacle is visible."""
-    # Kueue suspends a Job until it admits it, which may take days: never an error.
-    if job.suspended:
-        return Blocker("JobSuspended", f"Job {job.name} is suspended, by a queueing system or by hand")
     # Without a pod, only the events of the Job say why none is created.
     if not pods:
         return _missing_pod_blocker(events, namespace)
@@ -112,6 +109,14 @@ def _unscheduled_blocker(reason: str, message: str, namespace: str) -> Blocker:
     if "unbound immediate PersistentVolumeClaims" in message:
         return Blocker("ClaimUnbound", message, f"kubectl describe pvc -n {namespace} says why.")
     return Blocker(reason, message)
+
+
+def suspension_blocker(job: JobState, namespace: str) -> Blocker:
+    """Return the blocker of a Job that neither the operator nor a queue of Kueue has suspended."""
+    message = f"Job {job.name} is suspended by hand or by a queueing system"
+    hint = f"By hand: kubectl patch job {job.name} -n {namespace} --type merge -p "
+    hint += '\'{"spec":{"suspend":false}}\'. Kueue needs the label kueue.x-k8s.io/queue-name on the resource.'
+    return Blocker("JobSuspended", message, hint)
 
 
 def refusal_blocker(message: str, namespace: str) -> Blocker:

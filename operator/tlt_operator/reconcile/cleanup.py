@@ -39,7 +39,7 @@ def ttl(snapshot: Snapshot, status: JobStatus) -> tuple[tuple[str, int], ...]:
     if seconds is None:
         return ()
     # The history has the attempts without success; the last attempt of a success is in no history.
-    recorded = {snapshot.job_name(entry.attempt) for entry in status.history or ()}
+    recorded = {snapshot.job_name(entry.attempt) for entry in status.history or () if not entry.paused}
     if status.phase in TERMINAL and status.job_name:
         recorded.add(status.job_name)
     return tuple(

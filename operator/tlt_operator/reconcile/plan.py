@@ -36,6 +36,8 @@ class Plan:
         create: The Job to create.
         service: The Service to create, of a Job that exists.
         delete: The Job to delete.
+        suspend: The Job to suspend.
+        resume: The Job to resume.
         ttl: Jobs (by name) whose ttlSecondsAfterFinished to set.
         requeue_after: Seconds after which to look again even if no event arrives.
     """
@@ -46,6 +48,8 @@ class Plan:
     create: Mapping[str, Any] | None = None
     service: Mapping[str, Any] | None = None
     delete: JobState | None = None
+    suspend: JobState | None = None
+    resume: JobState | None = None
     ttl: tuple[tuple[str, int], ...] = ()
     requeue_after: float | None = None
 
