@@ -263,6 +263,7 @@ def pod_state(body: Json, owner_uid: str) -> PodState:
         node=(body.get("spec") or {}).get("nodeName") or "",
         created=from_wire(metadata.get("creationTimestamp")),
         deleting=bool(metadata.get("deletionTimestamp")),
+        deletion_due=from_wire(metadata.get("deletionTimestamp")),
         conditions=_conditions(status),
         container=_container(runner) if runner else None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -112,3 +113,30 @@ def test_storage_that_is_away_is_waited_for(api: Api, namespace: str, operator: 
     assert (status["restarts"], "retries" in status) == (3, False)
     jobs = api.jobs(namespace)
     assert jobs[JOB]["spec"]["ttlSecondsAfterFinished"] == 3600
+
+
+def test_a_pod_on_a_silent_node_is_lost_until_it_is_deleted_by_force(
+    api: Api, namespace: str, operator: OperatorProcess
+) -> None:
+    training = made(namespace)
+    api.create(training)
+    kubelet = Kubelet(api, namespace)
+    kubelet.run(JOB)
+    api.until_phase(training, "Running")
+    pod = kubelet.pod(JOB)["metadata"]["name"]
+    # What the node controller and the taint manager do; nobody is there to end the process.
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    unready = [
+        {"type": "Ready", "status": "False", "lastTransitionTime": now},
+        {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager", "message": "m"},
+    ]
+    api.patch("Pod", pod, namespace, {"status": {"conditions": unready}}, "status")
+    api.delete("Pod", pod, namespace)
+    status = api.until_phase(training, "Retrying")
+    message = next(c["message"] for c in status["conditions"] if c["reason"] == "NodeLost")
+    assert f"kubectl delete pod {pod} -n {namespace} --force --grace-period=0" in message
+    assert list(api.jobs(namespace)) == [JOB]
+    api.delete("Pod", pod, namespace, grace_period_seconds=0)
+    kubelet.run("traffic-train-2")
+    status = api.until_phase(training, "Running")
+    assert (status["attempt"], status["preemptions"], "retries" in status) == (2, 1, False)
