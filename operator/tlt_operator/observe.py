@@ -17,7 +17,7 @@ from tlt_api.resources import KINDS, InvalidResourceError, Kind, Resource, parse
 from tlt_api.status import JobStatus
 from tlt_api.times import from_wire, to_wire
 from tlt_operator.cluster.client import Client, Json, RefusedError
-from tlt_operator.objects import ATTEMPT, INDEX, OWNER_UID
+from tlt_operator.objects import ATTEMPT, INDEX, OWNER_UID, QUEUE, SUSPENDED_BY_US
 from tlt_operator.objects.job import CONTAINER
 from tlt_operator.objects.service import service_name
 from tlt_operator.snapshot import (
@@ -138,8 +138,9 @@ async def _attempt(
     # The attempt's name is enough: an announced Job may exist although the status does not have its uid yet.
     job = job_state(body) if body else None
     # Pods tell nothing new about a resource that has ended, a Job whose pods are all ready, and a very new
-    # Job.
-    if status.phase in TERMINAL or (job and not job.finished and (job.all_ready or _is_new(job, now))):
+    # Job. Those of a suspended Job may still write.
+    calm = job and not job.finished and not job.suspended and (job.all_ready or _is_new(job, now))
+    if status.phase in TERMINAL or calm:
         return job, (), ()
     # By the owner's name, not its uid: pods of a deleted resource of this name may still write.
     pod_states = [pod_state(item, uid) for item in await client.list_pods(key.namespace, key.kind, key.name)]
@@ -229,6 +230,8 @@ def job_state(body: Json) -> JobState:
         parallelism=spec.get("parallelism", 1),
         deleting=bool(metadata.get("deletionTimestamp")),
         suspended=bool(spec.get("suspend")),
+        suspended_by_us=SUSPENDED_BY_US in (metadata.get("annotations") or {}),
+        queue=(metadata.get("labels") or {}).get(QUEUE) or "",
         ttl_seconds=spec.get("ttlSecondsAfterFinished"),
     )
 

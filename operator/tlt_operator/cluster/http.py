@@ -19,7 +19,7 @@ import aiohttp
 from tlt_api.base import API_VERSION, GROUP, VERSION
 from tlt_api.resources import Kind
 from tlt_operator.cluster.client import Json, NotFoundError, api_error
-from tlt_operator.objects import OWNER_KIND, OWNER_NAME, OWNER_UID
+from tlt_operator.objects import OWNER_KIND, OWNER_NAME, OWNER_UID, SUSPENDED_BY_US
 
 _PAGE = 500
 """Resources in one answer: a list of thousands at once would take memory on both sides."""
@@ -154,6 +154,14 @@ class HttpClient:
             "preconditions": {"uid": uid, "resourceVersion": version},
         }
         await self._request("DELETE", _job(namespace, name), body)
+
+    async def suspend_job(self, namespace: str, name: str, uid: str, version: str, suspend: bool) -> None:
+        """Suspend or resume a batch Job, if it is still this very version."""
+        # Both metadata are compared by the API server: a Job that changed since it was read is left alone.
+        annotations = {SUSPENDED_BY_US: "true" if suspend else None}
+        metadata = {"uid": uid, "resourceVersion": version, "annotations": annotations}
+        body = {"metadata": metadata, "spec": {"suspend": suspend}}
+        await self._request("PATCH", _job(namespace, name), body, content_type=_MERGE)
 
     async def set_job_ttl(self, namespace: str, name: str, seconds: int) -> None:
         """Set a batch Job's ttlSecondsAfterFinished."""
