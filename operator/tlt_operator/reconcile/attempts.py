@@ -39,7 +39,7 @@ from tlt_operator.reconcile.state import (
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import JobState, Snapshot
 
-# Pods, Services and quotas are not watched: while one of them matters, the resource is looked at again.
+# Services, quotas and Events are not watched: while one of them matters, the resource is looked at again.
 OLD_POD_POLL_SECONDS = 5.0
 """Interval while the end of a pod is awaited."""
 REFUSED_POLL_SECONDS = 30.0
@@ -56,7 +56,7 @@ def reconcile(
         # A mistake of the caller: there is no attempt to go on with.
         case NotStarted():
             raise ValueError("expected an attempt; before the first one, references are resolved")
-        # The status names the attempt, and no Job of it has been observed: make one.
+        # The attempt has no Job yet: make one.
         case Announced():
             return _create(snapshot, resource, now, settings)
         # The pods of an Indexed Job reach each other by its Service, which needs the Job's uid.
@@ -122,7 +122,8 @@ def suspend(snapshot: Snapshot, resource: Resource, state: AttemptState, now: da
 def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Settings) -> Plan:
     """Create the Job of the announced attempt, as soon as nothing stands in its way."""
     name = snapshot.job_name(snapshot.attempt)
-    # A Job of this name is not adopted: it may be anybody's, or a former resource's that is being collected.
+    # A Job of this name that belongs to something else is not adopted: it may be anybody's, or a former
+    # resource's that is being collected.
     if snapshot.job:
         owner = snapshot.job.owner_uid or "none"
         message = f"Job {name} belongs to something else (owner uid {owner}): waits until it is gone"
@@ -147,8 +148,10 @@ def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Set
     addresses = service_object.addresses(name, spec)
     run = for_attempt(resource, spec, inputs, snapshot.attempt, addresses)
     body = job_object.build(run, settings, snapshot.labels)
+    message = f"attempt {snapshot.attempt}: Job {name} waits for its pod to run"
+    status = with_state(snapshot, State(Phase.QUEUED, conditions.WAITING_FOR_POD, message), now)
     # The Job's first event comes sooner than this.
-    return Plan(create=body, requeue_after=OLD_POD_POLL_SECONDS)
+    return plan_for(snapshot, status, create=body, requeue_after=REFUSED_POLL_SECONDS)
 
 
 def _lacks_service(snapshot: Snapshot, job: JobState) -> bool:
