@@ -19,6 +19,8 @@ from tlt_api.status import Inputs
 RUN_SPEC_ANNOTATION = "tlt.dev/run-spec"
 RUN_SPEC_PATH = "/etc/tlt/run.json"
 """File of the pod that shows the annotation."""
+PROGRESS_SECONDS = 5
+"""Shortest time between two reports of progress, unless the operator asks for a longer one."""
 VOLUMES_ROOT = "/mnt/tlt"
 """Mount point of volumes: ``pvc://claim/path`` is at ``/mnt/tlt/claim/path`` in the pod."""
 
@@ -54,6 +56,9 @@ class RunSpec(ApiModel):
     workers: list[str] = []
     """Addresses (host:port) of the pods that train together, by index; empty with a single pod. The index of
     a pod is in JOB_COMPLETION_INDEX; index 0 is the chief, which alone reports and publishes."""
+    progress_seconds: Annotated[int, Field(ge=1)] = PROGRESS_SECONDS
+    """Shortest time between two reports of progress, in seconds; the runner reports less often in long
+    runs."""
 
     @model_validator(mode="before")
     @classmethod
@@ -88,7 +93,12 @@ class RunSpec(ApiModel):
 
 
 def for_attempt(
-    resource: Resource, spec: JobSpec, inputs: Inputs, attempt: int, workers: Sequence[str] = ()
+    resource: Resource,
+    spec: JobSpec,
+    inputs: Inputs,
+    attempt: int,
+    workers: Sequence[str] = (),
+    progress_seconds: int = PROGRESS_SECONDS,
 ) -> RunSpec:
     """Return the run spec of an attempt.
 
@@ -98,6 +108,14 @@ def for_attempt(
         inputs: Resolved references.
         attempt: Number of the attempt, from 1.
         workers: Addresses of the pods that train together, by index; empty with a single pod.
+        progress_seconds: Shortest time between two reports of progress, in seconds.
     """
     owner = Owner(kind=resource.kind.name, namespace=resource.namespace, name=resource.name, uid=resource.uid)
-    return RunSpec(owner=owner, attempt=attempt, spec=spec, inputs=inputs, workers=list(workers))
+    return RunSpec(
+        owner=owner,
+        attempt=attempt,
+        spec=spec,
+        inputs=inputs,
+        workers=list(workers),
+        progress_seconds=progress_seconds,
+    )

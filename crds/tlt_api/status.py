@@ -154,7 +154,10 @@ class Progress(StatusModel):
     eta_seconds: int | None = None
     """Estimated remaining time in seconds: of the run in training and evaluation, otherwise of the stage."""
     last_update_time: Time | None = None
-    """Time of the last progress report."""
+    """Time of the last progress report. A time before the start of the attempt is that of an earlier one."""
+    next_within_seconds: int | None = None
+    """Time from lastUpdateTime within which the next progress report is due, if the run is alive. Absent in
+    stages of unknown length."""
 
 
 class Section(StatusModel):
