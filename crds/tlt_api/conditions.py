@@ -179,8 +179,7 @@ def phase(conditions: Sequence[Condition]) -> Phase:
     if SUSPENDED in true:
         return Phase.SUSPENDED
     if RECONCILING in true:
-        # Any other reason is that of an attempt that does not run yet: CreatingJob, a quota, a name that is
-        # taken.
+        # Any other reason is that of an attempt that does not run yet: a quota, a name that is taken.
         return _PHASE_OF_REASON.get(true[RECONCILING].reason, Phase.QUEUED)
     return Phase.PENDING
 

@@ -513,6 +513,13 @@ class RunnerStatus(TrainingResults, PruningResults, ExportResults):
 class JobStatus(Results, OperatorStatus):
     """Status that all kinds share. Every field may be absent."""
 
+    @property
+    def recorded_end(self) -> Attempt | None:
+        """Entry of ``history`` that records the end of the current attempt; None while there is none."""
+        last = self.history[-1] if self.history else None
+        # An attempt that a queueing system paused goes on.
+        return last if last and last.attempt == self.attempt and not last.paused else None
+
 
 class TrainingJobStatus(TrainingResults, JobStatus):
     """Status of a TrainingJob."""

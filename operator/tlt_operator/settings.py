@@ -20,6 +20,8 @@ class Settings:
         health_port: Port of ``/healthz``.
         metrics_port: Port of ``/metrics``.
         request_timeout_seconds: Longest time for one request to the API server.
+        lease_namespace: Namespace of the Lease that one of several replicas holds; empty for one replica.
+        lease_seconds: Time after which another replica takes the Lease of one that died.
         log_level: Level of the operator's log.
     """
 
@@ -32,6 +34,8 @@ class Settings:
     health_port: int = 8080
     metrics_port: int = 9090
     request_timeout_seconds: float = 30
+    lease_namespace: str = ""
+    lease_seconds: float = 10
     log_level: str = "INFO"
 
 
@@ -60,6 +64,8 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         request_timeout_seconds=_number(
             environment, "TLT_REQUEST_TIMEOUT_SECONDS", default.request_timeout_seconds, least=1
         ),
+        lease_namespace=environment.get("TLT_LEASE_NAMESPACE") or default.lease_namespace,
+        lease_seconds=round(_number(environment, "TLT_LEASE_SECONDS", default.lease_seconds, least=5)),
         log_level=_level(environment.get("TLT_LOG_LEVEL") or default.log_level),
     )
 

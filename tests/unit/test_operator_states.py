@@ -96,11 +96,11 @@ LONG = replace(JOB, ready=1, start_time=START - timedelta(hours=1))
 TABLE: dict[str, tuple[Snapshot, type, str, str, str, str]] = {
     "no attempt yet": (
         snapshot_of(TrainingJobStatus()), NotStarted,
-        "Queued CreatingJob", "Suspended", "-", "Failed InvalidSpec",
+        "Queued WaitingForPod, create Job", "Suspended", "-", "Failed InvalidSpec",
     ),
     "announced, without a Job": (
         snapshot_of(ANNOUNCED), Announced,
-        "create Job", "Suspended", "-", "Stalled",
+        "Queued WaitingForPod, create Job", "Suspended", "-", "Stalled",
     ),
     "announced, and another's Job has the name": (
         snapshot_of(ANNOUNCED, job=replace(JOB, owner_uid="other")), Announced,
@@ -265,7 +265,7 @@ TABLE: dict[str, tuple[Snapshot, type, str, str, str, str]] = {
     ),
     "a failure that is recorded, an hour ago": (
         snapshot_of(recorded(1), job=FAILED), Ended,
-        "Queued CreatingJob", "Suspended", "-", "Stalled",
+        "Queued WaitingForPod, create Job", "Suspended", "-", "Stalled",
     ),
 }  # fmt: skip
 INTENTS = ("run", "suspend", "finished", "unreadable")

@@ -24,7 +24,7 @@ from tlt_operator.objects import job
 from tlt_operator.objects.event import Event
 from tlt_operator.reconcile import attempts, cleanup, retry
 from tlt_operator.reconcile.plan import Plan, announce, fail, plan_for, with_state
-from tlt_operator.reconcile.state import NotStarted, attempt_state
+from tlt_operator.reconcile.state import Announced, NotStarted, attempt_state
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Snapshot
 
@@ -37,6 +37,9 @@ def reconcile(snapshot: Snapshot, now: datetime, settings: Settings) -> Plan:
     if snapshot.deleting:
         return Plan()
     plan = _decide(snapshot, now, settings)
+    # The next attempt: its Job is created in this same pass, if nothing stands in its way.
+    if plan.announced is not None and snapshot.resource is not None:
+        plan = attempts.reconcile(plan.announced, snapshot.resource, Announced(), now, settings)
     # Outcomes that this plan records count as recorded: it writes the status before it sets a TTL.
     return replace(plan, ttl=cleanup.ttl(snapshot, plan.status or snapshot.status) or plan.ttl)
 

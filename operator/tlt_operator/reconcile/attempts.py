@@ -43,7 +43,7 @@ from tlt_operator.reconcile.state import (
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import JobState, Refusal, Snapshot
 
-# Pods, Services and quotas are not watched: while one of them matters, the resource is looked at again.
+# Services, quotas and Events are not watched: while one of them matters, the resource is looked at again.
 OLD_POD_POLL_SECONDS = 5.0
 """Interval while the end of a pod is awaited."""
 REFUSED_POLL_SECONDS = 30.0
@@ -60,7 +60,7 @@ def reconcile(
         # A mistake of the caller: there is no attempt to go on with.
         case NotStarted():
             raise ValueError("expected an attempt; before the first one, references are resolved")
-        # The status names the attempt, and no Job of it has been observed: make one.
+        # The attempt has no Job yet: make one.
         case Announced():
             return _create(snapshot, resource, now, settings)
         # The pods of an Indexed Job reach each other by its Service, which needs the Job's uid.
@@ -193,7 +193,8 @@ def _paused(snapshot: Snapshot, resource: Resource, state: Paused, now: datetime
 def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Settings) -> Plan:
     """Create the Job of the announced attempt, as soon as nothing stands in its way."""
     name = snapshot.job_name(snapshot.attempt)
-    # A Job of this name is not adopted: it may be anybody's, or a former resource's that is being collected.
+    # A Job of this name that belongs to something else is not adopted: it may be anybody's, or a former
+    # resource's that is being collected.
     if snapshot.job:
         owner = snapshot.job.owner_uid or "none"
         message = f"Job {name} belongs to something else (owner uid {owner}): waits until it is gone"
@@ -216,8 +217,10 @@ def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Set
     run = for_attempt(resource, spec, inputs, snapshot.attempt, addresses)
     avoided = retry.nodes_to_avoid(snapshot.status.history)
     body = job_object.build(run, settings, snapshot.labels, avoided)
+    message = f"attempt {snapshot.attempt}: Job {name} waits for its pod to run"
+    status = with_state(snapshot, State(Phase.QUEUED, conditions.WAITING_FOR_POD, message), now)
     # The Job's first event comes sooner than this.
-    return Plan(create=body, requeue_after=OLD_POD_POLL_SECONDS)
+    return plan_for(snapshot, status, create=body, requeue_after=REFUSED_POLL_SECONDS)
 
 
 def _refused(
@@ -405,7 +408,7 @@ def next_attempt(snapshot: Snapshot, resource: Resource, now: datetime) -> Plan:
         state = conditions.not_started(f"spec.retry was raised to {resource.spec.retry}")
         changes |= {"failure": None, "dependency": None}
         return plan_for(snapshot, with_state(snapshot, state, now, **changes), requeue_after=0)
-    if status.history and status.history[-1].attempt == status.attempt:
+    if status.history and status.recorded_end:
         *earlier, last = status.history
         # As a retry by the operator would: without its remedy, the attempt would fail in the same way.
         known = last.reason in set(Reason)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -30,36 +30,40 @@ class Plan:
     """Actions, in the order in which they are executed.
 
     Attributes:
+        create: The Job to create, whose uid goes into the status.
         report: The runner's fields of the status, completed from the termination message.
         event: The Event to post.
         status: The operator's fields of the status; None where they stay as they are.
-        create: The Job to create.
         service: The Service to create, of a Job that exists.
         delete: The Job to delete.
         suspend: The Job to suspend.
         resume: The Job to resume.
         ttl: Jobs (by name) whose ttlSecondsAfterFinished to set.
         requeue_after: Seconds after which to look again even if no event arrives.
+        announced: Snapshot with the next attempt in its status, with which to decide on: nothing is written
+            before the attempt's Job exists.
     """
 
+    create: Mapping[str, Any] | None = None
     report: Mapping[str, Any] | None = None
     event: Event | None = None
     status: JobStatus | None = None
-    create: Mapping[str, Any] | None = None
     service: Mapping[str, Any] | None = None
     delete: JobState | None = None
     suspend: JobState | None = None
     resume: JobState | None = None
     ttl: tuple[tuple[str, int], ...] = ()
     requeue_after: float | None = None
+    announced: Snapshot | None = None
 
 
 def plan_for(snapshot: Snapshot, status: JobStatus, **actions: Any) -> Plan:
     """Return a plan that writes a status, with an Event for a transition; ``actions`` go into the plan."""
     # Nothing changed: no write, and no load on the API server from resources at rest.
-    if operator_fields(status) == operator_fields(snapshot.status):
+    recorded = snapshot.recorded or snapshot.status
+    if operator_fields(status) == operator_fields(recorded):
         return Plan(**actions)
-    return Plan(status=status, event=_transition(snapshot.status, status), **actions)
+    return Plan(status=status, event=_transition(recorded, status), **actions)
 
 
 def with_state(snapshot: Snapshot, state: State, now: datetime, **changes: Any) -> JobStatus:
@@ -67,6 +71,9 @@ def with_state(snapshot: Snapshot, state: State, now: datetime, **changes: Any) 
     new_conditions = conditions.build(
         snapshot.status.conditions, state, snapshot.generation, times.to_wire(now)
     )
+    # Conditions of others (a newer operator, another controller) stay: the list is written as a whole.
+    types = {condition.type for condition in new_conditions}
+    new_conditions += [item for item in snapshot.status.conditions if item.type not in types]
     # The phase is derived from the conditions, so that the two never disagree.
     phase, status = conditions.phase(new_conditions), snapshot.status
     update: dict[str, Any] = {
@@ -98,8 +105,9 @@ def _transition(before: JobStatus, after: JobStatus) -> Event | None:
     # Ready carries the reason of every state, and no other condition does.
     ready = conditions.find(after.conditions, conditions.READY)
     was_ready = conditions.find(before.conditions, conditions.READY)
-    # Waiting for a pod follows the creation of its Job by a moment, and is not worth an Event of its own.
-    if ready is None or ready.reason == conditions.WAITING_FOR_POD:
+    # What every run goes through is not worth an Event: thousands of them would be most of what there is to
+    # read, and of the operator's writes. Its end is.
+    if ready is None or ready.reason in (conditions.WAITING_FOR_POD, conditions.RUNNING):
         return None
     # Of its own: the state may have been reported before it turned out that a person has to act.
     if _stalls(after) and not _stalls(before) and after.phase != Phase.FAILED:
@@ -118,15 +126,31 @@ def _stalls(status: JobStatus) -> bool:
 
 
 def announce(snapshot: Snapshot, attempt: int, now: datetime, **changes: Any) -> Plan:
-    """Record that an attempt is to be made; the next reconciliation finds its Job missing and creates it."""
-    # The name goes into the status before the Job exists: the admission policy admits this Job's pods alone.
-    name = snapshot.job_name(attempt)
-    state = State(Phase.QUEUED, "CreatingJob", f"attempt {attempt}: creates Job {name}")
-    fields: dict[str, Any] = {"attempt": attempt, "job_name": name, "job_uid": None, **changes}
+    """Go on with the next attempt; ``changes`` are fields of the status by their Python names.
+
+    The status is not written before the attempt's Job exists: an operator that dies in between finds that Job
+    by its name. The runner may not report before, since the admission policy admits the pods of the Job that
+    the status names.
+    """
+    fields: dict[str, Any] = {
+        "attempt": attempt,
+        "job_name": snapshot.job_name(attempt),
+        "job_uid": None,
+        **changes,
+    }
     # Later attempts show the failure of the one before until they succeed or fail themselves.
     if attempt == 1:
         fields |= {"failure": None, "completion_time": None}
-    return plan_for(snapshot, with_state(snapshot, state, now, **fields), requeue_after=0)
+    announced = replace(
+        snapshot,
+        status=snapshot.status.model_copy(update=fields),
+        recorded=snapshot.recorded or snapshot.status,
+        # The name of the Job may be taken.
+        job=snapshot.next_job,
+        next_job=None,
+        service=None,
+    )
+    return Plan(announced=announced)
 
 
 def succeed(snapshot: Snapshot, job: JobState, now: datetime) -> Plan:

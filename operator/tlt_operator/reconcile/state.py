@@ -4,10 +4,11 @@
                                   ^           |    -> Stopping -> Lost
                                   +- Paused <-+    -> Ended
 
-``status.attempt`` is written before the Job is created (Announced), and ``status.jobUid`` once the Job has
-been observed. A Job that is absent was therefore not created yet where there is no jobUid, and was deleted
-where there is one (Lost). The end of an attempt is recorded in ``status.history``; from then on its Job no
-longer matters.
+The Job is created first, then ``status.attempt`` and ``status.jobUid`` are written together. A status
+without jobUid names an attempt whose Job could not be created yet (Announced), or comes from an operator of
+before, which wrote it first. A Job that is absent was therefore not created yet where there is no jobUid, and
+was deleted where there is one (Lost). The end of an attempt is recorded in ``status.history``; from then on
+its Job no longer matters.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class NotStarted:
 
 @dataclass(frozen=True)
 class Announced:
-    """State of an attempt that the status names; its Job has not been observed and may not exist."""
+    """State of an attempt without a Job."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +130,10 @@ def attempt_state(snapshot: Snapshot) -> AttemptState:
     if job and job.holds("Complete"):
         return Ended(Succeeded(job))
     # A recorded end stays, even if the Job is gone by now (TTL): otherwise it would count as Lost.
-    last = status.history[-1] if status.history else None
-    if last and last.attempt == status.attempt and not last.paused:
-        return Ended(last)
-    # Without a recorded uid the Job was never observed and is created, perhaps for the second time: its fixed
-    # name lets only one exist at a time.
+    if status.recorded_end:
+        return Ended(status.recorded_end)
+    # Without a recorded uid the Job is created, perhaps for the second time: its fixed name lets only one
+    # exist at a time.
     if job is None:
         return Lost() if status.job_uid else Announced()
     # A deletion is awaited to its end: the pods' termination messages count, and no other pod may start yet.
