@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -394,9 +395,19 @@ def _announce_next(
     return plan_for(snapshot, with_state(snapshot, state, now), requeue_after=wait)
 
 
+def taken_up(snapshot: Snapshot, resource: Resource) -> bool:
+    """Tell whether the user takes up a resource that has failed, by raising spec.retry."""
+    # Suspended, it waits for both.
+    if resource.spec.suspend or not retry.requested(resource.spec, snapshot.status):
+        return False
+    # An operator that died may have created the Job of the next attempt, and not recorded why.
+    begun = snapshot.recorded is not None and snapshot.recorded.attempt is not None
+    return snapshot.status.phase == Phase.FAILED or begun
+
+
 def next_attempt(snapshot: Snapshot, resource: Resource, now: datetime) -> Plan:
     """Return the plan that takes up a resource again because spec.retry was raised."""
-    status = snapshot.status
+    status = snapshot.recorded or snapshot.status
     changes: dict[str, Any] = {
         "observed_retry": observed_retry(resource, status),
         "completion_time": None,
@@ -416,4 +427,6 @@ def next_attempt(snapshot: Snapshot, resource: Resource, now: datetime) -> Plan:
         update = {"retry": resource.spec.retry, "remedy": remedy}
         changes["history"] = [*earlier, last.model_copy(update=update)]
     changes["restarts"] = (status.restarts or 0) + 1
-    return announce(snapshot, snapshot.attempt + 1, now, **changes)
+    # The Job that a former operator created is the next attempt's.
+    found = replace(snapshot, next_job=snapshot.job) if snapshot.recorded else snapshot
+    return announce(found, status.attempt + 1, now, **changes)
