@@ -30,6 +30,7 @@ from tlt_operator.cluster.client import (
 from tlt_operator.health import Health
 from tlt_operator.index import Index, key_of
 from tlt_operator.observe import observe
+from tlt_operator.outputs import Outputs
 from tlt_operator.reconcile import reconcile
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Key, Refusal
@@ -103,6 +104,7 @@ class Controller:
                         self._settings,
                         on_write=partial(self.index.note_own_write, key),
                         unfinished=self.index.unfinished,
+                        outputs=self.index.outputs,
                     )
                 self._succeeded(key, requeue_after)
             # Somebody else was faster: the snapshot is out of date, and a new one is taken. Not a failure for
@@ -242,6 +244,7 @@ async def reconcile_once(
     clock: Callable[[], datetime] = utc_now,
     on_write: Callable[[str], None] = lambda version: None,
     unfinished: int = 0,
+    outputs: Outputs | None = None,
 ) -> float | None:
     """Observe a resource once, decide and apply; return the seconds after which to look again, if any.
 
@@ -252,6 +255,7 @@ async def reconcile_once(
         clock: The time.
         on_write: Called with the resourceVersion that our own write made.
         unfinished: Resources in the cluster that have not ended, which paces their reports of progress.
+        outputs: Writers of all outputs.
 
     Raises:
         ConflictError: Something changed since it was read; look again.
@@ -263,8 +267,12 @@ async def reconcile_once(
     # Deleted: the garbage collector deletes its Jobs and pods by their owner references.
     if snapshot is None:
         return None
-    snapshot = replace(snapshot, unfinished=unfinished)
+    holder = outputs.holder(key) if outputs else None
+    snapshot = replace(snapshot, unfinished=unfinished, output_holder=holder)
     plan = reconcile(snapshot, now, settings)
+    # Without an await since it was asked who holds the output: of two workers, one finds the other's claim.
+    if plan.create is not None and outputs is not None:
+        outputs.claim(key)
     # A Job cannot be taken back: the resource must not have been deleted, suspended or started since the
     # watch reported it.
     if plan.create is not None and not await client.is_current(

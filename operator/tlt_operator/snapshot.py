@@ -230,6 +230,7 @@ class Snapshot:
         pods: Pods of all attempts; not read while the attempt's are all ready.
         events: Warnings about the attempt's Job or pod; read only while the pod does not start.
         unfinished: Number of resources in the cluster that have not ended.
+        output_holder: Resource that writes to the same output and goes first; None if there is none.
         refusal: Set when the attempt's Job was refused a moment ago, or its Service, to read or to create.
     """
 
@@ -254,6 +255,7 @@ class Snapshot:
     pods: tuple[PodState, ...] = ()
     events: tuple[EventState, ...] = ()
     unfinished: int = 0
+    output_holder: Key | None = None
     refusal: Refusal | None = None
 
     @property
