@@ -145,6 +145,8 @@ class PodState:
     deleting: bool = False
     deletion_due: datetime | None = None
     """End of the grace period of a pod that is being deleted."""
+    forced: bool = False
+    """True if somebody deleted the pod by force, and so declared that its processes are gone."""
     conditions: Mapping[str, ConditionState] = field(default_factory=dict)
     container: ContainerState | None = None
 
@@ -153,6 +155,11 @@ class PodState:
         """True if no process of the pod can run any more."""
         # Not by deletionTimestamp: a pod that is being deleted runs on, for the grace period or on a node
         # that is cut off.
+        return self.forced or self.phase_ended
+
+    @property
+    def phase_ended(self) -> bool:
+        """True if the kubelet or the node controller has confirmed the pod's end."""
         return self.phase in ("Succeeded", "Failed")
 
     @property

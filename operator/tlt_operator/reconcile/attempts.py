@@ -75,7 +75,7 @@ def reconcile(
             return _report_running(snapshot, resource, state, now)
         # A pod is being taken away: the Job fails, and another attempt follows, once it has ended.
         case Disrupted():
-            return _disrupted(snapshot, state, now)
+            return _disrupted(snapshot, resource, state, now)
         # The Job is suspended: by the operator, by Kueue or by a person.
         case Paused():
             return _paused(snapshot, resource, state, now)
@@ -141,9 +141,14 @@ def _still_writing(snapshot: Snapshot, now: datetime) -> Plan:
     return _await_pods(snapshot, stopping, now)
 
 
-def _disrupted(snapshot: Snapshot, state: Disrupted, now: datetime) -> Plan:
+def _disrupted(snapshot: Snapshot, resource: Resource, state: Disrupted, now: datetime) -> Plan:
     """Report an attempt one of whose pods is being taken away."""
     pod, cause = state.pod, state.pod.conditions.get("DisruptionTarget")
+    # The Job controller waits for its end, which nobody can report any more. Without the Job it goes.
+    if pod.forced:
+        message = f"pod {pod.name} on node {pod.node or 'unknown'} was deleted by force"
+        lost = failure(Reason.NODE_LOST, message)
+        return end_attempt(snapshot, resource, lost, now, delete=state.job)
     reason = f" ({cause.reason}: {cause.message})" if cause and cause.true else ""
     message = f"attempt {snapshot.attempt}: pod {pod.name} is being stopped{reason}; the next attempt follows"
     stopping = State(Phase.RUNNING, conditions.STOPPING, message)
