@@ -40,6 +40,7 @@ TERMINAL = (Phase.SUCCEEDED, Phase.FAILED)
 NOT_STARTED = "NotStarted"
 WAITING_FOR_DEPENDENCY = "WaitingForDependency"
 WAITING_FOR_POD = "WaitingForPod"
+WAITING_FOR_ADMISSION = "WaitingForAdmission"
 RUNNING = "Running"
 STOPPING = "Stopping"
 RETRYING = "Retrying"

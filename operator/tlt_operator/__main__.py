@@ -6,7 +6,9 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 
 import kopf
@@ -19,12 +21,17 @@ from tlt_operator.cluster.client import ApiError, Client
 from tlt_operator.cluster.http import HttpClient
 from tlt_operator.controller import Controller
 from tlt_operator.health import Health
+from tlt_operator.lease import Leadership, LeaseLostError, Timing
 from tlt_operator.login import log_in
 from tlt_operator.settings import Settings, SettingsError, from_environment, usage
+from tlt_operator.traffic import trace
 
 log = logging.getLogger("tlt_operator")
 
 _POLL_SECONDS = 5
+_LEASE_NAME = "tlt-operator"
+_LAST_SECONDS = 10.0
+"""Longest time that parts have to end in; an operator without the Lease must not stay for longer."""
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -49,35 +56,88 @@ def main() -> None:
     log.info("serves %s at %s; runner image %s", namespaces, connection.server, settings.runner_image)
     # Until kopf takes the signals over: the first process of a container ignores SIGTERM without a handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    asyncio.run(run(settings))
+    try:
+        asyncio.run(run(settings))
+    # By design: the restart of the container begins anew, without remains of the former work.
+    except LeaseLostError as error:
+        sys.exit(f"tlt-operator: lost the Lease {settings.lease_namespace}/{_LEASE_NAME}: {error}")
 
 
 async def run(settings: Settings) -> None:
     """Run the operator until a signal ends it."""
-    async with HttpClient(log_in, settings.request_timeout_seconds) as client:
+    async with HttpClient(log_in, settings.request_timeout_seconds, [trace()]) as client:
         health = Health(settings.sweep_seconds)
         controller = Controller(client, settings, health)
         health.longest_wait = controller.queue.longest_wait
+        leadership = _leadership(client, settings, health)
+        controller.stand_by()
         # Before the wait for the CRDs: without an answer to its liveness probe, the pod would be restarted.
         runners = await _serve_probes_and_metrics(controller, health, settings)
         await _wait_for_kinds(client, settings)
         # From here on, the readiness probe passes.
         health.ready = True
         work = asyncio.create_task(controller.run(), name="controller")
-        # kopf, at its end, cancels every task that is younger than itself: the controller must be older.
+        lead = asyncio.create_task(_lead(leadership, controller, health), name="lease")
+        lag = asyncio.create_task(_measure_lag(), name="lag")
+        # kopf, at its end, cancels every task that is younger than itself: the others must be older.
         await asyncio.sleep(0)
         watch = asyncio.create_task(handlers.watch(controller, health, settings.namespaces), name="watch")
-        done, pending = await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+        done, pending = await asyncio.wait({work, lead, lag, watch}, return_when=asyncio.FIRST_COMPLETED)
         # Before the client closes: a reconciliation that is under way still uses its connections.
         for task in pending:
             task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+        await asyncio.wait(pending, timeout=_LAST_SECONDS)
         controller.queue.close()
+        # Only now, with all work ended: another replica may begin in this moment.
+        if leadership is not None:
+            await leadership.release()
         for runner in runners:
             await runner.cleanup()
         # An error of the part that ended ends the process: Kubernetes restarts it.
         for task in done:
             task.result()
+
+
+def _leadership(client: HttpClient, settings: Settings, health: Health) -> Leadership | None:
+    """Return the claim to the Lease; None for an operator that is alone by its settings."""
+    if not settings.lease_namespace:
+        log.info("works without a Lease (TLT_LEASE_NAMESPACE is not set): it must be the only operator")
+        return None
+    # A name of its own for each process: the second life of a pod is not the first one.
+    identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+    timing = Timing.of(settings.lease_seconds)
+    leadership = Leadership(client, settings.lease_namespace, _LEASE_NAME, identity, timing)
+    client.may_write = leadership.may_write
+    health.lease_trouble = lambda: leadership.trouble
+    return leadership
+
+
+async def _lead(leadership: Leadership | None, controller: Controller, health: Health) -> None:
+    """Stand by until the Lease is held, then let the controller work for as long as it is.
+
+    Raises:
+        LeaseLostError: The Lease is lost, and the process must end.
+    """
+    if leadership is not None:
+        health.role = "standby"
+        metrics.LEADER.set(0)
+        await leadership.acquire()
+    health.role = "leader"
+    metrics.LEADER.set(1)
+    controller.lead()
+    if leadership is None:
+        await asyncio.Event().wait()
+    else:
+        await leadership.keep()
+
+
+async def _measure_lag() -> None:
+    """Measure once a second by how much the event loop is late, until cancelled."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + 1
+        await asyncio.sleep(1)
+        metrics.LOOP_LAG_SECONDS.set(loop.time() - due)
 
 
 async def _serve_probes_and_metrics(
@@ -92,16 +152,20 @@ async def _serve_probes_and_metrics(
     # Liveness: a restart by the kubelet may help against each of these problems.
     async def healthz(request: web.Request) -> web.Response:
         problems = health.problems()
-        return web.json_response({"ok": not problems, "problems": problems}, status=503 if problems else 200)
+        body = {"ok": not problems, "role": health.role, "problems": problems}
+        return web.json_response(body, status=503 if problems else 200)
 
     # Readiness: kinds that are not served yet are no reason for a restart.
     async def readyz(request: web.Request) -> web.Response:
-        status = 200 if health.ready else 503
-        return web.json_response({"ok": health.ready, "problems": health.waiting()}, status=status)
+        problems = health.waiting()
+        body = {"ok": not problems, "role": health.role, "problems": problems}
+        return web.json_response(body, status=503 if problems else 200)
 
     async def exposition(request: web.Request) -> web.Response:
         # Gauges are computed when they are read; phases without a resource disappear by the clear.
         metrics.QUEUE_DEPTH.set(len(controller.queue))
+        for (resource, namespace), age in health.watches.ages().items():
+            metrics.WATCH_AGE_SECONDS.labels(resource, namespace).set(age)
         metrics.RESOURCES.clear()
         for (kind, phase), count in controller.index.counts().items():
             metrics.RESOURCES.labels(kind, phase).set(count)

@@ -73,6 +73,14 @@ async def apply(client: Client, snapshot: Snapshot, plan: Plan, now: datetime) -
                 snapshot.namespace, leftover.name, leftover.uid, leftover.resource_version
             )
         log.info("%s: deleted Job %s, which ends after its pods", name, leftover.name)
+    # Guarded by its version as well: Kueue or a person may have set the field in the meantime.
+    for paused, suspend in ((plan.suspend, True), (plan.resume, False)):
+        if paused is not None:
+            with metrics.write("suspend" if suspend else "resume"):
+                await client.suspend_job(
+                    snapshot.namespace, paused.name, paused.uid, paused.resource_version, suspend
+                )
+            log.info("%s: %s Job %s", name, "suspended" if suspend else "resumed", paused.name)
     # Last: from here on the Job may vanish, and its outcome stands in the status. One that is gone already
     # needs no TTL.
     for job_name, seconds in plan.ttl:

@@ -73,8 +73,17 @@ class Controller:
         if owner.kind in KINDS:
             self.queue.add_after(owner, _TOGETHER_SECONDS)
 
+    def stand_by(self) -> None:
+        """Let nothing be worked on until :meth:`lead`; the index is filled all the same."""
+        self.queue.pause()
+
+    def lead(self) -> None:
+        """Begin to work, with a look at every resource."""
+        # All of them, ended ones too: a former leader may have died between a status and the write after it.
+        self.queue.resume(self.index.uids())
+
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Work until cancelled; an operator that stands by has nothing in its queue."""
         # An error that leaves a part ends all of them, and with them the process, which Kubernetes restarts.
         async with asyncio.TaskGroup() as group:
             for number in range(self._settings.workers):
@@ -147,10 +156,19 @@ class Sweep:
         self._queue = queue
 
     async def run(self) -> None:
-        """Sweep regularly until cancelled."""
+        """Sweep regularly until cancelled.
+
+        Errors of the API server are logged, and the next sweep follows. Any other error is a mistake of ours,
+        which leaves this coroutine and, by the TaskGroup, ends the process on purpose: a loop that goes on
+        after it would hide it.
+        """
         while True:
             # The wait comes first: at the start, the watches list everything anyway.
             await asyncio.sleep(self._settings.sweep_seconds)
+            # Standing by: whoever works compares.
+            if self._queue.is_paused:
+                self._health.sweep_ended()
+                continue
             try:
                 await self.once()
             except ApiError as error:

@@ -18,7 +18,8 @@ from tlt_api.resources import KINDS
 from tlt_operator.controller import Controller
 from tlt_operator.health import Health
 from tlt_operator.index import key_of
-from tlt_operator.login import log_in
+from tlt_operator.login import session
+from tlt_operator.traffic import trace
 
 _SYNC_SECONDS = 60
 """Longest wait for the lists of Jobs and pods, which may be refused in some namespace."""
@@ -54,8 +55,9 @@ def registry(controller: Controller, health: Health) -> kopf.OperatorRegistry:
         health.watch_reported(key_of(event["object"]))
         controller.resource_changed(event["object"], deleted=event["type"] == "DELETED")
 
-    def login(**_: Any) -> kopf.ConnectionInfo:  # not a coroutine: kopf runs it in a thread
-        return log_in()
+    async def login(**_: Any) -> kopf.AiohttpSession:
+        # A session of ours, so that kopf's requests are counted, named and seen as signs of life, too.
+        return await session([trace(health.watches)])
 
     for kind in KINDS.values():
         kopf.on.event(GROUP, VERSION, kind.plural, registry=handlers, id=kind.plural)(resource_changed)

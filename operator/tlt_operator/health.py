@@ -1,7 +1,11 @@
 """Liveness and readiness, judged by the work that the operator does, not by the existence of its process.
 
-A watch that has silently died is noticed by the sweep, which lists all resources: a version that one sweep
-found and the watch has not reported until the next sweep is one that the watch will never report.
+A watch that has silently died is noticed twice. The sweep lists all resources: a version that one sweep
+found and the watch has not reported until the next sweep is one that the watch will never report. And each
+watch, those of Jobs and pods too, sends a request every few minutes (:mod:`tlt_operator.traffic`): one that
+does not is dead.
+
+An event loop that is stuck needs no check here: the server of the probes runs in it, and does not answer.
 """
 
 from __future__ import annotations
@@ -11,7 +15,11 @@ from collections.abc import Callable, Collection
 
 from tlt_operator import metrics
 from tlt_operator.snapshot import Key
+from tlt_operator.traffic import Watches
 
+SILENT_WATCH_SECONDS = 480.0
+"""Time without a request of a watch after which it counts as dead. A living one is opened anew every six
+minutes at the latest (``handlers.settings``), and within seconds while the API server does not answer."""
 _MISSED_SWEEPS = 3
 """Intervals without the end of a sweep after which the operator counts as stuck."""
 
@@ -39,9 +47,14 @@ class Health:
         self._failing_since: float | None = None
         self._failing: set[str] = set()
         self._unreported: dict[Key, float] = {}
+        self.watches = Watches(clock)
+        """Signs of life of the watches."""
         self.ready = False
         """Set once the kinds are served and the watches start."""
+        self.role = "starting"
+        """``leader``, ``standby``, or ``starting`` before the kinds are served."""
         self.longest_wait: Callable[[], float] = lambda: 0.0
+        self.lease_trouble: Callable[[], str] = lambda: ""
 
     def reconciled(self) -> None:
         """Record that a reconciliation succeeded."""
@@ -73,7 +86,11 @@ class Health:
 
     def waiting(self) -> list[str]:
         """Return the reasons for which the operator does not work yet; empty once it does."""
-        return [] if self.ready else ["waits for the CRDs, or for the right to list our kinds"]
+        if not self.ready:
+            return ["waits for the CRDs, or for the right to list our kinds"]
+        # A standby is ready, so that a rolling update proceeds; one that could never take over is not.
+        trouble = self.lease_trouble()
+        return [trouble] if trouble else []
 
     def problems(self) -> list[str]:
         """Return the reasons for a restart of the operator; empty while it is healthy."""
@@ -92,4 +109,10 @@ class Health:
         overdue = [key for key, since in self._unreported.items() if now - since > self._sweep_seconds * 0.9]
         if overdue:
             problems.append(f"the watch has not reported {len(overdue)} changes, for example of {overdue[0]}")
+        # The request is the sign of life, whatever its answer: a restart does not bring the API server back.
+        silent = {watch: age for watch, age in self.watches.ages().items() if age > SILENT_WATCH_SECONDS}
+        for (resource, namespace), age in silent.items():
+            problems.append(
+                f"the watch of {resource} in {namespace or 'the cluster'} is dead for {age:.0f} s"
+            )
         return problems

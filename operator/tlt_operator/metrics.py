@@ -21,6 +21,27 @@ QUEUE_DEPTH = Gauge("tlt_operator_queue_depth", "Resources that wait for a worke
 QUEUE_WAIT_SECONDS = Histogram(
     "tlt_operator_queue_wait_seconds", "Time that a resource waited for a worker", buckets=_SHORT
 )
+API_REQUESTS = Counter(
+    "tlt_operator_api_requests_total",
+    "Requests to the API server, those of watches included; code 0 is no answer",
+    ["verb", "resource", "code"],
+)
+API_SECONDS = Histogram(
+    "tlt_operator_api_request_seconds",
+    "Time from a request to the headers of its answer",
+    ["verb", "resource"],
+    buckets=_SHORT,
+)
+LEADER = Gauge("tlt_leader", "1 for the operator that works, 0 for one that stands by")
+# Set when it is read, as QUEUE_DEPTH is.
+WATCH_AGE_SECONDS = Gauge(
+    "tlt_operator_watch_age_seconds",
+    "Time since a watch was last opened; a living one is opened every six minutes at the latest",
+    ["resource", "namespace"],
+)
+LOOP_LAG_SECONDS = Gauge(
+    "tlt_operator_loop_lag_seconds", "Time by which the event loop was late for a timer, once a second"
+)
 WRITES = Counter("tlt_operator_writes_total", "Writes to the API server", ["what", "outcome"])
 ATTEMPTS = Counter("tlt_attempts_total", "Attempts started", ["kind"])
 FAILURES = Counter("tlt_failures_total", "Attempts and resources that failed", ["kind", "reason"])

@@ -22,7 +22,7 @@ from tlt_api.runspec import RUN_SPEC_ANNOTATION
 from tlt_api.status import Inputs, JobStatus, Phase
 from tlt_api.times import from_wire, to_wire
 from tlt_operator.cluster.client import Client, Json, RefusedError
-from tlt_operator.objects import ATTEMPT, INDEX, OWNER_UID
+from tlt_operator.objects import ATTEMPT, INDEX, OWNER_UID, QUEUE, SUSPENDED_BY_US
 from tlt_operator.objects.job import CONTAINER
 from tlt_operator.objects.service import service_name
 from tlt_operator.snapshot import (
@@ -115,9 +115,8 @@ def _readable_status(kind: Kind, body: Json) -> JobStatus:
 
 async def _next_job(client: Client, key: Key, status: JobStatus) -> JobState | None:
     """Read the Job with the name of the next attempt's, if the next attempt is due."""
-    ended = bool(status.history and status.history[-1].attempt == status.attempt)
     # A failed resource may be taken up again by its user.
-    if status.phase == Phase.SUCCEEDED or (status.attempt is not None and not ended):
+    if status.phase == Phase.SUCCEEDED or (status.attempt is not None and status.recorded_end is None):
         return None
     body = await client.get_job(key.namespace, KINDS[key.kind].job_name(key.name, (status.attempt or 0) + 1))
     return job_state(body) if body else None
@@ -189,13 +188,15 @@ async def _attempt(
     if job is None and status.job_uid and status.phase not in TERMINAL:
         body = await client.get_job(key.namespace, name, live=True)
         job = job_state(body) if body else None
-    # Pods tell nothing new about a resource that has ended, and a Job whose pods are all ready.
-    if status.phase in TERMINAL or (job and not job.finished and job.all_ready):
+    # Pods tell nothing new about a resource that has ended, and a Job whose pods are all ready. Those of a
+    # suspended Job may still write.
+    calm = job and not job.finished and not job.suspended and job.all_ready
+    if status.phase in TERMINAL or calm:
         return job, (), ()
     pods = await _pods(client, key, uid)
     # The Job's end may arrive before that of its pods, whose exit codes and reports count.
-    is_recorded = bool(status.history and status.history[-1].attempt == status.attempt)
-    if job and job.finished and not is_recorded and not _all_ended(pods, status.attempt):
+    is_news = job and job.finished and status.recorded_end is None
+    if is_news and not _all_ended(pods, status.attempt):
         pods = await _pods(client, key, uid, live=True)
     return job, pods, await _warnings(client, key, status, job, pods, now)
 
@@ -291,6 +292,8 @@ def job_state(body: Json) -> JobState:
         parallelism=spec.get("parallelism", 1),
         deleting=bool(metadata.get("deletionTimestamp")),
         suspended=bool(spec.get("suspend")),
+        suspended_by_us=SUSPENDED_BY_US in (metadata.get("annotations") or {}),
+        queue=(metadata.get("labels") or {}).get(QUEUE) or "",
         ttl_seconds=spec.get("ttlSecondsAfterFinished"),
     )
 

@@ -56,7 +56,9 @@ class JobState:
         indexed: True if each pod has an index (completionMode Indexed).
         parallelism: Number of pods that run at once.
         deleting: True while the Job is being deleted.
-        suspended: True if the Job's own spec.suspend is set, by Kueue for example.
+        suspended: True if the Job's own spec.suspend is set.
+        suspended_by_us: True if the operator set it, for spec.suspend of the resource.
+        queue: Queue of Kueue that admits the Job; empty without one.
         ttl_seconds: ttlSecondsAfterFinished of the Job.
     """
 
@@ -73,6 +75,8 @@ class JobState:
     parallelism: int = 1
     deleting: bool = False
     suspended: bool = False
+    suspended_by_us: bool = False
+    queue: str = ""
     ttl_seconds: int | None = None
 
     def holds(self, condition: str) -> bool:

@@ -6,7 +6,7 @@ A key that is added while it is being worked on comes again afterwards, and neve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -34,6 +34,7 @@ class WorkQueue(Generic[KeyType]):
     def __init__(self, backoff: Backoff | None = None) -> None:
         self._backoff = backoff or Backoff()
         self._loop = asyncio.get_running_loop()
+        self._is_paused = False
         self._ready: asyncio.Queue[KeyType] = asyncio.Queue()
         # Keys in the queue, with the time at which they were added: an asyncio.Queue cannot be searched.
         self._since: dict[KeyType, float] = {}
@@ -50,8 +51,26 @@ class WorkQueue(Generic[KeyType]):
         """Return the seconds that the key at the front has waited; 0 for an empty queue."""
         return self._loop.time() - min(self._since.values()) if self._since else 0.0
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether keys are dropped, because nobody works."""
+        return self._is_paused
+
+    def pause(self) -> None:
+        """Drop all keys until :meth:`resume`: nobody works."""
+        self._is_paused = True
+
+    def resume(self, keys: Iterable[KeyType]) -> None:
+        """Begin with these keys, which stand for all that were dropped."""
+        self._is_paused = False
+        for key in keys:
+            self.add(key)
+
     def add(self, key: KeyType) -> None:
         """Queue a key; one that is being worked on comes again afterwards."""
+        # Not kept: an operator may stand by for months, and the names of deleted resources would add up.
+        if self._is_paused:
+            return
         # The worker may have read before this change: it is not enough that the key is being worked on.
         if key in self._active:
             self._again.add(key)

@@ -185,7 +185,9 @@ def _reporter(run: RunSpec, around: Surroundings) -> AccumulatingReporter:
     server = ApiServer.of_this_pod() if around.report is None else None
     if server is None:
         return LocalReporter(around.report)
-    return KubernetesReporter(lambda status, timeout: server.apply_status(run.owner, status, timeout))
+    return KubernetesReporter(
+        lambda status, timeout: server.apply_status(run.owner, status, timeout), interval=run.progress_seconds
+    )
 
 
 def task_of(command: str) -> Task:

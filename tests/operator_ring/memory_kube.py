@@ -20,7 +20,7 @@ from tlt_api import conditions, times
 from tlt_api.resources import KINDS, Kind
 from tlt_operator import controller
 from tlt_operator.cluster.client import ApiError, ConflictError, NotFoundError, Owned, RefusedError
-from tlt_operator.objects import ATTEMPT, INDEX, OWNER_KIND, OWNER_NAME, OWNER_UID
+from tlt_operator.objects import ATTEMPT, INDEX, OWNER_KIND, OWNER_NAME, OWNER_UID, SUSPENDED_BY_US
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Key
 
@@ -135,6 +135,18 @@ class MemoryKube:
         self.jobs[name]["status"] |= {"ready": 0, "conditions": [condition], **done}
         self._touch(self.jobs[name])
 
+    def set_suspended(self, name: str, suspend: bool) -> None:
+        """Set a Job's spec.suspend; as the Job controller does, stop its pods, which write a checkpoint."""
+        job = self.jobs[name]
+        job["spec"]["suspend"] = suspend
+        job["status"] = {"ready": 0}
+        if suspend:
+            job["status"]["conditions"] = [job_condition("Suspended", "JobSuspended")]
+            for pod in self.pods.values():
+                if _job_of(pod) == name:
+                    pod["metadata"]["deletionTimestamp"] = times.to_wire(self.now)
+        self._touch(job)
+
     def report(self, key: Key, **fields: Any) -> None:
         """Apply fields of the status as the runner."""
         self._apply(key, fields, "tlt-runner")
@@ -153,10 +165,12 @@ class MemoryKube:
                 return min((delay for delay in delays if delay is not None), default=None)
         raise AssertionError("does not come to rest")
 
-    async def settle_refused(self, key: Key) -> None:
-        """Reconcile a few times while the API server refuses the Job."""
+    async def settle_refused(self, key: Key) -> float | None:
+        """Reconcile a few times while the API server refuses the Job; return the last delay."""
+        delay = None
         for _ in range(3):
-            await controller.reconcile_once(self, key, self.settings, lambda: self.now)
+            delay = await controller.reconcile_once(self, key, self.settings, lambda: self.now)
+        return delay
 
     def wait(self, seconds: float) -> None:
         """Let time pass."""
@@ -295,6 +309,20 @@ class MemoryKube:
         # A foreground deletion: the Job stays until its pods are gone.
         if not await self.list_pods(namespace, _labels(job)[OWNER_KIND], _labels(job)[OWNER_NAME]):
             del self.jobs[name]
+
+    @_write
+    async def suspend_job(self, namespace: str, name: str, uid: str, version: str, suspend: bool) -> Body:
+        job = self.jobs.get(name)
+        if job is None:
+            raise NotFoundError(404, f"job {name} not found")
+        if (job["metadata"]["uid"], job["metadata"]["resourceVersion"]) != (uid, version):
+            raise ConflictError(409, f"job {name} has been modified")
+        annotations = job["metadata"].setdefault("annotations", {})
+        annotations.pop(SUSPENDED_BY_US, None)
+        if suspend:
+            annotations[SUSPENDED_BY_US] = "true"
+        self.set_suspended(name, suspend)
+        return _over_the_wire(job)
 
     @_write
     async def set_job_ttl(self, namespace: str, name: str, seconds: int) -> Body:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from threading import Event, Lock
+from threading import Event, Lock, Thread
 from typing import Any
 
 import pytest
@@ -31,7 +31,7 @@ from tlt_runner.status.apiserver import ApiServer, ApiServerError, OwnerGoneErro
 from tlt_runner.status.file import LocalReporter
 from tlt_runner.status.kubernetes import KubernetesReporter
 from tlt_runner.status.lines import ProgressLines, duration
-from tlt_runner.status.reporter import Pacing
+from tlt_runner.status.reporter import Pacing, interval_after
 
 NOON = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -122,6 +122,76 @@ def test_progress_waits_for_the_interval_and_results_do_not() -> None:
     assert pacing.wait(101.0) == 4.0
     pacing.changed(urgent=True)
     assert pacing.wait(101.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "least", "seconds"),
+    [
+        (0, 5, 5),
+        (600, 5, 5),
+        (3600, 5, 30),
+        (7200, 5, 60),
+        (5 * 86400, 5, 60),
+        (60, 100, 100),  # a thousand others run
+        (5 * 86400, 100, 100),
+    ],
+)
+def test_the_interval_grows_with_the_length_of_the_run(elapsed: float, least: float, seconds: float) -> None:
+    assert interval_after(elapsed, least) == seconds
+
+
+def reports_of_a_run(seconds: int, least: float, every: int = 1) -> int:
+    """Count the reports of a run with progress ``every`` so many seconds, on a clock that is set."""
+    pacing, reports = Pacing(least, began=0.0), 0
+    for now in range(0, seconds, every):
+        pacing.changed(urgent=False)
+        if pacing.wait(float(now)) == 0:
+            pacing.sending(float(now))
+            pacing.arrived()
+            reports += 1
+    return reports
+
+
+def test_a_run_of_a_minute_has_twelve_reports_and_one_of_a_day_one_a_minute() -> None:
+    assert reports_of_a_run(60, least=5) == 12
+    assert reports_of_a_run(60, least=100) == 1  # the first comes at once
+    day, two_days = (reports_of_a_run(days * 86400, least=5, every=20) for days in (1, 2))
+    assert two_days - day == 24 * 60
+
+
+def test_results_come_at_once_in_a_long_run_too() -> None:
+    pacing = Pacing(5, began=0.0)
+    pacing.changed(urgent=False)
+    pacing.sending(86400.0)
+    pacing.changed(urgent=False)
+    assert pacing.wait(86401.0) == 59
+    pacing.changed(urgent=True)
+    assert pacing.wait(86401.0) == 0
+
+
+def test_a_promise_allows_for_the_pace_of_reports_and_for_a_lost_one() -> None:
+    server = Server()
+    reporter = KubernetesReporter(server, interval=90)
+    reporter.progress(Progress(stage="train", next_within_seconds=300))
+    # 90 s between reports, a minute until a failed one is tried again, 10 s for the request.
+    assert reporter.snapshot().to_status()["progress"]["nextWithinSeconds"] == 300 + 90 + 60 + 10
+    reporter.progress(Progress(stage="build"))
+    assert "nextWithinSeconds" not in reporter.snapshot().to_status()["progress"]
+    assert reporter.close(30)
+
+
+def test_a_step_that_hangs_lets_its_promise_pass_whatever_else_is_reported() -> None:
+    clock = [NOON]
+    reporter = LocalReporter(None, now=lambda: clock[0])
+    reporter.progress(Progress(stage="train", step=7, next_within_seconds=300))
+    clock[0] = NOON + timedelta(hours=1)
+    # The thread that writes checkpoints goes on.
+    writer = Thread(target=lambda: reporter.artifact(artifact("last")))
+    writer.start()
+    writer.join()
+    reporter.report(Metrics(m_ap=0.5))
+    progress = reporter.snapshot().to_status()["progress"]
+    assert (progress["lastUpdateTime"], progress["nextWithinSeconds"]) == ("2026-01-01T12:00:00Z", 301)
 
 
 def test_the_wait_grows_with_failures_and_success_resets_it() -> None:

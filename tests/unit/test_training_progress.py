@@ -179,3 +179,49 @@ def test_a_finished_run_has_no_time_left() -> None:
     run = Run(epochs=2, steps=1)
     run.callbacks.on_train_end(2)
     assert (run.last.epoch, run.last.eta_seconds) == (2, 0)
+
+
+def test_a_step_is_promised_within_twenty_median_steps_but_not_sooner_than_five_minutes() -> None:
+    run = Run(epochs=1, steps=100)
+    run.epoch(0, [60, 2, 2, 2])
+    assert run.last.next_within_seconds == 300
+    run = Run(epochs=1, steps=100)
+    run.epoch(0, [60, 30, 30, 300, 30])  # one that waited for a volume is no typical one
+    assert run.last.next_within_seconds == 20 * 30
+
+
+def test_what_compiles_or_lies_between_epochs_may_take_half_an_hour() -> None:
+    run = Run(epochs=3, steps=2)
+    run.callbacks.on_epoch_begin(0, 0)
+    assert run.last.next_within_seconds == 1800
+    run.epoch(0, [60, 1])
+    assert (run.last.step, run.last.next_within_seconds) == (2, 1800)  # an evaluation follows
+    run.callbacks.on_evaluation_begin()
+    assert run.last.next_within_seconds == 1800
+
+
+def test_a_pause_between_epochs_may_take_five_evaluations() -> None:
+    run = Run(epochs=3, steps=2)
+    run.epoch(0, [60, 1])
+    run.evaluation(2, 700)
+    run.epoch(1, [1, 1])
+    assert run.last.next_within_seconds == 5 * 700
+
+
+def test_each_batch_of_an_evaluation_is_a_sign_of_life_every_two_seconds() -> None:
+    run = Run(epochs=3, steps=2)
+    run.epoch(0, [60, 1])
+    run.callbacks.on_evaluation_begin()
+    before = len(run.reports)
+    for _ in range(10):
+        run.now += 0.5
+        run.callbacks.on_evaluation_batch_end()
+    assert len(run.reports) - before == 2  # after 2 and 4 seconds
+    assert (run.last.stage, run.last.next_within_seconds) == ("evaluate", 1800)
+
+
+def test_a_finished_run_promises_nothing() -> None:
+    run = Run(epochs=1, steps=2)
+    run.epoch(0, [60, 1])
+    run.callbacks.on_train_end(1)
+    assert run.last.next_within_seconds is None

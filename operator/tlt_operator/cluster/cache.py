@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from tlt_api.resources import Kind
 from tlt_operator.cluster.client import ConflictError, Json, NotFoundError, Owned, Source
-from tlt_operator.objects import OWNER_KIND, OWNER_NAME, OWNER_UID
+from tlt_operator.objects import INDEX, OWNER_KIND, OWNER_NAME, OWNER_UID, SUSPENDED_BY_US
 from tlt_operator.snapshot import Key
 
 KeyType = TypeVar("KeyType", Key, str)
@@ -206,6 +206,16 @@ class CachedClient:
             # Whether it is being deleted, is gone or has changed: the next look needs its present state.
             await self.get_job(namespace, name, live=True)
 
+    async def suspend_job(self, namespace: str, name: str, uid: str, version: str, suspend: bool) -> Json:
+        """Suspend or resume a batch Job, if it is still this very version; return the Job."""
+        try:
+            answer = await self.source.suspend_job(namespace, name, uid, version, suspend)
+        except (ConflictError, NotFoundError):
+            await self.get_job(namespace, name, live=True)
+            raise
+        self._owned["jobs"].put(answer)
+        return answer
+
     async def set_job_ttl(self, namespace: str, name: str, seconds: int) -> Json:
         """Set a batch Job's ttlSecondsAfterFinished; return the Job."""
         try:
@@ -334,9 +344,12 @@ _METADATA = {
     "uid",
     "creationTimestamp",
     "deletionTimestamp",
+    "deletionGracePeriodSeconds",
     "labels",
     "ownerReferences",
 }
+# Of a pod's, the run spec is by far the largest, and read by the runner alone.
+_ANNOTATIONS = {INDEX, SUSPENDED_BY_US}
 _JOB_SPEC = {"completionMode", "parallelism", "suspend", "ttlSecondsAfterFinished", "activeDeadlineSeconds"}
 # Counters that change with each pod and say nothing that pods and conditions do not.
 _UNUSED_JOB_STATUS = {"active", "terminating", "uncountedTerminatedPods"}
@@ -370,7 +383,10 @@ def _pod(body: Json) -> dict[str, Any]:
 
 def _metadata(body: Json) -> dict[str, Any]:
     """Return metadata without the version, which is kept apart, and without what may be large."""
-    return {name: value for name, value in body["metadata"].items() if name in _METADATA and value}
+    kept = {name: value for name, value in body["metadata"].items() if name in _METADATA and value}
+    annotations = body["metadata"].get("annotations") or {}
+    read = {name: value for name, value in annotations.items() if name in _ANNOTATIONS}
+    return kept | ({"annotations": read} if read else {})
 
 
 def _decoded(entry: _Entry) -> Json:

@@ -108,6 +108,9 @@ class Client(Protocol):
     async def delete_job(self, namespace: str, name: str, uid: str, version: str) -> None:
         """Delete a batch Job after its pods, if it is still this very version."""
 
+    async def suspend_job(self, namespace: str, name: str, uid: str, version: str, suspend: bool) -> Json:
+        """Suspend or resume a batch Job, if it is still this very version; return the Job."""
+
     async def set_job_ttl(self, namespace: str, name: str, seconds: int) -> Json:
         """Set a batch Job's ttlSecondsAfterFinished; return the Job."""
 

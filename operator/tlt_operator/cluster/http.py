@@ -20,8 +20,9 @@ import aiohttp
 from tlt_api.base import API_VERSION, GROUP, VERSION
 from tlt_api.resources import Kind
 from tlt_api.status import OPERATOR_FIELD_MANAGER
+from tlt_api.version import user_agent
 from tlt_operator.cluster.client import Json, NotFoundError, Owned, api_error
-from tlt_operator.objects import OWNER_KIND, OWNER_NAME, OWNER_UID
+from tlt_operator.objects import OWNER_KIND, OWNER_NAME, OWNER_UID, SUSPENDED_BY_US
 
 _PAGE = 500
 """Resources in one answer: a list of thousands at once would take memory on both sides."""
@@ -64,10 +65,19 @@ class HttpClient:
         log_in: Function that returns the connection. It is called again, in a thread, when the connection has
             expired or the server no longer accepts it.
         timeout_seconds: Longest time for one request.
+        traces: Called by aiohttp for each request.
     """
 
-    def __init__(self, log_in: Callable[[], Connection], timeout_seconds: float = 30) -> None:
+    def __init__(
+        self,
+        log_in: Callable[[], Connection],
+        timeout_seconds: float = 30,
+        traces: Sequence[aiohttp.TraceConfig] = (),
+    ) -> None:
         self._log_in = log_in
+        self._traces = list(traces)
+        self.may_write: Callable[[], bool] = lambda: True
+        """Asked before each write but those of a Lease; after a no, nothing is sent."""
         self._timeout = timeout_seconds
         self._session: aiohttp.ClientSession | None = None
         self._connection: Connection | None = None
@@ -80,6 +90,8 @@ class HttpClient:
             connector=aiohttp.TCPConnector(limit=64),
             # A server that does not even accept a connection is given up sooner than one that is slow.
             timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=10),
+            headers={"User-Agent": user_agent("tlt-operator")},
+            trace_configs=self._traces,
         )
         return self
 
@@ -209,6 +221,14 @@ class HttpClient:
         }
         await self._request("DELETE", _job(namespace, name), body)
 
+    async def suspend_job(self, namespace: str, name: str, uid: str, version: str, suspend: bool) -> Json:
+        """Suspend or resume a batch Job, if it is still this very version; return the Job."""
+        # Both metadata are compared by the API server: a Job that changed since it was read is left alone.
+        annotations = {SUSPENDED_BY_US: "true" if suspend else None}
+        metadata = {"uid": uid, "resourceVersion": version, "annotations": annotations}
+        body = {"metadata": metadata, "spec": {"suspend": suspend}}
+        return await self._request("PATCH", _job(namespace, name), body, content_type=_MERGE)
+
     async def set_job_ttl(self, namespace: str, name: str, seconds: int) -> Json:
         """Set a batch Job's ttlSecondsAfterFinished; return the Job."""
         # A merge patch leaves all other fields to whoever set them.
@@ -218,6 +238,20 @@ class HttpClient:
     async def create_event(self, event: Json) -> None:
         """Create an Event."""
         await self._request("POST", f"/api/v1/namespaces/{event['metadata']['namespace']}/events", event)
+
+    async def get_lease(self, namespace: str, name: str) -> Json | None:
+        """Get a Lease; None if it does not exist."""
+        return await self._get(_leases(namespace, name))
+
+    async def create_lease(self, lease: Json) -> Json:
+        """Create a Lease and return it."""
+        return await self._request("POST", _leases(lease["metadata"]["namespace"]), lease, fenced=False)
+
+    async def replace_lease(self, lease: Json) -> Json:
+        """Replace a Lease in the version that it states, and return it."""
+        metadata = lease["metadata"]
+        path = _leases(metadata["namespace"], metadata["name"])
+        return await self._request("PUT", path, lease, fenced=False)
 
     async def _get(self, path: str) -> Json | None:
         try:
@@ -252,11 +286,15 @@ class HttpClient:
         query: Mapping[str, str] | None = None,
         content_type: str = _JSON,
         accept: str = _JSON,
+        fenced: bool = True,
     ) -> dict[str, Any]:
         headers = {"Accept": accept, "Content-Type": content_type}
         # JSON for every kind of patch: the API server reads it as YAML too, of which it is a subset.
         data = None if body is None else json.dumps(body)
         connection = await self._connected()
+        # As late as possible: a process that was frozen may wake up here, and somebody else works meanwhile.
+        if fenced and method != "GET" and not self.may_write():
+            raise api_error(0, f"{method} {path}: not sent, because the Lease is lost")
         status, text, retry_after = await self._send(connection, method, path, data, query, headers)
         # The token was renewed, or revoked, before it expired. One new log-in only: a user who is refused
         # would log in forever.
@@ -352,6 +390,10 @@ def _resource(kind: Kind, namespace: str | None, name: str = "") -> str:
 
 def _job(namespace: str, name: str = "") -> str:
     return f"/apis/batch/v1/namespaces/{namespace}/jobs" + (f"/{name}" if name else "")
+
+
+def _leases(namespace: str, name: str = "") -> str:
+    return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases" + (f"/{name}" if name else "")
 
 
 def _owned(what: Owned, namespace: str | None) -> str:

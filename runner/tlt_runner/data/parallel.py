@@ -21,6 +21,9 @@ MARK_SECONDS = 2.0
 MARKS = 10
 """Number of marks, ``MARK_SECONDS`` apart: the speed is that of the last 20 seconds."""
 
+STALLED_SECONDS = 1800
+"""The next image is promised within this time: a slow volume or bucket is waited for, not a dead one."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -108,6 +111,8 @@ class StageProgress:
                 step=self._done,
                 images_per_second=None if speed is None else round(speed, 2),
                 eta_seconds=0 if left <= 0 else None if speed is None else math.ceil(left / speed),
+                # What follows the last image has no length of its own.
+                next_within_seconds=STALLED_SECONDS if left > 0 else None,
             )
         )
 

@@ -19,6 +19,7 @@ from tlt_api.base import API_VERSION, GROUP, VERSION
 from tlt_api.resources import KINDS
 from tlt_api.runspec import Owner
 from tlt_api.status import RUNNER_FIELD_MANAGER
+from tlt_api.version import user_agent
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _ANSWER_LIMIT = 4 * 1024 * 1024
@@ -119,7 +120,7 @@ class ApiServer:
                 "Authorization": f"Bearer {self.token.read_text().strip()}",
                 "Content-Type": "application/apply-patch+yaml",
                 "Accept": "application/json",
-                "User-Agent": RUNNER_FIELD_MANAGER,
+                "User-Agent": user_agent("tlt-runner"),
             }
             connection = http.client.HTTPSConnection(self.host, self.port, timeout=timeout, context=context)
             try:

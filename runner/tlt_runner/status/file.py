@@ -41,6 +41,9 @@ class LocalReporter(AccumulatingReporter):
                 self._write()
         return True
 
+    def _delay_seconds(self) -> float:
+        return INTERVAL_S
+
     def _changed(self, *, urgent: bool) -> None:
         with self._lock:
             self._pacing.changed(urgent=urgent)

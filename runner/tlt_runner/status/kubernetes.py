@@ -13,10 +13,10 @@ from threading import Condition, Thread
 from typing import Any
 
 from tlt_api import times
+from tlt_api.runspec import PROGRESS_SECONDS
 from tlt_runner.status.apiserver import ApiServerError, OwnerGoneError
-from tlt_runner.status.reporter import AccumulatingReporter, Clock, Pacing
+from tlt_runner.status.reporter import LONGEST_WAIT_S, AccumulatingReporter, Clock, Pacing
 
-INTERVAL_S = 5.0
 REQUEST_TIMEOUT_S = 10.0
 _REFUSED_WAIT_S = 30.0
 
@@ -31,7 +31,7 @@ class KubernetesReporter(AccumulatingReporter):
 
     Args:
         send: Applies a status, for example ``ApiServer.apply_status`` with the owner bound.
-        interval: Shortest time between two reports of progress, in seconds.
+        interval: Shortest time between two reports of progress, in seconds; it grows with the run's length.
         now: The time of day.
         monotonic: The clock of the pacing, in seconds.
     """
@@ -39,14 +39,14 @@ class KubernetesReporter(AccumulatingReporter):
     def __init__(
         self,
         send: Send,
-        interval: float = INTERVAL_S,
+        interval: float = PROGRESS_SECONDS,
         now: Clock = times.utc_now,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(now)
         self._send = send
         self._monotonic = monotonic
-        self._pacing = Pacing(interval)
+        self._pacing = Pacing(interval, began=monotonic())
         # On the accumulator's own lock: taking a report and noting that it is being sent are one step.
         self._wake = Condition(self._lock)
         self._deadline: float | None = None
@@ -80,6 +80,10 @@ class KubernetesReporter(AccumulatingReporter):
             )
             log.warning("status reports: %d arrived, %d failed; %s", self.sent, self.failed, last)
         return arrived
+
+    def _delay_seconds(self) -> float:
+        # After an outage the next try may be a minute away, and take as long as a request may.
+        return self._pacing.interval(self._monotonic()) + LONGEST_WAIT_S + REQUEST_TIMEOUT_S
 
     def _changed(self, *, urgent: bool) -> None:
         with self._wake:

@@ -7,6 +7,7 @@ and where the whole report goes, at the times that :class:`Pacing` gives.
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from datetime import datetime
@@ -18,6 +19,12 @@ from tlt_api.status import Artifact, Progress, Section
 from tlt_runner.status import lines
 
 Clock = Callable[[], datetime]
+LONGEST_INTERVAL_S = 60.0
+"""Longest time between two reports of progress, unless a longer one is asked for."""
+INTERVALS_OF_A_RUN = 120
+"""Progress is reported after each 120th of the time since the start of the run."""
+LONGEST_WAIT_S = 60.0
+"""Longest wait before a report that failed is sent again."""
 log = logging.getLogger("tlt.status")
 
 
@@ -34,8 +41,16 @@ class AccumulatingReporter(ABC):
     def progress(self, progress: Progress) -> None:
         """Set the progress; ``lastUpdateTime`` is set here."""
         now = self._now()
-        # Stamped here, so that all progress has the clock of one process.
-        stamped = progress.model_copy(update={"last_update_time": times.to_wire(now)})
+        # Stamped here, so that all progress has the clock of one process. Here alone: a step that hangs makes
+        # no progress, and whatever else is reported meanwhile, by whichever thread, leaves the time as it is.
+        due, late = progress.next_within_seconds, self._delay_seconds()
+        stamped = progress.model_copy(
+            update={
+                "last_update_time": times.to_wire(now),
+                # The task promises when it goes on; until that is seen, the report may take its time.
+                "next_within_seconds": None if due is None else due + math.ceil(late),
+            }
+        )
         self._update(stamped, urgent=False)
         self._lines.progress(stamped, now)
 
@@ -67,6 +82,10 @@ class AccumulatingReporter(ABC):
         """Write or send what is pending, within ``timeout`` seconds. Returns False if that failed."""
 
     @abstractmethod
+    def _delay_seconds(self) -> float:
+        """Return the longest time from a progress to its report, as long as the reader can be reached."""
+
+    @abstractmethod
     def _changed(self, *, urgent: bool) -> None:
         """Note that the report changed. Returns at once: training does not wait for a report."""
 
@@ -80,15 +99,33 @@ class AccumulatingReporter(ABC):
         log.info("%s", text)
 
 
+def interval_after(elapsed: float, least: float) -> float:
+    """Return the seconds between two reports of progress, ``elapsed`` seconds after the start of the run.
+
+    A 120th of the time since the start, but at most a minute and never less than ``least``: with 5 seconds, a
+    run of a minute has 12 reports, one of an hour about 330 (instead of 720), and from the third hour on
+    there are 60 an hour.
+    """
+    return max(least, min(elapsed / INTERVALS_OF_A_RUN, LONGEST_INTERVAL_S))
+
+
 class Pacing:
     """Progress at most every ``interval`` seconds, results at once, retries with a growing wait.
 
     Times are seconds of any monotonic clock and come in as parameters.
+
+    Args:
+        interval: Shortest time between two reports of progress, in seconds.
+        longest_wait: Longest wait before a report that failed is sent again, in seconds.
+        began: Start of the run, whose length makes the interval grow (:func:`interval_after`); None keeps it.
     """
 
-    def __init__(self, interval: float, longest_wait: float = 60.0) -> None:
+    def __init__(
+        self, interval: float, longest_wait: float = LONGEST_WAIT_S, began: float | None = None
+    ) -> None:
         self._interval = interval
         self._longest = longest_wait
+        self._began = began
         self._pending = False
         self._urgent = False
         self._last = float("-inf")
@@ -108,6 +145,13 @@ class Pacing:
         self._urgent |= urgent
         return sooner
 
+    def interval(self, now: float) -> float:
+        """Return the time between a report of progress that is sent now and the next one, in seconds."""
+        # `-inf` before the first report: it waits for nothing.
+        if self._began is None or now < self._began:
+            return self._interval
+        return interval_after(now - self._began, self._interval)
+
     def hurry(self) -> None:
         """Make what is pending due now, without waiting out a failure: the run ends."""
         self._urgent = True
@@ -118,7 +162,7 @@ class Pacing:
         if not self._pending:
             return None
         # A failed report waits for its retry, urgent or not: the later of both times counts.
-        regular = now if self._urgent else self._last + self._interval
+        regular = now if self._urgent else self._last + self.interval(self._last)
         return max(regular - now, self._retry_at - now, 0.0)
 
     def sending(self, now: float) -> None:

@@ -34,6 +34,7 @@ from tlt_runner.status.file import LocalReporter
 from tlt_runner.tasks.convert import prepare
 from tlt_runner.training import initial_model, loop, mixed_precision
 from tlt_runner.training.callbacks import create
+from tlt_runner.training.callbacks.base import Callback
 from tlt_runner.training.checkpoint import artifacts
 from tlt_runner.training.checkpoint.state import Position
 from tlt_runner.training.checkpoint.writer import CheckpointWriter
@@ -142,6 +143,7 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
         channels=model.config.channels,
         workers=workers,
         stop=StopAgreement(context.stop, workers),
+        callback=callbacks,
     )
     work = loop.Work(
         batches=_training_batches(records, spec, model, workers, batch_size),
@@ -265,7 +267,13 @@ def _training_batches(
 
 
 def _evaluation(
-    records: Records, spec: TrainingJobSpec, detect: Detect, channels: int, workers: Workers, stop: Stop
+    records: Records,
+    spec: TrainingJobSpec,
+    detect: Detect,
+    channels: int,
+    workers: Workers,
+    stop: Stop,
+    callback: Callback,
 ) -> Callable[[], Metrics]:
     """Return a function that evaluates the model with its current weights, each image once over all replicas.
 
@@ -279,6 +287,7 @@ def _evaluation(
         channels: Channels of its images.
         workers: All workers, which share the images.
         stop: The stop request on which all workers agree; asked before each batch, it raises Interrupted.
+        callback: Told of each batch.
     """
     # Images that fit in memory at once: accumulation applies to updates only.
     batch_size = spec.training.batch_size_per_gpu * workers.replicas
@@ -291,6 +300,7 @@ def _evaluation(
         for batch in data:
             stop.raise_if("while evaluating; the checkpoint before it is kept")
             yield batch
+            callback.on_evaluation_batch_end()
 
     def evaluate_model() -> Metrics:
         return evaluate(

@@ -43,6 +43,9 @@ class Callback:
     def on_evaluation_begin(self) -> None:
         """An evaluation begins."""
 
+    def on_evaluation_batch_end(self) -> None:
+        """A batch of an evaluation is finished."""
+
     def on_evaluation_end(self, metrics: Metrics, number: int) -> None:
         """The model was evaluated after ``number`` steps since the start of training."""
 
@@ -84,6 +87,10 @@ class CallbackList(Callback):
     def on_evaluation_begin(self) -> None:
         """Call all."""
         self._call(lambda callback: callback.on_evaluation_begin())
+
+    def on_evaluation_batch_end(self) -> None:
+        """Call all."""
+        self._call(lambda callback: callback.on_evaluation_batch_end())
 
     def on_evaluation_end(self, metrics: Metrics, number: int) -> None:
         """Call all."""

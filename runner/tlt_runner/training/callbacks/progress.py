@@ -20,6 +20,13 @@ PACE_SECONDS, PACE_STEPS = 30.0, 20
 """The pace is that of the last steps: of so many seconds, but of no fewer steps."""
 MOST_INTERVALS = 1000
 """Intervals of a pace at most: of very short steps they span less than :data:`PACE_SECONDS`."""
+STALLED_STEPS, STALLED_SECONDS = 20, 300.0
+"""A step is promised within the time of so many median ones, but not sooner than so many seconds."""
+PAUSE_SECONDS = 1800.0
+"""What a step may take that compiles, and what may lie between two steps or two batches of an evaluation: its
+first batch, its end, drawing images, writing a checkpoint."""
+STALLED_EVALUATIONS = 5
+"""A pause between epochs may be as long as so many evaluations, with their checkpoints."""
 OUTLIER = 10.0
 """A step counts as so many typical ones at most: one that compiles again, or waits for a volume, says nothing
 about those to come."""
@@ -38,6 +45,20 @@ class Pace:
 
     def seconds_per_step(self) -> float | None:
         """Return the mean of the last steps, without outliers; None before two steps are timed."""
+        newest = self._newest()
+        steps = sum(count for count, _ in newest)
+        if steps < 2:
+            return None
+        # The lower one of two: of an outlier and a typical step the typical one.
+        most = OUTLIER * statistics.median_low(taken / count for count, taken in newest)
+        return sum(min(taken, count * most) for count, taken in newest) / steps
+
+    def median_seconds(self) -> float | None:
+        """Return the median duration of the last steps; None before one is timed."""
+        newest = self._newest()
+        return statistics.median(taken / count for count, taken in newest) if newest else None
+
+    def _newest(self) -> list[tuple[int, float]]:
         newest: list[tuple[int, float]] = []
         steps, seconds = 0, 0.0
         for interval in reversed(self._intervals):
@@ -45,11 +66,7 @@ class Pace:
                 break
             newest.append(interval)
             steps, seconds = steps + interval[0], seconds + interval[1]
-        if steps < 2:
-            return None
-        # The lower one of two: of an outlier and a typical step the typical one.
-        most = OUTLIER * statistics.median_low(taken / count for count, taken in newest)
-        return sum(min(taken, count * most) for count, taken in newest) / steps
+        return newest
 
 
 class Smoothed:
@@ -79,6 +96,9 @@ class ProgressReport(Callback):
     to the end: the steps still to take at that duration, and the evaluations still to come at the smoothed
     duration of one, from its beginning until training goes on, and so with the checkpoint after it;
     evaluations count nothing before there was one.
+
+    Each report promises when the next one is due, by the median duration of a step
+    (:data:`STALLED_STEPS`), so that a run that hangs is told from one that is slow.
 
     Args:
         report: Takes the progress.
@@ -123,7 +143,14 @@ class ProgressReport(Callback):
             self._evaluation_began = None
         self._epochs_finished, self._steps_finished = finished, finished * self._steps + step
         self._reported = None
-        self._tell(stage="train", epoch=finished, step=step, eta_seconds=self._eta())
+        # The first step of an attempt compiles, and the first batch of an epoch takes longer than others.
+        self._tell(
+            stage="train",
+            epoch=finished,
+            step=step,
+            eta_seconds=self._eta(),
+            next_within_seconds=self._pause_at_most(),
+        )
 
     def on_step_end(self, step: Step) -> None:
         """Report the step where the last report is old enough, or the epoch ends."""
@@ -149,16 +176,28 @@ class ProgressReport(Callback):
             learning_rate=step.learning_rate,
             images_per_second=round(self._aggregate.images_per_step / seconds, 2) if seconds else None,
             eta_seconds=self._eta(),
+            # After the last step come an evaluation or a checkpoint, or both.
+            next_within_seconds=(
+                self._step_at_most() if step.in_epoch < self._steps else self._pause_at_most()
+            ),
         )
 
     def on_evaluation_begin(self) -> None:
         """Report the stage."""
-        self._evaluation_began = self._clock()
-        self._tell(stage="evaluate", eta_seconds=self._eta())
+        self._evaluation_began = self._reported = self._clock()
+        self._tell(stage="evaluate", eta_seconds=self._eta(), next_within_seconds=self._pause_at_most())
+
+    def on_evaluation_batch_end(self) -> None:
+        """Report that the evaluation goes on, where the last report is old enough."""
+        now = self._clock()
+        if self._reported is None or now - self._reported >= INTERVAL_SECONDS:
+            self._reported = now
+            self._tell()
 
     def on_train_end(self, epochs: int) -> None:
         """Report that no time is left."""
-        self._tell(stage="train", epoch=epochs, eta_seconds=0)
+        # Nothing is promised any more: what is left is for logs and files.
+        self._tell(stage="train", epoch=epochs, eta_seconds=0, next_within_seconds=None)
 
     def _eta(self) -> int | None:
         """Seconds to the end; None before two steps of this attempt are timed."""
@@ -168,6 +207,24 @@ class ProgressReport(Callback):
         steps_left = self._epochs * self._steps - self._steps_finished
         evaluation_seconds = self._evaluation_seconds.value or 0.0
         return round(steps_left * seconds + self._evaluations_left() * evaluation_seconds)
+
+    def _step_at_most(self) -> int:
+        """Seconds within which another step must have come; longer before one is timed."""
+        median = self._pace.median_seconds()
+        if median is None:
+            return self._pause_at_most()
+        return round(max(STALLED_SECONDS, STALLED_STEPS * median))
+
+    def _pause_at_most(self) -> int:
+        """Seconds within which another step or batch must have come, whatever lies in between."""
+        step_seconds, evaluation_seconds = self._pace.median_seconds(), self._evaluation_seconds.value
+        return round(
+            max(
+                PAUSE_SECONDS,
+                STALLED_STEPS * (step_seconds or 0.0),
+                STALLED_EVALUATIONS * (evaluation_seconds or 0.0),
+            )
+        )
 
     def _evaluations_left(self) -> int:
         """Evaluations to come, with that of the current epoch; the last epoch always has one."""
