@@ -1,7 +1,7 @@
 """Status of our resources: every field, and the one of two field managers that owns it.
 
-The operator patches the fields of :class:`OperatorStatus` (field manager ``tlt-operator``), the runner applies
-those of :class:`RunnerStatus` to its own resource (``tlt-runner``, by server-side apply). A kind's status is
+The operator patches the fields of :class:`OperatorStatus` (field manager ``tlt-operator``), the runner
+applies those of :class:`RunnerStatus` to its own resource (``tlt-runner``, by server-side apply). A kind's status is
 made of both. The lists of fields (:data:`OPERATOR_FIELDS`, :data:`RUNNER_FIELDS`) follow from these classes,
 and so do the runner's admission policy and the run report.
 

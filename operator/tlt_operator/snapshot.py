@@ -143,6 +143,8 @@ class PodState:
     node: str = ""
     created: datetime | None = None
     deleting: bool = False
+    deletion_due: datetime | None = None
+    """End of the grace period of a pod that is being deleted."""
     conditions: Mapping[str, ConditionState] = field(default_factory=dict)
     container: ContainerState | None = None
 
@@ -164,6 +166,16 @@ class PodState:
         # Kubernetes sets this condition before it deletes the pod.
         condition = self.conditions.get("DisruptionTarget")
         return condition is not None and condition.true
+
+    @property
+    def unheard_since(self) -> datetime | None:
+        """Time since which the pod's node has not answered; None as long as it does."""
+        ready = self.conditions.get("Ready")
+        # The node controller makes the pods of a silent node unready, and leaves the reason as it was; the
+        # kubelet gives one. A container without a probe is ready while it runs.
+        runs = self.container is not None and self.container.running
+        silent = runs and ready is not None and not ready.true and ready.reason in ("", "NodeNotReady")
+        return ready.since if ready and silent else None
 
     @property
     def exit_code(self) -> int | None:

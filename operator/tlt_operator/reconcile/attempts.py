@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,7 +15,7 @@ from tlt_api.runspec import PROGRESS_SECONDS, for_attempt
 from tlt_api.status import Attempt, Failure, Inputs, Phase
 from tlt_operator.objects import job as job_object
 from tlt_operator.objects import service as service_object
-from tlt_operator.reconcile import blockers, diagnosis, retry
+from tlt_operator.reconcile import blockers, diagnosis, retry, silence
 from tlt_operator.reconcile.blockers import Blocker
 from tlt_operator.reconcile.plan import (
     Plan,
@@ -31,6 +32,7 @@ from tlt_operator.reconcile.plan import (
 from tlt_operator.reconcile.state import (
     Announced,
     AttemptState,
+    Disrupted,
     Ended,
     Lost,
     NotStarted,
@@ -74,14 +76,17 @@ def reconcile(
             return _report_waiting(snapshot, resource, state, now)
         # All pods run: record since when, and what is wrong in spite of that.
         case Running():
-            return _report_running(snapshot, state, now)
+            return _report_running(snapshot, resource, state, now)
+        # A pod is being taken away: the Job fails, and another attempt follows, once it has ended.
+        case Disrupted():
+            return _disrupted(snapshot, state, now)
         # The Job is suspended: by the operator, by Kueue or by a person.
         case Paused():
             return _paused(snapshot, resource, state, now)
         # Somebody deleted the Job. Once its pods have written their checkpoint, it is gone: Lost.
         case Stopping(job=job):
             stopping = State(Phase.RUNNING, conditions.STOPPING, f"Job {job.name} is being deleted")
-            return plan_for(snapshot, with_state(snapshot, stopping, now, job_uid=job.uid))
+            return _await_pods(snapshot, stopping, now, job_uid=job.uid)
         # Somebody deleted the Job: an interruption, which does not count as a failure of the run.
         case Lost():
             message = f"Job {snapshot.status.job_name} was deleted before it ended"
@@ -106,11 +111,11 @@ def suspend(snapshot: Snapshot, resource: Resource, state: AttemptState, now: da
         case Ended(outcome=Failure() as cause):
             return _record(snapshot, resource, cause, now)
         # The phase stays Running until its pods have written their checkpoint and are gone.
-        case Starting(job=job) | Running(job=job) | Paused(job=job) | Stopping(job=job) if (
-            job.queue or job.deleting
-        ):
+        case (
+            Starting(job=job) | Running(job=job) | Disrupted(job=job) | Paused(job=job) | Stopping(job=job)
+        ) if job.queue or job.deleting:
             return _stopping(snapshot, job, now, delete=None if job.deleting else job)
-        case Starting(job=job) | Running(job=job):
+        case Starting(job=job) | Running(job=job) | Disrupted(job=job):
             return _stopping(snapshot, job, now, suspend=job)
         # The Job controller has not noticed yet: a pod may be on its way.
         case Paused(job=job) if job.suspended_by_us and not job.holds("Suspended"):
@@ -137,7 +142,24 @@ def _still_writing(snapshot: Snapshot, now: datetime) -> Plan:
     """Report that pods are being stopped, which may still write to the output."""
     names = ", ".join(snapshot.live_pods)
     stopping = State(Phase.RUNNING, conditions.STOPPING, f"waits for the end of {names}")
-    return plan_for(snapshot, with_state(snapshot, stopping, now), requeue_after=OLD_POD_POLL_SECONDS)
+    return _await_pods(snapshot, stopping, now)
+
+
+def _disrupted(snapshot: Snapshot, state: Disrupted, now: datetime) -> Plan:
+    """Report an attempt one of whose pods is being taken away."""
+    pod, cause = state.pod, state.pod.conditions.get("DisruptionTarget")
+    reason = f" ({cause.reason}: {cause.message})" if cause and cause.true else ""
+    message = f"attempt {snapshot.attempt}: pod {pod.name} is being stopped{reason}; the next attempt follows"
+    stopping = State(Phase.RUNNING, conditions.STOPPING, message)
+    return _await_pods(snapshot, stopping, now, job_uid=state.job.uid)
+
+
+def _await_pods(snapshot: Snapshot, state: State, now: datetime, **changes: Any) -> Plan:
+    """Report a state in which the end of pods is awaited, or that the node of one does not answer."""
+    lost = silence.lost_pod(snapshot.pods, now)
+    state = silence.node_lost(snapshot.namespace, lost, now) if lost else state
+    status = with_state(snapshot, state, now, **changes)
+    return plan_for(snapshot, status, requeue_after=OLD_POD_POLL_SECONDS)
 
 
 def _paused(snapshot: Snapshot, resource: Resource, state: Paused, now: datetime) -> Plan:
@@ -183,6 +205,8 @@ def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Set
         message = f"Job {name} belongs to something else (owner uid {owner}): waits until it is gone"
         return _queued(snapshot, resource, "JobNameTaken", message, now, REFUSED_POLL_SECONDS)
     # The pod of an earlier attempt may outlive its Job, for example on a node that is cut off.
+    if silence.lost_pod(snapshot.pods, now):
+        return _still_writing(snapshot, now)
     if snapshot.live_pods:
         names = ", ".join(snapshot.live_pods)
         message = f"waits for the end of {names}: two pods must not write to one output"
@@ -311,14 +335,24 @@ def _job_observed(job: JobState | None) -> dict[str, str]:
     return {"job_uid": job.uid} if job else {}
 
 
-def _report_running(snapshot: Snapshot, state: Running, now: datetime) -> Plan:
+def _report_running(snapshot: Snapshot, resource: Resource, state: Running, now: datetime) -> Plan:
     job, problem = state.job, state.problem
     runs = conditions.running(snapshot.attempt, job.name, problem.block.message if problem else "")
+    # While all pods are ready, events of the Job report every change. Otherwise some changes cause none.
+    poll = None if job.all_ready and not problem else REFUSED_POLL_SECONDS
+    due = silence.progress_due(snapshot, job)
+    if due and now >= due:
+        if resource.spec.run_policy.stall == "Restart":
+            cause = failure(Reason.STALLED, silence.no_progress(snapshot.attempt, job, due))
+            return end_attempt(snapshot, resource, cause, now, delete=job)
+        runs = silence.stalled(snapshot.namespace, snapshot.attempt, job, due)
+        poll = REFUSED_POLL_SECONDS
+    elif due:
+        wait = max((due - now).total_seconds(), OLD_POD_POLL_SECONDS)
+        poll = min(poll, wait) if poll else wait
     # Of the first attempt, whatever number this one has: startTime and completionTime span the whole run.
     start_time = first_start(snapshot, job, now)
     status = with_state(snapshot, runs, now, job_uid=job.uid, start_time=start_time)
-    # While all pods are ready, events of the Job report every change. Otherwise some changes cause none.
-    poll = None if job.all_ready and not problem else REFUSED_POLL_SECONDS
     return plan_for(snapshot, status, requeue_after=poll)
 
 
@@ -372,9 +406,19 @@ def _announce_next(
     return plan_for(snapshot, with_state(snapshot, state, now), requeue_after=wait)
 
 
+def taken_up(snapshot: Snapshot, resource: Resource) -> bool:
+    """Tell whether the user takes up a resource that has failed, by raising spec.retry."""
+    # Suspended, it waits for both.
+    if resource.spec.suspend or not retry.requested(resource.spec, snapshot.status):
+        return False
+    # An operator that died may have created the Job of the next attempt, and not recorded why.
+    begun = snapshot.recorded is not None and snapshot.recorded.attempt is not None
+    return snapshot.status.phase == Phase.FAILED or begun
+
+
 def next_attempt(snapshot: Snapshot, resource: Resource, now: datetime) -> Plan:
     """Return the plan that takes up a resource again because spec.retry was raised."""
-    status = snapshot.status
+    status = snapshot.recorded or snapshot.status
     changes: dict[str, Any] = {
         "observed_retry": observed_retry(resource, status),
         "completion_time": None,
@@ -394,4 +438,6 @@ def next_attempt(snapshot: Snapshot, resource: Resource, now: datetime) -> Plan:
         update = {"retry": resource.spec.retry, "remedy": remedy}
         changes["history"] = [*earlier, last.model_copy(update=update)]
     changes["restarts"] = (status.restarts or 0) + 1
-    return announce(snapshot, snapshot.attempt + 1, now, **changes)
+    # The Job that a former operator created is the next attempt's.
+    found = replace(snapshot, next_job=snapshot.job) if snapshot.recorded else snapshot
+    return announce(found, status.attempt + 1, now, **changes)
