@@ -120,6 +120,9 @@ class Output(ApiModel):
     uri: Uri
     """Output folder: pvc://claim/path, s3://bucket/prefix, or file:///path in local runs. Empty, . and ..
     names in the path are refused."""
+    overwrite: bool = False
+    """Replace the files of another run at output.uri. Without it, an output that holds the files of another
+    run is refused with OutputTaken."""
 
 
 class SecretReference(ApiModel):
@@ -186,13 +189,21 @@ class Remedies(ApiModel):
 
 
 class RunPolicy(ApiModel):
-    """Retries, deadline and clean-up of a job."""
+    """Retries, time limits and clean-up of a job. A change applies to the next attempt."""
 
     max_retries: Annotated[int, Field(ge=0, le=20)] = 2
-    """Maximum number of retries after retryable failures. Interruptions (a preempted pod, a lost node) do not
-    count, up to ten in a row."""
+    """Maximum number of retries after failures of the run itself. Trouble of the surroundings (storage that
+    is away, a node that cannot start the pod) does not count, nor does an interruption (a preempted pod, a
+    lost node) unless it is the eleventh in a row without progress."""
+    start_timeout_seconds: Annotated[int, Field(ge=1)] | None = None
+    """Maximum time without a running pod, in seconds: in a queue, for a node, for an image, a Secret or
+    storage. After it the resource fails with what it waited for. Unlimited if absent."""
     active_deadline_seconds: Annotated[int, Field(ge=1)] | None = None
-    """Maximum duration of one attempt, in seconds. Unlimited if absent."""
+    """Maximum time that a pod of an attempt runs, in seconds, counted from the moment a node accepts it.
+    Waiting for a node or in a queue does not count. Unlimited if absent."""
+    stall: Literal["Report", "Restart"] = "Report"
+    """Reaction to a run without progress for longer than it had announced. Report sets the condition Stalled;
+    Restart also ends the attempt, and the next one resumes from the last checkpoint."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0)] | None = None
     """Time in seconds after which the batch Jobs and pods of finished attempts are deleted; the resource
     itself stays. They are kept if absent."""
@@ -260,8 +271,11 @@ class JobSpec(ApiModel):
     """Compute resources of the pod."""
     suspend: bool = False
     """Suspend the run, after a training has written a checkpoint. Set to false to resume it."""
+    retry: Annotated[int, Field(ge=0)] = 0
+    """Number to raise for another attempt: a resource that has failed starts its next attempt, which resumes
+    from the last checkpoint, and one that waits for its next attempt starts it at once."""
     run_policy: RunPolicy = RunPolicy()
-    """Retries, deadline and clean-up of the job."""
+    """Retries, time limits and clean-up of the job."""
     pod_template: PodTemplate = PodTemplate()
     """Image, environment and scheduling of the pod."""
 

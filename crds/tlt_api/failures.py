@@ -6,10 +6,10 @@ and conditions of pods and Jobs, never log text. ``docs/failures.md`` is generat
     Failure
     ├── by the user's input   InvalidSpec, DatasetNotFound, NoLabels, UnknownClass, BadSamples,
     │                         ChecksumMismatch, UnreadableModel, ModelMismatch, NotEnoughGPUs,
-    │                         NothingToPrune, StorageDenied
+    │                         NothingToPrune, StorageDenied, OutputTaken
     ├── by the work           OutOfMemory, NaNLoss, ExportFailed, EngineBuildFailed, MetricDrop
     ├── by the surroundings   StorageUnavailable, StorageFull, Interrupted, WorkerLost, ImagePullFailed,
-    │                         Evicted, NodeLost, JobDeleted, PodRejected, DeadlineExceeded
+    │                         PodRejected, Evicted, NodeLost, JobDeleted, DeadlineExceeded
     ├── by another resource   DependencyFailed, DependencyDeleted, DependencyCycle, DependencyUnusable
     └── by us                 Internal
 """
@@ -38,6 +38,7 @@ class Reason(StrEnum):
     NOT_ENOUGH_GPUS = "NotEnoughGPUs"
     NOTHING_TO_PRUNE = "NothingToPrune"
     STORAGE_DENIED = "StorageDenied"
+    OUTPUT_TAKEN = "OutputTaken"
     OUT_OF_MEMORY = "OutOfMemory"
     NAN_LOSS = "NaNLoss"
     EXPORT_FAILED = "ExportFailed"
@@ -174,6 +175,13 @@ _TABLE = (
         42,
         False,
         "Free space on the output volume or change spec.output.uri.",
+    ),
+    FailureClass(
+        Reason.OUTPUT_TAKEN,
+        43,
+        False,
+        "Choose another spec.output.uri; or set spec.output.overwrite to true and raise spec.retry, if the other "
+        "run's files may be replaced.",
     ),
     # Retried, because a crash may be chance; maxRetries ends what is not.
     FailureClass(Reason.INTERNAL, 70, True, "This is a bug: please report it with the log of the pod."),

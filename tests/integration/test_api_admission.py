@@ -284,16 +284,26 @@ def _until_refused(cluster: ControlPlane, body: dict[str, Any]) -> None:
     until("the API server to refuse it", refused)
 
 
-def test_the_spec_is_immutable_but_for_suspend_and_ttl(cluster: ControlPlane) -> None:
+def test_the_spec_is_immutable_but_for_what_says_whether_how_often_and_how_long_it_runs(
+    cluster: ControlPlane,
+) -> None:
     cluster.apply(DIGITS)
     try:
-        changed = with_field(DIGITS, "spec.suspend", True)
-        cluster.apply(with_field(changed, "spec.runPolicy.ttlSecondsAfterFinished", 60))
+        changed = DIGITS
+        for path, value in [
+            ("spec.suspend", True),
+            ("spec.retry", 1),
+            ("spec.output.overwrite", True),
+            ("spec.runPolicy.ttlSecondsAfterFinished", 60),
+            ("spec.runPolicy.activeDeadlineSeconds", 5),
+        ]:
+            changed = with_field(changed, path, value)
+            cluster.apply(changed)
         for path, value in [
             ("spec.dataset.imageSize.width", 256),
             ("spec.model.pretrainedWeights", {"uri": "s3://bucket/weights.h5"}),
             ("spec.training.epochs", 7),
-            ("spec.runPolicy.activeDeadlineSeconds", 5),
+            ("spec.output.uri", "pvc://tlt-data/runs/elsewhere"),
         ]:
             assert "is immutable" in refusal(cluster, with_field(DIGITS, path, value)), path
     finally:
