@@ -25,8 +25,9 @@ from pydantic import ValidationError
 from tlt_api import resources
 from tlt_api.failures import Reason
 from tlt_api.runreport import RunReport, to_termination_message
-from tlt_api.runspec import RunSpec
+from tlt_api.runspec import RunSpec, unknown_fields
 from tlt_api.status import Failure
+from tlt_api.version import version
 from tlt_runner import exits
 from tlt_runner.cancel import Stop
 from tlt_runner.commands import COMMANDS, TERMINATION_LOG_VARIABLE
@@ -168,12 +169,21 @@ def read_run_spec(file: Path, command: str) -> RunSpec:
         RunnerError: InvalidSpec; every field at fault is named.
     """
     try:
-        run = RunSpec.from_json(file.read_bytes())
+        text = file.read_bytes()
+        run = RunSpec.from_json(text)
     except OSError as error:
         raise RunnerError(Reason.INVALID_SPEC, f"expected a RunSpec in {file}, got: {error}") from None
     except ValidationError as error:
-        text = resources.explain(error, root="runSpec")
-        raise RunnerError(Reason.INVALID_SPEC, f"{file}: {text}") from None
+        problems = resources.explain(error, root="runSpec")
+        raise RunnerError(Reason.INVALID_SPEC, f"{file}: {problems}") from None
+    unknown = unknown_fields(run, text)
+    if unknown:
+        log.warning(
+            "fields of the RunSpec that this runner (%s) does not know, because the operator is newer, are "
+            "ignored: %s",
+            version(),
+            ", ".join(unknown),
+        )
     expected = COMMANDS[command].kind
     if run.owner.kind != expected:
         raise RunnerError(
