@@ -40,6 +40,7 @@ TERMINAL = (Phase.SUCCEEDED, Phase.FAILED)
 NOT_STARTED = "NotStarted"
 WAITING_FOR_DEPENDENCY = "WaitingForDependency"
 WAITING_FOR_POD = "WaitingForPod"
+WAITING_FOR_ADMISSION = "WaitingForAdmission"
 RUNNING = "Running"
 STOPPING = "Stopping"
 RETRYING = "Retrying"
@@ -169,8 +170,7 @@ def phase(conditions: Sequence[Condition]) -> Phase:
     if SUSPENDED in true:
         return Phase.SUSPENDED
     if RECONCILING in true:
-        # Any other reason is that of an attempt that does not run yet: CreatingJob, a quota, a name that is
-        # taken.
+        # Any other reason is that of an attempt that does not run yet: a quota, a name that is taken.
         return _PHASE_OF_REASON.get(true[RECONCILING].reason, Phase.QUEUED)
     return Phase.PENDING
 

@@ -26,7 +26,7 @@ from tlt_api.resources import KINDS, MAX_NAME_LENGTH, Kind, crd_name
 Schema = dict[str, Any]
 
 MUTABLE = {"suspend", "retry", "runPolicy", "output.overwrite"}
-"""Fields of the spec that may change: they decide whether, how often and how long it runs, not what it does."""
+"""Fields of the spec that may change: they decide whether, how often and how long, not what is run."""
 _PARTLY_MUTABLE = {path.rsplit(".", 1)[0] for path in MUTABLE if "." in path}
 _DEFAULT_MAX_LENGTH = 1024
 _DEFAULT_MAX_ITEMS = 1024

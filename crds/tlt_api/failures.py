@@ -9,8 +9,9 @@ and conditions of pods and Jobs, never log text. ``docs/failures.md`` is generat
     │                         NothingToPrune, StorageDenied, OutputTaken
     ├── by the work           OutOfMemory, NaNLoss, ExportFailed, EngineBuildFailed, MetricDrop
     ├── by the surroundings   StorageUnavailable, StorageFull, Interrupted, WorkerLost, ImagePullFailed,
-    │                         PodRejected, Evicted, NodeLost, JobDeleted, DeadlineExceeded
-    ├── by another resource   DependencyFailed, DependencyDeleted, DependencyCycle, DependencyUnusable
+    │                         PodRejected, StartFailed, StartTimeout, Evicted, NodeLost, Stalled,
+    │                         JobDeleted, DeadlineExceeded
+    ├── by another resource   DependencyFailed, DependencyCycle, DependencyUnusable
     └── by us                 Internal
 """
 
@@ -51,14 +52,27 @@ class Reason(StrEnum):
     IMAGE_PULL_FAILED = "ImagePullFailed"
     EVICTED = "Evicted"
     NODE_LOST = "NodeLost"
+    STALLED = "Stalled"
     JOB_DELETED = "JobDeleted"
     POD_REJECTED = "PodRejected"
+    START_FAILED = "StartFailed"
+    START_TIMEOUT = "StartTimeout"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     DEPENDENCY_FAILED = "DependencyFailed"
-    DEPENDENCY_DELETED = "DependencyDeleted"
     DEPENDENCY_CYCLE = "DependencyCycle"
     DEPENDENCY_UNUSABLE = "DependencyUnusable"
     INTERNAL = "Internal"
+
+
+class Cause(StrEnum):
+    """Cause of a class of failures, which decides how often an attempt with such an end is made again."""
+
+    RUN = "run"
+    """The run itself: retried up to spec.runPolicy.maxRetries times, if at all."""
+    INTERRUPTION = "interruption"
+    """Somebody took the pod away: resumed, and counted only after ten in a row without progress."""
+    SURROUNDINGS = "surroundings"
+    """Something that the run needs is away: tried again until it is back, ever later."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +84,14 @@ class FailureClass:
         exit_code: Exit code of the runner, or None if only the operator can detect the failure.
         retryable: True if another attempt may succeed.
         hint: Suggested remedy for the user, one sentence.
+        cause: Cause of the failure; it decides how often a retryable one is retried.
     """
 
     reason: Reason
     exit_code: int | None
     retryable: bool
     hint: str
+    cause: Cause = Cause.RUN
 
 
 # Exit codes: 2 as for wrong usage of a command, 70 (software error) and 75 (temporary failure) as in
@@ -162,26 +178,29 @@ _TABLE = (
         Reason.STORAGE_UNAVAILABLE,
         40,
         True,
-        "Check that the pod can reach the volume or the S3 endpoint.",
+        "Check that the pod can reach the volume or the S3 endpoint; the next attempt resumes by itself.",
+        Cause.SURROUNDINGS,
     ),
     FailureClass(
         Reason.STORAGE_DENIED,
         41,
         False,
-        "Check the Secret of spec.storage.s3.secretRef, or the owner of the volume's folder (uid 65532).",
+        "Check the Secret of spec.storage.s3.secretRef, or the owner of the volume's folder (uid 65532); "
+        "then raise spec.retry.",
     ),
     FailureClass(
         Reason.STORAGE_FULL,
         42,
-        False,
-        "Free space on the output volume or change spec.output.uri.",
+        True,
+        "Free space on the output volume, or enlarge it; the next attempt resumes by itself.",
+        Cause.SURROUNDINGS,
     ),
     FailureClass(
         Reason.OUTPUT_TAKEN,
         43,
         False,
-        "Choose another spec.output.uri; or set spec.output.overwrite to true and raise spec.retry, if the other "
-        "run's files may be replaced.",
+        "Choose another spec.output.uri; or, if the other run's files may be replaced, set "
+        "spec.output.overwrite to true and raise spec.retry.",
     ),
     # Retried, because a crash may be chance; maxRetries ends what is not.
     FailureClass(Reason.INTERNAL, 70, True, "This is a bug: please report it with the log of the pod."),
@@ -190,6 +209,7 @@ _TABLE = (
         75,
         True,
         "The pod was stopped from outside; the next attempt resumes from the last checkpoint.",
+        Cause.INTERRUPTION,
     ),
     FailureClass(
         Reason.WORKER_LOST,
@@ -197,31 +217,73 @@ _TABLE = (
         True,
         "Another pod of spec.resources.nodes ended or could not be reached: check its log and the network "
         "between the pods of the run. The next attempt resumes from the last checkpoint.",
+        Cause.INTERRUPTION,
     ),
-    # From here on, what the operator alone sees. An obstacle that keeps a pod from starting becomes a failure
-    # only after the start timeout: by then, another attempt would meet it again.
-    FailureClass(Reason.IMAGE_PULL_FAILED, None, False, "Check spec.podTemplate.image and imagePullSecrets."),
-    FailureClass(Reason.EVICTED, None, True, "The node ran out of a resource, or the pod was preempted."),
-    FailureClass(Reason.NODE_LOST, None, True, "The node was lost while the pod was running."),
+    # From here on, what the operator alone sees. The first three are obstacles that keep a pod from starting:
+    # reported as Blocked, and failures only after spec.runPolicy.startTimeoutSeconds.
     FailureClass(
-        Reason.JOB_DELETED,
+        Reason.IMAGE_PULL_FAILED,
         None,
-        True,
-        "The Job of the attempt was deleted. To stop a run, set spec.suspend.",
+        False,
+        "Push the image, or make the registry and imagePullSecrets work; then raise spec.retry.",
     ),
     FailureClass(
         Reason.POD_REJECTED,
         None,
         False,
-        "The API server rejected the pod (quota, Pod Security or a webhook): see the message.",
+        "Remove what the message names (a quota, Pod Security, a webhook, a missing object); then raise "
+        "spec.retry.",
+    ),
+    FailureClass(
+        Reason.START_TIMEOUT,
+        None,
+        False,
+        "Provide what the message names, or raise spec.runPolicy.startTimeoutSeconds; then raise spec.retry.",
+    ),
+    FailureClass(
+        Reason.START_FAILED,
+        None,
+        True,
+        "Repair or cordon the node that the message names; the next attempt prefers another one.",
+        Cause.SURROUNDINGS,
+    ),
+    FailureClass(
+        Reason.EVICTED,
+        None,
+        True,
+        "The node ran out of a resource, or the pod was preempted.",
+        Cause.INTERRUPTION,
+    ),
+    FailureClass(
+        Reason.NODE_LOST, None, True, "The node was lost while the pod was running.", Cause.INTERRUPTION
+    ),
+    FailureClass(
+        Reason.STALLED,
+        None,
+        True,
+        "The run made no progress for longer than it had announced, and spec.runPolicy.stall is Restart.",
+        Cause.INTERRUPTION,
+    ),
+    FailureClass(
+        Reason.JOB_DELETED,
+        None,
+        True,
+        "The Job of the attempt was deleted. To stop a run, set spec.suspend.",
+        Cause.INTERRUPTION,
     ),
     # The user's own limit on an attempt: another one would go around it.
-    FailureClass(Reason.DEADLINE_EXCEEDED, None, False, "Raise spec.runPolicy.activeDeadlineSeconds."),
     FailureClass(
-        Reason.DEPENDENCY_FAILED, None, False, "Correct the referenced resource, then create both again."
+        Reason.DEADLINE_EXCEEDED,
+        None,
+        False,
+        "Raise spec.runPolicy.activeDeadlineSeconds, then spec.retry: the next attempt resumes.",
     ),
     FailureClass(
-        Reason.DEPENDENCY_DELETED, None, False, "Create the referenced resource again, then this one."
+        Reason.DEPENDENCY_FAILED,
+        None,
+        False,
+        "Let the referenced resource succeed (raise its spec.retry, or create it again), then raise "
+        "spec.retry here.",
     ),
     FailureClass(
         Reason.DEPENDENCY_CYCLE,

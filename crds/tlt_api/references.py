@@ -98,8 +98,8 @@ def raw_parent(body: Mapping[str, Any]) -> tuple[str, str] | None:
 def resolve(resource: Resource, lookup: Lookup) -> Resolved | Waiting | Broken:
     """Resolve the resource's reference, given the other resources of its namespace.
 
-    The reference is broken if the parent was recorded before (``status.dependency``) and has been deleted or
-    replaced by another object of the same name. A parent that has not been recorded yet is waited for.
+    A parent that does not exist is waited for: it may not have been created yet, or is being replaced
+    (``kubectl replace --force``). What counts is the parent of this name at the first attempt.
     """
     source = model_source(resource)
     key = parent_key(source)
@@ -114,18 +114,12 @@ def resolve(resource: Resource, lookup: Lookup) -> Resolved | Waiting | Broken:
     if cycle:
         return Broken(Reason.DEPENDENCY_CYCLE, f"the references form a circle: {' -> '.join(cycle)}")
     parent = lookup(*key)
-    # Recorded when the parent was first found: by it, a deletion can be told from a parent that is yet to
-    # come.
-    recorded = resource.status.dependency
-    if recorded and (parent is None or parent.uid != recorded.uid):
-        return Broken(
-            Reason.DEPENDENCY_DELETED,
-            f"{key[0]}/{key[1]} (uid {recorded.uid}), which this refers to, was deleted before it succeeded",
-            recorded,
-        )
     # Resources may be created in any order.
     if parent is None:
-        return Waiting(f"waits for {key[0]}/{key[1]}, which does not exist yet")
+        # Recorded when the parent was found: by it, a deletion is told from a parent that is yet to come.
+        recorded = resource.status.dependency
+        state = f"was deleted (uid {recorded.uid}): create it again" if recorded else "does not exist yet"
+        return Waiting(f"waits for {key[0]}/{key[1]}, which {state}", recorded)
     return _from_parent(source, parent, lookup)
 
 

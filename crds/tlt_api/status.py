@@ -81,8 +81,19 @@ class Failure(StatusModel):
     """True if another attempt may succeed."""
 
 
+class Position(StatusModel):
+    """Place that a run had reached."""
+
+    stage: str | None = None
+    """Stage of the run, as in status.progress.stage."""
+    epoch: int | None = None
+    """Number of completed epochs."""
+    step: int | None = None
+    """Number of completed steps of the stage; in training, of the epoch."""
+
+
 class Attempt(StatusModel):
-    """Attempt that ended without success."""
+    """Attempt that ended without success, or that a queue stopped for a time."""
 
     attempt: int
     """Number of the attempt, from 1."""
@@ -92,6 +103,14 @@ class Attempt(StatusModel):
     """Change that the next attempt makes. Absent if it makes none."""
     time: Time | None = None
     """Time at which the operator observed the end of the attempt."""
+    progress: Position | None = None
+    """Place that the run had reached. Interruptions count anew once a later attempt gets further."""
+    node: str | None = None
+    """Node that could not start the attempt's pod; later attempts prefer others. Absent in other cases."""
+    retry: int | None = None
+    """Value of spec.retry that started the attempt after this one. Absent if the operator started it."""
+    paused: bool | None = None
+    """True if the attempt did not end: its Job was suspended, and makes another pod once it is resumed."""
 
 
 class Dependency(StatusModel):
@@ -403,11 +422,23 @@ class OperatorStatus(StatusModel):
     attempt: int | None = None
     """Number of the current or last attempt, from 1."""
     retries: int | None = None
-    """Number of failed attempts that count towards spec.runPolicy.maxRetries."""
+    """Number of failed attempts that count towards spec.runPolicy.maxRetries, since spec.retry was last
+    raised."""
+    preemptions: int | None = None
+    """Number of times that the run lost its pod and resumed: preempted, evicted, stopped by a queue, its node
+    or a peer lost, its Job deleted."""
+    restarts: int | None = None
+    """Number of attempts that were made again for another reason than those that retries and preemptions
+    count: trouble of the surroundings, a stall, or spec.retry."""
+    observed_retry: int | None = None
+    """Value of spec.retry that has been acted upon."""
     job_name: str | None = None
     """Name of the batch/v1 Job of the current or last attempt."""
     job_uid: str | None = None
     """UID of the batch/v1 Job, once observed: if that Job disappears, it was deleted."""
+    waiting_since: Time | None = None
+    """Time since which the resource waits for a running pod; spec.runPolicy.startTimeoutSeconds counts from
+    it. Absent while it runs, is suspended, waits for another resource or has ended."""
     start_time: Time | None = None
     """Start time of the first attempt."""
     completion_time: Time | None = None
@@ -415,7 +446,7 @@ class OperatorStatus(StatusModel):
     failure: Failure | None = None
     """Failure of the last attempt, or of the resource before any attempt."""
     history: list[Attempt] | None = None
-    """Attempts that ended without success, newest last, at most 20."""
+    """Attempts that ended without success or were stopped by a queue, newest last, at most 20."""
     dependency: Dependency | None = None
     """Resource that this one waits for or started from."""
     inputs: Inputs | None = None
@@ -481,6 +512,13 @@ class RunnerStatus(TrainingResults, PruningResults, ExportResults):
 # Absent fields are normal: a new resource has no status at all.
 class JobStatus(Results, OperatorStatus):
     """Status that all kinds share. Every field may be absent."""
+
+    @property
+    def recorded_end(self) -> Attempt | None:
+        """Entry of ``history`` that records the end of the current attempt; None while there is none."""
+        last = self.history[-1] if self.history else None
+        # An attempt that a queueing system paused goes on.
+        return last if last and last.attempt == self.attempt and not last.paused else None
 
 
 class TrainingJobStatus(TrainingResults, JobStatus):

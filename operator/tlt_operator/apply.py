@@ -1,7 +1,8 @@
 """Execution of a plan, in its order; every step can be repeated without harm.
 
-The order makes a crash between any two writes harmless: results before the phase that promises them, the
-attempt before its Job, the outcome before the Job may vanish. The Event comes before the status that it
+The order makes a crash between any two writes harmless: the Job before the attempt that names it, since its
+name follows from the attempt; results before the phase that promises them; the outcome before the Job may
+vanish. The Event comes before the status that it
 explains: its name follows from the transition, so that it is not posted twice after a crash.
 """
 
@@ -11,7 +12,7 @@ import contextlib
 import logging
 from datetime import datetime
 
-from tlt_api.status import OPERATOR_FIELD_MANAGER, RUNNER_FIELD_MANAGER, JobStatus
+from tlt_api.status import RUNNER_FIELD_MANAGER, JobStatus
 from tlt_operator import metrics
 from tlt_operator.cluster.client import ApiError, Client, ConflictError, NotFoundError
 from tlt_operator.objects import event as event_object
@@ -33,25 +34,31 @@ async def apply(client: Client, snapshot: Snapshot, plan: Plan, now: datetime) -
     identity = (snapshot.kind, snapshot.namespace, snapshot.name, snapshot.uid)
     name = f"{snapshot.namespace}/{snapshot.name}"
     version = snapshot.resource_version
+    status = plan.status
+    # The name of the Job follows from the attempt: a repeated creation is a conflict, not a second Job.
+    if plan.create is not None:
+        with metrics.write("job"):
+            job = await client.create_job(plan.create)
+        metrics.ATTEMPTS.labels(snapshot.kind.name).inc()
+        log.info("%s: created Job %s", name, plan.create["metadata"]["name"])
+        status = (status or snapshot.status).model_copy(update={"job_uid": job["metadata"]["uid"]})
     # Each status write is guarded by the version of the one before: of two operators at once, one goes on.
     # By the runner's field manager, which owns these fields: applied by the operator's, they would vanish
     # with its next status, which has none of them.
     if plan.report is not None:
         with metrics.write("report"):
-            version = await client.apply_status(*identity, plan.report, RUNNER_FIELD_MANAGER, version)
+            body = await client.apply_status(*identity, plan.report, RUNNER_FIELD_MANAGER, version)
+        version = body["metadata"]["resourceVersion"]
     if plan.event is not None:
-        await _post(client, snapshot, plan.status or snapshot.status, plan.event, now)
-    if plan.status is not None:
-        fields = operator_fields(plan.status)
+        await _post(client, snapshot, status or snapshot.status, plan.event, now)
+    if status is not None:
+        fields = operator_fields(status)
+        # A merge patch leaves fields that it does not name as they are.
+        absent = operator_fields(snapshot.recorded or snapshot.status).keys() - fields.keys()
         with metrics.write("status"):
-            version = await client.apply_status(*identity, fields, OPERATOR_FIELD_MANAGER, version)
-        _note_transition(snapshot, plan.status)
-    # The name of the Job follows from the attempt: a repeated creation is a conflict, not a second Job.
-    if plan.create is not None:
-        with metrics.write("job"):
-            await client.create_job(plan.create)
-        metrics.ATTEMPTS.labels(snapshot.kind.name).inc()
-        log.info("%s: created Job %s", name, plan.create["metadata"]["name"])
+            body = await client.patch_status(*identity, fields | dict.fromkeys(absent), version)
+        version = body["metadata"]["resourceVersion"]
+        _note_transition(snapshot, status)
     # A Service of that name is a conflict too: the next pass reads whose it is.
     if plan.service is not None:
         with metrics.write("service"):
@@ -60,10 +67,20 @@ async def apply(client: Client, snapshot: Snapshot, plan: Plan, now: datetime) -
     if plan.delete is not None:
         # A Job that is gone already is what was wanted. One that changed since (it may have completed) is a
         # conflict, and is looked at again.
-        job = plan.delete
+        leftover = plan.delete
         with metrics.write("delete"), contextlib.suppress(NotFoundError):
-            await client.delete_job(snapshot.namespace, job.name, job.uid, job.resource_version)
-        log.info("%s: deleted Job %s, which ends after its pods", name, job.name)
+            await client.delete_job(
+                snapshot.namespace, leftover.name, leftover.uid, leftover.resource_version
+            )
+        log.info("%s: deleted Job %s, which ends after its pods", name, leftover.name)
+    # Guarded by its version as well: Kueue or a person may have set the field in the meantime.
+    for paused, suspend in ((plan.suspend, True), (plan.resume, False)):
+        if paused is not None:
+            with metrics.write("suspend" if suspend else "resume"):
+                await client.suspend_job(
+                    snapshot.namespace, paused.name, paused.uid, paused.resource_version, suspend
+                )
+            log.info("%s: %s Job %s", name, "suspended" if suspend else "resumed", paused.name)
     # Last: from here on the Job may vanish, and its outcome stands in the status. One that is gone already
     # needs no TTL.
     for job_name, seconds in plan.ttl:
@@ -88,7 +105,8 @@ async def _post(client: Client, snapshot: Snapshot, status: JobStatus, event: Ev
 def _note_transition(snapshot: Snapshot, status: JobStatus) -> None:
     """Count and log the changes in the status that was just written."""
     # Not repeated after a crash: metrics may miss a transition, a status may not.
-    before, moved = snapshot.status, status.phase != snapshot.status.phase
+    before = snapshot.recorded or snapshot.status
+    moved = status.phase != before.phase
     attempt_ended = len(status.history or ()) > len(before.history or ())
     # The failure of a retried attempt stays in the status until the next one: it is counted once.
     if status.failure and (attempt_ended or moved):

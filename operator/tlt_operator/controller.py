@@ -1,4 +1,4 @@
-"""Control loop: workers that take keys from the queue, and the sweep that adds what the watches have missed.
+"""Control loop: workers that take keys from the queue, and the watches and the sweep that put keys into it.
 
 Handlers and the sweep put keys in; a worker observes, reconciles and applies. Whatever goes wrong makes a key
 come again later, and never ends a worker.
@@ -17,28 +17,60 @@ from tlt_api.resources import KINDS, Kind
 from tlt_api.times import utc_now
 from tlt_operator import metrics
 from tlt_operator.apply import apply
-from tlt_operator.cluster.client import ApiError, Client, ConflictError, NotFoundError, RefusedError
+from tlt_operator.cluster.cache import CachedClient
+from tlt_operator.cluster.client import (
+    ApiError,
+    Client,
+    ConflictError,
+    Json,
+    NotFoundError,
+    RefusedError,
+    Source,
+)
 from tlt_operator.health import Health
-from tlt_operator.index import Index
+from tlt_operator.index import Index, key_of
 from tlt_operator.observe import observe
 from tlt_operator.reconcile import reconcile
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Key, Refusal
+from tlt_operator.watches import Watches
 from tlt_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
 
 
-class Controller:
-    """Workers and the sweep, over one queue."""
+_TOGETHER_SECONDS = 0.1
+"""Delay of a look after a change of a Job or pod: a pod's start is five changes within a moment."""
 
-    def __init__(self, client: Client, settings: Settings, health: Health) -> None:
+
+class Controller:
+    """Workers, watches of Jobs and pods, and the sweep, over one queue and one cache."""
+
+    def __init__(self, client: Source, settings: Settings, health: Health) -> None:
         self.queue: WorkQueue[Key] = WorkQueue()
         self.index = Index()
-        self._client = client
+        self.cache = CachedClient(client)
+        self.watches = Watches(self.cache, settings.namespaces, self._owned_changed)
         self._settings = settings
         self._health = health
-        self.sweep = Sweep(client, settings, health, self.index, self.queue)
+        self.sweep = Sweep(self.cache, settings, health, self.index, self.queue)
+
+    def resource_changed(self, body: Json, deleted: bool = False) -> None:
+        """Take note of a resource of ours that its watch has reported."""
+        key = key_of(body)
+        # With its uid: a DELETED that arrives late must not remove a new resource of the same name.
+        uid = body["metadata"].get("uid") or ""
+        if deleted:
+            self.cache.drop_resource(key, uid)
+        else:
+            self.cache.put_resource(key, body)
+        for woken in self.index.remove(key, uid) if deleted else self.index.update(body):
+            self.queue.add(woken)
+
+    def _owned_changed(self, owner: Key) -> None:
+        # Its owner is reconciled as a whole; what happened to the Job or pod does not matter here.
+        if owner.kind in KINDS:
+            self.queue.add_after(owner, _TOGETHER_SECONDS)
 
     def stand_by(self) -> None:
         """Let nothing be worked on until :meth:`lead`; the index is filled all the same."""
@@ -55,6 +87,7 @@ class Controller:
         async with asyncio.TaskGroup() as group:
             for number in range(self._settings.workers):
                 group.create_task(self._work(), name=f"worker {number}")
+            group.create_task(self.watches.run(), name="watches of Jobs and pods")
             group.create_task(self.sweep.run(), name="sweep")
 
     async def _work(self) -> None:
@@ -65,10 +98,11 @@ class Controller:
             try:
                 with metrics.RECONCILE_SECONDS.time():
                     requeue_after = await reconcile_once(
-                        self._client,
+                        self.cache,
                         key,
                         self._settings,
                         on_write=partial(self.index.note_own_write, key),
+                        unfinished=self.index.unfinished,
                     )
                 self._succeeded(key, requeue_after)
             # Somebody else was faster: the snapshot is out of date, and a new one is taken. Not a failure for
@@ -107,9 +141,14 @@ class Sweep:
     """Comparison of the index with the cluster, once in ``sweep_seconds``."""
 
     def __init__(
-        self, client: Client, settings: Settings, health: Health, index: Index, queue: WorkQueue[Key]
+        self,
+        cache: CachedClient,
+        settings: Settings,
+        health: Health,
+        index: Index,
+        queue: WorkQueue[Key],
     ) -> None:
-        self._client = client
+        self._cache = cache
         self._settings = settings
         self._health = health
         self._index = index
@@ -155,8 +194,11 @@ class Sweep:
             if not unlisted & {(key.kind, key.namespace), (key.kind, None)}
         }
         self._health.sweep_found_unreported(changed | deleted)
+        # The cache has what the watch reported: these are read from the API server.
+        for key in changed | deleted:
+            self._cache.drop_resource(key, indexed_uids.get(key, ""))
         # Resources that have not ended are looked at although nothing of them changed: what they wait for may
-        # be unwatched, as pods are.
+        # be unwatched, as quotas and Services are.
         for key in changed | self._index.unsettled():
             self._queue.add(key)
         # With its uid: a new resource of the same name, which a watch reported meanwhile, stays in the index.
@@ -189,7 +231,7 @@ class Sweep:
     async def _list_scope(self, kind: Kind, namespace: str | None) -> dict[Key, str]:
         return {
             Key(kind.name, metadata["namespace"], metadata["name"]): metadata["resourceVersion"]
-            async for metadata in self._client.list_metadata(kind, namespace)
+            async for metadata in self._cache.list_metadata(kind, namespace)
         }
 
 
@@ -199,6 +241,7 @@ async def reconcile_once(
     settings: Settings,
     clock: Callable[[], datetime] = utc_now,
     on_write: Callable[[str], None] = lambda version: None,
+    unfinished: int = 0,
 ) -> float | None:
     """Observe a resource once, decide and apply; return the seconds after which to look again, if any.
 
@@ -208,6 +251,7 @@ async def reconcile_once(
         settings: The installation's choices.
         clock: The time.
         on_write: Called with the resourceVersion that our own write made.
+        unfinished: Resources in the cluster that have not ended, which paces their reports of progress.
 
     Raises:
         ConflictError: Something changed since it was read; look again.
@@ -219,7 +263,14 @@ async def reconcile_once(
     # Deleted: the garbage collector deletes its Jobs and pods by their owner references.
     if snapshot is None:
         return None
+    snapshot = replace(snapshot, unfinished=unfinished)
     plan = reconcile(snapshot, now, settings)
+    # A Job cannot be taken back: the resource must not have been deleted, suspended or started since the
+    # watch reported it.
+    if plan.create is not None and not await client.is_current(
+        snapshot.kind, snapshot.namespace, snapshot.name, snapshot.resource_version
+    ):
+        raise ConflictError(409, f"{key} has changed since it was reported")
     try:
         version = await apply(client, snapshot, plan, now)
     except RefusedError as error:

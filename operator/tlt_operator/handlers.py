@@ -1,4 +1,4 @@
-"""Watches of our kinds and their Jobs, by kopf; every event puts keys into the queue.
+"""Watches of our kinds, by kopf; every event goes into the cache and puts keys into the queue.
 
 ``on.event`` handlers only: kopf then writes nothing (no finalizers, no annotations), so that objects can be
 deleted while the operator is gone. An event that a watch missed is no loss: the next event or sweep looks
@@ -19,19 +19,22 @@ from tlt_operator.controller import Controller
 from tlt_operator.health import Health
 from tlt_operator.index import key_of
 from tlt_operator.login import session
-from tlt_operator.objects import OWNER_KIND, OWNER_NAME
-from tlt_operator.snapshot import Key
 from tlt_operator.traffic import trace
+
+_SYNC_SECONDS = 60
+"""Longest wait for the lists of Jobs and pods, which may be refused in some namespace."""
 
 
 async def watch(controller: Controller, health: Health, namespaces: Collection[str]) -> None:
-    """Watch until SIGTERM or SIGINT.
+    """Watch until SIGTERM or SIGINT, from the moment at which Jobs and pods are known.
 
     Args:
         controller: Controller whose queue and index are filled.
         health: Health to which events are reported.
         namespaces: Namespaces to watch; empty means all.
     """
+    # Or every resource of the first list would read its Job and pods from the API server.
+    await controller.watches.synced(_SYNC_SECONDS)
     await kopf.operator(
         registry=registry(controller, health),
         settings=settings(),
@@ -48,22 +51,9 @@ def registry(controller: Controller, health: Health) -> kopf.OperatorRegistry:
     handlers = kopf.OperatorRegistry()
 
     async def resource_changed(event: Any, **_: Any) -> None:
-        body = event["object"]
-        # The list with which a watch begins arrives as events too, so that the index is filled at the start.
-        key = key_of(body)
-        health.watch_reported(key)
-        deleted = event["type"] == "DELETED"
-        # With its uid: a DELETED that arrives late must not remove a new resource of the same name.
-        uid = body["metadata"].get("uid") or ""
-        for woken in controller.index.remove(key, uid) if deleted else controller.index.update(body):
-            controller.queue.add(woken)
-
-    async def job_changed(event: Any, **_: Any) -> None:
-        # Its owner is reconciled as a whole; what happened to the Job does not matter here.
-        metadata = event["object"]["metadata"]
-        labels = metadata.get("labels") or {}
-        if labels.get(OWNER_KIND) in KINDS and labels.get(OWNER_NAME):
-            controller.queue.add(Key(labels[OWNER_KIND], metadata["namespace"], labels[OWNER_NAME]))
+        # The list with which a watch begins arrives as events too, so that the cache is filled at the start.
+        health.watch_reported(key_of(event["object"]))
+        controller.resource_changed(event["object"], deleted=event["type"] == "DELETED")
 
     async def login(**_: Any) -> kopf.AiohttpSession:
         # A session of ours, so that kopf's requests are counted, named and seen as signs of life, too.
@@ -71,7 +61,6 @@ def registry(controller: Controller, health: Health) -> kopf.OperatorRegistry:
 
     for kind in KINDS.values():
         kopf.on.event(GROUP, VERSION, kind.plural, registry=handlers, id=kind.plural)(resource_changed)
-    kopf.on.event("batch", "v1", "jobs", registry=handlers, id="jobs")(job_changed)
     kopf.on.login(registry=handlers, id="login")(login)
     return handlers
 
@@ -89,8 +78,9 @@ def settings() -> kopf.OperatorSettings:
     options.watching.connect_timeout = 10
     # Resources in one page of the list with which a watch begins.
     options.watching.chunk_size = 500
-    # Only Jobs of this operator: a cluster may have thousands of others.
-    options.watching.label_selectors["batch", "v1", "jobs"] = OWNER_KIND
+    # Half of the time of an event: kopf copies each object several times for a diff that no handler reads.
+    options.persistence.diffbase_storage = _NoDiff()
+    options.persistence.progress_storage = _NoProgress()
     # kopf has a worker for each object, which stays for a while after its last event: with a limit and the
     # usual 5 s, a cluster's resources would come in at limit / 5 a second.
     options.queueing.worker_limit = 200
@@ -101,6 +91,38 @@ def settings() -> kopf.OperatorSettings:
     options.networking.enforce_retry_after = True
     options.networking.error_backoffs = _Forever()
     return options
+
+
+class _NoDiff(kopf.DiffBaseStorage):
+    """Storage of no former states: handlers of plain events need none."""
+
+    def build(self, *, body: kopf.Body, extra_fields: Any = None) -> kopf.BodyEssence:
+        return kopf.BodyEssence({})
+
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        pass
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Storage of no progress: handlers of plain events have none."""
+
+    def fetch(self, *, key: Any, body: kopf.Body) -> None:
+        return None
+
+    def store(self, *, key: Any, record: Any, body: kopf.Body, patch: kopf.Patch) -> None:
+        pass
+
+    def purge(self, *, key: Any, body: kopf.Body, patch: kopf.Patch) -> None:
+        pass
+
+    def touch(self, *, body: kopf.Body, patch: kopf.Patch, value: str | None) -> None:
+        pass
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        return essence
 
 
 class _Forever:

@@ -1,7 +1,6 @@
 """State of every resource as its watch last reported it, from which the keys follow that a change wakes.
 
-Small on purpose: a few words for each resource, never the resource. Decisions are made from live reads, not
-from here.
+Small on purpose: a few words for each resource, never the resource, which :mod:`.cluster.cache` has.
 """
 
 from __future__ import annotations
@@ -48,6 +47,9 @@ class Index:
         self._dependants: dict[Key, set[Key]] = {}
         self._own_writes: dict[Key, str] = {}
 
+        self.unfinished = 0
+        """Number of the resources that have not ended."""
+
     def __len__(self) -> int:
         return len(self._resources)
 
@@ -62,6 +64,7 @@ class Index:
         self._link(key, previous.parent if previous else None, current.parent)
         # Even if nothing of interest changed: the sweep compares versions.
         self._resources[key] = current
+        self.unfinished += (current.phase not in TERMINAL) - bool(previous and previous.phase not in TERMINAL)
         # Nothing changed but what the runner reports.
         if previous and previous.digest == current.digest:
             return set()
@@ -80,6 +83,7 @@ class Index:
         if key in self._resources and self._resources[key].uid != uid:
             return set()
         previous = self._resources.pop(key, None)
+        self.unfinished -= bool(previous and previous.phase not in TERMINAL)
         self._own_writes.pop(key, None)
         self._link(key, previous.parent if previous else None, None)
         # They stay linked: a parent of the same name that is created later wakes them again.

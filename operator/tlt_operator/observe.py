@@ -1,11 +1,15 @@
-"""Live reads of one resource and all that belongs to it.
+"""Snapshot of one resource and all that belongs to it.
 
-Nothing is read from a cache: a stale read could make a second Job (docs/adr/0004-one-job-per-attempt.md).
+Reads are answered from the cache (:mod:`tlt_operator.cluster.cache`). What a decision that cannot be taken
+back depends on is read live: the Job that is to be declared lost, and the pods of a Job that has ended before
+they are known to have. The version of the resource is checked before a Job is created
+(:mod:`tlt_operator.controller`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,10 +18,11 @@ from pydantic import ValidationError
 from tlt_api.conditions import TERMINAL
 from tlt_api.references import model_source, parent_key
 from tlt_api.resources import KINDS, InvalidResourceError, Kind, Resource, parse
-from tlt_api.status import JobStatus
+from tlt_api.runspec import RUN_SPEC_ANNOTATION
+from tlt_api.status import Inputs, JobStatus, Phase
 from tlt_api.times import from_wire, to_wire
 from tlt_operator.cluster.client import Client, Json, RefusedError
-from tlt_operator.objects import ATTEMPT, INDEX, OWNER_UID
+from tlt_operator.objects import ATTEMPT, INDEX, OWNER_UID, QUEUE, SUSPENDED_BY_US
 from tlt_operator.objects.job import CONTAINER
 from tlt_operator.objects.service import service_name
 from tlt_operator.snapshot import (
@@ -34,8 +39,6 @@ from tlt_operator.snapshot import (
 
 _LONGEST_CHAIN = 32
 """Limit of references that are followed up; a guard against endless requests for one resource."""
-_PODS_AFTER_SECONDS = 3
-"""Pods are read for a Job that is older than this."""
 _EVENTS_AFTER_SECONDS = 10
 """Events are read for a pod that does not start within this time."""
 
@@ -55,6 +58,10 @@ async def observe(client: Client, key: Key, now: datetime) -> Snapshot | None:
     # References are followed before the first attempt only; from then on status.inputs is what counts.
     if status.attempt is None and resource is not None:
         parents, invalid_parents = await _ancestors(client, resource)
+    recorded, next_job = None, await _next_job(client, key, status)
+    if next_job and next_job.owner_uid == metadata["uid"]:
+        recorded, status = status, await _with_attempt_of(client, key, next_job, status)
+        next_job = None
     job, pods, events = await _attempt(client, key, metadata["uid"], status, now)
     service, refusal = await _service(client, key.namespace, job)
     # One more list for each look: only a TTL needs the Jobs of earlier attempts.
@@ -70,6 +77,7 @@ async def observe(client: Client, key: Key, now: datetime) -> Snapshot | None:
         generation=metadata.get("generation", 1),
         resource_version=metadata.get("resourceVersion", ""),
         status=status,
+        recorded=recorded,
         deleting=bool(metadata.get("deletionTimestamp")),
         labels=metadata.get("labels") or {},
         resource=resource,
@@ -77,6 +85,7 @@ async def observe(client: Client, key: Key, now: datetime) -> Snapshot | None:
         parents=parents,
         invalid_parents=invalid_parents,
         job=job,
+        next_job=next_job,
         service=service,
         finished_jobs=finished_jobs,
         pods=pods,
@@ -104,6 +113,40 @@ def _readable_status(kind: Kind, body: Json) -> JobStatus:
         return kind.status.model_validate(readable)
 
 
+async def _next_job(client: Client, key: Key, status: JobStatus) -> JobState | None:
+    """Read the Job with the name of the next attempt's, if the next attempt is due."""
+    # A failed resource may be taken up again by its user.
+    if status.phase == Phase.SUCCEEDED or (status.attempt is not None and status.recorded_end is None):
+        return None
+    body = await client.get_job(key.namespace, KINDS[key.kind].job_name(key.name, (status.attempt or 0) + 1))
+    return job_state(body) if body else None
+
+
+async def _with_attempt_of(client: Client, key: Key, job: JobState, status: JobStatus) -> JobStatus:
+    """Return a status with the attempt whose Job exists and is not recorded.
+
+    A Job is created before the status names it. An operator that died in between left a Job of the next
+    attempt's name that belongs to this resource: the run goes on with it.
+    """
+    attempt = (status.attempt or 0) + 1
+    changes: dict[str, Any] = {"attempt": attempt, "job_name": job.name, "job_uid": None}
+    # The files that the Job was given count, not those that a reference would resolve to now. They stand in
+    # its pod template, which the cache does not keep.
+    if attempt == 1:
+        changes |= {"inputs": _inputs(await client.get_job(key.namespace, job.name, live=True))}
+        changes |= {"failure": None, "completion_time": None}
+    return status.model_copy(update=changes)
+
+
+def _inputs(job: Json | None) -> Inputs | None:
+    """Return the inputs in a Job's RunSpec; None if it has none."""
+    metadata = ((job or {}).get("spec") or {}).get("template", {}).get("metadata") or {}
+    text = (metadata.get("annotations") or {}).get(RUN_SPEC_ANNOTATION)
+    inputs = json.loads(text).get("inputs") if text else None
+    parsed = Inputs.model_validate(inputs) if inputs else None
+    return parsed if parsed and (parsed.model or parsed.records) else None
+
+
 async def _ancestors(
     client: Client, resource: Resource
 ) -> tuple[dict[tuple[str, str], Resource | None], dict[tuple[str, str], str]]:
@@ -117,6 +160,9 @@ async def _ancestors(
         if key is None or key in ancestors:
             break
         body = await client.get_resource(KINDS[key[0]], resource.namespace, key[1])
+        # What the parent has made is about to be recorded: it is read from the API server itself.
+        if not ancestors and body and (body.get("status") or {}).get("phase") in TERMINAL:
+            body = await client.get_resource(KINDS[key[0]], resource.namespace, key[1], live=True)
         # A parent that is missing or cannot be read ends the chain, and stands in it.
         current = None
         if body is not None:
@@ -131,26 +177,43 @@ async def _attempt(
     client: Client, key: Key, uid: str, status: JobStatus, now: datetime
 ) -> tuple[JobState | None, tuple[PodState, ...], tuple[EventState, ...]]:
     """Read the Job of the attempt, the pods of all attempts, and warnings about a pod that does not start."""
+    # Pods of a former resource of this name, before the first attempt.
     if not status.attempt:
-        return None, (), ()
+        return None, tuple(await _pods(client, key, uid)), ()
     name = status.job_name or KINDS[key.kind].job_name(key.name, status.attempt)
     body = await client.get_job(key.namespace, name)
     # The attempt's name is enough: an announced Job may exist although the status does not have its uid yet.
     job = job_state(body) if body else None
-    # Pods tell nothing new about a resource that has ended, a Job whose pods are all ready, and a very new
-    # Job.
-    if status.phase in TERMINAL or (job and not job.finished and (job.all_ready or _is_new(job, now))):
+    # Before a Job that was observed counts as deleted, the API server itself is asked.
+    if job is None and status.job_uid and status.phase not in TERMINAL:
+        body = await client.get_job(key.namespace, name, live=True)
+        job = job_state(body) if body else None
+    # Pods tell nothing new about a resource that has ended, and a Job whose pods are all ready. Those of a
+    # suspended Job may still write.
+    calm = job and not job.finished and not job.suspended and job.all_ready
+    if status.phase in TERMINAL or calm:
         return job, (), ()
-    # By the owner's name, not its uid: pods of a deleted resource of this name may still write.
-    pod_states = [pod_state(item, uid) for item in await client.list_pods(key.namespace, key.kind, key.name)]
-    # Oldest first. Names break ties, so that two looks at the same pods decide alike.
-    pods = tuple(sorted(pod_states, key=lambda pod: (to_wire(pod.created) if pod.created else "", pod.name)))
+    pods = await _pods(client, key, uid)
+    # The Job's end may arrive before that of its pods, whose exit codes and reports count.
+    is_news = job and job.finished and status.recorded_end is None
+    if is_news and not _all_ended(pods, status.attempt):
+        pods = await _pods(client, key, uid, live=True)
     return job, pods, await _warnings(client, key, status, job, pods, now)
 
 
-def _is_new(job: JobState, now: datetime) -> bool:
-    """Tell whether a Job is so new that its pod cannot exist yet, or has no condition worth reading."""
-    return job.created is not None and (now - job.created).total_seconds() < _PODS_AFTER_SECONDS
+async def _pods(client: Client, key: Key, uid: str, live: bool = False) -> tuple[PodState, ...]:
+    """Read the pods of all attempts, oldest first."""
+    # By the owner's name, not its uid: pods of a deleted resource of this name may still write.
+    bodies = await client.list_pods(key.namespace, key.kind, key.name, live)
+    pods = [pod_state(body, uid) for body in bodies]
+    # Names break ties, so that two looks at the same pods decide alike.
+    return tuple(sorted(pods, key=lambda pod: (to_wire(pod.created) if pod.created else "", pod.name)))
+
+
+def _all_ended(pods: Sequence[PodState], attempt: int) -> bool:
+    """Tell whether pods of an attempt are known, and all of them have ended."""
+    attempt_pods = [pod for pod in pods if pod.attempt == attempt]
+    return bool(attempt_pods) and all(pod.ended for pod in attempt_pods)
 
 
 async def _warnings(
@@ -229,6 +292,8 @@ def job_state(body: Json) -> JobState:
         parallelism=spec.get("parallelism", 1),
         deleting=bool(metadata.get("deletionTimestamp")),
         suspended=bool(spec.get("suspend")),
+        suspended_by_us=SUSPENDED_BY_US in (metadata.get("annotations") or {}),
+        queue=(metadata.get("labels") or {}).get(QUEUE) or "",
         ttl_seconds=spec.get("ttlSecondsAfterFinished"),
     )
 

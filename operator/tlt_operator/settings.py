@@ -15,9 +15,8 @@ class Settings:
         namespaces: Namespaces to serve; empty means all of the cluster.
         workers: Resources that are reconciled at the same time.
         sweep_seconds: Time between two sweeps, which find what the watches missed.
-        start_timeout_seconds: Time for which an error may keep a pod from starting before its resource fails.
         retry_base_seconds: Delay before the first retry; each further one doubles it.
-        retry_limit_seconds: Longest delay between two attempts.
+        retry_limit_seconds: Longest delay between two attempts, or between two tries to create a Job.
         health_port: Port of ``/healthz``.
         metrics_port: Port of ``/metrics``.
         request_timeout_seconds: Longest time for one request to the API server.
@@ -30,7 +29,6 @@ class Settings:
     namespaces: tuple[str, ...] = ()
     workers: int = 8
     sweep_seconds: float = 300
-    start_timeout_seconds: float = 300
     retry_base_seconds: float = 10
     retry_limit_seconds: float = 600
     health_port: int = 8080
@@ -59,9 +57,6 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         namespaces=tuple(sorted({name.strip() for name in namespaces.split(",") if name.strip()})),
         workers=int(_number(environment, "TLT_WORKERS", default.workers, least=1)),
         sweep_seconds=_number(environment, "TLT_SWEEP_SECONDS", default.sweep_seconds, least=1),
-        start_timeout_seconds=_number(
-            environment, "TLT_START_TIMEOUT_SECONDS", default.start_timeout_seconds, least=1
-        ),
         retry_base_seconds=_number(environment, "TLT_RETRY_BASE_SECONDS", default.retry_base_seconds),
         retry_limit_seconds=_number(environment, "TLT_RETRY_LIMIT_SECONDS", default.retry_limit_seconds),
         health_port=int(_number(environment, "TLT_HEALTH_PORT", default.health_port)),

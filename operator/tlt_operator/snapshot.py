@@ -1,6 +1,6 @@
 """Snapshot of one resource and everything that belongs to it: the input of every decision.
 
-:mod:`tlt_operator.observe` fills a :class:`Snapshot` from live reads; :mod:`tlt_operator.reconcile` decides
+:mod:`tlt_operator.observe` fills a :class:`Snapshot`; :mod:`tlt_operator.reconcile` decides
 from it alone. Jobs and pods are trimmed to what decisions need.
 """
 
@@ -56,7 +56,9 @@ class JobState:
         indexed: True if each pod has an index (completionMode Indexed).
         parallelism: Number of pods that run at once.
         deleting: True while the Job is being deleted.
-        suspended: True if the Job's own spec.suspend is set, by Kueue for example.
+        suspended: True if the Job's own spec.suspend is set.
+        suspended_by_us: True if the operator set it, for spec.suspend of the resource.
+        queue: Queue of Kueue that admits the Job; empty without one.
         ttl_seconds: ttlSecondsAfterFinished of the Job.
     """
 
@@ -73,6 +75,8 @@ class JobState:
     parallelism: int = 1
     deleting: bool = False
     suspended: bool = False
+    suspended_by_us: bool = False
+    queue: str = ""
     ttl_seconds: int | None = None
 
     def holds(self, condition: str) -> bool:
@@ -200,17 +204,20 @@ class Snapshot:
         generation: Generation of the spec.
         resource_version: Version that was read; status writes are refused when it is no longer current.
         deleting: True while the resource is being deleted.
-        status: Status of the resource.
+        status: Status of the resource. An attempt whose Job exists and was not recorded yet stands in it.
+        recorded: Status as the API server has it; None where it is the same.
         labels: Labels of the resource.
         resource: Whole resource; None if the spec cannot be read.
         invalid: Problem of a spec that cannot be read.
         parents: Resources up the chain of references, by (kind, name); None for one that does not exist.
         invalid_parents: Problems of parents whose spec cannot be read, by (kind, name).
         job: Job with the name of the current attempt's, which may belong to something else.
+        next_job: Job of something else with the name of the next attempt's; read before that attempt only.
         service: Service with the name of that Job's; read only while an Indexed Job runs.
         finished_jobs: Finished Jobs of all attempts; read only if a TTL is set.
         pods: Pods of all attempts; not read while the attempt's are all ready.
         events: Warnings about the attempt's Job or pod; read only while the pod does not start.
+        unfinished: Number of resources in the cluster that have not ended.
         refusal: Set when the attempt's Job was refused a moment ago, or its Service, to read or to create.
     """
 
@@ -221,6 +228,7 @@ class Snapshot:
     generation: int
     resource_version: str
     status: JobStatus
+    recorded: JobStatus | None = None
     deleting: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     resource: Resource | None = None
@@ -228,10 +236,12 @@ class Snapshot:
     parents: Mapping[tuple[str, str], Resource | None] = field(default_factory=dict)
     invalid_parents: Mapping[tuple[str, str], str] = field(default_factory=dict)
     job: JobState | None = None
+    next_job: JobState | None = None
     service: ServiceState | None = None
     finished_jobs: tuple[JobState, ...] = ()
     pods: tuple[PodState, ...] = ()
     events: tuple[EventState, ...] = ()
+    unfinished: int = 0
     refusal: Refusal | None = None
 
     @property

@@ -64,7 +64,7 @@ def test_a_flow_applied_child_first_runs_to_its_end(
     assert {"tlt-operator", "tlt-runner"} <= managers
     events = api.list("Event", namespace)
     reasons = {item["reason"] for item in events if item["involvedObject"]["name"] == "traffic"}
-    assert {"CreatingJob", "Running", "Succeeded"} <= reasons
+    assert "Succeeded" in reasons
 
 
 def test_the_attempt_after_out_of_memory_has_half_the_batch_size(
@@ -291,10 +291,10 @@ def test_a_status_written_from_an_old_snapshot_is_refused_by_the_server(
     old = api.create(training)["metadata"]
     api.until_phase(training, "Queued")
 
-    async def write(version: str, uid: str) -> str:
+    async def write(version: str, uid: str) -> None:
         async with HttpClient(lambda: connection_of(operator_kubeconfig)) as client:
             where = (KINDS["TrainingJob"], namespace, "traffic", uid)
-            return await client.apply_status(*where, {"phase": "Failed"}, "somebody-late", version)
+            await client.patch_status(*where, {"phase": "Failed"}, version)
 
     with pytest.raises(ConflictError):
         asyncio.run(write(old["resourceVersion"], old["uid"]))

@@ -8,6 +8,7 @@ would; ``lose_at`` does the n-th write and loses the answer, as a broken connect
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -18,8 +19,8 @@ from operator_ring.manifests import START, job_condition
 from tlt_api import conditions, times
 from tlt_api.resources import KINDS, Kind
 from tlt_operator import controller
-from tlt_operator.cluster.client import ApiError, ConflictError, NotFoundError, RefusedError
-from tlt_operator.objects import ATTEMPT, INDEX, OWNER_KIND, OWNER_NAME, OWNER_UID
+from tlt_operator.cluster.client import ApiError, ConflictError, NotFoundError, Owned, RefusedError
+from tlt_operator.objects import ATTEMPT, INDEX, OWNER_KIND, OWNER_NAME, OWNER_UID, SUSPENDED_BY_US
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Key
 
@@ -62,6 +63,7 @@ class MemoryKube:
         """States that the operator brought resources into, as (name, message)."""
         self.created_jobs: Counter[str] = Counter()
         self.writes = 0
+        self.reads: Counter[str] = Counter()
         self.kill_at: int | None = None
         self.kills: Iterator[int] = iter(())
         self.lose_at: int | None = None
@@ -133,6 +135,18 @@ class MemoryKube:
         self.jobs[name]["status"] |= {"ready": 0, "conditions": [condition], **done}
         self._touch(self.jobs[name])
 
+    def set_suspended(self, name: str, suspend: bool) -> None:
+        """Set a Job's spec.suspend; as the Job controller does, stop its pods, which write a checkpoint."""
+        job = self.jobs[name]
+        job["spec"]["suspend"] = suspend
+        job["status"] = {"ready": 0}
+        if suspend:
+            job["status"]["conditions"] = [job_condition("Suspended", "JobSuspended")]
+            for pod in self.pods.values():
+                if _job_of(pod) == name:
+                    pod["metadata"]["deletionTimestamp"] = times.to_wire(self.now)
+        self._touch(job)
+
     def report(self, key: Key, **fields: Any) -> None:
         """Apply fields of the status as the runner."""
         self._apply(key, fields, "tlt-runner")
@@ -151,10 +165,12 @@ class MemoryKube:
                 return min((delay for delay in delays if delay is not None), default=None)
         raise AssertionError("does not come to rest")
 
-    async def settle_refused(self, key: Key) -> None:
-        """Reconcile a few times while the API server refuses the Job."""
+    async def settle_refused(self, key: Key) -> float | None:
+        """Reconcile a few times while the API server refuses the Job; return the last delay."""
+        delay = None
         for _ in range(3):
-            await controller.reconcile_once(self, key, self.settings, lambda: self.now)
+            delay = await controller.reconcile_once(self, key, self.settings, lambda: self.now)
+        return delay
 
     def wait(self, seconds: float) -> None:
         """Let time pass."""
@@ -162,26 +178,79 @@ class MemoryKube:
 
     # --- Client ---------------------------------------------------------------------------------------------
 
-    async def get_resource(self, kind: Kind, namespace: str, name: str) -> Body | None:
+    async def get_resource(self, kind: Kind, namespace: str, name: str, live: bool = False) -> Body | None:
+        self.reads["resource"] += 1
         return _over_the_wire(self.resources.get(Key(kind.name, namespace, name)))
 
-    async def get_job(self, namespace: str, name: str) -> Body | None:
+    async def is_current(self, kind: Kind, namespace: str, name: str, version: str) -> bool:
+        self.reads["version"] += 1
+        body = self.resources.get(Key(kind.name, namespace, name))
+        return body is not None and body["metadata"]["resourceVersion"] == version
+
+    async def get_job(self, namespace: str, name: str, live: bool = False) -> Body | None:
+        self.reads["job"] += 1
         return _over_the_wire(self.jobs.get(name))
 
     async def list_jobs(self, namespace: str, owner_uid: str) -> list[Body]:
         return [_over_the_wire(job) for job in self.jobs.values() if _owner_label(job) == owner_uid]
 
-    async def list_pods(self, namespace: str, owner_kind: str, owner_name: str) -> list[Body]:
+    async def list_pods(
+        self, namespace: str, owner_kind: str, owner_name: str, live: bool = False
+    ) -> list[Body]:
+        self.reads["pods"] += 1
         wanted = {OWNER_KIND: owner_kind, OWNER_NAME: owner_name}
         return [_over_the_wire(pod) for pod in self.pods.values() if wanted.items() <= _labels(pod).items()]
 
     async def list_warnings(self, namespace: str, uid: str) -> list[Body]:
         return self.warnings.get(uid, [])
 
+    async def list_all_warnings(self, namespace: str) -> list[Body]:
+        self.reads["warnings"] += 1
+        return [
+            _over_the_wire(item) | {"involvedObject": {"uid": uid}}
+            for uid, items in self.warnings.items()
+            for item in items
+        ]
+
+    async def list_owned(self, what: Owned, namespace: str | None) -> AsyncIterator[tuple[list[Body], str]]:
+        objects = self.jobs if what == "jobs" else self.pods
+        yield [_over_the_wire(body) for body in objects.values()], str(self._version)
+
+    async def watch_owned(self, what: Owned, namespace: str | None, version: str) -> AsyncIterator[Body]:
+        objects = self.jobs if what == "jobs" else self.pods
+        reported = {name: _over_the_wire(body) for name, body in objects.items()}
+        while True:
+            await asyncio.sleep(0.005)
+            for name in list(reported):
+                if name not in objects:
+                    yield {"type": "DELETED", "object": reported.pop(name)}
+            for name, body in list(objects.items()):
+                if reported.get(name) != body:
+                    reported[name] = _over_the_wire(body)
+                    yield {"type": "MODIFIED", "object": _over_the_wire(body)}
+
     async def list_metadata(self, kind: Kind, namespace: str | None) -> AsyncIterator[Body]:
         for key, body in self.resources.items():
             if key.kind == kind.name and namespace in (None, key.namespace):
                 yield body["metadata"]
+
+    @_write
+    async def patch_status(
+        self, kind: Kind, namespace: str, name: str, uid: str, status: Mapping[str, Any], version: str
+    ) -> Body:
+        key, body = self._guarded(kind, namespace, name, uid, version)
+        given = {field: value for field, value in status.items() if value is not None}
+        self._check_schema(kind, given)
+        current = body.setdefault("status", {})
+        before, text = _state(current), json.dumps(current)
+        # A merge patch: other fields stay as they are.
+        for field in set(status) - set(given):
+            current.pop(field, None)
+        current |= _over_the_wire(given)
+        if json.dumps(current) != text:
+            self._touch(body)
+        self._note_transition(name, before, _state(current))
+        return _over_the_wire(body)
 
     @_write
     async def apply_status(
@@ -193,24 +262,16 @@ class MemoryKube:
         status: Mapping[str, Any],
         manager: str,
         version: str,
-    ) -> str:
-        key = Key(kind.name, namespace, name)
-        body = self.resources.get(key)
-        if body is None:
-            raise NotFoundError(404, f"{key} not found")
-        if (body["metadata"]["uid"], body["metadata"]["resourceVersion"]) != (uid, version):
-            raise ConflictError(409, f"{key} has been modified")
-        schema = set(KINDS[kind.name].status.model_validate(status).to_wire())
-        assert schema >= set(status), f"not in the schema of {kind.name}: {set(status) - schema}"
+    ) -> Body:
+        key, body = self._guarded(kind, namespace, name, uid, version)
+        self._check_schema(kind, status)
         before = _state(body.get("status", {}))
         self._apply(key, status, manager)
-        state = _state(body["status"])
-        if state[:3] != before[:3] and state[2] not in ("", conditions.WAITING_FOR_POD):
-            self.transitions.add((name, state[3]))
-        return str(body["metadata"]["resourceVersion"])
+        self._note_transition(name, before, _state(body["status"]))
+        return _over_the_wire(body)
 
     @_write
-    async def create_job(self, job: Mapping[str, Any]) -> None:
+    async def create_job(self, job: Mapping[str, Any]) -> Body:
         name = job["metadata"]["name"]
         if name in self.jobs:
             raise ConflictError(409, f"job {name} exists")
@@ -220,6 +281,7 @@ class MemoryKube:
         body["metadata"] |= {"uid": f"uid-{self._next()}", "creationTimestamp": times.to_wire(self.now)}
         self.created_jobs[name] += 1
         self.jobs[name] = self._touch(body)
+        return _over_the_wire(body)
 
     async def get_service(self, namespace: str, name: str) -> Body | None:
         if self.refuse_services:
@@ -249,11 +311,25 @@ class MemoryKube:
             del self.jobs[name]
 
     @_write
-    async def set_job_ttl(self, namespace: str, name: str, seconds: int) -> None:
+    async def suspend_job(self, namespace: str, name: str, uid: str, version: str, suspend: bool) -> Body:
+        job = self.jobs.get(name)
+        if job is None:
+            raise NotFoundError(404, f"job {name} not found")
+        if (job["metadata"]["uid"], job["metadata"]["resourceVersion"]) != (uid, version):
+            raise ConflictError(409, f"job {name} has been modified")
+        annotations = job["metadata"].setdefault("annotations", {})
+        annotations.pop(SUSPENDED_BY_US, None)
+        if suspend:
+            annotations[SUSPENDED_BY_US] = "true"
+        self.set_suspended(name, suspend)
+        return _over_the_wire(job)
+
+    @_write
+    async def set_job_ttl(self, namespace: str, name: str, seconds: int) -> Body:
         if name not in self.jobs:
             raise NotFoundError(404, f"job {name} not found")
         self.jobs[name]["spec"]["ttlSecondsAfterFinished"] = seconds
-        self._touch(self.jobs[name])
+        return _over_the_wire(self._touch(self.jobs[name]))
 
     @_write
     async def create_event(self, event: Mapping[str, Any]) -> None:
@@ -263,6 +339,24 @@ class MemoryKube:
         self.events[name] = dict(event)
 
     # --- insides --------------------------------------------------------------------------------------------
+
+    def _guarded(self, kind: Kind, namespace: str, name: str, uid: str, version: str) -> tuple[Key, Body]:
+        """Return a resource if it is the one, and the version, that a write is meant for."""
+        key = Key(kind.name, namespace, name)
+        body = self.resources.get(key)
+        if body is None:
+            raise NotFoundError(404, f"{key} not found")
+        if (body["metadata"]["uid"], body["metadata"]["resourceVersion"]) != (uid, version):
+            raise ConflictError(409, f"{key} has been modified")
+        return key, body
+
+    def _check_schema(self, kind: Kind, status: Mapping[str, Any]) -> None:
+        schema = set(KINDS[kind.name].status.model_validate(status).to_wire())
+        assert schema >= set(status), f"not in the schema of {kind.name}: {set(status) - schema}"
+
+    def _note_transition(self, name: str, before: tuple[Any, ...], after: tuple[Any, ...]) -> None:
+        if after[:3] != before[:3] and after[2] not in ("", conditions.WAITING_FOR_POD, conditions.RUNNING):
+            self.transitions.add((name, after[3]))
 
     def _apply(self, key: Key, status: Mapping[str, Any], manager: str) -> None:
         body = self.resources[key]

@@ -87,18 +87,19 @@ def test_a_failed_parent_breaks_its_child_with_the_parents_reason() -> None:
     assert "NaNLoss: loss is NaN at step 7" in result.message
 
 
-def test_a_parent_deleted_while_waited_for_breaks_its_child() -> None:
+def test_a_parent_deleted_while_waited_for_is_waited_for_again() -> None:
     recorded = {"kind": "TrainingJob", "name": "t", "uid": "uid-t"}
     result = resolve(prune("p", "t", dependency=recorded), world())
-    assert isinstance(result, Broken)
-    assert result.reason == Reason.DEPENDENCY_DELETED
+    assert isinstance(result, Waiting)
+    assert "TrainingJob/t, which was deleted (uid uid-t): create it again" in result.message
+    assert result.dependency and result.dependency.uid == "uid-t"
 
 
-def test_a_namesake_of_a_deleted_parent_is_not_taken_for_it() -> None:
+def test_a_parent_that_was_replaced_is_the_one_that_counts() -> None:
     recorded = {"kind": "TrainingJob", "name": "t", "uid": "uid-older"}
     result = resolve(prune("p", "t", dependency=recorded), world(training("t", **succeeded("best"))))
-    assert isinstance(result, Broken)
-    assert result.reason == Reason.DEPENDENCY_DELETED
+    assert isinstance(result, Resolved)
+    assert result.dependency and result.dependency.uid == "uid-t"
 
 
 def test_a_reference_cycle_is_reported_with_its_members() -> None:

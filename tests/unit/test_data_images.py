@@ -429,7 +429,7 @@ def test_a_file_too_large_to_be_an_image_is_not_read(tmp_path: Path) -> None:
 
 
 class _FailingPath(type(Path())):  # type: ignore[misc]
-    def read_bytes(self) -> bytes:
+    def open(self, *_: object, **__: object) -> io.BufferedReader:
         raise OSError(errno.EIO, "Input/output error")
 
 
@@ -437,6 +437,21 @@ def test_a_failing_disk_is_an_error_and_not_a_finding_about_the_file(tmp_path: P
     (tmp_path / "a.jpg").write_bytes(JPEG)
     with pytest.raises(OSError, match="Input/output"):
         decode.read(_FailingPath(tmp_path / "a.jpg"))
+
+
+@pytest.mark.parametrize("segments", [0, 1, 5], ids=["none", "one", "more than HEADER_BYTES"])
+def test_the_size_of_a_file_stands_behind_any_number_of_segments(tmp_path: Path, segments: int) -> None:
+    before = b"".join([_with_segment(bytes(65_000))[2:65_006]] * segments)
+    assert (len(before) > decode.HEADER_BYTES) == (segments == 5)
+    (tmp_path / "a.jpg").write_bytes(JPEG[:2] + before + JPEG[2:])
+    assert decode.size_of_file(tmp_path / "a.jpg") == (40, 60)
+
+
+def test_the_size_of_a_file_without_one_is_a_finding(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(JPEG[:20])
+    with pytest.raises(decode.BadImageError) as caught:
+        decode.size_of_file(tmp_path / "a.jpg")
+    assert caught.value.problem == Problem.TRUNCATED_IMAGE
 
 
 def test_encoded_pixels_are_close_to_the_original() -> None:

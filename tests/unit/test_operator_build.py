@@ -167,7 +167,9 @@ def test_the_installations_image_and_service_account_are_the_defaults() -> None:
 def test_the_job_has_the_deadline_and_no_ttl_yet() -> None:
     policy = {"activeDeadlineSeconds": 60, "ttlSecondsAfterFinished": 5}
     body = built(runPolicy=policy)
-    assert body["spec"]["activeDeadlineSeconds"] == 60
+    # Of the pod: the Job's would count the wait for a node.
+    assert body["spec"]["template"]["spec"]["activeDeadlineSeconds"] == 60
+    assert "activeDeadlineSeconds" not in body["spec"]
     assert "ttlSecondsAfterFinished" not in body["spec"]
 
 

@@ -127,14 +127,15 @@ def test_a_kill_at_any_write_of_a_suspension_leaves_one_job_per_attempt(kill: in
         assert cluster.status(key)["phase"] == "Suspended"
         cluster.edit(key, suspend=False)
         await operate_quietly(cluster, key)
-        assert cluster.created_jobs == {"traffic-train-1": 1, "traffic-train-2": 1}
-        assert [entry["reason"] for entry in cluster.status(key)["history"]] == ["Suspended"]
+        assert cluster.created_jobs == {"traffic-train-1": 1}
+        assert cluster.jobs["traffic-train-1"]["spec"]["suspend"] is False
+        assert (cluster.status(key)["phase"], "history" in cluster.status(key)) == ("Queued", False)
 
     asyncio.run(scenario(MemoryKube()))
 
 
 async def operate_quietly(cluster: MemoryKube, key: Key) -> None:
-    """Reconcile a key through a kill, while the Job controller does nothing but delete Jobs."""
+    """Reconcile a key through a kill, while the Job controller does nothing but stop pods."""
     for _ in range(12):
         try:
             await controller.reconcile_once(cluster, key, cluster.settings, lambda: cluster.now)
@@ -143,3 +144,6 @@ async def operate_quietly(cluster: MemoryKube, key: Key) -> None:
         for name, job in list(cluster.jobs.items()):
             if job["metadata"].get("deletionTimestamp"):
                 cluster.remove_job(name)
+        for name, pod in list(cluster.pods.items()):
+            if pod["metadata"].get("deletionTimestamp"):
+                del cluster.pods[name]

@@ -113,7 +113,7 @@ async def test_a_foreign_service_of_that_name_is_reported_and_left_alone(cluster
 def test_a_refused_service_fails_the_resource_after_the_start_timeout(what: str, pods: int) -> None:
     async def scenario(cluster: MemoryKube) -> None:
         setattr(cluster, what, refusal(403, "services is forbidden"))
-        key = cluster.add(nodes(runPolicy={"maxRetries": 0}))
+        key = cluster.add(nodes(runPolicy={"maxRetries": 0, "startTimeoutSeconds": 300}))
         await cluster.settle_refused(key)
         for index in range(pods):  # they run, and look for each other in vain
             cluster.run_pod(JOB, index)
@@ -121,7 +121,7 @@ def test_a_refused_service_fails_the_resource_after_the_start_timeout(what: str,
         assert blocked(cluster, key)[0] == "ServiceRefused"
         assert "services is forbidden" in blocked(cluster, key)[1]
         assert cluster.status(key)["jobUid"] == cluster.jobs[JOB]["metadata"]["uid"]
-        cluster.wait(cluster.settings.start_timeout_seconds + 1)
+        cluster.wait(301)
         await cluster.settle_refused(key)
         assert cluster.status(key)["failure"]["reason"] == "PodRejected"
         assert "operator-rbac.yaml" in cluster.status(key)["failure"]["hint"]
@@ -137,8 +137,8 @@ async def test_suspension_works_while_the_service_is_refused(cluster: MemoryKube
     run_pods(cluster)
     cluster.edit(key, suspend=True)
     await cluster.settle()
-    assert cluster.jobs[JOB]["metadata"]["deletionTimestamp"]
-    cluster.remove_job(JOB)
+    assert cluster.jobs[JOB]["spec"]["suspend"] is True
+    cluster.pods.clear()
     await cluster.settle()
     assert cluster.status(key)["phase"] == "Suspended"
 
@@ -168,7 +168,7 @@ def test_a_run_whose_service_cannot_be_created_again_goes_on_and_reports_it(what
         setattr(cluster, what, refusal(403, "services is forbidden"))
         for _ in range(3):
             await cluster.settle_refused(key)
-            cluster.wait(cluster.settings.start_timeout_seconds + 1)
+            cluster.wait(301)
         assert cluster.status(key)["phase"] == "Running"
         assert "services is forbidden" in condition(cluster, key, "Ready")["message"]
         assert "deletionTimestamp" not in cluster.jobs[JOB]["metadata"]
@@ -184,18 +184,18 @@ def test_a_run_whose_service_cannot_be_created_again_goes_on_and_reports_it(what
 async def test_a_restarted_pod_without_a_service_gets_a_new_start_timeout(
     cluster: MemoryKube,
 ) -> None:
-    key = cluster.add(nodes(runPolicy={"maxRetries": 0}))
+    key = cluster.add(nodes(runPolicy={"maxRetries": 0, "startTimeoutSeconds": 300}))
     await cluster.settle()
     run_pods(cluster)
     await cluster.settle()
     del cluster.services[SERVICE]
     cluster.refuse_services = refusal(403, "services is forbidden")
     await cluster.settle()
-    cluster.wait(cluster.settings.start_timeout_seconds + 1)
+    cluster.wait(301)
     cluster.run_pod(JOB, 1, phase="Pending", state={})
     await cluster.settle()
     assert (cluster.status(key)["phase"], blocked(cluster, key)[0]) == ("Queued", "ServiceRefused")
-    cluster.wait(cluster.settings.start_timeout_seconds + 1)
+    cluster.wait(301)
     await cluster.settle()
     assert cluster.status(key)["failure"]["reason"] == "PodRejected"
 
@@ -260,21 +260,25 @@ async def test_the_next_attempt_waits_for_every_pod_of_the_last(cluster: MemoryK
 
 
 @play
-async def test_suspending_deletes_the_job_and_with_it_the_service(cluster: MemoryKube) -> None:
+async def test_suspending_keeps_the_job_and_its_service(cluster: MemoryKube) -> None:
     key = cluster.add(nodes())
     await cluster.settle()
     run_pods(cluster)
     await cluster.settle()
     cluster.edit(key, suspend=True)
     await cluster.settle()
-    assert cluster.jobs[JOB]["metadata"]["deletionTimestamp"]
-    cluster.remove_job(JOB)
+    del cluster.pods[f"{JOB}-0-abcde"]
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Running"  # the other one still writes
+    cluster.pods.clear()
     await cluster.settle()
     assert cluster.status(key)["phase"] == "Suspended"
-    assert not cluster.services
     cluster.edit(key, suspend=False)
     await cluster.settle()
-    assert set(cluster.services) == {"tlt-traffic-train-2"}
+    assert set(cluster.services) == {SERVICE}
+    run_pods(cluster)
+    await cluster.settle()
+    assert (cluster.status(key)["phase"], cluster.status(key)["attempt"]) == ("Running", 1)
 
 
 @pytest.mark.parametrize("way", ["killed", "answer lost"])

@@ -17,6 +17,7 @@ from tlt_operator.reconcile.state import (
     Ended,
     Lost,
     NotStarted,
+    Paused,
     Running,
     Starting,
     Stopping,
@@ -38,6 +39,10 @@ JOB = JobState(NAME, "job", owner_uid="traffic", created=START, start_time=START
 INDEXED = replace(JOB, indexed=True, parallelism=2)
 COMPLETE = replace(JOB, conditions={"Complete": ConditionState(True)}, completion_time=START)
 FAILED = replace(JOB, conditions={"Failed": ConditionState(True, "BackoffLimitExceeded")})
+QUEUED = replace(JOB, queue="gpus")
+SUSPENDED = replace(
+    JOB, suspended=True, suspended_by_us=True, conditions={"Suspended": ConditionState(True, "JobSuspended")}
+)
 ANNOUNCED = TrainingJobStatus(attempt=1, job_name=NAME)
 SEEN = TrainingJobStatus(attempt=1, job_name=NAME, job_uid="job")
 SERVICE = ServiceState(f"tlt-{NAME}", "job")
@@ -74,6 +79,7 @@ def snapshot_of(status: TrainingJobStatus = SEEN, **fields: object) -> Snapshot:
 
 PULLING = pod(container=ContainerState(waiting_reason="ErrImagePull", waiting_message="no"))
 UP = pod(phase="Running", container=ContainerState(running=True))
+PAUSED = SEEN.model_copy(update={"history": [Attempt(attempt=1, reason="Evicted", paused=True)]})
 RAN = SEEN.model_copy(update={"phase": Phase.RUNNING})
 
 # The columns say in words what a plan does for a resource that is to run, that is to be suspended, that has
@@ -81,11 +87,11 @@ RAN = SEEN.model_copy(update={"phase": Phase.RUNNING})
 TABLE: dict[str, tuple[Snapshot, type, str, str, str, str]] = {
     "no attempt yet": (
         snapshot_of(TrainingJobStatus()), NotStarted,
-        "Queued CreatingJob", "Suspended", "-", "Failed InvalidSpec",
+        "Queued WaitingForPod, create Job", "Suspended", "-", "Failed InvalidSpec",
     ),
     "announced, without a Job": (
         snapshot_of(ANNOUNCED), Announced,
-        "create Job", "Suspended", "-", "Stalled",
+        "Queued WaitingForPod, create Job", "Suspended", "-", "Stalled",
     ),
     "announced, and another's Job has the name": (
         snapshot_of(ANNOUNCED, job=replace(JOB, owner_uid="other")), Announced,
@@ -96,8 +102,13 @@ TABLE: dict[str, tuple[Snapshot, type, str, str, str, str]] = {
         "Queued WaitingForOldPod", "Running Stopping", "-", "Stalled",
     ),
     "announced, and the Job was refused for its content": (
-        snapshot_of(ANNOUNCED, refusal=Refusal(422, "no")), Announced,
+        snapshot_of(ANNOUNCED, refusal=Refusal(422, 'Job.batch "x" is invalid: no')), Announced,
         "Failed InvalidSpec", "Suspended", "-", "Stalled",
+    ),
+    "announced, and the Job was refused by a webhook": (
+        snapshot_of(ANNOUNCED, refusal=Refusal(400, 'admission webhook "x" denied the request: no')),
+        Announced,
+        "Queued PodRejected", "Suspended", "-", "Stalled",
     ),
     "announced, and the Job was refused by a quota": (
         snapshot_of(ANNOUNCED, refusal=Refusal(403, "exceeded quota")), Announced,
@@ -105,47 +116,75 @@ TABLE: dict[str, tuple[Snapshot, type, str, str, str, str]] = {
     ),
     "a Job whose pod does not run yet": (
         snapshot_of(ANNOUNCED, job=JOB), Starting,
-        "Queued WaitingForPod", "Running Stopping, delete Job", "delete Job", "Stalled",
+        "Queued WaitingForPod", "Running Stopping, suspend Job", "delete Job", "Stalled",
     ),
     "a Job whose image cannot be pulled": (
         snapshot_of(job=JOB, pods=(PULLING,)), Starting,
-        "Queued ImagePullFailed", "Running Stopping, delete Job", "delete Job", "Stalled",
-    ),
-    "a Job that a queue holds": (
-        snapshot_of(job=replace(JOB, suspended=True, ready=1)), Starting,
-        "Queued JobSuspended", "Running Stopping, delete Job", "delete Job", "Stalled",
+        "Queued ImagePullFailed", "Running Stopping, suspend Job", "delete Job", "Stalled",
     ),
     "a Job of several pods without its Service": (
         snapshot_of(job=INDEXED), Starting,
-        "create Service", "Running Stopping, delete Job", "delete Job", "Stalled",
+        "create Service", "Running Stopping, suspend Job", "delete Job", "Stalled",
     ),
     "a Job of several pods whose Service was refused": (
         snapshot_of(job=INDEXED, refusal=Refusal(403, "no")), Starting,
-        "Queued ServiceRefused", "Running Stopping, delete Job", "delete Job", "Stalled",
+        "Queued ServiceRefused", "Running Stopping, suspend Job", "delete Job", "Stalled",
     ),
     "a Job of several pods, one of which runs": (
         snapshot_of(job=INDEXED, service=SERVICE, pods=(replace(UP, index=0),)), Starting,
-        "Queued WaitingForPod", "Running Stopping, delete Job", "delete Job", "Stalled",
+        "Queued WaitingForPod", "Running Stopping, suspend Job", "delete Job", "Stalled",
     ),
     "a Job whose pod is ready": (
         snapshot_of(job=replace(JOB, ready=1)), Running,
-        "Running", "Running Stopping, delete Job", "delete Job", "Stalled",
+        "Running", "Running Stopping, suspend Job", "delete Job", "Stalled",
     ),
     "a Job whose pod has ended, and the Job does not know": (
         snapshot_of(job=JOB, pods=(exited(0),)), Running,
-        "Running", "Running Stopping, delete Job", "delete Job", "Stalled",
+        "Running", "Running Stopping, suspend Job", "delete Job", "Stalled",
     ),
     "a Job that ran and whose pod was not read": (
         snapshot_of(RAN, job=JOB), Running,
-        "Running", "Running Stopping, delete Job", "delete Job", "Stalled",
+        "Running", "Running Stopping, suspend Job", "delete Job", "Stalled",
     ),
     "a Job of several pods that runs and lost its Service for good": (
         snapshot_of(RAN, job=replace(INDEXED, ready=2), refusal=Refusal(403, "no")), Running,
-        "Running", "Running Stopping, delete Job", "delete Job", "Stalled",
+        "Running", "Running Stopping, suspend Job", "delete Job", "Stalled",
     ),
     "a Job of several pods that runs and lost its Service": (
         snapshot_of(RAN, job=replace(INDEXED, ready=2)), Running,
-        "create Service", "Running Stopping, delete Job", "delete Job", "Stalled",
+        "create Service", "Running Stopping, suspend Job", "delete Job", "Stalled",
+    ),
+    "a Job of a queue whose pod is ready": (
+        snapshot_of(job=replace(QUEUED, ready=1)), Running,
+        "Running", "Running Stopping, delete Job", "delete Job", "Stalled",
+    ),
+    "a Job that the operator has just suspended": (
+        snapshot_of(RAN, job=replace(JOB, suspended=True, suspended_by_us=True)), Paused,
+        "Queued WaitingForPod, resume Job", "Running Stopping", "delete Job", "Stalled",
+    ),
+    "a Job that the operator suspended, whose pod still writes": (
+        snapshot_of(RAN, job=SUSPENDED, pods=(replace(UP, deleting=True),)), Paused,
+        "Running Stopping", "Running Stopping", "delete Job", "Stalled",
+    ),
+    "a Job that the operator suspended": (
+        snapshot_of(RAN, job=SUSPENDED), Paused,
+        "Queued WaitingForPod, resume Job", "Suspended", "delete Job", "Stalled",
+    ),
+    "a Job that somebody suspended by hand": (
+        snapshot_of(job=replace(JOB, suspended=True)), Paused,
+        "Queued JobSuspended", "Suspended", "delete Job", "Stalled",
+    ),
+    "a Job that a queue holds": (
+        snapshot_of(job=replace(QUEUED, suspended=True, ready=1)), Paused,
+        "Queued WaitingForAdmission", "Running Stopping, delete Job", "delete Job", "Stalled",
+    ),
+    "a Job that a queue stops, whose pod still writes": (
+        snapshot_of(RAN, job=replace(QUEUED, suspended=True), pods=(replace(UP, deleting=True),)), Paused,
+        "Running Stopping", "Running Stopping, delete Job", "delete Job", "Stalled",
+    ),
+    "a Job that a queue stopped once before": (
+        snapshot_of(PAUSED, job=replace(QUEUED, ready=1)), Running,
+        "Running", "Running Stopping, delete Job", "delete Job", "Stalled",
     ),
     "a Job that is being deleted": (
         snapshot_of(job=replace(JOB, deleting=True)), Stopping,
@@ -189,7 +228,7 @@ TABLE: dict[str, tuple[Snapshot, type, str, str, str, str]] = {
     ),
     "a failure that is recorded, an hour ago": (
         snapshot_of(recorded(1), job=FAILED), Ended,
-        "Queued CreatingJob", "Suspended", "-", "Stalled",
+        "Queued WaitingForPod, create Job", "Suspended", "-", "Stalled",
     ),
 }  # fmt: skip
 INTENTS = ("run", "suspend", "finished", "unreadable")
@@ -218,6 +257,8 @@ def in_words(plan: Plan) -> str:
     parts += ["create Job"] if plan.create else []
     parts += ["create Service"] if plan.service else []
     parts += ["delete Job"] if plan.delete else []
+    parts += ["suspend Job"] if plan.suspend else []
+    parts += ["resume Job"] if plan.resume else []
     return ", ".join(parts) or "-"
 
 
@@ -243,7 +284,7 @@ def test_nothing_is_done_for_a_resource_that_is_being_deleted(state: str) -> Non
 
 
 def test_the_table_has_every_state() -> None:
-    states = {NotStarted, Announced, Starting, Running, Stopping, Lost, Ended}
+    states = {NotStarted, Announced, Starting, Running, Paused, Stopping, Lost, Ended}
     assert {row[1] for row in TABLE.values()} == states
 
 

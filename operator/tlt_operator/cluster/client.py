@@ -11,11 +11,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from tlt_api.resources import Kind
 
 Json = Mapping[str, Any]
+Owned = Literal["jobs", "pods"]
+"""Objects that belong to our resources and are watched."""
 
 
 class ApiError(Exception):
@@ -56,18 +58,26 @@ def api_error(code: int, message: str, retry_after: float | None = None) -> ApiE
 
 
 class Client(Protocol):
-    """Protocol of access to the cluster. Every method raises :class:`ApiError`."""
+    """Protocol of access to the cluster. Every method raises :class:`ApiError`.
 
-    async def get_resource(self, kind: Kind, namespace: str, name: str) -> Json | None:
+    Reads may be answered by a cache (:mod:`.cache`); ``live=True`` asks the API server itself.
+    """
+
+    async def get_resource(self, kind: Kind, namespace: str, name: str, live: bool = False) -> Json | None:
         """Get a resource of ours; None if it does not exist."""
 
-    async def get_job(self, namespace: str, name: str) -> Json | None:
-        """Get a batch Job; None if it does not exist."""
+    async def is_current(self, kind: Kind, namespace: str, name: str, version: str) -> bool:
+        """Tell whether the API server itself still has this version of a resource."""
+
+    async def get_job(self, namespace: str, name: str, live: bool = False) -> Json | None:
+        """Get a batch Job; None if it does not exist. A live one comes with its pod template."""
 
     async def list_jobs(self, namespace: str, owner_uid: str) -> Sequence[Json]:
         """List the batch Jobs with the label of this owner."""
 
-    async def list_pods(self, namespace: str, owner_kind: str, owner_name: str) -> Sequence[Json]:
+    async def list_pods(
+        self, namespace: str, owner_kind: str, owner_name: str, live: bool = False
+    ) -> Sequence[Json]:
         """List the pods with the labels of this owner, or of an earlier one of its name."""
 
     async def list_warnings(self, namespace: str, uid: str) -> Sequence[Json]:
@@ -76,13 +86,18 @@ class Client(Protocol):
     def list_metadata(self, kind: Kind, namespace: str | None) -> AsyncIterator[Json]:
         """List the metadata of all resources of a kind, in a namespace or everywhere."""
 
+    async def patch_status(
+        self, kind: Kind, namespace: str, name: str, uid: str, status: Json, version: str
+    ) -> Json:
+        """Change fields of a status, only of this uid and version; None removes one. Return the resource."""
+
     async def apply_status(
         self, kind: Kind, namespace: str, name: str, uid: str, status: Json, manager: str, version: str
-    ) -> str:
-        """Apply a status as a field manager, only to this uid and version; return the new version."""
+    ) -> Json:
+        """Apply a status as a field manager, only to this uid and version; return the resource."""
 
-    async def create_job(self, job: Json) -> None:
-        """Create a batch Job."""
+    async def create_job(self, job: Json) -> Json:
+        """Create a batch Job; return it."""
 
     async def get_service(self, namespace: str, name: str) -> Json | None:
         """Get a Service; None if it does not exist."""
@@ -93,8 +108,24 @@ class Client(Protocol):
     async def delete_job(self, namespace: str, name: str, uid: str, version: str) -> None:
         """Delete a batch Job after its pods, if it is still this very version."""
 
-    async def set_job_ttl(self, namespace: str, name: str, seconds: int) -> None:
-        """Set a batch Job's ttlSecondsAfterFinished."""
+    async def suspend_job(self, namespace: str, name: str, uid: str, version: str, suspend: bool) -> Json:
+        """Suspend or resume a batch Job, if it is still this very version; return the Job."""
+
+    async def set_job_ttl(self, namespace: str, name: str, seconds: int) -> Json:
+        """Set a batch Job's ttlSecondsAfterFinished; return the Job."""
 
     async def create_event(self, event: Json) -> None:
         """Create an Event."""
+
+
+class Source(Client, Protocol):
+    """Protocol of access to the API server itself, from which a cache is filled."""
+
+    async def list_all_warnings(self, namespace: str) -> Sequence[Json]:
+        """List the Warning events of a namespace."""
+
+    def list_owned(self, what: Owned, namespace: str | None) -> AsyncIterator[tuple[Sequence[Json], str]]:
+        """List the Jobs or pods of our resources, page by page, each page with the version of the list."""
+
+    def watch_owned(self, what: Owned, namespace: str | None, version: str) -> AsyncIterator[Json]:
+        """Watch the Jobs or pods of our resources from a version on; bookmarks are among the events."""

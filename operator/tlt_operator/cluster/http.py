@@ -7,6 +7,7 @@ memory (docs/adr/0006-operator-without-the-official-client.md).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -18,17 +19,25 @@ import aiohttp
 
 from tlt_api.base import API_VERSION, GROUP, VERSION
 from tlt_api.resources import Kind
+from tlt_api.status import OPERATOR_FIELD_MANAGER
 from tlt_api.version import user_agent
-from tlt_operator.cluster.client import Json, NotFoundError, api_error
-from tlt_operator.objects import OWNER_KIND, OWNER_NAME, OWNER_UID
+from tlt_operator.cluster.client import Json, NotFoundError, Owned, api_error
+from tlt_operator.objects import OWNER_KIND, OWNER_NAME, OWNER_UID, SUSPENDED_BY_US
 
 _PAGE = 500
 """Resources in one answer: a list of thousands at once would take memory on both sides."""
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_METADATA_OF_ONE = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _JSON = "application/json"
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
 _UNAUTHORIZED = 401
+_WATCH_SECONDS = 300
+"""Time after which the API server ends a watch; it is begun again where it ended."""
+_SILENCE_SECONDS = 90
+"""Longest silence of a watch: the API server sends a bookmark about once a minute."""
+_LONGEST_LINE = 4 * 1024 * 1024
+"""Limit of one event, in bytes: an object in etcd has 1.5 MB at most."""
 
 
 class Connection(Protocol):
@@ -92,11 +101,20 @@ class HttpClient:
         if self._session:
             await self._session.close()
 
-    async def get_resource(self, kind: Kind, namespace: str, name: str) -> Json | None:
+    async def get_resource(self, kind: Kind, namespace: str, name: str, live: bool = False) -> Json | None:
         """Get a resource of ours; None if it does not exist."""
         return await self._get(_resource(kind, namespace, name))
 
-    async def get_job(self, namespace: str, name: str) -> Json | None:
+    async def is_current(self, kind: Kind, namespace: str, name: str, version: str) -> bool:
+        """Tell whether the API server still has this version of a resource."""
+        # The metadata alone: the server then neither sends nor encodes the rest.
+        try:
+            answer = await self._request("GET", _resource(kind, namespace, name), accept=_METADATA_OF_ONE)
+        except NotFoundError:
+            return False
+        return bool(answer["metadata"]["resourceVersion"] == version)
+
+    async def get_job(self, namespace: str, name: str, live: bool = False) -> Json | None:
         """Get a batch Job; None if it does not exist."""
         return await self._get(_job(namespace, name))
 
@@ -104,7 +122,9 @@ class HttpClient:
         """List the batch Jobs with the label of this owner."""
         return await self._list(_job(namespace), labelSelector=f"{OWNER_UID}={owner_uid}")
 
-    async def list_pods(self, namespace: str, owner_kind: str, owner_name: str) -> Sequence[Json]:
+    async def list_pods(
+        self, namespace: str, owner_kind: str, owner_name: str, live: bool = False
+    ) -> Sequence[Json]:
         """List the pods with the labels of this owner, or of an earlier one of its name."""
         path = f"/api/v1/namespaces/{namespace}/pods"
         return await self._list(path, labelSelector=f"{OWNER_KIND}={owner_kind},{OWNER_NAME}={owner_name}")
@@ -114,38 +134,72 @@ class HttpClient:
         path = f"/api/v1/namespaces/{namespace}/events"
         return await self._list(path, fieldSelector=f"involvedObject.uid={uid},type=Warning")
 
+    async def list_all_warnings(self, namespace: str) -> Sequence[Json]:
+        """List the Warning events of a namespace."""
+        return await self._list(f"/api/v1/namespaces/{namespace}/events", fieldSelector="type=Warning")
+
     async def list_metadata(self, kind: Kind, namespace: str | None) -> AsyncIterator[Json]:
         """List the metadata of all resources of a kind, page by page."""
-        # Pages of one list are of one moment. If the server has forgotten that moment (410), the list fails
-        # as a whole, and the next sweep begins anew.
-        path = _resource(kind, namespace)
-        query = {"limit": str(_PAGE)}
-        while True:
-            page = await self._request("GET", path, query=query, accept=_METADATA_ONLY)
-            # An empty list may come as null.
+        async for page in self._pages(_resource(kind, namespace), {}, _METADATA_ONLY):
             for item in page["items"] or ():
                 yield item["metadata"]
-            token = page["metadata"].get("continue")
-            if not token:
-                return
-            query["continue"] = token
+
+    async def list_owned(
+        self, what: Owned, namespace: str | None
+    ) -> AsyncIterator[tuple[Sequence[Json], str]]:
+        """List the Jobs or pods of our resources, page by page, each page with the version of the list."""
+        async for page in self._pages(_owned(what, namespace), {"labelSelector": OWNER_KIND}):
+            yield page["items"] or (), page["metadata"]["resourceVersion"]
+
+    async def watch_owned(self, what: Owned, namespace: str | None, version: str) -> AsyncIterator[Json]:
+        """Watch the Jobs or pods of our resources from a version on; bookmarks are among the events.
+
+        It ends when the API server ends it, and raises :class:`ApiError` (410: the version is too old).
+        """
+        query = {
+            "labelSelector": OWNER_KIND,
+            "watch": "true",
+            "resourceVersion": version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(_WATCH_SECONDS),
+        }
+        # No limit for the whole: a watch that is silent for too long is dead, whatever the connection says.
+        timeout = aiohttp.ClientTimeout(sock_connect=10, sock_read=_SILENCE_SECONDS)
+        async with self._answer("GET", _owned(what, namespace), query, timeout) as response:
+            if response.status >= 400:
+                raise api_error(response.status, _message(await response.text()))
+            async for line in response.content:
+                event: Json = json.loads(line)
+                if event["type"] == "ERROR":
+                    status = event["object"]
+                    raise api_error(status.get("code") or 500, status.get("message") or "watch failed")
+                yield event
+
+    async def patch_status(
+        self, kind: Kind, namespace: str, name: str, uid: str, status: Json, version: str
+    ) -> Json:
+        """Change fields of a status, only of this uid and version; None removes one. Return the resource."""
+        # A merge patch costs the API server less than server-side apply: docs/adr/0016-reads-from-watches.md.
+        body = {"metadata": {"uid": uid, "resourceVersion": version}, "status": status}
+        path = f"{_resource(kind, namespace, name)}/status"
+        query = {"fieldManager": OPERATOR_FIELD_MANAGER}
+        return await self._request("PATCH", path, body, query, content_type=_MERGE)
 
     async def apply_status(
         self, kind: Kind, namespace: str, name: str, uid: str, status: Json, manager: str, version: str
-    ) -> str:
-        """Apply a status as a field manager, only to this uid and version; return the new version."""
+    ) -> Json:
+        """Apply a status as a field manager, only to this uid and version; return the resource."""
         # The version alone guards: a status patch ignores a wrong uid, but no two objects share a version.
         metadata = {"name": name, "namespace": namespace, "uid": uid, "resourceVersion": version}
         body = {"apiVersion": API_VERSION, "kind": kind.name, "metadata": metadata, "status": status}
         path = f"{_resource(kind, namespace, name)}/status"
         # Forced: a field that somebody changed by hand is taken back, where a conflict would repeat forever.
         query = {"fieldManager": manager, "force": "true"}
-        answer = await self._request("PATCH", path, body, query, content_type=_APPLY)
-        return str(answer["metadata"]["resourceVersion"])
+        return await self._request("PATCH", path, body, query, content_type=_APPLY)
 
-    async def create_job(self, job: Json) -> None:
-        """Create a batch Job."""
-        await self._request("POST", _job(job["metadata"]["namespace"]), job)
+    async def create_job(self, job: Json) -> Json:
+        """Create a batch Job; return it."""
+        return await self._request("POST", _job(job["metadata"]["namespace"]), job)
 
     async def get_service(self, namespace: str, name: str) -> Json | None:
         """Get a Service; None if it does not exist."""
@@ -167,11 +221,19 @@ class HttpClient:
         }
         await self._request("DELETE", _job(namespace, name), body)
 
-    async def set_job_ttl(self, namespace: str, name: str, seconds: int) -> None:
-        """Set a batch Job's ttlSecondsAfterFinished."""
+    async def suspend_job(self, namespace: str, name: str, uid: str, version: str, suspend: bool) -> Json:
+        """Suspend or resume a batch Job, if it is still this very version; return the Job."""
+        # Both metadata are compared by the API server: a Job that changed since it was read is left alone.
+        annotations = {SUSPENDED_BY_US: "true" if suspend else None}
+        metadata = {"uid": uid, "resourceVersion": version, "annotations": annotations}
+        body = {"metadata": metadata, "spec": {"suspend": suspend}}
+        return await self._request("PATCH", _job(namespace, name), body, content_type=_MERGE)
+
+    async def set_job_ttl(self, namespace: str, name: str, seconds: int) -> Json:
+        """Set a batch Job's ttlSecondsAfterFinished; return the Job."""
         # A merge patch leaves all other fields to whoever set them.
         body = {"spec": {"ttlSecondsAfterFinished": seconds}}
-        await self._request("PATCH", _job(namespace, name), body, content_type=_MERGE)
+        return await self._request("PATCH", _job(namespace, name), body, content_type=_MERGE)
 
     async def create_event(self, event: Json) -> None:
         """Create an Event."""
@@ -198,9 +260,23 @@ class HttpClient:
             return None
 
     async def _list(self, path: str, **query: str) -> Sequence[Json]:
-        answer = await self._request("GET", path, query=query)
         # An empty list may come as null.
-        return answer["items"] or ()
+        return [item async for page in self._pages(path, query) for item in page["items"] or ()]
+
+    async def _pages(
+        self, path: str, query: Mapping[str, str], accept: str = _JSON
+    ) -> AsyncIterator[dict[str, Any]]:
+        """List page by page."""
+        # Pages of one list are of one moment. If the server has forgotten that moment (410), the list fails
+        # as a whole, and whoever needs it begins anew.
+        query = {**query, "limit": str(_PAGE)}
+        while True:
+            page = await self._request("GET", path, query=query, accept=accept)
+            yield page
+            token = page["metadata"].get("continue")
+            if not token:
+                return
+            query["continue"] = token
 
     async def _request(
         self,
@@ -256,6 +332,32 @@ class HttpClient:
         except (TimeoutError, aiohttp.ClientError) as error:
             raise api_error(0, f"{method} {path}: {error or type(error).__name__}") from error
 
+    @contextlib.asynccontextmanager
+    async def _answer(
+        self, method: str, path: str, query: Mapping[str, str], timeout: aiohttp.ClientTimeout
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request whose answer is read while it arrives."""
+        if self._session is None:
+            raise RuntimeError("HttpClient is used outside of its context")
+        connection = await self._connected()
+        try:
+            async with self._session.request(
+                method,
+                connection.server.rstrip("/") + path,
+                params=query,
+                headers={"Accept": _JSON, **connection.as_http_headers()},
+                ssl=self._ssl,
+                timeout=timeout,
+                # aiohttp refuses lines that are longer than twice this.
+                read_bufsize=_LONGEST_LINE // 2,
+            ) as response:
+                # The next one logs in again.
+                if response.status == _UNAUTHORIZED:
+                    await self._connected(instead_of=connection)
+                yield response
+        except (TimeoutError, aiohttp.ClientError, ValueError) as error:
+            raise api_error(0, f"{method} {path}: {error or type(error).__name__}") from error
+
     async def _connected(self, instead_of: Connection | None = None) -> Connection:
         """Return the current connection, or a new one if it has expired or is ``instead_of``."""
         # One log-in serves all requests that wait for it: of several that got 401, the first one renews.
@@ -292,6 +394,11 @@ def _job(namespace: str, name: str = "") -> str:
 
 def _leases(namespace: str, name: str = "") -> str:
     return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases" + (f"/{name}" if name else "")
+
+
+def _owned(what: Owned, namespace: str | None) -> str:
+    within = f"/namespaces/{namespace}" if namespace else ""
+    return ("/apis/batch/v1" if what == "jobs" else "/api/v1") + f"{within}/{what}"
 
 
 def _services(namespace: str) -> str:

@@ -8,7 +8,7 @@ resource's status. :mod:`tlt_operator.reconcile.cleanup` sets it then.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tlt_api.base import API_VERSION
@@ -28,8 +28,20 @@ SHARED_MEMORY = "2Gi"
 """Size limit of /dev/shm, by which NCCL exchanges data between GPUs; container runtimes give 64 MiB."""
 
 
-def build(run: RunSpec, settings: Settings, owner_labels: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Return the Job's manifest. Of the owner's labels, those for Kueue are copied to the Job."""
+def build(
+    run: RunSpec,
+    settings: Settings,
+    owner_labels: Mapping[str, str] | None = None,
+    avoided_nodes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Return the Job's manifest.
+
+    Args:
+        run: Input of the attempt.
+        settings: Settings of the installation.
+        owner_labels: Labels of the owner, of which those for Kueue are copied to the Job.
+        avoided_nodes: Nodes that could not start the run's pods.
+    """
     owner = run.owner
     name = run.kind.job_name(owner.name, run.attempt)
     pod_labels = _labels(run)
@@ -49,7 +61,7 @@ def build(run: RunSpec, settings: Settings, owner_labels: Mapping[str, str] | No
         },
         "template": {
             "metadata": {"labels": pod_labels, "annotations": {RUN_SPEC_ANNOTATION: run.to_json()}},
-            "spec": _pod(run, settings),
+            "spec": _pod(run, settings, avoided_nodes),
         },
     }
     if run.workers:
@@ -58,9 +70,6 @@ def build(run: RunSpec, settings: Settings, owner_labels: Mapping[str, str] | No
         spec |= {"completionMode": "Indexed", "completions": count, "parallelism": count}
         # Gives each pod the host name <job>-<index>.<service>, by which the workers reach each other.
         spec["template"]["spec"]["subdomain"] = service.service_name(name)
-    deadline = run.spec.run_policy.active_deadline_seconds
-    if deadline is not None:
-        spec["activeDeadlineSeconds"] = deadline
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -97,7 +106,7 @@ def _labels(run: RunSpec) -> dict[str, str]:
     }
 
 
-def _pod(run: RunSpec, settings: Settings) -> dict[str, Any]:
+def _pod(run: RunSpec, settings: Settings, avoided_nodes: Sequence[str]) -> dict[str, Any]:
     """Return the pod's spec."""
     template = run.spec.pod_template
     pod: dict[str, Any] = {
@@ -125,9 +134,24 @@ def _pod(run: RunSpec, settings: Settings) -> dict[str, Any]:
         "tolerations": [toleration.to_wire() for toleration in template.tolerations],
         "runtimeClassName": template.runtime_class_name,
         "priorityClassName": template.priority_class_name,
+        "affinity": _elsewhere(avoided_nodes),
+        # Of the pod, not of the Job: the kubelet counts from the moment it accepts the pod, the Job
+        # controller from the Job's creation.
+        "activeDeadlineSeconds": run.spec.run_policy.active_deadline_seconds,
     }
     # Empty choices are left out: the cluster's defaults apply.
     return pod | {key: value for key, value in options.items() if value}
+
+
+def _elsewhere(avoided_nodes: Sequence[str]) -> dict[str, Any]:
+    """Return the affinity of a pod that prefers other nodes than these."""
+    if not avoided_nodes:
+        return {}
+    # Preferred only: where no other node has a GPU, the broken one may have been repaired. A field takes one
+    # value a term.
+    fields = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in avoided_nodes]
+    preferred = {"weight": 100, "preference": {"matchFields": fields}}
+    return {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [preferred]}}
 
 
 def claims(run: RunSpec) -> dict[str, bool]:

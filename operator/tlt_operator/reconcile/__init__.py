@@ -3,7 +3,7 @@
 Two facts decide, the intent of the user and the state of the current attempt (:mod:`.state`):
 
     deleted       nothing: owner references clean up
-    finished      Succeeded and Failed are final: cleanup
+    finished      Succeeded and Failed are final: cleanup; spec.retry takes up what has failed
     unreadable    a run goes on, nothing new is started
     suspend       attempts.suspend
     run           the first attempt, then attempts (with retry and blockers)
@@ -19,11 +19,12 @@ from datetime import datetime
 from tlt_api import conditions, references, times
 from tlt_api.failures import Reason, failure
 from tlt_api.resources import Resource
+from tlt_api.status import Phase
 from tlt_operator.objects import job
 from tlt_operator.objects.event import Event
-from tlt_operator.reconcile import attempts, cleanup
+from tlt_operator.reconcile import attempts, cleanup, retry
 from tlt_operator.reconcile.plan import Plan, announce, fail, plan_for, with_state
-from tlt_operator.reconcile.state import NotStarted, attempt_state
+from tlt_operator.reconcile.state import Announced, NotStarted, attempt_state
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Snapshot
 
@@ -36,16 +37,22 @@ def reconcile(snapshot: Snapshot, now: datetime, settings: Settings) -> Plan:
     if snapshot.deleting:
         return Plan()
     plan = _decide(snapshot, now, settings)
+    # The next attempt: its Job is created in this same pass, if nothing stands in its way.
+    if plan.announced is not None and snapshot.resource is not None:
+        plan = attempts.reconcile(plan.announced, snapshot.resource, Announced(), now, settings)
     # Outcomes that this plan records count as recorded: it writes the status before it sets a TTL.
-    return replace(plan, ttl=cleanup.ttl(snapshot, plan.status or snapshot.status))
+    return replace(plan, ttl=cleanup.ttl(snapshot, plan.status or snapshot.status) or plan.ttl)
 
 
 def _decide(snapshot: Snapshot, now: datetime, settings: Settings) -> Plan:
-    # Succeeded and Failed are final, whatever the spec says now and whatever happened to the Job.
-    if snapshot.status.phase in conditions.TERMINAL:
+    resource, status = snapshot.resource, snapshot.status
+    # Succeeded and Failed are final, whatever the spec says now and whatever happened to the Job; only a user
+    # who raises spec.retry takes up what has failed.
+    if status.phase in conditions.TERMINAL:
+        if status.phase == Phase.FAILED and resource and retry.requested(resource.spec, status):
+            return attempts.next_attempt(snapshot, resource, now)
         return cleanup.finished(snapshot)
     # A spec or status that cannot be read must neither stop a run nor start one.
-    resource = snapshot.resource
     if resource is None:
         return _unreadable(snapshot, now)
     # Both policies below ask how far the attempt is, and each answers for every state.

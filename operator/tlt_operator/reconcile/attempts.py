@@ -13,7 +13,7 @@ from tlt_api.runspec import for_attempt
 from tlt_api.status import Attempt, Failure, Inputs, Phase
 from tlt_operator.objects import job as job_object
 from tlt_operator.objects import service as service_object
-from tlt_operator.reconcile import blockers, retry
+from tlt_operator.reconcile import blockers, diagnosis, retry
 from tlt_operator.reconcile.blockers import Blocker
 from tlt_operator.reconcile.plan import (
     Plan,
@@ -21,7 +21,9 @@ from tlt_operator.reconcile.plan import (
     end_attempt,
     fail,
     first_start,
+    observed_retry,
     plan_for,
+    retrying_state,
     succeed,
     with_state,
 )
@@ -31,15 +33,16 @@ from tlt_operator.reconcile.state import (
     Ended,
     Lost,
     NotStarted,
+    Paused,
     Running,
     Starting,
     Stopping,
     Succeeded,
 )
 from tlt_operator.settings import Settings
-from tlt_operator.snapshot import JobState, Snapshot
+from tlt_operator.snapshot import JobState, Refusal, Snapshot
 
-# Pods, Services and quotas are not watched: while one of them matters, the resource is looked at again.
+# Services, quotas and Events are not watched: while one of them matters, the resource is looked at again.
 OLD_POD_POLL_SECONDS = 5.0
 """Interval while the end of a pod is awaited."""
 REFUSED_POLL_SECONDS = 30.0
@@ -56,7 +59,7 @@ def reconcile(
         # A mistake of the caller: there is no attempt to go on with.
         case NotStarted():
             raise ValueError("expected an attempt; before the first one, references are resolved")
-        # The status names the attempt, and no Job of it has been observed: make one.
+        # The attempt has no Job yet: make one.
         case Announced():
             return _create(snapshot, resource, now, settings)
         # The pods of an Indexed Job reach each other by its Service, which needs the Job's uid.
@@ -64,10 +67,13 @@ def reconcile(
             return Plan(service=service_object.build(snapshot.namespace, job), requeue_after=0)
         # The Job exists, but not all pods run: say why.
         case Starting():
-            return _report_waiting(snapshot, resource, state, now, settings)
+            return _report_waiting(snapshot, resource, state, now)
         # All pods run: record since when, and what is wrong in spite of that.
         case Running():
             return _report_running(snapshot, state, now)
+        # The Job is suspended: by the operator, by Kueue or by a person.
+        case Paused():
+            return _paused(snapshot, resource, state, now)
         # Somebody deleted the Job. Once its pods have written their checkpoint, it is gone: Lost.
         case Stopping(job=job):
             stopping = State(Phase.RUNNING, conditions.STOPPING, f"Job {job.name} is being deleted")
@@ -84,10 +90,9 @@ def reconcile(
 def suspend(snapshot: Snapshot, resource: Resource, state: AttemptState, now: datetime) -> Plan:
     """Return the plan for a resource that is to be suspended and has not ended.
 
-    The attempt's Job is deleted; another attempt is made once ``spec.suspend`` is false again. The Job's own
-    ``spec.suspend`` is left alone: a pod that ends with a code other than 0 after SIGTERM counts as failed
-    there, which with backoffLimit 0 fails the Job; and that field is how queueing systems (Kueue) admit Jobs.
-    The deletion is a foreground one: the Job stays until its pod has written its checkpoint and is gone.
+    The attempt's Job is suspended: its pods write their checkpoint and end, and once it is resumed it makes
+    another pod. A Job that Kueue admits is deleted instead, and the next attempt queues anew: Kueue resumes
+    every suspended Job that it has admitted, and keeps its quota for it.
     """
     match state:
         # The run was faster than the suspension.
@@ -95,22 +100,20 @@ def suspend(snapshot: Snapshot, resource: Resource, state: AttemptState, now: da
             return succeed(snapshot, job, now)
         # The run failed before it was stopped: the failure is recorded and counted, as without a suspension.
         case Ended(outcome=Failure() as cause):
-            return end_attempt(snapshot, resource, cause, now)
-        # A Job exists: delete it. The phase stays Running until its pods have written their checkpoint and
-        # are gone.
-        case Starting(job=job) | Running(job=job) | Stopping(job=job):
-            stopping = State(
-                Phase.RUNNING, conditions.STOPPING, f"Job {job.name} is stopped: spec.suspend is true"
-            )
-            status = with_state(snapshot, stopping, now, job_uid=job.uid)
-            return plan_for(snapshot, status, delete=None if job.deleting else job)
-    # There is no Job any more. A pod may outlive it, and Suspended promises that nothing writes to the
-    # output.
+            return _record(snapshot, resource, cause, now)
+        # The phase stays Running until its pods have written their checkpoint and are gone.
+        case Starting(job=job) | Running(job=job) | Paused(job=job) | Stopping(job=job) if (
+            job.queue or job.deleting
+        ):
+            return _stopping(snapshot, job, now, delete=None if job.deleting else job)
+        case Starting(job=job) | Running(job=job):
+            return _stopping(snapshot, job, now, suspend=job)
+        # The Job controller has not noticed yet: a pod may be on its way.
+        case Paused(job=job) if job.suspended_by_us and not job.holds("Suspended"):
+            return _stopping(snapshot, job, now, requeue_after=OLD_POD_POLL_SECONDS)
+    # Nothing makes pods any more. One may be left, and Suspended promises that nothing writes to the output.
     if snapshot.live_pods:
-        names = ", ".join(snapshot.live_pods)
-        stopping = State(Phase.RUNNING, conditions.STOPPING, f"waits for the end of {names}")
-        status = with_state(snapshot, stopping, now)
-        return plan_for(snapshot, status, requeue_after=OLD_POD_POLL_SECONDS)
+        return _still_writing(snapshot, now)
     changes: dict[str, Any] = {}
     # The suspension ended an attempt: the next one is made on resumption, and this one counts for nothing.
     if isinstance(state, Lost):
@@ -119,36 +122,98 @@ def suspend(snapshot: Snapshot, resource: Resource, state: AttemptState, now: da
     return plan_for(snapshot, with_state(snapshot, conditions.suspended(), now, **changes))
 
 
+def _stopping(snapshot: Snapshot, job: JobState, now: datetime, **actions: Any) -> Plan:
+    """Report that a Job is being stopped because the user suspended the resource."""
+    message = f"Job {job.name} is stopped: spec.suspend is true"
+    state = State(Phase.RUNNING, conditions.STOPPING, message)
+    return plan_for(snapshot, with_state(snapshot, state, now, job_uid=job.uid), **actions)
+
+
+def _still_writing(snapshot: Snapshot, now: datetime) -> Plan:
+    """Report that pods are being stopped, which may still write to the output."""
+    names = ", ".join(snapshot.live_pods)
+    stopping = State(Phase.RUNNING, conditions.STOPPING, f"waits for the end of {names}")
+    return plan_for(snapshot, with_state(snapshot, stopping, now), requeue_after=OLD_POD_POLL_SECONDS)
+
+
+def _paused(snapshot: Snapshot, resource: Resource, state: Paused, now: datetime) -> Plan:
+    """Return the plan for a resource that is to run and whose Job is suspended."""
+    job = state.job
+    # Whoever suspended it: a pod that is being stopped writes its checkpoint, and no second one may start.
+    if state.pods:
+        return _still_writing(snapshot, now)
+    # The user resumed the resource: so is its Job, which makes another pod of the same attempt.
+    if job.suspended_by_us and not job.queue:
+        message = f"attempt {snapshot.attempt}: Job {job.name} is resumed"
+        status = with_state(snapshot, State(Phase.QUEUED, conditions.WAITING_FOR_POD, message), now)
+        return plan_for(snapshot, status, resume=job, requeue_after=OLD_POD_POLL_SECONDS)
+    if not job.queue:
+        blocker = blockers.suspension_blocker(job, snapshot.namespace)
+        return _blocked(snapshot, resource, blocker, job, now, REFUSED_POLL_SECONDS)
+    # Kueue resumes it when it admits it, which may take days and is no error.
+    message = f"attempt {snapshot.attempt}: Job {job.name} waits in the queue {job.queue}"
+    changes: dict[str, Any] = {}
+    # It ran: the queue took it back, for a Job of a higher priority for example.
+    if snapshot.status.phase == Phase.RUNNING:
+        message += ", which stopped it"
+        entry = Attempt(
+            attempt=snapshot.attempt,
+            reason=Reason.EVICTED,
+            time=times.to_wire(now),
+            progress=retry.position(snapshot.status.progress),
+            paused=True,
+        )
+        changes["history"] = retry.append(snapshot.status.history, entry)
+        changes["preemptions"] = (snapshot.status.preemptions or 0) + 1
+    reason = conditions.WAITING_FOR_ADMISSION
+    return _queued(snapshot, resource, reason, message, now, REFUSED_POLL_SECONDS, job, **changes)
+
+
 def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Settings) -> Plan:
     """Create the Job of the announced attempt, as soon as nothing stands in its way."""
     name = snapshot.job_name(snapshot.attempt)
-    # A Job of this name is not adopted: it may be anybody's, or a former resource's that is being collected.
+    # A Job of this name that belongs to something else is not adopted: it may be anybody's, or a former
+    # resource's that is being collected.
     if snapshot.job:
         owner = snapshot.job.owner_uid or "none"
         message = f"Job {name} belongs to something else (owner uid {owner}): waits until it is gone"
-        return _queued(snapshot, "JobNameTaken", message, now, REFUSED_POLL_SECONDS)
+        return _queued(snapshot, resource, "JobNameTaken", message, now, REFUSED_POLL_SECONDS)
     # The pod of an earlier attempt may outlive its Job, for example on a node that is cut off.
     if snapshot.live_pods:
         names = ", ".join(snapshot.live_pods)
         message = f"waits for the end of {names}: two pods must not write to one output"
-        return _queued(snapshot, "WaitingForOldPod", message, now, OLD_POD_POLL_SECONDS)
-    # The API server refused the Job just now for its content (400, 422), which the next try would not change.
-    if snapshot.refusal and snapshot.refusal.code in (400, 422):
-        message = f"Job {name} was refused: {snapshot.refusal.message}"
-        return fail(snapshot, failure(Reason.INVALID_SPEC, message), now)
-    # Refused with 403 (a quota, a webhook, Pod Security): the reason may go away.
+        return _queued(snapshot, resource, "WaitingForOldPod", message, now, OLD_POD_POLL_SECONDS)
+    # The API server refused the Job just now.
     if snapshot.refusal:
-        blocker = blockers.refusal_blocker(snapshot.refusal.message)
-        return _blocked(snapshot, resource, blocker, None, now, settings, REFUSED_POLL_SECONDS)
+        return _refused(snapshot, resource, snapshot.refusal, now, settings)
     # The way is free. The spec is the user's, changed by the remedies of all failures so far.
     spec = retry.for_attempt(resource.spec, snapshot.status.history)
     # The files that the first attempt was given: a retry uses the same bytes.
     inputs = snapshot.status.inputs or Inputs()
     addresses = service_object.addresses(name, spec)
     run = for_attempt(resource, spec, inputs, snapshot.attempt, addresses)
-    body = job_object.build(run, settings, snapshot.labels)
+    avoided = retry.nodes_to_avoid(snapshot.status.history)
+    body = job_object.build(run, settings, snapshot.labels, avoided)
+    message = f"attempt {snapshot.attempt}: Job {name} waits for its pod to run"
+    status = with_state(snapshot, State(Phase.QUEUED, conditions.WAITING_FOR_POD, message), now)
     # The Job's first event comes sooner than this.
-    return Plan(create=body, requeue_after=OLD_POD_POLL_SECONDS)
+    return plan_for(snapshot, status, create=body, requeue_after=REFUSED_POLL_SECONDS)
+
+
+def _refused(
+    snapshot: Snapshot, resource: Resource, refusal: Refusal, now: datetime, settings: Settings
+) -> Plan:
+    """Report that the API server refused the attempt's Job."""
+    # For its own content: the next try would get the same answer, and the spec cannot be corrected.
+    if blockers.is_invalid(refusal):
+        message = f"Job {snapshot.job_name(snapshot.attempt)} was refused: {refusal.message}"
+        return fail(snapshot, failure(Reason.INVALID_SPEC, message), now)
+    # A quota, a webhook, an admission policy: the reason may go away.
+    blocker = blockers.refusal_blocker(refusal.message, snapshot.namespace)
+    # Every look is another try: ever later.
+    waited = (now - (times.from_wire(snapshot.status.waiting_since) or now)).total_seconds()
+    poll = min(max(waited / 4, REFUSED_POLL_SECONDS), settings.retry_limit_seconds)
+    return _blocked(snapshot, resource, blocker, None, now, poll)
 
 
 def _lacks_service(snapshot: Snapshot, job: JobState) -> bool:
@@ -156,14 +221,12 @@ def _lacks_service(snapshot: Snapshot, job: JobState) -> bool:
     return job.indexed and not snapshot.service and not snapshot.refusal
 
 
-def _report_waiting(
-    snapshot: Snapshot, resource: Resource, state: Starting, now: datetime, settings: Settings
-) -> Plan:
+def _report_waiting(snapshot: Snapshot, resource: Resource, state: Starting, now: datetime) -> Plan:
     job, poll = state.job, _poll_seconds(snapshot, state.job, now)
     if state.blocker:
-        return _blocked(snapshot, resource, state.blocker, job, now, settings, poll)
+        return _blocked(snapshot, resource, state.blocker, job, now, poll)
     message = f"attempt {snapshot.attempt}: Job {job.name} waits for its pod to run"
-    return _queued(snapshot, conditions.WAITING_FOR_POD, message, now, poll, job)
+    return _queued(snapshot, resource, conditions.WAITING_FOR_POD, message, now, poll, job)
 
 
 def _poll_seconds(snapshot: Snapshot, job: JobState, now: datetime) -> float:
@@ -182,37 +245,54 @@ def _blocked(
     blocker: Blocker,
     job: JobState | None,
     now: datetime,
-    settings: Settings,
     poll: float,
 ) -> Plan:
-    """Report a blocker; one that is an error ends the attempt once it has lasted for the start timeout."""
-    if blocker.fails_as:
-        # An error may pass (a registry that is away), hence the time; after it, the user has to act.
-        seconds_left = settings.start_timeout_seconds - _blocked_seconds(snapshot, blocker, now)
-        if seconds_left <= 0:
-            cause = failure(blocker.fails_as, blocker.block.message, blocker.hint)
-            return end_attempt(snapshot, resource, cause, now, delete=job)
-        # No event announces the end of the timeout.
-        poll = min(poll, seconds_left)
-    state = State(Phase.QUEUED, blocker.block.reason, blocker.block.message, blocker.block)
-    return plan_for(snapshot, with_state(snapshot, state, now, **_job_observed(job)), requeue_after=poll)
-
-
-def _blocked_seconds(snapshot: Snapshot, blocker: Blocker, now: datetime) -> float:
-    """Return for how many seconds this same blocker has been reported."""
-    condition = conditions.find(snapshot.status.conditions, conditions.BLOCKED)
-    if condition is None or condition.status != "True" or condition.reason != blocker.block.reason:
-        return 0.0
-    # The status is the clock: it survives a restart of the operator.
-    since = times.from_wire(condition.last_transition_time) or now
-    return (now - since).total_seconds()
+    """Report a blocker, which is waited for."""
+    state = State(Phase.QUEUED, blocker.reason, blocker.block.message, blocker.block)
+    cause = failure(blocker.fails_as, blocker.message, blocker.hint or None)
+    return _wait(snapshot, resource, state, cause, job, now, poll)
 
 
 def _queued(
-    snapshot: Snapshot, reason: str, message: str, now: datetime, poll: float, job: JobState | None = None
+    snapshot: Snapshot,
+    resource: Resource,
+    reason: str,
+    message: str,
+    now: datetime,
+    poll: float,
+    job: JobState | None = None,
+    **changes: Any,
 ) -> Plan:
-    state = State(Phase.QUEUED, reason, message)
-    return plan_for(snapshot, with_state(snapshot, state, now, **_job_observed(job)), requeue_after=poll)
+    """Report that a pod is waited for, and nothing is known to be wrong."""
+    state, cause = State(Phase.QUEUED, reason, message), failure(Reason.START_TIMEOUT, message)
+    return _wait(snapshot, resource, state, cause, job, now, poll, **changes)
+
+
+def _wait(
+    snapshot: Snapshot,
+    resource: Resource,
+    state: State,
+    cause: Failure,
+    job: JobState | None,
+    now: datetime,
+    poll: float,
+    **changes: Any,
+) -> Plan:
+    """Report a state in which a pod is waited for; after startTimeoutSeconds, fail by ``cause``."""
+    seconds_left = _seconds_left(times.from_wire(snapshot.status.waiting_since), resource, now)
+    if seconds_left is not None and seconds_left <= 0:
+        return end_attempt(snapshot, resource, cause, now, delete=job)
+    # No event announces the end of the timeout.
+    poll = poll if seconds_left is None else min(poll, seconds_left)
+    status = with_state(snapshot, state, now, **_job_observed(job), **changes)
+    return plan_for(snapshot, status, requeue_after=poll)
+
+
+def _seconds_left(since: datetime | None, resource: Resource, now: datetime) -> float | None:
+    """Return the seconds until runPolicy.startTimeoutSeconds is over; None without such a limit."""
+    limit = resource.spec.run_policy.start_timeout_seconds
+    # The status is the clock: it survives a restart of the operator.
+    return None if limit is None else limit - (now - (since or now)).total_seconds()
 
 
 def _job_observed(job: JobState | None) -> dict[str, str]:
@@ -238,24 +318,69 @@ def _ended(snapshot: Snapshot, resource: Resource, state: Ended, now: datetime, 
             return succeed(snapshot, job, now)
         # A failure that is not recorded yet: record it, and say whether another attempt follows.
         case Failure() as cause:
-            return end_attempt(snapshot, resource, cause, now)
+            return _record(snapshot, resource, cause, now)
         # Recorded, and another attempt follows: a failure for good would have made the phase final.
         case Attempt() as entry:
-            return _announce_next(snapshot, entry, now, settings)
+            return _announce_next(snapshot, resource, entry, now, settings)
 
 
-def _announce_next(snapshot: Snapshot, last: Attempt, now: datetime, settings: Settings) -> Plan:
+def _record(snapshot: Snapshot, resource: Resource, cause: Failure, now: datetime) -> Plan:
+    """Record the failure of the attempt's Job."""
+    node = diagnosis.failed_node(cause, snapshot.attempt_pods)
+    return end_attempt(snapshot, resource, cause, now, node=node)
+
+
+def _announce_next(
+    snapshot: Snapshot, resource: Resource, last: Attempt, now: datetime, settings: Settings
+) -> Plan:
     """Announce the attempt after the last one, once its delay is over."""
-    history = snapshot.status.history or []
-    delay = retry.delay(history, snapshot.status.retries or 0, settings)
+    status = snapshot.status
+    # The user knows that what was missing is there.
+    if retry.requested(resource.spec, status):
+        return next_attempt(snapshot, resource, now)
+    # What the surroundings lack is waited for over all attempts that met it.
+    since = retry.away_since(status)
+    seconds_left = _seconds_left(since, resource, now) if since else None
+    if status.failure and seconds_left is not None and seconds_left <= 0:
+        return fail(snapshot, status.failure, now)
+    history = status.history or []
+    delay = retry.delay(history, status.retries or 0, settings)
     # From the recorded end, not from now: the delay does not begin anew when the operator restarts.
     due = (times.from_wire(last.time) or now) + timedelta(seconds=delay)
     if now >= due:
         return announce(snapshot, snapshot.attempt + 1, now)
     wait = (due - now).total_seconds()
+    wait = wait if seconds_left is None else min(wait, seconds_left)
     # The status of the failure says more than the one below and stays, unless the spec was edited since.
-    if snapshot.status.phase == Phase.RETRYING and snapshot.status.observed_generation == snapshot.generation:
+    if status.phase == Phase.RETRYING and status.observed_generation == snapshot.generation:
         return Plan(requeue_after=wait)
     message = f"attempt {snapshot.attempt} ended: {last.reason}; the next starts at {times.to_wire(due)}"
-    status = with_state(snapshot, State(Phase.RETRYING, conditions.RETRYING, message), now)
-    return plan_for(snapshot, status, requeue_after=wait)
+    state = State(Phase.RETRYING, conditions.RETRYING, message)
+    if status.failure and status.failure.reason == last.reason:
+        state = retrying_state(status.failure, message)
+    return plan_for(snapshot, with_state(snapshot, state, now), requeue_after=wait)
+
+
+def next_attempt(snapshot: Snapshot, resource: Resource, now: datetime) -> Plan:
+    """Return the plan that takes up a resource again because spec.retry was raised."""
+    status = snapshot.status
+    changes: dict[str, Any] = {
+        "observed_retry": observed_retry(resource, status),
+        "completion_time": None,
+        # The user has looked at it: what is allowed to fail is allowed again.
+        "retries": None,
+    }
+    # Before the first attempt there is nothing to resume: references are resolved anew.
+    if status.attempt is None:
+        state = conditions.not_started(f"spec.retry was raised to {resource.spec.retry}")
+        changes |= {"failure": None, "dependency": None}
+        return plan_for(snapshot, with_state(snapshot, state, now, **changes), requeue_after=0)
+    if status.history and status.recorded_end:
+        *earlier, last = status.history
+        # As a retry by the operator would: without its remedy, the attempt would fail in the same way.
+        known = last.reason in set(Reason)
+        remedy = last.remedy or (retry.remedy(resource.spec, earlier, Reason(last.reason)) if known else None)
+        update = {"retry": resource.spec.retry, "remedy": remedy}
+        changes["history"] = [*earlier, last.model_copy(update=update)]
+    changes["restarts"] = (status.restarts or 0) + 1
+    return announce(snapshot, snapshot.attempt + 1, now, **changes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tlt_api.conditions import TERMINAL
 from tlt_api.status import JobStatus
-from tlt_operator.reconcile.plan import Plan, plan_for
+from tlt_operator.reconcile.plan import Plan, observed_retry, plan_for
 from tlt_operator.snapshot import Snapshot
 
 
@@ -15,7 +15,11 @@ def finished(snapshot: Snapshot) -> Plan:
     if status.observed_generation != snapshot.generation:
         generation = {"observed_generation": snapshot.generation}
         conditions = [condition.model_copy(update=generation) for condition in status.conditions]
-        status = status.model_copy(update={**generation, "conditions": conditions})
+        update = {**generation, "conditions": conditions}
+        # A lower spec.retry (a manifest applied again) is noted: raising it counts from there.
+        if snapshot.resource:
+            update["observed_retry"] = observed_retry(snapshot.resource, status)
+        status = status.model_copy(update=update)
     # A Job that outlived its resource's failure (the operator died before it deleted it) is deleted now.
     job = snapshot.own_job
     leftover = job if job and not job.finished and not job.deleting else None
@@ -35,7 +39,7 @@ def ttl(snapshot: Snapshot, status: JobStatus) -> tuple[tuple[str, int], ...]:
     if seconds is None:
         return ()
     # The history has the attempts without success; the last attempt of a success is in no history.
-    recorded = {snapshot.job_name(entry.attempt) for entry in status.history or ()}
+    recorded = {snapshot.job_name(entry.attempt) for entry in status.history or () if not entry.paused}
     if status.phase in TERMINAL and status.job_name:
         recorded.add(status.job_name)
     return tuple(

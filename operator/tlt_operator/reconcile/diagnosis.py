@@ -28,6 +28,8 @@ _NODE_FORGOT = ("ContainerStatusUnknown", "Unknown")
 """Reasons of a container whose node was restarted or lost: its exit code (137, 255) is made up."""
 _NOT_STARTED = ("StartError", "ContainerCannotRun")
 """Reasons of a container whose command could not be started, with Docker and containerd."""
+_NODE_REFUSED = ("UnexpectedAdmissionError",)
+"""Reasons of a pod for which its node lacks what the scheduler was told it has, for example a working GPU."""
 _COLLATERAL = {Reason.INTERNAL: 1, Reason.INTERRUPTED: 2, Reason.WORKER_LOST: 2}
 """Reasons that the failure of another pod can cause, more likely with a higher number."""
 
@@ -39,9 +41,10 @@ def diagnose(job: JobState, pods: Sequence[PodState]) -> Failure:
         job: The Job, whose condition Failed is True.
         pods: Pods of the Job, newest last.
     """
-    # The Job controller kills the pods at the deadline: their exit codes would look like an interruption.
+    # The kubelet stops a pod at its deadline (the Job controller those of Jobs of earlier versions): their
+    # exit codes would look like an interruption.
     condition = job.conditions["Failed"]
-    if condition.reason == "DeadlineExceeded":
+    if "DeadlineExceeded" in {condition.reason, *(pod.reason for pod in pods)}:
         return failure(
             Reason.DEADLINE_EXCEEDED, f"Job {job.name} ran longer than activeDeadlineSeconds allows"
         )
@@ -112,11 +115,8 @@ def _exit_failure(pod: PodState, container: ContainerState, code: int) -> Failur
     if container.reason in _NODE_FORGOT:
         message = f"the node of pod {pod.name} lost sight of its container ({container.reason})"
         return failure(Reason.NODE_LOST, message, exit_code=code)
-    # The image exists but does not contain the command.
     if container.reason in _NOT_STARTED:
-        message = f"the container of pod {pod.name} could not be started: {container.message}"
-        hint = "Check that spec.podTemplate.image is a runner image."
-        return failure(Reason.POD_REJECTED, message, hint, exit_code=code)
+        return _start_error(pod, container.message, code)
     # The kernel killed the container's first process. A child that is killed shows as its exit code below.
     if container.reason == "OOMKilled":
         message = f"the container of pod {pod.name} was killed for memory"
@@ -138,6 +138,29 @@ def _exit_failure(pod: PodState, container: ContainerState, code: int) -> Failur
         message = f"pod {pod.name} was stopped (exit code {code})"
         return failure(Reason.INTERRUPTED, message, exit_code=code)
     return _by_exit_code(pod, container, code)
+
+
+def _start_error(pod: PodState, message: str, code: int | None = None) -> Failure:
+    """Return the failure of a pod that its node could not start."""
+    text = f"node {pod.node or 'unknown'} could not start pod {pod.name}: {message}"
+    # The image exists but does not contain the command: no other node would help.
+    if "executable file not found" in message or "no such file or directory" in message:
+        hint = "Check that spec.podTemplate.image is a runner image, and push one under its name."
+        return failure(Reason.START_FAILED, text, hint, exit_code=code)
+    hint = f"Repair the node, or keep pods away from it: kubectl cordon {pod.node or 'NODE'}."
+    hint += " The next attempt prefers another one."
+    return failure(Reason.START_FAILED, text, hint, exit_code=code)
+
+
+def failed_node(cause: Failure, pods: Sequence[PodState]) -> str | None:
+    """Return the node that could not start a pod, of an attempt that failed by that; None in other cases."""
+    if cause.reason != Reason.START_FAILED:
+        return None
+    return next((pod.node for pod in reversed(pods) if pod.node and _could_not_start(pod)), None)
+
+
+def _could_not_start(pod: PodState) -> bool:
+    return pod.reason in _NODE_REFUSED or (pod.container is not None and pod.container.reason in _NOT_STARTED)
 
 
 def _reported_failure(run_report: RunReport, code: int) -> Failure | None:
@@ -165,6 +188,8 @@ def _by_exit_code(pod: PodState, container: ContainerState, code: int) -> Failur
 
 
 def _start_failure(pod: PodState) -> Failure:
+    if pod.reason in _NODE_REFUSED:
+        return _start_error(pod, f"{pod.reason}: {pod.message}")
     # The kubelet rejected or evicted the pod before its container started.
     if pod.reason:
         reason = Reason.NODE_LOST if pod.reason in _NODE_GONE else Reason.EVICTED

@@ -6,19 +6,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from tlt_api import conditions, times
 from tlt_api.conditions import State
-from tlt_api.failures import Reason
+from tlt_api.failures import CLASSES, Cause, Reason
 from tlt_api.resources import Resource
 from tlt_api.status import OPERATOR_FIELDS, Attempt, Failure, JobStatus, Phase
 from tlt_operator.objects.event import Event
 from tlt_operator.reconcile import report, retry
 from tlt_operator.snapshot import JobState, Snapshot
 
+_TTL_OF_REPEATED_JOBS = 3600
+"""Seconds for which the Job of an attempt that the surroundings ended is kept, with its log."""
 _LONGEST_MESSAGE = 2000
 """Limit of a failure's message, in characters: the message of a webhook, for example, may have any length."""
 
@@ -28,32 +30,40 @@ class Plan:
     """Actions, in the order in which they are executed.
 
     Attributes:
+        create: The Job to create, whose uid goes into the status.
         report: The runner's fields of the status, completed from the termination message.
         event: The Event to post.
         status: The operator's fields of the status; None where they stay as they are.
-        create: The Job to create.
         service: The Service to create, of a Job that exists.
         delete: The Job to delete.
+        suspend: The Job to suspend.
+        resume: The Job to resume.
         ttl: Jobs (by name) whose ttlSecondsAfterFinished to set.
         requeue_after: Seconds after which to look again even if no event arrives.
+        announced: Snapshot with the next attempt in its status, with which to decide on: nothing is written
+            before the attempt's Job exists.
     """
 
+    create: Mapping[str, Any] | None = None
     report: Mapping[str, Any] | None = None
     event: Event | None = None
     status: JobStatus | None = None
-    create: Mapping[str, Any] | None = None
     service: Mapping[str, Any] | None = None
     delete: JobState | None = None
+    suspend: JobState | None = None
+    resume: JobState | None = None
     ttl: tuple[tuple[str, int], ...] = ()
     requeue_after: float | None = None
+    announced: Snapshot | None = None
 
 
 def plan_for(snapshot: Snapshot, status: JobStatus, **actions: Any) -> Plan:
     """Return a plan that writes a status, with an Event for a transition; ``actions`` go into the plan."""
     # Nothing changed: no write, and no load on the API server from resources at rest.
-    if operator_fields(status) == operator_fields(snapshot.status):
+    recorded = snapshot.recorded or snapshot.status
+    if operator_fields(status) == operator_fields(recorded):
         return Plan(**actions)
-    return Plan(status=status, event=_transition(snapshot.status, status), **actions)
+    return Plan(status=status, event=_transition(recorded, status), **actions)
 
 
 def with_state(snapshot: Snapshot, state: State, now: datetime, **changes: Any) -> JobStatus:
@@ -61,14 +71,28 @@ def with_state(snapshot: Snapshot, state: State, now: datetime, **changes: Any) 
     new_conditions = conditions.build(
         snapshot.status.conditions, state, snapshot.generation, times.to_wire(now)
     )
+    # Conditions of others (a newer operator, another controller) stay: the list is written as a whole.
+    types = {condition.type for condition in new_conditions}
+    new_conditions += [item for item in snapshot.status.conditions if item.type not in types]
     # The phase is derived from the conditions, so that the two never disagree.
-    update = {
+    phase, status = conditions.phase(new_conditions), snapshot.status
+    update: dict[str, Any] = {
         "conditions": new_conditions,
-        "phase": conditions.phase(new_conditions),
+        "phase": phase,
         "observed_generation": snapshot.generation,
-        **changes,
+        "waiting_since": (status.waiting_since or times.to_wire(now)) if phase == Phase.QUEUED else None,
     }
-    return snapshot.status.model_copy(update=update)
+    # Raised while nothing has failed: noted, so that it does not start an attempt later on. Failed resources
+    # are asked first, by retry.requested.
+    if snapshot.resource and phase != Phase.FAILED:
+        update["observed_retry"] = observed_retry(snapshot.resource, status)
+    return status.model_copy(update={**update, **changes})
+
+
+def observed_retry(resource: Resource, status: JobStatus) -> int | None:
+    """Return ``status.observedRetry`` once spec.retry has been acted upon; None if it was never set."""
+    # A lower number (a manifest applied again) is noted too: raising it counts from there.
+    return resource.spec.retry if resource.spec.retry or status.observed_retry else None
 
 
 def operator_fields(status: JobStatus) -> dict[str, Any]:
@@ -81,8 +105,9 @@ def _transition(before: JobStatus, after: JobStatus) -> Event | None:
     # Ready carries the reason of every state, and no other condition does.
     ready = conditions.find(after.conditions, conditions.READY)
     was_ready = conditions.find(before.conditions, conditions.READY)
-    # Waiting for a pod follows the creation of its Job by a moment, and is not worth an Event of its own.
-    if ready is None or ready.reason == conditions.WAITING_FOR_POD:
+    # What every run goes through is not worth an Event: thousands of them would be most of what there is to
+    # read, and of the operator's writes. Its end is.
+    if ready is None or ready.reason in (conditions.WAITING_FOR_POD, conditions.RUNNING):
         return None
     previous = (before.phase, before.attempt, was_ready.reason if was_ready else None)
     if previous == (after.phase, after.attempt, ready.reason):
@@ -93,15 +118,31 @@ def _transition(before: JobStatus, after: JobStatus) -> Event | None:
 
 
 def announce(snapshot: Snapshot, attempt: int, now: datetime, **changes: Any) -> Plan:
-    """Record that an attempt is to be made; the next reconciliation finds its Job missing and creates it."""
-    # The name goes into the status before the Job exists: the admission policy admits this Job's pods alone.
-    name = snapshot.job_name(attempt)
-    state = State(Phase.QUEUED, "CreatingJob", f"attempt {attempt}: creates Job {name}")
-    fields: dict[str, Any] = {"attempt": attempt, "job_name": name, "job_uid": None, **changes}
+    """Go on with the next attempt; ``changes`` are fields of the status by their Python names.
+
+    The status is not written before the attempt's Job exists: an operator that dies in between finds that Job
+    by its name. The runner may not report before, since the admission policy admits the pods of the Job that
+    the status names.
+    """
+    fields: dict[str, Any] = {
+        "attempt": attempt,
+        "job_name": snapshot.job_name(attempt),
+        "job_uid": None,
+        **changes,
+    }
     # Later attempts show the failure of the one before until they succeed or fail themselves.
     if attempt == 1:
         fields |= {"failure": None, "completion_time": None}
-    return plan_for(snapshot, with_state(snapshot, state, now, **fields), requeue_after=0)
+    announced = replace(
+        snapshot,
+        status=snapshot.status.model_copy(update=fields),
+        recorded=snapshot.recorded or snapshot.status,
+        # The name of the Job may be taken.
+        job=snapshot.next_job,
+        next_job=None,
+        service=None,
+    )
+    return Plan(announced=announced)
 
 
 def succeed(snapshot: Snapshot, job: JobState, now: datetime) -> Plan:
@@ -119,27 +160,72 @@ def succeed(snapshot: Snapshot, job: JobState, now: datetime) -> Plan:
 
 
 def end_attempt(
-    snapshot: Snapshot, resource: Resource, failure: Failure, now: datetime, delete: JobState | None = None
+    snapshot: Snapshot,
+    resource: Resource,
+    failure: Failure,
+    now: datetime,
+    delete: JobState | None = None,
+    node: str | None = None,
 ) -> Plan:
-    """Return the plan for an attempt without success: another one follows, or the resource fails."""
+    """Return the plan for an attempt without success: another one follows, or the resource fails.
+
+    Args:
+        snapshot: The resource and all that belongs to it.
+        resource: The resource.
+        failure: How the attempt ended.
+        now: The time.
+        delete: Job that still runs.
+        node: Node that could not start the pod, which later attempts avoid.
+    """
     # The reason decides: whether it can be retried at all, whether it counts, and what the next attempt
     # changes.
     status, failure, reason = snapshot.status, _shortened(failure), Reason(failure.reason)
-    retries_left = retry.may_retry(reason, failure.retryable, status, resource.spec)
+    entry = Attempt(
+        attempt=snapshot.attempt,
+        reason=reason,
+        time=times.to_wire(now),
+        progress=retry.position(status.progress),
+        node=node,
+    )
+    retries_left = retry.may_retry(entry, failure.retryable, status, resource.spec)
     remedy = retry.remedy(resource.spec, status.history, reason) if retries_left else None
     # The remedy is recorded with the failure: the next attempt's spec follows from the history alone.
-    entry = Attempt(attempt=snapshot.attempt, reason=reason, remedy=remedy, time=times.to_wire(now))
-    history = retry.append(status.history, entry)
+    history = retry.append(status.history, entry.model_copy(update={"remedy": remedy}))
     if not retries_left:
         return fail(snapshot, failure, now, delete=delete, history=history)
-    # Counted against the history without this entry: the first ten interruptions in a row are free.
-    retries = (status.retries or 0) + retry.counts(reason, status.history)
-    message = (
-        f"attempt {snapshot.attempt} ended: {reason}: {failure.message}; next: {remedy or 'the same again'}"
+    changes = {"history": history, "failure": failure, **_counted(status, entry)}
+    message = f"attempt {snapshot.attempt} ended: {reason}: {failure.message}; next: "
+    message += remedy or "the same again"
+    retrying = with_state(snapshot, retrying_state(failure, message), now, **changes)
+    # The Job of an attempt that is made again until the trouble is over: there may be hundreds of them.
+    surroundings = CLASSES[reason].cause == Cause.SURROUNDINGS
+    ttl = ((status.job_name, _TTL_OF_REPEATED_JOBS),) if surroundings and status.job_name else ()
+    return plan_for(
+        snapshot, retrying, report=_final_report(snapshot), delete=delete, ttl=ttl, requeue_after=0
     )
-    state = State(Phase.RETRYING, conditions.RETRYING, message)
-    retrying = with_state(snapshot, state, now, history=history, retries=retries or None, failure=failure)
-    return plan_for(snapshot, retrying, report=_final_report(snapshot), delete=delete, requeue_after=0)
+
+
+def retrying_state(failure: Failure, message: str) -> State:
+    """Return the state between a failure and the next attempt."""
+    known = failure.reason in set(Reason)
+    # What the run needs is away: the wait is a blocked one, and says what to mend.
+    if known and CLASSES[Reason(failure.reason)].cause == Cause.SURROUNDINGS:
+        block = conditions.Block(failure.reason, f"{failure.message}. {failure.hint}")
+        return State(Phase.RETRYING, conditions.RETRYING, message, block)
+    return State(Phase.RETRYING, conditions.RETRYING, message)
+
+
+def _counted(status: JobStatus, entry: Attempt) -> dict[str, int]:
+    """Return the counters of a status after the end of an attempt that another one follows."""
+    # Counted against the history without this entry: the first ten interruptions in a row are free.
+    counters = {"retries": (status.retries or 0) + 1} if retry.counts(entry, status.history) else {}
+    cause = CLASSES[Reason(entry.reason)].cause
+    # A restart after a stall took nothing away from the run.
+    if cause == Cause.SURROUNDINGS or entry.reason == Reason.STALLED:
+        counters["restarts"] = (status.restarts or 0) + 1
+    elif cause == Cause.INTERRUPTION:
+        counters["preemptions"] = (status.preemptions or 0) + 1
+    return counters
 
 
 def fail(

@@ -7,11 +7,11 @@ operator.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from datetime import datetime
 
 from tlt_api.common import JobSpec
-from tlt_api.failures import Reason
-from tlt_api.status import HISTORY_LIMIT, Attempt, JobStatus
+from tlt_api.failures import CLASSES, Cause, Reason
+from tlt_api.status import HISTORY_LIMIT, Attempt, JobStatus, Position, Progress
 from tlt_api.times import from_wire
 from tlt_api.trainingjob import TrainingJobSpec
 from tlt_operator.settings import Settings
@@ -19,63 +19,136 @@ from tlt_operator.settings import Settings
 SUSPENDED = "Suspended"
 """Reason in the history for an attempt that the user suspended, which is no failure."""
 
-UNCOUNTED = frozenset(
-    {Reason.INTERRUPTED, Reason.WORKER_LOST, Reason.EVICTED, Reason.NODE_LOST, Reason.JOB_DELETED}
-)
-"""Failures that the run did not cause: retried ever later, and the first ten in a row do not count."""
-
 _UNCOUNTED_IN_A_ROW = 10
 """Interruptions in a row that do not count against maxRetries."""
 _CALM_SECONDS = 3600
 """Interruptions further apart than this are not in a row."""
+_STAGES = ("survey", "convert", "train", "evaluate", "prune", "export", "verify", "build")
+"""Stages of a run in their order; a training returns from evaluate to train with the next epoch."""
+_AVOIDED_NODES = 8
+"""Most nodes that an attempt avoids: each is a term of the pod's affinity."""
 
 
-def may_retry(reason: Reason, retryable: bool, status: JobStatus, spec: JobSpec) -> bool:
-    """Tell whether another attempt follows a failure."""
+def may_retry(entry: Attempt, retryable: bool, status: JobStatus, spec: JobSpec) -> bool:
+    """Tell whether another attempt follows the end of an attempt that ``entry`` records."""
     # The same input would fail in the same way: the user has to change something.
     if not retryable:
         return False
-    return not counts(reason, status.history) or (status.retries or 0) < spec.run_policy.max_retries
+    return not counts(entry, status.history) or (status.retries or 0) < spec.run_policy.max_retries
 
 
-def counts(reason: Reason, history: Sequence[Attempt] | None) -> bool:
-    """Tell whether a failure counts against maxRetries; the first ten interruptions in a row do not.
+def counts(entry: Attempt, history: Sequence[Attempt] | None) -> bool:
+    """Tell whether an end counts against maxRetries; the first ten interruptions in a row do not.
 
     The limit ends a run that brings the interruption upon itself: an eviction for the pod's own use of disk
-    comes back every time, a preemption does not.
+    comes back every time at about the same place, a preemption does not.
     """
-    return reason not in UNCOUNTED or (bool(history) and _interruptions(history or ()) >= _UNCOUNTED_IN_A_ROW)
+    match _cause(entry):
+        case Cause.SURROUNDINGS:
+            return False
+        case Cause.INTERRUPTION:
+            return len(_row([*(history or ()), entry])) > _UNCOUNTED_IN_A_ROW
+        case _:
+            return True
 
 
 def delay(history: Sequence[Attempt], retries: int, settings: Settings) -> float:
     """Return the seconds between the end of the last attempt and the start of the next."""
-    last = history[-1].reason
     # The user resumed it, and waits.
-    if last == SUSPENDED:
+    if history[-1].reason == SUSPENDED:
         return 0
-    # The first interruption is resumed at once, the first failure after the base delay; then delays double.
-    doublings = _interruptions(history) - 2 if last in UNCOUNTED else retries - 1
+    # The first interruption is resumed at once, other ends after the base delay; then delays double.
+    match _cause(history[-1]):
+        case Cause.INTERRUPTION:
+            doublings = len(_row(history)) - 2
+        case Cause.SURROUNDINGS:
+            doublings = len(_row(history)) - 1
+        case _:
+            doublings = retries - 1
     if doublings < 0:
         return 0
     # The exponent is bounded, since 2.0 ** 1024 overflows.
     return min(settings.retry_base_seconds * 2.0 ** min(doublings, 32), settings.retry_limit_seconds)
 
 
-def _interruptions(history: Sequence[Attempt]) -> int:
-    """Return the number of interruptions in a row at the end of the history."""
-    if not history or history[-1].reason not in UNCOUNTED:
-        return 0
-    count = 1
-    for earlier, later in reversed(list(pairwise(history))):
-        ends = (from_wire(earlier.time), from_wire(later.time))
-        # A failure of the run itself ends the row.
-        if earlier.reason not in UNCOUNTED or ends[0] is None or ends[1] is None:
+def requested(spec: JobSpec, status: JobStatus) -> bool:
+    """Tell whether ``spec.retry`` was raised and has not been acted upon."""
+    return spec.retry > (status.observed_retry or 0)
+
+
+def away_since(status: JobStatus) -> datetime | None:
+    """Return since when the surroundings have kept a run from going on, over all attempts of that time.
+
+    None if its last attempt did not end by them. An attempt that starts and fails for the same reason is no
+    end of the trouble, hence the time of the first one.
+    """
+    history = _ended(status.history or ())
+    if not history or _cause(history[-1]) != Cause.SURROUNDINGS:
+        return None
+    return from_wire(_row(history)[0].time)
+
+
+def position(progress: Progress | None) -> Position | None:
+    """Return the place that a run had reached, as the history records it."""
+    if progress is None or progress.stage is None:
+        return None
+    return Position(stage=progress.stage, epoch=progress.epoch, step=progress.step)
+
+
+def nodes_to_avoid(history: Sequence[Attempt] | None) -> list[str]:
+    """Return the nodes that could not start pods of the last attempts, the newest first."""
+    entries = _ended(history or ())
+    nodes = [entry.node for entry in reversed(_row(entries)) if entry.node] if entries else []
+    return list(dict.fromkeys(nodes))[:_AVOIDED_NODES]
+
+
+def _cause(entry: Attempt) -> Cause | None:
+    # A newer operator may have recorded a reason that this one does not know.
+    return CLASSES[Reason(entry.reason)].cause if entry.reason in set(Reason) else None
+
+
+def _ended(history: Sequence[Attempt]) -> list[Attempt]:
+    """Return the entries of attempts that ended; those that a queue paused went on."""
+    return [entry for entry in history if not entry.paused]
+
+
+def _row(history: Sequence[Attempt]) -> list[Attempt]:
+    """Return the last entries of the history that have one cause, without progress between them."""
+    entries = _ended(history)
+    row = [entries[-1]]
+    for index in range(len(entries) - 1, 0, -1):
+        earlier, later = entries[index - 1], entries[index]
+        # Another cause ends the row, and so does the user who started the later attempt.
+        if _cause(earlier) != _cause(later) or earlier.retry is not None:
             break
-        # So does a long time between two interruptions: a run that causes them itself meets them sooner.
-        if (ends[1] - ends[0]).total_seconds() > _CALM_SECONDS:
+        # So does progress: what stopped the run did not keep it from getting further than ever before.
+        if _moved(entries[:index], later) or _calm(earlier, later):
             break
-        count += 1
-    return count
+        row.insert(0, earlier)
+    return row
+
+
+def _moved(before: Sequence[Attempt], entry: Attempt) -> bool:
+    """Tell whether an attempt got further than all before it."""
+    # The furthest of all, not the last: a run that starts again and again from the same checkpoint ends now a
+    # step later, now a step earlier.
+    return _order(entry.progress) > max(_order(item.progress) for item in before)
+
+
+def _order(reached: Position | None) -> tuple[int, int, int]:
+    if reached is None:
+        return (-1, 0, 0)
+    stage = _STAGES.index(reached.stage) if reached.stage in _STAGES else 0
+    return (reached.epoch or 0, stage, reached.step or 0)
+
+
+def _calm(earlier: Attempt, later: Attempt) -> bool:
+    """Tell whether two interruptions are far apart: a run that causes them itself meets them sooner."""
+    ends = (from_wire(earlier.time), from_wire(later.time))
+    # Of the surroundings, trouble that lasts is the same trouble, however seldom it is met.
+    if _cause(later) != Cause.INTERRUPTION:
+        return False
+    return ends[0] is None or ends[1] is None or (ends[1] - ends[0]).total_seconds() > _CALM_SECONDS
 
 
 def append(history: Sequence[Attempt] | None, entry: Attempt) -> list[Attempt]:

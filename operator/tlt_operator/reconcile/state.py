@@ -1,12 +1,14 @@
 """State of the current attempt, derived once from a snapshot; every policy starts from it.
 
     NotStarted -> Announced -> Starting -> Running -> Stopping -> Lost
-                                                   -> Ended
+                                  ^           |    -> Ended
+                                  +- Paused <-+
 
-``status.attempt`` is written before the Job is created (Announced), and ``status.jobUid`` once the Job has
-been observed. A Job that is absent was therefore not created yet where there is no jobUid, and was deleted
-where there is one (Lost). The end of an attempt is recorded in ``status.history``; from then on its Job no
-longer matters.
+The Job is created first, then ``status.attempt`` and ``status.jobUid`` are written together. A status
+without jobUid names an attempt whose Job could not be created yet (Announced), or comes from an operator of
+before, which wrote it first. A Job that is absent was therefore not created yet where there is no jobUid, and
+was deleted where there is one (Lost). The end of an attempt is recorded in ``status.history``; from then on
+its Job no longer matters.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ class NotStarted:
 
 @dataclass(frozen=True)
 class Announced:
-    """State of an attempt that the status names; its Job has not been observed and may not exist."""
+    """State of an attempt without a Job."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,19 @@ class Running:
 
     job: JobState
     problem: Blocker | None = None
+
+
+@dataclass(frozen=True)
+class Paused:
+    """State of an attempt whose Job is suspended; once that is over, the Job makes another pod.
+
+    Attributes:
+        job: The Job.
+        pods: Names of the pods that may still write to the output, for example their checkpoint.
+    """
+
+    job: JobState
+    pods: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,7 +102,7 @@ class Ended:
     outcome: Succeeded | Failure | Attempt
 
 
-AttemptState = NotStarted | Announced | Starting | Running | Stopping | Lost | Ended
+AttemptState = NotStarted | Announced | Starting | Running | Paused | Stopping | Lost | Ended
 
 
 def attempt_state(snapshot: Snapshot) -> AttemptState:
@@ -102,10 +117,10 @@ def attempt_state(snapshot: Snapshot) -> AttemptState:
     if job and job.holds("Complete"):
         return Ended(Succeeded(job))
     # A recorded end stays, even if the Job is gone by now (TTL): otherwise it would count as Lost.
-    if status.history and status.history[-1].attempt == status.attempt:
-        return Ended(status.history[-1])
-    # Without a recorded uid the Job was never observed and is created, perhaps for the second time: its fixed
-    # name lets only one exist at a time.
+    if status.recorded_end:
+        return Ended(status.recorded_end)
+    # Without a recorded uid the Job is created, perhaps for the second time: its fixed name lets only one
+    # exist at a time.
     if job is None:
         return Lost() if status.job_uid else Announced()
     # A deletion is awaited to its end: the pods' termination messages count, and no other pod may start yet.
@@ -115,6 +130,9 @@ def attempt_state(snapshot: Snapshot) -> AttemptState:
     # still writes.
     if job.holds("Failed"):
         return Ended(diagnose(job, snapshot.attempt_pods))
+    # The pods that it had are being stopped, and say nothing of the attempt.
+    if job.suspended:
+        return Paused(job, snapshot.live_pods)
     return _active(snapshot, job)
 
 
@@ -130,13 +148,10 @@ def _active(snapshot: Snapshot, job: JobState) -> Starting | Running:
         return Starting(job, unreachable)
     if runs:
         return Running(job)
-    return Starting(job, blockers.find(job, snapshot.attempt_pods, snapshot.events))
+    return Starting(job, blockers.find(job, snapshot.attempt_pods, snapshot.events, snapshot.namespace))
 
 
 def _all_pods_run(snapshot: Snapshot, job: JobState) -> bool:
-    # A suspended Job has no pods, and those that it had do not count.
-    if job.suspended:
-        return False
     pods = snapshot.attempt_pods
     # By index: a pod and its replacement are one member of the collective.
     started = {pod.index for pod in pods if pod.started}

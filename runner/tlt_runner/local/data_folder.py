@@ -208,7 +208,7 @@ def _sizes(parts: Sequence[Source]) -> Counter[tuple[int, int]]:
     sizes: Counter[tuple[int, int]] = Counter()
     for sample in samples[::step]:
         try:
-            sizes[decode.size(decode.read(sample.image))] += 1
+            sizes[decode.size_of_file(sample.image)] += 1
         except decode.BadImageError as error:
             if error.problem is Problem.HUGE_IMAGE:
                 continue

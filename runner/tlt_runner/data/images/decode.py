@@ -28,6 +28,8 @@ from tlt_runner.data.sample import Oddity, Problem
 JPEG_QUALITY = 95
 MAX_FILE_BYTES = 1 << 29
 """Bytes of a file at most; a PNG of the largest size that does not compress has as many."""
+HEADER_BYTES = 1 << 18
+"""Bytes within which the size of an image stands, mostly: EXIF and a colour profile come before it."""
 _SUFFIXES = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",)}
 # Offset, signature and name of what people have under the name of a JPEG or PNG, for messages.
 _OTHER_KINDS = (
@@ -73,8 +75,12 @@ class Decoded:
     pixels: npt.NDArray[np.uint8]
 
 
-def read(path: Path) -> bytes:
+def read(path: Path, most: int = -1) -> bytes:
     """Read the bytes of an image file.
+
+    Args:
+        path: The file.
+        most: Bytes from the beginning to read at most; -1 means all: header and check need the end.
 
     Raises:
         BadImageError: This one file cannot be read (no right to, a broken link, no regular file, too large).
@@ -89,8 +95,8 @@ def read(path: Path) -> bytes:
             raise BadImageError(
                 Problem.HUGE_IMAGE, f"expected at most {MAX_FILE_BYTES} bytes, got {status.st_size}"
             )
-        # Whole: header and check both need the end of the file.
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(most)
     except OSError as error:
         # A failing disk says nothing about the image, so the run ends instead of leaving images out.
         if error.errno not in FILES_OWN_ERRORS:
@@ -138,6 +144,22 @@ def size(data: bytes) -> tuple[int, int]:
         raise BadImageError(Problem.UNREADABLE_IMAGE, f"expected a JPEG or PNG image, got {_kind_of(data)}")
     check_size(height, width)
     return height, width
+
+
+def size_of_file(path: Path) -> tuple[int, int]:
+    """Read height and width of a JPEG or PNG file; of most files only the beginning is read.
+
+    Raises:
+        BadImageError: As :func:`read` and :func:`size`.
+        OSError: The storage fails, which says nothing about the file.
+    """
+    try:
+        return size(read(path, HEADER_BYTES))
+    except BadImageError as error:
+        # Segments of a camera's own (previews, maps of depth) may come first, of any length.
+        if error.problem is not Problem.TRUNCATED_IMAGE:
+            raise
+    return size(read(path))
 
 
 def _kind_of(data: bytes) -> str:

@@ -14,7 +14,7 @@ spec alone; where it changes a record, it is part of the digest.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -154,11 +154,11 @@ def _orientation(sample: Sample) -> int:
         return 1
 
 
-def decide(dataset: Dataset, clues: Clues) -> Conventions:
+def decide(dataset: Dataset, clues: Clues, progress: StageProgress | None = None) -> Conventions:
     """Decide the conventions of a data set; reads the labels of images with an EXIF orientation.
 
     Raises:
-        RunnerError: The storage's reasons.
+        RunnerError: The storage's reasons; ``Interrupted``.
     """
     warnings: list[str] = []
     coordinates = None
@@ -166,7 +166,8 @@ def decide(dataset: Dataset, clues: Clues) -> Conventions:
         coordinates, warning = decide_coordinates(dataset.coordinates, clues.edges)
         warnings += warning
     with storage_errors(dataset.uri):
-        orientation, turned, warning = _decide_orientation(dataset.orientation, clues)
+        verdicts = _verdicts(clues.turned, progress)
+        orientation, turned, warning = _decide_orientation(dataset.orientation, clues, verdicts)
     return Conventions(
         zero_based=coordinates is not None and coordinates.value == "zeroBased",
         turned=turned,
@@ -237,8 +238,17 @@ class _Verdict:
     by_size: bool = False
 
 
+def _verdicts(
+    turned: Sequence[tuple[Reader, Sample, int]], progress: StageProgress | None
+) -> dict[str, _Verdict]:
+    """Read the labels of images with an EXIF orientation: path of the image -> what its label tells."""
+    with ThreadPoolExecutor(workers()) as threads:
+        judged = in_order(threads, lambda item: _verdict(*item), turned, progress, BATCH)
+        return {sample.image_file: verdict for (_, sample, _), verdict in judged}
+
+
 def _decide_orientation(
-    setting: Orientation, clues: Clues
+    setting: Orientation, clues: Clues, verdicts: Mapping[str, _Verdict]
 ) -> tuple[LabelConvention | None, dict[str, int], list[str]]:
     """Decide which images are turned by their EXIF orientation.
 
@@ -250,7 +260,6 @@ def _decide_orientation(
         said = LabelConvention(value=setting, decided_by="spec", evidence="no image has an EXIF orientation")
         return (said if setting == "exif" else None), {}, []
     all_turned = {sample.image_file: how for _, sample, how in clues.turned}
-    verdicts = {sample.image_file: _verdict(reader, sample, how) for reader, sample, how in clues.turned}
     by_view = Counter(verdict.view for verdict in verdicts.values())
     example = {
         view: next((s.label_file for _, s, _ in clues.turned if verdicts[s.image_file].view == view), "")
@@ -292,20 +301,20 @@ def _decide_orientation(
 def _verdict(reader: Reader, sample: Sample, orientation: int) -> _Verdict:
     """Tell by a label on which view it was drawn."""
     try:
-        stored = decode.size(decode.read(sample.image))
+        stored = decode.size_of_file(sample.image)
     except decode.BadImageError:  # reported when it is converted
         return _Verdict()
     turned = exif.upright_size(*stored, orientation)
     if turned == stored:
         return _Verdict()
     labels = reader.read(sample, stored)
-    # Shares of the image's size lie inside every view.
-    if reader.read(sample, turned).boxes != labels.boxes:
-        return _Verdict()
     if labels.image_size is not None:
         views: dict[tuple[int, int], View] = {stored: "stored", turned: "exif"}
         view = views.get(labels.image_size)
         return _Verdict(view, by_size=view is not None)
+    # Shares of the image's size lie inside every view.
+    if reader.read(sample, turned).boxes != labels.boxes:
+        return _Verdict()
     # Without a size: boxes that lie outside of one view and all inside the other.
     ends = [box.yxyx[2:] for box in (*labels.boxes, *labels.ignored)]
     fits = {

@@ -100,7 +100,7 @@ def export_folder(
     reporter = None if reporter_for is None else reporter_for(images)
     progress = StageProgress("export", images, reporter, stop)
     try:
-        decided = conventions.decide(dataset, conventions.look(dataset, folders, progress))
+        decided = conventions.decide(dataset, conventions.look(dataset, folders, progress), progress)
         folders = decided.applied(folders)
         # Split as for training: with the same seed the same images are held out.
         plan = planning.plan(folders, dataset, storage, progress)

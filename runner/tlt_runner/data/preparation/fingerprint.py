@@ -149,7 +149,7 @@ def fingerprint(
                 images[sample.name] = image
                 clues.add_image(source.reader, sample, turned)
                 progress.advance()
-        decided = conventions.decide(dataset, clues)
+        decided = conventions.decide(dataset, clues, progress)
     # Nothing for the conventions of before: records that were made by them are found again.
     content.update(_encoded(decided.changes))
     return Fingerprint(f"sha256:{content.hexdigest()}", images, labels, lists, decided)

@@ -1,0 +1,201 @@
+"""Suspension by the batch Job's own spec.suspend: by the user, by a queue of Kueue, and by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from operator_ring.manifests import ended, resource
+from operator_ring.memory_kube import Body, MemoryKube
+from operator_ring.scenario import condition, play
+from tlt_operator.snapshot import Key
+
+JOB = "traffic-train-1"
+
+
+async def running(cluster: MemoryKube, queue: str = "", **spec: Any) -> Key:
+    body = resource(**spec)
+    if queue:
+        body["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": queue}
+    key = cluster.add(body)
+    await cluster.settle()
+    if queue:
+        kueue_holds(cluster)
+        await cluster.settle()
+        kueue_admits(cluster)
+    cluster.run_pod(JOB)
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Running"
+    return key
+
+
+def kueue_holds(cluster: MemoryKube) -> None:
+    """Suspend the Job, as Kueue's webhook and its controller do with one that is not admitted."""
+    cluster.set_suspended(JOB, True)
+
+
+def kueue_admits(cluster: MemoryKube) -> None:
+    """Give the Job its place and let it run; an earlier start time was cleared, to change the template."""
+    cluster.jobs[JOB]["spec"]["template"]["spec"]["nodeSelector"] = {"flavour": "gpu"}
+    cluster.set_suspended(JOB, False)
+
+
+def warnings(cluster: MemoryKube) -> list[Body]:
+    return [event for event in cluster.events.values() if event["type"] == "Warning"]
+
+
+@play
+async def test_a_suspended_run_writes_its_checkpoint_and_resumes_in_the_same_attempt(
+    cluster: MemoryKube,
+) -> None:
+    key = await running(cluster)
+    cluster.edit(key, suspend=True)
+    assert await cluster.settle() == 5
+    assert cluster.jobs[JOB]["spec"]["suspend"] is True
+    assert cluster.status(key)["phase"] == "Running"  # its pod has SIGTERM, and writes
+    assert condition(cluster, key, "Reconciling")["reason"] == "Stopping"
+    cluster.pods.clear()
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Suspended"
+    true = {c["type"] for c in cluster.status(key)["conditions"] if c["status"] == "True"}
+    assert true == {"Suspended"}
+    cluster.wait(10_000)
+    await cluster.settle()
+    cluster.edit(key, suspend=False)
+    await cluster.settle()
+    assert cluster.jobs[JOB]["spec"]["suspend"] is False
+    assert "tlt.dev/suspended" not in cluster.jobs[JOB]["metadata"]["annotations"]
+    assert cluster.status(key)["phase"] == "Queued"
+    cluster.run_pod(JOB)
+    await cluster.settle()
+    status = cluster.status(key)
+    assert (status["phase"], status["attempt"]) == ("Running", 1)
+    assert not {"history", "retries", "preemptions", "restarts"} & set(status)
+    assert cluster.created_jobs == {JOB: 1}
+    cluster.finish(JOB, ended(0))
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Succeeded"
+
+
+@play
+async def test_a_run_that_is_resumed_while_its_pod_still_writes_waits_for_its_end(
+    cluster: MemoryKube,
+) -> None:
+    key = await running(cluster)
+    cluster.edit(key, suspend=True)
+    await cluster.settle()
+    cluster.edit(key, suspend=False)
+    await cluster.settle()
+    assert cluster.jobs[JOB]["spec"]["suspend"] is True  # two pods must not write to one output
+    cluster.pods.clear()
+    await cluster.settle()
+    assert cluster.jobs[JOB]["spec"]["suspend"] is False
+
+
+@play
+async def test_a_resource_that_the_operator_of_before_suspended_resumes(cluster: MemoryKube) -> None:
+    key = await running(cluster)
+    # That operator deleted the Job, and recorded that its attempt counts for nothing.
+    cluster.edit(key, suspend=True)
+    cluster.remove_job(JOB)
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Suspended"
+    assert [entry["reason"] for entry in cluster.status(key)["history"]] == ["Suspended"]
+    cluster.edit(key, suspend=False)
+    await cluster.settle()
+    assert (cluster.status(key)["phase"], cluster.status(key)["attempt"]) == ("Queued", 2)
+    assert not {"retries", "preemptions", "restarts"} & set(cluster.status(key))
+
+
+@play
+async def test_a_job_that_was_suspended_by_hand_is_reported_with_the_way_out(cluster: MemoryKube) -> None:
+    key = await running(cluster)
+    cluster.set_suspended(JOB, True)
+    cluster.pods.clear()
+    await cluster.settle()
+    blocked = condition(cluster, key, "Blocked")
+    assert (blocked["status"], blocked["reason"]) == ("True", "JobSuspended")
+    assert f"kubectl patch job {JOB} -n default" in blocked["message"]
+    assert cluster.jobs[JOB]["spec"]["suspend"] is True
+
+
+# --- Kueue
+
+
+@play
+async def test_a_job_in_a_queue_is_queued_without_a_warning(cluster: MemoryKube) -> None:
+    body = resource()
+    body["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "gpus"}
+    key = cluster.add(body)
+    await cluster.settle()
+    kueue_holds(cluster)
+    for _ in range(3):
+        await cluster.settle()
+        cluster.wait(24 * 3600)
+    assert cluster.status(key)["phase"] == "Queued"
+    assert condition(cluster, key, "Reconciling")["reason"] == "WaitingForAdmission"
+    assert "waits in the queue gpus" in condition(cluster, key, "Ready")["message"]
+    assert condition(cluster, key, "Blocked")["status"] == "False"
+    assert warnings(cluster) == []
+    assert "history" not in cluster.status(key)
+    kueue_admits(cluster)
+    cluster.run_pod(JOB)
+    await cluster.settle()
+    assert (cluster.status(key)["phase"], cluster.status(key)["attempt"]) == ("Running", 1)
+
+
+@play
+async def test_an_eviction_by_a_queue_is_counted_and_readmission_resumes_the_attempt(
+    cluster: MemoryKube,
+) -> None:
+    key = await running(cluster, "gpus", runPolicy={"maxRetries": 0})
+    for number in (1, 2):
+        cluster.report(key, progress={"stage": "train", "epoch": number, "step": 5})
+        kueue_holds(cluster)
+        await cluster.settle()
+        assert condition(cluster, key, "Reconciling")["reason"] == "Stopping"
+        cluster.pods.clear()
+        await cluster.settle()
+        status = cluster.status(key)
+        assert (status["phase"], status["preemptions"]) == ("Queued", number)
+        last = status["history"][-1]
+        assert (last["attempt"], last["reason"], last["paused"]) == (1, "Evicted", True)
+        assert last["progress"]["epoch"] == number
+        kueue_admits(cluster)
+        cluster.run_pod(JOB)
+        await cluster.settle()
+        assert (cluster.status(key)["phase"], cluster.status(key)["attempt"]) == ("Running", 1)
+    assert "retries" not in cluster.status(key)
+    assert cluster.created_jobs == {JOB: 1}
+    cluster.finish(JOB, ended(70))
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Failed"
+    assert [entry["reason"] for entry in cluster.status(key)["history"]] == ["Evicted", "Evicted", "Internal"]
+
+
+@play
+async def test_suspending_a_run_of_a_queue_does_not_fight_with_it(cluster: MemoryKube) -> None:
+    key = await running(cluster, "gpus")
+    cluster.edit(key, suspend=True)
+    await cluster.settle()
+    # Kueue resumes each suspended Job that it has admitted; a Job that goes gives its quota back.
+    assert "suspend" not in cluster.jobs[JOB]["spec"] or not cluster.jobs[JOB]["spec"]["suspend"]
+    assert cluster.jobs[JOB]["metadata"]["deletionTimestamp"]
+    cluster.remove_job(JOB)
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Suspended"
+    cluster.edit(key, suspend=False)
+    await cluster.settle()
+    assert "traffic-train-2" in cluster.jobs
+    assert not {"retries", "preemptions", "restarts"} & set(cluster.status(key))
+
+
+@play
+async def test_suspending_a_run_that_waits_in_a_queue_takes_it_out(cluster: MemoryKube) -> None:
+    key = await running(cluster, "gpus")
+    kueue_holds(cluster)
+    cluster.pods.clear()
+    await cluster.settle()
+    cluster.edit(key, suspend=True)
+    await cluster.settle()
+    assert cluster.jobs == {}  # or Kueue would let it run
+    assert cluster.status(key)["phase"] == "Suspended"
