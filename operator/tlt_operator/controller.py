@@ -39,8 +39,9 @@ from tlt_operator.workqueue import WorkQueue
 log = logging.getLogger(__name__)
 
 
-_TOGETHER_SECONDS = 0.1
-"""Delay of a look after a change of a Job or pod: a pod's start is five changes within a moment."""
+_TOGETHER_SECONDS = 1.0
+"""Delay of a look after a change of a Job or pod: a start is five changes within a moment, and a state that
+lasts for less than this is not worth a status."""
 
 
 class Controller:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,7 +10,7 @@ from tlt_api import conditions, times
 from tlt_api.conditions import State
 from tlt_api.failures import Reason, failure
 from tlt_api.resources import Resource
-from tlt_api.runspec import for_attempt
+from tlt_api.runspec import PROGRESS_SECONDS, for_attempt
 from tlt_api.status import Attempt, Failure, Inputs, Phase
 from tlt_operator.objects import job as job_object
 from tlt_operator.objects import service as service_object
@@ -47,6 +48,9 @@ OLD_POD_POLL_SECONDS = 5.0
 """Interval while the end of a pod is awaited."""
 REFUSED_POLL_SECONDS = 30.0
 """Interval while a name is taken or a request is refused: somebody has to act first."""
+_REPORTS_PER_SECOND = 4.0
+"""Reports of progress that all runs together make in a second, if they started together. Of a thousand runs
+that started one after the other, each with its own pace, it is 4 * (1 + ln(1000 / 20)) = 20 a second."""
 _SHORTEST_POLL_SECONDS = 5.0
 _LONGEST_POLL_SECONDS = 120.0
 
@@ -191,13 +195,20 @@ def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Set
     # The files that the first attempt was given: a retry uses the same bytes.
     inputs = snapshot.status.inputs or Inputs()
     addresses = service_object.addresses(name, spec)
-    run = for_attempt(resource, spec, inputs, snapshot.attempt, addresses)
+    pace = progress_seconds(snapshot.unfinished)
+    run = for_attempt(resource, spec, inputs, snapshot.attempt, addresses, pace)
     avoided = retry.nodes_to_avoid(snapshot.status.history)
     body = job_object.build(run, settings, snapshot.labels, avoided)
     message = f"attempt {snapshot.attempt}: Job {name} waits for its pod to run"
     status = with_state(snapshot, State(Phase.QUEUED, conditions.WAITING_FOR_POD, message), now)
     # The Job's first event comes sooner than this.
     return plan_for(snapshot, status, create=body, requeue_after=REFUSED_POLL_SECONDS)
+
+
+def progress_seconds(unfinished: int) -> int:
+    """Return the shortest time between two reports of progress of a run, among this many."""
+    # The pace of a run is set when it starts: the first runs of a thousand report more often than the last.
+    return max(PROGRESS_SECONDS, math.ceil(unfinished / _REPORTS_PER_SECOND))
 
 
 def _refused(
