@@ -51,7 +51,7 @@ class Controller:
         self.queue: WorkQueue[Key] = WorkQueue()
         self.index = Index()
         self.cache = CachedClient(client)
-        self.watches = Watches(self.cache, settings.namespaces, self._owned_changed)
+        self.watches = Watches(self.cache, settings.namespaces, self._owned_changed, health.watches.opened)
         self._settings = settings
         self._health = health
         self.sweep = Sweep(self.cache, settings, health, self.index, self.queue)

@@ -171,7 +171,7 @@ def test_every_metric_that_is_documented_is_served(api: Api, namespace: str, sta
     documented = re.findall(r"^\| `(tlt_\w+)`", (ROOT / "docs" / "watching.md").read_text(), re.MULTILINE)
     assert len(documented) > 10
     assert set(documented) <= set(re.findall(r"^# TYPE (tlt_\w+)", text, re.MULTILINE))
-    for watched in ("trainingjobs", "prunejobs", "exportjobs", "jobs"):
+    for watched in ("trainingjobs", "prunejobs", "exportjobs", "jobs", "pods"):
         pattern = rf'tlt_operator_watch_age_seconds\{{namespace="{namespace}",resource="{watched}"\}}'
         (age,) = metric(operator, pattern)
         assert float(age) < 480
