@@ -14,6 +14,7 @@ from datetime import datetime
 from functools import partial
 
 from tlt_api.resources import KINDS, Kind
+from tlt_api.status import JobStatus
 from tlt_api.times import utc_now
 from tlt_operator import metrics
 from tlt_operator.apply import apply
@@ -31,6 +32,8 @@ from tlt_operator.health import Health
 from tlt_operator.index import Index, key_of
 from tlt_operator.observe import observe
 from tlt_operator.reconcile import reconcile
+from tlt_operator.reconcile.plan import operator_fields
+from tlt_operator.rewrites import Rewrites
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Key, Refusal
 from tlt_operator.watches import Watches
@@ -50,8 +53,9 @@ class Controller:
     def __init__(self, client: Source, settings: Settings, health: Health) -> None:
         self.queue: WorkQueue[Key] = WorkQueue()
         self.index = Index()
+        self._rewrites = Rewrites()
         self.cache = CachedClient(client)
-        self.watches = Watches(self.cache, settings.namespaces, self._owned_changed)
+        self.watches = Watches(self.cache, settings.namespaces, self._owned_changed, health.watches.opened)
         self._settings = settings
         self._health = health
         self.sweep = Sweep(self.cache, settings, health, self.index, self.queue)
@@ -63,6 +67,7 @@ class Controller:
         uid = body["metadata"].get("uid") or ""
         if deleted:
             self.cache.drop_resource(key, uid)
+            self._rewrites.forget(key)
         else:
             self.cache.put_resource(key, body)
         for woken in self.index.remove(key, uid) if deleted else self.index.update(body):
@@ -104,6 +109,7 @@ class Controller:
                         self._settings,
                         on_write=partial(self.index.note_own_write, key),
                         unfinished=self.index.unfinished,
+                        on_status=partial(self._status_written, key),
                     )
                 self._succeeded(key, requeue_after)
             # Somebody else was faster: the snapshot is out of date, and a new one is taken. Not a failure for
@@ -123,6 +129,19 @@ class Controller:
             finally:
                 # Only now may another worker take the key: no resource is reconciled twice at the same time.
                 self.queue.done(key)
+
+    def _status_written(self, key: Key, status: JobStatus) -> None:
+        seconds = self._rewrites.written(key, operator_fields(status))
+        if seconds:
+            metrics.REWRITES.labels(key.kind).inc()
+            log.warning(
+                "%s: somebody else changes its status back again and again; looks again in %.0f s. Expected "
+                "one operator with its replicas, see: kubectl get deployments -A -l "
+                "app.kubernetes.io/name=tlt-operator",
+                key,
+                seconds,
+            )
+            self.queue.hold(key, seconds)
 
     def _succeeded(self, key: Key, requeue_after: float | None) -> None:
         metrics.RECONCILES.labels("ok").inc()
@@ -243,6 +262,7 @@ async def reconcile_once(
     clock: Callable[[], datetime] = utc_now,
     on_write: Callable[[str], None] = lambda version: None,
     unfinished: int = 0,
+    on_status: Callable[[JobStatus], None] = lambda status: None,
 ) -> float | None:
     """Observe a resource once, decide and apply; return the seconds after which to look again, if any.
 
@@ -252,6 +272,7 @@ async def reconcile_once(
         settings: The installation's choices.
         clock: The time.
         on_write: Called with the resourceVersion that our own write made.
+        on_status: Called with a status that was written.
         unfinished: Resources in the cluster that have not ended, which paces their reports of progress.
 
     Raises:
@@ -284,6 +305,8 @@ async def reconcile_once(
         snapshot = replace(snapshot, refusal=Refusal(error.code, error.message))
         plan = reconcile(snapshot, now, settings)
         version = await apply(client, snapshot, plan, now)
+    if plan.status is not None:
+        on_status(plan.status)
     # The event of our own write would wake the resource again for nothing.
     if version != snapshot.resource_version:
         on_write(version)

@@ -31,6 +31,7 @@ class Watch:
         namespace: Namespace to watch; None means all.
         wake: Function that is called with the owner of what has changed.
         clock: Clock of monotonic seconds.
+        alive: Function that is called with every sign of life: each try, each event and bookmark.
     """
 
     def __init__(
@@ -40,7 +41,9 @@ class Watch:
         namespace: str | None,
         wake: Callable[[Key], None],
         clock: Callable[[], float] = time.monotonic,
+        alive: Callable[[str, str], None] = lambda what, namespace: None,
     ) -> None:
+        self._alive = alive
         self._cache = cache
         self._what: Owned = what
         self._namespace = namespace
@@ -63,6 +66,8 @@ class Watch:
         version: str | None = None
         failures = 0
         while True:
+            # A try is a sign of life too: while the API server is away, a restart would be of no use.
+            self._alive(self._what, self._namespace or "")
             try:
                 if version is None:
                     version = await self._list()
@@ -102,6 +107,7 @@ class Watch:
     def _report(self, kind: str, body: Json) -> str:
         """Bring one event to the cache; return its version."""
         self._last_sign = self._clock()
+        self._alive(self._what, self._namespace or "")
         metadata = body["metadata"]
         objects = self._cache.owned(self._what)
         if kind == "DELETED":
@@ -118,10 +124,18 @@ class Watch:
 class Watches:
     """All watches of Jobs and pods."""
 
-    def __init__(self, cache: CachedClient, namespaces: Collection[str], wake: Callable[[Key], None]) -> None:
+    def __init__(
+        self,
+        cache: CachedClient,
+        namespaces: Collection[str],
+        wake: Callable[[Key], None],
+        alive: Callable[[str, str], None] = lambda what, namespace: None,
+    ) -> None:
         kinds: tuple[Owned, ...] = ("jobs", "pods")
         self._watches = [
-            Watch(cache, what, namespace, wake) for what in kinds for namespace in namespaces or (None,)
+            Watch(cache, what, namespace, wake, alive=alive)
+            for what in kinds
+            for namespace in namespaces or (None,)
         ]
 
     async def run(self) -> None:
