@@ -1,9 +1,9 @@
 """Status of our resources: every field, and the one of two field managers that owns it.
 
 The operator patches the fields of :class:`OperatorStatus` (field manager ``tlt-operator``), the runner
-applies those of :class:`RunnerStatus` to its own resource (``tlt-runner``, by server-side apply). A kind's status is
-made of both. The lists of fields (:data:`OPERATOR_FIELDS`, :data:`RUNNER_FIELDS`) follow from these classes,
-and so do the runner's admission policy and the run report.
+applies those of :class:`RunnerStatus` to its own resource (``tlt-runner``, by server-side apply). A kind's
+status is made of both. The lists of fields (:data:`OPERATOR_FIELDS`, :data:`RUNNER_FIELDS`) follow from these
+classes, and so do the runner's admission policy and the run report.
 
 To add a section that the runner reports: write its model, a :class:`Section`, and add one field of it to the
 results of the kinds that have it. ``tlt_runner.status.lines`` needs one function that puts it into words.
