@@ -475,7 +475,7 @@ async def growth(bench: Bench, count: int) -> Body:
     }
 
 
-async def _rest(bench: Bench, operator: OperatorProcess, seconds: float) -> dict[str, float]:
+async def _rest(bench: Bench, operator: OperatorProcess | None, seconds: float) -> dict[str, float]:
     """Return the cores that each process uses while nothing is created."""
     async with bench.cost("rest", operator) as cost:
         await asyncio.sleep(seconds)
@@ -505,12 +505,15 @@ async def blocked(bench: Bench, count: int) -> Body:
         # The Job controller itself tries again, and posts Events, with a backoff of up to ten minutes.
         await asyncio.sleep(60)
         during = await _rest(bench, operator, 60)
+        operator.stop()
+        alone = await _rest(bench, None, 60)
     return {
         "benchmark": "operator_load blocked",
         "resources": count,
         "seconds_until_all_say_so": round(told, 1),
         "cores_without_resources": before,
         "cores": during,
+        "cores_without_operator": alone,
     }
 
 

@@ -258,6 +258,36 @@ async def test_one_list_of_warnings_serves_all_resources_of_a_namespace_for_half
     assert cluster.reads["warnings"] == 2
 
 
+@play
+async def test_a_warning_that_says_something_new_wakes_the_owner_of_its_job_and_nobody_else(
+    cluster: MemoryKube,
+) -> None:
+    operator = Operator(cluster)
+    keys = [cluster.add(resource(name=f"j{number}")) for number in range(3)]
+    await operator.watches_report()
+    for key in keys:
+        await operator.look(key)
+    assert await operator.cache.owners_of_news() == set(), "nobody has asked"
+    cluster.wait(60)
+    # From now on the resource is looked at when something new is said, and every ten minutes.
+    assert [await operator.look(key) for key in keys] == [600, 600, 600]
+    uid = cluster.jobs["j1-train-1"]["metadata"]["uid"]
+    quota = {"reason": "FailedCreate", "message": "exceeded quota", "lastTimestamp": "2026-01-01T00:01:00Z"}
+    cluster.warnings[uid] = [quota]
+    operator.seconds += 30
+    assert await operator.cache.owners_of_news() == {keys[1]}
+    cluster.warnings[uid] = [quota | {"lastTimestamp": "2026-01-01T00:02:00Z"}]
+    operator.seconds += 30
+    assert await operator.cache.owners_of_news() == set(), "the same again"
+    cluster.warnings[uid] = [quota | {"message": "denied by webhook"}]
+    operator.seconds += 30
+    assert await operator.cache.owners_of_news() == {keys[1]}
+    reads = cluster.reads["warnings"]
+    operator.seconds += 1000
+    assert await operator.cache.owners_of_news() == set()
+    assert cluster.reads["warnings"] == reads, "nobody has asked for a long time"
+
+
 # --- watches
 
 

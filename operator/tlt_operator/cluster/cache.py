@@ -17,13 +17,11 @@ from typing import Any, TypeVar
 
 from tlt_api.resources import Kind
 from tlt_operator.cluster.client import ConflictError, Json, NotFoundError, Owned, Source
+from tlt_operator.cluster.warning_events import WarningEvents
 from tlt_operator.objects import INDEX, OWNER_KIND, OWNER_NAME, OWNER_UID, SUSPENDED_BY_US
 from tlt_operator.snapshot import Key
 
 KeyType = TypeVar("KeyType", Key, str)
-
-WARNINGS_SECONDS = 30.0
-"""Age up to which a namespace's list of Warning events is used again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +43,9 @@ class CachedClient:
 
     def __init__(self, source: Source, clock: Callable[[], float] = time.monotonic) -> None:
         self.source = source
-        self._clock = clock
         self._resources: dict[Key, _Entry] = {}
         self._owned: dict[Owned, OwnedObjects] = {"jobs": OwnedObjects(_job), "pods": OwnedObjects(_pod)}
-        self._warnings: dict[str, tuple[float, dict[str, list[Json]]]] = {}
+        self.warnings = WarningEvents(source, clock)
 
     # --- what the watches report ----------------------------------------------------------------------------
 
@@ -73,6 +70,11 @@ class CachedClient:
     def owned(self, what: Owned) -> OwnedObjects:
         """Return the Jobs or the pods."""
         return self._owned[what]
+
+    async def owners_of_news(self) -> set[Key]:
+        """List Warning events again; return the owners of the Jobs and pods about which they say more."""
+        uids = await self.warnings.refresh()
+        return set().union(*(objects.owners_of(uids) for objects in self._owned.values())) if uids else set()
 
     # --- Client: reads --------------------------------------------------------------------------------------
 
@@ -133,21 +135,7 @@ class CachedClient:
 
     async def list_warnings(self, namespace: str, uid: str) -> Sequence[Json]:
         """List the Warning events about an object, as of half a minute ago at most."""
-        # One list for all resources of the namespace that wait: events are not indexed, so that the API
-        # server reads all of them for each list, however few match.
-        listed_at, warnings = self._warnings.get(namespace, (-WARNINGS_SECONDS, {}))
-        if self._clock() - listed_at >= WARNINGS_SECONDS:
-            warnings = {}
-            # Set before the answer: others that wait meanwhile do not list once more.
-            self._warnings[namespace] = (self._clock(), warnings)
-            try:
-                for item in await self.source.list_all_warnings(namespace):
-                    about = warnings.setdefault((item.get("involvedObject") or {}).get("uid") or "", [])
-                    about.append({field: item.get(field) for field in _EVENT_FIELDS})
-            except BaseException:
-                self._warnings.pop(namespace, None)
-                raise
-        return warnings.get(uid, [])
+        return await self.warnings.about(namespace, uid)
 
     def list_metadata(self, kind: Kind, namespace: str | None) -> AsyncIterator[Json]:
         """List the metadata of all resources of a kind, from the API server."""
@@ -274,6 +262,11 @@ class OwnedObjects:
         """Return the objects with the label of an owner's uid."""
         return [_decoded(self._entries[name]) for name in self._of_uid.get(uid, ())]
 
+    def owners_of(self, uids: set[str]) -> set[Key]:
+        """Return the owners of the objects with these uids."""
+        owners = {self._owners[name][0] for name, entry in self._entries.items() if entry.uid in uids}
+        return {owner for owner in owners if owner}
+
     def put(self, body: Json) -> Key | None:
         """Store an object unless the cache has a newer version; return its owner if anything changed."""
         metadata = body["metadata"]
@@ -337,7 +330,6 @@ def owner_of(body: Json) -> Key | None:
 
 
 _UNUSED_METADATA = {"managedFields", "resourceVersion"}
-_EVENT_FIELDS = ("reason", "message", "lastTimestamp", "eventTime")
 _METADATA = {
     "name",
     "namespace",
