@@ -66,7 +66,7 @@ class Controller:
         # With its uid: a DELETED that arrives late must not remove a new resource of the same name.
         uid = body["metadata"].get("uid") or ""
         if deleted:
-            self.cache.drop_resource(key, uid)
+            self.cache.resource_deleted(key, uid)
             self._rewrites.forget(key)
         else:
             self.cache.put_resource(key, body)
@@ -216,7 +216,7 @@ class Sweep:
         self._health.sweep_found_unreported(changed | deleted)
         # The cache has what the watch reported: these are read from the API server.
         for key in changed | deleted:
-            self._cache.drop_resource(key, indexed_uids.get(key, ""))
+            self._cache.drop_resource(key)
         # Resources that have not ended are looked at although nothing of them changed: what they wait for may
         # be unwatched, as quotas and Services are.
         for key in changed | self._index.unsettled():

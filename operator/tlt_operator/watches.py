@@ -100,7 +100,7 @@ class Watch:
                 self._changed(objects.put(item))
             # A list of thousands must not keep the rest of the operator waiting.
             await asyncio.sleep(0)
-        for owner in objects.retain(self._namespace, names):
+        for owner in objects.retain(self._namespace, names, version):
             self._changed(owner)
         objects.set_complete(self._namespace, True)
         self._last_sign = self._clock()
@@ -114,7 +114,7 @@ class Watch:
         metadata = body["metadata"]
         objects = self._cache.owned(self._what)
         if kind == "DELETED":
-            self._changed(objects.remove(metadata["namespace"], metadata["name"], metadata.get("uid") or ""))
+            self._changed(objects.deleted(body))
         elif kind != "BOOKMARK":
             self._changed(objects.put(body))
         return str(metadata["resourceVersion"])
