@@ -31,6 +31,7 @@ from tlt_operator.cluster.client import (
 from tlt_operator.health import Health
 from tlt_operator.index import Index, key_of
 from tlt_operator.observe import observe
+from tlt_operator.outputs import Outputs
 from tlt_operator.reconcile import reconcile
 from tlt_operator.reconcile.plan import operator_fields
 from tlt_operator.rewrites import Rewrites
@@ -110,6 +111,7 @@ class Controller:
                         on_write=partial(self.index.note_own_write, key),
                         unfinished=self.index.unfinished,
                         on_status=partial(self._status_written, key),
+                        outputs=self.index.outputs,
                     )
                 self._succeeded(key, requeue_after)
             # Somebody else was faster: the snapshot is out of date, and a new one is taken. Not a failure for
@@ -263,6 +265,7 @@ async def reconcile_once(
     on_write: Callable[[str], None] = lambda version: None,
     unfinished: int = 0,
     on_status: Callable[[JobStatus], None] = lambda status: None,
+    outputs: Outputs | None = None,
 ) -> float | None:
     """Observe a resource once, decide and apply; return the seconds after which to look again, if any.
 
@@ -274,6 +277,7 @@ async def reconcile_once(
         on_write: Called with the resourceVersion that our own write made.
         on_status: Called with a status that was written.
         unfinished: Resources in the cluster that have not ended, which paces their reports of progress.
+        outputs: Writers of all outputs.
 
     Raises:
         ConflictError: Something changed since it was read; look again.
@@ -285,8 +289,12 @@ async def reconcile_once(
     # Deleted: the garbage collector deletes its Jobs and pods by their owner references.
     if snapshot is None:
         return None
-    snapshot = replace(snapshot, unfinished=unfinished)
+    holder = outputs.holder(key) if outputs else None
+    snapshot = replace(snapshot, unfinished=unfinished, output_holder=holder)
     plan = reconcile(snapshot, now, settings)
+    # Without an await since it was asked who holds the output: of two workers, one finds the other's claim.
+    if plan.create is not None and outputs is not None:
+        outputs.claim(key)
     # A Job cannot be taken back: the resource must not have been deleted, suspended or started since the
     # watch reported it.
     if plan.create is not None and not await client.is_current(

@@ -329,6 +329,8 @@ def pod_state(body: Json, owner_uid: str) -> PodState:
         created=from_wire(metadata.get("creationTimestamp")),
         deleting=bool(metadata.get("deletionTimestamp")),
         deletion_due=from_wire(metadata.get("deletionTimestamp")),
+        # A kubelet deletes without a grace period too, once the pod's phase says that it has ended.
+        forced=bool(metadata.get("deletionTimestamp")) and metadata.get("deletionGracePeriodSeconds") == 0,
         conditions=_conditions(status),
         container=_container(runner) if runner else None,
     )

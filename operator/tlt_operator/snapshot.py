@@ -145,6 +145,8 @@ class PodState:
     deleting: bool = False
     deletion_due: datetime | None = None
     """End of the grace period of a pod that is being deleted."""
+    forced: bool = False
+    """True if somebody deleted the pod by force, and so declared that its processes are gone."""
     conditions: Mapping[str, ConditionState] = field(default_factory=dict)
     container: ContainerState | None = None
 
@@ -153,6 +155,11 @@ class PodState:
         """True if no process of the pod can run any more."""
         # Not by deletionTimestamp: a pod that is being deleted runs on, for the grace period or on a node
         # that is cut off.
+        return self.forced or self.phase_ended
+
+    @property
+    def phase_ended(self) -> bool:
+        """True if the kubelet or the node controller has confirmed the pod's end."""
         return self.phase in ("Succeeded", "Failed")
 
     @property
@@ -230,6 +237,7 @@ class Snapshot:
         pods: Pods of all attempts; not read while the attempt's are all ready.
         events: Warnings about the attempt's Job or pod; read only while the pod does not start.
         unfinished: Number of resources in the cluster that have not ended.
+        output_holder: Resource that writes to the same output and goes first; None if there is none.
         refusal: Set when the attempt's Job was refused a moment ago, or its Service, to read or to create.
     """
 
@@ -254,6 +262,7 @@ class Snapshot:
     pods: tuple[PodState, ...] = ()
     events: tuple[EventState, ...] = ()
     unfinished: int = 0
+    output_holder: Key | None = None
     refusal: Refusal | None = None
 
     @property

@@ -75,13 +75,15 @@ async def test_a_run_on_a_node_that_does_not_answer_is_lost_and_not_running(clus
     cluster.wait(24 * 3600)
     await cluster.settle()
     assert list(cluster.jobs) == [JOB]  # the pod may still write
-    # A person has looked, and deletes the pod by force: the Job fails without it.
-    cluster.finish(JOB, ended(1))
-    cluster.pods.clear()
+    # A person has looked, and deletes the pod by force. Its finalizer keeps it until its Job is gone.
+    cluster.pods[POD]["metadata"]["deletionGracePeriodSeconds"] = 0
     await cluster.settle()
     status = cluster.status(key)
-    assert (status["attempt"], status["history"][0]["reason"]) == (2, "Interrupted")
+    assert (status["attempt"], status["history"][0]["reason"]) == (2, "NodeLost")
+    assert (status["preemptions"], "retries" in status) == (1, False)
     assert condition(cluster, key, "Stalled")["status"] == "False"
+    assert cluster.jobs[JOB]["metadata"]["deletionTimestamp"]
+    assert "traffic-train-2" in cluster.jobs
 
 
 @play

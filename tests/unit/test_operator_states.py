@@ -171,6 +171,10 @@ TABLE: dict[str, tuple[Snapshot, type, str, str, str, str]] = {
         snapshot_of(RAN, job=JOB, pods=(OVERDUE,)), Disrupted,
         "Retrying NodeLost", "Running Stopping, suspend Job", "delete Job", "Stalled",
     ),
+    "a Job whose pod was deleted by force": (
+        snapshot_of(RAN, job=JOB, pods=(replace(OVERDUE, forced=True),)), Disrupted,
+        "Retrying, delete Job", "Running Stopping, suspend Job", "delete Job", "Stalled",
+    ),
     "a Job whose node does not answer": (
         snapshot_of(RAN, job=JOB, pods=(SILENT,)), Disrupted,
         "Retrying NodeLost", "Running Stopping, suspend Job", "delete Job", "Stalled",

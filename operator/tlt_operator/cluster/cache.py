@@ -378,6 +378,7 @@ def owner_of(body: Json) -> Key | None:
     return Key(kind, metadata["namespace"], name) if kind and name else None
 
 
+_EMPTY: tuple[Any, ...] = (None, "", {}, [])
 _UNUSED_METADATA = {"managedFields", "resourceVersion"}
 _METADATA = {
     "name",
@@ -424,8 +425,10 @@ def _pod(body: Json) -> dict[str, Any]:
 
 def _metadata(body: Json) -> dict[str, Any]:
     """Return metadata without the version, which is kept apart, and without what may be large."""
-    kept = {name: value for name, value in body["metadata"].items() if name in _METADATA and value}
-    annotations = body["metadata"].get("annotations") or {}
+    # Without empty values; a grace period of 0 is none.
+    metadata = body["metadata"]
+    kept = {name: value for name, value in metadata.items() if name in _METADATA and value not in _EMPTY}
+    annotations = metadata.get("annotations") or {}
     read = {name: value for name, value in annotations.items() if name in _ANNOTATIONS}
     return kept | ({"annotations": read} if read else {})
 

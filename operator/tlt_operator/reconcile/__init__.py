@@ -22,7 +22,7 @@ from tlt_api.resources import Resource
 from tlt_operator.objects import job
 from tlt_operator.objects.event import Event
 from tlt_operator.reconcile import attempts, cleanup
-from tlt_operator.reconcile.plan import Plan, announce, fail, plan_for, with_state
+from tlt_operator.reconcile.plan import Plan, fail, plan_for, with_state
 from tlt_operator.reconcile.state import NotStarted, attempt_state
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Snapshot
@@ -99,7 +99,7 @@ def _first_attempt(snapshot: Snapshot, resource: Resource, now: datetime) -> Pla
     match references.resolve(resource, lambda kind, name: snapshot.parents.get((kind, name))):
         # The files are recorded in the status with their digests: all attempts start from the same ones.
         case references.Resolved(inputs=inputs, dependency=dependency):
-            return announce(snapshot, 1, now, inputs=inputs, dependency=dependency)
+            return attempts.begin(snapshot, resource, 1, now, inputs=inputs, dependency=dependency)
         # The parent is recorded by its uid: a resource of its name that is created later is another one.
         case references.Waiting(message=message, dependency=dependency):
             state = conditions.waiting_for_dependency(message)

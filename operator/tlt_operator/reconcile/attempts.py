@@ -81,7 +81,7 @@ def reconcile(
             return _report_running(snapshot, resource, state, now)
         # A pod is being taken away: the Job fails, and another attempt follows, once it has ended.
         case Disrupted():
-            return _disrupted(snapshot, state, now)
+            return _disrupted(snapshot, resource, state, now)
         # The Job is suspended: by the operator, by Kueue or by a person.
         case Paused():
             return _paused(snapshot, resource, state, now)
@@ -147,9 +147,14 @@ def _still_writing(snapshot: Snapshot, now: datetime) -> Plan:
     return _await_pods(snapshot, stopping, now)
 
 
-def _disrupted(snapshot: Snapshot, state: Disrupted, now: datetime) -> Plan:
+def _disrupted(snapshot: Snapshot, resource: Resource, state: Disrupted, now: datetime) -> Plan:
     """Report an attempt one of whose pods is being taken away."""
     pod, cause = state.pod, state.pod.conditions.get("DisruptionTarget")
+    # The Job controller waits for its end, which nobody can report any more. Without the Job it goes.
+    if pod.forced:
+        message = f"pod {pod.name} on node {pod.node or 'unknown'} was deleted by force"
+        lost = failure(Reason.NODE_LOST, message)
+        return end_attempt(snapshot, resource, lost, now, delete=state.job)
     reason = f" ({cause.reason}: {cause.message})" if cause and cause.true else ""
     message = f"attempt {snapshot.attempt}: pod {pod.name} is being stopped{reason}; the next attempt follows"
     stopping = State(Phase.RUNNING, conditions.STOPPING, message)
@@ -319,6 +324,9 @@ def _wait(
     """Report a state in which a pod is waited for; after startTimeoutSeconds, fail by ``cause``."""
     seconds_left = _seconds_left(times.from_wire(snapshot.status.waiting_since), resource, now)
     if seconds_left is not None and seconds_left <= 0:
+        # Between two attempts, or before the first one, no attempt ends.
+        if snapshot.status.attempt is None or snapshot.status.recorded_end:
+            return fail(snapshot, cause, now)
         return end_attempt(snapshot, resource, cause, now, delete=job)
     # No event announces the end of the timeout.
     poll = poll if seconds_left is None else min(poll, seconds_left)
@@ -396,7 +404,7 @@ def _announce_next(
     # From the recorded end, not from now: the delay does not begin anew when the operator restarts.
     due = (times.from_wire(last.time) or now) + timedelta(seconds=delay)
     if now >= due:
-        return announce(snapshot, snapshot.attempt + 1, now)
+        return begin(snapshot, resource, snapshot.attempt + 1, now)
     wait = (due - now).total_seconds()
     wait = wait if seconds_left is None else min(wait, seconds_left)
     # The status of the failure says more than the one below and stays, unless the spec was edited since.
@@ -443,4 +451,18 @@ def next_attempt(snapshot: Snapshot, resource: Resource, now: datetime) -> Plan:
     changes["restarts"] = (status.restarts or 0) + 1
     # The Job that a former operator created is the next attempt's.
     found = replace(snapshot, next_job=snapshot.job) if snapshot.recorded else snapshot
-    return announce(found, status.attempt + 1, now, **changes)
+    return begin(found, resource, status.attempt + 1, now, **changes)
+
+
+def begin(snapshot: Snapshot, resource: Resource, attempt: int, now: datetime, **changes: Any) -> Plan:
+    """Go on with the next attempt, unless another resource writes to the output."""
+    holder = snapshot.output_holder
+    # The Job of an attempt that has begun is not taken back.
+    if holder is None or snapshot.recorded is not None:
+        return announce(snapshot, attempt, now, **changes)
+    blocker = blockers.output_blocker(resource.spec.output.uri, holder)
+    state = State(Phase.QUEUED, blocker.reason, blocker.block.message, blocker.block)
+    cause = failure(blocker.fails_as, blocker.message, blocker.hint)
+    # What an attempt starts from is resolved when it starts.
+    changes = {name: value for name, value in changes.items() if name != "inputs"}
+    return _wait(snapshot, resource, state, cause, None, now, REFUSED_POLL_SECONDS, **changes)

@@ -13,11 +13,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tlt_api.conditions import Block
+from tlt_api.conditions import OUTPUT_IN_USE, Block
 from tlt_api.failures import CLASSES, Reason
 from tlt_operator.objects.job import RUNNER_SERVICE_ACCOUNT
 from tlt_operator.objects.service import service_name
-from tlt_operator.snapshot import EventState, JobState, PodState, Refusal, ServiceState
+from tlt_operator.snapshot import EventState, JobState, Key, PodState, Refusal, ServiceState
 
 # Reasons with which the kubelet keeps a container waiting. They are errors, some of which pass.
 _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
@@ -109,6 +109,15 @@ def _unscheduled_blocker(reason: str, message: str, namespace: str) -> Blocker:
     if "unbound immediate PersistentVolumeClaims" in message:
         return Blocker("ClaimUnbound", message, f"kubectl describe pvc -n {namespace} says why.")
     return Blocker(reason, message)
+
+
+def output_blocker(uri: str, holder: Key) -> Blocker:
+    """Return the blocker of a resource whose output another live one writes to."""
+    return Blocker(
+        OUTPUT_IN_USE,
+        f"{holder.kind}/{holder.name} writes to {uri}: two runs would replace each other's files",
+        "It starts once that one has ended or is deleted; another spec.output.uri would not have to wait.",
+    )
 
 
 def suspension_blocker(job: JobState, namespace: str) -> Blocker:

@@ -152,9 +152,8 @@ def attempt_state(snapshot: Snapshot) -> AttemptState:
 def _active(snapshot: Snapshot, job: JobState) -> Starting | Running | Disrupted:
     """Return the state of an attempt whose Job has not ended, is not suspended and not being deleted."""
     # However it seems to run: one pod that goes takes the attempt with it.
-    pods = [pod for pod in snapshot.attempt_pods if not pod.ended]
-    for pod in pods:
-        if pod.deleting or pod.disrupted or pod.unheard_since:
+    for pod in snapshot.attempt_pods:
+        if not pod.phase_ended and (pod.deleting or pod.disrupted or pod.unheard_since):
             return Disrupted(job, pod)
     runs = _all_pods_run(snapshot, job)
     # Pods of several nodes find each other by their Service: without it they run and get nowhere.
