@@ -65,7 +65,11 @@ class Watch:
         return self._clock() - self._last_sign
 
     async def run(self) -> None:
-        """List and watch until cancelled."""
+        """List and watch until cancelled.
+
+        Errors of the API server are logged and tried again. Any other error is a mistake of ours, which ends
+        the process on purpose, by the TaskGroup of :class:`Watches`: a cache without its watch is worse.
+        """
         version: str | None = None
         failures = 0
         while True:

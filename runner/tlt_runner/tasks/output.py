@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
 from pydantic import ValidationError
 
 from tlt_api import times
@@ -223,6 +222,9 @@ def _run_of_manifest(storage: Storage, uri: str) -> str | None:
 
 
 def _run_of_state(storage: Storage, uri: str) -> str | None:
+    # Imported here: numpy starts threads, and signals are blocked before any.
+    import numpy as np
+
     try:
         with np.load(io.BytesIO(storage.fetch(join(uri, "last.state.npz")).read_bytes())) as arrays:
             return str(json.loads(arrays["position"].tobytes())["run"])
