@@ -20,8 +20,10 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import re
 import ssl
+import statistics
 import sys
 import time
 from collections import Counter
@@ -473,7 +475,7 @@ async def growth(bench: Bench, count: int) -> Body:
     }
 
 
-async def _rest(bench: Bench, operator: OperatorProcess, seconds: float) -> dict[str, float]:
+async def _rest(bench: Bench, operator: OperatorProcess | None, seconds: float) -> dict[str, float]:
     """Return the cores that each process uses while nothing is created."""
     async with bench.cost("rest", operator) as cost:
         await asyncio.sleep(seconds)
@@ -503,12 +505,15 @@ async def blocked(bench: Bench, count: int) -> Body:
         # The Job controller itself tries again, and posts Events, with a backoff of up to ten minutes.
         await asyncio.sleep(60)
         during = await _rest(bench, operator, 60)
+        operator.stop()
+        alone = await _rest(bench, None, 60)
     return {
         "benchmark": "operator_load blocked",
         "resources": count,
         "seconds_until_all_say_so": round(told, 1),
         "cores_without_resources": before,
         "cores": during,
+        "cores_without_operator": alone,
     }
 
 
@@ -527,12 +532,13 @@ async def running(bench: Bench, count: int, seconds: float) -> Body:
         await bench.server.until_all(path, [f"j{n}" for n in range(count)], has_phase("Running"))
         await asyncio.sleep(10)
         before = await _rest(bench, operator, 30)
-        pace = await _pace(bench, "operated", count)
+        paces = await _paces(bench, "operated")
         reports = 0
 
         async def report(number: int) -> None:
             nonlocal reports
-            await asyncio.sleep(pace * number / count)
+            pace = paces[f"j{number}-train-1"]
+            await asyncio.sleep(pace * random.random())
             while True:
                 begin = time.monotonic()
                 now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -555,7 +561,7 @@ async def running(bench: Bench, count: int, seconds: float) -> Body:
                 await asyncio.sleep(max(0.0, begin + pace - time.monotonic()))
 
         tasks = [asyncio.create_task(report(number)) for number in range(count)]
-        await asyncio.sleep(pace)
+        await asyncio.sleep(10)
         at = reports
         during = await _rest(bench, operator, seconds)
         at = reports - at
@@ -565,18 +571,20 @@ async def running(bench: Bench, count: int, seconds: float) -> Body:
     return {
         "benchmark": "operator_load running",
         "resources": count,
-        "seconds_between_reports": pace,
+        "seconds_between_reports_median": statistics.median(paces.values()),
         "reports_a_second": round(at / seconds, 1),
         "cores_without_reports": before,
         "cores": during,
     }
 
 
-async def _pace(bench: Bench, namespace: str, count: int) -> float:
-    """Return the seconds between two reports that the RunSpec of the newest Job asks for."""
-    job = await bench.server.request("GET", f"{_JOBS.format(namespace)}/j{count - 1}-train-1")
-    run = json.loads(job["spec"]["template"]["metadata"]["annotations"]["tlt.dev/run-spec"])
-    return float(run.get("progressSeconds", 5))
+async def _paces(bench: Bench, namespace: str) -> dict[str, float]:
+    """Return the seconds between two reports that each Job's RunSpec asks for."""
+    paces = {}
+    for job in await bench.server.list(_JOBS.format(namespace)):
+        run = json.loads(job["spec"]["template"]["metadata"]["annotations"]["tlt.dev/run-spec"])
+        paces[job["metadata"]["name"]] = float(run.get("progressSeconds", 5))
+    return paces
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,7 +11,7 @@ from tlt_api import conditions, times
 from tlt_api.conditions import State
 from tlt_api.failures import Reason, failure
 from tlt_api.resources import Resource
-from tlt_api.runspec import for_attempt
+from tlt_api.runspec import PROGRESS_SECONDS, for_attempt
 from tlt_api.status import Attempt, Failure, Inputs, Phase
 from tlt_operator.objects import job as job_object
 from tlt_operator.objects import service as service_object
@@ -44,13 +45,18 @@ from tlt_operator.reconcile.state import (
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import JobState, Refusal, Snapshot
 
-# Services, quotas and Events are not watched: while one of them matters, the resource is looked at again.
+# Services and quotas are not watched: while one of them matters, the resource is looked at again.
 OLD_POD_POLL_SECONDS = 5.0
 """Interval while the end of a pod is awaited."""
 REFUSED_POLL_SECONDS = 30.0
 """Interval while a name is taken or a request is refused: somebody has to act first."""
-_SHORTEST_POLL_SECONDS = 5.0
-_LONGEST_POLL_SECONDS = 120.0
+_REPORTS_PER_SECOND = 4.0
+"""Reports of progress that all runs together make in a second, if they started together. Of a thousand runs
+that started one after the other, each with its own pace, it is 4 * (1 + ln(1000 / 20)) = 20 a second."""
+_FIRST_WARNINGS_SECONDS = 10.0
+"""Age of a Job from which on Warning Events say why it has no running pod (:mod:`tlt_operator.observe`)."""
+_WATCHED_POLL_SECONDS = 600.0
+"""Interval while everything that is waited for is watched, in case that a watch has missed it."""
 
 
 def reconcile(
@@ -176,7 +182,7 @@ def _paused(snapshot: Snapshot, resource: Resource, state: Paused, now: datetime
         return plan_for(snapshot, status, resume=job, requeue_after=OLD_POD_POLL_SECONDS)
     if not job.queue:
         blocker = blockers.suspension_blocker(job, snapshot.namespace)
-        return _blocked(snapshot, resource, blocker, job, now, REFUSED_POLL_SECONDS)
+        return _blocked(snapshot, resource, blocker, job, now, _WATCHED_POLL_SECONDS)
     # Kueue resumes it when it admits it, which may take days and is no error.
     message = f"attempt {snapshot.attempt}: Job {job.name} waits in the queue {job.queue}"
     changes: dict[str, Any] = {}
@@ -193,7 +199,7 @@ def _paused(snapshot: Snapshot, resource: Resource, state: Paused, now: datetime
         changes["history"] = retry.append(snapshot.status.history, entry)
         changes["preemptions"] = (snapshot.status.preemptions or 0) + 1
     reason = conditions.WAITING_FOR_ADMISSION
-    return _queued(snapshot, resource, reason, message, now, REFUSED_POLL_SECONDS, job, **changes)
+    return _queued(snapshot, resource, reason, message, now, _WATCHED_POLL_SECONDS, job, **changes)
 
 
 def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Settings) -> Plan:
@@ -220,13 +226,20 @@ def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Set
     # The files that the first attempt was given: a retry uses the same bytes.
     inputs = snapshot.status.inputs or Inputs()
     addresses = service_object.addresses(name, spec)
-    run = for_attempt(resource, spec, inputs, snapshot.attempt, addresses)
+    pace = progress_seconds(snapshot.unfinished)
+    run = for_attempt(resource, spec, inputs, snapshot.attempt, addresses, pace)
     avoided = retry.nodes_to_avoid(snapshot.status.history)
     body = job_object.build(run, settings, snapshot.labels, avoided)
     message = f"attempt {snapshot.attempt}: Job {name} waits for its pod to run"
     status = with_state(snapshot, State(Phase.QUEUED, conditions.WAITING_FOR_POD, message), now)
     # The Job's first event comes sooner than this.
     return plan_for(snapshot, status, create=body, requeue_after=REFUSED_POLL_SECONDS)
+
+
+def progress_seconds(unfinished: int) -> int:
+    """Return the shortest time between two reports of progress of a run, among this many."""
+    # The pace of a run is set when it starts: the first runs of a thousand report more often than the last.
+    return max(PROGRESS_SECONDS, math.ceil(unfinished / _REPORTS_PER_SECOND))
 
 
 def _refused(
@@ -259,13 +272,14 @@ def _report_waiting(snapshot: Snapshot, resource: Resource, state: Starting, now
 
 
 def _poll_seconds(snapshot: Snapshot, job: JobState, now: datetime) -> float:
-    """Seconds until the next look at a Job whose pods do not run. Pods are not watched, hence the poll."""
+    """Seconds until the next look at a Job whose pods do not run."""
     # Services are not watched: only another look finds that a name is free or a right was granted.
     if job.indexed and snapshot.own_service is None:
         return REFUSED_POLL_SECONDS
-    # Often at first, when an image is pulled, and ever less: a pod may wait for a free node for days.
+    # Once somebody has asked for Warning Events, those that say something new wake the resource. A pod may
+    # wait for a free node for days, and thousands of them must cost nothing meanwhile.
     age = (now - (job.created or now)).total_seconds()
-    return min(max(age / 4, _SHORTEST_POLL_SECONDS), _LONGEST_POLL_SECONDS)
+    return _FIRST_WARNINGS_SECONDS - age if age < _FIRST_WARNINGS_SECONDS else _WATCHED_POLL_SECONDS
 
 
 def _blocked(
