@@ -587,6 +587,22 @@ async def _paces(bench: Bench, namespace: str) -> dict[str, float]:
     return paces
 
 
+def plot(line: Path, picture: Path) -> None:
+    """Draw the cost of one more resource at each size, from the line that `growth` printed."""
+    from matplotlib.figure import Figure
+
+    curve = json.loads(line.read_text())["curve"]
+    sizes = [row["resources"] for row in curve]
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for part in ("kube-apiserver", "operator"):
+        axes.plot(sizes, [row[f"{part}_cpu_ms"] for row in curve], marker="o", label=f"CPU of {part}")
+    axes.set(xlabel="TrainingJobs in the cluster", ylabel="ms for one more", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(picture, metadata={"Date": None})
+
+
 def main() -> None:
     """Run the load that the arguments name."""
     parser = argparse.ArgumentParser(
@@ -595,8 +611,12 @@ def main() -> None:
     parser.add_argument("load", nargs="?", default="jobs")
     parser.add_argument("count", nargs="?", type=int, default=1000)
     parser.add_argument("--profile", type=Path, help="folder for profiles of the API server")
+    parser.add_argument("--plot", type=Path, nargs=2, help="draw the output of growth: its file, and an SVG")
     parser.add_argument("--seconds", type=float, default=60, help="time of `running`")
     arguments = parser.parse_args()
+    if arguments.plot:
+        plot(*arguments.plot)
+        return
     if arguments.load.isdigit():
         arguments.load, arguments.count = "jobs", int(arguments.load)
     if arguments.profile:

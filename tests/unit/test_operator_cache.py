@@ -302,13 +302,15 @@ async def test_a_warning_that_says_something_new_wakes_the_owner_of_its_job_and_
     # From now on the resource is looked at when something new is said, and every ten minutes.
     assert [await operator.look(key) for key in keys] == [600, 600, 600]
     uid = cluster.jobs["j1-train-1"]["metadata"]["uid"]
-    quota = {"reason": "FailedCreate", "message": "exceeded quota", "lastTimestamp": "2026-01-01T00:01:00Z"}
-    cluster.warnings[uid] = [quota]
+    message = 'Error creating: pods "j1-train-1-{}" is forbidden: exceeded quota: none'
+    quota = {"reason": "FailedCreate", "message": message.format("x7k2p")}
+    cluster.warnings[uid] = [quota | {"lastTimestamp": "2026-01-01T00:01:00Z"}]
     operator.seconds += 30
     assert await operator.cache.owners_of_news() == {keys[1]}
-    cluster.warnings[uid] = [quota | {"lastTimestamp": "2026-01-01T00:02:00Z"}]
+    later = {"message": message.format("b9wq4"), "lastTimestamp": "2026-01-01T00:02:00Z"}
+    cluster.warnings[uid] = [quota | later]
     operator.seconds += 30
-    assert await operator.cache.owners_of_news() == set(), "the same again"
+    assert await operator.cache.owners_of_news() == set(), "the same of another pod"
     cluster.warnings[uid] = [quota | {"message": "denied by webhook"}]
     operator.seconds += 30
     assert await operator.cache.owners_of_news() == {keys[1]}

@@ -6,6 +6,7 @@ minute therefore serves all resources that wait for a pod, and wakes those about
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 
@@ -15,6 +16,8 @@ REFRESH_SECONDS = 30.0
 """Time between two lists of a namespace, and the age up to which a list is used."""
 _INTEREST_SECONDS = 900.0
 """Time for which a namespace is listed again after somebody asked: the sweep asks for all who still wait."""
+_POD_NAME = re.compile(r"""(pods? "[^"]*-)[a-z0-9]{5}(?=")""")
+"""Name of a pod that was refused: another one at each try, though nothing else is said."""
 _FIELDS = ("reason", "message", "lastTimestamp", "eventTime")
 
 
@@ -65,7 +68,8 @@ class WarningEvents:
         try:
             for item in await self._source.list_all_warnings(namespace):
                 about = events.setdefault((item.get("involvedObject") or {}).get("uid") or "", [])
-                about.append({field: item.get(field) for field in _FIELDS})
+                event = {field: item.get(field) for field in _FIELDS}
+                about.append({**event, "message": _POD_NAME.sub(r"\1*", event["message"] or "")})
         except BaseException:
             self._listed[namespace] = previous if previous is not None else -REFRESH_SECONDS
             raise
