@@ -20,8 +20,10 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import re
 import ssl
+import statistics
 import sys
 import time
 from collections import Counter
@@ -473,7 +475,7 @@ async def growth(bench: Bench, count: int) -> Body:
     }
 
 
-async def _rest(bench: Bench, operator: OperatorProcess, seconds: float) -> dict[str, float]:
+async def _rest(bench: Bench, operator: OperatorProcess | None, seconds: float) -> dict[str, float]:
     """Return the cores that each process uses while nothing is created."""
     async with bench.cost("rest", operator) as cost:
         await asyncio.sleep(seconds)
@@ -503,12 +505,15 @@ async def blocked(bench: Bench, count: int) -> Body:
         # The Job controller itself tries again, and posts Events, with a backoff of up to ten minutes.
         await asyncio.sleep(60)
         during = await _rest(bench, operator, 60)
+        operator.stop()
+        alone = await _rest(bench, None, 60)
     return {
         "benchmark": "operator_load blocked",
         "resources": count,
         "seconds_until_all_say_so": round(told, 1),
         "cores_without_resources": before,
         "cores": during,
+        "cores_without_operator": alone,
     }
 
 
@@ -527,12 +532,13 @@ async def running(bench: Bench, count: int, seconds: float) -> Body:
         await bench.server.until_all(path, [f"j{n}" for n in range(count)], has_phase("Running"))
         await asyncio.sleep(10)
         before = await _rest(bench, operator, 30)
-        pace = await _pace(bench, "operated", count)
+        paces = await _paces(bench, "operated")
         reports = 0
 
         async def report(number: int) -> None:
             nonlocal reports
-            await asyncio.sleep(pace * number / count)
+            pace = paces[f"j{number}-train-1"]
+            await asyncio.sleep(pace * random.random())
             while True:
                 begin = time.monotonic()
                 now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -555,7 +561,7 @@ async def running(bench: Bench, count: int, seconds: float) -> Body:
                 await asyncio.sleep(max(0.0, begin + pace - time.monotonic()))
 
         tasks = [asyncio.create_task(report(number)) for number in range(count)]
-        await asyncio.sleep(pace)
+        await asyncio.sleep(10)
         at = reports
         during = await _rest(bench, operator, seconds)
         at = reports - at
@@ -565,18 +571,36 @@ async def running(bench: Bench, count: int, seconds: float) -> Body:
     return {
         "benchmark": "operator_load running",
         "resources": count,
-        "seconds_between_reports": pace,
+        "seconds_between_reports_median": statistics.median(paces.values()),
         "reports_a_second": round(at / seconds, 1),
         "cores_without_reports": before,
         "cores": during,
     }
 
 
-async def _pace(bench: Bench, namespace: str, count: int) -> float:
-    """Return the seconds between two reports that the RunSpec of the newest Job asks for."""
-    job = await bench.server.request("GET", f"{_JOBS.format(namespace)}/j{count - 1}-train-1")
-    run = json.loads(job["spec"]["template"]["metadata"]["annotations"]["tlt.dev/run-spec"])
-    return float(run.get("progressSeconds", 5))
+async def _paces(bench: Bench, namespace: str) -> dict[str, float]:
+    """Return the seconds between two reports that each Job's RunSpec asks for."""
+    paces = {}
+    for job in await bench.server.list(_JOBS.format(namespace)):
+        run = json.loads(job["spec"]["template"]["metadata"]["annotations"]["tlt.dev/run-spec"])
+        paces[job["metadata"]["name"]] = float(run.get("progressSeconds", 5))
+    return paces
+
+
+def plot(line: Path, picture: Path) -> None:
+    """Draw the cost of one more resource at each size, from the line that `growth` printed."""
+    from matplotlib.figure import Figure
+
+    curve = json.loads(line.read_text())["curve"]
+    sizes = [row["resources"] for row in curve]
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for part in ("kube-apiserver", "operator"):
+        axes.plot(sizes, [row[f"{part}_cpu_ms"] for row in curve], marker="o", label=f"CPU of {part}")
+    axes.set(xlabel="TrainingJobs in the cluster", ylabel="ms for one more", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(picture, metadata={"Date": None})
 
 
 def main() -> None:
@@ -587,8 +611,12 @@ def main() -> None:
     parser.add_argument("load", nargs="?", default="jobs")
     parser.add_argument("count", nargs="?", type=int, default=1000)
     parser.add_argument("--profile", type=Path, help="folder for profiles of the API server")
+    parser.add_argument("--plot", type=Path, nargs=2, help="draw the output of growth: its file, and an SVG")
     parser.add_argument("--seconds", type=float, default=60, help="time of `running`")
     arguments = parser.parse_args()
+    if arguments.plot:
+        plot(*arguments.plot)
+        return
     if arguments.load.isdigit():
         arguments.load, arguments.count = "jobs", int(arguments.load)
     if arguments.profile:

@@ -91,6 +91,9 @@ class MemoryBackend:
         assert stored is not None
         return stored
 
+    def create(self, local: Path, address: Address) -> bool:
+        return self.files.setdefault(address.uri, content := local.read_bytes()) is content
+
     def stored(self, address: Address) -> StoredFile | None:
         content = self.files.get(address.uri)
         if content is None:

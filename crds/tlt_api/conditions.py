@@ -13,7 +13,8 @@ conditions that kstatus (Flux, Argo CD, ``kubectl wait``) understands:
     Failed       False  False        True     False      False     True
 
 ``Blocked`` is True while something outside keeps the attempt's pod from starting; its transition time says
-since when. The first four phases differ in the reason of Reconciling only.
+since when. The first four phases differ in the reason of Reconciling only. ``Stalled`` is also True in them
+while a person has to act: a run without progress, or a pod whose node does not answer.
 """
 
 from __future__ import annotations
@@ -41,23 +42,29 @@ NOT_STARTED = "NotStarted"
 WAITING_FOR_DEPENDENCY = "WaitingForDependency"
 WAITING_FOR_POD = "WaitingForPod"
 WAITING_FOR_ADMISSION = "WaitingForAdmission"
+OUTPUT_IN_USE = "OutputInUse"
 RUNNING = "Running"
 STOPPING = "Stopping"
 RETRYING = "Retrying"
+NODE_LOST = "NodeLost"
+NO_PROGRESS = "NoProgress"
 _PHASE_OF_REASON = {
     NOT_STARTED: Phase.PENDING,
     WAITING_FOR_DEPENDENCY: Phase.PENDING,
     RUNNING: Phase.RUNNING,
     STOPPING: Phase.RUNNING,
+    NO_PROGRESS: Phase.RUNNING,
     RETRYING: Phase.RETRYING,
+    NODE_LOST: Phase.RETRYING,
 }
 """Phase for each reason of Reconciling; with any other reason an attempt is Queued."""
 
 # The table of the module's docstring, a line each for its columns.
 _TRUE_IN: dict[str, frozenset[Phase]] = {
     READY: frozenset({Phase.SUCCEEDED}),
-    RECONCILING: frozenset({Phase.PENDING, Phase.QUEUED, Phase.RUNNING, Phase.RETRYING}),
+    # Before Reconciling: of the two, kstatus takes the one that comes first.
     STALLED: frozenset({Phase.FAILED}),
+    RECONCILING: frozenset({Phase.PENDING, Phase.QUEUED, Phase.RUNNING, Phase.RETRYING}),
     SUSPENDED: frozenset({Phase.SUSPENDED}),
     COMPLETE: frozenset({Phase.SUCCEEDED}),
     FAILED: frozenset({Phase.FAILED}),
@@ -88,12 +95,14 @@ class State:
         reason: Reason of the state, one word; for a resource that is reconciling it decides the phase.
         message: Explanation of the state, one sentence.
         block: Obstacle that keeps the pod from starting; None if there is none.
+        stalled: True if the resource does not go on unless a person acts, though it has not failed.
     """
 
     phase: Phase
     reason: str
     message: str
     block: Block | None = None
+    stalled: bool = False
 
 
 def not_started(message: str) -> State:
@@ -140,7 +149,8 @@ def build(previous: Sequence[Condition], state: State, generation: int, now: str
     result = []
     # Every type is there at all times: `kubectl wait --for=condition=Failed=false` must find its condition.
     for type_, phases in _TRUE_IN.items():
-        status: Literal["True", "False"] = "True" if state.phase in phases else "False"
+        holds = state.phase in phases or (type_ == STALLED and state.stalled)
+        status: Literal["True", "False"] = "True" if holds else "False"
         # Ready carries the reason of every state, the other conditions only while they are True.
         explains = status == "True" or type_ == READY
         reason, message = (state.reason, state.message) if explains else (f"Not{type_}", "")

@@ -6,10 +6,11 @@ secrets: credentials come as environment variables from the Secret that the spec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, ValidationInfo, model_validator
 
 from tlt_api.base import API_VERSION, ApiModel
 from tlt_api.common import JobSpec, ObjectName
@@ -62,7 +63,7 @@ class RunSpec(ApiModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _spec_by_kind(cls, data: Any) -> Any:
+    def _spec_by_kind(cls, data: Any, info: ValidationInfo) -> Any:
         # The field's type is the base class of all specs: the owner's kind decides which one is read.
         if not isinstance(data, dict) or not isinstance(data.get("spec"), dict):
             return data
@@ -71,7 +72,8 @@ class RunSpec(ApiModel):
         kind = owner.kind if isinstance(owner, Owner) else (owner or {}).get("kind")
         if kind not in KINDS:
             raise ValueError(f"owner.kind: expected one of {', '.join(KINDS)}, got {kind!r}")
-        return {**data, "spec": KINDS[kind].spec.model_validate(data["spec"])}
+        spec = KINDS[kind].spec.model_validate(data["spec"], extra=info.context, context=info.context)
+        return {**data, "spec": spec}
 
     @property
     def kind(self) -> Kind:
@@ -84,12 +86,36 @@ class RunSpec(ApiModel):
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Read a run spec from the text of :meth:`to_json`.
+        """Read a run spec from the text of :meth:`to_json`, of this version or of one beside it.
+
+        Fields that this version does not know are ignored (:func:`unknown_fields` names them), since a newer
+        operator wrote them; fields that an older one did not write have their defaults.
 
         Raises:
             pydantic.ValidationError: The text is not a RunSpec.
         """
-        return cls.model_validate_json(text)
+        # The context repeats the choice for the spec, which a validator reads by its kind.
+        return cls.model_validate_json(text, extra="ignore", context="ignore")
+
+
+def unknown_fields(run: RunSpec, text: str | bytes) -> list[str]:
+    """Return the paths of the fields of a text that :meth:`RunSpec.from_json` ignored when it read it."""
+    # What was set while reading is what was known; a field that is unknown is in the text alone.
+    return list(
+        _missing(json.loads(text), run.model_dump(mode="json", by_alias=True, exclude_unset=True), "")
+    )
+
+
+def _missing(data: Any, known: Any, path: str) -> Iterator[str]:
+    if isinstance(data, dict) and isinstance(known, dict):
+        for name, value in data.items():
+            if name in known:
+                yield from _missing(value, known[name], f"{path}.{name}")
+            else:
+                yield f"{path}.{name}".lstrip(".")
+    elif isinstance(data, list) and isinstance(known, list):
+        for index, (value, known_value) in enumerate(zip(data, known, strict=True)):
+            yield from _missing(value, known_value, f"{path}[{index}]")
 
 
 def for_attempt(

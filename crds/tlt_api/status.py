@@ -1,9 +1,9 @@
 """Status of our resources: every field, and the one of two field managers that owns it.
 
-The operator applies the fields of :class:`OperatorStatus` (field manager ``tlt-operator``), the runner those
-of :class:`RunnerStatus` on its own resource (``tlt-runner``), both by server-side apply. A kind's status is
-made of both. The lists of fields (:data:`OPERATOR_FIELDS`, :data:`RUNNER_FIELDS`) follow from these classes,
-and so do the runner's admission policy and the run report.
+The operator patches the fields of :class:`OperatorStatus` (field manager ``tlt-operator``), the runner
+applies those of :class:`RunnerStatus` to its own resource (``tlt-runner``, by server-side apply). A kind's
+status is made of both. The lists of fields (:data:`OPERATOR_FIELDS`, :data:`RUNNER_FIELDS`) follow from these
+classes, and so do the runner's admission policy and the run report.
 
 To add a section that the runner reports: write its model, a :class:`Section`, and add one field of it to the
 results of the kinds that have it. ``tlt_runner.status.lines`` needs one function that puts it into words.
@@ -411,13 +411,13 @@ class ExportStatus(Section):
 
 
 class OperatorStatus(StatusModel):
-    """Fields of the operator, applied as a whole: server-side apply removes those that are left out."""
+    """Fields of the operator, changed by merge patches that null those that no longer apply."""
 
     phase: Phase | None = None
     """Summary of the conditions in one word."""
     observed_generation: int | None = None
     """Generation of the spec on which this status is based."""
-    conditions: Annotated[list[Condition], Field(json_schema_extra={"x-list-map-key": "type"})] = []
+    conditions: list[Condition] = []
     """Conditions of the resource, one for each type."""
     attempt: int | None = None
     """Number of the current or last attempt, from 1."""

@@ -14,6 +14,7 @@ from datetime import datetime
 from functools import partial
 
 from tlt_api.resources import KINDS, Kind
+from tlt_api.status import JobStatus
 from tlt_api.times import utc_now
 from tlt_operator import metrics
 from tlt_operator.apply import apply
@@ -30,7 +31,10 @@ from tlt_operator.cluster.client import (
 from tlt_operator.health import Health
 from tlt_operator.index import Index, key_of
 from tlt_operator.observe import observe
+from tlt_operator.outputs import Outputs
 from tlt_operator.reconcile import reconcile
+from tlt_operator.reconcile.plan import operator_fields
+from tlt_operator.rewrites import Rewrites
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Key, Refusal
 from tlt_operator.watches import Watches
@@ -39,8 +43,9 @@ from tlt_operator.workqueue import WorkQueue
 log = logging.getLogger(__name__)
 
 
-_TOGETHER_SECONDS = 0.1
-"""Delay of a look after a change of a Job or pod: a pod's start is five changes within a moment."""
+_TOGETHER_SECONDS = 1.0
+"""Delay of a look after a change of a Job or pod: a start is five changes within a moment, and a state that
+lasts for less than this is not worth a status."""
 
 
 class Controller:
@@ -49,8 +54,9 @@ class Controller:
     def __init__(self, client: Source, settings: Settings, health: Health) -> None:
         self.queue: WorkQueue[Key] = WorkQueue()
         self.index = Index()
+        self._rewrites = Rewrites()
         self.cache = CachedClient(client)
-        self.watches = Watches(self.cache, settings.namespaces, self._owned_changed)
+        self.watches = Watches(self.cache, settings.namespaces, self._owned_changed, health.watches.opened)
         self._settings = settings
         self._health = health
         self.sweep = Sweep(self.cache, settings, health, self.index, self.queue)
@@ -61,7 +67,8 @@ class Controller:
         # With its uid: a DELETED that arrives late must not remove a new resource of the same name.
         uid = body["metadata"].get("uid") or ""
         if deleted:
-            self.cache.drop_resource(key, uid)
+            self.cache.resource_deleted(key, uid)
+            self._rewrites.forget(key)
         else:
             self.cache.put_resource(key, body)
         for woken in self.index.remove(key, uid) if deleted else self.index.update(body):
@@ -103,6 +110,8 @@ class Controller:
                         self._settings,
                         on_write=partial(self.index.note_own_write, key),
                         unfinished=self.index.unfinished,
+                        on_status=partial(self._status_written, key),
+                        outputs=self.index.outputs,
                     )
                 self._succeeded(key, requeue_after)
             # Somebody else was faster: the snapshot is out of date, and a new one is taken. Not a failure for
@@ -122,6 +131,19 @@ class Controller:
             finally:
                 # Only now may another worker take the key: no resource is reconciled twice at the same time.
                 self.queue.done(key)
+
+    def _status_written(self, key: Key, status: JobStatus) -> None:
+        seconds = self._rewrites.written(key, operator_fields(status))
+        if seconds:
+            metrics.REWRITES.labels(key.kind).inc()
+            log.warning(
+                "%s: somebody else changes its status back again and again; looks again in %.0f s. Expected "
+                "one operator with its replicas, see: kubectl get deployments -A -l "
+                "app.kubernetes.io/name=tlt-operator",
+                key,
+                seconds,
+            )
+            self.queue.hold(key, seconds)
 
     def _succeeded(self, key: Key, requeue_after: float | None) -> None:
         metrics.RECONCILES.labels("ok").inc()
@@ -196,7 +218,7 @@ class Sweep:
         self._health.sweep_found_unreported(changed | deleted)
         # The cache has what the watch reported: these are read from the API server.
         for key in changed | deleted:
-            self._cache.drop_resource(key, indexed_uids.get(key, ""))
+            self._cache.drop_resource(key)
         # Resources that have not ended are looked at although nothing of them changed: what they wait for may
         # be unwatched, as quotas and Services are.
         for key in changed | self._index.unsettled():
@@ -242,6 +264,8 @@ async def reconcile_once(
     clock: Callable[[], datetime] = utc_now,
     on_write: Callable[[str], None] = lambda version: None,
     unfinished: int = 0,
+    on_status: Callable[[JobStatus], None] = lambda status: None,
+    outputs: Outputs | None = None,
 ) -> float | None:
     """Observe a resource once, decide and apply; return the seconds after which to look again, if any.
 
@@ -251,7 +275,9 @@ async def reconcile_once(
         settings: The installation's choices.
         clock: The time.
         on_write: Called with the resourceVersion that our own write made.
+        on_status: Called with a status that was written.
         unfinished: Resources in the cluster that have not ended, which paces their reports of progress.
+        outputs: Writers of all outputs.
 
     Raises:
         ConflictError: Something changed since it was read; look again.
@@ -263,8 +289,12 @@ async def reconcile_once(
     # Deleted: the garbage collector deletes its Jobs and pods by their owner references.
     if snapshot is None:
         return None
-    snapshot = replace(snapshot, unfinished=unfinished)
+    holder = outputs.holder(key) if outputs else None
+    snapshot = replace(snapshot, unfinished=unfinished, output_holder=holder)
     plan = reconcile(snapshot, now, settings)
+    # Without an await since it was asked who holds the output: of two workers, one finds the other's claim.
+    if plan.create is not None and outputs is not None:
+        outputs.claim(key)
     # A Job cannot be taken back: the resource must not have been deleted, suspended or started since the
     # watch reported it.
     if plan.create is not None and not await client.is_current(
@@ -283,6 +313,8 @@ async def reconcile_once(
         snapshot = replace(snapshot, refusal=Refusal(error.code, error.message))
         plan = reconcile(snapshot, now, settings)
         version = await apply(client, snapshot, plan, now)
+    if plan.status is not None:
+        on_status(plan.status)
     # The event of our own write would wake the resource again for nothing.
     if version != snapshot.resource_version:
         on_write(version)

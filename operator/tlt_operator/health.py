@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection
 
 from tlt_operator import metrics
 from tlt_operator.snapshot import Key
-from tlt_operator.traffic import Watches
+from tlt_operator.traffic import WatchSigns
 
 SILENT_WATCH_SECONDS = 480.0
 """Time without a request of a watch after which it counts as dead. A living one is opened anew every six
@@ -47,7 +47,7 @@ class Health:
         self._failing_since: float | None = None
         self._failing: set[str] = set()
         self._unreported: dict[Key, float] = {}
-        self.watches = Watches(clock)
+        self.watches = WatchSigns(clock)
         """Signs of life of the watches."""
         self.ready = False
         """Set once the kinds are served and the watches start."""

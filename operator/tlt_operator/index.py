@@ -13,6 +13,7 @@ from typing import Any
 from tlt_api.conditions import TERMINAL
 from tlt_api.references import raw_parent
 from tlt_api.status import RunnerStatus, wire_names
+from tlt_operator.outputs import Outputs
 from tlt_operator.snapshot import Key
 
 _RUNNER_FIELDS = wire_names(RunnerStatus)
@@ -47,6 +48,7 @@ class Index:
         self._dependants: dict[Key, set[Key]] = {}
         self._own_writes: dict[Key, str] = {}
 
+        self.outputs = Outputs()
         self.unfinished = 0
         """Number of the resources that have not ended."""
 
@@ -64,6 +66,7 @@ class Index:
         self._link(key, previous.parent if previous else None, current.parent)
         # Even if nothing of interest changed: the sweep compares versions.
         self._resources[key] = current
+        self.outputs.update(key, body)
         self.unfinished += (current.phase not in TERMINAL) - bool(previous and previous.phase not in TERMINAL)
         # Nothing changed but what the runner reports.
         if previous and previous.digest == current.digest:
@@ -71,9 +74,9 @@ class Index:
         # Dropped in any case: at worst, the event of our own write wakes the resource once more.
         own_write = self._own_writes.pop(key, None) == current.resource_version
         keys_to_wake = set() if own_write else {key}
-        # Dependants wait for the phase of their parent, whoever wrote it.
+        # Dependants wait for the phase of their parent, whoever wrote it, and writers for its output.
         if previous is None or previous.phase != current.phase:
-            keys_to_wake |= self._dependants.get(key, set())
+            keys_to_wake |= self._dependants.get(key, set()) | self.outputs.sharing(key)
         return keys_to_wake
 
     def remove(self, key: Key, uid: str) -> set[Key]:
@@ -85,9 +88,11 @@ class Index:
         previous = self._resources.pop(key, None)
         self.unfinished -= bool(previous and previous.phase not in TERMINAL)
         self._own_writes.pop(key, None)
+        sharing = self.outputs.sharing(key)
+        self.outputs.remove(key)
         self._link(key, previous.parent if previous else None, None)
         # They stay linked: a parent of the same name that is created later wakes them again.
-        return set(self._dependants.get(key, set()))
+        return self._dependants.get(key, set()) | sharing
 
     def unsettled(self) -> set[Key]:
         """Return the resources that have not ended."""

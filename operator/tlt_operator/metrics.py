@@ -43,6 +43,9 @@ LOOP_LAG_SECONDS = Gauge(
     "tlt_operator_loop_lag_seconds", "Time by which the event loop was late for a timer, once a second"
 )
 WRITES = Counter("tlt_operator_writes_total", "Writes to the API server", ["what", "outcome"])
+REWRITES = Counter(
+    "tlt_operator_rewrites_total", "Statuses written again because somebody else had changed them", ["kind"]
+)
 ATTEMPTS = Counter("tlt_attempts_total", "Attempts started", ["kind"])
 FAILURES = Counter("tlt_failures_total", "Attempts and resources that failed", ["kind", "reason"])
 RESOURCES = Gauge("tlt_resources", "Resources by phase", ["kind", "phase"])

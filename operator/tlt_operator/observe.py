@@ -62,7 +62,9 @@ async def observe(client: Client, key: Key, now: datetime) -> Snapshot | None:
     if next_job and next_job.owner_uid == metadata["uid"]:
         recorded, status = status, await _with_attempt_of(client, key, next_job, status)
         next_job = None
-    job, pods, events = await _attempt(client, key, metadata["uid"], status, now)
+    # The user takes up what has failed: another attempt follows.
+    taken_up = resource is not None and resource.spec.retry > (status.observed_retry or 0)
+    job, pods, events = await _attempt(client, key, metadata["uid"], status, now, taken_up)
     service, refusal = await _service(client, key.namespace, job)
     # One more list for each look: only a TTL needs the Jobs of earlier attempts.
     finished_jobs: tuple[JobState, ...] = ()
@@ -174,7 +176,7 @@ async def _ancestors(
 
 
 async def _attempt(
-    client: Client, key: Key, uid: str, status: JobStatus, now: datetime
+    client: Client, key: Key, uid: str, status: JobStatus, now: datetime, taken_up: bool
 ) -> tuple[JobState | None, tuple[PodState, ...], tuple[EventState, ...]]:
     """Read the Job of the attempt, the pods of all attempts, and warnings about a pod that does not start."""
     # Pods of a former resource of this name, before the first attempt.
@@ -188,10 +190,11 @@ async def _attempt(
     if job is None and status.job_uid and status.phase not in TERMINAL:
         body = await client.get_job(key.namespace, name, live=True)
         job = job_state(body) if body else None
-    # Pods tell nothing new about a resource that has ended, and a Job whose pods are all ready. Those of a
-    # suspended Job may still write.
-    calm = job and not job.finished and not job.suspended and job.all_ready
-    if status.phase in TERMINAL or calm:
+    # Pods tell nothing new about a resource that has ended for good, and a Job whose pods are all ready.
+    # Those of a Job that is being stopped may still write, and the next attempt waits for them.
+    stops = job and (job.finished or job.suspended or job.deleting or status.recorded_end is not None)
+    final = status.phase in TERMINAL and not taken_up
+    if final or (job and job.all_ready and not stops):
         return job, (), ()
     pods = await _pods(client, key, uid)
     # The Job's end may arrive before that of its pods, whose exit codes and reports count.
@@ -325,6 +328,9 @@ def pod_state(body: Json, owner_uid: str) -> PodState:
         node=(body.get("spec") or {}).get("nodeName") or "",
         created=from_wire(metadata.get("creationTimestamp")),
         deleting=bool(metadata.get("deletionTimestamp")),
+        deletion_due=from_wire(metadata.get("deletionTimestamp")),
+        # A kubelet deletes without a grace period too, once the pod's phase says that it has ended.
+        forced=bool(metadata.get("deletionTimestamp")) and metadata.get("deletionGracePeriodSeconds") == 0,
         conditions=_conditions(status),
         container=_container(runner) if runner else None,
     )

@@ -27,7 +27,7 @@ class Settings:
 
     runner_image: str = "tlt-runner:latest"
     namespaces: tuple[str, ...] = ()
-    workers: int = 8
+    workers: int = 32
     sweep_seconds: float = 300
     retry_base_seconds: float = 10
     retry_limit_seconds: float = 600

@@ -143,6 +143,10 @@ class PodState:
     node: str = ""
     created: datetime | None = None
     deleting: bool = False
+    deletion_due: datetime | None = None
+    """End of the grace period of a pod that is being deleted."""
+    forced: bool = False
+    """True if somebody deleted the pod by force, and so declared that its processes are gone."""
     conditions: Mapping[str, ConditionState] = field(default_factory=dict)
     container: ContainerState | None = None
 
@@ -151,6 +155,11 @@ class PodState:
         """True if no process of the pod can run any more."""
         # Not by deletionTimestamp: a pod that is being deleted runs on, for the grace period or on a node
         # that is cut off.
+        return self.forced or self.phase_ended
+
+    @property
+    def phase_ended(self) -> bool:
+        """True if the kubelet or the node controller has confirmed the pod's end."""
         return self.phase in ("Succeeded", "Failed")
 
     @property
@@ -164,6 +173,16 @@ class PodState:
         # Kubernetes sets this condition before it deletes the pod.
         condition = self.conditions.get("DisruptionTarget")
         return condition is not None and condition.true
+
+    @property
+    def unheard_since(self) -> datetime | None:
+        """Time since which the pod's node has not answered; None as long as it does."""
+        ready = self.conditions.get("Ready")
+        # The node controller makes the pods of a silent node unready, and leaves the reason as it was; the
+        # kubelet gives one. A container without a probe is ready while it runs.
+        runs = self.container is not None and self.container.running
+        silent = runs and ready is not None and not ready.true and ready.reason in ("", "NodeNotReady")
+        return ready.since if ready and silent else None
 
     @property
     def exit_code(self) -> int | None:
@@ -218,6 +237,7 @@ class Snapshot:
         pods: Pods of all attempts; not read while the attempt's are all ready.
         events: Warnings about the attempt's Job or pod; read only while the pod does not start.
         unfinished: Number of resources in the cluster that have not ended.
+        output_holder: Resource that writes to the same output and goes first; None if there is none.
         refusal: Set when the attempt's Job was refused a moment ago, or its Service, to read or to create.
     """
 
@@ -242,6 +262,7 @@ class Snapshot:
     pods: tuple[PodState, ...] = ()
     events: tuple[EventState, ...] = ()
     unfinished: int = 0
+    output_holder: Key | None = None
     refusal: Refusal | None = None
 
     @property

@@ -49,7 +49,7 @@ def classify(method: str, path: str, query: Mapping[str, str]) -> Request:
     return Request(_VERBS.get(method, read), resource, namespace)
 
 
-class Watches:
+class WatchSigns:
     """Signs of life of the watches, by resource and namespace.
 
     Args:
@@ -61,7 +61,7 @@ class Watches:
         self._last: dict[tuple[str, str], float] = {}
 
     def opened(self, resource: str, namespace: str) -> None:
-        """Note that a watch is being opened, or the list before it is read."""
+        """Note that a watch, or the list before it, is being opened, or that it has reported something."""
         self._last[resource, namespace] = self._clock()
 
     def ages(self) -> dict[tuple[str, str], float]:
@@ -70,7 +70,7 @@ class Watches:
         return {watch: now - last for watch, last in self._last.items()}
 
 
-def trace(watches: Watches | None = None) -> aiohttp.TraceConfig:
+def trace(watches: WatchSigns | None = None) -> aiohttp.TraceConfig:
     """Return the trace of a session: every request is counted, and the watches' ones are noted.
 
     Args:

@@ -1,5 +1,7 @@
 """Watches of the Jobs and pods of our resources, which fill the cache and wake their owners.
 
+Warning Events about them are listed regularly, as long as a pod is waited for.
+
 Not kopf's: with its queue and its worker for each object, an event costs 0.5 to 0.9 ms of CPU time, and a Job
 with its pod has ten of them in its life (docs/adr/0016-reads-from-watches.md). kopf has our own kinds.
 """
@@ -13,6 +15,7 @@ from collections.abc import Callable, Collection
 
 from tlt_operator.cluster.cache import CachedClient
 from tlt_operator.cluster.client import ApiError, Json, Owned
+from tlt_operator.cluster.warning_events import REFRESH_SECONDS
 from tlt_operator.snapshot import Key
 from tlt_operator.workqueue import Backoff
 
@@ -31,6 +34,7 @@ class Watch:
         namespace: Namespace to watch; None means all.
         wake: Function that is called with the owner of what has changed.
         clock: Clock of monotonic seconds.
+        alive: Function that is called with every sign of life: each try, each event and bookmark.
     """
 
     def __init__(
@@ -40,7 +44,9 @@ class Watch:
         namespace: str | None,
         wake: Callable[[Key], None],
         clock: Callable[[], float] = time.monotonic,
+        alive: Callable[[str, str], None] = lambda what, namespace: None,
     ) -> None:
+        self._alive = alive
         self._cache = cache
         self._what: Owned = what
         self._namespace = namespace
@@ -59,10 +65,16 @@ class Watch:
         return self._clock() - self._last_sign
 
     async def run(self) -> None:
-        """List and watch until cancelled."""
+        """List and watch until cancelled.
+
+        Errors of the API server are logged and tried again. Any other error is a mistake of ours, which ends
+        the process on purpose, by the TaskGroup of :class:`Watches`: a cache without its watch is worse.
+        """
         version: str | None = None
         failures = 0
         while True:
+            # A try is a sign of life too: while the API server is away, a restart would be of no use.
+            self._alive(self._what, self._namespace or "")
             try:
                 if version is None:
                     version = await self._list()
@@ -92,7 +104,7 @@ class Watch:
                 self._changed(objects.put(item))
             # A list of thousands must not keep the rest of the operator waiting.
             await asyncio.sleep(0)
-        for owner in objects.retain(self._namespace, names):
+        for owner in objects.retain(self._namespace, names, version):
             self._changed(owner)
         objects.set_complete(self._namespace, True)
         self._last_sign = self._clock()
@@ -102,10 +114,11 @@ class Watch:
     def _report(self, kind: str, body: Json) -> str:
         """Bring one event to the cache; return its version."""
         self._last_sign = self._clock()
+        self._alive(self._what, self._namespace or "")
         metadata = body["metadata"]
         objects = self._cache.owned(self._what)
         if kind == "DELETED":
-            self._changed(objects.remove(metadata["namespace"], metadata["name"], metadata.get("uid") or ""))
+            self._changed(objects.deleted(body))
         elif kind != "BOOKMARK":
             self._changed(objects.put(body))
         return str(metadata["resourceVersion"])
@@ -118,10 +131,20 @@ class Watch:
 class Watches:
     """All watches of Jobs and pods."""
 
-    def __init__(self, cache: CachedClient, namespaces: Collection[str], wake: Callable[[Key], None]) -> None:
+    def __init__(
+        self,
+        cache: CachedClient,
+        namespaces: Collection[str],
+        wake: Callable[[Key], None],
+        alive: Callable[[str, str], None] = lambda what, namespace: None,
+    ) -> None:
+        self._cache = cache
+        self._wake = wake
         kinds: tuple[Owned, ...] = ("jobs", "pods")
         self._watches = [
-            Watch(cache, what, namespace, wake) for what in kinds for namespace in namespaces or (None,)
+            Watch(cache, what, namespace, wake, alive=alive)
+            for what in kinds
+            for namespace in namespaces or (None,)
         ]
 
     async def run(self) -> None:
@@ -129,6 +152,17 @@ class Watches:
         async with asyncio.TaskGroup() as group:
             for watch in self._watches:
                 group.create_task(watch.run(), name=f"watch of {watch}")
+            group.create_task(self._report_warnings(), name="warnings")
+
+    async def _report_warnings(self) -> None:
+        """Wake the owners of Jobs and pods about which a Warning Event says something new."""
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            try:
+                for owner in await self._cache.owners_of_news():
+                    self._wake(owner)
+            except ApiError as error:
+                log.warning("cannot list Events, tries again in %.0f s: %s", REFRESH_SECONDS, error)
 
     async def synced(self, seconds: float) -> None:
         """Wait until every watch has listed everything, at most this long: a namespace may be refused."""

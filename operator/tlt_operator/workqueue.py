@@ -43,6 +43,8 @@ class WorkQueue(Generic[KeyType]):
         self._again: set[KeyType] = set()
         self._timers: dict[KeyType, asyncio.TimerHandle] = {}
         self._failures: dict[KeyType, int] = {}
+        # Time until which a key is held.
+        self._held: dict[KeyType, float] = {}
 
     def __len__(self) -> int:
         return len(self._since)
@@ -66,11 +68,21 @@ class WorkQueue(Generic[KeyType]):
         for key in keys:
             self.add(key)
 
+    def hold(self, key: KeyType, seconds: float) -> None:
+        """Let a key wait for this time whoever adds it."""
+        self._held[key] = self._loop.time() + seconds
+
     def add(self, key: KeyType) -> None:
         """Queue a key; one that is being worked on comes again afterwards."""
         # Not kept: an operator may stand by for months, and the names of deleted resources would add up.
         if self._is_paused:
             return
+        if key in self._held:
+            left = self._held[key] - self._loop.time()
+            if left > 0:
+                self.add_after(key, left)
+                return
+            del self._held[key]
         # The worker may have read before this change: it is not enough that the key is being worked on.
         if key in self._active:
             self._again.add(key)

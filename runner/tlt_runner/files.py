@@ -8,6 +8,7 @@ the operating system's.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import IO, Any
 
 PARTIAL_SUFFIX = ".partial"
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+"""Error numbers of file systems without hard links (object stores mounted as folders, SMB)."""
 
 
 @contextmanager
@@ -47,6 +50,35 @@ def write(
     """Write a file whole or not at all; text is encoded as UTF-8. Arguments as of :func:`atomically`."""
     with atomically(target, partial, durable=durable) as path:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def create(target: Path, content: bytes) -> bool:
+    """Make a file, whole or not at all, unless there is one of this name; return False if there is.
+
+    Of several processes at the same time, on other machines too, one makes it.
+    """
+    partial = partial_name(target)
+    try:
+        partial.write_bytes(content)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        # A link, because it fails if the name is taken; a rename would replace the other file.
+        try:
+            os.link(partial, target)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            # A reader may meet the file before its content is there.
+            with target.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        sync_folder(target.parent)
+        return True
+    except FileExistsError:
+        return False
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def partial_name(target: Path) -> Path:

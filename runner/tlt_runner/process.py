@@ -13,8 +13,9 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -24,8 +25,9 @@ from pydantic import ValidationError
 from tlt_api import resources
 from tlt_api.failures import Reason
 from tlt_api.runreport import RunReport, to_termination_message
-from tlt_api.runspec import RunSpec
+from tlt_api.runspec import RunSpec, unknown_fields
 from tlt_api.status import Failure
+from tlt_api.version import version
 from tlt_runner import exits
 from tlt_runner.cancel import Stop
 from tlt_runner.commands import COMMANDS, TERMINATION_LOG_VARIABLE
@@ -36,7 +38,8 @@ from tlt_runner.status.file import LocalReporter
 from tlt_runner.status.kubernetes import KubernetesReporter
 from tlt_runner.status.reporter import AccumulatingReporter
 from tlt_runner.storage import Storage
-from tlt_runner.tasks import inputs
+from tlt_runner.tasks import inputs, output
+from tlt_runner.training.distributed.rendezvous import INDEX_VARIABLE
 
 POD_TERMINATION_LOG = Path("/dev/termination-log")
 FLUSH_S = 30.0
@@ -100,7 +103,9 @@ def execute(
         signals.at_second = lambda: leave_message(
             reporter.snapshot(), _interrupted("a second signal"), around
         )
-        _run_task((load or task_of)(command), run, around, reporter, stop)
+        # A report in a file: this is the child of a local run.
+        task = (load or partial(task_of, local=around.report is not None))(command)
+        _run_task(task, run, around, reporter, stop)
     except BaseException as error:  # KeyboardInterrupt and SystemExit too: every end has a reason
         failure = exits.explain(f"tlt {command}", error)
     # The message first: the last report may take as long as the kubelet waits before it kills the pod.
@@ -164,12 +169,21 @@ def read_run_spec(file: Path, command: str) -> RunSpec:
         RunnerError: InvalidSpec; every field at fault is named.
     """
     try:
-        run = RunSpec.from_json(file.read_bytes())
+        text = file.read_bytes()
+        run = RunSpec.from_json(text)
     except OSError as error:
         raise RunnerError(Reason.INVALID_SPEC, f"expected a RunSpec in {file}, got: {error}") from None
     except ValidationError as error:
-        text = resources.explain(error, root="runSpec")
-        raise RunnerError(Reason.INVALID_SPEC, f"{file}: {text}") from None
+        problems = resources.explain(error, root="runSpec")
+        raise RunnerError(Reason.INVALID_SPEC, f"{file}: {problems}") from None
+    unknown = unknown_fields(run, text)
+    if unknown:
+        log.warning(
+            "fields of the RunSpec that this runner (%s) does not know, because the operator is newer, are "
+            "ignored: %s",
+            version(),
+            ", ".join(unknown),
+        )
     expected = COMMANDS[command].kind
     if run.owner.kind != expected:
         raise RunnerError(
@@ -190,16 +204,33 @@ def _reporter(run: RunSpec, around: Surroundings) -> AccumulatingReporter:
     )
 
 
-def task_of(command: str) -> Task:
-    """Return the task of a command. The task is imported when it runs, after its inputs have been checked."""
+def task_of(command: str, *, local: bool = False) -> Task:
+    """Return the task of a command. It is imported when it runs, after inputs and output have been checked.
+
+    Args:
+        command: The command.
+        local: True for a run without a cluster.
+    """
 
     def run_task(spec: Any, run: RunSpec, context: Context) -> None:
         # Before the import, which takes seconds, so that a misspelt address is answered at once.
         inputs.require(command, run, context.storage)
-        task: Task = importlib.import_module(f"tlt_runner.tasks.{command}").run
-        task(spec, run, context)
+        # Parts of a training write nothing that the training itself would replace.
+        claim = (
+            output.claimed(run, context.storage, context.scratch, local=local, chief=_is_chief(run))
+            if COMMANDS[command].whole
+            else nullcontext()
+        )
+        with claim:
+            task: Task = importlib.import_module(f"tlt_runner.tasks.{command}").run
+            task(spec, run, context)
 
     return run_task
+
+
+def _is_chief(run: RunSpec) -> bool:
+    # Of the pods that train together, index 0 alone publishes.
+    return not run.workers or os.environ.get(INDEX_VARIABLE, "0") == "0"
 
 
 def _run_task(

@@ -95,27 +95,17 @@ def test_an_evicted_pod_is_distinguished_from_a_failed_run_and_costs_no_retry(
     assert "retries" not in status
 
 
-def test_a_run_longer_than_its_deadline_fails(api: Api, kubelet: Kubelet, operator: OperatorProcess) -> None:
-    training = started(api, kubelet, runPolicy={"activeDeadlineSeconds": 1})
-    kubelet.until_stopped("traffic-train-1")
-    kubelet.end("traffic-train-1", 75)
-    assert api.until_phase(training, "Failed")["failure"]["reason"] == "DeadlineExceeded"
-
-
-def test_suspending_ends_the_pod_and_resuming_makes_attempt_2(
+def test_a_run_longer_than_its_deadline_fails_and_goes_on_with_a_longer_one(
     api: Api, kubelet: Kubelet, operator: OperatorProcess
 ) -> None:
-    training = started(api, kubelet)
-    api.until_phase(training, "Running")
-    api.edit(training, suspend=True)
-    kubelet.until_stopped("traffic-train-1")
-    assert api.status(training)["phase"] == "Running"
-    kubelet.end("traffic-train-1", 75)
-    kubelet.remove("traffic-train-1")
-    api.until_phase(training, "Suspended")
-    api.edit(training, suspend=False)
+    training = started(api, kubelet, runPolicy={"activeDeadlineSeconds": 60})
+    assert kubelet.pod("traffic-train-1")["spec"]["activeDeadlineSeconds"] == 60
+    kubelet.end("traffic-train-1", 75, reason="DeadlineExceeded")
+    assert api.until_phase(training, "Failed")["failure"]["reason"] == "DeadlineExceeded"
+    api.edit(training, retry=1, runPolicy={"activeDeadlineSeconds": 600})
     kubelet.run("traffic-train-2")
-    assert api.until_phase(training, "Running")["attempt"] == 2
+    assert api.until_phase(training, "Running")["observedRetry"] == 1
+    assert kubelet.pod("traffic-train-2")["spec"]["activeDeadlineSeconds"] == 600
 
 
 def test_a_pod_beyond_quota_is_reported_and_waited_for(

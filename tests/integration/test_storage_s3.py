@@ -21,12 +21,14 @@ from cluster.object_store import ObjectStore, object_store
 from tlt_api.common import S3Storage
 from tlt_api.dataset import Dataset
 from tlt_api.failures import CLASSES, Reason
+from tlt_api.runspec import RunSpec
 from tlt_runner.data import sample_digits
 from tlt_runner.data.preparation.prepare import prepare
 from tlt_runner.data.records import load_records
 from tlt_runner.errors import NotFoundError, RunnerError
 from tlt_runner.storage import Storage
 from tlt_runner.storage.s3 import PART_BYTES
+from tlt_runner.tasks import output
 
 
 @pytest.fixture(scope="module")
@@ -402,3 +404,52 @@ def test_an_address_that_leaves_its_bucket_reaches_no_server_and_no_file(
         assert caught.value.reason == Reason.INVALID_SPEC
     assert sorted(server.directory.rglob("*")) == before
     assert not storage.scratch.exists()
+
+
+def test_of_pods_that_create_one_object_at_the_same_time_one_does(
+    server: ObjectStore, tmp_path: Path
+) -> None:
+    gate = threading.Barrier(8)
+    winners = []
+
+    def create(number: int) -> None:
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "file").write_bytes(f"of {number}".encode())
+        storage = Storage(scratch=folder, s3=S3Storage(endpoint=server.endpoint))
+        gate.wait()
+        if storage.create(folder / "file", "s3://bucket/claims/owner.json"):
+            winners.append(number)
+
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = winners
+    storage = Storage(scratch=tmp_path, s3=S3Storage(endpoint=server.endpoint))
+    assert storage.fetch("s3://bucket/claims/owner.json").read_bytes() == f"of {winner}".encode()
+
+
+def test_an_output_in_a_bucket_belongs_to_one_run(storage: Storage, tmp_path: Path) -> None:
+    def run_of(uid: str, attempt: int = 1) -> RunSpec:
+        spec = {
+            "model": {"uri": "s3://bucket/model.keras"},
+            "output": {"uri": "s3://bucket/runs/claimed"},
+            "threshold": 0.5,
+        }
+        owner = {"kind": "PruneJob", "namespace": "team", "name": "small", "uid": uid}
+        return RunSpec.model_validate({"owner": owner, "attempt": attempt, "spec": spec})
+
+    with output.claimed(run_of("first"), storage, tmp_path, local=False):
+        storage.publish(_file(tmp_path, b"model"), "s3://bucket/runs/claimed/model.keras")
+    with output.claimed(run_of("first", attempt=2), storage, tmp_path, local=False):
+        pass
+    with (
+        pytest.raises(
+            RunnerError, match=r"files of PruneJob team/small \(uid first, attempt 2, since"
+        ) as refused,
+        output.claimed(run_of("second"), storage, tmp_path, local=False),
+    ):
+        pass
+    assert refused.value.reason == Reason.OUTPUT_TAKEN

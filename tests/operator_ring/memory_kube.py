@@ -120,7 +120,7 @@ class MemoryKube:
         pod = name if index is None else f"{name}-{index}"
         labels = labels | ({} if index is None else {INDEX: str(index)})
         metadata = {"name": f"{pod}-abcde", "namespace": "default", "uid": f"pod-{pod}", "labels": labels}
-        metadata["creationTimestamp"] = times.to_wire(self.now)
+        metadata |= {"creationTimestamp": times.to_wire(self.now), "resourceVersion": str(self._next())}
         self.pods[f"{pod}-abcde"] = {"metadata": metadata, "status": status}
         ready = [p for p in self.pods.values() if _job_of(p) == name and p["status"]["phase"] == "Running"]
         job["status"] = {"ready": len(ready), "startTime": times.to_wire(self.now)}

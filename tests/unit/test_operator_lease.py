@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import selectors
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,33 +17,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from operator_ring.simulated_time import SimulatedTime
 from tlt_operator.cluster.client import ApiError, ConflictError, Json, NotFoundError
 from tlt_operator.lease import Leadership, LeaseLostError, Timing, decide, observe
 
 TIMING = Timing.of(10)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-
-
-class SimulatedTime(asyncio.SelectorEventLoop):
-    """Event loop that waits for nothing: its clock jumps to the next timer."""
-
-    def __init__(self) -> None:
-        super().__init__(_Impatient(self))
-        self.now = 1000.0
-
-    def time(self) -> float:
-        return self.now
-
-
-class _Impatient(selectors.SelectSelector):
-    def __init__(self, loop: SimulatedTime) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def select(self, timeout: float | None = None) -> Any:
-        assert timeout is not None, "everything waits for something that never comes"
-        self._loop.now += max(timeout, 0)
-        return super().select(0)
 
 
 class Server:

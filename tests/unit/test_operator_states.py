@@ -10,10 +10,11 @@ import pytest
 from operator_ring.manifests import START, resource
 from tlt_api import times
 from tlt_api.resources import KINDS, parse
-from tlt_api.status import Attempt, Phase, TrainingJobStatus
+from tlt_api.status import Attempt, Phase, Progress, TrainingJobStatus
 from tlt_operator.reconcile import Plan, cleanup, reconcile
 from tlt_operator.reconcile.state import (
     Announced,
+    Disrupted,
     Ended,
     Lost,
     NotStarted,
@@ -79,8 +80,16 @@ def snapshot_of(status: TrainingJobStatus = SEEN, **fields: object) -> Snapshot:
 
 PULLING = pod(container=ContainerState(waiting_reason="ErrImagePull", waiting_message="no"))
 UP = pod(phase="Running", container=ContainerState(running=True))
+MINUTE = timedelta(minutes=1)
+OVERDUE = replace(UP, deleting=True, deletion_due=START - MINUTE, node="n7")
+SILENT = replace(UP, node="n7", conditions={"Ready": ConditionState(False, since=START - MINUTE)})
 PAUSED = SEEN.model_copy(update={"history": [Attempt(attempt=1, reason="Evicted", paused=True)]})
 RAN = SEEN.model_copy(update={"phase": Phase.RUNNING})
+# Three minutes ago it promised a report within 59 s; 120 s more are for its way.
+LATE = RAN.model_copy(
+    update={"progress": Progress(last_update_time=times.to_wire(START - 3 * MINUTE), next_within_seconds=59)}
+)
+LONG = replace(JOB, ready=1, start_time=START - timedelta(hours=1))
 
 # The columns say in words what a plan does for a resource that is to run, that is to be suspended, that has
 # failed, and whose spec cannot be read. `-` is a plan that does nothing.
@@ -153,6 +162,38 @@ TABLE: dict[str, tuple[Snapshot, type, str, str, str, str]] = {
     "a Job of several pods that runs and lost its Service": (
         snapshot_of(RAN, job=replace(INDEXED, ready=2)), Running,
         "create Service", "Running Stopping, suspend Job", "delete Job", "Stalled",
+    ),
+    "a Job whose pod is being taken away": (
+        snapshot_of(RAN, job=JOB, pods=(replace(UP, deleting=True, deletion_due=START),)), Disrupted,
+        "Running Stopping", "Running Stopping, suspend Job", "delete Job", "Stalled",
+    ),
+    "a Job whose pod should have been gone a minute ago": (
+        snapshot_of(RAN, job=JOB, pods=(OVERDUE,)), Disrupted,
+        "Retrying NodeLost", "Running Stopping, suspend Job", "delete Job", "Stalled",
+    ),
+    "a Job whose pod was deleted by force": (
+        snapshot_of(RAN, job=JOB, pods=(replace(OVERDUE, forced=True),)), Disrupted,
+        "Retrying, delete Job", "Running Stopping, suspend Job", "delete Job", "Stalled",
+    ),
+    "a Job whose node does not answer": (
+        snapshot_of(RAN, job=JOB, pods=(SILENT,)), Disrupted,
+        "Retrying NodeLost", "Running Stopping, suspend Job", "delete Job", "Stalled",
+    ),
+    "a Job that the operator suspended, whose node does not answer": (
+        snapshot_of(RAN, job=SUSPENDED, pods=(SILENT,)), Paused,
+        "Retrying NodeLost", "Retrying NodeLost", "delete Job", "Stalled",
+    ),
+    "announced, while the node of an earlier attempt's pod does not answer": (
+        snapshot_of(ANNOUNCED, pods=(replace(SILENT, attempt=0),)), Announced,
+        "Retrying NodeLost", "Retrying NodeLost", "-", "Stalled",
+    ),
+    "a Job that is being deleted, whose node does not answer": (
+        snapshot_of(RAN, job=replace(JOB, deleting=True), pods=(OVERDUE,)), Stopping,
+        "Retrying NodeLost", "Running Stopping", "-", "Stalled",
+    ),
+    "a Job that makes no progress": (
+        snapshot_of(LATE, job=LONG), Running,
+        "Running NoProgress", "Running Stopping, suspend Job", "delete Job", "Stalled",
     ),
     "a Job of a queue whose pod is ready": (
         snapshot_of(job=replace(QUEUED, ready=1)), Running,
@@ -284,7 +325,7 @@ def test_nothing_is_done_for_a_resource_that_is_being_deleted(state: str) -> Non
 
 
 def test_the_table_has_every_state() -> None:
-    states = {NotStarted, Announced, Starting, Running, Paused, Stopping, Lost, Ended}
+    states = {NotStarted, Announced, Starting, Running, Disrupted, Paused, Stopping, Lost, Ended}
     assert {row[1] for row in TABLE.values()} == states
 
 

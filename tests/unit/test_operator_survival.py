@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from operator_ring.manifests import START, ended, resource, waiting
-from operator_ring.memory_kube import MemoryKube, refusal
+from operator_ring.memory_kube import KilledError, MemoryKube, refusal
 from operator_ring.scenario import condition, play
 from tlt_api import times
 from tlt_api.failures import CLASSES, Cause, Reason
@@ -106,6 +107,8 @@ PODS = [
         "kubectl cordon n7",
     ),
     (pending(("ImagePullBackOff", "429 Too Many Requests")), "ImagePullFailed", "imagePullSecrets"),
+    (pending(("InvalidImageName", "couldn't parse")), "ImagePullFailed", "create another resource"),
+    (pending(("ErrImageNeverPull", "not present")), "ImagePullFailed", "Load the image onto the node"),
     (
         pending(unscheduled='0/3 nodes are available: persistentvolumeclaim "runs" not found.'),
         "ClaimMissing",
@@ -561,3 +564,80 @@ async def test_the_deadline_of_a_pod_is_told_from_an_interruption(cluster: Memor
     cluster.edit(key, runPolicy={"activeDeadlineSeconds": 600}, retry=1)
     await cluster.settle()
     assert cluster.jobs["traffic-train-2"]["spec"]["template"]["spec"]["activeDeadlineSeconds"] == 600
+
+
+@play
+async def test_a_raised_retry_waits_for_the_pods_of_the_attempt_before(cluster: MemoryKube) -> None:
+    key = await started(cluster)
+    cluster.finish("traffic-train-1", ended(20))
+    pod = cluster.pods["traffic-train-1-abcde"]
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Failed"
+    # Of another worker, say, which has not ended.
+    pod["status"] |= {"phase": "Running", "containerStatuses": [{"name": "runner", "state": {"running": {}}}]}
+    patch_retry(cluster, key, 1)
+    await cluster.settle()
+    assert condition(cluster, key, "Reconciling")["reason"] == "WaitingForOldPod"
+    assert list(cluster.jobs) == ["traffic-train-1"]
+    cluster.pods.clear()
+    await cluster.settle()
+    assert list(cluster.jobs) == ["traffic-train-1", "traffic-train-2"]
+    assert cluster.status(key)["restarts"] == 1
+
+
+@play
+async def test_a_failed_resource_that_is_suspended_is_taken_up_once_it_is_resumed(
+    cluster: MemoryKube,
+) -> None:
+    key = await started(cluster, runPolicy={"maxRetries": 0})
+    await fail(cluster, 1, 20)
+    cluster.edit(key, suspend=True, retry=1)
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Failed"
+    assert list(cluster.jobs) == ["traffic-train-1"]
+    cluster.edit(key, suspend=False)
+    await cluster.settle()
+    assert (cluster.status(key)["phase"], cluster.status(key)["attempt"]) == ("Queued", 2)
+
+
+@pytest.mark.parametrize("code", [20, 40])  # failed, and while it waits for its next attempt
+def test_a_kill_at_any_write_of_a_retry_makes_one_job_and_one_status(code: int) -> None:
+    async def scenario(cluster: MemoryKube, kill: int) -> None:
+        key = await started(cluster, runPolicy={"maxRetries": 3})
+        cluster.finish("traffic-train-1", ended(code))
+        await cluster.settle()
+        patch_retry(cluster, key, 1)
+        cluster.kill_at = cluster.writes + kill
+        for _ in range(3):
+            with contextlib.suppress(KilledError):
+                await cluster.settle()
+            cluster.kill_at = None
+        status = cluster.status(key)
+        assert (status["phase"], status["attempt"], status["observedRetry"]) == ("Queued", 2, 1)
+        assert [entry["retry"] for entry in status["history"]] == [1]
+        assert cluster.created_jobs == {"traffic-train-1": 1, "traffic-train-2": 1}
+
+    for kill in range(1, 5):
+        asyncio.run(scenario(MemoryKube(), kill))
+
+
+@play
+async def test_a_run_that_the_operator_of_before_began_goes_on(cluster: MemoryKube) -> None:
+    key = await started(cluster, runPolicy={"maxRetries": 1, "activeDeadlineSeconds": 60})
+    # Its Job has the deadline itself, and its history neither places nor nodes.
+    cluster.jobs["traffic-train-1"]["spec"]["activeDeadlineSeconds"] = 60
+    status = cluster.resources[key]["status"]
+    old = {"attempt": 1, "jobName": "traffic-train-1", "jobUid": status["jobUid"], "phase": "Running"}
+    history = [{"attempt": 0, "reason": "NodeLost", "time": times.to_wire(START)}]
+    cluster.resources[key]["status"] = old | {"startTime": times.to_wire(START), "history": history}
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Running"
+    cluster.finish("traffic-train-1", ended(75))
+    assert await cluster.settle() == 10  # the second interruption in a row
+    cluster.wait(10)
+    await cluster.settle()
+    assert (cluster.status(key)["attempt"], cluster.status(key)["preemptions"]) == (2, 1)
+    assert [entry["reason"] for entry in cluster.status(key)["history"]] == ["NodeLost", "Interrupted"]
+    cluster.finish("traffic-train-2", ended(143), reason="DeadlineExceeded")
+    await cluster.settle()
+    assert cluster.status(key)["failure"]["reason"] == "DeadlineExceeded"

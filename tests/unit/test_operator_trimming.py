@@ -49,7 +49,7 @@ JOB = {
 }
 TERMINATED = {"exitCode": 137, "reason": "OOMKilled", "message": "{}", "finishedAt": TIME}
 POD = {
-    "metadata": {**METADATA, "labels": LABELS},
+    "metadata": {**METADATA, "labels": LABELS, "deletionGracePeriodSeconds": 0},
     "spec": {"nodeName": "gpu-1", "containers": [{"name": "runner"}], "volumes": []},
     "status": {
         "phase": "Failed",

@@ -119,7 +119,7 @@ def test_each_kind_of_failure_has_its_exit_code_and_message(
         ("no json", "run.json: "),
         ({**SPEC, "attempt": "x"}, "runSpec.attempt: "),
         ({**SPEC, "spec": {**SPEC["spec"], "threshold": -1}}, "threshold: "),  # type: ignore[dict-item]
-        ({**SPEC, "owner": {**SPEC["owner"], "kind": "ExportJob"}}, "threshold: "),  # type: ignore[dict-item]
+        ({**SPEC, "owner": {**SPEC["owner"], "kind": "ExportJob"}}, "got one of a ExportJob"),  # type: ignore[dict-item]
     ],
 )
 def test_a_wrong_run_spec_names_the_field(tmp_path: Path, spec: Any, expected: str) -> None:

@@ -11,19 +11,17 @@ from __future__ import annotations
 import json
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tlt_api.resources import Kind
 from tlt_operator.cluster.client import ConflictError, Json, NotFoundError, Owned, Source
+from tlt_operator.cluster.warning_events import WarningEvents
 from tlt_operator.objects import INDEX, OWNER_KIND, OWNER_NAME, OWNER_UID, SUSPENDED_BY_US
 from tlt_operator.snapshot import Key
 
 KeyType = TypeVar("KeyType", Key, str)
-
-WARNINGS_SECONDS = 30.0
-"""Age up to which a namespace's list of Warning events is used again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +43,10 @@ class CachedClient:
 
     def __init__(self, source: Source, clock: Callable[[], float] = time.monotonic) -> None:
         self.source = source
-        self._clock = clock
         self._resources: dict[Key, _Entry] = {}
+        self._deleted = _RecentlyDeleted()
         self._owned: dict[Owned, OwnedObjects] = {"jobs": OwnedObjects(_job), "pods": OwnedObjects(_pod)}
-        self._warnings: dict[str, tuple[float, dict[str, list[Json]]]] = {}
+        self.warnings = WarningEvents(source, clock)
 
     # --- what the watches report ----------------------------------------------------------------------------
 
@@ -57,6 +55,8 @@ class CachedClient:
         metadata = body["metadata"]
         entry = self._resources.get(key)
         version = metadata.get("resourceVersion") or ""
+        if metadata.get("uid") in self._deleted:
+            return
         if entry and entry.uid == metadata.get("uid") and not _is_newer(version, entry.version):
             return
         kept = {name: value for name, value in metadata.items() if name not in _UNUSED_METADATA}
@@ -64,15 +64,25 @@ class CachedClient:
         # Level 1: a third of the time of the usual level, and hardly larger.
         self._resources[key] = _Entry(metadata.get("uid") or "", version, zlib.compress(text, 1))
 
-    def drop_resource(self, key: Key, uid: str = "") -> None:
-        """Forget a resource, if it is the one with this uid; an empty uid stands for any."""
+    def resource_deleted(self, key: Key, uid: str) -> None:
+        """Forget a resource that was deleted, if it is the one with this uid."""
+        self._deleted.add(uid)
         entry = self._resources.get(key)
-        if entry and uid in ("", entry.uid):
+        if entry and entry.uid == uid:
             del self._resources[key]
+
+    def drop_resource(self, key: Key) -> None:
+        """Forget what is known of a resource, so that the next look reads it from the API server."""
+        self._resources.pop(key, None)
 
     def owned(self, what: Owned) -> OwnedObjects:
         """Return the Jobs or the pods."""
         return self._owned[what]
+
+    async def owners_of_news(self) -> set[Key]:
+        """List Warning events again; return the owners of the Jobs and pods about which they say more."""
+        uids = await self.warnings.refresh()
+        return set().union(*(objects.owners_of(uids) for objects in self._owned.values())) if uids else set()
 
     # --- Client: reads --------------------------------------------------------------------------------------
 
@@ -103,7 +113,9 @@ class CachedClient:
         """Get a batch Job; None if it does not exist."""
         jobs = self._owned["jobs"]
         job = jobs.get(namespace, name)
-        if not live and (job is not None or jobs.is_complete(namespace)):
+        # The Job of somebody else has not our labels, and no watch reports what becomes of it.
+        is_watched = jobs.is_complete(namespace) if job is None else owner_of(job) is not None
+        if not live and is_watched:
             return job
         answer = await self.source.get_job(namespace, name, live=True)
         if answer is None:
@@ -133,21 +145,7 @@ class CachedClient:
 
     async def list_warnings(self, namespace: str, uid: str) -> Sequence[Json]:
         """List the Warning events about an object, as of half a minute ago at most."""
-        # One list for all resources of the namespace that wait: events are not indexed, so that the API
-        # server reads all of them for each list, however few match.
-        listed_at, warnings = self._warnings.get(namespace, (-WARNINGS_SECONDS, {}))
-        if self._clock() - listed_at >= WARNINGS_SECONDS:
-            warnings = {}
-            # Set before the answer: others that wait meanwhile do not list once more.
-            self._warnings[namespace] = (self._clock(), warnings)
-            try:
-                for item in await self.source.list_all_warnings(namespace):
-                    about = warnings.setdefault((item.get("involvedObject") or {}).get("uid") or "", [])
-                    about.append({field: item.get(field) for field in _EVENT_FIELDS})
-            except BaseException:
-                self._warnings.pop(namespace, None)
-                raise
-        return warnings.get(uid, [])
+        return await self.warnings.about(namespace, uid)
 
     def list_metadata(self, kind: Kind, namespace: str | None) -> AsyncIterator[Json]:
         """List the metadata of all resources of a kind, from the API server."""
@@ -248,6 +246,7 @@ class OwnedObjects:
         self._owners: dict[tuple[str, str], tuple[Key | None, str]] = {}
         self._of_owner: dict[Key, set[tuple[str, str]]] = {}
         self._of_uid: dict[str, set[tuple[str, str]]] = {}
+        self._deleted = _RecentlyDeleted()
         self._complete: set[str | None] = set()
 
     def __len__(self) -> int:
@@ -274,11 +273,18 @@ class OwnedObjects:
         """Return the objects with the label of an owner's uid."""
         return [_decoded(self._entries[name]) for name in self._of_uid.get(uid, ())]
 
+    def owners_of(self, uids: set[str]) -> set[Key]:
+        """Return the owners of the objects with these uids."""
+        owners = {self._owners[name][0] for name, entry in self._entries.items() if entry.uid in uids}
+        return {owner for owner in owners if owner}
+
     def put(self, body: Json) -> Key | None:
         """Store an object unless the cache has a newer version; return its owner if anything changed."""
         metadata = body["metadata"]
         name = (metadata["namespace"], metadata["name"])
         version, uid = metadata.get("resourceVersion") or "", metadata.get("uid") or ""
+        if uid in self._deleted:
+            return None
         text = json.dumps(self._trim(body), separators=(",", ":")).encode()
         previous = self._entries.get(name)
         if previous and previous.uid == uid:
@@ -308,9 +314,23 @@ class OwnedObjects:
         del self._entries[namespace, name]
         return owner
 
-    def retain(self, namespace: str | None, names: Iterable[tuple[str, str]]) -> set[Key]:
+    def deleted(self, body: Json) -> Key | None:
+        """Forget an object whose deletion the watch has reported; return its owner if it was here."""
+        metadata = body["metadata"]
+        uid = metadata.get("uid") or ""
+        self._deleted.add(uid)
+        return self.remove(metadata["namespace"], metadata["name"], uid)
+
+    def retain(self, namespace: str | None, names: set[tuple[str, str]], version: str) -> set[Key]:
         """Forget what a complete list of a namespace (None: the cluster) lacks; return the owners."""
-        gone = {name for name in self._entries if namespace in (None, name[0])} - set(names)
+        gone = [
+            name
+            for name, entry in self._entries.items()
+            if namespace in (None, name[0])
+            and name not in names
+            # It was created after the list was made.
+            and not _is_newer(entry.version, version)
+        ]
         return {owner for name in gone if (owner := self.remove(*name))}
 
     def _unlink(self, name: tuple[str, str]) -> None:
@@ -319,6 +339,28 @@ class OwnedObjects:
             _discard(self._of_owner, owner, name)
         if owner_uid:
             _discard(self._of_uid, owner_uid, name)
+
+
+class _RecentlyDeleted:
+    """The uids of the objects that were deleted last.
+
+    The answer to a read or a write may arrive after the event of the object's deletion. Stored, it would stay
+    for ever: no other event follows.
+    """
+
+    _LIMIT = 10_000
+
+    def __init__(self) -> None:
+        self._uids: dict[str, None] = {}
+
+    def __contains__(self, uid: object) -> bool:
+        return uid in self._uids
+
+    def add(self, uid: str) -> None:
+        self._uids[uid] = None
+        # A dict keeps the order: the oldest goes first.
+        if len(self._uids) > self._LIMIT:
+            del self._uids[next(iter(self._uids))]
 
 
 def _discard(names_by: dict[KeyType, set[tuple[str, str]]], key: KeyType, name: tuple[str, str]) -> None:
@@ -336,8 +378,8 @@ def owner_of(body: Json) -> Key | None:
     return Key(kind, metadata["namespace"], name) if kind and name else None
 
 
+_EMPTY: tuple[Any, ...] = (None, "", {}, [])
 _UNUSED_METADATA = {"managedFields", "resourceVersion"}
-_EVENT_FIELDS = ("reason", "message", "lastTimestamp", "eventTime")
 _METADATA = {
     "name",
     "namespace",
@@ -383,8 +425,10 @@ def _pod(body: Json) -> dict[str, Any]:
 
 def _metadata(body: Json) -> dict[str, Any]:
     """Return metadata without the version, which is kept apart, and without what may be large."""
-    kept = {name: value for name, value in body["metadata"].items() if name in _METADATA and value}
-    annotations = body["metadata"].get("annotations") or {}
+    # Without empty values; a grace period of 0 is none.
+    metadata = body["metadata"]
+    kept = {name: value for name, value in metadata.items() if name in _METADATA and value not in _EMPTY}
+    annotations = metadata.get("annotations") or {}
     read = {name: value for name, value in annotations.items() if name in _ANNOTATIONS}
     return kept | ({"annotations": read} if read else {})
 

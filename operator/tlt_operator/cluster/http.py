@@ -86,8 +86,9 @@ class HttpClient:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            # More connections than workers: a request never waits for another one's answer.
-            connector=aiohttp.TCPConnector(limit=64),
+            # Without a limit: each watch keeps a connection, and a request never waits for another's answer.
+            # The workers limit them.
+            connector=aiohttp.TCPConnector(limit=0),
             # A server that does not even accept a connection is given up sooner than one that is slow.
             timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=10),
             headers={"User-Agent": user_agent("tlt-operator")},

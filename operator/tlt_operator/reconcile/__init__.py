@@ -19,12 +19,11 @@ from datetime import datetime
 from tlt_api import conditions, references, times
 from tlt_api.failures import Reason, failure
 from tlt_api.resources import Resource
-from tlt_api.status import Phase
 from tlt_operator.objects import job
 from tlt_operator.objects.event import Event
-from tlt_operator.reconcile import attempts, cleanup, retry
-from tlt_operator.reconcile.plan import Plan, announce, fail, plan_for, with_state
-from tlt_operator.reconcile.state import Announced, NotStarted, attempt_state
+from tlt_operator.reconcile import attempts, cleanup
+from tlt_operator.reconcile.plan import Plan, fail, plan_for, with_state
+from tlt_operator.reconcile.state import NotStarted, attempt_state
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Snapshot
 
@@ -39,7 +38,8 @@ def reconcile(snapshot: Snapshot, now: datetime, settings: Settings) -> Plan:
     plan = _decide(snapshot, now, settings)
     # The next attempt: its Job is created in this same pass, if nothing stands in its way.
     if plan.announced is not None and snapshot.resource is not None:
-        plan = attempts.reconcile(plan.announced, snapshot.resource, Announced(), now, settings)
+        state = attempt_state(plan.announced)
+        plan = attempts.reconcile(plan.announced, snapshot.resource, state, now, settings)
     # Outcomes that this plan records count as recorded: it writes the status before it sets a TTL.
     return replace(plan, ttl=cleanup.ttl(snapshot, plan.status or snapshot.status) or plan.ttl)
 
@@ -48,9 +48,9 @@ def _decide(snapshot: Snapshot, now: datetime, settings: Settings) -> Plan:
     resource, status = snapshot.resource, snapshot.status
     # Succeeded and Failed are final, whatever the spec says now and whatever happened to the Job; only a user
     # who raises spec.retry takes up what has failed.
+    if resource and attempts.taken_up(snapshot, resource):
+        return attempts.next_attempt(snapshot, resource, now)
     if status.phase in conditions.TERMINAL:
-        if status.phase == Phase.FAILED and resource and retry.requested(resource.spec, status):
-            return attempts.next_attempt(snapshot, resource, now)
         return cleanup.finished(snapshot)
     # A spec or status that cannot be read must neither stop a run nor start one.
     if resource is None:
@@ -99,7 +99,7 @@ def _first_attempt(snapshot: Snapshot, resource: Resource, now: datetime) -> Pla
     match references.resolve(resource, lambda kind, name: snapshot.parents.get((kind, name))):
         # The files are recorded in the status with their digests: all attempts start from the same ones.
         case references.Resolved(inputs=inputs, dependency=dependency):
-            return announce(snapshot, 1, now, inputs=inputs, dependency=dependency)
+            return attempts.begin(snapshot, resource, 1, now, inputs=inputs, dependency=dependency)
         # The parent is recorded by its uid: a resource of its name that is created later is another one.
         case references.Waiting(message=message, dependency=dependency):
             state = conditions.waiting_for_dependency(message)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,11 +11,11 @@ from tlt_api import conditions, times
 from tlt_api.conditions import State
 from tlt_api.failures import Reason, failure
 from tlt_api.resources import Resource
-from tlt_api.runspec import for_attempt
+from tlt_api.runspec import PROGRESS_SECONDS, for_attempt
 from tlt_api.status import Attempt, Failure, Inputs, Phase
 from tlt_operator.objects import job as job_object
 from tlt_operator.objects import service as service_object
-from tlt_operator.reconcile import blockers, diagnosis, retry
+from tlt_operator.reconcile import blockers, diagnosis, retry, silence
 from tlt_operator.reconcile.blockers import Blocker
 from tlt_operator.reconcile.plan import (
     Plan,
@@ -30,6 +32,7 @@ from tlt_operator.reconcile.plan import (
 from tlt_operator.reconcile.state import (
     Announced,
     AttemptState,
+    Disrupted,
     Ended,
     Lost,
     NotStarted,
@@ -42,13 +45,18 @@ from tlt_operator.reconcile.state import (
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import JobState, Refusal, Snapshot
 
-# Services, quotas and Events are not watched: while one of them matters, the resource is looked at again.
+# Services and quotas are not watched: while one of them matters, the resource is looked at again.
 OLD_POD_POLL_SECONDS = 5.0
 """Interval while the end of a pod is awaited."""
 REFUSED_POLL_SECONDS = 30.0
 """Interval while a name is taken or a request is refused: somebody has to act first."""
-_SHORTEST_POLL_SECONDS = 5.0
-_LONGEST_POLL_SECONDS = 120.0
+_REPORTS_PER_SECOND = 4.0
+"""Reports of progress that all runs together make in a second, if they started together. Of a thousand runs
+that started one after the other, each with its own pace, it is 4 * (1 + ln(1000 / 20)) = 20 a second."""
+_FIRST_WARNINGS_SECONDS = 10.0
+"""Age of a Job from which on Warning Events say why it has no running pod (:mod:`tlt_operator.observe`)."""
+_WATCHED_POLL_SECONDS = 600.0
+"""Interval while everything that is waited for is watched, in case that a watch has missed it."""
 
 
 def reconcile(
@@ -70,14 +78,17 @@ def reconcile(
             return _report_waiting(snapshot, resource, state, now)
         # All pods run: record since when, and what is wrong in spite of that.
         case Running():
-            return _report_running(snapshot, state, now)
+            return _report_running(snapshot, resource, state, now)
+        # A pod is being taken away: the Job fails, and another attempt follows, once it has ended.
+        case Disrupted():
+            return _disrupted(snapshot, resource, state, now)
         # The Job is suspended: by the operator, by Kueue or by a person.
         case Paused():
             return _paused(snapshot, resource, state, now)
         # Somebody deleted the Job. Once its pods have written their checkpoint, it is gone: Lost.
         case Stopping(job=job):
             stopping = State(Phase.RUNNING, conditions.STOPPING, f"Job {job.name} is being deleted")
-            return plan_for(snapshot, with_state(snapshot, stopping, now, job_uid=job.uid))
+            return _await_pods(snapshot, stopping, now, job_uid=job.uid)
         # Somebody deleted the Job: an interruption, which does not count as a failure of the run.
         case Lost():
             message = f"Job {snapshot.status.job_name} was deleted before it ended"
@@ -102,11 +113,11 @@ def suspend(snapshot: Snapshot, resource: Resource, state: AttemptState, now: da
         case Ended(outcome=Failure() as cause):
             return _record(snapshot, resource, cause, now)
         # The phase stays Running until its pods have written their checkpoint and are gone.
-        case Starting(job=job) | Running(job=job) | Paused(job=job) | Stopping(job=job) if (
-            job.queue or job.deleting
-        ):
+        case (
+            Starting(job=job) | Running(job=job) | Disrupted(job=job) | Paused(job=job) | Stopping(job=job)
+        ) if job.queue or job.deleting:
             return _stopping(snapshot, job, now, delete=None if job.deleting else job)
-        case Starting(job=job) | Running(job=job):
+        case Starting(job=job) | Running(job=job) | Disrupted(job=job):
             return _stopping(snapshot, job, now, suspend=job)
         # The Job controller has not noticed yet: a pod may be on its way.
         case Paused(job=job) if job.suspended_by_us and not job.holds("Suspended"):
@@ -133,7 +144,29 @@ def _still_writing(snapshot: Snapshot, now: datetime) -> Plan:
     """Report that pods are being stopped, which may still write to the output."""
     names = ", ".join(snapshot.live_pods)
     stopping = State(Phase.RUNNING, conditions.STOPPING, f"waits for the end of {names}")
-    return plan_for(snapshot, with_state(snapshot, stopping, now), requeue_after=OLD_POD_POLL_SECONDS)
+    return _await_pods(snapshot, stopping, now)
+
+
+def _disrupted(snapshot: Snapshot, resource: Resource, state: Disrupted, now: datetime) -> Plan:
+    """Report an attempt one of whose pods is being taken away."""
+    pod, cause = state.pod, state.pod.conditions.get("DisruptionTarget")
+    # The Job controller waits for its end, which nobody can report any more. Without the Job it goes.
+    if pod.forced:
+        message = f"pod {pod.name} on node {pod.node or 'unknown'} was deleted by force"
+        lost = failure(Reason.NODE_LOST, message)
+        return end_attempt(snapshot, resource, lost, now, delete=state.job)
+    reason = f" ({cause.reason}: {cause.message})" if cause and cause.true else ""
+    message = f"attempt {snapshot.attempt}: pod {pod.name} is being stopped{reason}; the next attempt follows"
+    stopping = State(Phase.RUNNING, conditions.STOPPING, message)
+    return _await_pods(snapshot, stopping, now, job_uid=state.job.uid)
+
+
+def _await_pods(snapshot: Snapshot, state: State, now: datetime, **changes: Any) -> Plan:
+    """Report a state in which the end of pods is awaited, or that the node of one does not answer."""
+    lost = silence.lost_pod(snapshot.pods, now)
+    state = silence.node_lost(snapshot.namespace, lost, now) if lost else state
+    status = with_state(snapshot, state, now, **changes)
+    return plan_for(snapshot, status, requeue_after=OLD_POD_POLL_SECONDS)
 
 
 def _paused(snapshot: Snapshot, resource: Resource, state: Paused, now: datetime) -> Plan:
@@ -149,7 +182,7 @@ def _paused(snapshot: Snapshot, resource: Resource, state: Paused, now: datetime
         return plan_for(snapshot, status, resume=job, requeue_after=OLD_POD_POLL_SECONDS)
     if not job.queue:
         blocker = blockers.suspension_blocker(job, snapshot.namespace)
-        return _blocked(snapshot, resource, blocker, job, now, REFUSED_POLL_SECONDS)
+        return _blocked(snapshot, resource, blocker, job, now, _WATCHED_POLL_SECONDS)
     # Kueue resumes it when it admits it, which may take days and is no error.
     message = f"attempt {snapshot.attempt}: Job {job.name} waits in the queue {job.queue}"
     changes: dict[str, Any] = {}
@@ -166,7 +199,7 @@ def _paused(snapshot: Snapshot, resource: Resource, state: Paused, now: datetime
         changes["history"] = retry.append(snapshot.status.history, entry)
         changes["preemptions"] = (snapshot.status.preemptions or 0) + 1
     reason = conditions.WAITING_FOR_ADMISSION
-    return _queued(snapshot, resource, reason, message, now, REFUSED_POLL_SECONDS, job, **changes)
+    return _queued(snapshot, resource, reason, message, now, _WATCHED_POLL_SECONDS, job, **changes)
 
 
 def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Settings) -> Plan:
@@ -179,6 +212,8 @@ def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Set
         message = f"Job {name} belongs to something else (owner uid {owner}): waits until it is gone"
         return _queued(snapshot, resource, "JobNameTaken", message, now, REFUSED_POLL_SECONDS)
     # The pod of an earlier attempt may outlive its Job, for example on a node that is cut off.
+    if silence.lost_pod(snapshot.pods, now):
+        return _still_writing(snapshot, now)
     if snapshot.live_pods:
         names = ", ".join(snapshot.live_pods)
         message = f"waits for the end of {names}: two pods must not write to one output"
@@ -191,13 +226,20 @@ def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Set
     # The files that the first attempt was given: a retry uses the same bytes.
     inputs = snapshot.status.inputs or Inputs()
     addresses = service_object.addresses(name, spec)
-    run = for_attempt(resource, spec, inputs, snapshot.attempt, addresses)
+    pace = progress_seconds(snapshot.unfinished)
+    run = for_attempt(resource, spec, inputs, snapshot.attempt, addresses, pace)
     avoided = retry.nodes_to_avoid(snapshot.status.history)
     body = job_object.build(run, settings, snapshot.labels, avoided)
     message = f"attempt {snapshot.attempt}: Job {name} waits for its pod to run"
     status = with_state(snapshot, State(Phase.QUEUED, conditions.WAITING_FOR_POD, message), now)
     # The Job's first event comes sooner than this.
     return plan_for(snapshot, status, create=body, requeue_after=REFUSED_POLL_SECONDS)
+
+
+def progress_seconds(unfinished: int) -> int:
+    """Return the shortest time between two reports of progress of a run, among this many."""
+    # The pace of a run is set when it starts: the first runs of a thousand report more often than the last.
+    return max(PROGRESS_SECONDS, math.ceil(unfinished / _REPORTS_PER_SECOND))
 
 
 def _refused(
@@ -230,13 +272,14 @@ def _report_waiting(snapshot: Snapshot, resource: Resource, state: Starting, now
 
 
 def _poll_seconds(snapshot: Snapshot, job: JobState, now: datetime) -> float:
-    """Seconds until the next look at a Job whose pods do not run. Pods are not watched, hence the poll."""
+    """Seconds until the next look at a Job whose pods do not run."""
     # Services are not watched: only another look finds that a name is free or a right was granted.
     if job.indexed and snapshot.own_service is None:
         return REFUSED_POLL_SECONDS
-    # Often at first, when an image is pulled, and ever less: a pod may wait for a free node for days.
+    # Once somebody has asked for Warning Events, those that say something new wake the resource. A pod may
+    # wait for a free node for days, and thousands of them must cost nothing meanwhile.
     age = (now - (job.created or now)).total_seconds()
-    return min(max(age / 4, _SHORTEST_POLL_SECONDS), _LONGEST_POLL_SECONDS)
+    return _FIRST_WARNINGS_SECONDS - age if age < _FIRST_WARNINGS_SECONDS else _WATCHED_POLL_SECONDS
 
 
 def _blocked(
@@ -281,6 +324,9 @@ def _wait(
     """Report a state in which a pod is waited for; after startTimeoutSeconds, fail by ``cause``."""
     seconds_left = _seconds_left(times.from_wire(snapshot.status.waiting_since), resource, now)
     if seconds_left is not None and seconds_left <= 0:
+        # Between two attempts, or before the first one, no attempt ends.
+        if snapshot.status.attempt is None or snapshot.status.recorded_end:
+            return fail(snapshot, cause, now)
         return end_attempt(snapshot, resource, cause, now, delete=job)
     # No event announces the end of the timeout.
     poll = poll if seconds_left is None else min(poll, seconds_left)
@@ -300,14 +346,24 @@ def _job_observed(job: JobState | None) -> dict[str, str]:
     return {"job_uid": job.uid} if job else {}
 
 
-def _report_running(snapshot: Snapshot, state: Running, now: datetime) -> Plan:
+def _report_running(snapshot: Snapshot, resource: Resource, state: Running, now: datetime) -> Plan:
     job, problem = state.job, state.problem
     runs = conditions.running(snapshot.attempt, job.name, problem.block.message if problem else "")
+    # While all pods are ready, events of the Job report every change. Otherwise some changes cause none.
+    poll = None if job.all_ready and not problem else REFUSED_POLL_SECONDS
+    due = silence.progress_due(snapshot, job)
+    if due and now >= due:
+        if resource.spec.run_policy.stall == "Restart":
+            cause = failure(Reason.STALLED, silence.no_progress(snapshot.attempt, job, due))
+            return end_attempt(snapshot, resource, cause, now, delete=job)
+        runs = silence.stalled(snapshot.namespace, snapshot.attempt, job, due)
+        poll = REFUSED_POLL_SECONDS
+    elif due:
+        wait = max((due - now).total_seconds(), OLD_POD_POLL_SECONDS)
+        poll = min(poll, wait) if poll else wait
     # Of the first attempt, whatever number this one has: startTime and completionTime span the whole run.
     start_time = first_start(snapshot, job, now)
     status = with_state(snapshot, runs, now, job_uid=job.uid, start_time=start_time)
-    # While all pods are ready, events of the Job report every change. Otherwise some changes cause none.
-    poll = None if job.all_ready and not problem else REFUSED_POLL_SECONDS
     return plan_for(snapshot, status, requeue_after=poll)
 
 
@@ -348,7 +404,7 @@ def _announce_next(
     # From the recorded end, not from now: the delay does not begin anew when the operator restarts.
     due = (times.from_wire(last.time) or now) + timedelta(seconds=delay)
     if now >= due:
-        return announce(snapshot, snapshot.attempt + 1, now)
+        return begin(snapshot, resource, snapshot.attempt + 1, now)
     wait = (due - now).total_seconds()
     wait = wait if seconds_left is None else min(wait, seconds_left)
     # The status of the failure says more than the one below and stays, unless the spec was edited since.
@@ -361,9 +417,19 @@ def _announce_next(
     return plan_for(snapshot, with_state(snapshot, state, now), requeue_after=wait)
 
 
+def taken_up(snapshot: Snapshot, resource: Resource) -> bool:
+    """Tell whether the user takes up a resource that has failed, by raising spec.retry."""
+    # Suspended, it waits for both.
+    if resource.spec.suspend or not retry.requested(resource.spec, snapshot.status):
+        return False
+    # An operator that died may have created the Job of the next attempt, and not recorded why.
+    begun = snapshot.recorded is not None and snapshot.recorded.attempt is not None
+    return snapshot.status.phase == Phase.FAILED or begun
+
+
 def next_attempt(snapshot: Snapshot, resource: Resource, now: datetime) -> Plan:
     """Return the plan that takes up a resource again because spec.retry was raised."""
-    status = snapshot.status
+    status = snapshot.recorded or snapshot.status
     changes: dict[str, Any] = {
         "observed_retry": observed_retry(resource, status),
         "completion_time": None,
@@ -383,4 +449,20 @@ def next_attempt(snapshot: Snapshot, resource: Resource, now: datetime) -> Plan:
         update = {"retry": resource.spec.retry, "remedy": remedy}
         changes["history"] = [*earlier, last.model_copy(update=update)]
     changes["restarts"] = (status.restarts or 0) + 1
-    return announce(snapshot, snapshot.attempt + 1, now, **changes)
+    # The Job that a former operator created is the next attempt's.
+    found = replace(snapshot, next_job=snapshot.job) if snapshot.recorded else snapshot
+    return begin(found, resource, status.attempt + 1, now, **changes)
+
+
+def begin(snapshot: Snapshot, resource: Resource, attempt: int, now: datetime, **changes: Any) -> Plan:
+    """Go on with the next attempt, unless another resource writes to the output."""
+    holder = snapshot.output_holder
+    # The Job of an attempt that has begun is not taken back.
+    if holder is None or snapshot.recorded is not None:
+        return announce(snapshot, attempt, now, **changes)
+    blocker = blockers.output_blocker(resource.spec.output.uri, holder)
+    state = State(Phase.QUEUED, blocker.reason, blocker.block.message, blocker.block)
+    cause = failure(blocker.fails_as, blocker.message, blocker.hint)
+    # What an attempt starts from is resolved when it starts.
+    changes = {name: value for name, value in changes.items() if name != "inputs"}
+    return _wait(snapshot, resource, state, cause, None, now, REFUSED_POLL_SECONDS, **changes)

@@ -17,7 +17,7 @@ def finished(snapshot: Snapshot) -> Plan:
         conditions = [condition.model_copy(update=generation) for condition in status.conditions]
         update = {**generation, "conditions": conditions}
         # A lower spec.retry (a manifest applied again) is noted: raising it counts from there.
-        if snapshot.resource:
+        if snapshot.resource and snapshot.resource.spec.retry < (status.observed_retry or 0):
             update["observed_retry"] = observed_retry(snapshot.resource, status)
         status = status.model_copy(update=update)
     # A Job that outlived its resource's failure (the operator died before it deleted it) is deleted now.

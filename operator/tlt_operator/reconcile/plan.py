@@ -109,12 +109,20 @@ def _transition(before: JobStatus, after: JobStatus) -> Event | None:
     # read, and of the operator's writes. Its end is.
     if ready is None or ready.reason in (conditions.WAITING_FOR_POD, conditions.RUNNING):
         return None
+    # Of its own: the state may have been reported before it turned out that a person has to act.
+    if _stalls(after) and not _stalls(before) and after.phase != Phase.FAILED:
+        return Event("Warning", conditions.STALLED, ready.message)
     previous = (before.phase, before.attempt, was_ready.reason if was_ready else None)
     if previous == (after.phase, after.attempt, ready.reason):
         return None
     blocked = conditions.find(after.conditions, conditions.BLOCKED)
     warns = after.phase in ("Failed", "Retrying") or (blocked is not None and blocked.status == "True")
     return Event("Warning" if warns else "Normal", ready.reason, ready.message)
+
+
+def _stalls(status: JobStatus) -> bool:
+    stalled = conditions.find(status.conditions, conditions.STALLED)
+    return stalled is not None and stalled.status == "True"
 
 
 def announce(snapshot: Snapshot, attempt: int, now: datetime, **changes: Any) -> Plan:

@@ -1,8 +1,8 @@
 """State of the current attempt, derived once from a snapshot; every policy starts from it.
 
-    NotStarted -> Announced -> Starting -> Running -> Stopping -> Lost
-                                  ^           |    -> Ended
-                                  +- Paused <-+
+    NotStarted -> Announced -> Starting -> Running -> Disrupted -> Ended
+                                  ^           |    -> Stopping -> Lost
+                                  +- Paused <-+    -> Ended
 
 The Job is created first, then ``status.attempt`` and ``status.jobUid`` are written together. A status
 without jobUid names an attempt whose Job could not be created yet (Announced), or comes from an operator of
@@ -19,7 +19,7 @@ from tlt_api.status import Attempt, Failure, Phase
 from tlt_operator.reconcile import blockers
 from tlt_operator.reconcile.blockers import Blocker
 from tlt_operator.reconcile.diagnosis import diagnose
-from tlt_operator.snapshot import JobState, Snapshot
+from tlt_operator.snapshot import JobState, PodState, Snapshot
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,19 @@ class Running:
 
     job: JobState
     problem: Blocker | None = None
+
+
+@dataclass(frozen=True)
+class Disrupted:
+    """State of an attempt one of whose pods is being taken away, or is on a node that does not answer.
+
+    Attributes:
+        job: The Job, which fails once the pod has ended.
+        pod: The pod.
+    """
+
+    job: JobState
+    pod: PodState
 
 
 @dataclass(frozen=True)
@@ -102,7 +115,7 @@ class Ended:
     outcome: Succeeded | Failure | Attempt
 
 
-AttemptState = NotStarted | Announced | Starting | Running | Paused | Stopping | Lost | Ended
+AttemptState = NotStarted | Announced | Starting | Running | Disrupted | Paused | Stopping | Lost | Ended
 
 
 def attempt_state(snapshot: Snapshot) -> AttemptState:
@@ -136,8 +149,12 @@ def attempt_state(snapshot: Snapshot) -> AttemptState:
     return _active(snapshot, job)
 
 
-def _active(snapshot: Snapshot, job: JobState) -> Starting | Running:
-    """Return the state of an attempt whose Job has not ended and is not being deleted."""
+def _active(snapshot: Snapshot, job: JobState) -> Starting | Running | Disrupted:
+    """Return the state of an attempt whose Job has not ended, is not suspended and not being deleted."""
+    # However it seems to run: one pod that goes takes the attempt with it.
+    for pod in snapshot.attempt_pods:
+        if not pod.phase_ended and (pod.deleting or pod.disrupted or pod.unheard_since):
+            return Disrupted(job, pod)
     runs = _all_pods_run(snapshot, job)
     # Pods of several nodes find each other by their Service: without it they run and get nowhere.
     unreachable = _unreachable(snapshot, job)

@@ -125,6 +125,17 @@ class Storage:
         """
         return self._backend(uri).publish(local, parse(uri))
 
+    def create(self, local: Path, uri: str) -> bool:
+        """Copy a small file to the address unless there is one; return False if there is.
+
+        Of several callers at the same time one creates it. On S3 servers without conditional writes this is
+        not certain: the last one wins then, and mostly the others notice.
+
+        Raises:
+            RunnerError: ``StorageFull``, ``StorageDenied`` or ``StorageUnavailable``.
+        """
+        return self._backend(uri).create(local, parse(uri))
+
     def stored(self, uri: str) -> StoredFile | None:
         """Return digest and size of the file at an address; None if there is none.
 

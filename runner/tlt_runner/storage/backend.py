@@ -50,6 +50,9 @@ class Backend(Protocol):
     def publish(self, local: Path, address: Address) -> StoredFile:
         """Copy a local file to the address, where it appears whole or not at all."""
 
+    def create(self, local: Path, address: Address) -> bool:
+        """Copy a small file to the address unless there is one; False if there is."""
+
     def stored(self, address: Address) -> StoredFile | None:
         """Return digest and size of the file at the address; None if there is none."""
 

@@ -8,6 +8,7 @@ process share one pool of connections.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -39,6 +40,8 @@ REMOVED_AT_ONCE = 1000
 # Codes of AWS, MinIO and Ceph. A HEAD has no body, so its code is the bare HTTP status.
 _MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
+_EXISTS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
+_UNCONDITIONAL = {"NotImplemented", "501"}
 _FULL = {"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage"}
 
 
@@ -79,6 +82,10 @@ class Buckets:
         digest = sha256_of(local)
         self._store.upload(local, address.root, address.path, digest)
         return StoredFile(address.uri, digest, local.stat().st_size)
+
+    def create(self, local: Path, address: Address) -> bool:
+        """Upload a file unless there is an object; False if there is."""
+        return self._store.create(local.read_bytes(), address.root, address.path)
 
     def stored(self, address: Address) -> StoredFile | None:
         """Return digest and size of the object; one without a digest beside it is downloaded."""
@@ -219,6 +226,27 @@ class ObjectStore:
             # S3 shows an object only when it is complete, also one of several parts: no rename is needed.
             extra = {"Metadata": {"sha256": sha256}}
             self._transfers.upload(str(local), bucket, key, extra_args=extra).result()
+
+    def create(self, content: bytes, bucket: str, key: str) -> bool:
+        """Upload an object unless there is one; return False if there is."""
+        digest = {"sha256": hashlib.sha256(content).hexdigest()}
+        with self._errors(f"s3://{bucket}/{key}"):
+            try:
+                self._client.put_object(
+                    Bucket=bucket, Key=key, Body=content, Metadata=digest, IfNoneMatch="*"
+                )
+            except ClientError as error:
+                code = str(error.response.get("Error", {}).get("Code", ""))
+                if code in _EXISTS:
+                    return False
+                if code not in _UNCONDITIONAL:
+                    raise
+                # This server writes without a condition only: look first.
+                if self.exists(bucket, key):
+                    return False
+                self._client.put_object(Bucket=bucket, Key=key, Body=content, Metadata=digest)
+            # A server that ignores the condition shows here that somebody else has written since.
+            return bool(self._client.get_object(Bucket=bucket, Key=key)["Body"].read() == content)
 
     def remove(self, bucket: str, keys: Sequence[str]) -> None:
         """Remove objects; those that do not exist are skipped."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tlt_api.failures import Reason
 from tlt_runner.errors import NotFoundError, RunnerError, storage_errors
-from tlt_runner.files import atomically, sha256_of
+from tlt_runner.files import atomically, create, sha256_of
 from tlt_runner.storage.address import Address
 from tlt_runner.storage.backend import StoredFile
 
@@ -83,6 +83,13 @@ class Volumes:
             target.parent.mkdir(parents=True, exist_ok=True)
             digest = _copy_atomically(local, target)
             return StoredFile(address.uri, digest, target.stat().st_size)
+
+    def create(self, local: Path, address: Address) -> bool:
+        """Copy a file to the address unless there is one; False if there is."""
+        target = self.local_path(address)
+        with storage_errors(address.uri):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            return create(target, local.read_bytes())
 
     def stored(self, address: Address) -> StoredFile | None:
         """Return digest and size of the file; None if there is none."""

@@ -1,0 +1,81 @@
+"""Warning Events by the object that they are about, from one list of a namespace for all who ask.
+
+Events are not indexed: for each list the API server reads all of them, however few match. One list every half
+minute therefore serves all resources that wait for a pod, and wakes those about which something new is said.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+
+from tlt_operator.cluster.client import Json, Source
+
+REFRESH_SECONDS = 30.0
+"""Time between two lists of a namespace, and the age up to which a list is used."""
+_INTEREST_SECONDS = 900.0
+"""Time for which a namespace is listed again after somebody asked: the sweep asks for all who still wait."""
+_POD_NAME = re.compile(r"""(pods? "[^"]*-)[a-z0-9]{5}(?=")""")
+"""Name of a pod that was refused: another one at each try, though nothing else is said."""
+_FIELDS = ("reason", "message", "lastTimestamp", "eventTime")
+
+
+class WarningEvents:
+    """Warning Events of the namespaces in which pods are waited for.
+
+    Args:
+        source: Access to the API server.
+        clock: Clock of monotonic seconds.
+    """
+
+    def __init__(self, source: Source, clock: Callable[[], float] = time.monotonic) -> None:
+        self._source = source
+        self._clock = clock
+        self._asked: dict[str, float] = {}
+        self._listed: dict[str, float] = {}
+        self._events: dict[str, dict[str, list[Json]]] = {}
+
+    async def about(self, namespace: str, uid: str) -> Sequence[Json]:
+        """Return the Warning Events about an object, as of half a minute ago at most."""
+        self._asked[namespace] = self._clock()
+        if self._is_old(namespace):
+            await self._list(namespace)
+        return self._events.get(namespace, {}).get(uid, [])
+
+    async def refresh(self) -> set[str]:
+        """List the namespaces about which somebody asked lately; return the uids about which news came."""
+        news: set[str] = set()
+        for namespace, asked in list(self._asked.items()):
+            if self._clock() - asked > _INTEREST_SECONDS:
+                for state in (self._asked, self._listed, self._events):
+                    state.pop(namespace, None)
+            elif self._is_old(namespace):
+                before = self._events.get(namespace, {})
+                await self._list(namespace)
+                after = self._events.get(namespace, {})
+                news |= {uid for uid, events in after.items() if _said(events) != _said(before.get(uid, ()))}
+        return news
+
+    def _is_old(self, namespace: str) -> bool:
+        return self._clock() - self._listed.get(namespace, -REFRESH_SECONDS) >= REFRESH_SECONDS
+
+    async def _list(self, namespace: str) -> None:
+        # Set before the answer: others that ask meanwhile do not list once more.
+        previous = self._listed.get(namespace)
+        self._listed[namespace] = self._clock()
+        events: dict[str, list[Json]] = {}
+        try:
+            for item in await self._source.list_all_warnings(namespace):
+                about = events.setdefault((item.get("involvedObject") or {}).get("uid") or "", [])
+                event = {field: item.get(field) for field in _FIELDS}
+                about.append({**event, "message": _POD_NAME.sub(r"\1*", event["message"] or "")})
+        except BaseException:
+            self._listed[namespace] = previous if previous is not None else -REFRESH_SECONDS
+            raise
+        self._events[namespace] = events
+
+
+def _said(events: Sequence[Json]) -> set[tuple[str, str]]:
+    """Return what the Events about an object say, however often and when."""
+    return {(event.get("reason") or "", event.get("message") or "") for event in events}

@@ -1,0 +1,123 @@
+"""Who writes to which output: of two live resources with one ``spec.output.uri``, the later one waits.
+
+Two runs would replace each other's files. The watches fill this (:mod:`tlt_operator.index`); a resource that
+is about to start claims its output in the moment in which that is decided, so that of two that are decided at
+once only one starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tlt_api.conditions import OUTPUT_IN_USE, TERMINAL
+from tlt_api.status import Phase
+from tlt_operator.snapshot import Key
+
+_Place = tuple[str, str, str]
+"""Namespace, endpoint and address without a trailing slash: an output."""
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Resource that writes to an output.
+
+    Attributes:
+        place: The output.
+        order: Rank among those that have not started, the earliest first.
+        live: True until the resource has ended.
+        started: True if it has begun an attempt, and does not wait for another writer.
+        ready: True if it would start now, were it alone.
+    """
+
+    place: _Place
+    order: tuple[str, str, str]
+    live: bool
+    started: bool
+    ready: bool
+
+
+class Outputs:
+    """Writers of all outputs."""
+
+    def __init__(self) -> None:
+        self._writers: dict[Key, _Writer] = {}
+        self._at: dict[_Place, set[Key]] = {}
+        self._claims: set[Key] = set()
+
+    def update(self, key: Key, body: Mapping[str, Any]) -> None:
+        """Store a resource that a watch has reported."""
+        previous, current = self._writers.get(key), _writer(key, body)
+        # The status shows the start by now, or the end.
+        if current is None or current.started or not current.live:
+            self._claims.discard(key)
+        if previous and (current is None or previous.place != current.place):
+            self._unlink(key, previous.place)
+        if current is None:
+            self._writers.pop(key, None)
+            return
+        self._writers[key] = current
+        self._at.setdefault(current.place, set()).add(key)
+
+    def remove(self, key: Key) -> None:
+        """Forget a deleted resource."""
+        previous = self._writers.pop(key, None)
+        self._claims.discard(key)
+        if previous:
+            self._unlink(key, previous.place)
+
+    def claim(self, key: Key) -> None:
+        """Record that a resource starts, before its status says so."""
+        self._claims.add(key)
+
+    def sharing(self, key: Key) -> set[Key]:
+        """Return the other resources with the same output."""
+        writer = self._writers.get(key)
+        return self._at[writer.place] - {key} if writer else set()
+
+    def holder(self, key: Key) -> Key | None:
+        """Return the resource that a resource has to wait for before it starts; None if there is none."""
+        mine = self._writers.get(key)
+        if mine is None:
+            return None
+        holders = []
+        for other in self.sharing(key):
+            writer = self._writers[other]
+            if not writer.live:
+                continue
+            # One that runs holds its output; of those that could start, the earliest goes first. One that
+            # waits for a parent or is suspended lets others pass: it may be waiting for this very resource.
+            earlier = not mine.started and writer.ready and writer.order < mine.order
+            if writer.started or other in self._claims or earlier:
+                holders.append((writer.order, other))
+        return min(holders)[1] if holders else None
+
+    def _unlink(self, key: Key, place: _Place) -> None:
+        self._at[place].discard(key)
+        if not self._at[place]:
+            del self._at[place]
+
+
+def _writer(key: Key, body: Mapping[str, Any]) -> _Writer | None:
+    """Return a resource as a writer; None if it names no output."""
+    # From the raw JSON: any level may be missing or null in a spec that this version cannot read.
+    spec, status, metadata = body.get("spec") or {}, body.get("status") or {}, body["metadata"]
+    uri = (spec.get("output") or {}).get("uri")
+    if not isinstance(uri, str):
+        return None
+    endpoint = (
+        ((spec.get("storage") or {}).get("s3") or {}).get("endpoint") if uri.startswith("s3:") else None
+    )
+    phase = status.get("phase")
+    waits = any(
+        item.get("type") == "Reconciling" and item.get("reason") == OUTPUT_IN_USE
+        for item in status.get("conditions") or ()
+    )
+    return _Writer(
+        place=(key.namespace, str(endpoint or "") if uri.startswith("s3:") else "", uri.rstrip("/")),
+        order=(metadata.get("creationTimestamp") or "", key.name, key.kind),
+        live=phase not in TERMINAL,
+        started=bool(status.get("attempt")) and not waits,
+        ready=phase not in (Phase.PENDING, Phase.SUSPENDED) and not spec.get("suspend"),
+    )

@@ -1,0 +1,213 @@
+"""Pods and runs that are no longer heard of: NodeLost, Stalled, and no second pod beside a live one."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from operator_ring.manifests import START, ended, resource
+from operator_ring.memory_kube import Body, MemoryKube
+from operator_ring.scenario import condition, play
+from tlt_api import times
+from tlt_operator.snapshot import Key
+
+JOB, POD = "traffic-train-1", "traffic-train-1-abcde"
+
+
+async def running(cluster: MemoryKube, **spec: Any) -> Key:
+    key = cluster.add(resource(**spec))
+    await cluster.settle()
+    cluster.wait(10)
+    cluster.run_pod(JOB)
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Running"
+    return key
+
+
+def unready(cluster: MemoryKube, **pod: Any) -> Body:
+    """Let the node fall silent: the node controller makes its pods unready, and the Job sees fewer."""
+    cluster.jobs[JOB]["status"]["ready"] = 0
+    body = cluster.pods[POD]
+    body["spec"] = {"nodeName": "gpu-7"}
+    since = times.to_wire(cluster.now)
+    body["status"]["conditions"] = [{"type": "Ready", "status": "False", "lastTransitionTime": since}]
+    return body
+
+
+def taint(cluster: MemoryKube) -> None:
+    """Let the taint manager evict the pod, which its kubelet does not hear."""
+    body = cluster.pods[POD]
+    body["metadata"]["deletionTimestamp"] = times.to_wire(cluster.now + timedelta(seconds=120))
+    body["status"]["conditions"].append(
+        {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager", "message": "m"}
+    )
+
+
+def reasons(cluster: MemoryKube) -> list[str]:
+    return [event["reason"] for event in cluster.events.values() if event["type"] == "Warning"]
+
+
+@play
+async def test_a_run_on_a_node_that_does_not_answer_is_lost_and_not_running(cluster: MemoryKube) -> None:
+    key = await running(cluster)
+    unready(cluster)
+    assert await cluster.settle() == 5
+    assert cluster.status(key)["phase"] == "Retrying"
+    assert condition(cluster, key, "Reconciling")["reason"] == "NodeLost"
+    message = condition(cluster, key, "Ready")["message"]
+    assert f"kubectl delete pod {POD} -n default --force --grace-period=0" in message
+    assert "kubectl taint node gpu-7 node.kubernetes.io/out-of-service=nodeshutdown:NoExecute" in message
+    assert condition(cluster, key, "Stalled")["status"] == "False"
+    cluster.wait(300)
+    taint(cluster)
+    await cluster.settle()
+    cluster.wait(300)
+    await cluster.settle()
+    assert condition(cluster, key, "Stalled")["status"] == "False"
+    cluster.wait(1)
+    await cluster.settle()
+    stalled = condition(cluster, key, "Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "NodeLost")
+    assert reasons(cluster) == ["NodeLost", "Stalled"]
+    cluster.wait(24 * 3600)
+    await cluster.settle()
+    assert list(cluster.jobs) == [JOB]  # the pod may still write
+    # A person has looked, and deletes the pod by force. Its finalizer keeps it until its Job is gone.
+    cluster.pods[POD]["metadata"]["deletionGracePeriodSeconds"] = 0
+    await cluster.settle()
+    status = cluster.status(key)
+    assert (status["attempt"], status["history"][0]["reason"]) == (2, "NodeLost")
+    assert (status["preemptions"], "retries" in status) == (1, False)
+    assert condition(cluster, key, "Stalled")["status"] == "False"
+    assert cluster.jobs[JOB]["metadata"]["deletionTimestamp"]
+    assert "traffic-train-2" in cluster.jobs
+
+
+@play
+async def test_a_node_that_answers_again_has_its_run_running_again(cluster: MemoryKube) -> None:
+    key = await running(cluster)
+    unready(cluster)
+    await cluster.settle()
+    cluster.wait(60)
+    cluster.run_pod(JOB)
+    await cluster.settle()
+    assert (cluster.status(key)["phase"], cluster.status(key)["attempt"]) == ("Running", 1)
+
+
+@pytest.mark.parametrize("reason", ["PreemptionByScheduler", "EvictionByEvictionAPI"])
+def test_a_pod_that_is_taken_away_is_stopping_within_its_grace_period(reason: str) -> None:
+    async def scenario(cluster: MemoryKube) -> None:
+        key = await running(cluster)
+        cluster.jobs[JOB]["status"]["ready"] = 0
+        body = cluster.pods[POD]
+        body["metadata"]["deletionTimestamp"] = times.to_wire(cluster.now + timedelta(seconds=120))
+        target = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": "m"}
+        body["status"]["conditions"] = [target]
+        for _ in range(2):
+            await cluster.settle()
+            assert cluster.status(key)["phase"] == "Running"
+            assert condition(cluster, key, "Reconciling")["reason"] == "Stopping"
+            assert reason in condition(cluster, key, "Ready")["message"]
+            cluster.wait(150)  # 30 s for the kubelet to say so
+        cluster.wait(1)
+        await cluster.settle()
+        assert condition(cluster, key, "Reconciling")["reason"] == "NodeLost"
+
+    asyncio.run(scenario(MemoryKube()))
+
+
+@play
+async def test_a_container_that_its_kubelet_calls_unready_is_not_lost(cluster: MemoryKube) -> None:
+    key = await running(cluster)
+    unready(cluster)["status"]["conditions"][0]["reason"] = "ContainersNotReady"
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Running"
+
+
+# --- progress that does not come
+
+
+def report(cluster: MemoryKube, key: Key, promise: int | None = 60) -> None:
+    progress = {"stage": "train", "epoch": 3, "step": 1, "lastUpdateTime": times.to_wire(cluster.now)}
+    cluster.report(key, progress=progress | ({"nextWithinSeconds": promise} if promise is not None else {}))
+
+
+@play
+async def test_a_run_without_the_progress_that_it_promised_is_stalled(cluster: MemoryKube) -> None:
+    key = await running(cluster)
+    report(cluster, key)
+    assert await cluster.settle() == 180  # 60 s promised, and 120 s for its way
+    cluster.wait(179)
+    assert await cluster.settle() == 5
+    assert condition(cluster, key, "Stalled")["status"] == "False"
+    cluster.wait(1)
+    assert await cluster.settle() == 30
+    stalled = condition(cluster, key, "Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "NoProgress")
+    assert cluster.status(key)["phase"] == "Running"
+    assert reasons(cluster) == ["Stalled"]
+    assert "deletionTimestamp" not in cluster.jobs[JOB]["metadata"]
+    report(cluster, key)
+    await cluster.settle()
+    assert condition(cluster, key, "Stalled")["status"] == "False"
+    assert condition(cluster, key, "Ready")["reason"] == "Running"
+
+
+@play
+async def test_a_run_that_keeps_its_promises_is_not_stalled(cluster: MemoryKube) -> None:
+    key = await running(cluster)
+    for _ in range(5):
+        report(cluster, key)
+        await cluster.settle()
+        cluster.wait(170)
+        await cluster.settle()
+    before = cluster.writes
+    report(cluster, key, 3600)  # an evaluation, which takes longer
+    cluster.wait(3600)
+    await cluster.settle()
+    assert condition(cluster, key, "Stalled")["status"] == "False"
+    assert cluster.writes == before
+
+
+@play
+async def test_a_run_that_promises_nothing_is_never_stalled(cluster: MemoryKube) -> None:
+    key = await running(cluster)
+    report(cluster, key, None)
+    cluster.wait(24 * 3600)
+    assert await cluster.settle() is None
+    assert condition(cluster, key, "Stalled")["status"] == "False"
+
+
+@play
+async def test_the_promise_of_an_earlier_attempt_does_not_bind_the_next(cluster: MemoryKube) -> None:
+    key = await running(cluster)
+    report(cluster, key)
+    cluster.wait(1)
+    cluster.finish(JOB, ended(75))
+    await cluster.settle()
+    cluster.wait(10)
+    cluster.run_pod("traffic-train-2")
+    cluster.wait(3600)
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Running"
+    assert condition(cluster, key, "Stalled")["status"] == "False"
+
+
+@play
+async def test_a_stalled_run_is_restarted_where_its_policy_says_so(cluster: MemoryKube) -> None:
+    key = await running(cluster, runPolicy={"stall": "Restart", "maxRetries": 0})
+    report(cluster, key)
+    cluster.wait(180)
+    await cluster.settle()
+    assert cluster.jobs[JOB]["metadata"]["deletionTimestamp"]  # SIGTERM, and SIGKILL after the grace period
+    assert condition(cluster, key, "Reconciling")["reason"] == "WaitingForOldPod"
+    assert list(cluster.jobs) == [JOB]
+    cluster.remove_job(JOB)
+    await cluster.settle()
+    status = cluster.status(key)
+    assert (status["attempt"], status["restarts"], status["history"][0]["reason"]) == (2, 1, "Stalled")
+    assert not {"retries", "preemptions"} & set(status)
+    assert times.from_wire(status["history"][0]["time"]) == START + timedelta(seconds=190)
