@@ -46,7 +46,7 @@ class SimulatedCluster(MemoryKube):
         self._loop = loop
         super().__init__()
         self.ledger = ledger
-        self.troubles: set[Trouble] = set()
+        self._away: dict[Trouble, float] = {}
         self.journal: list[Change] = []
         self.compacted = 0
         """Version up to which the journal is forgotten: watches from there on get 410."""
@@ -64,6 +64,17 @@ class SimulatedCluster(MemoryKube):
     @now.setter
     def now(self, value: datetime) -> None:
         pass
+
+    def goes_away(self, trouble: Trouble, seconds: float) -> None:
+        """Take something away that runs need, for some time."""
+        self._away[trouble] = self._loop.time() + seconds
+        if trouble == "storage":
+            for pod in self.pods.values():
+                if is_running(pod):
+                    self.end(pod, 40)
+
+    def is_away(self, trouble: Trouble) -> bool:
+        return self._loop.time() < self._away.get(trouble, 0.0)
 
     # --- watches --------------------------------------------------------------------------------------------
 
@@ -203,7 +214,7 @@ class SimulatedCluster(MemoryKube):
 
     def _make_pod(self, job: Body) -> None:
         uid = job["metadata"]["uid"]
-        if "quota" in self.troubles:
+        if self.is_away("quota"):
             message = 'Error creating: pods "p" is forbidden: exceeded quota: compute, requested: pods=1'
             self.warnings[uid] = [{"reason": "FailedCreate", "message": message}]
             return
@@ -256,22 +267,24 @@ class SimulatedCluster(MemoryKube):
                 del self.pods[name]
 
     def _start(self, pod: Body) -> None:
-        if "capacity" in self.troubles:
+        if self.is_away("capacity"):
             message = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
             condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
             self._set(pod, conditions=[condition | {"message": message}])
             return
         pod["spec"]["nodeName"] = "n1"
         scheduled = [{"type": "PodScheduled", "status": "True"}]
-        if "registry" in self.troubles:
+        if self.is_away("registry"):
             waiting = {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}
             self._set(pod, conditions=scheduled, containerStatuses=[_container({"waiting": waiting})])
-        elif "node" in self.troubles:
+        elif self.is_away("node"):
             self.end(pod, 128, "StartError", "failed to create containerd task: nvidia-container-cli")
         else:
             started = {"running": {"startedAt": times.to_wire(self.now)}}
             self._check_alone(pod)
             self._set(pod, phase="Running", conditions=scheduled, containerStatuses=[_container(started)])
+            if self.is_away("storage"):
+                self.end(pod, 40)
 
     def _check_alone(self, pod: Body) -> None:
         output = output_of(pod)
@@ -335,7 +348,7 @@ class SimulatedCluster(MemoryKube):
 
     def heal(self) -> None:
         """Give everything back that was away, undo what people did to Jobs, and end what runs with 0."""
-        self.troubles.clear()
+        self._away.clear()
         self.forget_lost_pods()
         for name, job in self.jobs.items():
             ours = SUSPENDED_BY_US in (job["metadata"].get("annotations") or {})

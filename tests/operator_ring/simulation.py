@@ -25,6 +25,7 @@ from tlt_operator.controller import Controller
 from tlt_operator.health import Health
 from tlt_operator.settings import Settings
 
+_LATENCY = 0.01
 _TIMEOUT_SECONDS = 30.0
 _SILENCE_SECONDS = 90.0
 """Silence after which the client gives a watch up (``cluster/http.py``)."""
@@ -82,19 +83,30 @@ class Link:
         self._world = world
         self._cluster = world.cluster
         self.name = name
-        self.latency = 0.01
         self.is_dead = False
-        self.frozen = False
         self.death: Death | None = None
         self.answers: list[Answer] = []
         """Ends of the next requests; those after them succeed."""
         self.clock_error = timedelta()
         """Difference between this machine's wall clock and the cluster's."""
-        self.lag: dict[str, float] = {}
-        """Seconds by which the watch of some objects is late."""
+        self._delays: dict[str, tuple[float, float]] = {}
+        self._frozen_until = 0.0
         self.cuts = 0
         self.spoilt: list[Literal["drop", "double", "swap"]] = []
         """What happens to the next events of our kinds."""
+
+    def delay(self, what: str, seconds: float, until: float) -> None:
+        """Let requests, or the events of some objects, be late by some seconds until a time."""
+        self._delays[what] = (seconds, until)
+
+    def freeze(self, until: float) -> None:
+        """Stop the process until a time."""
+        self._frozen_until = until
+
+    def heal(self) -> None:
+        """Take back all that was going to go wrong."""
+        self.answers, self.spoilt, self.death = [], [], None
+        self._delays, self._frozen_until = {}, 0.0
 
     def clock(self) -> datetime:
         return self._cluster.now + self.clock_error
@@ -152,11 +164,10 @@ class Link:
 
     async def _delivered(self, what: str, cuts: int) -> None:
         """Wait as long as an event takes to arrive."""
-        seconds = self.lag.get(what, 0.0) + self.latency
+        seconds = self._delay_of(what)
         await asyncio.sleep(min(seconds, _SILENCE_SECONDS))
         await self._thawed()
         if seconds > _SILENCE_SECONDS:
-            self.lag.pop(what, None)
             raise ApiError(0, "no event and no bookmark for 90 s")
         if cuts != self.cuts:
             raise ApiError(0, "connection reset by peer")
@@ -200,21 +211,25 @@ class Link:
                 raise api_error(0, "connection refused")
             case "late" if not writes or method == "create_event":
                 raise api_error(0, "timeout")
-        if method == "create_job" and "webhook" in self._cluster.troubles:
+        if method == "create_job" and self._cluster.is_away("webhook"):
             raise api_error(500, 'failed calling webhook "jobs.example.com": connection refused')
         return answer
 
     async def _travel(self) -> None:
         if self.is_dead:
             raise KilledError
-        await asyncio.sleep(self.latency)
+        await asyncio.sleep(self._delay_of("requests"))
         await self._thawed()
         if self.is_dead:
             raise KilledError
 
     async def _thawed(self) -> None:
-        while self.frozen and not self.is_dead:
+        while self._world.loop.time() < self._frozen_until and not self.is_dead:
             await asyncio.sleep(1)
+
+    def _delay_of(self, what: str) -> float:
+        seconds, until = self._delays.get(what, (0.0, 0.0))
+        return _LATENCY + (seconds if self._world.loop.time() < until else 0.0)
 
     def die(self) -> None:
         """Let nothing more through: the process is gone."""
@@ -372,9 +387,7 @@ class World:
         if not self.operators:
             self.start_operator()
         for operator in self.operators:
-            link = operator.link
-            link.answers, link.spoilt, link.lag = [], [], {}
-            link.frozen, link.death, link.latency = False, None, 0.01
+            operator.link.heal()
         end, last_change = self.loop.time() + _LONGEST_REST, self.loop.time()
         while self.loop.time() - last_change < _REST_SECONDS:
             changes = len(self.cluster.journal)
