@@ -422,6 +422,7 @@ async def growth(bench: Bench, count: int) -> Body:
     path = _TRAININGS.format("operated")
     sizes = [size for size in (100, 200, 500, 1000, 2000, 3000, 4000, 5000) if size < count] + [count]
     curve: list[Body] = []
+    reports: Body = {}
     with (
         stages_without_an_end(bench.folder) as stages,
         kwok(bench.plane, stages) as simulator,
@@ -448,6 +449,10 @@ async def growth(bench: Bench, count: int) -> Body:
                     curve.append(row)
                     print(json.dumps(row), file=sys.stderr)
             done = size
+            if size == 1000:
+                await asyncio.sleep(5)
+                reports = await _reports(bench, operator, 30)
+                print(json.dumps(reports), file=sys.stderr)
         rest = await _rest(bench, operator, 20)
         memory = resident_mb(operator.pid)
         operator.kill()
@@ -466,6 +471,7 @@ async def growth(bench: Bench, count: int) -> Body:
         "benchmark": "operator_load growth",
         "resources": count,
         "curve": curve,
+        "progress_of_1000": reports,
         "resident_mb": round(memory, 1),
         "cores_at_rest": rest,
         "cold_start_seconds": round(start, 1),
@@ -517,8 +523,54 @@ async def blocked(bench: Bench, count: int) -> Body:
     }
 
 
+async def _reports(bench: Bench, operator: OperatorProcess, seconds: float) -> Body:
+    """Let all running TrainingJobs report progress, each at the pace that its RunSpec names."""
+    path = _TRAININGS.format("operated")
+    before = await _rest(bench, operator, 20)
+    paces = await _paces(bench, "operated")
+    reports = 0
+
+    async def report(job: str, pace: float) -> None:
+        nonlocal reports
+        name = job.removesuffix("-train-1")
+        await asyncio.sleep(pace * random.random())
+        while True:
+            begin = time.monotonic()
+            reports += 1
+            now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            progress = {"stage": "train", "epoch": 1, "epochs": 80, "step": reports, "steps": 10**6}
+            progress |= {"loss": 1 / reports, "learningRate": 0.01, "lastUpdateTime": now}
+            body = {
+                "apiVersion": "tlt.dev/v1alpha1",
+                "kind": "TrainingJob",
+                "metadata": {"name": name},
+                "status": {"progress": progress},
+            }
+            address = f"{path}/{name}/status?fieldManager=tlt-runner&force=true"
+            await bench.server.text(
+                "PATCH", address, body, **{"Content-Type": "application/apply-patch+yaml"}
+            )
+            await asyncio.sleep(max(0.0, begin + pace - time.monotonic()))
+
+    tasks = [asyncio.create_task(report(*item)) for item in paces.items()]
+    await asyncio.sleep(10)
+    first = reports
+    during = await _rest(bench, operator, seconds)
+    sent = reports - first
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return {
+        "running": len(paces),
+        "seconds_between_reports_median": statistics.median(paces.values()),
+        "reports_a_second": round(sent / seconds, 1),
+        "cores_without_reports": before,
+        "cores": during,
+    }
+
+
 async def running(bench: Bench, count: int, seconds: float) -> Body:
-    """Let N running TrainingJobs report progress, each at the pace that its RunSpec names."""
+    """Let N running TrainingJobs report progress."""
     await bench.namespace("operated")
     path = _TRAININGS.format("operated")
     with (
@@ -531,51 +583,7 @@ async def running(bench: Bench, count: int, seconds: float) -> Body:
         await bench.server.create(path, [training("operated", number) for number in range(count)])
         await bench.server.until_all(path, [f"j{n}" for n in range(count)], has_phase("Running"))
         await asyncio.sleep(10)
-        before = await _rest(bench, operator, 30)
-        paces = await _paces(bench, "operated")
-        reports = 0
-
-        async def report(number: int) -> None:
-            nonlocal reports
-            pace = paces[f"j{number}-train-1"]
-            await asyncio.sleep(pace * random.random())
-            while True:
-                begin = time.monotonic()
-                now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-                reports += 1
-                progress = {"stage": "train", "epoch": 1, "epochs": 80, "step": reports, "steps": 10**6}
-                progress |= {"loss": 1 / reports, "learningRate": 0.01, "lastUpdateTime": now}
-                body = {
-                    "apiVersion": "tlt.dev/v1alpha1",
-                    "kind": "TrainingJob",
-                    "metadata": {"name": f"j{number}"},
-                    "status": {"progress": progress},
-                }
-                query = "fieldManager=tlt-runner&force=true"
-                await bench.server.text(
-                    "PATCH",
-                    f"{path}/j{number}/status?{query}",
-                    body,
-                    **{"Content-Type": "application/apply-patch+yaml"},
-                )
-                await asyncio.sleep(max(0.0, begin + pace - time.monotonic()))
-
-        tasks = [asyncio.create_task(report(number)) for number in range(count)]
-        await asyncio.sleep(10)
-        at = reports
-        during = await _rest(bench, operator, seconds)
-        at = reports - at
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    return {
-        "benchmark": "operator_load running",
-        "resources": count,
-        "seconds_between_reports_median": statistics.median(paces.values()),
-        "reports_a_second": round(at / seconds, 1),
-        "cores_without_reports": before,
-        "cores": during,
-    }
+        return {"benchmark": "operator_load running", **await _reports(bench, operator, seconds)}
 
 
 async def _paces(bench: Bench, namespace: str) -> dict[str, float]:

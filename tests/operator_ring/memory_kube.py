@@ -204,13 +204,11 @@ class MemoryKube:
     async def list_warnings(self, namespace: str, uid: str) -> list[Body]:
         return self.warnings.get(uid, [])
 
-    async def list_all_warnings(self, namespace: str) -> list[Body]:
+    async def list_all_warnings(self, namespace: str) -> AsyncIterator[Body]:
         self.reads["warnings"] += 1
-        return [
-            _over_the_wire(item) | {"involvedObject": {"uid": uid}}
-            for uid, items in self.warnings.items()
-            for item in items
-        ]
+        for uid, items in self.warnings.items():
+            for item in items:
+                yield _over_the_wire(item) | {"involvedObject": {"uid": uid}}
 
     async def list_owned(self, what: Owned, namespace: str | None) -> AsyncIterator[tuple[list[Body], str]]:
         objects = self.jobs if what == "jobs" else self.pods

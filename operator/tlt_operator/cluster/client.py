@@ -121,8 +121,8 @@ class Client(Protocol):
 class Source(Client, Protocol):
     """Protocol of access to the API server itself, from which a cache is filled."""
 
-    async def list_all_warnings(self, namespace: str) -> Sequence[Json]:
-        """List the Warning events of a namespace."""
+    def list_all_warnings(self, namespace: str) -> AsyncIterator[Json]:
+        """List the Warning events of a namespace, page by page."""
 
     def list_owned(self, what: Owned, namespace: str | None) -> AsyncIterator[tuple[Sequence[Json], str]]:
         """List the Jobs or pods of our resources, page by page, each page with the version of the list."""

@@ -135,9 +135,12 @@ class HttpClient:
         path = f"/api/v1/namespaces/{namespace}/events"
         return await self._list(path, fieldSelector=f"involvedObject.uid={uid},type=Warning")
 
-    async def list_all_warnings(self, namespace: str) -> Sequence[Json]:
-        """List the Warning events of a namespace."""
-        return await self._list(f"/api/v1/namespaces/{namespace}/events", fieldSelector="type=Warning")
+    async def list_all_warnings(self, namespace: str) -> AsyncIterator[Json]:
+        """List the Warning events of a namespace, page by page."""
+        path = f"/api/v1/namespaces/{namespace}/events"
+        async for page in self._pages(path, {"fieldSelector": "type=Warning"}):
+            for item in page["items"] or ():
+                yield item
 
     async def list_metadata(self, kind: Kind, namespace: str | None) -> AsyncIterator[Json]:
         """List the metadata of all resources of a kind, page by page."""

@@ -66,7 +66,7 @@ class WarningEvents:
         self._listed[namespace] = self._clock()
         events: dict[str, list[Json]] = {}
         try:
-            for item in await self._source.list_all_warnings(namespace):
+            async for item in self._source.list_all_warnings(namespace):
                 about = events.setdefault((item.get("involvedObject") or {}).get("uid") or "", [])
                 event = {field: item.get(field) for field in _FIELDS}
                 about.append({**event, "message": _POD_NAME.sub(r"\1*", event["message"] or "")})
