@@ -12,7 +12,7 @@ import contextlib
 import logging
 from datetime import datetime
 
-from tlt_api.status import RUNNER_FIELD_MANAGER, JobStatus
+from tlt_api.status import RUNNER_FIELD_MANAGER, JobStatus, Phase
 from tlt_operator import metrics
 from tlt_operator.cluster.client import ApiError, Client, ConflictError, NotFoundError
 from tlt_operator.objects import event as event_object
@@ -107,9 +107,15 @@ def _note_transition(snapshot: Snapshot, status: JobStatus) -> None:
     # Not repeated after a crash: metrics may miss a transition, a status may not.
     before = snapshot.recorded or snapshot.status
     moved = status.phase != before.phase
-    attempt_ended = len(status.history or ()) > len(before.history or ())
-    # The failure of a retried attempt stays in the status until the next one: it is counted once.
-    if status.failure and (attempt_ended or moved):
+    # The failure of a retried attempt stays in the status until the next one ends: it is counted once.
+    if status.failure and (_end(status) != _end(before) or (moved and status.phase == Phase.FAILED)):
         metrics.FAILURES.labels(snapshot.kind.name, status.failure.reason).inc()
     if moved:
         log.info("%s/%s: %s -> %s", snapshot.namespace, snapshot.name, before.phase, status.phase)
+
+
+def _end(status: JobStatus) -> tuple[int, str | None] | None:
+    """Return the attempt whose failure a status records, and when it ended; None if there is none."""
+    reason = status.failure.reason if status.failure else None
+    ends = [entry for entry in status.history or () if entry.reason == reason and not entry.paused]
+    return (ends[-1].attempt, ends[-1].time) if ends else None

@@ -120,20 +120,25 @@ def test_the_pod_that_failed_first_is_reported_and_its_peers_and_service_end_wit
     assert "tlt-cause-train-2" in services(api)
 
 
-def test_suspending_stops_every_pod(api: Api) -> None:
+def test_suspending_stops_every_pod_and_resuming_starts_both_again(api: Api) -> None:
     kubelet = Pods(api, NAMESPACE)
     training = started(api, kubelet, "7-paused")
     api.until_phase(training, "Running")
     api.edit(training, suspend=True)
-    for index in range(2):
-        kubelet.until_stopped(f"7-paused-train-1-{index}")
-    kubelet.end("7-paused-train-1-1", 75)
-    kubelet.remove("7-paused-train-1-1")
+    pods = [f"7-paused-train-1-{index}" for index in range(2)]
+    for pod in pods:
+        kubelet.until_stopped(pod)
+    kubelet.end(pods[1], 75)
+    kubelet.remove(pods[1])
     assert api.status(training)["phase"] == "Running"
-    kubelet.end("7-paused-train-1-0", 75)
-    kubelet.remove("7-paused-train-1-0")
+    kubelet.end(pods[0], 75)
+    kubelet.remove(pods[0])
     api.until_phase(training, "Suspended")
-    until("the Service to be collected", lambda: "tlt-7-paused-train-1" not in services(api))
+    assert "tlt-7-paused-train-1" in services(api)
+    api.edit(training, suspend=False)
+    for pod in pods:
+        kubelet.run(pod)
+    assert api.until_phase(training, "Running")["attempt"] == 1
 
 
 @pytest.fixture

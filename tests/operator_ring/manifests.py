@@ -35,7 +35,9 @@ _SPECS: dict[str, dict[str, Any]] = {
 
 
 def resource(kind: str = "TrainingJob", name: str = "traffic", **spec: Any) -> dict[str, Any]:
-    """Return a manifest; ``spec`` overrides top-level fields of its spec."""
+    """Return a manifest with an output of its own; ``spec`` overrides top-level fields of its spec."""
+    uri = _SPECS[kind]["output"]["uri"] + ("" if name == "traffic" else f"/{name}")
+    spec = {"output": {"uri": uri}, **spec}
     return {
         "apiVersion": "tlt.dev/v1alpha1",
         "kind": kind,

@@ -24,6 +24,7 @@ def body(name: str, created: str, **fields: Any) -> Body:
     return item | {"status": status}
 
 
+SHARED = {"uri": "pvc://runs/traffic"}
 EARLY, LATE = "2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z"
 WAITING = [{"type": "Reconciling", "status": "True", "reason": "OutputInUse"}]
 
@@ -124,8 +125,8 @@ async def turn(cluster: MemoryKube, index: Index) -> None:
 @play
 async def test_the_later_one_waits_and_starts_when_the_first_has_ended(cluster: MemoryKube) -> None:
     index = Index()
-    first = cluster.add(resource(name="one"))
-    second = cluster.add(resource(name="two"))
+    first = cluster.add(resource(name="one", output=SHARED))
+    second = cluster.add(resource(name="two", output=SHARED))
     await turn(cluster, index)
     assert list(cluster.jobs) == ["one-train-1"]
     assert cluster.status(second)["phase"] == "Queued"
@@ -143,8 +144,8 @@ async def test_the_later_one_waits_and_starts_when_the_first_has_ended(cluster: 
 @play
 async def test_a_failed_one_that_is_taken_up_again_waits_for_the_one_that_runs(cluster: MemoryKube) -> None:
     index = Index()
-    first = cluster.add(resource(name="one"))
-    second = cluster.add(resource(name="two"))
+    first = cluster.add(resource(name="one", output=SHARED))
+    second = cluster.add(resource(name="two", output=SHARED))
     await turn(cluster, index)
     cluster.finish("one-train-1", ended(20))
     await turn(cluster, index)
@@ -167,8 +168,8 @@ async def test_a_failed_one_that_is_taken_up_again_waits_for_the_one_that_runs(c
 @play
 async def test_waiting_for_an_output_ends_with_the_start_timeout(cluster: MemoryKube) -> None:
     index = Index()
-    cluster.add(resource(name="one"))
-    second = cluster.add(resource(name="two", runPolicy={"startTimeoutSeconds": 60}))
+    cluster.add(resource(name="one", output=SHARED))
+    second = cluster.add(resource(name="two", output=SHARED, runPolicy={"startTimeoutSeconds": 60}))
     await turn(cluster, index)
     cluster.wait(60)
     await turn(cluster, index)

@@ -107,6 +107,8 @@ PODS = [
         "kubectl cordon n7",
     ),
     (pending(("ImagePullBackOff", "429 Too Many Requests")), "ImagePullFailed", "imagePullSecrets"),
+    (pending(("InvalidImageName", "couldn't parse")), "ImagePullFailed", "create another resource"),
+    (pending(("ErrImageNeverPull", "not present")), "ImagePullFailed", "Load the image onto the node"),
     (
         pending(unscheduled='0/3 nodes are available: persistentvolumeclaim "runs" not found.'),
         "ClaimMissing",
@@ -617,3 +619,25 @@ def test_a_kill_at_any_write_of_a_retry_makes_one_job_and_one_status(code: int) 
 
     for kill in range(1, 5):
         asyncio.run(scenario(MemoryKube(), kill))
+
+
+@play
+async def test_a_run_that_the_operator_of_before_began_goes_on(cluster: MemoryKube) -> None:
+    key = await started(cluster, runPolicy={"maxRetries": 1, "activeDeadlineSeconds": 60})
+    # Its Job has the deadline itself, and its history neither places nor nodes.
+    cluster.jobs["traffic-train-1"]["spec"]["activeDeadlineSeconds"] = 60
+    status = cluster.resources[key]["status"]
+    old = {"attempt": 1, "jobName": "traffic-train-1", "jobUid": status["jobUid"], "phase": "Running"}
+    history = [{"attempt": 0, "reason": "NodeLost", "time": times.to_wire(START)}]
+    cluster.resources[key]["status"] = old | {"startTime": times.to_wire(START), "history": history}
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Running"
+    cluster.finish("traffic-train-1", ended(75))
+    assert await cluster.settle() == 10  # the second interruption in a row
+    cluster.wait(10)
+    await cluster.settle()
+    assert (cluster.status(key)["attempt"], cluster.status(key)["preemptions"]) == (2, 1)
+    assert [entry["reason"] for entry in cluster.status(key)["history"]] == ["NodeLost", "Interrupted"]
+    cluster.finish("traffic-train-2", ended(143), reason="DeadlineExceeded")
+    await cluster.settle()
+    assert cluster.status(key)["failure"]["reason"] == "DeadlineExceeded"

@@ -7,6 +7,7 @@ from typing import Any
 from operator_ring.manifests import ended, resource
 from operator_ring.memory_kube import Body, MemoryKube
 from operator_ring.scenario import condition, play
+from tlt_operator import metrics
 from tlt_operator.snapshot import Key
 
 JOB = "traffic-train-1"
@@ -199,3 +200,33 @@ async def test_suspending_a_run_that_waits_in_a_queue_takes_it_out(cluster: Memo
     await cluster.settle()
     assert cluster.jobs == {}  # or Kueue would let it run
     assert cluster.status(key)["phase"] == "Suspended"
+
+
+def counted(reason: str) -> float:
+    return metrics.FAILURES.labels("TrainingJob", reason)._value.get()
+
+
+@play
+async def test_a_failure_is_counted_once_however_the_run_goes_on(cluster: MemoryKube) -> None:
+    before = counted("OutOfMemory"), counted("DatasetNotFound")
+    key = await running(cluster, "gpus")
+    cluster.finish(JOB, ended(12))
+    await cluster.settle()
+    cluster.wait(10)
+    await cluster.settle()
+    second = "traffic-train-2"
+    cluster.run_pod(second)
+    await cluster.settle()
+    cluster.set_suspended(second, True)  # an eviction ends nothing
+    cluster.pods.clear()
+    await cluster.settle()
+    cluster.set_suspended(second, False)
+    cluster.run_pod(second)
+    await cluster.settle()
+    assert (cluster.status(key)["phase"], cluster.status(key)["failure"]["reason"]) == (
+        "Running", "OutOfMemory",
+    )  # fmt: skip
+    assert counted("OutOfMemory") - before[0] == 1
+    cluster.finish(second, ended(20))
+    await cluster.settle()
+    assert counted("DatasetNotFound") - before[1] == 1

@@ -17,7 +17,7 @@ from tlt_api.conditions import OUTPUT_IN_USE, Block
 from tlt_api.failures import CLASSES, Reason
 from tlt_operator.objects.job import RUNNER_SERVICE_ACCOUNT
 from tlt_operator.objects.service import service_name
-from tlt_operator.snapshot import EventState, JobState, Key, PodState, Refusal, ServiceState
+from tlt_operator.snapshot import ContainerState, EventState, JobState, Key, PodState, Refusal, ServiceState
 
 # Reasons with which the kubelet keeps a container waiting. They are errors, some of which pass.
 _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
@@ -71,13 +71,8 @@ def find(
 def _pod_blocker(pod: PodState, namespace: str) -> Blocker | None:
     container = pod.container
     if container and container.waiting_reason in _IMAGE:
-        return Blocker(
-            Reason.IMAGE_PULL_FAILED,
-            f"{container.waiting_reason}: {container.waiting_message}",
-            "Push the image, or make its registry and spec.podTemplate.imagePullSecrets work: the kubelet "
-            "tries again by itself.",
-            Reason.IMAGE_PULL_FAILED,
-        )
+        message = f"{container.waiting_reason}: {container.waiting_message}"
+        return Blocker(Reason.IMAGE_PULL_FAILED, message, _image_hint(container), Reason.IMAGE_PULL_FAILED)
     # A Secret or ConfigMap is missing, or the runtime refuses the container.
     if container and container.waiting_reason in _CONTAINER:
         return _container_blocker(container.waiting_reason, container.waiting_message, pod, namespace)
@@ -86,6 +81,19 @@ def _pod_blocker(pod: PodState, namespace: str) -> Blocker | None:
     if scheduled and not scheduled.true:
         return _unscheduled_blocker(scheduled.reason or "Unschedulable", scheduled.message, namespace)
     return None
+
+
+def _image_hint(container: ContainerState) -> str:
+    match container.waiting_reason:
+        case "InvalidImageName":
+            return "No registry can mend that: create another resource with a valid spec.podTemplate.image."
+        case "ErrImageNeverPull":
+            return "Load the image onto the node, since spec.podTemplate.imagePullPolicy is Never."
+        case _:
+            return (
+                "Push the image, or make its registry and spec.podTemplate.imagePullSecrets work: the "
+                "kubelet tries again by itself."
+            )
 
 
 def _container_blocker(reason: str, message: str, pod: PodState, namespace: str) -> Blocker:

@@ -1,0 +1,251 @@
+"""Any history of users, cluster, network and operators: invariants at each step, and rest in the end.
+
+``TLT_HISTORIES=2000`` in the environment plays that many histories, of twice the length.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from operator_ring.manifests import resource
+from operator_ring.memory_kube import Body
+from operator_ring.simulated_cluster import TROUBLES, Trouble
+from operator_ring.simulation import ANSWERS, Answer, Death, Link, World
+from tlt_api.failures import CLASSES
+from tlt_operator.objects import QUEUE
+from tlt_operator.snapshot import Key
+
+KINDS = {"traffic": "TrainingJob", "small": "PruneJob"}
+"""Resources of the histories: small prunes what traffic trains."""
+CODES = sorted({c.exit_code for c in CLASSES.values() if c.exit_code is not None} | {0, 1, 137, 143})
+RETRIED = [75, 76, 40, 12, 143]
+
+names = st.sampled_from(["traffic", "traffic", "small"])
+operators = st.integers(0, 1)
+rarely = st.sampled_from([False, False, False, True])
+
+
+def key(name: str) -> Key:
+    return Key(KINDS[name], "default", name)
+
+
+class Histories(RuleBasedStateMachine):
+    """Steps of users, the cluster, the network and operators, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.cluster = self.world.cluster
+
+    @initialize(queued=rarely, max_retries=st.sampled_from([0, 2]))
+    def an_operator_starts_and_a_training_is_created(self, queued: bool, max_retries: int) -> None:
+        self.world.start_operator()
+        self.is_created("traffic", False, queued, max_retries, None)
+
+    # --- time
+
+    @rule(seconds=st.sampled_from([0.005, 0.02, 0.1, 0.5, 2, 10, 40, 200, 900]))
+    def time_passes(self, seconds: float) -> None:
+        self.world.let_pass(seconds)
+
+    # --- users
+
+    @rule(
+        name=names,
+        suspended=rarely,
+        queued=rarely,
+        max_retries=st.sampled_from([0, 2]),
+        ttl=st.sampled_from([None, 0, 600]),
+    )
+    def is_created(self, name: str, suspended: bool, queued: bool, max_retries: int, ttl: int | None) -> None:
+        """Create a resource; one of this name that is there is deleted a moment before."""
+        self.is_deleted(name)
+        self.cluster.publish()
+        policy = {"maxRetries": max_retries} | ({} if ttl is None else {"ttlSecondsAfterFinished": ttl})
+        output = {"uri": f"pvc://runs/{name}"}
+        body = resource(KINDS[name], name, suspend=suspended, output=output, runPolicy=policy)
+        if queued:
+            body["metadata"]["labels"] = {QUEUE: "gpus"}
+        self.cluster.add(body)
+
+    @rule(name=names)
+    def is_deleted(self, name: str) -> None:
+        if key(name) in self.cluster.resources:
+            self.cluster.remove(key(name))
+
+    @rule(name=names)
+    def is_suspended_or_resumed(self, name: str) -> None:
+        body = self.cluster.resources.get(key(name))
+        if body:
+            self.cluster.edit(key(name), suspend=not body["spec"].get("suspend", False))
+
+    @rule(name=names)
+    def spec_retry_is_raised(self, name: str) -> None:
+        body = self.cluster.resources.get(key(name))
+        if body:
+            self.cluster.edit(key(name), retry=body["spec"].get("retry", 0) + 1)
+
+    @rule(name=names, foreground=st.booleans())
+    def job_is_deleted_by_hand(self, name: str, foreground: bool) -> None:
+        for job in self.cluster.jobs_of(name)[:1]:
+            self.cluster.delete_job_by_hand(job["metadata"]["name"], foreground)
+
+    @rule(name=names)
+    def job_is_suspended_or_resumed_by_a_queue(self, name: str) -> None:
+        for job in self.cluster.jobs_of(name)[:1]:
+            self.cluster.set_suspended(job["metadata"]["name"], not job["spec"].get("suspend", False))
+
+    # --- the cluster
+
+    @rule()
+    def the_cluster_works(self) -> None:
+        for _ in range(3):
+            self.world.let_pass(0.5)
+            self.cluster.collect_garbage()
+            self.cluster.control_jobs()
+            self.cluster.start_pods()
+            self.cluster.remove_pods()
+        self.world.let_pass(0.5)
+
+    @rule(part=st.sampled_from(["garbage collector", "Job controller", "kubelet", "removal of pods"]))
+    def a_part_of_the_cluster_works(self, part: str) -> None:
+        match part:
+            case "garbage collector":
+                self.cluster.collect_garbage()
+            case "Job controller":
+                self.cluster.control_jobs()
+            case "kubelet":
+                self.cluster.start_pods()
+            case _:
+                self.cluster.remove_pods()
+
+    @rule(code=st.sampled_from([75, 0, 137, 12]))
+    def pods_that_were_stopped_end(self, code: int) -> None:
+        self.cluster.end_stopped_pods(code)
+
+    @rule(name=names, code=st.one_of(st.sampled_from(RETRIED), st.sampled_from(CODES)))
+    def run_ends(self, name: str, code: int) -> None:
+        for pod in self.running_pods(name):
+            self.cluster.end(pod, code)
+
+    @rule(name=names, epoch=st.integers(1, 9))
+    def run_reports_progress(self, name: str, epoch: int) -> None:
+        for _ in self.running_pods(name):
+            self.cluster.report(key(name), progress={"stage": "train", "epoch": epoch, "epochs": 9})
+
+    @rule(
+        name=names,
+        cause=st.sampled_from(["PreemptionByScheduler", "EvictionByEvictionAPI", "TerminationByKubelet"]),
+    )
+    def pod_is_taken_away(self, name: str, cause: str) -> None:
+        for pod in self.running_pods(name):
+            self.cluster.disrupt(pod, cause)
+
+    @rule(name=names)
+    def node_is_cut_off(self, name: str) -> None:
+        for pod in self.running_pods(name):
+            self.cluster.lose_node(pod)
+
+    @rule()
+    def lost_nodes_are_removed(self) -> None:
+        self.cluster.forget_lost_pods()
+
+    def running_pods(self, name: str) -> list[Body]:
+        """Return the running pod of a resource; it is created and the cluster works if need be."""
+        if key(name) not in self.cluster.resources:
+            self.is_created(name, False, False, 2, None)
+        if not list(self.cluster.running_pods(name)):
+            self.world.let_pass(15)
+            self.the_cluster_works()
+        return list(self.cluster.running_pods(name))[:1]
+
+    @rule(trouble=st.sampled_from(TROUBLES), seconds=st.sampled_from([30, 2000]))
+    def something_goes_away(self, trouble: Trouble, seconds: float) -> None:
+        self.cluster.goes_away(trouble, seconds)
+
+    # --- operators and the network
+
+    @rule(starts=st.booleans(), number=operators)
+    def an_operator_is_killed_or_starts(self, starts: bool, number: int) -> None:
+        for operator in self.world.operators[number : number + 1]:
+            self.world.kill(operator)
+        if starts or not self.world.operators:
+            self.world.start_operator()
+
+    @rule()
+    def a_second_operator_starts(self) -> None:
+        if len(self.world.operators) < 2:
+            self.world.start_operator()
+
+    @rule(number=operators, requests=st.integers(1, 6), after=st.booleans())
+    def an_operator_will_die_at_a_request(self, number: int, requests: int, after: bool) -> None:
+        for link in self.links(number):
+            link.death = Death(requests, after)
+
+    @rule(number=operators, answers=st.lists(st.sampled_from(ANSWERS), min_size=1, max_size=4))
+    def the_next_requests_end_with(self, number: int, answers: list[Answer]) -> None:
+        for link in self.links(number):
+            link.answers += answers
+
+    @rule(
+        number=operators,
+        fate=st.one_of(
+            st.tuples(st.just("frozen"), st.sampled_from([5, 60, 600])),
+            st.tuples(
+                st.sampled_from(["requests", "resources", "jobs", "pods"]), st.sampled_from([1, 20, 300])
+            ),
+            st.tuples(st.just("clock"), st.sampled_from([-86400, -36, 36, 86400])),
+            st.tuples(st.just("cut"), st.just(0)),
+            st.tuples(st.just("cut and forgotten"), st.just(0)),
+            st.tuples(st.sampled_from(["drop", "double", "swap"]), st.integers(1, 3)),
+        ),
+    )
+    def trouble_on_the_way(self, number: int, fate: tuple[str, int]) -> None:
+        """Freeze an operator, let requests or events be late, move its clock, cut watches, spoil events."""
+        what, amount = fate
+        for link in self.links(number):
+            match what:
+                case "frozen":
+                    link.freeze(self.world.loop.time() + amount)
+                case "clock":
+                    link.clock_error = timedelta(seconds=amount)
+                case "cut" | "cut and forgotten":
+                    link.cuts += 1
+                    if what != "cut":
+                        self.cluster.forget_versions()
+                case "drop" | "double" | "swap":
+                    link.spoilt += [what] * amount
+                case _:
+                    link.delay(what, amount, self.world.loop.time() + 300)
+
+    def links(self, number: int) -> list[Link]:
+        return [operator.link for operator in self.world.operators[number : number + 1]]
+
+    # --- what holds
+
+    @invariant()
+    def nothing_is_wrong(self) -> None:
+        self.cluster.publish()
+        assert self.world.problems() == []
+
+    def teardown(self) -> None:
+        try:
+            assert self.world.problems() == []
+            assert self.world.come_to_rest() == []
+        finally:
+            self.world.close()
+
+
+_COUNT = int(os.environ.get("TLT_HISTORIES") or 0)
+Histories.TestCase.settings = settings(
+    max_examples=_COUNT or 50,
+    stateful_step_count=60 if _COUNT else 40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+test_invariants_hold_in_any_history = Histories.TestCase
