@@ -19,7 +19,7 @@ from tlt_api.resources import MAX_NAME_LENGTH, parse
 from tlt_api.runspec import RUN_SPEC_ANNOTATION, RunSpec
 from tlt_operator import controller
 from tlt_operator.cluster.client import ApiError
-from tlt_operator.reconcile import attempts
+from tlt_operator.reconcile import waiting
 from tlt_operator.reconcile.diagnosis import diagnose
 from tlt_operator.snapshot import ConditionState, ContainerState, JobState, Key, PodState
 
@@ -147,7 +147,7 @@ async def test_suspension_works_while_the_service_is_refused(cluster: MemoryKube
 async def test_a_run_starts_once_the_operator_may_create_services(cluster: MemoryKube) -> None:
     cluster.refuse_services = refusal(403, "services is forbidden")
     key = cluster.add(nodes())
-    assert await cluster.settle() == attempts.REFUSED_POLL_SECONDS
+    assert await cluster.settle() == waiting.REFUSED_POLL_SECONDS
     run_pods(cluster)
     cluster.refuse_services = None
     await cluster.settle()

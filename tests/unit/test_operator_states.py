@@ -169,7 +169,7 @@ TABLE: dict[str, tuple[Snapshot, type, str, str, str, str]] = {
     ),
     "a Job whose pod should have been gone a minute ago": (
         snapshot_of(RAN, job=JOB, pods=(OVERDUE,)), Disrupted,
-        "Retrying NodeLost", "Running Stopping, suspend Job", "delete Job", "Stalled",
+        "Retrying NodeLost", "Retrying NodeLost, suspend Job", "delete Job", "Stalled",
     ),
     "a Job whose pod was deleted by force": (
         snapshot_of(RAN, job=JOB, pods=(replace(OVERDUE, forced=True),)), Disrupted,
@@ -177,7 +177,7 @@ TABLE: dict[str, tuple[Snapshot, type, str, str, str, str]] = {
     ),
     "a Job whose node does not answer": (
         snapshot_of(RAN, job=JOB, pods=(SILENT,)), Disrupted,
-        "Retrying NodeLost", "Running Stopping, suspend Job", "delete Job", "Stalled",
+        "Retrying NodeLost", "Retrying NodeLost, suspend Job", "delete Job", "Stalled",
     ),
     "a Job that the operator suspended, whose node does not answer": (
         snapshot_of(RAN, job=SUSPENDED, pods=(SILENT,)), Paused,
@@ -189,7 +189,7 @@ TABLE: dict[str, tuple[Snapshot, type, str, str, str, str]] = {
     ),
     "a Job that is being deleted, whose node does not answer": (
         snapshot_of(RAN, job=replace(JOB, deleting=True), pods=(OVERDUE,)), Stopping,
-        "Retrying NodeLost", "Running Stopping", "-", "Stalled",
+        "Retrying NodeLost", "Retrying NodeLost", "-", "Stalled",
     ),
     "a Job that makes no progress": (
         snapshot_of(LATE, job=LONG), Running,

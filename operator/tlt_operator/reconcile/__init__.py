@@ -5,7 +5,7 @@ Two facts decide, the intent of the user and the state of the current attempt (:
     deleted       nothing: owner references clean up
     finished      Succeeded and Failed are final: cleanup; spec.retry takes up what has failed
     unreadable    a run goes on, nothing new is started
-    suspend       attempts.suspend
+    suspend       suspension.suspend
     run           the first attempt, then attempts (with retry and blockers)
 
 ``tests/unit/test_operator_states.py`` lists every pair and what is done.
@@ -21,7 +21,7 @@ from tlt_api.failures import Reason, failure
 from tlt_api.resources import Resource
 from tlt_operator.objects import job
 from tlt_operator.objects.event import Event
-from tlt_operator.reconcile import attempts, cleanup
+from tlt_operator.reconcile import attempts, cleanup, suspension
 from tlt_operator.reconcile.plan import Plan, fail, plan_for, with_state
 from tlt_operator.reconcile.state import NotStarted, attempt_state
 from tlt_operator.settings import Settings
@@ -59,7 +59,7 @@ def _decide(snapshot: Snapshot, now: datetime, settings: Settings) -> Plan:
     state = attempt_state(snapshot)
     # Before the first attempt too: a resource may be created suspended.
     if resource.spec.suspend:
-        return attempts.suspend(snapshot, resource, state, now)
+        return suspension.suspend(snapshot, resource, state, now)
     # References are resolved once, before the first attempt.
     if isinstance(state, NotStarted):
         return _first_attempt(snapshot, resource, now)

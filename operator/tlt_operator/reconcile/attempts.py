@@ -1,4 +1,4 @@
-"""Policies of a resource with attempts: go on to the end of one and to the next, or suspend the run."""
+"""Policy of a resource with attempts: go on to the end of one and to the next."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from tlt_api.runspec import PROGRESS_SECONDS, for_attempt
 from tlt_api.status import Attempt, Failure, Inputs, Phase
 from tlt_operator.objects import job as job_object
 from tlt_operator.objects import service as service_object
-from tlt_operator.reconcile import blockers, diagnosis, retry, silence
-from tlt_operator.reconcile.blockers import Blocker
+from tlt_operator.reconcile import blockers, retry, silence, suspension, waiting
 from tlt_operator.reconcile.plan import (
     Plan,
     announce,
@@ -45,18 +44,11 @@ from tlt_operator.reconcile.state import (
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import JobState, Refusal, Snapshot
 
-# Services and quotas are not watched: while one of them matters, the resource is looked at again.
-OLD_POD_POLL_SECONDS = 5.0
-"""Interval while the end of a pod is awaited."""
-REFUSED_POLL_SECONDS = 30.0
-"""Interval while a name is taken or a request is refused: somebody has to act first."""
 _REPORTS_PER_SECOND = 2.0
 """Reports of progress that all runs together make in a second, if they started together. Of a thousand runs
 that started one after the other, each with its own pace, it is 2 * (1 + ln(1000 / 10)) = 11 a second."""
 _FIRST_WARNINGS_SECONDS = 10.0
 """Age of a Job from which on Warning Events say why it has no running pod (:mod:`tlt_operator.observe`)."""
-_WATCHED_POLL_SECONDS = 600.0
-"""Interval while everything that is waited for is watched, in case that a watch has missed it."""
 
 
 def reconcile(
@@ -84,11 +76,11 @@ def reconcile(
             return _disrupted(snapshot, resource, state, now)
         # The Job is suspended: by the operator, by Kueue or by a person.
         case Paused():
-            return _paused(snapshot, resource, state, now)
+            return suspension.paused(snapshot, resource, state, now)
         # Somebody deleted the Job. Once its pods have written their checkpoint, it is gone: Lost.
         case Stopping(job=job):
             stopping = State(Phase.RUNNING, conditions.STOPPING, f"Job {job.name} is being deleted")
-            return _await_pods(snapshot, stopping, now, job_uid=job.uid)
+            return waiting.await_pods(snapshot, stopping, now, job_uid=job.uid)
         # Somebody deleted the Job: an interruption, which does not count as a failure of the run.
         case Lost():
             message = f"Job {snapshot.status.job_name} was deleted before it ended"
@@ -96,55 +88,6 @@ def reconcile(
         # The outcome is recorded; after a failure, the next attempt may follow.
         case Ended():
             return _ended(snapshot, resource, state, now, settings)
-
-
-def suspend(snapshot: Snapshot, resource: Resource, state: AttemptState, now: datetime) -> Plan:
-    """Return the plan for a resource that is to be suspended and has not ended.
-
-    The attempt's Job is suspended: its pods write their checkpoint and end, and once it is resumed it makes
-    another pod. A Job that Kueue admits is deleted instead, and the next attempt queues anew: Kueue resumes
-    every suspended Job that it has admitted, and keeps its quota for it.
-    """
-    match state:
-        # The run was faster than the suspension.
-        case Ended(outcome=Succeeded(job=job)):
-            return succeed(snapshot, job, now)
-        # The run failed before it was stopped: the failure is recorded and counted, as without a suspension.
-        case Ended(outcome=Failure() as cause):
-            return _record(snapshot, resource, cause, now)
-        # The phase stays Running until its pods have written their checkpoint and are gone.
-        case (
-            Starting(job=job) | Running(job=job) | Disrupted(job=job) | Paused(job=job) | Stopping(job=job)
-        ) if job.queue or job.deleting:
-            return _stopping(snapshot, job, now, delete=None if job.deleting else job)
-        case Starting(job=job) | Running(job=job) | Disrupted(job=job):
-            return _stopping(snapshot, job, now, suspend=job)
-        # The Job controller has not noticed yet: a pod may be on its way.
-        case Paused(job=job) if job.suspended_by_us and not job.holds("Suspended"):
-            return _stopping(snapshot, job, now, requeue_after=OLD_POD_POLL_SECONDS)
-    # Nothing makes pods any more. One may be left, and Suspended promises that nothing writes to the output.
-    if snapshot.live_pods:
-        return _still_writing(snapshot, now)
-    changes: dict[str, Any] = {}
-    # The suspension ended an attempt: the next one is made on resumption, and this one counts for nothing.
-    if isinstance(state, Lost):
-        entry = Attempt(attempt=snapshot.attempt, reason=retry.SUSPENDED, time=times.to_wire(now))
-        changes["history"] = retry.append(snapshot.status.history, entry)
-    return plan_for(snapshot, with_state(snapshot, conditions.suspended(), now, **changes))
-
-
-def _stopping(snapshot: Snapshot, job: JobState, now: datetime, **actions: Any) -> Plan:
-    """Report that a Job is being stopped because the user suspended the resource."""
-    message = f"Job {job.name} is stopped: spec.suspend is true"
-    state = State(Phase.RUNNING, conditions.STOPPING, message)
-    return plan_for(snapshot, with_state(snapshot, state, now, job_uid=job.uid), **actions)
-
-
-def _still_writing(snapshot: Snapshot, now: datetime) -> Plan:
-    """Report that pods are being stopped, which may still write to the output."""
-    names = ", ".join(snapshot.live_pods)
-    stopping = State(Phase.RUNNING, conditions.STOPPING, f"waits for the end of {names}")
-    return _await_pods(snapshot, stopping, now)
 
 
 def _disrupted(snapshot: Snapshot, resource: Resource, state: Disrupted, now: datetime) -> Plan:
@@ -158,48 +101,7 @@ def _disrupted(snapshot: Snapshot, resource: Resource, state: Disrupted, now: da
     reason = f" ({cause.reason}: {cause.message})" if cause and cause.true else ""
     message = f"attempt {snapshot.attempt}: pod {pod.name} is being stopped{reason}; the next attempt follows"
     stopping = State(Phase.RUNNING, conditions.STOPPING, message)
-    return _await_pods(snapshot, stopping, now, job_uid=state.job.uid)
-
-
-def _await_pods(snapshot: Snapshot, state: State, now: datetime, **changes: Any) -> Plan:
-    """Report a state in which the end of pods is awaited, or that the node of one does not answer."""
-    lost = silence.lost_pod(snapshot.pods, now)
-    state = silence.node_lost(snapshot.namespace, lost, now) if lost else state
-    status = with_state(snapshot, state, now, **changes)
-    return plan_for(snapshot, status, requeue_after=OLD_POD_POLL_SECONDS)
-
-
-def _paused(snapshot: Snapshot, resource: Resource, state: Paused, now: datetime) -> Plan:
-    """Return the plan for a resource that is to run and whose Job is suspended."""
-    job = state.job
-    # Whoever suspended it: a pod that is being stopped writes its checkpoint, and no second one may start.
-    if state.pods:
-        return _still_writing(snapshot, now)
-    # The user resumed the resource: so is its Job, which makes another pod of the same attempt.
-    if job.suspended_by_us and not job.queue:
-        message = f"attempt {snapshot.attempt}: Job {job.name} is resumed"
-        status = with_state(snapshot, State(Phase.QUEUED, conditions.WAITING_FOR_POD, message), now)
-        return plan_for(snapshot, status, resume=job, requeue_after=OLD_POD_POLL_SECONDS)
-    if not job.queue:
-        blocker = blockers.suspension_blocker(job, snapshot.namespace)
-        return _blocked(snapshot, resource, blocker, job, now, _WATCHED_POLL_SECONDS)
-    # Kueue resumes it when it admits it, which may take days and is no error.
-    message = f"attempt {snapshot.attempt}: Job {job.name} waits in the queue {job.queue}"
-    changes: dict[str, Any] = {}
-    # It ran: the queue took it back, for a Job of a higher priority for example.
-    if snapshot.status.phase == Phase.RUNNING:
-        message += ", which stopped it"
-        entry = Attempt(
-            attempt=snapshot.attempt,
-            reason=Reason.EVICTED,
-            time=times.to_wire(now),
-            progress=retry.position(snapshot.status.progress),
-            paused=True,
-        )
-        changes["history"] = retry.append(snapshot.status.history, entry)
-        changes["preemptions"] = (snapshot.status.preemptions or 0) + 1
-    reason = conditions.WAITING_FOR_ADMISSION
-    return _queued(snapshot, resource, reason, message, now, _WATCHED_POLL_SECONDS, job, **changes)
+    return waiting.await_pods(snapshot, stopping, now, job_uid=state.job.uid)
 
 
 def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Settings) -> Plan:
@@ -210,14 +112,16 @@ def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Set
     if snapshot.job:
         owner = snapshot.job.owner_uid or "none"
         message = f"Job {name} belongs to something else (owner uid {owner}): waits until it is gone"
-        return _queued(snapshot, resource, "JobNameTaken", message, now, REFUSED_POLL_SECONDS)
+        return waiting.queued(snapshot, resource, "JobNameTaken", message, now, waiting.REFUSED_POLL_SECONDS)
     # The pod of an earlier attempt may outlive its Job, for example on a node that is cut off.
     if silence.lost_pod(snapshot.pods, now):
-        return _still_writing(snapshot, now)
+        return waiting.still_writing(snapshot, now)
     if snapshot.live_pods:
         names = ", ".join(snapshot.live_pods)
         message = f"waits for the end of {names}: two pods must not write to one output"
-        return _queued(snapshot, resource, "WaitingForOldPod", message, now, OLD_POD_POLL_SECONDS)
+        return waiting.queued(
+            snapshot, resource, "WaitingForOldPod", message, now, waiting.OLD_POD_POLL_SECONDS
+        )
     # The API server refused the Job just now.
     if snapshot.refusal:
         return _refused(snapshot, resource, snapshot.refusal, now, settings)
@@ -233,7 +137,7 @@ def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Set
     message = f"attempt {snapshot.attempt}: Job {name} waits for its pod to run"
     status = with_state(snapshot, State(Phase.QUEUED, conditions.WAITING_FOR_POD, message), now)
     # The Job's first event comes sooner than this.
-    return plan_for(snapshot, status, create=body, requeue_after=REFUSED_POLL_SECONDS)
+    return plan_for(snapshot, status, create=body, requeue_after=waiting.REFUSED_POLL_SECONDS)
 
 
 def progress_seconds(unfinished: int) -> int:
@@ -254,8 +158,8 @@ def _refused(
     blocker = blockers.refusal_blocker(refusal.message, snapshot.namespace)
     # Every look is another try: ever later.
     waited = (now - (times.from_wire(snapshot.status.waiting_since) or now)).total_seconds()
-    poll = min(max(waited / 4, REFUSED_POLL_SECONDS), settings.retry_limit_seconds)
-    return _blocked(snapshot, resource, blocker, None, now, poll)
+    poll = min(max(waited / 4, waiting.REFUSED_POLL_SECONDS), settings.retry_limit_seconds)
+    return waiting.blocked(snapshot, resource, blocker, None, now, poll)
 
 
 def _lacks_service(snapshot: Snapshot, job: JobState) -> bool:
@@ -266,100 +170,36 @@ def _lacks_service(snapshot: Snapshot, job: JobState) -> bool:
 def _report_waiting(snapshot: Snapshot, resource: Resource, state: Starting, now: datetime) -> Plan:
     job, poll = state.job, _poll_seconds(snapshot, state.job, now)
     if state.blocker:
-        return _blocked(snapshot, resource, state.blocker, job, now, poll)
+        return waiting.blocked(snapshot, resource, state.blocker, job, now, poll)
     message = f"attempt {snapshot.attempt}: Job {job.name} waits for its pod to run"
-    return _queued(snapshot, resource, conditions.WAITING_FOR_POD, message, now, poll, job)
+    return waiting.queued(snapshot, resource, conditions.WAITING_FOR_POD, message, now, poll, job)
 
 
 def _poll_seconds(snapshot: Snapshot, job: JobState, now: datetime) -> float:
     """Seconds until the next look at a Job whose pods do not run."""
     # Services are not watched: only another look finds that a name is free or a right was granted.
     if job.indexed and snapshot.own_service is None:
-        return REFUSED_POLL_SECONDS
+        return waiting.REFUSED_POLL_SECONDS
     # Once somebody has asked for Warning Events, those that say something new wake the resource. A pod may
     # wait for a free node for days, and thousands of them must cost nothing meanwhile.
     age = (now - (job.created or now)).total_seconds()
-    return _FIRST_WARNINGS_SECONDS - age if age < _FIRST_WARNINGS_SECONDS else _WATCHED_POLL_SECONDS
-
-
-def _blocked(
-    snapshot: Snapshot,
-    resource: Resource,
-    blocker: Blocker,
-    job: JobState | None,
-    now: datetime,
-    poll: float,
-) -> Plan:
-    """Report a blocker, which is waited for."""
-    state = State(Phase.QUEUED, blocker.reason, blocker.block.message, blocker.block)
-    cause = failure(blocker.fails_as, blocker.message, blocker.hint or None)
-    return _wait(snapshot, resource, state, cause, job, now, poll)
-
-
-def _queued(
-    snapshot: Snapshot,
-    resource: Resource,
-    reason: str,
-    message: str,
-    now: datetime,
-    poll: float,
-    job: JobState | None = None,
-    **changes: Any,
-) -> Plan:
-    """Report that a pod is waited for, and nothing is known to be wrong."""
-    state, cause = State(Phase.QUEUED, reason, message), failure(Reason.START_TIMEOUT, message)
-    return _wait(snapshot, resource, state, cause, job, now, poll, **changes)
-
-
-def _wait(
-    snapshot: Snapshot,
-    resource: Resource,
-    state: State,
-    cause: Failure,
-    job: JobState | None,
-    now: datetime,
-    poll: float,
-    **changes: Any,
-) -> Plan:
-    """Report a state in which a pod is waited for; after startTimeoutSeconds, fail by ``cause``."""
-    seconds_left = _seconds_left(times.from_wire(snapshot.status.waiting_since), resource, now)
-    if seconds_left is not None and seconds_left <= 0:
-        # Between two attempts, or before the first one, no attempt ends.
-        if snapshot.status.attempt is None or snapshot.status.recorded_end:
-            return fail(snapshot, cause, now)
-        return end_attempt(snapshot, resource, cause, now, delete=job)
-    # No event announces the end of the timeout.
-    poll = poll if seconds_left is None else min(poll, seconds_left)
-    status = with_state(snapshot, state, now, **_job_observed(job), **changes)
-    return plan_for(snapshot, status, requeue_after=poll)
-
-
-def _seconds_left(since: datetime | None, resource: Resource, now: datetime) -> float | None:
-    """Return the seconds until runPolicy.startTimeoutSeconds is over; None without such a limit."""
-    limit = resource.spec.run_policy.start_timeout_seconds
-    # The status is the clock: it survives a restart of the operator.
-    return None if limit is None else limit - (now - (since or now)).total_seconds()
-
-
-def _job_observed(job: JobState | None) -> dict[str, str]:
-    """Fields of the status that record that the Job has been observed."""
-    return {"job_uid": job.uid} if job else {}
+    return _FIRST_WARNINGS_SECONDS - age if age < _FIRST_WARNINGS_SECONDS else waiting.WATCHED_POLL_SECONDS
 
 
 def _report_running(snapshot: Snapshot, resource: Resource, state: Running, now: datetime) -> Plan:
     job, problem = state.job, state.problem
     runs = conditions.running(snapshot.attempt, job.name, problem.block.message if problem else "")
     # While all pods are ready, events of the Job report every change. Otherwise some changes cause none.
-    poll = None if job.all_ready and not problem else REFUSED_POLL_SECONDS
+    poll = None if job.all_ready and not problem else waiting.REFUSED_POLL_SECONDS
     due = silence.progress_due(snapshot, job)
     if due and now >= due:
         if resource.spec.run_policy.stall == "Restart":
             cause = failure(Reason.STALLED, silence.no_progress(snapshot.attempt, job, due))
             return end_attempt(snapshot, resource, cause, now, delete=job)
         runs = silence.stalled(snapshot.namespace, snapshot.attempt, job, due)
-        poll = REFUSED_POLL_SECONDS
+        poll = waiting.REFUSED_POLL_SECONDS
     elif due:
-        wait = max((due - now).total_seconds(), OLD_POD_POLL_SECONDS)
+        wait = max((due - now).total_seconds(), waiting.OLD_POD_POLL_SECONDS)
         poll = min(poll, wait) if poll else wait
     # Of the first attempt, whatever number this one has: startTime and completionTime span the whole run.
     start_time = first_start(snapshot, job, now)
@@ -374,16 +214,10 @@ def _ended(snapshot: Snapshot, resource: Resource, state: Ended, now: datetime, 
             return succeed(snapshot, job, now)
         # A failure that is not recorded yet: record it, and say whether another attempt follows.
         case Failure() as cause:
-            return _record(snapshot, resource, cause, now)
+            return end_attempt(snapshot, resource, cause, now)
         # Recorded, and another attempt follows: a failure for good would have made the phase final.
         case Attempt() as entry:
             return _announce_next(snapshot, resource, entry, now, settings)
-
-
-def _record(snapshot: Snapshot, resource: Resource, cause: Failure, now: datetime) -> Plan:
-    """Record the failure of the attempt's Job."""
-    node = diagnosis.failed_node(cause, snapshot.attempt_pods)
-    return end_attempt(snapshot, resource, cause, now, node=node)
 
 
 def _announce_next(
@@ -396,7 +230,7 @@ def _announce_next(
         return next_attempt(snapshot, resource, now)
     # What the surroundings lack is waited for over all attempts that met it.
     since = retry.away_since(status)
-    seconds_left = _seconds_left(since, resource, now) if since else None
+    seconds_left = waiting.seconds_left(since, resource, now) if since else None
     if status.failure and seconds_left is not None and seconds_left <= 0:
         return fail(snapshot, status.failure, now)
     history = status.history or []
@@ -465,4 +299,4 @@ def begin(snapshot: Snapshot, resource: Resource, attempt: int, now: datetime, *
     cause = failure(blocker.fails_as, blocker.message, blocker.hint)
     # What an attempt starts from is resolved when it starts.
     changes = {name: value for name, value in changes.items() if name != "inputs"}
-    return _wait(snapshot, resource, state, cause, None, now, REFUSED_POLL_SECONDS, **changes)
+    return waiting.wait(snapshot, resource, state, cause, None, now, waiting.REFUSED_POLL_SECONDS, **changes)

@@ -16,7 +16,7 @@ from tlt_api.failures import CLASSES, Cause, Reason
 from tlt_api.resources import Resource
 from tlt_api.status import OPERATOR_FIELDS, Attempt, Failure, JobStatus, Phase
 from tlt_operator.objects.event import Event
-from tlt_operator.reconcile import report, retry
+from tlt_operator.reconcile import diagnosis, report, retry
 from tlt_operator.snapshot import JobState, Snapshot
 
 _TTL_OF_REPEATED_JOBS = 3600
@@ -173,7 +173,6 @@ def end_attempt(
     failure: Failure,
     now: datetime,
     delete: JobState | None = None,
-    node: str | None = None,
 ) -> Plan:
     """Return the plan for an attempt without success: another one follows, or the resource fails.
 
@@ -183,7 +182,6 @@ def end_attempt(
         failure: How the attempt ended.
         now: The time.
         delete: Job that still runs.
-        node: Node that could not start the pod, which later attempts avoid.
     """
     # The reason decides: whether it can be retried at all, whether it counts, and what the next attempt
     # changes.
@@ -193,7 +191,7 @@ def end_attempt(
         reason=reason,
         time=times.to_wire(now),
         progress=retry.position(status.progress),
-        node=node,
+        node=diagnosis.failed_node(failure, snapshot.attempt_pods),
     )
     retries_left = retry.may_retry(entry, failure.retryable, status, resource.spec)
     remedy = retry.remedy(resource.spec, status.history, reason) if retries_left else None

@@ -1,0 +1,107 @@
+"""Policy of a Job whose own spec.suspend is set: by the user, by a queue of Kueue or by hand.
+
+docs/adr/0017-suspension-by-the-jobs-own-field.md has the reasons.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from tlt_api import conditions, times
+from tlt_api.conditions import State
+from tlt_api.failures import Reason
+from tlt_api.resources import Resource
+from tlt_api.status import Attempt, Failure, Phase
+from tlt_operator.reconcile import blockers, retry, waiting
+from tlt_operator.reconcile.plan import Plan, end_attempt, plan_for, succeed, with_state
+from tlt_operator.reconcile.state import (
+    AttemptState,
+    Disrupted,
+    Ended,
+    Lost,
+    Paused,
+    Running,
+    Starting,
+    Stopping,
+    Succeeded,
+)
+from tlt_operator.snapshot import JobState, Snapshot
+
+
+def suspend(snapshot: Snapshot, resource: Resource, state: AttemptState, now: datetime) -> Plan:
+    """Return the plan for a resource that is to be suspended and has not ended.
+
+    The attempt's Job is suspended: its pods write their checkpoint and end, and once it is resumed it makes
+    another pod. A Job that Kueue admits is deleted instead, and the next attempt queues anew: Kueue resumes
+    every suspended Job that it has admitted, and keeps its quota for it.
+    """
+    match state:
+        # The run was faster than the suspension.
+        case Ended(outcome=Succeeded(job=job)):
+            return succeed(snapshot, job, now)
+        # The run failed before it was stopped: the failure is recorded and counted, as without a suspension.
+        case Ended(outcome=Failure() as cause):
+            return end_attempt(snapshot, resource, cause, now)
+        # The phase stays Running until its pods have written their checkpoint and are gone.
+        case (
+            Starting(job=job) | Running(job=job) | Disrupted(job=job) | Paused(job=job) | Stopping(job=job)
+        ) if job.queue or job.deleting:
+            return _stopping(snapshot, job, now, delete=None if job.deleting else job)
+        case Starting(job=job) | Running(job=job) | Disrupted(job=job):
+            return _stopping(snapshot, job, now, suspend=job)
+        # The Job controller has not noticed yet: a pod may be on its way.
+        case Paused(job=job) if job.suspended_by_us and not job.holds("Suspended"):
+            return _stopping(snapshot, job, now)
+    # Nothing makes pods any more. One may be left, and Suspended promises that nothing writes to the output.
+    if snapshot.live_pods:
+        return waiting.still_writing(snapshot, now)
+    changes: dict[str, Any] = {}
+    # The suspension ended an attempt: the next one is made on resumption, and this one counts for nothing.
+    if isinstance(state, Lost):
+        entry = Attempt(attempt=snapshot.attempt, reason=retry.SUSPENDED, time=times.to_wire(now))
+        changes["history"] = retry.append(snapshot.status.history, entry)
+    return plan_for(snapshot, with_state(snapshot, conditions.suspended(), now, **changes))
+
+
+def _stopping(snapshot: Snapshot, job: JobState, now: datetime, **actions: Any) -> Plan:
+    """Report that a Job is being stopped because the user suspended the resource."""
+    message = f"Job {job.name} is stopped: spec.suspend is true"
+    stopping = State(Phase.RUNNING, conditions.STOPPING, message)
+    return replace(waiting.await_pods(snapshot, stopping, now, job_uid=job.uid), **actions)
+
+
+def paused(snapshot: Snapshot, resource: Resource, state: Paused, now: datetime) -> Plan:
+    """Return the plan for a resource that is to run and whose Job is suspended."""
+    job = state.job
+    # Whoever suspended it: a pod that is being stopped writes its checkpoint, and no second one may start.
+    if state.pods:
+        return waiting.still_writing(snapshot, now)
+    # The user resumed the resource: so is its Job, which makes another pod of the same attempt.
+    if job.suspended_by_us and not job.queue:
+        message = f"attempt {snapshot.attempt}: Job {job.name} is resumed"
+        status = with_state(snapshot, State(Phase.QUEUED, conditions.WAITING_FOR_POD, message), now)
+        return plan_for(snapshot, status, resume=job, requeue_after=waiting.OLD_POD_POLL_SECONDS)
+    if not job.queue:
+        blocker = blockers.suspension_blocker(job, snapshot.namespace)
+        return waiting.blocked(snapshot, resource, blocker, job, now, waiting.WATCHED_POLL_SECONDS)
+    # Kueue resumes it when it admits it, which may take days and is no error.
+    message = f"attempt {snapshot.attempt}: Job {job.name} waits in the queue {job.queue}"
+    changes: dict[str, Any] = {}
+    # It ran: the queue took it back, for a Job of a higher priority for example.
+    if snapshot.status.phase in (Phase.RUNNING, Phase.RETRYING):
+        message += ", which stopped it"
+        entry = Attempt(
+            attempt=snapshot.attempt,
+            reason=Reason.EVICTED,
+            time=times.to_wire(now),
+            progress=retry.position(snapshot.status.progress),
+            paused=True,
+        )
+        changes["history"] = retry.append(snapshot.status.history, entry)
+        changes["preemptions"] = (snapshot.status.preemptions or 0) + 1
+    reason = conditions.WAITING_FOR_ADMISSION
+    return waiting.queued(
+        snapshot, resource, reason, message, now, waiting.WATCHED_POLL_SECONDS, job, **changes
+    )
