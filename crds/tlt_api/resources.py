@@ -207,6 +207,18 @@ def clauses(error: ValidationError, root: str = "spec") -> list[tuple[str, str]]
     return result
 
 
+_UNKNOWN_FIELD = "Extra inputs are not permitted"
+"""pydantic's words for a field that a model does not have."""
+
+
+def is_of_newer_version(problem: str) -> bool:
+    """Tell whether all that an :class:`InvalidResourceError` complains about are unknown fields.
+
+    The API server stores no field that the CRD does not have: the CRD is then newer than this program.
+    """
+    return all(_UNKNOWN_FIELD in clause for clause in problem.split("; "))
+
+
 def crd_name(kind: Kind) -> str:
     """Return the name of the kind's CustomResourceDefinition."""
     return f"{kind.plural}.{GROUP}"

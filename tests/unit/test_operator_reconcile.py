@@ -427,3 +427,55 @@ async def test_a_plan_from_an_old_snapshot_cannot_be_applied(cluster: MemoryKube
     with pytest.raises(ConflictError):
         await apply(cluster, snapshot, late, cluster.now)
     assert len(cluster.status(key)["history"]) == 1
+
+
+@play
+async def test_a_resource_with_fields_of_tomorrow_waits_for_a_newer_operator(cluster: MemoryKube) -> None:
+    key = cluster.add(resource(ofTomorrow=1))
+    await cluster.settle()
+    status = cluster.status(key)
+    assert status["phase"] == "Pending"
+    assert "failure" not in status
+    blocked = condition(cluster, key, "Blocked")
+    assert (blocked["status"], blocked["reason"]) == ("True", "OperatorTooOld")
+    assert "spec.ofTomorrow" in blocked["message"]
+    # The newer operator knows the field.
+    del cluster.resources[key]["spec"]["ofTomorrow"]
+    await cluster.settle(key)
+    assert cluster.status(key)["attempt"] == 1
+    assert list(cluster.jobs) == ["traffic-train-1"]
+
+
+@play
+async def test_a_dependant_of_a_resource_with_fields_of_tomorrow_waits_too(cluster: MemoryKube) -> None:
+    cluster.add(resource(ofTomorrow=1))
+    prune = cluster.add(resource("PruneJob", "small"))
+    await cluster.settle(prune)
+    assert cluster.status(prune)["phase"] == "Pending"
+    assert condition(cluster, prune, "Blocked")["reason"] == "OperatorTooOld"
+
+
+@play
+async def test_what_an_older_operator_failed_because_it_was_too_old_is_taken_up(cluster: MemoryKube) -> None:
+    key = cluster.add(resource())
+    # As the operator of 0.1.0 leaves it when the CRDs are upgraded first.
+    message = (
+        "TrainingJob/traffic: spec.output.overwrite: Extra inputs are not permitted, got False; "
+        "spec.retry: Extra inputs are not permitted, got 0"
+    )
+    time = "2026-01-01T00:00:00Z"
+    cluster.resources[key]["status"] = {
+        "phase": "Failed",
+        "observedGeneration": 1,
+        "completionTime": time,
+        "failure": {"reason": "InvalidSpec", "message": message},
+        "conditions": [
+            {"type": name, "status": "True", "reason": "InvalidSpec", "lastTransitionTime": time}
+            for name in ("Failed", "Stalled")
+        ],
+    }
+    await cluster.settle(key)
+    status = cluster.status(key)
+    assert (status["phase"], status["attempt"]) == ("Queued", 1)
+    assert not {"failure", "completionTime"} & status.keys()
+    assert list(cluster.jobs) == ["traffic-train-1"]

@@ -18,7 +18,8 @@ from datetime import datetime
 
 from tlt_api import conditions, references, times
 from tlt_api.failures import Reason, failure
-from tlt_api.resources import Resource
+from tlt_api.resources import Resource, is_of_newer_version
+from tlt_api.status import JobStatus
 from tlt_operator.objects import job
 from tlt_operator.objects.event import Event
 from tlt_operator.reconcile import attempts, cleanup, suspension
@@ -51,6 +52,12 @@ def _decide(snapshot: Snapshot, now: datetime, settings: Settings) -> Plan:
     if resource and attempts.taken_up(snapshot, resource):
         return attempts.next_attempt(snapshot, resource, now)
     if status.phase in conditions.TERMINAL:
+        # An operator that was older than the CRDs failed what it could not read, before it started anything.
+        if resource and status.attempt is None and _was_too_new(status):
+            update = {"phase": None, "failure": None, "completion_time": None}
+            recorded = snapshot.recorded or status
+            snapshot = replace(snapshot, status=status.model_copy(update=update), recorded=recorded)
+            return _decide(snapshot, now, settings)
         return cleanup.finished(snapshot)
     # A spec or status that cannot be read must neither stop a run nor start one.
     if resource is None:
@@ -68,6 +75,9 @@ def _decide(snapshot: Snapshot, now: datetime, settings: Settings) -> Plan:
 
 def _unreadable(snapshot: Snapshot, now: datetime) -> Plan:
     """Return the plan for a spec or status of another version, or one that slipped past the CRD's rules."""
+    # Nothing was started, and a newer operator will: this one is being replaced, or should be.
+    if snapshot.status.attempt is None and is_of_newer_version(snapshot.invalid):
+        return _too_new(snapshot, snapshot.invalid, now)
     # Nothing was started: the resource fails with the field at fault.
     if snapshot.status.attempt is None:
         return fail(snapshot, failure(Reason.INVALID_SPEC, snapshot.invalid), now)
@@ -83,6 +93,24 @@ def _unreadable(snapshot: Snapshot, now: datetime) -> Plan:
     return replace(plan, event=Event("Warning", Reason.INVALID_SPEC, message) if plan.status else None)
 
 
+def _too_new(snapshot: Snapshot, problem: str, now: datetime) -> Plan:
+    """Return the plan for a resource whose CRD is newer than this operator: it waits for another operator."""
+    message = f"the CRDs are newer than this operator, which does not know: {problem}"
+    hint = "Install the operator of the same version: kubectl apply -k manifests/base"
+    state = replace(
+        conditions.not_started(message), block=conditions.Block("OperatorTooOld", f"{message}. {hint}")
+    )
+    return plan_for(snapshot, with_state(snapshot, state, now))
+
+
+def _was_too_new(status: JobStatus) -> bool:
+    return bool(
+        status.failure
+        and status.failure.reason == Reason.INVALID_SPEC
+        and is_of_newer_version(status.failure.message)
+    )
+
+
 def _first_attempt(snapshot: Snapshot, resource: Resource, now: datetime) -> Plan:
     """Return the plan for a resource that has not been attempted yet."""
     # A pod cannot reach file:// addresses.
@@ -93,6 +121,8 @@ def _first_attempt(snapshot: Snapshot, resource: Resource, now: datetime) -> Pla
     # A parent whose spec cannot be read is there, but will never deliver anything to this operator.
     parent = references.parent_key(references.model_source(resource))
     if parent is not None and parent in snapshot.invalid_parents:
+        if is_of_newer_version(snapshot.invalid_parents[parent]):
+            return _too_new(snapshot, snapshot.invalid_parents[parent], now)
         message = f"{parent[0]}/{parent[1]} cannot be read: {snapshot.invalid_parents[parent]}"
         return fail(snapshot, failure(Reason.DEPENDENCY_FAILED, message), now)
     # Exactly one of three answers: go on, look again when the parent changes, or give up.
