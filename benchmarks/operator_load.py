@@ -599,7 +599,7 @@ def plot(line: Path, picture: Path) -> None:
     """Draw the cost of one more resource at each size, from the line that `growth` printed."""
     from matplotlib.figure import Figure
 
-    curve = json.loads(line.read_text())["curve"]
+    curve = json.loads(line.read_text().splitlines()[-1])["curve"]
     sizes = [row["resources"] for row in curve]
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.subplots()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -65,6 +66,11 @@ def main() -> None:
 
 async def run(settings: Settings) -> None:
     """Run the operator until a signal ends it."""
+    # Modules and schemas stay as long as the process: no collection of garbage needs to visit them. The cache
+    # is text, and garbage in cycles is rare: collections may be, too.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
     async with HttpClient(log_in, settings.request_timeout_seconds, [trace()]) as client:
         health = Health(settings.sweep_seconds)
         controller = Controller(client, settings, health)

@@ -77,7 +77,7 @@ def settings() -> kopf.OperatorSettings:
     options.watching.client_timeout = 360
     options.watching.connect_timeout = 10
     # Resources in one page of the list with which a watch begins.
-    options.watching.chunk_size = 500
+    options.watching.chunk_size = 200
     # Half of the time of an event: kopf copies each object several times for a diff that no handler reads.
     options.persistence.diffbase_storage = _NoDiff()
     options.persistence.progress_storage = _NoProgress()

@@ -26,6 +26,8 @@ from tlt_operator.objects import OWNER_KIND, OWNER_NAME, OWNER_UID, SUSPENDED_BY
 
 _PAGE = 500
 """Resources in one answer: a list of thousands at once would take memory on both sides."""
+_OWNED_PAGE = 100
+"""Jobs or pods in one answer: each has its RunSpec in it, and takes a hundred kilobytes as Python objects."""
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _METADATA_OF_ONE = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _JSON = "application/json"
@@ -152,7 +154,8 @@ class HttpClient:
         self, what: Owned, namespace: str | None
     ) -> AsyncIterator[tuple[Sequence[Json], str]]:
         """List the Jobs or pods of our resources, page by page, each page with the version of the list."""
-        async for page in self._pages(_owned(what, namespace), {"labelSelector": OWNER_KIND}):
+        query = {"labelSelector": OWNER_KIND}
+        async for page in self._pages(_owned(what, namespace), query, limit=_OWNED_PAGE):
             yield page["items"] or (), page["metadata"]["resourceVersion"]
 
     async def watch_owned(self, what: Owned, namespace: str | None, version: str) -> AsyncIterator[Json]:
@@ -268,12 +271,12 @@ class HttpClient:
         return [item async for page in self._pages(path, query) for item in page["items"] or ()]
 
     async def _pages(
-        self, path: str, query: Mapping[str, str], accept: str = _JSON
+        self, path: str, query: Mapping[str, str], accept: str = _JSON, limit: int = _PAGE
     ) -> AsyncIterator[dict[str, Any]]:
         """List page by page."""
         # Pages of one list are of one moment. If the server has forgotten that moment (410), the list fails
         # as a whole, and whoever needs it begins anew.
-        query = {**query, "limit": str(_PAGE)}
+        query = {**query, "limit": str(limit)}
         while True:
             page = await self._request("GET", path, query=query, accept=accept)
             yield page

@@ -13,11 +13,15 @@ from collections.abc import Callable, Sequence
 from tlt_operator.cluster.client import Json, Source
 
 REFRESH_SECONDS = 30.0
-"""Time between two lists of a namespace, and the age up to which a list is used."""
+"""Time between two lists of a namespace, and the age up to which a list is used, if a list is short."""
 _INTEREST_SECONDS = 900.0
 """Time for which a namespace is listed again after somebody asked: the sweep asks for all who still wait."""
 _POD_NAME = re.compile(r"""(pods? "[^"]*-)[a-z0-9]{5}(?=")""")
 """Name of a pod that was refused: another one at each try, though nothing else is said."""
+_COMBINED = "(combined from similar events): "
+"""Prefix of a message once there are ten Events about an object."""
+_SHARE_OF_TIME = 0.01
+"""Share of the time that lists of a namespace may take."""
 _FIELDS = ("reason", "message", "lastTimestamp", "eventTime")
 
 
@@ -34,6 +38,7 @@ class WarningEvents:
         self._clock = clock
         self._asked: dict[str, float] = {}
         self._listed: dict[str, float] = {}
+        self._interval: dict[str, float] = {}
         self._events: dict[str, dict[str, list[Json]]] = {}
 
     async def about(self, namespace: str, uid: str) -> Sequence[Json]:
@@ -48,7 +53,7 @@ class WarningEvents:
         news: set[str] = set()
         for namespace, asked in list(self._asked.items()):
             if self._clock() - asked > _INTEREST_SECONDS:
-                for state in (self._asked, self._listed, self._events):
+                for state in (self._asked, self._listed, self._interval, self._events):
                     state.pop(namespace, None)
             elif self._is_old(namespace):
                 before = self._events.get(namespace, {})
@@ -58,22 +63,29 @@ class WarningEvents:
         return news
 
     def _is_old(self, namespace: str) -> bool:
-        return self._clock() - self._listed.get(namespace, -REFRESH_SECONDS) >= REFRESH_SECONDS
+        listed = self._listed.get(namespace)
+        return listed is None or self._clock() - listed >= self._interval.get(namespace, REFRESH_SECONDS)
 
     async def _list(self, namespace: str) -> None:
         # Set before the answer: others that ask meanwhile do not list once more.
-        previous = self._listed.get(namespace)
-        self._listed[namespace] = self._clock()
+        begin = self._listed[namespace] = self._clock()
         events: dict[str, list[Json]] = {}
         try:
             async for item in self._source.list_all_warnings(namespace):
                 about = events.setdefault((item.get("involvedObject") or {}).get("uid") or "", [])
                 event = {field: item.get(field) for field in _FIELDS}
-                about.append({**event, "message": _POD_NAME.sub(r"\1*", event["message"] or "")})
+                about.append({**event, "message": _what_is_said(event["message"] or "")})
         except BaseException:
-            self._listed[namespace] = previous if previous is not None else -REFRESH_SECONDS
+            del self._listed[namespace]
             raise
         self._events[namespace] = events
+        # Of thousands of Events a list takes seconds: it is made less often.
+        self._interval[namespace] = max(REFRESH_SECONDS, (self._clock() - begin) / _SHARE_OF_TIME)
+
+
+def _what_is_said(message: str) -> str:
+    """Return a message without what differs from one Event to the next, though nothing else is said."""
+    return _POD_NAME.sub(r"\1*", message.removeprefix(_COMBINED))
 
 
 def _said(events: Sequence[Json]) -> set[tuple[str, str]]:
