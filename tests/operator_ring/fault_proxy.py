@@ -1,4 +1,4 @@
-"""Proxy in front of a real API server that kills the operator once it has written, or cuts it off."""
+"""Proxy in front of a real API server, where requests, streams and the operator that sends them fail."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WRITES = ("POST", "PATCH", "DELETE")
 _HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "host"}
 
 
-class DeadlyProxy:
+class FaultProxy:
     """Proxy that lets a victim make one write, and kills it before the answer arrives.
 
     A context manager. Everything is forwarded. Nobody is killed until there is a ``victim``.
@@ -44,7 +44,7 @@ class DeadlyProxy:
         self.down = False
         self._connections: set[socket.socket] = set()
 
-    def __enter__(self) -> DeadlyProxy:
+    def __enter__(self) -> FaultProxy:
         self._thread.start()
         return self
 
