@@ -69,6 +69,12 @@ integration: parts ## Tests on a real API server, and with small real models
 e2e: parts ## Tests on a real node with the real images (root)
 	$(PYTEST) tests/e2e
 
+MINUTES := 10
+SEED := $(shell date +%s)
+.PHONY: soak
+soak: parts ## Random faults of a real control plane for MINUTES (10), with a table of what they cost
+	$(PYTHON) -m soak --minutes $(MINUTES) --seed $(SEED)
+
 .PHONY: lint
 lint: setup ## ruff, import-linter
 	$(VENV)/bin/ruff check .

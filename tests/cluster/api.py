@@ -27,6 +27,7 @@ Body = dict[str, Any]
 _VERSIONS = {
     "EndpointSlice": "discovery.k8s.io/v1",
     "Job": "batch/v1",
+    "Lease": "coordination.k8s.io/v1",
     "PriorityClass": "scheduling.k8s.io/v1",
     "RuntimeClass": "node.k8s.io/v1",
     **dict.fromkeys(KINDS, API_VERSION),

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import json
 import os
+import signal
 import ssl
 import urllib.error
 import urllib.request
@@ -87,6 +88,28 @@ class ControlPlane(Cluster):
     def authority(self) -> Authority:
         """Signs more certificates for this cluster."""
         return Authority(self.directory / "pki")
+
+    @contextlib.contextmanager
+    def without(self, part: str) -> Iterator[None]:
+        """Stops a part for the time of a `with` block, then starts it again as before."""
+        pid = self.record.processes()[part]
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+        self.record.stop(part)
+        try:
+            yield
+        finally:
+            self.record.spawn(part, *(word.decode() for word in command))
+            steps.until("the API server to be ready", lambda: _is_ready(self), patience.SECONDS)
+
+    @contextlib.contextmanager
+    def paused(self, part: str) -> Iterator[None]:
+        """Stops a part from running for the time of a `with` block (SIGSTOP); its connections stay open."""
+        pid = self.record.processes()[part]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def is_healthy(self) -> bool:
         """Return True if all its processes run and the API server answers."""

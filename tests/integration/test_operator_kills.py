@@ -11,7 +11,7 @@ from pathlib import Path
 
 import patience
 from cluster.control_plane import ControlPlane
-from operator_ring.deadly_proxy import DeadlyProxy
+from operator_ring.fault_proxy import FaultProxy
 from operator_ring.live import Api, Kubelet, OperatorProcess, until
 from operator_ring.manifests import BEST, SHA, made
 
@@ -37,7 +37,7 @@ def test_an_operator_that_dies_after_each_of_its_writes_makes_one_job_per_attemp
     stop = threading.Event()
     mine = Api(admin)
     kubelet = threading.Thread(target=play_kubelet, args=(mine, namespace, stop), daemon=True)
-    with DeadlyProxy(admin) as proxy:
+    with FaultProxy(admin) as proxy:
         kubeconfig = proxy.kubeconfig(admin, tmp_path / "kubeconfig")
         operator = OperatorProcess(kubeconfig, tmp_path / "log", TLT_NAMESPACES=namespace)
         training, prune = made(namespace), made(namespace, "PruneJob", "small")
@@ -117,7 +117,7 @@ def test_an_operator_that_was_cut_off_from_the_api_server_goes_on_afterwards(
     admin = control_plane_cluster.kubeconfig
     kubelet = Kubelet(api, namespace)
     before, meanwhile = made(namespace, name="before"), made(namespace, name="meanwhile")
-    with DeadlyProxy(admin) as proxy:
+    with FaultProxy(admin) as proxy:
         kubeconfig = proxy.kubeconfig(admin, tmp_path / "kubeconfig")
         with OperatorProcess(kubeconfig, tmp_path / "log", TLT_NAMESPACES=namespace) as operator:
             api.create(before)

@@ -1,32 +1,46 @@
-"""Proxy in front of a real API server that kills the operator once it has written, or cuts it off."""
+"""Proxy in front of a real API server, where requests, streams and the operator that sends them fail."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
+import random
 import signal
 import socket
 import ssl
 import threading
+import time
 import urllib.parse
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from operator_ring.access import connection_of
 
-_WRITES = ("POST", "PATCH", "DELETE")
+_WRITES = ("POST", "PUT", "PATCH", "DELETE")
 _HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "host"}
 
 
-class DeadlyProxy:
-    """Proxy that lets a victim make one write, and kills it before the answer arrives.
+@dataclass(frozen=True)
+class Storm:
+    """Refusal of a share of the requests: 409 of writes, 429 with Retry-After, or 500."""
 
-    A context manager. Everything is forwarded. Nobody is killed until there is a ``victim``.
+    share: float
+    codes: Sequence[int]
+
+
+class FaultProxy:
+    """Proxy of which a test makes faults: it kills, refuses, delays, cuts and freezes.
+
+    A context manager. Without a fault, everything is forwarded. With a ``victim``, each write that succeeds
+    is its last one: it is killed before the answer arrives.
     """
 
     def __init__(self, kubeconfig: Path) -> None:
@@ -40,11 +54,20 @@ class DeadlyProxy:
         """Function that returns the process to kill, or None if it is gone already."""
         self.writes: Counter[str] = Counter()
         """Writes that succeeded, by method, path and name of what was created."""
+        self.created: Callable[[dict[str, Any]], None] = lambda body: None
+        """Told every object that was created."""
         self.deaths = 0
         self.down = False
+        self.storm: Storm | None = None
+        self.delay_seconds = 0.0
+        """Time by which every request is late."""
+        self.gone_watches = 0
+        """Number of watches to come that are answered with 410."""
+        self._random = random.Random(1)
         self._connections: set[socket.socket] = set()
+        self._streams: dict[socket.socket, Stream] = {}
 
-    def __enter__(self) -> DeadlyProxy:
+    def __enter__(self) -> FaultProxy:
         self._thread.start()
         return self
 
@@ -65,6 +88,32 @@ class DeadlyProxy:
         for connection in list(self._connections):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
+
+    def cut_streams(self) -> None:
+        """Break all watches in the middle of a line."""
+        for connection, stream in list(self._streams.items()):
+            with contextlib.suppress(OSError), stream.lock:
+                part = b'{"type":"MODIFIED","object":{"kind":"'
+                connection.sendall(b"%x\r\n%s\r\n" % (len(part), part))
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def freeze_streams(self) -> None:
+        """Let nothing more through on the watches that are open, which stay open."""
+        for stream in list(self._streams.values()):
+            stream.frozen = True
+
+    def refusal(self, method: str, path: str) -> tuple[int, dict[str, str]] | None:
+        """Return the answer to a request that is not forwarded, as code and headers."""
+        if "watch=true" in path and self.gone_watches > 0:
+            self.gone_watches -= 1
+            return 410, {}
+        storm = self.storm
+        if storm is None or self._random.random() >= storm.share:
+            return None
+        code = self._random.choice(storm.codes)
+        if code == 409 and method not in ("POST", "PATCH"):
+            return None
+        return code, {"Retry-After": "1"} if code == 429 else {}
 
     def is_dead(self) -> bool:
         """Tell whether there is a victim whose process is gone; its last requests are not forwarded."""
@@ -93,15 +142,32 @@ class DeadlyProxy:
 
             def finish(self) -> None:
                 proxy._connections.discard(self.connection)
+                proxy._streams.pop(self.connection, None)
                 with contextlib.suppress(OSError):
                     super().finish()
 
             def _forward(self) -> None:
+                if proxy.delay_seconds:
+                    time.sleep(proxy.delay_seconds)
                 if proxy.down:
                     self.close_connection = True
                     return
                 length = int(self.headers.get("Content-Length") or 0)
                 body = self.rfile.read(length) if length else None
+                if refusal := proxy.refusal(self.command, self.path):
+                    code, more = refusal
+                    status = {
+                        "kind": "Status",
+                        "code": code,
+                        "message": "refused by the test",
+                        "reason": "Test",
+                    }
+                    self._answer(
+                        code,
+                        [("Content-Type", "application/json"), *more.items()],
+                        json.dumps(status).encode(),
+                    )
+                    return
                 headers = {k: v for k, v in self.headers.items() if k.lower() not in _HOP_BY_HOP}
                 upstream = http.client.HTTPSConnection(address.hostname or "", address.port, context=context)
                 try:
@@ -127,7 +193,7 @@ class DeadlyProxy:
                 finally:
                     upstream.close()
 
-            do_GET = do_POST = do_PATCH = do_DELETE = _forward  # noqa: N815
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _forward  # noqa: N815
 
             def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
                 self.send_response(status)
@@ -143,8 +209,15 @@ class DeadlyProxy:
                 self.send_header("Content-Type", answer.getheader("Content-Type") or "application/json")
                 self.send_header("Transfer-Encoding", "chunked")
                 self.end_headers()
+                stream = Stream()
+                if "watch=true" in self.path:
+                    proxy._streams[self.connection] = stream
                 while chunk := answer.read1(65536):
-                    self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+                    if not stream.frozen:
+                        with stream.lock:
+                            self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+                while stream.frozen:
+                    time.sleep(0.5)
                 self.wfile.write(b"0\r\n\r\n")
 
             def log_message(self, format: str, *args: object) -> None:
@@ -153,8 +226,18 @@ class DeadlyProxy:
         return Handler
 
     def _count(self, method: str, path: str, content: bytes) -> None:
+        if method == "POST":
+            self.created(json.loads(content))
         route = path.split("?")[0].removeprefix("/apis/")
         self.writes[f"{method} {route} {_name(content)}"] += 1
+
+
+@dataclass
+class Stream:
+    """Watch that is being forwarded."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    frozen: bool = False
 
 
 def _name(content: bytes) -> str:
