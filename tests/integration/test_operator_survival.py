@@ -140,3 +140,21 @@ def test_a_pod_on_a_silent_node_is_lost_until_it_is_deleted_by_force(
     kubelet.run("traffic-train-2")
     status = api.until_phase(training, "Running")
     assert (status["attempt"], status["preemptions"], "retries" in status) == (2, 1, False)
+
+
+def test_the_later_of_two_resources_with_one_output_waits_for_the_first(
+    api: Api, namespace: str, operator: OperatorProcess
+) -> None:
+    output = {"uri": "pvc://runs/shared"}
+    first, second = (made(namespace, name=name, output=output) for name in ("one", "two"))
+    api.create(first)
+    api.create(second)
+    condition = blocked(api, second)
+    assert (condition["reason"], "TrainingJob/one writes to" in condition["message"]) == ("OutputInUse", True)
+    assert list(api.jobs(namespace)) == ["one-train-1"]
+    kubelet = Kubelet(api, namespace)
+    kubelet.run("one-train-1")
+    kubelet.end("one-train-1", 0)
+    api.until_phase(first, "Succeeded")
+    kubelet.run("two-train-1")
+    assert api.until_phase(second, "Running")["attempt"] == 1
