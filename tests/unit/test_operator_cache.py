@@ -314,6 +314,11 @@ async def test_a_warning_that_says_something_new_wakes_the_owner_of_its_job_and_
     cluster.warnings[uid] = [quota | {"message": "denied by webhook"}]
     operator.seconds += 30
     assert await operator.cache.owners_of_news() == {keys[1]}
+    # A list that is made for a look at one resource has news about another one.
+    cluster.warnings[cluster.jobs["j2-train-1"]["metadata"]["uid"]] = [quota]
+    operator.seconds += 30
+    await operator.look(keys[0])
+    assert await operator.cache.owners_of_news() == {keys[2]}
     reads = cluster.reads["warnings"]
     operator.seconds += 1000
     assert await operator.cache.owners_of_news() == set()
