@@ -40,6 +40,7 @@ class WarningEvents:
         self._listed: dict[str, float] = {}
         self._interval: dict[str, float] = {}
         self._events: dict[str, dict[str, list[Json]]] = {}
+        self._reported: dict[str, dict[str, set[tuple[str, str]]]] = {}
 
     async def about(self, namespace: str, uid: str) -> Sequence[Json]:
         """Return the Warning Events about an object, as of half a minute ago at most."""
@@ -53,13 +54,17 @@ class WarningEvents:
         news: set[str] = set()
         for namespace, asked in list(self._asked.items()):
             if self._clock() - asked > _INTEREST_SECONDS:
-                for state in (self._asked, self._listed, self._interval, self._events):
+                for state in (self._asked, self._listed, self._interval, self._events, self._reported):
                     state.pop(namespace, None)
-            elif self._is_old(namespace):
-                before = self._events.get(namespace, {})
+                continue
+            if self._is_old(namespace):
                 await self._list(namespace)
-                after = self._events.get(namespace, {})
-                news |= {uid for uid, events in after.items() if _said(events) != _said(before.get(uid, ()))}
+            # Against what was news before, not against the last list: that may have been made for somebody
+            # who asked about one object.
+            before = self._reported.get(namespace, {})
+            said = {uid: _said(events) for uid, events in self._events.get(namespace, {}).items()}
+            news |= {uid for uid, words in said.items() if words != before.get(uid)}
+            self._reported[namespace] = said
         return news
 
     def _is_old(self, namespace: str) -> bool:

@@ -44,9 +44,9 @@ from tlt_operator.reconcile.state import (
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import JobState, Refusal, Snapshot
 
-_REPORTS_PER_SECOND = 2.0
+_REPORTS_PER_SECOND = 1.5
 """Reports of progress that all runs together make in a second, if they started together. Of a thousand runs
-that started one after the other, each with its own pace, it is 2 * (1 + ln(1000 / 10)) = 11 a second."""
+that started one after the other, each with its own pace, it is 1.5 * (1 + ln(1000 / 7.5)) = 9 a second."""
 _FIRST_WARNINGS_SECONDS = 10.0
 """Age of a Job from which on Warning Events say why it has no running pod (:mod:`tlt_operator.observe`)."""
 
