@@ -39,3 +39,15 @@ def test_a_webhook_that_is_away_shows_in_the_status(world: World) -> None:
     assert blocked == "WebhookUnavailable"
     assert world.come_to_rest() == []
     assert world.cluster.status(TRAFFIC)["phase"] == "Succeeded"
+
+
+def test_a_pod_that_the_watch_has_not_reported_yet_keeps_the_next_attempt_from_starting(world: World) -> None:
+    world.cluster.add(resource())
+    world.operators[0].link.delay("pods", 20, until=100)
+    works(world)
+    world.cluster.delete_job_by_hand("traffic-train-1", foreground=False)
+    works(world)
+    assert list(world.cluster.jobs) == []
+    assert world.problems() == []
+    assert world.come_to_rest() == []
+    assert world.cluster.status(TRAFFIC)["attempt"] == 2
