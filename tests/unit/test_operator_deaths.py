@@ -1,8 +1,6 @@
-"""Death of the operator at every request of a flow, before and after it is carried out."""
+"""Death of the operator at every request of a flow, reads included, by the product's own loop."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,8 +10,8 @@ from tlt_operator.objects import ATTEMPT, OWNER_NAME
 from tlt_operator.snapshot import Key
 
 TRAFFIC, SMALL = Key("TrainingJob", "default", "traffic"), Key("PruneJob", "default", "small")
-CODES = {"traffic": [12, 75, 0], "small": [40, 0]}
-"""Exit codes of the attempts: out of memory, interrupted, and storage that was away."""
+CODES = {"traffic": [12, 0], "small": [40, 0]}
+"""Exit codes of the attempts: out of memory, and storage that was away."""
 
 
 def play(death: Death | None) -> World:
@@ -22,7 +20,7 @@ def play(death: Death | None) -> World:
     world.start_operator().link.death = death
     world.cluster.add(resource(runPolicy={"ttlSecondsAfterFinished": 60}))
     world.cluster.add(resource("PruneJob", "small"))
-    for turn in range(16):
+    for turn in range(14):
         world.let_pass(0.5 if turn % 2 else 20)
         # Suspended for a while, in the middle of an attempt.
         if turn in (4, 7) and (body := world.cluster.resources.get(TRAFFIC)):
@@ -50,23 +48,20 @@ def requests() -> int:
     return 10**6 - counter.requests
 
 
-def deaths(requests: int, after: bool) -> Iterator[Death]:
-    return (Death(number, after) for number in range(1, requests + 1))
-
-
-@pytest.mark.parametrize("after", [False, True])
-def test_a_death_at_any_request_leaves_one_job_per_attempt_and_the_same_end(
-    requests: int, after: bool
-) -> None:
+def test_a_death_at_any_request_leaves_one_job_per_attempt_and_the_same_end(requests: int) -> None:
     assert requests > 30
-    for death in deaths(requests, after):
-        number = death.requests
+    # After a request is carried out is before the next one is: together these are all places to die at.
+    for death in [Death(1, after=False), *(Death(number, after=True) for number in range(1, requests + 1))]:
+        place = str(death)
         world = play(death)
         try:
-            assert world.come_to_rest() == [], number
-            assert world.problems() == [], number
+            world.cluster.heal()
+            # The rest, if the death has delayed it.
+            if {"Succeeded"} != {world.cluster.status(key).get("phase") for key in (TRAFFIC, SMALL)}:
+                assert world.come_to_rest() == [], place
+            assert world.problems() == [], place
             traffic, small = world.cluster.status(TRAFFIC), world.cluster.status(SMALL)
-            assert (traffic["phase"], small["phase"]) == ("Succeeded", "Succeeded"), number
-            assert set(world.ledger.jobs.values()) == {1}, number
+            assert (traffic["phase"], small["phase"]) == ("Succeeded", "Succeeded"), place
+            assert set(world.ledger.jobs.values()) == {1}, place
         finally:
             world.close()
