@@ -30,7 +30,8 @@ from tlt_operator.cluster.client import (
 )
 from tlt_operator.health import Health
 from tlt_operator.index import Index, key_of
-from tlt_operator.observe import observe
+from tlt_operator.objects import ATTEMPT
+from tlt_operator.observe import observe, pod_state
 from tlt_operator.outputs import Outputs
 from tlt_operator.reconcile import reconcile
 from tlt_operator.reconcile.plan import operator_fields
@@ -301,6 +302,8 @@ async def reconcile_once(
         snapshot.kind, snapshot.namespace, snapshot.name, snapshot.resource_version
     ):
         raise ConflictError(409, f"{key} has changed since it was reported")
+    if plan.create is not None:
+        await _require_no_unreported_pod(client, key, plan.create)
     try:
         version = await apply(client, snapshot, plan, now)
     except RefusedError as error:
@@ -319,3 +322,17 @@ async def reconcile_once(
     if version != snapshot.resource_version:
         on_write(version)
     return plan.requeue_after
+
+
+async def _require_no_unreported_pod(client: Client, key: Key, job: Json) -> None:
+    """Raise ConflictError if a pod of an earlier attempt may still write to the output.
+
+    The watch of pods may be late: a pod that it has not reported yet is no reason to start a second one.
+    """
+    # The first attempt has none before it: the list would be one more read for every resource.
+    if job["metadata"]["labels"][ATTEMPT] == "1":
+        return
+    pods = await client.list_pods(key.namespace, key.kind, key.name, live=True)
+    live = [pod["metadata"]["name"] for pod in pods if not pod_state(pod, "").ended]
+    if live:
+        raise ConflictError(409, f"{key}: {', '.join(live)} has not ended, which was not reported yet")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -16,8 +17,12 @@ from operator_ring.manifests import resource
 from operator_ring.memory_kube import Body
 from operator_ring.simulated_cluster import TROUBLES, Trouble
 from operator_ring.simulation import ANSWERS, Answer, Death, Link, World
+from tlt_api import conditions
 from tlt_api.failures import CLASSES
+from tlt_operator import observe, snapshot
+from tlt_operator.cluster.cache import CachedClient
 from tlt_operator.objects import QUEUE
+from tlt_operator.reconcile import retry
 from tlt_operator.snapshot import Key
 
 KINDS = {"traffic": "TrainingJob", "small": "PruneJob"}
@@ -249,3 +254,83 @@ Histories.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck),
 )
 test_invariants_hold_in_any_history = Histories.TestCase
+
+
+# --- mistakes of an operator, each with a history that shows it
+
+
+def _a_run_goes_on_beside_the_next(machine: Histories) -> None:
+    machine.the_cluster_works()
+    machine.job_is_deleted_by_hand("traffic", foreground=False)
+    machine.the_cluster_works()
+
+
+def _a_resource_is_replaced(machine: Histories) -> None:
+    machine.the_cluster_works()
+    machine.is_created("traffic", False, False, 2, None)
+    machine.time_passes(2)
+
+
+def _a_pod_is_preempted_three_times(machine: Histories) -> None:
+    for _ in range(3):
+        machine.pod_is_taken_away("traffic", "PreemptionByScheduler")
+        machine.pods_that_were_stopped_end(75)
+        machine.the_cluster_works()
+
+
+def _storage_is_away(machine: Histories) -> None:
+    machine.the_cluster_works()
+    machine.something_goes_away("storage", 2000)
+    machine.the_cluster_works()
+
+
+def _a_failed_resource_is_looked_at_again(machine: Histories) -> None:
+    machine.run_ends("traffic", 2)
+    machine.the_cluster_works()
+    machine.is_suspended_or_resumed("traffic")
+    machine.the_cluster_works()
+
+
+async def _no_pods(*_: object, **__: object) -> list[Body]:
+    return []
+
+
+MISTAKES = {
+    "it starts a pod while another one runs": (
+        _a_run_goes_on_beside_the_next,
+        [(snapshot.Snapshot, "live_pods", ()), (CachedClient, "list_pods", _no_pods)],
+    ),
+    "it adopts any Job of the right name": (
+        _a_resource_is_replaced,
+        [(observe, "_controller", lambda metadata: "uid-13" if metadata["name"] else "")],
+    ),
+    "it counts an eviction as a failure": (
+        _a_pod_is_preempted_three_times,
+        [(retry, "counts", lambda entry, history: True)],
+    ),
+    "it fails for good while storage is away": (
+        _storage_is_away,
+        [(retry, "may_retry", lambda *_: False)],
+    ),
+    "a failure is not final": (
+        _a_failed_resource_is_looked_at_again,
+        [(conditions, "TERMINAL", ("Succeeded",))],
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_invariants_show_that(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    history, changes = MISTAKES[mistake]
+    problems: dict[bool, list[str]] = {}
+    for mistaken in (False, True):
+        if mistaken:
+            for target, name, value in changes:
+                monkeypatch.setattr(target, name, value)
+        machine = Histories()
+        machine.an_operator_starts_and_a_training_is_created(False, 2)
+        history(machine)
+        problems[mistaken] = machine.world.problems() + machine.world.come_to_rest()
+        machine.world.close()
+    assert problems[False] == []
+    assert problems[True] != []

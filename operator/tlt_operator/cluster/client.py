@@ -5,7 +5,7 @@
     ApiError             any answer that is not a success
     ├── NotFoundError    404
     ├── ConflictError    409: exists already, or was changed since it was read
-    └── RefusedError     400, 403, 422: the same request will get the same answer
+    └── RefusedError     400, 403, 422, or a webhook away: the same request will get the same answer
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ConflictError(ApiError):
 
 
 class RefusedError(ApiError):
-    """The request was refused (HTTP 400, 403, 422)."""
+    """The request was refused (HTTP 400, 403, 422, or 500 for an admission webhook that is away)."""
 
 
 def api_error(code: int, message: str, retry_after: float | None = None) -> ApiError:
@@ -54,6 +54,9 @@ def api_error(code: int, message: str, retry_after: float | None = None) -> ApiE
     # (429, 5xx, no answer) may be different the next time.
     kinds: dict[int, type[ApiError]] = {404: NotFoundError, 409: ConflictError}
     kinds |= dict.fromkeys((400, 403, 422), RefusedError)
+    # 500, and yet an answer to this very request: a webhook that is away refuses it until it is back.
+    if code == 500 and "failed calling webhook" in message:
+        return RefusedError(code, message, retry_after)
     return kinds.get(code, ApiError)(code, message, retry_after)
 
 
