@@ -127,6 +127,12 @@ class Link:
             yield body
         await self._travel()
 
+    async def list_all_warnings(self, namespace: str) -> AsyncIterator[Body]:
+        await self._pass("list_all_warnings")
+        for item in [item async for item in self._cluster.list_all_warnings(namespace)]:
+            yield item
+        await self._travel()
+
     async def list_owned(self, what: Owned, namespace: str | None) -> AsyncIterator[tuple[list[Body], str]]:
         await self._pass("list_owned")
         self._cluster.publish()
