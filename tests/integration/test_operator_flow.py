@@ -100,7 +100,7 @@ def test_a_run_longer_than_its_deadline_fails_and_goes_on_with_a_longer_one(
 ) -> None:
     training = started(api, kubelet, runPolicy={"activeDeadlineSeconds": 60})
     assert kubelet.pod("traffic-train-1")["spec"]["activeDeadlineSeconds"] == 60
-    kubelet.end("traffic-train-1", 75, reason="DeadlineExceeded")
+    kubelet.end("traffic-train-1", 75, pod_reason="DeadlineExceeded")
     assert api.until_phase(training, "Failed")["failure"]["reason"] == "DeadlineExceeded"
     api.edit(training, retry=1, runPolicy={"activeDeadlineSeconds": 600})
     kubelet.run("traffic-train-2")

@@ -98,8 +98,17 @@ class Kubelet:
         ready = [{"type": kind, "status": "True"} for kind in ("Ready", "ContainersReady", "PodScheduled")]
         self._write_status(job, phase="Running", conditions=ready, state={"running": {}}, ready=True)
 
-    def end(self, job: str, code: int, reason: str = "Error", message: str = "", **status: Any) -> None:
-        """End the container with an exit code."""
+    def end(
+        self,
+        job: str,
+        code: int,
+        reason: str = "Error",
+        message: str = "",
+        pod_reason: str = "",
+        **status: Any,
+    ) -> None:
+        """End the container with an exit code, and the pod with a reason of its own, if there is one."""
+        status |= {"reason": pod_reason} if pod_reason else {}
         state = {"terminated": {"exitCode": code, "reason": reason, "message": message, "finishedAt": _now()}}
         unready = [{"type": kind, "status": "False"} for kind in ("Ready", "ContainersReady")]
         more = status.pop("conditions", [])
