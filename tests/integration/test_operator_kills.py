@@ -40,7 +40,9 @@ def test_an_operator_that_dies_after_each_of_its_writes_makes_one_job_per_attemp
     with FaultProxy(admin) as proxy:
         kubeconfig = proxy.kubeconfig(admin, tmp_path / "kubeconfig")
         operator = OperatorProcess(kubeconfig, tmp_path / "log", TLT_NAMESPACES=namespace)
-        training, prune = made(namespace), made(namespace, "PruneJob", "small")
+        policy = {"ttlSecondsAfterFinished": 3600}
+        training = made(namespace, runPolicy=policy)
+        prune = made(namespace, "PruneJob", "small", runPolicy=policy)
         api.create(prune)
         api.create(training)
         kubelet.start()
@@ -51,7 +53,10 @@ def test_an_operator_that_dies_after_each_of_its_writes_makes_one_job_per_attemp
                 if not operator.is_running():
                     operator.kill()
                     operator.start()
-                return api.status(prune).get("phase") == "Succeeded"
+                times_to_live = [
+                    job["spec"].get("ttlSecondsAfterFinished") for job in api.jobs(namespace).values()
+                ]
+                return api.status(prune).get("phase") == "Succeeded" and times_to_live == [3600] * 3
 
             until(
                 "the flow to end",
@@ -66,7 +71,8 @@ def test_an_operator_that_dies_after_each_of_its_writes_makes_one_job_per_attemp
     jobs = {key: count for key, count in proxy.writes.items() if key.startswith("POST batch/v1")}
     path = f"POST batch/v1/namespaces/{namespace}/jobs"
     assert jobs == {f"{path} traffic-train-1": 1, f"{path} traffic-train-2": 1, f"{path} small-prune-1": 1}
-    assert proxy.deaths >= 10
+    # Three Jobs and their times to live, a status for each Job and each end: the least that there can be.
+    assert proxy.deaths >= 12
     status = api.status(training)
     assert (status["phase"], status["attempt"], status["retries"]) == ("Succeeded", 2, 1)
     assert [entry["reason"] for entry in status["history"]] == ["OutOfMemory"]

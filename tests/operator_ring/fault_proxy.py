@@ -97,10 +97,11 @@ class FaultProxy:
                 connection.sendall(b"%x\r\n%s\r\n" % (len(part), part))
                 connection.shutdown(socket.SHUT_RDWR)
 
-    def freeze_streams(self) -> None:
-        """Let nothing more through on the watches that are open, which stay open."""
+    def freeze_streams(self) -> int:
+        """Let nothing more through on the watches that are open, which stay open; return their number."""
         for stream in list(self._streams.values()):
             stream.frozen = True
+        return len(self._streams)
 
     def refusal(self, method: str, path: str) -> tuple[int, dict[str, str]] | None:
         """Return the answer to a request that is not forwarded, as code and headers."""
