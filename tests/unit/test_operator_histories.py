@@ -248,8 +248,8 @@ class Histories(RuleBasedStateMachine):
 
 _COUNT = int(os.environ.get("TLT_HISTORIES") or 0)
 Histories.TestCase.settings = settings(
-    max_examples=_COUNT or 50,
-    stateful_step_count=60 if _COUNT else 40,
+    max_examples=_COUNT or 10,
+    stateful_step_count=60 if _COUNT else 25,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )

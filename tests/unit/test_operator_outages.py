@@ -1,4 +1,4 @@
-"""What a run needs is away for 30 minutes (simulated): the status says what, and the run ends well after it."""
+"""What a run needs is away for half an hour (simulated): the status says what, and nothing fails."""
 
 from __future__ import annotations
 
