@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from operator_ring.manifests import START, ended, resource
-from operator_ring.memory_kube import Body, MemoryKube
+from operator_ring.memory_kube import Body, KilledError, MemoryKube
 from operator_ring.scenario import condition, play
 from tlt_api import times
+from tlt_operator.cluster.client import ApiError
 from tlt_operator.snapshot import Key
 
 JOB, POD = "traffic-train-1", "traffic-train-1-abcde"
@@ -211,3 +213,54 @@ async def test_a_stalled_run_is_restarted_where_its_policy_says_so(cluster: Memo
     assert (status["attempt"], status["restarts"], status["history"][0]["reason"]) == (2, 1, "Stalled")
     assert not {"retries", "preemptions"} & set(status)
     assert times.from_wire(status["history"][0]["time"]) == START + timedelta(seconds=190)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_the_job_of_a_stalled_run_is_deleted_although_the_first_deletion_fails(dies: bool) -> None:
+    async def scenario(cluster: MemoryKube) -> None:
+        key = await running(cluster, runPolicy={"stall": "Restart"})
+        report(cluster, key)
+        cluster.wait(180)
+        delete = cluster.delete_job
+        answers: list[BaseException] = [KilledError() if dies else ApiError(500, "etcd: timeout")]
+
+        async def failing(*args: Any) -> None:
+            if answers:
+                raise answers.pop()
+            await delete(*args)
+
+        with mock.patch.object(cluster, "delete_job", failing):
+            with pytest.raises((ApiError, KilledError)):
+                await cluster.settle()
+            await cluster.settle()
+        assert cluster.jobs[JOB]["metadata"]["deletionTimestamp"]
+        cluster.remove_job(JOB)
+        await cluster.settle()
+        status = cluster.status(key)
+        assert (status["attempt"], [entry["reason"] for entry in status["history"]]) == (2, ["Stalled"])
+        assert list(cluster.jobs) == ["traffic-train-2"]
+
+    asyncio.run(scenario(MemoryKube()))
+
+
+@play
+async def test_a_job_that_outlived_the_failure_is_deleted_before_the_user_takes_the_run_up(
+    cluster: MemoryKube,
+) -> None:
+    key = cluster.add(resource(runPolicy={"startTimeoutSeconds": 60, "maxRetries": 0}))
+    await cluster.settle()
+    cluster.run_pod(JOB, state={"waiting": {"reason": "ErrImagePull"}})
+    await cluster.settle()
+    cluster.wait(61)
+    with (
+        mock.patch.object(cluster, "delete_job", side_effect=ApiError(500, "etcd: timeout")),
+        pytest.raises(ApiError),
+    ):
+        await cluster.settle()
+    assert cluster.status(key)["phase"] == "Failed"
+    cluster.edit(key, retry=1)
+    await cluster.settle()
+    assert cluster.jobs[JOB]["metadata"]["deletionTimestamp"]
+    cluster.remove_job(JOB)
+    await cluster.settle()
+    assert (cluster.status(key)["attempt"], list(cluster.jobs)) == (2, ["traffic-train-2"])

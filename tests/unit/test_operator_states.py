@@ -267,6 +267,14 @@ TABLE: dict[str, tuple[Snapshot, type, str, str, str, str]] = {
         snapshot_of(recorded(0), job=FAILED), Ended,
         "Retrying", "Suspended", "-", "Stalled",
     ),
+    "a failure that is recorded, an hour ago, whose Job still runs": (
+        snapshot_of(recorded(1), job=replace(JOB, ready=1)), Ended,
+        "delete Job", "Running Stopping, delete Job", "delete Job", "Stalled",
+    ),
+    "a failure that is recorded, an hour ago, whose Job is being deleted": (
+        snapshot_of(recorded(1), job=replace(JOB, deleting=True)), Ended,
+        "Queued WaitingForPod, create Job", "Suspended", "-", "Stalled",
+    ),
     "a failure that is recorded, an hour ago": (
         snapshot_of(recorded(1), job=FAILED), Ended,
         "Queued WaitingForPod, create Job", "Suspended", "-", "Stalled",

@@ -15,7 +15,7 @@ from tlt_api.runspec import PROGRESS_SECONDS, for_attempt
 from tlt_api.status import Attempt, Failure, Inputs, Phase
 from tlt_operator.objects import job as job_object
 from tlt_operator.objects import service as service_object
-from tlt_operator.reconcile import blockers, retry, silence, suspension, waiting
+from tlt_operator.reconcile import blockers, cleanup, retry, silence, suspension, waiting
 from tlt_operator.reconcile.plan import (
     Plan,
     announce,
@@ -217,6 +217,9 @@ def _ended(snapshot: Snapshot, resource: Resource, state: Ended, now: datetime, 
             return end_attempt(snapshot, resource, cause, now)
         # Recorded, and another attempt follows: a failure for good would have made the phase final.
         case Attempt() as entry:
+            # Its pod would keep the next attempt waiting for ever.
+            if leftover := cleanup.leftover(snapshot):
+                return Plan(delete=leftover, requeue_after=waiting.OLD_POD_POLL_SECONDS)
             return _announce_next(snapshot, resource, entry, now, settings)
 
 
@@ -263,6 +266,9 @@ def taken_up(snapshot: Snapshot, resource: Resource) -> bool:
 
 def next_attempt(snapshot: Snapshot, resource: Resource, now: datetime) -> Plan:
     """Return the plan that takes up a resource again because spec.retry was raised."""
+    # Unless the next attempt has begun: the Job is its own then.
+    if snapshot.recorded is None and (leftover := cleanup.leftover(snapshot)):
+        return Plan(delete=leftover, requeue_after=waiting.OLD_POD_POLL_SECONDS)
     status = snapshot.recorded or snapshot.status
     changes: dict[str, Any] = {
         "observed_retry": observed_retry(resource, status),
