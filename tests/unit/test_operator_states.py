@@ -192,7 +192,7 @@ TABLE: dict[str, tuple[Snapshot, type, str, str, str, str]] = {
         "Retrying NodeLost", "Retrying NodeLost", "-", "Stalled",
     ),
     "a Job that makes no progress": (
-        snapshot_of(LATE, job=LONG), Running,
+        snapshot_of(LATE, job=LONG, progress_silence=179.0), Running,
         "Running NoProgress", "Running Stopping, suspend Job", "delete Job", "Stalled",
     ),
     "a Job of a queue whose pod is ready": (

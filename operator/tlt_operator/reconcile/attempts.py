@@ -191,16 +191,17 @@ def _report_running(snapshot: Snapshot, resource: Resource, state: Running, now:
     runs = conditions.running(snapshot.attempt, job.name, problem.block.message if problem else "")
     # While all pods are ready, events of the Job report every change. Otherwise some changes cause none.
     poll = None if job.all_ready and not problem else waiting.REFUSED_POLL_SECONDS
-    due = silence.progress_due(snapshot, job)
-    if due and now >= due:
-        if resource.spec.run_policy.stall == "Restart":
-            cause = failure(Reason.STALLED, silence.no_progress(snapshot.attempt, job, due))
+    left = silence.seconds_left(snapshot, job)
+    if left is not None:
+        stalled = silence.stalled(snapshot, job)
+        if left <= 0 and resource.spec.run_policy.stall == "Restart":
+            cause = failure(Reason.STALLED, silence.no_progress(snapshot, job))
             return end_attempt(snapshot, resource, cause, now, delete=job)
-        runs = silence.stalled(snapshot.namespace, snapshot.attempt, job, due)
-        poll = waiting.REFUSED_POLL_SECONDS
-    elif due:
-        wait = max((due - now).total_seconds(), waiting.OLD_POD_POLL_SECONDS)
-        poll = min(poll, wait) if poll else wait
+        look = silence.next_look(left)
+        # An operator that has just started counts anew, and does not take back what was found.
+        if left <= 0 or silence.is_known(snapshot, stalled):
+            runs, look = stalled, waiting.REFUSED_POLL_SECONDS
+        poll = min(poll, look) if poll else look
     # Of the first attempt, whatever number this one has: startTime and completionTime span the whole run.
     start_time = first_start(snapshot, job, now)
     status = with_state(snapshot, runs, now, job_uid=job.uid, start_time=start_time)
