@@ -14,7 +14,7 @@ from datetime import datetime
 from functools import partial
 
 from tlt_api.resources import KINDS, Kind
-from tlt_api.status import JobStatus
+from tlt_api.status import JobStatus, Phase
 from tlt_api.times import utc_now
 from tlt_operator import metrics
 from tlt_operator.apply import apply
@@ -35,9 +35,10 @@ from tlt_operator.observe import observe, pod_state
 from tlt_operator.outputs import Outputs
 from tlt_operator.reconcile import reconcile
 from tlt_operator.reconcile.plan import operator_fields
+from tlt_operator.reports import Reports
 from tlt_operator.rewrites import Rewrites
 from tlt_operator.settings import Settings
-from tlt_operator.snapshot import Key, Refusal
+from tlt_operator.snapshot import Key, Refusal, Snapshot
 from tlt_operator.watches import Watches
 from tlt_operator.workqueue import WorkQueue
 
@@ -113,6 +114,7 @@ class Controller:
                         unfinished=self.index.unfinished,
                         on_status=partial(self._status_written, key),
                         outputs=self.index.outputs,
+                        reports=self.index.reports,
                     )
                 self._succeeded(key, requeue_after)
             # Somebody else was faster: the snapshot is out of date, and a new one is taken. Not a failure for
@@ -122,6 +124,7 @@ class Controller:
                 metrics.RECONCILES.labels("conflict").inc()
                 self.queue.retry(key)
             except ApiError as error:
+                self.index.reports.interrupted(key)
                 # The wait that the API server asks for counts if it is longer than ours.
                 seconds = self._failed(key, "error", error.retry_after or 0)
                 log.warning("%s: %s; tries again in %.1f s", key, error, seconds)
@@ -267,6 +270,7 @@ async def reconcile_once(
     unfinished: int = 0,
     on_status: Callable[[JobStatus], None] = lambda status: None,
     outputs: Outputs | None = None,
+    reports: Reports | None = None,
 ) -> float | None:
     """Observe a resource once, decide and apply; return the seconds after which to look again, if any.
 
@@ -279,6 +283,7 @@ async def reconcile_once(
         on_status: Called with a status that was written.
         unfinished: Resources in the cluster that have not ended, which paces their reports of progress.
         outputs: Writers of all outputs.
+        reports: Last reports of all runs; without them, no run is late.
 
     Raises:
         ConflictError: Something changed since it was read; look again.
@@ -291,7 +296,8 @@ async def reconcile_once(
     if snapshot is None:
         return None
     holder = outputs.holder(key) if outputs else None
-    snapshot = replace(snapshot, unfinished=unfinished, output_holder=holder)
+    silence = await _silence(client, key, snapshot, reports) if reports else None
+    snapshot = replace(snapshot, unfinished=unfinished, output_holder=holder, progress_silence=silence)
     plan = reconcile(snapshot, now, settings)
     # Without an await since it was asked who holds the output: of two workers, one finds the other's claim.
     if plan.create is not None and outputs is not None:
@@ -322,6 +328,25 @@ async def reconcile_once(
     if version != snapshot.resource_version:
         on_write(version)
     return plan.requeue_after
+
+
+async def _silence(client: Client, key: Key, snapshot: Snapshot, reports: Reports) -> float | None:
+    """Return the seconds for which a run has been silent; None if it has not promised to report.
+
+    Raises:
+        ConflictError: It has reported, which its watch has not told yet.
+        ApiError: The API server does not answer, perhaps to the run neither.
+    """
+    progress = snapshot.status.progress
+    if progress is None or progress.last_update_time is None or progress.next_within_seconds is None:
+        return None
+    seconds = reports.silence(key, progress.last_update_time, progress.next_within_seconds)
+    late = seconds >= progress.next_within_seconds and snapshot.status.phase == Phase.RUNNING
+    if late and not await client.is_current(
+        snapshot.kind, snapshot.namespace, snapshot.name, snapshot.resource_version
+    ):
+        raise ConflictError(409, f"{key} has changed since it was reported")
+    return seconds
 
 
 async def _require_no_unreported_pod(client: Client, key: Key, job: Json) -> None:

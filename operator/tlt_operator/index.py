@@ -14,6 +14,7 @@ from tlt_api.conditions import TERMINAL
 from tlt_api.references import raw_parent
 from tlt_api.status import RunnerStatus, wire_names
 from tlt_operator.outputs import Outputs
+from tlt_operator.reports import Reports
 from tlt_operator.snapshot import Key
 
 _RUNNER_FIELDS = wire_names(RunnerStatus)
@@ -49,6 +50,7 @@ class Index:
         self._own_writes: dict[Key, str] = {}
 
         self.outputs = Outputs()
+        self.reports = Reports()
         self.unfinished = 0
         """Number of the resources that have not ended."""
 
@@ -67,6 +69,7 @@ class Index:
         # Even if nothing of interest changed: the sweep compares versions.
         self._resources[key] = current
         self.outputs.update(key, body)
+        self.reports.heard(key, _last_report(body))
         self.unfinished += (current.phase not in TERMINAL) - bool(previous and previous.phase not in TERMINAL)
         # Nothing changed but what the runner reports.
         if previous and previous.digest == current.digest:
@@ -90,6 +93,7 @@ class Index:
         self._own_writes.pop(key, None)
         sharing = self.outputs.sharing(key)
         self.outputs.remove(key)
+        self.reports.forget(key)
         self._link(key, previous.parent if previous else None, None)
         # They stay linked: a parent of the same name that is created later wakes them again.
         return self._dependants.get(key, set()) | sharing
@@ -127,6 +131,13 @@ def key_of(body: Mapping[str, Any]) -> Key:
     """Return the key of a resource in its JSON form."""
     metadata = body["metadata"]
     return Key(body["kind"], metadata["namespace"], metadata["name"])
+
+
+def _last_report(body: Mapping[str, Any]) -> str | None:
+    """Return when the runner last reported progress, in its own words; None if it has not."""
+    progress = (body.get("status") or {}).get("progress")
+    time = progress.get("lastUpdateTime") if isinstance(progress, Mapping) else None
+    return str(time) if time else None
 
 
 def _indexed(body: Mapping[str, Any]) -> IndexedResource:

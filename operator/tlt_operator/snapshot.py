@@ -238,6 +238,7 @@ class Snapshot:
         events: Warnings about the attempt's Job or pod; read only while the pod does not start.
         unfinished: Number of resources in the cluster that have not ended.
         output_holder: Resource that writes to the same output and goes first; None if there is none.
+        progress_silence: Seconds for which nothing new was heard from a run that promised its next report.
         refusal: Set when the attempt's Job was refused a moment ago, or its Service, to read or to create.
     """
 
@@ -263,6 +264,7 @@ class Snapshot:
     events: tuple[EventState, ...] = ()
     unfinished: int = 0
     output_holder: Key | None = None
+    progress_silence: float | None = None
     refusal: Refusal | None = None
 
     @property

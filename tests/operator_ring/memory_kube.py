@@ -21,6 +21,7 @@ from tlt_api.resources import KINDS, Kind
 from tlt_operator import controller
 from tlt_operator.cluster.client import ApiError, ConflictError, NotFoundError, Owned, RefusedError
 from tlt_operator.objects import ATTEMPT, INDEX, OWNER_KIND, OWNER_NAME, OWNER_UID, SUSPENDED_BY_US
+from tlt_operator.reports import Reports
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Key
 
@@ -62,6 +63,8 @@ class MemoryKube:
         self.transitions: set[tuple[str, str]] = set()
         """States that the operator brought resources into, as (name, message)."""
         self.created_jobs: Counter[str] = Counter()
+        self.reports = Reports(lambda: (self.now - START).total_seconds())
+        """Last reports of the runs, on a clock that time alone moves."""
         self.writes = 0
         self.reads: Counter[str] = Counter()
         self.kill_at: int | None = None
@@ -160,7 +163,7 @@ class MemoryKube:
         for _ in range(50):
             before, delays = self.writes, []
             for key in keys or list(self.resources):
-                delays.append(await controller.reconcile_once(self, key, self.settings, lambda: self.now))
+                delays.append(await self._look(key))
             if self.writes == before:
                 return min((delay for delay in delays if delay is not None), default=None)
         raise AssertionError("does not come to rest")
@@ -169,7 +172,27 @@ class MemoryKube:
         """Reconcile a few times while the API server refuses the Job; return the last delay."""
         delay = None
         for _ in range(3):
-            delay = await controller.reconcile_once(self, key, self.settings, lambda: self.now)
+            delay = await self._look(key)
+        return delay
+
+    async def _look(self, key: Key) -> float | None:
+        try:
+            return await controller.reconcile_once(
+                self, key, self.settings, lambda: self.now, reports=self.reports
+            )
+        # As the control loop does.
+        except ApiError as error:
+            if not isinstance(error, (ConflictError, NotFoundError)):
+                self.reports.interrupted(key)
+            raise
+
+    async def watch_for(self, seconds: float) -> float | None:
+        """Let time pass, with a look at everything each half minute; return the delay after the last one."""
+        delay = None
+        while seconds > 0:
+            self.wait(min(seconds, 30))
+            seconds -= 30
+            delay = await self.settle()
         return delay
 
     def wait(self, seconds: float) -> None:

@@ -254,6 +254,7 @@ class SimulatedOperator:
         self.controller = Controller(self.link, settings, Health(settings.sweep_seconds, clock=loop.time))
         # The list of Events is kept for a while.
         self.controller.cache._clock = loop.time
+        self.controller.index.reports.clock = loop.time
         # Without a Lease: two of them at once are the harder case.
         self.controller.lead()
         self._tasks = [loop.create_task(self.controller.run()), loop.create_task(self._feed())]

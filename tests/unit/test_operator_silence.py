@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from operator_ring.manifests import START, ended, resource
-from operator_ring.memory_kube import Body, MemoryKube
+from operator_ring.memory_kube import Body, KilledError, MemoryKube
 from operator_ring.scenario import condition, play
 from tlt_api import times
+from tlt_api.resources import KINDS
+from tlt_operator import controller
+from tlt_operator.cluster.client import ApiError, ConflictError
+from tlt_operator.index import Index, key_of
 from tlt_operator.snapshot import Key
 
 JOB, POD = "traffic-train-1", "traffic-train-1-abcde"
@@ -139,9 +144,9 @@ def report(cluster: MemoryKube, key: Key, promise: int | None = 60) -> None:
 async def test_a_run_without_the_progress_that_it_promised_is_stalled(cluster: MemoryKube) -> None:
     key = await running(cluster)
     report(cluster, key)
-    assert await cluster.settle() == 180  # 60 s promised, and 120 s for its way
-    cluster.wait(179)
-    assert await cluster.settle() == 5
+    assert await cluster.settle() == 60
+    assert await cluster.watch_for(60) == 30
+    assert await cluster.watch_for(119) == 5  # 60 s promised, and 120 s for its way
     assert condition(cluster, key, "Stalled")["status"] == "False"
     cluster.wait(1)
     assert await cluster.settle() == 30
@@ -154,6 +159,108 @@ async def test_a_run_without_the_progress_that_it_promised_is_stalled(cluster: M
     await cluster.settle()
     assert condition(cluster, key, "Stalled")["status"] == "False"
     assert condition(cluster, key, "Ready")["reason"] == "Running"
+
+
+@play
+async def test_an_operator_that_starts_anew_does_not_take_back_that_a_run_is_stalled(
+    cluster: MemoryKube,
+) -> None:
+    key = await running(cluster)
+    report(cluster, key)
+    await cluster.settle()
+    await cluster.watch_for(180)
+    cluster.reports.forget(key)
+    before = cluster.writes
+    assert await cluster.settle() == 30
+    assert cluster.writes == before
+    report(cluster, key)
+    await cluster.settle()
+    assert condition(cluster, key, "Stalled")["status"] == "False"
+
+
+@pytest.mark.parametrize("stall", ["Report", "Restart"])
+def test_a_run_that_could_not_report_is_not_stalled(stall: str) -> None:
+    """The API server was away for half an hour, or the operator's machine was frozen: nobody looked."""
+
+    async def scenario(cluster: MemoryKube) -> None:
+        key = await running(cluster, runPolicy={"stall": stall})
+        report(cluster, key)
+        for _ in range(2):
+            cluster.wait(1800)
+            await cluster.settle()
+            await cluster.watch_for(90)  # a runner tries again after a minute at most
+            assert condition(cluster, key, "Ready")["reason"] == "Running"
+            report(cluster, key)
+            await cluster.settle()
+        assert (cluster.status(key)["attempt"], len(cluster.events)) == (1, 0)
+        # Looks that fail are none.
+        cluster.wait(60)
+        for _ in range(60):
+            cluster.wait(30)
+            with (
+                mock.patch.object(cluster, "is_current", side_effect=ApiError(0, "no route to host")),
+                pytest.raises(ApiError),
+            ):
+                await cluster.settle()
+        await cluster.watch_for(90)
+        assert condition(cluster, key, "Ready")["reason"] == "Running"
+        await cluster.watch_for(60)
+        assert condition(cluster, key, "Ready")["reason"] != "Running"
+
+    asyncio.run(scenario(MemoryKube()))
+
+
+@play
+async def test_a_jump_of_the_clock_stalls_no_run(cluster: MemoryKube) -> None:
+    key = await running(cluster, runPolicy={"stall": "Restart"})
+    report(cluster, key, 3600)
+    await cluster.settle()
+    hours = timedelta(hours=12)
+    for _ in range(10):
+        cluster.wait(30)
+        await controller.reconcile_once(
+            cluster, key, cluster.settings, lambda: cluster.now + hours, reports=cluster.reports
+        )
+    assert (cluster.status(key)["attempt"], cluster.status(key)["phase"]) == (1, "Running")
+
+
+@play
+async def test_a_report_that_its_watch_has_not_told_counts(cluster: MemoryKube) -> None:
+    key = await running(cluster, runPolicy={"stall": "Restart"})
+    report(cluster, key)
+    await cluster.settle()
+    await cluster.watch_for(179)
+    cluster.wait(1)
+    stale = MemoryKube.get_resource
+    body = await stale(cluster, KINDS[key.kind], key.namespace, key.name)
+    report(cluster, key)
+    with (
+        mock.patch.object(cluster, "get_resource", return_value=body),
+        pytest.raises(ConflictError),
+    ):
+        await cluster.settle()
+    await cluster.settle()
+    assert (cluster.status(key)["attempt"], cluster.status(key)["phase"]) == (1, "Running")
+
+
+def test_the_index_hears_of_reports_and_an_operator_that_stood_by_looks_before_it_blames() -> None:
+    now = 0.0
+    index = Index()
+    index.reports.clock = lambda: now
+    body = resource() | {"status": {"progress": {"lastUpdateTime": "2026-01-01T00:00:00Z"}}}
+    key = key_of(body)
+    index.update(body)
+    now = 50.0
+    assert index.reports.silence(key, "2026-01-01T00:00:00Z", 60) == 50
+    now = 70.0
+    assert index.reports.silence(key, "2026-01-01T00:00:00Z", 60) == 70
+    now = 5000.0
+    assert index.reports.silence(key, "2026-01-01T00:00:00Z", 60) == 60
+    now = 5030.0
+    assert index.reports.silence(key, "2026-01-01T00:00:00Z", 60) == 90
+    body["status"]["progress"]["lastUpdateTime"] = "2026-01-01T00:00:01Z"
+    index.update(body)
+    assert index.reports.silence(key, "2026-01-01T00:00:01Z", 60) == 0
 
 
 @play
@@ -200,8 +307,8 @@ async def test_the_promise_of_an_earlier_attempt_does_not_bind_the_next(cluster:
 async def test_a_stalled_run_is_restarted_where_its_policy_says_so(cluster: MemoryKube) -> None:
     key = await running(cluster, runPolicy={"stall": "Restart", "maxRetries": 0})
     report(cluster, key)
-    cluster.wait(180)
     await cluster.settle()
+    await cluster.watch_for(180)
     assert cluster.jobs[JOB]["metadata"]["deletionTimestamp"]  # SIGTERM, and SIGKILL after the grace period
     assert condition(cluster, key, "Reconciling")["reason"] == "WaitingForOldPod"
     assert list(cluster.jobs) == [JOB]
@@ -211,3 +318,56 @@ async def test_a_stalled_run_is_restarted_where_its_policy_says_so(cluster: Memo
     assert (status["attempt"], status["restarts"], status["history"][0]["reason"]) == (2, 1, "Stalled")
     assert not {"retries", "preemptions"} & set(status)
     assert times.from_wire(status["history"][0]["time"]) == START + timedelta(seconds=190)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_the_job_of_a_stalled_run_is_deleted_although_the_first_deletion_fails(dies: bool) -> None:
+    async def scenario(cluster: MemoryKube) -> None:
+        key = await running(cluster, runPolicy={"stall": "Restart"})
+        report(cluster, key)
+        await cluster.settle()
+        await cluster.watch_for(179)
+        cluster.wait(1)
+        delete = cluster.delete_job
+        answers: list[BaseException] = [KilledError() if dies else ApiError(500, "etcd: timeout")]
+
+        async def failing(*args: Any) -> None:
+            if answers:
+                raise answers.pop()
+            await delete(*args)
+
+        with mock.patch.object(cluster, "delete_job", failing):
+            with pytest.raises((ApiError, KilledError)):
+                await cluster.settle()
+            await cluster.settle()
+        assert cluster.jobs[JOB]["metadata"]["deletionTimestamp"]
+        cluster.remove_job(JOB)
+        await cluster.settle()
+        status = cluster.status(key)
+        assert (status["attempt"], [entry["reason"] for entry in status["history"]]) == (2, ["Stalled"])
+        assert list(cluster.jobs) == ["traffic-train-2"]
+
+    asyncio.run(scenario(MemoryKube()))
+
+
+@play
+async def test_a_job_that_outlived_the_failure_is_deleted_before_the_user_takes_the_run_up(
+    cluster: MemoryKube,
+) -> None:
+    key = cluster.add(resource(runPolicy={"startTimeoutSeconds": 60, "maxRetries": 0}))
+    await cluster.settle()
+    cluster.run_pod(JOB, state={"waiting": {"reason": "ErrImagePull"}})
+    await cluster.settle()
+    cluster.wait(61)
+    with (
+        mock.patch.object(cluster, "delete_job", side_effect=ApiError(500, "etcd: timeout")),
+        pytest.raises(ApiError),
+    ):
+        await cluster.settle()
+    assert cluster.status(key)["phase"] == "Failed"
+    cluster.edit(key, retry=1)
+    await cluster.settle()
+    assert cluster.jobs[JOB]["metadata"]["deletionTimestamp"]
+    cluster.remove_job(JOB)
+    await cluster.settle()
+    assert (cluster.status(key)["attempt"], list(cluster.jobs)) == (2, ["traffic-train-2"])

@@ -192,7 +192,7 @@ TABLE: dict[str, tuple[Snapshot, type, str, str, str, str]] = {
         "Retrying NodeLost", "Retrying NodeLost", "-", "Stalled",
     ),
     "a Job that makes no progress": (
-        snapshot_of(LATE, job=LONG), Running,
+        snapshot_of(LATE, job=LONG, progress_silence=179.0), Running,
         "Running NoProgress", "Running Stopping, suspend Job", "delete Job", "Stalled",
     ),
     "a Job of a queue whose pod is ready": (
@@ -266,6 +266,14 @@ TABLE: dict[str, tuple[Snapshot, type, str, str, str, str]] = {
     "a failure that is recorded, a moment ago": (
         snapshot_of(recorded(0), job=FAILED), Ended,
         "Retrying", "Suspended", "-", "Stalled",
+    ),
+    "a failure that is recorded, an hour ago, whose Job still runs": (
+        snapshot_of(recorded(1), job=replace(JOB, ready=1)), Ended,
+        "delete Job", "Running Stopping, delete Job", "delete Job", "Stalled",
+    ),
+    "a failure that is recorded, an hour ago, whose Job is being deleted": (
+        snapshot_of(recorded(1), job=replace(JOB, deleting=True)), Ended,
+        "Queued WaitingForPod, create Job", "Suspended", "-", "Stalled",
     ),
     "a failure that is recorded, an hour ago": (
         snapshot_of(recorded(1), job=FAILED), Ended,

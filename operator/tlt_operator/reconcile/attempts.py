@@ -15,7 +15,7 @@ from tlt_api.runspec import PROGRESS_SECONDS, for_attempt
 from tlt_api.status import Attempt, Failure, Inputs, Phase
 from tlt_operator.objects import job as job_object
 from tlt_operator.objects import service as service_object
-from tlt_operator.reconcile import blockers, retry, silence, suspension, waiting
+from tlt_operator.reconcile import blockers, cleanup, retry, silence, suspension, waiting
 from tlt_operator.reconcile.plan import (
     Plan,
     announce,
@@ -191,16 +191,17 @@ def _report_running(snapshot: Snapshot, resource: Resource, state: Running, now:
     runs = conditions.running(snapshot.attempt, job.name, problem.block.message if problem else "")
     # While all pods are ready, events of the Job report every change. Otherwise some changes cause none.
     poll = None if job.all_ready and not problem else waiting.REFUSED_POLL_SECONDS
-    due = silence.progress_due(snapshot, job)
-    if due and now >= due:
-        if resource.spec.run_policy.stall == "Restart":
-            cause = failure(Reason.STALLED, silence.no_progress(snapshot.attempt, job, due))
+    left = silence.seconds_left(snapshot, job)
+    if left is not None:
+        stalled = silence.stalled(snapshot, job)
+        if left <= 0 and resource.spec.run_policy.stall == "Restart":
+            cause = failure(Reason.STALLED, silence.no_progress(snapshot, job))
             return end_attempt(snapshot, resource, cause, now, delete=job)
-        runs = silence.stalled(snapshot.namespace, snapshot.attempt, job, due)
-        poll = waiting.REFUSED_POLL_SECONDS
-    elif due:
-        wait = max((due - now).total_seconds(), waiting.OLD_POD_POLL_SECONDS)
-        poll = min(poll, wait) if poll else wait
+        look = silence.next_look(left)
+        # An operator that has just started counts anew, and does not take back what was found.
+        if left <= 0 or silence.is_known(snapshot, stalled):
+            runs, look = stalled, waiting.REFUSED_POLL_SECONDS
+        poll = min(poll, look) if poll else look
     # Of the first attempt, whatever number this one has: startTime and completionTime span the whole run.
     start_time = first_start(snapshot, job, now)
     status = with_state(snapshot, runs, now, job_uid=job.uid, start_time=start_time)
@@ -217,6 +218,9 @@ def _ended(snapshot: Snapshot, resource: Resource, state: Ended, now: datetime, 
             return end_attempt(snapshot, resource, cause, now)
         # Recorded, and another attempt follows: a failure for good would have made the phase final.
         case Attempt() as entry:
+            # Its pod would keep the next attempt waiting for ever.
+            if leftover := cleanup.leftover(snapshot):
+                return Plan(delete=leftover, requeue_after=waiting.OLD_POD_POLL_SECONDS)
             return _announce_next(snapshot, resource, entry, now, settings)
 
 
@@ -263,6 +267,9 @@ def taken_up(snapshot: Snapshot, resource: Resource) -> bool:
 
 def next_attempt(snapshot: Snapshot, resource: Resource, now: datetime) -> Plan:
     """Return the plan that takes up a resource again because spec.retry was raised."""
+    # Unless the next attempt has begun: the Job is its own then.
+    if snapshot.recorded is None and (leftover := cleanup.leftover(snapshot)):
+        return Plan(delete=leftover, requeue_after=waiting.OLD_POD_POLL_SECONDS)
     status = snapshot.recorded or snapshot.status
     changes: dict[str, Any] = {
         "observed_retry": observed_retry(resource, status),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tlt_api.conditions import TERMINAL
 from tlt_api.status import JobStatus
 from tlt_operator.reconcile.plan import Plan, observed_retry, plan_for
-from tlt_operator.snapshot import Snapshot
+from tlt_operator.snapshot import JobState, Snapshot
 
 
 def finished(snapshot: Snapshot) -> Plan:
@@ -20,10 +20,14 @@ def finished(snapshot: Snapshot) -> Plan:
         if snapshot.resource and snapshot.resource.spec.retry < (status.observed_retry or 0):
             update["observed_retry"] = observed_retry(snapshot.resource, status)
         status = status.model_copy(update=update)
-    # A Job that outlived its resource's failure (the operator died before it deleted it) is deleted now.
+    return plan_for(snapshot, status, delete=leftover(snapshot))
+
+
+def leftover(snapshot: Snapshot) -> JobState | None:
+    """Return the Job of an attempt whose end is recorded, if it still runs and nobody deletes it."""
+    # The end is written before the Job is deleted: the operator died in between, or the deletion failed.
     job = snapshot.own_job
-    leftover = job if job and not job.finished and not job.deleting else None
-    return plan_for(snapshot, status, delete=leftover)
+    return job if job and not job.finished and not job.deleting else None
 
 
 def ttl(snapshot: Snapshot, status: JobStatus) -> tuple[tuple[str, int], ...]:

@@ -18,7 +18,11 @@ _NODE_SECONDS = 30.0
 _STALLED_SECONDS = 600.0
 """Silence of a node after which a person has to act: Kubernetes has tried to evict its pods by then."""
 _REPORT_SECONDS = 120.0
-"""Time that a promised report may take: the API server may be away, and clocks of nodes differ."""
+"""Time that a promised report may take: a runner tries again within a minute once the API server is back."""
+_LATE_POLL_SECONDS = 30.0
+"""Interval of looks at a run that is late."""
+_SOONEST_SECONDS = 5.0
+"""Shortest interval of looks."""
 
 
 def lost_pod(pods: Sequence[PodState], now: datetime) -> PodState | None:
@@ -50,32 +54,48 @@ def _silent_since(pod: PodState, now: datetime) -> datetime | None:
     return due if due and (now - due).total_seconds() > _NODE_SECONDS else None
 
 
-def progress_due(snapshot: Snapshot, job: JobState) -> datetime | None:
-    """Return when a run that makes no progress is stalled; None if it has not promised its next report."""
+def seconds_left(snapshot: Snapshot, job: JobState) -> float | None:
+    """Return the seconds until a silent run is stalled; None if it has not promised its next report."""
     progress = snapshot.status.progress
     last = times.from_wire(progress.last_update_time) if progress else None
     # A runner of before promises nothing, and neither does a stage of unknown length.
     if progress is None or progress.next_within_seconds is None or last is None:
         return None
     # An earlier attempt's, or of before a suspension: this pod has not reported yet.
-    if job.start_time is None or last < job.start_time:
+    if job.start_time is None or last < job.start_time or snapshot.progress_silence is None:
         return None
-    return last + timedelta(seconds=progress.next_within_seconds + _REPORT_SECONDS)
+    return progress.next_within_seconds + _REPORT_SECONDS - snapshot.progress_silence
 
 
-def no_progress(attempt: int, job: JobState, due: datetime) -> str:
+def next_look(left: float) -> float:
+    """Return the seconds until the next look at a run that is stalled in ``left`` seconds if it is silent."""
+    # From the promised time on, seconds count only while somebody looks (:mod:`tlt_operator.reports`).
+    promised = left - _REPORT_SECONDS
+    return max(promised if promised > 0 else min(left, _LATE_POLL_SECONDS), _SOONEST_SECONDS)
+
+
+def is_known(snapshot: Snapshot, state: State) -> bool:
+    """Tell whether the status says already that the run is stalled, since the very same report."""
+    stalled = conditions.find(snapshot.status.conditions, conditions.STALLED)
+    return stalled is not None and stalled.status == "True" and stalled.message == state.message
+
+
+def no_progress(snapshot: Snapshot, job: JobState) -> str:
     """Return the message of a run whose progress was due."""
-    return (
-        f"attempt {attempt} runs as Job {job.name} without progress: its next report was due by "
-        f"{times.to_wire(due)}"
-    )
+    progress = snapshot.status.progress
+    last = times.from_wire(progress.last_update_time) if progress else None
+    promised = progress.next_within_seconds if progress else None
+    # By the runner's clock, for people: no decision depends on it.
+    due = times.to_wire(last + timedelta(seconds=promised or 0)) if last else "now"
+    runs = f"attempt {snapshot.attempt} runs as Job {job.name}"
+    return f"{runs} without progress: its next report was due by {due}"
 
 
-def stalled(namespace: str, attempt: int, job: JobState, due: datetime) -> State:
+def stalled(snapshot: Snapshot, job: JobState) -> State:
     """Return the state of a run that makes no progress, and that nobody is to restart but its user."""
-    where = f"{job.name} -n {namespace}"
+    where = f"{job.name} -n {snapshot.namespace}"
     message = (
-        f"{no_progress(attempt, job, due)}. kubectl logs job/{where} shows what it does; kubectl delete job "
+        f"{no_progress(snapshot, job)}. kubectl logs job/{where} shows what it does; kubectl delete job "
         f"{where} has it resume from its last checkpoint, as spec.runPolicy.stall: Restart would"
     )
     return State(Phase.RUNNING, conditions.NO_PROGRESS, message, stalled=True)

@@ -14,7 +14,7 @@ from tlt_api.conditions import State
 from tlt_api.failures import Reason
 from tlt_api.resources import Resource
 from tlt_api.status import Attempt, Failure, Phase
-from tlt_operator.reconcile import blockers, retry, waiting
+from tlt_operator.reconcile import blockers, cleanup, retry, waiting
 from tlt_operator.reconcile.plan import Plan, end_attempt, plan_for, succeed, with_state
 from tlt_operator.reconcile.state import (
     AttemptState,
@@ -44,6 +44,9 @@ def suspend(snapshot: Snapshot, resource: Resource, state: AttemptState, now: da
         # The run failed before it was stopped: the failure is recorded and counted, as without a suspension.
         case Ended(outcome=Failure() as cause):
             return end_attempt(snapshot, resource, cause, now)
+        # The end is recorded, and its Job runs on: no attempt is left that could be resumed.
+        case Ended(outcome=Attempt()) if leftover := cleanup.leftover(snapshot):
+            return _stopping(snapshot, leftover, now, delete=leftover)
         # The phase stays Running until its pods have written their checkpoint and are gone.
         case (
             Starting(job=job) | Running(job=job) | Disrupted(job=job) | Paused(job=job) | Stopping(job=job)
