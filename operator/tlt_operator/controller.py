@@ -57,7 +57,7 @@ class Controller:
         self.index = Index()
         self._rewrites = Rewrites()
         self.cache = CachedClient(client)
-        self.watches = Watches(self.cache, settings.namespaces, self._owned_changed, health.watches.opened)
+        self.watches = Watches(self.cache, settings.namespaces, self._owned_changed, health.watches)
         self._settings = settings
         self._health = health
         self.sweep = Sweep(self.cache, settings, health, self.index, self.queue)
