@@ -7,6 +7,7 @@ come again later, and never ends a worker.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,7 +40,7 @@ from tlt_operator.rewrites import Rewrites
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Key, Refusal
 from tlt_operator.watches import Watches
-from tlt_operator.workqueue import WorkQueue
+from tlt_operator.workqueue import Backoff, WorkQueue
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,13 @@ log = logging.getLogger(__name__)
 _TOGETHER_SECONDS = 1.0
 """Delay of a look after a change of a Job or pod: a start is five changes within a moment, and a state that
 lasts for less than this is not worth a status."""
+_POLL_SECONDS = 0.1
+_STUCK_SECONDS = 30.0
+"""Time without progress of the first lists after which what they lack is read from the API server."""
+_MOST_READS = 100
+"""Resources that are then read: if far more are missing, the watch has not begun yet."""
+_UNLISTABLE = {401, 403, 404}
+"""HTTP statuses of a list that is not allowed, which is not waited for."""
 
 
 class Controller:
@@ -61,6 +69,9 @@ class Controller:
         self._settings = settings
         self._health = health
         self.sweep = Sweep(self.cache, settings, health, self.index, self.queue)
+        self._namespaces: tuple[str | None, ...] = tuple(settings.namespaces) or (None,)
+        for namespace in self._namespaces:
+            self.index.outputs.expect_list(namespace)
 
     def resource_changed(self, body: Json, deleted: bool = False) -> None:
         """Take note of a resource of ours that its watch has reported."""
@@ -97,6 +108,55 @@ class Controller:
                 group.create_task(self._work(), name=f"worker {number}")
             group.create_task(self.watches.run(), name="watches of Jobs and pods")
             group.create_task(self.sweep.run(), name="sweep")
+            # Each by itself: one that cannot be listed must not keep the others from their starts.
+            for namespace in self._namespaces:
+                group.create_task(self._await_first_lists(namespace), name=f"first lists of {namespace}")
+
+    async def _await_first_lists(self, namespace: str | None) -> None:
+        """Let Jobs be created once the watches have reported all resources that there are.
+
+        One that is not reported yet may be the one that writes to the output of one that is.
+        """
+        for kind in KINDS.values():
+            await self._await_first_list(kind, namespace)
+        for key in self.index.outputs.listed(namespace):
+            self.queue.add(key)
+
+    async def _await_first_list(self, kind: Kind, namespace: str | None) -> None:
+        loop = asyncio.get_running_loop()
+        missing = await self._first_list(kind, namespace)
+        last_progress = loop.time()
+        while missing:
+            await asyncio.sleep(_POLL_SECONDS)
+            left = {key for key in missing if not self.index.outputs.knows(key)}
+            if len(left) < len(missing):
+                missing, last_progress = left, loop.time()
+            elif loop.time() - last_progress > _STUCK_SECONDS:
+                # Deleted since, or the watch is late.
+                missing = await self._first_list(kind, namespace)
+                last_progress = loop.time()
+                for key in list(missing)[:_MOST_READS]:
+                    with contextlib.suppress(ApiError):
+                        await _make_known(self.cache, key, self.index.outputs)
+
+    async def _first_list(self, kind: Kind, namespace: str | None) -> set[Key]:
+        """Return the resources that exist, and that the watch has not reported."""
+        backoff, failures = Backoff(limit=15.0), 0
+        while True:
+            try:
+                return {
+                    key
+                    async for metadata in self.cache.list_metadata(kind, namespace)
+                    if not self.index.outputs.knows(
+                        key := Key(kind.name, metadata["namespace"], metadata["name"])
+                    )
+                }
+            except ApiError as error:
+                log.warning("cannot list %s in %s: %s", kind.plural, namespace or "the cluster", error)
+                if error.code in _UNLISTABLE:
+                    return set()
+                failures += 1
+                await asyncio.sleep(max(backoff.delay(failures), error.retry_after or 0))
 
     async def _work(self) -> None:
         """Take one key after the other and reconcile its resource."""
@@ -293,6 +353,13 @@ async def reconcile_once(
     holder = outputs.holder(key) if outputs else None
     snapshot = replace(snapshot, unfinished=unfinished, output_holder=holder)
     plan = reconcile(snapshot, now, settings)
+    if plan.create is not None and outputs is not None:
+        # Whoever holds the output may not be known yet: the first lists of the watches are awaited.
+        if outputs.postpones(key):
+            return None
+        if not outputs.knows(key):
+            await _make_known(client, key, outputs)
+            raise ConflictError(409, f"{key} has not been reported")
     # Without an await since it was asked who holds the output: of two workers, one finds the other's claim.
     if plan.create is not None and outputs is not None:
         outputs.claim(key)
@@ -322,6 +389,13 @@ async def reconcile_once(
     if version != snapshot.resource_version:
         on_write(version)
     return plan.requeue_after
+
+
+async def _make_known(client: Client, key: Key, outputs: Outputs) -> None:
+    """Read the output of a resource that its watch has not reported."""
+    body = await client.get_resource(KINDS[key.kind], key.namespace, key.name, live=True)
+    if body is not None and not outputs.knows(key):
+        outputs.update(key, body)
 
 
 async def _require_no_unreported_pod(client: Client, key: Key, job: Json) -> None:

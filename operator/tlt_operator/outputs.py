@@ -45,9 +45,34 @@ class Outputs:
         self._writers: dict[Key, _Writer] = {}
         self._at: dict[_Place, set[Key]] = {}
         self._claims: set[Key] = set()
+        self._known: set[Key] = set()
+        self._unlisted: set[str | None] = set()
+        self._postponed: set[Key] = set()
+
+    def expect_list(self, namespace: str | None) -> None:
+        """Record that a namespace (None: the cluster) has resources that are not here yet."""
+        self._unlisted.add(namespace)
+
+    def listed(self, namespace: str | None) -> set[Key]:
+        """Record that all resources of a namespace are here; return those whose start was postponed."""
+        self._unlisted.discard(namespace)
+        woken = {key for key in self._postponed if not self._is_unlisted(key)}
+        self._postponed -= woken
+        return woken
+
+    def postpones(self, key: Key) -> bool:
+        """Tell whether a start has to wait until all that may write to the same output are here."""
+        if self._is_unlisted(key):
+            self._postponed.add(key)
+        return self._is_unlisted(key)
+
+    def knows(self, key: Key) -> bool:
+        """Tell whether a resource is here; of one that is not, it is unknown whom it has to wait for."""
+        return key in self._known
 
     def update(self, key: Key, body: Mapping[str, Any]) -> None:
         """Store a resource that a watch has reported."""
+        self._known.add(key)
         previous, current = self._writers.get(key), _writer(key, body)
         # The status shows the start by now, or the end.
         if current is None or current.started or not current.live:
@@ -63,6 +88,8 @@ class Outputs:
     def remove(self, key: Key) -> None:
         """Forget a deleted resource."""
         previous = self._writers.pop(key, None)
+        self._known.discard(key)
+        self._postponed.discard(key)
         self._claims.discard(key)
         if previous:
             self._unlink(key, previous.place)
@@ -77,7 +104,10 @@ class Outputs:
         return self._at[writer.place] - {key} if writer else set()
 
     def holder(self, key: Key) -> Key | None:
-        """Return the resource that a resource has to wait for before it starts; None if there is none."""
+        """Return the resource that a resource has to wait for before it starts; None if there is none.
+
+        That is certain of a resource that is known, once all others are listed.
+        """
         mine = self._writers.get(key)
         if mine is None:
             return None
@@ -92,6 +122,9 @@ class Outputs:
             if writer.started or other in self._claims or earlier:
                 holders.append((writer.order, other))
         return min(holders)[1] if holders else None
+
+    def _is_unlisted(self, key: Key) -> bool:
+        return bool(self._unlisted & {None, key.namespace})
 
     def _unlink(self, key: Key, place: _Place) -> None:
         self._at[place].discard(key)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 import pytest
@@ -9,8 +12,13 @@ import pytest
 from operator_ring.manifests import ended, resource
 from operator_ring.memory_kube import Body, MemoryKube
 from operator_ring.scenario import condition, play
+from operator_ring.simulated_time import SimulatedTime
+from tlt_api.resources import Kind
 from tlt_operator import controller
+from tlt_operator.cluster.client import ApiError
+from tlt_operator.health import Health
 from tlt_operator.index import Index
+from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Key
 
 A, B = Key("TrainingJob", "default", "a"), Key("TrainingJob", "default", "b")
@@ -178,3 +186,120 @@ async def test_waiting_for_an_output_ends_with_the_start_timeout(cluster: Memory
         "Failed", "StartTimeout", False,
     )  # fmt: skip
     assert "TrainingJob/one" in status["failure"]["message"]
+
+
+class Listed(MemoryKube):
+    """Cluster that refuses some lists of metadata, and fails to make others."""
+
+    def __init__(self, **errors: list[ApiError]) -> None:
+        super().__init__()
+        self.errors = errors
+
+    async def list_metadata(self, kind: Kind, namespace: str | None) -> AsyncIterator[Body]:
+        self.reads["metadata"] += 1
+        errors = self.errors.get(namespace or "", [])
+        if errors:
+            raise errors.pop(0) if errors[0].code != 403 else errors[0]
+        async for item in super().list_metadata(kind, namespace):
+            yield item
+
+
+async def started(cluster: MemoryKube, count: int) -> None:
+    for _ in range(600):
+        if len(cluster.jobs) == count:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"expected {count} Jobs, got {list(cluster.jobs)}")
+
+
+def scene(cluster: MemoryKube) -> tuple[Key, Key]:
+    """Add a resource that runs, and an earlier one that waits for its output."""
+    waiting = cluster.add(resource(name="alpha", output=SHARED))
+    running = cluster.add(resource(name="zulu", output=SHARED))
+    cluster.resources[running]["status"] = {"phase": "Running", "attempt": 1, "jobName": "zulu-train-1"}
+    return waiting, running
+
+
+@contextlib.asynccontextmanager
+async def at_work(cluster: MemoryKube, *namespaces: str) -> AsyncIterator[controller.Controller]:
+    work = controller.Controller(cluster, Settings(workers=2, namespaces=namespaces), Health(300))
+    work.stand_by()
+    work.lead()
+    task = asyncio.create_task(work.run())
+    try:
+        yield work
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        work.queue.close()
+
+
+@pytest.mark.parametrize("failures", [0, 2])
+def test_nothing_starts_until_the_one_that_holds_its_output_was_reported(failures: int) -> None:
+    async def scenario() -> None:
+        cluster = Listed(**{"": [ApiError(500, "etcd is slow") for _ in range(failures)]})
+        waiting, running = scene(cluster)
+        async with at_work(cluster) as operator:
+            operator.resource_changed(cluster.resources[waiting])
+            await asyncio.sleep(5)
+            assert cluster.jobs == {}
+            operator.resource_changed(cluster.resources[running])
+            await asyncio.sleep(5)
+            assert "alpha-train-1" not in cluster.jobs
+            assert condition(cluster, waiting, "Reconciling")["reason"] == "OutputInUse"
+            # From now on nothing is awaited, nor listed.
+            other = cluster.add(resource(name="other", output={"uri": "pvc://runs/other"}))
+            lists, jobs = cluster.reads["metadata"], len(cluster.jobs)
+            operator.resource_changed(cluster.resources[other])
+            await started(cluster, jobs + 1)
+            assert cluster.reads["metadata"] == lists
+
+    simulated(scenario())
+
+
+def test_one_that_the_watch_never_reports_delays_the_others_only() -> None:
+    async def scenario() -> None:
+        cluster = MemoryKube()
+        waiting, running = scene(cluster)
+        other = cluster.add(resource(name="other", output={"uri": "pvc://runs/other"}))
+        gone = cluster.add(resource(name="gone"))
+        async with at_work(cluster) as operator:
+            await asyncio.sleep(1)
+            cluster.remove(gone)
+            for key in (waiting, other):
+                operator.resource_changed(cluster.resources[key])
+            await asyncio.sleep(60)
+            assert "other-train-1" in cluster.jobs
+            assert "alpha-train-1" not in cluster.jobs
+            # A look at one that no watch has reported.
+            unreported = cluster.add(resource(name="unreported", output=SHARED))
+            operator.queue.add(unreported)
+            await asyncio.sleep(10)
+            assert "unreported-train-1" not in cluster.jobs
+            assert condition(cluster, unreported, "Reconciling")["reason"] == "OutputInUse"
+
+    simulated(scenario())
+
+
+def test_a_namespace_that_may_not_be_listed_keeps_no_other_from_starting() -> None:
+    async def scenario() -> None:
+        down = [ApiError(500, "no quorum") for _ in range(1000)]
+        cluster = Listed(shut=[ApiError(403, "forbidden")], down=down)
+        key = cluster.add(resource())
+        async with at_work(cluster, "down", "shut", "default") as operator:
+            operator.resource_changed(cluster.resources[key])
+            await started(cluster, 1)
+            await asyncio.sleep(5)
+            outputs = operator.index.outputs
+            assert not outputs.postpones(Key("TrainingJob", "shut", "a"))
+            assert outputs.postpones(Key("TrainingJob", "down", "a"))
+
+    simulated(scenario())
+
+
+def simulated(scenario: Coroutine[Any, Any, None]) -> None:
+    loop = SimulatedTime()
+    try:
+        loop.run_until_complete(scenario)
+    finally:
+        loop.close()
