@@ -31,7 +31,6 @@ from tlt_operator.cluster.client import (
 )
 from tlt_operator.health import Health
 from tlt_operator.index import Index, key_of
-from tlt_operator.objects import ATTEMPT
 from tlt_operator.observe import observe, pod_state
 from tlt_operator.outputs import Outputs
 from tlt_operator.reconcile import reconcile
@@ -370,7 +369,7 @@ async def reconcile_once(
     ):
         raise ConflictError(409, f"{key} has changed since it was reported")
     if plan.create is not None:
-        await _require_no_unreported_pod(client, key, plan.create)
+        await _require_no_unreported_pod(client, key)
     try:
         version = await apply(client, snapshot, plan, now)
     except RefusedError as error:
@@ -398,14 +397,12 @@ async def _make_known(client: Client, key: Key, outputs: Outputs) -> None:
         outputs.update(key, body)
 
 
-async def _require_no_unreported_pod(client: Client, key: Key, job: Json) -> None:
+async def _require_no_unreported_pod(client: Client, key: Key) -> None:
     """Raise ConflictError if a pod of an earlier attempt may still write to the output.
 
-    The watch of pods may be late: a pod that it has not reported yet is no reason to start a second one.
+    The watch of pods may be late: a pod that it has not reported yet is no reason to start a second one. A
+    first attempt may have one too, of a resource of its name that was deleted before.
     """
-    # The first attempt has none before it: the list would be one more read for every resource.
-    if job["metadata"]["labels"][ATTEMPT] == "1":
-        return
     pods = await client.list_pods(key.namespace, key.kind, key.name, live=True)
     live = [pod["metadata"]["name"] for pod in pods if not pod_state(pod, "").ended]
     if live:

@@ -44,7 +44,7 @@ class Operator:
 
 
 @play
-async def test_a_life_takes_one_read_and_five_writes(cluster: MemoryKube) -> None:
+async def test_a_life_takes_two_reads_and_five_writes(cluster: MemoryKube) -> None:
     operator = Operator(cluster)
     key = cluster.add(resource())
     await operator.watches_report()
@@ -55,7 +55,7 @@ async def test_a_life_takes_one_read_and_five_writes(cluster: MemoryKube) -> Non
         await operator.look(key)
         await operator.look(key)
     assert cluster.status(key)["phase"] == "Succeeded"
-    assert cluster.reads == {"version": 1}
+    assert cluster.reads == {"version": 1, "pods": 1}
     assert cluster.writes == 5
 
 
@@ -92,6 +92,31 @@ def test_no_job_is_created_for_a_resource_that_changed_since_it_was_reported(cha
         assert change == "remove" or cluster.status(key)["phase"] == "Suspended"
 
     asyncio.run(scenario(MemoryKube()))
+
+
+@play
+async def test_a_resource_that_is_replaced_waits_for_the_pod_of_the_former_one(cluster: MemoryKube) -> None:
+    operator = Operator(cluster)
+    key = cluster.add(resource())
+    await operator.watches_report()
+    await operator.look(key)
+    # The watch of pods is late: it has not reported the pod, which writes its checkpoint at last.
+    cluster.run_pod(JOB)
+    pods = cluster.pods
+    operator.cache.resource_deleted(key, cluster.resources[key]["metadata"]["uid"])
+    cluster.remove(key)
+    cluster.pods = pods
+    cluster.add(resource())
+    operator.cache.put_resource(key, cluster.resources[key])
+    await operator.watches_report("jobs")
+    with pytest.raises(ConflictError, match="has not ended"):
+        await operator.look(key)
+    await operator.look(key)
+    assert cluster.created_jobs == {JOB: 1}
+    cluster.pods.clear()
+    await operator.watches_report("pods")
+    await operator.look(key)
+    assert cluster.created_jobs == {JOB: 2}
 
 
 @play
