@@ -18,7 +18,7 @@ from tlt_api.resources import KINDS, Kind
 from tlt_api.status import JobStatus
 from tlt_api.times import utc_now
 from tlt_operator import metrics
-from tlt_operator.apply import apply
+from tlt_operator.apply import CreationRefusedError, apply
 from tlt_operator.cluster.cache import CachedClient
 from tlt_operator.cluster.client import (
     ApiError,
@@ -26,7 +26,6 @@ from tlt_operator.cluster.client import (
     ConflictError,
     Json,
     NotFoundError,
-    RefusedError,
     Source,
 )
 from tlt_operator.health import Health
@@ -372,10 +371,8 @@ async def reconcile_once(
         await _require_no_unreported_pod(client, key)
     try:
         version = await apply(client, snapshot, plan, now)
-    except RefusedError as error:
-        # The status itself was refused (missing rights, another version of the CRD): no decision helps.
-        if plan.create is None and plan.service is None:
-            raise
+    # Of a status that was refused (missing rights, another version of the CRD), no decision helps.
+    except CreationRefusedError as error:
         # A Job or a Service that is refused is a fact like any other: decide again with it, so that the
         # status shows it.
         # At most one more decision: after a second refusal the key comes again later.
