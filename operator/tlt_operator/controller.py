@@ -36,7 +36,7 @@ from tlt_operator.reconcile import reconcile
 from tlt_operator.reconcile.plan import operator_fields
 from tlt_operator.rewrites import Rewrites
 from tlt_operator.settings import Settings
-from tlt_operator.snapshot import Key, Refusal
+from tlt_operator.snapshot import Key, Refusal, Snapshot
 from tlt_operator.watches import Watches
 from tlt_operator.workqueue import Backoff, WorkQueue
 
@@ -361,14 +361,17 @@ async def reconcile_once(
     # Without an await since it was asked who holds the output: of two workers, one finds the other's claim.
     if plan.create is not None and outputs is not None:
         outputs.claim(key)
-    # A Job cannot be taken back: the resource must not have been deleted, suspended or started since the
-    # watch reported it.
-    if plan.create is not None and not await client.is_current(
-        snapshot.kind, snapshot.namespace, snapshot.name, snapshot.resource_version
-    ):
-        raise ConflictError(409, f"{key} has changed since it was reported")
+    # An earlier look may have claimed it for a Job that was not created.
+    elif outputs is not None and (snapshot.job is None or snapshot.job.owner_uid != snapshot.uid):
+        outputs.release(key)
     if plan.create is not None:
-        await _require_no_unreported_pod(client, key)
+        try:
+            await _require_unchanged(client, snapshot)
+            await _require_no_unreported_pod(client, key)
+        except BaseException:
+            if outputs is not None:
+                outputs.release(key)
+            raise
     try:
         version = await apply(client, snapshot, plan, now)
     # Of a status that was refused (missing rights, another version of the CRD), no decision helps.
@@ -378,6 +381,8 @@ async def reconcile_once(
         # At most one more decision: after a second refusal the key comes again later.
         snapshot = replace(snapshot, refusal=Refusal(error.code, error.message))
         plan = reconcile(snapshot, now, settings)
+        if plan.create is None and outputs is not None and snapshot.job is None:
+            outputs.release(key)
         version = await apply(client, snapshot, plan, now)
     if plan.status is not None:
         on_status(plan.status)
@@ -392,6 +397,16 @@ async def _make_known(client: Client, key: Key, outputs: Outputs) -> None:
     body = await client.get_resource(KINDS[key.kind], key.namespace, key.name, live=True)
     if body is not None and not outputs.knows(key):
         outputs.update(key, body)
+
+
+async def _require_unchanged(client: Client, snapshot: Snapshot) -> None:
+    """Raise ConflictError if a resource was deleted, suspended or started since the watch reported it.
+
+    A Job cannot be taken back.
+    """
+    key = Key(snapshot.kind.name, snapshot.namespace, snapshot.name)
+    if not await client.is_current(snapshot.kind, key.namespace, key.name, snapshot.resource_version):
+        raise ConflictError(409, f"{key} has changed since it was reported")
 
 
 async def _require_no_unreported_pod(client: Client, key: Key) -> None:

@@ -27,7 +27,7 @@ class _Writer:
         place: The output.
         order: Rank among those that have not started, the earliest first.
         live: True until the resource has ended.
-        started: True if it has begun an attempt, and does not wait for another writer.
+        started: True if it has had a Job, and does not wait for another writer.
         ready: True if it would start now, were it alone.
     """
 
@@ -98,6 +98,10 @@ class Outputs:
         """Record that a resource starts, before its status says so."""
         self._claims.add(key)
 
+    def release(self, key: Key) -> None:
+        """Record that a resource does not start after all."""
+        self._claims.discard(key)
+
     def sharing(self, key: Key) -> set[Key]:
         """Return the other resources with the same output."""
         writer = self._writers.get(key)
@@ -151,6 +155,7 @@ def _writer(key: Key, body: Mapping[str, Any]) -> _Writer | None:
         place=(key.namespace, str(endpoint or "") if uri.startswith("s3:") else "", uri.rstrip("/")),
         order=(metadata.get("creationTimestamp") or "", key.name, key.kind),
         live=phase not in TERMINAL,
-        started=bool(status.get("attempt")) and not waits,
+        # A first attempt whose Job was refused has written nothing, and may never do.
+        started=bool(status.get("jobUid") or (status.get("attempt") or 0) > 1) and not waits,
         ready=phase not in (Phase.PENDING, Phase.SUSPENDED) and not spec.get("suspend"),
     )

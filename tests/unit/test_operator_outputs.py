@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from operator_ring.manifests import ended, resource
-from operator_ring.memory_kube import Body, MemoryKube
+from operator_ring.memory_kube import Body, MemoryKube, refusal
 from operator_ring.scenario import condition, play
 from operator_ring.simulated_time import SimulatedTime
 from tlt_api.resources import Kind
 from tlt_operator import controller
-from tlt_operator.cluster.client import ApiError
+from tlt_operator.cluster.client import ApiError, ConflictError
 from tlt_operator.health import Health
 from tlt_operator.index import Index
 from tlt_operator.settings import Settings
@@ -52,19 +52,29 @@ CASES: dict[str, tuple[Body, Body, tuple[bool, bool]]] = {
     ),
     "one that has ended": (body("a", EARLY, status={"phase": "Succeeded"}), body("b", LATE), (False, False)),
     "a later one that runs": (
-        body("a", EARLY), body("b", LATE, status={"phase": "Running", "attempt": 1}), (True, False),
+        body("a", EARLY), body("b", LATE, status={"phase": "Running", "attempt": 1, "jobUid": "j"}),
+        (True, False),
+    ),
+    "one whose Job was refused, and that was suspended then": (
+        body("a", EARLY, suspend=True, status={"phase": "Suspended", "attempt": 1}), body("b", LATE),
+        (False, False),
+    ),
+    "one whose second Job was refused, and that was suspended then": (
+        body("a", EARLY, suspend=True, status={"phase": "Suspended", "attempt": 2}), body("b", LATE),
+        (False, True),
     ),
     "one that waits for a parent": (
         body("a", EARLY, status={"phase": "Pending"}), body("b", LATE), (False, False),
     ),
     "one that was created suspended": (body("a", EARLY, suspend=True), body("b", LATE), (False, False)),
     "one that was suspended while it ran": (
-        body("a", EARLY, suspend=True, status={"phase": "Suspended", "attempt": 1}), body("b", LATE),
+        body("a", EARLY, suspend=True, status={"phase": "Suspended", "attempt": 1, "jobUid": "j"}),
+        body("b", LATE),
         (False, True),
     ),
     "a failed one that is taken up again, and waits": (
         body("a", EARLY, status={"phase": "Queued", "attempt": 1, "conditions": WAITING}),
-        body("b", LATE, status={"phase": "Running", "attempt": 1}),
+        body("b", LATE, status={"phase": "Running", "attempt": 1, "jobUid": "j"}),
         (True, False),
     ),
 }  # fmt: skip
@@ -188,6 +198,68 @@ async def test_waiting_for_an_output_ends_with_the_start_timeout(cluster: Memory
     assert "TrainingJob/one" in status["failure"]["message"]
 
 
+async def looks(cluster: MemoryKube, index: Index, *keys: Key) -> None:
+    """Reconcile resources in turn, whatever comes of it, as the watches report what happens."""
+    for _ in range(5):
+        for key in keys:
+            with contextlib.suppress(ConflictError):
+                await controller.reconcile_once(
+                    cluster, key, cluster.settings, lambda: cluster.now, outputs=index.outputs
+                )
+            for item in cluster.resources.values():
+                index.update(item)
+        cluster.wait(60)
+
+
+@play
+async def test_one_that_is_suspended_in_the_moment_of_its_start_gives_its_claim_back(
+    cluster: MemoryKube,
+) -> None:
+    index = Index()
+    first = cluster.add(resource(name="a", output=SHARED))
+    second = cluster.add(resource(name="b", output=SHARED))
+    for item in cluster.resources.values():
+        index.update(item)
+    ask = cluster.is_current
+
+    async def suspended_meanwhile(*args: Any) -> bool:
+        cluster.is_current = ask  # type: ignore[method-assign]
+        cluster.edit(first, suspend=True)
+        return await ask(*args)
+
+    cluster.is_current = suspended_meanwhile  # type: ignore[method-assign]
+    await looks(cluster, index, first, second)
+    assert cluster.status(first)["phase"] == "Suspended"
+    assert list(cluster.jobs) == ["b-train-1"]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_one_whose_job_was_never_created_lets_others_pass_and_waits_for_them_then(lost: bool) -> None:
+    async def scenario(cluster: MemoryKube) -> None:
+        index = Index()
+        first = cluster.add(resource(name="a", output=SHARED))
+        index.update(cluster.resources[first])
+        error = ApiError(0, "timeout") if lost else refusal(403, "exceeded quota: small")
+        cluster.refuse_jobs = error
+        with contextlib.suppress(ApiError):
+            await looks(cluster, index, first)
+        cluster.edit(first, suspend=True)
+        second = cluster.add(resource(name="b", output=SHARED))
+        index.update(cluster.resources[second])
+        cluster.refuse_jobs = None
+        await looks(cluster, index, first, second)
+        assert list(cluster.jobs) == ["b-train-1"]
+        cluster.edit(first, suspend=False)
+        await looks(cluster, index, first, second)
+        assert list(cluster.jobs) == ["b-train-1"]
+        assert condition(cluster, first, "Blocked")["reason"] == "OutputInUse"
+        cluster.finish("b-train-1", ended(0))
+        await looks(cluster, index, first, second)
+        assert list(cluster.jobs) == ["b-train-1", "a-train-1"]
+
+    asyncio.run(scenario(MemoryKube()))
+
+
 class Listed(MemoryKube):
     """Cluster that refuses some lists of metadata, and fails to make others."""
 
@@ -216,7 +288,12 @@ def scene(cluster: MemoryKube) -> tuple[Key, Key]:
     """Add a resource that runs, and an earlier one that waits for its output."""
     waiting = cluster.add(resource(name="alpha", output=SHARED))
     running = cluster.add(resource(name="zulu", output=SHARED))
-    cluster.resources[running]["status"] = {"phase": "Running", "attempt": 1, "jobName": "zulu-train-1"}
+    cluster.resources[running]["status"] = {
+        "phase": "Running",
+        "attempt": 1,
+        "jobName": "zulu-train-1",
+        "jobUid": "j",
+    }
     return waiting, running
 
 
