@@ -191,11 +191,8 @@ class Watches:
         """Wake the owners of Jobs and pods about which a Warning Event says something new."""
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
-            try:
-                for owner in await self._cache.owners_of_news():
-                    self._wake(owner)
-            except ApiError as error:
-                log.warning("cannot list Events, tries again in %.0f s: %s", REFRESH_SECONDS, error)
+            for owner in await self._cache.owners_of_news():
+                self._wake(owner)
 
     async def synced(self, seconds: float) -> None:
         """Wait until every watch has listed everything, at most this long: a namespace may be refused."""

@@ -14,6 +14,7 @@ from operator_ring.memory_kube import Body, KilledError, MemoryKube
 from operator_ring.scenario import condition, in_a_loop, play
 from tlt_operator.cluster.cache import CachedClient
 from tlt_operator.cluster.client import ApiError, ConflictError, Owned
+from tlt_operator.cluster.warning_events import WarningEvents
 from tlt_operator.controller import reconcile_once
 from tlt_operator.health import Health
 from tlt_operator.reconcile.attempts import progress_seconds
@@ -349,6 +350,31 @@ async def test_a_warning_that_says_something_new_wakes_the_owner_of_its_job_and_
     operator.seconds += 1000
     assert await operator.cache.owners_of_news() == set()
     assert cluster.reads["warnings"] == reads, "nobody has asked for a long time"
+
+
+@in_a_loop
+async def test_a_namespace_whose_events_cannot_be_listed_swallows_no_news_of_another_one() -> None:
+    class Failing(MemoryKube):
+        fails = False
+
+        async def list_all_warnings(self, namespace: str) -> AsyncIterator[Body]:
+            if namespace == "b" and self.fails:
+                raise ApiError(429, "slow down")
+            async for item in super().list_all_warnings(namespace):
+                if namespace == "a":
+                    yield item
+
+    cluster, seconds = Failing(), 0.0
+    events = WarningEvents(cluster, lambda: seconds)
+    await events.about("a", "x")
+    await events.about("b", "y")
+    seconds = 31.0
+    assert await events.refresh() == set()
+    cluster.warnings = {"job-a": [{"reason": "FailedCreate", "message": "exceeded quota"}]}
+    cluster.fails, seconds = True, 62.0
+    assert await events.refresh() == {"job-a"}
+    seconds = 93.0
+    assert await events.refresh() == set()
 
 
 # --- watches
