@@ -164,14 +164,17 @@ async def _serve_probes_and_metrics(
     # Readiness: kinds that are not served yet are no reason for a restart.
     async def readyz(request: web.Request) -> web.Response:
         problems = health.waiting()
-        body = {"ok": not problems, "role": health.role, "problems": problems}
+        body = {"ok": not problems, "role": health.role, "problems": problems, "refused": health.refused()}
         return web.json_response(body, status=503 if problems else 200)
 
     async def exposition(request: web.Request) -> web.Response:
-        # Gauges are computed when they are read; phases without a resource disappear by the clear.
+        # Gauges are computed when they are read; what is no more disappears by the clear.
         metrics.QUEUE_DEPTH.set(len(controller.queue))
         for (resource, namespace), age in health.watches.ages().items():
             metrics.WATCH_AGE_SECONDS.labels(resource, namespace).set(age)
+        metrics.WATCH_REFUSED.clear()
+        for resource, namespace in health.watches.refusals():
+            metrics.WATCH_REFUSED.labels(resource, namespace).set(1)
         metrics.RESOURCES.clear()
         for (kind, phase), count in controller.index.counts().items():
             metrics.RESOURCES.labels(kind, phase).set(count)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterator
 from datetime import datetime
 
 from tlt_api.status import RUNNER_FIELD_MANAGER, JobStatus, Phase
 from tlt_operator import metrics
-from tlt_operator.cluster.client import ApiError, Client, ConflictError, NotFoundError
+from tlt_operator.cluster.client import ApiError, Client, ConflictError, NotFoundError, RefusedError
 from tlt_operator.objects import event as event_object
 from tlt_operator.objects.event import Event
 from tlt_operator.reconcile.plan import Plan, operator_fields
@@ -23,12 +24,17 @@ from tlt_operator.snapshot import Snapshot
 log = logging.getLogger(__name__)
 
 
+class CreationRefusedError(RefusedError):
+    """The Job or the Service was refused: a fact to decide with, which a refused status is not."""
+
+
 async def apply(client: Client, snapshot: Snapshot, plan: Plan, now: datetime) -> str:
     """Execute a plan and return the resourceVersion of the resource afterwards.
 
     Raises:
         ConflictError: The snapshot is out of date; look again.
-        RefusedError: The Job or the Service was refused.
+        CreationRefusedError: The Job or the Service was refused.
+        RefusedError: Something else was refused.
         ApiError: The API server could not be asked.
     """
     identity = (snapshot.kind, snapshot.namespace, snapshot.name, snapshot.uid)
@@ -37,7 +43,7 @@ async def apply(client: Client, snapshot: Snapshot, plan: Plan, now: datetime) -
     status = plan.status
     # The name of the Job follows from the attempt: a repeated creation is a conflict, not a second Job.
     if plan.create is not None:
-        with metrics.write("job"):
+        with _as_a_fact(), metrics.write("job"):
             job = await client.create_job(plan.create)
         metrics.ATTEMPTS.labels(snapshot.kind.name).inc()
         log.info("%s: created Job %s", name, plan.create["metadata"]["name"])
@@ -61,7 +67,7 @@ async def apply(client: Client, snapshot: Snapshot, plan: Plan, now: datetime) -
         _note_transition(snapshot, status)
     # A Service of that name is a conflict too: the next pass reads whose it is.
     if plan.service is not None:
-        with metrics.write("service"):
+        with _as_a_fact(), metrics.write("service"):
             await client.create_service(plan.service)
         log.info("%s: created Service %s", name, plan.service["metadata"]["name"])
     if plan.delete is not None:
@@ -87,6 +93,14 @@ async def apply(client: Client, snapshot: Snapshot, plan: Plan, now: datetime) -
         with metrics.write("ttl"), contextlib.suppress(NotFoundError):
             await client.set_job_ttl(snapshot.namespace, job_name, seconds)
     return version
+
+
+@contextlib.contextmanager
+def _as_a_fact() -> Iterator[None]:
+    try:
+        yield
+    except RefusedError as error:
+        raise CreationRefusedError(error.code, error.message, error.retry_after) from error
 
 
 async def _post(client: Client, snapshot: Snapshot, status: JobStatus, event: Event, now: datetime) -> None:

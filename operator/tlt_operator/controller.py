@@ -7,6 +7,7 @@ come again later, and never ends a worker.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +18,7 @@ from tlt_api.resources import KINDS, Kind
 from tlt_api.status import JobStatus, Phase
 from tlt_api.times import utc_now
 from tlt_operator import metrics
-from tlt_operator.apply import apply
+from tlt_operator.apply import CreationRefusedError, apply
 from tlt_operator.cluster.cache import CachedClient
 from tlt_operator.cluster.client import (
     ApiError,
@@ -25,12 +26,10 @@ from tlt_operator.cluster.client import (
     ConflictError,
     Json,
     NotFoundError,
-    RefusedError,
     Source,
 )
 from tlt_operator.health import Health
 from tlt_operator.index import Index, key_of
-from tlt_operator.objects import ATTEMPT
 from tlt_operator.observe import observe, pod_state
 from tlt_operator.outputs import Outputs
 from tlt_operator.reconcile import reconcile
@@ -40,7 +39,7 @@ from tlt_operator.rewrites import Rewrites
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Key, Refusal, Snapshot
 from tlt_operator.watches import Watches
-from tlt_operator.workqueue import WorkQueue
+from tlt_operator.workqueue import Backoff, WorkQueue
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +47,13 @@ log = logging.getLogger(__name__)
 _TOGETHER_SECONDS = 1.0
 """Delay of a look after a change of a Job or pod: a start is five changes within a moment, and a state that
 lasts for less than this is not worth a status."""
+_POLL_SECONDS = 0.1
+_STUCK_SECONDS = 30.0
+"""Time without progress of the first lists after which what they lack is read from the API server."""
+_MOST_READS = 100
+"""Resources that are then read: if far more are missing, the watch has not begun yet."""
+_UNLISTABLE = {401, 403, 404}
+"""HTTP statuses of a list that is not allowed, which is not waited for."""
 
 
 class Controller:
@@ -58,10 +64,13 @@ class Controller:
         self.index = Index()
         self._rewrites = Rewrites()
         self.cache = CachedClient(client)
-        self.watches = Watches(self.cache, settings.namespaces, self._owned_changed, health.watches.opened)
+        self.watches = Watches(self.cache, settings.namespaces, self._owned_changed, health.watches)
         self._settings = settings
         self._health = health
         self.sweep = Sweep(self.cache, settings, health, self.index, self.queue)
+        self._namespaces: tuple[str | None, ...] = tuple(settings.namespaces) or (None,)
+        for namespace in self._namespaces:
+            self.index.outputs.expect_list(namespace)
 
     def resource_changed(self, body: Json, deleted: bool = False) -> None:
         """Take note of a resource of ours that its watch has reported."""
@@ -98,6 +107,55 @@ class Controller:
                 group.create_task(self._work(), name=f"worker {number}")
             group.create_task(self.watches.run(), name="watches of Jobs and pods")
             group.create_task(self.sweep.run(), name="sweep")
+            # Each by itself: one that cannot be listed must not keep the others from their starts.
+            for namespace in self._namespaces:
+                group.create_task(self._await_first_lists(namespace), name=f"first lists of {namespace}")
+
+    async def _await_first_lists(self, namespace: str | None) -> None:
+        """Let Jobs be created once the watches have reported all resources that there are.
+
+        One that is not reported yet may be the one that writes to the output of one that is.
+        """
+        for kind in KINDS.values():
+            await self._await_first_list(kind, namespace)
+        for key in self.index.outputs.listed(namespace):
+            self.queue.add(key)
+
+    async def _await_first_list(self, kind: Kind, namespace: str | None) -> None:
+        loop = asyncio.get_running_loop()
+        missing = await self._first_list(kind, namespace)
+        last_progress = loop.time()
+        while missing:
+            await asyncio.sleep(_POLL_SECONDS)
+            left = {key for key in missing if not self.index.outputs.knows(key)}
+            if len(left) < len(missing):
+                missing, last_progress = left, loop.time()
+            elif loop.time() - last_progress > _STUCK_SECONDS:
+                # Deleted since, or the watch is late.
+                missing = await self._first_list(kind, namespace)
+                last_progress = loop.time()
+                for key in list(missing)[:_MOST_READS]:
+                    with contextlib.suppress(ApiError):
+                        await _make_known(self.cache, key, self.index.outputs)
+
+    async def _first_list(self, kind: Kind, namespace: str | None) -> set[Key]:
+        """Return the resources that exist, and that the watch has not reported."""
+        backoff, failures = Backoff(limit=15.0), 0
+        while True:
+            try:
+                return {
+                    key
+                    async for metadata in self.cache.list_metadata(kind, namespace)
+                    if not self.index.outputs.knows(
+                        key := Key(kind.name, metadata["namespace"], metadata["name"])
+                    )
+                }
+            except ApiError as error:
+                log.warning("cannot list %s in %s: %s", kind.plural, namespace or "the cluster", error)
+                if error.code in _UNLISTABLE:
+                    return set()
+                failures += 1
+                await asyncio.sleep(max(backoff.delay(failures), error.retry_after or 0))
 
     async def _work(self) -> None:
         """Take one key after the other and reconcile its resource."""
@@ -299,28 +357,38 @@ async def reconcile_once(
     silence = await _silence(client, key, snapshot, reports) if reports else None
     snapshot = replace(snapshot, unfinished=unfinished, output_holder=holder, progress_silence=silence)
     plan = reconcile(snapshot, now, settings)
+    if plan.create is not None and outputs is not None:
+        # Whoever holds the output may not be known yet: the first lists of the watches are awaited.
+        if outputs.postpones(key):
+            return None
+        if not outputs.knows(key):
+            await _make_known(client, key, outputs)
+            raise ConflictError(409, f"{key} has not been reported")
     # Without an await since it was asked who holds the output: of two workers, one finds the other's claim.
     if plan.create is not None and outputs is not None:
         outputs.claim(key)
-    # A Job cannot be taken back: the resource must not have been deleted, suspended or started since the
-    # watch reported it.
-    if plan.create is not None and not await client.is_current(
-        snapshot.kind, snapshot.namespace, snapshot.name, snapshot.resource_version
-    ):
-        raise ConflictError(409, f"{key} has changed since it was reported")
+    # An earlier look may have claimed it for a Job that was not created.
+    elif outputs is not None and (snapshot.job is None or snapshot.job.owner_uid != snapshot.uid):
+        outputs.release(key)
     if plan.create is not None:
-        await _require_no_unreported_pod(client, key, plan.create)
+        try:
+            await _require_unchanged(client, snapshot)
+            await _require_no_unreported_pod(client, key)
+        except BaseException:
+            if outputs is not None:
+                outputs.release(key)
+            raise
     try:
         version = await apply(client, snapshot, plan, now)
-    except RefusedError as error:
-        # The status itself was refused (missing rights, another version of the CRD): no decision helps.
-        if plan.create is None and plan.service is None:
-            raise
+    # Of a status that was refused (missing rights, another version of the CRD), no decision helps.
+    except CreationRefusedError as error:
         # A Job or a Service that is refused is a fact like any other: decide again with it, so that the
         # status shows it.
         # At most one more decision: after a second refusal the key comes again later.
         snapshot = replace(snapshot, refusal=Refusal(error.code, error.message))
         plan = reconcile(snapshot, now, settings)
+        if plan.create is None and outputs is not None and snapshot.job is None:
+            outputs.release(key)
         version = await apply(client, snapshot, plan, now)
     if plan.status is not None:
         on_status(plan.status)
@@ -342,21 +410,35 @@ async def _silence(client: Client, key: Key, snapshot: Snapshot, reports: Report
         return None
     seconds = reports.silence(key, progress.last_update_time, progress.next_within_seconds)
     late = seconds >= progress.next_within_seconds and snapshot.status.phase == Phase.RUNNING
-    if late and not await client.is_current(
-        snapshot.kind, snapshot.namespace, snapshot.name, snapshot.resource_version
-    ):
-        raise ConflictError(409, f"{key} has changed since it was reported")
+    if late:
+        await _require_unchanged(client, snapshot)
     return seconds
 
 
-async def _require_no_unreported_pod(client: Client, key: Key, job: Json) -> None:
+async def _make_known(client: Client, key: Key, outputs: Outputs) -> None:
+    """Read the output of a resource that its watch has not reported."""
+    body = await client.get_resource(KINDS[key.kind], key.namespace, key.name, live=True)
+    if body is not None and not outputs.knows(key):
+        outputs.update(key, body)
+
+
+async def _require_unchanged(client: Client, snapshot: Snapshot) -> None:
+    """Raise ConflictError if a resource has changed since its watch reported it.
+
+    What follows cannot be taken back: a resource that was deleted, suspended or started meanwhile must not
+    get a Job, and a run that has reported must not be stopped.
+    """
+    key = Key(snapshot.kind.name, snapshot.namespace, snapshot.name)
+    if not await client.is_current(snapshot.kind, key.namespace, key.name, snapshot.resource_version):
+        raise ConflictError(409, f"{key} has changed since it was reported")
+
+
+async def _require_no_unreported_pod(client: Client, key: Key) -> None:
     """Raise ConflictError if a pod of an earlier attempt may still write to the output.
 
-    The watch of pods may be late: a pod that it has not reported yet is no reason to start a second one.
+    The watch of pods may be late: a pod that it has not reported yet is no reason to start a second one. A
+    first attempt may have one too, of a resource of its name that was deleted before.
     """
-    # The first attempt has none before it: the list would be one more read for every resource.
-    if job["metadata"]["labels"][ATTEMPT] == "1":
-        return
     pods = await client.list_pods(key.namespace, key.kind, key.name, live=True)
     live = [pod["metadata"]["name"] for pod in pods if not pod_state(pod, "").ended]
     if live:

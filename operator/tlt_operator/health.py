@@ -92,6 +92,13 @@ class Health:
         trouble = self.lease_trouble()
         return [trouble] if trouble else []
 
+    def refused(self) -> list[str]:
+        """Return the watches that are not allowed: the operator works, and notices changes late."""
+        return [
+            f"the watch of {resource} in {namespace or 'the cluster'} is refused: {why}"
+            for (resource, namespace), why in self.watches.refusals().items()
+        ]
+
     def problems(self) -> list[str]:
         """Return the reasons for a restart of the operator; empty while it is healthy."""
         now = self._clock()
@@ -110,7 +117,7 @@ class Health:
         if overdue:
             problems.append(f"the watch has not reported {len(overdue)} changes, for example of {overdue[0]}")
         # The request is the sign of life, whatever its answer: a restart does not bring the API server back.
-        silent = {watch: age for watch, age in self.watches.ages().items() if age > SILENT_WATCH_SECONDS}
+        silent = {watch: age for watch, age in self.watches.silences().items() if age > SILENT_WATCH_SECONDS}
         for (resource, namespace), age in silent.items():
             problems.append(
                 f"the watch of {resource} in {namespace or 'the cluster'} is dead for {age:.0f} s"

@@ -36,7 +36,12 @@ LEADER = Gauge("tlt_leader", "1 for the operator that works, 0 for one that stan
 # Set when it is read, as QUEUE_DEPTH is.
 WATCH_AGE_SECONDS = Gauge(
     "tlt_operator_watch_age_seconds",
-    "Time since a watch was last opened; a living one is opened every six minutes at the latest",
+    "Time since a watch was last opened with success, or reported something",
+    ["resource", "namespace"],
+)
+WATCH_REFUSED = Gauge(
+    "tlt_operator_watch_refused",
+    "1 for a watch of Jobs or pods that is not allowed",
     ["resource", "namespace"],
 )
 LOOP_LAG_SECONDS = Gauge(

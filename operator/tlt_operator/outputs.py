@@ -27,7 +27,7 @@ class _Writer:
         place: The output.
         order: Rank among those that have not started, the earliest first.
         live: True until the resource has ended.
-        started: True if it has begun an attempt, and does not wait for another writer.
+        started: True if it has had a Job, and does not wait for another writer.
         ready: True if it would start now, were it alone.
     """
 
@@ -45,9 +45,34 @@ class Outputs:
         self._writers: dict[Key, _Writer] = {}
         self._at: dict[_Place, set[Key]] = {}
         self._claims: set[Key] = set()
+        self._known: set[Key] = set()
+        self._unlisted: set[str | None] = set()
+        self._postponed: set[Key] = set()
+
+    def expect_list(self, namespace: str | None) -> None:
+        """Record that a namespace (None: the cluster) has resources that are not here yet."""
+        self._unlisted.add(namespace)
+
+    def listed(self, namespace: str | None) -> set[Key]:
+        """Record that all resources of a namespace are here; return those whose start was postponed."""
+        self._unlisted.discard(namespace)
+        woken = {key for key in self._postponed if not self._is_unlisted(key)}
+        self._postponed -= woken
+        return woken
+
+    def postpones(self, key: Key) -> bool:
+        """Tell whether a start has to wait until all that may write to the same output are here."""
+        if self._is_unlisted(key):
+            self._postponed.add(key)
+        return self._is_unlisted(key)
+
+    def knows(self, key: Key) -> bool:
+        """Tell whether a resource is here; of one that is not, it is unknown whom it has to wait for."""
+        return key in self._known
 
     def update(self, key: Key, body: Mapping[str, Any]) -> None:
         """Store a resource that a watch has reported."""
+        self._known.add(key)
         previous, current = self._writers.get(key), _writer(key, body)
         # The status shows the start by now, or the end.
         if current is None or current.started or not current.live:
@@ -63,6 +88,8 @@ class Outputs:
     def remove(self, key: Key) -> None:
         """Forget a deleted resource."""
         previous = self._writers.pop(key, None)
+        self._known.discard(key)
+        self._postponed.discard(key)
         self._claims.discard(key)
         if previous:
             self._unlink(key, previous.place)
@@ -71,13 +98,20 @@ class Outputs:
         """Record that a resource starts, before its status says so."""
         self._claims.add(key)
 
+    def release(self, key: Key) -> None:
+        """Record that a resource does not start after all."""
+        self._claims.discard(key)
+
     def sharing(self, key: Key) -> set[Key]:
         """Return the other resources with the same output."""
         writer = self._writers.get(key)
         return self._at[writer.place] - {key} if writer else set()
 
     def holder(self, key: Key) -> Key | None:
-        """Return the resource that a resource has to wait for before it starts; None if there is none."""
+        """Return the resource that a resource has to wait for before it starts; None if there is none.
+
+        That is certain of a resource that is known, once all others are listed.
+        """
         mine = self._writers.get(key)
         if mine is None:
             return None
@@ -92,6 +126,9 @@ class Outputs:
             if writer.started or other in self._claims or earlier:
                 holders.append((writer.order, other))
         return min(holders)[1] if holders else None
+
+    def _is_unlisted(self, key: Key) -> bool:
+        return bool(self._unlisted & {None, key.namespace})
 
     def _unlink(self, key: Key, place: _Place) -> None:
         self._at[place].discard(key)
@@ -118,6 +155,7 @@ def _writer(key: Key, body: Mapping[str, Any]) -> _Writer | None:
         place=(key.namespace, str(endpoint or "") if uri.startswith("s3:") else "", uri.rstrip("/")),
         order=(metadata.get("creationTimestamp") or "", key.name, key.kind),
         live=phase not in TERMINAL,
-        started=bool(status.get("attempt")) and not waits,
+        # A first attempt whose Job was refused has written nothing, and may never do.
+        started=bool(status.get("jobUid") or (status.get("attempt") or 0) > 1) and not waits,
         ready=phase not in (Phase.PENDING, Phase.SUSPENDED) and not spec.get("suspend"),
     )

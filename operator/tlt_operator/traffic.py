@@ -58,16 +58,43 @@ class WatchSigns:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._last: dict[tuple[str, str], float] = {}
+        self._tried: dict[tuple[str, str], float] = {}
+        self._answered: dict[tuple[str, str], float] = {}
+        self._refusals: dict[tuple[str, str], str] = {}
 
     def opened(self, resource: str, namespace: str) -> None:
-        """Note that a watch, or the list before it, is being opened, or that it has reported something."""
-        self._last[resource, namespace] = self._clock()
+        """Note that a watch, or the list before it, is being opened, whatever the answer will be."""
+        self._tried[resource, namespace] = self._clock()
+        self._answered.setdefault((resource, namespace), self._clock())
+
+    def answered(self, resource: str, namespace: str) -> None:
+        """Note that a watch was opened or has reported something, or that the list before it came."""
+        self._tried[resource, namespace] = self._answered[resource, namespace] = self._clock()
+
+    def watched(self, resource: str, namespace: str) -> None:
+        """Note that a watch has reported something, or ended in peace: it is allowed."""
+        self.answered(resource, namespace)
+        self._refusals.pop((resource, namespace), None)
+
+    def refused(self, resource: str, namespace: str, why: str) -> None:
+        """Note that a watch, or the list before it, is not allowed."""
+        self._refusals[resource, namespace] = why
+
+    def silences(self) -> dict[tuple[str, str], float]:
+        """Return the seconds since the last try or report of each watch."""
+        return self._ages(self._tried)
 
     def ages(self) -> dict[tuple[str, str], float]:
-        """Return the seconds since the last sign of life of each watch."""
+        """Return the seconds since the last good answer or report of each watch."""
+        return self._ages(self._answered)
+
+    def refusals(self) -> dict[tuple[str, str], str]:
+        """Return why watches are refused, by resource and namespace."""
+        return dict(self._refusals)
+
+    def _ages(self, times: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], float]:
         now = self._clock()
-        return {watch: now - last for watch, last in self._last.items()}
+        return {watch: now - last for watch, last in times.items()}
 
 
 def trace(watches: WatchSigns | None = None) -> aiohttp.TraceConfig:
@@ -86,6 +113,8 @@ def trace(watches: WatchSigns | None = None) -> aiohttp.TraceConfig:
 
     async def ended(_: aiohttp.ClientSession, context: SimpleNamespace, end: Any) -> None:
         _count(context, str(end.response.status))
+        if watches is not None and context.request.verb in ("watch", "list") and end.response.status < 400:
+            watches.answered(context.request.resource, context.request.namespace)
 
     async def failed(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:
         # No answer: a timeout, a connection that broke or could not be made.

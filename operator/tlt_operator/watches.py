@@ -17,12 +17,19 @@ from tlt_operator.cluster.cache import CachedClient
 from tlt_operator.cluster.client import ApiError, Json, Owned
 from tlt_operator.cluster.warning_events import REFRESH_SECONDS
 from tlt_operator.snapshot import Key
+from tlt_operator.traffic import WatchSigns
 from tlt_operator.workqueue import Backoff
 
 log = logging.getLogger(__name__)
 
 _GONE = 410
 """HTTP status of a version that the API server no longer has: everything is listed anew."""
+_REFUSED = {401, 403, 404}
+"""HTTP statuses of a watch that is not allowed: waiting does not bring it back, only other rights do."""
+_MOST_FAILURES = 5
+"""Failures in a row after which the cache is too old to answer for the API server."""
+_LIVED_SECONDS = 5.0
+"""Time after which a watch that reported nothing may end, and begin again at once."""
 
 
 class Watch:
@@ -34,7 +41,7 @@ class Watch:
         namespace: Namespace to watch; None means all.
         wake: Function that is called with the owner of what has changed.
         clock: Clock of monotonic seconds.
-        alive: Function that is called with every sign of life: each try, each event and bookmark.
+        signs: Takes every sign of life (each try, each list, event and bookmark), and every refusal.
     """
 
     def __init__(
@@ -44,9 +51,9 @@ class Watch:
         namespace: str | None,
         wake: Callable[[Key], None],
         clock: Callable[[], float] = time.monotonic,
-        alive: Callable[[str, str], None] = lambda what, namespace: None,
+        signs: WatchSigns | None = None,
     ) -> None:
-        self._alive = alive
+        self._signs = signs or WatchSigns(clock)
         self._cache = cache
         self._what: Owned = what
         self._namespace = namespace
@@ -59,6 +66,10 @@ class Watch:
 
     def __str__(self) -> str:
         return f"{self._what} in {self._namespace or 'all namespaces'}"
+
+    @property
+    def _name(self) -> tuple[str, str]:
+        return self._what, self._namespace or ""
 
     def age(self) -> float:
         """Return the seconds since the last list, event or bookmark."""
@@ -74,23 +85,44 @@ class Watch:
         failures = 0
         while True:
             # A try is a sign of life too: while the API server is away, a restart would be of no use.
-            self._alive(self._what, self._namespace or "")
+            self._signs.opened(*self._name)
+            error: ApiError | None = None
+            begin: float | None = None
+            heard = False
             try:
                 if version is None:
                     version = await self._list()
+                begin = self._clock()
                 async for event in self._cache.source.watch_owned(self._what, self._namespace, version):
                     version = self._report(event["type"], event["object"])
-                    failures = 0
-            except ApiError as error:
-                # What happened meanwhile is unknown: a watch that goes on from its version misses nothing,
-                # one that cannot lists anew. The cache stays as it is; decisions that matter read live.
-                if error.code == _GONE:
-                    version = None
-                    continue
-                failures += 1
-                seconds = max(self._backoff.delay(failures), error.retry_after or 0)
-                log.warning("the watch of %s failed, tries again in %.1f s: %s", self, seconds, error)
-                await asyncio.sleep(seconds)
+                    heard = True
+                self._signs.watched(*self._name)
+            except ApiError as caught:
+                error = caught
+            # What happened meanwhile is unknown: a watch that goes on from its version misses nothing, one
+            # that cannot lists anew. For a short while the cache stays as it is; decisions that matter read
+            # live.
+            if error is not None and error.code == _GONE:
+                version = None
+            if heard:
+                failures = 0
+            # Ended as a matter of course. One that ends before it was of any use would go round in a circle.
+            lived = heard or (begin is not None and self._clock() - begin >= _LIVED_SECONDS)
+            if lived and (error is None or error.code == _GONE):
+                continue
+            failures += 1
+            refused = error is not None and error.code in _REFUSED
+            if refused:
+                self._signs.refused(*self._name, str(error))
+            # Nothing reports what changes: until the next list, the API server itself is asked.
+            if refused or failures >= _MOST_FAILURES:
+                version = None
+                self._cache.owned(self._what).set_complete(self._namespace, False)
+            retry_after = (error.retry_after if error else None) or 0
+            seconds = max(self._backoff.delay(failures), retry_after)
+            problem = error or "it ended at once"
+            log.warning("the watch of %s failed, tries again in %.1f s: %s", self, seconds, problem)
+            await asyncio.sleep(seconds)
 
     async def _list(self) -> str:
         """Bring the cache to the present state; return its version."""
@@ -108,13 +140,14 @@ class Watch:
             self._changed(owner)
         objects.set_complete(self._namespace, True)
         self._last_sign = self._clock()
+        self._signs.answered(*self._name)
         self.synced.set()
         return version
 
     def _report(self, kind: str, body: Json) -> str:
         """Bring one event to the cache; return its version."""
         self._last_sign = self._clock()
-        self._alive(self._what, self._namespace or "")
+        self._signs.watched(*self._name)
         metadata = body["metadata"]
         objects = self._cache.owned(self._what)
         if kind == "DELETED":
@@ -136,13 +169,13 @@ class Watches:
         cache: CachedClient,
         namespaces: Collection[str],
         wake: Callable[[Key], None],
-        alive: Callable[[str, str], None] = lambda what, namespace: None,
+        signs: WatchSigns | None = None,
     ) -> None:
         self._cache = cache
         self._wake = wake
         kinds: tuple[Owned, ...] = ("jobs", "pods")
         self._watches = [
-            Watch(cache, what, namespace, wake, alive=alive)
+            Watch(cache, what, namespace, wake, signs=signs)
             for what in kinds
             for namespace in namespaces or (None,)
         ]
@@ -158,11 +191,8 @@ class Watches:
         """Wake the owners of Jobs and pods about which a Warning Event says something new."""
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
-            try:
-                for owner in await self._cache.owners_of_news():
-                    self._wake(owner)
-            except ApiError as error:
-                log.warning("cannot list Events, tries again in %.0f s: %s", REFRESH_SECONDS, error)
+            for owner in await self._cache.owners_of_news():
+                self._wake(owner)
 
     async def synced(self, seconds: float) -> None:
         """Wait until every watch has listed everything, at most this long: a namespace may be refused."""

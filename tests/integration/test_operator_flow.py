@@ -261,7 +261,7 @@ def test_health_and_metrics_are_served(api: Api, namespace: str, operator: Opera
     api.create(made(namespace))
     api.until_phase(made(namespace), "Queued")
     status, text = operator.get(operator.health_address, "/healthz")
-    assert (status, json.loads(text)) == (200, {"ok": True, "problems": []})
+    assert (status, json.loads(text)) == (200, {"ok": True, "role": "leader", "problems": []})
 
     def exposition() -> str:
         return operator.get(operator.metrics_address, "/metrics")[1]

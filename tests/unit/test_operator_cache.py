@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -14,7 +14,9 @@ from operator_ring.memory_kube import Body, KilledError, MemoryKube
 from operator_ring.scenario import condition, in_a_loop, play
 from tlt_operator.cluster.cache import CachedClient
 from tlt_operator.cluster.client import ApiError, ConflictError, Owned
+from tlt_operator.cluster.warning_events import WarningEvents
 from tlt_operator.controller import reconcile_once
+from tlt_operator.health import Health
 from tlt_operator.reconcile.attempts import progress_seconds
 from tlt_operator.snapshot import Key
 from tlt_operator.watches import Watch, Watches
@@ -43,7 +45,7 @@ class Operator:
 
 
 @play
-async def test_a_life_takes_one_read_and_five_writes(cluster: MemoryKube) -> None:
+async def test_a_life_takes_two_reads_and_five_writes(cluster: MemoryKube) -> None:
     operator = Operator(cluster)
     key = cluster.add(resource())
     await operator.watches_report()
@@ -54,7 +56,7 @@ async def test_a_life_takes_one_read_and_five_writes(cluster: MemoryKube) -> Non
         await operator.look(key)
         await operator.look(key)
     assert cluster.status(key)["phase"] == "Succeeded"
-    assert cluster.reads == {"version": 1}
+    assert cluster.reads == {"version": 1, "pods": 1}
     assert cluster.writes == 5
 
 
@@ -91,6 +93,31 @@ def test_no_job_is_created_for_a_resource_that_changed_since_it_was_reported(cha
         assert change == "remove" or cluster.status(key)["phase"] == "Suspended"
 
     asyncio.run(scenario(MemoryKube()))
+
+
+@play
+async def test_a_resource_that_is_replaced_waits_for_the_pod_of_the_former_one(cluster: MemoryKube) -> None:
+    operator = Operator(cluster)
+    key = cluster.add(resource())
+    await operator.watches_report()
+    await operator.look(key)
+    # The watch of pods is late: it has not reported the pod, which writes its checkpoint at last.
+    cluster.run_pod(JOB)
+    pods = cluster.pods
+    operator.cache.resource_deleted(key, cluster.resources[key]["metadata"]["uid"])
+    cluster.remove(key)
+    cluster.pods = pods
+    cluster.add(resource())
+    operator.cache.put_resource(key, cluster.resources[key])
+    await operator.watches_report("jobs")
+    with pytest.raises(ConflictError, match="has not ended"):
+        await operator.look(key)
+    await operator.look(key)
+    assert cluster.created_jobs == {JOB: 1}
+    cluster.pods.clear()
+    await operator.watches_report("pods")
+    await operator.look(key)
+    assert cluster.created_jobs == {JOB: 2}
 
 
 @play
@@ -325,6 +352,31 @@ async def test_a_warning_that_says_something_new_wakes_the_owner_of_its_job_and_
     assert cluster.reads["warnings"] == reads, "nobody has asked for a long time"
 
 
+@in_a_loop
+async def test_a_namespace_whose_events_cannot_be_listed_swallows_no_news_of_another_one() -> None:
+    class Failing(MemoryKube):
+        fails = False
+
+        async def list_all_warnings(self, namespace: str) -> AsyncIterator[Body]:
+            if namespace == "b" and self.fails:
+                raise ApiError(429, "slow down")
+            async for item in super().list_all_warnings(namespace):
+                if namespace == "a":
+                    yield item
+
+    cluster, seconds = Failing(), 0.0
+    events = WarningEvents(cluster, lambda: seconds)
+    await events.about("a", "x")
+    await events.about("b", "y")
+    seconds = 31.0
+    assert await events.refresh() == set()
+    cluster.warnings = {"job-a": [{"reason": "FailedCreate", "message": "exceeded quota"}]}
+    cluster.fails, seconds = True, 62.0
+    assert await events.refresh() == {"job-a"}
+    seconds = 93.0
+    assert await events.refresh() == set()
+
+
 # --- watches
 
 
@@ -439,6 +491,143 @@ async def test_the_age_of_a_watch_is_the_time_since_its_last_sign() -> None:
     assert watch.age() == 50
     watch._report("BOOKMARK", {"metadata": {"resourceVersion": "9"}})
     assert watch.age() == 0
+
+
+class Unwatched(MemoryKube):
+    """Cluster whose pods may be listed, and not watched."""
+
+    def watch_owned(self, what: Owned, namespace: str | None, version: str) -> AsyncIterator[Body]:
+        if what == "pods" and self.watch_error:
+            raise self.watch_error
+        return super().watch_owned(what, namespace, version)
+
+    watch_error: ApiError | None = ApiError(403, "pods is forbidden: cannot watch")
+
+
+async def wait_until(condition: Callable[[], bool]) -> None:
+    for _ in range(400):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("does not happen")
+
+
+@in_a_loop
+async def test_pods_that_may_not_be_watched_are_read_from_the_api_server_and_named_by_health() -> None:
+    cluster = Unwatched()
+    operator = Operator(cluster)
+    health = Health(300)
+    key = cluster.add(resource())
+    watch = Watch(operator.cache, "pods", None, lambda owner: None, signs=health.watches)
+    watch._backoff = type(watch._backoff)(base=0.1)
+    task = asyncio.create_task(watch.run())
+    pods = operator.cache.owned("pods")
+    await wait_until(lambda: bool(health.refused()) and not pods.is_complete("default"))
+    assert health.refused() == [
+        "the watch of pods in the cluster is refused: 403: pods is forbidden: cannot watch"
+    ]
+    assert health.problems() == [], "a restart changes no rights"
+    await operator.look(key)
+    cluster.run_pod(JOB)
+    assert len(await operator.cache.list_pods("default", key.kind, key.name)) == 1
+    cluster.pods.clear()
+    assert await operator.cache.list_pods("default", key.kind, key.name) == []
+    assert pods.of_owner(key) == []
+    cluster.watch_error = None
+    await wait_until(lambda: pods.is_complete("default"))
+    cluster.run_pod(JOB)
+    await wait_until(lambda: not health.refused() and len(pods.of_owner(key)) == 1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@in_a_loop
+async def test_a_watch_that_fails_again_and_again_leaves_the_answers_to_the_api_server() -> None:
+    cluster = Scripted()
+    cluster.jobs["a"] = job("a", 1)
+    cluster.script = [[ApiError(0, "connection refused")] for _ in range(4)]
+    cache = CachedClient(cluster)
+    watch, _ = await run_through(cluster, cache)
+    assert cache.owned("jobs").is_complete("default")
+    assert len(set(cluster.begun_at)) == 1, "it goes on where it ended"
+    assert watch._signs.refusals() == {}
+    cluster.script = [[ApiError(0, "connection refused")] for _ in range(5)]
+    cluster.begun_at.clear()
+    watch = Watch(cache, "jobs", None, lambda owner: None)
+    watch._backoff = type(watch._backoff)(base=0.001, limit=0.002)
+    complete: list[bool] = []
+    cache.owned("jobs").set_complete = lambda namespace, value: complete.append(value)  # type: ignore[method-assign]
+    task = asyncio.create_task(watch.run())
+    await wait_until(lambda: len(cluster.begun_at) == 6)
+    task.cancel()
+    assert complete == [True, False, True]
+    # A Job of an incomplete cache may have changed.
+    cache = CachedClient(cluster)
+    cache.owned("jobs").put(job("a", 1))
+    await cache.get_job("default", "a")
+    assert cluster.reads["job"] == 1
+
+
+@pytest.mark.parametrize("trouble", ["an end at once", "410 of the watch", "410 of the list"])
+def test_a_watch_that_cannot_begin_waits_before_it_tries_again(trouble: str) -> None:
+    tries = 0
+
+    class Short(MemoryKube):
+        async def list_owned(
+            self, what: Owned, namespace: str | None
+        ) -> AsyncIterator[tuple[list[Body], str]]:
+            nonlocal tries
+            tries += 1
+            if trouble == "410 of the list":
+                raise ApiError(410, "the continue token has expired")
+            yield [], "1"
+
+        async def watch_owned(self, what: Owned, namespace: str | None, version: str) -> AsyncIterator[Body]:
+            nonlocal tries
+            tries += 1
+            if trouble == "410 of the watch":
+                raise ApiError(410, "too old resource version")
+            for event in ():
+                yield event
+
+    async def scenario() -> None:
+        task = asyncio.create_task(Watch(CachedClient(Short()), "pods", None, lambda owner: None).run())
+        for _ in range(200):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(scenario())
+    assert tries <= 2
+
+
+@in_a_loop
+async def test_a_watch_that_told_something_begins_again_at_once() -> None:
+    cluster = Scripted()
+    bookmark = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "7"}}}
+    cluster.script = [[bookmark], [bookmark, ApiError(410, "too old resource version")], [bookmark]]
+    task = asyncio.create_task(Watch(CachedClient(cluster), "jobs", None, lambda owner: None).run())
+    for _ in range(200):
+        await asyncio.sleep(0)
+    assert cluster.script == []
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@in_a_loop
+async def test_a_live_list_forgets_the_pods_that_it_lacks_but_none_that_came_meanwhile() -> None:
+    cluster = MemoryKube()
+    cache = CachedClient(cluster)
+    key = Key("TrainingJob", "default", "traffic")
+    cache.owned("pods").put(job("gone", 5))
+
+    async def list_pods(*_: Any, **__: Any) -> list[Body]:
+        cache.owned("pods").put(job("new", 9))
+        return []
+
+    cluster.list_pods = list_pods  # type: ignore[method-assign]
+    await cache.list_pods("default", key.kind, key.name, live=True)
+    assert [pod["metadata"]["name"] for pod in cache.owned("pods").of_owner(key)] == ["new"]
 
 
 # --- pace of progress

@@ -293,8 +293,8 @@ async def test_an_error_of_one_resource_does_not_stop_the_others() -> None:
     cluster.resources[bad]["status"] = {"phase": "NotAPhase"}
     controller = Controller(cluster, settings.Settings(workers=1), Health(300))
     work = asyncio.create_task(controller.run())
-    controller.queue.add(bad)
-    controller.queue.add(good)
+    controller.resource_changed(cluster.resources[bad])
+    controller.resource_changed(cluster.resources[good])
     for _ in range(1000):
         if "good-train-1" in cluster.jobs:
             break

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 import pytest
 
 from operator_ring.manifests import ended, resource
-from operator_ring.memory_kube import Body, MemoryKube
+from operator_ring.memory_kube import Body, MemoryKube, refusal
 from operator_ring.scenario import condition, play
+from operator_ring.simulated_time import SimulatedTime
+from tlt_api.resources import Kind
 from tlt_operator import controller
+from tlt_operator.cluster.client import ApiError, ConflictError
+from tlt_operator.health import Health
 from tlt_operator.index import Index
+from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Key
 
 A, B = Key("TrainingJob", "default", "a"), Key("TrainingJob", "default", "b")
@@ -44,19 +52,29 @@ CASES: dict[str, tuple[Body, Body, tuple[bool, bool]]] = {
     ),
     "one that has ended": (body("a", EARLY, status={"phase": "Succeeded"}), body("b", LATE), (False, False)),
     "a later one that runs": (
-        body("a", EARLY), body("b", LATE, status={"phase": "Running", "attempt": 1}), (True, False),
+        body("a", EARLY), body("b", LATE, status={"phase": "Running", "attempt": 1, "jobUid": "j"}),
+        (True, False),
+    ),
+    "one whose Job was refused, and that was suspended then": (
+        body("a", EARLY, suspend=True, status={"phase": "Suspended", "attempt": 1}), body("b", LATE),
+        (False, False),
+    ),
+    "one whose second Job was refused, and that was suspended then": (
+        body("a", EARLY, suspend=True, status={"phase": "Suspended", "attempt": 2}), body("b", LATE),
+        (False, True),
     ),
     "one that waits for a parent": (
         body("a", EARLY, status={"phase": "Pending"}), body("b", LATE), (False, False),
     ),
     "one that was created suspended": (body("a", EARLY, suspend=True), body("b", LATE), (False, False)),
     "one that was suspended while it ran": (
-        body("a", EARLY, suspend=True, status={"phase": "Suspended", "attempt": 1}), body("b", LATE),
+        body("a", EARLY, suspend=True, status={"phase": "Suspended", "attempt": 1, "jobUid": "j"}),
+        body("b", LATE),
         (False, True),
     ),
     "a failed one that is taken up again, and waits": (
         body("a", EARLY, status={"phase": "Queued", "attempt": 1, "conditions": WAITING}),
-        body("b", LATE, status={"phase": "Running", "attempt": 1}),
+        body("b", LATE, status={"phase": "Running", "attempt": 1, "jobUid": "j"}),
         (True, False),
     ),
 }  # fmt: skip
@@ -178,3 +196,187 @@ async def test_waiting_for_an_output_ends_with_the_start_timeout(cluster: Memory
         "Failed", "StartTimeout", False,
     )  # fmt: skip
     assert "TrainingJob/one" in status["failure"]["message"]
+
+
+async def looks(cluster: MemoryKube, index: Index, *keys: Key) -> None:
+    """Reconcile resources in turn, whatever comes of it, as the watches report what happens."""
+    for _ in range(5):
+        for key in keys:
+            with contextlib.suppress(ConflictError):
+                await controller.reconcile_once(
+                    cluster, key, cluster.settings, lambda: cluster.now, outputs=index.outputs
+                )
+            for item in cluster.resources.values():
+                index.update(item)
+        cluster.wait(60)
+
+
+@play
+async def test_one_that_is_suspended_in_the_moment_of_its_start_gives_its_claim_back(
+    cluster: MemoryKube,
+) -> None:
+    index = Index()
+    first = cluster.add(resource(name="a", output=SHARED))
+    second = cluster.add(resource(name="b", output=SHARED))
+    for item in cluster.resources.values():
+        index.update(item)
+    ask = cluster.is_current
+
+    async def suspended_meanwhile(*args: Any) -> bool:
+        cluster.is_current = ask  # type: ignore[method-assign]
+        cluster.edit(first, suspend=True)
+        return await ask(*args)
+
+    cluster.is_current = suspended_meanwhile  # type: ignore[method-assign]
+    await looks(cluster, index, first, second)
+    assert cluster.status(first)["phase"] == "Suspended"
+    assert list(cluster.jobs) == ["b-train-1"]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_one_whose_job_was_never_created_lets_others_pass_and_waits_for_them_then(lost: bool) -> None:
+    async def scenario(cluster: MemoryKube) -> None:
+        index = Index()
+        first = cluster.add(resource(name="a", output=SHARED))
+        index.update(cluster.resources[first])
+        error = ApiError(0, "timeout") if lost else refusal(403, "exceeded quota: small")
+        cluster.refuse_jobs = error
+        with contextlib.suppress(ApiError):
+            await looks(cluster, index, first)
+        cluster.edit(first, suspend=True)
+        second = cluster.add(resource(name="b", output=SHARED))
+        index.update(cluster.resources[second])
+        cluster.refuse_jobs = None
+        await looks(cluster, index, first, second)
+        assert list(cluster.jobs) == ["b-train-1"]
+        cluster.edit(first, suspend=False)
+        await looks(cluster, index, first, second)
+        assert list(cluster.jobs) == ["b-train-1"]
+        assert condition(cluster, first, "Blocked")["reason"] == "OutputInUse"
+        cluster.finish("b-train-1", ended(0))
+        await looks(cluster, index, first, second)
+        assert list(cluster.jobs) == ["b-train-1", "a-train-1"]
+
+    asyncio.run(scenario(MemoryKube()))
+
+
+class Listed(MemoryKube):
+    """Cluster that refuses some lists of metadata, and fails to make others."""
+
+    def __init__(self, **errors: list[ApiError]) -> None:
+        super().__init__()
+        self.errors = errors
+
+    async def list_metadata(self, kind: Kind, namespace: str | None) -> AsyncIterator[Body]:
+        self.reads["metadata"] += 1
+        errors = self.errors.get(namespace or "", [])
+        if errors:
+            raise errors.pop(0) if errors[0].code != 403 else errors[0]
+        async for item in super().list_metadata(kind, namespace):
+            yield item
+
+
+async def started(cluster: MemoryKube, count: int) -> None:
+    for _ in range(600):
+        if len(cluster.jobs) == count:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"expected {count} Jobs, got {list(cluster.jobs)}")
+
+
+def scene(cluster: MemoryKube) -> tuple[Key, Key]:
+    """Add a resource that runs, and an earlier one that waits for its output."""
+    waiting = cluster.add(resource(name="alpha", output=SHARED))
+    running = cluster.add(resource(name="zulu", output=SHARED))
+    cluster.resources[running]["status"] = {
+        "phase": "Running",
+        "attempt": 1,
+        "jobName": "zulu-train-1",
+        "jobUid": "j",
+    }
+    return waiting, running
+
+
+@contextlib.asynccontextmanager
+async def at_work(cluster: MemoryKube, *namespaces: str) -> AsyncIterator[controller.Controller]:
+    work = controller.Controller(cluster, Settings(workers=2, namespaces=namespaces), Health(300))
+    work.stand_by()
+    work.lead()
+    task = asyncio.create_task(work.run())
+    try:
+        yield work
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        work.queue.close()
+
+
+@pytest.mark.parametrize("failures", [0, 2])
+def test_nothing_starts_until_the_one_that_holds_its_output_was_reported(failures: int) -> None:
+    async def scenario() -> None:
+        cluster = Listed(**{"": [ApiError(500, "etcd is slow") for _ in range(failures)]})
+        waiting, running = scene(cluster)
+        async with at_work(cluster) as operator:
+            operator.resource_changed(cluster.resources[waiting])
+            await asyncio.sleep(5)
+            assert cluster.jobs == {}
+            operator.resource_changed(cluster.resources[running])
+            await asyncio.sleep(5)
+            assert "alpha-train-1" not in cluster.jobs
+            assert condition(cluster, waiting, "Reconciling")["reason"] == "OutputInUse"
+            # From now on nothing is awaited, nor listed.
+            other = cluster.add(resource(name="other", output={"uri": "pvc://runs/other"}))
+            lists, jobs = cluster.reads["metadata"], len(cluster.jobs)
+            operator.resource_changed(cluster.resources[other])
+            await started(cluster, jobs + 1)
+            assert cluster.reads["metadata"] == lists
+
+    simulated(scenario())
+
+
+def test_one_that_the_watch_never_reports_delays_the_others_only() -> None:
+    async def scenario() -> None:
+        cluster = MemoryKube()
+        waiting, running = scene(cluster)
+        other = cluster.add(resource(name="other", output={"uri": "pvc://runs/other"}))
+        gone = cluster.add(resource(name="gone"))
+        async with at_work(cluster) as operator:
+            await asyncio.sleep(1)
+            cluster.remove(gone)
+            for key in (waiting, other):
+                operator.resource_changed(cluster.resources[key])
+            await asyncio.sleep(60)
+            assert "other-train-1" in cluster.jobs
+            assert "alpha-train-1" not in cluster.jobs
+            # A look at one that no watch has reported.
+            unreported = cluster.add(resource(name="unreported", output=SHARED))
+            operator.queue.add(unreported)
+            await asyncio.sleep(10)
+            assert "unreported-train-1" not in cluster.jobs
+            assert condition(cluster, unreported, "Reconciling")["reason"] == "OutputInUse"
+
+    simulated(scenario())
+
+
+def test_a_namespace_that_may_not_be_listed_keeps_no_other_from_starting() -> None:
+    async def scenario() -> None:
+        down = [ApiError(500, "no quorum") for _ in range(1000)]
+        cluster = Listed(shut=[ApiError(403, "forbidden")], down=down)
+        key = cluster.add(resource())
+        async with at_work(cluster, "down", "shut", "default") as operator:
+            operator.resource_changed(cluster.resources[key])
+            await started(cluster, 1)
+            await asyncio.sleep(5)
+            outputs = operator.index.outputs
+            assert not outputs.postpones(Key("TrainingJob", "shut", "a"))
+            assert outputs.postpones(Key("TrainingJob", "down", "a"))
+
+    simulated(scenario())
+
+
+def simulated(scenario: Coroutine[Any, Any, None]) -> None:
+    loop = SimulatedTime()
+    try:
+        loop.run_until_complete(scenario)
+    finally:
+        loop.close()

@@ -15,6 +15,8 @@ from operator_ring.scenario import condition, play
 from tlt_api import times
 from tlt_api.failures import CLASSES, Cause, Reason
 from tlt_api.status import Attempt, Position
+from tlt_operator.cluster.client import RefusedError
+from tlt_operator.controller import reconcile_once
 from tlt_operator.reconcile import blockers, retry
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import (
@@ -641,3 +643,21 @@ async def test_a_run_that_the_operator_of_before_began_goes_on(cluster: MemoryKu
     cluster.finish("traffic-train-2", ended(143), reason="DeadlineExceeded")
     await cluster.settle()
     assert cluster.status(key)["failure"]["reason"] == "DeadlineExceeded"
+
+
+@play
+async def test_a_refused_status_is_not_taken_for_a_refused_job(cluster: MemoryKube) -> None:
+    key = cluster.add(resource())
+    write = cluster.patch_status
+
+    async def refused(*_: Any, **__: Any) -> Any:
+        raise refusal(422, 'TrainingJob.tlt.dev "traffic" is invalid: status.x: Invalid value')
+
+    cluster.patch_status = refused  # type: ignore[method-assign]
+    for _ in range(2):
+        with pytest.raises(RefusedError, match=r"status\.x"):
+            await reconcile_once(cluster, key, cluster.settings, lambda: cluster.now)
+    cluster.patch_status = write  # type: ignore[method-assign]
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Queued"
+    assert cluster.created_jobs == {"traffic-train-1": 1}

@@ -114,7 +114,7 @@ class CachedClient:
         jobs = self._owned["jobs"]
         job = jobs.get(namespace, name)
         # The Job of somebody else has not our labels, and no watch reports what becomes of it.
-        is_watched = jobs.is_complete(namespace) if job is None else owner_of(job) is not None
+        is_watched = jobs.is_complete(namespace) and (job is None or owner_of(job) is not None)
         if not live and is_watched:
             return job
         answer = await self.source.get_job(namespace, name, live=True)
@@ -135,12 +135,18 @@ class CachedClient:
         self, namespace: str, owner_kind: str, owner_name: str, live: bool = False
     ) -> Sequence[Json]:
         """List the pods with the labels of this owner, or of an earlier one of its name."""
-        pods = self._owned["pods"]
+        pods, owner = self._owned["pods"], Key(owner_kind, namespace, owner_name)
+        cached = pods.of_owner(owner)
         if not live and pods.is_complete(namespace):
-            return pods.of_owner(Key(owner_kind, namespace, owner_name))
+            return cached
         answer = await self.source.list_pods(namespace, owner_kind, owner_name, live=True)
         for pod in answer:
             pods.put(pod)
+        # Of those that were here before the question, by their uid: what came meanwhile may be newer.
+        listed = {pod["metadata"]["uid"] for pod in answer}
+        for pod in cached:
+            if pod["metadata"]["uid"] not in listed:
+                pods.remove(namespace, pod["metadata"]["name"], pod["metadata"]["uid"])
         return answer
 
     async def list_warnings(self, namespace: str, uid: str) -> Sequence[Json]:

@@ -6,11 +6,14 @@ minute therefore serves all resources that wait for a pod, and wakes those about
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable, Sequence
 
-from tlt_operator.cluster.client import Json, Source
+from tlt_operator.cluster.client import ApiError, Json, Source
+
+log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 30.0
 """Time between two lists of a namespace, and the age up to which a list is used, if a list is short."""
@@ -58,7 +61,17 @@ class WarningEvents:
                     state.pop(namespace, None)
                 continue
             if self._is_old(namespace):
-                await self._list(namespace)
+                # A namespace that cannot be listed must not swallow the news of those before it.
+                try:
+                    await self._list(namespace)
+                except ApiError as error:
+                    log.warning(
+                        "cannot list Events in %s, tries again in %.0f s: %s",
+                        namespace,
+                        REFRESH_SECONDS,
+                        error,
+                    )
+                    continue
             # Against what was news before, not against the last list: that may have been made for somebody
             # who asked about one object.
             before = self._reported.get(namespace, {})

@@ -122,6 +122,10 @@ def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Set
         return waiting.queued(
             snapshot, resource, "WaitingForOldPod", message, now, waiting.OLD_POD_POLL_SECONDS
         )
+    # Its Job was refused so far, or it was suspended before: another one may have started meanwhile.
+    if snapshot.output_holder is not None:
+        blocker = blockers.output_blocker(resource.spec.output.uri, snapshot.output_holder)
+        return waiting.blocked(snapshot, resource, blocker, None, now, waiting.REFUSED_POLL_SECONDS)
     # The API server refused the Job just now.
     if snapshot.refusal:
         return _refused(snapshot, resource, snapshot.refusal, now, settings)
