@@ -130,10 +130,10 @@ def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Set
     # The files that the first attempt was given: a retry uses the same bytes.
     inputs = snapshot.status.inputs or Inputs()
     addresses = service_object.addresses(name, spec)
-    pace = progress_seconds(snapshot.unfinished)
-    run = for_attempt(resource, spec, inputs, snapshot.attempt, addresses, pace)
+    run = for_attempt(resource, spec, inputs, snapshot.attempt, addresses)
     avoided = retry.nodes_to_avoid(snapshot.status.history)
-    body = job_object.build(run, settings, snapshot.labels, avoided)
+    pace = progress_seconds(snapshot.unfinished)
+    body = job_object.build(run, settings, snapshot.labels, avoided, pace)
     message = f"attempt {snapshot.attempt}: Job {name} waits for its pod to run"
     status = with_state(snapshot, State(Phase.QUEUED, conditions.WAITING_FOR_POD, message), now)
     # The Job's first event comes sooner than this.
