@@ -110,7 +110,7 @@ class Controller:
                         key,
                         self._settings,
                         on_write=partial(self.index.note_own_write, key),
-                        unfinished=self.index.unfinished,
+                        active=self.index.active,
                         on_status=partial(self._status_written, key),
                         outputs=self.index.outputs,
                     )
@@ -264,7 +264,7 @@ async def reconcile_once(
     settings: Settings,
     clock: Callable[[], datetime] = utc_now,
     on_write: Callable[[str], None] = lambda version: None,
-    unfinished: int = 0,
+    active: int = 0,
     on_status: Callable[[JobStatus], None] = lambda status: None,
     outputs: Outputs | None = None,
 ) -> float | None:
@@ -277,7 +277,7 @@ async def reconcile_once(
         clock: The time.
         on_write: Called with the resourceVersion that our own write made.
         on_status: Called with a status that was written.
-        unfinished: Resources in the cluster that have not ended, which paces their reports of progress.
+        active: Resources in the cluster whose Job runs or waits, which paces their reports of progress.
         outputs: Writers of all outputs.
 
     Raises:
@@ -291,7 +291,7 @@ async def reconcile_once(
     if snapshot is None:
         return None
     holder = outputs.holder(key) if outputs else None
-    snapshot = replace(snapshot, unfinished=unfinished, output_holder=holder)
+    snapshot = replace(snapshot, active=active, output_holder=holder)
     plan = reconcile(snapshot, now, settings)
     # Without an await since it was asked who holds the output: of two workers, one finds the other's claim.
     if plan.create is not None and outputs is not None:

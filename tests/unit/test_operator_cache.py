@@ -15,6 +15,7 @@ from operator_ring.scenario import condition, in_a_loop, play
 from tlt_operator.cluster.cache import CachedClient
 from tlt_operator.cluster.client import ApiError, ConflictError, Owned
 from tlt_operator.controller import reconcile_once
+from tlt_operator.index import Index, key_of
 from tlt_operator.reconcile.attempts import progress_seconds
 from tlt_operator.snapshot import Key
 from tlt_operator.watches import Watch, Watches
@@ -444,6 +445,29 @@ async def test_the_age_of_a_watch_is_the_time_since_its_last_sign() -> None:
 # --- pace of progress
 
 
-@pytest.mark.parametrize(("unfinished", "seconds"), [(0, 5), (7, 5), (8, 6), (1000, 667)])
-def test_all_runs_together_make_three_reports_in_two_seconds(unfinished: int, seconds: int) -> None:
-    assert progress_seconds(unfinished) == seconds
+@pytest.mark.parametrize(("active", "seconds"), [(0, 5), (7, 5), (8, 6), (180, 120), (5000, 120)])
+def test_all_runs_together_make_three_reports_in_two_seconds_up_to_a_limit(active: int, seconds: int) -> None:
+    assert progress_seconds(active) == seconds
+
+
+def test_only_resources_whose_job_runs_or_waits_pace_the_reports() -> None:
+    index = Index()
+    states: list[tuple[int, dict[str, Any]]] = [
+        (0, {}),
+        (0, {"phase": "Pending"}),
+        (0, {"phase": "Suspended", "attempt": 1, "jobUid": "j-1"}),
+        (0, {"phase": "Queued", "attempt": 1}),
+        (1, {"phase": "Queued", "attempt": 1, "jobUid": "j-1"}),
+        (1, {"phase": "Running", "attempt": 1, "jobUid": "j-1"}),
+        (0, {"phase": "Retrying", "attempt": 1, "jobUid": "j-1"}),
+        (1, {"phase": "Running", "attempt": 2, "jobUid": "j-2"}),
+        (0, {"phase": "Succeeded", "attempt": 2, "jobUid": "j-2"}),
+        (1, {"phase": "Running", "attempt": 2, "jobUid": "j-2"}),
+    ]
+    body = resource()
+    body["metadata"] |= {"uid": "u-1"}
+    for count, status in states:
+        index.update(body | {"status": status})
+        assert index.active == count, status
+    index.remove(key_of(body), "u-1")
+    assert index.active == 0
