@@ -83,10 +83,10 @@ async def apply(client: Client, snapshot: Snapshot, plan: Plan, now: datetime) -
                 )
             log.info("%s: %s Job %s", name, "suspended" if suspend else "resumed", paused.name)
     # Last: from here on the Job may vanish, and its outcome stands in the status. One that is gone already
-    # needs no TTL.
-    for job_name, seconds in plan.ttl:
-        with metrics.write("ttl"), contextlib.suppress(NotFoundError):
-            await client.set_job_ttl(snapshot.namespace, job_name, seconds)
+    # needs no TTL, and another one of its name gets none.
+    for job_name, uid, seconds in plan.ttl:
+        with metrics.write("ttl"), contextlib.suppress(NotFoundError, ConflictError):
+            await client.set_job_ttl(snapshot.namespace, job_name, uid, seconds)
     return version
 
 

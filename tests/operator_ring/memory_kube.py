@@ -319,9 +319,11 @@ class MemoryKube:
         return _over_the_wire(job)
 
     @_write
-    async def set_job_ttl(self, namespace: str, name: str, seconds: int) -> Body:
+    async def set_job_ttl(self, namespace: str, name: str, uid: str, seconds: int) -> Body:
         if name not in self.jobs:
             raise NotFoundError(404, f"job {name} not found")
+        if self.jobs[name]["metadata"]["uid"] != uid:
+            raise ConflictError(409, f"job {name} has another uid")
         self.jobs[name]["spec"]["ttlSecondsAfterFinished"] = seconds
         return _over_the_wire(self._touch(self.jobs[name]))
 

@@ -129,6 +129,25 @@ async def test_a_job_counts_as_deleted_only_when_the_api_server_says_so(cluster:
 
 
 @play
+async def test_another_job_of_the_name_gets_no_ttl(cluster: MemoryKube) -> None:
+    operator = Operator(cluster)
+    key = cluster.add(resource(runPolicy={"ttlSecondsAfterFinished": 5}))
+    await operator.watches_report()
+    await operator.look(key)
+    cluster.finish(JOB, ended(0))
+    await operator.watches_report("jobs", "pods")
+    others = cluster.jobs[JOB]
+    others["metadata"] |= {"uid": "uid-of-another", "labels": {}, "ownerReferences": []}
+    await operator.look(key)
+    assert cluster.status(key)["phase"] == "Succeeded"
+    assert "ttlSecondsAfterFinished" not in others["spec"]
+    # It is known now: nobody tries again.
+    writes = cluster.writes
+    await operator.look(key)
+    assert cluster.writes == writes
+
+
+@play
 async def test_the_end_of_a_job_that_arrives_before_that_of_its_pod_is_judged_by_the_pod(
     cluster: MemoryKube,
 ) -> None:
