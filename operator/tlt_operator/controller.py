@@ -184,6 +184,7 @@ class Sweep:
         which leaves this coroutine and, by the TaskGroup, ends the process on purpose: a loop that goes on
         after it would hide it.
         """
+        self._health.sweeps_begin()
         while True:
             # The wait comes first: at the start, the watches list everything anyway.
             await asyncio.sleep(self._settings.sweep_seconds)

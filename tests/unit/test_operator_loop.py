@@ -282,8 +282,28 @@ def test_several_failures_or_a_long_wait_are_unhealthy_and_idleness_is_not() -> 
 def test_a_sweep_that_no_longer_ends_is_unhealthy() -> None:
     clock = Clock()
     health = Health(10, clock=clock)
-    clock.now = 31
+    clock.now = 100
+    assert health.problems() == []  # the CRDs are awaited
+    health.sweeps_begin()
+    clock.now = 130
+    assert health.problems() == []
+    clock.now = 131
     assert "no sweep" in health.problems()[0]
+
+
+@in_a_loop
+async def test_sweeps_count_from_the_start_of_the_controller() -> None:
+    clock = Clock()
+    health = Health(10, clock=clock)
+    controller = Controller(MemoryKube(), settings.Settings(workers=1, sweep_seconds=10_000), health)
+    clock.now = 100
+    work = asyncio.create_task(controller.run())
+    await asyncio.sleep(0.01)
+    assert health.problems() == []
+    clock.now = 131
+    assert "no sweep" in health.problems()[0]
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
 
 
 @in_a_loop
