@@ -204,6 +204,27 @@ async def test_a_sweep_wakes_unfinished_resources_and_changes_that_the_watch_mis
     assert Key("TrainingJob", "default", "gone") not in controller.index.uids()
 
 
+@in_a_loop
+async def test_what_is_noted_of_a_resource_goes_with_it_whoever_finds_that_it_is_gone() -> None:
+    controller = Controller(MemoryKube(), settings.Settings(), Health(300))
+    controller.index.update(stored(name="gone"))
+    gone = Key("TrainingJob", "default", "gone")
+    for _ in range(3):
+        held = controller._rewrites.written(gone, {"phase": "Running"})
+    assert held > 0
+    await controller.sweep.once()
+    assert controller._rewrites.written(gone, {"phase": "Running"}) == 0
+    assert controller._rewrites.written(gone, {"phase": "Running"}) == 0
+
+
+@in_a_loop
+async def test_a_hold_that_is_over_is_not_kept() -> None:
+    queue: WorkQueue[Key] = WorkQueue()
+    queue.hold(A, 0)
+    queue.hold(B, 60)
+    assert list(queue._held) == [B]
+
+
 class Partial(MemoryKube):
     """Cluster whose namespace ``shut`` cannot be listed; ``meanwhile`` runs at the end of each list."""
 
