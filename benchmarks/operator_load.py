@@ -46,7 +46,7 @@ from operator_ring.access import connection_of, kubeconfig_of  # noqa: E402
 from operator_ring.live import OperatorProcess, until  # noqa: E402
 from operator_ring.manifests import resource  # noqa: E402
 from tlt_api.resources import parse  # noqa: E402
-from tlt_api.runspec import for_attempt  # noqa: E402
+from tlt_api.runspec import PROGRESS_SECONDS, PROGRESS_VARIABLE, for_attempt  # noqa: E402
 from tlt_api.status import Inputs  # noqa: E402
 from tlt_operator.objects import job as job_object  # noqa: E402
 from tlt_operator.settings import Settings  # noqa: E402
@@ -587,11 +587,12 @@ async def running(bench: Bench, count: int, seconds: float) -> Body:
 
 
 async def _paces(bench: Bench, namespace: str) -> dict[str, float]:
-    """Return the seconds between two reports that each Job's RunSpec asks for."""
+    """Return the seconds between two reports that each Job's environment asks for."""
     paces = {}
     for job in await bench.server.list(_JOBS.format(namespace)):
-        run = json.loads(job["spec"]["template"]["metadata"]["annotations"]["tlt.dev/run-spec"])
-        paces[job["metadata"]["name"]] = float(run.get("progressSeconds", 5))
+        variables = job["spec"]["template"]["spec"]["containers"][0]["env"]
+        asked = [float(item["value"]) for item in variables if item["name"] == PROGRESS_VARIABLE]
+        paces[job["metadata"]["name"]] = asked[0] if asked else PROGRESS_SECONDS
     return paces
 
 

@@ -22,6 +22,9 @@ RUN_SPEC_PATH = "/etc/tlt/run.json"
 """File of the pod that shows the annotation."""
 PROGRESS_SECONDS = 5
 """Shortest time between two reports of progress, unless the operator asks for a longer one."""
+# Not a field of the RunSpec: runners of 0.1.0 refuse fields that they do not know.
+PROGRESS_VARIABLE = "TLT_PROGRESS_SECONDS"
+"""Environment variable of the pod by which the operator asks for a longer one."""
 VOLUMES_ROOT = "/mnt/tlt"
 """Mount point of volumes: ``pvc://claim/path`` is at ``/mnt/tlt/claim/path`` in the pod."""
 
@@ -57,9 +60,6 @@ class RunSpec(ApiModel):
     workers: list[str] = []
     """Addresses (host:port) of the pods that train together, by index; empty with a single pod. The index of
     a pod is in JOB_COMPLETION_INDEX; index 0 is the chief, which alone reports and publishes."""
-    progress_seconds: Annotated[int, Field(ge=1)] = PROGRESS_SECONDS
-    """Shortest time between two reports of progress, in seconds; the runner reports less often in long
-    runs."""
 
     @model_validator(mode="before")
     @classmethod
@@ -81,8 +81,16 @@ class RunSpec(ApiModel):
         return KINDS[self.owner.kind]
 
     def to_json(self) -> str:
-        """Return the run spec as one line of JSON."""
-        return self.model_dump_json(by_alias=True, exclude_none=True)
+        """Return the run spec as one line of JSON, which a runner of the release before can read.
+
+        Runners of 0.1.0 refuse fields that they do not know. Fields that the runner has no use for are left
+        out, and so is one that is new since that release where it has its default. All others are written,
+        defaults too: a runner whose default is another one does what the resource says.
+        """
+        spec: dict[str, Any] = {"retry": True, "run_policy": True}
+        if not self.spec.output.overwrite:
+            spec["output"] = {"overwrite": True}
+        return self.model_dump_json(by_alias=True, exclude_none=True, exclude={"spec": spec})
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -124,7 +132,6 @@ def for_attempt(
     inputs: Inputs,
     attempt: int,
     workers: Sequence[str] = (),
-    progress_seconds: int = PROGRESS_SECONDS,
 ) -> RunSpec:
     """Return the run spec of an attempt.
 
@@ -134,7 +141,6 @@ def for_attempt(
         inputs: Resolved references.
         attempt: Number of the attempt, from 1.
         workers: Addresses of the pods that train together, by index; empty with a single pod.
-        progress_seconds: Shortest time between two reports of progress, in seconds.
     """
     owner = Owner(kind=resource.kind.name, namespace=resource.namespace, name=resource.name, uid=resource.uid)
     return RunSpec(
@@ -143,5 +149,4 @@ def for_attempt(
         spec=spec,
         inputs=inputs,
         workers=list(workers),
-        progress_seconds=progress_seconds,
     )

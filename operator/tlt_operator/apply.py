@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
+from typing import Any
 
 from tlt_api.status import RUNNER_FIELD_MANAGER, JobStatus, Phase
 from tlt_operator import metrics
@@ -58,11 +59,10 @@ async def apply(client: Client, snapshot: Snapshot, plan: Plan, now: datetime) -
     if plan.event is not None:
         await _post(client, snapshot, status or snapshot.status, plan.event, now)
     if status is not None:
-        fields = operator_fields(status)
-        # A merge patch leaves fields that it does not name as they are.
-        absent = operator_fields(snapshot.recorded or snapshot.status).keys() - fields.keys()
+        stored = operator_fields(snapshot.recorded or snapshot.status)
         with metrics.write("status"):
-            body = await client.patch_status(*identity, fields | dict.fromkeys(absent), version)
+            patch = _merge_patch(stored, operator_fields(status))
+            body = await client.patch_status(*identity, patch, version)
         version = body["metadata"]["resourceVersion"]
         _note_transition(snapshot, status)
     # A Service of that name is a conflict too: the next pass reads whose it is.
@@ -88,10 +88,10 @@ async def apply(client: Client, snapshot: Snapshot, plan: Plan, now: datetime) -
                 )
             log.info("%s: %s Job %s", name, "suspended" if suspend else "resumed", paused.name)
     # Last: from here on the Job may vanish, and its outcome stands in the status. One that is gone already
-    # needs no TTL.
-    for job_name, seconds in plan.ttl:
-        with metrics.write("ttl"), contextlib.suppress(NotFoundError):
-            await client.set_job_ttl(snapshot.namespace, job_name, seconds)
+    # needs no TTL, and another one of its name gets none.
+    for job_name, uid, seconds in plan.ttl:
+        with metrics.write("ttl"), contextlib.suppress(NotFoundError, ConflictError):
+            await client.set_job_ttl(snapshot.namespace, job_name, uid, seconds)
     return version
 
 
@@ -101,6 +101,19 @@ def _as_a_fact() -> Iterator[None]:
         yield
     except RefusedError as error:
         raise CreationRefusedError(error.code, error.message, error.retry_after) from error
+
+
+def _merge_patch(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the merge patch (RFC 7386) after which the fields of ``stored`` are those of ``wanted``.
+
+    Such a patch leaves what it does not name as it is, in objects within objects too; lists it replaces.
+    """
+    patch: dict[str, Any] = dict.fromkeys(stored.keys() - wanted.keys())
+    for name, value in wanted.items():
+        before = stored.get(name)
+        nested = isinstance(value, dict) and isinstance(before, dict)
+        patch[name] = _merge_patch(before or {}, value) if nested else value
+    return patch
 
 
 async def _post(client: Client, snapshot: Snapshot, status: JobStatus, event: Event, now: datetime) -> None:

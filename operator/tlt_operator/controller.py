@@ -169,7 +169,7 @@ class Controller:
                         key,
                         self._settings,
                         on_write=partial(self.index.note_own_write, key),
-                        unfinished=self.index.unfinished,
+                        active=self.index.active,
                         on_status=partial(self._status_written, key),
                         outputs=self.index.outputs,
                         reports=self.index.reports,
@@ -245,6 +245,7 @@ class Sweep:
         which leaves this coroutine and, by the TaskGroup, ends the process on purpose: a loop that goes on
         after it would hide it.
         """
+        self._health.sweeps_begin()
         while True:
             # The wait comes first: at the start, the watches list everything anyway.
             await asyncio.sleep(self._settings.sweep_seconds)
@@ -325,7 +326,7 @@ async def reconcile_once(
     settings: Settings,
     clock: Callable[[], datetime] = utc_now,
     on_write: Callable[[str], None] = lambda version: None,
-    unfinished: int = 0,
+    active: int = 0,
     on_status: Callable[[JobStatus], None] = lambda status: None,
     outputs: Outputs | None = None,
     reports: Reports | None = None,
@@ -339,7 +340,7 @@ async def reconcile_once(
         clock: The time.
         on_write: Called with the resourceVersion that our own write made.
         on_status: Called with a status that was written.
-        unfinished: Resources in the cluster that have not ended, which paces their reports of progress.
+        active: Resources in the cluster whose Job runs or waits, which paces their reports of progress.
         outputs: Writers of all outputs.
         reports: Last reports of all runs; without them, no run is late.
 
@@ -355,7 +356,7 @@ async def reconcile_once(
         return None
     holder = outputs.holder(key) if outputs else None
     silence = await _silence(client, key, snapshot, reports) if reports else None
-    snapshot = replace(snapshot, unfinished=unfinished, output_holder=holder, progress_silence=silence)
+    snapshot = replace(snapshot, active=active, output_holder=holder, progress_silence=silence)
     plan = reconcile(snapshot, now, settings)
     if plan.create is not None and outputs is not None:
         # Whoever holds the output may not be known yet: the first lists of the watches are awaited.

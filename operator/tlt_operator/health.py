@@ -42,8 +42,8 @@ class Health:
         self._sweep_seconds = sweep_seconds
         self._patience = patience_seconds
         self._clock = clock
-        # The start counts as a sweep: the first one ends after an interval.
-        self._last_sweep = clock()
+        # None until sweeps begin: a restart brings neither the CRDs nor the right to list our kinds.
+        self._last_sweep: float | None = None
         self._failing_since: float | None = None
         self._failing: set[str] = set()
         self._unreported: dict[Key, float] = {}
@@ -68,6 +68,10 @@ class Health:
         self._failing.add(what)
         if self._failing_since is None:
             self._failing_since = self._clock()
+
+    def sweeps_begin(self) -> None:
+        """Record that sweeps begin, which counts as one: the first one ends after an interval."""
+        self._last_sweep = self._clock()
 
     def sweep_ended(self) -> None:
         """Record that a sweep has ended, successfully or not."""
@@ -103,8 +107,9 @@ class Health:
         """Return the reasons for a restart of the operator; empty while it is healthy."""
         now = self._clock()
         problems = []
-        if now - self._last_sweep > _MISSED_SWEEPS * self._sweep_seconds:
-            problems.append(f"no sweep has ended for {now - self._last_sweep:.0f} s")
+        since_sweep = 0.0 if self._last_sweep is None else now - self._last_sweep
+        if since_sweep > _MISSED_SWEEPS * self._sweep_seconds:
+            problems.append(f"no sweep has ended for {since_sweep:.0f} s")
         # One resource that always fails is not cured by a restart; everything that fails may be.
         several_fail = len(self._failing) > 1
         if self._failing_since is not None and several_fail and now - self._failing_since > self._patience:

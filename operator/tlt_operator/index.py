@@ -12,7 +12,7 @@ from typing import Any
 
 from tlt_api.conditions import TERMINAL
 from tlt_api.references import raw_parent
-from tlt_api.status import RunnerStatus, wire_names
+from tlt_api.status import Phase, RunnerStatus, wire_names
 from tlt_operator.outputs import Outputs
 from tlt_operator.reports import Reports
 from tlt_operator.snapshot import Key
@@ -31,6 +31,7 @@ class IndexedResource:
         parent: Resource that the resource refers to.
         phase: Phase of the resource, or Unknown.
         settled: True if the resource has ended and its status is about the current spec.
+        active: True if the resource has a Job that runs or waits for its pods.
     """
 
     uid: str
@@ -39,6 +40,7 @@ class IndexedResource:
     parent: Key | None
     phase: str
     settled: bool
+    active: bool
 
 
 class Index:
@@ -51,8 +53,8 @@ class Index:
 
         self.outputs = Outputs()
         self.reports = Reports()
-        self.unfinished = 0
-        """Number of the resources that have not ended."""
+        self.active = 0
+        """Number of the resources with a Job that runs or waits for its pods."""
 
     def __len__(self) -> int:
         return len(self._resources)
@@ -70,7 +72,7 @@ class Index:
         self._resources[key] = current
         self.outputs.update(key, body)
         self.reports.heard(key, _last_report(body))
-        self.unfinished += (current.phase not in TERMINAL) - bool(previous and previous.phase not in TERMINAL)
+        self.active += current.active - bool(previous and previous.active)
         # Nothing changed but what the runner reports.
         if previous and previous.digest == current.digest:
             return set()
@@ -89,7 +91,7 @@ class Index:
         if key in self._resources and self._resources[key].uid != uid:
             return set()
         previous = self._resources.pop(key, None)
-        self.unfinished -= bool(previous and previous.phase not in TERMINAL)
+        self.active -= bool(previous and previous.active)
         self._own_writes.pop(key, None)
         sharing = self.outputs.sharing(key)
         self.outputs.remove(key)
@@ -159,4 +161,5 @@ def _indexed(body: Mapping[str, Any]) -> IndexedResource:
         parent=Key(parent[0], metadata["namespace"], parent[1]) if parent else None,
         phase=phase or "Unknown",
         settled=phase in TERMINAL and status.get("observedGeneration") == generation,
+        active=phase == Phase.RUNNING or bool(phase == Phase.QUEUED and status.get("jobUid")),
     )

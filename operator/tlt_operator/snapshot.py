@@ -236,7 +236,7 @@ class Snapshot:
         finished_jobs: Finished Jobs of all attempts; read only if a TTL is set.
         pods: Pods of all attempts; not read while the attempt's are all ready.
         events: Warnings about the attempt's Job or pod; read only while the pod does not start.
-        unfinished: Number of resources in the cluster that have not ended.
+        active: Number of resources in the cluster whose Job runs or waits for its pods.
         output_holder: Resource that writes to the same output and goes first; None if there is none.
         progress_silence: Seconds for which nothing new was heard from a run that promised its next report.
         refusal: Set when the attempt's Job was refused a moment ago, or its Service, to read or to create.
@@ -262,7 +262,7 @@ class Snapshot:
     finished_jobs: tuple[JobState, ...] = ()
     pods: tuple[PodState, ...] = ()
     events: tuple[EventState, ...] = ()
-    unfinished: int = 0
+    active: int = 0
     output_holder: Key | None = None
     progress_silence: float | None = None
     refusal: Refusal | None = None

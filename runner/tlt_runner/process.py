@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from tlt_api import resources
 from tlt_api.failures import Reason
 from tlt_api.runreport import RunReport, to_termination_message
-from tlt_api.runspec import RunSpec, unknown_fields
+from tlt_api.runspec import PROGRESS_SECONDS, PROGRESS_VARIABLE, RunSpec, unknown_fields
 from tlt_api.status import Failure
 from tlt_api.version import version
 from tlt_runner import exits
@@ -194,13 +194,21 @@ def read_run_spec(file: Path, command: str) -> RunSpec:
     return run
 
 
+def progress_seconds(environment: Mapping[str, str]) -> int:
+    """Return the shortest time between two reports of progress: what the operator asks for, or the usual."""
+    text = environment.get(PROGRESS_VARIABLE, "")
+    # The user may set the variable too.
+    return max(int(text), 1) if text.isdecimal() else PROGRESS_SECONDS
+
+
 def _reporter(run: RunSpec, around: Surroundings) -> AccumulatingReporter:
     # A local run inside of a pod (a notebook) must not report to that pod's cluster.
     server = ApiServer.of_this_pod() if around.report is None else None
     if server is None:
         return LocalReporter(around.report)
     return KubernetesReporter(
-        lambda status, timeout: server.apply_status(run.owner, status, timeout), interval=run.progress_seconds
+        lambda status, timeout: server.apply_status(run.owner, status, timeout),
+        interval=progress_seconds(os.environ),
     )
 
 

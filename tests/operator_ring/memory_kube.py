@@ -260,14 +260,10 @@ class MemoryKube:
         self, kind: Kind, namespace: str, name: str, uid: str, status: Mapping[str, Any], version: str
     ) -> Body:
         key, body = self._guarded(kind, namespace, name, uid, version)
-        given = {field: value for field, value in status.items() if value is not None}
-        self._check_schema(kind, given)
+        self._check_schema(kind, _merged({}, status))
         current = body.setdefault("status", {})
         before, text = _state(current), json.dumps(current)
-        # A merge patch: other fields stay as they are.
-        for field in set(status) - set(given):
-            current.pop(field, None)
-        current |= _over_the_wire(given)
+        body["status"] = current = _over_the_wire(_merged(current, status))
         if json.dumps(current) != text:
             self._touch(body)
         self._note_transition(name, before, _state(current))
@@ -346,9 +342,11 @@ class MemoryKube:
         return _over_the_wire(job)
 
     @_write
-    async def set_job_ttl(self, namespace: str, name: str, seconds: int) -> Body:
+    async def set_job_ttl(self, namespace: str, name: str, uid: str, seconds: int) -> Body:
         if name not in self.jobs:
             raise NotFoundError(404, f"job {name} not found")
+        if self.jobs[name]["metadata"]["uid"] != uid:
+            raise ConflictError(409, f"job {name} has another uid")
         self.jobs[name]["spec"]["ttlSecondsAfterFinished"] = seconds
         return _over_the_wire(self._touch(self.jobs[name]))
 
@@ -410,6 +408,19 @@ def _state(status: Body) -> tuple[Any, Any, str, str]:
     """Return phase, attempt, and the reason and message of Ready."""
     ready = next((item for item in status.get("conditions", ()) if item["type"] == "Ready"), {})
     return status.get("phase"), status.get("attempt"), ready.get("reason", ""), ready.get("message", "")
+
+
+def _merged(stored: Any, patch: Any) -> Any:
+    """Return the result of a merge patch, as RFC 7386 defines it: objects are merged at every level."""
+    if not isinstance(patch, Mapping):
+        return patch
+    result = dict(stored) if isinstance(stored, Mapping) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = _merged(result.get(name), value)
+    return result
 
 
 def _labels(body: Body) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from operator_ring.manifests import SHA, resource
 from tlt_api.resources import parse
-from tlt_api.runspec import RUN_SPEC_ANNOTATION, RUN_SPEC_PATH, RunSpec, for_attempt
+from tlt_api.runspec import PROGRESS_VARIABLE, RUN_SPEC_ANNOTATION, RUN_SPEC_PATH, RunSpec, for_attempt
 from tlt_api.status import Inputs, ResolvedModel, ResolvedRecords
 from tlt_operator.objects import job
 from tlt_operator.settings import Settings
@@ -183,3 +183,12 @@ def test_labels_for_kueue_are_copied_to_the_job_and_no_others() -> None:
 def test_each_kind_runs_its_own_command() -> None:
     commands = [container(kind=kind)["args"][0] for kind in ("TrainingJob", "PruneJob", "ExportJob")]
     assert commands == ["train", "prune", "export"]
+
+
+def test_a_slower_pace_of_progress_is_a_variable_that_the_user_may_set() -> None:
+    assert PROGRESS_VARIABLE not in environment()
+    given = [{"name": PROGRESS_VARIABLE, "value": "9"}]
+    for spec, seconds in (({}, "60"), ({"podTemplate": {"env": given}}, "9")):
+        body = job.build(run(**spec), Settings(), progress_seconds=60)
+        variables = body["spec"]["template"]["spec"]["containers"][0]["env"]
+        assert {"name": PROGRESS_VARIABLE, "value": seconds} in variables

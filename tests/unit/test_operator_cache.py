@@ -17,6 +17,7 @@ from tlt_operator.cluster.client import ApiError, ConflictError, Owned
 from tlt_operator.cluster.warning_events import WarningEvents
 from tlt_operator.controller import reconcile_once
 from tlt_operator.health import Health
+from tlt_operator.index import Index, key_of
 from tlt_operator.reconcile.attempts import progress_seconds
 from tlt_operator.snapshot import Key
 from tlt_operator.watches import Watch, Watches
@@ -152,6 +153,25 @@ async def test_a_job_counts_as_deleted_only_when_the_api_server_says_so(cluster:
     operator.cache.owned("jobs").remove("default", JOB)
     await operator.look(key)
     assert [entry["reason"] for entry in cluster.status(key)["history"]] == ["JobDeleted"]
+
+
+@play
+async def test_another_job_of_the_name_gets_no_ttl(cluster: MemoryKube) -> None:
+    operator = Operator(cluster)
+    key = cluster.add(resource(runPolicy={"ttlSecondsAfterFinished": 5}))
+    await operator.watches_report()
+    await operator.look(key)
+    cluster.finish(JOB, ended(0))
+    await operator.watches_report("jobs", "pods")
+    others = cluster.jobs[JOB]
+    others["metadata"] |= {"uid": "uid-of-another", "labels": {}, "ownerReferences": []}
+    await operator.look(key)
+    assert cluster.status(key)["phase"] == "Succeeded"
+    assert "ttlSecondsAfterFinished" not in others["spec"]
+    # It is known now: nobody tries again.
+    writes = cluster.writes
+    await operator.look(key)
+    assert cluster.writes == writes
 
 
 @play
@@ -633,6 +653,29 @@ async def test_a_live_list_forgets_the_pods_that_it_lacks_but_none_that_came_mea
 # --- pace of progress
 
 
-@pytest.mark.parametrize(("unfinished", "seconds"), [(0, 5), (7, 5), (8, 6), (1000, 667)])
-def test_all_runs_together_make_three_reports_in_two_seconds(unfinished: int, seconds: int) -> None:
-    assert progress_seconds(unfinished) == seconds
+@pytest.mark.parametrize(("active", "seconds"), [(0, 5), (7, 5), (8, 6), (180, 120), (5000, 120)])
+def test_all_runs_together_make_three_reports_in_two_seconds_up_to_a_limit(active: int, seconds: int) -> None:
+    assert progress_seconds(active) == seconds
+
+
+def test_only_resources_whose_job_runs_or_waits_pace_the_reports() -> None:
+    index = Index()
+    states: list[tuple[int, dict[str, Any]]] = [
+        (0, {}),
+        (0, {"phase": "Pending"}),
+        (0, {"phase": "Suspended", "attempt": 1, "jobUid": "j-1"}),
+        (0, {"phase": "Queued", "attempt": 1}),
+        (1, {"phase": "Queued", "attempt": 1, "jobUid": "j-1"}),
+        (1, {"phase": "Running", "attempt": 1, "jobUid": "j-1"}),
+        (0, {"phase": "Retrying", "attempt": 1, "jobUid": "j-1"}),
+        (1, {"phase": "Running", "attempt": 2, "jobUid": "j-2"}),
+        (0, {"phase": "Succeeded", "attempt": 2, "jobUid": "j-2"}),
+        (1, {"phase": "Running", "attempt": 2, "jobUid": "j-2"}),
+    ]
+    body = resource()
+    body["metadata"] |= {"uid": "u-1"}
+    for count, status in states:
+        index.update(body | {"status": status})
+        assert index.active == count, status
+    index.remove(key_of(body), "u-1")
+    assert index.active == 0

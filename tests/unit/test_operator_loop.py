@@ -204,6 +204,27 @@ async def test_a_sweep_wakes_unfinished_resources_and_changes_that_the_watch_mis
     assert Key("TrainingJob", "default", "gone") not in controller.index.uids()
 
 
+@in_a_loop
+async def test_what_is_noted_of_a_resource_goes_with_it_whoever_finds_that_it_is_gone() -> None:
+    controller = Controller(MemoryKube(), settings.Settings(), Health(300))
+    controller.index.update(stored(name="gone"))
+    gone = Key("TrainingJob", "default", "gone")
+    for _ in range(3):
+        held = controller._rewrites.written(gone, {"phase": "Running"})
+    assert held > 0
+    await controller.sweep.once()
+    assert controller._rewrites.written(gone, {"phase": "Running"}) == 0
+    assert controller._rewrites.written(gone, {"phase": "Running"}) == 0
+
+
+@in_a_loop
+async def test_a_hold_that_is_over_is_not_kept() -> None:
+    queue: WorkQueue[Key] = WorkQueue()
+    queue.hold(A, 0)
+    queue.hold(B, 60)
+    assert list(queue._held) == [B]
+
+
 class Partial(MemoryKube):
     """Cluster whose namespace ``shut`` cannot be listed; ``meanwhile`` runs at the end of each list."""
 
@@ -282,8 +303,28 @@ def test_several_failures_or_a_long_wait_are_unhealthy_and_idleness_is_not() -> 
 def test_a_sweep_that_no_longer_ends_is_unhealthy() -> None:
     clock = Clock()
     health = Health(10, clock=clock)
-    clock.now = 31
+    clock.now = 100
+    assert health.problems() == []  # the CRDs are awaited
+    health.sweeps_begin()
+    clock.now = 130
+    assert health.problems() == []
+    clock.now = 131
     assert "no sweep" in health.problems()[0]
+
+
+@in_a_loop
+async def test_sweeps_count_from_the_start_of_the_controller() -> None:
+    clock = Clock()
+    health = Health(10, clock=clock)
+    controller = Controller(MemoryKube(), settings.Settings(workers=1, sweep_seconds=10_000), health)
+    clock.now = 100
+    work = asyncio.create_task(controller.run())
+    await asyncio.sleep(0.01)
+    assert health.problems() == []
+    clock.now = 131
+    assert "no sweep" in health.problems()[0]
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
 
 
 @in_a_loop

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from operator_ring.manifests import SHA, ended, resource
-from operator_ring.memory_kube import MemoryKube, refusal
+from operator_ring.memory_kube import KilledError, MemoryKube, refusal
 from operator_ring.scenario import condition, play
 from tlt_operator.apply import apply
 from tlt_operator.cluster.client import ConflictError
@@ -102,6 +102,40 @@ async def test_a_dependant_applied_first_waits_and_starts_when_its_parent_has_su
     assert status["dependency"]["uid"] == cluster.resources[parent]["metadata"]["uid"]
     run = cluster.jobs["small-prune-1"]["spec"]["template"]["metadata"]["annotations"]["tlt.dev/run-spec"]
     assert json.loads(run)["inputs"]["model"]["sha256"] == SHA
+
+
+@play
+async def test_a_dependant_whose_job_nobody_recorded_names_its_parent(cluster: MemoryKube) -> None:
+    parent = await trained(cluster)
+    prune = cluster.add(resource("PruneJob", "small"))
+    # The operator dies between the Job and the status.
+    cluster.kill_at = cluster.writes + 2
+    with pytest.raises(KilledError):
+        await cluster.settle(prune)
+    cluster.kill_at = None
+    assert "small-prune-1" in cluster.jobs
+    assert "attempt" not in cluster.status(prune)
+    await cluster.settle(prune)
+    status = cluster.status(prune)
+    assert status["inputs"]["model"]["sha256"] == SHA
+    assert status["dependency"]["uid"] == cluster.resources[parent]["metadata"]["uid"]
+
+
+@play
+async def test_a_parent_that_was_replaced_meanwhile_is_not_where_the_inputs_come_from(
+    cluster: MemoryKube,
+) -> None:
+    parent = await trained(cluster)
+    prune = cluster.add(resource("PruneJob", "small"))
+    cluster.kill_at = cluster.writes + 2
+    with pytest.raises(KilledError):
+        await cluster.settle(prune)
+    cluster.kill_at = None
+    cluster.resources[parent]["metadata"]["uid"] = "uid-of-another"
+    cluster.report(parent, artifacts=[ARTIFACT | {"sha256": "1" * 64}])
+    await cluster.settle(prune)
+    assert cluster.status(prune)["inputs"]["model"]["sha256"] == SHA
+    assert "dependency" not in cluster.status(prune)
 
 
 @play
@@ -455,14 +489,24 @@ async def test_a_dependant_of_a_resource_with_fields_of_tomorrow_waits_too(clust
     assert condition(cluster, prune, "Blocked")["reason"] == "OperatorTooOld"
 
 
+_UNKNOWN = "spec.output.overwrite: Extra inputs are not permitted, got False; "
+
+
 @play
 async def test_what_an_older_operator_failed_because_it_was_too_old_is_taken_up(cluster: MemoryKube) -> None:
+    await _is_taken_up(
+        cluster, f"TrainingJob/traffic: {_UNKNOWN}spec.retry: Extra inputs are not permitted, got 0"
+    )
+
+
+@play
+async def test_so_is_one_whose_message_was_cut_to_its_longest(cluster: MemoryKube) -> None:
+    await _is_taken_up(cluster, f"TrainingJob/traffic: {_UNKNOWN * 40}"[:2000])
+
+
+async def _is_taken_up(cluster: MemoryKube, message: str) -> None:
     key = cluster.add(resource())
     # As the operator of 0.1.0 leaves it when the CRDs are upgraded first.
-    message = (
-        "TrainingJob/traffic: spec.output.overwrite: Extra inputs are not permitted, got False; "
-        "spec.retry: Extra inputs are not permitted, got 0"
-    )
     time = "2026-01-01T00:00:00Z"
     cluster.resources[key]["status"] = {
         "phase": "Failed",

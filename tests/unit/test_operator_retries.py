@@ -258,6 +258,25 @@ async def test_a_deleted_job_is_replaced_by_the_next_attempt(cluster: MemoryKube
 
 
 @play
+async def test_a_failure_replaces_all_of_the_one_before(cluster: MemoryKube) -> None:
+    key = cluster.add(resource())
+    await cluster.settle()
+    cluster.finish("traffic-train-1", ended(40))
+    await cluster.settle()
+    before = cluster.status(key)["failure"]
+    assert (before["reason"], before["exitCode"]) == ("StorageUnavailable", 40)
+    cluster.wait(700)
+    await cluster.settle()
+    cluster.run_pod("traffic-train-2")
+    await cluster.settle()
+    cluster.remove_job("traffic-train-2")
+    await cluster.settle()
+    failure = cluster.status(key)["failure"]
+    assert failure["reason"] == "JobDeleted"
+    assert "exitCode" not in failure
+
+
+@play
 async def test_the_next_attempt_waits_until_the_last_pod_of_the_one_before_is_gone(
     cluster: MemoryKube,
 ) -> None:

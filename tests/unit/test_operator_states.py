@@ -354,4 +354,6 @@ def test_a_run_is_polled_only_while_its_events_may_not_report_every_change(
 def test_only_jobs_whose_outcome_is_recorded_get_a_ttl() -> None:
     jobs = tuple(replace(FAILED, name=f"traffic-train-{attempt}") for attempt in (1, 2))
     finished = snapshot_of(recorded(0), resource=parse(resource(runPolicy={"ttlSecondsAfterFinished": 5})))
-    assert cleanup.ttl(replace(finished, finished_jobs=jobs), finished.status) == (("traffic-train-1", 5),)
+    assert cleanup.ttl(replace(finished, finished_jobs=jobs), finished.status) == (
+        ("traffic-train-1", FAILED.uid, 5),
+    )

@@ -144,6 +144,18 @@ async def test_a_client_without_the_lease_reads_and_writes_nothing(server: Serve
 
 
 @against
+async def test_a_write_is_not_repeated_after_a_new_log_in_without_the_lease(server: Server) -> None:
+    async with HttpClient(server.log_in, 5) as client:
+        # The Lease is lost while the first answer, a refusal, is awaited.
+        answers = iter([True, False])
+        client.may_write = lambda: next(answers)
+        server.code = 401
+        with pytest.raises(ApiError, match="not sent, because the Lease is lost"):
+            await client.create_job({"metadata": {"namespace": "team", "name": "a"}})
+        assert server.methods == ["POST"]
+
+
+@against
 async def test_kopfs_session_names_the_operator_and_gives_signs_of_life(server: Server) -> None:
     signs = WatchSigns(lambda: 7.0)
     with pytest.MonkeyPatch.context() as patch:

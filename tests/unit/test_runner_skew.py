@@ -9,23 +9,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from operator_ring.manifests import resource
 from tlt_api import resources, runspec
 from tlt_api.resources import KINDS, InvalidResourceError
-from tlt_api.runspec import RunSpec
+from tlt_api.runspec import PROGRESS_VARIABLE, RunSpec
 from tlt_api.status import Inputs, ResolvedModel, ResolvedRecords
 from tlt_runner import process
 from tlt_runner.errors import RunnerError
 
+SCHEMAS = Path(__file__).parent.parent / "fixtures" / "runspec-0.1.0" / "schemas.json"
 KIND_NAMES = sorted(KINDS)
 NEW = "fieldOfTomorrow"
 
 
-def wire_of(kind: str) -> dict[str, Any]:
+def wire_of(kind: str, **spec: Any) -> dict[str, Any]:
     """Return the RunSpec of a kind as JSON, with all sections that have a default and lists of objects."""
-    more: dict[str, Any] = {"podTemplate": {"env": [{"name": "A", "value": "b"}]}}
+    more: dict[str, Any] = {"podTemplate": {"env": [{"name": "A", "value": "b"}]}, **spec}
     body = resource(kind, **more)
     body["metadata"] |= {"uid": "u-1", "generation": 1}
     parsed = resources.parse(body)
@@ -100,9 +102,37 @@ def test_what_an_older_operator_did_not_write_has_its_default(kind: str, tmp_pat
         "spec": resource(kind)["spec"],
     }
     run = read(kind, older, tmp_path)
-    assert (run.progress_seconds, run.workers, run.inputs) == (5, [], Inputs())
+    assert (run.workers, run.inputs) == ([], Inputs())
     assert not run.spec.output.overwrite
     assert run.spec.run_policy == resources.parse(resource(kind)).spec.run_policy
+
+
+@pytest.mark.parametrize("kind", KIND_NAMES)
+@pytest.mark.parametrize(
+    "spec",
+    [{}, {"retry": 1, "runPolicy": {"stall": "Restart", "startTimeoutSeconds": 60, "maxRetries": 1}}],
+    ids=["defaults", "fields of the operator"],
+)
+def test_the_strict_runner_of_0_1_0_reads_what_this_operator_writes(kind: str, spec: dict[str, Any]) -> None:
+    schema = json.loads(SCHEMAS.read_text())[kind]
+    wire = wire_of(kind, **spec)
+    jsonschema.Draft202012Validator(schema).validate(wire)
+    with pytest.raises(jsonschema.ValidationError, match=NEW):
+        jsonschema.Draft202012Validator(schema).validate({**wire, "spec": {**wire["spec"], NEW: 1}})
+
+
+def test_a_default_of_the_spec_is_written_so_that_a_runner_with_another_one_obeys() -> None:
+    wire = wire_of("TrainingJob")["spec"]
+    assert wire["storage"]["s3"]["region"] == "us-east-1"
+    assert wire["resources"]["gpus"] == 1
+    overwritten = wire_of("TrainingJob", output={"uri": "pvc://runs/a", "overwrite": True})["spec"]
+    assert overwritten["output"]["overwrite"] is True
+
+
+@pytest.mark.parametrize(("text", "seconds"), [(None, 5), ("60", 60), ("0", 1), ("-3", 5), ("soon", 5)])
+def test_the_operator_asks_for_the_pace_of_progress_by_a_variable(text: str | None, seconds: int) -> None:
+    environment = {} if text is None else {PROGRESS_VARIABLE: text}
+    assert process.progress_seconds(environment) == seconds
 
 
 def test_a_value_that_this_version_does_not_know_is_refused(tmp_path: Path) -> None:

@@ -220,12 +220,16 @@ class CachedClient:
         self._owned["jobs"].put(answer)
         return answer
 
-    async def set_job_ttl(self, namespace: str, name: str, seconds: int) -> Json:
-        """Set a batch Job's ttlSecondsAfterFinished; return the Job."""
+    async def set_job_ttl(self, namespace: str, name: str, uid: str, seconds: int) -> Json:
+        """Set ttlSecondsAfterFinished of a batch Job, only of this uid; return the Job."""
         try:
-            answer = await self.source.set_job_ttl(namespace, name, seconds)
+            answer = await self.source.set_job_ttl(namespace, name, uid, seconds)
         except NotFoundError:
             self._owned["jobs"].remove(namespace, name)
+            raise
+        # Another one of this name, which no watch may ever report.
+        except ConflictError:
+            await self.get_job(namespace, name, live=True)
             raise
         self._owned["jobs"].put(answer)
         return answer

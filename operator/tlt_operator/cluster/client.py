@@ -114,8 +114,8 @@ class Client(Protocol):
     async def suspend_job(self, namespace: str, name: str, uid: str, version: str, suspend: bool) -> Json:
         """Suspend or resume a batch Job, if it is still this very version; return the Job."""
 
-    async def set_job_ttl(self, namespace: str, name: str, seconds: int) -> Json:
-        """Set a batch Job's ttlSecondsAfterFinished; return the Job."""
+    async def set_job_ttl(self, namespace: str, name: str, uid: str, seconds: int) -> Json:
+        """Set ttlSecondsAfterFinished of a batch Job, only of this uid; return the Job."""
 
     async def create_event(self, event: Json) -> None:
         """Create an Event."""

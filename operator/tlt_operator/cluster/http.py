@@ -236,10 +236,10 @@ class HttpClient:
         body = {"metadata": metadata, "spec": {"suspend": suspend}}
         return await self._request("PATCH", _job(namespace, name), body, content_type=_MERGE)
 
-    async def set_job_ttl(self, namespace: str, name: str, seconds: int) -> Json:
-        """Set a batch Job's ttlSecondsAfterFinished; return the Job."""
+    async def set_job_ttl(self, namespace: str, name: str, uid: str, seconds: int) -> Json:
+        """Set ttlSecondsAfterFinished of a batch Job, only of this uid; return the Job."""
         # A merge patch leaves all other fields to whoever set them.
-        body = {"spec": {"ttlSecondsAfterFinished": seconds}}
+        body = {"metadata": {"uid": uid}, "spec": {"ttlSecondsAfterFinished": seconds}}
         return await self._request("PATCH", _job(namespace, name), body, content_type=_MERGE)
 
     async def create_event(self, event: Json) -> None:

@@ -13,7 +13,14 @@ from typing import Any
 
 from tlt_api.base import API_VERSION
 from tlt_api.common import JobSpec
-from tlt_api.runspec import RUN_SPEC_ANNOTATION, RUN_SPEC_PATH, VOLUMES_ROOT, RunSpec
+from tlt_api.runspec import (
+    PROGRESS_SECONDS,
+    PROGRESS_VARIABLE,
+    RUN_SPEC_ANNOTATION,
+    RUN_SPEC_PATH,
+    VOLUMES_ROOT,
+    RunSpec,
+)
 from tlt_operator.objects import ATTEMPT, KUEUE_PREFIX, OWNER_KIND, OWNER_NAME, OWNER_UID, service
 from tlt_operator.settings import Settings
 
@@ -33,6 +40,7 @@ def build(
     settings: Settings,
     owner_labels: Mapping[str, str] | None = None,
     avoided_nodes: Sequence[str] = (),
+    progress_seconds: int = PROGRESS_SECONDS,
 ) -> dict[str, Any]:
     """Return the Job's manifest.
 
@@ -41,6 +49,7 @@ def build(
         settings: Settings of the installation.
         owner_labels: Labels of the owner, of which those for Kueue are copied to the Job.
         avoided_nodes: Nodes that could not start the run's pods.
+        progress_seconds: Shortest time between two reports of progress.
     """
     owner = run.owner
     name = run.kind.job_name(owner.name, run.attempt)
@@ -61,7 +70,7 @@ def build(
         },
         "template": {
             "metadata": {"labels": pod_labels, "annotations": {RUN_SPEC_ANNOTATION: run.to_json()}},
-            "spec": _pod(run, settings, avoided_nodes),
+            "spec": _pod(run, settings, avoided_nodes, progress_seconds),
         },
     }
     if run.workers:
@@ -106,7 +115,9 @@ def _labels(run: RunSpec) -> dict[str, str]:
     }
 
 
-def _pod(run: RunSpec, settings: Settings, avoided_nodes: Sequence[str]) -> dict[str, Any]:
+def _pod(
+    run: RunSpec, settings: Settings, avoided_nodes: Sequence[str], progress_seconds: int
+) -> dict[str, Any]:
     """Return the pod's spec."""
     template = run.spec.pod_template
     pod: dict[str, Any] = {
@@ -125,7 +136,7 @@ def _pod(run: RunSpec, settings: Settings, avoided_nodes: Sequence[str]) -> dict
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(run, settings)],
+        "containers": [_container(run, settings, progress_seconds)],
         "volumes": _volumes(run),
     }
     options = {
@@ -175,14 +186,14 @@ def _claim(uri: str) -> str | None:
     return uri.removeprefix("pvc://").split("/", 1)[0] if uri.startswith("pvc://") else None
 
 
-def _container(run: RunSpec, settings: Settings) -> dict[str, Any]:
+def _container(run: RunSpec, settings: Settings, progress_seconds: int) -> dict[str, Any]:
     template = run.spec.pod_template
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": template.image or settings.runner_image,
         "imagePullPolicy": template.image_pull_policy,
         "args": [run.kind.command, "--spec", RUN_SPEC_PATH],
-        "env": _environment(run),
+        "env": _environment(run, progress_seconds),
         "resources": _resources(run.spec),
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -210,12 +221,14 @@ def _container(run: RunSpec, settings: Settings) -> dict[str, Any]:
     return container
 
 
-def _environment(run: RunSpec) -> list[dict[str, str]]:
+def _environment(run: RunSpec, progress_seconds: int) -> list[dict[str, str]]:
     # The root file system is read-only; /tmp is an emptyDir.
     env = {"HOME": "/tmp", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
     # With the nvidia runtime as a node's default, a pod that requests no GPU may still see all of them.
     if run.spec.resources.gpus == 0:
         env["CUDA_VISIBLE_DEVICES"] = ""
+    if progress_seconds != PROGRESS_SECONDS:
+        env[PROGRESS_VARIABLE] = str(progress_seconds)
     # Last: what the user sets wins.
     env |= {variable.name: variable.value for variable in run.spec.pod_template.env}
     return [{"name": name, "value": value} for name, value in env.items()]

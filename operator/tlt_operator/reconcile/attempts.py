@@ -45,8 +45,10 @@ from tlt_operator.settings import Settings
 from tlt_operator.snapshot import JobState, Refusal, Snapshot
 
 _REPORTS_PER_SECOND = 1.5
-"""Reports of progress that all runs together make in a second, if they started together. Of a thousand runs
-that started one after the other, each with its own pace, it is 1.5 * (1 + ln(1000 / 7.5)) = 9 a second."""
+"""Reports of progress that up to 180 runs together make in a second, if they started together. If they
+started one after the other, each with its own pace, it is 1.5 * (1 + ln(180 / 7.5)) = 6 a second."""
+_LONGEST_PACE_SECONDS = 120
+"""Limit of the pace, at which each run beyond 180 adds one report in two minutes: people wait for them."""
 _FIRST_WARNINGS_SECONDS = 10.0
 """Age of a Job from which on Warning Events say why it has no running pod (:mod:`tlt_operator.observe`)."""
 
@@ -134,20 +136,20 @@ def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Set
     # The files that the first attempt was given: a retry uses the same bytes.
     inputs = snapshot.status.inputs or Inputs()
     addresses = service_object.addresses(name, spec)
-    pace = progress_seconds(snapshot.unfinished)
-    run = for_attempt(resource, spec, inputs, snapshot.attempt, addresses, pace)
+    run = for_attempt(resource, spec, inputs, snapshot.attempt, addresses)
     avoided = retry.nodes_to_avoid(snapshot.status.history)
-    body = job_object.build(run, settings, snapshot.labels, avoided)
+    pace = progress_seconds(snapshot.active)
+    body = job_object.build(run, settings, snapshot.labels, avoided, pace)
     message = f"attempt {snapshot.attempt}: Job {name} waits for its pod to run"
     status = with_state(snapshot, State(Phase.QUEUED, conditions.WAITING_FOR_POD, message), now)
     # The Job's first event comes sooner than this.
     return plan_for(snapshot, status, create=body, requeue_after=waiting.REFUSED_POLL_SECONDS)
 
 
-def progress_seconds(unfinished: int) -> int:
+def progress_seconds(active: int) -> int:
     """Return the shortest time between two reports of progress of a run, among this many."""
     # The pace of a run is set when it starts: the first runs of a thousand report more often than the last.
-    return max(PROGRESS_SECONDS, math.ceil(unfinished / _REPORTS_PER_SECOND))
+    return min(max(PROGRESS_SECONDS, math.ceil(active / _REPORTS_PER_SECOND)), _LONGEST_PACE_SECONDS)
 
 
 def _refused(

@@ -30,7 +30,7 @@ def leftover(snapshot: Snapshot) -> JobState | None:
     return job if job and not job.finished and not job.deleting else None
 
 
-def ttl(snapshot: Snapshot, status: JobStatus) -> tuple[tuple[str, int], ...]:
+def ttl(snapshot: Snapshot, status: JobStatus) -> tuple[tuple[str, str, int], ...]:
     """Return the Jobs that may be removed once this status is written, and after how many seconds.
 
     A Job gets its TTL only here, after its outcome was recorded: one that vanished before, while the
@@ -47,7 +47,7 @@ def ttl(snapshot: Snapshot, status: JobStatus) -> tuple[tuple[str, int], ...]:
     if status.phase in TERMINAL and status.job_name:
         recorded.add(status.job_name)
     return tuple(
-        (job.name, seconds)
+        (job.name, job.uid, seconds)
         for job in snapshot.finished_jobs
         if job.name in recorded
         # The label that Jobs are listed by can be copied; the owner reference decides.

@@ -38,7 +38,7 @@ class Plan:
         delete: The Job to delete.
         suspend: The Job to suspend.
         resume: The Job to resume.
-        ttl: Jobs (by name) whose ttlSecondsAfterFinished to set.
+        ttl: Jobs (name and uid) whose ttlSecondsAfterFinished to set.
         requeue_after: Seconds after which to look again even if no event arrives.
         announced: Snapshot with the next attempt in its status, with which to decide on: nothing is written
             before the attempt's Job exists.
@@ -52,7 +52,7 @@ class Plan:
     delete: JobState | None = None
     suspend: JobState | None = None
     resume: JobState | None = None
-    ttl: tuple[tuple[str, int], ...] = ()
+    ttl: tuple[tuple[str, str, int], ...] = ()
     requeue_after: float | None = None
     announced: Snapshot | None = None
 
@@ -204,8 +204,8 @@ def end_attempt(
     message += remedy or "the same again"
     retrying = with_state(snapshot, retrying_state(failure, message), now, **changes)
     # The Job of an attempt that is made again until the trouble is over: there may be hundreds of them.
-    surroundings = CLASSES[reason].cause == Cause.SURROUNDINGS
-    ttl = ((status.job_name, _TTL_OF_REPEATED_JOBS),) if surroundings and status.job_name else ()
+    job = snapshot.own_job if CLASSES[reason].cause == Cause.SURROUNDINGS else None
+    ttl = ((job.name, job.uid, _TTL_OF_REPEATED_JOBS),) if job else ()
     return plan_for(
         snapshot, retrying, report=_final_report(snapshot), delete=delete, ttl=ttl, requeue_after=0
     )
