@@ -117,8 +117,9 @@ def _readable_status(kind: Kind, body: Json) -> JobStatus:
 
 async def _next_job(client: Client, key: Key, status: JobStatus) -> JobState | None:
     """Read the Job with the name of the next attempt's, if the next attempt is due."""
-    # A failed resource may be taken up again by its user.
-    if status.phase == Phase.SUCCEEDED or (status.attempt is not None and status.recorded_end is None):
+    # A failed resource may be taken up again by its user, whether or not the end of an attempt was recorded.
+    goes_on = status.attempt is not None and status.recorded_end is None and status.phase != Phase.FAILED
+    if status.phase == Phase.SUCCEEDED or goes_on:
         return None
     body = await client.get_job(key.namespace, KINDS[key.kind].job_name(key.name, (status.attempt or 0) + 1))
     return job_state(body) if body else None

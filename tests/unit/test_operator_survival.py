@@ -621,6 +621,28 @@ def test_a_kill_at_any_write_of_a_retry_makes_one_job_and_one_status(code: int) 
         asyncio.run(scenario(MemoryKube(), kill))
 
 
+def test_a_kill_at_any_write_of_a_retry_after_a_refused_job_makes_one_job() -> None:
+    async def scenario(cluster: MemoryKube, kill: int) -> None:
+        key = cluster.add(resource())
+        cluster.refuse_jobs = refusal(422, 'Job.batch "traffic-train-1" is invalid: spec.x: Forbidden')
+        await cluster.settle_refused(key)
+        # Refused before it began: no end of an attempt is recorded.
+        assert (cluster.status(key)["phase"], "history" in cluster.status(key)) == ("Failed", False)
+        cluster.refuse_jobs = None
+        cluster.edit(key, retry=1)
+        cluster.kill_at = cluster.writes + kill
+        for _ in range(3):
+            with contextlib.suppress(KilledError):
+                await cluster.settle()
+            cluster.kill_at = None
+        status = cluster.status(key)
+        assert (status["phase"], status["attempt"], status["observedRetry"]) == ("Queued", 2, 1)
+        assert cluster.created_jobs == {"traffic-train-2": 1}
+
+    for kill in range(1, 5):
+        asyncio.run(scenario(MemoryKube(), kill))
+
+
 @play
 async def test_a_run_that_the_operator_of_before_began_goes_on(cluster: MemoryKube) -> None:
     key = await started(cluster, runPolicy={"maxRetries": 1, "activeDeadlineSeconds": 60})
