@@ -155,8 +155,13 @@ def append(history: Sequence[Attempt] | None, entry: Attempt) -> list[Attempt]:
     """Return the history with one more entry, within its limit.
 
     The oldest entries without a remedy are dropped first: the next attempt's spec is made from all remedies.
+    Of an attempt that a queue stops again and again, the last stop stands for all; ``status.preemptions``
+    counts them.
     """
-    entries = [*(history or ()), entry]
+    entries = list(history or ())
+    if entry.paused and entries and entries[-1].paused and entries[-1].attempt == entry.attempt:
+        entries.pop()
+    entries.append(entry)
     while len(entries) > HISTORY_LIMIT:
         # Never the newest: it is the end that is being recorded.
         oldest = next((i for i, item in enumerate(entries[:-1]) if item.remedy is None), 0)
