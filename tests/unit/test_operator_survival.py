@@ -330,6 +330,19 @@ async def test_the_start_timeout_counts_storage_that_is_away_from_its_first_fail
 
 
 @play
+async def test_a_start_timeout_of_a_day_ends_after_a_day_of_storage_that_is_away(cluster: MemoryKube) -> None:
+    key = await started(cluster, runPolicy={"startTimeoutSeconds": 86400})
+    attempt = 1
+    while cluster.status(key)["phase"] != "Failed":
+        await fail(cluster, attempt, 40)
+        attempt += 1
+        assert attempt < 200, "more attempts than a day has"
+    waited = times.from_wire(cluster.status(key)["completionTime"])
+    assert waited and timedelta(days=1) <= waited - START < timedelta(days=1, minutes=11)
+    assert len(cluster.status(key)["history"]) == 20
+
+
+@play
 async def test_a_node_that_cannot_start_a_pod_is_told_and_avoided(cluster: MemoryKube) -> None:
     key = await started(cluster, runPolicy={"maxRetries": 0})
     message = "OCI runtime create failed: nvidia-container-cli: initialization error: driver not loaded"
