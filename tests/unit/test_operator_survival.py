@@ -332,6 +332,19 @@ async def test_the_start_timeout_counts_storage_that_is_away_from_its_first_fail
 
 
 @play
+async def test_a_start_timeout_of_a_day_ends_after_a_day_of_storage_that_is_away(cluster: MemoryKube) -> None:
+    key = await started(cluster, runPolicy={"startTimeoutSeconds": 86400})
+    attempt = 1
+    while cluster.status(key)["phase"] != "Failed":
+        await fail(cluster, attempt, 40)
+        attempt += 1
+        assert attempt < 200, "more attempts than a day has"
+    waited = times.from_wire(cluster.status(key)["completionTime"])
+    assert waited and timedelta(days=1) <= waited - START < timedelta(days=1, minutes=11)
+    assert len(cluster.status(key)["history"]) == 20
+
+
+@play
 async def test_a_node_that_cannot_start_a_pod_is_told_and_avoided(cluster: MemoryKube) -> None:
     key = await started(cluster, runPolicy={"maxRetries": 0})
     message = "OCI runtime create failed: nvidia-container-cli: initialization error: driver not loaded"
@@ -618,6 +631,28 @@ def test_a_kill_at_any_write_of_a_retry_makes_one_job_and_one_status(code: int) 
         assert (status["phase"], status["attempt"], status["observedRetry"]) == ("Queued", 2, 1)
         assert [entry["retry"] for entry in status["history"]] == [1]
         assert cluster.created_jobs == {"traffic-train-1": 1, "traffic-train-2": 1}
+
+    for kill in range(1, 5):
+        asyncio.run(scenario(MemoryKube(), kill))
+
+
+def test_a_kill_at_any_write_of_a_retry_after_a_refused_job_makes_one_job() -> None:
+    async def scenario(cluster: MemoryKube, kill: int) -> None:
+        key = cluster.add(resource())
+        cluster.refuse_jobs = refusal(422, 'Job.batch "traffic-train-1" is invalid: spec.x: Forbidden')
+        await cluster.settle_refused(key)
+        # Refused before it began: no end of an attempt is recorded.
+        assert (cluster.status(key)["phase"], "history" in cluster.status(key)) == ("Failed", False)
+        cluster.refuse_jobs = None
+        cluster.edit(key, retry=1)
+        cluster.kill_at = cluster.writes + kill
+        for _ in range(3):
+            with contextlib.suppress(KilledError):
+                await cluster.settle()
+            cluster.kill_at = None
+        status = cluster.status(key)
+        assert (status["phase"], status["attempt"], status["observedRetry"]) == ("Queued", 2, 1)
+        assert cluster.created_jobs == {"traffic-train-2": 1}
 
     for kill in range(1, 5):
         asyncio.run(scenario(MemoryKube(), kill))

@@ -14,10 +14,7 @@ JOB = "traffic-train-1"
 
 
 async def running(cluster: MemoryKube, queue: str = "", **spec: Any) -> Key:
-    body = resource(**spec)
-    if queue:
-        body["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": queue}
-    key = cluster.add(body)
+    key = cluster.add(of_queue(queue, **spec) if queue else resource(**spec))
     await cluster.settle()
     if queue:
         kueue_holds(cluster)
@@ -27,6 +24,12 @@ async def running(cluster: MemoryKube, queue: str = "", **spec: Any) -> Key:
     await cluster.settle()
     assert cluster.status(key)["phase"] == "Running"
     return key
+
+
+def of_queue(queue: str, **spec: Any) -> Body:
+    body = resource(**spec)
+    body["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": queue}
+    return body
 
 
 def kueue_holds(cluster: MemoryKube) -> None:
@@ -170,7 +173,35 @@ async def test_an_eviction_by_a_queue_is_counted_and_readmission_resumes_the_att
     cluster.finish(JOB, ended(70))
     await cluster.settle()
     assert cluster.status(key)["phase"] == "Failed"
-    assert [entry["reason"] for entry in cluster.status(key)["history"]] == ["Evicted", "Evicted", "Internal"]
+    # The last eviction stands for all: they do not push the ends of attempts out of the history.
+    assert [entry["reason"] for entry in cluster.status(key)["history"]] == ["Evicted", "Internal"]
+
+
+@play
+async def test_a_pod_that_a_queue_takes_away_before_it_ran_is_no_preemption(cluster: MemoryKube) -> None:
+    key = cluster.add(of_queue("gpus"))
+    await cluster.settle()
+    for _ in range(2):
+        kueue_admits(cluster)
+        cluster.run_pod(JOB, state={"waiting": {"reason": "ContainerCreating"}})
+        await cluster.settle()
+        kueue_holds(cluster)
+        assert await cluster.settle() == 5
+        assert cluster.status(key)["phase"] == "Queued"
+        assert condition(cluster, key, "Reconciling")["reason"] == "WaitingForOldPod"
+        cluster.pods.clear()
+        await cluster.settle()
+        assert condition(cluster, key, "Reconciling")["reason"] == "WaitingForAdmission"
+    assert not {"history", "preemptions"} & set(cluster.status(key))
+    # Its container started, which no look has seen before.
+    kueue_admits(cluster)
+    cluster.run_pod(JOB)
+    kueue_holds(cluster)
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Running"
+    cluster.pods.clear()
+    await cluster.settle()
+    assert (cluster.status(key)["phase"], cluster.status(key)["preemptions"]) == ("Queued", 1)
 
 
 @play

@@ -155,11 +155,21 @@ def append(history: Sequence[Attempt] | None, entry: Attempt) -> list[Attempt]:
     """Return the history with one more entry, within its limit.
 
     The oldest entries without a remedy are dropped first: the next attempt's spec is made from all remedies.
+    Of an attempt that a queue stops again and again, the last stop stands for all; ``status.preemptions``
+    counts them.
     """
-    entries = [*(history or ()), entry]
+    entries = list(history or ())
+    if entry.paused and entries and entries[-1].paused and entries[-1].attempt == entry.attempt:
+        entries.pop()
+    entries.append(entry)
+    ends = _ended(entries)
+    # Never the newest: it is the end that is being recorded. Nor the first of those by which the surroundings
+    # keep the run from going on: it tells since when (:func:`away_since`).
+    away = bool(ends) and _cause(ends[-1]) == Cause.SURROUNDINGS
+    kept = [entry, _row(ends)[0]] if away else [entry]
     while len(entries) > HISTORY_LIMIT:
-        # Never the newest: it is the end that is being recorded.
-        oldest = next((i for i, item in enumerate(entries[:-1]) if item.remedy is None), 0)
+        droppable = (i for i, item in enumerate(entries) if not any(item is other for other in kept))
+        oldest = next((i for i in droppable if entries[i].remedy is None), 0)
         del entries[oldest]
     return entries
 

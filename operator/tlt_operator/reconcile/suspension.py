@@ -14,7 +14,7 @@ from tlt_api.conditions import State
 from tlt_api.failures import Reason
 from tlt_api.resources import Resource
 from tlt_api.status import Attempt, Failure, Phase
-from tlt_operator.reconcile import blockers, cleanup, retry, waiting
+from tlt_operator.reconcile import blockers, cleanup, retry, silence, waiting
 from tlt_operator.reconcile.plan import Plan, end_attempt, plan_for, succeed, with_state
 from tlt_operator.reconcile.state import (
     AttemptState,
@@ -80,6 +80,11 @@ def paused(snapshot: Snapshot, resource: Resource, state: Paused, now: datetime)
     job = state.job
     # Whoever suspended it: a pod that is being stopped writes its checkpoint, and no second one may start.
     if state.pods:
+        # One that has not run writes nothing, and is no run that the queue stopped.
+        if not _ran(snapshot) and not silence.lost_pod(snapshot.pods, now):
+            message = f"attempt {snapshot.attempt}: waits for the end of {', '.join(state.pods)}"
+            poll = waiting.OLD_POD_POLL_SECONDS
+            return waiting.queued(snapshot, resource, "WaitingForOldPod", message, now, poll, job)
         return waiting.still_writing(snapshot, now)
     # The user resumed the resource: so is its Job, which makes another pod of the same attempt.
     if job.suspended_by_us and not job.queue:
@@ -92,8 +97,8 @@ def paused(snapshot: Snapshot, resource: Resource, state: Paused, now: datetime)
     # Kueue resumes it when it admits it, which may take days and is no error.
     message = f"attempt {snapshot.attempt}: Job {job.name} waits in the queue {job.queue}"
     changes: dict[str, Any] = {}
-    # It ran: the queue took it back, for a Job of a higher priority for example.
-    if snapshot.status.phase in (Phase.RUNNING, Phase.RETRYING):
+    # The queue took it back, for a Job of a higher priority for example.
+    if _ran(snapshot):
         message += ", which stopped it"
         entry = Attempt(
             attempt=snapshot.attempt,
@@ -108,3 +113,12 @@ def paused(snapshot: Snapshot, resource: Resource, state: Paused, now: datetime)
     return waiting.queued(
         snapshot, resource, reason, message, now, waiting.WATCHED_POLL_SECONDS, job, **changes
     )
+
+
+def _ran(snapshot: Snapshot) -> bool:
+    """Tell whether the run went on since its Job was last resumed."""
+    # A pod may have started since the last look.
+    if any(pod.started and not pod.ended for pod in snapshot.pods):
+        return True
+    # The phase of a Job that is not recorded yet is that of the attempt before.
+    return snapshot.recorded is None and snapshot.status.phase in (Phase.RUNNING, Phase.RETRYING)
