@@ -60,7 +60,7 @@ class Controller:
         self.watches = Watches(self.cache, settings.namespaces, self._owned_changed, health.watches.opened)
         self._settings = settings
         self._health = health
-        self.sweep = Sweep(self.cache, settings, health, self.index, self.queue)
+        self.sweep = Sweep(self.cache, settings, health, self.index, self.queue, self._rewrites)
 
     def resource_changed(self, body: Json, deleted: bool = False) -> None:
         """Take note of a resource of ours that its watch has reported."""
@@ -170,12 +170,14 @@ class Sweep:
         health: Health,
         index: Index,
         queue: WorkQueue[Key],
+        rewrites: Rewrites,
     ) -> None:
         self._cache = cache
         self._settings = settings
         self._health = health
         self._index = index
         self._queue = queue
+        self._rewrites = rewrites
 
     async def run(self) -> None:
         """Sweep regularly until cancelled.
@@ -227,6 +229,7 @@ class Sweep:
             self._queue.add(key)
         # With its uid: a new resource of the same name, which a watch reported meanwhile, stays in the index.
         for key in deleted:
+            self._rewrites.forget(key)
             for dependant in self._index.remove(key, indexed_uids[key]):
                 self._queue.add(dependant)
 
