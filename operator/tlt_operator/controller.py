@@ -67,7 +67,7 @@ class Controller:
         self.watches = Watches(self.cache, settings.namespaces, self._owned_changed, health.watches)
         self._settings = settings
         self._health = health
-        self.sweep = Sweep(self.cache, settings, health, self.index, self.queue)
+        self.sweep = Sweep(self.cache, settings, health, self.index, self.queue, self._rewrites)
         self._namespaces: tuple[str | None, ...] = tuple(settings.namespaces) or (None,)
         for namespace in self._namespaces:
             self.index.outputs.expect_list(namespace)
@@ -231,12 +231,14 @@ class Sweep:
         health: Health,
         index: Index,
         queue: WorkQueue[Key],
+        rewrites: Rewrites,
     ) -> None:
         self._cache = cache
         self._settings = settings
         self._health = health
         self._index = index
         self._queue = queue
+        self._rewrites = rewrites
 
     async def run(self) -> None:
         """Sweep regularly until cancelled.
@@ -288,6 +290,7 @@ class Sweep:
             self._queue.add(key)
         # With its uid: a new resource of the same name, which a watch reported meanwhile, stays in the index.
         for key in deleted:
+            self._rewrites.forget(key)
             for dependant in self._index.remove(key, indexed_uids[key]):
                 self._queue.add(dependant)
 

@@ -15,11 +15,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tlt_api import references
 from tlt_api.conditions import TERMINAL
 from tlt_api.references import model_source, parent_key
 from tlt_api.resources import KINDS, InvalidResourceError, Kind, Resource, parse
 from tlt_api.runspec import RUN_SPEC_ANNOTATION
-from tlt_api.status import Inputs, JobStatus, Phase
+from tlt_api.status import Dependency, Inputs, JobStatus, Phase
 from tlt_api.times import from_wire, to_wire
 from tlt_operator.cluster.client import Client, Json, RefusedError
 from tlt_operator.objects import ATTEMPT, INDEX, OWNER_UID, QUEUE, SUSPENDED_BY_US
@@ -61,6 +62,8 @@ async def observe(client: Client, key: Key, now: datetime) -> Snapshot | None:
     recorded, next_job = None, await _next_job(client, key, status)
     if next_job and next_job.owner_uid == metadata["uid"]:
         recorded, status = status, await _with_attempt_of(client, key, next_job, status)
+        if resource is not None and status.attempt == 1:
+            status = status.model_copy(update={"dependency": _dependency(resource, parents, status)})
         next_job = None
     # The user takes up what has failed: another attempt follows.
     taken_up = resource is not None and resource.spec.retry > (status.observed_retry or 0)
@@ -139,6 +142,15 @@ async def _with_attempt_of(client: Client, key: Key, job: JobState, status: JobS
         changes |= {"inputs": _inputs(await client.get_job(key.namespace, job.name, live=True))}
         changes |= {"failure": None, "completion_time": None}
     return status.model_copy(update=changes)
+
+
+def _dependency(
+    resource: Resource, parents: Mapping[tuple[str, str], Resource | None], status: JobStatus
+) -> Dependency | None:
+    """Return the resource that the first attempt's inputs come from; what is recorded if it has changed."""
+    source = references.resolve(resource, lambda kind, name: parents.get((kind, name)))
+    same = isinstance(source, references.Resolved) and source.inputs == (status.inputs or Inputs())
+    return source.dependency if same else status.dependency
 
 
 def _inputs(job: Json | None) -> Inputs | None:

@@ -70,7 +70,10 @@ class WorkQueue(Generic[KeyType]):
 
     def hold(self, key: KeyType, seconds: float) -> None:
         """Let a key wait for this time whoever adds it."""
-        self._held[key] = self._loop.time() + seconds
+        now = self._loop.time()
+        # Those of keys that nobody adds any more, as of deleted resources, would add up.
+        self._held = {held: until for held, until in self._held.items() if until > now}
+        self._held[key] = now + seconds
 
     def add(self, key: KeyType) -> None:
         """Queue a key; one that is being worked on comes again afterwards."""

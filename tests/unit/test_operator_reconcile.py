@@ -501,7 +501,10 @@ async def test_what_an_older_operator_failed_because_it_was_too_old_is_taken_up(
 
 @play
 async def test_so_is_one_whose_message_was_cut_to_its_longest(cluster: MemoryKube) -> None:
-    await _is_taken_up(cluster, f"TrainingJob/traffic: {_UNKNOWN * 40}"[:2000])
+    clauses = _UNKNOWN * 5 + "spec.retry: Extra inputs are not permitted, got 0; " * 40
+    message = f"TrainingJob/traffic: {clauses}"[:2000]
+    assert message.endswith("; spec.retry: Extra")
+    await _is_taken_up(cluster, message)
 
 
 async def _is_taken_up(cluster: MemoryKube, message: str) -> None:

@@ -299,15 +299,15 @@ class HttpClient:
         # JSON for every kind of patch: the API server reads it as YAML too, of which it is a subset.
         data = None if body is None else json.dumps(body)
         connection = await self._connected()
-        # As late as possible: a process that was frozen may wake up here, and somebody else works meanwhile.
-        if fenced and method != "GET" and not self.may_write():
-            raise api_error(0, f"{method} {path}: not sent, because the Lease is lost")
-        status, text, retry_after = await self._send(connection, method, path, data, query, headers)
+        guarded = fenced and method != "GET"
+        status, text, retry_after = await self._send(connection, method, path, data, query, headers, guarded)
         # The token was renewed, or revoked, before it expired. One new log-in only: a user who is refused
         # would log in forever.
         if status == _UNAUTHORIZED:
             connection = await self._connected(instead_of=connection)
-            status, text, retry_after = await self._send(connection, method, path, data, query, headers)
+            status, text, retry_after = await self._send(
+                connection, method, path, data, query, headers, guarded
+            )
         if status >= 400:
             raise api_error(status, _message(text), _seconds(retry_after))
         answer: dict[str, Any] = json.loads(text)
@@ -321,10 +321,14 @@ class HttpClient:
         data: str | None,
         query: Mapping[str, str] | None,
         headers: Mapping[str, str],
+        guarded: bool,
     ) -> tuple[int, str, str | None]:
-        """Send a request; return the answer's status, text and Retry-After header."""
+        """Send a request, a guarded one only with the Lease; return status, text and Retry-After header."""
         if self._session is None:
             raise RuntimeError("HttpClient is used outside of its context")
+        # As late as possible: a process that was frozen may wake up here, and somebody else works meanwhile.
+        if guarded and not self.may_write():
+            raise api_error(0, f"{method} {path}: not sent, because the Lease is lost")
         # One try only: the queue repeats a reconciliation with a growing delay.
         try:
             async with self._session.request(

@@ -23,7 +23,7 @@ from tlt_api.status import JobStatus
 from tlt_operator.objects import job
 from tlt_operator.objects.event import Event
 from tlt_operator.reconcile import attempts, cleanup, suspension
-from tlt_operator.reconcile.plan import Plan, fail, plan_for, with_state
+from tlt_operator.reconcile.plan import LONGEST_MESSAGE, Plan, fail, plan_for, with_state
 from tlt_operator.reconcile.state import NotStarted, attempt_state
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Snapshot
@@ -104,11 +104,12 @@ def _too_new(snapshot: Snapshot, problem: str, now: datetime) -> Plan:
 
 
 def _was_too_new(status: JobStatus) -> bool:
-    return bool(
-        status.failure
-        and status.failure.reason == Reason.INVALID_SPEC
-        and is_of_newer_version(status.failure.message)
-    )
+    if status.failure is None or status.failure.reason != Reason.INVALID_SPEC:
+        return False
+    message = status.failure.message
+    # One that was cut ends within a clause.
+    whole = message.rpartition("; ")[0] if len(message) >= LONGEST_MESSAGE else message
+    return is_of_newer_version(whole)
 
 
 def _first_attempt(snapshot: Snapshot, resource: Resource, now: datetime) -> Plan:

@@ -21,7 +21,7 @@ from tlt_operator.snapshot import JobState, Snapshot
 
 _TTL_OF_REPEATED_JOBS = 3600
 """Seconds for which the Job of an attempt that the surroundings ended is kept, with its log."""
-_LONGEST_MESSAGE = 2000
+LONGEST_MESSAGE = 2000
 """Limit of a failure's message, in characters: the message of a webhook, for example, may have any length."""
 
 
@@ -263,4 +263,4 @@ def _final_report(snapshot: Snapshot) -> dict[str, Any] | None:
 
 def _shortened(failure: Failure) -> Failure:
     """Return the failure with a message short enough for an object in etcd."""
-    return failure.model_copy(update={"message": failure.message[:_LONGEST_MESSAGE]})
+    return failure.model_copy(update={"message": failure.message[:LONGEST_MESSAGE]})
