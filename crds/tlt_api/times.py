@@ -19,3 +19,8 @@ def to_wire(moment: datetime) -> str:
 def from_wire(text: str | None) -> datetime | None:
     """Read a time in RFC 3339, with fractions and offsets too; None for no text."""
     return datetime.fromisoformat(text) if text else None
+
+
+def age(since: datetime | None, now: datetime) -> float:
+    """Return the seconds since a time; 0 for none, and for one that is to come by a clock that is behind."""
+    return max((now - since).total_seconds(), 0.0) if since else 0.0

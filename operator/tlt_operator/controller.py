@@ -357,8 +357,8 @@ async def reconcile_once(
     # Deleted: the garbage collector deletes its Jobs and pods by their owner references.
     if snapshot is None:
         return None
-    holder = outputs.holder(key) if outputs else None
     silence = await _silence(client, key, snapshot, reports) if reports else None
+    holder = outputs.holder(key) if outputs else None
     snapshot = replace(snapshot, active=active, output_holder=holder, progress_silence=silence)
     plan = reconcile(snapshot, now, settings)
     if plan.create is not None and outputs is not None:

@@ -243,7 +243,8 @@ async def _warnings(
     """Read the warnings about an attempt that does not start, if Job and pod themselves do not say why."""
     if job is None or job.finished or job.deleting or job.suspended or job.created is None:
         return ()
-    if (now - job.created).total_seconds() < _EVENTS_AFTER_SECONDS:
+    # A clock that is behind does not tell: they are read, for as long as it is.
+    if 0 <= (now - job.created).total_seconds() < _EVENTS_AFTER_SECONDS:
         return ()
     attempt_pods = [pod for pod in pods if pod.attempt == status.attempt]
     # No pod was created: the Job's events say why (a quota, a webhook).

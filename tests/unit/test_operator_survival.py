@@ -345,6 +345,34 @@ async def test_a_start_timeout_of_a_day_ends_after_a_day_of_storage_that_is_away
 
 
 @play
+async def test_a_clock_that_is_behind_delays_nothing(cluster: MemoryKube) -> None:
+    """The operator of before was on a machine whose clock is an hour ahead."""
+    key = await started(cluster, runPolicy={"startTimeoutSeconds": 3000})
+    cluster.run_pod("traffic-train-1", state={"waiting": {"reason": "ContainerCreating"}})
+    pod = cluster.pods["traffic-train-1-abcde"]
+    pod["status"]["conditions"] = [{"type": "PodScheduled", "status": "True"}]
+    warning = {"reason": "FailedMount", "message": 'secret "data" not found', "lastTimestamp": ""}
+    cluster.warnings["pod-traffic-train-1"] = [warning]
+    cluster.now -= timedelta(hours=1)
+    assert await cluster.settle() == 600
+    assert 'secret "data" not found' in condition(cluster, key, "Blocked")["message"]
+    cluster.wait(60)
+    assert await cluster.settle() == 600
+    cluster.now = START
+    for _ in range(2):  # the second one is delayed
+        cluster.finish(f"traffic-train-{cluster.status(key)['attempt']}", ended(40))
+        await cluster.settle()
+        cluster.wait(20)
+        await cluster.settle()
+    assert cluster.status(key)["attempt"] == 3
+    cluster.finish("traffic-train-3", ended(40))
+    assert await cluster.settle() == 40
+    cluster.now -= timedelta(hours=1)
+    await cluster.settle()
+    assert cluster.status(key)["attempt"] == 4
+
+
+@play
 async def test_a_node_that_cannot_start_a_pod_is_told_and_avoided(cluster: MemoryKube) -> None:
     key = await started(cluster, runPolicy={"maxRetries": 0})
     message = "OCI runtime create failed: nvidia-container-cli: initialization error: driver not loaded"

@@ -163,7 +163,7 @@ def _refused(
     # A quota, a webhook, an admission policy: the reason may go away.
     blocker = blockers.refusal_blocker(refusal.message, snapshot.namespace)
     # Every look is another try: ever later.
-    waited = (now - (times.from_wire(snapshot.status.waiting_since) or now)).total_seconds()
+    waited = times.age(times.from_wire(snapshot.status.waiting_since), now)
     poll = min(max(waited / 4, waiting.REFUSED_POLL_SECONDS), settings.retry_limit_seconds)
     return waiting.blocked(snapshot, resource, blocker, None, now, poll)
 
@@ -189,7 +189,9 @@ def _poll_seconds(snapshot: Snapshot, job: JobState, now: datetime) -> float:
     # Once somebody has asked for Warning Events, those that say something new wake the resource. A pod may
     # wait for a free node for days, and thousands of them must cost nothing meanwhile.
     age = (now - (job.created or now)).total_seconds()
-    return _FIRST_WARNINGS_SECONDS - age if age < _FIRST_WARNINGS_SECONDS else waiting.WATCHED_POLL_SECONDS
+    # By a clock that is behind, it was not created yet: they are asked for at once.
+    is_new = 0 <= age < _FIRST_WARNINGS_SECONDS
+    return _FIRST_WARNINGS_SECONDS - age if is_new else waiting.WATCHED_POLL_SECONDS
 
 
 def _report_running(snapshot: Snapshot, resource: Resource, state: Running, now: datetime) -> Plan:
@@ -246,8 +248,10 @@ def _announce_next(
     history = status.history or []
     delay = retry.delay(history, status.retries or 0, settings)
     # From the recorded end, not from now: the delay does not begin anew when the operator restarts.
-    due = (times.from_wire(last.time) or now) + timedelta(seconds=delay)
-    if now >= due:
+    ended = times.from_wire(last.time) or now
+    due = ended + timedelta(seconds=delay)
+    # An end that is to come was recorded by another clock: how long ago it was is not known.
+    if now >= due or now < ended:
         return begin(snapshot, resource, snapshot.attempt + 1, now)
     wait = (due - now).total_seconds()
     wait = wait if seconds_left is None else min(wait, seconds_left)

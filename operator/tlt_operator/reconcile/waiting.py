@@ -84,7 +84,7 @@ def seconds_left(since: datetime | None, resource: Resource, now: datetime) -> f
     """Return the seconds until runPolicy.startTimeoutSeconds is over; None without such a limit."""
     limit = resource.spec.run_policy.start_timeout_seconds
     # The status is the clock: it survives a restart of the operator.
-    return None if limit is None else limit - (now - (since or now)).total_seconds()
+    return None if limit is None else limit - times.age(since, now)
 
 
 def _job_observed(job: JobState | None) -> dict[str, str]:
