@@ -83,8 +83,7 @@ class Observed:
 def observe(lease: Json | None, before: Observed | None, now: float, timing: Timing) -> Observed:
     """Return the Lease as seen now; one that has not changed keeps the time at which it was seen first."""
     if lease is None:
-        # Somebody may have deleted it, and its holder have a while to work: that is waited out, even before
-        # the very first Lease of an installation.
+        # Somebody may have deleted it, and its holder have a while to work.
         version, holder = "", ""
         duration = max(before.duration if before else 0.0, timing.duration)
     else:
@@ -102,7 +101,9 @@ def observe(lease: Json | None, before: Observed | None, now: float, timing: Tim
 
 def decide(seen: Observed, identity: str, now: float) -> float:
     """Return the seconds until the Lease may be taken: 0 for now, also where it is one's own already."""
-    return 0.0 if seen.holder == identity else max(seen.since + seen.duration - now, 0.0)
+    # One that does not exist is created at once, and waited for afterwards (Leadership.acquire).
+    is_free = seen.holder == identity or not seen.version
+    return 0.0 if is_free else max(seen.since + seen.duration - now, 0.0)
 
 
 class LeaseClient(Protocol):
@@ -148,14 +149,16 @@ class Leadership:
         self._timing, self._now, self._wall, self._spread = timing, now, wall, spread
         self._lease: Json | None = None
         self._seen: Observed | None = None
-        # Time until which this process holds the Lease.
-        self._until = float("-inf")
+        # Times from which and until which this process may work as the holder of the Lease.
+        self._begin = self._until = float("-inf")
+        # Seconds for which a holder may still work whose Lease was deleted.
+        self._former = 0.0
         self.trouble = ""
         """Error of the last request for the Lease while standing by; empty if it was answered."""
 
     def may_write(self) -> bool:
         """Tell whether this process still holds the Lease."""
-        return self._now() < self._until
+        return self._begin <= self._now() < self._until
 
     @property
     def holder(self) -> str:
@@ -170,14 +173,17 @@ class Leadership:
                 async with asyncio.timeout(self._timing.renew_deadline):
                     free_after = await self._look()
                     self.trouble = ""
-                    if free_after == 0 and await self._write(self.identity, self._timing.duration):
-                        log.info("took the Lease %s/%s as %s", self._namespace, self._name, self.identity)
-                        return
+                    self._note_former_holder()
+                    taken = free_after == 0 and await self._write(self.identity, self._timing.duration)
+                if taken:
+                    await self._outlast(self._former)
+                    log.info("took the Lease %s/%s as %s", self._namespace, self._name, self.identity)
+                    return
                 # The moment at which it becomes free is known: no further look before it would be of use, but
                 # its holder may renew it.
                 wait = min(wait, free_after) or wait
             # Another operator was faster: who it is shows at the next look.
-            except ConflictError:
+            except (ConflictError, LeaseLostError):
                 pass
             except (ApiError, TimeoutError) as error:
                 self.trouble = (
@@ -212,6 +218,25 @@ class Leadership:
             log.warning("the Lease %s/%s was not released: %s", self._namespace, self._name, error)
         finally:
             self._until = float("-inf")
+
+    def _note_former_holder(self) -> None:
+        seen = self._seen
+        if seen is not None and not seen.version:
+            self._former = seen.duration
+        # One's own: it may have been created by a request whose answer was lost, and nothing has changed.
+        elif seen is not None and seen.holder != self.identity:
+            self._former = 0.0
+
+    async def _outlast(self, seconds: float) -> None:
+        """Hold a Lease that did not exist for as long as a former holder may still work.
+
+        Counted from the creation, not from the moment at which it was missed: it may have been created and
+        deleted once more between two looks.
+        """
+        self._begin = self._now() + seconds
+        while (left := self._begin - self._now()) > 0:
+            await asyncio.sleep(min(left, self._timing.retry * self._spread()))
+            await self._renew()
 
     async def _renew(self) -> None:
         left, problem, look = self._until - self._now(), "this process did not run", False
