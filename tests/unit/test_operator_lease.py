@@ -100,14 +100,17 @@ class Operator:
         self.wall: Callable[[], datetime] = lambda: NOON + timedelta(seconds=self.loop.now)
         self.ended_at: float | None = None
         self.why = ""
+        self.lives = 0
         self.start()
 
     def start(self) -> None:
+        # As the process does: its next life is another holder.
+        self.lives += 1
         self.lease = Leadership(
             self.link,
             "tlt-system",
             "tlt-operator",
-            self.name,
+            self.name if self.lives == 1 else f"{self.name}.{self.lives}",
             self.timing,
             now=lambda: self.loop.now * self.rate,
             wall=lambda: self.wall(),
