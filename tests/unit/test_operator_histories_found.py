@@ -1,4 +1,4 @@
-"""Histories in which the operator once did wrong, found by ``test_operator_histories``."""
+"""Histories in which the operator once did wrong, each written down as a script."""
 
 from __future__ import annotations
 
