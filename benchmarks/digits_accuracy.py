@@ -3,7 +3,7 @@
 The real runner trains (``tlt train``), on scenes that are generated here; pycocotools judges the best model
 in pixels of the original images.
 
-    python benchmarks/digits_accuracy.py --out FOLDER      # resnet18; about half an hour on 2 cores
+    python benchmarks/digits_accuracy.py --out FOLDER      # resnet18; two hours on 2 cores; resumes
 
 FOLDER gets the scenes, the run, ``curve.json`` and its plot ``curve.svg``. ``--plot`` only draws that again.
 """
