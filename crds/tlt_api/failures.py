@@ -309,6 +309,17 @@ def by_exit_code(exit_code: int) -> FailureClass:
     return _BY_EXIT_CODE.get(exit_code, CLASSES[Reason.INTERNAL])
 
 
+def known(reason: str) -> Reason | None:
+    """Return a reason by its text; None for one that only another version of this product knows."""
+    return Reason(reason) if reason in set(Reason) else None
+
+
+def cause_of(reason: str) -> Cause | None:
+    """Return the cause of a failure by the text of its reason; None for an unknown one."""
+    known_reason = known(reason)
+    return CLASSES[known_reason].cause if known_reason else None
+
+
 def failure(
     reason: Reason, message: str, hint: str | None = None, *, exit_code: int | None = None
 ) -> Failure:

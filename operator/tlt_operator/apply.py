@@ -2,8 +2,8 @@
 
 The order makes a crash between any two writes harmless: the Job before the attempt that names it, since its
 name follows from the attempt; results before the phase that promises them; the outcome before the Job may
-vanish. The Event comes before the status that it
-explains: its name follows from the transition, so that it is not posted twice after a crash.
+vanish. The Event comes before the status that it explains: its name follows from the transition, so that it
+is not posted twice after a crash.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ async def apply(client: Client, snapshot: Snapshot, plan: Plan, now: datetime) -
     if plan.event is not None:
         await _post(client, snapshot, status or snapshot.status, plan.event, now)
     if status is not None:
-        stored = operator_fields(snapshot.recorded or snapshot.status)
+        stored = operator_fields(snapshot.stored_status)
         with metrics.write("status"):
             patch = _merge_patch(stored, operator_fields(status))
             body = await client.patch_status(*identity, patch, version)
@@ -132,7 +132,7 @@ async def _post(client: Client, snapshot: Snapshot, status: JobStatus, event: Ev
 def _note_transition(snapshot: Snapshot, status: JobStatus) -> None:
     """Count and log the changes in the status that was just written."""
     # Not repeated after a crash: metrics may miss a transition, a status may not.
-    before = snapshot.recorded or snapshot.status
+    before = snapshot.stored_status
     moved = status.phase != before.phase
     # The failure of a retried attempt stays in the status until the next one ends: it is counted once.
     if status.failure and (_end(status) != _end(before) or (moved and status.phase == Phase.FAILED)):

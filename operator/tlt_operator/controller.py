@@ -52,8 +52,6 @@ _STUCK_SECONDS = 30.0
 """Time without progress of the first lists after which what they lack is read from the API server."""
 _MOST_READS = 100
 """Resources that are then read: if far more are missing, the watch has not begun yet."""
-_UNLISTABLE = {401, 403, 404}
-"""HTTP statuses of a list that is not allowed, which is not waited for."""
 
 
 class Controller:
@@ -152,7 +150,8 @@ class Controller:
                 }
             except ApiError as error:
                 log.warning("cannot list %s in %s: %s", kind.plural, namespace or "the cluster", error)
-                if error.code in _UNLISTABLE:
+                # Not waited for: the resources there are not served.
+                if error.forbids:
                     return set()
                 failures += 1
                 await asyncio.sleep(max(backoff.delay(failures), error.retry_after or 0))
@@ -361,15 +360,14 @@ async def reconcile_once(
     holder = outputs.holder(key) if outputs else None
     snapshot = replace(snapshot, active=active, output_holder=holder, progress_silence=silence)
     plan = reconcile(snapshot, now, settings)
-    if plan.create is not None and outputs is not None:
+    if outputs is not None and plan.create is not None:
         # Whoever holds the output may not be known yet: the first lists of the watches are awaited.
         if outputs.postpones(key):
             return None
         if not outputs.knows(key):
             await _make_known(client, key, outputs)
             raise ConflictError(409, f"{key} has not been reported")
-    # Without an await since it was asked who holds the output: of two workers, one finds the other's claim.
-    if plan.create is not None and outputs is not None:
+        # Without an await since it was asked who holds it: of two workers, one finds the other's claim.
         outputs.claim(key)
     # An earlier look may have claimed it for a Job that was not created.
     elif outputs is not None and (snapshot.job is None or snapshot.job.owner_uid != snapshot.uid):

@@ -268,6 +268,11 @@ class Snapshot:
     refusal: Refusal | None = None
 
     @property
+    def stored_status(self) -> JobStatus:
+        """Status as the API server has it, which lacks an attempt that was not recorded yet."""
+        return self.recorded or self.status
+
+    @property
     def attempt(self) -> int:
         """Number of the current attempt; 0 before the first one."""
         return self.status.attempt or 0

@@ -18,7 +18,7 @@ from tlt_operator import metrics
 
 
 class Request(NamedTuple):
-    """What a request asks for, in the API server's words.
+    """Request as the API server classifies it.
 
     Attributes:
         verb: get, list, watch, create, update, patch or delete.

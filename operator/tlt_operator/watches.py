@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 
 _GONE = 410
 """HTTP status of a version that the API server no longer has: everything is listed anew."""
-_REFUSED = {401, 403, 404}
-"""HTTP statuses of a watch that is not allowed: waiting does not bring it back, only other rights do."""
 _MOST_FAILURES = 5
 """Failures in a row after which the cache is too old to answer for the API server."""
 _LIVED_SECONDS = 5.0
@@ -59,7 +57,6 @@ class Watch:
         self._namespace = namespace
         self._wake = wake
         self._clock = clock
-        self._last_sign = clock()
         self._backoff = Backoff(base=0.5, limit=15.0)
         self.synced = asyncio.Event()
         """Set once everything was listed."""
@@ -70,10 +67,6 @@ class Watch:
     @property
     def _name(self) -> tuple[str, str]:
         return self._what, self._namespace or ""
-
-    def age(self) -> float:
-        """Return the seconds since the last list, event or bookmark."""
-        return self._clock() - self._last_sign
 
     async def run(self) -> None:
         """List and watch until cancelled.
@@ -111,7 +104,7 @@ class Watch:
             if lived and (error is None or error.code == _GONE):
                 continue
             failures += 1
-            refused = error is not None and error.code in _REFUSED
+            refused = error is not None and error.forbids
             if refused:
                 self._signs.refused(*self._name, str(error))
             # Nothing reports what changes: until the next list, the API server itself is asked.
@@ -139,14 +132,12 @@ class Watch:
         for owner in objects.retain(self._namespace, names, version):
             self._changed(owner)
         objects.set_complete(self._namespace, True)
-        self._last_sign = self._clock()
         self._signs.answered(*self._name)
         self.synced.set()
         return version
 
     def _report(self, kind: str, body: Json) -> str:
         """Bring one event to the cache; return its version."""
-        self._last_sign = self._clock()
         self._signs.watched(*self._name)
         metadata = body["metadata"]
         objects = self._cache.owned(self._what)
@@ -200,7 +191,3 @@ class Watches:
         _, pending = await asyncio.wait(waits, timeout=seconds)
         for task in pending:
             task.cancel()
-
-    def age(self) -> float:
-        """Return the seconds since the most silent watch gave a sign of life: an event, or a bookmark."""
-        return max(watch.age() for watch in self._watches)

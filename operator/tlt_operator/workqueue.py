@@ -55,7 +55,7 @@ class WorkQueue(Generic[KeyType]):
 
     @property
     def is_paused(self) -> bool:
-        """Whether keys are dropped, because nobody works."""
+        """True while keys are dropped, because nobody works."""
         return self._is_paused
 
     def pause(self) -> None:

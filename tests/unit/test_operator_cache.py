@@ -20,6 +20,7 @@ from tlt_operator.health import Health
 from tlt_operator.index import Index, key_of
 from tlt_operator.reconcile.attempts import progress_seconds
 from tlt_operator.snapshot import Key
+from tlt_operator.traffic import WatchSigns
 from tlt_operator.watches import Watch, Watches
 
 JOB = "traffic-train-1"
@@ -505,12 +506,13 @@ async def test_until_everything_is_listed_the_api_server_itself_is_asked() -> No
 async def test_the_age_of_a_watch_is_the_time_since_its_last_sign() -> None:
     seconds = 0.0
     cluster = MemoryKube()
-    watch = Watch(CachedClient(cluster), "pods", None, lambda owner: None, lambda: seconds)
+    signs = WatchSigns(lambda: seconds)
+    watch = Watch(CachedClient(cluster), "pods", None, lambda owner: None, lambda: seconds, signs)
     await watch._list()
     seconds = 50.0
-    assert watch.age() == 50
+    assert signs.ages() == {("pods", ""): 50}
     watch._report("BOOKMARK", {"metadata": {"resourceVersion": "9"}})
-    assert watch.age() == 0
+    assert signs.ages() == {("pods", ""): 0}
 
 
 class Unwatched(MemoryKube):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -167,23 +167,21 @@ class CachedClient:
         self, kind: Kind, namespace: str, name: str, uid: str, status: Json, version: str
     ) -> Json:
         """Change fields of a status, only of this uid and version; None removes one. Return the resource."""
-        key = Key(kind.name, namespace, name)
-        try:
-            body = await self.source.patch_status(kind, namespace, name, uid, status, version)
-        # The cache is behind: the next look reads the resource itself.
-        except (ConflictError, NotFoundError):
-            self.drop_resource(key)
-            raise
-        self.put_resource(key, body)
-        return body
+        write = self.source.patch_status(kind, namespace, name, uid, status, version)
+        return await self._written(Key(kind.name, namespace, name), write)
 
     async def apply_status(
         self, kind: Kind, namespace: str, name: str, uid: str, status: Json, manager: str, version: str
     ) -> Json:
         """Apply a status as a field manager, only to this uid and version; return the resource."""
-        key = Key(kind.name, namespace, name)
+        write = self.source.apply_status(kind, namespace, name, uid, status, manager, version)
+        return await self._written(Key(kind.name, namespace, name), write)
+
+    async def _written(self, key: Key, write: Awaitable[Json]) -> Json:
+        """Store what the API server answers to a write of a status; return it."""
         try:
-            body = await self.source.apply_status(kind, namespace, name, uid, status, manager, version)
+            body = await write
+        # The cache is behind: the next look reads the resource itself.
         except (ConflictError, NotFoundError):
             self.drop_resource(key)
             raise

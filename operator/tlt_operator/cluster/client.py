@@ -35,6 +35,11 @@ class ApiError(Exception):
         self.message = message
         self.retry_after = retry_after
 
+    @property
+    def forbids(self) -> bool:
+        """True for a list or watch that is not allowed: only other rights or other CRDs bring it back."""
+        return self.code in (401, 403, 404)
+
 
 class NotFoundError(ApiError):
     """The object does not exist (HTTP 404)."""

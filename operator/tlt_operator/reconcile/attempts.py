@@ -9,7 +9,7 @@ from typing import Any
 
 from tlt_api import conditions, times
 from tlt_api.conditions import State
-from tlt_api.failures import Reason, failure
+from tlt_api.failures import Reason, failure, known
 from tlt_api.resources import Resource
 from tlt_api.runspec import PROGRESS_SECONDS, for_attempt
 from tlt_api.status import Attempt, Failure, Inputs, Phase
@@ -280,7 +280,7 @@ def next_attempt(snapshot: Snapshot, resource: Resource, now: datetime) -> Plan:
     # Unless the next attempt has begun: the Job is its own then.
     if snapshot.recorded is None and (leftover := cleanup.leftover(snapshot)):
         return Plan(delete=leftover, requeue_after=waiting.OLD_POD_POLL_SECONDS)
-    status = snapshot.recorded or snapshot.status
+    status = snapshot.stored_status
     changes: dict[str, Any] = {
         "observed_retry": observed_retry(resource, status),
         "completion_time": None,
@@ -295,8 +295,8 @@ def next_attempt(snapshot: Snapshot, resource: Resource, now: datetime) -> Plan:
     if status.history and status.recorded_end:
         *earlier, last = status.history
         # As a retry by the operator would: without its remedy, the attempt would fail in the same way.
-        known = last.reason in set(Reason)
-        remedy = last.remedy or (retry.remedy(resource.spec, earlier, Reason(last.reason)) if known else None)
+        reason = known(last.reason)
+        remedy = last.remedy or (retry.remedy(resource.spec, earlier, reason) if reason else None)
         update = {"retry": resource.spec.retry, "remedy": remedy}
         changes["history"] = [*earlier, last.model_copy(update=update)]
     changes["restarts"] = (status.restarts or 0) + 1

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tlt_api.failures import CLASSES, Reason, by_exit_code, failure
+from tlt_api.failures import CLASSES, Reason, by_exit_code, failure, known
 from tlt_api.runreport import RunReport
 from tlt_api.status import Failure
 from tlt_operator.reconcile import report
@@ -167,11 +167,9 @@ def _reported_failure(run_report: RunReport, code: int) -> Failure | None:
     """Return the failure that the runner reported, if its exit code agrees."""
     reported = run_report.failure
     # A newer runner may know reasons that this operator does not: its exit code decides then.
-    if reported is None or reported.reason not in set(Reason):
-        return None
-    reason = Reason(reported.reason)
+    reason = known(reported.reason) if reported else None
     # A process that ended with another code did not end by what it reported.
-    if CLASSES[reason].exit_code != code:
+    if reported is None or reason is None or CLASSES[reason].exit_code != code:
         return None
     return failure(reason, reported.message, reported.hint, exit_code=code)
 

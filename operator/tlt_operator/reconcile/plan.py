@@ -12,7 +12,7 @@ from typing import Any
 
 from tlt_api import conditions, times
 from tlt_api.conditions import State
-from tlt_api.failures import CLASSES, Cause, Reason
+from tlt_api.failures import CLASSES, Cause, Reason, cause_of
 from tlt_api.resources import Resource
 from tlt_api.status import OPERATOR_FIELDS, Attempt, Failure, JobStatus, Phase
 from tlt_operator.objects.event import Event
@@ -60,10 +60,10 @@ class Plan:
 def plan_for(snapshot: Snapshot, status: JobStatus, **actions: Any) -> Plan:
     """Return a plan that writes a status, with an Event for a transition; ``actions`` go into the plan."""
     # Nothing changed: no write, and no load on the API server from resources at rest.
-    recorded = snapshot.recorded or snapshot.status
-    if operator_fields(status) == operator_fields(recorded):
+    stored = snapshot.stored_status
+    if operator_fields(status) == operator_fields(stored):
         return Plan(**actions)
-    return Plan(status=status, event=_transition(recorded, status), **actions)
+    return Plan(status=status, event=_transition(stored, status), **actions)
 
 
 def with_state(snapshot: Snapshot, state: State, now: datetime, **changes: Any) -> JobStatus:
@@ -144,7 +144,7 @@ def announce(snapshot: Snapshot, attempt: int, now: datetime, **changes: Any) ->
     announced = replace(
         snapshot,
         status=snapshot.status.model_copy(update=fields),
-        recorded=snapshot.recorded or snapshot.status,
+        recorded=snapshot.stored_status,
         # The name of the Job may be taken.
         job=snapshot.next_job,
         next_job=None,
@@ -213,9 +213,8 @@ def end_attempt(
 
 def retrying_state(failure: Failure, message: str) -> State:
     """Return the state between a failure and the next attempt."""
-    known = failure.reason in set(Reason)
     # What the run needs is away: the wait is a blocked one, and says what to mend.
-    if known and CLASSES[Reason(failure.reason)].cause == Cause.SURROUNDINGS:
+    if cause_of(failure.reason) == Cause.SURROUNDINGS:
         block = conditions.Block(failure.reason, f"{failure.message}. {failure.hint}")
         return State(Phase.RETRYING, conditions.RETRYING, message, block)
     return State(Phase.RETRYING, conditions.RETRYING, message)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from tlt_api.common import JobSpec
-from tlt_api.failures import CLASSES, Cause, Reason
+from tlt_api.failures import Cause, Reason, cause_of
 from tlt_api.status import HISTORY_LIMIT, Attempt, JobStatus, Position, Progress
 from tlt_api.times import from_wire
 from tlt_api.trainingjob import TrainingJobSpec
@@ -104,7 +104,7 @@ def nodes_to_avoid(history: Sequence[Attempt] | None) -> list[str]:
 
 def _cause(entry: Attempt) -> Cause | None:
     # A newer operator may have recorded a reason that this one does not know.
-    return CLASSES[Reason(entry.reason)].cause if entry.reason in set(Reason) else None
+    return cause_of(entry.reason)
 
 
 def _ended(history: Sequence[Attempt]) -> list[Attempt]:
