@@ -213,7 +213,7 @@ def _manifest(kind: str, name: str, spec: dict[str, Any], comment: str = "") -> 
 
 
 _FIRST = ("dataset", "model", "training", "evaluation", "visualization")
-"""What a reader looks for first; the API lists what all kinds share before."""
+"""Fields that a reader looks for first; the API lists what all kinds share before."""
 
 
 def _training(t: Translation, name: str, outputs: _Outputs) -> Manifest:

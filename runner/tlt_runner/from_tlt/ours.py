@@ -1,4 +1,4 @@
-"""What the fields of a TrainingJob accept, read from the API's own schema."""
+"""Values that the fields of a TrainingJob accept, read from the API's own schema."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import Any
 
 
 class Outcome(StrEnum):
-    """What became of a field."""
+    """Outcome of the import of a field."""
 
     TAKEN = "taken"
     CHANGED = "changed"
@@ -22,7 +22,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of one field.
+    """Outcome of the import of one field, and where the field stands.
 
     Attributes:
         file: Spec.
@@ -64,7 +64,7 @@ class Assumption:
 
 @dataclass(frozen=True)
 class SpecReport:
-    """What became of the fields of one spec.
+    """Outcomes of the import of the fields of one spec.
 
     Attributes:
         file: Spec.

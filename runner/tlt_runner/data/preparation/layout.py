@@ -78,7 +78,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a folder holds.
+    """Content of a folder, and the fields that read it.
 
     Attributes:
         fields: Fields of ``spec.dataset`` that read it (format, images, labels, imageSet,
