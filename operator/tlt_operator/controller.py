@@ -10,9 +10,8 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
 
 from tlt_api.resources import KINDS, Kind
 from tlt_api.status import JobStatus, Phase
@@ -35,7 +34,6 @@ from tlt_operator.outputs import Outputs
 from tlt_operator.reconcile import reconcile
 from tlt_operator.reconcile.plan import operator_fields
 from tlt_operator.reports import Reports
-from tlt_operator.rewrites import Rewrites
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Key, Refusal, Snapshot
 from tlt_operator.watches import Watches
@@ -60,12 +58,11 @@ class Controller:
     def __init__(self, client: Source, settings: Settings, health: Health) -> None:
         self.queue: WorkQueue[Key] = WorkQueue()
         self.index = Index()
-        self._rewrites = Rewrites()
         self.cache = CachedClient(client)
         self.watches = Watches(self.cache, settings.namespaces, self._owned_changed, health.watches)
         self._settings = settings
         self._health = health
-        self.sweep = Sweep(self.cache, settings, health, self.index, self.queue, self._rewrites)
+        self.sweep = Sweep(self.cache, settings, health, self.index, self.queue)
         self._namespaces: tuple[str | None, ...] = tuple(settings.namespaces) or (None,)
         for namespace in self._namespaces:
             self.index.outputs.expect_list(namespace)
@@ -77,7 +74,6 @@ class Controller:
         uid = body["metadata"].get("uid") or ""
         if deleted:
             self.cache.resource_deleted(key, uid)
-            self._rewrites.forget(key)
         else:
             self.cache.put_resource(key, body)
         for woken in self.index.remove(key, uid) if deleted else self.index.update(body):
@@ -163,17 +159,8 @@ class Controller:
             metrics.QUEUE_WAIT_SECONDS.observe(waited)
             try:
                 with metrics.RECONCILE_SECONDS.time():
-                    requeue_after = await reconcile_once(
-                        self.cache,
-                        key,
-                        self._settings,
-                        on_write=partial(self.index.note_own_write, key),
-                        active=self.index.active,
-                        on_status=partial(self._status_written, key),
-                        outputs=self.index.outputs,
-                        reports=self.index.reports,
-                    )
-                self._succeeded(key, requeue_after)
+                    look = await reconcile_once(self.cache, key, self._settings, self.index)
+                self._succeeded(key, look)
             # Somebody else was faster: the snapshot is out of date, and a new one is taken. Not a failure for
             # health, since conflicts happen in normal operation, and so do deletions between read and write.
             except (ConflictError, NotFoundError) as error:
@@ -193,8 +180,18 @@ class Controller:
                 # Only now may another worker take the key: no resource is reconciled twice at the same time.
                 self.queue.done(key)
 
-    def _status_written(self, key: Key, status: JobStatus) -> None:
-        seconds = self._rewrites.written(key, operator_fields(status))
+    def _succeeded(self, key: Key, look: Look) -> None:
+        metrics.RECONCILES.labels("ok").inc()
+        self._health.reconciled()
+        self.queue.forget_failures(key)
+        if look.status is not None:
+            self._leave_to_others(key, look.status)
+        if look.requeue_after is not None:
+            self.queue.add_after(key, look.requeue_after)
+
+    def _leave_to_others(self, key: Key, written: JobStatus) -> None:
+        """Hold a resource for a while if somebody else changes its status back again and again."""
+        seconds = self.index.rewrites.written(key, operator_fields(written))
         if seconds:
             metrics.REWRITES.labels(key.kind).inc()
             log.warning(
@@ -205,13 +202,6 @@ class Controller:
                 seconds,
             )
             self.queue.hold(key, seconds)
-
-    def _succeeded(self, key: Key, requeue_after: float | None) -> None:
-        metrics.RECONCILES.labels("ok").inc()
-        self._health.reconciled()
-        self.queue.forget_failures(key)
-        if requeue_after is not None:
-            self.queue.add_after(key, requeue_after)
 
     def _failed(self, key: Key, outcome: str, at_least: float = 0.0) -> float:
         """Count a failure and return the seconds until the next try."""
@@ -230,14 +220,12 @@ class Sweep:
         health: Health,
         index: Index,
         queue: WorkQueue[Key],
-        rewrites: Rewrites,
     ) -> None:
         self._cache = cache
         self._settings = settings
         self._health = health
         self._index = index
         self._queue = queue
-        self._rewrites = rewrites
 
     async def run(self) -> None:
         """Sweep regularly until cancelled.
@@ -289,7 +277,6 @@ class Sweep:
             self._queue.add(key)
         # With its uid: a new resource of the same name, which a watch reported meanwhile, stays in the index.
         for key in deleted:
-            self._rewrites.forget(key)
             for dependant in self._index.remove(key, indexed_uids[key]):
                 self._queue.add(dependant)
 
@@ -322,29 +309,30 @@ class Sweep:
         }
 
 
+@dataclass(frozen=True)
+class Look:
+    """Result of one look at a resource.
+
+    Attributes:
+        requeue_after: Seconds after which to look again even if no event arrives; None for never.
+        status: Status that was written; None if it stayed as it was.
+    """
+
+    requeue_after: float | None = None
+    status: JobStatus | None = None
+
+
 async def reconcile_once(
-    client: Client,
-    key: Key,
-    settings: Settings,
-    clock: Callable[[], datetime] = utc_now,
-    on_write: Callable[[str], None] = lambda version: None,
-    active: int = 0,
-    on_status: Callable[[JobStatus], None] = lambda status: None,
-    outputs: Outputs | None = None,
-    reports: Reports | None = None,
-) -> float | None:
-    """Observe a resource once, decide and apply; return the seconds after which to look again, if any.
+    client: Client, key: Key, settings: Settings, index: Index, clock: Callable[[], datetime] = utc_now
+) -> Look:
+    """Observe a resource once, decide and apply.
 
     Args:
         client: The cluster.
         key: The resource.
         settings: The installation's choices.
+        index: What the watches reported of all resources; takes note of what is written and claimed.
         clock: The time.
-        on_write: Called with the resourceVersion that our own write made.
-        on_status: Called with a status that was written.
-        active: Resources in the cluster whose Job runs or waits, which paces their reports of progress.
-        outputs: Writers of all outputs.
-        reports: Last reports of all runs; without them, no run is late.
 
     Raises:
         ConflictError: Something changed since it was read; look again.
@@ -355,31 +343,31 @@ async def reconcile_once(
     snapshot = await observe(client, key, now)
     # Deleted: the garbage collector deletes its Jobs and pods by their owner references.
     if snapshot is None:
-        return None
-    silence = await _silence(client, key, snapshot, reports) if reports else None
-    holder = outputs.holder(key) if outputs else None
-    snapshot = replace(snapshot, active=active, output_holder=holder, progress_silence=silence)
+        return Look()
+    outputs = index.outputs
+    silence = await _silence(client, key, snapshot, index.reports)
+    snapshot = replace(
+        snapshot, active=index.active, output_holder=outputs.holder(key), progress_silence=silence
+    )
     plan = reconcile(snapshot, now, settings)
-    if outputs is not None and plan.create is not None:
+    if plan.create is not None:
         # Whoever holds the output may not be known yet: the first lists of the watches are awaited.
         if outputs.postpones(key):
-            return None
+            return Look()
         if not outputs.knows(key):
             await _make_known(client, key, outputs)
             raise ConflictError(409, f"{key} has not been reported")
         # Without an await since it was asked who holds it: of two workers, one finds the other's claim.
         outputs.claim(key)
-    # An earlier look may have claimed it for a Job that was not created.
-    elif outputs is not None and (snapshot.job is None or snapshot.job.owner_uid != snapshot.uid):
-        outputs.release(key)
-    if plan.create is not None:
         try:
             await _require_unchanged(client, snapshot)
             await _require_no_unreported_pod(client, key)
         except BaseException:
-            if outputs is not None:
-                outputs.release(key)
+            outputs.release(key)
             raise
+    # An earlier look may have claimed it for a Job that was not created.
+    elif snapshot.own_job is None:
+        outputs.release(key)
     try:
         version = await apply(client, snapshot, plan, now)
     # Of a status that was refused (missing rights, another version of the CRD), no decision helps.
@@ -389,15 +377,13 @@ async def reconcile_once(
         # At most one more decision: after a second refusal the key comes again later.
         snapshot = replace(snapshot, refusal=Refusal(error.code, error.message))
         plan = reconcile(snapshot, now, settings)
-        if plan.create is None and outputs is not None and snapshot.job is None:
+        if plan.create is None and snapshot.job is None:
             outputs.release(key)
         version = await apply(client, snapshot, plan, now)
-    if plan.status is not None:
-        on_status(plan.status)
     # The event of our own write would wake the resource again for nothing.
     if version != snapshot.resource_version:
-        on_write(version)
-    return plan.requeue_after
+        index.note_own_write(key, version)
+    return Look(plan.requeue_after, plan.status)
 
 
 async def _silence(client: Client, key: Key, snapshot: Snapshot, reports: Reports) -> float | None:

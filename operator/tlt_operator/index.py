@@ -5,8 +5,9 @@ Small on purpose: a few words for each resource, never the resource, which :mod:
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from tlt_api.references import raw_parent
 from tlt_api.status import Phase, RunnerStatus, wire_names
 from tlt_operator.outputs import Outputs
 from tlt_operator.reports import Reports
+from tlt_operator.rewrites import Rewrites
 from tlt_operator.snapshot import Key
 
 _RUNNER_FIELDS = wire_names(RunnerStatus)
@@ -44,15 +46,20 @@ class IndexedResource:
 
 
 class Index:
-    """All resources that the watches have reported."""
+    """All resources that the watches have reported.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Clock of monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._resources: dict[Key, IndexedResource] = {}
         self._dependants: dict[Key, set[Key]] = {}
         self._own_writes: dict[Key, str] = {}
 
         self.outputs = Outputs()
-        self.reports = Reports()
+        self.reports = Reports(clock)
+        self.rewrites = Rewrites()
         self.active = 0
         """Number of the resources with a Job that runs or waits for its pods."""
 
@@ -96,6 +103,7 @@ class Index:
         sharing = self.outputs.sharing(key)
         self.outputs.remove(key)
         self.reports.forget(key)
+        self.rewrites.forget(key)
         self._link(key, previous.parent if previous else None, None)
         # They stay linked: a parent of the same name that is created later wakes them again.
         return self._dependants.get(key, set()) | sharing

@@ -20,8 +20,8 @@ from tlt_api import conditions, times
 from tlt_api.resources import KINDS, Kind
 from tlt_operator import controller
 from tlt_operator.cluster.client import ApiError, ConflictError, NotFoundError, Owned, RefusedError
+from tlt_operator.index import Index
 from tlt_operator.objects import ATTEMPT, INDEX, OWNER_KIND, OWNER_NAME, OWNER_UID, SUSPENDED_BY_US
-from tlt_operator.reports import Reports
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Key
 
@@ -63,8 +63,7 @@ class MemoryKube:
         self.transitions: set[tuple[str, str]] = set()
         """States that the operator brought resources into, as (name, message)."""
         self.created_jobs: Counter[str] = Counter()
-        self.reports = Reports(lambda: (self.now - START).total_seconds())
-        """Last reports of the runs, on a clock that time alone moves."""
+        self._index = Index(lambda: (self.now - START).total_seconds())
         self.writes = 0
         self.reads: Counter[str] = Counter()
         self.kill_at: int | None = None
@@ -77,6 +76,16 @@ class MemoryKube:
         """Refusal of new Services alone, as by a quota or a webhook."""
         self._version = 0
         self._owned: dict[tuple[Key, str], set[str]] = {}
+
+    @property
+    def index(self) -> Index:
+        """Index of an operator whose watches have reported everything, on a clock that time alone moves."""
+        for key, uid in self._index.uids().items():
+            if key not in self.resources:
+                self._index.remove(key, uid)
+        for body in self.resources.values():
+            self._index.update(body)
+        return self._index
 
     # --- what a user, the Job controller and the kubelet do -------------------------------------------------
 
@@ -177,14 +186,13 @@ class MemoryKube:
 
     async def _look(self, key: Key) -> float | None:
         try:
-            return await controller.reconcile_once(
-                self, key, self.settings, lambda: self.now, reports=self.reports
-            )
+            look = await controller.reconcile_once(self, key, self.settings, self.index, lambda: self.now)
         # As the control loop does.
         except ApiError as error:
             if not isinstance(error, (ConflictError, NotFoundError)):
-                self.reports.interrupted(key)
+                self._index.reports.interrupted(key)
             raise
+        return look.requeue_after
 
     async def watch_for(self, seconds: float) -> float | None:
         """Let time pass, with a look at everything each half minute; return the delay after the last one."""

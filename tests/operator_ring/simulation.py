@@ -427,7 +427,7 @@ def _clocks() -> Iterator[None]:
     """Give each operator's look the wall clock of its machine."""
     original = controllers.reconcile_once
 
-    async def look(client: Any, *args: Any, **named: Any) -> float | None:
+    async def look(client: Any, *args: Any, **named: Any) -> controllers.Look:
         client.source.count_look(args[0])
         return await original(client, *args, clock=client.source.clock, **named)
 

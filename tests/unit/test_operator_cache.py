@@ -43,7 +43,9 @@ class Operator:
             await Watch(self.cache, kind, None, lambda owner: None)._list()
 
     async def look(self, key: Key) -> float | None:
-        return await reconcile_once(self.cache, key, self.cluster.settings, lambda: self.cluster.now)
+        cluster = self.cluster
+        look = await reconcile_once(self.cache, key, cluster.settings, cluster.index, lambda: cluster.now)
+        return look.requeue_after
 
 
 @play

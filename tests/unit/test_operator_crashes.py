@@ -46,7 +46,9 @@ async def operate(cluster: MemoryKube, keys: list[Key]) -> int:
         before = cluster.writes
         for key in keys:
             try:
-                await controller.reconcile_once(cluster, key, cluster.settings, lambda: cluster.now)
+                await controller.reconcile_once(
+                    cluster, key, cluster.settings, cluster.index, lambda: cluster.now
+                )
             except KilledError:
                 deaths += 1
                 cluster.kill_at = next(cluster.kills, None)
@@ -138,7 +140,9 @@ async def operate_quietly(cluster: MemoryKube, key: Key) -> None:
     """Reconcile a key through a kill, while the Job controller does nothing but stop pods."""
     for _ in range(12):
         try:
-            await controller.reconcile_once(cluster, key, cluster.settings, lambda: cluster.now)
+            await controller.reconcile_once(
+                cluster, key, cluster.settings, cluster.index, lambda: cluster.now
+            )
         except KilledError:
             cluster.kill_at = None
         for name, job in list(cluster.jobs.items()):

@@ -210,11 +210,11 @@ async def test_what_is_noted_of_a_resource_goes_with_it_whoever_finds_that_it_is
     controller.index.update(stored(name="gone"))
     gone = Key("TrainingJob", "default", "gone")
     for _ in range(3):
-        held = controller._rewrites.written(gone, {"phase": "Running"})
+        held = controller.index.rewrites.written(gone, {"phase": "Running"})
     assert held > 0
     await controller.sweep.once()
-    assert controller._rewrites.written(gone, {"phase": "Running"}) == 0
-    assert controller._rewrites.written(gone, {"phase": "Running"}) == 0
+    assert controller.index.rewrites.written(gone, {"phase": "Running"}) == 0
+    assert controller.index.rewrites.written(gone, {"phase": "Running"}) == 0
 
 
 @in_a_loop

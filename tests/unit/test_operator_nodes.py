@@ -286,7 +286,9 @@ def test_a_kill_or_a_lost_answer_at_any_write_leaves_one_job_and_its_service(way
     async def live(cluster: MemoryKube, key: Key) -> None:
         for _ in range(30):
             try:
-                await controller.reconcile_once(cluster, key, cluster.settings, lambda: cluster.now)
+                await controller.reconcile_once(
+                    cluster, key, cluster.settings, cluster.index, lambda: cluster.now
+                )
             except KilledError:
                 cluster.kill_at = None
             except ApiError:

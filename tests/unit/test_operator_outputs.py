@@ -132,9 +132,7 @@ async def turn(cluster: MemoryKube, index: Index) -> None:
         for key in list(cluster.resources):
             for item in cluster.resources.values():
                 index.update(item)
-            await controller.reconcile_once(
-                cluster, key, cluster.settings, lambda: cluster.now, outputs=index.outputs
-            )
+            await controller.reconcile_once(cluster, key, cluster.settings, index, lambda: cluster.now)
         if cluster.writes == before:
             return
     raise AssertionError("does not come to rest")
@@ -203,9 +201,7 @@ async def looks(cluster: MemoryKube, index: Index, *keys: Key) -> None:
     for _ in range(5):
         for key in keys:
             with contextlib.suppress(ConflictError):
-                await controller.reconcile_once(
-                    cluster, key, cluster.settings, lambda: cluster.now, outputs=index.outputs
-                )
+                await controller.reconcile_once(cluster, key, cluster.settings, index, lambda: cluster.now)
             for item in cluster.resources.values():
                 index.update(item)
         cluster.wait(60)

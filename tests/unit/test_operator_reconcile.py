@@ -368,7 +368,7 @@ async def test_outcome_and_ttl_are_written_in_one_reconciliation(cluster: Memory
     key = cluster.add(resource(runPolicy={"ttlSecondsAfterFinished": 7}))
     await cluster.settle()
     cluster.finish("traffic-train-1", ended(0))
-    await reconcile_once(cluster, key, cluster.settings, lambda: cluster.now)
+    await reconcile_once(cluster, key, cluster.settings, cluster.index, lambda: cluster.now)
     assert cluster.status(key)["phase"] == "Succeeded"
     assert cluster.jobs["traffic-train-1"]["spec"]["ttlSecondsAfterFinished"] == 7
 

@@ -169,7 +169,7 @@ async def test_an_operator_that_starts_anew_does_not_take_back_that_a_run_is_sta
     report(cluster, key)
     await cluster.settle()
     await cluster.watch_for(180)
-    cluster.reports.forget(key)
+    cluster.index.reports.forget(key)
     before = cluster.writes
     assert await cluster.settle() == 30
     assert cluster.writes == before
@@ -219,7 +219,7 @@ async def test_a_jump_of_the_clock_stalls_no_run(cluster: MemoryKube) -> None:
     for _ in range(10):
         cluster.wait(30)
         await controller.reconcile_once(
-            cluster, key, cluster.settings, lambda: cluster.now + hours, reports=cluster.reports
+            cluster, key, cluster.settings, cluster.index, lambda: cluster.now + hours
         )
     assert (cluster.status(key)["attempt"], cluster.status(key)["phase"]) == (1, "Running")
 
@@ -233,12 +233,13 @@ async def test_a_report_that_its_watch_has_not_told_counts(cluster: MemoryKube) 
     cluster.wait(1)
     stale = MemoryKube.get_resource
     body = await stale(cluster, KINDS[key.kind], key.namespace, key.name)
+    index = cluster.index
     report(cluster, key)
     with (
         mock.patch.object(cluster, "get_resource", return_value=body),
         pytest.raises(ConflictError),
     ):
-        await cluster.settle()
+        await controller.reconcile_once(cluster, key, cluster.settings, index, lambda: cluster.now)
     await cluster.settle()
     assert (cluster.status(key)["attempt"], cluster.status(key)["phase"]) == (1, "Running")
 

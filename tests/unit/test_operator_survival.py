@@ -719,7 +719,7 @@ async def test_a_refused_status_is_not_taken_for_a_refused_job(cluster: MemoryKu
     cluster.patch_status = refused  # type: ignore[method-assign]
     for _ in range(2):
         with pytest.raises(RefusedError, match=r"status\.x"):
-            await reconcile_once(cluster, key, cluster.settings, lambda: cluster.now)
+            await reconcile_once(cluster, key, cluster.settings, cluster.index, lambda: cluster.now)
     cluster.patch_status = write  # type: ignore[method-assign]
     await cluster.settle()
     assert cluster.status(key)["phase"] == "Queued"
