@@ -5,12 +5,11 @@ and conditions of pods and Jobs, never log text. ``docs/failures.md`` is generat
 
     Failure
     ├── by the user's input   InvalidSpec, DatasetNotFound, NoLabels, UnknownClass, BadSamples,
-    │                         ChecksumMismatch, UnreadableModel, ModelMismatch, NotEnoughGPUs,
-    │                         NothingToPrune, StorageDenied, OutputTaken
+    │                         ChecksumMismatch, UnreadableModel, ModelMismatch, NothingToPrune, OutputTaken
     ├── by the work           OutOfMemory, NaNLoss, ExportFailed, EngineBuildFailed, MetricDrop
-    ├── by the surroundings   StorageUnavailable, StorageFull, Interrupted, WorkerLost, ImagePullFailed,
-    │                         PodRejected, StartFailed, StartTimeout, Evicted, NodeLost, Stalled,
-    │                         JobDeleted, DeadlineExceeded
+    ├── by the surroundings   StorageUnavailable, StorageDenied, StorageFull, NotEnoughGPUs, StartFailed,
+    │                         Interrupted, WorkerLost, Evicted, NodeLost, Stalled, JobDeleted
+    ├── by the user's limit   ImagePullFailed, PodRejected, StartTimeout, DeadlineExceeded
     ├── by another resource   DependencyFailed, DependencyCycle, DependencyUnusable
     └── by us                 Internal
 """
@@ -73,6 +72,19 @@ class Cause(StrEnum):
     """Somebody took the pod away: resumed, and counted only after ten in a row without progress."""
     SURROUNDINGS = "surroundings"
     """Something that the run needs is away: tried again until it is back, ever later."""
+
+
+class Origin(StrEnum):
+    """Origin of a failure: who or what has to change before another attempt can succeed."""
+
+    INPUT = "your input"
+    WORK = "the run itself"
+    SURROUNDINGS = "surroundings"
+    """Never for good by itself: what is away comes back, or is mended without a new resource."""
+    LIMIT = "your limit"
+    """A wait or a run that was ended by a limit of spec.runPolicy, whatever it met until then."""
+    RESOURCE = "another resource"
+    PRODUCT = "this product"
 
 
 @dataclass(frozen=True)
@@ -149,8 +161,14 @@ _TABLE = (
         False,
         "Use the classes, image size and backbone with which the model was trained.",
     ),
+    # The node has promised the GPUs to the scheduler: its driver or device plugin does not keep the promise.
     FailureClass(
-        Reason.NOT_ENOUGH_GPUS, 27, False, "Lower spec.resources.gpus, or select nodes with that many GPUs."
+        Reason.NOT_ENOUGH_GPUS,
+        27,
+        True,
+        "Repair or cordon the node (driver, device plugin, runtime class), or choose an image with GPU "
+        "support; the next attempt prefers another node. Fewer GPUs need a new resource.",
+        Cause.SURROUNDINGS,
     ),
     FailureClass(
         Reason.NOTHING_TO_PRUNE, 28, False, "Raise spec.threshold, or remove layers from spec.excludedLayers."
@@ -184,9 +202,10 @@ _TABLE = (
     FailureClass(
         Reason.STORAGE_DENIED,
         41,
-        False,
-        "Check the Secret of spec.storage.s3.secretRef, or the owner of the volume's folder (uid 65532); "
-        "then raise spec.retry.",
+        True,
+        "Renew the Secret of spec.storage.s3.secretRef, or give the volume's folder to uid 65532; the next "
+        "attempt resumes by itself.",
+        Cause.SURROUNDINGS,
     ),
     FailureClass(
         Reason.STORAGE_FULL,
@@ -299,6 +318,26 @@ _TABLE = (
     ),
 )
 
+_OF_THE_INPUT = {
+    Reason.INVALID_SPEC,
+    Reason.DATASET_NOT_FOUND,
+    Reason.NO_LABELS,
+    Reason.UNKNOWN_CLASS,
+    Reason.BAD_SAMPLES,
+    Reason.CHECKSUM_MISMATCH,
+    Reason.UNREADABLE_MODEL,
+    Reason.MODEL_MISMATCH,
+    Reason.NOTHING_TO_PRUNE,
+    Reason.OUTPUT_TAKEN,
+}
+_OF_A_LIMIT = {
+    Reason.IMAGE_PULL_FAILED,
+    Reason.POD_REJECTED,
+    Reason.START_TIMEOUT,
+    Reason.DEADLINE_EXCEEDED,
+}
+_OF_ANOTHER_RESOURCE = {Reason.DEPENDENCY_FAILED, Reason.DEPENDENCY_CYCLE, Reason.DEPENDENCY_UNUSABLE}
+
 CLASSES: dict[Reason, FailureClass] = {entry.reason: entry for entry in _TABLE}
 # The other way round, for the operator; reasons that no process exits with have no code.
 _BY_EXIT_CODE: dict[int, FailureClass] = {e.exit_code: e for e in _TABLE if e.exit_code is not None}
@@ -312,6 +351,19 @@ def by_exit_code(exit_code: int) -> FailureClass:
 def known(reason: str) -> Reason | None:
     """Return a reason by its text; None for one that only another version of this product knows."""
     return Reason(reason) if reason in set(Reason) else None
+
+
+def origin_of(reason: Reason) -> Origin:
+    """Return the origin of a failure."""
+    if CLASSES[reason].cause != Cause.RUN:
+        return Origin.SURROUNDINGS
+    if reason in _OF_THE_INPUT:
+        return Origin.INPUT
+    if reason in _OF_A_LIMIT:
+        return Origin.LIMIT
+    if reason in _OF_ANOTHER_RESOURCE:
+        return Origin.RESOURCE
+    return Origin.PRODUCT if reason == Reason.INTERNAL else Origin.WORK
 
 
 def cause_of(reason: str) -> Cause | None:

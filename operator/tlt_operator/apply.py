@@ -20,7 +20,7 @@ from tlt_operator.cluster.client import ApiError, Client, ConflictError, NotFoun
 from tlt_operator.objects import event as event_object
 from tlt_operator.objects.event import Event
 from tlt_operator.reconcile.plan import Plan, operator_fields
-from tlt_operator.snapshot import Snapshot
+from tlt_operator.snapshot import JobState, Snapshot, WorkloadState
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +83,7 @@ async def apply(client: Client, snapshot: Snapshot, plan: Plan, now: datetime) -
     for paused, suspend in ((plan.suspend, True), (plan.resume, False)):
         if paused is not None:
             with metrics.write("suspend" if suspend else "resume"):
-                await client.suspend_job(
-                    snapshot.namespace, paused.name, paused.uid, paused.resource_version, suspend
-                )
+                await _set_suspended(client, snapshot.namespace, paused, plan.workload, suspend)
             log.info("%s: %s Job %s", name, "suspended" if suspend else "resumed", paused.name)
     # Last: from here on the Job may vanish, and its outcome stands in the status. One that is gone already
     # needs no TTL, and another one of its name gets none.
@@ -93,6 +91,28 @@ async def apply(client: Client, snapshot: Snapshot, plan: Plan, now: datetime) -
         with metrics.write("ttl"), contextlib.suppress(NotFoundError, ConflictError):
             await client.set_job_ttl(snapshot.namespace, job_name, uid, seconds)
     return version
+
+
+async def _set_suspended(
+    client: Client, namespace: str, job: JobState, workload: WorkloadState | None, suspend: bool
+) -> None:
+    """Suspend or resume a Job, by its Workload if a queue of Kueue starts and stops it."""
+    # Noted before, and forgotten after: whatever ends the operator in between, the next look finds that the
+    # Workload is the operator's to change.
+    queued = workload is not None
+    if suspend and not (queued and job.suspended_by_us):
+        await client.suspend_job(namespace, job.name, job.uid, job.resource_version, True, note_only=queued)
+    if workload is not None and workload.active == suspend:
+        await client.set_workload_active(
+            workload.api_version,
+            namespace,
+            workload.name,
+            workload.uid,
+            workload.resource_version,
+            active=not suspend,
+        )
+    if not suspend:
+        await client.suspend_job(namespace, job.name, job.uid, job.resource_version, False, note_only=queued)
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ from tlt_operator.snapshot import (
     Refusal,
     ServiceState,
     Snapshot,
+    WorkloadState,
 )
 
 _LONGEST_CHAIN = 32
@@ -69,6 +70,8 @@ async def observe(client: Client, key: Key, now: datetime) -> Snapshot | None:
     taken_up = resource is not None and resource.spec.retry > (status.observed_retry or 0)
     job, pods, events = await _attempt(client, key, metadata["uid"], status, now, taken_up)
     service, refusal = await _service(client, key.namespace, job)
+    suspend = resource is not None and resource.spec.suspend
+    workload, workload_refusal = await _workload(client, key.namespace, job, suspend)
     # One more list for each look: only a TTL needs the Jobs of earlier attempts.
     finished_jobs: tuple[JobState, ...] = ()
     if status.attempt and resource and resource.spec.run_policy.ttl_seconds_after_finished is not None:
@@ -91,6 +94,8 @@ async def observe(client: Client, key: Key, now: datetime) -> Snapshot | None:
         invalid_parents=invalid_parents,
         job=job,
         next_job=next_job,
+        workload=workload,
+        workload_refusal=workload_refusal,
         service=service,
         finished_jobs=finished_jobs,
         pods=pods,
@@ -288,6 +293,42 @@ async def _service(
     except RefusedError as error:
         return None, Refusal(error.code, error.message)
     return ServiceState(body["metadata"]["name"], _controller(body["metadata"])) if body else None, None
+
+
+async def _workload(
+    client: Client, namespace: str, job: JobState | None, suspend: bool
+) -> tuple[WorkloadState | None, Refusal | None]:
+    """Read the Workload of a Job that waits in a queue of Kueue, or the refusal to read it.
+
+    Args:
+        client: The cluster.
+        namespace: Namespace of the Job.
+        job: Job of the attempt.
+        suspend: True if the user suspends the resource.
+    """
+    if job is None or not job.queue or job.finished or job.deleting:
+        return None, None
+    # Not watched, and of no interest to a run that goes on: many clusters have no Kueue to be asked.
+    if not suspend and not job.suspended_by_us:
+        return None, None
+    try:
+        bodies = await client.list_workloads(namespace, job.uid)
+    except RefusedError as error:
+        return None, Refusal(error.code, error.message)
+    # The label can be copied; the owner reference decides.
+    body = next((item for item in bodies if _controller(item["metadata"]) == job.uid), None)
+    if body is None:
+        return None, None
+    metadata = body["metadata"]
+    state = WorkloadState(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        resource_version=metadata["resourceVersion"],
+        api_version=body["apiVersion"],
+        # Kueue's own default.
+        active=(body.get("spec") or {}).get("active", True),
+    )
+    return state, None
 
 
 def job_state(body: Json) -> JobState:

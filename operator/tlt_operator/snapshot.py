@@ -97,6 +97,25 @@ class JobState:
 
 
 @dataclass(frozen=True)
+class WorkloadState:
+    """State of the Workload by which Kueue admits a Job.
+
+    Attributes:
+        name: Name of the Workload.
+        uid: UID of the Workload.
+        resource_version: Version that was read, for preconditions.
+        api_version: API version in which it was read.
+        active: False if Kueue must not let the Job run, and stops it if it does.
+    """
+
+    name: str
+    uid: str
+    resource_version: str
+    api_version: str
+    active: bool = True
+
+
+@dataclass(frozen=True)
 class ServiceState:
     """State of the headless Service of an Indexed Job.
 
@@ -232,6 +251,8 @@ class Snapshot:
         invalid_parents: Problems of parents whose spec cannot be read, by (kind, name).
         job: Job with the name of the current attempt's, which may belong to something else.
         next_job: Job of something else with the name of the next attempt's; read before that attempt only.
+        workload: Workload of that Job; read only for a Job of a queue that is, or is to be, suspended by us.
+        workload_refusal: Set when that Workload was refused to be read.
         service: Service with the name of that Job's; read only while an Indexed Job runs.
         finished_jobs: Finished Jobs of all attempts; read only if a TTL is set.
         pods: Pods of all attempts; not read while the attempt's are all ready.
@@ -258,6 +279,8 @@ class Snapshot:
     invalid_parents: Mapping[tuple[str, str], str] = field(default_factory=dict)
     job: JobState | None = None
     next_job: JobState | None = None
+    workload: WorkloadState | None = None
+    workload_refusal: Refusal | None = None
     service: ServiceState | None = None
     finished_jobs: tuple[JobState, ...] = ()
     pods: tuple[PodState, ...] = ()

@@ -25,7 +25,12 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "no-class": ({"dataset": dataset(targetClassMapping={"car": "car"})}, "UnknownClass", "car"),
     "wrong-sha": (weights(uri=LABEL, sha256="0" * 64), "ChecksumMismatch", "0000"),
     "no-weights": (weights(uri=LABEL), "UnreadableModel", "000000.txt"),
-    "no-gpu": ({"resources": {"gpus": 1}}, "NotEnoughGPUs", "1"),
+    # A node that promises GPUs and has none is waited for, as long as the user lets it.
+    "no-gpu": (
+        {"resources": {"gpus": 1}, "runPolicy": {"startTimeoutSeconds": 240}},
+        "NotEnoughGPUs",
+        "1",
+    ),
     "no-memory": (
         {"resources": {"gpus": 0, "memory": "150Mi"}, "runPolicy": {"maxRetries": 0}},
         "OutOfMemory",

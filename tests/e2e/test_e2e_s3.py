@@ -64,7 +64,9 @@ def test_a_training_reads_and_writes_an_object_store_with_the_keys_of_a_secret(
     assert s3.secret_key not in logs
 
 
-def test_wrong_keys_fail_as_storage_denied(product: Product, namespace: str, s3: ObjectStore) -> None:
+def test_wrong_keys_are_storage_denied_until_the_users_limit(
+    product: Product, namespace: str, s3: ObjectStore
+) -> None:
     upload(s3, "closed")
     keys = {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": "not-the-key"}
     metadata = {"name": "wrong", "namespace": namespace}
@@ -72,6 +74,9 @@ def test_wrong_keys_fail_as_storage_denied(product: Product, namespace: str, s3:
     storage = {"s3": {"endpoint": s3.endpoint, "secretRef": {"name": "wrong"}}}
     body = training("denied", namespace, storage=storage)
     body["spec"]["dataset"]["uri"] = "s3://closed/digits"
+    body["spec"]["runPolicy"] = {"startTimeoutSeconds": 240}
     product.cluster.apply(body)
     status = product.wait_finished("TrainingJob", "denied", namespace)
     assert (status["phase"], status["failure"]["reason"]) == ("Failed", "StorageDenied")
+    assert "kubectl create secret generic wrong" in status["failure"]["hint"]
+    assert status["restarts"] > 0

@@ -90,8 +90,8 @@ def test_a_failed_run_is_taken_up_again_under_its_uid(
     uid = api.create(training)["metadata"]["uid"]
     kubelet = Kubelet(api, namespace)
     kubelet.run(JOB)
-    kubelet.end(JOB, 41)
-    assert api.until_phase(training, "Failed")["failure"]["reason"] == "StorageDenied"
+    kubelet.end(JOB, 20)
+    assert api.until_phase(training, "Failed")["failure"]["reason"] == "DatasetNotFound"
     api.edit(training, retry=1)
     kubelet.run("traffic-train-2")
     kubelet.end("traffic-train-2", 0)

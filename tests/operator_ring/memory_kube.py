@@ -21,7 +21,15 @@ from tlt_api.resources import KINDS, Kind
 from tlt_operator import controller
 from tlt_operator.cluster.client import ApiError, ConflictError, NotFoundError, Owned, RefusedError
 from tlt_operator.index import Index
-from tlt_operator.objects import ATTEMPT, INDEX, OWNER_KIND, OWNER_NAME, OWNER_UID, SUSPENDED_BY_US
+from tlt_operator.objects import (
+    ATTEMPT,
+    INDEX,
+    OWNER_KIND,
+    OWNER_NAME,
+    OWNER_UID,
+    SUSPENDED_BY_US,
+    WORKLOAD_OF_JOB,
+)
 from tlt_operator.settings import Settings
 from tlt_operator.snapshot import Key
 
@@ -69,6 +77,9 @@ class MemoryKube:
         self.kill_at: int | None = None
         self.kills: Iterator[int] = iter(())
         self.lose_at: int | None = None
+        self.workloads: dict[str, Body] = {}
+        """Workloads of Kueue, by their name, which is that of their Job."""
+        self.refuse_workloads: ApiError | None = None
         self.refuse_jobs: ApiError | None = None
         self.refuse_services: ApiError | None = None
         """Refusal of Services, to read and to create, as without the right to either."""
@@ -115,6 +126,7 @@ class MemoryKube:
     def remove_job(self, name: str) -> None:
         """Delete a Job with its pods and Service."""
         uid = self.jobs.pop(name)["metadata"]["uid"]
+        self.workloads.pop(name, None)
         self.services = {
             service: body
             for service, body in self.services.items()
@@ -158,6 +170,14 @@ class MemoryKube:
                 if _job_of(pod) == name:
                     pod["metadata"]["deletionTimestamp"] = times.to_wire(self.now)
         self._touch(job)
+
+    def add_workload(self, name: str) -> None:
+        """Create the Workload of a Job, as Kueue does."""
+        uid = self.jobs[name]["metadata"]["uid"]
+        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid, "controller": True}
+        metadata = {"name": name, "uid": f"uid-{self._next()}", "labels": {WORKLOAD_OF_JOB: uid}}
+        body = {"metadata": metadata | {"ownerReferences": [owner]}, "spec": {"active": True}}
+        self.workloads[name] = self._touch({"apiVersion": "kueue.x-k8s.io/v1beta2", **body})
 
     def report(self, key: Key, **fields: Any) -> None:
         """Apply fields of the status as the runner."""
@@ -335,8 +355,30 @@ class MemoryKube:
         if not await self.list_pods(namespace, _labels(job)[OWNER_KIND], _labels(job)[OWNER_NAME]):
             del self.jobs[name]
 
+    async def list_workloads(self, namespace: str, job_uid: str) -> list[Body]:
+        self.reads["workloads"] += 1
+        if self.refuse_workloads:
+            raise self.refuse_workloads
+        return [
+            _over_the_wire(body)
+            for body in self.workloads.values()
+            if body["metadata"]["labels"][WORKLOAD_OF_JOB] == job_uid
+        ]
+
     @_write
-    async def suspend_job(self, namespace: str, name: str, uid: str, version: str, suspend: bool) -> Body:
+    async def set_workload_active(
+        self, api_version: str, namespace: str, name: str, uid: str, version: str, active: bool
+    ) -> None:
+        metadata = self.workloads[name]["metadata"]
+        if (metadata["uid"], metadata["resourceVersion"]) != (uid, version):
+            raise ConflictError(409, f"workload {name} has been modified")
+        self.workloads[name]["spec"]["active"] = active
+        self._touch(self.workloads[name])
+
+    @_write
+    async def suspend_job(
+        self, namespace: str, name: str, uid: str, version: str, suspend: bool, *, note_only: bool = False
+    ) -> Body:
         job = self.jobs.get(name)
         if job is None:
             raise NotFoundError(404, f"job {name} not found")
@@ -346,7 +388,10 @@ class MemoryKube:
         annotations.pop(SUSPENDED_BY_US, None)
         if suspend:
             annotations[SUSPENDED_BY_US] = "true"
-        self.set_suspended(name, suspend)
+        if note_only:
+            self._touch(job)
+        else:
+            self.set_suspended(name, suspend)
         return _over_the_wire(job)
 
     @_write

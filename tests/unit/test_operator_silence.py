@@ -159,6 +159,28 @@ async def test_a_run_without_the_progress_that_it_promised_is_stalled(cluster: M
     await cluster.settle()
     assert condition(cluster, key, "Stalled")["status"] == "False"
     assert condition(cluster, key, "Ready")["reason"] == "Running"
+    # A second stall of the same attempt is told, too.
+    await cluster.watch_for(180)
+    assert condition(cluster, key, "Stalled")["status"] == "True"
+    assert reasons(cluster) == ["Stalled", "Stalled"]
+
+
+@play
+async def test_a_kill_between_the_event_of_a_stall_and_its_status_leaves_one_event(
+    cluster: MemoryKube,
+) -> None:
+    key = await running(cluster)
+    report(cluster, key)
+    await cluster.settle()
+    await cluster.watch_for(179)
+    cluster.wait(1)
+    cluster.kill_at = cluster.writes + 2  # the first write is the Event, the second its status
+    with pytest.raises(KilledError):
+        await cluster.settle()
+    cluster.wait(7)
+    await cluster.settle()
+    assert condition(cluster, key, "Stalled")["status"] == "True"
+    assert reasons(cluster) == ["Stalled"]
 
 
 @play

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +14,7 @@ from operator_ring.manifests import START, ended, resource, waiting
 from operator_ring.memory_kube import KilledError, MemoryKube, refusal
 from operator_ring.scenario import condition, play
 from tlt_api import times
-from tlt_api.failures import CLASSES, Cause, Reason
+from tlt_api.failures import CLASSES, Cause, Origin, Reason, failure, origin_of
 from tlt_api.status import Attempt, Position
 from tlt_operator.cluster.client import RefusedError
 from tlt_operator.controller import reconcile_once
@@ -315,6 +316,75 @@ async def test_while_storage_is_away_the_resource_is_blocked_and_says_by_what(cl
     cluster.edit(key, suspend=False)
     await cluster.settle()  # the wait goes on, and so does what is said of it
     assert condition(cluster, key, "Blocked")["reason"] == "StorageUnavailable"
+
+
+def denied(uri: str) -> str:
+    message = f"{uri} (https://s3.example.com): AccessDenied: HTTP 403"
+    failed = failure(Reason.STORAGE_DENIED, message, exit_code=41)
+    return json.dumps({"failure": failed.to_wire()})
+
+
+WITH_KEYS = {"s3": {"secretRef": {"name": "team-keys"}}}
+
+
+@pytest.mark.parametrize(
+    ("uri", "storage", "hint"),
+    [
+        ("s3://data/a.jpg", WITH_KEYS, "kubectl create secret generic team-keys -n default "),
+        ("s3://data/a.jpg", {}, "kubectl describe serviceaccount tlt-runner -n default "),
+        ("pvc://runs/traffic", {}, "kubectl get persistentvolumeclaim runs -n default "),
+    ],
+)
+def test_denied_storage_is_waited_for_with_the_command_that_mends_it(
+    uri: str, storage: dict[str, Any], hint: str
+) -> None:
+    async def scenario(cluster: MemoryKube) -> None:
+        key = await started(cluster, runPolicy={"maxRetries": 0}, storage=storage)
+        delays = []
+        for attempt in (1, 2, 3):
+            cluster.finish(f"traffic-train-{attempt}", ended(41, message=denied(uri)))
+            delays.append(await cluster.settle())
+            blocked = condition(cluster, key, "Blocked")
+            assert (blocked["status"], blocked["reason"]) == ("True", "StorageDenied")
+            assert uri in blocked["message"]
+            assert hint in blocked["message"]
+            cluster.wait(delays[-1] or 0)
+            await cluster.settle()
+        assert delays == [10, 20, 40]
+        # The Secret was renewed: nothing else is needed.
+        cluster.finish("traffic-train-4", ended(0))
+        await cluster.settle()
+        status = cluster.status(key)
+        assert (status["phase"], status["restarts"], "retries" in status) == ("Succeeded", 3, False)
+
+    asyncio.run(scenario(MemoryKube()))
+
+
+@play
+async def test_a_node_without_the_gpus_that_it_promised_is_waited_for_and_avoided(
+    cluster: MemoryKube,
+) -> None:
+    key = await started(cluster, runPolicy={"maxRetries": 0})
+    cluster.finish("traffic-train-1", ended(27))
+    cluster.pods["traffic-train-1-abcde"]["spec"] = {"nodeName": "gpu-7"}
+    await cluster.settle()
+    assert condition(cluster, key, "Blocked")["reason"] == "NotEnoughGPUs"
+    cluster.wait(10)
+    await cluster.settle()
+    status = cluster.status(key)
+    assert (status["attempt"], status["restarts"], status["history"][0]["node"]) == (2, 1, "gpu-7")
+
+
+def test_nothing_that_comes_from_the_surroundings_fails_for_good() -> None:
+    surroundings = {reason for reason in Reason if origin_of(reason) == Origin.SURROUNDINGS}
+    assert surroundings == {
+        "StorageUnavailable", "StorageDenied", "StorageFull", "NotEnoughGPUs", "StartFailed", "Interrupted",
+        "WorkerLost", "Evicted", "NodeLost", "Stalled", "JobDeleted",
+    }  # fmt: skip
+    assert all(CLASSES[reason].retryable for reason in surroundings)
+    # What is retried besides is the run's own doing, up to maxRetries.
+    others = {reason for reason in Reason if CLASSES[reason].retryable} - surroundings
+    assert others == {"OutOfMemory", "NaNLoss", "Internal"}
 
 
 @play

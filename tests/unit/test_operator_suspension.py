@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import pytest
+
 from operator_ring.manifests import ended, resource
-from operator_ring.memory_kube import Body, MemoryKube
+from operator_ring.memory_kube import Body, KilledError, MemoryKube, refusal
 from operator_ring.scenario import condition, play
 from tlt_operator import metrics
 from tlt_operator.snapshot import Key
@@ -204,33 +207,156 @@ async def test_a_pod_that_a_queue_takes_away_before_it_ran_is_no_preemption(clus
     assert (cluster.status(key)["phase"], cluster.status(key)["preemptions"]) == ("Queued", 1)
 
 
+def kueue_deactivates(cluster: MemoryKube) -> None:
+    """Stop the Job of an inactive Workload, as Kueue does in its time."""
+    assert cluster.workloads[JOB]["spec"]["active"] is False
+    cluster.set_suspended(JOB, True)
+
+
+def untouched(status: Body) -> bool:
+    """Tell whether a run has used up neither an attempt nor a retry, and nothing counts as an eviction."""
+    return status["attempt"] == 1 and not {"history", "retries", "preemptions", "restarts"} & set(status)
+
+
 @play
-async def test_suspending_a_run_of_a_queue_does_not_fight_with_it(cluster: MemoryKube) -> None:
+async def test_a_suspended_run_of_a_queue_keeps_its_job_and_its_attempt(cluster: MemoryKube) -> None:
     key = await running(cluster, "gpus")
+    cluster.add_workload(JOB)
+    assert cluster.reads["workloads"] == 0  # a run that nobody suspends does not ask for it
     cluster.edit(key, suspend=True)
     await cluster.settle()
-    # Kueue resumes each suspended Job that it has admitted; a Job that goes gives its quota back.
-    assert "suspend" not in cluster.jobs[JOB]["spec"] or not cluster.jobs[JOB]["spec"]["suspend"]
-    assert cluster.jobs[JOB]["metadata"]["deletionTimestamp"]
-    cluster.remove_job(JOB)
+    # Kueue would resume a Job that somebody else has suspended.
+    assert not cluster.jobs[JOB]["spec"].get("suspend")
+    assert cluster.status(key)["phase"] == "Running"
+    assert condition(cluster, key, "Reconciling")["reason"] == "Stopping"
+    kueue_deactivates(cluster)
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Running"  # its pod has SIGTERM, and writes
+    cluster.pods.clear()
     await cluster.settle()
     assert cluster.status(key)["phase"] == "Suspended"
+    assert untouched(cluster.status(key))
     cluster.edit(key, suspend=False)
     await cluster.settle()
-    assert "traffic-train-2" in cluster.jobs
-    assert not {"retries", "preemptions", "restarts"} & set(cluster.status(key))
+    assert cluster.workloads[JOB]["spec"]["active"] is True
+    assert "tlt.dev/suspended" not in cluster.jobs[JOB]["metadata"]["annotations"]
+    assert cluster.jobs[JOB]["spec"]["suspend"] is True  # Kueue's to resume, once there is room
+    assert condition(cluster, key, "Reconciling")["reason"] == "WaitingForAdmission"
+    kueue_admits(cluster)
+    cluster.run_pod(JOB)
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Running"
+    assert untouched(cluster.status(key))
+    assert cluster.created_jobs == {JOB: 1}
 
 
 @play
 async def test_suspending_a_run_that_waits_in_a_queue_takes_it_out(cluster: MemoryKube) -> None:
-    key = await running(cluster, "gpus")
+    key = cluster.add(of_queue("gpus"))
+    await cluster.settle()
+    cluster.add_workload(JOB)
     kueue_holds(cluster)
-    cluster.pods.clear()
     await cluster.settle()
     cluster.edit(key, suspend=True)
     await cluster.settle()
-    assert cluster.jobs == {}  # or Kueue would let it run
+    assert cluster.workloads[JOB]["spec"]["active"] is False
     assert cluster.status(key)["phase"] == "Suspended"
+    cluster.edit(key, suspend=False)
+    await cluster.settle()
+    assert cluster.workloads[JOB]["spec"]["active"] is True
+    assert condition(cluster, key, "Reconciling")["reason"] == "WaitingForAdmission"
+    assert untouched(cluster.status(key))
+
+
+@play
+async def test_a_run_that_is_resumed_before_its_queue_has_stopped_it_goes_on(cluster: MemoryKube) -> None:
+    key = await running(cluster, "gpus")
+    cluster.add_workload(JOB)
+    cluster.edit(key, suspend=True)
+    await cluster.settle()
+    cluster.edit(key, suspend=False)
+    await cluster.settle()
+    assert cluster.workloads[JOB]["spec"]["active"] is True
+    assert "tlt.dev/suspended" not in cluster.jobs[JOB]["metadata"]["annotations"]
+    assert cluster.status(key)["phase"] == "Running"
+    assert untouched(cluster.status(key))
+
+
+@play
+async def test_a_workload_that_somebody_else_has_stopped_is_left_to_them(cluster: MemoryKube) -> None:
+    key = await running(cluster, "gpus")
+    cluster.add_workload(JOB)
+    cluster.workloads[JOB]["spec"]["active"] = False  # kueuectl stop workload
+    kueue_deactivates(cluster)
+    cluster.pods.clear()
+    cluster.edit(key, suspend=True)
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Suspended"
+    cluster.edit(key, suspend=False)
+    await cluster.settle()
+    assert cluster.workloads[JOB]["spec"]["active"] is False
+    assert condition(cluster, key, "Reconciling")["reason"] == "WaitingForAdmission"
+
+
+@play
+async def test_a_job_of_a_queue_without_a_workload_is_suspended_like_any_other(cluster: MemoryKube) -> None:
+    key = await running(cluster, "gpus")
+    cluster.edit(key, suspend=True)
+    await cluster.settle()
+    assert cluster.jobs[JOB]["spec"]["suspend"] is True
+    cluster.pods.clear()
+    await cluster.settle()
+    assert cluster.status(key)["phase"] == "Suspended"
+    cluster.edit(key, suspend=False)
+    await cluster.settle()
+    assert cluster.jobs[JOB]["spec"]["suspend"] is False
+    assert untouched(cluster.status(key))
+
+
+@play
+async def test_without_the_right_to_workloads_the_status_says_so(cluster: MemoryKube) -> None:
+    key = await running(cluster, "gpus")
+    cluster.add_workload(JOB)
+    cluster.refuse_workloads = refusal(403, "workloads.kueue.x-k8s.io is forbidden")
+    cluster.edit(key, suspend=True)
+    assert await cluster.settle() == 30
+    blocked = condition(cluster, key, "Blocked")
+    assert (blocked["status"], blocked["reason"]) == ("True", "WorkloadRefused")
+    assert "kubectl apply -k manifests/base" in blocked["message"]
+    cluster.refuse_workloads = None
+    await cluster.settle()
+    assert cluster.workloads[JOB]["spec"]["active"] is False
+    assert condition(cluster, key, "Blocked")["status"] == "False"
+
+
+@pytest.mark.parametrize("suspend", [True, False])
+def test_a_kill_at_any_write_of_a_suspension_by_the_queue_is_made_good(suspend: bool) -> None:
+    async def scenario(cluster: MemoryKube, number: int) -> bool:
+        key = await running(cluster, "gpus")
+        cluster.add_workload(JOB)
+        if not suspend:
+            cluster.edit(key, suspend=True)
+            await cluster.settle()
+            kueue_deactivates(cluster)
+            cluster.pods.clear()
+            await cluster.settle()
+        cluster.edit(key, suspend=suspend)
+        cluster.kill_at = cluster.writes + number
+        killed = False
+        try:
+            await cluster.settle()
+        except KilledError:
+            killed = True
+        await cluster.settle()
+        assert cluster.workloads[JOB]["spec"]["active"] is not suspend
+        assert ("tlt.dev/suspended" in cluster.jobs[JOB]["metadata"]["annotations"]) is suspend
+        assert cluster.created_jobs == {JOB: 1}
+        assert untouched(cluster.status(key))
+        return killed
+
+    kills = [asyncio.run(scenario(MemoryKube(), number)) for number in range(1, 7)]
+    # An Event, a status, a note on the Job and its Workload; a resumed one then says in which queue it waits.
+    assert kills == ([True] * 4 + [False] * 2 if suspend else [True] * 5 + [False])
 
 
 def counted(reason: str) -> float:

@@ -153,6 +153,10 @@ class CachedClient:
         """List the Warning events about an object, as of half a minute ago at most."""
         return await self.warnings.about(namespace, uid)
 
+    async def list_workloads(self, namespace: str, job_uid: str) -> Sequence[Json]:
+        """List the Workloads that Kueue has made for a Job, from the API server."""
+        return await self.source.list_workloads(namespace, job_uid)
+
     def list_metadata(self, kind: Kind, namespace: str | None) -> AsyncIterator[Json]:
         """List the metadata of all resources of a kind, from the API server."""
         return self.source.list_metadata(kind, namespace)
@@ -208,10 +212,14 @@ class CachedClient:
             # Whether it is being deleted, is gone or has changed: the next look needs its present state.
             await self.get_job(namespace, name, live=True)
 
-    async def suspend_job(self, namespace: str, name: str, uid: str, version: str, suspend: bool) -> Json:
+    async def suspend_job(
+        self, namespace: str, name: str, uid: str, version: str, suspend: bool, *, note_only: bool = False
+    ) -> Json:
         """Suspend or resume a batch Job, if it is still this very version; return the Job."""
         try:
-            answer = await self.source.suspend_job(namespace, name, uid, version, suspend)
+            answer = await self.source.suspend_job(
+                namespace, name, uid, version, suspend, note_only=note_only
+            )
         except (ConflictError, NotFoundError):
             await self.get_job(namespace, name, live=True)
             raise
@@ -231,6 +239,12 @@ class CachedClient:
             raise
         self._owned["jobs"].put(answer)
         return answer
+
+    async def set_workload_active(
+        self, api_version: str, namespace: str, name: str, uid: str, version: str, active: bool
+    ) -> None:
+        """Let Kueue run a Workload, or stop it, if it is still this very version."""
+        await self.source.set_workload_active(api_version, namespace, name, uid, version, active)
 
     async def create_service(self, service: Json) -> None:
         """Create a Service."""

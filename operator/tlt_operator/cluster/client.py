@@ -91,6 +91,9 @@ class Client(Protocol):
     async def list_warnings(self, namespace: str, uid: str) -> Sequence[Json]:
         """List the Warning events about an object."""
 
+    async def list_workloads(self, namespace: str, job_uid: str) -> Sequence[Json]:
+        """List the Workloads that Kueue has made for a Job; none in a cluster without Kueue."""
+
     def list_metadata(self, kind: Kind, namespace: str | None) -> AsyncIterator[Json]:
         """List the metadata of all resources of a kind, in a namespace or everywhere."""
 
@@ -116,8 +119,18 @@ class Client(Protocol):
     async def delete_job(self, namespace: str, name: str, uid: str, version: str) -> None:
         """Delete a batch Job after its pods, if it is still this very version."""
 
-    async def suspend_job(self, namespace: str, name: str, uid: str, version: str, suspend: bool) -> Json:
-        """Suspend or resume a batch Job, if it is still this very version; return the Job."""
+    async def suspend_job(
+        self, namespace: str, name: str, uid: str, version: str, suspend: bool, *, note_only: bool = False
+    ) -> Json:
+        """Suspend or resume a batch Job, if it is still this very version; return the Job.
+
+        With ``note_only`` the Job just says that the operator did: its queue stops and starts it.
+        """
+
+    async def set_workload_active(
+        self, api_version: str, namespace: str, name: str, uid: str, version: str, active: bool
+    ) -> None:
+        """Let Kueue run a Workload, or stop it, if it is still this very version."""
 
     async def set_job_ttl(self, namespace: str, name: str, uid: str, seconds: int) -> Json:
         """Set ttlSecondsAfterFinished of a batch Job, only of this uid; return the Job."""

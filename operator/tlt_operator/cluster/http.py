@@ -22,7 +22,14 @@ from tlt_api.resources import Kind
 from tlt_api.status import OPERATOR_FIELD_MANAGER
 from tlt_api.version import user_agent
 from tlt_operator.cluster.client import Json, NotFoundError, Owned, api_error
-from tlt_operator.objects import OWNER_KIND, OWNER_NAME, OWNER_UID, SUSPENDED_BY_US
+from tlt_operator.objects import (
+    KUEUE_GROUP,
+    OWNER_KIND,
+    OWNER_NAME,
+    OWNER_UID,
+    SUSPENDED_BY_US,
+    WORKLOAD_OF_JOB,
+)
 
 _PAGE = 500
 """Resources in one answer: a list of thousands at once would take memory on both sides."""
@@ -137,6 +144,22 @@ class HttpClient:
         path = f"/api/v1/namespaces/{namespace}/events"
         return await self._list(path, fieldSelector=f"involvedObject.uid={uid},type=Warning")
 
+    async def list_workloads(self, namespace: str, job_uid: str) -> Sequence[Json]:
+        """List the Workloads that Kueue has made for a Job; none in a cluster without Kueue."""
+        # Kueue serves v1beta1, v1beta2 or both, depending on its release; the field that matters is in each.
+        group = await self._get(f"/apis/{KUEUE_GROUP}")
+        if group is None:
+            return ()
+        api_version = group["preferredVersion"]["groupVersion"]
+        try:
+            items = await self._list(
+                _workloads(api_version, namespace), labelSelector=f"{WORKLOAD_OF_JOB}={job_uid}"
+            )
+        # Its other kinds may be there without this one.
+        except NotFoundError:
+            return ()
+        return [{"apiVersion": api_version, **item} for item in items]
+
     async def list_all_warnings(self, namespace: str) -> AsyncIterator[Json]:
         """List the Warning events of a namespace, page by page."""
         path = f"/api/v1/namespaces/{namespace}/events"
@@ -228,13 +251,23 @@ class HttpClient:
         }
         await self._request("DELETE", _job(namespace, name), body)
 
-    async def suspend_job(self, namespace: str, name: str, uid: str, version: str, suspend: bool) -> Json:
+    async def suspend_job(
+        self, namespace: str, name: str, uid: str, version: str, suspend: bool, *, note_only: bool = False
+    ) -> Json:
         """Suspend or resume a batch Job, if it is still this very version; return the Job."""
         # Both metadata are compared by the API server: a Job that changed since it was read is left alone.
         annotations = {SUSPENDED_BY_US: "true" if suspend else None}
         metadata = {"uid": uid, "resourceVersion": version, "annotations": annotations}
-        body = {"metadata": metadata, "spec": {"suspend": suspend}}
+        body = {"metadata": metadata, **({} if note_only else {"spec": {"suspend": suspend}})}
         return await self._request("PATCH", _job(namespace, name), body, content_type=_MERGE)
+
+    async def set_workload_active(
+        self, api_version: str, namespace: str, name: str, uid: str, version: str, active: bool
+    ) -> None:
+        """Let Kueue run a Workload, or stop it, if it is still this very version."""
+        body = {"metadata": {"uid": uid, "resourceVersion": version}, "spec": {"active": active}}
+        path = f"{_workloads(api_version, namespace)}/{name}"
+        await self._request("PATCH", path, body, content_type=_MERGE)
 
     async def set_job_ttl(self, namespace: str, name: str, uid: str, seconds: int) -> Json:
         """Set ttlSecondsAfterFinished of a batch Job, only of this uid; return the Job."""
@@ -405,6 +438,10 @@ def _job(namespace: str, name: str = "") -> str:
 
 def _leases(namespace: str, name: str = "") -> str:
     return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases" + (f"/{name}" if name else "")
+
+
+def _workloads(api_version: str, namespace: str) -> str:
+    return f"/apis/{api_version}/namespaces/{namespace}/workloads"
 
 
 def _owned(what: Owned, namespace: str | None) -> str:

@@ -64,6 +64,11 @@ def reconcile(
         # The attempt has no Job yet: make one.
         case Announced():
             return _create(snapshot, resource, now, settings)
+        # The user resumed a run of a queue before the queue had stopped it.
+        case Starting(job=job) | Running(job=job) | Disrupted(job=job) if (
+            job.suspended_by_us and snapshot.workload
+        ):
+            return Plan(resume=job, workload=snapshot.workload, requeue_after=0)
         # The pods of an Indexed Job reach each other by its Service, which needs the Job's uid.
         case Starting(job=job) | Running(job=job) if _lacks_service(snapshot, job):
             return Plan(service=service_object.build(snapshot.namespace, job), requeue_after=0)

@@ -136,6 +136,16 @@ def suspension_blocker(job: JobState, namespace: str) -> Blocker:
     return Blocker("JobSuspended", message, hint)
 
 
+def workload_blocker(refusal: Refusal) -> Blocker:
+    """Return the blocker of a Job of Kueue's whose Workload the operator may not read."""
+    return Blocker(
+        "WorkloadRefused",
+        f"Kueue's Workload of the Job cannot be read: {refusal.message}",
+        "The operator needs the rights to list and patch workloads.kueue.x-k8s.io: kubectl apply -k "
+        "manifests/base gives them.",
+    )
+
+
 def refusal_blocker(message: str, namespace: str) -> Blocker:
     """Return the blocker of a Job or pod that the API server refused."""
     # A quota is answered with 403 too, but other runs may free it: only the message tells it from a refusal.

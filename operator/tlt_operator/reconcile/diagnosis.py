@@ -153,7 +153,10 @@ def _start_error(pod: PodState, message: str, code: int | None = None) -> Failur
 
 
 def failed_node(cause: Failure, pods: Sequence[PodState]) -> str | None:
-    """Return the node that could not start a pod, of an attempt that failed by that; None in other cases."""
+    """Return the node that could not start a pod or lacks its GPUs, if the attempt failed by that."""
+    if cause.reason == Reason.NOT_ENOUGH_GPUS:
+        code = CLASSES[Reason.NOT_ENOUGH_GPUS].exit_code
+        return next((pod.node for pod in reversed(pods) if pod.node and pod.exit_code == code), None)
     if cause.reason != Reason.START_FAILED:
         return None
     return next((pod.node for pod in reversed(pods) if pod.node and _could_not_start(pod)), None)

@@ -16,8 +16,8 @@ from tlt_api.failures import CLASSES, Cause, Reason, cause_of
 from tlt_api.resources import Resource
 from tlt_api.status import OPERATOR_FIELDS, Attempt, Failure, JobStatus, Phase
 from tlt_operator.objects.event import Event
-from tlt_operator.reconcile import diagnosis, report, retry
-from tlt_operator.snapshot import JobState, Snapshot
+from tlt_operator.reconcile import diagnosis, hints, report, retry
+from tlt_operator.snapshot import JobState, Snapshot, WorkloadState
 
 _TTL_OF_REPEATED_JOBS = 3600
 """Seconds for which the Job of an attempt that the surroundings ended is kept, with its log."""
@@ -38,6 +38,7 @@ class Plan:
         delete: The Job to delete.
         suspend: The Job to suspend.
         resume: The Job to resume.
+        workload: The Workload by which its queue suspends or resumes that Job; None for a Job without one.
         ttl: Jobs (name and uid) whose ttlSecondsAfterFinished to set.
         requeue_after: Seconds after which to look again even if no event arrives.
         announced: Snapshot with the next attempt in its status, with which to decide on: nothing is written
@@ -52,6 +53,7 @@ class Plan:
     delete: JobState | None = None
     suspend: JobState | None = None
     resume: JobState | None = None
+    workload: WorkloadState | None = None
     ttl: tuple[tuple[str, str, int], ...] = ()
     requeue_after: float | None = None
     announced: Snapshot | None = None
@@ -185,7 +187,8 @@ def end_attempt(
     """
     # The reason decides: whether it can be retried at all, whether it counts, and what the next attempt
     # changes.
-    status, failure, reason = snapshot.status, _shortened(failure), Reason(failure.reason)
+    failure = hints.with_names(_shortened(failure), resource, snapshot.namespace)
+    status, reason = snapshot.status, Reason(failure.reason)
     entry = Attempt(
         attempt=snapshot.attempt,
         reason=reason,

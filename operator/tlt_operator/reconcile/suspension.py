@@ -27,15 +27,15 @@ from tlt_operator.reconcile.state import (
     Stopping,
     Succeeded,
 )
-from tlt_operator.snapshot import JobState, Snapshot
+from tlt_operator.snapshot import JobState, Refusal, Snapshot
 
 
 def suspend(snapshot: Snapshot, resource: Resource, state: AttemptState, now: datetime) -> Plan:
     """Return the plan for a resource that is to be suspended and has not ended.
 
     The attempt's Job is suspended: its pods write their checkpoint and end, and once it is resumed it makes
-    another pod. A Job that Kueue admits is deleted instead, and the next attempt queues anew: Kueue resumes
-    every suspended Job that it has admitted, and keeps its quota for it.
+    another pod. Kueue resumes every suspended Job that it has admitted; it is told by the Job's Workload,
+    stops the Job itself, and gives its quota to others.
     """
     match state:
         # The run was faster than the suspension.
@@ -48,10 +48,20 @@ def suspend(snapshot: Snapshot, resource: Resource, state: AttemptState, now: da
         case Ended(outcome=Attempt()) if leftover := cleanup.leftover(snapshot):
             return _stopping(snapshot, leftover, now, delete=leftover)
         # The phase stays Running until its pods have written their checkpoint and are gone.
-        case (
-            Starting(job=job) | Running(job=job) | Disrupted(job=job) | Paused(job=job) | Stopping(job=job)
-        ) if job.queue or job.deleting:
-            return _stopping(snapshot, job, now, delete=None if job.deleting else job)
+        case Stopping(job=job):
+            return _stopping(snapshot, job, now)
+        case Starting(job=job) | Running(job=job) | Disrupted(job=job) | Paused(job=job) if (
+            snapshot.workload_refusal
+        ):
+            return _refused(snapshot, job, snapshot.workload_refusal, now)
+        # One that waits in the queue could be admitted in this moment.
+        case Starting(job=job) | Running(job=job) | Disrupted(job=job) | Paused(job=job) if (
+            snapshot.workload and snapshot.workload.active
+        ):
+            return _stopping(snapshot, job, now, suspend=job, workload=snapshot.workload)
+        # Kueue knows, and is about to stop it.
+        case Starting(job=job) | Running(job=job) | Disrupted(job=job) if snapshot.workload:
+            return _stopping(snapshot, job, now)
         case Starting(job=job) | Running(job=job) | Disrupted(job=job):
             return _stopping(snapshot, job, now, suspend=job)
         # The Job controller has not noticed yet: a pod may be on its way.
@@ -75,6 +85,14 @@ def _stopping(snapshot: Snapshot, job: JobState, now: datetime, **actions: Any) 
     return replace(waiting.await_pods(snapshot, stopping, now, job_uid=job.uid), **actions)
 
 
+def _refused(snapshot: Snapshot, job: JobState, refusal: Refusal, now: datetime) -> Plan:
+    """Report that the operator may not stop a Job of a queue, which runs on."""
+    block = blockers.workload_blocker(refusal).block
+    state = State(Phase.RUNNING, conditions.STOPPING, f"Job {job.name} cannot be stopped", block)
+    status = with_state(snapshot, state, now, job_uid=job.uid)
+    return plan_for(snapshot, status, requeue_after=waiting.REFUSED_POLL_SECONDS)
+
+
 def paused(snapshot: Snapshot, resource: Resource, state: Paused, now: datetime) -> Plan:
     """Return the plan for a resource that is to run and whose Job is suspended."""
     job = state.job
@@ -86,11 +104,21 @@ def paused(snapshot: Snapshot, resource: Resource, state: Paused, now: datetime)
             poll = waiting.OLD_POD_POLL_SECONDS
             return waiting.queued(snapshot, resource, "WaitingForOldPod", message, now, poll, job)
         return waiting.still_writing(snapshot, now)
-    # The user resumed the resource: so is its Job, which makes another pod of the same attempt.
-    if job.suspended_by_us and not job.queue:
+    if job.suspended_by_us and snapshot.workload_refusal:
+        blocker = blockers.workload_blocker(snapshot.workload_refusal)
+        return waiting.blocked(snapshot, resource, blocker, job, now, waiting.REFUSED_POLL_SECONDS)
+    # The user resumed the resource: so is its Job, which makes another pod of the same attempt, once it is
+    # admitted anew if it is one of a queue.
+    if job.suspended_by_us:
         message = f"attempt {snapshot.attempt}: Job {job.name} is resumed"
-        status = with_state(snapshot, State(Phase.QUEUED, conditions.WAITING_FOR_POD, message), now)
-        return plan_for(snapshot, status, resume=job, requeue_after=waiting.OLD_POD_POLL_SECONDS)
+        reason = conditions.WAITING_FOR_ADMISSION if snapshot.workload else conditions.WAITING_FOR_POD
+        return plan_for(
+            snapshot,
+            with_state(snapshot, State(Phase.QUEUED, reason, message), now),
+            resume=job,
+            workload=snapshot.workload,
+            requeue_after=waiting.OLD_POD_POLL_SECONDS,
+        )
     if not job.queue:
         blocker = blockers.suspension_blocker(job, snapshot.namespace)
         return waiting.blocked(snapshot, resource, blocker, job, now, waiting.WATCHED_POLL_SECONDS)
