@@ -22,9 +22,15 @@ RUN_SPEC_PATH = "/etc/tlt/run.json"
 """File of the pod that shows the annotation."""
 PROGRESS_SECONDS = 5
 """Shortest time between two reports of progress, unless the operator asks for a longer one."""
+PREPARATION_SECONDS = 3600
+"""Time for which a run may be silent while it starts, and between its data and its first step: it imports,
+downloads weights, builds its model. The operator allows as much to a container that has not reported yet."""
 # Not a field of the RunSpec: runners of 0.1.0 refuse fields that they do not know.
 PROGRESS_VARIABLE = "TLT_PROGRESS_SECONDS"
 """Environment variable of the pod by which the operator asks for a longer one."""
+WRITERS_VARIABLE = "TLT_OUTPUT_WRITERS"
+"""Environment variable of the pod with the uids of the other resources of the namespace that have the same
+output, separated by commas. A resource that is not among them no longer exists."""
 VOLUMES_ROOT = "/mnt/tlt"
 """Mount point of volumes: ``pvc://claim/path`` is at ``/mnt/tlt/claim/path`` in the pod."""
 

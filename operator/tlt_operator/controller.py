@@ -29,13 +29,14 @@ from tlt_operator.cluster.client import (
 )
 from tlt_operator.health import Health
 from tlt_operator.index import Index, key_of
+from tlt_operator.objects import OWNER_UID
 from tlt_operator.observe import observe, pod_state
 from tlt_operator.outputs import Outputs
-from tlt_operator.reconcile import reconcile
+from tlt_operator.reconcile import reconcile, silence
 from tlt_operator.reconcile.plan import operator_fields
 from tlt_operator.reports import Reports
 from tlt_operator.settings import Settings
-from tlt_operator.snapshot import Key, Refusal, Snapshot
+from tlt_operator.snapshot import Key, PodState, Refusal, Snapshot
 from tlt_operator.watches import Watches
 from tlt_operator.workqueue import Backoff, WorkQueue
 
@@ -345,10 +346,16 @@ async def reconcile_once(
     if snapshot is None:
         return Look()
     outputs = index.outputs
-    silence = await _silence(client, key, snapshot, index.reports)
     snapshot = replace(
-        snapshot, active=index.active, output_holder=outputs.holder(key), progress_silence=silence
+        snapshot,
+        active=index.active,
+        output_holder=outputs.holder(key),
+        sharing_output=index.sharing_output(key),
+        progress_silence=await _silence(client, key, snapshot, index.reports),
     )
+    if snapshot.own_job is None:
+        leaving = await _leaving_pods(client, key, outputs)
+        snapshot = replace(snapshot, pods=(*leaving, *snapshot.pods))
     plan = reconcile(snapshot, now, settings)
     if plan.create is not None:
         # Whoever holds the output may not be known yet: the first lists of the watches are awaited.
@@ -393,14 +400,31 @@ async def _silence(client: Client, key: Key, snapshot: Snapshot, reports: Report
         ConflictError: It has reported, which its watch has not told yet.
         ApiError: The API server does not answer, perhaps to the run neither.
     """
-    progress = snapshot.status.progress
-    if progress is None or progress.last_update_time is None or progress.next_within_seconds is None:
+    awaited = silence.awaited(snapshot)
+    if awaited is None:
         return None
-    seconds = reports.silence(key, progress.last_update_time, progress.next_within_seconds)
-    late = seconds >= progress.next_within_seconds and snapshot.status.phase == Phase.RUNNING
+    seconds = reports.silence(key, awaited.after, awaited.within, is_start=awaited.is_first)
+    late = seconds >= awaited.within and snapshot.status.phase == Phase.RUNNING
     if late:
         await _require_unchanged(client, snapshot)
     return seconds
+
+
+async def _leaving_pods(client: Client, key: Key, outputs: Outputs) -> list[PodState]:
+    """Return the pods of deleted resources that may still write to the output of a resource.
+
+    They have the time to write a checkpoint. Those of a former resource of the same name are known anyway.
+    """
+    leaving: list[PodState] = []
+    for former, uid in outputs.leaving(key).items():
+        pods = await client.list_pods(former.namespace, former.kind, former.name)
+        own = [pod for pod in pods if (pod["metadata"].get("labels") or {}).get(OWNER_UID) == uid]
+        live = [state for state in (pod_state(pod, "") for pod in own) if not state.ended]
+        if not live:
+            outputs.left(former)
+        elif former != key:
+            leaving += live
+    return leaving
 
 
 async def _make_known(client: Client, key: Key, outputs: Outputs) -> None:

@@ -101,12 +101,17 @@ class Index:
         self.active -= bool(previous and previous.active)
         self._own_writes.pop(key, None)
         sharing = self.outputs.sharing(key)
-        self.outputs.remove(key)
+        self.outputs.remove(key, uid)
         self.reports.forget(key)
         self.rewrites.forget(key)
         self._link(key, previous.parent if previous else None, None)
         # They stay linked: a parent of the same name that is created later wakes them again.
         return self._dependants.get(key, set()) | sharing
+
+    def sharing_output(self, key: Key) -> tuple[str, ...]:
+        """Return the uids of the other resources with the output of a resource."""
+        others = (self._resources.get(other) for other in self.outputs.sharing(key))
+        return tuple(sorted(other.uid for other in others if other))
 
     def unsettled(self) -> set[Key]:
         """Return the resources that have not ended."""

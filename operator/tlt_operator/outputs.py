@@ -38,6 +38,10 @@ class _Writer:
     ready: bool
 
 
+_MOST_LEAVING = 1000
+"""Deleted resources that are remembered: their pods end within minutes."""
+
+
 class Outputs:
     """Writers of all outputs."""
 
@@ -48,6 +52,7 @@ class Outputs:
         self._known: set[Key] = set()
         self._unlisted: set[str | None] = set()
         self._postponed: set[Key] = set()
+        self._leaving: dict[Key, tuple[_Place, str]] = {}
 
     def expect_list(self, namespace: str | None) -> None:
         """Record that a namespace (None: the cluster) has resources that are not here yet."""
@@ -85,9 +90,14 @@ class Outputs:
         self._writers[key] = current
         self._at.setdefault(current.place, set()).add(key)
 
-    def remove(self, key: Key) -> None:
-        """Forget a deleted resource."""
+    def remove(self, key: Key, uid: str) -> None:
+        """Forget a deleted resource, but not that its pods may write for a while."""
         previous = self._writers.pop(key, None)
+        if previous and previous.started and previous.live:
+            self._leaving[key] = (previous.place, uid)
+            # Most are never asked for. A dict keeps the order: the oldest goes first.
+            if len(self._leaving) > _MOST_LEAVING:
+                del self._leaving[next(iter(self._leaving))]
         self._known.discard(key)
         self._postponed.discard(key)
         self._claims.discard(key)
@@ -101,6 +111,17 @@ class Outputs:
     def release(self, key: Key) -> None:
         """Record that a resource does not start after all."""
         self._claims.discard(key)
+
+    def leaving(self, key: Key) -> dict[Key, str]:
+        """Return the deleted resources whose pods may still write to the same output, with their uids."""
+        writer = self._writers.get(key)
+        if writer is None:
+            return {}
+        return {other: uid for other, (place, uid) in self._leaving.items() if place == writer.place}
+
+    def left(self, key: Key) -> None:
+        """Record that no pod of a deleted resource is left."""
+        self._leaving.pop(key, None)
 
     def sharing(self, key: Key) -> set[Key]:
         """Return the other resources with the same output."""

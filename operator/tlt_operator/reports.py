@@ -36,19 +36,27 @@ class Reports:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self._counts: dict[Key, _Count] = {}
+        # Of runs that have not reported: their status may have the last report of an earlier attempt.
+        self._starts: dict[Key, _Count] = {}
 
     def heard(self, key: Key, report: str | None) -> None:
         """Note the ``lastUpdateTime`` of a resource; None if nothing was reported."""
-        count = self._counts.get(key)
         if report is None:
             self._counts.pop(key, None)
-        elif count is None or count.report != report:
-            self._counts[key] = _Count(report, self.clock(), -math.inf)
+        else:
+            self._count(self._counts, key, report)
 
-    def silence(self, key: Key, report: str, promised: float) -> float:
-        """Return the seconds for which nothing new was heard from a run that promised its next report."""
-        self.heard(key, report)
-        now, count = self.clock(), self._counts[key]
+    def silence(self, key: Key, report: str, promised: float, *, is_start: bool = False) -> float:
+        """Return the seconds for which nothing new was heard from a run that promised its next report.
+
+        Args:
+            key: Resource of the run.
+            report: Its last report, or its start.
+            promised: Time within which the next one was promised, in seconds.
+            is_start: True for a run that has not reported since its start.
+        """
+        now = self.clock()
+        count = self._count(self._starts if is_start else self._counts, key, report)
         if now - count.since > promised and now - count.looked > _GAP_SECONDS:
             count.since = now - promised
         count.looked = now
@@ -56,9 +64,18 @@ class Reports:
 
     def interrupted(self, key: Key) -> None:
         """Note that the API server did not answer, or refused to: perhaps the run is not heard either."""
-        if key in self._counts:
-            self._counts[key].looked = -math.inf
+        for counts in (self._counts, self._starts):
+            if key in counts:
+                counts[key].looked = -math.inf
 
     def forget(self, key: Key) -> None:
         """Forget a resource that was deleted."""
         self._counts.pop(key, None)
+        self._starts.pop(key, None)
+
+    def _count(self, counts: dict[Key, _Count], key: Key, report: str) -> _Count:
+        """Return the count of a report, which begins now if it is a new one."""
+        count = counts.get(key)
+        if count is None or count.report != report:
+            count = counts[key] = _Count(report, self.clock(), -math.inf)
+        return count

@@ -259,6 +259,7 @@ class Snapshot:
         events: Warnings about the attempt's Job or pod; read only while the pod does not start.
         active: Number of resources in the cluster whose Job runs or waits for its pods.
         output_holder: Resource that writes to the same output and goes first; None if there is none.
+        sharing_output: UIDs of all other resources of the namespace with the same output.
         progress_silence: Seconds for which nothing new was heard from a run that promised its next report.
         refusal: Set when the attempt's Job was refused a moment ago, or its Service, to read or to create.
     """
@@ -287,6 +288,7 @@ class Snapshot:
     events: tuple[EventState, ...] = ()
     active: int = 0
     output_holder: Key | None = None
+    sharing_output: tuple[str, ...] = ()
     progress_silence: float | None = None
     refusal: Refusal | None = None
 

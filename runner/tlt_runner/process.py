@@ -25,8 +25,14 @@ from pydantic import ValidationError
 from tlt_api import resources
 from tlt_api.failures import Reason
 from tlt_api.runreport import RunReport, to_termination_message
-from tlt_api.runspec import PROGRESS_SECONDS, PROGRESS_VARIABLE, RunSpec, unknown_fields
-from tlt_api.status import Failure
+from tlt_api.runspec import (
+    PREPARATION_SECONDS,
+    PROGRESS_SECONDS,
+    PROGRESS_VARIABLE,
+    RunSpec,
+    unknown_fields,
+)
+from tlt_api.status import Failure, Progress
 from tlt_api.version import version
 from tlt_runner import exits
 from tlt_runner.cancel import Stop
@@ -225,7 +231,14 @@ def task_of(command: str, *, local: bool = False) -> Task:
         inputs.require(command, run, context.storage)
         # Parts of a training write nothing that the training itself would replace.
         claim = (
-            output.claimed(run, context.storage, context.scratch, local=local, chief=_is_chief(run))
+            output.claimed(
+                run,
+                context.storage,
+                context.scratch,
+                local=local,
+                chief=_is_chief(run),
+                existing=output.existing_writers(os.environ),
+            )
             if COMMANDS[command].whole
             else nullcontext()
         )
@@ -247,6 +260,10 @@ def _run_task(
     log.info("%s/%s, attempt %d", run.owner.kind, run.owner.name, run.attempt)
     # The signal may have come while the process started.
     stop.raise_if("before it began")
+    # Before anything that can hang: imports, downloads, a file system that does not answer. The other pods
+    # of a run report nothing.
+    if _is_chief(run):
+        reporter.progress(Progress(next_within_seconds=PREPARATION_SECONDS))
     # ignore_cleanup_errors: a scratch folder that cannot be removed must not fail a finished run.
     with tempfile.TemporaryDirectory(prefix="tlt-", ignore_cleanup_errors=True) as folder:
         scratch = Path(folder)

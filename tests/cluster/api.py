@@ -30,6 +30,7 @@ _VERSIONS = {
     "Lease": "coordination.k8s.io/v1",
     "PriorityClass": "scheduling.k8s.io/v1",
     "RuntimeClass": "node.k8s.io/v1",
+    "Workload": "kueue.x-k8s.io/v1beta2",
     **dict.fromkeys(KINDS, API_VERSION),
 }
 """Where a kind's API version is not v1."""

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+import patience
 from cluster.control_plane import ControlPlane
-from operator_ring.kueue import FLAVOUR, QUEUE, Kueue
+from operator_ring.kueue import CRD, FLAVOUR, QUEUE, Kueue
 from operator_ring.live import Api, Kubelet, OperatorProcess, until
 from operator_ring.manifests import made
 
@@ -24,6 +25,8 @@ def kubelet(api: Api, namespace: str) -> Kubelet:
 @pytest.fixture
 def kueue(installed: ControlPlane, namespace: str) -> Iterator[Kueue]:
     """Kueue, for the Jobs of this test's namespace."""
+    installed.apply(CRD)
+    installed.kubectl("wait", "--for=condition=Established", "crd/workloads.kueue.x-k8s.io", patience.KUBECTL)
     with Kueue(lambda: Api(installed.kubeconfig), namespace) as kueue:
         yield kueue
 
@@ -108,25 +111,46 @@ def test_kueue_admits_evicts_and_readmits_one_attempt(
     assert {item["reason"] for item in events if item["type"] == "Warning"} <= {"ClaimMissing"}
 
 
-def test_a_user_who_suspends_a_run_of_kueue_takes_it_out_of_the_queue(
+def test_a_user_who_suspends_a_run_of_kueue_keeps_its_job_and_its_attempt(
     api: Api, kubelet: Kubelet, kueue: Kueue, namespace: str, operator: OperatorProcess
 ) -> None:
-    training = queued(api, namespace)
+    training = queued(api, namespace, runPolicy={"maxRetries": 0})
     kueue.admit(JOB)
     kubelet.run(JOB)
     api.until_phase(training, "Running")
-    resumed = len(kueue.resumed)
+    before = {name: api.status(training).get(name) for name in ("history", "preemptions")}
+    resumed, uid = len(kueue.resumed), api.jobs(namespace)[JOB]["metadata"]["uid"]
     api.edit(training, suspend=True)
-    stop_pod(api, kubelet)
+    first = stop_pod(api, kubelet)
     api.until_phase(training, "Suspended")
+    assert kueue.workload(JOB)["spec"]["active"] is False
+    assert JOB not in kueue.admitted  # its quota is somebody else's
     assert len(kueue.resumed) == resumed  # nothing that Kueue would have to undo
-    assert api.jobs(namespace) == {}
     api.edit(training, suspend=False)
-    until("the next attempt to queue", lambda: "traffic-train-2" in api.jobs(namespace))
-    kueue.admit("traffic-train-2")
-    kubelet.run("traffic-train-2")
+    until("its Workload to be active", lambda: kueue.workload(JOB)["spec"]["active"])
+    status = api.until_phase(training, "Queued")
+    assert {c["reason"] for c in status["conditions"]} & {"WaitingForAdmission"}
+    kueue.admit(JOB)
+    kubelet.run(JOB)
+    assert kubelet.pod(JOB)["metadata"]["uid"] != first
     status = api.until_phase(training, "Running")
-    assert (status["attempt"], "retries" in status) == (2, False)
+    assert (status["attempt"], "retries" in status) == (1, False)
+    assert {name: status.get(name) for name in before} == before
+    assert {name: job["metadata"]["uid"] for name, job in api.jobs(namespace).items()} == {JOB: uid}
+    kubelet.end(JOB, 0)
+    api.until_phase(training, "Succeeded")
+
+
+def test_a_run_that_is_suspended_while_it_waits_for_kueue_is_taken_out_of_the_queue(
+    api: Api, kueue: Kueue, namespace: str, operator: OperatorProcess
+) -> None:
+    training = queued(api, namespace)
+    api.edit(training, suspend=True)
+    api.until_phase(training, "Suspended")
+    assert kueue.workload(JOB)["spec"]["active"] is False
+    api.edit(training, suspend=False)
+    until("its Workload to be active", lambda: kueue.workload(JOB)["spec"]["active"])
+    assert list(api.jobs(namespace)) == [JOB]
 
 
 def test_a_run_that_kueue_readmits_while_its_pod_writes_gets_no_second_pod_beside_it(

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import logging
 import random
 import signal
@@ -453,3 +454,14 @@ def test_an_output_in_a_bucket_belongs_to_one_run(storage: Storage, tmp_path: Pa
     ):
         pass
     assert refused.value.reason == Reason.OUTPUT_TAKEN
+    # Its owner no longer exists: it is free without the model, and is not with it.
+    with (
+        pytest.raises(RunnerError, match="a former resource of this name"),
+        output.claimed(run_of("second"), storage, tmp_path, local=False, existing=[]),
+    ):
+        pass
+    storage.remove("s3://bucket/runs/claimed", ["model.keras"])
+    with output.claimed(run_of("second"), storage, tmp_path, local=False, existing=[]):
+        pass
+    claim = storage.fetch("s3://bucket/runs/claimed/tlt-owner.json").read_text()
+    assert json.loads(claim)["uid"] == "second"

@@ -1,9 +1,11 @@
 """Stand-in for Kueue: does to a batch Job what Kueue's controller does, on a real API server.
 
-As in kubernetes-sigs/kueue (pkg/controller/jobframework, pkg/controller/jobs/job): a Job with a queue
-that is not admitted is suspended; an admitted one gets the node selector of its flavour and is resumed,
-whoever suspended it; an eviction suspends it, clears its start time (which makes the template mutable), takes
-the node selector back, and gives the quota away once no pod is active.
+As in kubernetes-sigs/kueue (pkg/controller/jobframework, pkg/controller/jobs/job): a Job with a queue has a
+Workload with the label of the Job's uid, and is suspended while that is not admitted; an admitted one gets
+the node selector of its flavour and is resumed, whoever suspended it; an eviction suspends it, clears its
+start time (which makes the template mutable), takes the node selector back, and gives the quota away once no
+pod is active. A Workload whose spec.active becomes false is evicted, and not admitted before it is true
+again.
 """
 
 from __future__ import annotations
@@ -19,6 +21,45 @@ from operator_ring.live import Api, until
 
 QUEUE = "kueue.x-k8s.io/queue-name"
 FLAVOUR = {"example.com/flavour": "gpu"}
+JOB_UID = "kueue.x-k8s.io/job-uid"
+CRD = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {
+        "name": "workloads.kueue.x-k8s.io",
+        # The API server keeps groups of Kubernetes' own for approved kinds.
+        "annotations": {"api-approved.kubernetes.io": "unapproved, a stand-in for tests"},
+    },
+    "spec": {
+        "group": "kueue.x-k8s.io",
+        "scope": "Namespaced",
+        "names": {"kind": "Workload", "plural": "workloads", "singular": "workload"},
+        "versions": [
+            {
+                "name": name,
+                "served": True,
+                "storage": name == "v1beta2",
+                "schema": {
+                    "openAPIV3Schema": {
+                        "type": "object",
+                        "properties": {
+                            "spec": {
+                                "type": "object",
+                                "properties": {
+                                    "queueName": {"type": "string"},
+                                    "active": {"type": "boolean", "default": True},
+                                },
+                            }
+                        },
+                    }
+                },
+            }
+            # Releases 0.15 and 0.16 serve both, earlier ones the first, later ones the second.
+            for name in ("v1beta1", "v1beta2")
+        ],
+    },
+}
+"""Kueue's Workload, without what the stand-in does not read."""
 _STOPPING = "kueue.x-k8s.io/stopping"
 
 
@@ -54,6 +95,12 @@ class Kueue:
         self.admitted.discard(job)
         until(f"Kueue to stop {job}", lambda: self._stopped(self._job(job)))
 
+    def workload(self, job: str) -> Body:
+        """Return the Workload of a Job."""
+        name = f"job-{job}"
+        until(f"Kueue to make the Workload of {job}", lambda: self._api.get("Workload", name, self.namespace))
+        return self._api.get("Workload", name, self.namespace) or {}
+
     def _job(self, name: str) -> Body:
         return self._api.get("Job", name, self.namespace) or {"spec": {}, "status": {}}
 
@@ -76,6 +123,9 @@ class Kueue:
         ended = [c for c in job["status"].get("conditions", ()) if c["type"] in ("Complete", "Failed")]
         if metadata.get("deletionTimestamp") or ended:
             return
+        active = self._is_active(job)
+        if not active:
+            self.admitted.discard(name)
         suspended, admitted = bool(job["spec"].get("suspend")), name in self.admitted
         stopping = _STOPPING in (metadata.get("annotations") or {})
         if admitted and suspended and not stopping:
@@ -88,6 +138,18 @@ class Kueue:
             self._api.patch("Job", name, self.namespace, {"status": status}, "status")
         elif stopping:
             self._patch(job, {_STOPPING: None}, spec={"template": {"spec": {"nodeSelector": None}}})
+
+    def _is_active(self, job: Body) -> bool:
+        """Tell whether a Job's Workload may be admitted; make the Workload if there is none."""
+        name, uid = job["metadata"]["name"], job["metadata"]["uid"]
+        workload = self._api.get("Workload", f"job-{name}", self.namespace)
+        if workload is None:
+            owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid, "controller": True}
+            metadata = {"name": f"job-{name}", "namespace": self.namespace, "labels": {JOB_UID: uid}}
+            spec = {"queueName": job["metadata"]["labels"][QUEUE]}
+            metadata |= {"ownerReferences": [owner]}
+            workload = self._api.create({"kind": "Workload", "metadata": metadata, "spec": spec})
+        return bool(workload["spec"]["active"])
 
     def _patch(self, job: Body, annotations: dict[str, Any] | None = None, **changes: Any) -> None:
         version = job["metadata"]["resourceVersion"]

@@ -113,9 +113,9 @@ def test_the_printed_progress_of_an_export_has_the_total(capsys: pytest.CaptureF
     assert capsys.readouterr().err == "1000 of 5000 images, 50 images/s, 80 s left\n"
 
 
-def test_the_next_image_is_promised_within_half_an_hour_and_nothing_after_the_last_one() -> None:
+def test_the_next_image_is_promised_within_half_an_hour_and_what_follows_within_an_hour() -> None:
     reporter = RecordingReporter()
     progress = StageProgress("survey", 2, reporter, None, clock=lambda: 0.0)  # type: ignore[arg-type]
     progress.advance()
     progress.advance()
-    assert [step.next_within_seconds for step in reporter.progresses] == [1800, None]
+    assert [step.next_within_seconds for step in reporter.progresses] == [1800, 3600]

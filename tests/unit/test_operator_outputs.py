@@ -196,6 +196,45 @@ async def test_waiting_for_an_output_ends_with_the_start_timeout(cluster: Memory
     assert "TrainingJob/one" in status["failure"]["message"]
 
 
+@play
+async def test_the_pod_of_a_deleted_resource_writes_its_checkpoint_before_the_next_one_starts(
+    cluster: MemoryKube,
+) -> None:
+    first = cluster.add(resource(name="one", output=SHARED))
+    await cluster.settle()
+    cluster.run_pod("one-train-1")
+    await cluster.settle()
+    pods = dict(cluster.pods)
+    assert _writers_of(cluster, "one-train-1") == ""
+    cluster.remove(first)
+    cluster.pods |= pods  # its grace period
+    second = cluster.add(resource(name="two", output=SHARED))
+    assert await cluster.settle() == 5
+    assert cluster.jobs == {}
+    assert condition(cluster, second, "Reconciling")["reason"] == "WaitingForOldPod"
+    assert "waits for the end of one-train-1-abcde" in condition(cluster, second, "Ready")["message"]
+    cluster.pods.clear()
+    await cluster.settle()
+    assert _writers_of(cluster, "two-train-1") == ""  # nobody else is there: what one claimed is free
+
+
+@play
+async def test_a_runner_is_told_which_other_resources_have_its_output(cluster: MemoryKube) -> None:
+    first = cluster.add(resource(name="one", output=SHARED))
+    await cluster.settle()
+    cluster.finish("one-train-1", ended(20))
+    await cluster.settle()
+    cluster.add(resource(name="two", output=SHARED))
+    await cluster.settle()
+    assert _writers_of(cluster, "two-train-1") == cluster.resources[first]["metadata"]["uid"]
+
+
+def _writers_of(cluster: MemoryKube, job: str) -> str:
+    [container] = cluster.jobs[job]["spec"]["template"]["spec"]["containers"]
+    [value] = [item["value"] for item in container["env"] if item["name"] == "TLT_OUTPUT_WRITERS"]
+    return str(value)
+
+
 async def looks(cluster: MemoryKube, index: Index, *keys: Key) -> None:
     """Reconcile resources in turn, whatever comes of it, as the watches report what happens."""
     for _ in range(5):

@@ -233,6 +233,52 @@ def test_a_run_that_could_not_report_is_not_stalled(stall: str) -> None:
 
 
 @play
+async def test_a_run_that_never_reports_is_stalled_an_hour_after_its_start(cluster: MemoryKube) -> None:
+    key = await running(cluster)
+    assert await cluster.settle() == 3600
+    await cluster.watch_for(3600 + 119)
+    assert condition(cluster, key, "Stalled")["status"] == "False"
+    cluster.wait(1)
+    await cluster.settle()
+    stalled = condition(cluster, key, "Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "NoProgress")
+    assert "has not reported since its start" in stalled["message"]
+    assert f"kubectl logs job/{JOB} -n default" in stalled["message"]
+    assert reasons(cluster) == ["Stalled"]
+    before = cluster.writes
+    await cluster.watch_for(600)
+    assert cluster.writes == before
+    report(cluster, key)
+    await cluster.settle()
+    assert condition(cluster, key, "Stalled")["status"] == "False"
+
+
+@play
+async def test_a_run_that_never_reports_is_restarted_where_the_user_wants_that(cluster: MemoryKube) -> None:
+    key = await running(cluster, runPolicy={"stall": "Restart"})
+    await cluster.watch_for(3600 + 120)
+    status = cluster.status(key)
+    assert [entry["reason"] for entry in status["history"]] == ["Stalled"]
+    assert (status["phase"], status["attempt"], status["restarts"]) == ("Queued", 2, 1)
+
+
+@play
+async def test_the_report_of_an_earlier_attempt_is_none_of_the_next_one(cluster: MemoryKube) -> None:
+    key = await running(cluster)
+    report(cluster, key, 60)
+    cluster.finish(JOB, ended(75))
+    await cluster.settle()
+    cluster.wait(10)
+    cluster.run_pod("traffic-train-2")
+    await cluster.settle()
+    await cluster.watch_for(3600 + 119)
+    assert condition(cluster, key, "Stalled")["status"] == "False"
+    cluster.wait(1)
+    await cluster.settle()
+    assert condition(cluster, key, "Stalled")["status"] == "True"
+
+
+@play
 async def test_a_jump_of_the_clock_stalls_no_run(cluster: MemoryKube) -> None:
     key = await running(cluster, runPolicy={"stall": "Restart"})
     report(cluster, key, 3600)

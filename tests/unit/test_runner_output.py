@@ -59,16 +59,22 @@ class Room:
         self.storage = Storage(scratch=self.scratch, volumes_root=folder / "volumes")
 
     def run(
-        self, run: RunSpec, published: str | None = None, *, local: bool = False, chief: bool = True
+        self,
+        run: RunSpec,
+        published: str | None = None,
+        *,
+        local: bool = False,
+        chief: bool = True,
+        existing: list[str] | None = None,
     ) -> None:
         """Claim the output; publish a file, if one is named."""
-        with claimed(run, self.storage, self.scratch, local=local, chief=chief, now=NOON):
+        with claimed(run, self.storage, self.scratch, local=local, chief=chief, existing=existing, now=NOON):
             if published:
                 (self.output / published).write_bytes(f"of {run.owner.uid}".encode())
 
-    def refusal(self, run: RunSpec, **options: bool) -> str:
+    def refusal(self, run: RunSpec, **options: Any) -> str:
         with pytest.raises(RunnerError) as refused:
-            self.run(run, **options)  # type: ignore[arg-type]
+            self.run(run, **options)
         assert refused.value.reason == Reason.OUTPUT_TAKEN
         return refused.value.message
 
@@ -180,6 +186,37 @@ def test_a_run_that_may_go_on_or_has_published_keeps_the_output(
 ) -> None:
     fail(room, run_of("first"), error, published)
     assert "uid first" in room.refusal(run_of("second"))
+
+
+@pytest.mark.parametrize("name", ["cars", "trucks"])
+def test_the_claim_of_a_resource_that_no_longer_exists_and_left_nothing_is_taken_over(
+    room: Room, name: str
+) -> None:
+    room.run(run_of("first"))  # killed before it published anything
+    assert "uid first" in room.refusal(run_of("second", name=name), existing=["first", "third"])
+    room.run(run_of("second", name=name), existing=["third"])
+    assert (room.marker["uid"], room.marker["name"]) == ("second", name)
+    # The former owner is refused in its turn, should it exist in another cluster.
+    assert "uid second" in room.refusal(run_of("first"))
+
+
+@pytest.mark.parametrize("published", ["checkpoint.json", "best.keras", "model.keras"])
+def test_the_files_of_a_resource_that_no_longer_exists_are_kept(room: Room, published: str) -> None:
+    room.run(run_of("first"), published)
+    message = room.refusal(run_of("second"), existing=[])
+    assert message.endswith("since 2026-01-01T12:00:00Z), a former resource of this name")
+    assert (room.output / published).read_bytes() == b"of first"
+    assert room.marker["uid"] == "first"
+
+
+def test_the_claims_of_other_namespaces_and_of_local_runs_are_kept(room: Room) -> None:
+    room.run(run_of("first"), local=True)
+    assert "uid first" in room.refusal(run_of("second"), existing=[])
+    (room.output / MARKER).unlink()
+    room.run(run_of("first"))
+    text = (room.output / MARKER).read_text().replace('"team"', '"others"')
+    (room.output / MARKER).write_text(text)
+    assert "others/cars" in room.refusal(run_of("second"), existing=[])
 
 
 def test_a_local_run_replaces_the_files_of_its_own_manifest_and_of_no_other(room: Room) -> None:

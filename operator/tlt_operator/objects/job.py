@@ -19,6 +19,7 @@ from tlt_api.runspec import (
     RUN_SPEC_ANNOTATION,
     RUN_SPEC_PATH,
     VOLUMES_ROOT,
+    WRITERS_VARIABLE,
     RunSpec,
 )
 from tlt_operator.objects import ATTEMPT, KUEUE_PREFIX, OWNER_KIND, OWNER_NAME, OWNER_UID, service
@@ -41,6 +42,7 @@ def build(
     owner_labels: Mapping[str, str] | None = None,
     avoided_nodes: Sequence[str] = (),
     progress_seconds: int = PROGRESS_SECONDS,
+    sharing_output: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the Job's manifest.
 
@@ -50,6 +52,7 @@ def build(
         owner_labels: Labels of the owner, of which those for Kueue are copied to the Job.
         avoided_nodes: Nodes that could not start the run's pods.
         progress_seconds: Shortest time between two reports of progress.
+        sharing_output: UIDs of the other resources with the same output.
     """
     owner = run.owner
     name = run.kind.job_name(owner.name, run.attempt)
@@ -70,7 +73,7 @@ def build(
         },
         "template": {
             "metadata": {"labels": pod_labels, "annotations": {RUN_SPEC_ANNOTATION: run.to_json()}},
-            "spec": _pod(run, settings, avoided_nodes, progress_seconds),
+            "spec": _pod(run, settings, avoided_nodes, _environment(run, progress_seconds, sharing_output)),
         },
     }
     if run.workers:
@@ -116,7 +119,7 @@ def _labels(run: RunSpec) -> dict[str, str]:
 
 
 def _pod(
-    run: RunSpec, settings: Settings, avoided_nodes: Sequence[str], progress_seconds: int
+    run: RunSpec, settings: Settings, avoided_nodes: Sequence[str], environment: list[dict[str, str]]
 ) -> dict[str, Any]:
     """Return the pod's spec."""
     template = run.spec.pod_template
@@ -136,7 +139,7 @@ def _pod(
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(run, settings, progress_seconds)],
+        "containers": [_container(run, settings, environment)],
         "volumes": _volumes(run),
     }
     options = {
@@ -186,14 +189,14 @@ def _claim(uri: str) -> str | None:
     return uri.removeprefix("pvc://").split("/", 1)[0] if uri.startswith("pvc://") else None
 
 
-def _container(run: RunSpec, settings: Settings, progress_seconds: int) -> dict[str, Any]:
+def _container(run: RunSpec, settings: Settings, environment: list[dict[str, str]]) -> dict[str, Any]:
     template = run.spec.pod_template
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": template.image or settings.runner_image,
         "imagePullPolicy": template.image_pull_policy,
         "args": [run.kind.command, "--spec", RUN_SPEC_PATH],
-        "env": _environment(run, progress_seconds),
+        "env": environment,
         "resources": _resources(run.spec),
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -221,9 +224,9 @@ def _container(run: RunSpec, settings: Settings, progress_seconds: int) -> dict[
     return container
 
 
-def _environment(run: RunSpec, progress_seconds: int) -> list[dict[str, str]]:
+def _environment(run: RunSpec, progress_seconds: int, writers: Sequence[str]) -> list[dict[str, str]]:
     # The root file system is read-only; /tmp is an emptyDir.
-    env = {"HOME": "/tmp", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+    env = {"HOME": "/tmp", "TF_FORCE_GPU_ALLOW_GROWTH": "true", WRITERS_VARIABLE: ",".join(writers)}
     # With the nvidia runtime as a node's default, a pod that requests no GPU may still see all of them.
     if run.spec.resources.gpus == 0:
         env["CUDA_VISIBLE_DEVICES"] = ""

@@ -144,7 +144,8 @@ def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Set
     run = for_attempt(resource, spec, inputs, snapshot.attempt, addresses)
     avoided = retry.nodes_to_avoid(snapshot.status.history)
     pace = progress_seconds(snapshot.active)
-    body = job_object.build(run, settings, snapshot.labels, avoided, pace)
+    writers = snapshot.sharing_output
+    body = job_object.build(run, settings, snapshot.labels, avoided, pace, writers)
     message = f"attempt {snapshot.attempt}: Job {name} waits for its pod to run"
     status = with_state(snapshot, State(Phase.QUEUED, conditions.WAITING_FOR_POD, message), now)
     # The Job's first event comes sooner than this.
@@ -204,7 +205,7 @@ def _report_running(snapshot: Snapshot, resource: Resource, state: Running, now:
     runs = conditions.running(snapshot.attempt, job.name, problem.block.message if problem else "")
     # While all pods are ready, events of the Job report every change. Otherwise some changes cause none.
     poll = None if job.all_ready and not problem else waiting.REFUSED_POLL_SECONDS
-    left = silence.seconds_left(snapshot, job)
+    left = silence.seconds_left(snapshot)
     if left is not None:
         stalled = silence.stalled(snapshot, job)
         if left <= 0 and resource.spec.run_policy.stall == "Restart":

@@ -6,10 +6,12 @@ Neither is an event: both are found by looking at the time.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from tlt_api import conditions, times
 from tlt_api.conditions import State
+from tlt_api.runspec import PREPARATION_SECONDS
 from tlt_api.status import Phase
 from tlt_operator.snapshot import JobState, PodState, Snapshot
 
@@ -54,17 +56,44 @@ def _silent_since(pod: PodState, now: datetime) -> datetime | None:
     return due if due and (now - due).total_seconds() > _NODE_SECONDS else None
 
 
-def seconds_left(snapshot: Snapshot, job: JobState) -> float | None:
-    """Return the seconds until a silent run is stalled; None if it has not promised its next report."""
-    progress = snapshot.status.progress
+@dataclass(frozen=True)
+class Awaited:
+    """Report that a run owes.
+
+    Attributes:
+        after: Last report that was heard, or the start of the run if none was.
+        within: Time after it within which the next one is due, in seconds.
+        is_first: True if the run has not reported since its start.
+    """
+
+    after: str
+    within: float
+    is_first: bool = False
+
+
+def awaited(snapshot: Snapshot) -> Awaited | None:
+    """Return the report that a run owes; None if nothing runs, or it has promised none."""
+    job, progress = snapshot.own_job, snapshot.status.progress
+    if job is None or job.start_time is None or job.finished:
+        return None
     last = times.from_wire(progress.last_update_time) if progress else None
+    # Of an earlier attempt, or of before a suspension: this pod has not reported yet.
+    if progress is None or progress.last_update_time is None or last is None or last < job.start_time:
+        runs = job.all_ready or snapshot.status.phase == Phase.RUNNING
+        start = f"start of {job.uid} at {times.to_wire(job.start_time)}"
+        return Awaited(start, PREPARATION_SECONDS, is_first=True) if runs else None
     # A runner of before promises nothing, and neither does a stage of unknown length.
-    if progress is None or progress.next_within_seconds is None or last is None:
+    if progress.next_within_seconds is None:
         return None
-    # An earlier attempt's, or of before a suspension: this pod has not reported yet.
-    if job.start_time is None or last < job.start_time or snapshot.progress_silence is None:
+    return Awaited(progress.last_update_time, progress.next_within_seconds)
+
+
+def seconds_left(snapshot: Snapshot) -> float | None:
+    """Return the seconds until a silent run is stalled; None if it owes no report."""
+    report = awaited(snapshot)
+    if report is None or snapshot.progress_silence is None:
         return None
-    return progress.next_within_seconds + _REPORT_SECONDS - snapshot.progress_silence
+    return report.within + _REPORT_SECONDS - snapshot.progress_silence
 
 
 def next_look(left: float) -> float:
@@ -82,12 +111,14 @@ def is_known(snapshot: Snapshot, state: State) -> bool:
 
 def no_progress(snapshot: Snapshot, job: JobState) -> str:
     """Return the message of a run whose progress was due."""
-    progress = snapshot.status.progress
+    runs = f"attempt {snapshot.attempt} runs as Job {job.name}"
+    report, progress = awaited(snapshot), snapshot.status.progress
+    if report and report.is_first:
+        return f"{runs} and has not reported since its start, which it was to do within {report.within:g} s"
     last = times.from_wire(progress.last_update_time) if progress else None
     promised = progress.next_within_seconds if progress else None
     # By the runner's clock, for people: no decision depends on it.
     due = times.to_wire(last + timedelta(seconds=promised or 0)) if last else "now"
-    runs = f"attempt {snapshot.attempt} runs as Job {job.name}"
     return f"{runs} without progress: its next report was due by {due}"
 
 

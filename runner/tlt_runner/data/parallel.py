@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from typing import Protocol, TypeVar
 
+from tlt_api.runspec import PREPARATION_SECONDS
 from tlt_api.status import Progress
 from tlt_runner.cancel import Stop
 from tlt_runner.cpus import available_cpus
@@ -111,8 +112,8 @@ class StageProgress:
                 step=self._done,
                 images_per_second=None if speed is None else round(speed, 2),
                 eta_seconds=0 if left <= 0 else None if speed is None else math.ceil(left / speed),
-                # What follows the last image has no length of its own.
-                next_within_seconds=STALLED_SECONDS if left > 0 else None,
+                # After the last image comes what has no steps: files, weights, a model, its compilation.
+                next_within_seconds=STALLED_SECONDS if left > 0 else PREPARATION_SECONDS,
             )
         )
 

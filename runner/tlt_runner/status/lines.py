@@ -36,7 +36,9 @@ class ProgressLines:
         if stage_and_epoch != self._stage_and_epoch or due:
             # A new stage or epoch is always shown, so that a log of short epochs has a line for each.
             self._stage_and_epoch, self._last = stage_and_epoch, now
-            self._say(progress_line(progress))
+            # A run that has just started says only when it will report.
+            if line := progress_line(progress):
+                self._say(line)
 
 
 def progress_line(progress: Progress) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from tlt_api import times
 from tlt_api.base import StatusModel
 from tlt_api.failures import CLASSES, Reason
-from tlt_api.runspec import RunSpec
+from tlt_api.runspec import WRITERS_VARIABLE, RunSpec
 from tlt_runner.errors import NotFoundError, RunnerError
 from tlt_runner.storage import Storage, join
 
@@ -84,6 +84,7 @@ def claimed(
     *,
     local: bool,
     chief: bool = True,
+    existing: Collection[str] | None = None,
     now: datetime | None = None,
 ) -> Iterator[None]:
     """Context in which the output belongs to the run.
@@ -97,6 +98,7 @@ def claimed(
         scratch: Folder for the file.
         local: True for a run without a cluster.
         chief: False for a worker that publishes nothing: it looks, and claims nothing.
+        existing: UIDs of the other resources of the namespace with this output; None if they are not known.
         now: The time.
 
     Raises:
@@ -113,6 +115,9 @@ def claimed(
         local=local,
     )
     owner = _look(storage, uri, run.attempt)
+    if owner is not None and not overwrite and _is_abandoned(owner, me, storage, uri, existing):
+        log.info("%s: claimed by %s, which no longer exists and left nothing: taken over", uri, owner)
+        overwrite = True
     is_new = owner is None
     if owner is not None:
         _require_mine(owner, me, uri, overwrite=overwrite)
@@ -142,6 +147,30 @@ def claimed(
         raise
 
 
+def existing_writers(environment: Mapping[str, str]) -> Collection[str] | None:
+    """Return the uids of the other resources with this output; None without an operator that knows them."""
+    text = environment.get(WRITERS_VARIABLE)
+    return None if text is None else [uid for uid in text.split(",") if uid]
+
+
+def _is_abandoned(
+    owner: RunOwner, me: RunOwner, storage: Storage, uri: str, existing: Collection[str] | None
+) -> bool:
+    """Tell whether an output belongs to a resource that no longer exists, and holds nothing of it."""
+    # The operator knows the resources of one namespace of one cluster, and a local run is none.
+    if existing is None or owner.local or me.local or owner.namespace != me.namespace:
+        return False
+    if not owner.uid or owner.uid == me.uid or owner.uid in existing:
+        return False
+    try:
+        return not any(storage.exists(join(uri, name)) for name in PUBLISHED)
+    except RunnerError as error:
+        if error.reason != Reason.STORAGE_DENIED:
+            raise
+        # Keys of S3 that may not list do not tell a file that is missing from one that is there.
+        return False
+
+
 def _require_mine(owner: RunOwner, me: RunOwner, uri: str, *, overwrite: bool) -> None:
     """Refuse the output of another run.
 
@@ -155,10 +184,12 @@ def _require_mine(owner: RunOwner, me: RunOwner, uri: str, *, overwrite: bool) -
     if overwrite:
         log.warning("%s: spec.output.overwrite: the files of %s are replaced", uri, owner)
         return
+    names = [(item.kind, item.namespace, item.name) for item in (owner, me)]
+    former = names[0] == names[1] and not owner.local
     raise RunnerError(
         Reason.OUTPUT_TAKEN,
         f"spec.output.uri: expected an output of {me.kind} {me.namespace}/{me.name} (uid {me.uid}), "
-        f"got {uri} with the files of {owner}",
+        f"got {uri} with the files of {owner}" + (", a former resource of this name" if former else ""),
     )
 
 
