@@ -29,6 +29,18 @@ exit code are detected by the operator.
 
 `spec.runPolicy.startTimeoutSeconds` sets an end to waiting for what has to heal: after it the resource fails.
 
+| comes from | meaning |
+|---|---|
+| surroundings | storage, nodes, the cluster: never for good by itself, and healed without a new resource |
+| your input | the same input would fail again |
+| the run itself | the work failed; a retry may succeed where it says so |
+| your limit | a limit of `spec.runPolicy` ended the wait or the run; without it, the wait has no end |
+| another resource | the one that it refers to |
+| this product | a bug |
+
+What keeps a pod from starting (registry, webhook, quota, a missing Secret, ServiceAccount or claim) is no
+failure at all: the resource is `Queued`, and `Blocked` has a reason of its own ([Watching](watching.md#what-it-waits-for)).
+
 A failed resource is taken up again where it stopped, under the same uid, once its cause is mended:
 
 ```

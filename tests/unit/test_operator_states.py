@@ -33,6 +33,7 @@ from tlt_operator.snapshot import (
     Refusal,
     ServiceState,
     Snapshot,
+    WorkloadState,
 )
 
 NAME = "traffic-train-1"
@@ -85,6 +86,8 @@ OVERDUE = replace(UP, deleting=True, deletion_due=START - MINUTE, node="n7")
 SILENT = replace(UP, node="n7", conditions={"Ready": ConditionState(False, since=START - MINUTE)})
 PAUSED = SEEN.model_copy(update={"history": [Attempt(attempt=1, reason="Evicted", paused=True)]})
 RAN = SEEN.model_copy(update={"phase": Phase.RUNNING})
+ACTIVE = WorkloadState("job-traffic-train-1", "w", "1", "kueue.x-k8s.io/v1beta2")
+INACTIVE = replace(ACTIVE, active=False)
 # Three minutes ago it promised a report within 59 s; 120 s more are for its way.
 LATE = RAN.model_copy(
     update={"progress": Progress(last_update_time=times.to_wire(START - 3 * MINUTE), next_within_seconds=59)}
@@ -196,8 +199,24 @@ TABLE: dict[str, tuple[Snapshot, type, str, str, str, str]] = {
         "Running NoProgress", "Running Stopping, suspend Job", "delete Job", "Stalled",
     ),
     "a Job of a queue whose pod is ready": (
+        snapshot_of(job=replace(QUEUED, ready=1), workload=ACTIVE), Running,
+        "Running", "Running Stopping, suspend Job by its queue", "delete Job", "Stalled",
+    ),
+    "a Job of a queue for which Kueue has made no Workload": (
         snapshot_of(job=replace(QUEUED, ready=1)), Running,
-        "Running", "Running Stopping, delete Job", "delete Job", "Stalled",
+        "Running", "Running Stopping, suspend Job", "delete Job", "Stalled",
+    ),
+    "a Job of a queue whose Workload may not be read": (
+        snapshot_of(job=replace(QUEUED, ready=1), workload_refusal=Refusal(403, "no")), Running,
+        "Running", "Running Stopping", "delete Job", "Stalled",
+    ),
+    "a Job that its queue is about to stop for the operator": (
+        snapshot_of(job=replace(QUEUED, ready=1, suspended_by_us=True), workload=INACTIVE), Running,
+        "resume Job by its queue", "Running Stopping", "delete Job", "Stalled",
+    ),
+    "a Job that its queue has stopped for the operator": (
+        snapshot_of(RAN, job=replace(SUSPENDED, queue="gpus"), workload=INACTIVE), Paused,
+        "Queued WaitingForAdmission, resume Job by its queue", "Suspended", "delete Job", "Stalled",
     ),
     "a Job that the operator has just suspended": (
         snapshot_of(RAN, job=replace(JOB, suspended=True, suspended_by_us=True)), Paused,
@@ -216,16 +235,18 @@ TABLE: dict[str, tuple[Snapshot, type, str, str, str, str]] = {
         "Queued JobSuspended", "Suspended", "delete Job", "Stalled",
     ),
     "a Job that a queue holds": (
-        snapshot_of(job=replace(QUEUED, suspended=True, ready=1)), Paused,
-        "Queued WaitingForAdmission", "Running Stopping, delete Job", "delete Job", "Stalled",
+        snapshot_of(job=replace(QUEUED, suspended=True, ready=1), workload=ACTIVE), Paused,
+        "Queued WaitingForAdmission", "Running Stopping, suspend Job by its queue", "delete Job", "Stalled",
     ),
     "a Job that a queue stops, whose pod still writes": (
-        snapshot_of(RAN, job=replace(QUEUED, suspended=True), pods=(replace(UP, deleting=True),)), Paused,
-        "Running Stopping", "Running Stopping, delete Job", "delete Job", "Stalled",
+        snapshot_of(
+            RAN, job=replace(QUEUED, suspended=True), workload=ACTIVE, pods=(replace(UP, deleting=True),)
+        ), Paused,
+        "Running Stopping", "Running Stopping, suspend Job by its queue", "delete Job", "Stalled",
     ),
     "a Job that a queue stopped once before": (
-        snapshot_of(PAUSED, job=replace(QUEUED, ready=1)), Running,
-        "Running", "Running Stopping, delete Job", "delete Job", "Stalled",
+        snapshot_of(PAUSED, job=replace(QUEUED, ready=1), workload=ACTIVE), Running,
+        "Running", "Running Stopping, suspend Job by its queue", "delete Job", "Stalled",
     ),
     "a Job that is being deleted": (
         snapshot_of(job=replace(JOB, deleting=True)), Stopping,
@@ -306,8 +327,9 @@ def in_words(plan: Plan) -> str:
     parts += ["create Job"] if plan.create else []
     parts += ["create Service"] if plan.service else []
     parts += ["delete Job"] if plan.delete else []
-    parts += ["suspend Job"] if plan.suspend else []
-    parts += ["resume Job"] if plan.resume else []
+    by = " by its queue" if plan.workload else ""
+    parts += [f"suspend Job{by}"] if plan.suspend else []
+    parts += [f"resume Job{by}"] if plan.resume else []
     return ", ".join(parts) or "-"
 
 
