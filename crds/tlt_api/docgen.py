@@ -39,7 +39,8 @@ exit code are detected by the operator.
 | this product | a bug |
 
 What keeps a pod from starting (registry, webhook, quota, a missing Secret, ServiceAccount or claim) is no
-failure at all: the resource is `Queued`, and `Blocked` has a reason of its own ([Watching](watching.md#what-it-waits-for)).
+failure at all: the resource is `Queued`, and `Blocked` has a reason of its own
+([Watching](watching.md#what-it-waits-for)).
 
 A failed resource is taken up again where it stopped, under the same uid, once its cause is mended:
 

@@ -90,6 +90,15 @@ def test_a_successful_run_leaves_report_and_termination_message(tmp_path: Path) 
     assert report["progress"]["step"] == 2
 
 
+def test_a_run_promises_to_report_before_it_does_anything_that_can_hang(tmp_path: Path) -> None:
+    body = """
+    progress = context.reporter.snapshot().progress
+    print(progress.stage, progress.step, 3600 <= progress.next_within_seconds, flush=True)
+    """
+    assert Run(tmp_path, body).end()[0] == 0
+    assert "None None True" in (tmp_path / "stdout").read_text()
+
+
 @pytest.mark.parametrize(
     ("body", "reason", "code"),
     [

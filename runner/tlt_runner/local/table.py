@@ -208,7 +208,8 @@ def activity(resource: Resource) -> str:
     status = resource.status
     if status.phase == Phase.RUNNING:
         best = result(resource)
-        line = progress_line(status.progress) if status.progress else "starting"
+        # The first report of a run says only when the next one is due.
+        line = (progress_line(status.progress) if status.progress else "") or "starting"
         return f"{line}; so far {best}" if best else line
     if status.phase == Phase.SUCCEEDED:
         return result(resource)
