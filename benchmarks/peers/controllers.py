@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import urllib.error
 import urllib.request
@@ -178,7 +179,8 @@ def running(plane: ControlPlane, peer: Peer, kubeconfig: Path) -> Iterator[None]
     It is a process of the control plane's record, by its name.
 
     Raises:
-        ClusterError: it stopped or did not become ready; the message has the end of its log.
+        ClusterError: it stopped or did not become ready. The end of its log is printed then, as with any
+            other error within the block.
     """
     folder = plane.directory / peer.name
     health, webhooks = ports.free_ports(2)
@@ -198,6 +200,11 @@ def running(plane: ControlPlane, peer: Peer, kubeconfig: Path) -> Iterator[None]
         steps.until(f"{peer.name} to be ready", lambda: _is_ready(plane, peer, health), patience.SECONDS)
         yield
         plane.record.check(peer.name)
+    except BaseException:
+        # The folder goes with the control plane.
+        log = (plane.directory / f"{peer.name}.log").read_text(errors="replace")
+        print(f"The end of the log of {peer.name}:\n{log[-3000:]}", file=sys.stderr, flush=True)
+        raise
     finally:
         plane.record.stop(peer.name)
 
