@@ -27,7 +27,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,7 +51,7 @@ from tlt_api.status import Inputs  # noqa: E402
 from tlt_operator.objects import job as job_object  # noqa: E402
 from tlt_operator.settings import Settings  # noqa: E402
 
-_PODS_PER_NODE = 200
+PODS_PER_NODE = 200
 _CREATORS = 8
 """Requests at once with which the benchmark creates its objects."""
 _LIMIT_S = 1800
@@ -70,6 +70,7 @@ class Server:
         self._address = connection.server
         self._ssl: ssl.SSLContext = connection.as_ssl_context()
         self.sent: Counter[str] = Counter()
+        """Requests for objects so far, by method."""
 
     async def __aenter__(self) -> Server:
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=64))
@@ -80,6 +81,8 @@ class Server:
 
     async def text(self, method: str, path: str, body: Body | None = None, **headers: str) -> str:
         """Send a request and return the answer's text; the API server's refusal is an error."""
+        if path.startswith("/api"):
+            self.sent[method] += 1
         data = None if body is None else json.dumps(body)
         headers = {"Content-Type": "application/json", **headers}
         async with self._session.request(
@@ -183,10 +186,13 @@ class Bench:
     profiles: Path | None
 
     @contextlib.asynccontextmanager
-    async def cost(self, name: str, operator: OperatorProcess | None = None) -> AsyncIterator[Cost]:
-        """Measure what happens within."""
+    async def cost(
+        self, name: str, operator: OperatorProcess | None = None, controllers: Sequence[str] = ()
+    ) -> AsyncIterator[Cost]:
+        """Measure what happens within, with the named processes beside the control plane's own."""
         cost = Cost()
-        pids = {part: pid for part, pid in self.plane.record.processes().items() if part in _SERVERS}
+        parts = (*_SERVERS, *controllers)
+        pids = {part: pid for part, pid in self.plane.record.processes().items() if part in parts}
         if operator:
             pids["operator"] = operator.pid
         print(f"{name} begins", file=sys.stderr, flush=True)
@@ -317,7 +323,7 @@ async def jobs(bench: Bench, count: int) -> Body:
     names = [f"j{number}-train-1" for number in range(count)]
     path = _JOBS.format("direct")
     with kwok(bench.plane) as simulator:
-        simulator.add_nodes(2 * count // _PODS_PER_NODE + 2)
+        simulator.add_nodes(2 * count // PODS_PER_NODE + 2)
         # Of each kind one first: what happens once in the life of a process is not measured.
         await bench.server.create(path, [plain("direct", count)])
         await bench.server.until_all(path, [f"j{count}-train-1"], job_is_complete)
@@ -364,7 +370,7 @@ async def steady(bench: Bench, count: int) -> Body:
     await bench.namespace("operated")
     path = _TRAININGS.format("operated")
     with kwok(bench.plane) as simulator, bench.operator() as operator:
-        simulator.add_nodes(count // _PODS_PER_NODE + 2)
+        simulator.add_nodes(count // PODS_PER_NODE + 2)
         await bench.started(operator)
         seen: dict[str, float] = {}
         watch = asyncio.create_task(_watch_jobs(bench.server, "operated", seen))
@@ -428,7 +434,7 @@ async def growth(bench: Bench, count: int) -> Body:
         kwok(bench.plane, stages) as simulator,
         bench.operator() as operator,
     ):
-        simulator.add_nodes(count // _PODS_PER_NODE + 2)
+        simulator.add_nodes(count // PODS_PER_NODE + 2)
         await bench.started(operator)
         done = 0
         for size in sizes:
@@ -578,7 +584,7 @@ async def running(bench: Bench, count: int, seconds: float) -> Body:
         kwok(bench.plane, stages) as simulator,
         bench.operator() as operator,
     ):
-        simulator.add_nodes(count // _PODS_PER_NODE + 2)
+        simulator.add_nodes(count // PODS_PER_NODE + 2)
         await bench.started(operator)
         await bench.server.create(path, [training("operated", number) for number in range(count)])
         await bench.server.until_all(path, [f"j{n}" for n in range(count)], has_phase("Running"))
