@@ -9,6 +9,7 @@ passes only when nothing is left to do, so that hours cost milliseconds.
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
 import selectors
 from collections.abc import AsyncIterator, Iterator
@@ -91,7 +92,7 @@ class Link:
         """Difference between this machine's wall clock and the cluster's."""
         self._delays: dict[str, tuple[float, float]] = {}
         self._frozen_until = 0.0
-        self.cuts = 0
+        self._cuts = 0
         self.spoilt: list[Literal["drop", "double", "swap"]] = []
         """What happens to the next events of our kinds."""
 
@@ -103,10 +104,20 @@ class Link:
         """Stop the process until a time."""
         self._frozen_until = until
 
+    def cut_watches(self) -> None:
+        """Break the connections of all watches."""
+        self._cuts += 1
+        self._cluster.wake_watches()
+
     def heal(self) -> None:
         """Take back all that was going to go wrong."""
         self.answers, self.spoilt, self.death = [], [], None
         self._delays, self._frozen_until = {}, 0.0
+
+    def move_clock(self, seconds: float) -> None:
+        """Let this machine's wall clock differ from the cluster's."""
+        self.clock_error = timedelta(seconds=seconds)
+        self._world.ledger.clocks_agree = False
 
     def clock(self) -> datetime:
         return self._cluster.now + self.clock_error
@@ -150,13 +161,14 @@ class Link:
         """Watch objects from a version on."""
         if version < self._cluster.compacted:
             raise api_error(410, "too old resource version")
-        cuts = self.cuts
+        cuts, journal = self._cuts, self._cluster.journal[what]
+        position = bisect.bisect_right(journal, version, key=lambda change: change.version)
         while True:
-            news = self._cluster.news
-            for change in [c for c in self._cluster.journal if c.what == what and c.version > version]:
+            news = self._cluster.news[what]
+            while position < len(journal):
                 await self._delivered(what, cuts)
-                version = change.version
-                yield {"type": change.type, "object": change.body}
+                position += 1
+                yield {"type": journal[position - 1].type, "object": journal[position - 1].body}
             # A bookmark a minute, without which a watch counts as dead.
             # Not wait_for, which may swallow a cancellation that comes with the news.
             with contextlib.suppress(TimeoutError):
@@ -165,7 +177,7 @@ class Link:
             await self._thawed()
             if self.is_dead:
                 raise KilledError
-            if cuts != self.cuts:
+            if cuts != self._cuts:
                 raise ApiError(0, "connection reset by peer")
 
     async def _delivered(self, what: str, cuts: int) -> None:
@@ -175,7 +187,7 @@ class Link:
         await self._thawed()
         if seconds > _SILENCE_SECONDS:
             raise ApiError(0, "no event and no bookmark for 90 s")
-        if cuts != self.cuts:
+        if cuts != self._cuts:
             raise ApiError(0, "connection reset by peer")
 
     async def _call(self, method: str, args: Any, named: Any) -> Any:
@@ -327,6 +339,7 @@ class World:
         self.loop = VirtualLoop()
         self.ledger = Ledger()
         self.ledger.deserved = {}
+        self.ledger.clock = self.loop.time
         self.cluster = self.loop.run_until_complete(self._make_cluster())
         self.operators: list[SimulatedOperator] = []
         self._requests, self._at = 0, 0.0
@@ -341,6 +354,7 @@ class World:
         async def start() -> SimulatedOperator:
             return SimulatedOperator(self, f"operator {len(self.operators) + 1}")
 
+        self.cluster.one_leads = self.cluster.one_leads and not self.operators
         with _clocks():
             operator = self.loop.run_until_complete(start())
         self.operators.append(operator)
@@ -373,6 +387,7 @@ class World:
                 await request
             self.cluster.publish()
 
+        self.cluster.one_leads = False
         task = self.loop.create_task(carry_out())
         self._later.add(task)
         task.add_done_callback(self._later.discard)
@@ -397,10 +412,10 @@ class World:
             operator.link.heal()
         end, last_change = self.loop.time() + _LONGEST_REST, self.loop.time()
         while self.loop.time() - last_change < _REST_SECONDS:
-            changes = len(self.cluster.journal)
+            changes = self.cluster.changes
             self.cluster.heal()
             self.let_pass(15 if self.loop.time() - last_change < 60 else 120)
-            if len(self.cluster.journal) > changes:
+            if self.cluster.changes > changes:
                 last_change = self.loop.time()
             if self.loop.time() > end:
                 return ["no rest within two days", *self._judge()]
