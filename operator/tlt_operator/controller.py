@@ -23,6 +23,7 @@ from tlt_api.status import JobStatus, Phase
 from tlt_api.times import utc_now
 from tlt_operator import metrics
 from tlt_operator.apply import CreationRefusedError, apply
+from tlt_operator.clock import SteadyClock
 from tlt_operator.cluster.cache import CachedClient, owner_of
 from tlt_operator.cluster.client import (
     ApiError,
@@ -62,7 +63,14 @@ _MOST_READS = 100
 class Controller:
     """Workers, watches of Jobs and pods, and the sweep, over one queue and one cache."""
 
-    def __init__(self, client: Source, settings: Settings, health: Health) -> None:
+    def __init__(
+        self,
+        client: Source,
+        settings: Settings,
+        health: Health,
+        clock: Callable[[], datetime] | None = None,
+    ) -> None:
+        self._clock = clock or SteadyClock()
         self.queue: WorkQueue[Key] = WorkQueue()
         self.index = Index()
         self._rewrites = Rewrites()
@@ -196,6 +204,7 @@ class Controller:
                         self.cache,
                         key,
                         self._settings,
+                        self._clock,
                         on_write=partial(self.index.note_own_write, key),
                         active=self.index.active,
                         on_status=partial(self._status_written, key),

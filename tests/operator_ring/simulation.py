@@ -21,6 +21,7 @@ from operator_ring.invariants import Ledger, at_rest
 from operator_ring.memory_kube import Body, KilledError
 from operator_ring.simulated_cluster import SimulatedCluster
 from tlt_operator import controller as controllers
+from tlt_operator.clock import SteadyClock
 from tlt_operator.cluster.client import ApiError, Owned, api_error
 from tlt_operator.controller import Controller
 from tlt_operator.health import Health
@@ -263,7 +264,8 @@ class SimulatedOperator:
         self.link = Link(world, name)
         self._cluster = world.cluster
         settings = Settings(workers=2)
-        self.controller = Controller(self.link, settings, Health(settings.sweep_seconds, clock=loop.time))
+        health = Health(settings.sweep_seconds, clock=loop.time)
+        self.controller = Controller(self.link, settings, health, SteadyClock(self.link.clock, loop.time))
         # The list of Events is kept for a while.
         self.controller.cache._clock = loop.time
         self.controller.index.reports.clock = loop.time
@@ -355,7 +357,8 @@ class World:
             return SimulatedOperator(self, f"operator {len(self.operators) + 1}")
 
         self.cluster.one_leads = self.cluster.one_leads and not self.operators
-        with _clocks():
+        self.ledger.operators += 1
+        with _counted():
             operator = self.loop.run_until_complete(start())
         self.operators.append(operator)
         return operator
@@ -363,7 +366,7 @@ class World:
     def let_pass(self, seconds: float) -> None:
         """Let time pass; operators that have died meanwhile are buried, and their errors looked at."""
         self.cluster.publish()
-        with _clocks():
+        with _counted():
             self.loop.run_until_complete(asyncio.sleep(seconds))
             for operator in list(self.operators):
                 if operator.is_dead:
@@ -374,7 +377,7 @@ class World:
 
     def kill(self, operator: SimulatedOperator) -> None:
         """Kill an operator."""
-        with _clocks():
+        with _counted():
             self.loop.run_until_complete(operator.kill())
         self.operators.remove(operator)
 
@@ -438,13 +441,13 @@ class World:
 
 
 @contextlib.contextmanager
-def _clocks() -> Iterator[None]:
-    """Give each operator's look the wall clock of its machine."""
+def _counted() -> Iterator[None]:
+    """Count each operator's looks."""
     original = controllers.reconcile_once
 
     async def look(client: Any, *args: Any, **named: Any) -> float | None:
         client.source.count_look(args[0])
-        return await original(client, *args, clock=client.source.clock, **named)
+        return await original(client, *args, **named)
 
     controllers.reconcile_once = look
     try:
