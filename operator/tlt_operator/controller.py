@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import chain
+from typing import Any
 
 from tlt_api.resources import KINDS, Kind
+from tlt_api.runspec import RUN_SPEC_ANNOTATION
 from tlt_api.status import JobStatus, Phase
 from tlt_api.times import utc_now
 from tlt_operator import metrics
 from tlt_operator.apply import CreationRefusedError, apply
-from tlt_operator.cluster.cache import CachedClient
+from tlt_operator.clock import SteadyClock
+from tlt_operator.cluster.cache import CachedClient, owner_of
 from tlt_operator.cluster.client import (
     ApiError,
     Client,
@@ -30,13 +35,13 @@ from tlt_operator.cluster.client import (
 from tlt_operator.health import Health
 from tlt_operator.index import Index, key_of
 from tlt_operator.objects import OWNER_UID
-from tlt_operator.observe import observe, pod_state
+from tlt_operator.observe import job_state, observe, pod_state
 from tlt_operator.outputs import Outputs
 from tlt_operator.reconcile import reconcile, silence
 from tlt_operator.reconcile.plan import operator_fields
 from tlt_operator.reports import Reports
 from tlt_operator.settings import Settings
-from tlt_operator.snapshot import Key, PodState, Refusal, Snapshot
+from tlt_operator.snapshot import Key, Refusal, Snapshot
 from tlt_operator.watches import Watches
 from tlt_operator.workqueue import Backoff, WorkQueue
 
@@ -56,7 +61,14 @@ _MOST_READS = 100
 class Controller:
     """Workers, watches of Jobs and pods, and the sweep, over one queue and one cache."""
 
-    def __init__(self, client: Source, settings: Settings, health: Health) -> None:
+    def __init__(
+        self,
+        client: Source,
+        settings: Settings,
+        health: Health,
+        clock: Callable[[], datetime] | None = None,
+    ) -> None:
+        self._clock = clock or SteadyClock()
         self.queue: WorkQueue[Key] = WorkQueue()
         self.index = Index()
         self.cache = CachedClient(client)
@@ -113,8 +125,32 @@ class Controller:
         """
         for kind in KINDS.values():
             await self._await_first_list(kind, namespace)
+        await self._note_former_writers(namespace)
         for key in self.index.outputs.listed(namespace):
             self.queue.add(key)
+
+    async def _note_former_writers(self, namespace: str | None) -> None:
+        """Note the outputs of resources that were deleted before this operator started, and have pods."""
+        uids = set(self.index.uids().values())
+        owned = [self.cache.owned(what).of_other_uids(uids) for what in ("jobs", "pods")]
+        orphans = {
+            (owner, body["metadata"]["labels"][OWNER_UID])
+            for body in chain(*owned)
+            if (owner := owner_of(body)) and owner.kind in KINDS and namespace in (None, owner.namespace)
+        }
+        backoff, failures = Backoff(limit=15.0), 0
+        while orphans:
+            try:
+                key, uid = next(iter(orphans))
+                for spec in await _specs_of_runs(self.cache, key, uid):
+                    self.index.outputs.note_former(key, uid, spec)
+                orphans.discard((key, uid))
+            except ApiError as error:
+                log.warning("cannot read the runs of %s, which was deleted: %s", key, error)
+                if error.forbids:
+                    return
+                failures += 1
+                await asyncio.sleep(max(backoff.delay(failures), error.retry_after or 0))
 
     async def _await_first_list(self, kind: Kind, namespace: str | None) -> None:
         loop = asyncio.get_running_loop()
@@ -160,7 +196,7 @@ class Controller:
             metrics.QUEUE_WAIT_SECONDS.observe(waited)
             try:
                 with metrics.RECONCILE_SECONDS.time():
-                    look = await reconcile_once(self.cache, key, self._settings, self.index)
+                    look = await reconcile_once(self.cache, key, self._settings, self.index, self._clock)
                 self._succeeded(key, look)
             # Somebody else was faster: the snapshot is out of date, and a new one is taken. Not a failure for
             # health, since conflicts happen in normal operation, and so do deletions between read and write.
@@ -346,16 +382,16 @@ async def reconcile_once(
     if snapshot is None:
         return Look()
     outputs = index.outputs
+    holder = outputs.holder(key)
+    if holder is None and snapshot.own_job is None:
+        holder = await _former_writer(client, key, outputs)
     snapshot = replace(
         snapshot,
         active=index.active,
-        output_holder=outputs.holder(key),
+        output_holder=holder,
         sharing_output=index.sharing_output(key),
         progress_silence=await _silence(client, key, snapshot, index.reports),
     )
-    if snapshot.own_job is None:
-        leaving = await _leaving_pods(client, key, outputs)
-        snapshot = replace(snapshot, pods=(*leaving, *snapshot.pods))
     plan = reconcile(snapshot, now, settings)
     if plan.create is not None:
         # Whoever holds the output may not be known yet: the first lists of the watches are awaited.
@@ -410,21 +446,32 @@ async def _silence(client: Client, key: Key, snapshot: Snapshot, reports: Report
     return seconds
 
 
-async def _leaving_pods(client: Client, key: Key, outputs: Outputs) -> list[PodState]:
-    """Return the pods of deleted resources that may still write to the output of a resource.
+async def _former_writer(client: Client, key: Key, outputs: Outputs) -> Key | None:
+    """Return a resource that was deleted, or has ended, while a pod of it may still write to an output.
 
-    They have the time to write a checkpoint. Those of a former resource of the same name are known anyway.
+    The garbage collector deletes its Job some time later, and its pods then write a last checkpoint.
     """
-    leaving: list[PodState] = []
-    for former, uid in outputs.leaving(key).items():
-        pods = await client.list_pods(former.namespace, former.kind, former.name)
-        own = [pod for pod in pods if (pod["metadata"].get("labels") or {}).get(OWNER_UID) == uid]
-        live = [state for state in (pod_state(pod, "") for pod in own) if not state.ended]
-        if not live:
-            outputs.left(former)
-        elif former != key:
-            leaving += live
-    return leaving
+    for former, uid in outputs.former(key):
+        jobs = [job_state(body) for body in await client.list_jobs(former.namespace, uid)]
+        pods = await client.list_pods(former.namespace, former.kind, former.name, live=True)
+        labels = [pod["metadata"]["labels"] for pod in pods if not pod_state(pod, "").ended]
+        if any(not job.finished for job in jobs) or any(label.get(OWNER_UID) == uid for label in labels):
+            return former
+        outputs.former_ended(former, uid)
+    return None
+
+
+async def _specs_of_runs(client: Client, key: Key, uid: str) -> list[dict[str, Any]]:
+    """Return the specs that the pods of a deleted resource run by, and those of its Jobs that have none."""
+    pods = await client.list_pods(key.namespace, key.kind, key.name, live=True)
+    metadata = [pod["metadata"] for pod in pods if pod["metadata"]["labels"].get(OWNER_UID) == uid]
+    # A Job that is not collected yet may make another pod.
+    for job in await client.list_jobs(key.namespace, uid):
+        body = await client.get_job(key.namespace, job["metadata"]["name"], live=True)
+        if body is not None and body["metadata"]["uid"] == job["metadata"]["uid"]:
+            metadata.append(body["spec"]["template"]["metadata"])
+    texts = [(item.get("annotations") or {}).get(RUN_SPEC_ANNOTATION) for item in metadata]
+    return [json.loads(text)["spec"] for text in texts if text]
 
 
 async def _make_known(client: Client, key: Key, outputs: Outputs) -> None:

@@ -101,7 +101,7 @@ class Index:
         self.active -= bool(previous and previous.active)
         self._own_writes.pop(key, None)
         sharing = self.outputs.sharing(key)
-        self.outputs.remove(key, uid)
+        self.outputs.remove(key)
         self.reports.forget(key)
         self.rewrites.forget(key)
         self._link(key, previous.parent if previous else None, None)

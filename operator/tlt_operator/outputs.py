@@ -17,6 +17,8 @@ from tlt_operator.snapshot import Key
 
 _Place = tuple[str, str, str]
 """Namespace, endpoint and address without a trailing slash: an output."""
+_MOST_FORMER = 1000
+"""Former writers that are remembered: those of the last minutes, in which their pods may still write."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class _Writer:
 
     Attributes:
         place: The output.
+        uid: The resource's uid.
         order: Rank among those that have not started, the earliest first.
         live: True until the resource has ended.
         started: True if it has had a Job, and does not wait for another writer.
@@ -32,14 +35,11 @@ class _Writer:
     """
 
     place: _Place
+    uid: str
     order: tuple[str, str, str]
     live: bool
     started: bool
     ready: bool
-
-
-_MOST_LEAVING = 1000
-"""Deleted resources that are remembered: their pods end within minutes."""
 
 
 class Outputs:
@@ -52,7 +52,7 @@ class Outputs:
         self._known: set[Key] = set()
         self._unlisted: set[str | None] = set()
         self._postponed: set[Key] = set()
-        self._leaving: dict[Key, tuple[_Place, str]] = {}
+        self._former: dict[tuple[Key, str], _Place] = {}
 
     def expect_list(self, namespace: str | None) -> None:
         """Record that a namespace (None: the cluster) has resources that are not here yet."""
@@ -82,6 +82,9 @@ class Outputs:
         # The status shows the start by now, or the end.
         if current is None or current.started or not current.live:
             self._claims.discard(key)
+        # One of the same name that was created anew is another one.
+        if previous and (current is None or previous.uid != current.uid or previous.live > current.live):
+            self._note_former(key, previous)
         if previous and (current is None or previous.place != current.place):
             self._unlink(key, previous.place)
         if current is None:
@@ -90,19 +93,31 @@ class Outputs:
         self._writers[key] = current
         self._at.setdefault(current.place, set()).add(key)
 
-    def remove(self, key: Key, uid: str) -> None:
+    def remove(self, key: Key) -> None:
         """Forget a deleted resource, but not that its pods may write for a while."""
         previous = self._writers.pop(key, None)
-        if previous and previous.started and previous.live:
-            self._leaving[key] = (previous.place, uid)
-            # Most are never asked for. A dict keeps the order: the oldest goes first.
-            if len(self._leaving) > _MOST_LEAVING:
-                del self._leaving[next(iter(self._leaving))]
         self._known.discard(key)
         self._postponed.discard(key)
         self._claims.discard(key)
         if previous:
+            self._note_former(key, previous)
             self._unlink(key, previous.place)
+
+    def note_former(self, key: Key, uid: str, spec: Mapping[str, Any]) -> None:
+        """Record that pods may still write that a deleted resource had, whose spec was this."""
+        place = _place(key.namespace, spec)
+        if place:
+            self._remember(key, uid, place)
+
+    def former(self, key: Key) -> list[tuple[Key, str]]:
+        """Return those, with their uid, that wrote to a resource's output and may have pods that write."""
+        mine = self._writers.get(key)
+        # Of its own name, the pods are looked at in any case.
+        return [of for of, place in self._former.items() if mine and place == mine.place and of[0] != key]
+
+    def former_ended(self, key: Key, uid: str) -> None:
+        """Record that nothing of a former writer writes any more."""
+        self._former.pop((key, uid), None)
 
     def claim(self, key: Key) -> None:
         """Record that a resource starts, before its status says so."""
@@ -111,17 +126,6 @@ class Outputs:
     def release(self, key: Key) -> None:
         """Record that a resource does not start after all."""
         self._claims.discard(key)
-
-    def leaving(self, key: Key) -> dict[Key, str]:
-        """Return the deleted resources whose pods may still write to the same output, with their uids."""
-        writer = self._writers.get(key)
-        if writer is None:
-            return {}
-        return {other: uid for other, (place, uid) in self._leaving.items() if place == writer.place}
-
-    def left(self, key: Key) -> None:
-        """Record that no pod of a deleted resource is left."""
-        self._leaving.pop(key, None)
 
     def sharing(self, key: Key) -> set[Key]:
         """Return the other resources with the same output."""
@@ -151,6 +155,16 @@ class Outputs:
     def _is_unlisted(self, key: Key) -> bool:
         return bool(self._unlisted & {None, key.namespace})
 
+    def _note_former(self, key: Key, writer: _Writer) -> None:
+        if writer.live:
+            self._remember(key, writer.uid, writer.place)
+
+    def _remember(self, key: Key, uid: str, place: _Place) -> None:
+        self._former[key, uid] = place
+        # A dict keeps the order: the oldest goes first.
+        if len(self._former) > _MOST_FORMER:
+            del self._former[next(iter(self._former))]
+
     def _unlink(self, key: Key, place: _Place) -> None:
         self._at[place].discard(key)
         if not self._at[place]:
@@ -159,24 +173,30 @@ class Outputs:
 
 def _writer(key: Key, body: Mapping[str, Any]) -> _Writer | None:
     """Return a resource as a writer; None if it names no output."""
-    # From the raw JSON: any level may be missing or null in a spec that this version cannot read.
     spec, status, metadata = body.get("spec") or {}, body.get("status") or {}, body["metadata"]
-    uri = (spec.get("output") or {}).get("uri")
-    if not isinstance(uri, str):
+    place, phase = _place(key.namespace, spec), status.get("phase")
+    if place is None:
         return None
-    endpoint = (
-        ((spec.get("storage") or {}).get("s3") or {}).get("endpoint") if uri.startswith("s3:") else None
-    )
-    phase = status.get("phase")
     waits = any(
         item.get("type") == "Reconciling" and item.get("reason") == OUTPUT_IN_USE
         for item in status.get("conditions") or ()
     )
     return _Writer(
-        place=(key.namespace, str(endpoint or "") if uri.startswith("s3:") else "", uri.rstrip("/")),
+        place=place,
+        uid=metadata.get("uid") or "",
         order=(metadata.get("creationTimestamp") or "", key.name, key.kind),
         live=phase not in TERMINAL,
         # A first attempt whose Job was refused has written nothing, and may never do.
         started=bool(status.get("jobUid") or (status.get("attempt") or 0) > 1) and not waits,
         ready=phase not in (Phase.PENDING, Phase.SUSPENDED) and not spec.get("suspend"),
     )
+
+
+def _place(namespace: str, spec: Mapping[str, Any]) -> _Place | None:
+    """Return the output that a spec names; None if it names none."""
+    # From the raw JSON: any level may be missing or null in a spec that this version cannot read.
+    uri = (spec.get("output") or {}).get("uri")
+    if not isinstance(uri, str):
+        return None
+    endpoint = ((spec.get("storage") or {}).get("s3") or {}).get("endpoint")
+    return namespace, str(endpoint or "") if uri.startswith("s3:") else "", uri.rstrip("/")

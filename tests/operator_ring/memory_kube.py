@@ -98,6 +98,21 @@ class MemoryKube:
             self._index.update(body)
         return self._index
 
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> MemoryKube:
+        """Return a cluster with the objects that another one had, as JSON data."""
+        cluster = cls()
+        cluster.now = datetime.fromisoformat(state["now"])
+        cluster._version = state["version"]
+        for body in state["resources"]:
+            key = Key(body["kind"], body["metadata"]["namespace"], body["metadata"]["name"])
+            cluster.resources[key] = body
+            for manager, fields in state["owned"][f"{key.kind}/{key.name}"].items():
+                cluster._owned[key, manager] = set(fields)
+        for objects, name in ((cluster.jobs, "jobs"), (cluster.pods, "pods"), (cluster.services, "services")):
+            objects |= {body["metadata"]["name"]: body for body in state[name]}
+        return cluster
+
     # --- what a user, the Job controller and the kubelet do -------------------------------------------------
 
     def add(self, manifest: Body) -> Key:

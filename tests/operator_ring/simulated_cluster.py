@@ -21,12 +21,14 @@ from tlt_api import times
 from tlt_api.failures import by_exit_code
 from tlt_api.runspec import RUN_SPEC_ANNOTATION
 from tlt_operator.cluster.client import ConflictError, NotFoundError
-from tlt_operator.objects import OWNER_NAME, OWNER_UID, QUEUE, SUSPENDED_BY_US
+from tlt_operator.objects import INDEX, OWNER_NAME, OWNER_UID, QUEUE, SUSPENDED_BY_US
 from tlt_operator.snapshot import Key
 
 Trouble = Literal["webhook", "quota", "registry", "storage", "node", "capacity"]
 TROUBLES: tuple[Trouble, ...] = ("webhook", "quota", "registry", "storage", "node", "capacity")
 """What a run needs and may be away; all of it comes back."""
+WATCHED = ("resources", "jobs", "pods")
+NODES = ("n1", "n2", "n3")
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,6 @@ class Change:
     """Change of an object, as a watch reports it."""
 
     version: int
-    what: str
     type: str
     body: Body
 
@@ -47,11 +48,28 @@ class SimulatedCluster(MemoryKube):
         super().__init__()
         self.ledger = ledger
         self._away: dict[Trouble, float] = {}
-        self.journal: list[Change] = []
+        self.journal: dict[str, list[Change]] = {what: [] for what in WATCHED}
+        """Changes by what has changed, in the order of their versions."""
+        self.changes = 0
+        """Number of changes so far."""
         self.compacted = 0
         """Version up to which the journal is forgotten: watches from there on get 410."""
-        self.news = asyncio.Event()
-        self._known: dict[tuple[str, Any], Body] = {}
+        self.news = {what: asyncio.Event() for what in WATCHED}
+        """Events that wake the watches."""
+        self._known: dict[str, dict[Any, Body]] = {what: {} for what in WATCHED}
+        self.one_leads = True
+        """False once two operators work at a time, or a request was carried out after its sender's end.
+
+        Each operator knows by itself alone who writes to an output: only one that works alone keeps two
+        resources from writing to the same one.
+        """
+        self.nodes = set(NODES)
+        self.silent_nodes: set[str] = set()
+        """Nodes that are cut off: nothing is heard of them, and what runs there goes on."""
+        self.admitted: set[str] = set()
+        """The uids of the Jobs whose Workload has its quota."""
+        self.deactivated: set[str] = set()
+        """The uids of the Jobs whose Workload has ``spec.active: false``."""
         self._pods = 0
         self._accounted: set[str] = set()
         self._pardoned: set[str] = set()
@@ -76,51 +94,56 @@ class SimulatedCluster(MemoryKube):
     def is_away(self, trouble: Trouble) -> bool:
         return self._loop.time() < self._away.get(trouble, 0.0)
 
+    def add(self, manifest: Body) -> Key:
+        key = super().add(manifest)
+        self.resources[key]["metadata"]["creationTimestamp"] = times.to_wire(self.now)
+        return key
+
     # --- watches --------------------------------------------------------------------------------------------
 
     def publish(self) -> None:
         """Put what has changed into the journal."""
-        current: dict[tuple[str, Any], Body] = {
-            (what, name): body
-            for what, objects in (("resources", self.resources), ("jobs", self.jobs), ("pods", self.pods))
-            for name, body in objects.items()
-        }
-        for identity, body in self._known.items():
-            after = current.get(identity)
-            if after is None or after["metadata"]["uid"] != body["metadata"]["uid"]:
-                gone = json.loads(json.dumps(body))
-                gone["metadata"]["resourceVersion"] = str(self._next())
-                self._record(identity[0], "DELETED", gone)
-        for identity, body in current.items():
-            before = self._known.get(identity)
-            same = before is not None and before["metadata"]["uid"] == body["metadata"]["uid"]
-            if before is None or not same:
-                self._record(identity[0], "ADDED", body)
-            elif before["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
-                self._record(identity[0], "MODIFIED", body)
-        self._known = {identity: json.loads(json.dumps(body)) for identity, body in current.items()}
-        self.news.set()
-        self.news = asyncio.Event()
+        for what, objects in (("resources", self.resources), ("jobs", self.jobs), ("pods", self.pods)):
+            known, changes = self._known[what], []
+            for name, before in list(known.items()):
+                after = objects.get(name)
+                if after is None or after["metadata"]["uid"] != before["metadata"]["uid"]:
+                    version = self._next()
+                    metadata = before["metadata"] | {"resourceVersion": str(version)}
+                    changes.append(Change(version, "DELETED", before | {"metadata": metadata}))
+                    del known[name]
+            for name, body in objects.items():
+                version = body["metadata"]["resourceVersion"]
+                if name in known and known[name]["metadata"]["resourceVersion"] == version:
+                    continue
+                # One copy for all that look at this version: nobody changes it.
+                copy = json.loads(json.dumps(body))
+                changes.append(Change(int(version), "MODIFIED" if name in known else "ADDED", copy))
+                known[name] = copy
+                if what == "resources":
+                    self.ledger.resource_seen(copy)
+            if changes:
+                self.journal[what] += sorted(changes, key=lambda change: change.version)
+                self.changes += len(changes)
+                self.wake_watches(what)
+
+    def wake_watches(self, *whats: str) -> None:
+        """Let the watches look at their state."""
+        for what in whats or WATCHED:
+            self.news[what].set()
+            self.news[what] = asyncio.Event()
 
     def forget_versions(self) -> None:
         """Forget all versions so far, as the API server's cache does after a restart: watches get 410."""
         self.publish()
         self.compacted = self._version
 
-    def _record(self, what: str, type_: str, body: Body) -> None:
-        if what == "resources" and type_ != "DELETED":
-            self.ledger.resource_seen(json.loads(json.dumps(body)))
-        version = int(body["metadata"]["resourceVersion"])
-        self.journal.append(Change(version, what, type_, json.loads(json.dumps(body))))
-        # Versions of one step may be out of order between the kinds; a watch goes on from the last one.
-        self.journal.sort(key=lambda change: change.version)
-
     # --- the API server -------------------------------------------------------------------------------------
 
     async def create_job(self, job: Any) -> Body:
         body = await super().create_job(job)
         self.ledger.job_created(body)
-        if QUEUE in body["metadata"]["labels"]:
+        if is_queued(body):
             # Kueue's webhook: a Job waits for its admission.
             self.set_suspended(body["metadata"]["name"], True)
         return json.loads(json.dumps(self.jobs[body["metadata"]["name"]]))
@@ -172,6 +195,9 @@ class SimulatedCluster(MemoryKube):
         for name, job in list(self.jobs.items()):
             if job["metadata"].get("deletionTimestamp") and not self.pods_of(job):
                 del self.jobs[name]
+        for name, service in list(self.services.items()):
+            if controller_uid(service["metadata"]) not in jobs:
+                del self.services[name]
 
     def control_jobs(self) -> None:
         """Account for the pods of each Job, and make the pod that it lacks."""
@@ -189,16 +215,22 @@ class SimulatedCluster(MemoryKube):
             self._accounted |= {pod["metadata"]["name"] for pod in pods if is_over(pod)}
             return
         live = [pod for pod in pods if not is_over(pod)]
-        status["ready"] = len([pod for pod in live if is_running(pod)])
+        # As the Job controller counts: a pod that is being stopped is no active one.
+        status["ready"] = len([p for p in live if is_running(p) and "deletionTimestamp" not in p["metadata"]])
         over = [pod for pod in pods if is_over(pod) and pod["metadata"]["name"] not in self._pardoned]
         self._accounted |= {pod["metadata"]["name"] for pod in pods if is_over(pod)}
-        if any(pod["status"]["phase"] == "Succeeded" for pod in over):
+        indexes = _indexes(job)
+        done = {index_of(pod) for pod in over if pod["status"]["phase"] == "Succeeded"}
+        if done >= indexes:
             status["completionTime"] = times.to_wire(self.now)
             self._condition(job, "Complete", "CompletionsReached", "")
-        elif over and not live:
-            disrupted = [pod for pod in over if is_disrupted(pod)]
-            reason = "PodFailurePolicy" if disrupted else "BackoffLimitExceeded"
-            self._condition(job, "Failed", reason, "told by the Job")
+        elif any(pod["status"]["phase"] == "Failed" for pod in over):
+            # One that failed ends the others, and then the Job.
+            for pod in live:
+                self.stop(pod)
+            if not live:
+                reason = "PodFailurePolicy" if any(map(is_disrupted, over)) else "BackoffLimitExceeded"
+                self._condition(job, "Failed", reason, "told by the Job")
         elif job["spec"].get("suspend"):
             status.pop("startTime", None)
             self._condition(job, "Suspended", "JobSuspended", "Job suspended")
@@ -209,47 +241,71 @@ class SimulatedCluster(MemoryKube):
             status.setdefault("startTime", times.to_wire(self.now))
             if status.get("conditions"):
                 status["conditions"] = [c for c in status["conditions"] if c["type"] != "Suspended"]
-            if not live:
-                self._make_pod(job)
+            for index in sorted(indexes - done - {index_of(pod) for pod in live}):
+                self._make_pod(job, index)
 
-    def _make_pod(self, job: Body) -> None:
+    def _make_pod(self, job: Body, index: str) -> None:
         uid = job["metadata"]["uid"]
         if self.is_away("quota"):
             message = 'Error creating: pods "p" is forbidden: exceeded quota: compute, requested: pods=1'
             self.warnings[uid] = [{"reason": "FailedCreate", "message": message}]
             return
         self.warnings.pop(uid, None)
+        if is_queued(job) and uid not in self.admitted:
+            self.ledger.problems.append(f"Job {job['metadata']['name']} runs without its queue's admission")
         self._pods += 1
         name = f"{job['metadata']['name']}-{self._pods}"
-        template = job["spec"]["template"]["metadata"]
+        template = job["spec"]["template"]
         owner = {"kind": "Job", "name": job["metadata"]["name"], "uid": uid, "controller": True}
         body: Body = {
             "metadata": {
                 "name": name,
                 "namespace": "default",
                 "uid": f"pod-{self._pods}",
-                "labels": dict(template["labels"]),
-                "annotations": dict(template["annotations"]),
+                "labels": template["metadata"]["labels"] | ({INDEX: index} if index else {}),
+                "annotations": dict(template["metadata"]["annotations"]),
                 "ownerReferences": [owner],
                 "creationTimestamp": times.to_wire(self.now),
             },
-            "spec": {},
+            "spec": {"affinity": template["spec"].get("affinity")},
             "status": {"phase": "Pending"},
         }
         self.pods[name] = self._touch(body)
+
+    # --- Kueue ----------------------------------------------------------------------------------------------
+
+    def queue_jobs(self) -> None:
+        """Suspend each queued Job without a quota, and resume each one with it, whoever suspended it."""
+        for name, job in self.jobs.items():
+            uid = job["metadata"]["uid"]
+            runs = uid in self.admitted and uid not in self.deactivated
+            if is_queued(job) and not _finished(job) and bool(job["spec"].get("suspend")) == runs:
+                self.set_suspended(name, not runs)
+
+    def evict(self, job: Body, deactivate: bool) -> None:
+        """Take a Job's quota back; a deactivated Workload gets none until somebody activates it."""
+        self.admitted.discard(job["metadata"]["uid"])
+        if deactivate:
+            self.deactivated.add(job["metadata"]["uid"])
+        self.queue_jobs()
+
+    def activate(self, job: Body) -> None:
+        """Let a Job's Workload queue again."""
+        self.deactivated.discard(job["metadata"]["uid"])
 
     # --- scheduler and kubelet ------------------------------------------------------------------------------
 
     def start_pods(self) -> None:
         """Bring each pod one step further, to a node and to a running container."""
         for pod in self.pods.values():
-            if not is_over(pod) and not is_running(pod) and not pod["metadata"].get("deletionTimestamp"):
+            waits = not is_over(pod) and not is_running(pod) and not self._on_silent_node(pod)
+            if waits and not pod["metadata"].get("deletionTimestamp"):
                 self._start(pod)
 
     def end_stopped_pods(self, code: int) -> None:
         """End the containers of pods that are being stopped, whose SIGTERM has been heeded or ignored."""
         for pod in self.pods.values():
-            stopped = pod["metadata"].get("deletionTimestamp") and not self._on_lost_node(pod)
+            stopped = pod["metadata"].get("deletionTimestamp") and not self._on_silent_node(pod)
             if stopped and is_running(pod):
                 self.end(pod, code)
 
@@ -272,7 +328,15 @@ class SimulatedCluster(MemoryKube):
             condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
             self._set(pod, conditions=[condition | {"message": message}])
             return
-        pod["spec"]["nodeName"] = "n1"
+        nodes = sorted(self.nodes - self.silent_nodes)
+        if not nodes:
+            message = "0/3 nodes are available: 3 node(s) had untolerated taint(s)."
+            condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+            self._set(pod, conditions=[condition | {"message": message}])
+            return
+        # As the scheduler does: where possible, not on a node that the pod's affinity names.
+        preferred = [node for node in nodes if node not in json.dumps(pod["spec"].get("affinity"))] or nodes
+        pod["spec"]["nodeName"] = preferred[int(index_of(pod) or 0) % len(preferred)]
         scheduled = [{"type": "PodScheduled", "status": "True"}]
         if self.is_away("registry"):
             waiting = {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}
@@ -289,11 +353,19 @@ class SimulatedCluster(MemoryKube):
     def _check_alone(self, pod: Body) -> None:
         output = output_of(pod)
         others = [
-            p["metadata"]["name"] for p in self.pods.values() if is_running(p) and output_of(p) == output
+            other["metadata"]["name"]
+            for other in self.pods.values()
+            if is_running(other) and output_of(other) == output and not self._may_be_beside(pod, other)
         ]
         if others:
             names = f"{pod['metadata']['name']} and {', '.join(others)}"
             self.ledger.problems.append(f"pods {names} write to {output} at the same time")
+
+    def _may_be_beside(self, pod: Body, other: Body) -> bool:
+        """Tell whether two pods with one output may run at the same time."""
+        same_job = controller_uid(pod["metadata"]) == controller_uid(other["metadata"])
+        names = {p["metadata"]["labels"][OWNER_NAME] for p in (pod, other)}
+        return (same_job and index_of(pod) != index_of(other)) or (len(names) > 1 and not self.one_leads)
 
     def end(self, pod: Body, code: int, reason: str = "", message: str = "", **status: Any) -> None:
         """End a pod's container with an exit code."""
@@ -302,6 +374,10 @@ class SimulatedCluster(MemoryKube):
             ends = self.ledger.deserved.setdefault(uid, set())
             ends |= {by_exit_code(code).reason, *(["OutOfMemory"] if code == 137 else [])}
         message = message or (json.dumps(BEST) if code == 0 else "")
+        # A pod that is being stopped is gone before anybody may have read its message: the run has reported
+        # its results to the status before.
+        if code == 0 and pod["metadata"].get("deletionTimestamp"):
+            self.report_of(pod, **BEST)
         ended = {
             "exitCode": code,
             "reason": reason or ("Completed" if code == 0 else "Error"),
@@ -318,16 +394,48 @@ class SimulatedCluster(MemoryKube):
         self._set(pod, conditions=conditions)
         self.stop(pod)
 
-    def lose_node(self, pod: Body) -> None:
-        """Cut a running pod's node off: nothing of it is heard, and its processes may go on."""
-        self._set(pod, conditions=[*(pod["status"].get("conditions") or ()), _NODE_LOST])
-        self.stop(pod)
+    def report_of(self, pod: Body, **fields: Any) -> None:
+        """Apply fields of a status as the runner in a pod."""
+        for key, body in self.resources.items():
+            if body["metadata"]["uid"] == pod["metadata"]["labels"][OWNER_UID]:
+                self.report(key, **fields)
 
-    def forget_lost_pods(self) -> None:
-        """End the pods of lost nodes, as the garbage collector of pods does once a node is removed."""
-        for pod in self.pods.values():
-            if self._on_lost_node(pod) and not is_over(pod):
-                self._set(pod, phase="Failed", reason="NodeLost")
+    def report_progress(self, pod: Body, epoch: int, promised: int | None) -> None:
+        """Report progress as the runner in a pod, with the seconds within which the next report follows."""
+        progress = {"stage": "train", "epoch": epoch, "epochs": 9, "lastUpdateTime": times.to_wire(self.now)}
+        if promised is not None:
+            progress["nextWithinSeconds"] = promised
+        self.report_of(pod, progress=progress)
+        self.ledger.run_reported(pod["metadata"]["labels"][OWNER_UID], promised)
+
+    def cut_off(self, node: str) -> None:
+        """Cut a node off: Kubernetes gives its pods up, while their processes may go on."""
+        self.silent_nodes.add(node)
+        for pod in self._pods_on(node):
+            self._set(pod, conditions=[*(pod["status"].get("conditions") or ()), _NODE_LOST])
+            self.stop(pod)
+
+    def reconnect(self) -> None:
+        """Connect the nodes that were cut off, whose kubelets then stop the pods that were given up."""
+        self.silent_nodes.clear()
+
+    def remove_node(self, node: str) -> None:
+        """Delete a Node whose machine is off: the garbage collector of pods ends its pods."""
+        self.nodes.discard(node)
+        self.silent_nodes.discard(node)
+        for pod in self._pods_on(node):
+            conditions = [c for c in pod["status"].get("conditions") or () if c["type"] != "DisruptionTarget"]
+            self._set(pod, phase="Failed", conditions=[*conditions, _NODE_GONE])
+            self.stop(pod)
+            pod["metadata"]["deletionGracePeriodSeconds"] = 0
+            self._touch(pod)
+
+    def add_nodes(self) -> None:
+        """Bring new machines for the nodes that were removed."""
+        self.nodes = set(NODES)
+
+    def _pods_on(self, node: str) -> list[Body]:
+        return [p for p in self.pods.values() if p["spec"].get("nodeName") == node and not is_over(p)]
 
     def stop(self, pod: Body) -> None:
         """Delete a pod; it is gone once its container has ended."""
@@ -335,8 +443,8 @@ class SimulatedCluster(MemoryKube):
             pod["metadata"]["deletionTimestamp"] = times.to_wire(self.now)
             self._touch(pod)
 
-    def _on_lost_node(self, pod: Body) -> bool:
-        return _NODE_LOST in (pod["status"].get("conditions") or ())
+    def _on_silent_node(self, pod: Body) -> bool:
+        return pod["spec"].get("nodeName") in self.silent_nodes
 
     def _set(self, pod: Body, **status: Any) -> None:
         before = json.dumps(pod["status"])
@@ -349,7 +457,12 @@ class SimulatedCluster(MemoryKube):
     def heal(self) -> None:
         """Give everything back that was away, undo what people did to Jobs, and end what runs with 0."""
         self._away.clear()
-        self.forget_lost_pods()
+        for node in list(self.silent_nodes):
+            self.remove_node(node)
+        self.add_nodes()
+        self.deactivated.clear()
+        self.admitted |= {job["metadata"]["uid"] for job in self.jobs.values() if is_queued(job)}
+        self.queue_jobs()
         for name, job in self.jobs.items():
             ours = SUSPENDED_BY_US in (job["metadata"].get("annotations") or {})
             if job["spec"].get("suspend") and not ours and not _finished(job):
@@ -418,6 +531,12 @@ _NODE_LOST = {
     "reason": "DeletionByTaintManager",
     "message": "Taint manager: deleting due to NoExecute taint",
 }
+_NODE_GONE = {
+    "type": "DisruptionTarget",
+    "status": "True",
+    "reason": "DeletionByPodGC",
+    "message": "PodGC: node no longer exists",
+}
 
 
 def _container(state: Body) -> Body:
@@ -426,6 +545,21 @@ def _container(state: Body) -> Body:
 
 def _finished(job: Body) -> bool:
     return any(c["type"] in _ENDS for c in (job.get("status") or {}).get("conditions") or ())
+
+
+def is_queued(job: Body) -> bool:
+    return QUEUE in job["metadata"]["labels"]
+
+
+def _indexes(job: Body) -> set[str]:
+    """Return the indexes of a Job's pods; one empty text for a Job that is not Indexed."""
+    indexed = job["spec"].get("completionMode") == "Indexed"
+    return set(map(str, range(job["spec"]["completions"]))) if indexed else {""}
+
+
+def index_of(pod: Body) -> str:
+    """Return the index of an Indexed Job's pod; an empty text for the pod of another Job."""
+    return str(pod["metadata"]["labels"].get(INDEX, ""))
 
 
 def is_over(pod: Body) -> bool:

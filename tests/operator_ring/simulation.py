@@ -9,6 +9,7 @@ passes only when nothing is left to do, so that hours cost milliseconds.
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
 import selectors
 from collections.abc import AsyncIterator, Iterator
@@ -20,6 +21,7 @@ from operator_ring.invariants import Ledger, at_rest
 from operator_ring.memory_kube import Body, KilledError
 from operator_ring.simulated_cluster import SimulatedCluster
 from tlt_operator import controller as controllers
+from tlt_operator.clock import SteadyClock
 from tlt_operator.cluster.client import ApiError, Owned, api_error
 from tlt_operator.controller import Controller
 from tlt_operator.health import Health
@@ -91,7 +93,7 @@ class Link:
         """Difference between this machine's wall clock and the cluster's."""
         self._delays: dict[str, tuple[float, float]] = {}
         self._frozen_until = 0.0
-        self.cuts = 0
+        self._cuts = 0
         self.spoilt: list[Literal["drop", "double", "swap"]] = []
         """What happens to the next events of our kinds."""
 
@@ -103,10 +105,20 @@ class Link:
         """Stop the process until a time."""
         self._frozen_until = until
 
+    def cut_watches(self) -> None:
+        """Break the connections of all watches."""
+        self._cuts += 1
+        self._cluster.wake_watches()
+
     def heal(self) -> None:
         """Take back all that was going to go wrong."""
         self.answers, self.spoilt, self.death = [], [], None
         self._delays, self._frozen_until = {}, 0.0
+
+    def move_clock(self, seconds: float) -> None:
+        """Let this machine's wall clock differ from the cluster's."""
+        self.clock_error = timedelta(seconds=seconds)
+        self._world.ledger.clocks_agree = False
 
     def clock(self) -> datetime:
         return self._cluster.now + self.clock_error
@@ -150,13 +162,14 @@ class Link:
         """Watch objects from a version on."""
         if version < self._cluster.compacted:
             raise api_error(410, "too old resource version")
-        cuts = self.cuts
+        cuts, journal = self._cuts, self._cluster.journal[what]
+        position = bisect.bisect_right(journal, version, key=lambda change: change.version)
         while True:
-            news = self._cluster.news
-            for change in [c for c in self._cluster.journal if c.what == what and c.version > version]:
+            news = self._cluster.news[what]
+            while position < len(journal):
                 await self._delivered(what, cuts)
-                version = change.version
-                yield {"type": change.type, "object": change.body}
+                position += 1
+                yield {"type": journal[position - 1].type, "object": journal[position - 1].body}
             # A bookmark a minute, without which a watch counts as dead.
             # Not wait_for, which may swallow a cancellation that comes with the news.
             with contextlib.suppress(TimeoutError):
@@ -165,7 +178,7 @@ class Link:
             await self._thawed()
             if self.is_dead:
                 raise KilledError
-            if cuts != self.cuts:
+            if cuts != self._cuts:
                 raise ApiError(0, "connection reset by peer")
 
     async def _delivered(self, what: str, cuts: int) -> None:
@@ -175,7 +188,7 @@ class Link:
         await self._thawed()
         if seconds > _SILENCE_SECONDS:
             raise ApiError(0, "no event and no bookmark for 90 s")
-        if cuts != self.cuts:
+        if cuts != self._cuts:
             raise ApiError(0, "connection reset by peer")
 
     async def _call(self, method: str, args: Any, named: Any) -> Any:
@@ -251,7 +264,8 @@ class SimulatedOperator:
         self.link = Link(world, name)
         self._cluster = world.cluster
         settings = Settings(workers=2)
-        self.controller = Controller(self.link, settings, Health(settings.sweep_seconds, clock=loop.time))
+        health = Health(settings.sweep_seconds, clock=loop.time)
+        self.controller = Controller(self.link, settings, health, SteadyClock(self.link.clock, loop.time))
         # The list of Events is kept for a while.
         self.controller.cache._clock = loop.time
         self.controller.index.reports.clock = loop.time
@@ -327,6 +341,7 @@ class World:
         self.loop = VirtualLoop()
         self.ledger = Ledger()
         self.ledger.deserved = {}
+        self.ledger.clock = self.loop.time
         self.cluster = self.loop.run_until_complete(self._make_cluster())
         self.operators: list[SimulatedOperator] = []
         self._requests, self._at = 0, 0.0
@@ -341,7 +356,9 @@ class World:
         async def start() -> SimulatedOperator:
             return SimulatedOperator(self, f"operator {len(self.operators) + 1}")
 
-        with _clocks():
+        self.cluster.one_leads = self.cluster.one_leads and not self.operators
+        self.ledger.operators += 1
+        with _counted():
             operator = self.loop.run_until_complete(start())
         self.operators.append(operator)
         return operator
@@ -349,7 +366,7 @@ class World:
     def let_pass(self, seconds: float) -> None:
         """Let time pass; operators that have died meanwhile are buried, and their errors looked at."""
         self.cluster.publish()
-        with _clocks():
+        with _counted():
             self.loop.run_until_complete(asyncio.sleep(seconds))
             for operator in list(self.operators):
                 if operator.is_dead:
@@ -360,7 +377,7 @@ class World:
 
     def kill(self, operator: SimulatedOperator) -> None:
         """Kill an operator."""
-        with _clocks():
+        with _counted():
             self.loop.run_until_complete(operator.kill())
         self.operators.remove(operator)
 
@@ -373,6 +390,7 @@ class World:
                 await request
             self.cluster.publish()
 
+        self.cluster.one_leads = False
         task = self.loop.create_task(carry_out())
         self._later.add(task)
         task.add_done_callback(self._later.discard)
@@ -397,10 +415,10 @@ class World:
             operator.link.heal()
         end, last_change = self.loop.time() + _LONGEST_REST, self.loop.time()
         while self.loop.time() - last_change < _REST_SECONDS:
-            changes = len(self.cluster.journal)
+            changes = self.cluster.changes
             self.cluster.heal()
             self.let_pass(15 if self.loop.time() - last_change < 60 else 120)
-            if len(self.cluster.journal) > changes:
+            if self.cluster.changes > changes:
                 last_change = self.loop.time()
             if self.loop.time() > end:
                 return ["no rest within two days", *self._judge()]
@@ -423,13 +441,13 @@ class World:
 
 
 @contextlib.contextmanager
-def _clocks() -> Iterator[None]:
-    """Give each operator's look the wall clock of its machine."""
+def _counted() -> Iterator[None]:
+    """Count each operator's looks."""
     original = controllers.reconcile_once
 
     async def look(client: Any, *args: Any, **named: Any) -> controllers.Look:
         client.source.count_look(args[0])
-        return await original(client, *args, clock=client.source.clock, **named)
+        return await original(client, *args, **named)
 
     controllers.reconcile_once = look
     try:

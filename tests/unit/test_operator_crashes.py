@@ -83,6 +83,16 @@ def unreported(cluster: MemoryKube) -> set[tuple[str, str]]:
 WRITES = play((), ttl=0)[0].writes
 
 
+def test_the_first_write_of_an_attempt_is_its_job() -> None:
+    cluster = MemoryKube()
+    key = cluster.add(resource())
+    cluster.kill_at = 2
+    with pytest.raises(KilledError):
+        asyncio.run(cluster.settle())
+    assert list(cluster.jobs) == ["traffic-train-1"]
+    assert "attempt" not in cluster.status(key)
+
+
 @pytest.mark.parametrize("ttl", [None, 0])
 def test_a_kill_at_any_write_leaves_one_job_per_attempt_and_the_same_end(ttl: int | None) -> None:
     for kill in range(1, WRITES + 1):

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from operator_ring.manifests import resource
 from operator_ring.memory_kube import Body
-from operator_ring.simulated_cluster import TROUBLES, Trouble
+from operator_ring.simulated_cluster import TROUBLES, Trouble, is_queued
 from operator_ring.simulation import ANSWERS, Answer, Death, Link, World
 from tlt_api import conditions
 from tlt_api.failures import CLASSES
@@ -25,12 +24,21 @@ from tlt_operator.objects import QUEUE
 from tlt_operator.reconcile import retry
 from tlt_operator.snapshot import Key
 
-KINDS = {"traffic": "TrainingJob", "small": "PruneJob"}
-"""Resources of the histories: small prunes what traffic trains."""
+KINDS = {"traffic": "TrainingJob", "small": "PruneJob", "twin": "TrainingJob"}
+"""Resources of the histories: small prunes what traffic trains, twin writes to the output of traffic."""
 CODES = sorted({c.exit_code for c in CLASSES.values() if c.exit_code is not None} | {0, 1, 137, 143})
 RETRIED = [75, 76, 40, 12, 143]
 
-names = st.sampled_from(["traffic", "traffic", "small"])
+names = st.sampled_from(["traffic", "traffic", "traffic", "small", "twin"])
+policies = st.fixed_dictionaries(
+    {"maxRetries": st.sampled_from([0, 2])},
+    optional={
+        "ttlSecondsAfterFinished": st.sampled_from([0, 600]),
+        "startTimeoutSeconds": st.just(300),
+        "stall": st.just("Restart"),
+    },
+)
+nodes = st.sampled_from([1, 1, 2])
 operators = st.integers(0, 1)
 rarely = st.sampled_from([False, False, False, True])
 
@@ -47,10 +55,12 @@ class Histories(RuleBasedStateMachine):
         self.world = World()
         self.cluster = self.world.cluster
 
-    @initialize(queued=rarely, max_retries=st.sampled_from([0, 2]))
-    def an_operator_starts_and_a_training_is_created(self, queued: bool, max_retries: int) -> None:
+    @initialize(queued=rarely, nodes=nodes, policy=policies)
+    def an_operator_starts_and_a_training_is_created(
+        self, queued: bool = False, nodes: int = 1, policy: Body | None = None
+    ) -> None:
         self.world.start_operator()
-        self.is_created("traffic", False, queued, max_retries, None)
+        self.is_created("traffic", queued=queued, nodes=nodes, policy=policy)
 
     # --- time
 
@@ -60,20 +70,22 @@ class Histories(RuleBasedStateMachine):
 
     # --- users
 
-    @rule(
-        name=names,
-        suspended=rarely,
-        queued=rarely,
-        max_retries=st.sampled_from([0, 2]),
-        ttl=st.sampled_from([None, 0, 600]),
-    )
-    def is_created(self, name: str, suspended: bool, queued: bool, max_retries: int, ttl: int | None) -> None:
+    @rule(name=names, suspended=rarely, queued=rarely, nodes=nodes, policy=policies)
+    def is_created(
+        self,
+        name: str,
+        suspended: bool = False,
+        queued: bool = False,
+        nodes: int = 1,
+        policy: Body | None = None,
+    ) -> None:
         """Create a resource; one of this name that is there is deleted a moment before."""
         self.is_deleted(name)
         self.cluster.publish()
-        policy = {"maxRetries": max_retries} | ({} if ttl is None else {"ttlSecondsAfterFinished": ttl})
-        output = {"uri": f"pvc://runs/{name}"}
-        body = resource(KINDS[name], name, suspend=suspended, output=output, runPolicy=policy)
+        output = {"uri": f"pvc://runs/{'traffic' if name == 'twin' else name}"}
+        more = {"resources": {"nodes": nodes}} if KINDS[name] == "TrainingJob" else {}
+        policy = {"maxRetries": 2} if policy is None else policy
+        body = resource(KINDS[name], name, suspend=suspended, output=output, runPolicy=policy, **more)
         if queued:
             body["metadata"]["labels"] = {QUEUE: "gpus"}
         self.cluster.add(body)
@@ -101,9 +113,23 @@ class Histories(RuleBasedStateMachine):
             self.cluster.delete_job_by_hand(job["metadata"]["name"], foreground)
 
     @rule(name=names)
-    def job_is_suspended_or_resumed_by_a_queue(self, name: str) -> None:
-        for job in self.cluster.jobs_of(name)[:1]:
+    def job_is_suspended_or_resumed_by_hand(self, name: str) -> None:
+        for job in [job for job in self.cluster.jobs_of(name)[:1] if not is_queued(job)]:
             self.cluster.set_suspended(job["metadata"]["name"], not job["spec"].get("suspend", False))
+
+    # --- Kueue
+
+    @rule(name=names, action=st.sampled_from(["admits", "admits", "evicts", "deactivates", "activates"]))
+    def kueue(self, name: str, action: str) -> None:
+        for job in [job for job in self.cluster.jobs_of(name)[:1] if is_queued(job)]:
+            match action:
+                case "admits":
+                    self.cluster.admitted.add(job["metadata"]["uid"])
+                    self.cluster.queue_jobs()
+                case "activates":
+                    self.cluster.activate(job)
+                case _:
+                    self.cluster.evict(job, deactivate=action == "deactivates")
 
     # --- the cluster
 
@@ -112,16 +138,21 @@ class Histories(RuleBasedStateMachine):
         for _ in range(3):
             self.world.let_pass(0.5)
             self.cluster.collect_garbage()
+            self.cluster.queue_jobs()
             self.cluster.control_jobs()
             self.cluster.start_pods()
             self.cluster.remove_pods()
         self.world.let_pass(0.5)
 
-    @rule(part=st.sampled_from(["garbage collector", "Job controller", "kubelet", "removal of pods"]))
+    @rule(
+        part=st.sampled_from(["garbage collector", "Kueue", "Job controller", "kubelet", "removal of pods"])
+    )
     def a_part_of_the_cluster_works(self, part: str) -> None:
         match part:
             case "garbage collector":
                 self.cluster.collect_garbage()
+            case "Kueue":
+                self.cluster.queue_jobs()
             case "Job controller":
                 self.cluster.control_jobs()
             case "kubelet":
@@ -138,10 +169,17 @@ class Histories(RuleBasedStateMachine):
         for pod in self.running_pods(name):
             self.cluster.end(pod, code)
 
-    @rule(name=names, epoch=st.integers(1, 9))
-    def run_reports_progress(self, name: str, epoch: int) -> None:
-        for _ in self.running_pods(name):
-            self.cluster.report(key(name), progress={"stage": "train", "epoch": epoch, "epochs": 9})
+    @rule(name=names, epoch=st.integers(1, 9), promised=st.sampled_from([None, 10, 60, 600]))
+    def run_reports_progress(self, name: str, epoch: int, promised: int | None) -> None:
+        for pod in self.running_pods(name):
+            self.cluster.report_progress(pod, epoch, promised)
+
+    @rule(name=names, promised=st.sampled_from([10, 60]), seconds=st.sampled_from([100, 300]))
+    def run_hangs(self, name: str, promised: int, seconds: int) -> None:
+        """Let a run promise its next report and be silent, while the operator looks."""
+        self.run_reports_progress(name, 1, promised)
+        for _ in range(seconds // 20):
+            self.world.let_pass(20)
 
     @rule(
         name=names,
@@ -151,21 +189,31 @@ class Histories(RuleBasedStateMachine):
         for pod in self.running_pods(name):
             self.cluster.disrupt(pod, cause)
 
-    @rule(name=names)
-    def node_is_cut_off(self, name: str) -> None:
+    @rule(name=names, removed=st.booleans())
+    def node_goes(self, name: str, removed: bool) -> None:
+        """Cut the node of a run off, or switch it off and delete its Node."""
         for pod in self.running_pods(name):
-            self.cluster.lose_node(pod)
+            node = pod["spec"]["nodeName"]
+            self.cluster.remove_node(node) if removed else self.cluster.cut_off(node)
 
-    @rule()
-    def lost_nodes_are_removed(self) -> None:
-        self.cluster.forget_lost_pods()
+    @rule(removed=st.booleans())
+    def nodes_come_back(self, removed: bool) -> None:
+        """Connect nodes that were cut off, or delete them and bring other ones."""
+        if not removed:
+            self.cluster.reconnect()
+            return
+        for node in list(self.cluster.silent_nodes):
+            self.cluster.remove_node(node)
+        self.cluster.add_nodes()
 
     def running_pods(self, name: str) -> list[Body]:
         """Return the running pod of a resource; it is created and the cluster works if need be."""
         if key(name) not in self.cluster.resources:
-            self.is_created(name, False, False, 2, None)
+            self.is_created(name)
         if not list(self.cluster.running_pods(name)):
             self.world.let_pass(15)
+            for job in self.cluster.jobs_of(name)[:1]:
+                self.cluster.admitted.add(job["metadata"]["uid"])
             self.the_cluster_works()
         return list(self.cluster.running_pods(name))[:1]
 
@@ -218,9 +266,9 @@ class Histories(RuleBasedStateMachine):
                 case "frozen":
                     link.freeze(self.world.loop.time() + amount)
                 case "clock":
-                    link.clock_error = timedelta(seconds=amount)
+                    link.move_clock(amount)
                 case "cut" | "cut and forgotten":
-                    link.cuts += 1
+                    link.cut_watches()
                     if what != "cut":
                         self.cluster.forget_versions()
                 case "drop" | "double" | "swap":
@@ -269,7 +317,7 @@ def _a_run_goes_on_beside_the_next(machine: Histories) -> None:
 
 def _a_resource_is_replaced(machine: Histories) -> None:
     machine.the_cluster_works()
-    machine.is_created("traffic", False, False, 2, None)
+    machine.is_created("traffic")
     machine.time_passes(2)
 
 
@@ -330,7 +378,7 @@ def test_the_invariants_show_that(mistake: str, monkeypatch: pytest.MonkeyPatch)
             for target, name, value in changes:
                 monkeypatch.setattr(target, name, value)
         machine = Histories()
-        machine.an_operator_starts_and_a_training_is_created(False, 2)
+        machine.an_operator_starts_and_a_training_is_created()
         history(machine)
         problems[mistaken] = machine.world.problems() + machine.world.come_to_rest()
         machine.world.close()

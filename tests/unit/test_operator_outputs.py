@@ -182,6 +182,42 @@ async def test_a_failed_one_that_is_taken_up_again_waits_for_the_one_that_runs(c
 
 
 @play
+async def test_an_output_is_taken_before_the_watch_tells_of_the_job(cluster: MemoryKube) -> None:
+    index = Index()
+    first = cluster.add(resource(name="one", output=SHARED))
+    second = cluster.add(resource(name="two", output=SHARED))
+    # The first one waited for a parent, and lets others pass, when its watch last told of it.
+    index.update(cluster.resources[first] | {"status": {"phase": "Pending"}})
+    index.update(cluster.resources[second])
+    for key in (second, first):
+        await controller.reconcile_once(
+            cluster, key, cluster.settings, lambda: cluster.now, outputs=index.outputs
+        )
+    assert list(cluster.jobs) == ["two-train-1"]
+    assert condition(cluster, first, "Blocked")["reason"] == "OutputInUse"
+
+
+@play
+async def test_a_pod_of_a_deleted_one_keeps_its_output_until_it_has_ended(cluster: MemoryKube) -> None:
+    index = Index()
+    first = cluster.add(resource(name="one", output=SHARED))
+    second = cluster.add(resource(name="two", output=SHARED))
+    await turn(cluster, index)
+    cluster.run_pod("one-train-1")
+    deleted = cluster.resources.pop(first)
+    assert index.remove(first, deleted["metadata"]["uid"]) == {second}
+    await turn(cluster, index)
+    assert "one writes to" in condition(cluster, second, "Blocked")["message"]
+    # Its Job is collected, and its pod writes a last checkpoint.
+    del cluster.jobs["one-train-1"]
+    await turn(cluster, index)
+    assert "one writes to" in condition(cluster, second, "Blocked")["message"]
+    cluster.pods.clear()
+    await turn(cluster, index)
+    assert list(cluster.jobs) == ["two-train-1"]
+
+
+@play
 async def test_waiting_for_an_output_ends_with_the_start_timeout(cluster: MemoryKube) -> None:
     index = Index()
     cluster.add(resource(name="one", output=SHARED))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -294,6 +294,11 @@ class OwnedObjects:
     def of_uid(self, uid: str) -> list[Json]:
         """Return the objects with the label of an owner's uid."""
         return [_decoded(self._entries[name]) for name in self._of_uid.get(uid, ())]
+
+    def of_other_uids(self, uids: Collection[str]) -> list[Json]:
+        """Return the objects with the label of an owner's uid that is none of these."""
+        others = [names for uid, names in self._of_uid.items() if uid not in uids]
+        return [_decoded(self._entries[name]) for names in others for name in names]
 
     def owners_of(self, uids: set[str]) -> set[Key]:
         """Return the owners of the objects with these uids."""

@@ -124,7 +124,8 @@ def output_blocker(uri: str, holder: Key) -> Blocker:
     return Blocker(
         OUTPUT_IN_USE,
         f"{holder.kind}/{holder.name} writes to {uri}: two runs would replace each other's files",
-        "It starts once that one has ended or is deleted; another spec.output.uri would not have to wait.",
+        "It starts once that one has ended or is deleted, and its pods have ended; another spec.output.uri "
+        "would not have to wait.",
     )
 
 
