@@ -53,6 +53,7 @@ class Outputs:
         self._unlisted: set[str | None] = set()
         self._postponed: set[Key] = set()
         self._former: dict[tuple[Key, str], _Place] = {}
+        self._former_at: dict[_Place, set[tuple[Key, str]]] = {}
 
     def expect_list(self, namespace: str | None) -> None:
         """Record that a namespace (None: the cluster) has resources that are not here yet."""
@@ -113,11 +114,11 @@ class Outputs:
         """Return those, with their uid, that wrote to a resource's output and may have pods that write."""
         mine = self._writers.get(key)
         # Of its own name, the pods are looked at in any case.
-        return [of for of, place in self._former.items() if mine and place == mine.place and of[0] != key]
+        return [former for former in self._former_at.get(mine.place, ()) if former[0] != key] if mine else []
 
     def former_ended(self, key: Key, uid: str) -> None:
         """Record that nothing of a former writer writes any more."""
-        self._former.pop((key, uid), None)
+        self._forget_former((key, uid))
 
     def claim(self, key: Key) -> None:
         """Record that a resource starts, before its status says so."""
@@ -160,10 +161,20 @@ class Outputs:
             self._remember(key, writer.uid, writer.place)
 
     def _remember(self, key: Key, uid: str, place: _Place) -> None:
+        self._forget_former((key, uid))
         self._former[key, uid] = place
+        self._former_at.setdefault(place, set()).add((key, uid))
         # A dict keeps the order: the oldest goes first.
         if len(self._former) > _MOST_FORMER:
-            del self._former[next(iter(self._former))]
+            self._forget_former(next(iter(self._former)))
+
+    def _forget_former(self, former: tuple[Key, str]) -> None:
+        place = self._former.pop(former, None)
+        if place is None:
+            return
+        self._former_at[place].discard(former)
+        if not self._former_at[place]:
+            del self._former_at[place]
 
     def _unlink(self, key: Key, place: _Place) -> None:
         self._at[place].discard(key)

@@ -122,6 +122,20 @@ def test_an_end_or_a_deletion_wakes_those_that_wait_for_the_output() -> None:
     assert index.outputs.sharing(B) == set()
 
 
+def test_former_writers_are_remembered_by_output_and_the_oldest_is_forgotten() -> None:
+    index = Index()
+    index.update(body("b", LATE))
+    for number in range(1001):
+        former = Key("TrainingJob", "default", f"former-{number}")
+        index.outputs.note_former(former, str(number), {"output": {"uri": "pvc://runs/x"}})
+    names = {(key.name, uid) for key, uid in index.outputs.former(B)}
+    assert len(names) == 1000
+    assert ("former-0", "0") not in names
+    for key, uid in index.outputs.former(B):
+        index.outputs.former_ended(key, uid)
+    assert index.outputs.former(B) == []
+
+
 # --- with the operator
 
 
