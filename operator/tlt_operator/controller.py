@@ -30,13 +30,14 @@ from tlt_operator.cluster.client import (
 )
 from tlt_operator.health import Health
 from tlt_operator.index import Index, key_of
-from tlt_operator.observe import observe, pod_state
+from tlt_operator.observe import job_state, observe, pod_state
 from tlt_operator.outputs import Outputs
 from tlt_operator.reconcile import reconcile
-from tlt_operator.reconcile.plan import operator_fields
+from tlt_operator.reconcile.plan import Plan, can_wait, operator_fields
 from tlt_operator.reports import Reports
 from tlt_operator.rewrites import Rewrites
 from tlt_operator.settings import Settings
+from tlt_operator.settling import Settling
 from tlt_operator.snapshot import Key, Refusal, Snapshot
 from tlt_operator.watches import Watches
 from tlt_operator.workqueue import Backoff, WorkQueue
@@ -44,9 +45,6 @@ from tlt_operator.workqueue import Backoff, WorkQueue
 log = logging.getLogger(__name__)
 
 
-_TOGETHER_SECONDS = 1.0
-"""Delay of a look after a change of a Job or pod: a start is five changes within a moment, and a state that
-lasts for less than this is not worth a status."""
 _POLL_SECONDS = 0.1
 _STUCK_SECONDS = 30.0
 """Time without progress of the first lists after which what they lack is read from the API server."""
@@ -61,6 +59,7 @@ class Controller:
         self.queue: WorkQueue[Key] = WorkQueue()
         self.index = Index()
         self._rewrites = Rewrites()
+        self._settling = Settling(asyncio.get_running_loop().time)
         self.cache = CachedClient(client)
         self.watches = Watches(self.cache, settings.namespaces, self._owned_changed, health.watches)
         self._settings = settings
@@ -80,13 +79,20 @@ class Controller:
             self._rewrites.forget(key)
         else:
             self.cache.put_resource(key, body)
+        # The start of a run comes before the statuses of others.
+        is_new = not deleted and self.index.resource_version(key) is None
         for woken in self.index.remove(key, uid) if deleted else self.index.update(body):
-            self.queue.add(woken)
+            self.queue.add(woken, first=is_new and woken == key)
 
-    def _owned_changed(self, owner: Key) -> None:
+    def _owned_changed(self, owner: Key, ended: bool) -> None:
         # Its owner is reconciled as a whole; what happened to the Job or pod does not matter here.
-        if owner.kind in KINDS:
-            self.queue.add_after(owner, _TOGETHER_SECONDS)
+        if owner.kind not in KINDS:
+            return
+        # An end is one change; a start is five within a moment, which are looked at together.
+        if ended:
+            self.queue.add(owner)
+        else:
+            self.queue.add_after(owner, self._settling.seconds)
 
     def stand_by(self) -> None:
         """Let nothing be worked on until :meth:`lead`; the index is filled all the same."""
@@ -94,6 +100,7 @@ class Controller:
 
     def lead(self) -> None:
         """Begin to work, with a look at every resource."""
+        self._claim_begun_outputs()
         # All of them, ended ones too: a former leader may have died between a status and the write after it.
         self.queue.resume(self.index.uids())
 
@@ -116,8 +123,18 @@ class Controller:
         """
         for kind in KINDS.values():
             await self._await_first_list(kind, namespace)
+        self._claim_begun_outputs()
         for key in self.index.outputs.listed(namespace):
             self.queue.add(key)
+
+    def _claim_begun_outputs(self) -> None:
+        """Let runs hold their outputs whose Job was created by an operator that did not come to say so."""
+        jobs = self.cache.owned("jobs")
+        for key, uid in self.index.uids().items():
+            if self.index.outputs.may_have_begun(key) and any(
+                not job_state(job).finished for job in jobs.of_uid(uid)
+            ):
+                self.index.outputs.claim(key)
 
     async def _await_first_list(self, kind: Kind, namespace: str | None) -> None:
         loop = asyncio.get_running_loop()
@@ -168,10 +185,11 @@ class Controller:
                         key,
                         self._settings,
                         on_write=partial(self.index.note_own_write, key),
-                        active=self.index.active,
+                        active=self.index.active + self.index.outputs.claims,
                         on_status=partial(self._status_written, key),
                         outputs=self.index.outputs,
                         reports=self.index.reports,
+                        settling=self._settling,
                     )
                 self._succeeded(key, requeue_after)
             # Somebody else was faster: the snapshot is out of date, and a new one is taken. Not a failure for
@@ -332,6 +350,7 @@ async def reconcile_once(
     on_status: Callable[[JobStatus], None] = lambda status: None,
     outputs: Outputs | None = None,
     reports: Reports | None = None,
+    settling: Settling | None = None,
 ) -> float | None:
     """Observe a resource once, decide and apply; return the seconds after which to look again, if any.
 
@@ -345,6 +364,7 @@ async def reconcile_once(
         active: Resources in the cluster whose Job runs or waits, which paces their reports of progress.
         outputs: Writers of all outputs.
         reports: Last reports of all runs; without them, no run is late.
+        settling: Statuses that wait for a moment; without it, each is written at once.
 
     Raises:
         ConflictError: Something changed since it was read; look again.
@@ -355,11 +375,13 @@ async def reconcile_once(
     snapshot = await observe(client, key, now)
     # Deleted: the garbage collector deletes its Jobs and pods by their owner references.
     if snapshot is None:
+        if settling is not None:
+            settling.forget(key)
         return None
     silence = await _silence(client, key, snapshot, reports) if reports else None
     holder = outputs.holder(key) if outputs else None
     snapshot = replace(snapshot, active=active, output_holder=holder, progress_silence=silence)
-    plan = reconcile(snapshot, now, settings)
+    plan = _settled(settling, key, snapshot, reconcile(snapshot, now, settings))
     if outputs is not None and plan.create is not None:
         # Whoever holds the output may not be known yet: the first lists of the watches are awaited.
         if outputs.postpones(key):
@@ -398,6 +420,21 @@ async def reconcile_once(
     if version != snapshot.resource_version:
         on_write(version)
     return plan.requeue_after
+
+
+def _settled(settling: Settling | None, key: Key, snapshot: Snapshot, plan: Plan) -> Plan:
+    """Return a plan without its status if that may wait, and the next change may make it needless."""
+    if settling is None:
+        return plan
+    if plan.status is None or not can_wait(plan, snapshot.stored_status):
+        settling.forget(key)
+        return plan
+    seconds = settling.seconds_left(key)
+    if seconds <= 0:
+        settling.forget(key)
+        return plan
+    due = seconds if plan.requeue_after is None else min(seconds, plan.requeue_after)
+    return replace(plan, status=None, requeue_after=due)
 
 
 async def _silence(client: Client, key: Key, snapshot: Snapshot, reports: Reports) -> float | None:
