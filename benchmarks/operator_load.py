@@ -5,12 +5,15 @@ N batch Jobs and waits until each is Complete; then, on the same cluster, N Trai
 until each has Succeeded. Other loads:
 
     steady N    N TrainingJobs at 20 a second: time from creation to Job
-    growth N    N TrainingJobs that run: cost of one more at each size, memory, start of a new operator
+    growth N    N TrainingJobs that run, then end: cost of one more at each size, memory, cold starts
     blocked N   N TrainingJobs over quota, at rest
     running N   N TrainingJobs that report progress, at the pace that the operator asks for
+    all N       all of them: N jobs, N / 2 steady, 5 N in growth (1,000 of them report progress), N blocked
 
-Each prints one line of JSON. CPU is that of processes, requests are those that the API server counted, less
-those of the benchmark. ``--profile FOLDER`` adds profiles of the API server (pprof).
+Each prints one line of JSON, then a table: what is wanted, what was measured, and whether it holds. The exit
+code is 1 if a figure does not hold. CPU is that of processes; requests are those that the API server counted,
+less those of the benchmark, and those that the operator counted. ``--profile FOLDER`` adds profiles of the
+API server (pprof).
 """
 
 from __future__ import annotations
@@ -57,9 +60,63 @@ _CREATORS = 8
 _LIMIT_S = 1800
 _JOBS = "/apis/batch/v1/namespaces/{}/jobs"
 _TRAININGS = "/apis/tlt.dev/v1alpha1/namespaces/{}/trainingjobs"
+_LOADS = ("jobs", "steady", "growth", "blocked", "running")
 _SERVERS = ("kube-apiserver", "etcd", "kube-controller-manager", "kube-scheduler", "kwok")
 
 Body = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Figure with an upper limit.
+
+    Attributes:
+        name: Words for a person.
+        wanted: Largest value that is good enough.
+        got: Measured value.
+        unit: Unit of both; empty for a number.
+        below: True if the value has to be less than the limit.
+    """
+
+    name: str
+    wanted: float
+    got: float
+    unit: str = ""
+    below: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """True if the value is good enough."""
+        return self.got < self.wanted if self.below else self.got <= self.wanted
+
+    @property
+    def limit(self) -> str:
+        """Limit as text."""
+        return f"{'<' if self.below else '<='} {self.wanted:g} {self.unit}".strip()
+
+    def to_json(self) -> Body:
+        """Return the figure as JSON data."""
+        return {"figure": self.name, "wanted": self.limit, "got": self.got, "holds": self.holds}
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """Return the figures as a table in Markdown."""
+    rows = ["| figure | wanted | got | holds |", "|---|---|---|---|"]
+    rows += [
+        f"| {item.name} | {item.limit} | {item.got:g} {item.unit}".rstrip()
+        + f" | {'yes' if item.holds else '**no**'} |"
+        for item in figures
+    ]
+    return "\n".join(rows)
+
+
+def missed(figures: Sequence[Figure]) -> str:
+    """Return one sentence about the figures that do not hold; empty if all do."""
+    missing = [item for item in figures if not item.holds]
+    if not missing:
+        return ""
+    each = "; ".join(f"{item.name}: wanted {item.limit}, got {item.got:g}" for item in missing)
+    return f"{len(missing)} of {len(figures)} figures do not hold: {each}"
 
 
 class Server:
@@ -287,6 +344,23 @@ def metric(operator: OperatorProcess, name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name))
 
 
+def requests_of(operator: OperatorProcess) -> tuple[float, float]:
+    """Return the reads and the writes of the operator so far: watches and its Lease are neither."""
+    _, text = operator.get(operator.metrics_address, "/metrics")
+    reads = writes = 0.0
+    for line in text.splitlines():
+        if line.startswith("tlt_operator_api_requests_total{"):
+            labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
+            if labels["resource"] == "leases" or labels["verb"] == "watch":
+                continue
+            number = float(line.rsplit(" ", 1)[1])
+            if labels["verb"] in ("get", "list"):
+                reads += number
+            else:
+                writes += number
+    return reads, writes
+
+
 def moment(text: str) -> float:
     """Return a time in seconds."""
     return datetime.fromisoformat(text).timestamp()
@@ -337,21 +411,34 @@ async def jobs(bench: Bench, count: int) -> Body:
             await bench.server.until_all(path, [f"j{count}"], has_phase("Succeeded"))
             await asyncio.sleep(2)
             idle = resident_mb(operator.pid)
+            reads, writes = requests_of(operator)
             async with bench.cost("operated", operator) as operated:
                 await bench.server.create(path, [training("operated", number) for number in range(count)])
                 await bench.server.until_all(path, [f"j{n}" for n in range(count)], has_phase("Succeeded"))
+                # What follows the last end is part of the cost.
+                await asyncio.sleep(2)
+            all_reads, all_writes = requests_of(operator)
             looks = metric(operator, 'tlt_operator_reconciles_total{outcome="ok"')
             conflicts = metric(operator, 'tlt_operator_reconciles_total{outcome="conflict"')
             busy = resident_mb(operator.pid)
     lags = await create_to_job(bench, "operated")
     assert len(lags) == count + 1 and direct.cpu and direct.requests and operated.cpu and operated.requests
     size = len(json.dumps((await bench.server.request("GET", f"{path}/j0")), separators=(",", ":")))
+    # The two seconds after the last end are not part of the time.
+    ratio = round((operated.seconds - 2) / direct.seconds, 2)
+    own_cpu = round(1000 * operated.cpu["operator"] / count, 1)
     return {
         "benchmark": "operator_load jobs",
         "jobs": count,
-        "ratio": round(operated.seconds / direct.seconds, 2),
+        "figures": [
+            Figure(f"{count} TrainingJobs against {count} batch Jobs, time", 1.5, ratio),
+            Figure("writes a job, Events included", 5, round((all_writes - writes) / count, 2)),
+            Figure("reads a job", 2, round((all_reads - reads) / count, 2)),
+            Figure("operator's CPU a job", 8, own_cpu, "ms"),
+        ],
+        "ratio": ratio,
         "seconds_plain": round(direct.seconds, 1),
-        "seconds": round(operated.seconds, 1),
+        "seconds": round(operated.seconds - 2, 1),
         "create_to_job_seconds_p50": lags[len(lags) // 2],
         "create_to_job_seconds_p99": lags[int(0.99 * (len(lags) - 1))],
         "requests_a_job": beyond(operated.requests, direct.requests, {"POST trainingjobs": count}, count),
@@ -390,12 +477,14 @@ async def steady(bench: Bench, count: int) -> Body:
         watch.cancel()
     lags = sorted(max(0.0, seen[name] - at) for name, at in sent.items())
     assert cost.cpu
+    p99 = round(lags[int(0.99 * (len(lags) - 1))], 3)
     return {
         "benchmark": "operator_load steady",
         "jobs": count,
+        "figures": [Figure("creation to Job at 20 a second, p99", 2, p99, "s", below=True)],
         "created_a_second": 20,
         "create_to_job_seconds_p50": round(lags[len(lags) // 2], 3),
-        "create_to_job_seconds_p99": round(lags[int(0.99 * (len(lags) - 1))], 3),
+        "create_to_job_seconds_p99": p99,
         "cpu_ms_a_job": {part: round(1000 * value / count, 1) for part, value in cost.cpu.items()},
     }
 
@@ -423,68 +512,127 @@ def stages_without_an_end(folder: Path) -> Iterator[Path]:
 
 
 async def growth(bench: Bench, count: int) -> Body:
-    """Add running TrainingJobs up to N: the cost of one more at each size, memory, and a cold start."""
+    """Add running TrainingJobs up to N: the cost of one more at each size, memory, and cold starts."""
     await bench.namespace("operated")
     path = _TRAININGS.format("operated")
     sizes = [size for size in (100, 200, 500, 1000, 2000, 3000, 4000, 5000) if size < count] + [count]
     curve: list[Body] = []
     reports: Body = {}
-    with (
-        stages_without_an_end(bench.folder) as stages,
-        kwok(bench.plane, stages) as simulator,
-        bench.operator() as operator,
-    ):
-        simulator.add_nodes(count // PODS_PER_NODE + 2)
-        await bench.started(operator)
-        done = 0
-        for size in sizes:
-            # The last hundred before each size is measured; the rest comes first.
-            for first, last, measured in ((done, size - 100, False), (max(done, size - 100), size, True)):
-                if last <= first:
-                    continue
-                numbers = range(first, last)
-                async with bench.cost(f"growth-{size}", operator) as cost:
-                    await bench.server.create(path, [training("operated", number) for number in numbers])
-                    await bench.server.until_all(path, [f"j{n}" for n in numbers], has_phase("Running"))
-                    await asyncio.sleep(1)
-                if measured:
-                    assert cost.cpu
-                    row = {"resources": size, "resident_mb": round(resident_mb(operator.pid), 1)}
-                    for part in ("operator", "kube-apiserver"):
-                        row[f"{part}_cpu_ms"] = round(1000 * cost.cpu[part] / len(numbers), 1)
-                    curve.append(row)
-                    print(json.dumps(row), file=sys.stderr)
-            done = size
-            if size == 1000:
-                await asyncio.sleep(5)
-                reports = await _reports(bench, operator, 30)
-                print(json.dumps(reports), file=sys.stderr)
-        rest = await _rest(bench, operator, 20)
-        memory = resident_mb(operator.pid)
-        operator.kill()
-        operator.start()
-        begin = time.monotonic()
-        until(
-            "a look at everything",
-            lambda: metric(operator, 'tlt_operator_reconciles_total{outcome="ok"') >= count,
-            limit_s=_LIMIT_S,
-        )
-        start = time.monotonic() - begin
-        await asyncio.sleep(5)
-        writes = metric(operator, "tlt_operator_writes_total")
-        cold_cpu, cold_memory = cpu_seconds(operator.pid), resident_mb(operator.pid)
+    with bench.operator() as operator:
+        with stages_without_an_end(bench.folder) as stages, kwok(bench.plane, stages) as simulator:
+            simulator.add_nodes(count // PODS_PER_NODE + 2)
+            await bench.started(operator)
+            done = 0
+            for size in sizes:
+                # The last hundred before each size is measured; the rest comes first.
+                for first, last, measured in ((done, size - 100, False), (max(done, size - 100), size, True)):
+                    if last <= first:
+                        continue
+                    numbers = range(first, last)
+                    async with bench.cost(f"growth-{size}", operator) as cost:
+                        await bench.server.create(path, [training("operated", number) for number in numbers])
+                        await bench.server.until_all(path, [f"j{n}" for n in numbers], has_phase("Running"))
+                        await asyncio.sleep(1)
+                    if measured:
+                        assert cost.cpu
+                        row = {"resources": size, "resident_mb": round(resident_mb(operator.pid), 1)}
+                        for part in ("operator", "kube-apiserver"):
+                            row[f"{part}_cpu_ms"] = round(1000 * cost.cpu[part] / len(numbers), 1)
+                        curve.append(row)
+                        print(json.dumps(row), file=sys.stderr)
+                done = size
+                # Of a small benchmark, all of them.
+                if size == min(1000, count):
+                    await asyncio.sleep(5)
+                    reports = await _reports(bench, operator, 30)
+                    print(json.dumps(reports), file=sys.stderr)
+            rest = await _rest(bench, operator, 20)
+            memory = resident_mb(operator.pid)
+            running_start = await _cold_start(operator, count)
+        # Pods that end.
+        with kwok(bench.plane):
+            names = [f"j{number}" for number in range(count)]
+            await bench.server.until_all(path, names, has_phase("Succeeded"))
+        finished_start = await _cold_start(operator, count)
+    figures = [
+        Figure(f"resident memory with {count} running", 150, round(memory, 1), "MB", below=True),
+        Figure(f"a new operator has looked at {count} running", 30, running_start["seconds"], "s"),
+        Figure(
+            "resident memory of a new operator, running", 150, running_start["resident_mb"], "MB", below=True
+        ),
+        Figure(f"a new operator has looked at {count} finished", 30, finished_start["seconds"], "s"),
+        Figure(
+            "resident memory of a new operator, finished",
+            150,
+            finished_start["resident_mb"],
+            "MB",
+            below=True,
+        ),
+        Figure("writes of a new operator, finished", 0, finished_start["writes"]),
+        Figure(
+            "operator's CPU for one more, larger half of sizes against smaller",
+            1.25,
+            steepness(curve),
+        ),
+        *_figures_of(reports),
+    ]
     return {
         "benchmark": "operator_load growth",
         "resources": count,
+        "figures": figures,
         "curve": curve,
-        "progress_of_1000": reports,
+        "progress": reports,
         "resident_mb": round(memory, 1),
         "cores_at_rest": rest,
-        "cold_start_seconds": round(start, 1),
-        "cold_start_writes": writes,
-        "cold_start_cpu_seconds": round(cold_cpu, 1),
-        "cold_start_resident_mb": round(cold_memory, 1),
+        "cold_start_running": running_start,
+        "cold_start_finished": finished_start,
     }
+
+
+def steepness(curve: Sequence[Body]) -> float:
+    """Return the mean cost of one more resource at the larger half of sizes against smaller half."""
+    costs = [row["operator_cpu_ms"] for row in curve]
+    if len(costs) < 2:
+        return 1.0
+    half = len(costs) // 2
+    return round(statistics.mean(costs[-half:]) / max(statistics.mean(costs[:half]), 0.1), 2)
+
+
+async def _cold_start(operator: OperatorProcess, count: int) -> Body:
+    """Kill the operator and start it anew: until it has looked at everything, and what that costs."""
+    operator.kill()
+    operator.start()
+    begin = time.monotonic()
+    until(
+        "a look at everything",
+        lambda: metric(operator, 'tlt_operator_reconciles_total{outcome="ok"') >= count,
+        limit_s=_LIMIT_S,
+    )
+    seconds = time.monotonic() - begin
+    # What a look was put off for, by a second or two, is part of it.
+    await asyncio.sleep(5)
+    return {
+        "seconds": round(seconds, 1),
+        "writes": requests_of(operator)[1],
+        "cpu_seconds": round(cpu_seconds(operator.pid), 1),
+        "resident_mb": round(resident_mb(operator.pid), 1),
+    }
+
+
+def _figures_of(reports: Body) -> list[Figure]:
+    """Return the figures of runs that report progress."""
+    before, during = reports["cores_without_reports"], reports["cores"]
+    cost = 100 * (during["kube-apiserver"] - before["kube-apiserver"])
+    return [
+        Figure(
+            f"{reports['running']} that report: API server",
+            10,
+            round(cost, 1),
+            "% of a core",
+            below=True,
+        ),
+        Figure("their reports: writes of the operator", 0, reports["writes_of_the_operator"]),
+    ]
 
 
 async def _rest(bench: Bench, operator: OperatorProcess | None, seconds: float) -> dict[str, float]:
@@ -519,9 +667,16 @@ async def blocked(bench: Bench, count: int) -> Body:
         during = await _rest(bench, operator, 60)
         operator.stop()
         alone = await _rest(bench, None, 60)
+    # The tries of the Job controller go on without the operator.
+    extra = 100 * (during["kube-apiserver"] - alone["kube-apiserver"])
+    own = round(100 * during["operator"], 2)
     return {
         "benchmark": "operator_load blocked",
         "resources": count,
+        "figures": [
+            Figure(f"{count} over quota: API server", 2, round(extra, 1), "% of a core", below=True),
+            Figure(f"{count} over quota: operator", 1, own, "% of a core", below=True),
+        ],
         "seconds_until_all_say_so": round(told, 1),
         "cores_without_resources": before,
         "cores": during,
@@ -560,9 +715,9 @@ async def _reports(bench: Bench, operator: OperatorProcess, seconds: float) -> B
 
     tasks = [asyncio.create_task(report(*item)) for item in paces.items()]
     await asyncio.sleep(10)
-    first = reports
+    first, writes = reports, requests_of(operator)[1]
     during = await _rest(bench, operator, seconds)
-    sent = reports - first
+    sent, writes = reports - first, requests_of(operator)[1] - writes
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -570,6 +725,7 @@ async def _reports(bench: Bench, operator: OperatorProcess, seconds: float) -> B
         "running": len(paces),
         "seconds_between_reports_median": statistics.median(paces.values()),
         "reports_a_second": round(sent / seconds, 1),
+        "writes_of_the_operator": writes,
         "cores_without_reports": before,
         "cores": during,
     }
@@ -589,7 +745,8 @@ async def running(bench: Bench, count: int, seconds: float) -> Body:
         await bench.server.create(path, [training("operated", number) for number in range(count)])
         await bench.server.until_all(path, [f"j{n}" for n in range(count)], has_phase("Running"))
         await asyncio.sleep(10)
-        return {"benchmark": "operator_load running", **await _reports(bench, operator, seconds)}
+        reports = await _reports(bench, operator, seconds)
+        return {"benchmark": "operator_load running", "figures": _figures_of(reports), **reports}
 
 
 async def _paces(bench: Bench, namespace: str) -> dict[str, float]:
@@ -623,7 +780,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("load", nargs="?", default="jobs")
+    parser.add_argument("load", nargs="?", default="jobs", help=", ".join((*_LOADS, "all")))
     parser.add_argument("count", nargs="?", type=int, default=1000)
     parser.add_argument("--profile", type=Path, help="folder for profiles of the API server")
     parser.add_argument("--plot", type=Path, nargs=2, help="draw the output of growth: its file, and an SVG")
@@ -634,26 +791,44 @@ def main() -> None:
         return
     if arguments.load.isdigit():
         arguments.load, arguments.count = "jobs", int(arguments.load)
+    if arguments.load not in (*_LOADS, "all"):
+        parser.error(f"expected {', '.join(_LOADS)} or all, got {arguments.load}")
     if arguments.profile:
         arguments.profile.mkdir(parents=True, exist_ok=True)
 
-    async def run() -> Body:
-        async with bench(arguments.profile) as it:
-            match arguments.load:
-                case "jobs":
-                    return await jobs(it, arguments.count)
-                case "steady":
-                    return await steady(it, arguments.count)
-                case "growth":
-                    return await growth(it, arguments.count)
-                case "blocked":
-                    return await blocked(it, arguments.count)
-                case "running":
-                    return await running(it, arguments.count, arguments.seconds)
-                case other:
-                    parser.error(f"expected jobs, steady, growth, blocked or running, got {other}")
+    figures: list[Figure] = []
+    for load, count in loads(arguments.load, arguments.count):
+        result = asyncio.run(run(load, count, arguments))
+        figures += result["figures"]
+        result["figures"] = [item.to_json() for item in result["figures"]]
+        print(json.dumps(result), flush=True)
+    print(table(figures))
+    sys.exit(missed(figures) or None)
 
-    print(json.dumps(asyncio.run(run())))
+
+def loads(load: str, count: int) -> list[tuple[str, int]]:
+    """Return the loads that a command names, each with its number of resources."""
+    if load == "all":
+        return [("jobs", count), ("steady", max(count // 2, 1)), ("growth", 5 * count), ("blocked", count)]
+    return [(load, count)]
+
+
+async def run(load: str, count: int, arguments: argparse.Namespace) -> Body:
+    """Run one load on a new control plane."""
+    async with bench(arguments.profile) as it:
+        match load:
+            case "jobs":
+                return await jobs(it, count)
+            case "steady":
+                return await steady(it, count)
+            case "growth":
+                return await growth(it, count)
+            case "blocked":
+                return await blocked(it, count)
+            case "running":
+                return await running(it, count, arguments.seconds)
+            case other:
+                raise ValueError(f"expected jobs, steady, growth, blocked or running, got {other}")
 
 
 if __name__ == "__main__":

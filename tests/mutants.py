@@ -38,11 +38,11 @@ class Mutant:
 
 
 _SET_TTL = """    for job_name, uid, seconds in plan.ttl:
-        with metrics.write("ttl"), contextlib.suppress(NotFoundError, ConflictError):
+        with metrics.write(kind, "ttl"), contextlib.suppress(NotFoundError, ConflictError):
             await client.set_job_ttl(snapshot.namespace, job_name, uid, seconds)
 """
 _CREATE = """    if plan.create is not None:
-        with _as_a_fact(), metrics.write("job"):
+        with _as_a_fact(), metrics.write(kind, "job"):
 """
 _STATUS_FIRST = """    if plan.create is not None and status is not None:
         early = _merge_patch(operator_fields(snapshot.stored_status), operator_fields(status))
@@ -88,8 +88,8 @@ MUTANTS = {
     ),
     "an output is free as soon as its resource is deleted": Mutant(
         "controller.py",
-        "(outputs.holder(key) or former)",
-        "outputs.holder(key)",
+        "        holder = await _former_writer(client, key, outputs)\n",
+        "        pass\n",
         ("tests/unit/test_operator_outputs.py",),
     ),
     "a failure counts twice": Mutant(

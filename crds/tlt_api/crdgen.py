@@ -2,7 +2,8 @@
 
 pydantic's JSON Schema is converted to a structural schema: references are inlined, optional fields lose
 ``null`` (so that CEL's ``has`` is false for an absent field), and exclusive bounds take the form of OpenAPI
-3.0. Rules in CEL, immutability of ``spec``, size limits that bound CEL's cost, and printer columns are added.
+3.0. Rules in CEL, the immutability of ``spec``, size limits that bound CEL's cost, and printer columns are
+added.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ Schema = dict[str, Any]
 
 MUTABLE = {"suspend", "retry", "runPolicy", "output.overwrite"}
 """Fields of the spec that may change: they decide whether, how often and how long, not what is run."""
+AT_CREATION = "oldSelf.hasValue() || "
+"""Beginning of a rule (with ``optionalOldSelf``) about what cannot change: it holds of what is stored."""
 _PARTLY_MUTABLE = {path.rsplit(".", 1)[0] for path in MUTABLE if "." in path}
 _DEFAULT_MAX_LENGTH = 1024
 _DEFAULT_MAX_ITEMS = 1024
@@ -42,7 +45,8 @@ def custom_resource_definition(kind: Kind) -> Schema:
     """Return the CustomResourceDefinition of a kind, as JSON data."""
     spec = _structural(kind.spec.model_json_schema(by_alias=True))
     _fit_the_cluster(spec)
-    _make_immutable(spec)
+    immutability = _immutability(spec)
+    _check_once(spec)
     _own_as_a_whole(spec)
     # No rules and no immutability: the status is written by the product's own processes.
     status = _structural(kind.status.model_json_schema(by_alias=True))
@@ -60,7 +64,7 @@ def custom_resource_definition(kind: Kind) -> Schema:
             "spec": spec,
             "status": status,
         },
-        "x-kubernetes-validations": _name_rules(),
+        "x-kubernetes-validations": [*_name_rules(), immutability],
     }
     version = {
         "name": VERSION,
@@ -101,6 +105,82 @@ def _name_rules() -> list[Schema]:
         },
         {"rule": "!self.metadata.name.contains('.')", "message": dots},
     ]
+
+
+def _immutability(spec: Schema) -> Schema:
+    """Return the rule by which the spec stays as it is, but for the mutable fields.
+
+    One rule for all fields, at the object, where it can see the status: to compare a spec costs an API server
+    a millisecond, and most writes are those of a status. A request for the status cannot change the spec, and
+    any other one cannot change the status (the API server takes the stored one), so that a phase or a report
+    of progress that differs says that there is nothing to compare.
+    """
+    same = dict(_comparisons(spec))
+    *first, last = same
+    changed = "".join(f"!({same[path]}) ? '{path}' : " for path in first) + f"'{last}'"
+    written = " || ".join(
+        _comes_or_differs(path) for path in ("status.phase", "status.progress.lastUpdateTime")
+    )
+    reason = "is immutable: create another resource, or delete this one and create it again"
+    return {
+        "rule": f"{written} || ({' && '.join(same.values())})",
+        "message": f"spec, but for {', '.join(sorted(MUTABLE))}, {reason}",
+        "messageExpression": f"'spec.%s {reason}'.format([{changed}])",
+        "fieldPath": ".spec",
+    }
+
+
+def _comes_or_differs(path: str) -> str:
+    """Return in CEL that a field is there, and was not before or was another one."""
+    # Not by optional values (``self.?status``), whose cost an API server cannot estimate.
+    names = path.split(".")
+    present = {
+        root: " && ".join(f"has({root}.{'.'.join(names[: end + 1])})" for end in range(len(names)))
+        for root in ("self", "oldSelf")
+    }
+    return f"({present['self']} && (!({present['oldSelf']}) || self.{path} != oldSelf.{path}))"
+
+
+def _comparisons(schema: Schema, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Return the path of each field of the spec that cannot change, and in CEL that it has not."""
+    required = set(schema.get("required", ()))
+    for name, child in schema["properties"].items():
+        path = f"{prefix}{name}"
+        if path in _PARTLY_MUTABLE:
+            yield from _comparisons(child, f"{path}.")
+        elif path not in MUTABLE:
+            new, old = f"self.spec.{path}", f"oldSelf.spec.{path}"
+            # A field with a default is always present. An optional one may neither come nor go.
+            if name in required or "default" in child:
+                yield path, f"{new} == {old}"
+            else:
+                yield path, f"has({new}) == has({old}) && (!has({new}) || {new} == {old})"
+
+
+def _check_once(spec: Schema) -> None:
+    """Let the rules of what cannot change be checked when it is created, not at each write of a status."""
+    _at_creation(spec)
+    for name, child in spec["properties"].items():
+        if name not in MUTABLE and name not in _PARTLY_MUTABLE:
+            for node in _correlated(child):
+                _at_creation(node)
+
+
+def _correlated(schema: Schema) -> Iterator[Schema]:
+    """Return the nodes that have a stored value to compare with: the items of a list have none."""
+    yield schema
+    for child in schema.get("properties", {}).values():
+        yield from _correlated(child)
+    if isinstance(schema.get("additionalProperties"), dict):
+        yield from _correlated(schema["additionalProperties"])
+
+
+def _at_creation(node: Schema) -> None:
+    if rules := node.get("x-kubernetes-validations"):
+        # New ones: a model that stands in two places has one list of rules.
+        node["x-kubernetes-validations"] = [
+            {**rule, "rule": f"{AT_CREATION}({rule['rule']})", "optionalOldSelf": True} for rule in rules
+        ]
 
 
 def _structural(schema: Schema) -> Schema:
@@ -196,28 +276,6 @@ def _walk(schema: Schema) -> Iterator[Schema]:
     for key in ("items", "additionalProperties"):
         if isinstance(schema.get(key), dict):
             yield from _walk(schema[key])
-
-
-def _make_immutable(schema: Schema, prefix: str = "") -> None:
-    required = set(schema.get("required", ()))
-    for name, child in schema["properties"].items():
-        path = f"{prefix}{name}"
-        if path in MUTABLE:
-            continue
-        # A rule on the whole object would freeze its mutable field too.
-        if path in _PARTLY_MUTABLE:
-            _make_immutable(child, f"{path}.")
-            continue
-        # A transition rule runs only if old and new value exist: adding or removing an optional field takes a
-        # second rule, on the parent. A default makes the field always present.
-        reason = f"spec.{path} is immutable: create another resource, or delete this one and create it again"
-        child.setdefault("x-kubernetes-validations", []).append(
-            {"rule": "self == oldSelf", "message": reason}
-        )
-        if name not in required and "default" not in child:
-            schema.setdefault("x-kubernetes-validations", []).append(
-                {"rule": f"has(self.{name}) == has(oldSelf.{name})", "message": reason}
-            )
 
 
 def _own_as_a_whole(schema: Schema) -> None:

@@ -39,42 +39,43 @@ async def apply(client: Client, snapshot: Snapshot, plan: Plan, now: datetime) -
         ApiError: The API server could not be asked.
     """
     identity = (snapshot.kind, snapshot.namespace, snapshot.name, snapshot.uid)
-    name = f"{snapshot.namespace}/{snapshot.name}"
+    kind, name = snapshot.kind.name, f"{snapshot.namespace}/{snapshot.name}"
     version = snapshot.resource_version
     status = plan.status
     # The name of the Job follows from the attempt: a repeated creation is a conflict, not a second Job.
     if plan.create is not None:
-        with _as_a_fact(), metrics.write("job"):
+        with _as_a_fact(), metrics.write(kind, "job"):
             job = await client.create_job(plan.create)
-        metrics.ATTEMPTS.labels(snapshot.kind.name).inc()
+        metrics.ATTEMPTS.labels(kind).inc()
         log.info("%s: created Job %s", name, plan.create["metadata"]["name"])
-        status = (status or snapshot.status).model_copy(update={"job_uid": job["metadata"]["uid"]})
+        # A status that waits finds the Job by its name.
+        status = status and status.model_copy(update={"job_uid": job["metadata"]["uid"]})
     # Each status write is guarded by the version of the one before: of two operators at once, one goes on.
     # By the runner's field manager, which owns these fields: applied by the operator's, they would vanish
     # with its next status, which has none of them.
     if plan.report is not None:
-        with metrics.write("report"):
+        with metrics.write(kind, "report"):
             body = await client.apply_status(*identity, plan.report, RUNNER_FIELD_MANAGER, version)
         version = body["metadata"]["resourceVersion"]
     if plan.event is not None:
         await _post(client, snapshot, status or snapshot.status, plan.event, now)
     if status is not None:
         stored = operator_fields(snapshot.stored_status)
-        with metrics.write("status"):
+        with metrics.write(kind, "status"):
             patch = _merge_patch(stored, operator_fields(status))
             body = await client.patch_status(*identity, patch, version)
         version = body["metadata"]["resourceVersion"]
         _note_transition(snapshot, status)
     # A Service of that name is a conflict too: the next pass reads whose it is.
     if plan.service is not None:
-        with _as_a_fact(), metrics.write("service"):
+        with _as_a_fact(), metrics.write(kind, "service"):
             await client.create_service(plan.service)
         log.info("%s: created Service %s", name, plan.service["metadata"]["name"])
     if plan.delete is not None:
         # A Job that is gone already is what was wanted. One that changed since (it may have completed) is a
         # conflict, and is looked at again.
         leftover = plan.delete
-        with metrics.write("delete"), contextlib.suppress(NotFoundError):
+        with metrics.write(kind, "delete"), contextlib.suppress(NotFoundError):
             await client.delete_job(
                 snapshot.namespace, leftover.name, leftover.uid, leftover.resource_version
             )
@@ -82,13 +83,13 @@ async def apply(client: Client, snapshot: Snapshot, plan: Plan, now: datetime) -
     # Guarded by its version as well: Kueue or a person may have set the field in the meantime.
     for paused, suspend in ((plan.suspend, True), (plan.resume, False)):
         if paused is not None:
-            with metrics.write("suspend" if suspend else "resume"):
+            with metrics.write(kind, "suspend" if suspend else "resume"):
                 await _set_suspended(client, snapshot.namespace, paused, plan.workload, suspend)
             log.info("%s: %s Job %s", name, "suspended" if suspend else "resumed", paused.name)
     # Last: from here on the Job may vanish, and its outcome stands in the status. One that is gone already
     # needs no TTL, and another one of its name gets none.
     for job_name, uid, seconds in plan.ttl:
-        with metrics.write("ttl"), contextlib.suppress(NotFoundError, ConflictError):
+        with metrics.write(kind, "ttl"), contextlib.suppress(NotFoundError, ConflictError):
             await client.set_job_ttl(snapshot.namespace, job_name, uid, seconds)
     return version
 
@@ -140,7 +141,7 @@ async def _post(client: Client, snapshot: Snapshot, status: JobStatus, event: Ev
     """Post an Event; a failure is counted and logged only, because Events are for people."""
     body = event_object.build(snapshot, status, event, now)
     try:
-        with metrics.write("event"):
+        with metrics.write(snapshot.kind.name, "event"):
             await client.create_event(body)
     # The Event of this transition exists: an operator that died after it made it.
     except ConflictError:

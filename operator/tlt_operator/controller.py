@@ -38,9 +38,10 @@ from tlt_operator.objects import OWNER_UID
 from tlt_operator.observe import job_state, observe, pod_state
 from tlt_operator.outputs import Outputs
 from tlt_operator.reconcile import reconcile, silence
-from tlt_operator.reconcile.plan import operator_fields
+from tlt_operator.reconcile.plan import Plan, can_wait, operator_fields
 from tlt_operator.reports import Reports
 from tlt_operator.settings import Settings
+from tlt_operator.settling import Settling
 from tlt_operator.snapshot import Key, Refusal, Snapshot
 from tlt_operator.watches import Watches
 from tlt_operator.workqueue import Backoff, WorkQueue
@@ -48,9 +49,6 @@ from tlt_operator.workqueue import Backoff, WorkQueue
 log = logging.getLogger(__name__)
 
 
-_TOGETHER_SECONDS = 1.0
-"""Delay of a look after a change of a Job or pod: a start is five changes within a moment, and a state that
-lasts for less than this is not worth a status."""
 _POLL_SECONDS = 0.1
 _STUCK_SECONDS = 30.0
 """Time without progress of the first lists after which what they lack is read from the API server."""
@@ -71,6 +69,7 @@ class Controller:
         self._clock = clock or SteadyClock()
         self.queue: WorkQueue[Key] = WorkQueue()
         self.index = Index()
+        self._settling = Settling(asyncio.get_running_loop().time)
         self.cache = CachedClient(client)
         self.watches = Watches(self.cache, settings.namespaces, self._owned_changed, health.watches)
         self._settings = settings
@@ -89,13 +88,20 @@ class Controller:
             self.cache.resource_deleted(key, uid)
         else:
             self.cache.put_resource(key, body)
+        # The start of a run comes before the statuses of others.
+        is_new = not deleted and self.index.resource_version(key) is None
         for woken in self.index.remove(key, uid) if deleted else self.index.update(body):
-            self.queue.add(woken)
+            self.queue.add(woken, first=is_new and woken == key)
 
-    def _owned_changed(self, owner: Key) -> None:
+    def _owned_changed(self, owner: Key, ended: bool) -> None:
         # Its owner is reconciled as a whole; what happened to the Job or pod does not matter here.
-        if owner.kind in KINDS:
-            self.queue.add_after(owner, _TOGETHER_SECONDS)
+        if owner.kind not in KINDS:
+            return
+        # An end is one change; a start is five within a moment, which are looked at together.
+        if ended:
+            self.queue.add(owner)
+        else:
+            self.queue.add_after(owner, self._settling.seconds)
 
     def stand_by(self) -> None:
         """Let nothing be worked on until :meth:`lead`; the index is filled all the same."""
@@ -103,6 +109,7 @@ class Controller:
 
     def lead(self) -> None:
         """Begin to work, with a look at every resource."""
+        self._claim_begun_outputs()
         # All of them, ended ones too: a former leader may have died between a status and the write after it.
         self.queue.resume(self.index.uids())
 
@@ -126,6 +133,7 @@ class Controller:
         for kind in KINDS.values():
             await self._await_first_list(kind, namespace)
         await self._note_former_writers(namespace)
+        self._claim_begun_outputs()
         for key in self.index.outputs.listed(namespace):
             self.queue.add(key)
 
@@ -151,6 +159,15 @@ class Controller:
                     return
                 failures += 1
                 await asyncio.sleep(max(backoff.delay(failures), error.retry_after or 0))
+
+    def _claim_begun_outputs(self) -> None:
+        """Let runs hold their outputs whose Job was created by an operator that did not come to say so."""
+        jobs = self.cache.owned("jobs")
+        for key, uid in self.index.uids().items():
+            if self.index.outputs.may_have_begun(key) and any(
+                not job_state(job).finished for job in jobs.of_uid(uid)
+            ):
+                self.index.outputs.claim(key)
 
     async def _await_first_list(self, kind: Kind, namespace: str | None) -> None:
         loop = asyncio.get_running_loop()
@@ -196,7 +213,9 @@ class Controller:
             metrics.QUEUE_WAIT_SECONDS.observe(waited)
             try:
                 with metrics.RECONCILE_SECONDS.time():
-                    look = await reconcile_once(self.cache, key, self._settings, self.index, self._clock)
+                    look = await reconcile_once(
+                        self.cache, key, self._settings, self.index, self._clock, self._settling
+                    )
                 self._succeeded(key, look)
             # Somebody else was faster: the snapshot is out of date, and a new one is taken. Not a failure for
             # health, since conflicts happen in normal operation, and so do deletions between read and write.
@@ -360,7 +379,12 @@ class Look:
 
 
 async def reconcile_once(
-    client: Client, key: Key, settings: Settings, index: Index, clock: Callable[[], datetime] = utc_now
+    client: Client,
+    key: Key,
+    settings: Settings,
+    index: Index,
+    clock: Callable[[], datetime] = utc_now,
+    settling: Settling | None = None,
 ) -> Look:
     """Observe a resource once, decide and apply.
 
@@ -370,6 +394,7 @@ async def reconcile_once(
         settings: The installation's choices.
         index: What the watches reported of all resources; takes note of what is written and claimed.
         clock: The time.
+        settling: Statuses that wait for a moment; without it, each is written at once.
 
     Raises:
         ConflictError: Something changed since it was read; look again.
@@ -380,6 +405,8 @@ async def reconcile_once(
     snapshot = await observe(client, key, now)
     # Deleted: the garbage collector deletes its Jobs and pods by their owner references.
     if snapshot is None:
+        if settling is not None:
+            settling.forget(key)
         return Look()
     outputs = index.outputs
     holder = outputs.holder(key)
@@ -387,12 +414,12 @@ async def reconcile_once(
         holder = await _former_writer(client, key, outputs)
     snapshot = replace(
         snapshot,
-        active=index.active,
+        active=index.active + outputs.claims,
         output_holder=holder,
         sharing_output=index.sharing_output(key),
         progress_silence=await _silence(client, key, snapshot, index.reports),
     )
-    plan = reconcile(snapshot, now, settings)
+    plan = _settled(settling, key, snapshot, reconcile(snapshot, now, settings))
     if plan.create is not None:
         # Whoever holds the output may not be known yet: the first lists of the watches are awaited.
         if outputs.postpones(key):
@@ -427,6 +454,21 @@ async def reconcile_once(
     if version != snapshot.resource_version:
         index.note_own_write(key, version)
     return Look(plan.requeue_after, plan.status)
+
+
+def _settled(settling: Settling | None, key: Key, snapshot: Snapshot, plan: Plan) -> Plan:
+    """Return a plan without its status if that may wait, and the next change may make it needless."""
+    if settling is None:
+        return plan
+    if plan.status is None or not can_wait(plan, snapshot.stored_status):
+        settling.forget(key)
+        return plan
+    seconds = settling.seconds_left(key)
+    if seconds <= 0:
+        settling.forget(key)
+        return plan
+    due = seconds if plan.requeue_after is None else min(seconds, plan.requeue_after)
+    return replace(plan, status=None, requeue_after=due)
 
 
 async def _silence(client: Client, key: Key, snapshot: Snapshot, reports: Reports) -> float | None:

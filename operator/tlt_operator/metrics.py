@@ -47,7 +47,7 @@ WATCH_REFUSED = Gauge(
 LOOP_LAG_SECONDS = Gauge(
     "tlt_operator_loop_lag_seconds", "Time by which the event loop was late for a timer, once a second"
 )
-WRITES = Counter("tlt_operator_writes_total", "Writes to the API server", ["what", "outcome"])
+WRITES = Counter("tlt_operator_writes_total", "Writes to the API server", ["kind", "what", "outcome"])
 REWRITES = Counter(
     "tlt_operator_rewrites_total", "Statuses written again because somebody else had changed them", ["kind"]
 )
@@ -65,8 +65,8 @@ UNLISTED = Counter(
 
 
 @contextmanager
-def write(what: str) -> Iterator[None]:
-    """Count a write by its outcome."""
+def write(kind: str, what: str) -> Iterator[None]:
+    """Count a write for a resource of a kind by its outcome."""
     outcome = "ok"
     try:
         yield
@@ -81,4 +81,4 @@ def write(what: str) -> Iterator[None]:
         outcome = "error"
         raise
     finally:
-        WRITES.labels(what, outcome).inc()
+        WRITES.labels(kind, what, outcome).inc()

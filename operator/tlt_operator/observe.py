@@ -62,7 +62,7 @@ async def observe(client: Client, key: Key, now: datetime) -> Snapshot | None:
         parents, invalid_parents = await _ancestors(client, resource)
     recorded, next_job = None, await _next_job(client, key, status)
     if next_job and next_job.owner_uid == metadata["uid"]:
-        recorded, status = status, await _with_attempt_of(client, key, next_job, status)
+        recorded, status = status, await _with_attempt_of(client, key, next_job, status, resource)
         if resource is not None and status.attempt == 1:
             status = status.model_copy(update={"dependency": _dependency(resource, parents, status)})
         next_job = None
@@ -133,19 +133,27 @@ async def _next_job(client: Client, key: Key, status: JobStatus) -> JobState | N
     return job_state(body) if body else None
 
 
-async def _with_attempt_of(client: Client, key: Key, job: JobState, status: JobStatus) -> JobStatus:
+async def _with_attempt_of(
+    client: Client, key: Key, job: JobState, status: JobStatus, resource: Resource | None
+) -> JobStatus:
     """Return a status with the attempt whose Job exists and is not recorded.
 
-    A Job is created before the status names it. An operator that died in between left a Job of the next
-    attempt's name that belongs to this resource: the run goes on with it.
+    A Job is created before the status names it. A status that waits for the next change, and an operator that
+    died in between, left a Job of the next attempt's name that belongs to this resource: the run goes on with
+    it.
     """
     attempt = (status.attempt or 0) + 1
     changes: dict[str, Any] = {"attempt": attempt, "job_name": job.name, "job_uid": None}
-    # The files that the Job was given count, not those that a reference would resolve to now. They stand in
-    # its pod template, which the cache does not keep.
     if attempt == 1:
-        changes |= {"inputs": _inputs(await client.get_job(key.namespace, job.name, live=True))}
-        changes |= {"failure": None, "completion_time": None}
+        source = references.resolve(resource, lambda kind, name: None) if resource is not None else None
+        # Without a reference to another resource, the files follow from the spec.
+        if isinstance(source, references.Resolved):
+            inputs: Inputs | None = source.inputs
+        # The files that the Job was given count, not those that a reference would resolve to now. They stand
+        # in its pod template, which the cache does not keep.
+        else:
+            inputs = _inputs(await client.get_job(key.namespace, job.name, live=True))
+        changes |= {"inputs": inputs, "failure": None, "completion_time": None}
     return status.model_copy(update=changes)
 
 

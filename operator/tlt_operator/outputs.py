@@ -124,6 +124,16 @@ class Outputs:
         """Record that a resource starts, before its status says so."""
         self._claims.add(key)
 
+    def may_have_begun(self, key: Key) -> bool:
+        """Tell whether a resource may have a Job that its status does not name yet."""
+        writer = self._writers.get(key)
+        return writer is not None and writer.live and not writer.started
+
+    @property
+    def claims(self) -> int:
+        """Number of resources that have started, and whose status does not say so yet."""
+        return len(self._claims)
+
     def release(self, key: Key) -> None:
         """Record that a resource does not start after all."""
         self._claims.discard(key)

@@ -37,7 +37,7 @@ class Watch:
         cache: Cache to fill, with access to the API server.
         what: Objects to watch.
         namespace: Namespace to watch; None means all.
-        wake: Function that is called with the owner of what has changed.
+        wake: Function that is called with the owner of what has changed, and whether a Job has ended.
         clock: Clock of monotonic seconds.
         signs: Takes every sign of life (each try, each list, event and bookmark), and every refusal.
     """
@@ -47,7 +47,7 @@ class Watch:
         cache: CachedClient,
         what: Owned,
         namespace: str | None,
-        wake: Callable[[Key], None],
+        wake: Callable[[Key, bool], None],
         clock: Callable[[], float] = time.monotonic,
         signs: WatchSigns | None = None,
     ) -> None:
@@ -126,7 +126,7 @@ class Watch:
             version = listed_version
             for item in items:
                 names.add((item["metadata"]["namespace"], item["metadata"]["name"]))
-                self._changed(objects.put(item))
+                self._changed(objects.put(item), self._has_ended(item))
             # A list of thousands must not keep the rest of the operator waiting.
             await asyncio.sleep(0)
         for owner in objects.retain(self._namespace, names, version):
@@ -144,12 +144,16 @@ class Watch:
         if kind == "DELETED":
             self._changed(objects.deleted(body))
         elif kind != "BOOKMARK":
-            self._changed(objects.put(body))
+            self._changed(objects.put(body), self._has_ended(body))
         return str(metadata["resourceVersion"])
 
-    def _changed(self, owner: Key | None) -> None:
+    def _has_ended(self, body: Json) -> bool:
+        conditions = (body.get("status") or {}).get("conditions") or () if self._what == "jobs" else ()
+        return any(item["type"] in ("Complete", "Failed") and item["status"] == "True" for item in conditions)
+
+    def _changed(self, owner: Key | None, ended: bool = False) -> None:
         if owner:
-            self._wake(owner)
+            self._wake(owner, ended)
 
 
 class Watches:
@@ -159,7 +163,7 @@ class Watches:
         self,
         cache: CachedClient,
         namespaces: Collection[str],
-        wake: Callable[[Key], None],
+        wake: Callable[[Key, bool], None],
         signs: WatchSigns | None = None,
     ) -> None:
         self._cache = cache
@@ -183,7 +187,7 @@ class Watches:
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
             for owner in await self._cache.owners_of_news():
-                self._wake(owner)
+                self._wake(owner, False)
 
     async def synced(self, seconds: float) -> None:
         """Wait until every watch has listed everything, at most this long: a namespace may be refused."""

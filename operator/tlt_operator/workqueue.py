@@ -1,4 +1,4 @@
-"""Queue of keys, each at most once, with a delay or a growing backoff on request.
+"""Queue of keys, each at most once, with a delay or a growing backoff on request; some go first.
 
 A key that is added while it is being worked on comes again afterwards, and never to two workers at a time.
 """
@@ -6,6 +6,7 @@ A key that is added while it is being worked on comes again afterwards, and neve
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -35,8 +36,10 @@ class WorkQueue(Generic[KeyType]):
         self._backoff = backoff or Backoff()
         self._loop = asyncio.get_running_loop()
         self._is_paused = False
-        self._ready: asyncio.Queue[KeyType] = asyncio.Queue()
-        # Keys in the queue, with the time at which they were added: an asyncio.Queue cannot be searched.
+        self._first: deque[KeyType] = deque()
+        self._ready: deque[KeyType] = deque()
+        self._count = asyncio.Semaphore(0)
+        # Keys in the queue, with the time at which they were added.
         self._since: dict[KeyType, float] = {}
         # Keys that a worker has, and those of them that were added meanwhile.
         self._active: set[KeyType] = set()
@@ -75,8 +78,8 @@ class WorkQueue(Generic[KeyType]):
         self._held = {held: until for held, until in self._held.items() if until > now}
         self._held[key] = now + seconds
 
-    def add(self, key: KeyType) -> None:
-        """Queue a key; one that is being worked on comes again afterwards."""
+    def add(self, key: KeyType, first: bool = False) -> None:
+        """Queue a key, a ``first`` one before others; one that is being worked on comes again afterwards."""
         # Not kept: an operator may stand by for months, and the names of deleted resources would add up.
         if self._is_paused:
             return
@@ -91,7 +94,8 @@ class WorkQueue(Generic[KeyType]):
             self._again.add(key)
         elif key not in self._since:
             self._since[key] = self._loop.time()
-            self._ready.put_nowait(key)
+            (self._first if first else self._ready).append(key)
+            self._count.release()
 
     def add_after(self, key: KeyType, seconds: float) -> None:
         """Queue a key after a delay, unless an earlier delay ends sooner."""
@@ -118,7 +122,8 @@ class WorkQueue(Generic[KeyType]):
 
     async def get(self) -> tuple[KeyType, float]:
         """Take the next key; return it and the seconds that it has waited. Call :meth:`done` afterwards."""
-        key = await self._ready.get()
+        await self._count.acquire()
+        key = (self._first or self._ready).popleft()
         waited = self._loop.time() - self._since.pop(key)
         self._active.add(key)
         # The worker decides anew when the key is due: a delay from an earlier reconciliation is obsolete.

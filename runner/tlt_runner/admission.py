@@ -127,9 +127,15 @@ def rules_of(kind: str) -> list[Rule]:
     return list(_rules(schema_of(kind), ""))
 
 
+def _rule(path: str, item: Mapping[str, Any]) -> Rule:
+    # Here, every object is about to be created.
+    cel = item["rule"].removeprefix(crdgen.AT_CREATION)
+    return Rule(path, cel, item["message"], item.get("messageExpression"))
+
+
 def _rules(schema: Schema, path: str) -> Iterator[Rule]:
     for rule in schema.get("x-kubernetes-validations", ()):
-        yield Rule(path, rule["rule"], rule["message"], rule.get("messageExpression"))
+        yield _rule(path, rule)
     for name, child in schema.get("properties", {}).items():
         yield from _rules(child, f"{path}.{name}".lstrip("."))
     for key in ("items", "additionalProperties"):
@@ -344,7 +350,7 @@ def _broken_rules(kind: str, body: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _check_rules(value: Any, schema: Schema, path: str) -> Iterator[Problem]:
     for item in schema.get("x-kubernetes-validations", ()):
-        rule = Rule(path, item["rule"], item["message"], item.get("messageExpression"))
+        rule = _rule(path, item)
         if not rule.compares_versions:
             yield from _check_rule(rule, value, schema)
     if isinstance(value, dict):

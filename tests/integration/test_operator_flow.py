@@ -266,9 +266,8 @@ def test_health_and_metrics_are_served(api: Api, namespace: str, operator: Opera
     def exposition() -> str:
         return operator.get(operator.metrics_address, "/metrics")[1]
 
-    until(
-        "the Job to be counted", lambda: 'writes_total{outcome="ok",what="job"}' in exposition(), exposition
-    )
+    sample = 'writes_total{kind="TrainingJob",outcome="ok",what="job"}'
+    until("the Job to be counted", lambda: sample in exposition(), exposition)
     assert 'tlt_resources{kind="TrainingJob",phase="Queued"}' in exposition()
     assert operator.stop() == 0
     operator.start()

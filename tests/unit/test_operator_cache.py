@@ -41,7 +41,7 @@ class Operator:
             for key, body in self.cluster.resources.items():
                 self.cache.put_resource(key, body)
         for kind in what or ("jobs", "pods"):
-            await Watch(self.cache, kind, None, lambda owner: None)._list()
+            await Watch(self.cache, kind, None, lambda owner, ended: None)._list()
 
     async def look(self, key: Key) -> float | None:
         cluster = self.cluster
@@ -432,7 +432,7 @@ def job(name: str, version: int, **status: Any) -> Body:
 async def run_through(cluster: Scripted, cache: CachedClient) -> tuple[Watch, list[Key]]:
     """Run a watch until its script is done; return it, and the owners that it woke."""
     woken: list[Key] = []
-    watch = Watch(cache, "jobs", None, woken.append)
+    watch = Watch(cache, "jobs", None, lambda owner, ended: woken.append(owner))
     watch._backoff = type(watch._backoff)(base=0.0)
     task = asyncio.create_task(watch.run())
     for _ in range(1000):
@@ -505,7 +505,7 @@ async def test_until_everything_is_listed_the_api_server_itself_is_asked() -> No
     assert await cache.get_job("default", "a") is not None
     assert await cache.get_job("default", "b") is None
     assert cluster.reads == {"job": 2}
-    watches = Watches(cache, ["default"], lambda owner: None)
+    watches = Watches(cache, ["default"], lambda owner, ended: None)
     task = asyncio.create_task(watches.run())
     await watches.synced(60)
     assert await cache.get_job("default", "b") is None
@@ -521,7 +521,7 @@ async def test_the_age_of_a_watch_is_the_time_since_its_last_sign() -> None:
     seconds = 0.0
     cluster = MemoryKube()
     signs = WatchSigns(lambda: seconds)
-    watch = Watch(CachedClient(cluster), "pods", None, lambda owner: None, lambda: seconds, signs)
+    watch = Watch(CachedClient(cluster), "pods", None, lambda owner, ended: None, lambda: seconds, signs)
     await watch._list()
     seconds = 50.0
     assert signs.ages() == {("pods", ""): 50}
@@ -554,7 +554,7 @@ async def test_pods_that_may_not_be_watched_are_read_from_the_api_server_and_nam
     operator = Operator(cluster)
     health = Health(300)
     key = cluster.add(resource())
-    watch = Watch(operator.cache, "pods", None, lambda owner: None, signs=health.watches)
+    watch = Watch(operator.cache, "pods", None, lambda owner, ended: None, signs=health.watches)
     watch._backoff = type(watch._backoff)(base=0.1)
     task = asyncio.create_task(watch.run())
     pods = operator.cache.owned("pods")
@@ -589,7 +589,7 @@ async def test_a_watch_that_fails_again_and_again_leaves_the_answers_to_the_api_
     assert watch._signs.refusals() == {}
     cluster.script = [[ApiError(0, "connection refused")] for _ in range(5)]
     cluster.begun_at.clear()
-    watch = Watch(cache, "jobs", None, lambda owner: None)
+    watch = Watch(cache, "jobs", None, lambda owner, ended: None)
     watch._backoff = type(watch._backoff)(base=0.001, limit=0.002)
     complete: list[bool] = []
     cache.owned("jobs").set_complete = lambda namespace, value: complete.append(value)  # type: ignore[method-assign]
@@ -627,7 +627,9 @@ def test_a_watch_that_cannot_begin_waits_before_it_tries_again(trouble: str) -> 
                 yield event
 
     async def scenario() -> None:
-        task = asyncio.create_task(Watch(CachedClient(Short()), "pods", None, lambda owner: None).run())
+        task = asyncio.create_task(
+            Watch(CachedClient(Short()), "pods", None, lambda owner, ended: None).run()
+        )
         for _ in range(200):
             await asyncio.sleep(0)
         task.cancel()
@@ -644,7 +646,7 @@ async def test_a_watch_that_told_something_begins_again_at_once() -> None:
     cluster = Scripted()
     bookmark = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "7"}}}
     cluster.script = [[bookmark], [bookmark, ApiError(410, "too old resource version")], [bookmark]]
-    task = asyncio.create_task(Watch(CachedClient(cluster), "jobs", None, lambda owner: None).run())
+    task = asyncio.create_task(Watch(CachedClient(cluster), "jobs", None, lambda owner, ended: None).run())
     for _ in range(200):
         await asyncio.sleep(0)
     assert cluster.script == []

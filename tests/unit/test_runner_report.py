@@ -265,6 +265,18 @@ def test_a_refused_report_is_retried_rarely_and_once_more_on_close() -> None:
     assert reporter.failed == 2
 
 
+def test_a_first_report_that_comes_before_the_status_names_the_job_is_sent_again_soon() -> None:
+    reporter = KubernetesReporter(Server())
+    waits = []
+    for _ in range(6):
+        reporter.failed += 1
+        waits.append(reporter._shortest_wait(ApiServerError("no pod of its present attempt", 422)))
+    assert waits == [0, 0, 0, 0, 30, 30]
+    reporter.sent, reporter.failed = 1, 1
+    assert reporter._shortest_wait(ApiServerError("no pod of its present attempt", 422)) == 30
+    assert reporter.close(5)
+
+
 def test_nothing_is_sent_to_a_resource_that_is_gone() -> None:
     server = Server()
     server.error = OwnerGoneError("HTTP 404 NotFound", 404)

@@ -148,8 +148,10 @@ def _create(snapshot: Snapshot, resource: Resource, now: datetime, settings: Set
     body = job_object.build(run, settings, snapshot.labels, avoided, pace, writers)
     message = f"attempt {snapshot.attempt}: Job {name} waits for its pod to run"
     status = with_state(snapshot, State(Phase.QUEUED, conditions.WAITING_FOR_POD, message), now)
-    # The Job's first event comes sooner than this.
-    return plan_for(snapshot, status, create=body, requeue_after=waiting.REFUSED_POLL_SECONDS)
+    # The pods of several nodes need their Service, which needs the Job's uid. Otherwise the Job's first event
+    # comes sooner than this.
+    poll = 0.0 if run.workers else waiting.REFUSED_POLL_SECONDS
+    return plan_for(snapshot, status, create=body, requeue_after=poll)
 
 
 def progress_seconds(active: int) -> int:

@@ -91,6 +91,26 @@ def with_state(snapshot: Snapshot, state: State, now: datetime, **changes: Any) 
     return status.model_copy(update={**update, **changes})
 
 
+_FOUND_AGAIN = {"phase", "conditions", "observed_generation", "waiting_since", "start_time"}
+_FOUND_AGAIN |= {"attempt", "job_name", "job_uid", "inputs", "dependency"}
+"""Fields of a status that a later look finds again in the resource, its Job and its pods."""
+_CANNOT_WAIT = OPERATOR_FIELDS - _FOUND_AGAIN
+
+
+def can_wait(plan: Plan, stored: JobStatus) -> bool:
+    """Tell whether the status of a plan may be written later, or never if another one takes its place.
+
+    Nothing depends on such a status: it ends nothing, counts nothing, and no Event and no other write of the
+    plan follows it.
+    """
+    status = plan.status
+    if status is None or status.phase in conditions.TERMINAL or stored.phase in conditions.TERMINAL:
+        return False
+    if plan != Plan(create=plan.create, status=status, requeue_after=plan.requeue_after):
+        return False
+    return all(getattr(stored, name) == getattr(status, name) for name in _CANNOT_WAIT)
+
+
 def observed_retry(resource: Resource, status: JobStatus) -> int | None:
     """Return ``status.observedRetry`` once spec.retry has been acted upon; None if it was never set."""
     # A lower number (a manifest applied again) is noted too: raising it counts from there.
@@ -200,15 +220,18 @@ def end_attempt(
     remedy = retry.remedy(resource.spec, status.history, reason) if retries_left else None
     # The remedy is recorded with the failure: the next attempt's spec follows from the history alone.
     history = retry.append(status.history, entry.model_copy(update={"remedy": remedy}))
+    # Of an attempt that was over before a status said that it runs, too.
+    job = snapshot.own_job
+    started = {"start_time": first_start(snapshot, job, now)} if job and job.start_time else {}
     if not retries_left:
-        return fail(snapshot, failure, now, delete=delete, history=history)
-    changes = {"history": history, "failure": failure, **_counted(status, entry)}
+        return fail(snapshot, failure, now, delete=delete, history=history, **started)
+    changes = {"history": history, "failure": failure, **_counted(status, entry), **started}
     message = f"attempt {snapshot.attempt} ended: {reason}: {failure.message}; next: "
     message += remedy or "the same again"
     retrying = with_state(snapshot, retrying_state(failure, message), now, **changes)
     # The Job of an attempt that is made again until the trouble is over: there may be hundreds of them.
-    job = snapshot.own_job if CLASSES[reason].cause == Cause.SURROUNDINGS else None
-    ttl = ((job.name, job.uid, _TTL_OF_REPEATED_JOBS),) if job else ()
+    repeated = job if CLASSES[reason].cause == Cause.SURROUNDINGS else None
+    ttl = ((repeated.name, repeated.uid, _TTL_OF_REPEATED_JOBS),) if repeated else ()
     return plan_for(
         snapshot, retrying, report=_final_report(snapshot), delete=delete, ttl=ttl, requeue_after=0
     )

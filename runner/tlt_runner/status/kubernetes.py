@@ -19,6 +19,8 @@ from tlt_runner.status.reporter import LONGEST_WAIT_S, AccumulatingReporter, Clo
 
 REQUEST_TIMEOUT_S = 10.0
 _REFUSED_WAIT_S = 30.0
+_EARLY_TRIES = 4
+"""Refusals of the first report after each of which the wait is that of an outage: 1, 2, 4 and 8 seconds."""
 
 Send = Callable[[Mapping[str, Any], float], None]
 """(status, timeout in seconds): applies it, or raises ApiServerError."""
@@ -148,13 +150,14 @@ class KubernetesReporter(AccumulatingReporter):
             "status report not taken: %s; training goes on, %s%s", error, consequence, _advice(error.status)
         )
 
-    @staticmethod
-    def _shortest_wait(error: ApiServerError) -> float:
+    def _shortest_wait(self, error: ApiServerError) -> float:
         """Return the shortest wait, in seconds, after an error.
 
         A refused report is likely to be refused again: it is sent rarely, in case somebody repairs the cause.
+        The first one may come before the status names the Job, which is a matter of seconds.
         """
-        refused = error.status in (400, 403, 404, 422)
+        is_early = error.status == 422 and not self.sent and self.failed <= _EARLY_TRIES
+        refused = error.status in (400, 403, 404, 422) and not is_early
         return max(error.retry_after, _REFUSED_WAIT_S if refused else 0.0)
 
 
