@@ -112,7 +112,7 @@ MUTANTS = {
     ),
     "a Job that the user suspended is not resumed": Mutant(
         "reconcile/suspension.py",
-        "    if job.suspended_by_us and not job.queue:\n",
+        "    if job.suspended_by_us:\n",
         "    if False:\n",
         ("tests/unit/test_operator_suspension.py",),
     ),

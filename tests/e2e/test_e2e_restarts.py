@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+import time
 from typing import Any
 
+import pytest
+
+import patience
 from e2e.product import Product, training
+
+LONGEST_GAP_SECONDS = 15
+"""Time within which a standby works after the death of a leader; in an update it is asked to end."""
 
 
 def is_training(status: dict[str, Any]) -> bool:
@@ -43,3 +52,57 @@ def test_a_suspended_training_stops_and_resumes(product: Product, namespace: str
     status = product.wait_finished("TrainingJob", "paused", namespace)
     assert status["phase"] == "Succeeded"
     assert status["progress"]["epoch"] == 8
+
+
+def test_a_rolling_update_leaves_no_gap(
+    product: Product, namespace: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    created: dict[str, float] = {}
+    has_job: dict[str, float] = {}
+    ended = threading.Event()
+
+    def create() -> None:
+        for number in itertools.count():
+            if ended.wait(1):
+                return
+            # Nowhere to run: what is measured is the time until its Job exists.
+            nowhere = {"nodeSelector": {"example.com/nowhere": "true"}}
+            name = f"rolling-{number}"
+            product.cluster.apply(training(name, namespace, podTemplate=nowhere))
+            created[name] = time.monotonic()
+
+    def note_jobs() -> None:
+        for job in product.list("Job", namespace):
+            name = job["metadata"]["name"].removesuffix("-train-1")
+            if name in created:
+                has_job.setdefault(name, time.monotonic())
+
+    creator = threading.Thread(target=create)
+    creator.start()
+    deployment = ("deployment/tlt-operator", "-n", "tlt-system")
+    try:
+        product.cluster.kubectl("rollout", "restart", *deployment)
+        rollout = threading.Thread(
+            target=product.cluster.kubectl, args=("rollout", "status", *deployment, patience.KUBECTL)
+        )
+        rollout.start()
+        while rollout.is_alive():
+            note_jobs()
+            time.sleep(0.1)
+    finally:
+        ended.set()
+        creator.join()
+    deadline = time.monotonic() + patience.SECONDS
+    while set(has_job) < set(created) and time.monotonic() < deadline:
+        note_jobs()
+        time.sleep(0.1)
+    seconds = {name: has_job[name] - created[name] for name in created}
+    with capsys.disabled():
+        print(f"\n{len(seconds)} resources created in a rollout: a Job within {max(seconds.values()):.1f} s")
+    assert max(seconds.values()) < LONGEST_GAP_SECONDS
+    jobs = [item["metadata"]["name"] for item in product.list("Job", namespace)]
+    assert sorted(name for name in jobs if name.startswith("rolling-")) == sorted(
+        f"{n}-train-1" for n in created
+    )
+    for name in created:
+        product.cluster.kubectl("delete", "trainingjob", name, "-n", namespace, "--wait=false")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
 import pytest
 
-from operator_ring.live import Api, Kubelet, OperatorProcess, until
-from operator_ring.manifests import made
+from operator_ring.live import NODE_MANIFEST, Api, Kubelet, OperatorProcess, until
+from operator_ring.manifests import BEST, made
 
 JOB = "traffic-train-1"
 
@@ -158,3 +159,25 @@ def test_the_later_of_two_resources_with_one_output_waits_for_the_first(
     api.until_phase(first, "Succeeded")
     kubelet.run("two-train-1")
     assert api.until_phase(second, "Running")["attempt"] == 1
+
+
+def test_a_node_that_is_deleted_ends_its_pod_and_the_next_attempt_follows(
+    api: Api, namespace: str, operator: OperatorProcess
+) -> None:
+    node = {"name": f"node-of-{namespace}"}
+    api.create(NODE_MANIFEST | {"metadata": node})
+    training = made(namespace)
+    api.create(training)
+    kubelet = Kubelet(api, namespace)
+    target = {"kind": "Node", "name": node["name"]}
+    pod = {"name": kubelet.pod(JOB)["metadata"]["name"], "namespace": namespace}
+    api.create({"kind": "Binding", "metadata": pod, "target": target}, parent="Pod")
+    kubelet.run(JOB)
+    api.until_phase(training, "Running")
+    # The garbage collector of pods finds within a minute that the node is gone.
+    api.delete("Node", node["name"])
+    kubelet.run("traffic-train-2")
+    kubelet.end("traffic-train-2", 0, "Completed", json.dumps(BEST))
+    status = api.until_phase(training, "Succeeded")
+    assert (status["attempt"], status["preemptions"], status.get("retries")) == (2, 1, None)
+    assert set(api.jobs(namespace)) == {JOB, "traffic-train-2"}

@@ -70,7 +70,7 @@ def test_an_operator_of_another_release_beside_it_is_answered_more_and_more_rare
         controller = Controller(cluster, settings.Settings(workers=1, sweep_seconds=60), Health(60))
         work = asyncio.create_task(controller.run())
         controller.resource_changed(cluster.resources[key])
-        await asyncio.sleep(1)
+        await asyncio.sleep(2)
         jobs, ours = list(cluster.jobs), 0
         for _ in range(1000):
             body = cluster.resources[key]

@@ -58,7 +58,7 @@ def test_twenty_statuses_a_second_are_due_and_none_waits_for_more_than_fifteen_s
 
 def status_writes(world: World) -> list[Body]:
     """Return the statuses that the training has had, one after the other."""
-    statuses = [c.body.get("status") or {} for c in world.cluster.journal if c.what == "resources"]
+    statuses = [change.body.get("status") or {} for change in world.cluster.journal["resources"]]
     return [after for before, after in zip([{}, *statuses], statuses, strict=False) if before != after]
 
 
@@ -119,7 +119,9 @@ def test_the_first_attempt_is_recorded_without_another_read() -> None:
         clock = Clock()
         settling = Settling(clock)
         for _ in range(2):
-            await controller.reconcile_once(cluster, traffic, cluster.settings, settling=settling)
+            await controller.reconcile_once(
+                cluster, traffic, cluster.settings, cluster.index, settling=settling
+            )
             clock.now += 5
         assert cluster.status(traffic)["jobName"] == "traffic-train-1"
 
@@ -132,7 +134,7 @@ async def test_an_operator_that_takes_over_lets_a_run_hold_its_output_before_its
     cluster = MemoryKube()
     settling = Settling(Clock())
     later = cluster.add(resource(name="later", output={"uri": "s3://runs/one"}))
-    await controller.reconcile_once(cluster, later, cluster.settings, settling=settling)
+    await controller.reconcile_once(cluster, later, cluster.settings, cluster.index, settling=settling)
     assert list(cluster.jobs) == ["later-train-1"]
     assert not cluster.status(later)
     earlier = cluster.add(resource(name="earlier", output={"uri": "s3://runs/one"}))
@@ -154,10 +156,10 @@ async def test_an_end_is_written_at_once() -> None:
     cluster = MemoryKube()
     traffic = cluster.add(resource())
     settling = Settling(Clock())
-    await controller.reconcile_once(cluster, traffic, cluster.settings, settling=settling)
+    await controller.reconcile_once(cluster, traffic, cluster.settings, cluster.index, settling=settling)
     cluster.run_pod("traffic-train-1")
     cluster.finish("traffic-train-1", ended(12, "OOMKilled"))
-    await controller.reconcile_once(cluster, traffic, cluster.settings, settling=settling)
+    await controller.reconcile_once(cluster, traffic, cluster.settings, cluster.index, settling=settling)
     status = cluster.status(traffic)
     assert (status["phase"], status["history"][0]["reason"]) == ("Retrying", "OutOfMemory")
     assert len(settling) == 0
