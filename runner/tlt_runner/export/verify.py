@@ -24,14 +24,15 @@ from tlt_api.status import ExportStatus, Metrics
 from tlt_runner import cpus
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.errors import RunnerError
-from tlt_runner.evaluation.average_precision import iou_matrix
 from tlt_runner.evaluation.evaluate import Detect, Images, evaluate
+from tlt_runner.evaluation.matching import iou_matrix
+from tlt_runner.evaluation.protocols import Measurement, Protocol
 from tlt_runner.export.onnx import INPUT, OUTPUTS
 
 log = logging.getLogger(__name__)
 
-IOU_THRESHOLD = 0.5
-"""Least IoU with which a detection is a true positive, in the mAP of both sides."""
+PROTOCOL = Protocol("area", (0.5,))
+"""Protocol of the mAP of both sides."""
 SAME_OBJECT_IOU = 0.9
 """Least IoU with which two detections of one class are taken for the same one."""
 LATENCY_RUNS = 9
@@ -48,10 +49,12 @@ class Results:
     Attributes:
         metrics: mAP and AP by class; None where there is no ground truth.
         detections: Detections, batch by batch.
+        measurement: What the metrics are made of; None where there is no ground truth.
     """
 
     metrics: Metrics | None
     detections: list[Detections]
+    measurement: Measurement | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class OnnxDetector:
 def evaluate_detector(
     detect: Detect, batches: Iterable[Mapping[str, Any]], class_names: list[str]
 ) -> Results:
-    """Evaluate a detector on validation batches at :data:`IOU_THRESHOLD`, and keep its detections."""
+    """Evaluate a detector on validation batches at :data:`PROTOCOL`, and keep its detections."""
     # Kept for the comparison, so that the detector runs once over the data.
     detections: list[Detections] = []
 
@@ -101,7 +104,8 @@ def evaluate_detector(
         detections.append(detect(images))
         return detections[-1]
 
-    return Results(evaluate(detect_and_keep, batches, class_names, IOU_THRESHOLD, "area"), detections)
+    measurement = evaluate(detect_and_keep, batches, class_names, PROTOCOL)
+    return Results(measurement.metrics, detections, measurement)
 
 
 def run_random(detect: Detect, images: Iterable[NDArray[np.float32]]) -> Results:

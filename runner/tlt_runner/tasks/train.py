@@ -30,6 +30,7 @@ from tlt_runner.detector import model as detector
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation.evaluate import Detect, Shared, evaluate, keras_detector
+from tlt_runner.evaluation.protocols import Protocol
 from tlt_runner.status.file import LocalReporter
 from tlt_runner.tasks.convert import prepare
 from tlt_runner.training import initial_model, loop, mixed_precision
@@ -282,7 +283,7 @@ def _evaluation(
 
     Args:
         records: Prepared data.
-        spec: Batch size, IoU threshold and method.
+        spec: Batch size and protocol.
         detect: The model in training, on all of this worker's replicas.
         channels: Channels of its images.
         workers: All workers, which share the images.
@@ -307,10 +308,9 @@ def _evaluation(
             detect,
             batches_until_stop(),
             records.manifest.class_names,
-            spec.evaluation.iou_threshold,
-            spec.evaluation.average_precision,
+            Protocol.of(spec.evaluation),
             shared,
-        )
+        ).metrics
 
     return evaluate_model
 
