@@ -389,10 +389,24 @@ class Metrics(Section):
     """Score threshold at which F1 of all classes together is best, at the lowest IoU threshold."""
     images: int | None = None
     """Number of images of the evaluation."""
+    details_uri: str | None = None
+    """Address of metrics.json, the details of the best model's evaluation: curves, confusion matrix, types of
+    errors, calibration."""
     epoch: int | None = None
     """Epoch of the evaluated model."""
     per_class: list[ClassMetric] | None = None
-    """Average precision of each class."""
+    """Figures of each class."""
+
+    @property
+    def score_thresholds(self) -> list[float] | None:
+        """Score threshold of each class at which F1 is best; that of all classes where a class has none.
+
+        None where no detection is correct, and in an evaluation of before there were any.
+        """
+        if self.best_threshold is None or self.per_class is None:
+            return None
+        own = [item.best_threshold for item in self.per_class]
+        return [self.best_threshold if value is None else value for value in own]
 
 
 EPOCH_PREFIX = "epoch-"
@@ -449,6 +463,14 @@ class ExportStatus(Section):
     """Mean average precision (mAP) of the exported model in ONNX Runtime on the validation images."""
     m_ap_drop: Annotated[Score | None, Field(alias="mAPDrop")] = None
     """Loss of mAP: mAP of the Keras model on the same images minus mAP of the exported model."""
+    m_ap_drop_interval: Annotated[
+        Annotated[list[Score], Field(min_length=2, max_length=2)] | None, Field(alias="mAPDropInterval")
+    ] = None
+    """Interval of mAPDrop, lowest and highest value, by a paired bootstrap over the validation images, with
+    the confidence of spec.verification.confidence, or 95 %. Absent with fewer than two images."""
+    comparison: Annotated[str, Field(max_length=300)] | None = None
+    """mAPDrop in words: in points (0.01), with its interval, and whether it is significant. Absent with fewer
+    than two images."""
     not_compared: Annotated[str, Field(max_length=300)] | None = None
     """Reason why mAP was not compared with that of the Keras model, so that maxMetricDrop decided nothing.
     Absent if it was compared."""

@@ -431,5 +431,6 @@ class Visualization(ApiModel):
 
     images: Annotated[int, Field(ge=0, le=64)] = 16
     """Number of validation images drawn at every evaluation, always the same ones; 0 draws none."""
-    score_threshold: Fraction = 0.6
-    """Minimum score of drawn detections (TLT: bbox_visualize_threshold)."""
+    score_threshold: Fraction | None = None
+    """Minimum score of drawn detections (TLT: bbox_visualize_threshold). Defaults to the score threshold of
+    each class at which F1 is best in the evaluation, or to 0.6 where no detection is correct."""

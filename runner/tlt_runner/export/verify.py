@@ -24,6 +24,7 @@ from tlt_api.status import ExportStatus, Metrics
 from tlt_runner import cpus
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.errors import RunnerError
+from tlt_runner.evaluation.bootstrap import CONFIDENCE, Interval, difference_interval
 from tlt_runner.evaluation.evaluate import Detect, Images, evaluate
 from tlt_runner.evaluation.matching import iou_matrix
 from tlt_runner.evaluation.protocols import Measurement, Protocol
@@ -172,6 +173,7 @@ def status_of(
     size_bytes: int,
     latency: float,
     pre_nms: int | None = None,
+    confidence: float | None = None,
 ) -> ExportStatus:
     """Compare one precision with Keras and make its status.
 
@@ -182,6 +184,7 @@ def status_of(
         size_bytes: Size of the exported file.
         latency: Milliseconds for one image.
         pre_nms: Boxes that enter the exported file's suppression of proposals.
+        confidence: Confidence of the interval of the drop; None for 95 %.
 
     Raises:
         RunnerError: ExportFailed, if no detection at all matches one of Keras.
@@ -205,8 +208,11 @@ def status_of(
     # None without ground truth: then there is no mAP that could drop. A rise is a negative drop.
     reference_map = (reference.metrics or Metrics()).m_ap
     exported_map = (exported.metrics or Metrics()).m_ap
+    interval = _drop_interval(reference, exported, confidence or CONFIDENCE)
     return ExportStatus(
         precision=precision,
+        m_ap_drop_interval=[interval.low, interval.high] if interval else None,
+        comparison=interval.difference_text() if interval else None,
         not_compared=_not_compared(reference, difference),
         m_ap=exported_map,
         m_ap_drop=None if reference_map is None or exported_map is None else reference_map - exported_map,
@@ -216,6 +222,17 @@ def status_of(
         size_bytes=size_bytes,
         latency_milliseconds=round(latency, 3),
     )
+
+
+def _drop_interval(reference: Results, exported: Results, confidence: float) -> Interval | None:
+    """Return the drop of mAP with its interval; None where there is no mAP, or one image only."""
+    if reference.measurement is None or exported.measurement is None:
+        return None
+    left, right = reference.measurement.scored, exported.measurement.scored
+    # One image drawn again and again is always the same one.
+    if left is None or right is None or left.collection.images < 2:
+        return None
+    return difference_interval(left, right, confidence)
 
 
 def _not_compared(reference: Results, difference: Difference) -> str | None:
