@@ -114,6 +114,23 @@ VIOLATIONS: dict[str, list[Violation]] = {
             spec__dataset__coordinates="zeroBased",
         ),
         _training(
+            "spec.evaluation",
+            "expected protocol without averagePrecision",
+            "got protocol coco and averagePrecision area",
+            spec__evaluation={"protocol": "coco", "averagePrecision": "area"},
+        ),
+        _training(
+            "spec.evaluation",
+            "expected iouThresholds without iouThreshold",
+            "got both",
+            spec__evaluation={"iouThresholds": [0.5], "iouThreshold": 0.5},
+        ),
+        _training(
+            "spec.evaluation",
+            "expected iouThresholds in rising order",
+            spec__evaluation={"iouThresholds": [0.75, 0.5]},
+        ),
+        _training(
             "spec.dataset.validation",
             "expected exactly one of fraction",
             "got several",

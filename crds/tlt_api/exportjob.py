@@ -62,6 +62,10 @@ class Verification(ApiModel):
     """Maximum loss of mAP against the Keras model; the job fails above it, and where the validation images
     have no object to compare by. A model from a uri has no validation images: status.exports[].notCompared
     says so, and the job succeeds."""
+    confidence: Annotated[float, Field(ge=0.5, le=0.999)] | None = None
+    """Confidence with which the loss of mAP must be at most maxMetricDrop: the job fails if the upper end of
+    the loss's interval (status.exports[].mAPDropInterval) is above it. The fewer the validation images, the
+    wider the interval. If absent, the measured loss decides, whatever its interval."""
     max_images: Annotated[int, Field(ge=1, le=100000)] = 500
     """Maximum number of validation images to verify on."""
 

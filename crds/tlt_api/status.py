@@ -12,6 +12,7 @@ results of the kinds that have it. ``tlt_runner.status.lines`` needs one functio
 from __future__ import annotations
 
 from enum import StrEnum
+from math import floor
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, Field
@@ -34,6 +35,11 @@ Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 Score = Annotated[float, AfterValidator(lambda value: round(value, 5))]
 """Metric for people, rounded to five decimals, which is finer than any validation set can resolve."""
+
+
+# Rounded down: what has exactly this score must reach it.
+Threshold = Annotated[float, AfterValidator(lambda value: floor(value * 1e5) / 1e5)]
+"""Score threshold for people, rounded down to five decimals."""
 
 
 class Phase(StrEnum):
@@ -324,6 +330,17 @@ class ClassMetric(StatusModel):
     """Name of the class."""
     average_precision: Score | None = None
     """Average precision (AP) of the class. Absent if the validation images have no object of it."""
+    objects: int | None = None
+    """Number of objects of the class in the evaluation, difficult ones not counted."""
+    precision: Score | None = None
+    """Precision at bestThreshold: fraction of the detections that are correct."""
+    recall: Score | None = None
+    """Recall at bestThreshold: fraction of the objects that are detected."""
+    f1: Score | None = None
+    """F1 at bestThreshold: harmonic mean of precision and recall."""
+    best_threshold: Threshold | None = None
+    """Score threshold at which F1 of the class is best, at the lowest IoU threshold. The model file has it as
+    the class's default threshold of inference. Absent if no detection of the class is correct."""
 
 
 class Metrics(Section):
@@ -334,10 +351,62 @@ class Metrics(Section):
     """Mean average precision (mAP) over the classes, and over the IoU thresholds if there are several."""
     iou_threshold: float | None = None
     """IoU threshold of a correct detection. Absent if there are several."""
+    protocol: str | None = None
+    """Protocol of the evaluation: area, voc07 or coco."""
+    interval: Annotated[list[Score], Field(min_length=2, max_length=2)] | None = None
+    """Interval of mAP, lowest and highest value: 95 % confidence by a bootstrap over the validation images. A
+    difference between two models can be significant although their intervals overlap."""
+    ap50: Score | None = None
+    """mAP at IoU 0.5 alone. Absent if that is not among the IoU thresholds."""
+    ap75: Score | None = None
+    """mAP at IoU 0.75 alone. Absent if that is not among the IoU thresholds."""
+    ap_small: Score | None = None
+    """mAP of objects with an area below 32 x 32 pixels of the original image. With protocol coco only."""
+    ap_medium: Score | None = None
+    """mAP of objects with an area from 32 x 32 to 96 x 96 pixels of the original image. With protocol coco
+    only."""
+    ap_large: Score | None = None
+    """mAP of objects with an area above 96 x 96 pixels of the original image. With protocol coco only."""
+    ar1: Score | None = None
+    """Average recall (AR) with one detection per class and image. With protocol coco only."""
+    ar10: Score | None = None
+    """Average recall (AR) with 10 detections per class and image. With protocol coco only."""
+    ar100: Score | None = None
+    """Average recall (AR) with 100 detections per class and image. With protocol coco only."""
+    ar_small: Score | None = None
+    """Average recall (AR) of objects with an area below 32 x 32 pixels. With protocol coco only."""
+    ar_medium: Score | None = None
+    """Average recall (AR) of objects with an area from 32 x 32 to 96 x 96 pixels. With protocol coco only."""
+    ar_large: Score | None = None
+    """Average recall (AR) of objects with an area above 96 x 96 pixels. With protocol coco only."""
+    precision: Score | None = None
+    """Precision of all classes together at bestThreshold."""
+    recall: Score | None = None
+    """Recall of all classes together at bestThreshold."""
+    f1: Score | None = None
+    """F1 of all classes together at bestThreshold."""
+    best_threshold: Threshold | None = None
+    """Score threshold at which F1 of all classes together is best, at the lowest IoU threshold."""
+    images: int | None = None
+    """Number of images of the evaluation."""
+    details_uri: str | None = None
+    """Address of metrics.json, the details of the best model's evaluation: curves, confusion matrix, types of
+    errors, calibration."""
     epoch: int | None = None
     """Epoch of the evaluated model."""
     per_class: list[ClassMetric] | None = None
-    """Average precision of each class."""
+    """Figures of each class."""
+
+    @property
+    def score_thresholds(self) -> list[float] | None:
+        """Score threshold of each class at which F1 is best; that of all classes where a class has none.
+
+        None where no detection is correct, and in an evaluation of before there were any.
+        """
+        if self.best_threshold is None or self.per_class is None:
+            return None
+        own = [item.best_threshold for item in self.per_class]
+        return [self.best_threshold if value is None else value for value in own]
 
 
 EPOCH_PREFIX = "epoch-"
@@ -394,6 +463,14 @@ class ExportStatus(Section):
     """Mean average precision (mAP) of the exported model in ONNX Runtime on the validation images."""
     m_ap_drop: Annotated[Score | None, Field(alias="mAPDrop")] = None
     """Loss of mAP: mAP of the Keras model on the same images minus mAP of the exported model."""
+    m_ap_drop_interval: Annotated[
+        Annotated[list[Score], Field(min_length=2, max_length=2)] | None, Field(alias="mAPDropInterval")
+    ] = None
+    """Interval of mAPDrop, lowest and highest value, by a paired bootstrap over the validation images, with
+    the confidence of spec.verification.confidence, or 95 %. Absent with fewer than two images."""
+    comparison: Annotated[str, Field(max_length=300)] | None = None
+    """mAPDrop in words: in points (0.01), with its interval, and whether it is significant. Absent with fewer
+    than two images."""
     not_compared: Annotated[str, Field(max_length=300)] | None = None
     """Reason why mAP was not compared with that of the Keras model, so that maxMetricDrop decided nothing.
     Absent if it was compared."""

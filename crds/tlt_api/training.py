@@ -16,6 +16,8 @@ from tlt_api.model import Detections, InferenceProposalCounts
 
 LossWeight = Annotated[float, Field(gt=0, le=1000)]
 Milestone = Annotated[float, Field(gt=0, le=1)]
+COCO_IOU_THRESHOLDS = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
+"""IoU thresholds over which COCO's average precision is a mean."""
 _ANNEALING = "softStartAnnealing"
 _DEFAULT_SOFT_START = 0.1
 _DEFAULT_ANNEALING = 0.7
@@ -362,11 +364,17 @@ class Evaluation(ApiModel):
 
     interval_epochs: Annotated[int, Field(ge=1)] = 1
     """Number of epochs between evaluations; the model of the last epoch is always evaluated."""
-    average_precision: Literal["area", "voc07"] = "area"
-    """Average precision (AP): area under the interpolated precision-recall curve, or the 11-point metric of
-    VOC 2007."""
-    iou_threshold: OpenFraction = 0.5
-    """IoU with a ground truth box from which a detection counts as correct."""
+    protocol: Literal["area", "voc07", "coco"] | None = None
+    """Protocol of the average precision (AP). area: area under the interpolated precision-recall curve;
+    voc07: 11-point metric of VOC 2007; coco: matching and 101-point metric of COCO, with AP by object size
+    and average recall (AR). Defaults to area."""
+    iou_thresholds: Annotated[list[OpenFraction], Field(min_length=1, max_length=20)] | None = None
+    """IoUs with a ground truth box from which a detection counts as correct, in rising order; mAP is the mean
+    over them. Defaults to [0.5], with protocol coco to 0.5, 0.55 ... 0.95."""
+    average_precision: Literal["area", "voc07"] | None = None
+    """Former name of protocol, still read. Not together with protocol."""
+    iou_threshold: OpenFraction | None = None
+    """Former form of iouThresholds, a single IoU, still read. Not together with iouThresholds."""
     proposals: InferenceProposalCounts | None = None
     """Number of proposals before and after non-maximum suppression, and its threshold, in the evaluation of
     this job (TLT: evaluation_config). If absent, spec.model.proposals.inference is used, with which the
@@ -374,6 +382,45 @@ class Evaluation(ApiModel):
     detections: Detections | None = None
     """Post-processing of detections in the evaluation of this job (TLT: evaluation_config). Defaults to
     spec.model.detections, with which the published model detects."""
+
+    rules = (
+        Rule(
+            # Two names of one thing: the second would look as if it had an effect.
+            cel="!(has(self.protocol) && has(self.averagePrecision))",
+            check=lambda self: self.protocol is None or self.average_precision is None,
+            message="expected protocol without averagePrecision, its former name: remove the latter",
+            given="'protocol %s and averagePrecision %s'.format([self.protocol, self.averagePrecision])",
+        ),
+        Rule(
+            cel="!(has(self.iouThresholds) && has(self.iouThreshold))",
+            check=lambda self: self.iou_thresholds is None or self.iou_threshold is None,
+            message="expected iouThresholds without iouThreshold, its former form: remove the latter",
+            given="'both'",
+        ),
+        Rule(
+            cel="!has(self.iouThresholds) || (self.iouThresholds.isSorted() && "
+            "self.iouThresholds.all(t, self.iouThresholds.exists_one(u, t == u)))",
+            check=lambda self: (
+                self.iou_thresholds is None or self.iou_thresholds == sorted(set(self.iou_thresholds))
+            ),
+            message="expected iouThresholds in rising order, each once",
+            given="self.iouThresholds",
+        ),
+    )
+
+    @property
+    def effective_protocol(self) -> Literal["area", "voc07", "coco"]:
+        """``protocol``, or what ``average_precision`` says, or the default."""
+        return self.protocol or self.average_precision or "area"
+
+    @property
+    def effective_iou_thresholds(self) -> list[float]:
+        """``iou_thresholds``, or the one of ``iou_threshold``, or the protocol's default."""
+        if self.iou_thresholds is not None:
+            return self.iou_thresholds
+        if self.iou_threshold is not None:
+            return [self.iou_threshold]
+        return COCO_IOU_THRESHOLDS if self.effective_protocol == "coco" else [0.5]
 
 
 class Visualization(ApiModel):
@@ -384,5 +431,6 @@ class Visualization(ApiModel):
 
     images: Annotated[int, Field(ge=0, le=64)] = 16
     """Number of validation images drawn at every evaluation, always the same ones; 0 draws none."""
-    score_threshold: Fraction = 0.6
-    """Minimum score of drawn detections (TLT: bbox_visualize_threshold)."""
+    score_threshold: Fraction | None = None
+    """Minimum score of drawn detections (TLT: bbox_visualize_threshold). Defaults to the score threshold of
+    each class at which F1 is best in the evaluation, or to 0.6 where no detection is correct."""

@@ -300,13 +300,13 @@ def data(folder: Path, volumes: Path | None) -> int:
 @click.option(
     "--score",
     type=options.score,
-    default=0.6,
-    show_default=True,
+    default=None,
     metavar="S",
-    help="Lowest score of what is drawn and listed.",
+    help="Lowest score of what is drawn and listed. Default: of each class the one at which F1 was best in "
+    "the model's evaluation; 0.6 for a model that has none.",
 )
 @options.volumes("or /mnt/tlt")
-def infer(model: str, images: Path, output: Path, score: float, volumes: Path | None) -> int:
+def infer(model: str, images: Path, output: Path, score: float | None, volumes: Path | None) -> int:
     """Draw what a model detects into copies of images (OUT/images), list it in KITTI files of 16 columns
     (OUT/labels), and report what was left out (OUT/inference-report.json).
 

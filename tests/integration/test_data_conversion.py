@@ -29,6 +29,7 @@ from tlt_runner.data.sample import (
     SampleOutcome,
 )
 from tlt_runner.evaluation.evaluate import evaluate
+from tlt_runner.evaluation.protocols import Protocol
 
 HEIGHT, WIDTH = 96, 128
 SAME = ImageSize(height=HEIGHT, width=WIDTH)
@@ -183,7 +184,7 @@ def test_detections_in_network_pixels_are_evaluated_in_original_pixels(mode: str
         "scores": np.array([[0.9, 0.8, 0.7]]),
         "classes": np.array([[1, 0, 1]]),
     }
-    metrics = evaluate(lambda _: detections, [batch], MAPPING.class_names, 0.999, "area")
+    metrics = evaluate(lambda _: detections, [batch], MAPPING.class_names, Protocol("area", (0.999,))).metrics
     assert metrics.m_ap == pytest.approx(1.0)
 
 

@@ -18,6 +18,7 @@ from tlt_runner.storage import Storage
 prepare = Lazy("tlt_runner.data.preparation.prepare")
 batches = Lazy("tlt_runner.data.input_pipeline.batches")
 evaluate = Lazy("tlt_runner.evaluation.evaluate")
+protocols = Lazy("tlt_runner.evaluation.protocols")
 SIZE = 64
 STILL = Augmentation(horizontal_flip=0)
 CAR, REGION = (10, 8, 30, 24), (0, 40, 20, 64)  # yxyx
@@ -152,7 +153,8 @@ def test_a_detection_in_a_region_of_its_class_counts_for_nothing(data: tuple[Rec
                 "classes": np.tile(np.array([detected_class, 1]), (count, 1)),
             }
 
-        return evaluate.evaluate(detect, judged, ["boat", "car"], 0.5, "area").per_class[1].average_precision
+        measured = evaluate.evaluate(detect, judged, ["boat", "car"], protocols.Protocol())
+        return measured.classes[1].average_precision
 
     assert precision(1) == 1.0
 

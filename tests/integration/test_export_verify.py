@@ -28,6 +28,25 @@ def detections(*items):
     }
 
 
+def test_a_gate_with_confidence_asks_for_an_interval_below_the_limit():
+    gate = Verification(max_metric_drop=0.01, confidence=0.95)
+    sure, unsure, alone = (
+        ExportStatus(
+            precision="fp16", m_ap=0.9, m_ap_drop=0.005, m_ap_drop_interval=interval, comparison="0.5 points"
+        )
+        for interval in ([0.0, 0.01], [-0.01, 0.02], None)
+    )
+    export._refuse_drops([sure], gate, has_data=True)
+    for refused in (unsure, alone):
+        with pytest.raises(RunnerError, match="at most 1 points of mAP with 95 % confidence") as caught:
+            export._refuse_drops([sure, refused], gate, has_data=True)
+        assert caught.value.reason == Reason.METRIC_DROP
+    # Without confidence the measured loss decides.
+    export._refuse_drops([unsure, alone], Verification(max_metric_drop=0.01), has_data=True)
+    # A model from a uri has no data to be sure by.
+    export._refuse_drops([ExportStatus(precision="fp16")], gate, has_data=False)
+
+
 def test_order_of_near_equal_scores_does_not_matter():
     difference = verify.compare(
         [detections((SQUARE, 0.500, 0), (FAR, 0.499, 0))], [detections((FAR, 0.501, 0), (SQUARE, 0.500, 0))]

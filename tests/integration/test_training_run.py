@@ -1,5 +1,6 @@
 """``tlt train`` on a few real scenes: published models, stop, resumption and failures."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,18 @@ def test_metrics_are_those_of_the_best_model(finished: tuple[Path, ProgressRecor
     assert metrics is not None
     assert metrics.epoch == artifacts(reporter)["best"].epoch
     assert [item.name for item in metrics.per_class or ()] == ["one", "zero"]
+
+
+def test_details_of_the_best_model_lie_beside_it(finished: tuple[Path, ProgressRecorder]) -> None:
+    output, reporter = finished
+    metrics = reporter.snapshot().metrics
+    assert metrics is not None
+    details = json.loads((output / "metrics.json").read_text())
+    assert metrics.details_uri == f"file://{output}/metrics.json"
+    assert details["headline"] == metrics.to_wire()
+    assert [item["name"] for item in details["perClass"]] == ["one", "zero"]
+    # The model file has the thresholds, too; None where this short training got nothing right.
+    assert detector.load(output / "best.keras").config.score_thresholds == metrics.score_thresholds
 
 
 def test_progress_ends_with_all_epochs_done(finished: tuple[Path, ProgressRecorder]) -> None:

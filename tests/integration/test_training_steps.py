@@ -12,8 +12,9 @@ from tiny_detector import DETERMINISTIC, SIZE, settled, tiny_config, training_co
 from tlt_api.training import Training
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.config import DetectorConfig
-from tlt_runner.evaluation.average_precision import Accumulator
+from tlt_runner.evaluation.collection import Collector
 from tlt_runner.evaluation.evaluate import keras_detector
+from tlt_runner.evaluation.protocols import Protocol, measure
 from tlt_runner.export import verify
 from tlt_runner.training import mixed_precision
 from tlt_runner.training.trainer import FIGURES, LOSSES, Trainer
@@ -170,13 +171,13 @@ def test_an_evaluation_in_16_bits_finds_the_objects_of_32_bits(tiny_images: np.n
     # What 32 bits found with some certainty are the objects that 16 bits are to find.
     certain = np.where(full["scores"] > 0.5, full["classes"], -1)
     assert (certain >= 0).sum() > 20
-    accumulator = Accumulator(model.config.class_names, 0.5)
+    collector = Collector(model.config.class_names)
     for index in range(len(images)):
         real = certain[index] >= 0
         truth = full["boxes"][index][real], certain[index][real].astype(int), np.zeros(real.sum(), bool)
         detections = [found[name][index] for name in ("boxes", "scores", "classes")]
-        accumulator.add_image(detections[0], detections[1], detections[2].astype(int), *truth)
-    mean = accumulator.result("area").mean
+        collector.add_image(detections[0], detections[1], detections[2].astype(int), *truth)
+    mean = measure(collector.collection(), Protocol()).mean
     assert mean is not None
     assert mean > 0.97
 

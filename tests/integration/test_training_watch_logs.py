@@ -194,7 +194,7 @@ def test_large_images_are_reduced_with_their_boxes() -> None:
     large = batches()
     large[0]["image"] = np.zeros((2, 1280, 960, 3), np.uint8)
     large[0]["boxes"] = large[0]["boxes"] * 40
-    (picture,) = ValidationImages(detect_the_object, lambda: large, ["zero", "one"], 0.6).draw()
+    (picture,) = ValidationImages(detect_the_object, lambda: large, ["zero", "one"], 0.6).draw(Metrics())
     assert picture.size == (640, 960)  # side by side, for it is higher than wide
     pixels = cv2.imdecode(np.frombuffer(picture.jpeg, np.uint8), 1)
     assert pixels[478, 480 + 300].max() > 100  # the object's lower edge: 24 * 40 / 2

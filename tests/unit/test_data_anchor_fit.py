@@ -13,7 +13,7 @@ from tlt_runner.data.report.statistics import DatasetStatistics
 from tlt_runner.data.sample import Sample, SampleOutcome
 from tlt_runner.detector.anchors import anchors as all_anchors
 from tlt_runner.detector.config import STRIDE, DetectorConfig
-from tlt_runner.evaluation.average_precision import iou_matrix
+from tlt_runner.evaluation.matching import iou_matrix
 
 SIZE = ImageSize(width=640, height=384)
 

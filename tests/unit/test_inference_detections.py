@@ -17,7 +17,7 @@ def batch(*detections: tuple[list[float], float, int]) -> dict[str, np.ndarray]:
 
 def test_a_stretched_box_goes_back_to_the_original() -> None:
     where = placement(50, 200, 100, 100, "stretch")  # twice as high, half as wide
-    detections = in_image(batch(([20, 10, 60, 30], 0.9, 1)), 0, (50, 200), where, score=0.5)
+    detections = in_image(batch(([20, 10, 60, 30], 0.9, 1)), 0, (50, 200), where, lowest_scores=[0.5] * 3)
     assert detections.boxes.tolist() == [[10, 20, 30, 60]]
     assert (detections.class_ids, detections.scores, detections.clipped, detections.outside) == (
         [1],
@@ -30,7 +30,7 @@ def test_a_stretched_box_goes_back_to_the_original() -> None:
 def test_a_letterboxed_box_is_cut_at_the_image_and_left_out_in_the_padding() -> None:
     where = placement(50, 100, 100, 100, "letterbox")  # scale 1, rows 25 to 75
     raw = batch(([20, 10, 60, 30], 0.9, 0), ([0, 0, 25, 50], 0.8, 0), ([30, 0, 40, 100], 0.7, 0))
-    detections = in_image(raw, 0, (50, 100), where, score=0.5)
+    detections = in_image(raw, 0, (50, 100), where, lowest_scores=[0.5] * 3)
     assert detections.boxes.tolist() == [[0, 10, 35, 30], [5, 0, 15, 100]]
     assert (detections.scores, detections.clipped, detections.outside) == ([0.9, 0.7], 1, 1)
 
@@ -41,7 +41,7 @@ def test_padding_low_scores_and_nan_are_left_out() -> None:
     raw = batch(
         (box, 0.6, 0), (box, 0.59, 0), (box, 0.9, -1), ([float("nan"), *box[1:]], 0.9, 0), (box, np.nan, 0)
     )
-    assert in_image(raw, 0, (100, 100), where, score=0.6).scores == [0.6]
+    assert in_image(raw, 0, (100, 100), where, lowest_scores=[0.6] * 3).scores == [0.6]
 
 
 def test_a_label_line_has_sixteen_columns_with_the_score_last() -> None:
@@ -80,3 +80,10 @@ def test_a_drawn_image_keeps_its_file_format() -> None:
     assert encode(image, ".JPEG").startswith(b"\xff\xd8\xff")
     decoded = cv2.imdecode(np.frombuffer(encode(image, ".png"), np.uint8), cv2.IMREAD_COLOR)
     np.testing.assert_array_equal(decoded, image)
+
+
+def test_each_class_has_a_lowest_score_of_its_own() -> None:
+    where = placement(100, 100, 100, 100, "stretch")
+    raw = batch(([0, 0, 10, 10], 0.5, 0), ([0, 0, 10, 10], 0.5, 1))
+    kept = in_image(raw, 0, (100, 100), where, lowest_scores=[0.4, 0.6])
+    assert kept.class_ids == [0]

@@ -61,6 +61,9 @@ class DetectorConfig(StatusModel):
     """Settings of the RoI head."""
     detections: Detections = Detections()
     """Settings of the final detections."""
+    score_thresholds: list[float] | None = None
+    """Score threshold of each class at which F1 was best in the model's evaluation, the default of inference;
+    None for a model that was not evaluated, or of before there were any."""
     max_objects: int = 100
     """Most objects of an image that are used in training."""
     freeze_blocks: list[int] = []
@@ -111,6 +114,8 @@ class DetectorConfig(StatusModel):
                 "proposals": model.proposals.model_copy(update=proposals),
                 "roi": model.roi.model_copy(update=roi),
                 "detections": model.detections,
+                # Other weights have other scores.
+                "score_thresholds": None,
                 "max_objects": model.max_objects,
                 "freeze_blocks": model.freeze_blocks,
                 "block_numbers": "tlt",

@@ -1,4 +1,4 @@
-"""Evaluates a detector on batches: average precision of its detections, by class.
+"""Evaluates a detector on batches: collects its detections and measures them by a protocol.
 
 Called by training (each interval), by ``tlt evaluate`` and by the verification of an export: Keras and ONNX
 Runtime are evaluated by this one function, so that their figures can be compared. Boxes are compared in
@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlt_api.failures import Reason
-from tlt_api.status import ClassMetric, Metrics
+from tlt_api.status import Metrics
 from tlt_runner.data.images import geometry
 from tlt_runner.data.input_pipeline.worker_slice import WorkerSlice
 from tlt_runner.errors import RunnerError
-from tlt_runner.evaluation.average_precision import Accumulator, Method, Result, Total
+from tlt_runner.evaluation import protocols
+from tlt_runner.evaluation.collection import Collector, Total
+from tlt_runner.evaluation.protocols import Measurement, Protocol
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +50,10 @@ def evaluate(
     detect: Detect,
     batches: Iterable[Mapping[str, Any]],
     class_names: Sequence[str],
-    iou_threshold: float,
-    method: Method,
+    protocol: Protocol,
     shared: Shared | None = None,
-) -> Metrics:
-    """Compute the average precision of a detector on batches.
+) -> Measurement:
+    """Measure a detector on batches.
 
     Args:
         detect: The detector.
@@ -61,24 +62,22 @@ def evaluate(
             (scale y, x, offset y, x, and the original image's height and width; ``network = original * scale
             + offset``) and ``valid`` [B] (False fills up the last batch). Arrays or tensors.
         class_names: Names, in the order of ids.
-        iou_threshold: Least IoU with which a detection is a true positive.
-        method: ``area`` or ``voc07``.
-        shared: Given where the batches are one worker's part: every worker gets the metrics of all images.
+        protocol: Matching, IoU thresholds and formula of AP.
+        shared: Given where the batches are one worker's part: every worker gets the figures of all images.
 
     Returns:
-        mAP and AP by class; None where the data have no object of the class. The numbers of detections that
-        were ignored or left out are logged.
+        The figures. The numbers of detections that were ignored or left out are logged.
 
     Raises:
         ValueError: A class id is beyond ``class_names``.
     """
     # One image after another: the detections of a whole data set are numbers, its images would not fit in
     # memory.
-    accumulator = Accumulator(class_names, iou_threshold)
+    collector = Collector(class_names)
     positions: list[int] = []
     count = 0
     for number, batch in enumerate(batches):
-        valid = _add_batch(accumulator, detect, batch)
+        valid = _add_batch(collector, detect, batch)
         # Position of each image in the order of all workers' batches together: batch after batch, each
         # batch divided among the workers by their slices.
         if shared is not None:
@@ -88,16 +87,10 @@ def evaluate(
             count += size
     # Each worker has added its own images; merged, all workers have all of them.
     if shared is not None:
-        accumulator = accumulator.merged(positions, count, shared.total)
-    result = accumulator.result(method)
-    _log(result)
-    return Metrics(
-        m_ap=result.mean,
-        iou_threshold=iou_threshold,
-        per_class=[
-            ClassMetric(name=item.name, average_precision=item.average_precision) for item in result.classes
-        ],
-    )
+        collector = collector.merged(positions, count, shared.total)
+    measurement = protocols.measure(collector.collection(), protocol)
+    _log(measurement)
+    return measurement
 
 
 def require_measured(metrics: Metrics, purpose: str) -> None:
@@ -120,7 +113,7 @@ def require_measured(metrics: Metrics, purpose: str) -> None:
         )
 
 
-def _add_batch(accumulator: Accumulator, detect: Detect, batch: Mapping[str, Any]) -> NDArray[Any]:
+def _add_batch(collector: Collector, detect: Detect, batch: Mapping[str, Any]) -> NDArray[Any]:
     """Detect in a batch and add its images; return the indices of those that do not only fill it up."""
     # np.asarray takes tensors of any framework without a copy where it can.
     detections = {name: np.asarray(value) for name, value in detect(np.asarray(batch["image"])).items()}
@@ -130,7 +123,7 @@ def _add_batch(accumulator: Accumulator, detect: Detect, batch: Mapping[str, Any
     valid = np.flatnonzero(truth["valid"])
     for index in valid:
         placement = truth["placement"][index]
-        accumulator.add_image(
+        collector.add_image(
             _to_original(detections["boxes"][index], placement),
             detections["scores"][index],
             detections["classes"][index].astype(np.int64),
@@ -152,18 +145,19 @@ def _to_original(boxes: NDArray[Any], placement: NDArray[Any]) -> NDArray[np.flo
     return np.where(np.isfinite(original), geometry.clip(original, *size), original)
 
 
-def _log(result: Result) -> None:
-    ignored = sum(item.ignored for item in result.classes)
+def _log(measurement: Measurement) -> None:
+    classes, collection = measurement.classes, measurement.collection
+    ignored = sum(item.ignored for item in classes)
     # A class without objects has no AP: 0 would pull the mean down for what the data lack.
-    absent = [item.name for item in result.classes if item.average_precision is None]
-    log.info("evaluated %d images, mAP %s", result.images, result.mean)
-    log.debug("average precision by class\n%s", result.table())
+    absent = [item.name for item in classes if item.average_precision is None]
+    log.info("evaluated %d images, mAP %s", collection.images, measurement.mean)
+    log.debug("average precision by class\n%s", measurement.table())
     if ignored:
         log.info("ignored %d detections of difficult objects and in regions that the labels exclude", ignored)
     if absent:
         log.info("left %s out of the mean: the validation data have no object of them", ", ".join(absent))
-    if result.non_finite:
-        log.warning("left out %d detections with NaN or infinite values", result.non_finite)
+    if collection.non_finite:
+        log.warning("left out %d detections with NaN or infinite values", collection.non_finite)
 
 
 def keras_detector(model: Callable[..., Any]) -> Detect:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+DEFAULT_SCORE = 0.6
+"""Minimum score of a detection that is drawn or listed where the model has no thresholds of its own."""
 GOLDEN_ANGLE = 0.381966
 """Fraction of the colour circle between a class and the next: neighbours differ, however many there are."""
 _FONT_HEIGHT = 22

@@ -184,7 +184,8 @@ def nodes(graph: GraphProto) -> Iterator[NodeProto]:
 def metadata(exported: ModelProto) -> dict[str, Any]:
     """Read the file's metadata.
 
-    class_names, height, width, mode, color_mode, version; where known source_sha256.
+    class_names, height, width, mode, color_mode, version; where known score_thresholds (of each class) and
+    source_sha256.
     """
     stored = {item.key: item.value for item in exported.metadata_props}
     return {
@@ -248,5 +249,6 @@ def _describe(exported: ModelProto, config: DetectorConfig, source_digest: str |
         "color_mode": config.color_mode,
         "version": version("tlt-operator"),
     }
+    entries |= {"score_thresholds": config.score_thresholds} if config.score_thresholds else {}
     entries |= {"source_sha256": source_digest} if source_digest else {}
     helper.set_model_props(exported, {f"{_PREFIX}{key}": json.dumps(value) for key, value in entries.items()})

@@ -24,14 +24,16 @@ from tlt_api.status import ExportStatus, Metrics
 from tlt_runner import cpus
 from tlt_runner.detector.config import DetectorConfig
 from tlt_runner.errors import RunnerError
-from tlt_runner.evaluation.average_precision import iou_matrix
+from tlt_runner.evaluation.bootstrap import CONFIDENCE, Interval, difference_interval
 from tlt_runner.evaluation.evaluate import Detect, Images, evaluate
+from tlt_runner.evaluation.matching import iou_matrix
+from tlt_runner.evaluation.protocols import Measurement, Protocol
 from tlt_runner.export.onnx import INPUT, OUTPUTS
 
 log = logging.getLogger(__name__)
 
-IOU_THRESHOLD = 0.5
-"""Least IoU with which a detection is a true positive, in the mAP of both sides."""
+PROTOCOL = Protocol("area", (0.5,))
+"""Protocol of the mAP of both sides."""
 SAME_OBJECT_IOU = 0.9
 """Least IoU with which two detections of one class are taken for the same one."""
 LATENCY_RUNS = 9
@@ -48,10 +50,12 @@ class Results:
     Attributes:
         metrics: mAP and AP by class; None where there is no ground truth.
         detections: Detections, batch by batch.
+        measurement: What the metrics are made of; None where there is no ground truth.
     """
 
     metrics: Metrics | None
     detections: list[Detections]
+    measurement: Measurement | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class OnnxDetector:
 def evaluate_detector(
     detect: Detect, batches: Iterable[Mapping[str, Any]], class_names: list[str]
 ) -> Results:
-    """Evaluate a detector on validation batches at :data:`IOU_THRESHOLD`, and keep its detections."""
+    """Evaluate a detector on validation batches at :data:`PROTOCOL`, and keep its detections."""
     # Kept for the comparison, so that the detector runs once over the data.
     detections: list[Detections] = []
 
@@ -101,7 +105,8 @@ def evaluate_detector(
         detections.append(detect(images))
         return detections[-1]
 
-    return Results(evaluate(detect_and_keep, batches, class_names, IOU_THRESHOLD, "area"), detections)
+    measurement = evaluate(detect_and_keep, batches, class_names, PROTOCOL)
+    return Results(measurement.metrics, detections, measurement)
 
 
 def run_random(detect: Detect, images: Iterable[NDArray[np.float32]]) -> Results:
@@ -168,6 +173,7 @@ def status_of(
     size_bytes: int,
     latency: float,
     pre_nms: int | None = None,
+    confidence: float | None = None,
 ) -> ExportStatus:
     """Compare one precision with Keras and make its status.
 
@@ -178,6 +184,7 @@ def status_of(
         size_bytes: Size of the exported file.
         latency: Milliseconds for one image.
         pre_nms: Boxes that enter the exported file's suppression of proposals.
+        confidence: Confidence of the interval of the drop; None for 95 %.
 
     Raises:
         RunnerError: ExportFailed, if no detection at all matches one of Keras.
@@ -201,8 +208,11 @@ def status_of(
     # None without ground truth: then there is no mAP that could drop. A rise is a negative drop.
     reference_map = (reference.metrics or Metrics()).m_ap
     exported_map = (exported.metrics or Metrics()).m_ap
+    interval = _drop_interval(reference, exported, confidence or CONFIDENCE)
     return ExportStatus(
         precision=precision,
+        m_ap_drop_interval=[interval.low, interval.high] if interval else None,
+        comparison=interval.difference_text() if interval else None,
         not_compared=_not_compared(reference, difference),
         m_ap=exported_map,
         m_ap_drop=None if reference_map is None or exported_map is None else reference_map - exported_map,
@@ -212,6 +222,17 @@ def status_of(
         size_bytes=size_bytes,
         latency_milliseconds=round(latency, 3),
     )
+
+
+def _drop_interval(reference: Results, exported: Results, confidence: float) -> Interval | None:
+    """Return the drop of mAP with its interval; None where there is no mAP, or one image only."""
+    if reference.measurement is None or exported.measurement is None:
+        return None
+    left, right = reference.measurement.scored, exported.measurement.scored
+    # One image drawn again and again is always the same one.
+    if left is None or right is None or left.collection.images < 2:
+        return None
+    return difference_interval(left, right, confidence)
 
 
 def _not_compared(reference: Results, difference: Difference) -> str | None:

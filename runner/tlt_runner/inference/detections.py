@@ -39,7 +39,11 @@ class ImageDetections:
 
 
 def in_image(
-    batch: Mapping[str, Any], index: int, image_size: tuple[int, int], placement: Placement, score: float
+    batch: Mapping[str, Any],
+    index: int,
+    image_size: tuple[int, int],
+    placement: Placement,
+    lowest_scores: Sequence[float],
 ) -> ImageDetections:
     """Return the detections of one image of a batch, in pixels of the image as stored.
 
@@ -48,11 +52,13 @@ def in_image(
         index: Index of the image in the batch.
         image_size: Height and width of the image as stored.
         placement: Position and scale of the image in the network's input.
-        score: Lowest score.
+        lowest_scores: Lowest score of each class.
     """
     boxes, scores, classes = (np.asarray(batch[key][index]) for key in ("boxes", "scores", "classes"))
     # The model pads its detections to a fixed number, with class -1.
-    kept = (classes >= 0) & (scores >= score) & np.isfinite(boxes).all(axis=-1)
+    # Padding reads the last class's score; it is left out in any case.
+    enough = scores >= np.array(lowest_scores)[classes]
+    kept = (classes >= 0) & enough & np.isfinite(boxes).all(axis=-1)
     # Not clipped yet: the difference is counted.
     original = placement.to_original(boxes[kept])
     clipped = geometry.clip(original, *image_size)

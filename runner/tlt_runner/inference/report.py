@@ -21,8 +21,11 @@ class InferenceReport(StatusModel):
     """SHA-256 of the model file."""
     images_folder: str
     """The folder of images, as given."""
-    score: float
-    """Lowest score of a detection that is drawn and listed."""
+    score: float | None = None
+    """Lowest score of a detection that is drawn and listed. Absent where each class has its own."""
+    class_scores: dict[str, float] = {}
+    """Lowest score of a detection of each class, where the model's own thresholds were used: those at which
+    F1 was best in its evaluation."""
     whole: bool = False
     """True if all images were processed; False after an interruption."""
     images: int = 0
@@ -62,7 +65,7 @@ def summary(report: InferenceReport, output: Path) -> list[str]:
     by_class = ", ".join(f"{name} {count}" for name, count in report.detections.items())
     lines = [
         f"{report.inferred_images} of {report.images} images, {sum(report.detections.values())} detections "
-        f"with score >= {report.score:g} ({by_class})"
+        f"with score >= {_lowest_scores(report)} ({by_class})"
     ]
     if report.skipped:
         lines.append(f"images left out: {len(report.skipped)} ({named(report.skipped)})")
@@ -77,6 +80,12 @@ def summary(report: InferenceReport, output: Path) -> list[str]:
     if report.leftover:
         lines.append(f"files of an earlier inference that are still there: {len(report.leftover)}")
     return [*lines, f"report: {output / REPORT}"]
+
+
+def _lowest_scores(report: InferenceReport) -> str:
+    if report.score is not None:
+        return f"{report.score:g}"
+    return "the model's thresholds: " + ", ".join(f"{n} {s:g}" for n, s in report.class_scores.items())
 
 
 def named(skipped: Sequence[ReportedFinding]) -> str:

@@ -26,13 +26,13 @@ class Request:
         model: A .keras file: its path, or its address.
         images: Folder of images, with its sub-folders.
         output: Folder to write to: new, empty, or of an earlier inference.
-        score: Lowest score of a detection that is drawn and listed.
+        score: Lowest score of a detection that is drawn and listed; None for the model's own thresholds.
     """
 
     model: str
     images: Path
     output: Path
-    score: float
+    score: float | None
 
 
 @dataclass(frozen=True)

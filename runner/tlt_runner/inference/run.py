@@ -113,12 +113,17 @@ class _Inference:
         self._oddities: Counter[Oddity] = Counter()
         self._label_names = [KittiWriter.class_name(name) for name in self._config.class_names]
         self._stems: dict[str, str] = {}
+        # Without --score the thresholds of the model's evaluation; older models have none.
+        own = self._config.score_thresholds if request.score is None else None
+        self._by_model = own is not None
+        same = visualize.DEFAULT_SCORE if request.score is None else request.score
+        self._scores = own or [same] * self._config.classes
 
     def run(self, names: Sequence[str], progress: StageProgress) -> None:
         """Infer all images."""
         floor = self._config.detections.score_threshold
         # Detections below the model's own threshold never leave it, whatever --score says.
-        if self._request.score < floor:
+        if min(self._scores) < floor:
             log.warning("the model itself leaves out detections with a score below %g", floor)
         # a.jpg and a.png would share the label file a.txt: the first one in order is used.
         usable = [name for name in names if self._has_own_label(name)]
@@ -146,7 +151,8 @@ class _Inference:
             model=self._request.model,
             model_sha256=model_sha256,
             images_folder=str(self._request.images),
-            score=self._request.score,
+            score=None if self._by_model else self._scores[0],
+            class_scores=dict(zip(names, self._scores, strict=True)) if self._by_model else {},
             whole=whole,
             inferred_images=self._counts["inferred"],
             images_without_detections=self._counts["empty"],
@@ -211,7 +217,7 @@ class _Inference:
         # [BATCH, ...]; rows beyond the loaded images are of zeros, and are not looked at.
         outputs = dict(self._detect(batch))
         per_image = [
-            detections.in_image(outputs, index, item.pixels.shape[:2], item.placement, self._request.score)
+            detections.in_image(outputs, index, item.pixels.shape[:2], item.placement, self._scores)
             for index, item in enumerate(loaded)
         ]
         # Drawing and JPEG encoding release the GIL; files are written in order, here.

@@ -127,7 +127,12 @@ def _(metrics: Metrics) -> str:
         f"{item.name} {_number(item.average_precision, '.4f')}" for item in metrics.per_class or ()
     )
     epoch = f" at epoch {metrics.epoch}" if metrics.epoch is not None else ""
-    return f"mAP {_number(metrics.m_ap, '.4f')}{epoch}; by class: {classes or 'not known'}"
+    interval = metrics.interval
+    range_text = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
+    best = ""
+    if metrics.f1 is not None and metrics.best_threshold is not None:
+        best = f"; best F1 {metrics.f1:.4f} at score {metrics.best_threshold:g}"
+    return f"mAP {_number(metrics.m_ap, '.4f')}{range_text}{epoch}{best}; by class: {classes or 'not known'}"
 
 
 @line.register
@@ -145,6 +150,7 @@ def _(export: ExportStatus) -> str:
         f"exported {export.precision}: mAP {_number(export.m_ap, '.4f')}, "
         f"drop {_number(export.m_ap_drop, '.4f')}, "
         f"largest score error {_number(export.max_abs_error, '.2g')}"
+        + (f"; lost {export.comparison}" if export.comparison else "")
         + (f"; not compared: {export.not_compared}" if export.not_compared else "")
     )
 

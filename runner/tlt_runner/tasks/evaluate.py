@@ -17,7 +17,10 @@ from tlt_runner.context import Context
 from tlt_runner.data.input_pipeline import batches
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.model import FasterRCNN
+from tlt_runner.evaluation import report
 from tlt_runner.evaluation.evaluate import evaluate, keras_detector, require_measured
+from tlt_runner.evaluation.protocols import Protocol
+from tlt_runner.storage import join
 from tlt_runner.tasks import inputs
 from tlt_runner.tasks.convert import prepare
 from tlt_runner.training.checkpoint import writer
@@ -42,13 +45,20 @@ def run(spec: TrainingJobSpec, run: RunSpec, context: Context) -> None:
     validation = batches.validation_batches(
         records, spec.training.batch_size_per_gpu, channels=model.config.channels
     )
-    metrics = evaluate(
+    measurement = evaluate(
         keras_detector(model),
         _with_progress(validation, context),
         records.manifest.class_names,
-        spec.evaluation.iou_threshold,
-        spec.evaluation.average_precision,
+        Protocol.of(spec.evaluation),
     )
+    metrics = measurement.metrics
+    path = context.scratch / report.FILE_NAME
+    # Beside the best model, which it describes; the model that a training starts from lies elsewhere.
+    if context.storage.exists(inputs.best_model(spec)):
+        uri = join(spec.output.uri, report.FILE_NAME)
+        metrics = metrics.model_copy(update={"details_uri": uri})
+        report.write(measurement, metrics, path)
+        context.storage.publish(path, uri)
     context.reporter.report(metrics)
     # After the report: that nothing was measured stands in the status, too.
     require_measured(metrics, "the model is not judged")

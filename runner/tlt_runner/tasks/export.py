@@ -106,7 +106,8 @@ def _verify(
         detect = verify.OnnxDetector(file.path)
         results = _results(detect, model.config, data, spec)
         latency = verify.latency_milliseconds(detect, verify.image_shape(model.config))
-        status = verify.status_of(name, reference, results, file.size_bytes, latency, pre_nms)
+        confidence = spec.verification.confidence
+        status = verify.status_of(name, reference, results, file.size_bytes, latency, pre_nms, confidence)
         if status.not_compared:
             log.warning("%s: mAP is not compared: %s", name, status.not_compared)
         exports.append(status)
@@ -151,12 +152,36 @@ def _refuse_drops(exports: Sequence[ExportStatus], gate: Verification, *, has_da
         )
     too_much = [
         f"{item.precision} has mAP {item.m_ap:.4f} of {item.m_ap + item.m_ap_drop:.4f} in Keras"
+        + (f" (lost {item.comparison})" if item.comparison else "")
         for item in exports
         if item.m_ap is not None and item.m_ap_drop is not None and item.m_ap_drop > limit
     ]
     if too_much:
         raise RunnerError(
             Reason.METRIC_DROP, f"expected to lose at most {limit:g} of mAP, got: {'; '.join(too_much)}"
+        )
+    if has_data and gate.confidence is not None:
+        _refuse_uncertain(exports, limit, gate.confidence)
+
+
+def _refuse_uncertain(exports: Sequence[ExportStatus], limit: float, confidence: float) -> None:
+    """Fail the run if the images do not show, with this confidence, that no precision lost too much.
+
+    Raises:
+        RunnerError: MetricDrop, naming all such precisions.
+    """
+    uncertain = [
+        f"{item.precision} lost {item.comparison or 'an amount that one image cannot bound'}"
+        for item in exports
+        if item.m_ap_drop_interval is None or item.m_ap_drop_interval[1] > limit
+    ]
+    if uncertain:
+        raise RunnerError(
+            Reason.METRIC_DROP,
+            f"expected to lose at most {100 * limit:g} points of mAP with {100 * confidence:g} % confidence, "
+            f"got: {'; '.join(uncertain)}",
+            "Raise spec.verification.maxImages or the number of validation images, which narrows the "
+            "interval, raise maxMetricDrop, or leave confidence out to let the measured loss decide.",
         )
 
 

@@ -120,7 +120,9 @@ def rebuild(model: FasterRCNN, plan: PruningPlan, groups: Groups | None = None) 
         RunnerError: ``ModelMismatch`` where the plan was made for another model.
     """
     models = rebuilding.rebuild(network(model), plan, groups)
-    return FasterRCNN(model.config, models["trunk"], models["head"], name=model.name)
+    # Other weights have other scores: the thresholds of the whole model are none of the pruned one.
+    config = model.config.model_copy(update={"score_thresholds": None})
+    return FasterRCNN(config, models["trunk"], models["head"], name=model.name)
 
 
 def status_of(plan: PruningPlan) -> PruningStatus:

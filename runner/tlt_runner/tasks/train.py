@@ -13,6 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,11 @@ from tlt_runner.data.records import Records, load_records
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
+from tlt_runner.evaluation import report
 from tlt_runner.evaluation.evaluate import Detect, Shared, evaluate, keras_detector
+from tlt_runner.evaluation.protocols import Measurement, Protocol
 from tlt_runner.status.file import LocalReporter
+from tlt_runner.storage import join
 from tlt_runner.tasks.convert import prepare
 from tlt_runner.training import initial_model, loop, mixed_precision
 from tlt_runner.training.callbacks import create
@@ -91,6 +95,7 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
 
     # 4. Resume. Every worker restores the state itself; only the chief writes, and only after all are known
     # to stand at the same position.
+    evaluations = _Evaluations()
     writer = CheckpointWriter(
         context,
         checkpoints,
@@ -100,6 +105,7 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
         published_weights=trainer.averaged,
         publishes=workers.chief,
         minutes=spec.training.checkpoint_minutes,
+        details=evaluations.write_details,
     )
     start = writer.resume(
         saved,
@@ -144,6 +150,7 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
         workers=workers,
         stop=StopAgreement(context.stop, workers),
         callback=callbacks,
+        evaluations=evaluations,
     )
     work = loop.Work(
         batches=_training_batches(records, spec, model, workers, batch_size),
@@ -160,6 +167,19 @@ def _train(run: RunSpec, spec: TrainingJobSpec, context: Context, workers: Worke
         end = loop.train(trainer, work, spec.training, spec.evaluation, start, callbacks)
         callbacks.on_train_end(end.epoch)
     _log_result(end)
+
+
+@dataclasses.dataclass
+class _Evaluations:
+    """The last evaluation of the model in training, whose details are published if it is the best."""
+
+    last: Measurement | None = None
+
+    def write_details(self, metrics: Metrics, path: Path) -> None:
+        """Write the details of the last evaluation."""
+        if self.last is None:
+            raise RuntimeError("expected an evaluation before its details are written, got none")
+        report.write(self.last, metrics, path)
 
 
 def _prepare_data(
@@ -274,6 +294,7 @@ def _evaluation(
     workers: Workers,
     stop: Stop,
     callback: Callback,
+    evaluations: _Evaluations,
 ) -> Callable[[], Metrics]:
     """Return a function that evaluates the model with its current weights, each image once over all replicas.
 
@@ -282,12 +303,13 @@ def _evaluation(
 
     Args:
         records: Prepared data.
-        spec: Batch size, IoU threshold and method.
+        spec: Batch size and protocol.
         detect: The model in training, on all of this worker's replicas.
         channels: Channels of its images.
         workers: All workers, which share the images.
         stop: The stop request on which all workers agree; asked before each batch, it raises Interrupted.
         callback: Told of each batch.
+        evaluations: Keeps the last one.
     """
     # Images that fit in memory at once: accumulation applies to updates only.
     batch_size = spec.training.batch_size_per_gpu * workers.replicas
@@ -303,14 +325,15 @@ def _evaluation(
             callback.on_evaluation_batch_end()
 
     def evaluate_model() -> Metrics:
-        return evaluate(
+        evaluations.last = evaluate(
             detect,
             batches_until_stop(),
             records.manifest.class_names,
-            spec.evaluation.iou_threshold,
-            spec.evaluation.average_precision,
+            Protocol.of(spec.evaluation),
             shared,
         )
+        details = join(spec.output.uri, report.FILE_NAME)
+        return evaluations.last.metrics.model_copy(update={"details_uri": details})
 
     return evaluate_model
 

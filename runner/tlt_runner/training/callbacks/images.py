@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tlt_api.status import Metrics
 from tlt_runner.evaluation import visualize
 from tlt_runner.evaluation.evaluate import Detect
+from tlt_runner.evaluation.visualize import DEFAULT_SCORE
 
 LONGEST_SIDE = 640
 """Maximum of an image's longer side in pixels; larger images are reduced."""
@@ -39,7 +41,8 @@ class ValidationImages:
         batches: Returns the images, from the first on: batches of
             :func:`tlt_runner.evaluation.evaluate.evaluate` with ``id`` [B].
         class_names: Names, in the order of ids.
-        score_threshold: Minimum score of a detection that is drawn.
+        score_threshold: Minimum score of a detection that is drawn; None for that of each class at which F1
+            is best.
     """
 
     def __init__(
@@ -47,20 +50,27 @@ class ValidationImages:
         detect: Detect,
         batches: Callable[[], Iterable[Mapping[str, Any]]],
         class_names: Sequence[str],
-        score_threshold: float,
+        score_threshold: float | None,
     ) -> None:
         self._detect, self._batches = detect, batches
         self._names = class_names
         self._threshold = score_threshold
 
-    def draw(self) -> Iterator[DrawnImage]:
-        """Yield the images, one after the other."""
+    def draw(self, metrics: Metrics) -> Iterator[DrawnImage]:
+        """Yield the images, one after the other.
+
+        Args:
+            metrics: The evaluation, which knows the best thresholds.
+        """
+        thresholds = np.array(self._thresholds(metrics))
         for batch in self._batches():
             labels = {name: np.asarray(batch[name]) for name in ("image", "boxes", "classes", "valid", "id")}
             detections = {name: np.asarray(value) for name, value in self._detect(labels["image"]).items()}
             # The last batch is filled up with images that are not valid.
             for index in np.flatnonzero(labels["valid"]):
-                drawn = (detections["classes"][index] >= 0) & (detections["scores"][index] >= self._threshold)
+                classes, scores = detections["classes"][index], detections["scores"][index]
+                # Padding has class -1, which reads the last threshold here and is not drawn.
+                drawn = (classes >= 0) & (scores >= thresholds[classes])
                 real = labels["classes"][index] >= 0  # padding and ignored regions are below
                 yield self._draw_one(
                     labels["id"][index].decode(),
@@ -68,6 +78,11 @@ class ValidationImages:
                     {name: detections[name][index][drawn] for name in ("boxes", "scores", "classes")},
                     {name: labels[name][index][real] for name in ("boxes", "classes")},
                 )
+
+    def _thresholds(self, metrics: Metrics) -> list[float]:
+        if self._threshold is not None:
+            return [self._threshold] * len(self._names)
+        return metrics.score_thresholds or [DEFAULT_SCORE] * len(self._names)
 
     def _draw_one(
         self,

@@ -90,7 +90,7 @@ class TensorBoard(Callback):
         scores |= {f"AP/{item.name}": item.average_precision for item in metrics.per_class or ()}
         defined = {tag: value for tag, value in scores.items() if value is not None}
         self._file().scalars(defined, number, self._now())
-        for image in self._images.draw() if self._images else ():
+        for image in self._images.draw(metrics) if self._images else ():
             self._file().image(f"validation/{image.id}", image.jpeg, image.size, number, self._now())
         if self._uploader.due():
             self._upload()

@@ -28,6 +28,7 @@ from tlt_runner.context import Context
 from tlt_runner.detector import model as detector
 from tlt_runner.detector.model import FasterRCNN
 from tlt_runner.errors import RunnerError
+from tlt_runner.evaluation.report import FILE_NAME as DETAILS
 from tlt_runner.files import sha256_of
 from tlt_runner.training.checkpoint import manifest as manifests
 from tlt_runner.training.checkpoint import state
@@ -53,6 +54,8 @@ class CheckpointWriter:
         publishes: False on workers that only resume.
         minutes: Time after which a checkpoint is due within an epoch; 0 for none.
         clock: Monotonic seconds.
+        details: Writes the details of the last evaluation, whose metrics it is given, to a file; published
+            beside the best model.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class CheckpointWriter:
         publishes: bool = True,
         minutes: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
+        details: Callable[[Metrics, Path], None] | None = None,
     ) -> None:
         self._scratch = context.scratch
         self._checkpoints = checkpoints
@@ -77,6 +81,7 @@ class CheckpointWriter:
         self._seconds, self._clock = 60.0 * minutes, clock
         self._saved_at = clock()
         self._background = Background("checkpoints")
+        self._details = details
 
     def resume(self, saved: Saved | None, start: Position) -> Position:
         """Restore the state that :meth:`Checkpoints.recall` returned; without one, return ``start``.
@@ -177,7 +182,11 @@ class CheckpointWriter:
             # The averages, where the spec asks for them; the state has weights and averages in their places.
             # Keras writes the model in training only: so to the scratch folder here, elsewhere later.
             with self._published_weights():
-                save(self._model, local, origin)
+                save(_with_thresholds(self._model, metrics), local, origin)
+        # Written here, before another evaluation takes the place of this one.
+        details = self._scratch / DETAILS if is_best and metrics and self._details else None
+        if details is not None and metrics is not None and self._details is not None:
+            self._details(metrics, details)
 
         def write() -> None:
             checkpoint = self._with_state(position, variables) if variables is not None else current
@@ -187,6 +196,11 @@ class CheckpointWriter:
                 # Under the checkpoint's own name: nothing refers to it yet.
                 file = self._checkpoints.publish(local, f"{FOLDER}/{checkpoint.name}/model.keras")
                 checkpoint = checkpoint.model_copy(update={"model": file})
+            # Before the manifest: a run that is killed in between evaluates this epoch again, and writes the
+            # same details.
+            if details is not None:
+                self._checkpoints.publish(details, DETAILS)
+                details.unlink()
             # 3. The manifest, which makes both exist.
             self._record(position, checkpoint, is_best=is_best, is_last=is_last, model=local)
             if local is not None:
@@ -234,6 +248,14 @@ class CheckpointWriter:
         manifest = manifest.advanced(position, checkpoint, best=is_best, last=is_last, keep=self._keep)
         self._checkpoints.record(manifest, self._scratch, model)
         log.info("checkpoint %s written", checkpoint.name)
+
+
+def _with_thresholds(model: FasterRCNN, metrics: Metrics | None) -> FasterRCNN:
+    """Return the model with the score thresholds of its evaluation, if there was one that has any."""
+    thresholds = metrics.score_thresholds if metrics else None
+    if thresholds is None:
+        return model
+    return detector.with_config(model, model.config.model_copy(update={"score_thresholds": thresholds}))
 
 
 @contextmanager
