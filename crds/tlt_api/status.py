@@ -357,16 +357,16 @@ class Metrics(Section):
     """Interval of mAP, lowest and highest value: 95 % confidence by a bootstrap over the validation images. A
     difference between two models can be significant although their intervals overlap."""
     ap50: Score | None = None
-    """mAP at IoU 0.5 alone. Absent if that is not among the IoU thresholds."""
+    """Mean AP at IoU 0.5 alone. Absent if that is not among the IoU thresholds."""
     ap75: Score | None = None
-    """mAP at IoU 0.75 alone. Absent if that is not among the IoU thresholds."""
+    """Mean AP at IoU 0.75 alone. Absent if that is not among the IoU thresholds."""
     ap_small: Score | None = None
-    """mAP of objects with an area below 32 x 32 pixels of the original image. With protocol coco only."""
+    """Mean AP of objects with an area below 32 x 32 pixels of the original image. With protocol coco only."""
     ap_medium: Score | None = None
-    """mAP of objects with an area from 32 x 32 to 96 x 96 pixels of the original image. With protocol coco
-    only."""
+    """Mean AP of objects with an area from 32 x 32 to 96 x 96 pixels of the original image. With protocol
+    coco only."""
     ap_large: Score | None = None
-    """mAP of objects with an area above 96 x 96 pixels of the original image. With protocol coco only."""
+    """Mean AP of objects with an area above 96 x 96 pixels of the original image. With protocol coco only."""
     ar1: Score | None = None
     """Average recall (AR) with one detection per class and image. With protocol coco only."""
     ar10: Score | None = None
@@ -469,8 +469,8 @@ class ExportStatus(Section):
     """Interval of mAPDrop, lowest and highest value, by a paired bootstrap over the validation images, with
     the confidence of spec.verification.confidence, or 95 %. Absent with fewer than two images."""
     comparison: Annotated[str, Field(max_length=300)] | None = None
-    """mAPDrop in words: in points (0.01), with its interval, and whether it is significant. Absent with fewer
-    than two images."""
+    """Drop of mAP in words: in points (0.01), with its interval, and whether it is significant. Absent with
+    fewer than two images."""
     not_compared: Annotated[str, Field(max_length=300)] | None = None
     """Reason why mAP was not compared with that of the Keras model, so that maxMetricDrop decided nothing.
     Absent if it was compared."""
