@@ -88,8 +88,8 @@ MUTANTS = {
     ),
     "an output is free as soon as its resource is deleted": Mutant(
         "controller.py",
-        "        holder = await _former_writer(client, key, outputs)\n",
-        "        pass\n",
+        "(former := await _former_writer(client, key, outputs))",
+        "(former := None)",
         ("tests/unit/test_operator_outputs.py",),
     ),
     "a failure counts twice": Mutant(

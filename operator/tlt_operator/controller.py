@@ -13,7 +13,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import chain
 from typing import Any
 
 from tlt_api.resources import KINDS, Kind
@@ -138,25 +137,32 @@ class Controller:
             self.queue.add(key)
 
     async def _note_former_writers(self, namespace: str | None) -> None:
-        """Note the outputs of resources that were deleted before this operator started, and have pods."""
-        uids = set(self.index.uids().values())
-        owned = [self.cache.owned(what).of_other_uids(uids) for what in ("jobs", "pods")]
+        """Note the outputs of resources that were deleted, or ended, before this operator started.
+
+        Their pods may still write.
+        """
+        uids = self.index.uids()
+        unsettled = {uids[key] for key in self.index.unsettled()}
+        jobs, pods = (self.cache.owned(what).of_other_uids(unsettled) for what in ("jobs", "pods"))
+        live = [job for job in jobs if not job_state(job).finished]
+        live += [pod for pod in pods if not pod_state(pod, "").ended]
         orphans = {
             (owner, body["metadata"]["labels"][OWNER_UID])
-            for body in chain(*owned)
+            for body in live
             if (owner := owner_of(body)) and owner.kind in KINDS and namespace in (None, owner.namespace)
         }
         backoff, failures = Backoff(limit=15.0), 0
         while orphans:
+            key, uid = next(iter(orphans))
             try:
-                key, uid = next(iter(orphans))
                 for spec in await _specs_of_runs(self.cache, key, uid):
                     self.index.outputs.note_former(key, uid, spec)
                 orphans.discard((key, uid))
             except ApiError as error:
-                log.warning("cannot read the runs of %s, which was deleted: %s", key, error)
+                log.warning("cannot read the runs of %s, which is over: %s", key, error)
                 if error.forbids:
-                    return
+                    orphans.discard((key, uid))
+                    continue
                 failures += 1
                 await asyncio.sleep(max(backoff.delay(failures), error.retry_after or 0))
 
@@ -409,17 +415,18 @@ async def reconcile_once(
             settling.forget(key)
         return Look()
     outputs = index.outputs
-    holder = outputs.holder(key)
-    if holder is None and snapshot.own_job is None:
-        holder = await _former_writer(client, key, outputs)
     snapshot = replace(
         snapshot,
         active=index.active + outputs.claims,
-        output_holder=holder,
+        output_holder=outputs.holder(key),
         sharing_output=index.sharing_output(key),
         progress_silence=await _silence(client, key, snapshot, index.reports),
     )
-    plan = _settled(settling, key, snapshot, reconcile(snapshot, now, settings))
+    plan = reconcile(snapshot, now, settings)
+    if plan.create is not None and (former := await _former_writer(client, key, outputs)):
+        snapshot = replace(snapshot, output_holder=former)
+        plan = reconcile(snapshot, now, settings)
+    plan = _settled(settling, key, snapshot, plan)
     if plan.create is not None:
         # Whoever holds the output may not be known yet: the first lists of the watches are awaited.
         if outputs.postpones(key):
@@ -427,7 +434,10 @@ async def reconcile_once(
         if not outputs.knows(key):
             await _make_known(client, key, outputs)
             raise ConflictError(409, f"{key} has not been reported")
-        # Without an await since it was asked who holds it: of two workers, one finds the other's claim.
+        # Asked anew, without an await before the claim: of two workers, one finds the other's claim, and one
+        # that held the output may have been deleted meanwhile.
+        if outputs.holder(key) or outputs.former(key):
+            raise ConflictError(409, f"{key}: somebody else writes to its output since it was looked at")
         outputs.claim(key)
         try:
             await _require_unchanged(client, snapshot)
@@ -504,7 +514,7 @@ async def _former_writer(client: Client, key: Key, outputs: Outputs) -> Key | No
 
 
 async def _specs_of_runs(client: Client, key: Key, uid: str) -> list[dict[str, Any]]:
-    """Return the specs that the pods of a deleted resource run by, and those of its Jobs that have none."""
+    """Return the specs that the pods of a former writer run by, and those of its Jobs that have none."""
     pods = await client.list_pods(key.namespace, key.kind, key.name, live=True)
     metadata = [pod["metadata"] for pod in pods if pod["metadata"]["labels"].get(OWNER_UID) == uid]
     # A Job that is not collected yet may make another pod.
@@ -513,7 +523,21 @@ async def _specs_of_runs(client: Client, key: Key, uid: str) -> list[dict[str, A
         if body is not None and body["metadata"]["uid"] == job["metadata"]["uid"]:
             metadata.append(body["spec"]["template"]["metadata"])
     texts = [(item.get("annotations") or {}).get(RUN_SPEC_ANNOTATION) for item in metadata]
-    return [json.loads(text)["spec"] for text in texts if text]
+    return [spec for text in texts if text and (spec := _spec_of_run(text))]
+
+
+def _spec_of_run(text: str) -> dict[str, Any] | None:
+    """Return the spec in a RunSpec; None for a text that is none, since anybody may label a pod like ours."""
+    try:
+        spec = json.loads(text)["spec"]
+        return {"output": {"uri": spec["output"]["uri"]}, "storage": {"s3": {"endpoint": _endpoint(spec)}}}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _endpoint(spec: dict[str, Any]) -> str | None:
+    endpoint = ((spec.get("storage") or {}).get("s3") or {}).get("endpoint")
+    return None if endpoint is None else str(endpoint)
 
 
 async def _make_known(client: Client, key: Key, outputs: Outputs) -> None:

@@ -109,8 +109,11 @@ class Index:
         return self._dependants.get(key, set()) | sharing
 
     def sharing_output(self, key: Key) -> tuple[str, ...]:
-        """Return the uids of the other resources with the output of a resource."""
-        others = (self._resources.get(other) for other in self.outputs.sharing(key))
+        """Return the uids of the other resources with the output's address, at any endpoint.
+
+        Two names of one endpoint are two texts: what is left out here no longer exists for the runner.
+        """
+        others = (self._resources.get(other) for other in self.outputs.with_address_of(key))
         return tuple(sorted(other.uid for other in others if other))
 
     def unsettled(self) -> set[Key]:

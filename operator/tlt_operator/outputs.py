@@ -48,6 +48,7 @@ class Outputs:
     def __init__(self) -> None:
         self._writers: dict[Key, _Writer] = {}
         self._at: dict[_Place, set[Key]] = {}
+        self._places: dict[tuple[str, str], set[_Place]] = {}
         self._claims: set[Key] = set()
         self._known: set[Key] = set()
         self._unlisted: set[str | None] = set()
@@ -93,6 +94,7 @@ class Outputs:
             return
         self._writers[key] = current
         self._at.setdefault(current.place, set()).add(key)
+        self._places.setdefault(_address(current.place), set()).add(current.place)
 
     def remove(self, key: Key) -> None:
         """Forget a deleted resource, but not that its pods may write for a while."""
@@ -143,6 +145,12 @@ class Outputs:
         writer = self._writers.get(key)
         return self._at[writer.place] - {key} if writer else set()
 
+    def with_address_of(self, key: Key) -> set[Key]:
+        """Return the other resources of the namespace with the same address, whatever their endpoint."""
+        writer = self._writers.get(key)
+        places = self._places.get(_address(writer.place), set()) if writer else set()
+        return {other for place in places for other in self._at[place]} - {key}
+
     def holder(self, key: Key) -> Key | None:
         """Return the resource that a resource has to wait for before it starts; None if there is none.
 
@@ -188,8 +196,13 @@ class Outputs:
 
     def _unlink(self, key: Key, place: _Place) -> None:
         self._at[place].discard(key)
-        if not self._at[place]:
-            del self._at[place]
+        if self._at[place]:
+            return
+        del self._at[place]
+        places = self._places[_address(place)]
+        places.discard(place)
+        if not places:
+            del self._places[_address(place)]
 
 
 def _writer(key: Key, body: Mapping[str, Any]) -> _Writer | None:
@@ -211,6 +224,11 @@ def _writer(key: Key, body: Mapping[str, Any]) -> _Writer | None:
         started=bool(status.get("jobUid") or (status.get("attempt") or 0) > 1) and not waits,
         ready=phase not in (Phase.PENDING, Phase.SUSPENDED) and not spec.get("suspend"),
     )
+
+
+def _address(place: _Place) -> tuple[str, str]:
+    namespace, _, uri = place
+    return namespace, uri
 
 
 def _place(namespace: str, spec: Mapping[str, Any]) -> _Place | None:

@@ -238,6 +238,7 @@ def task_of(command: str, *, local: bool = False) -> Task:
                 local=local,
                 chief=_is_chief(run),
                 existing=output.existing_writers(os.environ),
+                cluster=server.cluster if (server := ApiServer.of_this_pod()) else "",
             )
             if COMMANDS[command].whole
             else nullcontext()

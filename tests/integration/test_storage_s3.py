@@ -442,9 +442,9 @@ def test_an_output_in_a_bucket_belongs_to_one_run(storage: Storage, tmp_path: Pa
         owner = {"kind": "PruneJob", "namespace": "team", "name": "small", "uid": uid}
         return RunSpec.model_validate({"owner": owner, "attempt": attempt, "spec": spec})
 
-    with output.claimed(run_of("first"), storage, tmp_path, local=False):
+    with output.claimed(run_of("first"), storage, tmp_path, local=False, cluster="blue"):
         storage.publish(_file(tmp_path, b"model"), "s3://bucket/runs/claimed/model.keras")
-    with output.claimed(run_of("first", attempt=2), storage, tmp_path, local=False):
+    with output.claimed(run_of("first", attempt=2), storage, tmp_path, local=False, cluster="blue"):
         pass
     with (
         pytest.raises(
@@ -457,11 +457,11 @@ def test_an_output_in_a_bucket_belongs_to_one_run(storage: Storage, tmp_path: Pa
     # Its owner no longer exists: it is free without the model, and is not with it.
     with (
         pytest.raises(RunnerError, match="a former resource of this name"),
-        output.claimed(run_of("second"), storage, tmp_path, local=False, existing=[]),
+        output.claimed(run_of("second"), storage, tmp_path, local=False, existing=[], cluster="blue"),
     ):
         pass
     storage.remove("s3://bucket/runs/claimed", ["model.keras"])
-    with output.claimed(run_of("second"), storage, tmp_path, local=False, existing=[]):
+    with output.claimed(run_of("second"), storage, tmp_path, local=False, existing=[], cluster="blue"):
         pass
     claim = storage.fetch("s3://bucket/runs/claimed/tlt-owner.json").read_text()
     assert json.loads(claim)["uid"] == "second"

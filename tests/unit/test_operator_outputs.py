@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
@@ -16,6 +17,7 @@ from operator_ring.simulated_time import SimulatedTime
 from tlt_api.resources import Kind
 from tlt_operator import controller
 from tlt_operator.cluster.client import ApiError, ConflictError
+from tlt_operator.controller import Controller
 from tlt_operator.health import Health
 from tlt_operator.index import Index
 from tlt_operator.settings import Settings
@@ -462,3 +464,106 @@ def simulated(scenario: Coroutine[Any, Any, None]) -> None:
         loop.run_until_complete(scenario)
     finally:
         loop.close()
+
+
+@play
+async def test_of_two_that_wait_for_a_former_writer_one_starts(cluster: MemoryKube) -> None:
+    """Both find no holder, and both await the list of the former one's pods before either claims."""
+    index = Index()
+    former = cluster.add(resource(name="former", output=SHARED))
+    index.update(cluster.resources[former])
+    deleted = cluster.resources.pop(former)
+    index.remove(former, deleted["metadata"]["uid"])
+    keys = [cluster.add(resource(name=name, output=SHARED)) for name in ("one", "two")]
+    # Neither is ready to start as far as the other can see: each lets the other pass.
+    for key in keys:
+        index.update(cluster.resources[key] | {"status": {"phase": "Pending"}})
+    together = asyncio.Barrier(2)
+
+    class Slow(MemoryKube):
+        async def list_pods(self, *args: Any, **options: Any) -> Any:
+            if args[2] == "former":
+                await together.wait()
+            return await super().list_pods(*args, **options)
+
+    cluster.__class__ = Slow
+    answers = await asyncio.gather(
+        *(
+            controller.reconcile_once(cluster, key, cluster.settings, index, lambda: cluster.now)
+            for key in keys
+        ),
+        return_exceptions=True,
+    )
+    assert len(cluster.jobs) == 1
+    assert [type(answer) for answer in answers if isinstance(answer, Exception)] == [ConflictError]
+
+
+@play
+async def test_a_later_attempt_waits_for_the_pods_of_a_former_writer(cluster: MemoryKube) -> None:
+    index = Index()
+    second = cluster.add(resource(name="two", output=SHARED))
+    await turn(cluster, index)
+    cluster.finish("two-train-1", ended(20))
+    await turn(cluster, index)
+    assert cluster.status(second)["phase"] == "Failed"
+    first = cluster.add(resource(name="one", output=SHARED))
+    await turn(cluster, index)
+    cluster.run_pod("one-train-1")
+    cluster.resources[second]["spec"]["retry"] = 1
+    deleted = cluster.resources.pop(first)
+    index.remove(first, deleted["metadata"]["uid"])
+    await turn(cluster, index)
+    assert "two-train-2" not in cluster.jobs
+    assert "one writes to" in condition(cluster, second, "Blocked")["message"]
+    cluster.pods.pop("one-train-1-abcde")
+    cluster.jobs.pop("one-train-1")
+    await turn(cluster, index)
+    assert "two-train-2" in cluster.jobs
+
+
+@play
+async def test_a_new_operator_knows_ended_writers_whose_pods_live_and_survives_strange_pods(
+    cluster: MemoryKube,
+) -> None:
+    ended_one = cluster.add(resource(name="one", output=SHARED))
+    await cluster.settle()
+    cluster.run_pod("one-train-1")
+    await cluster.settle()
+    cluster.resources[ended_one]["status"]["phase"] = "Failed"
+    later = cluster.add(resource(name="two", output=SHARED))
+    pod = cluster.pods["one-train-1-abcde"]
+    for number, text in enumerate(["x", "[]", '{"spec": {"output": "a"}}', '{"spec": 1}']):
+        strange = json.loads(json.dumps(pod))
+        strange["metadata"] |= {"name": f"strange-{number}", "uid": f"strange-{number}"}
+        strange["metadata"]["labels"]["tlt.dev/owner-uid"] = f"nobody-{number}"
+        strange["metadata"]["annotations"] = {"tlt.dev/run-spec": text}
+        cluster.pods[strange["metadata"]["name"]] = strange
+    successor = Controller(cluster, Settings(), Health(300))
+    for body in cluster.resources.values():
+        successor.resource_changed(body)
+    successor.cache.owned("jobs").put(cluster.jobs["one-train-1"])
+    for body in cluster.pods.values():
+        successor.cache.owned("pods").put(body)
+    await successor._note_former_writers(None)
+    assert [former for former, _ in successor.index.outputs.former(later)] == [ended_one]
+    successor.queue.close()
+
+
+def test_one_address_at_two_endpoints_is_one_for_the_claim_and_two_for_the_wait() -> None:
+    index = Index()
+    bodies = [
+        resource(
+            name=name,
+            output={"uri": "s3://runs/one"},
+            storage={"s3": {"endpoint": endpoint, "secretRef": {"name": "keys"}}},
+        )
+        for name, endpoint in (("one", "http://minio:9000"), ("two", "http://minio:9000/"))
+    ]
+    for body in bodies:
+        body["metadata"] |= {"uid": f"uid-{body['metadata']['name']}", "resourceVersion": "1"}
+        index.update(body)
+    two = Key("TrainingJob", "default", "two")
+    assert index.outputs.sharing(two) == set()
+    assert index.sharing_output(two) == ("uid-one",)
+    index.remove(Key("TrainingJob", "default", "one"), "uid-one")
+    assert index.sharing_output(two) == ()

@@ -66,9 +66,19 @@ class Room:
         local: bool = False,
         chief: bool = True,
         existing: list[str] | None = None,
+        cluster: str = "blue",
     ) -> None:
         """Claim the output; publish a file, if one is named."""
-        with claimed(run, self.storage, self.scratch, local=local, chief=chief, existing=existing, now=NOON):
+        with claimed(
+            run,
+            self.storage,
+            self.scratch,
+            local=local,
+            chief=chief,
+            existing=existing,
+            cluster=cluster,
+            now=NOON,
+        ):
             if published:
                 (self.output / published).write_bytes(f"of {run.owner.uid}".encode())
 
@@ -196,8 +206,16 @@ def test_the_claim_of_a_resource_that_no_longer_exists_and_left_nothing_is_taken
     assert "uid first" in room.refusal(run_of("second", name=name), existing=["first", "third"])
     room.run(run_of("second", name=name), existing=["third"])
     assert (room.marker["uid"], room.marker["name"]) == ("second", name)
-    # The former owner is refused in its turn, should it exist in another cluster.
+    # The former owner is refused in its turn, should it exist after all.
     assert "uid second" in room.refusal(run_of("first"))
+
+
+@pytest.mark.parametrize(("owners", "mine"), [("blue", "green"), ("", "green"), ("blue", ""), ("", "")])
+def test_the_claim_of_a_resource_that_may_exist_in_another_cluster_is_kept(
+    room: Room, owners: str, mine: str
+) -> None:
+    room.run(run_of("first"), cluster=owners)
+    assert "uid first" in room.refusal(run_of("second"), existing=[], cluster=mine)
 
 
 @pytest.mark.parametrize("published", ["checkpoint.json", "best.keras", "model.keras"])

@@ -80,7 +80,9 @@ def awaited(snapshot: Snapshot) -> Awaited | None:
     # Of an earlier attempt, or of before a suspension: this pod has not reported yet.
     if progress is None or progress.last_update_time is None or last is None or last < job.start_time:
         runs = job.all_ready or snapshot.status.phase == Phase.RUNNING
-        start = f"start of {job.uid} at {times.to_wire(job.start_time)}"
+        # With its last report: one from a node whose clock is behind is a sign of life all the same.
+        heard = progress.last_update_time if progress else None
+        start = f"start of {job.uid} at {times.to_wire(job.start_time)}, last heard of {heard}"
         return Awaited(start, PREPARATION_SECONDS, is_first=True) if runs else None
     # A runner of before promises nothing, and neither does a stage of unknown length.
     if progress.next_within_seconds is None:

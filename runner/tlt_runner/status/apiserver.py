@@ -6,6 +6,7 @@ one request, and token and certificate authority are read for each, because the 
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import os
@@ -75,6 +76,11 @@ class ApiServer:
         if not host or not token.is_file() or not authority.is_file():
             return None
         return cls(host, int(environment.get("KUBERNETES_SERVICE_PORT", "443")), token, authority)
+
+    @property
+    def cluster(self) -> str:
+        """Digest of the cluster's certificate authority, by which two clusters are told apart."""
+        return hashlib.sha256(self.authority.read_bytes()).hexdigest()[:16]
 
     def apply_status(self, owner: Owner, status: Mapping[str, Any], timeout: float) -> None:
         """Apply the runner's part of the owner's status.

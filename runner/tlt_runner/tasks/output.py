@@ -59,6 +59,8 @@ class RunOwner(StatusModel):
     """Time at which the run claimed the output."""
     local: bool = False
     """True for a run without a cluster."""
+    cluster: str = ""
+    """Digest of the certificate authority of the cluster; empty if it is not known."""
 
     def __str__(self) -> str:
         """Return whose files they are, as far as it is known."""
@@ -85,6 +87,7 @@ def claimed(
     local: bool,
     chief: bool = True,
     existing: Collection[str] | None = None,
+    cluster: str = "",
     now: datetime | None = None,
 ) -> Iterator[None]:
     """Context in which the output belongs to the run.
@@ -99,6 +102,7 @@ def claimed(
         local: True for a run without a cluster.
         chief: False for a worker that publishes nothing: it looks, and claims nothing.
         existing: UIDs of the other resources of the namespace with this output; None if they are not known.
+        cluster: Digest of the certificate authority of the cluster; empty if it is not known.
         now: The time.
 
     Raises:
@@ -113,6 +117,7 @@ def claimed(
         attempt=run.attempt,
         since=times.to_wire(now or times.utc_now()),
         local=local,
+        cluster=cluster,
     )
     owner = _look(storage, uri, run.attempt)
     if owner is not None and not overwrite and _is_abandoned(owner, me, storage, uri, existing):
@@ -161,6 +166,9 @@ def _is_abandoned(
     if existing is None or owner.local or me.local or owner.namespace != me.namespace:
         return False
     if not owner.uid or owner.uid == me.uid or owner.uid in existing:
+        return False
+    # Two clusters may share a bucket, and have namespaces of one name.
+    if not me.cluster or owner.cluster != me.cluster:
         return False
     try:
         return not any(storage.exists(join(uri, name)) for name in PUBLISHED)
