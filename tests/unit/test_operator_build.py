@@ -192,3 +192,15 @@ def test_a_slower_pace_of_progress_is_a_variable_that_the_user_may_set() -> None
         body = job.build(run(**spec), Settings(), progress_seconds=60)
         variables = body["spec"]["template"]["spec"]["containers"][0]["env"]
         assert {"name": PROGRESS_VARIABLE, "value": seconds} in variables
+
+
+def test_a_thousand_writers_of_one_output_are_named_and_more_are_not() -> None:
+    def names(count: int) -> list[str]:
+        writers = [f"{number:036}" for number in range(count)]
+        body = job.build(run(), Settings(), sharing_output=writers)
+        [container] = body["spec"]["template"]["spec"]["containers"]
+        return [item["value"] for item in container["env"] if item["name"] == "TLT_OUTPUT_WRITERS"]
+
+    [text] = names(1000)
+    assert len(text) == 1000 * 37 - 1
+    assert names(1001) == []

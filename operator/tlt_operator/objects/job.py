@@ -224,9 +224,16 @@ def _container(run: RunSpec, settings: Settings, environment: list[dict[str, str
     return container
 
 
+_MOST_WRITERS = 1000
+"""UIDs in an environment variable: 37 bytes each, of the 128 KiB that one may have."""
+
+
 def _environment(run: RunSpec, progress_seconds: int, writers: Sequence[str]) -> list[dict[str, str]]:
     # The root file system is read-only; /tmp is an emptyDir.
-    env = {"HOME": "/tmp", "TF_FORCE_GPU_ALLOW_GROWTH": "true", WRITERS_VARIABLE: ",".join(writers)}
+    env = {"HOME": "/tmp", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+    # Linux starts no program with a longer variable; without this one the runner takes no claim over.
+    if len(writers) <= _MOST_WRITERS:
+        env[WRITERS_VARIABLE] = ",".join(writers)
     # With the nvidia runtime as a node's default, a pod that requests no GPU may still see all of them.
     if run.spec.resources.gpus == 0:
         env["CUDA_VISIBLE_DEVICES"] = ""

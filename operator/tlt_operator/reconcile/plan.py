@@ -108,6 +108,9 @@ def can_wait(plan: Plan, stored: JobStatus) -> bool:
         return False
     if plan != Plan(create=plan.create, status=status, requeue_after=plan.requeue_after):
         return False
+    # What a reference resolved to would be read from the Job in each look until it is written.
+    if plan.create is not None and status.dependency is not None:
+        return False
     return all(getattr(stored, name) == getattr(status, name) for name in _CANNOT_WAIT)
 
 
