@@ -18,6 +18,7 @@ from tlt_runner.detector import model as detector
 from tlt_runner.errors import RunnerError
 from tlt_runner.evaluation.evaluate import evaluate as judge
 from tlt_runner.evaluation.evaluate import keras_detector
+from tlt_runner.evaluation.protocols import Protocol
 from tlt_runner.tasks import evaluate
 from tlt_runner.training.checkpoint import writer
 
@@ -60,7 +61,10 @@ def test_the_best_model_is_evaluated_on_the_validation_images(detector_scenes, m
     metrics = run().metrics
     records = prepare(run.spec.dataset, run.storage, run.spec.output.uri)
     judged = batches.validation_batches(records, 3)
-    assert metrics == judge(keras_detector(model), judged, sorted(CLASSES), 0.25, "voc07")
+    details = {"details_uri": f"file://{run.output}/metrics.json"}
+    expected = judge(keras_detector(model), judged, sorted(CLASSES), Protocol.of(run.spec.evaluation))
+    assert metrics == expected.metrics.model_copy(update=details)
+    assert (run.output / "metrics.json").is_file()
     assert [item.name for item in metrics.per_class] == sorted(CLASSES)
     assert metrics.iou_threshold == 0.25
 
@@ -82,10 +86,9 @@ def test_the_evaluation_has_proposals_and_detections_of_its_own(detector_scenes,
     config = model.config.model_copy(update={"proposals": proposals, "detections": evaluation.detections})
     records = prepare(run.spec.dataset, run.storage, run.spec.output.uri)
     judged = batches.validation_batches(records, 3)
-    expected = judge(
-        keras_detector(detector.with_config(model, config)), judged, sorted(CLASSES), 0.25, "voc07"
-    )
-    assert metrics == expected
+    own_detector = keras_detector(detector.with_config(model, config))
+    expected = judge(own_detector, judged, sorted(CLASSES), Protocol.of(evaluation))
+    assert metrics == expected.metrics.model_copy(update={"details_uri": metrics.details_uri})
     assert metrics.m_ap != usual.m_ap
 
 

@@ -203,7 +203,8 @@ def test_only_the_pod_with_index_0_may_report(
     name = f"p{nodes}" + pod.replace("{job}", "j")
     training = training_job(name, nodes)
     created = api.create(training)
-    until("its Job", lambda: f"{name}-train-1" in api.jobs(NAMESPACE))
+    # A status may name it a moment later, and allows reports from then on.
+    until("its Job in the status", lambda: api.status(training).get("jobName") == f"{name}-train-1")
     server = apiserver_of(plane, NAMESPACE, pod.format(job=f"{name}-train-1"), tmp_path)
     owner = Owner(kind="TrainingJob", namespace=NAMESPACE, name=name, uid=created["metadata"]["uid"])
     if may:
