@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from coco_form import annotation, evaluated
 
 from tlt_runner.data.input_pipeline import batches
 from tlt_runner.data.records import Records
@@ -29,38 +28,14 @@ def coco_scores(detect: Detect, records: Records) -> dict[str, Any]:
             images += 1
             for box, class_id in zip(given["boxes"][index], given["classes"][index], strict=True):
                 if class_id >= 0:
-                    truth.append({**_annotation(images, class_id, box), "id": len(truth) + 1, "iscrowd": 0})
+                    truth.append(annotation(images, class_id, box))
             for rank in range(int(detections["count"][index])):
                 class_id, box = detections["classes"][index][rank], detections["boxes"][index][rank]
                 score = float(detections["scores"][index][rank])
-                detected.append({**_annotation(images, class_id, box), "score": score})
-    stats = _judge(truth, detected, images, len(records.manifest.class_names))
+                detected.append({**annotation(images, class_id, box), "score": score})
+    result = evaluated(truth, detected, images, len(records.manifest.class_names))
+    with contextlib.redirect_stdout(io.StringIO()):
+        result.summarize()
+    stats = result.stats
     names = ("coco_AP", "coco_AP50", "coco_AP75")
     return {"validation_images": images, **{name: round(float(stats[i]), 4) for i, name in enumerate(names)}}
-
-
-def _judge(truth: list[Any], detected: list[Any], images: int, classes: int) -> np.ndarray:
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = {
-            "images": [{"id": number + 1} for number in range(images)],
-            "annotations": truth,
-            "categories": [{"id": number + 1} for number in range(classes)],
-        }
-        coco.createIndex()
-        judge = COCOeval(coco, coco.loadRes(detected), "bbox")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return judge.stats
-
-
-def _annotation(image: int, class_id: int, box: np.ndarray) -> dict[str, Any]:
-    top, left, bottom, right = map(float, box)
-    sides = [right - left, bottom - top]
-    return {
-        "image_id": image,
-        "category_id": int(class_id) + 1,
-        "bbox": [left, top, *sides],
-        "area": sides[0] * sides[1],
-    }

@@ -10,8 +10,6 @@ runs in a process of its own. Prints one JSON line; ratios are pycocotools' CPU 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import multiprocessing
 import resource
@@ -60,44 +58,16 @@ def ours(data: list[Image], classes: int, protocol: Protocol) -> Measurement:
 
 def peer(data: list[Image], classes: int, thresholds: np.ndarray | None) -> float:
     """Return mAP by pycocotools; at these thresholds for objects of all sizes, or with all its defaults."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
+    from coco_form import annotation, evaluated
 
-    truth, detected = COCO(), []
-    annotations: list[dict[str, Any]] = []
+    truth, detected = [], []
     for number, (boxes, scores, found, labelled, ids) in enumerate(data, start=1):
-        for box, class_id in zip(labelled, ids, strict=True):
-            one = {**_annotation(number, box, class_id), "id": len(annotations) + 1, "iscrowd": 0}
-            annotations.append(one)
+        truth += [annotation(number, class_id, box) for box, class_id in zip(labelled, ids, strict=True)]
         for box, score, class_id in zip(boxes, scores, found, strict=True):
-            detected.append({**_annotation(number, box, class_id), "score": float(score)})
-    truth.dataset = {
-        "info": {},
-        "images": [{"id": number} for number in range(1, len(data) + 1)],
-        "categories": [{"id": number + 1} for number in range(classes)],
-        "annotations": annotations,
-    }
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
-        judge = COCOeval(truth, truth.loadRes(detected), "bbox")
-        if thresholds is not None:
-            judge.params.iouThrs, judge.params.maxDets = thresholds, [100]
-            judge.params.areaRng, judge.params.areaRngLbl = [[0, 1e10]], ["all"]
-        judge.evaluate()
-        judge.accumulate()
-    precision = judge.eval["precision"][:, :, :, 0, -1]
+            detected.append({**annotation(number, class_id, box), "score": float(score)})
+    result = evaluated(truth, detected, len(data), classes, thresholds)
+    precision = result.eval["precision"][:, :, :, 0, -1]
     return float(precision[precision > -1].mean())
-
-
-def _annotation(image: int, box: np.ndarray, class_id: int) -> dict[str, Any]:
-    top, left, bottom, right = map(float, box)
-    sides = [right - left, bottom - top]
-    return {
-        "image_id": image,
-        "category_id": int(class_id) + 1,
-        "bbox": [left, top, *sides],
-        "area": sides[0] * sides[1],
-    }
 
 
 def timed(job: Callable[[], Any]) -> dict[str, Any]:

@@ -405,8 +405,8 @@ class Metrics(Section):
         """
         if self.best_threshold is None or self.per_class is None:
             return None
-        own = [item.best_threshold for item in self.per_class]
-        return [self.best_threshold if value is None else value for value in own]
+        thresholds = (item.best_threshold for item in self.per_class)
+        return [self.best_threshold if value is None else value for value in thresholds]
 
 
 EPOCH_PREFIX = "epoch-"

@@ -513,7 +513,7 @@ async def _former_writer(client: Client, key: Key, outputs: Outputs) -> Key | No
     return None
 
 
-async def _specs_of_runs(client: Client, key: Key, uid: str) -> list[dict[str, Any]]:
+async def _specs_of_runs(client: Client, key: Key, uid: str) -> list[Any]:
     """Return the specs that the pods of a former writer run by, and those of its Jobs that have none."""
     pods = await client.list_pods(key.namespace, key.kind, key.name, live=True)
     metadata = [pod["metadata"] for pod in pods if pod["metadata"]["labels"].get(OWNER_UID) == uid]
@@ -523,21 +523,12 @@ async def _specs_of_runs(client: Client, key: Key, uid: str) -> list[dict[str, A
         if body is not None and body["metadata"]["uid"] == job["metadata"]["uid"]:
             metadata.append(body["spec"]["template"]["metadata"])
     texts = [(item.get("annotations") or {}).get(RUN_SPEC_ANNOTATION) for item in metadata]
-    return [spec for text in texts if text and (spec := _spec_of_run(text))]
-
-
-def _spec_of_run(text: str) -> dict[str, Any] | None:
-    """Return the spec in a RunSpec; None for a text that is none, since anybody may label a pod like ours."""
-    try:
-        spec = json.loads(text)["spec"]
-        return {"output": {"uri": spec["output"]["uri"]}, "storage": {"s3": {"endpoint": _endpoint(spec)}}}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _endpoint(spec: dict[str, Any]) -> str | None:
-    endpoint = ((spec.get("storage") or {}).get("s3") or {}).get("endpoint")
-    return None if endpoint is None else str(endpoint)
+    specs = []
+    for text in filter(None, texts):
+        # Anybody may label a pod like ours, and annotate it with a text that is no RunSpec.
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            specs.append(json.loads(text)["spec"])
+    return specs
 
 
 async def _make_known(client: Client, key: Key, outputs: Outputs) -> None:

@@ -106,7 +106,7 @@ class Outputs:
             self._note_former(key, previous)
             self._unlink(key, previous.place)
 
-    def note_former(self, key: Key, uid: str, spec: Mapping[str, Any]) -> None:
+    def note_former(self, key: Key, uid: str, spec: Any) -> None:
         """Record that pods may still write that a deleted resource had, whose spec was this."""
         place = _place(key.namespace, spec)
         if place:
@@ -120,7 +120,12 @@ class Outputs:
 
     def former_ended(self, key: Key, uid: str) -> None:
         """Record that nothing of a former writer writes any more."""
-        self._forget_former((key, uid))
+        place = self._former.pop((key, uid), None)
+        if place is None:
+            return
+        self._former_at[place].discard((key, uid))
+        if not self._former_at[place]:
+            del self._former_at[place]
 
     def claim(self, key: Key) -> None:
         """Record that a resource starts, before its status says so."""
@@ -179,20 +184,12 @@ class Outputs:
             self._remember(key, writer.uid, writer.place)
 
     def _remember(self, key: Key, uid: str, place: _Place) -> None:
-        self._forget_former((key, uid))
+        self.former_ended(key, uid)
         self._former[key, uid] = place
         self._former_at.setdefault(place, set()).add((key, uid))
         # A dict keeps the order: the oldest goes first.
         if len(self._former) > _MOST_FORMER:
-            self._forget_former(next(iter(self._former)))
-
-    def _forget_former(self, former: tuple[Key, str]) -> None:
-        place = self._former.pop(former, None)
-        if place is None:
-            return
-        self._former_at[place].discard(former)
-        if not self._former_at[place]:
-            del self._former_at[place]
+            self.former_ended(*next(iter(self._former)))
 
     def _unlink(self, key: Key, place: _Place) -> None:
         self._at[place].discard(key)
@@ -231,11 +228,16 @@ def _address(place: _Place) -> tuple[str, str]:
     return namespace, uri
 
 
-def _place(namespace: str, spec: Mapping[str, Any]) -> _Place | None:
+def _place(namespace: str, spec: Any) -> _Place | None:
     """Return the output that a spec names; None if it names none."""
-    # From the raw JSON: any level may be missing or null in a spec that this version cannot read.
-    uri = (spec.get("output") or {}).get("uri")
+    uri, endpoint = _field(spec, "output", "uri"), _field(spec, "storage", "s3", "endpoint")
     if not isinstance(uri, str):
         return None
-    endpoint = ((spec.get("storage") or {}).get("s3") or {}).get("endpoint")
     return namespace, str(endpoint or "") if uri.startswith("s3:") else "", uri.rstrip("/")
+
+
+def _field(value: Any, *path: str) -> Any:
+    """Return a field of raw JSON, of which any level may be missing, null or of another type; None then."""
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value

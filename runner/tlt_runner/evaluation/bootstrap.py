@@ -30,7 +30,7 @@ CUTS = 64
 
 @dataclass(frozen=True)
 class Scored:
-    """What a bootstrap needs of one model.
+    """Detections of one model with their outcomes, from which a bootstrap draws.
 
     Attributes:
         collection: Detections and ground truth.
@@ -61,7 +61,7 @@ class Interval:
 
     @property
     def significant(self) -> bool:
-        """Whether a difference is more than noise: 0 is outside the interval."""
+        """True if a difference is more than noise: 0 is outside its interval."""
         return self.low > 0 or self.high < 0
 
     def difference_text(self) -> str:
